@@ -1,0 +1,53 @@
+"""whisperlab: the lab bench for streaming Whisper on code-switching speech.
+
+The names below are imported on first use, so ``import whisperlab`` stays cheap and scoring or reporting
+never loads the model libraries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whisperlab.buffer import RingBuffer
+    from whisperlab.cache import EncoderCache
+    from whisperlab.metrics import PerformanceMetrics
+    from whisperlab.segments import ProcessResult, SessionSegment, Switch
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+__version__ = version("whisperlab")
+
+_HOME = {
+    "RingBuffer": "whisperlab.buffer",
+    "EncoderCache": "whisperlab.cache",
+    "PerformanceMetrics": "whisperlab.metrics",
+    "ProcessResult": "whisperlab.segments",
+    "SessionSegment": "whisperlab.segments",
+    "Switch": "whisperlab.segments",
+    "SessionRestartTranscriber": "whisperlab.transcriber",
+}
+
+__all__ = [
+    "EncoderCache",
+    "PerformanceMetrics",
+    "ProcessResult",
+    "RingBuffer",
+    "SessionRestartTranscriber",
+    "SessionSegment",
+    "Switch",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'whisperlab' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,63 @@
+"""Everything whisperlab raises on purpose: one tree, one class per thing a caller can act on.
+
+The classes also derive from the built-in a Python programmer would expect (``ValueError`` for a bad
+argument, ``IndexError`` for a span that is not there), so code written against built-ins keeps working.
+"""
+
+from __future__ import annotations
+
+
+class WhisperlabError(Exception):
+    """Base of all errors whisperlab raises on purpose; the command line prints these as one line."""
+
+
+class ConfigurationError(WhisperlabError, ValueError):
+    """An option has a value that cannot work; the message names the option, its value and what is allowed."""
+
+
+class UnknownLanguageError(ConfigurationError):
+    """A language code that Whisper does not know."""
+
+
+class AudioFormatError(WhisperlabError, ValueError):
+    """Audio that cannot be used: wrong rank, type, NaN or infinite samples, or an unreadable file."""
+
+
+class BufferRangeError(WhisperlabError, IndexError):
+    """Samples were asked of a buffer that does not hold them."""
+
+
+class OverwrittenError(BufferRangeError):
+    """The samples asked for were there once; newer ones have overwritten them."""
+
+
+class NotYetError(BufferRangeError):
+    """The samples asked for have not been appended yet."""
+
+
+class TimerError(WhisperlabError, RuntimeError):
+    """A timer was stopped that nobody had started."""
+
+
+class WeightsError(WhisperlabError):
+    """Model weights could not be found, fetched, verified or loaded; the message lists what was tried."""
+
+
+class CorpusError(WhisperlabError):
+    """Speech data could not be fetched, verified, decoded or built."""
+
+
+class ManifestError(WhisperlabError, ValueError):
+    """A manifest line is not what the manifest format asks for; the message names file and line."""
+
+
+class TraceError(WhisperlabError, ValueError):
+    """A trace file is damaged, of another schema version, or not a trace."""
+
+
+class SweepError(WhisperlabError):
+    """A sweep cannot run as asked or its results store is damaged."""
+
+
+class MissingDependencyError(WhisperlabError, ImportError):
+    """An optional library or system package is not installed; the message names it and how to get it."""

@@ -1,0 +1,86 @@
+"""The records that flow out of a transcriber. All frozen and slotted: made often, kept long, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from whisperlab.timeline import Span
+
+
+@dataclass(slots=True, frozen=True)
+class SessionSegment:
+    """Text in one language with its place in the stream.
+
+    Times are seconds since the stream began; ``confidence`` is the geometric mean of the token
+    probabilities, from 0 to 1. A segment with ``is_final`` set never changes again.
+    """
+
+    text: str
+    language: str
+    start_time: float
+    end_time: float
+    is_final: bool
+    confidence: float
+
+
+@dataclass(slots=True, frozen=True)
+class Switch:
+    """A change of language: where it happened (``time``) and how much audio had been heard when that was decided.
+
+    Both in seconds since the stream began.
+    """
+
+    time: float
+    from_language: str
+    to_language: str
+    decided_at: float
+
+    def to_dict(self) -> dict[str, float | str]:
+        """The public JSON form: ``{"time", "from", "to", "decided_at"}``."""
+        return {
+            "time": self.time,
+            "from": self.from_language,
+            "to": self.to_language,
+            "decided_at": self.decided_at,
+        }
+
+
+@dataclass(slots=True, frozen=True)
+class LanguageFrame:
+    """One language-ID decision point.
+
+    ``end`` is the sample the frame was taken at and ``window`` the number of samples before it that were
+    looked at. ``posterior`` maps each allowed language to its probability (they sum to 1); ``label`` is the
+    smoothed language at the frame. ``cached`` tells whether the encoder cache answered.
+    """
+
+    end: int
+    window: int
+    posterior: Mapping[str, float]
+    label: str
+    cached: bool
+
+
+@dataclass(slots=True, frozen=True)
+class ProcessResult:
+    """What one call of ``process`` or ``finalize`` brought.
+
+    ``committed`` is text that became unchangeable in this call, ``tentative`` the whole present guess beyond
+    all committed text (it may still change), ``language`` the language of the running session (None before
+    the first decision). ``segments`` became final in this call; ``switches`` were decided in it; ``frames``
+    and ``speech`` are the language-ID frames and closed speech spans it produced.
+    """
+
+    committed: str
+    tentative: str
+    language: str | None
+    switches: tuple[Switch, ...] = ()
+    segments: tuple[SessionSegment, ...] = ()
+    frames: tuple[LanguageFrame, ...] = ()
+    speech: tuple[Span, ...] = ()
+
+    @property
+    def switched(self) -> bool:
+        """Whether a language switch was decided in this call."""
+        return bool(self.switches)

@@ -1,0 +1,64 @@
+"""Time in samples: spans, the rates Whisper fixes, and the only conversion between seconds and samples.
+
+Everything inside whisperlab counts samples of 1/16000 s as integers, so that spans add up exactly; seconds
+appear only where people or files meet the program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SAMPLE_RATE = 16_000  # samples a second: what Whisper was trained on
+MEL_HOP = 160  # samples between mel frames (10 ms)
+MEL_RATE = SAMPLE_RATE // MEL_HOP  # 100 mel frames a second
+POSITION = 2 * MEL_HOP  # samples under one encoder position (20 ms): the second convolution has stride 2
+VAD_FRAME = 512  # samples Silero decides on at once (32 ms)
+
+assert SAMPLE_RATE % MEL_HOP == 0 and SAMPLE_RATE % POSITION == 0
+
+
+def samples(time_s: float) -> int:
+    """The sample nearest to a time in seconds (halves go to the even sample, as ``round`` does).
+
+    >>> samples(0.1), samples(2.5)
+    (1600, 40000)
+    """
+    return round(time_s * SAMPLE_RATE)
+
+
+def seconds(n_samples: int) -> float:
+    """The time of a sample in seconds.
+
+    >>> seconds(24000)
+    1.5
+    """
+    return n_samples / SAMPLE_RATE
+
+
+@dataclass(slots=True, frozen=True, order=True)
+class Span:
+    """A half-open stretch of a stream, ``[start, end)`` in samples since the stream began."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"a span needs 0 <= start <= end, got [{self.start}, {self.end})")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return seconds(len(self))
+
+    def intersect(self, other: Span) -> Span | None:
+        """The stretch two spans share, or None when they share none.
+
+        >>> Span(0, 10).intersect(Span(5, 20))
+        Span(start=5, end=10)
+        """
+        start, end = max(self.start, other.start), min(self.end, other.end)
+        return Span(start, end) if start < end else None
