@@ -1,0 +1,99 @@
+# Every target works on a fresh clone and makes what it needs first. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What the tests and the demo listen to; built once, kept in WHISPERLAB_CACHE (default ~/.cache/whisperlab).
+CORPORA := ivr-five ivr-en-es
+MODEL := base
+REPORTS := reports
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+# The demo's sweep: the guide's two knobs, by three kinds of key, on a few recordings.
+DEMO_SWEEP := --corpus ivr-five --split test --limit 3 --cache-sizes 10,50 --hash-precisions 6,2,0 \
+	--keys rounded,span,logmel --no-decode
+
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+.PHONY: help demo test lint notebooks bench clean environment weights speech browser
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: environment weights speech ## real weights and real speech, a small sweep, notebooks: reports/index.html
+	$(call say,what this machine offers)
+	@$(BIN)/whisperlab doctor
+	$(call say,one recording with its text as it becomes final)
+	@$(BIN)/whisperlab data play ivr-five --split test --limit 1 --model $(MODEL)
+	$(call say,a small sweep over cache size and hash precision)
+	@$(BIN)/whisperlab sweep --model $(MODEL) $(DEMO_SWEEP) --out $(REPORTS)/demo-sweep --resume
+	@$(BIN)/whisperlab report $(REPORTS)/demo-sweep --out $(REPORTS)/demo-sweep.html
+	$(call say,notebooks)
+	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
+	@printf '\nOpen %s\n' "$(abspath $(REPORTS)/index.html)"
+
+test: environment lint browser weights speech ## lint, types, and every test: model, browser and notebooks too
+	$(call say,tests)
+	@$(BIN)/python -m pytest
+
+lint: environment ## ruff, mypy --strict, and no outputs in notebooks
+	$(call say,lint and types)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS),echo "no notebooks yet")
+
+notebooks: environment weights speech ## run the notebooks, each to one offline page under reports/
+	$(call say,notebooks)
+	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
+
+bench: environment weights speech ## the guide's benchmark page, and the peers on the same audio
+	$(call say,benchmarks)
+	@$(BIN)/whisperlab bench buffer
+	@$(BIN)/whisperlab bench metrics
+	@$(BIN)/whisperlab bench cache
+	@$(BIN)/whisperlab bench peers
+
+clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find $(REPORTS) -mindepth 1 ! -name README.md -delete
+
+# --- what the targets need ----------------------------------------------------------------------------------
+
+environment: $(READY)
+
+$(READY): constraints.txt pyproject.toml
+	$(call say,environment: $(VENV) - some minutes and about 2 GB the first time)
+	@command -v $(PYTHON) >/dev/null || { echo "whisperlab needs Python 3.11 or newer (Debian: apt-get install python3 python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "whisperlab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V); try make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --no-deps -r constraints.txt
+	@$(BIN)/python -m pip install --no-deps --no-build-isolation --quiet -e .
+	@touch $@
+
+weights: environment
+	$(call say,weights of Whisper $(MODEL))
+	@$(BIN)/whisperlab models fetch $(MODEL)
+
+# apt-get download needs package lists; a fresh container has none.
+speech: environment
+	$(call say,speech: $(CORPORA))
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! apt-cache show asterisk-core-sounds-en-g722 >/dev/null 2>&1; then \
+		apt-get update -qq; fi
+	@$(BIN)/whisperlab data build $(CORPORA)
+
+browser:
+	@if command -v chromium >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "==> Chromium, for the browser tests"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+		echo "the browser tests need Chromium (Debian: apt-get install chromium)" >&2; exit 1; \
+	fi
