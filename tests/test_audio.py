@@ -1,0 +1,296 @@
+"""Audio in: what every file and array becomes, and how each bad one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from whisperlab.audio import (
+    as_audio,
+    audio_digest,
+    chunks,
+    duration_s,
+    paced,
+    read_audio,
+    write_wav,
+)
+from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.timeline import SAMPLE_RATE
+
+TONE_HZ = 440
+
+
+def tone(rate: int, duration: float, amplitude: float = 0.5) -> npt.NDArray[np.float64]:
+    """A 440 Hz sine: survives any resampler, and its frequency shows a wrong rate at once."""
+    return amplitude * np.sin(2 * np.pi * TONE_HZ * np.arange(round(rate * duration)) / rate)
+
+
+def loudest_hz(audio: npt.NDArray[np.float32]) -> float:
+    spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
+    return float(np.argmax(spectrum)) * SAMPLE_RATE / len(audio)
+
+
+def assert_is_audio(audio: npt.NDArray[Any]) -> None:
+    assert audio.dtype == np.float32
+    assert audio.ndim == 1
+    assert np.isfinite(audio).all()
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+def test_a_file_of_any_rate_and_width_becomes_16_khz_float32(tmp_path: Path, rate: int, subtype: str) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(rate, 1.0), rate, subtype=subtype)
+    audio = read_audio(path)
+    assert_is_audio(audio)
+    assert len(audio) == SAMPLE_RATE
+    assert loudest_hz(audio) == pytest.approx(TONE_HZ, abs=2)
+    assert np.abs(audio[1000:-1000]).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_stereo_at_44_1_khz_is_averaged_then_resampled(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    left = tone(44_100, 1.0)
+    soundfile.write(path, np.stack([left, np.zeros_like(left)], axis=1), 44_100)
+    audio = read_audio(path)
+    assert len(audio) == SAMPLE_RATE
+    assert np.abs(audio[1000:-1000]).max() == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_tenth_of_a_second_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, tone(44_100, 0.1), 44_100)
+    assert len(read_audio(path)) == SAMPLE_RATE // 10
+
+
+@pytest.mark.parametrize(
+    "container,codec,rate", [("matroska", "aac", 48_000), ("g722", "g722", 16_000)], ids=["aac", "g722"]
+)
+def test_containers_libsndfile_does_not_know_are_read_through_ffmpeg(
+    tmp_path: Path, container: str, codec: str, rate: int
+) -> None:
+    import av
+
+    path = tmp_path / f"tone.{container}"
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        pcm = np.round(tone(rate, 1.0) * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
+    audio = read_audio(path)
+    assert_is_audio(audio)
+    assert duration_s(audio) == pytest.approx(1.0, abs=0.06)  # a codec pads to whole frames
+    assert loudest_hz(audio) == pytest.approx(TONE_HZ, abs=2)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("this is no audio\n" * 100)
+
+
+def write_nothing(path: Path) -> None:
+    path.touch()
+
+
+def write_no_samples(path: Path) -> None:
+    soundfile.write(path, np.zeros(0, np.int16), SAMPLE_RATE)
+
+
+def write_nan(path: Path) -> None:
+    samples = np.zeros(1600, np.float32)
+    samples[7] = np.nan
+    soundfile.write(path, samples, SAMPLE_RATE, subtype="FLOAT")
+
+
+def write_a_wild_rate(path: Path) -> None:
+    soundfile.write(path, np.zeros(1600, np.int16), 7)
+
+
+@pytest.mark.parametrize(
+    "write,reason",
+    [
+        (lambda path: None, "no such file"),
+        (Path.mkdir, "not a file"),
+        (write_nothing, "the file is empty"),
+        (write_no_samples, "without a single sample"),
+        (write_text, "not audio that libsndfile or FFmpeg can read"),
+        (write_nan, "1 of 1600 are NaN or infinite"),
+        (write_a_wild_rate, "sampling rate"),
+    ],
+    ids=["missing", "directory", "empty", "no-samples", "text", "nan", "rate"],
+)
+def test_a_bad_file_is_refused_with_its_path_and_the_reason(tmp_path: Path, write: Any, reason: str) -> None:
+    path = tmp_path / "bad.wav"
+    write(path)
+    with pytest.raises(AudioFormatError, match=reason) as caught:
+        read_audio(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "silent.txt"  # FFmpeg's teletype demuxer shows text as pictures
+    write_text(path)
+    with pytest.raises(AudioFormatError, match="no audio in this file"):
+        read_audio(path)
+
+
+def test_pcm_is_scaled_by_its_full_scale_and_stays_below_one() -> None:
+    for dtype in (np.int16, np.int32):
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        audio = as_audio(np.array([low, 0, high], dtype=dtype))
+        assert_is_audio(audio)
+        assert audio[0] == -1
+        assert audio[1] == 0
+        assert 0.9999 < audio[2] < 1
+
+
+def test_float64_becomes_float32_and_float32_is_not_copied() -> None:
+    assert_is_audio(as_audio(np.array([0.25, -0.5])))
+    audio = np.array([0.25, -0.5], np.float32)
+    assert as_audio(audio) is audio
+
+
+@pytest.mark.parametrize("shape", [(1600, 2), (2, 1600), (1, 1600), (1600, 1), (1600, 8)])
+def test_channels_are_found_on_either_axis(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.uniform(-1, 1, shape)
+    expected = samples.mean(axis=1 if shape[0] == 1600 else 0)
+    np.testing.assert_allclose(as_audio(samples), expected, atol=1e-6)
+
+
+def test_an_empty_array_is_audio_of_no_length() -> None:
+    for empty in (np.zeros(0, np.int16), np.zeros((0, 2), np.float32), []):
+        for rate in (SAMPLE_RATE, 44_100):
+            assert as_audio(empty, rate).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "array,reason",
+    [
+        (np.array([0.0, np.nan]), "1 of 2 are NaN or infinite"),
+        (np.array([np.inf, -np.inf]), "2 of 2 are NaN or infinite"),
+        (np.array([[np.inf, -np.inf]]), "2 of 2 are NaN or infinite"),
+        (np.array([1e300]), "1 of 1 are NaN or infinite"),
+        (np.zeros(4, np.complex64), "got complex64"),
+        (np.zeros(4, np.uint8), "got uint8"),
+        (np.zeros(4, np.int64), "got int64"),
+        (np.zeros(4, bool), "got bool"),
+        (b"\x00\x01", "floats, or int16 or int32"),
+        ([[0.0], [0.0, 1.0]], "expected an array of samples"),
+        (np.float32(0.5), r"got \(\)"),
+        (np.zeros((2, 2, 2)), r"got \(2, 2, 2\)"),
+        (np.zeros((100, 100)), "at most 8 channels"),
+        (np.array([0.0, 32767.0]), "peak of 32767"),
+    ],
+)
+def test_an_array_that_is_not_audio_is_refused_with_what_came(array: Any, reason: str) -> None:
+    with pytest.raises(AudioFormatError, match=reason):
+        as_audio(array)
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, 7, 10**9])
+def test_a_rate_no_microphone_has_is_refused(rate: int) -> None:
+    with pytest.raises(AudioFormatError, match=f"got {rate}"):
+        as_audio(np.zeros(1600, np.float32), rate)
+
+
+@given(hnp.arrays(np.int16, st.integers(0, 400)))
+def test_audio_from_16_bit_pcm_survives_a_wav_file_exactly(
+    tmp_path_factory: pytest.TempPathFactory, pcm: npt.NDArray[np.int16]
+) -> None:
+    path = tmp_path_factory.mktemp("wav") / "audio.wav"
+    audio = as_audio(pcm)
+    write_wav(path, audio)
+    if len(audio):
+        assert np.array_equal(read_audio(path), audio)
+    assert soundfile.info(path).subtype == "PCM_16"
+
+
+def test_samples_beyond_full_scale_are_clipped_not_wrapped(tmp_path: Path) -> None:
+    write_wav(tmp_path / "loud.wav", np.array([1.5, -1.5], np.float32))
+    np.testing.assert_allclose(read_audio(tmp_path / "loud.wav"), [1, -1], atol=1e-4)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audio.wav"
+    write_wav(path, np.zeros(100, np.float32))
+    before = path.read_bytes()
+
+    def half_written(file: Path, *args: object, **kwargs: object) -> None:
+        file.write_bytes(b"RIFF")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(soundfile, "write", half_written)
+    with pytest.raises(OSError, match="no space"):
+        write_wav(path, np.ones(100, np.float32))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.integers(0, 500), st.integers(1, 70))
+def test_chunks_put_together_are_the_audio(n_samples: int, chunk: int) -> None:
+    audio = np.arange(n_samples, dtype=np.float32)
+    pieces = list(chunks(audio, chunk))
+    assert all(len(piece) == chunk for piece in pieces[:-1])
+    assert all(0 < len(piece) <= chunk for piece in pieces)
+    assert np.array_equal(np.concatenate([audio[:0], *pieces]), audio)
+
+
+def test_a_chunk_of_no_samples_is_refused_before_iterating() -> None:
+    with pytest.raises(ConfigurationError, match="got 0"):
+        chunks(np.zeros(4, np.float32), 0)
+
+
+class FakeClock:
+    """A clock that moves only when slept on or pushed."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, wait_s: float) -> None:
+        assert wait_s > 0
+        self.now += wait_s
+
+
+def test_paced_chunks_come_when_their_last_sample_has_been_heard() -> None:
+    clock = FakeClock()
+    source = chunks(np.zeros(4000, np.float32), 1600)
+    times = [clock.now - 100 for _ in paced(source, clock, clock.sleep)]
+    assert times == pytest.approx([0.1, 0.2, 0.25])
+
+
+def test_a_slow_consumer_catches_up_instead_of_shifting_the_stream() -> None:
+    clock = FakeClock()
+    times = []
+    for _ in paced(chunks(np.zeros(8000, np.float32), 1600), clock, clock.sleep):
+        times.append(clock.now - 100)
+        if len(times) == 1:
+            clock.now += 0.25  # one decode took longer than two chunks
+    assert times == pytest.approx([0.1, 0.35, 0.35, 0.4, 0.5])
+
+
+def test_the_digest_names_the_samples_and_not_their_layout() -> None:
+    audio = np.arange(8, dtype=np.float32) / 8
+    assert audio_digest(audio) == audio_digest(np.repeat(audio, 2)[::2])
+    assert audio_digest(audio) != audio_digest(audio[:-1])
+    assert audio_digest(np.zeros(0, np.float32)) == (
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    )
+
+
+def test_duration_is_in_seconds() -> None:
+    assert duration_s(np.zeros(24_000, np.float32)) == 1.5

@@ -1,0 +1,219 @@
+"""Audio in: files and arrays become mono float32 at 16 kHz, cut into chunks, fed as fast as wanted.
+
+Every function behind this module may rely on what ``as_audio`` promises: one dimension, float32, finite,
+nominally within [-1, 1). Whatever cannot be brought into that form raises ``AudioFormatError`` here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.timeline import SAMPLE_RATE, seconds
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
+
+MAX_CHANNELS = 8  # 7.1 surround; a longer second axis is a layout mistake, not a microphone
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a rate outside is a damaged header that would resample to gigabytes
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
+_PCM_AS_FLOAT = 128.0  # no resampler overshoots [-1, 1) that far: such floats are unscaled integers
+
+
+def read_audio(path: str | os.PathLike[str]) -> FloatArray:
+    """The samples of an audio file of any rate and channel count.
+
+    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed.
+    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples.
+    """
+    _check_file(Path(path))
+    samples, rate = _decode(Path(path))
+    if not samples.size:
+        raise AudioFormatError(f"{path}: an audio file without a single sample")
+    try:
+        return as_audio(samples, rate)
+    except AudioFormatError as error:
+        raise AudioFormatError(f"{path}: {error}") from error
+
+
+def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
+    """An array as mono float32 at 16 kHz; the input itself when it already is that.
+
+    int16 and int32 PCM is scaled to [-1, 1), channels (up to eight, either axis) are averaged, other rates
+    are resampled. Anything else, and NaN or infinite samples, raises ``AudioFormatError``.
+
+    >>> as_audio(np.array([0, 16384, -32768], dtype=np.int16))
+    array([ 0. ,  0.5, -1. ], dtype=float32)
+    """
+    samples = _scaled(as_samples(array))
+    _check_values(samples)
+    mono = _mono(samples)
+    if not MIN_RATE <= sampling_rate <= MAX_RATE:
+        raise AudioFormatError(
+            f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {sampling_rate}"
+        )
+    if sampling_rate == SAMPLE_RATE:
+        return mono
+    resampled: FloatArray = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
+    return resampled
+
+
+def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:
+    """The array of a thing that may be audio: real floats, or int16 or int32 PCM; of any rank and not copied.
+
+    Raises ``AudioFormatError`` for everything else. Bytes, int64 and unsigned integers are refused because
+    their full scale would be a guess.
+    """
+    try:
+        samples = np.asarray(array)
+    except (TypeError, ValueError) as error:
+        raise AudioFormatError(f"expected an array of samples, got {array!r:.60}: {error}") from error
+    kind, size = samples.dtype.kind, samples.dtype.itemsize
+    if kind != "f" and not (kind == "i" and size in (2, 4)):
+        raise AudioFormatError(f"expected floats, or int16 or int32 PCM, got {samples.dtype} samples")
+    return samples
+
+
+def full_scale(dtype: np.dtype[Any]) -> float:
+    """The value that an amplitude of 1 has in a sample type: 32768.0 for int16, 1.0 for floats."""
+    return 1.0 if dtype.kind == "f" else float(2 ** (8 * dtype.itemsize - 1))
+
+
+def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
+    """The audio in pieces of ``n_samples``, the last one shorter when it does not divide; views, not copies.
+
+    >>> [len(chunk) for chunk in chunks(np.zeros(5, np.float32), 2)]
+    [2, 2, 1]
+    """
+    if n_samples < 1:
+        raise ConfigurationError(f"a chunk needs at least 1 sample, got {n_samples}")
+    return (audio[start : start + n_samples] for start in range(0, len(audio), n_samples))
+
+
+def paced(
+    source: Iterable[FloatArray], clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Iterator[FloatArray]:
+    """The chunks of a source, each handed over when a microphone would: once its last sample has been heard.
+
+    The due times follow the clock from the first chunk on, not the consumer: one that falls behind gets
+    its chunks at once until it has caught up. ``clock`` and ``sleep`` count seconds.
+    """
+    began, heard = clock(), 0
+    for chunk in source:
+        heard += len(chunk)
+        wait_s = began + seconds(heard) - clock()
+        if wait_s > 0:
+            sleep(wait_s)
+        yield chunk
+
+
+def duration_s(audio: FloatArray) -> float:
+    """Length in seconds.
+
+    >>> duration_s(np.zeros(8000, np.float32))
+    0.5
+    """
+    return seconds(len(audio))
+
+
+def audio_digest(audio: FloatArray) -> str:
+    """SHA-256 of the samples as little-endian float32, in hex: names the audio whatever file it came from."""
+    return hashlib.sha256(np.ascontiguousarray(audio, dtype="<f4").data).hexdigest()
+
+
+def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
+    """Write 16-bit PCM at 16 kHz; the file appears whole or not at all.
+
+    Samples are rounded to the nearest step and clipped, so audio that came from 16-bit PCM is kept exactly.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
+    try:
+        soundfile.write(partial, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _scaled(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Samples of any accepted type as float32; integers divided by their full scale."""
+    if samples.dtype.kind == "i":
+        scaled = samples.astype(np.float32) / np.float32(full_scale(samples.dtype))
+        np.minimum(scaled, BELOW_ONE, out=scaled)  # int32's largest value rounds up to 2**31
+        return scaled
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused as such
+        return np.asarray(samples, dtype=np.float32, order="C")
+
+
+def _mono(samples: npt.NDArray[np.float32]) -> FloatArray:
+    """The mean over the channels of (n, c) or (c, n) samples; a single channel stays as it is."""
+    if samples.ndim == 1:
+        return samples
+    if samples.ndim != 2:
+        raise AudioFormatError(f"expected shape (n,), (n, channels) or (channels, n), got {samples.shape}")
+    if not samples.size:
+        return np.zeros(0, np.float32)
+    axis = 1 if samples.shape[1] <= MAX_CHANNELS else 0
+    if samples.shape[axis] > MAX_CHANNELS:
+        raise AudioFormatError(f"expected at most {MAX_CHANNELS} channels, got shape {samples.shape}")
+    mean: FloatArray = samples.mean(axis=axis, dtype=np.float32)
+    return mean
+
+
+def _check_values(samples: npt.NDArray[np.float32]) -> None:
+    bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
+    if bad:
+        raise AudioFormatError(f"expected finite samples, but {bad} of {samples.size} are NaN or infinite")
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak >= _PCM_AS_FLOAT:
+        raise AudioFormatError(
+            f"expected floats within [-1, 1), got a peak of {peak:g}: divide integer PCM by its full scale"
+        )
+
+
+def _check_file(path: Path) -> None:
+    """Say the plain reasons plainly, before a decoder says them in its own words."""
+    if not path.exists():
+        raise AudioFormatError(f"{path}: no such file")
+    if not path.is_file():
+        raise AudioFormatError(f"{path}: not a file")
+    if path.stat().st_size == 0:
+        raise AudioFormatError(f"{path}: the file is empty (0 bytes)")
+
+
+def _decode(path: Path) -> tuple[npt.NDArray[Any], int]:
+    """Samples (n, c) or (c, n) and their rate, from libsndfile or, when that refuses, from FFmpeg."""
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        return _decode_with_ffmpeg(path, reason=error.error_string)
+    return samples, int(rate)
+
+
+def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[Any], int]:
+    """Samples (c, n) and their rate; ``reason`` is why libsndfile did not read the file."""
+    try:
+        import av
+    except ImportError as error:
+        raise AudioFormatError(f"{path}: {reason} (pip install av reads more containers)") from error
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.audio:
+                raise AudioFormatError(f"{path}: no audio in this file")
+            as_float = av.AudioResampler(format="fltp")
+            decoded = container.decode(audio=0)
+            frames = [frame for raw in decoded for frame in as_float.resample(raw)]
+    except (av.FFmpegError, OSError) as error:
+        raise AudioFormatError(f"{path}: not audio that libsndfile or FFmpeg can read ({reason})") from error
+    if not frames:
+        return np.zeros((1, 0), np.float32), SAMPLE_RATE
+    return np.concatenate([frame.to_ndarray() for frame in frames], axis=1), frames[0].sample_rate
