@@ -121,8 +121,9 @@ class ModelInfo:
 class Verification:
     """What is known about a checkpoint file.
 
-    ``tensors`` is the `tensor_digest` of its weights and ``n_values`` how many numbers they are. ``trusted`` is True when a known digest matched, False
-    when the one known for its name did not, None when none is known; ``evidence`` says so in words.
+    ``tensors`` is the `tensor_digest` of its weights and ``n_values`` how many numbers they are. ``trusted``
+    is True when a known digest matched, False when the one known for its name did not, None when none is
+    known; ``evidence`` says so in words.
     """
 
     path: Path
@@ -216,7 +217,7 @@ def tensor_digest(state: Mapping[str, Tensor]) -> str:
         half = single.half()
         exact = bool((half.float() == single).all())
         digest.update(f"{name} {tuple(single.shape)}\n".encode())
-        digest.update((half if exact else single).contiguous().numpy())
+        digest.update((half if exact else single).numpy().tobytes())
     return digest.hexdigest()
 
 
