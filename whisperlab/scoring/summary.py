@@ -1,0 +1,272 @@
+"""The score of a recording: counts that add up over recordings, and the rates they divide into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from whisperlab.errors import ConfigurationError
+from whisperlab.scoring.language import (
+    TOLERANCES_S,
+    WIDEST_S,
+    LabelTime,
+    frame_labels,
+    label_time,
+    match_switches,
+    segment_labels,
+    true_switches,
+)
+from whisperlab.scoring.latency import ComputeTime, decision_delays, percentile
+from whisperlab.scoring.text import TextCounts, add_by_language, align, text_counts
+from whisperlab.segments import LanguageFrame, SessionSegment, Switch
+from whisperlab.trace import Reference, Trace
+
+SECONDS_PER_HOUR = 3600
+
+RateTree = dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class SwitchCounts:
+    """True switches, found switches, and how many pairs they make at each tolerance (key: seconds)."""
+
+    true: int = 0
+    found: int = 0
+    matched: Mapping[str, int] = field(default_factory=lambda: {f"{t:g}": 0 for t in TOLERANCES_S})
+
+    def __add__(self, other: SwitchCounts) -> SwitchCounts:
+        matched = {tolerance: n + other.matched[tolerance] for tolerance, n in self.matched.items()}
+        return SwitchCounts(self.true + other.true, self.found + other.found, matched)
+
+
+@dataclass(slots=True, frozen=True)
+class Score:
+    """The counts of one or more recordings. Scores add; ``rates`` divides.
+
+    ``text`` counts by the reference's language. ``labels`` is reference speech time by true and given
+    language, given by the final segments; ``frame_labels`` the same, given by the language-ID frames (empty
+    when there were none). ``delays`` are the decision delays of the switches found, in seconds.
+    """
+
+    recordings: int
+    audio_s: float
+    fold_diacritics: bool
+    text: Mapping[str, TextCounts]
+    labels: LabelTime
+    frame_labels: LabelTime
+    switches: SwitchCounts
+    delays: tuple[float, ...]
+    compute: ComputeTime
+
+    def __add__(self, other: Score) -> Score:
+        if self.fold_diacritics != other.fold_diacritics:
+            raise ConfigurationError("a score with diacritics folded and one without do not add up")
+        return Score(
+            self.recordings + other.recordings,
+            self.audio_s + other.audio_s,
+            self.fold_diacritics,
+            add_by_language(self.text, other.text),
+            self.labels + other.labels,
+            self.frame_labels + other.frame_labels,
+            self.switches + other.switches,
+            self.delays + other.delays,
+            self.compute + other.compute,
+        )
+
+    def rates(self) -> RateTree:
+        """The rates by name, JSON-able: None where there is nothing to divide by or a delay is endless.
+
+        Percentages are fractions, times are seconds. ``false_switches_per_hour`` and the delays count a
+        switch as found within the widest tolerance; ``decision_delay_p50`` and ``_p95`` count a missed
+        switch as decided never, ``decision_delay_found_*`` leave it out.
+        """
+        return {name: _json(value) for name, value in _rates(self).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as JSON has them; ``from_dict`` reads it."""
+        return {
+            "recordings": self.recordings,
+            "audio_s": self.audio_s,
+            "fold_diacritics": self.fold_diacritics,
+            "text": {language: asdict(counts) for language, counts in self.text.items()},
+            "labels": _nested(self.labels),
+            "frame_labels": _nested(self.frame_labels),
+            "switches": asdict(self.switches),
+            "delays": list(self.delays),
+            "compute": asdict(self.compute),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Score:
+        """The score a ``to_dict`` was made of. Raises ConfigurationError for anything else."""
+        try:
+            return cls(
+                value["recordings"],
+                value["audio_s"],
+                value["fold_diacritics"],
+                {language: TextCounts(**counts) for language, counts in value["text"].items()},
+                _flat(value["labels"]),
+                _flat(value["frame_labels"]),
+                SwitchCounts(**value["switches"]),
+                tuple(value["delays"]),
+                ComputeTime(**value["compute"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"not the counts of a score: {error!r} in {value!r:.200}") from error
+
+
+def score(
+    reference: Reference,
+    segments: Sequence[SessionSegment],
+    switches: Sequence[Switch],
+    *,
+    duration: float,
+    frames: Sequence[LanguageFrame] = (),
+    compute_s: float | None = None,
+    fold_diacritics: bool = True,
+) -> Score:
+    """Score what any recogniser said about one recording of ``duration`` seconds.
+
+    The text is that of the final segments in order of time, compared as a whole. ``compute_s`` is wall time
+    spent computing, when it is known.
+    """
+    final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
+    steps = align(reference, " ".join(s.text for s in final), fold_diacritics=fold_diacritics)
+    true = true_switches(reference)
+    pairs = {f"{t:g}": match_switches(true, switches, t) for t in TOLERANCES_S}
+    return Score(
+        recordings=1,
+        audio_s=duration,
+        fold_diacritics=fold_diacritics,
+        text=text_counts(steps),
+        labels=label_time(reference, segment_labels(final)),
+        frame_labels=label_time(reference, frame_labels(frames)) if frames else LabelTime(),
+        switches=SwitchCounts(len(true), len(switches), {name: len(found) for name, found in pairs.items()}),
+        delays=decision_delays(pairs[f"{WIDEST_S:g}"]),
+        compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
+    )
+
+
+def score_trace(trace: Trace, reference: Reference | None = None, *, fold_diacritics: bool = True) -> Score:
+    """Score a trace against a reference, by default its own. Raises ConfigurationError when it has none."""
+    known = reference or trace.reference
+    if known is None:
+        raise ConfigurationError(f"the trace of {trace.recording!r} has no reference and none was given")
+    return score(
+        known,
+        trace.segments,
+        trace.switches,
+        duration=trace.duration,
+        frames=trace.frames,
+        compute_s=trace.compute_s,
+        fold_diacritics=fold_diacritics,
+    )
+
+
+def pooled(scores: Iterable[Score]) -> Score:
+    """The sum of scores. Raises ConfigurationError when there are none."""
+    every = list(scores)
+    if not every:
+        raise ConfigurationError("there are no scores to pool")
+    return reduce(add, every)
+
+
+def bootstrap_interval(
+    scores: Sequence[Score],
+    rate_name: str,
+    rng: np.random.Generator,
+    n: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of a rate, resampling recordings (one score each).
+
+    A rate of one language is named with a dot: ``error_rate_by_language.es``. An end is infinite when a
+    delay there is endless. Resamples in which the rate has nothing to divide by are left out; None when
+    all are, or when there are fewer than two recordings: one tells nothing about the spread.
+    """
+    _value(_rates(pooled(scores)), rate_name)  # a name that cannot be is refused even without an interval
+    if len(scores) < 2:
+        return None
+    drawn = rng.integers(len(scores), size=(n, len(scores)))
+    values = [_value(_rates(pooled(scores[i] for i in row)), rate_name) for row in drawn]
+    defined = [value for value in values if not math.isnan(value)]
+    tail = (1 - level) / 2 * 100
+    return (percentile(defined, tail), percentile(defined, 100 - tail)) if defined else None
+
+
+def _rates(score: Score) -> RateTree:
+    """The rates, with NaN for nothing to divide by and infinity for never."""
+    total = sum(score.text.values(), TextCounts())
+    switches, hours = score.switches, score.audio_s / SECONDS_PER_HOUR
+    missed = switches.true - len(score.delays)
+    return {
+        "mixed_error_rate": _ratio(total.errors, total.reference_words),
+        "error_rate_by_language": {
+            language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
+        },
+        "language_error_rate": _ratio(score.labels.wrong_s, score.labels.speech_s),
+        "language_error_rate_frames": _ratio(score.frame_labels.wrong_s, score.frame_labels.speech_s),
+        **_switch_rates(switches),
+        "switches_true": switches.true,
+        "switches_found": switches.found,
+        "switches_missed": missed,
+        "false_switches_per_hour": _ratio(switches.found - len(score.delays), hours),
+        "decision_delay_p50": percentile(score.delays, 50, missed=missed),
+        "decision_delay_p95": percentile(score.delays, 95, missed=missed),
+        "decision_delay_found_p50": percentile(score.delays, 50),
+        "decision_delay_found_p95": percentile(score.delays, 95),
+        "real_time_factor": _ratio(score.compute.compute_s, score.compute.audio_s),
+        "reference_words": total.reference_words,
+        "hypothesis_words": total.hypothesis_words,
+        **asdict(total),
+        "speech_s": score.labels.speech_s,
+        "audio_s": score.audio_s,
+        "recordings": score.recordings,
+        "fold_diacritics": score.fold_diacritics,
+    }
+
+
+def _switch_rates(switches: SwitchCounts) -> RateTree:
+    rates = {}
+    for tolerance, matched in switches.matched.items():
+        rates[f"switch_precision_at_{tolerance}"] = _ratio(matched, switches.found)
+        rates[f"switch_recall_at_{tolerance}"] = _ratio(matched, switches.true)
+        rates[f"switch_f1_at_{tolerance}"] = _ratio(2 * matched, switches.found + switches.true)
+    return rates
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _json(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _value(rates: RateTree, name: str) -> float:
+    family, _, language = name.partition(".")
+    if isinstance(rates.get(family), dict) and language:
+        return float(rates[family].get(language, math.nan))
+    if name not in rates or isinstance(rates[name], dict):
+        raise ConfigurationError(f"no single rate is named {name!r}; there are {', '.join(rates)}")
+    return float(rates[name])
+
+
+def _nested(time: LabelTime) -> dict[str, dict[str, float]]:
+    """Seconds by true, then by given language."""
+    nested: dict[str, dict[str, float]] = {}
+    for (true, given), duration_s in time.seconds.items():
+        nested.setdefault(true, {})[given] = duration_s
+    return nested
+
+
+def _flat(nested: Mapping[str, Mapping[str, float]]) -> LabelTime:
+    return LabelTime({(true, given): s for true, row in nested.items() for given, s in row.items()})
