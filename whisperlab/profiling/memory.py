@@ -1,0 +1,68 @@
+"""Resident memory as the system charges it: the figure to quote.
+
+VmHWM is reset once the model is loaded and read at the end, in a process of its own: ``ru_maxrss`` would be
+inherited from the parent and can never fall. What grows includes the buffers that torch's kernels set up on
+first use.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisperlab.errors import MissingDependencyError
+from whisperlab.profiling.workload import Workload
+
+_MIB = 2**20
+
+
+@dataclass(slots=True, frozen=True)
+class ResidentMemory:
+    """Bytes resident before anything heavy was imported, with the model loaded, at the peak while streaming.
+
+    ``anonymous`` and ``file_backed`` split what was resident at the end.
+    """
+
+    start: int
+    loaded: int
+    peak: int
+    anonymous: int
+    file_backed: int
+
+    @property
+    def grown(self) -> int:
+        """What streaming added to the loaded model, at the peak."""
+        return self.peak - self.loaded
+
+    def describe(self) -> str:
+        """The figures for a person."""
+        return (
+            "resident memory (VmHWM, reset after the model was loaded)\n"
+            f"  at start {self.start / _MIB:8.1f} MiB\n"
+            f"  loaded   {self.loaded / _MIB:8.1f} MiB\n"
+            f"  peak     {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded\n"
+            f"  at end   {self.anonymous / _MIB:8.1f} MiB anonymous, {self.file_backed / _MIB:.1f} of files"
+        )
+
+
+def measure(workload: Workload) -> ResidentMemory:
+    """Stream the recording and report memory; call it in a fresh process."""
+    start = status()["VmRSS"]
+    transcriber, audio = workload.load()
+    gc.collect()
+    loaded = status()["VmRSS"]
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets the high-water mark
+    workload.feed(transcriber, audio)
+    end = status()
+    return ResidentMemory(start, loaded, end["VmHWM"], end["RssAnon"], end["RssFile"])
+
+
+def status() -> dict[str, int]:
+    """The memory fields of ``/proc/self/status`` in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError as error:
+        raise MissingDependencyError("resident memory is read from /proc, which only Linux has") from error
+    fields = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.rstrip(":"): int(kibibytes) * 1024 for name, kibibytes, _ in fields}

@@ -1,0 +1,81 @@
+"""What is profiled, and the fresh process it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from whisperlab.errors import WhisperlabError
+from whisperlab.timeline import samples
+
+if TYPE_CHECKING:
+    from whisperlab.audio import FloatArray
+    from whisperlab.trace import StreamTranscriber
+
+Record = TypeVar("Record")
+
+
+def session_restart_transcriber(**options: Any) -> StreamTranscriber:
+    """The transcriber as its constructor's options describe it."""
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    return SessionRestartTranscriber(**options)
+
+
+@dataclass(slots=True, frozen=True)
+class Workload:
+    """One recording through one transcriber, as data that a fresh process can be handed.
+
+    ``seconds`` cuts the recording short. ``make`` must be importable by name and is given ``options``.
+    """
+
+    audio: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    chunk_ms: int = 100
+    seconds: float | None = None
+    make: Callable[..., StreamTranscriber] = session_restart_transcriber
+
+    def load(self) -> tuple[StreamTranscriber, FloatArray]:
+        """The transcriber with its model in memory, and the audio."""
+        from whisperlab.audio import read_audio
+
+        audio = read_audio(self.audio)
+        if self.seconds is not None:
+            audio = audio[: samples(self.seconds)]
+        return self.make(**self.options), audio
+
+    def feed(self, transcriber: StreamTranscriber, audio: FloatArray) -> None:
+        """The whole recording, as fast as it is taken."""
+        from whisperlab.audio import chunks
+
+        for chunk in chunks(audio, samples(self.chunk_ms / 1000)):
+            transcriber.process(chunk)
+        transcriber.finalize()
+
+
+def in_fresh_process(measure: Callable[[Workload], Record], workload: Workload) -> Record:
+    """The record of one pass, measured in a process that has done nothing else before.
+
+    What the pass raises is raised here; WhisperlabError when the process was killed, as by a lack of memory.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, workload).result()
+        except BrokenProcessPool as error:
+            raise WhisperlabError(
+                f"the {measure.__module__} pass was killed; was there enough memory?"
+            ) from error
+
+
+def short_place(file: str, line: int) -> str:
+    """A line of code by the last two parts of its file: where the environment lies says nothing.
+
+    >>> short_place("/env/lib/whisper/decoding.py", 12)
+    'whisper/decoding.py:12'
+    """
+    return f"{'/'.join(Path(file).parts[-2:])}:{line}"
