@@ -1,0 +1,368 @@
+"""Figures of the reports: matplotlib figures out of records, and their markup for a page.
+
+Colours are Okabe and Ito's, told apart with any colour vision, and colour never is the only sign: bars carry
+their language, cells their number. A figure works alone (``timeline_figure(trace)`` in a notebook), and
+``to_svg`` turns it into markup that follows the page's light or dark theme.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
+from html import escape
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from whisperlab.errors import MissingDependencyError
+from whisperlab.report.tally import CacheTally, Operation, Result, percent
+from whisperlab.timeline import seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from whisperlab.trace import Trace
+
+P = ParamSpec("P")
+
+# Black text is readable on all of them; Okabe and Ito's own black is left to text.
+PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
+OTHER = "#9AA0A6"  # all languages beyond the palette
+INK = "#1d2126"  # becomes the page's text colour
+MUTED = "#7d858e"  # grid and axes: readable on light and dark
+
+GOOD, BAD, UNSURE, WORK = "#009E73", "#D55E00", "#F0E442", "#9AA0A6"
+
+# Where the time axis of a timeline begins and ends, as shares of the figure's width: the page moves its
+# playhead between them.
+TIMELINE_LEFT, TIMELINE_RIGHT = 0.085, 0.985
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": MUTED,
+    "grid.alpha": 0.3,
+    "hatch.linewidth": 0.5,
+}
+
+
+_OUTCOMES = (
+    (WORK, "", "computed by the encoder"),
+    (GOOD, "", "answered from the cache, right"),
+    (UNSURE, "..", "answered, never checked"),
+    (BAD, "//", "answered from the cache, WRONG language"),
+)
+
+
+def _style(salt: str | None = None) -> AbstractContextManager[None]:
+    """The look of all figures, while they are drawn; the program's own settings stay as they are.
+
+    ``salt`` makes identifiers in SVG depend on it alone, so that the same figure is the same text.
+    """
+    try:
+        from matplotlib import rc_context
+    except ImportError as error:
+        raise MissingDependencyError(
+            "figures need matplotlib; install it with: pip install 'whisperlab[report]'"
+        ) from error
+    return rc_context({**_STYLE, "svg.hashsalt": salt})
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    @wraps(draw)
+    def styled(*args: P.args, **options: P.kwargs) -> Figure:
+        with _style():
+            return draw(*args, **options)
+
+    return styled
+
+
+@_styled
+def timeline_figure(trace: Trace, width: float = 11.0) -> Figure:
+    """One recording through time: true languages, heard languages, speech, and the posterior beneath.
+
+    Dashed lines are true switches, triangles the moments a switch was decided, ticks along the top of the
+    posterior the frames the cache answered. ``width`` in inches.
+    """
+    colours = language_colours(trace)
+    figure = _figure(width, 3.7)
+    bars, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
+    figure.subplots_adjust(left=TIMELINE_LEFT, right=TIMELINE_RIGHT, top=0.98, bottom=0.13, hspace=0.08)
+    _draw_languages(bars, trace, colours)
+    _draw_posterior(below, trace, colours)
+    below.set_xlim(0, trace.duration)
+    below.set_xlabel("seconds of audio")
+    for time_s in _reference_switches(trace):
+        for axes in (bars, below):
+            axes.axvline(time_s, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+    return figure
+
+
+def language_colours(trace: Trace) -> dict[str, str]:
+    """A colour per language of a trace: those spoken first, then those heard, then the frames' labels."""
+    reference = trace.reference
+    spoken = {segment.lang for segment in reference.segments} if reference else set()
+    heard = {segment.language for segment in trace.segments}
+    labels = {frame.label for frame in trace.frames}
+    names = dict.fromkeys([*sorted(spoken), *sorted(heard), *sorted(labels)])
+    return dict(zip(names, PALETTE, strict=False))
+
+
+@_styled
+def heatmap_figure(results: Sequence[Result]) -> Figure:
+    """Hit rate beside false-hit rate over hash precision (across) and cache size (down).
+
+    The counts of all results that share a precision and a size are added before dividing.
+    """
+    sizes, precisions = _values(results, "cache_size"), _values(results, "hash_precision")[::-1]
+    figure = _figure(9.5, 1.25 + 0.42 * len(sizes))
+    left, right = figure.subplots(1, 2, sharey=True)
+    cells = [[_pooled(results, size, precision) for precision in precisions] for size in sizes]
+    _draw_cells(left, [[cell.hit_rate for cell in line] for line in cells], "not run")
+    _draw_cells(right, [[cell.false_hit_rate for cell in line] for line in cells], "no checked hit")
+    left.set_title("hit rate: answered from the cache", fontsize=10)
+    right.set_title("false-hit rate: answers that were wrong", fontsize=10)
+    for axes in (left, right):
+        axes.set_xticks(_middles(precisions), [_told(value) for value in precisions])
+        axes.set_yticks(_middles(sizes), [_told(value) for value in sizes])
+        axes.set_xlabel("hash precision (decimals)")
+    left.set_ylabel("cache size")
+    _frame(figure, top=0.32, bottom=0.55, left=0.08, right=0.995)
+    return figure
+
+
+@_styled
+def outcomes_figure(results: Sequence[Result]) -> Figure:
+    """What became of every 100 look-ups: computed, answered rightly, unchecked, answered wrongly."""
+    names = [result.name for result in results]
+    figure = _figure(9.5, 1.2 + 0.34 * len(results))
+    axes = figure.subplots()
+    for place, result in enumerate(results):
+        _draw_outcome(axes, place, _outcome(result.cache))
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("of every 100 look-ups")
+    _outcome_legend(figure)
+    _frame(figure, top=0.55, bottom=0.5, left=_label_share(names), right=0.98)
+    return figure
+
+
+@_styled
+def tradeoff_figure(results: Sequence[Result]) -> Figure:
+    """What saving costs: encoder time saved (across), language error (up), a point per configuration."""
+    figure = _figure(8.0, 4.2)
+    axes = figure.subplots()
+    keys = dict.fromkeys(_key(result) for result in results)
+    for key, colour, marker in zip(keys, PALETTE, "osD^vPX", strict=False):
+        told = [point for result in results if _key(result) == key and (point := _point(result))]
+        x, y = [point[0] for point in told], [point[1] for point in told]
+        axes.plot(x, y, marker, color=colour, markeredgecolor=INK, markersize=9, alpha=0.9, label=key)
+    axes.set_xlabel("encoder time saved, % (to the right: cheaper)")
+    axes.set_ylabel("language error, % of speech time (up: worse)")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(-3, 103)
+    axes.grid(visible=True)
+    axes.legend(title="cache key", frameon=False)
+    _frame(figure, top=0.1, bottom=0.55, left=0.09, right=0.98)
+    return figure
+
+
+@_styled
+def latency_figure(operations: Sequence[Operation]) -> Figure:
+    """The typical and the worst of each operation on a logarithmic axis: median, 95th and 99th percentile."""
+    names = [operation.name for operation in operations]
+    figure = _figure(9.5, 1.05 + 0.3 * len(names))
+    axes = figure.subplots()
+    places = range(len(names))
+    axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
+    for name, marker, colour in (("p50", "o", PALETTE[0]), ("p95", "D", PALETTE[1]), ("p99", "s", BAD)):
+        values = [getattr(operation, name) for operation in operations]
+        axes.plot(values, places, marker, color=colour, markeredgecolor=INK, markersize=7, label=name)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("milliseconds (each step of the grid is ten times longer)")
+    axes.grid(visible=True, axis="x")
+    figure.legend(frameon=False, ncols=3, loc="upper right")
+    _frame(figure, top=0.35, bottom=0.55, left=_label_share(names), right=0.98)
+    return figure
+
+
+def to_svg(figure: Figure, name: str, alt: str) -> str:
+    """A figure as an inline ``<svg>`` without any address in it; ``alt`` is read out in its place.
+
+    ``name`` has to be unique in the page: identifiers begin with it. Text takes the page's colour.
+    """
+    with _style(salt=name), io.StringIO() as file:
+        figure.savefig(file, format="svg")
+        drawn = file.getvalue()
+    _, _, inside = drawn[drawn.index("<svg") :].partition(">")
+    inside = re.sub(r"<metadata>.*?</metadata>", "", inside, flags=re.DOTALL)
+    inside = re.sub(r'\s(?:d|x|y|points|transform)="[^"]*"', _shortened, inside)
+    inside = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", inside).replace("xlink:href", "href")
+    inside = inside.replace(INK, "currentColor").strip()
+    width, height = (72 * inches for inches in figure.get_size_inches())  # matplotlib draws SVG in points
+    return f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}">{inside}'
+
+
+def _shortened(attribute: re.Match[str]) -> str:
+    """Coordinates with two decimals: a hundredth of a point is below what any screen shows."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of ``width`` x ``height`` inches that belongs to no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
+    """Margins: ``top`` and ``bottom`` in inches, as texts have that size; ``left``, ``right`` in shares."""
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=left, right=right, top=1 - top / height, bottom=bottom / height, wspace=0.05)
+
+
+def _draw_languages(axes: Axes, trace: Trace, colours: dict[str, str]) -> None:
+    reference = trace.reference
+    true = [(s.start, s.end, s.lang) for s in reference.segments] if reference else []
+    heard = [(s.start_time, s.end_time, s.language) for s in trace.segments]
+    _draw_row(axes, 0, true, colours)
+    _draw_row(axes, 1, heard, colours)
+    decided = [switch.decided_at for switch in trace.switches]
+    axes.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
+    speech = [(seconds(span.start), seconds(span.end) - seconds(span.start)) for span in trace.speech]
+    axes.broken_barh(speech, (1.86, 0.18), color=MUTED, linewidth=0)
+    axes.set_yticks([0, 1, 1.95], ["true", "heard", "speech"])
+    axes.set_ylim(2.1, -0.45)
+    axes.tick_params(length=0, labelbottom=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def _draw_row(
+    axes: Axes, place: float, bars: Iterable[tuple[float, float, str]], colours: dict[str, str]
+) -> None:
+    for start, end, language in bars:
+        axes.broken_barh(
+            [(start, end - start)],
+            (place - 0.38, 0.76),
+            color=colours.get(language, OTHER),
+            edgecolor=INK,
+            lw=0.5,
+        )
+        axes.text((start + end) / 2, place, language, color="#000000", ha="center", va="center", clip_on=True)
+
+
+def _draw_posterior(axes: Axes, trace: Trace, colours: dict[str, str]) -> None:
+    frames = trace.frames
+    times = [seconds(frame.end) for frame in frames]
+    layers = [[frame.posterior.get(name, 0.0) for frame in frames] for name in colours]
+    if times:
+        axes.stackplot(times, *layers, colors=list(colours.values()), linewidth=0)
+    cached = [seconds(frame.end) for frame in frames if frame.cached]
+    axes.plot(cached, [1.06] * len(cached), "|", color=INK, markersize=4, markeredgewidth=0.7, clip_on=False)
+    axes.set_ylim(0, 1.1)
+    axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+    axes.set_ylabel("posterior")
+
+
+def _reference_switches(trace: Trace) -> list[float]:
+    """Where the true language changes, in seconds: the starts of the segments in the new language."""
+    segments = trace.reference.segments if trace.reference else ()
+    return [new.start for old, new in pairwise(segments) if old.lang != new.lang]
+
+
+def _draw_cells(axes: Axes, shares: list[list[float | None]], missing: str) -> None:
+    """A grid of shares on colour; a cell without one is left blank and says ``missing``."""
+    values = [[float("nan") if share is None else share for share in line] for line in shares]
+    axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
+    for row, line in enumerate(shares):
+        for column, share in enumerate(line):
+            text = missing if share is None else percent(share)
+            colour = INK if share is None else "#ffffff" if share < 0.55 else "#000000"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_ylim(len(shares), 0)
+    axes.tick_params(length=0)
+
+
+def _draw_outcome(axes: Axes, place: int, shares: Sequence[float]) -> None:
+    start = 0.0
+    for share, (colour, hatch, _) in zip(shares, _OUTCOMES, strict=True):
+        axes.barh(place, share, 0.72, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4)
+        if share >= 4:  # a narrower bar has no room for its number
+            axes.text(start + share / 2, place, f"{share:.0f}", ha="center", va="center", color="#000000")
+        start += share
+
+
+def _outcome_legend(figure: Figure) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [
+        Patch(facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=label)
+        for colour, hatch, label in _OUTCOMES
+    ]
+    figure.legend(handles=patches, ncols=2, loc="upper center", frameon=False, fontsize=9)
+
+
+def _outcome(cache: CacheTally) -> tuple[float, float, float, float]:
+    """The shares of the look-ups, in per cent, in the order of ``_OUTCOMES``."""
+    answered = 100 * (cache.hit_rate or 0.0)
+    wrong = cache.false_hit_rate
+    if wrong is None:
+        return (100 - answered, 0.0, answered, 0.0)
+    return (100 - answered, answered * (1 - wrong), 0.0, answered * wrong)
+
+
+def _pooled(results: Sequence[Result], size: object, precision: object) -> CacheTally:
+    cell = [
+        result.cache
+        for result in results
+        if (result.config.get("cache_size"), result.config.get("hash_precision")) == (size, precision)
+    ]
+    return sum(cell, CacheTally())
+
+
+def _values(results: Sequence[Result], name: str) -> list[Any]:
+    """The values a field of the configurations takes, ascending; None for a configuration without it."""
+    return sorted(
+        {result.config.get(name) for result in results}, key=lambda value: (value is not None, value)
+    )
+
+
+def _told(value: object) -> str:
+    return "any" if value is None else str(value)
+
+
+def _key(result: Result) -> str:
+    return str(result.config.get("key", "one key"))
+
+
+def _point(result: Result) -> tuple[float, float] | None:
+    saved, value = result.cache.saved_share, result.language_error
+    return None if saved is None or value is None else (100 * saved, 100 * value)
+
+
+def _label_share(names: Sequence[str]) -> float:
+    """The share of a figure's width that the longest of ``names`` takes, at ten points a letter's 0.6."""
+    return min(0.45, 0.02 + 0.0088 * max(map(len, names), default=0))
+
+
+def _middles(cells: Sequence[object]) -> list[float]:
+    return [place + 0.5 for place in range(len(cells))]

@@ -1,0 +1,95 @@
+"""One HTML file out of a template: style and script inside, nothing fetched, everything escaped.
+
+The page forbids itself the network with a content security policy, and allows only the one script whose
+digest it names: markup that came in with a transcript could not run even if it were not escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisperlab.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render_page(template: str, **context: Any) -> str:
+    """The page a template gives with ``context``; a name it asks for and does not get is an error."""
+    script = _asset("page.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            style=_trusted(_asset("page.css")),
+            script=_trusted(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
+    )
+
+
+def write_page(path: str | Path, page: str) -> Path:
+    """Write a page; it appears under its name only when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def described(value: Any) -> str:
+    """A configuration value for people.
+
+    >>> described(None), described(True), described(["en", "es"])
+    ('none', 'yes', 'en, es')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {described(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(described, value)) or "none"
+    return str(value)
+
+
+def _environment() -> Environment:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reports need jinja2; install it with: pip install 'whisperlab[report]'"
+        ) from error
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(described=described, drawing=_trusted)
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _trusted(markup: str) -> Any:
+    """Markup of our own making, exempt from escaping: the style, the script, the figures."""
+    from markupsafe import Markup
+
+    return Markup(markup)  # noqa: S704

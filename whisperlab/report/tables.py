@@ -1,0 +1,265 @@
+"""The tables of a report: columns say how a value is read and shown, and give the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from whisperlab.report.tally import CacheTally, Operation, Result, cache_tally, config_name, percent
+
+T = TypeVar("T")
+Value = str | float | None
+
+
+@dataclass(slots=True, frozen=True)
+class Column(Generic[T]):
+    """A column: its title, what it means, the value a row sorts by, and that value for people.
+
+    ``note`` is smaller print beside the value, such as its interval.
+    """
+
+    title: str
+    about: str
+    value: Callable[[T], Value]
+    show: Callable[[Any], str] = str
+    note: Callable[[T], str] = lambda _: ""
+
+
+@dataclass(slots=True, frozen=True)
+class Cell:
+    """One cell: ``sort`` is the raw value (None sorts last), ``text`` and ``note`` are what is read."""
+
+    sort: Value
+    text: str
+    note: str
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the cell is aligned and sorted as a number."""
+        return isinstance(self.sort, int | float)
+
+
+@dataclass(slots=True, frozen=True)
+class Table:
+    """A sortable table: ``head`` as (title, meaning, whether numbers), ``body`` as rows of cells."""
+
+    name: str
+    caption: str
+    head: tuple[tuple[str, str, bool], ...]
+    body: tuple[tuple[Cell, ...], ...]
+
+
+def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[T]) -> Table:
+    """Rows through columns; a column nobody has a value for is left out."""
+    lines = [tuple(_cell(column, row) for column in columns) for row in rows]
+    kept = [place for place in range(len(columns)) if any(line[place].sort is not None for line in lines)]
+    head = tuple(
+        (columns[place].title, columns[place].about, any(line[place].is_number for line in lines))
+        for place in kept
+    )
+    return Table(name, caption, head, tuple(tuple(line[place] for place in kept) for line in lines))
+
+
+def result_table(name: str, caption: str, results: Iterable[Result]) -> Table:
+    """A line per configuration: hit rate beside false-hit rate, then what it did to language and text."""
+    return table(name, caption, _RESULT_COLUMNS, results)
+
+
+def operation_table(results: Iterable[Result]) -> Table:
+    """A line per configuration and operation: latency in milliseconds."""
+    rows = [(result.name, operation) for result in results for operation in result.operations]
+    return table("latency", "Latency of every operation, in milliseconds", _OPERATION_COLUMNS, rows)
+
+
+def run_table(rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> Table:
+    """A line per run; ``fields`` are those in which the configurations differ."""
+    told = [(config_name(row["config"], fields), row) for row in rows]
+    return table("runs", "Every run: one configuration over one recording", _RUN_COLUMNS, told)
+
+
+def flat_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs as flat records for the CSV: configuration, scalar rates, counts of the cache."""
+    return [_flat(row) for row in rows]
+
+
+def milliseconds(value: float) -> str:
+    """Three figures are all a latency carries.
+
+    >>> milliseconds(0.04213), milliseconds(36.21), milliseconds(1204.4)
+    ('0.0421', '36.2', '1,204')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _cell(column: Column[T], row: T) -> Cell:
+    value = column.value(row)
+    return Cell(value, "–" if value is None else column.show(value), column.note(row))
+
+
+def _rate(name: str) -> Callable[[Result], Value]:
+    return lambda result: result.rates.get(name)
+
+
+def _interval(cache: CacheTally) -> str:
+    interval = cache.false_hit_interval
+    if interval is None:
+        return "not checked" if cache.hits else ""
+    return f"{_range(interval)}, n {cache.checked:,}"
+
+
+def _language_interval(result: Result) -> str:
+    interval = result.language_error_interval(np.random.default_rng(0))
+    return "" if interval is None else _range(interval)
+
+
+def _range(interval: tuple[float, float]) -> str:
+    """Two shares as one range: ``4–17 %``."""
+    low, high = (100 * end for end in interval)
+    return f"{low:.0f}–{high:.0f} %"
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:,.0f}"
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    told = (
+        "recording",
+        "corpus",
+        "split",
+        "status",
+        "error",
+        "duration",
+        "compute_s",
+        "peak_rss_bytes",
+        "created",
+    )
+    cache = cache_tally(row)
+    rates = {name: value for name, value in (row.get("rates") or {}).items() if _is_scalar(value)}
+    config = {f"config.{name}": value for name, value in row["config"].items() if _is_scalar(value)}
+    counts = {
+        "hits": cache.hits,
+        "misses": cache.misses,
+        "hit_rate": cache.hit_rate,
+        "hits_checked": cache.checked,
+        "false_hits": cache.false_hits,
+        "false_hit_rate": cache.false_hit_rate,
+        "encode_s": round(cache.encode_s, 4),
+        "saved_s": round(cache.saved_s, 4),
+    }
+    return {**config, **{name: row.get(name) for name in told}, **rates, **counts}
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+_RESULT_COLUMNS: tuple[Column[Result], ...] = (
+    Column("Configuration", "What was varied", lambda r: r.name),
+    Column("Runs", "Recordings this configuration finished", lambda r: len(r.rows)),
+    Column(
+        "Hit rate",
+        "Look-ups the cache answered, and how often it was asked (n)",
+        lambda r: r.cache.hit_rate,
+        percent,
+        lambda r: f"n {r.cache.lookups:,}" if r.cache.lookups else "",
+    ),
+    Column(
+        "False-hit rate",
+        "Of the hits that were recomputed, those that stood for another language (95 % interval)",
+        lambda r: r.cache.false_hit_rate,
+        percent,
+        lambda r: _interval(r.cache),
+    ),
+    Column(
+        "Encoder saved",
+        "Encoder seconds the hits spared, at the mean cost of the encodes that were made",
+        lambda r: r.cache.saved_s if r.cache.lookups else None,
+        "{:.1f} s".format,
+        lambda r: percent(r.cache.saved_share) if r.cache.saved_share is not None else "",
+    ),
+    Column(
+        "Language error",
+        "Speech time under a wrong language label / speech time",
+        lambda r: r.language_error,
+        percent,
+        _language_interval,
+    ),
+    Column(
+        "Switch F1 (1 s)",
+        "Language switches found within one second, precision and recall in one",
+        _rate("switch_f1_at_1"),
+        "{:.2f}".format,
+    ),
+    Column(
+        "Decision delay",
+        "Median seconds of audio from a switch to its decision; a missed switch counts as never",
+        _rate("decision_delay_p50"),
+        "{:.1f} s".format,
+    ),
+    Column(
+        "Mixed error",
+        "Word errors / words (characters in unspaced scripts)",
+        lambda r: r.mixed_error,
+        percent,
+    ),
+    Column(
+        "Real-time factor",
+        "Compute / audio; below 1 keeps up with live speech",
+        lambda r: r.real_time_factor,
+        "{:.2f}".format,
+    ),
+    Column("Peak memory", "Highest resident memory of any run, MiB", lambda r: r.peak_rss_bytes, _mebibytes),
+)
+
+_OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
+    Column("Configuration", "What was varied", lambda row: row[0]),
+    Column("Operation", "The part of the pipeline that was timed", lambda row: row[1].name),
+    Column("n", "How often, all recordings together", lambda row: row[1].count, "{:,}".format),
+    Column("Mean", "Total / n", lambda row: row[1].mean, milliseconds),
+    Column("p50", "Median of the recordings' medians", lambda row: row[1].p50, milliseconds),
+    Column("p95", "Worst 95th percentile of any recording", lambda row: row[1].p95, milliseconds),
+    Column("p99", "Worst 99th percentile of any recording", lambda row: row[1].p99, milliseconds),
+    Column("Longest", "The longest single one", lambda row: row[1].longest, milliseconds),
+)
+
+_Run = tuple[str, Mapping[str, Any]]
+
+
+def _run(name: str) -> Callable[[_Run], Value]:
+    return lambda run: run[1].get(name)
+
+
+_RUN_COLUMNS: tuple[Column[_Run], ...] = (
+    Column("Configuration", "What was varied", lambda run: run[0]),
+    Column("Recording", "Its id", _run("recording")),
+    Column("Corpus", "Where the recording is from", _run("corpus")),
+    Column(
+        "Status", "Whether the run finished", _run("status"), note=lambda run: str(run[1].get("error") or "")
+    ),
+    Column("Audio", "Length", _run("duration"), "{:.1f} s".format),
+    Column("Hit rate", "Look-ups the cache answered", lambda run: cache_tally(run[1]).hit_rate, percent),
+    Column(
+        "False-hit rate",
+        "Of the hits that were recomputed, those that stood for another language",
+        lambda run: cache_tally(run[1]).false_hit_rate,
+        percent,
+        lambda run: _interval(cache_tally(run[1])),
+    ),
+    Column(
+        "Language error",
+        "Speech time under a wrong language label / speech time",
+        lambda run: (run[1].get("rates") or {}).get("language_error_rate"),
+        percent,
+    ),
+    Column(
+        "Mixed error",
+        "Word errors / words",
+        lambda run: (run[1].get("rates") or {}).get("mixed_error_rate"),
+        percent,
+    ),
+    Column("Compute", "Wall time inside the transcriber", _run("compute_s"), "{:.1f} s".format),
+)

@@ -1,0 +1,113 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+
+  // Pages opened from a disk may be denied storage; the theme then lasts as long as the page.
+  const remembered = {
+    get() { try { return localStorage.getItem("whisperlab-theme"); } catch { return null; } },
+    set(theme) { try { localStorage.setItem("whisperlab-theme", theme); } catch { /* not kept */ } },
+  };
+
+  const isDark = () => root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+
+  function setUpTheme() {
+    const kept = remembered.get();
+    if (kept === "light" || kept === "dark") root.dataset.theme = kept;
+    document.getElementById("theme").addEventListener("click", () => {
+      root.dataset.theme = isDark() ? "light" : "dark";
+      remembered.set(root.dataset.theme);
+    });
+  }
+
+  const sortKey = (row, column) => row.cells[column].dataset.sort;
+
+  function compare(a, b) {
+    if (a === "" || b === "") return (a === "") - (b === "");
+    const numeric = Number(a) - Number(b);
+    return Number.isNaN(numeric) ? a.localeCompare(b) : numeric;
+  }
+
+  // Empty cells stay last in both directions.
+  function sortBy(table, column, descending) {
+    const body = table.tBodies[0];
+    const sign = (a, b) => (descending && a !== "" && b !== "" ? -1 : 1);
+    const rows = [...body.rows].sort((one, other) => {
+      const a = sortKey(one, column), b = sortKey(other, column);
+      return sign(a, b) * compare(a, b);
+    });
+    body.append(...rows);
+  }
+
+  function setUpTable(table) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const descending = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      sortBy(table, column, descending);
+    }));
+  }
+
+  // A text that a spreadsheet would take for a formula gets an apostrophe before it.
+  function csvCell(value) {
+    if (value === null || value === undefined) return "";
+    const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value);
+    return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  }
+
+  function csvOf(rows) {
+    const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+    const lines = rows.map((row) => names.map((name) => csvCell(row[name])).join(","));
+    return [names.map(csvCell).join(","), ...lines].join("\r\n") + "\r\n";
+  }
+
+  function setUpCsv() {
+    const button = document.getElementById("csv");
+    if (!button) return;
+    button.addEventListener("click", () => {
+      const rows = JSON.parse(document.getElementById("data").textContent);
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob(["\ufeff", csvOf(rows)], { type: "text/csv" }));
+      link.download = button.dataset.name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    });
+  }
+
+  // The playheads follow the sound; a click on a timeline, or on a segment's time, moves the sound.
+  function setUpRecording(article) {
+    const audio = article.querySelector("audio");
+    if (!audio) {
+      article.querySelectorAll(".seek").forEach((button) => { button.disabled = true; });
+      return;
+    }
+    const duration = Number(article.dataset.duration);
+    const playheads = article.querySelectorAll(".playhead");
+    const show = () => playheads.forEach((line) => {
+      line.hidden = false;
+      line.style.left = (100 * Math.min(audio.currentTime / duration, 1)) + "%";
+    });
+    const follow = () => {
+      show();
+      if (!audio.paused) requestAnimationFrame(follow);
+    };
+    audio.addEventListener("play", follow);
+    audio.addEventListener("timeupdate", show);
+    audio.addEventListener("seeked", show);
+    article.querySelectorAll(".track").forEach((track) => track.addEventListener("click", (event) => {
+      const box = track.getBoundingClientRect();
+      audio.currentTime = duration * (event.clientX - box.left) / box.width;
+    }));
+    article.querySelectorAll(".seek").forEach((button) => button.addEventListener("click", () => {
+      audio.currentTime = Number(button.dataset.time);
+      audio.play();
+    }));
+  }
+
+  setUpTheme();
+  document.querySelectorAll("table.sortable").forEach(setUpTable);
+  document.querySelectorAll(".recording").forEach(setUpRecording);
+  setUpCsv();
+})();
