@@ -87,6 +87,11 @@ def test_a_trace_read_back_is_the_trace_that_was_recorded(tmp_path: Path) -> Non
     assert read_trace(tmp_path / "new" / "r1.jsonl") == recorded
 
 
+def test_a_trace_can_be_read_by_eye(tmp_path: Path) -> None:
+    record_fake(tmp_path / "t")
+    assert "señor" in (tmp_path / "t").read_text(encoding="utf-8")
+
+
 def test_a_trace_gives_the_records_back(tmp_path: Path) -> None:
     trace = record_fake(tmp_path / "t")
     assert trace.segments == (SEGMENT,)
@@ -203,6 +208,10 @@ def two_runs(lines: list[str]) -> list[str]:
     return lines + lines
 
 
+def two_headers(lines: list[str]) -> list[str]:
+    return [lines[0], *lines]
+
+
 def foreign_line(lines: list[str]) -> list[str]:
     return [*lines[:2], '{"kind": "note"}', *lines[2:]]
 
@@ -223,6 +232,7 @@ def lost_field(lines: list[str]) -> list[str]:
         (drop_header, "first line is not a header"),
         (newer_schema, "trace schema 2; this version reads schema 1"),
         (two_runs, "not one whole trace"),
+        (two_headers, "not one whole trace"),
         (foreign_line, ":3 is not a trace line"),
         (list_line, ":3 is not a trace line"),
         (lost_field, "a switch line without decided_at"),

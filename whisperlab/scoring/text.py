@@ -22,7 +22,7 @@ _SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 _UNSPACED = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS) + r"]&&[\p{L}\p{N}]]"
 _UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]+")
 _INVISIBLE = regex.compile(r"\p{Cf}")  # the joiners of Persian and Hindi, soft hyphens: they part no words
-_APOSTROPHE = regex.compile(r"(?<=[\p{L}\p{M}\p{N}])['’‘ʼ](?=[\p{L}\p{N}])")
+_APOSTROPHE = regex.compile("['’‘ʼ]")
 _ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
 
 
@@ -87,7 +87,7 @@ def units(text: str, *, fold_diacritics: bool = True) -> list[str]:
     Folding takes the accents off Latin and Greek letters and the dots off Cyrillic ``ё``, which many
     transcripts leave out; combining marks of other scripts are letters in all but name and stay. Turn it
     off for a language such as Vietnamese, whose accents tell words apart.
-    An apostrophe inside a word is dropped, any other punctuation parts words. Numbers are not spelled out.
+    Apostrophes are dropped, any other punctuation parts words. Numbers are not spelled out.
 
     >>> units("¿Qué? I'd book一个room!")
     ['que', 'id', 'book', '一', '个', 'room']
@@ -95,9 +95,10 @@ def units(text: str, *, fold_diacritics: bool = True) -> list[str]:
     ['qué']
     """
     plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    plain = _APOSTROPHE.sub("", plain)
     if fold_diacritics:
         plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
-    return list(_UNIT.findall(_APOSTROPHE.sub("", unicodedata.normalize("NFC", plain))))
+    return list(_UNIT.findall(unicodedata.normalize("NFC", plain)))
 
 
 def align(reference: Reference, hypothesis: str, *, fold_diacritics: bool = True) -> tuple[Aligned, ...]:
