@@ -82,11 +82,8 @@ weights: environment
 	$(call say,weights of Whisper $(MODEL))
 	@$(BIN)/whisperlab models fetch $(MODEL)
 
-# apt-get download needs package lists; a fresh container has none.
 speech: environment
 	$(call say,speech: $(CORPORA))
-	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! apt-cache show asterisk-core-sounds-en-g722 >/dev/null 2>&1; then \
-		apt-get update -qq; fi
 	@$(BIN)/whisperlab data build $(CORPORA)
 
 browser:

@@ -1,0 +1,801 @@
+"""The command line: JSON alone when asked for, one clear line for every failure, and exit codes that tell."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from whisperlab import cli
+from whisperlab.audio import write_wav
+from whisperlab.cli import bench, data, doctor, score, sweep, transcribe
+from whisperlab.cli.console import Console, finite, table
+from whisperlab.corpora import Recording, ReferenceSegment
+from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.segments import ProcessResult, SessionSegment, Switch
+from whisperlab.timeline import SAMPLE_RATE, seconds
+from whisperlab.trace import read_trace
+
+COMMANDS = [module.__name__.rpartition(".")[2] for module in cli.COMMANDS]
+SECOND = np.sin(np.linspace(0, 2 * np.pi * 200, SAMPLE_RATE)).astype(np.float32) * np.float32(0.3)
+
+
+@dataclass
+class FakeTranscriber:
+    """Says one segment a second, a language in turn; refuses more audio after the end unless it is reset."""
+
+    heard: int = 0
+    segments: int = 0
+    finished: bool = False
+    resets: int = 0
+    failure: BaseException | None = None
+    languages: tuple[str, ...] = ("en", "es")
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        assert not self.finished, "a chunk after the end"
+        if self.failure:
+            raise self.failure
+        self.heard += len(chunk)
+        return self._result(int(seconds(self.heard)) - self.segments)
+
+    def finalize(self) -> ProcessResult:
+        assert not self.finished
+        self.finished = True
+        print("a library that chats on stdout")
+        return self._result(0)
+
+    def reset(self) -> None:
+        self.heard, self.segments, self.finished = 0, 0, False
+        self.resets += 1
+
+    def get_statistics(self) -> dict[str, Any]:
+        names = ("total", "mean", "min", "max", "std", "p50", "p90", "p95", "p99", "last")
+        operation = {"count": 1, "n": 1} | dict.fromkeys(names, 1.0)
+        return {"performance": {"lid.total": operation}, "lid": {"frames": 0, "share": float("nan")}}
+
+    def config(self) -> dict[str, Any]:
+        return {"model": "fake"}
+
+    def _result(self, n_new: int) -> ProcessResult:
+        if not n_new:
+            return ProcessResult("", "", None)
+        at, before = self.segments, self.languages[(self.segments - 1) % 2]
+        language = self.languages[at % 2]
+        self.segments += 1
+        switch = (Switch(float(at), before, language, at + 0.5),) if at else ()
+        segment = SessionSegment(f"uno {at}", language, float(at), at + 1.0, True, 0.9)
+        return ProcessResult(segment.text, "", language, switches=switch, segments=(segment,))
+
+
+@dataclass
+class Built:
+    """Hands the command line its transcriber and remembers what for."""
+
+    transcriber: FakeTranscriber = field(default_factory=FakeTranscriber)
+    options: list[Any] = field(default_factory=list)
+
+    def __call__(self, args: Any) -> FakeTranscriber:
+        self.options.append(args)
+        return self.transcriber
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Built:
+    built = Built()
+    monkeypatch.setattr(transcribe, "build_transcriber", built)
+    return built
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Path:
+    """Three seconds of a tone."""
+    write_wav(tmp_path / "call.wav", np.tile(SECOND, 3))
+    return tmp_path / "call.wav"
+
+
+def run(*argv: object) -> int:
+    return cli.main([str(word) for word in argv])
+
+
+def documents(text: str) -> list[Any]:
+    """What stdout holds, every line of which must be JSON, without NaN or Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+# ---- grammar ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_of_the_command_and_ends_well(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(command, "--help")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert f"examples:\n  whisperlab {command} " in text or f"examples:\n  whisperlab {command}\n" in text
+
+
+@pytest.mark.parametrize("module", cli.COMMANDS, ids=COMMANDS)
+def test_the_examples_of_every_help_can_be_parsed(module: Any) -> None:
+    for line in module.EXAMPLES:
+        words = line.partition(" > ")[0].split()
+        assert cli.build_parser().parse_args(words).run is module.run
+
+
+def test_help_loads_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys\nfrom whisperlab import cli\n"
+        "try:\n    cli.main(['transcribe', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "torch", "whisper", "matplotlib", "pandas", "soundfile", "av", "tqdm"}
+    assert not heavy.intersection(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["transcribe"],
+        ["transcribe", "a.wav", "--pace", "slow"],
+        ["transcribe", "a.wav", "--languages", "en,,es"],
+        ["transcribe", "a.wav", "--chunk-ms", "0"],
+        ["transcribe", "a.wav", "--lid-hop-ms", "soon"],
+        ["sweep", "--hash-precisions", "6,x"],
+        ["sweep", "--limit", "-1"],
+        ["profile"],
+        ["profile", "a.wav", "--seconds", "nan"],
+        ["bench", "everything"],
+        ["score"],
+        ["data"],
+        ["data", "build"],
+        ["models", "fetch"],
+        ["models", "list", "base"],
+    ],
+)
+def test_wrong_usage_leaves_with_2_and_says_so_on_stderr(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(*words)
+    assert left.value.code == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert "usage: whisperlab" in streams.err
+
+
+def test_json_may_stand_before_or_after_the_action_of_data() -> None:
+    parser = cli.build_parser()
+    assert parser.parse_args(["data", "--json", "list"]).json
+    assert parser.parse_args(["data", "list", "--json"]).json
+    assert not parser.parse_args(["data", "list"]).json
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "whisperlab", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("whisperlab ")
+
+
+# ---- transcribe ------------------------------------------------------------------------------------------
+
+
+def test_json_prints_one_document_per_audio_and_nothing_else(
+    built: Built, call: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, call, "--languages", "en,es", "--json") == 0
+    streams = capsys.readouterr()
+    first, second = documents(streams.out)
+    assert first == second
+    assert list(first) == ["audio", "duration", "segments", "switches", "statistics"]
+    assert first["audio"] == str(call)
+    assert first["duration"] == 3.0
+    assert first["segments"][1] == {
+        "text": "uno 1",
+        "language": "es",
+        "start_time": 1.0,
+        "end_time": 2.0,
+        "is_final": True,
+        "confidence": 0.9,
+    }
+    assert first["switches"][0] == {"time": 1.0, "from": "en", "to": "es", "decided_at": 1.5}
+    assert first["statistics"]["lid"]["share"] is None
+    assert "chats" in streams.err
+    assert len(built.options) == 1
+    assert built.transcriber.resets == 1
+    assert built.options[0].languages == ["en", "es"]
+
+
+def test_a_document_is_out_before_the_next_audio_is_begun(
+    built: Built, call: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    seen = []
+    monkeypatch.setattr(sys, "stdout", out)
+    reset = built.transcriber.reset
+    monkeypatch.setattr(
+        built.transcriber, "reset", lambda: (seen.append(len(documents(out.getvalue()))), reset())
+    )
+    assert run("transcribe", call, call, call, "--json") == 0
+    assert seen == [1, 2]
+
+
+def test_a_bad_file_among_several_is_told_of_and_the_others_are_done(
+    built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.wav"
+    assert run("transcribe", missing, call, missing, call, "--json") == 1
+    streams = capsys.readouterr()
+    assert [document["audio"] for document in documents(streams.out)] == [str(call)] * 2
+    assert streams.err.count(f"whisperlab: error: {missing}: no such file\n") == 2
+
+
+def test_text_mode_prints_each_segment_with_times_and_language(
+    built: Built, call: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call) == 0
+    streams = capsys.readouterr()
+    assert streams.out.splitlines()[:2] == ["[0.0 - 1.0] en: uno 0", "[1.0 - 2.0] es: uno 1"]
+    assert "3 segments, 2 switches, 3.0 s of audio" in streams.err
+
+
+def test_real_pace_tells_when_each_segment_came_out(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "short.wav", np.tile(SECOND, 2)[: SAMPLE_RATE + 1600])
+    assert run("transcribe", tmp_path / "short.wav", "--pace", "real", "--json") == 0
+    (document,) = documents(capsys.readouterr().out)
+    (segment,) = document["segments"]
+    assert segment["emitted_at"] >= 0.999  # a second of audio cannot be heard sooner
+
+
+def test_fast_pace_tells_no_wall_clock(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("transcribe", call, "--json") == 0
+    assert "emitted_at" not in documents(capsys.readouterr().out)[0]["segments"][0]
+
+
+def test_the_trace_is_kept_where_it_was_asked_for(built: Built, call: Path, tmp_path: Path) -> None:
+    assert run("transcribe", call, "--trace", tmp_path / "call.jsonl") == 0
+    trace = read_trace(tmp_path / "call.jsonl")
+    assert len(trace.segments) == 3
+    assert trace.header["audio"]["path"] == str(call)
+
+
+def test_the_traces_of_several_audio_files_do_not_overwrite_each_other(
+    built: Built, call: Path, tmp_path: Path
+) -> None:
+    assert run("transcribe", call, call, "--trace", tmp_path / "traces") == 0
+    names = [path.name for path in sorted((tmp_path / "traces").iterdir())]
+    assert names == ["001-call.jsonl", "002-call.jsonl"]
+
+
+def test_no_trace_is_left_when_none_was_asked_for(
+    built: Built, call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    assert run("transcribe", call) == 0
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "failure,code,line",
+    [
+        (ConfigurationError("no such\n  thing"), 1, "whisperlab: error: no such thing\n"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "whisperlab: error: [Errno 28] No space left on device\n",
+        ),
+        (KeyboardInterrupt(), 130, "whisperlab: interrupted\n"),
+    ],
+)
+def test_a_failure_is_one_line_and_an_exit_code(
+    built: Built,
+    call: Path,
+    failure: BaseException,
+    code: int,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    built.transcriber.failure = failure
+    assert run("transcribe", call, "--json") == code
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.endswith(line)
+    assert "Traceback" not in streams.err
+
+
+def test_a_mistake_of_our_own_is_not_hidden(built: Built, call: Path) -> None:
+    built.transcriber.failure = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        run("transcribe", call)
+
+
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "whisperlab", "models", "list", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout
+    assert writer.stderr
+    writer.stdout.close()
+    said = writer.stderr.read()
+    writer.stderr.close()
+    assert writer.wait() == 1
+    assert said == ""
+
+
+# ---- score -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manifest(call: Path) -> Path:
+    """What the fake transcriber says of the call, but for one word."""
+    texts = ("uno 0", "uno 1", "dos 2")
+    segments = [
+        {"start": at, "end": at + 1, "lang": ("en", "es")[at % 2], "text": text, "gap_before_ms": 0}
+        for at, text in enumerate(texts)
+    ]
+    line = {
+        "audio_filepath": call.name,
+        "duration": 3.0,
+        "text": " ".join(texts),
+        "lang": "en,es",
+        "id": "call",
+        "split": "test",
+        "corpus": "mine",
+        "noise_snr_db": None,
+        "segments": segments,
+    }
+    path = call.with_name("manifest.jsonl")
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    return path
+
+
+def test_transcripts_and_traces_of_the_same_run_score_the_same(
+    built: Built, call: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, "--trace", tmp_path / "t.jsonl", "--json") == 0
+    (tmp_path / "out.jsonl").write_text(capsys.readouterr().out, encoding="utf-8")
+    totals = []
+    for heard in ("t.jsonl", "out.jsonl"):
+        assert run("score", tmp_path / heard, "--reference", manifest, "--json") == 0
+        totals += documents(capsys.readouterr().out)
+    by_trace, by_document = (document["total"] for document in totals)
+    assert by_trace["mixed_error_rate"] == by_document["mixed_error_rate"] == pytest.approx(1 / 6)
+    assert by_trace["switch_f1_at_1"] == by_document["switch_f1_at_1"] == 1.0
+    assert by_trace["real_time_factor"] is not None
+    assert by_document["real_time_factor"] is None
+
+
+def test_counts_are_added_before_they_are_divided(
+    built: Built, call: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, call, "--trace", tmp_path / "traces") == 0
+    capsys.readouterr()
+    assert run("score", tmp_path / "traces", "--reference", manifest) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["recording", "call", "call", "all"]
+
+
+def test_what_has_no_reference_cannot_be_scored_and_says_why(
+    built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, "--trace", tmp_path / "t.jsonl", "--json") == 0
+    (tmp_path / "out.jsonl").write_text(capsys.readouterr().out, encoding="utf-8")
+    for heard in ("t.jsonl", "out.jsonl"):
+        assert run("score", tmp_path / heard) == 1
+        assert "reference" in capsys.readouterr().err
+
+
+def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"no \*\.jsonl"):
+        list(score.files([tmp_path]))
+
+
+def test_a_file_that_is_neither_trace_nor_transcript_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.jsonl").write_text("not JSON\n", encoding="utf-8")
+    assert run("score", tmp_path / "notes.jsonl") == 1
+    assert "notes.jsonl" in capsys.readouterr().err
+
+
+# ---- data ------------------------------------------------------------------------------------------------
+
+
+def recording(**changes: Any) -> Recording:
+    segments = (
+        ReferenceSegment(0.5, 1.5, "en", "hello"),
+        ReferenceSegment(2.0, 3.0, "es", "hola"),
+        ReferenceSegment(3.0, 4.0, "es", "adiós"),
+    )
+    fields = {
+        "id": "mine-test-00",
+        "audio_path": Path("mine.wav"),
+        "duration": 4.5,
+        "text": "hello hola adiós",
+        "lang": "en,es",
+        "segments": segments,
+        "split": "test",
+        "corpus": "mine",
+    }
+    return Recording(**{**fields, **changes})
+
+
+def test_the_facts_of_a_split_count_switches_and_speech_by_language() -> None:
+    facts = data.facts("test", [recording(), recording(snr=20.0)])
+    assert facts == {
+        "split": "test",
+        "recordings": 2,
+        "minutes": 0.1,
+        "switches": 2,
+        "noisy": 1,
+        "speech_s": "es:4 en:2",
+    }
+
+
+def test_playing_shows_each_segment_when_it_begins() -> None:
+    now = [100.0]
+    shown: list[tuple[float, str]] = []
+    data.follow(
+        recording(),
+        lambda text: shown.append((now[0] - 100, text)),
+        clock=lambda: now[0],
+        sleep=lambda pause_s: now.__setitem__(0, now[0] + pause_s),
+    )
+    assert shown == [
+        (0.5, "[0.5 - 1.5] en: hello"),
+        (2.0, "[2.0 - 3.0] es: hola"),
+        (3.0, "[3.0 - 4.0] es: adiós"),
+    ]
+
+
+def test_a_machine_without_a_sound_player_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingDependencyError, match="alsa-utils"):
+        data.player()
+
+
+def test_all_corpora_are_listed_whether_built_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
+    assert run("data", "list", "--json") == 0
+    (rows,) = documents(capsys.readouterr().out)
+    assert {"ivr-five", "ivr-en-es"} <= {row["name"] for row in rows}
+    assert not any(row["built"] for row in rows)
+
+
+def test_an_unknown_corpus_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "build", "ivr-klingon") == 1
+    assert "ivr-five" in capsys.readouterr().err
+
+
+def test_info_describes_a_manifest_of_your_own(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "info", manifest, "--json") == 0
+    (document,) = documents(capsys.readouterr().out)
+    assert document["splits"][0]["switches"] == 2
+
+
+def test_a_recording_is_found_by_its_id_or_the_others_are_named(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data.find("call", str(manifest)).id == "call"
+    assert run("data", "play", "nobody", "--corpus", manifest) == 1
+    assert "it has call" in capsys.readouterr().err
+
+
+# ---- sweep and report ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations for which a sweep asked a transcriber; key ``logmel`` gets one that fails."""
+    configurations: list[Any] = []
+
+    def make(config: Any) -> FakeTranscriber:
+        configurations.append(config)
+        failure = OSError("out of luck") if config["key"] == "logmel" else None
+        return FakeTranscriber(failure=failure)
+
+    monkeypatch.setattr("whisperlab.models.load_model", lambda *_, **__: object())
+    monkeypatch.setattr("whisperlab.models.model_digest", lambda model: "0" * 64)
+    monkeypatch.setattr(sweep, "transcriber_maker", lambda model: make)
+    return configurations
+
+
+def test_a_sweep_runs_every_cell_once_and_resumes(
+    made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "--corpus", manifest, "--cache-sizes", "10,50", "--hash-precisions", "6,0"]
+    words += ["--out", tmp_path / "out", "--json"]
+    assert run(*words) == 0
+    (first,) = documents(capsys.readouterr().out)
+    assert (first["planned"], first["found"], first["ran"], first["failed"]) == (4, 0, 4, [])
+    assert len(first["results"]) == 4
+    assert made[0]["languages"] == ["en", "es"]
+    assert run(*words) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert run(*words, "--resume") == 0
+    (again,) = documents(capsys.readouterr().out)
+    assert (again["found"], again["ran"]) == (4, 0)
+    assert again["results"] == first["results"]
+
+
+def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
+    made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "--corpus", manifest, "--cache-sizes", "1,2,3", "--out", tmp_path / "out", "--dry-run"]
+    assert run(*words, "--json") == 0
+    assert documents(capsys.readouterr().out) == [{"planned": 15, "to_run": 15, "audio_s": 45.0}]
+    assert made == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_failed_cells_are_counted_and_can_be_run_again(
+    made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "--corpus", manifest, "--cache-sizes", "10", "--hash-precisions", "6"]
+    words += ["--keys", "rounded,logmel", "--out", tmp_path / "out"]
+    assert run(*words) == 1
+    streams = capsys.readouterr()
+    assert "1 of 2 cells failed" in streams.err
+    assert "out of luck" in streams.err
+    assert "logmel" in streams.out
+    assert run(*words, "--resume") == 1
+    assert len(made) == 2
+    assert run(*words, "--retry-failed") == 1
+    assert len(made) == 3
+
+
+def test_a_stopped_sweep_says_how_to_go_on(
+    made: list[Any],
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopped = FakeTranscriber(failure=KeyboardInterrupt())
+    monkeypatch.setattr(sweep, "transcriber_maker", lambda model: lambda config: stopped)
+    assert run("sweep", "--corpus", manifest, "--out", tmp_path / "out") == 130
+    assert f"--resume with --out {tmp_path / 'out'}" in capsys.readouterr().err
+
+
+def test_sweeps_and_traces_become_pages_with_an_index_beside_them(
+    made: list[Any],
+    built: Built,
+    call: Path,
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, trace, pages = tmp_path / "grid", tmp_path / "call.jsonl", tmp_path / "pages"
+    assert run("sweep", "--corpus", manifest, "--hash-precisions", "6", "--out", folder) == 0
+    assert run("transcribe", call, "--trace", trace) == 0
+    capsys.readouterr()
+    assert run("report", folder, trace, "--out", pages, "--json") == 0
+    (document,) = documents(capsys.readouterr().out)
+    assert document["pages"] == [str(pages / "grid.html"), str(pages / "call.html")]
+    assert document["index"] == str(pages / "index.html")
+    assert "grid.html" in (pages / "index.html").read_text(encoding="utf-8")
+
+
+def test_several_pages_do_not_fit_into_one_file(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("report", tmp_path, tmp_path / "call.jsonl", "--out", tmp_path / "page.html")
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("source", ["nothing.jsonl", "nothing"])
+def test_a_report_of_what_is_not_there_is_one_line(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("report", tmp_path / source, "--out", tmp_path) == 1
+    assert source in capsys.readouterr().err
+
+
+# ---- models, doctor, bench, profile ----------------------------------------------------------------------
+
+
+def test_models_are_listed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "list", "--json") == 0
+    (rows,) = documents(capsys.readouterr().out)
+    assert {"name", "path", "package index"} == set(rows[0])
+    assert "base" in {row["name"] for row in rows}
+
+
+@pytest.mark.parametrize("action", ["fetch", "path", "verify"])
+def test_an_unknown_model_is_one_line_that_names_the_known_ones(
+    action: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("models", action, "enormous") == 1
+    streams = capsys.readouterr()
+    assert streams.err.count("\n") == 1
+    assert "enormous" in streams.err
+    assert "base" in streams.err
+
+
+def test_weights_that_are_not_here_have_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert run("models", "path", "base") == 1
+    assert "whisperlab models fetch base" in capsys.readouterr().err
+
+
+def test_the_doctor_looks_at_everything_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert run("doctor", "--json") == 0
+    (findings,) = documents(capsys.readouterr().out)
+    by_name = {finding["name"]: finding for finding in findings}
+    assert {"python", "processor", "torch", "compiler", "disk", "weights", "speech", "browser"} <= set(
+        by_name
+    )
+    assert by_name["weights"]["status"] == "WARN"
+    assert by_name["weights"]["advice"] == "whisperlab models fetch base"
+    assert all(finding["advice"] for finding in findings if finding["status"] == "FAIL")
+
+
+def test_a_full_disk_fails_the_doctor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "LITTLE_DISK", float("inf"))
+    monkeypatch.setattr(doctor, "ENOUGH_DISK", float("inf"))
+    assert run("doctor") == 1
+    streams = capsys.readouterr()
+    assert "FAIL  disk" in streams.out
+    assert streams.err.splitlines()[-1].endswith("not usable before these are mended: disk")
+
+
+def test_instructions_are_read_from_the_processor_flags() -> None:
+    flags = "flags : avx2 avx512f avx512_bf16 avx512_vnni"
+    assert doctor.processor(flags, 2) == doctor.Finding(
+        "processor", "OK", "2 cores; AVX2, AVX-512, BF16, VNNI"
+    )
+
+
+@pytest.mark.parametrize("what", ["buffer", "metrics", "cache"])
+def test_a_small_bench_prints_a_table_and_the_same_as_json(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "APPENDS", 20)
+    assert run("bench", what, "--json") == 0
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    assert document["bench"] == what
+    assert len(document["rows"]) == 3
+
+
+def test_subjects_of_a_bench_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    subjects: dict[str, Callable[[], None]] = {name: lambda name=name: order.append(name) for name in "ab"}
+    monkeypatch.setattr(bench, "ROUNDS", 3)
+    times = bench.in_turns(subjects)
+    assert order == list("ababab")
+    assert [len(mine) for mine in times.values()] == [3, 3]
+
+
+def test_profiling_a_file_that_is_not_there_starts_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("whisperlab.profiling.workload.get_context", pytest.fail)
+    assert run("profile", tmp_path / "none.wav") == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+# ---- the console -----------------------------------------------------------------------------------------
+
+
+def test_a_table_has_names_aligned_columns_and_a_dash_for_nothing() -> None:
+    rows = [{"name": "a", "rate": 0.123456}, {"name": "longer", "rate": None}]
+    assert table(rows) == "name    rate\na       0.1235\nlonger  -"
+    assert table([]) == "(nothing)"
+
+
+def test_what_json_cannot_say_becomes_null() -> None:
+    assert finite({"a": [float("nan"), float("inf"), 1.5], 2: "nan"}) == {"a": [None, None, 1.5], "2": "nan"}
+
+
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    err = io.StringIO()
+    Console(io.StringIO(), err, json=False).error(OSError())
+    assert err.getvalue() == "whisperlab: error: OSError\n"
+
+
+# ---- with the real model ---------------------------------------------------------------------------------
+
+
+def odd_files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Awkward audio files and the exit code each must end in."""
+    tone = np.tile(SECOND, 2) * np.float32(0.5)
+    stereo = np.stack(
+        [np.interp(np.arange(0, 2, 1 / 44_100), np.arange(len(tone)) / SAMPLE_RATE, tone)] * 2, 1
+    )
+    soundfile.write(folder / "stereo-44k.wav", stereo, 44_100, subtype="PCM_16")
+    soundfile.write(folder / "8k.wav", tone[::2], 8_000, subtype="PCM_16")
+    soundfile.write(folder / "float64.wav", tone.astype(np.float64), SAMPLE_RATE, subtype="DOUBLE")
+    soundfile.write(folder / "short.wav", tone[:1600], SAMPLE_RATE)
+    holed = tone.copy()
+    holed[100] = np.nan
+    soundfile.write(folder / "nan.wav", holed, SAMPLE_RATE, subtype="FLOAT")
+    (folder / "text.wav").write_text("this is not a sound", encoding="utf-8")
+    (folder / "empty.wav").touch()
+    yield from {
+        "stereo-44k.wav": 0,
+        "8k.wav": 0,
+        "float64.wav": 0,
+        "short.wav": 0,
+        "nan.wav": 1,
+        "text.wav": 1,
+        "empty.wav": 1,
+        "missing.wav": 1,
+    }.items()
+
+
+@pytest.mark.model
+def test_odd_audio_is_transcribed_or_refused_in_one_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = dict(odd_files(tmp_path))
+    paths = [tmp_path / name for name in codes]
+    assert run("transcribe", *paths, "--languages", "en,es", "--json") == 1
+    streams = capsys.readouterr()
+    done = {Path(document["audio"]).name: document for document in documents(streams.out)}
+    assert list(done) == [name for name, code in codes.items() if code == 0]
+    assert done["short.wav"]["duration"] == pytest.approx(0.1)
+    assert done["stereo-44k.wav"]["duration"] == pytest.approx(2.0)
+    told = [line for line in streams.err.splitlines() if line.startswith("whisperlab: error: ")]
+    assert len(told) == 4
+    for line, name in zip(told, [name for name, code in codes.items() if code], strict=True):
+        assert name in line
+    assert "Traceback" not in streams.err
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--languages", "en,klingon"),
+        ("--language", "klingon"),
+        ("--model", "enormous"),
+        ("--model", "/no/such/file.pt"),
+        ("--device", "abacus"),
+    ],
+)
+def test_an_impossible_option_is_one_line_that_names_it(
+    words: tuple[str, str], call: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, *words, "--json") == 1
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    told = [line for line in streams.err.splitlines() if line.startswith("whisperlab: error: ")]
+    assert len(told) == 1
+    assert words[1].split(",")[-1] in told[0]
+    assert "Traceback" not in streams.err

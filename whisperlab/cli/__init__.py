@@ -1,0 +1,61 @@
+"""The command line: one module per command, nothing heavy imported until a command runs.
+
+Exit codes: 0 done, 1 failed (with one line saying why), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
+from whisperlab import __version__
+from whisperlab.cli import bench, data, doctor, models, profile, report, score, sweep, transcribe
+from whisperlab.cli.console import Console
+from whisperlab.errors import WhisperlabError
+
+COMMANDS = (transcribe, sweep, report, profile, bench, score, data, models, doctor)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="whisperlab", description="The lab bench for streaming Whisper on code-switching speech."
+    )
+    parser.add_argument("--version", action="version", version=f"whisperlab {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog="examples:\n" + "\n".join(f"  whisperlab {line}" for line in module.EXAMPLES),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print JSON alone on stdout, text on stderr")
+        command.set_defaults(run=module.run, parser=command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (argparse itself leaves with 2 for wrong usage)."""
+    args = build_parser().parse_args(argv)
+    console = Console(sys.stdout, sys.stderr, args.json)
+    try:
+        # Whatever a library prints must not end up between JSON documents.
+        with redirect_stdout(sys.stderr if args.json else sys.stdout):
+            return int(args.run(args, console))
+    except KeyboardInterrupt:
+        console.note("whisperlab: interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing to say, and nothing more may be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (WhisperlabError, OSError) as error:
+        console.error(error)
+        return 1

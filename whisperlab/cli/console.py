@@ -1,0 +1,75 @@
+"""Who hears what: results on stdout, what is said to people on stderr, JSON alone when it was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+
+@dataclass(slots=True, frozen=True)
+class Console:
+    """The two streams of a command and whether stdout belongs to JSON."""
+
+    out: TextIO
+    err: TextIO
+    json: bool
+
+    def show(self, text: str) -> None:
+        """A result for a person; silent when stdout belongs to JSON."""
+        if not self.json:
+            print(text, file=self.out, flush=True)
+
+    def document(self, value: Any) -> None:
+        """A result for a program: one JSON document on a line of its own; silent without ``--json``."""
+        if self.json:
+            print(json.dumps(value, ensure_ascii=False, allow_nan=False), file=self.out, flush=True)
+
+    def note(self, text: str) -> None:
+        """Something to know meanwhile."""
+        print(text, file=self.err, flush=True)
+
+    def error(self, error: BaseException) -> None:
+        """Why something failed, as one line."""
+        self.note(f"whisperlab: error: {one_line(error)}")
+
+
+def one_line(error: BaseException) -> str:
+    """The words of an error without line breaks; its name when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records with the same keys as aligned columns under their names.
+
+    >>> print(table([{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]))
+    name  size
+    base  74
+    tiny  39
+    """
+    if not rows:
+        return "(nothing)"
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def finite(value: Any) -> Any:
+    """The same JSON-able value with NaN and infinities as null, which is all that JSON can say of them."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

@@ -1,0 +1,194 @@
+"""Look over this machine: what whisperlab needs, what it can use, and what is missing and how to get it.
+
+OK is fine, WARN costs speed or an optional command, FAIL means whisperlab cannot work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from whisperlab.cli.console import Console, one_line
+from whisperlab.cli.models import described
+from whisperlab.errors import WhisperlabError
+
+HELP = "what this machine offers and what is missing"
+EXAMPLES = ("doctor", "doctor --json")
+
+# What each extra of pyproject.toml brings, by distribution name.
+EXTRAS = {
+    "data": ("av",),
+    "report": ("matplotlib", "jinja2"),
+    "notebook": ("papermill", "nbconvert", "ipykernel", "ipywidgets"),
+    "profile": ("memray", "pyinstrument", "line-profiler"),
+    "peers": ("faster-whisper",),
+}
+CPU_FLAGS = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512f",),
+    "BF16": ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
+    "VNNI": ("avx512_vnni", "avx_vnni"),
+}
+ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """One thing looked at; ``advice`` says what to do when it is not OK."""
+
+    name: str
+    status: Literal["OK", "WARN", "FAIL"]
+    detail: str
+    advice: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``whisperlab doctor``."""
+    parser.add_argument("--model", default="base", help="the weights to look for (default: %(default)s)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Print every finding; 1 when one of them is a FAIL."""
+    findings = list(examine(args.model))
+    console.document([asdict(finding) for finding in findings])
+    for finding in findings:
+        advice = f" -> {finding.advice}" if finding.advice else ""
+        console.show(f"{finding.status:<4}  {finding.name:<9} {finding.detail}{advice}")
+    failed = [finding.name for finding in findings if finding.status == "FAIL"]
+    if failed:
+        console.note(f"whisperlab: error: not usable before these are mended: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def examine(model: str) -> Iterator[Finding]:
+    """All findings, the foundations first."""
+    yield python()
+    yield processor(_read("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
+    yield torch()
+    yield compiler()
+    yield disk()
+    yield weights(model)
+    yield speech()
+    yield from extras()
+    yield browser()
+
+
+def python() -> Finding:
+    """The interpreter."""
+    status: Literal["OK", "FAIL"] = "OK" if sys.version_info >= (3, 11) else "FAIL"
+    return Finding("python", status, f"{platform.python_version()}, whisperlab {version('whisperlab')}")
+
+
+def processor(cpuinfo: str, cores: int) -> Finding:
+    """Cores this process may use, and the instructions that make the encoder fast.
+
+    >>> processor("flags : fpu avx2 avx512f", 2)
+    Finding(name='processor', status='WARN', detail='2 cores; AVX2, AVX-512; no BF16, no VNNI', advice='')
+    """
+    flags = set(cpuinfo.split())
+    have = [name for name, words in CPU_FLAGS.items() if flags.intersection(words)]
+    lack = [f"no {name}" for name in CPU_FLAGS if name not in have]
+    detail = "; ".join(filter(None, [f"{cores} cores", ", ".join(have), ", ".join(lack)]))
+    return Finding("processor", "WARN" if lack else "OK", detail)
+
+
+def torch() -> Finding:
+    """The build of torch, its threads and devices."""
+    try:
+        import torch as library
+    except (ImportError, OSError) as error:
+        return Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
+    threads = library.get_num_threads()
+    device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
+    isa = library.backends.cpu.get_cpu_capability()
+    detail = f"{library.__version__}, {isa}, {threads} threads, {device}"
+    if threads > len(os.sched_getaffinity(0)):
+        return Finding("torch", "WARN", detail, "more threads than cores: set OMP_NUM_THREADS")
+    return Finding("torch", "OK", detail)
+
+
+def compiler() -> Finding:
+    """A C++ compiler, which only the compiled encoder needs."""
+    found = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    if found:
+        return Finding("compiler", "OK", f"{found} (for the compiled encoder)")
+    return Finding("compiler", "WARN", "none; the compiled encoder cannot be used", "apt-get install g++")
+
+
+def disk() -> Finding:
+    """Room for weights, speech and traces."""
+    from whisperlab.models import cache_dir
+
+    folder = cache_dir()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    status: Literal["OK", "WARN", "FAIL"] = (
+        "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
+    )
+    advice = "" if status == "OK" else "make room, or set WHISPERLAB_CACHE to a roomier folder"
+    return Finding("disk", status, f"{free / 1e9:.1f} GB free for {folder}", advice)
+
+
+def weights(model: str) -> Finding:
+    """Whether the model's weights are here and are what they should be."""
+    from whisperlab import models
+
+    try:
+        found = models.verify(model)
+    except (WhisperlabError, OSError) as error:
+        return Finding("weights", "WARN", one_line(error), f"whisperlab models fetch {model}")
+    if found.trusted is False:
+        return Finding("weights", "FAIL", found.evidence, f"delete {found.path} and fetch it again")
+    return Finding("weights", "OK", described(found))
+
+
+def speech() -> Finding:
+    """Which corpora have been built."""
+    from whisperlab import corpora
+
+    built = [name for name in corpora.list_corpora() if corpora.is_built(name)]
+    if built:
+        return Finding("speech", "OK", f"built: {', '.join(built)}")
+    return Finding("speech", "WARN", "no corpus built yet", "whisperlab data build ivr-five")
+
+
+def extras() -> Iterator[Finding]:
+    """The optional libraries, extra by extra; ffmpeg is not among them, nothing here calls it."""
+    for extra, names in EXTRAS.items():
+        missing = [name for name in names if not _installed(name)]
+        if missing:
+            advice = f"pip install 'whisperlab[{extra}]'"
+            yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
+        else:
+            yield Finding("extra", "OK", f"{extra}: {', '.join(names)}")
+
+
+def browser() -> Finding:
+    """Chromium, which only the browser tests need."""
+    found = shutil.which("chromium")
+    if found:
+        return Finding("browser", "OK", f"{found} (for the browser tests)")
+    return Finding("browser", "WARN", "none; the browser tests need one", "apt-get install chromium")
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

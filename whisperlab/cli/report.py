@@ -1,0 +1,90 @@
+"""Turn what was measured into offline HTML pages: a sweep's folder, traces, or notebooks, which are executed.
+
+Every page is one file that needs no network. The index.html beside it lists all pages of the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from whisperlab.cli.console import Console
+
+HELP = "sweeps, traces and notebooks to offline HTML"
+EXAMPLES = (
+    "report reports/demo-sweep --out reports",
+    "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
+    "report notebooks/01_quickstart.ipynb --out reports",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``whisperlab report``."""
+    parser.add_argument(
+        "sources", nargs="+", type=Path, metavar="SOURCE", help="a sweep's folder, trace files, or notebooks"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports"),
+        metavar="PAGE|DIR",
+        help="the page, or a folder for pages (default: %(default)s)",
+    )
+    parser.add_argument("--title", help="the heading of a page made of a sweep or of traces")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Write the pages and the index beside them, and print where they are."""
+    from whisperlab.report.index import write_index
+
+    folders = [path for path in args.sources if path.is_dir()]
+    notebooks = [path for path in args.sources if path.suffix == ".ipynb"]
+    traces = [path for path in args.sources if path not in folders and path not in notebooks]
+    jobs = [(_sweep, [folder]) for folder in folders]
+    jobs += [(_traces, traces)] if traces else []
+    jobs += [(_notebook, [notebook]) for notebook in notebooks]
+    if args.out.suffix == ".html" and len(jobs) > 1:
+        args.parser.error(f"--out is one page, but {len(jobs)} would be written: give a folder")
+    pages = []
+    for job, sources in jobs:
+        page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
+        console.note(f"{', '.join(map(str, sources))} -> {page}")
+        job(sources, page, args.title)
+        pages.append(page)
+    index = write_index(pages[0].parent)
+    console.document({"pages": [str(page) for page in pages], "index": str(index)})
+    for page in (*pages, index):
+        console.show(str(page))
+    return 0
+
+
+def _sweep(sources: Sequence[Path], page: Path, title: str | None) -> None:
+    """One sweep's folder as a page."""
+    from whisperlab.report.sweep import from_rows
+    from whisperlab.sweep import read_rows
+
+    folder = sources[0]
+    rows = read_rows(folder)
+    from_rows(rows, folder=folder, title=title or folder.name, command=_command(sources)).render(page)
+
+
+def _traces(sources: Sequence[Path], page: Path, title: str | None) -> None:
+    """Traces, together, as a page."""
+    from whisperlab.report.sweep import from_traces
+    from whisperlab.trace import read_trace
+
+    traces = map(read_trace, sources)
+    from_traces(traces, title=title or "Traces", command=_command(sources)).render(page)
+
+
+def _notebook(sources: Sequence[Path], page: Path, title: str | None) -> None:
+    """A notebook, executed, as a page; its own first heading is the title."""
+    from whisperlab.report.notebook import run_notebook
+
+    run_notebook(sources[0], page, {})
+
+
+def _command(sources: Sequence[Path]) -> str:
+    return shlex.join(["whisperlab", "report", *map(str, sources)])

@@ -1,0 +1,152 @@
+"""Score what was heard against what was said: words by language, language of the speech, switches, delays.
+
+Takes traces, or what `transcribe --json` printed. The reference is the one kept in a trace, or that of the
+same recording in --reference. Counts are added over the recordings first and divided afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisperlab.cli.console import Console, table
+from whisperlab.errors import ConfigurationError, TraceError
+
+if TYPE_CHECKING:
+    from whisperlab.scoring import Score
+    from whisperlab.trace import Reference
+
+    References = Mapping[str, Reference]
+
+HELP = "traces or transcripts to error rates"
+EXAMPLES = (
+    "score reports/demo-sweep/traces",
+    "score call.jsonl --reference manifest.jsonl --json",
+)
+# The rates of the table; --json has all of them.
+COLUMNS = {
+    "words wrong": "mixed_error_rate",
+    "language wrong": "language_error_rate",
+    "switch F1 at 1 s": "switch_f1_at_1",
+    "false switches/h": "false_switches_per_hour",
+    "delay p50 s": "decision_delay_p50",
+    "real-time factor": "real_time_factor",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``whisperlab score``."""
+    parser.add_argument(
+        "heard",
+        nargs="+",
+        type=Path,
+        metavar="HEARD",
+        help="traces, folders of traces, or transcribe's JSON lines",
+    )
+    parser.add_argument(
+        "--reference", type=Path, metavar="MANIFEST", help="a manifest with the true segments"
+    )
+    parser.add_argument(
+        "--keep-diacritics", action="store_true", help="count á for a as wrong (some references lack accents)"
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Print the rates of each recording and of all together."""
+    from whisperlab.scoring import pooled
+
+    references = read_references(args.reference) if args.reference else {}
+    scores = list(scored(files(args.heard), references, fold_diacritics=not args.keep_diacritics))
+    total = pooled(score for _, score in scores)
+    rates = [(name, score.rates()) for name, score in scores]
+    console.document(
+        {
+            "recordings": [{"recording": name, "rates": mine} for name, mine in rates],
+            "total": total.rates(),
+            "counts": total.to_dict(),
+        }
+    )
+    shown = [*rates, ("all together", total.rates())]
+    console.show(
+        table(
+            [
+                {"recording": name} | {title: mine[rate] for title, rate in COLUMNS.items()}
+                for name, mine in shown
+            ]
+        )
+    )
+    return 0
+
+
+def files(heard: Iterable[Path]) -> Iterator[Path]:
+    """The files themselves, and the ``*.jsonl`` of folders in order of name."""
+    for path in heard:
+        inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not inside:
+            raise TraceError(f"no *.jsonl in the folder {path}")
+        yield from inside
+
+
+def read_references(manifest: Path) -> dict[str, Reference]:
+    """The reference of each recording of a manifest, by its id and by the name of its audio file."""
+    from whisperlab.corpora import read_manifest
+    from whisperlab.trace import Reference
+
+    references = {}
+    for recording in read_manifest(manifest):
+        reference = Reference.from_dict(recording.reference)
+        references[recording.audio_path.stem] = references[recording.id] = reference
+    return references
+
+
+def scored(
+    paths: Iterable[Path], references: References, *, fold_diacritics: bool
+) -> Iterator[tuple[str, Score]]:
+    """The name and score of every recording in the files."""
+    from whisperlab.scoring import score_trace
+    from whisperlab.trace import read_trace
+
+    for path in paths:
+        documents = read_documents(path)
+        if documents is None:
+            trace = read_trace(path)
+            reference = references.get(trace.recording)
+            yield trace.recording, score_trace(trace, reference, fold_diacritics=fold_diacritics)
+        else:
+            for document in documents:
+                yield _score_document(document, references, fold_diacritics)
+
+
+def read_documents(path: Path) -> list[dict[str, Any]] | None:
+    """The documents ``transcribe --json`` wrote, or None when the file is not of that kind."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError:
+        return None
+    fields = {"audio", "duration", "segments", "switches"}
+    whole = all(isinstance(line, dict) and fields <= line.keys() and "kind" not in line for line in lines)
+    return lines if lines and whole else None
+
+
+def _score_document(
+    document: Mapping[str, Any], references: References, fold_diacritics: bool
+) -> tuple[str, Score]:
+    from whisperlab.scoring import score
+    from whisperlab.segments import SessionSegment, Switch
+
+    name = Path(document["audio"]).stem
+    if name not in references:
+        raise ConfigurationError(f"no reference for {name!r}: give --reference a manifest that has it")
+    fields = SessionSegment.__slots__
+    segments = [SessionSegment(**{field: item[field] for field in fields}) for item in document["segments"]]
+    switches = [Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in document["switches"]]
+    return name, score(
+        references[name],
+        segments,
+        switches,
+        duration=document["duration"],
+        fold_diacritics=fold_diacritics,
+    )

@@ -1,0 +1,163 @@
+"""Run a grid of configurations over recordings: every pair leaves a row in results.jsonl and a trace.
+
+A sweep can be stopped at any time; --resume goes on where it stopped. Without decoding (--no-decode) only
+language-ID runs, which is all that the cache's hit and false-hit rates depend on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisperlab.cli.arguments import comma_list, positive_int, share, whole_numbers
+from whisperlab.cli.console import Console, table
+from whisperlab.errors import SweepError
+
+if TYPE_CHECKING:
+    from whisper.model import Whisper
+
+    from whisperlab.corpora import Recording
+    from whisperlab.sweep import Grid, Row
+    from whisperlab.trace import StreamTranscriber
+
+HELP = "a grid of configurations over recordings"
+EXAMPLES = (
+    "sweep --corpus ivr-five --cache-sizes 10,50 --hash-precisions 6,0 --no-decode --out reports/s",
+    "sweep --corpus my/manifest.jsonl --keys rounded,span,logmel --limit 3 --out reports/s --dry-run",
+)
+# The columns of the table; --json has all of them.
+COLUMNS = {
+    "key": "config.key",
+    "precision": "config.hash_precision",
+    "size": "config.cache_size",
+    "hop ms": "config.lid_hop_ms",
+    "hit rate": "cache.hit_rate",
+    "false-hit rate": "cache.false_hit_rate",
+    "language wrong": "rates.language_error_rate_frames",
+    "words wrong": "rates.mixed_error_rate",
+    "failed": "failed",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``whisperlab sweep``."""
+    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST")
+    parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
+    parser.add_argument("--model", default="base", help="model name or checkpoint file")
+    parser.add_argument("--languages", type=comma_list, metavar="en,es", help="default: those of the corpus")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--cache-sizes", type=whole_numbers, default=[10, 50], metavar="10,50")
+    parser.add_argument("--hash-precisions", type=whole_numbers, default=[6, 4, 2, 1, 0], metavar="6,4,2,1,0")
+    parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel")
+    parser.add_argument("--lid-hop-ms", type=whole_numbers, default=[100], metavar="100,300")
+    parser.add_argument(
+        "--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked"
+    )
+    parser.add_argument("--no-decode", action="store_true", help="language-ID only: no text, much faster")
+    parser.add_argument("--out", type=Path, default=Path("reports/sweep"), metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="go on with what DIR already holds")
+    parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed cells again")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
+    from whisperlab import corpora, models, sweep
+
+    _check_out(args)
+    recordings = corpora.load(args.corpus, args.split)[: args.limit]
+    configurations = grid(args, recordings).configurations()
+    model = models.load_model(args.model, args.device, say=console.note)
+    digest = models.model_digest(model)
+    if args.dry_run:
+        return _say_plan(args, console, sweep.plan(configurations, recordings, digest))
+    try:
+        outcome = sweep.run_sweep(
+            configurations,
+            recordings,
+            args.out,
+            make_transcriber=transcriber_maker(model),
+            model_digest=digest,
+            retry_failed=args.retry_failed,
+            say=console.note,
+        )
+    except KeyboardInterrupt:
+        console.note(f"--resume with --out {args.out} goes on where this sweep was stopped")
+        raise
+    results = summary(sweep.read_rows(args.out))
+    console.document(
+        {
+            "out": str(args.out),
+            "planned": outcome.planned,
+            "found": outcome.found,
+            "ran": outcome.ran,
+            "failed": outcome.failed,
+            "results": results,
+        }
+    )
+    console.show(table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
+    if outcome.failed:
+        raise SweepError(
+            f"{len(outcome.failed)} of {outcome.planned} cells failed; --retry-failed runs them again"
+        )
+    return 0
+
+
+def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
+    """The grid the arguments describe; the languages are those of the recordings when none are given."""
+    from whisperlab.sweep import Grid
+
+    spoken = sorted({language for recording in recordings for language in recording.languages})
+    return Grid(
+        cache_size=args.cache_sizes,
+        hash_precision=args.hash_precisions,
+        key=args.keys,
+        lid_hop_ms=args.lid_hop_ms,
+        decode=not args.no_decode,
+        fixed={
+            "model": args.model,
+            "languages": args.languages or spoken or None,
+            "device": args.device,
+            "shadow_rate": args.shadow_rate,
+        },
+    )
+
+
+def transcriber_maker(model: Whisper) -> Callable[[Mapping[str, Any]], StreamTranscriber]:
+    """A function from a configuration to its transcriber; the model is loaded once and shared."""
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    return lambda config: SessionRestartTranscriber(**{**config, "model": model})
+
+
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One record per configuration: ``whisperlab.sweep.summarise`` without NaN."""
+    from whisperlab.sweep import summarise
+
+    records: list[dict[str, Any]] = json.loads(summarise(rows).to_json(orient="records"))
+    return records
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    from whisperlab.sweep import STORE
+
+    store = args.out / STORE
+    if store.exists() and not (args.resume or args.retry_failed or args.dry_run):
+        raise SweepError(
+            f"{store} holds results already: --resume goes on with it, --out takes another folder"
+        )
+
+
+def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Any]) -> int:
+    from whisperlab.sweep import read_rows, remaining
+
+    rows = read_rows(args.out) if args.out.is_dir() else []
+    todo = remaining(tasks, rows, retry_failed=args.retry_failed)
+    audio_s = sum(task.recording.duration for task in todo)
+    console.document({"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s})
+    console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
+    return 0
