@@ -11,9 +11,11 @@ MODEL := base
 REPORTS := reports
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-# The demo's sweep: the guide's two knobs, by three kinds of key, on a few recordings.
-DEMO_SWEEP := --corpus ivr-five --split test --limit 3 --cache-sizes 10,50 --hash-precisions 6,2,0 \
-	--keys rounded,span,logmel --no-decode
+# The demo's sweep: the guide's two knobs and three kinds of key, then the text of the same recordings once.
+DEMO := $(REPORTS)/demo-sweep
+DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(DEMO) --resume
+DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded,span,logmel --no-decode
+DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
@@ -26,18 +28,17 @@ help: ## list the targets
 demo: environment weights speech ## real weights and real speech, a small sweep, notebooks: reports/index.html
 	$(call say,what this machine offers)
 	@$(BIN)/whisperlab doctor
-	$(call say,one recording with its text as it becomes final)
-	@$(BIN)/whisperlab data play ivr-five --split test --limit 1 --model $(MODEL)
 	$(call say,a small sweep over cache size and hash precision)
-	@$(BIN)/whisperlab sweep --model $(MODEL) $(DEMO_SWEEP) --out $(REPORTS)/demo-sweep --resume
-	@$(BIN)/whisperlab report $(REPORTS)/demo-sweep --out $(REPORTS)/demo-sweep.html
+	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_GRID)
+	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_TEXT)
+	@$(BIN)/whisperlab report $(DEMO) --out $(REPORTS)
 	$(call say,notebooks)
 	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
 	@printf '\nOpen %s\n' "$(abspath $(REPORTS)/index.html)"
 
 test: environment lint browser weights speech ## lint, types, and every test: model, browser and notebooks too
 	$(call say,tests)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --doctest-modules whisperlab tests
 
 lint: environment ## ruff, mypy --strict, and no outputs in notebooks
 	$(call say,lint and types)

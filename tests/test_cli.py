@@ -332,7 +332,7 @@ def test_a_mistake_of_our_own_is_not_hidden(built: Built, call: Path) -> None:
 
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
     writer = subprocess.Popen(
-        [sys.executable, "-m", "whisperlab", "models", "list", "--json"],
+        [sys.executable, "-m", "whisperlab", "data", "list", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
