@@ -1,0 +1,428 @@
+"""A grid of configurations over recordings: each pair leaves one row in a store and one trace beside it.
+
+The store is a file of JSON lines that only ever grows, so a sweep can be killed at any moment and continued:
+a row is named by what it depends on (configuration, audio, weights, version of whisperlab), and what is there
+is not run again. The newest row of a name counts; trying a failed task again adds a row after the failed one.
+
+Hit rates and false-hit rates of the cache do not depend on decoding: a configuration with ``"decode": false``
+runs language-ID only, which makes a large sweep over the cache cheap. Such rows have no text rates.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pandas as pd
+from tqdm import tqdm
+
+from whisperlab import __version__
+from whisperlab.audio import audio_digest, read_audio
+from whisperlab.cache import make_key
+from whisperlab.errors import ConfigurationError, SweepError
+from whisperlab.scoring import Score, pooled, score_trace
+from whisperlab.trace import StreamTranscriber, Trace, record
+
+if TYPE_CHECKING:
+    from whisperlab.corpora.manifest import Recording
+
+logger = logging.getLogger("whisperlab")
+
+Config: TypeAlias = Mapping[str, Any]  # JSON-able options of one transcriber
+Row: TypeAlias = dict[str, Any]
+MakeTranscriber: TypeAlias = Callable[[Config], StreamTranscriber]
+Say: TypeAlias = Callable[[str], object]
+
+STORE = "results.jsonl"
+TRACES = "traces"
+AXES = ("cache_size", "hash_precision", "key", "lid_hop_ms")
+
+
+@dataclass(slots=True, frozen=True)
+class Grid:
+    """The values to try of each swept option; ``fixed`` holds the options all configurations share.
+
+    Defaults are the transcriber's. With ``decode`` False only language-ID runs.
+    """
+
+    cache_size: Sequence[int] = (50,)
+    hash_precision: Sequence[int] = (6,)
+    key: Sequence[str] = ("rounded",)
+    lid_hop_ms: Sequence[int] = (100,)
+    decode: bool = True
+    fixed: Config = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for axis in AXES:
+            if isinstance(getattr(self, axis), str) or not getattr(self, axis):
+                raise ConfigurationError(f"{axis} needs a list of values, got {getattr(self, axis)!r}")
+        if twice := {*AXES, "decode"} & self.fixed.keys():
+            raise ConfigurationError(f"fixed options that the grid sets itself: {', '.join(sorted(twice))}")
+
+    def configurations(self) -> list[dict[str, Any]]:
+        """Every combination once, the first axis changing slowest.
+
+        An exact key has nothing to round, so it runs with the first precision only.
+        """
+        values = itertools.product(*(dict.fromkeys(getattr(self, axis)) for axis in AXES))
+        swept = [dict(zip(AXES, combination, strict=True)) for combination in values]
+        return [{**self.fixed, "decode": self.decode, **one} for one in swept if self._tells(one)]
+
+    def _tells(self, swept: Config) -> bool:
+        precision = swept["hash_precision"]
+        return precision == self.hash_precision[0] or not make_key(swept["key"], precision).exact
+
+
+@dataclass(slots=True, frozen=True)
+class Task:
+    """One configuration to run over one recording. ``key`` names the result by all it depends on."""
+
+    key: str
+    config: Config
+    recording: Recording
+    audio_sha256: str
+    model_digest: str
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """What a sweep did: tasks in all, found done, run now; the rows of those that failed, now or earlier."""
+
+    planned: int
+    found: int
+    ran: int
+    failed: tuple[Row, ...]
+    repaired_bytes: int
+
+
+def task_key(config: Config, audio_sha256: str, model_digest: str, version: str = __version__) -> str:
+    """SHA-256 over the canonical JSON of everything a result depends on, in hex.
+
+    Raises ConfigurationError for a configuration that JSON cannot hold.
+    """
+    try:
+        parts = [dict(config), audio_sha256, model_digest, version]
+        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"a configuration must be plain JSON, got {dict(config)!r:.200}: {error}"
+        ) from error
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def plan(configurations: Iterable[Config], recordings: Iterable[Recording], model_digest: str) -> list[Task]:
+    """All tasks, configuration by configuration. Reads the audio of every recording once, for its digest.
+
+    Raises SweepError when two of the recordings are the same audio: their results would have one name.
+    """
+    heard: dict[str, Recording] = {}
+    for recording in recordings:
+        digest = audio_digest(read_audio(recording.audio_path))
+        if digest in heard:
+            raise SweepError(f"recordings {heard[digest].id!r} and {recording.id!r} are the same audio")
+        heard[digest] = recording
+    pairs = itertools.product(configurations, heard.items())
+    return [
+        Task(task_key(config, digest, model_digest), config, recording, digest, model_digest)
+        for config, (digest, recording) in pairs
+    ]
+
+
+def remaining(tasks: Iterable[Task], rows: Iterable[Row], *, retry_failed: bool = False) -> list[Task]:
+    """The tasks that have no row yet; with ``retry_failed`` those whose newest row is a failure, too."""
+    done = {row["key"] for row in rows if row["status"] == "ok" or not retry_failed}
+    return [task for task in tasks if task.key not in done]
+
+
+def run_sweep(
+    configurations: Iterable[Config],
+    recordings: Iterable[Recording],
+    out: str | Path,
+    *,
+    make_transcriber: MakeTranscriber,
+    model_digest: str,
+    retry_failed: bool = False,
+    progress: bool = True,
+    say: Say = logger.info,
+) -> Outcome:
+    """Run every configuration over every recording that the store in ``out`` has no row for.
+
+    ``make_transcriber`` is called with the configuration once a task, in this process; load the model outside
+    it, once. ``progress`` draws a bar on stderr that knows how much audio is left. A task that raises leaves
+    a failed row and the sweep goes on. Ctrl-C leaves a valid store, says how to continue, and is raised.
+    Raises SweepError when the store is damaged, cannot be written, or another sweep is running in ``out``.
+    """
+    out = Path(out)
+    tasks = plan(configurations, recordings, model_digest)
+    if not tasks:
+        raise SweepError("a sweep needs at least one configuration and one recording")
+    with _sole_writer(out):
+        repaired = _repair(out, say)
+        todo = remaining(tasks, read_rows(out), retry_failed=retry_failed)
+        say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
+        _run_all(todo, out, make_transcriber, progress, say)
+        newest = {row["key"]: row for row in read_rows(out)}
+    failed = tuple(newest[task.key] for task in tasks if newest[task.key]["status"] == "failed")
+    for row in failed:
+        say(f"failed: {row['recording']} with {_short(row['config'])}: {row['error']}")
+    return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, repaired)
+
+
+def run_task(
+    task: Task,
+    out: Path,
+    make_transcriber: MakeTranscriber,
+    heard: Callable[[float], object] | None = None,
+) -> Row:
+    """Run one task and return its row; what goes wrong becomes a failed row.
+
+    ``heard`` is called with the seconds of audio done so far. The row's ``trace`` is relative to ``out``;
+    ``peak_rss_bytes`` is that of the whole process, model included, while the task ran.
+    """
+    row = _identity(task)
+    _reset_peak_memory()
+    try:
+        trace = record(
+            make_transcriber(task.config),
+            read_audio(task.recording.audio_path),
+            out / row["trace"],
+            recording=task.recording.id,
+            reference=task.recording.reference,
+            audio_path=task.recording.audio_path,
+            progress=heard,
+        )
+        return {**row, **_measured(trace, task.config)}
+    except Exception as error:
+        logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=True)
+        return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}", "trace": None}
+
+
+def read_rows(out: str | Path) -> list[Row]:
+    """The newest row of every task in a sweep's folder, in the order the tasks were first run.
+
+    A last line cut short by a crash is left out. Raises SweepError, with file and line, for a damaged store,
+    and when there is no folder ``out``.
+    """
+    path = Path(out) / STORE
+    if not path.parent.is_dir():
+        raise SweepError(f"{out}: no such folder, so no sweep in it")
+    return list({row["key"]: row for row in _parse(path, _whole_lines(path))}.values())
+
+
+def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line per row, nested fields flattened with dots: ``config.key``, ``rates.mixed_error_rate``, ...
+
+    Counts are left out: they are lists and tables, there to be added up. See ``summarise``.
+    """
+    return pd.json_normalize([{**row, "counts": {}} for row in rows])
+
+
+def summarise(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line per configuration: counts summed over its recordings, then divided.
+
+    Columns are ``config.*``, ``rates.*`` (see ``Score.rates``), ``cache.*`` (``cache.false_hit_rate`` is None
+    where no hit was checked) and totals. Weights and versions are told apart like configurations.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        of = [row["config"], row["model_digest"], row["whisperlab"]]
+        groups.setdefault(json.dumps(of, sort_keys=True), []).append(row)
+    return pd.json_normalize([_summary(group) for group in groups.values()])
+
+
+def _summary(rows: Sequence[Row]) -> Row:
+    finished = [row for row in rows if row["status"] == "ok"]
+    summary = {
+        **{name: rows[0][name] for name in ("config", "model_digest", "whisperlab")},
+        "recordings": len(finished),
+        "failed": len(rows) - len(finished),
+    }
+    if not finished:
+        return summary
+    return {
+        **summary,
+        "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), rows[0]["config"]),
+        "cache": _cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
+        "duration": sum(row["duration"] for row in finished),
+        "compute_s": sum(row["compute_s"] for row in finished),
+        "peak_rss_bytes": max(row["peak_rss_bytes"] or 0 for row in finished) or None,
+    }
+
+
+def _cache_summary(caches: Sequence[Mapping[str, Any]]) -> Row:
+    """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
+    total: Counter[str] = Counter()
+    for cache in caches:
+        shadow = cache.get("shadow", {})
+        total.update({name: cache.get(name, 0) for name in ("hits", "misses", "evictions")})
+        total.update({name: shadow.get(name, 0) for name in ("checked", "false_hits")})
+        total.update(cache.get("hits_by_cause", {}))
+    lookups = total["hits"] + total["misses"]
+    slowest = [cache["lookup_ms"]["p95"] for cache in caches if cache.get("lookup_ms", {}).get("n")]
+    return {
+        **total,
+        "hit_rate": total["hits"] / lookups if lookups else None,
+        "false_hit_rate": total["false_hits"] / total["checked"] if total["checked"] else None,
+        "lookup_p95_ms": max(slowest, default=None),
+    }
+
+
+def _identity(task: Task) -> Row:
+    """The fields a row has whether or not its task succeeds."""
+    recording = task.recording
+    return {
+        "key": task.key,
+        "config": dict(task.config),
+        "recording": recording.id,
+        "corpus": recording.corpus,
+        "split": recording.split,
+        "audio_sha256": task.audio_sha256,
+        "model_digest": task.model_digest,
+        "whisperlab": __version__,
+        "status": "ok",
+        "error": None,
+        "counts": {},
+        "rates": {},
+        "statistics": {},
+        "trace": f"{TRACES}/{task.key}.jsonl",
+        "duration": recording.duration,
+        "compute_s": None,
+        "peak_rss_bytes": None,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _measured(trace: Trace, config: Config) -> Row:
+    score = score_trace(trace)
+    return {
+        "counts": score.to_dict(),
+        "rates": _rates(score, config),
+        "statistics": trace.statistics,
+        "duration": trace.duration,
+        "compute_s": trace.compute_s,
+        "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
+    }
+
+
+# Rates of the final segments. Without decoding there are none, and all speech would count as missed.
+_SEGMENT_RATES: Row = {"mixed_error_rate": None, "error_rate_by_language": {}, "language_error_rate": None}
+
+
+def _rates(score: Score, config: Config) -> Row:
+    return score.rates() if config.get("decode", True) else {**score.rates(), **_SEGMENT_RATES}
+
+
+def _run_all(
+    todo: Sequence[Task], out: Path, make_transcriber: MakeTranscriber, progress: bool, say: Say
+) -> None:
+    """Run and store task after task, under a bar that counts seconds of audio."""
+    bar = tqdm(
+        total=sum(task.recording.duration for task in todo),
+        desc="sweep",
+        disable=not progress,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
+    )
+    finished_s, failures = 0.0, 0
+    with bar, _explained(out, say):
+        for number, task in enumerate(todo, 1):
+            bar.set_postfix_str(f"task {number}/{len(todo)}, {failures} failed")
+            row = run_task(task, out, make_transcriber, partial(_advance, bar, finished_s))
+            _append(out / STORE, row)
+            failures += row["status"] == "failed"
+            finished_s += task.recording.duration
+            _advance(bar, finished_s, 0.0)
+
+
+def _advance(bar: tqdm[Any], before_s: float, heard_s: float) -> None:
+    bar.n = min(
+        before_s + heard_s, bar.total
+    )  # set, not added up: a rounding error past the total would warn
+    bar.update(0)
+
+
+@contextmanager
+def _explained(out: Path, say: Say) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(
+            f"stopped; {out / STORE} holds everything that was finished: run the same sweep again to continue"
+        )
+        raise
+
+
+@contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    """Make the folder and hold it against another sweep; the system lets go when a process dies."""
+    (out / TRACES).mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SweepError(f"another sweep is running in {out}") from error
+        yield
+
+
+def _append(path: Path, row: Row) -> None:
+    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk."""
+    line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise SweepError(f"{path}: cannot add a result: {error.strerror}") from error
+    if written < len(line):
+        raise SweepError(f"{path}: the disk took {written} of the {len(line)} bytes of a result")
+
+
+def _repair(out: Path, say: Say) -> int:
+    """Cut off a last line that a crash left unfinished; returns how many bytes went."""
+    path = out / STORE
+    torn = path.stat().st_size - len(_whole_lines(path)) if path.exists() else 0
+    if torn:
+        os.truncate(path, path.stat().st_size - torn)
+        say(f"{path}: the last line was cut short; removed its {torn} bytes, that task runs again")
+    return torn
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The store up to its last line end; a row is complete when its line end is there."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(path: Path, content: bytes) -> Iterator[Row]:
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise SweepError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
+            raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}")
+        yield row
+
+
+def _reset_peak_memory() -> None:
+    """Make VmHWM start anew, where the system allows it; otherwise it is the peak since the process began."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _short(config: Config) -> str:
+    return ", ".join(f"{name}={value}" for name, value in config.items())
