@@ -1,0 +1,336 @@
+"""The comparison arm: every peer is asked the same, timed alike, and scored by one set of rules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisperlab import corpora, models, peers
+from whisperlab.audio import FloatArray, read_audio, write_wav
+from whisperlab.corpora import Recording, ReferenceSegment
+from whisperlab.errors import ConfigurationError, MissingDependencyError
+from whisperlab.segments import ProcessResult, SessionSegment, Switch
+from whisperlab.timeline import SAMPLE_RATE, samples
+from whisperlab.trace import Reference
+
+SCENE = (
+    ReferenceSegment(0.0, 1.0, "en", "one two"),
+    ReferenceSegment(1.2, 2.0, "es", "tres cuatro"),
+    ReferenceSegment(2.2, 3.0, "en", "five six"),
+)
+SILENCE = np.zeros(3 * SAMPLE_RATE, np.float32)
+
+
+def recording(folder: Path, name: str = "scene") -> Recording:
+    path = folder / f"{name}.wav"
+    write_wav(path, SILENCE)
+    text = " ".join(segment.text for segment in SCENE)
+    return Recording(name, path, 3.0, text, "en,es", SCENE, "test", "made")
+
+
+def reference() -> Reference:
+    fields = ("start", "end", "lang", "text")
+    return Reference.from_dict({"segments": [{f: getattr(s, f) for f in fields} for s in SCENE]})
+
+
+def said(text: str, language: str, start: float, end: float) -> SessionSegment:
+    return SessionSegment(text, language, start, end, True, 0.9)
+
+
+def perfect(audio: FloatArray, truth: Reference) -> peers.Heard:
+    segments = tuple(said(s.text, s.lang, s.start, s.end) for s in truth.segments)
+    return segments, (Switch(1.2, "en", "es", 2.0), Switch(2.2, "es", "en", 3.0))
+
+
+def deaf_to_spanish(audio: FloatArray, truth: Reference) -> peers.Heard:
+    return (said("one two five six", "en", 0.0, 3.0),), ()
+
+
+class ScriptedEngine:
+    """CTranslate2's Whisper as far as language detection goes: answers window by window, as scripted."""
+
+    is_multilingual = True
+
+    def __init__(self, languages: list[str]) -> None:
+        self._languages = iter(languages)
+
+    def detect_language(self, encoder_output: object) -> list[list[tuple[str, float]]]:
+        return [[(f"<|{next(self._languages)}|>", 0.8), ("<|xx|>", 0.1)]]
+
+
+class ScriptedFasterWhisper:
+    """faster-whisper with two windows of two segments each: lazy, and segments without a language."""
+
+    def __init__(self, languages: list[str]) -> None:
+        self.model: Any = peers.LanguageWitness(ScriptedEngine(languages))
+        self.asked: list[dict[str, Any]] = []
+
+    def transcribe(self, audio: FloatArray, **options: Any) -> tuple[Iterator[Any], Any]:
+        self.asked.append({"n_samples": len(audio), **options})
+        language = options.get("language") or self.model.detect_language(None)[0][0][0].strip("<|>")
+        return self._segments(options.get("multilingual", False)), SimpleNamespace(language=language)
+
+    def _segments(self, multilingual: bool) -> Iterator[Any]:
+        for window in range(2):
+            if multilingual:
+                self.model.detect_language(None)
+            for half in range(2):
+                start = window + half / 2
+                yield SimpleNamespace(
+                    text=f" {window}.{half}", start=start, end=start + 0.5, avg_logprob=-0.5
+                )
+
+
+# What each peer is asked, and how its answer is read
+
+
+def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_window() -> None:
+    engine = ScriptedFasterWhisper(["en", "en", "es"])  # the first guess, then window by window
+    segments, switches = peers.faster_multilingual(engine, condition_on_previous_text=False)(
+        SILENCE, reference()
+    )
+    assert [(s.text, s.language, s.start_time) for s in segments] == [
+        ("0.0", "en", 0.0),
+        ("0.1", "en", 0.5),
+        ("1.0", "es", 1.0),
+        ("1.1", "es", 1.5),
+    ]
+    assert switches == (Switch(1.0, "en", "es", 3.0),)
+    assert engine.asked == [{"n_samples": 48000, "multilingual": True, "condition_on_previous_text": False}]
+
+
+def test_faster_whisper_in_one_language_never_switches() -> None:
+    segments, switches = peers.faster_one_language(ScriptedFasterWhisper(["es"]))(SILENCE, reference())
+    assert {s.language for s in segments} == {"es"}
+    assert switches == ()
+
+
+def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps_its_times() -> None:
+    engine = ScriptedFasterWhisper([])
+    segments, switches = peers.faster_oracle(engine)(SILENCE, reference())
+    assert engine.asked == [
+        {"n_samples": 16000, "language": "en"},
+        {"n_samples": 12800, "language": "es"},
+        {"n_samples": 12800, "language": "en"},
+    ]
+    assert [(s.start_time, s.end_time, s.language) for s in segments] == [
+        (0.0, 1.0, "en"),
+        (1.2, 2.0, "es"),
+        (2.2, 3.0, "en"),
+    ]
+    assert segments[0].text == "0.0 0.1 1.0 1.1"
+    assert [(s.time, s.from_language, s.to_language) for s in switches] == [
+        (1.2, "en", "es"),
+        (2.2, "es", "en"),
+    ]
+
+
+def test_an_oracle_segment_in_which_nothing_was_heard_has_no_text_and_no_confidence() -> None:
+    engine = SimpleNamespace(transcribe=lambda audio, language: (iter(()), None))
+    segments, _ = peers.faster_oracle(engine)(SILENCE, reference())
+    assert {(s.text, s.confidence) for s in segments} == {("", 0.0)}
+
+
+def test_openai_whispers_one_language_is_given_to_all_its_segments() -> None:
+    def transcribe(audio: FloatArray, fp16: bool, verbose: bool | None) -> dict[str, Any]:
+        assert (fp16, verbose) == (False, None)
+        part = {"text": " hola", "start": 0, "end": 1.5, "avg_logprob": 0.0}
+        return {"language": "es", "segments": [part]}
+
+    segments, switches = peers.openai_whisper(SimpleNamespace(transcribe=transcribe))(SILENCE, reference())
+    assert segments == (SessionSegment("hola", "es", 0.0, 1.5, True, 1.0),)
+    assert switches == ()
+
+
+def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_count() -> None:
+    class Counting:
+        heard = 0
+
+        def process(self, chunk: FloatArray, /) -> ProcessResult:
+            self.heard += len(chunk)
+            switch = (Switch(1.0, "en", "es", 1.1),) if self.heard == samples(1.1) else ()
+            return ProcessResult("", "", "en", switches=switch)
+
+        def finalize(self) -> ProcessResult:
+            return ProcessResult("", "", "en", segments=(said(f"{self.heard} samples", "en", 0, 3),))
+
+    made: list[Counting] = []
+
+    def make() -> Any:
+        made.append(Counting())
+        return made[-1]
+
+    peer = peers.streaming(make)
+    segments, switches = peer(SILENCE, reference())
+    peer(SILENCE, reference())
+    assert segments[0].text == "48000 samples"
+    assert switches == (Switch(1.0, "en", "es", 1.1),)
+    assert len(made) == 2
+
+
+# Running and the table
+
+
+def test_every_peer_hears_every_recording_and_none_is_always_first(tmp_path: Path) -> None:
+    scenes = [recording(tmp_path, name) for name in ("a", "b", "c")]
+    calls = {"x": perfect, "y": perfect, "z": perfect}
+    order = [(r.recording, r.name) for r in peers.interleaved(scenes, calls)]
+    assert order == [
+        *(("a", name) for name in "xyz"),
+        *(("b", name) for name in "yzx"),
+        *(("c", name) for name in "zxy"),
+    ]
+
+
+def test_a_peer_is_timed_from_its_call_to_its_answer(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def slow(audio: FloatArray, truth: Reference) -> peers.Heard:
+        now[0] += 1.5
+        return (), ()
+
+    results = list(peers.interleaved([recording(tmp_path)], {"slow": slow}, clock=lambda: now[0]))
+    assert (results[0].compute_s, results[0].duration) == (1.5, 3.0)
+    assert peers.score_result(results[0], reference()).rates()["real_time_factor"] == 0.5
+
+
+def test_a_peer_is_warmed_up_on_the_first_seconds_only_and_told_no_more_than_they_hold(
+    tmp_path: Path,
+) -> None:
+    long = recording(tmp_path)
+    long.audio_path.unlink()
+    write_wav(long.audio_path, np.zeros(10 * SAMPLE_RATE, np.float32))
+    seen: list[tuple[int, int]] = []
+
+    def peer(audio: FloatArray, truth: Reference) -> peers.Heard:
+        seen.append((len(audio), len(truth.segments)))
+        return (), ()
+
+    peers.warm_up(long, {"one": peer, "two": peer})
+    assert seen == [(48000, 3), (48000, 3)]
+
+
+def test_the_table_tells_a_perfect_peer_from_one_that_is_deaf_to_a_language(tmp_path: Path) -> None:
+    scenes = [recording(tmp_path, name) for name in ("a", "b")]
+    results = list(peers.interleaved(scenes, {"perfect": perfect, "deaf": deaf_to_spanish}))
+    good, bad = peers.summarise(results, scenes, np.random.default_rng(0))
+    assert (good["peer"], good["recordings"], good["audio_s"]) == ("perfect", 2, 6.0)
+    assert (good["mixed_error_rate"], good["language_error_rate"], good["switch_f1_at_1"]) == (0.0, 0.0, 1.0)
+    assert good["mixed_error_rate_95"] == (0.0, 0.0)
+    assert bad["mixed_error_rate"] == pytest.approx(2 / 6)
+    assert bad["language_error_rate"] == pytest.approx(0.8 / 2.6)
+    assert (bad["switch_recall_at_2"], bad["false_switches_per_hour"]) == (0.0, 0.0)
+    assert set(good) == {"peer", "recordings", "audio_s"} | {
+        name for rate in peers.RATES for name in (rate, f"{rate}_95")
+    }
+
+
+def test_the_table_as_a_data_frame_and_for_a_person(tmp_path: Path) -> None:
+    scenes = [recording(tmp_path)]
+    rows = peers.summarise(
+        peers.interleaved(scenes, {"deaf": deaf_to_spanish}), scenes, np.random.default_rng(0)
+    )
+    assert peers.to_frame(rows).loc["deaf", "language_error_rate"] == pytest.approx(0.8 / 2.6)
+    shown = peers.readable(rows)[0]
+    assert shown["mixed_error_rate"] == "0.33"  # one recording: no interval
+    assert list(shown) == ["peer", "recordings", "audio_s", *peers.RATES]
+
+
+def test_to_compare_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no recordings"):
+        peers.compare([])
+
+
+def test_without_faster_whisper_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'whisperlab\[peers\]'"):
+        peers.load_faster_whisper()
+
+
+def test_the_threads_of_torch_are_put_back_even_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def broken(*args: Any) -> dict[str, peers.Peer]:
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("a peer broke")
+
+    monkeypatch.setattr(peers, "all_peers", broken)
+    with pytest.raises(RuntimeError, match="a peer broke"):
+        peers.compare([recording(tmp_path)], unreachable, threads=before + 1)
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+def unreachable() -> Any:
+    raise AssertionError("no transcriber was to be made")
+
+
+def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Callable[[], Any]] = []
+
+    def two(make: Callable[[], Any], model: str, threads: int, say: Any) -> dict[str, peers.Peer]:
+        asked.append(make)
+        return {"perfect": perfect, "deaf": deaf_to_spanish}
+
+    monkeypatch.setattr(peers, "all_peers", two)
+    ticks = iter(range(100))
+    rows = peers.compare([recording(tmp_path)], unreachable, clock=lambda: next(ticks))
+    assert [row["peer"] for row in rows] == ["perfect", "deaf"]
+    assert next(ticks) == 4  # two readings for each peer on the one recording
+    assert asked == [unreachable]
+
+
+# The real ones
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_language() -> None:
+    scene = shortened(corpora.load("ivr-en-es", "dev")[0], n_segments=4)
+    calls = peers.all_peers(unreachable)
+    del calls["whisperlab"]
+    truth = Reference.from_dict(scene.reference)
+    audio = read_audio(scene.audio_path)[: samples(scene.duration)]
+    scores = {
+        name: peers.score_result(
+            peers.run_peer(name, peer, scene, audio, iter(range(9)).__next__), truth
+        ).rates()
+        for name, peer in calls.items()
+    }
+    assert all(rates["hypothesis_words"] > 0 for rates in scores.values())
+    oracle = scores["faster-whisper int8, oracle segments"]
+    assert (oracle["language_error_rate"], oracle["switch_f1_at_0.5"]) == (0.0, 1.0)
+    assert oracle["mixed_error_rate"] < 0.5
+
+
+@pytest.mark.model
+def test_the_engine_of_faster_whisper_tells_the_language_it_detects() -> None:
+    engine = peers.load_faster_whisper(threads=1)
+    scene = corpora.load("ivr-en-es", "dev")[0]
+    first = next(segment for segment in scene.segments if segment.lang == "en")
+    audio = read_audio(scene.audio_path)[samples(first.start) : samples(first.end)]
+    segments, _ = peers.faster_multilingual(engine, condition_on_previous_text=True)(audio, reference())
+    assert engine.model.language == "en"
+    assert {segment.language for segment in segments} == {"en"}
+    assert models.ct2_folder("base").is_dir()
+
+
+def shortened(scene: Recording, n_segments: int) -> Recording:
+    """The same recording up to the end of its n-th segment."""
+    kept = scene.segments[:n_segments]
+    text = " ".join(segment.text for segment in kept)
+    return Recording(
+        scene.id, scene.audio_path, kept[-1].end, text, scene.lang, kept, scene.split, scene.corpus, scene.snr
+    )
