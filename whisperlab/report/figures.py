@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from html import escape
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from whisperlab.errors import MissingDependencyError
 from whisperlab.report.tally import CacheTally, Operation, Result, percent
@@ -61,6 +61,14 @@ _STYLE: Any = {
 }
 
 
+NARROW = 7.2  # inches; on a phone still readable
+LETTER = 0.085  # inches a letter of the labels takes
+
+_RATE_TITLES = {
+    "hit_rate": "hit rate: answered from the cache",
+    "false_hit_rate": "false-hit rate: answers that were wrong",
+}
+
 _OUTCOMES = (
     (WORK, "", "computed by the encoder"),
     (GOOD, "", "answered from the cache, right"),
@@ -93,18 +101,19 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 @_styled
-def timeline_figure(trace: Trace, width: float = 11.0) -> Figure:
+def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
     """One recording through time: true languages, heard languages, speech, and the posterior beneath.
 
     Dashed lines are true switches, triangles the moments a switch was decided, ticks along the top of the
-    posterior the frames the cache answered. ``width`` in inches.
+    posterior the frames the cache answered. ``width`` in inches; ``colours`` by language, so that several
+    timelines agree.
     """
-    colours = language_colours(trace)
+    known = language_colours([trace]) if colours is None else colours
     figure = _figure(width, 3.7)
     bars, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
     figure.subplots_adjust(left=TIMELINE_LEFT, right=TIMELINE_RIGHT, top=0.98, bottom=0.13, hspace=0.08)
-    _draw_languages(bars, trace, colours)
-    _draw_posterior(below, trace, colours)
+    _draw_languages(bars, trace, known)
+    _draw_posterior(below, trace, known)
     below.set_xlim(0, trace.duration)
     below.set_xlabel("seconds of audio")
     for time_s in _reference_switches(trace):
@@ -113,60 +122,61 @@ def timeline_figure(trace: Trace, width: float = 11.0) -> Figure:
     return figure
 
 
-def language_colours(trace: Trace) -> dict[str, str]:
-    """A colour per language of a trace: those spoken first, then those heard, then the frames' labels."""
-    reference = trace.reference
-    spoken = {segment.lang for segment in reference.segments} if reference else set()
-    heard = {segment.language for segment in trace.segments}
-    labels = {frame.label for frame in trace.frames}
+def language_colours(traces: Iterable[Trace]) -> dict[str, str]:
+    """A colour per language of some traces: those spoken first, then those heard, then the frames' labels.
+
+    Languages beyond the palette are left out; they are drawn in ``OTHER``.
+    """
+    spoken, heard, labels = set[str](), set[str](), set[str]()
+    for trace in traces:
+        spoken |= {segment.lang for segment in trace.reference.segments} if trace.reference else set()
+        heard |= {segment.language for segment in trace.segments}
+        labels |= {frame.label for frame in trace.frames}
     names = dict.fromkeys([*sorted(spoken), *sorted(heard), *sorted(labels)])
     return dict(zip(names, PALETTE, strict=False))
 
 
 @_styled
-def heatmap_figure(results: Sequence[Result]) -> Figure:
-    """Hit rate beside false-hit rate over hash precision (across) and cache size (down).
+def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_hit_rate"]) -> Figure:
+    """One of the cache's rates over hash precision (across) and cache size (down); show both, side by side.
 
     The counts of all results that share a precision and a size are added before dividing.
     """
     sizes, precisions = _values(results, "cache_size"), _values(results, "hash_precision")[::-1]
-    figure = _figure(9.5, 1.25 + 0.42 * len(sizes))
-    left, right = figure.subplots(1, 2, sharey=True)
-    cells = [[_pooled(results, size, precision) for precision in precisions] for size in sizes]
-    _draw_cells(left, [[cell.hit_rate for cell in line] for line in cells], "not run")
-    _draw_cells(right, [[cell.false_hit_rate for cell in line] for line in cells], "no checked hit")
-    left.set_title("hit rate: answered from the cache", fontsize=10)
-    right.set_title("false-hit rate: answers that were wrong", fontsize=10)
-    for axes in (left, right):
-        axes.set_xticks(_middles(precisions), [_told(value) for value in precisions])
-        axes.set_yticks(_middles(sizes), [_told(value) for value in sizes])
-        axes.set_xlabel("hash precision (decimals)")
-    left.set_ylabel("cache size")
-    _frame(figure, top=0.32, bottom=0.55, left=0.08, right=0.995)
+    figure = _figure(4.7, 1.3 + 0.4 * len(sizes))
+    axes = figure.subplots()
+    _draw_cells(axes, [[_pooled(results, size, p) for p in precisions] for size in sizes], rate)
+    axes.set_title(_RATE_TITLES[rate], fontsize=10)
+    axes.set_xticks(_middles(precisions), map(_told, precisions))
+    axes.set_yticks(_middles(sizes), map(_told, sizes))
+    axes.set_xlabel("hash precision (decimals)")
+    axes.set_ylabel("cache size")
+    _frame(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
     return figure
 
 
 @_styled
 def outcomes_figure(results: Sequence[Result]) -> Figure:
     """What became of every 100 look-ups: computed, answered rightly, unchecked, answered wrongly."""
-    names = [result.name for result in results]
-    figure = _figure(9.5, 1.2 + 0.34 * len(results))
+    figure = _figure(NARROW, 1.2 + 0.5 * len(results))
     axes = figure.subplots()
     for place, result in enumerate(results):
         _draw_outcome(axes, place, _outcome(result.cache))
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.text(0, place - 0.32, result.name, ha="left", va="bottom")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(results) - 0.5, -0.75)
     axes.set_xlim(0, 100)
     axes.set_xlabel("of every 100 look-ups")
     _outcome_legend(figure)
-    _frame(figure, top=0.55, bottom=0.5, left=_label_share(names), right=0.98)
+    _frame(figure, top=0.55, bottom=0.5, left=0.15, right=0.2)
     return figure
 
 
 @_styled
 def tradeoff_figure(results: Sequence[Result]) -> Figure:
     """What saving costs: encoder time saved (across), language error (up), a point per configuration."""
-    figure = _figure(8.0, 4.2)
+    figure = _figure(NARROW, 3.8)
     axes = figure.subplots()
     keys = dict.fromkeys(_key(result) for result in results)
     for key, colour, marker in zip(keys, PALETTE, "osD^vPX", strict=False):
@@ -179,7 +189,7 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
     axes.set_xlim(-3, 103)
     axes.grid(visible=True)
     axes.legend(title="cache key", frameon=False)
-    _frame(figure, top=0.1, bottom=0.55, left=0.09, right=0.98)
+    _frame(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
     return figure
 
 
@@ -187,7 +197,7 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
 def latency_figure(operations: Sequence[Operation]) -> Figure:
     """The typical and the worst of each operation on a logarithmic axis: median, 95th and 99th percentile."""
     names = [operation.name for operation in operations]
-    figure = _figure(9.5, 1.05 + 0.3 * len(names))
+    figure = _figure(NARROW, 1.05 + 0.3 * len(names))
     axes = figure.subplots()
     places = range(len(names))
     axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
@@ -198,10 +208,10 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("milliseconds (each step of the grid is ten times longer)")
+    axes.set_xlabel("milliseconds (each line of the grid is ten times longer)")
     axes.grid(visible=True, axis="x")
     figure.legend(frameon=False, ncols=3, loc="upper right")
-    _frame(figure, top=0.35, bottom=0.55, left=_label_share(names), right=0.98)
+    _frame(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.15)
     return figure
 
 
@@ -218,8 +228,9 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     inside = re.sub(r'\s(?:d|x|y|points|transform)="[^"]*"', _shortened, inside)
     inside = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", inside).replace("xlink:href", "href")
     inside = inside.replace(INK, "currentColor").strip()
-    width, height = (72 * inches for inches in figure.get_size_inches())  # matplotlib draws SVG in points
-    return f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}">{inside}'
+    width, height = figure.get_size_inches()  # matplotlib draws SVG in points, 72 to the inch
+    frame = f'viewBox="0 0 {72 * width:g} {72 * height:g}" style="--inches:{width:g}"'
+    return f'<svg role="img" aria-label="{escape(alt)}" {frame}>{inside}'
 
 
 def _shortened(attribute: re.Match[str]) -> str:
@@ -235,12 +246,14 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
-    """Margins: ``top`` and ``bottom`` in inches, as texts have that size; ``left``, ``right`` in shares."""
-    height = figure.get_figheight()
-    figure.subplots_adjust(left=left, right=right, top=1 - top / height, bottom=bottom / height, wspace=0.05)
+    """Margins in inches, the measure texts have."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height
+    )
 
 
-def _draw_languages(axes: Axes, trace: Trace, colours: dict[str, str]) -> None:
+def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
     reference = trace.reference
     true = [(s.start, s.end, s.lang) for s in reference.segments] if reference else []
     heard = [(s.start_time, s.end_time, s.language) for s in trace.segments]
@@ -257,7 +270,7 @@ def _draw_languages(axes: Axes, trace: Trace, colours: dict[str, str]) -> None:
 
 
 def _draw_row(
-    axes: Axes, place: float, bars: Iterable[tuple[float, float, str]], colours: dict[str, str]
+    axes: Axes, place: float, bars: Iterable[tuple[float, float, str]], colours: Mapping[str, str]
 ) -> None:
     for start, end, language in bars:
         axes.broken_barh(
@@ -270,7 +283,7 @@ def _draw_row(
         axes.text((start + end) / 2, place, language, color="#000000", ha="center", va="center", clip_on=True)
 
 
-def _draw_posterior(axes: Axes, trace: Trace, colours: dict[str, str]) -> None:
+def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
     frames = trace.frames
     times = [seconds(frame.end) for frame in frames]
     layers = [[frame.posterior.get(name, 0.0) for frame in frames] for name in colours]
@@ -289,23 +302,28 @@ def _reference_switches(trace: Trace) -> list[float]:
     return [new.start for old, new in pairwise(segments) if old.lang != new.lang]
 
 
-def _draw_cells(axes: Axes, shares: list[list[float | None]], missing: str) -> None:
-    """A grid of shares on colour; a cell without one is left blank and says ``missing``."""
+def _draw_cells(axes: Axes, cells: list[list[CacheTally]], rate: str) -> None:
+    """A grid of rates on colour; a cell that has none is left blank and says why."""
+    shares = [[getattr(cell, rate) for cell in line] for line in cells]
     values = [[float("nan") if share is None else share for share in line] for line in shares]
     axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
-            text = missing if share is None else percent(share)
+            text = _blank(cells[row][column]) if share is None else percent(share)
             colour = INK if share is None else "#ffffff" if share < 0.55 else "#000000"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_ylim(len(shares), 0)
+    axes.set_ylim(len(cells), 0)
     axes.tick_params(length=0)
+
+
+def _blank(cell: CacheTally) -> str:
+    return "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
 
 
 def _draw_outcome(axes: Axes, place: int, shares: Sequence[float]) -> None:
     start = 0.0
     for share, (colour, hatch, _) in zip(shares, _OUTCOMES, strict=True):
-        axes.barh(place, share, 0.72, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4)
+        axes.barh(place, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4)
         if share >= 4:  # a narrower bar has no room for its number
             axes.text(start + share / 2, place, f"{share:.0f}", ha="center", va="center", color="#000000")
         start += share
@@ -357,11 +375,6 @@ def _key(result: Result) -> str:
 def _point(result: Result) -> tuple[float, float] | None:
     saved, value = result.cache.saved_share, result.language_error
     return None if saved is None or value is None else (100 * saved, 100 * value)
-
-
-def _label_share(names: Sequence[str]) -> float:
-    """The share of a figure's width that the longest of ``names`` takes, at ten points a letter's 0.6."""
-    return min(0.45, 0.02 + 0.0088 * max(map(len, names), default=0))
 
 
 def _middles(cells: Sequence[object]) -> list[float]:

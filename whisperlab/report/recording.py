@@ -14,11 +14,10 @@ from whisperlab.trace import Trace
 
 @dataclass(slots=True, frozen=True)
 class Timeline:
-    """A drawn timeline: the name of the configuration, its ``<svg>``, and what it shows in words."""
+    """A drawn timeline: the name of the configuration and its ``<svg>``."""
 
     name: str
     drawing: str
-    alt: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -64,6 +63,7 @@ def views(
 
     ``contrasts`` maps a recording to the name and trace to set against it.
     """
+    colours = figures.language_colours(trace for _, trace in [*traces, *contrasts.values()])
     for number, (name, trace) in enumerate(traces, 1):
         contrast = contrasts.get(trace.recording)
         sound, silent_because = _sound(trace, sound_limit)
@@ -72,17 +72,17 @@ def views(
             number=number,
             recording=trace.recording,
             trace=trace,
-            timeline=_timeline(name, trace, f"timeline-{number}"),
-            contrast=_timeline(*contrast, f"contrast-{number}") if contrast else None,
+            timeline=_timeline(name, trace, f"timeline-{number}", colours),
+            contrast=_timeline(*contrast, f"contrast-{number}", colours) if contrast else None,
             sound=sound,
             silent_because=silent_because,
             steps=_steps(trace),
         )
 
 
-def _timeline(name: str, trace: Trace, identifier: str) -> Timeline:
-    alt = describe(trace)
-    return Timeline(name, figures.to_svg(figures.timeline_figure(trace), identifier, alt), alt)
+def _timeline(name: str, trace: Trace, identifier: str, colours: Mapping[str, str]) -> Timeline:
+    figure = figures.timeline_figure(trace, colours=colours)
+    return Timeline(name, figures.to_svg(figure, identifier, describe(trace)))
 
 
 def describe(trace: Trace) -> str:

@@ -30,9 +30,9 @@ MAX_HEATMAPS = 12
 
 @dataclass(slots=True, frozen=True)
 class Drawing:
-    """A figure of the page: ``markup`` is an ``<svg>``, ``caption`` says how to read it."""
+    """A figure of the page: ``parts`` are ``<svg>`` side by side, ``caption`` says how to read it."""
 
-    markup: str
+    parts: tuple[str, ...]
     caption: str
 
 
@@ -263,7 +263,7 @@ def _outcomes(told: Sequence[Result]) -> Drawing | None:
     left_out = f" ({len(kept)} of {len(asked)} configurations)" if len(kept) < len(asked) else ""
     alt = "; ".join(_outcome_words(result) for result in kept)
     return Drawing(
-        figures.to_svg(figures.outcomes_figure(kept), "outcomes", alt),
+        (figures.to_svg(figures.outcomes_figure(kept), "outcomes", alt),),
         "What became of every 100 times the cache was asked for an encoding"
         f"{left_out}. Grey is work done, green is work spared, hatched red is work spared by answering with "
         "another sound's encoding. The share of wrong answers is that of the hits that were recomputed.",
@@ -294,11 +294,15 @@ def _heatmaps(told: Sequence[Result], fields: Sequence[str]) -> list[Drawing]:
 
 
 def _heatmap(number: int, name: str, facet: Sequence[Result]) -> Drawing:
-    alt = f"Hit rate and false-hit rate of {name}: " + "; ".join(map(_outcome_words, facet))
+    alt = f"{name}: " + "; ".join(map(_outcome_words, facet))
+    left = figures.to_svg(figures.heatmap_figure(facet, "hit_rate"), f"hits-{number}", "Hit rate of " + alt)
+    right = figures.to_svg(
+        figures.heatmap_figure(facet, "false_hit_rate"), f"false-{number}", "False-hit rate of " + alt
+    )
     return Drawing(
-        figures.to_svg(figures.heatmap_figure(facet), f"heatmap-{number}", alt),
-        f"{name}: how often the cache answered (left), and how often a checked answer stood for another "
-        "language (right). A bright cell on the left is worth nothing when the right one is bright too.",
+        (left, right),
+        f"{name}: how often the cache answered, and beside it how often a checked answer stood for "
+        "another language. A bright cell is worth nothing when its neighbour is bright too.",
     )
 
 
@@ -310,7 +314,7 @@ def _tradeoff(told: Sequence[Result]) -> Drawing | None:
         f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed
     )
     return Drawing(
-        figures.to_svg(figures.tradeoff_figure(placed), "tradeoff", alt),
+        (figures.to_svg(figures.tradeoff_figure(placed), "tradeoff", alt),),
         "What the saving costs. A useful cache moves a point to the right without lifting it.",
     )
 
@@ -320,7 +324,14 @@ def _speed(shown: Result | None) -> Drawing | None:
         return None
     alt = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
     return Drawing(
-        figures.to_svg(figures.latency_figure(shown.operations), "latency", alt),
+        (figures.to_svg(figures.latency_figure(shown.operations), "latency", alt),),
         f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
-        "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's).",
+        "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's)."
+        f"{_timing_cost(shown.rows)}",
     )
+
+
+def _timing_cost(rows: Iterable[Json]) -> str:
+    """What measuring adds, as the runs measured it themselves (``self_cost_ns`` in their statistics)."""
+    costs = [cost for row in rows if (cost := (row.get("statistics") or {}).get("self_cost_ns"))]
+    return f" Measuring adds about {max(costs) / 1000:.2f} µs to each." if costs else ""

@@ -122,7 +122,7 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:,.0f}"
+    return f"{value / 2**20:,.0f} MiB"
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,6 @@ def _is_scalar(value: object) -> bool:
 
 _RESULT_COLUMNS: tuple[Column[Result], ...] = (
     Column("Configuration", "What was varied", lambda r: r.name),
-    Column("Runs", "Recordings this configuration finished", lambda r: len(r.rows)),
     Column(
         "Hit rate",
         "Look-ups the cache answered, and how often it was asked (n)",
@@ -189,7 +188,7 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
         _language_interval,
     ),
     Column(
-        "Switch F1 (1 s)",
+        "Switch F1",
         "Language switches found within one second, precision and recall in one",
         _rate("switch_f1_at_1"),
         "{:.2f}".format,
@@ -212,7 +211,8 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
         lambda r: r.real_time_factor,
         "{:.2f}".format,
     ),
-    Column("Peak memory", "Highest resident memory of any run, MiB", lambda r: r.peak_rss_bytes, _mebibytes),
+    Column("Runs", "Recordings this configuration finished", lambda r: len(r.rows)),
+    Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, _mebibytes),
 )
 
 _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (

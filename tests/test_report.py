@@ -1,0 +1,588 @@
+"""The report: numbers added up, sentences that follow from them, a page that is whole and harmless."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_report import (
+    SAID,
+    configuration,
+    failed_row,
+    make_row,
+    make_trace,
+    reference,
+    statistics,
+    sweep_rows,
+    tone,
+)
+
+from whisperlab.errors import AudioFormatError, MissingDependencyError, SweepError
+from whisperlab.report import (
+    SweepReport,
+    figures,
+    from_rows,
+    from_traces,
+    player,
+    timeline_figure,
+    write_index,
+)
+from whisperlab.report import sweep as sweep_module
+from whisperlab.report.findings import findings, warnings
+from whisperlab.report.tables import flat_rows, milliseconds, result_table
+from whisperlab.report.tally import CacheTally, cache_tally, operations, results, varying, wilson
+from whisperlab.trace import Trace
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+ATTACK = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return sweep_rows(folder, n_recordings=2)
+
+
+@pytest.fixture(scope="module")
+def report(rows: list[dict[str, Any]], folder: Path) -> SweepReport:
+    return from_rows(rows, folder=folder, title="A small sweep", command="whisperlab sweep", now=NOW)
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> SweepReport:
+    """Two recordings of five seconds with sound, in one configuration."""
+    traces = [
+        make_trace(name, ("en",), config=configuration(), audio_path=tone(folder / f"{name}.wav", 5.0))
+        for name in ("scene-0", "scene-1")
+    ]
+    return from_traces(traces, title="Two calls", now=NOW)
+
+
+@pytest.fixture(scope="module")
+def page(report: SweepReport, folder: Path) -> str:
+    return report.render(folder / "page" / "sweep.html").read_text(encoding="utf-8")
+
+
+def row(hits: int, misses: int, checked: int = 0, false_hits: int = 0, **config: Any) -> dict[str, Any]:
+    """A finished row with nothing but a cache in it."""
+    return {
+        "config": {"key": "rounded", "hash_precision": 6, "cache_size": 50, **config},
+        "recording": "scene-0",
+        "status": "ok",
+        "statistics": statistics(hits, misses, checked, false_hits),
+    }
+
+
+def sentences(*some: dict[str, Any]) -> str:
+    return "\n".join(findings(results(some)))
+
+
+# Adding up
+
+
+def test_counts_add_before_rates_divide() -> None:
+    # Means of the runs' rates would be 0.5 and 0.75; one run is ten times as long as the other.
+    tally = cache_tally(row(10, 0, checked=2, false_hits=2)) + cache_tally(row(0, 100))
+    tally += cache_tally(row(10, 0, checked=8, false_hits=4))
+    assert tally.hit_rate == pytest.approx(20 / 120)
+    assert tally.false_hit_rate == pytest.approx(6 / 10)
+    assert tally.wrong_share == pytest.approx(20 / 120 * 6 / 10)
+
+
+def test_saved_seconds_are_hits_at_the_mean_cost_of_an_encode() -> None:
+    tally = cache_tally(row(30, 10))  # an encode takes 16.5 ms in the mean
+    assert tally.saved_s == pytest.approx(30 * 0.0165)
+    assert tally.encode_s == pytest.approx(10 * 0.0165)
+    assert tally.saved_share == pytest.approx(0.75)
+
+
+def test_a_false_hit_rate_nobody_measured_is_unknown_and_not_zero() -> None:
+    tally = cache_tally(row(30, 10))
+    assert tally.false_hit_rate is None
+    assert tally.false_hit_interval is None
+    assert tally.wrong_share is None
+
+
+def test_without_a_hit_nothing_was_answered_wrongly() -> None:
+    assert cache_tally(row(0, 10)).wrong_share == 0.0
+    assert CacheTally().wrong_share is None
+
+
+def test_a_row_without_statistics_counts_nothing() -> None:
+    assert cache_tally({"statistics": None}) == CacheTally()
+    assert cache_tally({}) == CacheTally()
+
+
+@pytest.mark.parametrize(
+    "count, n, low, high", [(0, 10, 0.0, 0.278), (5, 10, 0.237, 0.763), (10, 10, 0.722, 1.0)]
+)
+def test_wilson_interval_is_the_published_one(count: int, n: int, low: float, high: float) -> None:
+    assert wilson(count, n) == pytest.approx((low, high), abs=0.001)
+
+
+def test_latency_of_several_runs_claims_no_percentile_it_cannot_know() -> None:
+    quick, slow = row(0, 10), row(0, 30)
+    for timing in slow["statistics"]["performance"].values():
+        for name in ("mean", "p50", "p95", "p99", "max", "total"):
+            timing[name] *= 2
+    both = {operation.name: operation for operation in operations([quick, slow])}["lid.total"]
+    assert both.count == 40
+    assert both.mean == pytest.approx(1.1 * 18.0 * (10 + 2 * 30) / 40)
+    assert both.p50 == pytest.approx(18.0)
+    assert both.p95 == pytest.approx(2 * 1.8 * 18.0)
+    assert both.longest == pytest.approx(2 * 4.0 * 18.0)
+
+
+def test_configurations_are_named_by_what_they_differ_in_and_the_guides_come_first() -> None:
+    told = results(
+        [
+            row(0, 1, key="logmel"),
+            row(0, 1, hash_precision=0),
+            row(0, 1, cache_size=100),
+            row(0, 1, cache_size=9),
+        ]
+    )
+    assert [result.name for result in told] == [
+        "rounded · precision 6 · 9 entries",
+        "rounded · precision 6 · 100 entries",
+        "rounded · precision 0 · 50 entries",
+        "logmel · precision 6 · 50 entries",
+    ]
+
+
+def test_one_configuration_has_a_name_too() -> None:
+    assert results([row(0, 1)])[0].name == "as configured"
+
+
+def test_a_field_that_some_configurations_lack_varies() -> None:
+    assert varying([{"key": "span"}, {"key": "span", "hash_precision": 6}]) == ("hash_precision",)
+
+
+def test_scores_of_recordings_are_pooled(report: SweepReport, rows: list[dict[str, Any]]) -> None:
+    result = report.results[0]
+    words = [r["rates"]["reference_words"] for r in result.rows]
+    rates = [r["rates"]["mixed_error_rate"] for r in result.rows]
+    assert result.mixed_error == pytest.approx(np.average(rates, weights=words))
+    assert len(result.rows) == 2
+    assert result.duration == pytest.approx(60.0)
+
+
+def test_without_decoding_languages_are_those_of_the_frames(folder: Path) -> None:
+    trace = make_trace("scene-0", ("en", "es"), config={**configuration(), "decode": False}, wrong=0.0)
+    silent = replace(trace, events=tuple(event for event in trace.events if event["kind"] != "segment"))
+    (result,) = results([make_row(silent, corpus="ivr-five")])
+    assert result.mixed_error is None
+    assert result.language_error is not None
+    assert result.language_error < 0.5
+    assert result.rates["language_error_rate"] == 1.0
+
+
+def test_a_row_that_is_none_says_what_it_lacks() -> None:
+    with pytest.raises(SweepError, match=r"needs config, recording, status.*'status'"):
+        from_rows([{"config": {}, "recording": "a"}])
+
+
+# Sentences
+
+
+def test_the_guides_key_that_never_hits_is_told_so() -> None:
+    told = sentences(row(0, 500), row(0, 500, hash_precision=2))
+    assert "rounded to 6 or 2 decimals (the guide's default among them), answered not one of 1,000" in told
+
+
+def test_hits_are_told_with_what_they_are_worth() -> None:
+    told = sentences(row(0, 500), row(390, 110, checked=80, false_hits=48, hash_precision=0))
+    assert "At 0 decimals the guide's key answered 78 % of 500 look-ups" in told
+    assert "of 80 hits recomputed, 48 (60 %, 95 % interval 49 % to 70 %)" in told
+
+
+def test_hits_nobody_checked_are_told_as_unchecked() -> None:
+    assert "none of these hits was checked" in sentences(row(390, 110, hash_precision=0))
+
+
+def test_half_the_encodes_saved_wrongly_does_not_reach_the_guides_claim() -> None:
+    told = sentences(row(390, 110, checked=80, false_hits=48, hash_precision=0), row(0, 500))
+    assert "No configuration reached the guide's 50-60 % fewer encodes" in told
+    assert "at least 60 % of the checked hits were wrong" in told
+
+
+def test_half_the_encodes_saved_rightly_does() -> None:
+    told = sentences(row(280, 220, checked=80, false_hits=1, key="logmel"), row(0, 500))
+    assert "logmel reached the guide's 50-60 % fewer encodes. It spared about 5 of 8 encoder seconds" in told
+
+
+def test_a_little_saving_reaches_nothing_and_blames_nobody() -> None:
+    told = sentences(row(100, 400, checked=80, false_hits=0, key="logmel"), row(0, 500))
+    assert "with at most 5.0 % of its answers wrong." in told
+
+
+@pytest.mark.parametrize(
+    "hits, told",
+    [(50, "Cache size made no difference: 10 or 100 entries"), (150, "moved by up to 20 points")],
+)
+def test_the_effect_of_size_is_told_in_points(hits: int, told: str) -> None:
+    assert told in sentences(row(50, 450, cache_size=10), row(hits, 500 - hits, cache_size=100))
+
+
+def test_best_and_worst_language_error_are_set_against_each_other(report: SweepReport) -> None:
+    (sentence,) = (sentence for sentence in report.findings if sentence.startswith("Speech under a wrong"))
+    errors = [result.language_error for result in report.results if result.language_error is not None]
+    assert f"{100 * max(errors):.0f} %" in sentence
+
+
+def test_a_sweep_in_which_nothing_finished_says_so() -> None:
+    told = from_rows([failed_row(configuration(), "scene-0", "TypeError: no")])
+    assert told.findings == ("No run of this sweep finished, so it found nothing.",)
+    assert "1 run failed" in told.warnings[0]
+    assert "TypeError: no" in told.html()
+
+
+def test_an_empty_sweep_makes_a_page() -> None:
+    assert "found nothing" in from_rows([]).html()
+
+
+# Warnings
+
+
+def test_configurations_over_different_recordings_are_warned_of() -> None:
+    other = {**row(0, 10, cache_size=10), "recording": "scene-1"}
+    assert "Incomplete: 2 of 2 configurations lack some of the 2 recordings" in "\n".join(
+        warnings(results([row(0, 10), other]), [])
+    )
+
+
+def test_unchecked_and_thinly_checked_hits_are_warned_of() -> None:
+    told = "\n".join(warnings(results([row(5, 5), row(5, 5, checked=3, cache_size=10)]), []))
+    assert "1 configuration had hits of which none was recomputed" in told
+    assert "In 1 configuration fewer than 30 hits were recomputed" in told
+
+
+def test_enough_of_everything_needs_no_warning() -> None:
+    many = [{**row(100, 50, checked=90), "recording": f"scene-{n}"} for n in range(5)]
+    assert warnings(results(many), []) == ()
+
+
+def test_a_missing_trace_costs_its_timeline_and_is_warned_of(
+    rows: list[dict[str, Any]], folder: Path
+) -> None:
+    broken = [{**rows[0], "trace": "traces/none.jsonl"}, {**rows[1], "trace": None}]
+    told = from_rows(broken, folder=folder)
+    assert told.traces == ()
+    assert "No timeline of scene-0" in "\n".join(told.warnings)
+    assert "<article" not in told.html()
+
+
+def test_traces_of_different_machines_are_warned_of() -> None:
+    one = make_trace("a", ("en", "es"), config=configuration())
+    two = make_trace("b", ("en", "es"), config=configuration())
+    other = replace(two, header={**two.header, "machine": {"cpu_model": "Another"}})
+    assert "2 different machines" in "\n".join(from_traces([one, other]).warnings)
+    assert "different machines" not in "\n".join(from_traces([one, two]).warnings)
+
+
+# The page
+
+
+def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
+    assert re.findall(r'(?:src|href|action|poster|srcset)="(?!#|data:)[^"]*"', page) == []
+    assert re.findall(r"url\((?!#)[^)]*\)|@import|https?:", page) == []
+    assert "default-src 'none'" in page
+
+
+def test_the_policy_allows_exactly_the_script_in_the_page(page: str) -> None:
+    import base64
+    import hashlib
+
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page
+
+
+def test_identifiers_are_unique_and_every_link_inside_leads_somewhere(page: str) -> None:
+    names = re.findall(r'\sid="([^"]+)"', page)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(names)
+
+
+def test_markup_from_outside_is_text(folder: Path) -> None:
+    config = {**configuration(), "note": ATTACK}
+    trace = make_trace(ATTACK, ("en", "es"), config=config, said={**SAID, "en": ATTACK, "es": ATTACK})
+    header = {**trace.header, "machine": {ATTACK: ATTACK}, "commit": ATTACK}
+    header["reference"] = {
+        "text": ATTACK,
+        "segments": [{**reference(("en",))["segments"][0], "text": ATTACK}],
+    }
+    told = from_traces([replace(trace, header=header)], title=ATTACK, command=ATTACK)
+    page = told.html()
+    assert "<img" not in page
+    assert "<script>document" not in page
+    assert "</script><img" not in page
+    assert ATTACK in unescape(page)
+
+
+def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
+    drawings = re.findall(r"<svg[^>]*>", page)
+    assert len(drawings) == 9  # outcomes, two heat maps, trade-off, latency, two timelines with contrasts
+    for drawing in drawings:
+        label = re.search(r'role="img" aria-label="([^"]{20,})"', drawing)
+        assert label, drawing
+    assert re.search(
+        r"rounded · precision 0 · 10 entries: \d+% answered from the cache, \d+% of all wrongly", page
+    )
+
+
+def test_a_hit_rate_never_comes_without_its_false_hit_rate(report: SweepReport) -> None:
+    head = [title for title, _, _ in result_table("t", "t", report.results).head]
+    assert head.index("False-hit rate") == head.index("Hit rate") + 1
+
+
+def test_the_best_configuration_is_shown_and_the_most_wrong_one_set_against_it(report: SweepReport) -> None:
+    assert report.shown is not None
+    assert report.contrast is not None
+    assert report.shown.language_error == min(
+        r.language_error for r in report.results if r.language_error is not None
+    )
+    assert report.contrast.config["hash_precision"] == 0
+    assert [trace.recording for trace in report.traces] == [trace.recording for trace in report.contrasts]
+
+
+def test_corpora_take_turns_and_are_tabled_apart(report: SweepReport, page: str) -> None:
+    assert [trace.recording for trace in report.traces] == ["scene-0", "scene-1"]
+    assert "Corpus ivr-five alone" in page
+    assert "Corpus ivr-en-es alone" in page
+
+
+def test_the_runs_are_inside_the_page_as_json(page: str, rows: list[dict[str, Any]]) -> None:
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
+    flat = json.loads(data)
+    assert len(flat) == len(rows)
+    assert flat[0]["config.key"] == "rounded"
+    assert flat[0]["false_hit_rate"] is None
+    assert all(not isinstance(value, dict | list) for value in flat[0].values())
+
+
+def test_the_page_says_where_it_comes_from(page: str) -> None:
+    for fact in (
+        "whisperlab sweep",
+        "0123456789ab",
+        "Example CPU",
+        "2.13.0",
+        "16.0 GiB",
+        "2026-11-22T12:00:00",
+    ):
+        assert fact in page
+    assert "Measuring adds about 0.64 µs" in page
+
+
+def test_a_failed_run_stands_in_the_table_and_the_warnings(rows: list[dict[str, Any]], folder: Path) -> None:
+    told = from_rows([rows[0], failed_row(configuration(), "scene-9", "OSError: disk full")], folder=folder)
+    assert "OSError: disk full" in told.warnings[0]
+    assert told.n_recordings == 2
+    assert flat_rows(told.rows)[-1]["status"] == "failed"
+    assert told.html().count("OSError: disk full") == 3  # warning, table, data
+
+
+def test_the_same_traces_make_the_same_page() -> None:
+    trace = make_trace("a", ("en", "es"), config=configuration())
+    pages = [from_traces([trace], now=NOW).html() for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_a_page_too_large_to_mail_goes_without_sound(
+    small: SweepReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_sound = len(small.html().encode())
+    monkeypatch.setattr(sweep_module, "PAGE_LIMIT", with_sound - 1000)
+    page = small.render(tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<audio" not in page
+    assert "the players were left out" in page
+    assert len(page.encode()) < with_sound - 1000
+
+
+def test_a_page_that_cannot_be_finished_leaves_nothing(
+    small: SweepReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        small.render(tmp_path / "a.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_traces_alone_are_scored_here(tmp_path: Path) -> None:
+    trace = make_trace("scene-0", ("en", "es", "en"), config=configuration(), wrong=0.0)
+    told = from_traces([trace], title="One call")
+    (result,) = told.results
+    assert result.language_error == 0.0
+    assert "One call" in told.html()
+
+
+def test_a_trace_without_reference_is_shown_without_rates() -> None:
+    trace = make_trace("call", ("en", "es"), config=configuration())
+    told = from_traces([replace(trace, header={**trace.header, "reference": None})])
+    page = told.html()
+    assert told.shown is not None
+    assert told.shown.language_error is None
+    assert "True: not known" in page
+    assert "Transcript:" not in page
+
+
+def test_a_trace_in_which_nothing_was_heard_is_shown() -> None:
+    trace = make_trace("silence", ("en",), config=configuration())
+    empty = replace(trace, events=trace.events[-1:])
+    assert "Heard: nothing" in from_traces([empty]).html()
+
+
+# Sound
+
+
+def test_sound_is_the_recording_itself(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    import soundfile
+
+    path = tone(tmp_path / "a.wav", 3.0)
+    trace = make_trace("a", ("en",), config=configuration(), audio_path=path)
+    kind, _, text = player.data_uri(trace.header["audio"], 10**6).partition(",")
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(text)))
+    original, _ = soundfile.read(path)
+    assert kind == "data:audio/ogg;base64"
+    assert (rate, len(heard)) == (16000, len(original))
+    assert np.corrcoef(heard, original)[0, 1] > 0.99
+
+
+def test_minutes_of_sound_do_not_crash_the_encoder(tmp_path: Path) -> None:
+    # libsndfile 1.2 dies with a segmentation fault when it gets ten minutes of Vorbis in one block.
+    code = "import numpy; from whisperlab.report.player import _vorbis; _vorbis(numpy.zeros(9600000, 'f4'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"path": None}, "does not say where"),
+        ({"path": "/nowhere/a.wav"}, "nowhere"),
+        ({"sha256": "0" * 64}, "has changed since"),
+    ],
+)
+def test_sound_that_cannot_be_vouched_for_is_left_out(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    trace = make_trace("a", ("en",), config=configuration(), audio_path=tone(tmp_path / "a.wav", 5.0))
+    audio = {**trace.header["audio"], **change}
+    with pytest.raises(AudioFormatError, match=reason):
+        player.data_uri(audio, 10**6)
+    page = from_traces([replace(trace, header={**trace.header, "audio": audio})]).html()
+    assert "No sound here" in page
+    assert "<audio" not in page
+
+
+def test_sound_stays_within_its_limit(small: SweepReport) -> None:
+    sounds = [len(uri) for uri in re.findall(r'src="(data:audio[^"]*)"', small.html())]
+    assert len(sounds) == 2
+    (only,) = re.findall(r'src="(data:audio[^"]*)"', small.html(sound_limit=sounds[0]))
+    assert len(only) <= sounds[0]
+
+
+# Figures
+
+
+def labels(trace: Trace) -> list[str]:
+    return [text.get_text() for axes in timeline_figure(trace).axes for text in axes.texts]
+
+
+def test_a_timeline_shows_what_was_true_above_what_was_heard() -> None:
+    trace = make_trace("a", ("en", "es", "ru"), config=configuration(), wrong=0.0)
+    assert labels(trace) == ["en", "es", "ru"] * 2
+
+
+def test_a_language_has_one_colour_in_all_timelines_of_a_report() -> None:
+    traces = [
+        make_trace(n, blocks, config=configuration()) for n, blocks in (("a", ("es",)), ("b", ("en", "es")))
+    ]
+    colours = figures.language_colours(traces)
+    assert list(colours)[:2] == ["en", "es"]
+    assert len(set(colours.values())) == len(colours)
+
+
+def test_more_languages_than_colours_are_drawn_all_the_same() -> None:
+    trace = make_trace("a", ("en", "es"), config=configuration())
+    many = [{"start": n, "end": n + 1.0, "lang": f"x{n}", "text": "a"} for n in range(10)]
+    crowded = replace(trace, header={**trace.header, "reference": {"text": "a", "segments": many}})
+    assert [label for label in labels(crowded) if label.startswith("x")] == [f"x{n}" for n in range(10)]
+
+
+def test_drawing_leaves_matplotlibs_settings_alone() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.to_svg(timeline_figure(make_trace("a", ("en",), config=configuration())), "a", "words for it")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_drawing_takes_the_colour_of_the_page_and_rounds_its_coordinates() -> None:
+    drawing = figures.to_svg(
+        timeline_figure(make_trace("a", ("en",), config=configuration())), "name", 'a "b" <c>'
+    )
+    assert figures.INK not in drawing
+    assert "currentColor" in drawing
+    assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in drawing
+    assert not re.search(r'\sd="[^"]*\.\d{3}', drawing)
+
+
+def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match=r"matplotlib.*whisperlab\[report\]"):
+        timeline_figure(make_trace("a", ("en",), config=configuration()))
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingDependencyError, match=r"jinja2.*whisperlab\[report\]"):
+        from_rows([]).html()
+
+
+# Small things
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0.00123, "0.00123"), (9.996, "10"), (99.95, "100"), (1234.5, "1,234")]
+)
+def test_milliseconds_keep_three_figures(value: float, text: str) -> None:
+    assert milliseconds(value) == text
+
+
+# The index
+
+
+def test_the_index_lists_reports_with_titles_newest_first(small: SweepReport, tmp_path: Path) -> None:
+    small.render(tmp_path / "one two" / "sweep #1.html")
+    replace(small, title="Later", created="2026-11-23T09:00:00+00:00").render(tmp_path / "b.html")
+    (tmp_path / "note.html").write_text("<title>A &lt;b&gt; note</title><body>", encoding="utf-8")
+    index = write_index(tmp_path, now=NOW)
+    page = index.read_text(encoding="utf-8")
+    assert index == tmp_path / "index.html"
+    assert page.index(">Later<") < page.index(">Two calls<")
+    assert 'href="one%20two/sweep%20%231.html"' in page
+    assert "A &lt;b&gt; note" in page
+    assert "1 configuration over 2 recordings" in page
+    assert page.count("<tr><td") == 3
+
+
+def test_writing_the_index_twice_does_not_list_the_index(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    assert "No report yet" in write_index(tmp_path, now=NOW).read_text(encoding="utf-8")
