@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print one table."""
     rows = _BENCHES[args.what](args, console)
     console.document(finite({"bench": args.what, "rows": rows}))
-    console.show(table(rows))
+    console.show(table(_readable(rows) if args.what == "peers" else rows))
     return 0
 
 
@@ -140,6 +140,13 @@ def _peers(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
 
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     return peers.compare(recordings, say=console.note)
+
+
+def _readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The rows of the peers with each rate and its interval in one cell."""
+    from whisperlab.peers import readable
+
+    return readable(rows)
 
 
 _BENCHES: dict[str, Callable[[argparse.Namespace, Console], list[dict[str, Any]]]] = {
