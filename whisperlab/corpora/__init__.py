@@ -17,11 +17,10 @@ A manifest is JSON lines in NeMo's form, so recordings of your own are one file 
 from __future__ import annotations
 
 from whisperlab.corpora.building import build, corpus_dir, info, is_built, list_corpora, load
-from whisperlab.corpora.manifest import Recording, ReferenceSegment, read_manifest, write_manifest
+from whisperlab.corpora.manifest import Recording, read_manifest, write_manifest
 
 __all__ = [
     "Recording",
-    "ReferenceSegment",
     "build",
     "corpus_dir",
     "info",

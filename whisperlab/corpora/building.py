@@ -17,7 +17,7 @@ from whisperlab.audio import write_wav
 from whisperlab.corpora import debian
 from whisperlab.corpora.card import card
 from whisperlab.corpora.debian import Package, Say
-from whisperlab.corpora.manifest import Recording, ReferenceSegment, read_manifest, write_manifest
+from whisperlab.corpora.manifest import Recording, read_manifest, write_manifest
 from whisperlab.corpora.prompts import (
     SPLITS,
     Prompt,
@@ -33,7 +33,8 @@ from whisperlab.corpora.recipes import RECIPES, VOICES, Recipe, Voice, recipe
 from whisperlab.corpora.scenes import Placed, Scene, plan_scenes, render
 from whisperlab.errors import ConfigurationError, CorpusError
 from whisperlab.models import cache_dir
-from whisperlab.timeline import SAMPLE_RATE, seconds
+from whisperlab.timeline import seconds
+from whisperlab.trace import ReferenceSegment
 
 RECIPE_VERSION = 2  # raise it when the audio or the times change: corpora built before are then rebuilt
 
@@ -265,9 +266,5 @@ def _recording(name: str, scene: Scene, split: str, made: Recipe, folder: Path) 
 
 def _segment(placed: Placed) -> ReferenceSegment:
     return ReferenceSegment(
-        seconds(placed.start),
-        seconds(placed.end),
-        placed.prompt.lang,
-        placed.prompt.text,
-        placed.gap * 1000 / SAMPLE_RATE,
+        seconds(placed.start), seconds(placed.end), placed.prompt.lang, placed.prompt.text
     )

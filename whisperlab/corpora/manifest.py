@@ -11,21 +11,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from whisperlab.errors import ManifestError
+from whisperlab.errors import ManifestError, TraceError
+from whisperlab.trace import Reference, ReferenceSegment
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}")  # Whisper's codes: en, zh, yue, haw ...
 _ROUNDING_S = 0.01  # by how much a segment may end after its recording: people round
-
-
-@dataclass(slots=True, frozen=True)
-class ReferenceSegment:
-    """What is said, where: times in seconds of the recording; the pause since the segment before in ms."""
-
-    start: float
-    end: float
-    lang: str
-    text: str
-    gap_before_ms: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,6 +43,12 @@ class Recording:
         return tuple(self.lang.split(",")) if self.lang else ()
 
     @property
+    def gaps(self) -> tuple[float, ...]:
+        """The seconds before each segment, since the end of the one before; negative where they overlap."""
+        ends = (0.0, *(segment.end for segment in self.segments))
+        return tuple(segment.start - end for segment, end in zip(self.segments, ends, strict=False))
+
+    @property
     def switches(self) -> int:
         """How often the language changes from one segment to the next."""
         return sum(a.lang != b.lang for a, b in zip(self.segments, self.segments[1:], strict=False))
@@ -60,9 +56,7 @@ class Recording:
     @property
     def reference(self) -> dict[str, Any]:
         """Text and segments as a trace keeps them: ``{"text", "segments": [{start, end, lang, text}]}``."""
-        fields = ("start", "end", "lang", "text")
-        segments = [{field: getattr(segment, field) for field in fields} for segment in self.segments]
-        return {"text": self.text, "segments": segments}
+        return Reference(self.text, self.segments).to_dict()
 
 
 def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
@@ -107,7 +101,10 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, Any]:
         "split": recording.split,
         "corpus": recording.corpus,
         "noise_snr_db": recording.snr,
-        "segments": [asdict(segment) for segment in recording.segments],
+        "segments": [
+            {**asdict(segment), "gap_before_ms": round(1000 * gap, 4)}
+            for segment, gap in zip(recording.segments, recording.gaps, strict=True)
+        ],
     }
 
 
@@ -172,13 +169,11 @@ def _segment(item: Any, place: str) -> ReferenceSegment:
     lang = _text(item, "lang", place)
     if not _LANGUAGE.fullmatch(lang):
         raise ManifestError(f"{place}: lang should be one of Whisper's codes, like en, got {lang!r}")
-    return ReferenceSegment(
-        _number(item, "start", place),
-        _number(item, "end", place),
-        lang,
-        _text(item, "text", place),
-        _number(item, "gap_before_ms", place, 0.0, low=-math.inf),
-    )
+    start, end = _number(item, "start", place), _number(item, "end", place)
+    try:
+        return ReferenceSegment(start, end, lang, _text(item, "text", place))
+    except TraceError as error:
+        raise ManifestError(f"{place}: {error}") from error
 
 
 def _check_order(segments: tuple[ReferenceSegment, ...], duration: float, place: str) -> None:

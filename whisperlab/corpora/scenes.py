@@ -25,11 +25,10 @@ _TRIES = 1000  # about one draw in two is a scene
 
 @dataclass(slots=True, frozen=True)
 class Placed:
-    """A prompt in a scene: its speech starts at sample ``start``, ``gap`` samples after the last end."""
+    """A prompt in a scene: its speech starts at sample ``start``."""
 
     prompt: Prompt
     start: int
-    gap: int
 
     @property
     def end(self) -> int:
@@ -105,7 +104,7 @@ def _draw(
             if prompt is None:
                 return None
             gap = samples(int(rng.integers(_GAP_MS + 1)) / 1000)
-            placed.append(Placed(prompt, (placed[-1].end if placed else 0) + gap, gap))
+            placed.append(Placed(prompt, (placed[-1].end if placed else 0) + gap))
         blocks += 1
     return Scene(tuple(placed), blocks, snr_db)
 
