@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -111,6 +111,15 @@ def write_nan(path: Path) -> None:
     soundfile.write(path, samples, SAMPLE_RATE, subtype="FLOAT")
 
 
+def write_no_packets(path: Path) -> None:
+    """A container that promises sound and holds none."""
+    import av
+
+    with av.open(str(path), "w", format="flv") as out:
+        out.add_stream("aac", rate=48_000, layout="mono")
+        out.start_encoding()
+
+
 def write_a_wild_rate(path: Path) -> None:
     soundfile.write(path, np.zeros(1600, np.int16), 7)
 
@@ -122,11 +131,12 @@ def write_a_wild_rate(path: Path) -> None:
         (Path.mkdir, "not a file"),
         (write_nothing, "the file is empty"),
         (write_no_samples, "without a single sample"),
+        (write_no_packets, "without a single sample"),
         (write_text, "not audio that libsndfile or FFmpeg can read"),
         (write_nan, "1 of 1600 are NaN or infinite"),
         (write_a_wild_rate, "sampling rate"),
     ],
-    ids=["missing", "directory", "empty", "no-samples", "text", "nan", "rate"],
+    ids=["missing", "directory", "empty", "no-samples", "no-packets", "text", "nan", "rate"],
 )
 def test_a_bad_file_is_refused_with_its_path_and_the_reason(tmp_path: Path, write: Any, reason: str) -> None:
     path = tmp_path / "bad.wav"
@@ -159,6 +169,13 @@ def test_float64_becomes_float32_and_float32_is_not_copied() -> None:
     assert as_audio(audio) is audio
 
 
+def test_strided_audio_becomes_contiguous() -> None:
+    """torch refuses an array that runs backwards."""
+    audio = as_audio(np.arange(4, dtype=np.float32)[::-1])
+    assert audio.flags.c_contiguous
+    assert audio.tolist() == [3, 2, 1, 0]
+
+
 @pytest.mark.parametrize("shape", [(1600, 2), (2, 1600), (1, 1600), (1600, 1), (1600, 8)])
 def test_channels_are_found_on_either_axis(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
@@ -168,7 +185,7 @@ def test_channels_are_found_on_either_axis(shape: tuple[int, int]) -> None:
 
 
 def test_an_empty_array_is_audio_of_no_length() -> None:
-    for empty in (np.zeros(0, np.int16), np.zeros((0, 2), np.float32), []):
+    for empty in (np.zeros(0, np.int16), np.zeros((0, 2), np.float32), np.zeros((2, 0)), []):
         for rate in (SAMPLE_RATE, 44_100):
             assert as_audio(empty, rate).shape == (0,)
 
@@ -204,6 +221,7 @@ def test_a_rate_no_microphone_has_is_refused(rate: int) -> None:
 
 
 @given(hnp.arrays(np.int16, st.integers(0, 400)))
+@settings(deadline=None)
 def test_audio_from_16_bit_pcm_survives_a_wav_file_exactly(
     tmp_path_factory: pytest.TempPathFactory, pcm: npt.NDArray[np.int16]
 ) -> None:
@@ -213,6 +231,12 @@ def test_audio_from_16_bit_pcm_survives_a_wav_file_exactly(
     if len(audio):
         assert np.array_equal(read_audio(path), audio)
     assert soundfile.info(path).subtype == "PCM_16"
+
+
+def test_samples_between_two_steps_are_rounded_to_the_nearer(tmp_path: Path) -> None:
+    steps = np.array([0.9, -0.9, 1.1, -1.1], np.float32)
+    write_wav(tmp_path / "soft.wav", steps / 2**15)
+    assert (read_audio(tmp_path / "soft.wav") * 2**15).tolist() == [1, -1, 1, -1]
 
 
 def test_samples_beyond_full_scale_are_clipped_not_wrapped(tmp_path: Path) -> None:
@@ -239,6 +263,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(
 
 
 @given(st.integers(0, 500), st.integers(1, 70))
+@settings(deadline=None)
 def test_chunks_put_together_are_the_audio(n_samples: int, chunk: int) -> None:
     audio = np.arange(n_samples, dtype=np.float32)
     pieces = list(chunks(audio, chunk))

@@ -124,6 +124,7 @@ TestRingAgainstList.settings = settings(max_examples=150, stateful_step_count=40
 
 
 @given(st.lists(st.integers(0, 400), max_size=30), st.integers(1, 1000))
+@settings(deadline=None)
 def test_any_chunking_leaves_what_the_whole_array_leaves(lengths: list[int], capacity: int) -> None:
     whole, pieces = RingBuffer(capacity), RingBuffer(capacity)
     whole.append(ramp(0, sum(lengths)))

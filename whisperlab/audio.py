@@ -45,7 +45,7 @@ def read_audio(path: str | os.PathLike[str]) -> FloatArray:
 
 
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
-    """An array as mono float32 at 16 kHz; the input itself when it already is that.
+    """An array as contiguous mono float32 at 16 kHz; the input itself when it already is that.
 
     int16 and int32 PCM is scaled to [-1, 1), channels (up to eight, either axis) are averaged, other rates
     are resampled. Anything else, and NaN or infinite samples, raises ``AudioFormatError``.
