@@ -314,7 +314,10 @@ class PerformanceMetrics:
             known = self._operations[operation]
         except KeyError:
             known = self._operation(operation)
-        known.add(round(seconds * _NS_PER_S))
+        pending = known.pending  # known.add, spelt out: a call less
+        pending.append(round(seconds * _NS_PER_S))
+        if len(pending) >= _BLOCK:
+            known.relieve()
 
     def start_timer(self, operation: str) -> None:
         """Start timing in this thread; starts of one operation nest, the latest is stopped first."""
