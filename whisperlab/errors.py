@@ -39,6 +39,10 @@ class TimerError(WhisperlabError, RuntimeError):
     """A timer was stopped that nobody had started."""
 
 
+class StreamEndedError(WhisperlabError, RuntimeError):
+    """Audio was given to a stream that had been finalised; ``reset`` starts a new one."""
+
+
 class WeightsError(WhisperlabError):
     """Model weights could not be found, fetched, verified or loaded; the message lists what was tried."""
 
@@ -57,6 +61,10 @@ class TraceError(WhisperlabError, ValueError):
 
 class SweepError(WhisperlabError):
     """A sweep cannot run as asked or its results store is damaged."""
+
+
+class NotebookError(WhisperlabError):
+    """A notebook could not be executed to its end; the message names the cell and the error."""
 
 
 class MissingDependencyError(WhisperlabError, ImportError):

@@ -1,0 +1,366 @@
+"""From a window of speech to words: guarded greedy decoding, word times, and local agreement between guesses.
+
+Three layers, each usable alone. `SpeechDecoder.decode` turns audio in a known language into a `Hypothesis`,
+continuing a forced prefix. Whisper base on a short window sometimes falls into a loop or invents text, so
+the decoder has a token budget per second of audio, stops at repeated n-grams and tries again with a longer
+margin of silence, and returns nothing where the model itself says there is no speech. `align` places words in
+time by a monotone path through the cross-attention of the alignment heads. `LocalAgreement` says which words
+two successive hypotheses share (Liu et al. 2020, as used by Macháček et al. 2023, arXiv 2307.14743).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from whisperlab.encoder import Encoded, ShortWindowEncoder
+from whisperlab.errors import ConfigurationError
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.text_stack import DecoderState, TextStack
+from whisperlab.timeline import POSITION, SAMPLE_RATE, seconds
+
+if TYPE_CHECKING:
+    from whisper.tokenizer import Tokenizer
+
+MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
+
+
+def is_meaningful(text: str) -> bool:
+    """Whether text holds a letter or digit of any script (the guide's ``[a-zA-Z0-9]`` knows Latin only).
+
+    >>> is_meaningful("Привет"), is_meaningful("你好"), is_meaningful(" ... ")
+    (True, True, False)
+    """
+    return MEANINGFUL.search(text) is not None
+
+
+@dataclass(slots=True, frozen=True)
+class DecoderOptions:
+    """How hypotheses are made.
+
+    ``margins_s`` are the seconds of silence after the window: the first for every decode, the next ones only
+    when a repetition loop was found. ``tokens_per_second`` bounds the text: fast Russian, the densest of our
+    recordings, needs 9. ``no_speech`` and ``min_log_probability`` are openai-whisper's thresholds for "nothing
+    was said": the text is dropped when both say so.
+    """
+
+    margins_s: tuple[float, ...] = (2.0, 10.0)
+    tokens_per_second: float = 12.0
+    spare_tokens: int = 8
+    no_speech: float = 0.6
+    min_log_probability: float = -1.0
+
+    def __post_init__(self) -> None:
+        if not self.margins_s or min(self.margins_s) < 0:
+            raise ConfigurationError(f"margins_s needs one or more values >= 0, got {self.margins_s}")
+        if self.tokens_per_second <= 0:
+            raise ConfigurationError(f"tokens_per_second must be above 0, got {self.tokens_per_second}")
+
+
+@dataclass(slots=True, frozen=True)
+class Word:
+    """One word with its tokens and its place; ``start`` and ``end`` are samples since the stream began."""
+
+    text: str
+    tokens: tuple[int, ...]
+    start: int
+    end: int
+    log_probability: float  # sum over its tokens
+
+    @property
+    def key(self) -> str:
+        """What two hypotheses must share to agree on the word: its letters, whatever case and punctuation."""
+        return "".join(MEANINGFUL.findall(self.text.casefold())) or self.text.strip()
+
+
+@dataclass(slots=True, frozen=True)
+class Hypothesis:
+    """Words the decoder found in a window, the forced prefix included."""
+
+    words: tuple[Word, ...]
+    looped: bool = False
+
+    @property
+    def log_probability(self) -> float:
+        """Mean log-probability of a token, 0 for no words."""
+        n_tokens = sum(len(word.tokens) for word in self.words)
+        return sum(word.log_probability for word in self.words) / n_tokens if n_tokens else 0.0
+
+
+def text_of(words: Sequence[Word]) -> str:
+    """The words as people read them."""
+    return "".join(word.text for word in words).strip()
+
+
+def confidence_of(words: Sequence[Word]) -> float:
+    """Geometric mean of the token probabilities, 0 to 1; 0 for no words."""
+    return math.exp(Hypothesis(tuple(words)).log_probability) if words else 0.0
+
+
+def repeated_tail(tokens: Sequence[int], longest: int = 12) -> int:
+    """Number of tokens at the end that only repeat what stands before them, 0 when there is no loop.
+
+    A loop is an n-gram said three times in a row (four times for a single token: "no, no, no" is speech).
+
+    >>> repeated_tail([5, 1, 2, 1, 2, 1, 2])
+    4
+    """
+    for n in range(1, longest + 1):
+        times = 4 if n == 1 else 3
+        tail = list(tokens[-n * times :])
+        if len(tail) == n * times and tail == tail[:n] * times:
+            return n * (times - 1)
+    return 0
+
+
+def monotone_path(cost: NDArray[np.float64]) -> NDArray[np.intp]:
+    """First column of each row on the cheapest monotone path through a cost matrix (dynamic time warping).
+
+    The path runs from the first cell to the last with steps right, down or diagonal. Row by row
+    ``D[i, j] = c[i, j] + min(D[i-1, j], D[i-1, j-1], D[i, j-1])``, where the last term is a running minimum.
+    """
+    n_rows, n_columns = cost.shape
+    total = np.empty_like(cost)
+    total[0] = np.cumsum(cost[0])
+    for i in range(1, n_rows):
+        above = total[i - 1]
+        entry = np.minimum(above, np.concatenate(([np.inf], above[:-1])))
+        so_far = np.cumsum(cost[i])
+        total[i] = so_far + np.minimum.accumulate(entry - (so_far - cost[i]))
+    first = np.zeros(n_rows, dtype=np.intp)
+    j = n_columns - 1
+    for i in range(n_rows - 1, 0, -1):
+        above = np.minimum(total[i - 1], np.concatenate(([np.inf], total[i - 1, :-1])))
+        while j > 0 and total[i, j - 1] < above[j]:
+            j -= 1
+        first[i] = j
+        if j > 0 and total[i - 1, j - 1] <= total[i - 1, j]:
+            j -= 1
+    return first
+
+
+def token_starts(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
+    """Position at which each row of attention begins, from weights of shape (heads, rows, positions).
+
+    As openai-whisper's word timestamps: weights standardised over rows, smoothed over seven positions,
+    averaged over heads, then a monotone path; without its just-in-time compiled path search (4 s to start).
+    """
+    from whisper.timing import median_filter
+
+    weights = attention[:, :, : max(n_audio, 1)]
+    std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
+    weights = median_filter((weights - mean) / (std + 1e-9), 7)
+    return monotone_path(-weights.mean(0).double().cpu().numpy())
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Tokens chosen so far with their log-probabilities, and the decoder that chose them."""
+
+    state: DecoderState
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    no_speech: float = 0.0
+    looped: bool = False
+
+    def drop_last(self, n_tokens: int) -> None:
+        """Take back repeated tokens and note that there was a loop."""
+        keep = max(len(self.tokens) - n_tokens, 0)
+        del self.tokens[keep:], self.log_probabilities[keep:]
+        self.looped = True
+
+
+class SpeechDecoder:
+    """Greedy, guarded decoding of short windows in a given language."""
+
+    def __init__(
+        self,
+        encoder: ShortWindowEncoder,
+        stack: TextStack,
+        options: DecoderOptions,
+        metrics: PerformanceMetrics,
+        n_languages: int = 99,
+    ) -> None:
+        self._encoder = encoder
+        self._stack = stack
+        self._options = options
+        self._metrics = metrics
+        self._n_languages = n_languages
+        self._suppressed = self._suppression_mask()
+        self.redecodes = 0  # windows decoded again because of a loop
+
+    def decode(
+        self,
+        audio: NDArray[np.float32],
+        offset: int,
+        language: str,
+        prefix: Sequence[Word] = (),
+        guess: Sequence[Word] = (),
+    ) -> Hypothesis:
+        """Decode one window.
+
+        Args:
+            audio: the window, float32 at 16 kHz.
+            offset: sample of the stream the window begins at; word times are relative to the stream.
+            language: Whisper language code.
+            prefix: words the text must begin with (they keep their times and probabilities).
+            guess: words expected after the prefix, such as the last hypothesis. They are checked in one pass
+                and kept as far as greedy decoding would choose them too, so they save time and change nothing
+                (speculative decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
+        """
+        for attempt, margin_s in enumerate(self._options.margins_s):
+            encoded = self._encode(audio, margin_s)
+            with self._metrics.measure("whisper.decode"):
+                draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess)
+            if not draft.looped:
+                break
+            self.redecodes += attempt + 1 < len(self._options.margins_s)
+        if self._is_nothing(draft, prefix):
+            return Hypothesis(())
+        return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
+
+    def _encode(self, audio: NDArray[np.float32], margin_s: float) -> Encoded:
+        with self._metrics.measure("whisper.insert_audio"):
+            return self._encoder.encode(audio, round(margin_s * SAMPLE_RATE))
+
+    def _draft(
+        self,
+        encoded: Encoded,
+        duration_s: float,
+        language: str,
+        prefix: Sequence[Word],
+        guess: Sequence[Word],
+    ) -> _Draft:
+        """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
+        tokenizer = tokenizer_for(language, self._n_languages)
+        forced = [token for word in prefix for token in word.tokens]
+        start = [*tokenizer.sot_sequence, tokenizer.no_timestamps, *forced]
+        budget = self._options.spare_tokens + int(self._options.tokens_per_second * duration_s) - len(forced)
+        budget = min(budget, self._stack.max_tokens - len(start) - 1)
+        expected = [token for word in guess for token in word.tokens][: max(budget, 0)]
+        state = self._stack.open(encoded)
+        hidden = self._stack.extend(state, [*start, *expected], keep_alignment=True)
+        draft = _Draft(state, no_speech=self._no_speech(hidden[0], tokenizer))
+        logits = self._stack.logits(hidden[len(start) - 1 :]) + self._suppressed
+        if not forced:
+            logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
+        at = 0  # row of logits that chooses the next token
+        while len(draft.tokens) < budget:
+            token = int(logits[at].argmax())
+            if token == tokenizer.eot:
+                self._stack.rewind(state, len(start) + len(draft.tokens))
+                return draft
+            draft.tokens.append(token)
+            draft.log_probabilities.append(float(logits[at, token] - logits[at].logsumexp(-1)))
+            if cut := repeated_tail(forced + draft.tokens):
+                draft.drop_last(cut)
+                return draft
+            if expected[at : at + 1] == [token]:
+                at += 1
+                continue
+            self._stack.rewind(state, len(start) + len(draft.tokens) - 1)
+            hidden = self._stack.extend(state, [token], keep_alignment=True)
+            logits, at, expected = self._stack.logits(hidden) + self._suppressed, 0, []
+        draft.looped = True
+        return draft
+
+    def _no_speech(self, hidden: torch.Tensor, tokenizer: Tokenizer) -> float:
+        return float(self._stack.logits(hidden).softmax(-1)[tokenizer.no_speech])
+
+    def _is_nothing(self, draft: _Draft, prefix: Sequence[Word]) -> bool:
+        """Whether the model says nobody spoke; text already committed cannot be taken back."""
+        if prefix or not draft.tokens:
+            return not prefix
+        mean = sum(draft.log_probabilities) / len(draft.log_probabilities)
+        return draft.no_speech > self._options.no_speech and mean < self._options.min_log_probability
+
+    def _words(
+        self, draft: _Draft, encoded: Encoded, offset: int, prefix: Sequence[Word], language: str
+    ) -> list[Word]:
+        """Group new tokens into words and place them; times never run backwards past the prefix."""
+        if not draft.tokens:
+            return []
+        tokenizer = tokenizer_for(language, self._n_languages)
+        first = len(tokenizer.sot_sequence)  # the row that predicts the first text token
+        attention = draft.state.alignment[:, first:]
+        starts = token_starts(attention, encoded.n_audio)
+        at = sum(len(word.tokens) for word in prefix)
+        ends = np.append(starts[1:], encoded.n_audio)
+        words: list[Word] = []
+        texts, groups = tokenizer.split_to_word_tokens([*draft.tokens, tokenizer.eot])
+        done = 0
+        for text, group in zip(texts[:-1], groups[:-1], strict=True):
+            where = at + done
+            start = offset + int(starts[where]) * POSITION
+            end = offset + int(ends[where + len(group) - 1]) * POSITION
+            probability = sum(draft.log_probabilities[done : done + len(group)])
+            words.append(Word(text, tuple(group), start, max(start, end), probability))
+            done += len(group)
+        return words
+
+    def _suppression_mask(self) -> torch.Tensor:
+        """0 for tokens that may be said, -inf for symbols, annotations and every special token but the end."""
+        tokenizer = tokenizer_for("en", self._n_languages)
+        mask = torch.zeros(self._stack.n_vocabulary)
+        mask[list(tokenizer.non_speech_tokens)] = -torch.inf
+        mask[tokenizer.eot + 1 :] = -torch.inf
+        return mask.to(self._stack.device)
+
+
+@lru_cache(maxsize=128)
+def tokenizer_for(language: str, n_languages: int = 99) -> Any:
+    """Whisper's multilingual tokenizer set to transcribe (never translate) a language."""
+    from whisper.tokenizer import get_tokenizer
+
+    return get_tokenizer(True, num_languages=n_languages, language=language, task="transcribe")
+
+
+def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
+    """Number of leading words two hypotheses share.
+
+    >>> a = [Word(w, (), 0, 0, 0.0) for w in (" Hello", " big", " world")]
+    >>> b = [Word(w, (), 0, 0, 0.0) for w in (" hello,", " big", " word")]
+    >>> agreed(a, b)
+    2
+    """
+    n = 0
+    for old, new in zip(previous, current, strict=False):
+        if old.key != new.key:
+            break
+        n += 1
+    return n
+
+
+class LocalAgreement:
+    """Commits words once two successive hypotheses agree on them and they end before a horizon."""
+
+    __slots__ = ("_previous", "committed")
+
+    def __init__(self) -> None:
+        self.committed: list[Word] = []
+        self._previous: tuple[Word, ...] = ()
+
+    def update(self, hypothesis: Hypothesis, horizon: int) -> list[Word]:
+        """Take a new hypothesis (beginning with the committed words); returns the words it newly commits."""
+        n_agreed = agreed(self._previous, hypothesis.words)
+        new = []
+        for word in hypothesis.words[len(self.committed) : n_agreed]:
+            if word.end > horizon:
+                break
+            new.append(word)
+        self._previous = hypothesis.words
+        self.committed.extend(new)
+        return new
+
+    @property
+    def tentative(self) -> tuple[Word, ...]:
+        """Words of the latest hypothesis beyond the committed ones."""
+        return self._previous[len(self.committed) :]

@@ -1,0 +1,113 @@
+"""Which language is spoken: Whisper's own posterior at the start-of-transcript token, over the languages allowed.
+
+Language logits outside the allowed set are masked before the softmax, a log-prior may be added, and a
+temperature calibrated on development data turns over-confident logits into probabilities. Only the rows of the
+vocabulary that name the allowed languages are computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from whisperlab.decoder import tokenizer_for
+from whisperlab.errors import ConfigurationError, UnknownLanguageError
+from whisperlab.text_stack import TextStack
+
+Posterior = NDArray[np.float64]  # shape (languages,), sums to 1
+
+
+def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> tuple[str, ...]:
+    """The allowed set in the order given, without repeats; None means all that the model knows.
+
+    Raises `UnknownLanguageError` for a code Whisper does not know, naming it.
+    """
+    known = tokenizer_for("en", n_languages).all_language_codes
+    if languages is None:
+        return tuple(known)
+    if isinstance(languages, str) or not languages:
+        raise ConfigurationError(f"languages needs a list of codes such as ['en', 'es'], got {languages!r}")
+    for code in languages:
+        if code not in known:
+            raise UnknownLanguageError(
+                f"unknown language {code!r}; Whisper knows: {', '.join(sorted(known))}"
+            )
+    return tuple(dict.fromkeys(languages))
+
+
+@dataclass(slots=True, frozen=True)
+class LidOptions:
+    """What one language-ID frame looks at.
+
+    The window is the last ``window_ms`` of audio whatever it holds, followed by ``margin_ms`` of silence; a
+    frame is taken only while people speak and after ``min_speech_ms`` of speech. ``temperature`` divides the
+    logits (calibrated on the development split).
+    """
+
+    window_ms: int = 2000
+    margin_ms: int = 1000
+    min_speech_ms: int = 600
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 100 <= self.window_ms <= 30_000 or not 0 <= self.margin_ms <= 30_000:
+            raise ConfigurationError(
+                f"window_ms must be 100 to 30000 and margin_ms 0 to 30000, got {self.window_ms}, {self.margin_ms}"
+            )
+        if self.min_speech_ms < 0 or self.temperature <= 0:
+            raise ConfigurationError(
+                f"min_speech_ms must be >= 0, temperature > 0, got {self.min_speech_ms}, {self.temperature}"
+            )
+
+
+class LanguageIdentifier:
+    """Posterior over the allowed languages from an encoded window."""
+
+    def __init__(
+        self,
+        stack: TextStack,
+        languages: tuple[str, ...],
+        prior: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
+        n_languages: int = 99,
+    ) -> None:
+        tokenizer = tokenizer_for("en", n_languages)
+        tokens = dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True))
+        self.languages = languages
+        self._stack = stack
+        self._sot = tokenizer.sot
+        self._rows = torch.tensor([tokens[code] for code in languages], device=stack.device)
+        self._temperature = temperature
+        self._log_prior = log_prior(languages, prior)
+
+    def posterior(self, features: torch.Tensor) -> Posterior:
+        """Probability of each allowed language, in the order of ``languages``, from features (positions, state)."""
+        hidden = self._stack.glance(features, self._sot)
+        logits = self._stack.logits(hidden, self._rows)[0].double().cpu().numpy()
+        return softmax(logits / self._temperature + self._log_prior)
+
+
+def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> NDArray[np.float64]:
+    """Log of a prior given as positive weights; languages not named weigh 1.
+
+    >>> log_prior(["en", "es"], {"es": 2.0}).round(2)
+    array([0.  , 0.69])
+    """
+    prior = prior or {}
+    for code, weight in prior.items():
+        if code not in languages:
+            raise ConfigurationError(f"the prior names {code!r}, which is not among the allowed languages")
+        if not (weight > 0 and math.isfinite(weight)):
+            raise ConfigurationError(f"the prior of {code!r} must be a positive number, got {weight}")
+    return np.log([prior.get(code, 1.0) for code in languages])
+
+
+def softmax(logits: NDArray[np.float64]) -> Posterior:
+    """Probabilities from logits, safe for large values."""
+    shifted = np.exp(logits - logits.max())
+    return np.asarray(shifted / shifted.sum())

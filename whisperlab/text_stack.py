@@ -1,0 +1,176 @@
+"""Whisper's text decoder as a function of new tokens, what was computed before, and one encoded window.
+
+openai-whisper keeps its key/value cache in module hooks and projects every token on the whole vocabulary.
+Here the cache is a plain value: the keys and values of the window are computed once (`open`), each call of
+`extend` adds tokens and returns their hidden states, and the caller decides which rows of the vocabulary it
+wants (99 languages, or everything for the last token only). Attention weights of the alignment heads are
+kept on request, for word times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from whisperlab.encoder import Encoded
+
+if TYPE_CHECKING:
+    from whisper.model import Whisper
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """All the decoder knows of one window: cross keys and values, and those of the tokens so far.
+
+    Tensors have shape (heads, length, head size), one per layer. ``alignment`` holds attention weights of shape
+    (alignment heads, tokens, positions) for the tokens whose `extend` asked for them.
+    """
+
+    cross: list[tuple[torch.Tensor, torch.Tensor]]
+    past: list[tuple[torch.Tensor, torch.Tensor]]
+    alignment: torch.Tensor
+    n_tokens: int = 0
+
+
+class TextStack:
+    """The decoder half of a loaded Whisper model."""
+
+    def __init__(self, model: Whisper) -> None:
+        self._decoder = model.decoder
+        self._blocks = list(model.decoder.blocks)
+        self._n_head = model.dims.n_text_head
+        self.max_tokens = model.dims.n_text_ctx
+        self.n_vocabulary = model.dims.n_vocab
+        self.device = model.device
+        heads = model.alignment_heads.to_dense().cpu()
+        self._alignment_heads = [heads[layer].nonzero()[:, 0].to(self.device) for layer in range(len(heads))]
+
+    def open(self, encoded: Encoded) -> DecoderState:
+        """Keys and values of a window for every layer, ready for the first token."""
+        with torch.inference_mode():
+            cross = [
+                (
+                    self._split(block.cross_attn.key(encoded.features)),
+                    self._split(block.cross_attn.value(encoded.features)),
+                )
+                for block in self._blocks
+            ]
+        empty = cross[0][0][:, :0]
+        n_heads = sum(len(heads) for heads in self._alignment_heads)
+        alignment = torch.empty(n_heads, 0, len(encoded.features), device=self.device)
+        return DecoderState(cross, [(empty, empty)] * len(self._blocks), alignment)
+
+    def rewind(self, state: DecoderState, n_tokens: int) -> None:
+        """Forget every token after the first ``n_tokens``."""
+        state.past = [(key[:, :n_tokens], value[:, :n_tokens]) for key, value in state.past]
+        state.alignment = state.alignment[:, :n_tokens]
+        state.n_tokens = min(state.n_tokens, n_tokens)
+
+    def extend(
+        self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False
+    ) -> torch.Tensor:
+        """Add tokens to the state and return their hidden states, shape (new tokens, state).
+
+        With ``keep_alignment`` the attention of the alignment heads is appended to ``state.alignment``.
+        """
+        decoder = self._decoder
+        start, end = state.n_tokens, state.n_tokens + len(tokens)
+        if end > self.max_tokens:
+            raise ValueError(f"Whisper decodes at most {self.max_tokens} tokens at once, got {end}")
+        with torch.inference_mode():
+            ids = torch.tensor(tokens, device=self.device)
+            x = decoder.token_embedding(ids) + decoder.positional_embedding[start:end]
+            kept: list[torch.Tensor] = []
+            for layer, block in enumerate(self._blocks):
+                x = x + self._self_attention(block.attn, block.attn_ln(x), state, layer)
+                y = block.cross_attn_ln(x)
+                x = x + self._cross_attention(block.cross_attn, y, state, layer)
+                if keep_alignment and len(self._alignment_heads[layer]):
+                    kept.append(self._alignment(block.cross_attn, y, state, layer))
+                x = x + block.mlp(block.mlp_ln(x))
+            state.n_tokens = end
+            if kept:
+                state.alignment = torch.cat([state.alignment, torch.cat(kept)], 1)
+            hidden: torch.Tensor = decoder.ln(x)
+            return hidden
+
+    def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
+        """Hidden state after one first token, shape (1, state): `open` and `extend` for a fraction of the work.
+
+        A single query needs no keys or values of its own: ``q (W x) = (q W) x`` and ``sum a (W x) = W (sum a x)``,
+        so the window is never projected. Self-attention of one token is its own value.
+        """
+        decoder = self._decoder
+        with torch.inference_mode():
+            x = decoder.token_embedding(torch.tensor([token], device=self.device))
+            x = x + decoder.positional_embedding[:1]
+            for block in self._blocks:
+                x = x + block.attn.out(block.attn.value(block.attn_ln(x)))
+                x = x + self._glance_across(block.cross_attn, block.cross_attn_ln(x), features)
+                x = x + block.mlp(block.mlp_ln(x))
+            hidden: torch.Tensor = decoder.ln(x)
+            return hidden
+
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Project hidden states (n, state) on the vocabulary, or on the given rows of it only."""
+        weight = self._decoder.token_embedding.weight
+        with torch.inference_mode():
+            return F.linear(hidden, weight if rows is None else weight[rows])
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), self._n_head, -1).transpose(0, 1)
+
+    def _merge(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(0, 1).flatten(1)
+
+    def _self_attention(
+        self, attention: torch.nn.Module, x: torch.Tensor, state: DecoderState, layer: int
+    ) -> torch.Tensor:
+        query, key, value = (self._split(getattr(attention, name)(x)) for name in ("query", "key", "value"))
+        old_key, old_value = state.past[layer]
+        key, value = torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
+        state.past[layer] = (key, value)
+        mask = None
+        if len(x) > 1:
+            mask = torch.ones(len(x), key.shape[1], dtype=torch.bool, device=x.device)
+            mask = mask.tril(key.shape[1] - len(x))
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        merged: torch.Tensor = attention.out(self._merge(out))  # type: ignore[operator]
+        return merged
+
+    def _cross_attention(
+        self, attention: torch.nn.Module, x: torch.Tensor, state: DecoderState, layer: int
+    ) -> torch.Tensor:
+        query = self._split(attention.query(x))  # type: ignore[operator]
+        out = F.scaled_dot_product_attention(query, *state.cross[layer])
+        merged: torch.Tensor = attention.out(self._merge(out))  # type: ignore[operator]
+        return merged
+
+    def _glance_across(
+        self, attention: torch.nn.Module, x: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-attention of one token on unprojected features (positions, state)."""
+        n_state = features.shape[-1]
+        size = n_state // self._n_head
+        query = attention.query(x).view(self._n_head, 1, size)  # type: ignore[operator]
+        key = attention.key.weight.view(self._n_head, size, n_state)  # type: ignore[union-attr, operator]
+        scores = (query @ key)[:, 0] @ features.T / size**0.5  # (heads, positions); keys have no bias
+        seen = scores.softmax(-1) @ features  # (heads, state)
+        value = attention.value
+        weight = value.weight.view(self._n_head, size, n_state)  # type: ignore[union-attr, operator]
+        mixed = (weight @ seen[:, :, None]).flatten() + value.bias  # type: ignore[union-attr, operator]
+        merged: torch.Tensor = attention.out(mixed[None])  # type: ignore[operator]
+        return merged
+
+    def _alignment(
+        self, attention: torch.nn.Module, x: torch.Tensor, state: DecoderState, layer: int
+    ) -> torch.Tensor:
+        heads = self._alignment_heads[layer]
+        query = self._split(attention.query(x))[heads]  # type: ignore[operator]
+        key = state.cross[layer][0][heads]
+        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+        return scores.softmax(-1)

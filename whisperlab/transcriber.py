@@ -1,0 +1,570 @@
+"""SessionRestartTranscriber: follows a speaker from language to language and restarts the session at each switch.
+
+Audio comes in by chunks of any length and is worked on at fixed points of the stream: every 512 samples the
+voice activity detector, every ``lid_hop_ms`` language-ID, every ``step_ms`` of speech a decode. What happens at a
+point depends only on the audio up to it, so the chunking never changes the result.
+
+Text is *tentative* until two decodes agree on it, it lies ``commit_lag_ms`` behind the present and before any
+change of language that is in the air; then it is *committed* and never changes. A stretch of speech ends
+with a pause, at a switch, or when it gets too long; its committed and remaining words become one *final* segment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whisperlab.audio import FloatArray, as_audio
+from whisperlab.buffer import RingBuffer
+from whisperlab.cache import EncoderCache
+from whisperlab.decoder import (
+    DecoderOptions,
+    Hypothesis,
+    LocalAgreement,
+    SpeechDecoder,
+    Word,
+    confidence_of,
+    is_meaningful,
+    text_of,
+)
+from whisperlab.encoder import ShortWindowEncoder
+from whisperlab.errors import ConfigurationError, StreamEndedError
+from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.models import load_model
+from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.smoothing import Evidence, LanguageTracker, SmoothingOptions, Turn
+from whisperlab.text_stack import TextStack
+from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
+from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
+
+if TYPE_CHECKING:
+    import torch
+    from whisper.model import Whisper
+
+logger = logging.getLogger("whisperlab")
+_stream_ids = itertools.count()
+
+MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
+
+
+@dataclass(slots=True, frozen=True)
+class SessionOptions:
+    """When to decode and when to let go of text.
+
+    ``step_ms`` is the time between two decodes of running speech; ``commit_lag_ms`` keeps words open as long
+    as language-ID may still find that they were another language's. ``max_speech_s`` is the longest window
+    decoded at once; longer speech is cut at a pause. ``preroll_ms`` is the audio kept before the first
+    frame of speech, ``snap_ms`` how far a boundary may move to the nearest pause.
+    """
+
+    step_ms: int = 1000
+    commit_lag_ms: int = 2000
+    max_speech_s: float = 15.0
+    preroll_ms: int = 200
+    snap_ms: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.step_ms < 100 or min(self.commit_lag_ms, self.preroll_ms, self.snap_ms) < 0:
+            raise ConfigurationError(
+                f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
+            )
+        if not 2 <= self.max_speech_s <= 28:
+            raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {self.max_speech_s}")
+
+
+@dataclass(slots=True)
+class _Speech:
+    """Speech being decoded: where it begins, and what its hypotheses agree on."""
+
+    start: int
+    agreement: LocalAgreement = field(default_factory=LocalAgreement)
+
+    @property
+    def committed_until(self) -> int:
+        words = self.agreement.committed
+        return max(self.start, words[-1].end) if words else self.start
+
+
+@dataclass(slots=True)
+class _News:
+    """What the call of `process` under way has produced so far."""
+
+    committed: list[str] = field(default_factory=list)
+    switches: list[Switch] = field(default_factory=list)
+    segments: list[SessionSegment] = field(default_factory=list)
+    frames: list[LanguageFrame] = field(default_factory=list)
+    speech: list[Span] = field(default_factory=list)
+
+
+class SessionRestartTranscriber:
+    """Streaming transcription that follows the speaker's language.
+
+    Args:
+        model: a name (``'base'``), a checkpoint path, or a loaded openai-whisper model.
+        languages: the allowed languages, such as ``['en', 'es']``; None allows all 99.
+        sampling_rate: of the chunks given to `process`; other than 16000 is resampled as it comes.
+        lid_hop_ms: time between language-ID frames.
+        device: ``'cpu'`` or ``'cuda'``; None takes the CPU.
+        language: the one language spoken (mode *forced*: no language-ID).
+        oracle: known switches as ``(seconds, language)`` pairs from 0 on (mode *oracle*, for upper bounds).
+        language_prior: positive weights by language; those not named weigh 1.
+        cache_size, hash_precision, key, shadow_rate: of the `EncoderCache` in front of language-ID.
+        decode: False runs voice activity and language-ID only, for experiments on these.
+        lid_p95_limit_ms, hit_rate_limit: a warning is logged when crossed, at most once per
+            ``log_interval_seconds``.
+
+    >>> transcriber = SessionRestartTranscriber(languages=["en", "es"])  # doctest: +SKIP
+    >>> result = transcriber.process(chunk)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Whisper = "base",
+        languages: Sequence[str] | None = None,
+        sampling_rate: int = SAMPLE_RATE,
+        lid_hop_ms: int = 100,
+        device: str | None = None,
+        *,
+        language: str | None = None,
+        oracle: Sequence[tuple[float, str]] | None = None,
+        language_prior: Mapping[str, float] | None = None,
+        cache_size: int = 50,
+        hash_precision: int = 6,
+        key: str = "rounded",
+        shadow_rate: float = 0.0,
+        decode: bool = True,
+        vad: VadOptions = VadOptions(),
+        lid: LidOptions = LidOptions(),
+        smoothing: SmoothingOptions = SmoothingOptions(),
+        decoding: DecoderOptions = DecoderOptions(),
+        session: SessionOptions = SessionOptions(),
+        lid_p95_limit_ms: float = 10.0,
+        hit_rate_limit: float = 0.4,
+        enable_logging: bool = False,
+        log_interval_seconds: float = 300.0,
+    ) -> None:
+        _check_rates(sampling_rate, lid_hop_ms)
+        self._mode = _mode(language, oracle)
+        loaded = load_model(model, device or "cpu") if isinstance(model, str | Path) else model
+        n_languages = loaded.num_languages
+        if language is not None:
+            languages = [language]
+        if oracle is not None:
+            languages = [code for _, code in oracle]
+        self.languages = check_languages(languages, n_languages)
+        self.sampling_rate, self.lid_hop_ms = sampling_rate, lid_hop_ms
+        self._oracle = _checked_oracle(oracle)
+        self._decode_text = decode
+        self._vad_options, self._lid, self._smoothing, self._session = vad, lid, smoothing, session
+        self._limits = (lid_p95_limit_ms, hit_rate_limit, log_interval_seconds)
+        self._hop = lid_hop_ms * SAMPLE_RATE // 1000
+        self._step = session.step_ms * SAMPLE_RATE // 1000
+        self._config = {
+            "model": model if isinstance(model, str) else getattr(model, "name", str(loaded.dims)),
+            "languages": list(self.languages),
+            "sampling_rate": sampling_rate,
+            "lid_hop_ms": lid_hop_ms,
+            "device": str(loaded.device),
+            "mode": self._mode,
+            "language_prior": dict(language_prior or {}),
+            "cache_size": cache_size,
+            "hash_precision": hash_precision,
+            "key": key,
+            "shadow_rate": shadow_rate,
+            "decode": decode,
+            "vad": asdict(vad),
+            "lid": asdict(lid),
+            "smoothing": asdict(smoothing),
+            "decoding": asdict(decoding),
+            "session": asdict(session),
+        }
+        self.metrics = PerformanceMetrics(
+            enable_logging=enable_logging, log_interval_seconds=log_interval_seconds
+        )
+        self.encoder_cache = EncoderCache(
+            max_size=cache_size,
+            device=str(loaded.device),
+            hash_precision=hash_precision,
+            key=key,
+            shadow_rate=shadow_rate,
+            context=(self._config["model"], "fp32", lid.window_ms, lid.margin_ms),
+        )
+        stack = TextStack(loaded)
+        self._lid_encoder = ShortWindowEncoder(loaded)
+        self._text_encoder = ShortWindowEncoder(loaded)
+        self._shadow_encoder = ShortWindowEncoder(loaded)  # checks hits, on nobody's account
+        self._identifier = LanguageIdentifier(
+            stack, self.languages, language_prior, lid.temperature, n_languages
+        )
+        self._decoder = SpeechDecoder(self._text_encoder, stack, decoding, self.metrics, n_languages)
+        self._gate = SpeechGate(vad, SileroDetector())
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream: forget audio, text, cache and statistics; keep the model."""
+        self.vad_audio_buffer = RingBuffer(SAMPLE_RATE * 60)
+        lid_capacity = int(self.lid_hop_ms / 1000 * SAMPLE_RATE) * 100
+        self._window = self._lid.window_ms * SAMPLE_RATE // 1000
+        self.audio_buffer_for_lid = RingBuffer(max(lid_capacity, self._window))
+        self.metrics.reset()
+        self.encoder_cache.clear()
+        for encoder in (self._lid_encoder, self._text_encoder):
+            encoder.calls = encoder.encoded_samples = 0
+        self._decoder.redecodes = 0
+        self._gate.reset()
+        self._tracker = LanguageTracker(len(self.languages), self._smoothing, self.lid_hop_ms / 1000)
+        self._resampler = _resampler(self.sampling_rate)
+        self._stream = f"stream-{next(_stream_ids)}"
+        self._heard = 0
+        self._ended = False
+        self._language = None if self._mode == "auto" else self.languages[0]
+        self._upcoming = list(self._oracle[1:])
+        self._speech: _Speech | None = None
+        self._final_until = 0
+        self._counts = dict.fromkeys(("lid_frames", "lid_skipped", "switches", "segments", "decodes"), 0)
+        self._warned_at: float | None = None
+        self._news = _News()
+
+    def process(self, chunk: npt.ArrayLike) -> ProcessResult:
+        """Take the next chunk, of any length; returns what it brought.
+
+        Floats in [-1, 1] or int16/int32 PCM, shape (n,), or (n, channels) which are averaged. Raises
+        `AudioFormatError` for anything else and `StreamEndedError` after `finalize`; both change nothing.
+        """
+        if self._ended:
+            raise StreamEndedError("this stream was finalised; reset() starts a new one")
+        audio = as_audio(chunk)
+        self._news = _News()
+        with self.metrics.measure("chunk.total"):
+            self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+        return self._result()
+
+    def finalize(self) -> ProcessResult:
+        """Finish the stream: what was still open becomes final. A second call brings nothing."""
+        self._news = _News()
+        if not self._ended:
+            if self._resampler:
+                self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            if closed := self._gate.close():
+                self._end_speech(closed)
+            self._ended = True
+        return self._result()
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides what this transcriber does, JSON-able."""
+        return dict(self._config)
+
+    def get_statistics(self) -> dict[str, Any]:
+        """Counts and latencies since the stream began, JSON-able."""
+        return {
+            "performance": self.metrics.get_statistics(),
+            "encoder_cache": self.encoder_cache.get_statistics(),
+            "buffers": {
+                "vad": _buffer_statistics(self.vad_audio_buffer),
+                "lid": _buffer_statistics(self.audio_buffer_for_lid),
+            },
+            "lid": {
+                "frames": self._counts["lid_frames"],
+                "skipped": self._counts["lid_skipped"],
+                "encoder_calls": self._lid_encoder.calls,
+                "encoded_s": seconds(self._lid_encoder.encoded_samples),
+            },
+            "sessions": {
+                "mode": self._mode,
+                "language": self._language,
+                "switches": self._counts["switches"],
+                "segments": self._counts["segments"],
+                "decodes": self._counts["decodes"],
+                "redecodes": self._decoder.redecodes,
+                "encoder_calls": self._text_encoder.calls,
+                "encoded_s": seconds(self._text_encoder.encoded_samples),
+                "heard_s": seconds(self._heard),
+            },
+        }
+
+    def get_performance_summary(self) -> str:
+        """The latency of every operation and the cache's hit rate, for a person."""
+        cache = self.encoder_cache.get_statistics()
+        line = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
+        return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}"
+
+    def export_prometheus_metrics(self) -> str:
+        """Latencies in Prometheus' text format."""
+        return self.metrics.export_prometheus()
+
+    def _result(self) -> ProcessResult:
+        news = self._news
+        tentative = text_of(self._speech.agreement.tentative) if self._speech else ""
+        return ProcessResult(
+            "".join(news.committed),
+            tentative,
+            self._language,
+            tuple(news.switches),
+            tuple(news.segments),
+            tuple(news.frames),
+            tuple(news.speech),
+        )
+
+    def _take(self, audio: FloatArray) -> None:
+        while len(audio):
+            until_next = min(n - self._heard % n for n in (VAD_FRAME, self._hop, self._step))
+            piece, audio = audio[:until_next], audio[until_next:]
+            with self.metrics.measure("vad.buffer_append"):
+                self.vad_audio_buffer.append(piece)
+            with self.metrics.measure("lid.buffer_append"):
+                self.audio_buffer_for_lid.append(piece)
+            self._heard += len(piece)
+            self._reach()
+
+    def _reach(self) -> None:
+        """Do what is due at this sample of the stream: voice activity, language, then text."""
+        closed = self._judge() if self._heard % VAD_FRAME == 0 else None
+        if self._heard % self._hop == 0:
+            if self._mode == "auto":
+                self._identify()
+            elif self._upcoming and self._upcoming[0][0] <= self._heard:
+                boundary, code = self._upcoming.pop(0)
+                self._restart(boundary, code)
+        if closed:
+            self._end_speech(closed)
+        elif self._heard % self._step == 0:
+            self._decode_step()
+
+    def _judge(self) -> Span | None:
+        with self.metrics.measure("vad.detect"):
+            closed = self._gate.push(self.vad_audio_buffer.peek(VAD_FRAME))
+        if self._gate.span_start is not None and self._speech is None:
+            preroll = self._session.preroll_ms * SAMPLE_RATE // 1000
+            self._speech = _Speech(max(self._gate.span_start - preroll, self._final_until))
+        return closed
+
+    # --- language ---------------------------------------------------------------------------------------
+
+    def _identify(self) -> None:
+        """One language-ID frame, if people have been speaking long enough for one."""
+        began = self._gate.span_start
+        if began is None or seconds(self._heard - began) * 1000 < self._lid.min_speech_ms:
+            self._counts["lid_skipped"] += 1
+            return
+        with self.metrics.measure("lid.total"):
+            turn = self._frame()
+        self._warn()
+        if turn:
+            self._turn(turn)
+
+    def _frame(self) -> Turn | None:
+        self._counts["lid_frames"] += 1
+        with self.metrics.measure("lid.frame_extract"):
+            window = self.audio_buffer_for_lid.peek(min(self._window, self._heard))
+        posterior, cached = self._posterior(window)
+        with self.metrics.measure("lid.smoothing"):
+            state = self._tracker.push(posterior, Evidence(self._heard - len(window), self._heard))
+        by_language = dict(zip(self.languages, posterior.tolist(), strict=True))
+        self._news.frames.append(
+            LanguageFrame(self._heard, len(window), by_language, self.languages[state], cached)
+        )
+        with self.metrics.measure("lid.sustained_detection"):
+            return self._tracker.change(self._state)
+
+    def _posterior(self, window: FloatArray) -> tuple[Posterior, bool]:
+        """Language posterior of a window, through the encoder cache; and whether the cache had it."""
+        cache = self.encoder_cache
+        asked = cache.precompute_hash(window, (self._stream, self._heard - len(window), len(window)))
+        features = cache.get(audio_hash=asked)
+        cached = features is not None
+        if features is None:
+            with self.metrics.measure("lid.encoder_forward"):
+                features = self._lid_features(self._lid_encoder, window)
+            cache.put(features, audio_hash=asked)
+        with self.metrics.measure("lid.detect"):
+            posterior = self._identifier.posterior(features)
+        if cached and cache.should_shadow():
+            truth = self._identifier.posterior(self._lid_features(self._shadow_encoder, window))
+            agree = int(truth.argmax()) == int(posterior.argmax())
+            cache.record_shadow(agree=agree, distance=float(abs(truth - posterior).sum() / 2))
+        return posterior, cached
+
+    def _lid_features(self, encoder: ShortWindowEncoder, window: FloatArray) -> torch.Tensor:
+        return encoder.encode(window, self._lid.margin_ms * SAMPLE_RATE // 1000).features
+
+    def _turn(self, turn: Turn) -> None:
+        """Act on a change of language the tracker has decided."""
+        code = self.languages[turn.state]
+        if self._language is None:
+            self._language = code
+            self._decode_step()
+        else:
+            self._restart(self._snapped(turn.boundary), code)
+
+    def _snapped(self, boundary: int) -> int:
+        """The end of the pause nearest to an estimated boundary, or the estimate when there is none near."""
+        reach = self._session.snap_ms * SAMPLE_RATE // 1000
+        near = Span(max(boundary - reach, 0), min(boundary + reach, self._heard))
+        ends = [pause.end for pause in self._gate.pauses(near) if near.start <= pause.end <= near.end]
+        return min(ends, key=lambda end: abs(end - boundary)) if ends else boundary
+
+    def _restart(self, boundary: int, code: str) -> None:
+        """Finish the running session at the boundary and start one in another language there."""
+        assert self._language is not None
+        with self.metrics.measure("session.restart"):
+            speech = self._speech
+            boundary = max(boundary, self._final_until, speech.committed_until if speech else 0)
+            switch = Switch(seconds(boundary), self._language, code, seconds(self._heard))
+            self._news.switches.append(switch)
+            self._counts["switches"] += 1
+            if speech and boundary - speech.start >= MIN_SPEECH:
+                self._finish(boundary)
+                self._speech = _Speech(boundary)
+            elif speech:
+                self._speech = _Speech(speech.start)
+            self._language = code
+        self._decode_step()
+
+    def _warn(self) -> None:
+        """Log a warning, at most once per interval, when language-ID is slow or the cache is of no use."""
+        if self._counts["lid_frames"] % 100:
+            return
+        p95_limit, hit_limit, interval_s = self._limits
+        now = time.monotonic()
+        if self._warned_at is not None and now - self._warned_at < interval_s:
+            return
+        p95 = self.metrics.get_statistics()["lid.total"]["p95"]
+        hit_rate = self.encoder_cache.get_statistics()["hit_rate"]
+        if p95 > p95_limit:
+            logger.warning("language-ID is slow: lid.total p95 %.1f ms, limit %.1f ms", p95, p95_limit)
+            self._warned_at = now
+        if hit_rate < hit_limit:
+            logger.warning(
+                "the encoder cache hits rarely: %.1f %%, limit %.1f %%", 100 * hit_rate, 100 * hit_limit
+            )
+            self._warned_at = now
+
+    @property
+    def _state(self) -> int | None:
+        return None if self._language is None else self.languages.index(self._language)
+
+    # --- text -------------------------------------------------------------------------------------------
+
+    def _decode_step(self) -> None:
+        """Decode the running speech up to now; commit what two decodes agree on."""
+        speech = self._speech
+        if speech is None or self._language is None or not self._decode_text:
+            return
+        if self._heard - speech.start < MIN_SPEECH:
+            return
+        if seconds(self._heard - speech.start) > self._session.max_speech_s:
+            self._cut(speech)
+            speech = self._speech
+        hypothesis = self._hypothesis(speech, self._heard)
+        self._commit(speech.agreement.update(hypothesis, self._horizon()))
+
+    def _horizon(self) -> int:
+        """The sample up to which words may be committed: behind the present, before any change in the air."""
+        horizon = self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000
+        turn = self._tracker.outlook(self._state) if self._mode == "auto" else None
+        return min(horizon, self._snapped(turn.boundary)) if turn else horizon
+
+    def _hypothesis(self, speech: _Speech, end: int) -> Hypothesis:
+        assert self._language is not None
+        self._counts["decodes"] += 1
+        with self.metrics.measure("whisper.infer"):
+            with self.metrics.measure("whisper.buffer_read"):
+                audio = self.vad_audio_buffer.read(Span(speech.start, end))
+            agreement = speech.agreement
+            return self._decoder.decode(
+                audio, speech.start, self._language, agreement.committed, agreement.tentative
+            )
+
+    def _commit(self, words: Sequence[Word]) -> None:
+        self._news.committed.extend(word.text for word in words)
+
+    def _cut(self, speech: _Speech) -> None:
+        """Finish the earlier part of speech that got too long, at a pause if there is one."""
+        earliest = max(speech.committed_until, speech.start + MIN_SPEECH)
+        latest = max(self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000, earliest)
+        pauses = [pause for pause in self._gate.pauses(Span(earliest, latest)) if pause.end <= latest]
+        at = max(pauses, key=len).end if pauses else self._gate.quietest(Span(earliest, latest)) or latest
+        self._finish(max(at, earliest))
+        self._speech = _Speech(self._final_until)
+
+    def _finish(self, end: int) -> None:
+        """Turn the running speech up to ``end`` into a final segment."""
+        speech = self._speech
+        assert speech is not None
+        self._final_until = max(end, speech.committed_until)
+        self._speech = None
+        if not self._decode_text or self._language is None:
+            return
+        known = len(speech.agreement.committed)
+        words = self._hypothesis(speech, self._final_until).words
+        text = text_of(words)
+        self._commit(words[known:])
+        if not is_meaningful(text):
+            return
+        self._counts["segments"] += 1
+        times = seconds(words[0].start), seconds(words[-1].end)
+        self._news.segments.append(
+            SessionSegment(text, self._language, *times, is_final=True, confidence=confidence_of(words))
+        )
+
+    def _end_speech(self, closed: Span) -> None:
+        """A pause (or the end of the stream) closed a stretch of speech: the best path decides its language."""
+        self._news.speech.append(closed)
+        if self._mode == "auto":
+            if self._language is None and self._heard:
+                self._frame()
+            if turn := self._tracker.outlook(self._state):
+                self._turn(turn)
+        if self._speech:
+            preroll = self._session.preroll_ms * SAMPLE_RATE // 1000
+            self._finish(min(closed.end + preroll, self._heard))
+
+
+def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:
+    if language is not None and oracle is not None:
+        raise ConfigurationError("language (mode forced) and oracle exclude each other")
+    return "forced" if language is not None else "auto" if oracle is None else "oracle"
+
+
+def _checked_oracle(oracle: Sequence[tuple[float, str]] | None) -> list[tuple[int, str]]:
+    times = [(samples(time_s), code) for time_s, code in oracle or ()]
+    if oracle is not None and (not times or times[0][0] != 0 or times != sorted(times)):
+        raise ConfigurationError(
+            f"oracle needs (seconds, language) pairs in order, from 0 on, got {oracle!r}"
+        )
+    return times
+
+
+def _check_rates(sampling_rate: int, lid_hop_ms: int) -> None:
+    if not 1000 <= sampling_rate <= 1_000_000:
+        raise ConfigurationError(f"sampling_rate must be 1000 to 1000000 Hz, got {sampling_rate}")
+    if not 10 <= lid_hop_ms <= 10_000:
+        raise ConfigurationError(f"lid_hop_ms must be 10 to 10000, got {lid_hop_ms}")
+
+
+def _resampler(sampling_rate: int) -> Any:
+    """A resampler that remembers the last chunk, so that borders of chunks do not sound; None at 16 kHz."""
+    if sampling_rate == SAMPLE_RATE:
+        return None
+    import soxr
+
+    return soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32")
+
+
+def _buffer_statistics(buffer: RingBuffer) -> dict[str, int]:
+    return {
+        "capacity": buffer.capacity,
+        "held": len(buffer),
+        "nbytes": buffer.nbytes,
+        "overruns": buffer.overruns,
+        "dropped_samples": buffer.dropped_samples,
+    }

