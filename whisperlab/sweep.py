@@ -346,9 +346,8 @@ def _run_all(
 
 
 def _advance(bar: tqdm[Any], before_s: float, heard_s: float) -> None:
-    bar.n = min(
-        before_s + heard_s, bar.total
-    )  # set, not added up: a rounding error past the total would warn
+    # Set, not added up: rounding errors past the total would make the bar complain.
+    bar.n = min(before_s + heard_s, bar.total or 0.0)
     bar.update(0)
 
 
