@@ -494,9 +494,11 @@ def test_without_leave_to_download_only_this_machine_is_asked(
     assert "download:" not in str(caught.value)
 
 
-def test_a_damaged_file_in_the_cache_is_replaced(published: dict[str, torch.Tensor]) -> None:
+def test_a_file_in_the_cache_that_is_damaged_or_of_other_weights_is_replaced(
+    published: dict[str, torch.Tensor], home: Path
+) -> None:
     path = models.fetch("base")
-    for damage in (path.read_bytes()[:1000], b""):
+    for damage in (path.read_bytes()[:1000], b"", checkpoint_bytes(home, small_state(seed=3))):
         path.write_bytes(damage)
         assert models.model_digest(models.load_model("base")) == tensor_digest(published)
         assert models.verify("base").trusted
@@ -529,7 +531,7 @@ def test_openai_whispers_cache_is_used_when_its_file_is_whole(
     path = put(home / "xdg" / "whisper" / "base.pt", body)
     assert models.fetch("base") == path
     assert models.verify("base").evidence == "it is openai-whisper's file of base"
-    path.write_bytes(body[:-1])
+    path.write_bytes(checkpoint_bytes(home, small_state(seed=3)))  # whole, but not the file that is known
     assert models.fetch("base") == models.cache_dir() / "models" / "base.pt"
 
 

