@@ -6,10 +6,11 @@ Exit codes: 0 done, 1 failed (with one line saying why), 2 wrong usage, 130 inte
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
 from whisperlab.cli import bench, data, doctor, models, profile, report, score, sweep, transcribe
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(sys.stdout, sys.stderr, args.json)
     try:
         # Whatever a library prints must not end up between JSON documents.
-        with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        with redirect_stdout(sys.stderr if args.json else sys.stdout), _logged(console):
             return int(args.run(args, console))
     except KeyboardInterrupt:
         console.note("whisperlab: interrupted")
@@ -59,3 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (WhisperlabError, OSError) as error:
         console.error(error)
         return 1
+
+
+@contextmanager
+def _logged(console: Console) -> Iterator[None]:
+    """What whisperlab logs, such as a model being fetched, as plain lines on stderr while a command runs."""
+    logger, handler = logging.getLogger("whisperlab"), logging.StreamHandler(console.err)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
