@@ -424,6 +424,20 @@ def test_a_slice_of_a_batch_is_charged_and_kept_by_itself() -> None:
     assert cache.get(noise(0)).untyped_storage().nbytes() == 100 * 8 * 4
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3, 5)])
+def test_any_shape_comes_back(shape: tuple[int, ...]) -> None:
+    cache = EncoderCache()
+    cache.put(torch.ones(shape), noise(0))
+    assert torch.equal(cache.get(noise(0)), torch.ones(shape))
+
+
+def test_a_value_that_is_not_contiguous_keeps_its_values() -> None:
+    cache = EncoderCache()
+    crosswise = torch.arange(12.0).reshape(3, 4).T
+    cache.put(crosswise, noise(0))
+    assert torch.equal(cache.get(noise(0)), crosswise)
+
+
 def test_outputs_of_inference_mode_can_be_used_outside_it() -> None:
     cache = EncoderCache()
     with torch.inference_mode():
