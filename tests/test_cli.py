@@ -19,11 +19,11 @@ from whisperlab import cli
 from whisperlab.audio import write_wav
 from whisperlab.cli import bench, data, doctor, score, sweep, transcribe
 from whisperlab.cli.console import Console, finite, table
-from whisperlab.corpora import Recording, ReferenceSegment
+from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
 from whisperlab.segments import ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, seconds
-from whisperlab.trace import read_trace
+from whisperlab.trace import ReferenceSegment, read_trace
 
 COMMANDS = [module.__name__.rpartition(".")[2] for module in cli.COMMANDS]
 SECOND = np.sin(np.linspace(0, 2 * np.pi * 200, SAMPLE_RATE)).astype(np.float32) * np.float32(0.3)

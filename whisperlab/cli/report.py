@@ -83,7 +83,7 @@ def _notebook(sources: Sequence[Path], page: Path, title: str | None) -> None:
     """A notebook, executed, as a page; its own first heading is the title."""
     from whisperlab.report.notebook import run_notebook
 
-    run_notebook(sources[0], page, {})
+    run_notebook(sources[0], page)
 
 
 def _command(sources: Sequence[Path]) -> str:

@@ -97,7 +97,7 @@ def read_references(manifest: Path) -> dict[str, Reference]:
 
     references = {}
     for recording in read_manifest(manifest):
-        reference = Reference.from_dict(recording.reference)
+        reference = Reference(recording.text, recording.segments)
         references[recording.audio_path.stem] = references[recording.id] = reference
     return references
 
