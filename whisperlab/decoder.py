@@ -52,7 +52,7 @@ class DecoderOptions:
     was said": the text is dropped when both say so.
     """
 
-    margins_s: tuple[float, ...] = (2.0, 10.0)
+    margins_s: tuple[float, ...] = (1.0, 10.0)
     tokens_per_second: float = 12.0
     spare_tokens: int = 8
     no_speech: float = 0.6

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from whisperlab.encoder import Encoded
 
 if TYPE_CHECKING:
-    from whisper.model import Whisper
+    from whisper.model import MultiHeadAttention, Whisper
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class TextStack:
         return x.transpose(0, 1).flatten(1)
 
     def _self_attention(
-        self, attention: torch.nn.Module, x: torch.Tensor, state: DecoderState, layer: int
+        self, attention: MultiHeadAttention, x: torch.Tensor, state: DecoderState, layer: int
     ) -> torch.Tensor:
         query, key, value = (self._split(getattr(attention, name)(x)) for name in ("query", "key", "value"))
         old_key, old_value = state.past[layer]
@@ -139,38 +139,39 @@ class TextStack:
             mask = torch.ones(len(x), key.shape[1], dtype=torch.bool, device=x.device)
             mask = mask.tril(key.shape[1] - len(x))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        merged: torch.Tensor = attention.out(self._merge(out))  # type: ignore[operator]
+        merged: torch.Tensor = attention.out(self._merge(out))
         return merged
 
     def _cross_attention(
-        self, attention: torch.nn.Module, x: torch.Tensor, state: DecoderState, layer: int
+        self, attention: MultiHeadAttention, x: torch.Tensor, state: DecoderState, layer: int
     ) -> torch.Tensor:
-        query = self._split(attention.query(x))  # type: ignore[operator]
+        query = self._split(attention.query(x))
         out = F.scaled_dot_product_attention(query, *state.cross[layer])
-        merged: torch.Tensor = attention.out(self._merge(out))  # type: ignore[operator]
+        merged: torch.Tensor = attention.out(self._merge(out))
         return merged
 
     def _glance_across(
-        self, attention: torch.nn.Module, x: torch.Tensor, features: torch.Tensor
+        self, attention: MultiHeadAttention, x: torch.Tensor, features: torch.Tensor
     ) -> torch.Tensor:
         """Cross-attention of one token on unprojected features (positions, state)."""
         n_state = features.shape[-1]
         size = n_state // self._n_head
-        query = attention.query(x).view(self._n_head, 1, size)  # type: ignore[operator]
-        key = attention.key.weight.view(self._n_head, size, n_state)  # type: ignore[union-attr, operator]
+        query = attention.query(x).view(self._n_head, 1, size)
+        key = attention.key.weight.view(self._n_head, size, n_state)
         scores = (query @ key)[:, 0] @ features.T / size**0.5  # (heads, positions); keys have no bias
         seen = scores.softmax(-1) @ features  # (heads, state)
         value = attention.value
-        weight = value.weight.view(self._n_head, size, n_state)  # type: ignore[union-attr, operator]
-        mixed = (weight @ seen[:, :, None]).flatten() + value.bias  # type: ignore[union-attr, operator]
-        merged: torch.Tensor = attention.out(mixed[None])  # type: ignore[operator]
+        weight = value.weight.view(self._n_head, size, n_state)
+        mixed = (weight @ seen[:, :, None]).flatten() + value.bias
+        merged: torch.Tensor = attention.out(mixed[None])
         return merged
 
     def _alignment(
-        self, attention: torch.nn.Module, x: torch.Tensor, state: DecoderState, layer: int
+        self, attention: MultiHeadAttention, x: torch.Tensor, state: DecoderState, layer: int
     ) -> torch.Tensor:
         heads = self._alignment_heads[layer]
-        query = self._split(attention.query(x))[heads]  # type: ignore[operator]
+        query = self._split(attention.query(x))[heads]
         key = state.cross[layer][0][heads]
         scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-        return scores.softmax(-1)
+        weights: torch.Tensor = scores.softmax(-1)
+        return weights

@@ -68,7 +68,7 @@ class SessionOptions:
 
     step_ms: int = 1000
     commit_lag_ms: int = 2000
-    max_speech_s: float = 15.0
+    max_speech_s: float = 10.0
     preroll_ms: int = 200
     snap_ms: int = 1000
 
@@ -83,9 +83,10 @@ class SessionOptions:
 
 @dataclass(slots=True)
 class _Speech:
-    """Speech being decoded: where it begins, and what its hypotheses agree on."""
+    """Speech being decoded: where it begins, how far it was decoded, and what its hypotheses agree on."""
 
     start: int
+    seen_until: int = 0
     agreement: LocalAgreement = field(default_factory=LocalAgreement)
 
     @property
@@ -350,9 +351,10 @@ class SessionRestartTranscriber:
     # --- language ---------------------------------------------------------------------------------------
 
     def _identify(self) -> None:
-        """One language-ID frame, if people have been speaking long enough for one."""
+        """One language-ID frame, if there is new speech to hear and enough of it."""
         began = self._gate.span_start
-        if began is None or seconds(self._heard - began) * 1000 < self._lid.min_speech_ms:
+        enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
+        if not enough or self._gate.voiced_until <= self._heard - self._hop:
             self._counts["lid_skipped"] += 1
             return
         with self.metrics.measure("lid.total"):
@@ -455,15 +457,14 @@ class SessionRestartTranscriber:
     # --- text -------------------------------------------------------------------------------------------
 
     def _decode_step(self) -> None:
-        """Decode the running speech up to now; commit what two decodes agree on."""
+        """Decode the running speech up to now, if there is anything new in it; commit what two decodes agree on."""
         speech = self._speech
         if speech is None or self._language is None or not self._decode_text:
             return
-        if self._heard - speech.start < MIN_SPEECH:
+        if self._heard - speech.start < MIN_SPEECH or self._gate.voiced_until <= speech.seen_until:
             return
         if seconds(self._heard - speech.start) > self._session.max_speech_s:
-            self._cut(speech)
-            speech = self._speech
+            speech = self._speech = self._cut(speech)
         hypothesis = self._hypothesis(speech, self._heard)
         self._commit(speech.agreement.update(hypothesis, self._horizon()))
 
@@ -479,6 +480,7 @@ class SessionRestartTranscriber:
         with self.metrics.measure("whisper.infer"):
             with self.metrics.measure("whisper.buffer_read"):
                 audio = self.vad_audio_buffer.read(Span(speech.start, end))
+            speech.seen_until = end
             agreement = speech.agreement
             return self._decoder.decode(
                 audio, speech.start, self._language, agreement.committed, agreement.tentative
@@ -487,14 +489,14 @@ class SessionRestartTranscriber:
     def _commit(self, words: Sequence[Word]) -> None:
         self._news.committed.extend(word.text for word in words)
 
-    def _cut(self, speech: _Speech) -> None:
-        """Finish the earlier part of speech that got too long, at a pause if there is one."""
+    def _cut(self, speech: _Speech) -> _Speech:
+        """Finish the earlier part of speech that got too long, at a pause if there is one; returns the rest."""
         earliest = max(speech.committed_until, speech.start + MIN_SPEECH)
         latest = max(self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000, earliest)
         pauses = [pause for pause in self._gate.pauses(Span(earliest, latest)) if pause.end <= latest]
         at = max(pauses, key=len).end if pauses else self._gate.quietest(Span(earliest, latest)) or latest
         self._finish(max(at, earliest))
-        self._speech = _Speech(self._final_until)
+        return _Speech(self._final_until)
 
     def _finish(self, end: int) -> None:
         """Turn the running speech up to ``end`` into a final segment."""
@@ -504,10 +506,9 @@ class SessionRestartTranscriber:
         self._speech = None
         if not self._decode_text or self._language is None:
             return
-        known = len(speech.agreement.committed)
-        words = self._hypothesis(speech, self._final_until).words
+        words = self._last_words(speech)
         text = text_of(words)
-        self._commit(words[known:])
+        self._commit(words[len(speech.agreement.committed) :])
         if not is_meaningful(text):
             return
         self._counts["segments"] += 1
@@ -515,6 +516,13 @@ class SessionRestartTranscriber:
         self._news.segments.append(
             SessionSegment(text, self._language, *times, is_final=True, confidence=confidence_of(words))
         )
+
+    def _last_words(self, speech: _Speech) -> Sequence[Word]:
+        """The words of speech that has ended: those of the last hypothesis if it heard just all of it."""
+        end = self._final_until
+        if self._gate.voiced_until <= min(speech.seen_until, end):
+            return (*speech.agreement.committed, *speech.agreement.tentative)
+        return self._hypothesis(speech, end).words
 
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed a stretch of speech: the best path decides its language."""

@@ -45,8 +45,8 @@ class SileroDetector:
 class VadOptions:
     """When speech begins and ends.
 
-    ``onset`` and ``offset`` are Silero's own defaults (0.5 and 0.15 below). ``min_silence_ms`` of 480 ms is
-    longer than the pauses inside a sentence, so that a closed span is an utterance.
+    ``onset`` and ``offset`` are Silero's own defaults (0.5, and 0.15 below it). ``min_silence_ms`` is longer
+    than most pauses inside a sentence, so that a closed span is an utterance.
     """
 
     onset: float = 0.5
@@ -72,7 +72,7 @@ class SpeechGate:
     """Speech spans from frame probabilities; also remembers the recent frames, to find pauses in.
 
     ``span_start`` is the first sample of the speech going on, or None in silence. ``heard_until`` is the end
-    of the last frame judged.
+    of the last frame judged, ``voiced_until`` that of the last frame with speech.
     """
 
     def __init__(self, options: VadOptions, detector: VoiceActivityDetector, history_s: float = 30.0) -> None:
@@ -89,6 +89,7 @@ class SpeechGate:
         self._quiet_since: int | None = None
         self.span_start: int | None = None
         self.heard_until = 0
+        self.voiced_until = 0
 
     def push(self, samples: NDArray[np.float32]) -> Span | None:
         """Judge the next 512 samples; returns the speech span this frame closed, if it closed one."""
@@ -99,9 +100,11 @@ class SpeechGate:
         if self.span_start is None:
             if probability >= self._options.onset:
                 self.span_start, self._quiet_since = start, None
+                self.voiced_until = self.heard_until
             return None
         if probability >= self._options.offset:
             self._quiet_since = None
+            self.voiced_until = self.heard_until
         elif self._quiet_since is None:
             self._quiet_since = start
         if self._quiet_since is not None and self.heard_until - self._quiet_since >= self._min_silence:
