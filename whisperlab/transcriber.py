@@ -66,11 +66,11 @@ class SessionOptions:
     frame of speech, ``snap_ms`` how far a boundary may move to the nearest pause.
     """
 
-    step_ms: int = 1000
+    step_ms: int = 1500
     commit_lag_ms: int = 2000
     max_speech_s: float = 10.0
     preroll_ms: int = 200
-    snap_ms: int = 1000
+    snap_ms: int = 1400
 
     def __post_init__(self) -> None:
         if self.step_ms < 100 or min(self.commit_lag_ms, self.preroll_ms, self.snap_ms) < 0:
@@ -457,22 +457,23 @@ class SessionRestartTranscriber:
     # --- text -------------------------------------------------------------------------------------------
 
     def _decode_step(self) -> None:
-        """Decode the running speech up to now, if there is anything new in it; commit what two decodes agree on."""
+        """Decode the running speech up to now, unless that would bring nothing: no new speech, or a change of
+        language in the air. Commit what two decodes agree on.
+        """
         speech = self._speech
-        if speech is None or self._language is None or not self._decode_text:
+        if speech is None or self._language is None or not self._decode_text or self._outlook():
             return
         if self._heard - speech.start < MIN_SPEECH or self._gate.voiced_until <= speech.seen_until:
             return
         if seconds(self._heard - speech.start) > self._session.max_speech_s:
             speech = self._speech = self._cut(speech)
         hypothesis = self._hypothesis(speech, self._heard)
-        self._commit(speech.agreement.update(hypothesis, self._horizon()))
-
-    def _horizon(self) -> int:
-        """The sample up to which words may be committed: behind the present, before any change in the air."""
         horizon = self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000
-        turn = self._tracker.outlook(self._state) if self._mode == "auto" else None
-        return min(horizon, self._snapped(turn.boundary)) if turn else horizon
+        self._commit(speech.agreement.update(hypothesis, horizon))
+
+    def _outlook(self) -> Turn | None:
+        """The change of language that the frames so far speak for, decided or not."""
+        return self._tracker.outlook(self._state) if self._mode == "auto" else None
 
     def _hypothesis(self, speech: _Speech, end: int) -> Hypothesis:
         assert self._language is not None
@@ -530,7 +531,7 @@ class SessionRestartTranscriber:
         if self._mode == "auto":
             if self._language is None and self._heard:
                 self._frame()
-            if turn := self._tracker.outlook(self._state):
+            if turn := self._outlook():
                 self._turn(turn)
         if self._speech:
             preroll = self._session.preroll_ms * SAMPLE_RATE // 1000
