@@ -513,6 +513,22 @@ def test_a_timeline_shows_what_was_true_above_what_was_heard() -> None:
     assert labels(trace) == ["en", "es", "ru"] * 2
 
 
+def test_without_text_the_heard_languages_are_runs_of_the_frames() -> None:
+    trace = make_trace("a", ("en", "es"), config=configuration(), wrong=0.0)
+    silent = replace(trace, events=tuple(event for event in trace.events if event["kind"] != "segment"))
+    runs = figures.heard(silent)
+    assert [run.language for run in runs] == ["en", "es"]
+    assert runs[0].end == runs[1].start == pytest.approx(5.9)
+    assert labels(silent) == ["en", "es", "en", "es"]
+
+
+def test_true_switches_are_marked_where_the_new_language_begins() -> None:
+    trace = make_trace("a", ("en", "en", "es"), config=configuration())
+    lines = [line.get_xdata() for line in timeline_figure(trace).axes[0].lines]
+    assert [10.0, 10.0] in [list(x) for x in lines]
+    assert [5.0, 5.0] not in [list(x) for x in lines]
+
+
 def test_a_language_has_one_colour_in_all_timelines_of_a_report() -> None:
     traces = [
         make_trace(n, blocks, config=configuration()) for n, blocks in (("a", ("es",)), ("b", ("en", "es")))

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from html import escape
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from whisperlab.errors import MissingDependencyError
 from whisperlab.report.tally import CacheTally, Operation, Result, percent
+from whisperlab.scoring.language import Label, frame_labels, segment_labels, true_switches
 from whisperlab.timeline import seconds
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     _draw_posterior(below, trace, known)
     below.set_xlim(0, trace.duration)
     below.set_xlabel("seconds of audio")
-    for time_s in _reference_switches(trace):
+    for switch in true_switches(trace.reference) if trace.reference else ():
         for axes in (bars, below):
-            axes.axvline(time_s, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+            axes.axvline(switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
     return figure
 
 
@@ -134,6 +134,19 @@ def language_colours(traces: Iterable[Trace]) -> dict[str, str]:
         labels |= {frame.label for frame in trace.frames}
     names = dict.fromkeys([*sorted(spoken), *sorted(heard), *sorted(labels)])
     return dict(zip(names, PALETTE, strict=False))
+
+
+def heard(trace: Trace) -> list[Label]:
+    """The languages heard, in time order: those of the text, or without text those of the smoothed frames."""
+    if trace.segments:
+        return sorted(segment_labels(trace.segments), key=lambda label: (label.start, label.end))
+    runs: list[Label] = []
+    for label in frame_labels(trace.frames):
+        if runs and (runs[-1].end, runs[-1].language) == (label.start, label.language):
+            runs[-1] = Label(runs[-1].start, label.end, label.language)
+        else:
+            runs.append(label)
+    return runs
 
 
 @_styled
@@ -185,6 +198,7 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
         axes.plot(x, y, marker, color=colour, markeredgecolor=INK, markersize=9, alpha=0.9, label=key)
     axes.set_xlabel("encoder time saved, % (to the right: cheaper)")
     axes.set_ylabel("language error, % of speech time (up: worse)")
+    axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
     axes.set_xlim(-3, 103)
     axes.grid(visible=True)
@@ -211,7 +225,7 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
     axes.set_xlabel("milliseconds (each line of the grid is ten times longer)")
     axes.grid(visible=True, axis="x")
     figure.legend(frameon=False, ncols=3, loc="upper right")
-    _frame(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.15)
+    _frame(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
     return figure
 
 
@@ -256,9 +270,8 @@ def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: flo
 def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
     reference = trace.reference
     true = [(s.start, s.end, s.lang) for s in reference.segments] if reference else []
-    heard = [(s.start_time, s.end_time, s.language) for s in trace.segments]
     _draw_row(axes, 0, true, colours)
-    _draw_row(axes, 1, heard, colours)
+    _draw_row(axes, 1, [(label.start, label.end, label.language) for label in heard(trace)], colours)
     decided = [switch.decided_at for switch in trace.switches]
     axes.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
     speech = [(seconds(span.start), seconds(span.end) - seconds(span.start)) for span in trace.speech]
@@ -294,12 +307,6 @@ def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     axes.set_ylabel("posterior")
-
-
-def _reference_switches(trace: Trace) -> list[float]:
-    """Where the true language changes, in seconds: the starts of the segments in the new language."""
-    segments = trace.reference.segments if trace.reference else ()
-    return [new.start for old, new in pairwise(segments) if old.lang != new.lang]
 
 
 def _draw_cells(axes: Axes, cells: list[list[CacheTally]], rate: str) -> None:

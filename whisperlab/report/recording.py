@@ -90,7 +90,7 @@ def describe(trace: Trace) -> str:
     true = (
         [f"{s.lang} {s.start:.1f}-{s.end:.1f}" for s in trace.reference.segments] if trace.reference else []
     )
-    heard = [f"{s.language} {s.start_time:.1f}-{s.end_time:.1f}" for s in _in_time(trace)]
+    heard = [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.heard(trace)]
     return (
         f"Languages of {trace.recording} in seconds. True: {', '.join(true) or 'not known'}. "
         f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided."

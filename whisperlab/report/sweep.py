@@ -284,7 +284,7 @@ def _outcome_words(result: Result) -> str:
 
 def _heatmaps(told: Sequence[Result], fields: Sequence[str]) -> list[Drawing]:
     """One for each way the other fields are set, where precision or size was varied within it."""
-    others = [name for name in fields if name not in ("cache_size", "hash_precision")]
+    others = ["key", *(name for name in fields if name not in ("key", "cache_size", "hash_precision"))]
     facets: dict[str, list[Result]] = {}
     for result in told:
         if result.cache.lookups:

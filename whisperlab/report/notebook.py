@@ -1,0 +1,146 @@
+"""A notebook, executed with parameters, as one HTML page that needs no network.
+
+papermill executes it and nbconvert makes the page. nbconvert's own template fetches scripts from three
+places on the web; ours leaves these out, and its content security policy forbids the page any other.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from whisperlab.errors import ConfigurationError, MissingDependencyError, NotebookError
+from whisperlab.report.page import TEMPLATES, write_page
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+_TEMPLATE = "notebook.html.j2"
+_KERNEL = "python3"  # jupyter runs the Python it is run by under this name
+_HIDDEN = "hide-input"  # the tag of cells whose result is for reading and whose code is not
+
+
+def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str, Any] | None = None) -> Path:
+    """Execute a notebook in a fresh kernel and write its page; returns the page's path.
+
+    ``parameters`` replace those of the cell tagged ``parameters``. The notebook runs in its own folder and
+    stays as it is. When a cell fails the page is written all the same, the error in it, and NotebookError
+    names the cell. Raises ConfigurationError for a parameter that the notebook does not have.
+    """
+    source, page, values = Path(path), Path(out_html), dict(parameters or {})
+    _check(source, values)
+    with TemporaryDirectory(prefix="whisperlab-notebook-") as folder:
+        executed = Path(folder) / source.name
+        failure = _execute(source, executed, values)
+        write_page(page, to_html(_read(executed)))
+    if failure:
+        raise NotebookError(f"{source}: {failure}; {page} shows how far it came")
+    return page
+
+
+def to_html(notebook: NotebookNode, *, now: datetime | None = None) -> str:
+    """An executed notebook as a page; its first heading is the title, the paragraph below it the description."""
+    try:
+        from jinja2 import DictLoader
+        from nbconvert import HTMLExporter
+        from traitlets.config import Config
+    except ImportError as error:
+        raise _missing() from error
+    title, about = _introduction(notebook)
+    notebook.metadata["title"] = title
+    remove = {"enabled": True, "remove_input_tags": {_HIDDEN}}
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        config=Config(TagRemovePreprocessor=remove),
+        extra_loaders=[DictLoader({_TEMPLATE: (TEMPLATES / _TEMPLATE).read_text(encoding="utf-8")})],
+        template_file=_TEMPLATE,
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
+    created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    body, _ = exporter.from_notebook_node(notebook, {"about": escape(about), "created": created})
+    return str(body)
+
+
+def _missing() -> MissingDependencyError:
+    return MissingDependencyError(
+        "notebooks need papermill, nbconvert and ipykernel: pip install 'whisperlab[notebook]'"
+    )
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        import nbformat
+    except ImportError as error:
+        raise _missing() from error
+    try:
+        notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    except FileNotFoundError as error:
+        raise NotebookError(f"{path}: there is no such notebook") from error
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
+        raise NotebookError(f"{path}: not a notebook: {str(error)[:200]}") from error
+    return notebook
+
+
+def _check(source: Path, values: Mapping[str, Any]) -> None:
+    """Refuse parameters that papermill would only warn of, and then not use."""
+    _read(source)
+    try:
+        from papermill import inspect_notebook
+    except ImportError as error:
+        raise _missing() from error
+    known = inspect_notebook(str(source)) if values else {}
+    if unknown := values.keys() - known.keys():
+        raise ConfigurationError(
+            f"{source} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known) or 'none'}"
+        )
+
+
+def _execute(source: Path, executed: Path, values: Mapping[str, Any]) -> str:
+    """Run the notebook; ``executed`` is written after every cell. Returns why it stopped, or nothing."""
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+    from traitlets.config import Config
+
+    try:
+        execute_notebook(
+            str(source.resolve()),
+            str(executed),
+            dict(values),
+            kernel_name=_KERNEL,
+            progress_bar=sys.stderr.isatty(),
+            cwd=str(source.resolve().parent),
+            config=Config(KernelManager={"transport": "ipc"}),  # TCP is open to every user of the machine
+        )
+    except PapermillExecutionError as error:
+        first = error.source.strip().partition("\n")[0]
+        return f"the cell that begins with {first!r} failed with {error.ename}: {error.evalue}"
+    except DeadKernelError as error:
+        return f"its Python died: {error}"
+    except NoSuchKernel as error:
+        raise _missing() from error
+    return ""
+
+
+def _introduction(notebook: NotebookNode) -> tuple[str, str]:
+    """The text of the first heading and of the paragraph below it."""
+    for cell in notebook.cells:
+        found = re.search(
+            r"^# +(.+?)\s*\n\s*(.*?)\s*(?:\n\s*\n|\Z)", cell.source + "\n", re.MULTILINE | re.DOTALL
+        )
+        if cell.cell_type == "markdown" and found:
+            return _plain(found[1]), _plain(found[2])
+    return "Notebook", ""
+
+
+def _plain(markdown: str) -> str:
+    """Text without the marks of emphasis and code, on one line."""
+    return " ".join(re.sub(r"[*_`]", "", markdown).split())
