@@ -332,6 +332,7 @@ def _run_all(
         total=sum(task.recording.duration for task in todo),
         desc="sweep",
         disable=not progress,
+        smoothing=0,  # time left from the mean speed: speech and silence come and go too fast for a moving one
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
     )
     finished_s, failures = 0.0, 0
