@@ -83,6 +83,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             make_transcriber=transcriber_maker(model),
             model_digest=digest,
             retry_failed=args.retry_failed,
+            progress=console.err.isatty(),
             say=console.note,
         )
     except KeyboardInterrupt:
