@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -34,10 +35,11 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
     names the cell. Raises ConfigurationError for a parameter that the notebook does not have.
     """
     source, page, values = Path(path), Path(out_html), dict(parameters or {})
-    _check(source, values)
     with TemporaryDirectory(prefix="whisperlab-notebook-") as folder:
-        executed = Path(folder) / source.name
-        failure = _execute(source, executed, values)
+        copy, executed = Path(folder) / source.name, Path(folder) / "executed.ipynb"
+        _write_copy(source, copy)
+        _check_parameters(source, copy, values)
+        failure = _execute(copy, executed, values, source.resolve().parent)
         write_page(page, to_html(_read(executed)))
     if failure:
         raise NotebookError(f"{source}: {failure}; {page} shows how far it came")
@@ -53,7 +55,9 @@ def to_html(notebook: NotebookNode, *, now: datetime | None = None) -> str:
     except ImportError as error:
         raise _missing() from error
     title, about = _introduction(notebook)
+    notebook = deepcopy(notebook)
     notebook.metadata["title"] = title
+    notebook.metadata.pop("widgets", None)  # dead weight: what would draw them comes from the web
     remove = {"enabled": True, "remove_input_tags": {_HIDDEN}}
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
         config=Config(TagRemovePreprocessor=remove),
@@ -89,22 +93,30 @@ def _read(path: Path) -> NotebookNode:
     return notebook
 
 
-def _check(source: Path, values: Mapping[str, Any]) -> None:
-    """Refuse parameters that papermill would only warn of, and then not use."""
-    _read(source)
+def _write_copy(source: Path, copy: Path) -> None:
+    """The notebook as papermill wants it: with the name of a kernel, which not every notebook has."""
+    import nbformat
+
+    notebook = _read(source)
+    notebook.metadata["kernelspec"] = {"name": _KERNEL, "language": "python", "display_name": "Python 3"}
+    nbformat.write(notebook, copy)  # type: ignore[no-untyped-call]
+
+
+def _check_parameters(source: Path, copy: Path, values: Mapping[str, Any]) -> None:
+    """Refuse parameters the notebook does not have: papermill would only warn, and not use them."""
     try:
         from papermill import inspect_notebook
     except ImportError as error:
         raise _missing() from error
-    known = inspect_notebook(str(source)) if values else {}
+    known = inspect_notebook(str(copy)) if values else {}
     if unknown := values.keys() - known.keys():
         raise ConfigurationError(
             f"{source} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known) or 'none'}"
         )
 
 
-def _execute(source: Path, executed: Path, values: Mapping[str, Any]) -> str:
-    """Run the notebook; ``executed`` is written after every cell. Returns why it stopped, or nothing."""
+def _execute(notebook: Path, executed: Path, values: Mapping[str, Any], folder: Path) -> str:
+    """Run a notebook in ``folder``; ``executed`` is written cell by cell. Returns why it stopped, or nothing."""
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -112,12 +124,11 @@ def _execute(source: Path, executed: Path, values: Mapping[str, Any]) -> str:
 
     try:
         execute_notebook(
-            str(source.resolve()),
+            str(notebook),
             str(executed),
             dict(values),
-            kernel_name=_KERNEL,
             progress_bar=sys.stderr.isatty(),
-            cwd=str(source.resolve().parent),
+            cwd=str(folder),
             config=Config(KernelManager={"transport": "ipc"}),  # TCP is open to every user of the machine
         )
     except PapermillExecutionError as error:
