@@ -38,7 +38,7 @@ from whisperlab.report import (
 )
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.findings import findings, warnings
-from whisperlab.report.tables import flat_rows, milliseconds, result_table
+from whisperlab.report.tables import flat_rows, milliseconds, result_table, run_table
 from whisperlab.report.tally import CacheTally, cache_tally, operations, results, varying, wilson
 from whisperlab.trace import Trace
 
@@ -188,6 +188,8 @@ def test_without_decoding_languages_are_those_of_the_frames(folder: Path) -> Non
     assert result.language_error is not None
     assert result.language_error < 0.5
     assert result.rates["language_error_rate"] == 1.0
+    (line,) = run_table([make_row(silent, corpus="ivr-five")], ()).body
+    assert result.language_error in [cell.sort for cell in line]
 
 
 def test_a_row_that_is_none_says_what_it_lacks() -> None:

@@ -8,7 +8,15 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from whisperlab.report.tally import CacheTally, Operation, Result, cache_tally, config_name, percent
+from whisperlab.report.tally import (
+    CacheTally,
+    Operation,
+    Result,
+    cache_tally,
+    config_name,
+    language_rate,
+    percent,
+)
 
 T = TypeVar("T")
 Value = str | float | None
@@ -252,7 +260,7 @@ _RUN_COLUMNS: tuple[Column[_Run], ...] = (
     Column(
         "Language error",
         "Speech time under a wrong language label / speech time",
-        lambda run: (run[1].get("rates") or {}).get("language_error_rate"),
+        lambda run: (run[1].get("rates") or {}).get(language_rate(run[1]["config"])),
         percent,
     ),
     Column(

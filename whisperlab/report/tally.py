@@ -119,29 +119,20 @@ class Result:
     operations: tuple[Operation, ...]
 
     @property
-    def decodes(self) -> bool:
-        """Whether text was decoded; if not, languages are known from the frames only."""
-        return bool(self.config.get("decode", True))
-
-    @property
     def language_error(self) -> float | None:
         """Share of speech time under a wrong label: of the final text, or of the frames without decoding."""
-        return self.rates.get(self._language_rate)
+        return self.rates.get(language_rate(self.config))
 
     def language_error_interval(self, rng: np.random.Generator) -> tuple[float, float] | None:
         """Its 95 % bootstrap interval over recordings; None for fewer than two."""
         if len(self.scores) < 2 or self.language_error is None:
             return None
-        return bootstrap_interval(self.scores, self._language_rate, rng, n=BOOTSTRAPS)
+        return bootstrap_interval(self.scores, language_rate(self.config), rng, n=BOOTSTRAPS)
 
     @property
     def mixed_error(self) -> float | None:
         """Word errors / words; None without decoding."""
-        return self.rates.get("mixed_error_rate") if self.decodes else None
-
-    @property
-    def _language_rate(self) -> str:
-        return "language_error_rate" if self.decodes else "language_error_rate_frames"
+        return self.rates.get("mixed_error_rate") if decodes(self.config) else None
 
     @property
     def recordings(self) -> frozenset[str]:
@@ -164,6 +155,16 @@ class Result:
         return max(
             (int(row["peak_rss_bytes"]) for row in self.rows if row.get("peak_rss_bytes")), default=None
         )
+
+
+def decodes(config: Json) -> bool:
+    """Whether a configuration decodes text; they do unless they say otherwise."""
+    return bool(config.get("decode", True))
+
+
+def language_rate(config: Json) -> str:
+    """The name of the rate that is the language error of a configuration."""
+    return "language_error_rate" if decodes(config) else "language_error_rate_frames"
 
 
 def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
