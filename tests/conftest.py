@@ -1,0 +1,68 @@
+"""What the tests of the model share: Whisper base, and some seconds of real speech in two languages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from whisperlab.audio import FloatArray, duration_s, read_audio
+from whisperlab.corpora import load
+from whisperlab.timeline import samples
+from whisperlab.trace import Reference, ReferenceSegment
+
+if TYPE_CHECKING:
+    from whisper.model import Whisper
+
+SCENE_S = 13.0  # seconds within which the scene must be over
+SCENE_TAIL_S = 0.1  # seconds kept after its last segment; the next one must not have begun
+
+
+@dataclass(slots=True, frozen=True)
+class Scene:
+    """The beginning of a recording, and what is said in it."""
+
+    audio: FloatArray
+    segments: tuple[ReferenceSegment, ...]
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(" ".join(segment.text for segment in self.segments), self.segments)
+
+    @property
+    def languages(self) -> list[str]:
+        return list(dict.fromkeys(segment.lang for segment in self.segments))
+
+    def clip(self, segment: ReferenceSegment) -> FloatArray:
+        """The audio of one segment."""
+        return self.audio[samples(segment.start) : samples(segment.end)]
+
+    def first_in(self, language: str) -> ReferenceSegment:
+        return next(segment for segment in self.segments if segment.lang == language)
+
+    def beginning(self, n_segments: int) -> Scene:
+        """The scene up to the end of one of its first segments."""
+        last = self.segments[n_segments - 1]
+        return Scene(self.audio[: samples(last.end + SCENE_TAIL_S)], self.segments[:n_segments])
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Whisper:
+    """Whisper base. Where it cannot be had, its tests fail: they are the proof that the rest works."""
+    from whisperlab.models import load_model
+
+    return load_model("base")
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """Some twelve seconds of speech in English, Spanish and English again, built on this machine if need be."""
+    recording = load("ivr-five", "dev")[0]
+    segments = tuple(segment for segment in recording.segments if segment.end <= SCENE_S - SCENE_TAIL_S)
+    whole = Scene(read_audio(recording.audio_path), recording.segments)
+    cut = whole.beginning(len(segments))
+    assert recording.segments[len(segments)].start >= duration_s(cut.audio) - 0.05
+    assert 10 <= duration_s(cut.audio) <= SCENE_S
+    assert [segment.lang for segment in cut.segments] == ["en", "es", "en"]
+    return cut

@@ -1,0 +1,214 @@
+"""The encoder on short windows and the decoder stack beside openai-whisper's own, number by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from whisperlab.audio import FloatArray
+from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
+from whisperlab.errors import AudioFormatError
+from whisperlab.text_stack import TextStack
+from whisperlab.timeline import MAX_WINDOW, POSITION, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from conftest import Scene
+    from whisper.model import Whisper
+
+# float32 sums in another order differ in the sixth digit; features and logits reach some tens.
+CLOSE = {"rtol": 1e-4, "atol": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def clip(scene: Scene) -> FloatArray:
+    """Two seconds and a bit: no whole number of positions."""
+    return scene.audio[: 2 * SAMPLE_RATE + 77]
+
+
+@pytest.fixture(scope="module")
+def stack(base_model: Whisper) -> TextStack:
+    return TextStack(base_model)
+
+
+@pytest.fixture(scope="module")
+def encoded(base_model: Whisper, clip: FloatArray) -> Encoded:
+    return ShortWindowEncoder(base_model).encode(clip, SAMPLE_RATE)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> list[int]:
+    from whisper.tokenizer import get_tokenizer
+
+    tokenizer = get_tokenizer(True, language="en", task="transcribe")
+    return [*tokenizer.sot_sequence_including_notimestamps, *tokenizer.encode(" Something is terribly wrong")]
+
+
+# --- the encoder --------------------------------------------------------------------------------------
+
+
+def test_positions_cover_the_samples_and_no_more() -> None:
+    for n in (1, POSITION - 1, POSITION, POSITION + 1, MAX_WINDOW):
+        assert 0 <= positions(n) * POSITION - n < POSITION
+
+
+@pytest.mark.model
+def test_padded_to_thirty_seconds_it_is_openai_whispers_encoder(
+    base_model: Whisper, clip: FloatArray
+) -> None:
+    from whisper.audio import log_mel_spectrogram, pad_or_trim
+
+    mel = log_mel_spectrogram(pad_or_trim(clip), base_model.dims.n_mels)
+    with torch.inference_mode():
+        expected = base_model.encoder(mel[None])[0]
+    ours = ShortWindowEncoder(base_model).encode(clip, MAX_WINDOW)
+    torch.testing.assert_close(ours.features, expected, **CLOSE)
+    assert ours.n_audio == positions(len(clip))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("n,margin", [(1, 0), (POSITION, 0), (POSITION + 1, 5), (16_000, 8_000)])
+def test_a_window_has_the_positions_of_its_audio_and_its_margin(
+    base_model: Whisper, clip: FloatArray, n: int, margin: int
+) -> None:
+    encoded = ShortWindowEncoder(base_model).encode(clip[:n], margin)
+    assert encoded.features.shape == (positions(n + margin), base_model.dims.n_audio_state)
+    assert encoded.n_audio == positions(n)
+    assert torch.isfinite(encoded.features).all()
+
+
+@pytest.mark.model
+def test_a_margin_is_silence_after_the_audio(base_model: Whisper, clip: FloatArray, encoded: Encoded) -> None:
+    silence = np.zeros(SAMPLE_RATE, np.float32)
+    by_hand = ShortWindowEncoder(base_model).encode(np.concatenate([clip, silence]), 0)
+    torch.testing.assert_close(by_hand.features, encoded.features, **CLOSE)
+    assert by_hand.n_audio > encoded.n_audio
+
+
+@pytest.mark.model
+def test_every_window_encoded_is_counted_with_its_margin(base_model: Whisper, clip: FloatArray) -> None:
+    encoder = ShortWindowEncoder(base_model)
+    assert (encoder.calls, encoder.encoded_samples) == (0, 0)
+    encoder.encode(clip[:1000], 100)
+    encoder.encode(clip[:POSITION], 0)
+    assert (encoder.calls, encoder.encoded_samples) == (2, 4 * POSITION + POSITION)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("n", [0, MAX_WINDOW + 1])
+def test_a_window_without_audio_or_beyond_thirty_seconds_is_refused(base_model: Whisper, n: int) -> None:
+    encoder = ShortWindowEncoder(base_model)
+    with pytest.raises(AudioFormatError, match=f"got {n}"):
+        encoder.encode(np.zeros(n, np.float32), 0)
+    assert encoder.calls == 0
+
+
+# --- the decoder stack --------------------------------------------------------------------------------
+
+
+def extended(stack: TextStack, encoded: Encoded, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Hidden states of tokens given piece by piece."""
+    state = stack.open(encoded)
+    return torch.cat([stack.extend(state, piece) for piece in pieces])
+
+
+@pytest.mark.model
+def test_the_logits_are_openai_whispers(
+    base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    with torch.inference_mode():
+        expected = base_model.decoder(torch.tensor([tokens]), encoded.features[None])[0]
+    ours = stack.logits(extended(stack, encoded, [tokens]))
+    torch.testing.assert_close(ours, expected, **CLOSE)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("size", [1, 3])
+def test_tokens_piece_by_piece_are_tokens_at_once(
+    stack: TextStack, encoded: Encoded, tokens: list[int], size: int
+) -> None:
+    pieces = [tokens[i : i + size] for i in range(0, len(tokens), size)]
+    whole = extended(stack, encoded, [tokens])
+    torch.testing.assert_close(extended(stack, encoded, pieces), whole, **CLOSE)
+
+
+@pytest.mark.model
+def test_after_rewinding_nothing_is_left_of_the_tokens_taken_back(
+    stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    state, fresh = stack.open(encoded), stack.open(encoded)
+    stack.extend(state, [*tokens[:4], 1000, 2000, 3000], keep_alignment=True)
+    stack.rewind(state, 4)
+    assert state.n_tokens == 4
+    after = stack.extend(state, tokens[4:], keep_alignment=True)
+    expected = stack.extend(fresh, tokens, keep_alignment=True)[4:]
+    torch.testing.assert_close(after, expected, **CLOSE)
+    torch.testing.assert_close(state.alignment, fresh.alignment, **CLOSE)
+    assert state.n_tokens == fresh.n_tokens == len(tokens)
+
+
+@pytest.mark.model
+def test_rewinding_to_later_than_now_changes_nothing(
+    stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    state = stack.open(encoded)
+    stack.extend(state, tokens)
+    stack.rewind(state, len(tokens) + 5)
+    assert state.n_tokens == len(tokens) == state.past[0][0].shape[1]
+
+
+@pytest.mark.model
+def test_the_alignment_is_the_attention_of_openai_whispers_alignment_heads(
+    base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    from whisper.model import disable_sdpa
+
+    scores: dict[int, torch.Tensor] = {}
+    hooks = [
+        block.cross_attn.register_forward_hook(lambda _, inputs, out, i=i: scores.update({i: out[-1][0]}))
+        for i, block in enumerate(base_model.decoder.blocks)
+    ]
+    with torch.inference_mode(), disable_sdpa():
+        base_model.decoder(torch.tensor([tokens]), encoded.features[None])
+    for hook in hooks:
+        hook.remove()
+    heads = base_model.alignment_heads.indices().T.tolist()
+    expected = torch.stack([scores[layer][head] for layer, head in heads]).softmax(-1)
+
+    state = stack.open(encoded)
+    stack.extend(state, tokens, keep_alignment=True)
+    assert state.alignment.shape == (len(heads), len(tokens), len(encoded.features))
+    torch.testing.assert_close(state.alignment, expected, **CLOSE)
+
+
+@pytest.mark.model
+def test_a_glance_is_opening_the_window_and_giving_it_one_token(
+    stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    glance = stack.glance(encoded.features, tokens[0])
+    torch.testing.assert_close(glance, extended(stack, encoded, [tokens[:1]]), **CLOSE)
+
+
+@pytest.mark.model
+def test_some_rows_of_the_vocabulary_are_those_of_all(
+    stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    hidden = extended(stack, encoded, [tokens])
+    rows = torch.tensor([50_259, 7, 50_262])
+    torch.testing.assert_close(stack.logits(hidden, rows), stack.logits(hidden)[:, rows], **CLOSE)
+
+
+@pytest.mark.model
+def test_more_tokens_than_whisper_has_places_for_are_refused_and_change_nothing(
+    stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    state = stack.open(encoded)
+    stack.extend(state, tokens)
+    with pytest.raises(ValueError, match=str(stack.max_tokens)):
+        stack.extend(state, [1000] * (stack.max_tokens - len(tokens) + 1))
+    assert state.n_tokens == len(tokens)
+    stack.extend(state, [1000] * (stack.max_tokens - len(tokens)))
+    assert state.n_tokens == stack.max_tokens
