@@ -252,6 +252,7 @@ def test_a_boundary_lies_in_its_window(start: int, length: int) -> None:
         {"evidence_per_second": -1.0},
         {"min_duration_ms": -1},
         {"margin": -0.1},
+        {"margin": float("nan")},
     ],
 )
 def test_options_that_cannot_work_are_named(options: dict[str, float]) -> None:

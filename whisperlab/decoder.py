@@ -59,10 +59,13 @@ class DecoderOptions:
     min_log_probability: float = -1.0
 
     def __post_init__(self) -> None:
-        if not self.margins_s or min(self.margins_s) < 0:
+        if not self.margins_s or not all(margin_s >= 0 for margin_s in self.margins_s):
             raise ConfigurationError(f"margins_s needs one or more values >= 0, got {self.margins_s}")
-        if self.tokens_per_second <= 0:
-            raise ConfigurationError(f"tokens_per_second must be above 0, got {self.tokens_per_second}")
+        if not self.tokens_per_second > 0 or self.spare_tokens < 0:
+            raise ConfigurationError(
+                "tokens_per_second must be above 0 and spare_tokens not negative, got "
+                f"{self.tokens_per_second} and {self.spare_tokens}"
+            )
 
 
 @dataclass(slots=True, frozen=True)

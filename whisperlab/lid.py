@@ -49,8 +49,8 @@ class LidOptions:
     logits (calibrated on the development split).
     """
 
-    window_ms: int = 2000
-    margin_ms: int = 1000
+    window_ms: int = 2500
+    margin_ms: int = 500
     min_speech_ms: int = 600
     temperature: float = 1.0
 
@@ -59,7 +59,7 @@ class LidOptions:
             raise ConfigurationError(
                 f"window_ms must be 100 to 30000 and margin_ms 0 to 30000, got {self.window_ms}, {self.margin_ms}"
             )
-        if self.min_speech_ms < 0 or self.temperature <= 0:
+        if self.min_speech_ms < 0 or not self.temperature > 0:
             raise ConfigurationError(
                 f"min_speech_ms must be >= 0, temperature > 0, got {self.min_speech_ms}, {self.temperature}"
             )
