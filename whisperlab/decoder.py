@@ -296,13 +296,14 @@ class SpeechDecoder:
         attention = draft.state.alignment[:, first:]
         starts = token_starts(attention, encoded.n_audio)
         at = sum(len(word.tokens) for word in prefix)
+        floor = prefix[-1].end if prefix else offset
         ends = np.append(starts[1:], encoded.n_audio)
         words: list[Word] = []
         texts, groups = tokenizer.split_to_word_tokens([*draft.tokens, tokenizer.eot])
         done = 0
         for text, group in zip(texts[:-1], groups[:-1], strict=True):
             where = at + done
-            start = offset + int(starts[where]) * POSITION
+            start = max(offset + int(starts[where]) * POSITION, floor)
             end = offset + int(ends[where + len(group) - 1]) * POSITION
             probability = sum(draft.log_probabilities[done : done + len(group)])
             words.append(Word(text, tuple(group), start, max(start, end), probability))
