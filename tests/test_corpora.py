@@ -454,6 +454,15 @@ def test_a_prompt_is_cut_to_its_speech(lead_s: float, tail_s: float) -> None:
     assert np.array_equal(trimmed, audio[start : start + len(trimmed)])
 
 
+@pytest.mark.parametrize("below_db, is_speech", [(25.0, True), (35.0, False)])
+def test_what_is_thirty_decibels_below_the_loud_parts_is_not_speech(below_db: float, is_speech: bool) -> None:
+    """Some prompts have hum or breath before the first word: a reference must not count it as speech."""
+    rng = np.random.default_rng(3)
+    loud, quiet = 0.1 * rng.standard_normal(32000), 0.1 * 10 ** (-below_db / 20) * rng.standard_normal(8000)
+    _, speech = prompts.trim(np.concatenate([quiet, loud]).astype(np.float32))
+    assert len(speech) == (40000 if is_speech else 32000)
+
+
 @pytest.mark.parametrize(
     "before_db, after_db", [(-23.0, -20.0), (-18.0, -20.0), (-40.0, -34.0), (-6.0, -12.0)]
 )
