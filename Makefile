@@ -17,6 +17,9 @@ DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(
 DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded,span,logmel --no-decode
 DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
+# Threads that wait for each other should not burn the cores while they do (see whisperlab/cli/__init__.py).
+export GOMP_SPINCOUNT ?= 1000
+
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 .PHONY: help demo test lint notebooks bench clean environment weights speech browser

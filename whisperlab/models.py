@@ -431,6 +431,7 @@ def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:
         raise WeightsError(
             f"{checkpoint.path} does not fit openai-whisper's model: {_brief(error)}"
         ) from error
+    model.name = name or str(checkpoint.path)  # for configurations and reports
     if name is not None:
         model.set_alignment_heads(_ALIGNMENT_HEADS[name])
     try:

@@ -170,7 +170,7 @@ class SessionRestartTranscriber:
         self._hop = lid_hop_ms * SAMPLE_RATE // 1000
         self._step = session.step_ms * SAMPLE_RATE // 1000
         self._config = {
-            "model": model if isinstance(model, str) else getattr(model, "name", str(loaded.dims)),
+            "model": getattr(loaded, "name", None) or str(model),
             "languages": list(self.languages),
             "sampling_rate": sampling_rate,
             "lid_hop_ms": lid_hop_ms,
@@ -268,6 +268,7 @@ class SessionRestartTranscriber:
         """Counts and latencies since the stream began, JSON-able."""
         return {
             "performance": self.metrics.get_statistics(),
+            "self_cost_ns": self.metrics.self_cost_ns,
             "encoder_cache": self.encoder_cache.get_statistics(),
             "buffers": {
                 "vad": _buffer_statistics(self.vad_audio_buffer),
