@@ -221,7 +221,7 @@ class SpeechDecoder:
         """
         for attempt, margin_s in enumerate(self._options.margins_s):
             encoded = self._encode(audio, margin_s)
-            with self._metrics.measure("whisper.decode"):
+            with self._metrics.measure("whisper.decode"), torch.inference_mode():
                 draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess)
             if not draft.looped:
                 break
@@ -252,7 +252,7 @@ class SpeechDecoder:
         state = self._stack.open(encoded)
         hidden = self._stack.extend(state, [*start, *expected], keep_alignment=True)
         draft = _Draft(state, no_speech=self._no_speech(hidden[0], tokenizer))
-        logits = self._stack.logits(hidden[len(start) - 1 :]) + self._suppressed
+        logits = self._stack.likely_logits(hidden[len(start) - 1 :], self._suppressed)
         if not forced:
             logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
         at = 0  # row of logits that chooses the next token
@@ -271,12 +271,12 @@ class SpeechDecoder:
                 continue
             self._stack.rewind(state, len(start) + len(draft.tokens) - 1)
             hidden = self._stack.extend(state, [token], keep_alignment=True)
-            logits, at, expected = self._stack.logits(hidden) + self._suppressed, 0, []
+            logits, at, expected = self._stack.likely_logits(hidden, self._suppressed), 0, []
         draft.looped = True
         return draft
 
     def _no_speech(self, hidden: torch.Tensor, tokenizer: Tokenizer) -> float:
-        return float(self._stack.logits(hidden).softmax(-1)[tokenizer.no_speech])
+        return float(self._stack.likely_logits(hidden[None])[0].softmax(-1)[tokenizer.no_speech])
 
     def _is_nothing(self, draft: _Draft, prefix: Sequence[Word]) -> bool:
         """Whether the model says nobody spoke; text already committed cannot be taken back."""
