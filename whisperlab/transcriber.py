@@ -424,7 +424,7 @@ class SessionRestartTranscriber:
             switch = Switch(seconds(boundary), self._language, code, seconds(self._heard))
             self._news.switches.append(switch)
             self._counts["switches"] += 1
-            if speech and boundary - speech.start >= MIN_SPEECH:
+            if speech and (speech.agreement.committed or boundary - speech.start >= MIN_SPEECH):
                 self._finish(boundary)
                 self._speech = _Speech(boundary)
             elif speech:
@@ -522,6 +522,8 @@ class SessionRestartTranscriber:
     def _last_words(self, speech: _Speech) -> Sequence[Word]:
         """The words of speech that has ended: those of the last hypothesis if it heard just all of it."""
         end = self._final_until
+        if end - speech.start < MIN_SPEECH:  # a switch in the pause that ended it left nothing
+            return speech.agreement.committed
         if self._gate.voiced_until <= min(speech.seen_until, end):
             return (*speech.agreement.committed, *speech.agreement.tentative)
         return self._hypothesis(speech, end).words

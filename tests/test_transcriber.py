@@ -1,0 +1,580 @@
+"""The transcriber on real speech: chunking changes nothing, what was said stays said, and nothing breaks it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soxr
+
+from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
+from whisperlab.audio import FloatArray, chunks, duration_s
+from whisperlab.errors import (
+    AudioFormatError,
+    ConfigurationError,
+    StreamEndedError,
+    UnknownLanguageError,
+)
+from whisperlab.lid import LidOptions
+from whisperlab.scoring import Score, score, units
+from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.smoothing import SmoothingOptions
+from whisperlab.timeline import SAMPLE_RATE, Span, samples
+from whisperlab.transcriber import SessionOptions
+from whisperlab.vad import VadOptions
+
+if TYPE_CHECKING:
+    from conftest import Scene
+    from whisper.model import Whisper
+
+pytestmark = pytest.mark.model
+
+HOP_MS = 200  # half the language-ID of the default: these tests are about laws, not about quality
+CHUNK = SAMPLE_RATE // 10
+
+OPERATIONS = {
+    *("vad.buffer_append", "vad.detect"),
+    *("lid.buffer_append", "lid.total", "lid.frame_extract", "lid.encoder_forward", "lid.detect"),
+    *("lid.smoothing", "lid.sustained_detection"),
+    *("whisper.buffer_read", "whisper.insert_audio", "whisper.infer", "whisper.decode"),
+    *("chunk.total", "session.restart"),
+}
+
+Make = Callable[..., SessionRestartTranscriber]
+
+
+@dataclass(slots=True, frozen=True)
+class Run:
+    """Everything a transcriber said of one stream, call by call; the last call is `finalize`."""
+
+    results: tuple[ProcessResult, ...]
+    statistics: dict[str, Any]
+
+    @property
+    def segments(self) -> list[SessionSegment]:
+        return [segment for result in self.results for segment in result.segments]
+
+    @property
+    def switches(self) -> list[Switch]:
+        return [switch for result in self.results for switch in result.switches]
+
+    @property
+    def frames(self) -> list[LanguageFrame]:
+        return [frame for result in self.results for frame in result.frames]
+
+    @property
+    def speech(self) -> list[Span]:
+        return [span for result in self.results for span in result.speech]
+
+    @property
+    def committed(self) -> str:
+        return "".join(result.committed for result in self.results)
+
+    @property
+    def outcome(self) -> tuple[Any, ...]:
+        """What must not depend on how the stream was cut into chunks."""
+        return self.segments, self.switches, self.frames, self.speech, self.committed
+
+
+def listen(transcriber: SessionRestartTranscriber, pieces: Iterable[npt.ArrayLike]) -> Run:
+    results = [transcriber.process(piece) for piece in pieces]
+    results.append(transcriber.finalize())
+    return Run(tuple(results), transcriber.get_statistics())
+
+
+def random_chunks(audio: npt.NDArray[Any], seed: int = 0) -> Iterator[npt.NDArray[Any]]:
+    """Pieces of nothing to a third of a second."""
+    rng, start = np.random.default_rng(seed), 0
+    while start < len(audio):
+        n = int(rng.integers(0, SAMPLE_RATE // 3))
+        yield audio[start : start + n]
+        start += n
+
+
+def letters(text: str) -> str:
+    return "".join(text.split())
+
+
+def error_rate(scene: Scene, run: Run) -> float:
+    counted: Score = score(scene.reference, run.segments, run.switches)
+    return float(counted.rates()["mixed_error_rate"])
+
+
+def check_that_text_only_grows(run: Run) -> None:
+    """At any time the final segments are the beginning of the committed text, and in the end all of it."""
+    committed = final = ""
+    for result in run.results:
+        committed += letters(result.committed)
+        final += "".join(letters(segment.text) for segment in result.segments)
+        assert committed.startswith(final)
+    assert committed == final
+    assert run.results[-1].tentative == ""
+
+
+def check_that_segments_are_in_order(run: Run, audio: FloatArray) -> None:
+    """Nothing is heard twice: segments follow each other, within the audio."""
+    times = [time for segment in run.segments for time in (segment.start_time, segment.end_time)]
+    assert times == sorted(times)
+    assert all(0 <= time <= duration_s(audio) for time in times)
+
+
+@pytest.fixture(scope="module")
+def make(base_model: Whisper) -> Make:
+    """A transcriber of English and Spanish."""
+
+    def made(**options: Any) -> SessionRestartTranscriber:
+        if not {"language", "oracle"} & options.keys():
+            options = {"languages": ["en", "es"], "lid_hop_ms": HOP_MS} | options
+        return SessionRestartTranscriber(base_model, **options)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(make: Make, scene: Scene) -> Run:
+    """The whole scene, by 100 ms."""
+    return listen(make(), chunks(scene.audio, CHUNK))
+
+
+@pytest.fixture(scope="module")
+def sentence(scene: Scene) -> Scene:
+    """The first sentence of the scene, less than three seconds of English."""
+    return scene.beginning(1)
+
+
+@pytest.fixture(scope="module")
+def one(make: Make, sentence: Scene) -> Run:
+    """The first sentence, by 100 ms."""
+    return listen(make(), chunks(sentence.audio, CHUNK))
+
+
+@pytest.fixture(scope="module")
+def forced(make: Make, scene: Scene) -> Run:
+    """The whole scene as Spanish, in pieces of three seconds at most."""
+    session = SessionOptions(max_speech_s=3.0, step_ms=1000, commit_lag_ms=1000)
+    return listen(make(language="es", session=session), chunks(scene.audio, CHUNK))
+
+
+@pytest.fixture(scope="module")
+def oracle(make: Make, scene: Scene) -> Run:
+    """The whole scene with its true switches given."""
+    turns = [(0.0, "en"), *((segment.start, segment.lang) for segment in scene.segments[1:])]
+    return listen(make(oracle=turns), chunks(scene.audio, CHUNK))
+
+
+# --- laws ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["20 ms", "1 s", "at random"])
+def test_the_same_audio_in_any_chunks_gives_the_same(make: Make, scene: Scene, whole: Run, cut: str) -> None:
+    pieces = {
+        "20 ms": chunks(scene.audio, SAMPLE_RATE // 50),
+        "1 s": chunks(scene.audio, SAMPLE_RATE),
+        "at random": random_chunks(scene.audio),
+    }
+    assert listen(make(), pieces[cut]).outcome == whole.outcome
+
+
+@pytest.mark.parametrize("which", ["whole", "one", "forced", "oracle"])
+def test_committed_and_final_text_never_changes(request: pytest.FixtureRequest, which: str) -> None:
+    check_that_text_only_grows(request.getfixturevalue(which))
+
+
+@pytest.mark.parametrize("which", ["whole", "one", "forced", "oracle"])
+def test_segments_follow_each_other(request: pytest.FixtureRequest, scene: Scene, which: str) -> None:
+    run: Run = request.getfixturevalue(which)
+    check_that_segments_are_in_order(run, scene.audio)
+    assert run.segments
+    for segment in run.segments:
+        assert segment.is_final
+        assert segment.text == segment.text.strip() != ""
+        assert 0 < segment.confidence <= 1
+
+
+def test_a_switch_is_decided_after_it_happened_and_leads_from_language_to_language(whole: Run) -> None:
+    assert whole.switches
+    assert all(switch.time <= switch.decided_at for switch in whole.switches)
+    assert all(a.time <= b.time for a, b in zip(whole.switches, whole.switches[1:], strict=False))
+    languages = [whole.switches[0].from_language, *(switch.to_language for switch in whole.switches)]
+    assert [switch.from_language for switch in whole.switches] == languages[:-1]
+    assert all(a != b for a, b in itertools.pairwise(languages))
+    assert whole.results[-1].language == languages[-1]
+
+
+def test_no_segment_reaches_across_a_switch(whole: Run, oracle: Run) -> None:
+    for run in (whole, oracle):
+        for switch in run.switches:
+            for segment in run.segments:
+                before, after = segment.end_time <= switch.time, segment.start_time >= switch.time
+                assert before or after
+
+
+def test_frames_come_at_the_hop_and_each_is_a_distribution(whole: Run) -> None:
+    hop = HOP_MS * SAMPLE_RATE // 1000
+    assert all(frame.end % hop == 0 for frame in whole.frames)
+    for frame in whole.frames:
+        assert sum(frame.posterior.values()) == pytest.approx(1)
+        assert frame.posterior.keys() == {"en", "es"}
+        assert frame.label in frame.posterior
+        assert 0 < frame.window <= frame.end
+
+
+def test_a_reset_transcriber_hears_the_same_audio_alike(make: Make, sentence: Scene, one: Run) -> None:
+    transcriber = make()
+    listen(transcriber, chunks(sentence.audio[CHUNK:], CHUNK))
+    transcriber.reset()
+    again = listen(transcriber, chunks(sentence.audio, CHUNK))
+    assert again.outcome == one.outcome
+    for part in ("lid", "sessions", "buffers"):
+        assert again.statistics[part] == one.statistics[part]
+    assert again.statistics["encoder_cache"]["misses"] == one.statistics["encoder_cache"]["misses"]
+
+
+def test_a_reset_in_the_middle_of_speech_leaves_nothing_of_it(make: Make, sentence: Scene, one: Run) -> None:
+    transcriber = make()
+    for chunk in chunks(sentence.audio[: 2 * SAMPLE_RATE], CHUNK):
+        transcriber.process(chunk)
+    transcriber.reset()
+    assert listen(transcriber, chunks(sentence.audio, CHUNK)).outcome == one.outcome
+
+
+# --- what is heard ------------------------------------------------------------------------------------
+
+
+def test_the_speech_is_transcribed_about_as_it_was_said(scene: Scene, oracle: Run, whole: Run) -> None:
+    assert error_rate(scene, oracle) < 0.4
+    assert error_rate(scene, whole) < 0.9
+    assert units(whole.segments[0].text)[:2] == ["something", "is"]
+    assert whole.segments[0].language == "en"
+
+
+def test_silence_and_noise_say_nothing(make: Make) -> None:
+    white = np.random.default_rng(0).uniform(-1, 1, 10 * SAMPLE_RATE) * 10 ** (-30 / 20)
+    for audio in (np.zeros(10 * SAMPLE_RATE, np.float32), white.astype(np.float32)):
+        run = listen(make(), chunks(audio, CHUNK))
+        assert run.outcome == ([], [], [], [], "")
+        assert {result.tentative for result in run.results} == {""}
+        assert {result.language for result in run.results} == {None}
+
+
+def test_a_forced_language_is_taken_for_given(scene: Scene, forced: Run) -> None:
+    assert {segment.language for segment in forced.segments} == {"es"}
+    assert {result.language for result in forced.results} == {"es"}
+    assert (forced.frames, forced.switches) == ([], [])
+    assert forced.statistics["lid"]["encoder_calls"] == 0
+    assert "lid.total" not in forced.statistics["performance"]
+
+
+def test_long_speech_is_cut_into_pieces(forced: Run) -> None:
+    longest_s = 3.0 + 1.0  # one step may pass before it is seen
+    assert all(segment.end_time - segment.start_time <= longest_s for segment in forced.segments)
+
+
+def test_an_oracle_switches_at_the_times_given(scene: Scene, oracle: Run) -> None:
+    assert [switch.time for switch in oracle.switches] == [segment.start for segment in scene.segments[1:]]
+    assert [switch.to_language for switch in oracle.switches] == [s.lang for s in scene.segments[1:]]
+    assert all(0 <= switch.decided_at - switch.time <= 0.1 for switch in oracle.switches)
+    assert oracle.statistics["lid"]["encoder_calls"] == 0
+    edges = [0.0, *(switch.time for switch in oracle.switches), duration_s(scene.audio)]
+    for segment in oracle.segments:
+        part = sum(edge <= segment.start_time for edge in edges) - 1
+        assert segment.language == scene.segments[part].lang
+
+
+def test_without_decoding_the_language_is_followed_all_the_same(
+    make: Make, sentence: Scene, one: Run
+) -> None:
+    run = listen(make(decode=False), chunks(sentence.audio, CHUNK))
+    assert (run.frames, run.speech) == (one.frames, one.speech)
+    assert [switch.to_language for switch in run.switches] == [s.to_language for s in one.switches]
+    assert (run.segments, run.committed) == ([], "")
+    assert {result.tentative for result in run.results} == {""}
+    assert run.statistics["sessions"]["encoder_calls"] == 0
+
+
+def test_speech_is_heard_after_more_silence_than_the_buffer_holds(
+    make: Make, sentence: Scene, one: Run
+) -> None:
+    transcriber = make(language="en")
+    n_bytes = transcriber.vad_audio_buffer.nbytes
+    silence = np.zeros(70 * SAMPLE_RATE, np.float32)
+    run = listen(transcriber, [silence, sentence.audio])
+    assert units(run.segments[0].text) == units(one.segments[0].text)
+    assert run.segments[0].start_time >= 70
+    assert transcriber.vad_audio_buffer.nbytes == n_bytes
+    assert transcriber.vad_audio_buffer.dropped_samples == 10 * SAMPLE_RATE + len(sentence.audio)
+
+
+# --- places that could break it -----------------------------------------------------------------------
+
+
+def test_a_switch_given_in_a_pause_loses_nothing(make: Make, sentence: Scene, one: Run) -> None:
+    """After the last word, before the pause is long enough to end the speech: no audio is left to decode."""
+    end_s = duration_s(sentence.audio)
+    audio = np.concatenate([sentence.audio, np.zeros(SAMPLE_RATE, np.float32)])
+    run = listen(make(oracle=[(0.0, "en"), (end_s + 0.2, "es")]), chunks(audio, CHUNK))
+    assert [(segment.language, units(segment.text)) for segment in run.segments] == [
+        ("en", units(one.segments[0].text))
+    ]
+    check_that_text_only_grows(run)
+
+
+def test_a_change_in_the_air_does_not_hold_text_back_forever(make: Make, scene: Scene) -> None:
+    """A change that is never certain, in speech without a pause: longer than Whisper can see at once."""
+    audio = np.concatenate([scene.audio] * 3)
+    transcriber = make(
+        lid_hop_ms=1000,
+        smoothing=SmoothingOptions(seconds_between_switches=1.0, margin=1e9),
+        vad=VadOptions(min_silence_ms=40_000),
+        session=SessionOptions(max_speech_s=6.0, step_ms=3000),
+    )
+    run = listen(transcriber, chunks(audio, SAMPLE_RATE))
+    check_that_text_only_grows(run)
+    check_that_segments_are_in_order(run, audio)
+    assert len(run.segments) > 2
+
+
+def test_speech_whose_language_nobody_knows_yet_is_not_lost(make: Make, scene: Scene) -> None:
+    """The first decision would need more speech than Whisper can see at once."""
+    audio = np.concatenate([scene.audio] * 3)
+    transcriber = make(
+        lid_hop_ms=2000,
+        lid=LidOptions(min_speech_ms=35_000),
+        vad=VadOptions(min_silence_ms=40_000),
+        session=SessionOptions(step_ms=3000),
+    )
+    run = listen(transcriber, chunks(audio, SAMPLE_RATE))
+    check_that_text_only_grows(run)
+    assert run.segments[0].start_time < 3
+
+
+def test_short_windows_of_language_id_do_not_break_the_ends_of_speech(make: Make, scene: Scene) -> None:
+    """Boundaries close to the present: a switch may be decided just as the speech ends."""
+    audio = np.concatenate([scene.audio, np.zeros(SAMPLE_RATE, np.float32)])
+    transcriber = make(
+        lid=LidOptions(window_ms=400, margin_ms=400, min_speech_ms=0),
+        smoothing=SmoothingOptions(seconds_between_switches=0.5, min_duration_ms=0, margin=0.0),
+        vad=VadOptions(min_silence_ms=100),
+    )
+    run = listen(transcriber, chunks(audio, CHUNK))
+    check_that_text_only_grows(run)
+    check_that_segments_are_in_order(run, audio)
+
+
+# --- chunks of every kind -----------------------------------------------------------------------------
+
+
+def test_after_the_end_there_is_nothing_more(make: Make, sentence: Scene) -> None:
+    transcriber = make(language="en")
+    run = listen(transcriber, [sentence.audio])
+    assert transcriber.finalize() == ProcessResult("", "", "en")
+    with pytest.raises(StreamEndedError, match="reset"):
+        transcriber.process(sentence.audio)
+    assert transcriber.get_statistics() == run.statistics
+    transcriber.reset()
+    transcriber.process(sentence.audio[:CHUNK])
+
+
+def test_a_chunk_that_is_no_audio_is_refused_and_leaves_the_stream_as_it_was(
+    make: Make, sentence: Scene, one: Run
+) -> None:
+    bad: list[Any] = [
+        np.array([0.0, np.nan], np.float32),
+        np.array([np.inf], np.float32),
+        np.zeros(CHUNK, np.int64),
+        np.zeros((2, 2, 2), np.float32),
+        np.zeros(CHUNK, np.complex64),
+        "speech",
+        None,
+    ]
+    transcriber = make()
+    results = []
+    for i, chunk in enumerate(chunks(sentence.audio, CHUNK)):
+        with pytest.raises(AudioFormatError):
+            transcriber.process(bad[i % len(bad)])
+        results.append(transcriber.process(chunk))
+    results.append(transcriber.finalize())
+    assert Run(tuple(results), {}).outcome == one.outcome
+
+
+def test_pcm_and_stereo_are_the_same_audio(make: Make, sentence: Scene) -> None:
+    pcm = np.rint(sentence.audio * 2**15).astype(np.int16)
+    assert (pcm / np.float32(2**15) == sentence.audio).all()
+    mono = listen(make(language="en"), chunks(sentence.audio, CHUNK))
+    as_pcm = listen(make(language="en"), (pcm[i : i + CHUNK] for i in range(0, len(pcm), CHUNK)))
+    stereo = listen(
+        make(language="en"), (np.stack([c, c], axis=1) for c in chunks(sentence.audio, SAMPLE_RATE))
+    )
+    assert as_pcm.outcome == mono.outcome == stereo.outcome
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_another_rate_is_resampled_as_it_comes_and_its_chunks_do_not_matter(
+    make: Make, sentence: Scene, rate: int
+) -> None:
+    resampled = soxr.resample(sentence.audio, SAMPLE_RATE, rate)
+    by_100_ms = listen(make(sampling_rate=rate), chunks(resampled, rate // 10))
+    assert error_rate(sentence, by_100_ms) <= 0.5
+    heard_s = by_100_ms.statistics["sessions"]["heard_s"]
+    assert heard_s == pytest.approx(duration_s(sentence.audio), abs=0.01)
+    assert listen(make(sampling_rate=rate), random_chunks(resampled)).outcome == by_100_ms.outcome
+
+
+def test_a_tenth_of_a_second_is_a_stream_too(make: Make, scene: Scene) -> None:
+    middle = samples(scene.segments[0].start) + SAMPLE_RATE
+    run = listen(make(), [scene.audio[middle : middle + CHUNK]])
+    assert run.segments == []
+    assert run.statistics["sessions"]["heard_s"] == 0.1
+
+
+def test_a_stream_of_nothing_ends_as_nothing(make: Make) -> None:
+    run = listen(make(), [np.zeros(0, np.float32), []])
+    assert run.outcome == ([], [], [], [], "")
+    assert run.statistics["sessions"]["heard_s"] == 0
+
+
+# --- what it tells of itself --------------------------------------------------------------------------
+
+
+def test_statistics_are_those_of_the_contract(whole: Run, scene: Scene) -> None:
+    told = json.loads(json.dumps(whole.statistics, allow_nan=False))
+    assert told.keys() == {"performance", "encoder_cache", "buffers", "lid", "sessions"}
+    assert told["performance"].keys() == OPERATIONS
+    assert told["lid"]["frames"] == len(whole.frames)
+    assert told["lid"]["encoder_calls"] == told["encoder_cache"]["misses"]
+    assert told["sessions"]["segments"] == len(whole.segments)
+    assert told["sessions"]["switches"] == len(whole.switches)
+    assert told["sessions"]["heard_s"] == duration_s(scene.audio)
+    assert told["sessions"]["encoder_calls"] >= told["sessions"]["decodes"] > 0
+    assert told["performance"]["chunk.total"]["count"] == len(whole.results) - 1
+
+
+def test_its_parts_are_the_objects_themselves(make: Make) -> None:
+    transcriber = make(cache_size=7, key="span")
+    assert isinstance(transcriber.vad_audio_buffer, RingBuffer)
+    assert transcriber.vad_audio_buffer.capacity == 60 * SAMPLE_RATE
+    assert isinstance(transcriber.audio_buffer_for_lid, RingBuffer)
+    assert transcriber.audio_buffer_for_lid.capacity == HOP_MS * 16 * 100
+    assert isinstance(transcriber.encoder_cache, EncoderCache)
+    assert (transcriber.encoder_cache.max_size, transcriber.encoder_cache.key.name) == (7, "span")
+    assert isinstance(transcriber.metrics, PerformanceMetrics)
+    transcriber.process(np.zeros(CHUNK, np.float32))
+    assert len(transcriber.vad_audio_buffer) == len(transcriber.audio_buffer_for_lid) == CHUNK
+    assert transcriber.metrics.get_statistics()["chunk.total"]["count"] == 1
+
+
+def test_the_buffer_of_language_id_holds_its_window_however_small_the_hop(make: Make) -> None:
+    assert make(lid_hop_ms=10).audio_buffer_for_lid.capacity >= LidOptions().window_ms * 16
+
+
+def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
+    config = make(key="logmel", hash_precision=2, language_prior={"es": 2.0}, decode=False).config()
+    assert json.loads(json.dumps(config)) == config
+    assert (config["mode"], config["languages"], config["lid_hop_ms"]) == ("auto", ["en", "es"], HOP_MS)
+    assert (config["key"], config["hash_precision"], config["decode"]) == ("logmel", 2, False)
+    assert config["language_prior"] == {"es": 2.0}
+    assert make(language="ru").config()["mode"] == "forced"
+    assert make(oracle=[(0, "ru")]).config()["mode"] == "oracle"
+
+
+def test_the_summary_and_the_prometheus_text_name_the_operations(make: Make) -> None:
+    transcriber = make()
+    transcriber.process(np.zeros(CHUNK, np.float32))
+    assert "chunk.total" in transcriber.get_performance_summary()
+    assert "encoder cache (rounded): 0 hits" in transcriber.get_performance_summary()
+    assert 'operation="chunk.total"' in transcriber.export_prometheus_metrics()
+
+
+def test_a_coarse_key_answers_wrongly_and_shadow_checks_say_so(make: Make, scene: Scene) -> None:
+    """At precision 0 nearly all speech rounds to zero: one entry answers for both languages."""
+    transcriber = make(
+        key="rounded",
+        hash_precision=0,
+        shadow_rate=1.0,
+        decode=False,
+        lid_hop_ms=400,
+        lid=LidOptions(500, 500),
+    )
+    cache = listen(transcriber, chunks(scene.audio, CHUNK)).statistics["encoder_cache"]
+    assert cache["hits"] > 0
+    assert cache["shadow"]["checked"] == cache["hits"]
+    assert cache["shadow"]["false_hits"] > 0
+    assert transcriber.get_statistics()["lid"]["encoder_calls"] == cache["misses"]
+
+
+def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
+    assert whole.statistics["encoder_cache"]["shadow"]["false_hit_rate"] is None
+
+
+def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
+    make: Make, sentence: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    transcriber = make(lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span")
+    audio = np.concatenate([sentence.audio] * 2)
+    with caplog.at_level(logging.WARNING, logger="whisperlab"):
+        run = listen(transcriber, chunks(audio, CHUNK))
+    assert len(run.frames) >= 200
+    told = [record.getMessage() for record in caplog.records if record.name == "whisperlab"]
+    assert [message.split(":")[0] for message in told] == [
+        "language-ID is slow",
+        "the encoder cache hits rarely",
+    ]
+
+
+# --- options ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options,told",
+    [
+        ({"languages": ["en", "xx"]}, "'xx'"),
+        ({"languages": "en"}, "list of codes"),
+        ({"language": "xx"}, "'xx'"),
+        ({"language": "en", "oracle": [(0.0, "en")]}, "exclude each other"),
+        ({"oracle": [(1.0, "en")]}, "from 0 on"),
+        ({"oracle": [(0.0, "en"), (2.0, "es"), (1.0, "en")]}, "in order"),
+        ({"sampling_rate": 0}, "sampling_rate"),
+        ({"lid_hop_ms": 0}, "lid_hop_ms"),
+        ({"language_prior": {"fr": 1.0}}, "'fr'"),
+        ({"key": "magic"}, "'magic'"),
+        ({"shadow_rate": 2.0}, "shadow_rate"),
+    ],
+)
+def test_options_that_cannot_work_are_named(make: Make, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        make(**options)
+
+
+def test_an_unknown_language_has_its_own_error(make: Make) -> None:
+    with pytest.raises(UnknownLanguageError):
+        make(languages=["klingon"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"step_ms": 99},
+        {"commit_lag_ms": -1},
+        {"preroll_ms": -1},
+        {"snap_ms": -1},
+        {"max_speech_s": 1.9},
+        {"max_speech_s": 29.0},
+        {"max_speech_s": float("nan")},
+        {"step_ms": 25_000},
+    ],
+)
+def test_session_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        SessionOptions(**options)
+
+
+def test_all_languages_are_allowed_unless_told_otherwise(make: Make) -> None:
+    languages: Sequence[str] = make(languages=None).languages
+    assert len(languages) == 99
