@@ -25,6 +25,7 @@ LAYERS = (
     "metrics",
     "ct2",
     "models",
+    "linear",
     "encoder",
     "cache",
     "vad",

@@ -9,6 +9,7 @@ zeros appended to the audio, which buy most of that back at a fraction of the co
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from whisperlab.errors import AudioFormatError
+from whisperlab.linear import Precision, product, product_of
 from whisperlab.timeline import MAX_WINDOW, POSITION
 
 if TYPE_CHECKING:
-    from whisper.model import Whisper
+    from whisper.model import MultiHeadAttention, ResidualAttentionBlock, Whisper
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,21 +47,73 @@ def positions(n_samples: int) -> int:
     return -(-n_samples // POSITION)
 
 
+def fused_attention(attention: MultiHeadAttention) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of query, key and value as one product, in this order; Whisper's keys have no bias."""
+    query, key, value = attention.query, attention.key, attention.value
+    weight = torch.cat([query.weight, key.weight, value.weight])
+    bias = torch.cat([query.bias, torch.zeros_like(query.bias), value.bias])
+    return weight.detach(), bias.detach()
+
+
+class _Block:
+    """One residual attention block of the encoder, on any number of positions."""
+
+    __slots__ = (
+        "_attention_norm",
+        "_contract",
+        "_expand",
+        "_mix",
+        "_mlp_norm",
+        "_n_head",
+        "_query_key_value",
+    )
+
+    def __init__(self, block: ResidualAttentionBlock, n_head: int, precision: Precision) -> None:
+        self._n_head = n_head
+        self._attention_norm, self._mlp_norm = block.attn_ln, block.mlp_ln
+        self._query_key_value = product(*fused_attention(block.attn), precision)
+        self._mix = product_of(block.attn.out, precision)
+        self._expand = product_of(block.mlp[0], precision)
+        self._contract = product_of(block.mlp[2], precision)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (positions, state) to the same."""
+        n, n_state = x.shape
+        fused = self._query_key_value(self._attention_norm(x))
+        query, key, value = fused.view(n, 3, self._n_head, -1).permute(1, 2, 0, 3)
+        seen = F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
+        x = x + self._mix(seen.transpose(0, 1).reshape(n, n_state))
+        return x + self._contract(F.gelu(self._expand(self._mlp_norm(x))))
+
+
 class ShortWindowEncoder:
     """The encoder half of a loaded Whisper model, counting the calls made and the audio seen.
 
     ``calls`` and ``encoded_samples`` (margins included) grow by every window encoded; they are what
-    "encoder work" means in every report.
+    "encoder work" means in every report. ``precision`` is that of the blocks' matrix products; the two convolutions
+    before them stay in float32.
     """
 
-    __slots__ = ("_encoder", "_n_mels", "calls", "device", "encoded_samples")
+    __slots__ = ("_blocks", "_encoder", "_n_mels", "calls", "device", "encoded_samples")
 
-    def __init__(self, model: Whisper) -> None:
+    def __init__(self, model: Whisper, precision: Precision = "fp32") -> None:
         self._encoder = model.encoder
         self._n_mels = model.dims.n_mels
         self.device = model.device
+        n_head = model.dims.n_audio_head
+        self._blocks = [_Block(block, n_head, precision) for block in model.encoder.blocks]
+        self.reset_counts()
+
+    def reset_counts(self) -> None:
+        """Start counting from zero."""
         self.calls = 0
         self.encoded_samples = 0
+
+    def with_own_counts(self) -> ShortWindowEncoder:
+        """The same network, sharing its weights, on an account of its own."""
+        other = copy(self)
+        other.reset_counts()
+        return other
 
     def encode(self, audio: NDArray[np.float32], margin: int) -> Encoded:
         """Encode one window.
@@ -75,7 +129,7 @@ class ShortWindowEncoder:
         self.calls += 1
         self.encoded_samples += n_total
         with torch.inference_mode():
-            return Encoded(self._forward(mel)[0], positions(len(audio)))
+            return Encoded(self._forward(mel), positions(len(audio)))
 
     def _mel(self, audio: NDArray[np.float32], n_total: int) -> torch.Tensor:
         """Log-mel spectrogram of the audio followed by silence, shape (1, mels, n_total / 160)."""
@@ -90,9 +144,9 @@ class ShortWindowEncoder:
         """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window."""
         encoder = self._encoder
         x = F.gelu(encoder.conv1(mel))
-        x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)
-        x = x + encoder.positional_embedding[: x.shape[1]]
-        for block in encoder.blocks:
+        x = F.gelu(encoder.conv2(x))[0].T
+        x = x + encoder.positional_embedding[: len(x)]
+        for block in self._blocks:
             x = block(x)
         features: torch.Tensor = encoder.ln_post(x)
         return features

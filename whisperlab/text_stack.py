@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from whisperlab.encoder import Encoded
+from whisperlab.encoder import Encoded, fused_attention
+from whisperlab.linear import Precision, product, product_of
 
 if TYPE_CHECKING:
-    from whisper.model import MultiHeadAttention, Whisper
+    from whisper.model import ResidualAttentionBlock, Whisper
+
+SHORTLIST = (
+    64  # tokens with exact logits; all of 636 choices on the development split were among the first two
+)
 
 
 @dataclass(slots=True)
@@ -37,15 +42,42 @@ class DecoderState:
     n_tokens: int = 0
 
 
-SHORTLIST = 64  # tokens whose logits are computed exactly; of 636 choices on the development split all were among the first two
+class _Block:
+    """The products and norms of one block of the decoder.
+
+    ``key`` and ``value`` of the cross-attention are also kept as they are, for `TextStack.glance`.
+    """
+
+    __slots__ = (
+        *("attention_norm", "query_key_value", "mix"),
+        *("cross_norm", "cross_query", "cross_key", "cross_value", "cross_mix"),
+        *("mlp_norm", "expand", "contract", "key", "value"),
+    )
+
+    def __init__(self, block: ResidualAttentionBlock, precision: Precision) -> None:
+        cross = block.cross_attn
+        self.attention_norm, self.cross_norm, self.mlp_norm = block.attn_ln, block.cross_attn_ln, block.mlp_ln
+        self.query_key_value = product(*fused_attention(block.attn), precision)
+        self.mix = product_of(block.attn.out, precision)
+        self.cross_query = product_of(cross.query, precision)
+        self.cross_key = product_of(cross.key, precision)
+        self.cross_value = product_of(cross.value, precision)
+        self.cross_mix = product_of(cross.out, precision)
+        self.expand = product_of(block.mlp[0], precision)
+        self.contract = product_of(block.mlp[2], precision)
+        self.key, self.value = cross.key, cross.value
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        """What the two fully connected layers add."""
+        return self.contract(F.gelu(self.expand(self.mlp_norm(x))))
 
 
 class TextStack:
-    """The decoder half of a loaded Whisper model."""
+    """The decoder half of a loaded Whisper model; ``precision`` is that of its blocks' matrix products."""
 
-    def __init__(self, model: Whisper) -> None:
+    def __init__(self, model: Whisper, precision: Precision = "fp32") -> None:
         self._decoder = model.decoder
-        self._blocks = list(model.decoder.blocks)
+        self._blocks = [_Block(block, precision) for block in model.decoder.blocks]
         self._n_head = model.dims.n_text_head
         self.max_tokens = model.dims.n_text_ctx
         self.n_vocabulary = model.dims.n_vocab
@@ -58,8 +90,8 @@ class TextStack:
         with torch.inference_mode():
             cross = [
                 (
-                    self._split(block.cross_attn.key(encoded.features)),
-                    self._split(block.cross_attn.value(encoded.features)),
+                    self._split(block.cross_key(encoded.features)),
+                    self._split(block.cross_value(encoded.features)),
                 )
                 for block in self._blocks
             ]
@@ -90,12 +122,13 @@ class TextStack:
             x = decoder.token_embedding(ids) + decoder.positional_embedding[start:end]
             kept: list[torch.Tensor] = []
             for layer, block in enumerate(self._blocks):
-                x = x + self._self_attention(block.attn, block.attn_ln(x), state, layer)
-                y = block.cross_attn_ln(x)
-                x = x + self._cross_attention(block.cross_attn, y, state, layer)
+                x = x + self._self_attention(block, x, state, layer)
+                query = self._split(block.cross_query(block.cross_norm(x)))
+                seen = F.scaled_dot_product_attention(query, *state.cross[layer])
+                x = x + block.cross_mix(self._merge(seen))
                 if keep_alignment and len(self._alignment_heads[layer]):
-                    kept.append(self._alignment(block.cross_attn, y, state, layer))
-                x = x + block.mlp(block.mlp_ln(x))
+                    kept.append(self._alignment(query, state, layer))
+                x = x + block.mlp(x)
             state.n_tokens = end
             if kept:
                 state.alignment = torch.cat([state.alignment, torch.cat(kept)], 1)
@@ -113,9 +146,10 @@ class TextStack:
             x = decoder.token_embedding(torch.tensor([token], device=self.device))
             x = x + decoder.positional_embedding[:1]
             for block in self._blocks:
-                x = x + block.attn.out(block.attn.value(block.attn_ln(x)))
-                x = x + self._glance_across(block.cross_attn, block.cross_attn_ln(x), features)
-                x = x + block.mlp(block.mlp_ln(x))
+                _, _, value = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
+                x = x + block.mix(value)
+                x = x + self._glance_across(block, x, features)
+                x = x + block.mlp(x)
             hidden: torch.Tensor = decoder.ln(x)
             return hidden
 
@@ -160,9 +194,10 @@ class TextStack:
         return x.transpose(0, 1).flatten(1)
 
     def _self_attention(
-        self, attention: MultiHeadAttention, x: torch.Tensor, state: DecoderState, layer: int
+        self, block: _Block, x: torch.Tensor, state: DecoderState, layer: int
     ) -> torch.Tensor:
-        query, key, value = (self._split(getattr(attention, name)(x)) for name in ("query", "key", "value"))
+        fused = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
+        query, key, value = map(self._split, fused)
         old_key, old_value = state.past[layer]
         key, value = torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
         state.past[layer] = (key, value)
@@ -170,40 +205,24 @@ class TextStack:
         if len(x) > 1:
             mask = torch.ones(len(x), key.shape[1], dtype=torch.bool, device=x.device)
             mask = mask.tril(key.shape[1] - len(x))
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        merged: torch.Tensor = attention.out(self._merge(out))
-        return merged
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return block.mix(self._merge(seen))
 
-    def _cross_attention(
-        self, attention: MultiHeadAttention, x: torch.Tensor, state: DecoderState, layer: int
-    ) -> torch.Tensor:
-        query = self._split(attention.query(x))
-        out = F.scaled_dot_product_attention(query, *state.cross[layer])
-        merged: torch.Tensor = attention.out(self._merge(out))
-        return merged
-
-    def _glance_across(
-        self, attention: MultiHeadAttention, x: torch.Tensor, features: torch.Tensor
-    ) -> torch.Tensor:
+    def _glance_across(self, block: _Block, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Cross-attention of one token on unprojected features (positions, state)."""
         n_state = features.shape[-1]
         size = n_state // self._n_head
-        query = attention.query(x).view(self._n_head, 1, size)
-        key = attention.key.weight.view(self._n_head, size, n_state)
+        query = block.cross_query(block.cross_norm(x)).view(self._n_head, 1, size)
+        key = block.key.weight.view(self._n_head, size, n_state)
         scores = (query @ key)[:, 0] @ features.T / size**0.5  # (heads, positions); keys have no bias
         seen = scores.softmax(-1) @ features  # (heads, state)
-        value = attention.value
-        weight = value.weight.view(self._n_head, size, n_state)
-        mixed = (weight @ seen[:, :, None]).flatten() + value.bias
-        merged: torch.Tensor = attention.out(mixed[None])
-        return merged
+        weight = block.value.weight.view(self._n_head, size, n_state)
+        mixed = (weight @ seen[:, :, None]).flatten() + block.value.bias
+        return block.cross_mix(mixed[None])
 
-    def _alignment(
-        self, attention: MultiHeadAttention, x: torch.Tensor, state: DecoderState, layer: int
-    ) -> torch.Tensor:
+    def _alignment(self, query: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
         heads = self._alignment_heads[layer]
-        query = self._split(attention.query(x))[heads]
         key = state.cross[layer][0][heads]
-        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+        scores = query[heads] @ key.transpose(1, 2) / query.shape[-1] ** 0.5
         weights: torch.Tensor = scores.softmax(-1)
         return weights

@@ -15,7 +15,8 @@ POSITION = 2 * MEL_HOP  # samples under one encoder position (20 ms): the second
 MAX_WINDOW = 30 * SAMPLE_RATE  # samples Whisper can see at once
 VAD_FRAME = 512  # samples Silero decides on at once (32 ms)
 
-assert SAMPLE_RATE % MEL_HOP == 0 and SAMPLE_RATE % POSITION == 0
+assert SAMPLE_RATE % MEL_HOP == 0
+assert SAMPLE_RATE % POSITION == 0
 
 
 def samples(time_s: float) -> int:

@@ -38,6 +38,7 @@ from whisperlab.decoder import (
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import ConfigurationError, StreamEndedError
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
+from whisperlab.linear import check_precision
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import load_model
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
@@ -115,6 +116,7 @@ class SessionRestartTranscriber:
         sampling_rate: of the chunks given to `process`; other than 16000 is resampled as it comes.
         lid_hop_ms: time between language-ID frames.
         device: ``'cpu'`` or ``'cuda'``; None takes the CPU.
+        precision: of the matrix products, ``'int8'`` or ``'fp32'``; None takes int8 where the device has it.
         language: the one language spoken (mode *forced*: no language-ID).
         oracle: known switches as ``(seconds, language)`` pairs from 0 on (mode *oracle*, for upper bounds).
         language_prior: positive weights by language; those not named weigh 1.
@@ -135,6 +137,7 @@ class SessionRestartTranscriber:
         lid_hop_ms: int = 100,
         device: str | None = None,
         *,
+        precision: str | None = None,
         language: str | None = None,
         oracle: Sequence[tuple[float, str]] | None = None,
         language_prior: Mapping[str, float] | None = None,
@@ -156,6 +159,7 @@ class SessionRestartTranscriber:
         _check_rates(sampling_rate, lid_hop_ms)
         self._mode = _mode(language, oracle)
         loaded = load_model(model, device or "cpu") if isinstance(model, str | Path) else model
+        arithmetic = check_precision(precision, loaded.device)
         n_languages = loaded.num_languages
         if language is not None:
             languages = [language]
@@ -175,6 +179,7 @@ class SessionRestartTranscriber:
             "sampling_rate": sampling_rate,
             "lid_hop_ms": lid_hop_ms,
             "device": str(loaded.device),
+            "precision": arithmetic,
             "mode": self._mode,
             "language_prior": dict(language_prior or {}),
             "cache_size": cache_size,
@@ -197,12 +202,12 @@ class SessionRestartTranscriber:
             hash_precision=hash_precision,
             key=key,
             shadow_rate=shadow_rate,
-            context=(self._config["model"], "fp32", lid.window_ms, lid.margin_ms),
+            context=(self._config["model"], arithmetic, lid.window_ms, lid.margin_ms),
         )
-        stack = TextStack(loaded)
-        self._lid_encoder = ShortWindowEncoder(loaded)
-        self._text_encoder = ShortWindowEncoder(loaded)
-        self._shadow_encoder = ShortWindowEncoder(loaded)  # checks hits, on nobody's account
+        stack = TextStack(loaded, arithmetic)
+        self._lid_encoder = ShortWindowEncoder(loaded, arithmetic)
+        self._text_encoder = self._lid_encoder.with_own_counts()
+        self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
         self._identifier = LanguageIdentifier(
             stack, self.languages, language_prior, lid.temperature, n_languages
         )
@@ -219,7 +224,7 @@ class SessionRestartTranscriber:
         self.metrics.reset()
         self.encoder_cache.clear()
         for encoder in (self._lid_encoder, self._text_encoder):
-            encoder.calls = encoder.encoded_samples = 0
+            encoder.reset_counts()
         self._decoder.redecodes = 0
         self._gate.reset()
         self._tracker = LanguageTracker(len(self.languages), self._smoothing, self.lid_hop_ms / 1000)
