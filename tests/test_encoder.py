@@ -11,7 +11,8 @@ import torch
 
 from whisperlab.audio import FloatArray
 from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
-from whisperlab.errors import AudioFormatError
+from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.linear import check_precision, product
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, POSITION, SAMPLE_RATE
 
@@ -104,6 +105,92 @@ def test_a_window_without_audio_or_beyond_thirty_seconds_is_refused(base_model: 
     with pytest.raises(AudioFormatError, match=f"got {n}"):
         encoder.encode(np.zeros(n, np.float32), 0)
     assert encoder.calls == 0
+
+
+@pytest.mark.model
+def test_pooling_halves_the_positions_and_keeps_what_they_mean(
+    base_model: Whisper, clip: FloatArray, encoded: Encoded
+) -> None:
+    encoder = ShortWindowEncoder(base_model)
+    for n in (POSITION, 3 * POSITION, len(clip)):
+        whole, pooled = (encoder.encode(clip[:n], 0, after) for after in (None, 1))
+        assert len(pooled.features) == -(-len(whole.features) // 2)
+        assert pooled.n_audio == -(-whole.n_audio // 2)
+    n_blocks = base_model.dims.n_audio_layer
+    late = encoder.encode(clip, SAMPLE_RATE, n_blocks - 1).features
+    pairs = encoded.features[: len(encoded.features) // 2 * 2].unflatten(0, (-1, 2)).mean(1)
+    assert torch.cosine_similarity(late[: len(pairs)], pairs).median() > 0.8
+
+
+@pytest.mark.model
+def test_encoders_that_share_a_network_count_apart(base_model: Whisper, clip: FloatArray) -> None:
+    one = ShortWindowEncoder(base_model)
+    one.encode(clip, 0)
+    other = one.with_own_counts()
+    assert (other.calls, other.encoded_samples) == (0, 0)
+    torch.testing.assert_close(other.encode(clip, 0).features, one.encode(clip, 0).features)
+    assert (one.calls, other.calls) == (2, 1)
+    one.reset_counts()
+    assert (one.calls, one.encoded_samples, other.calls) == (0, 0, 1)
+
+
+# --- eight bits ---------------------------------------------------------------------------------------
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.model
+def test_in_eight_bits_the_encoder_is_nearly_itself(
+    base_model: Whisper, clip: FloatArray, encoded: Encoded
+) -> None:
+    eight = ShortWindowEncoder(base_model, "int8").encode(clip, SAMPLE_RATE)
+    assert 0 < relative_error(eight.features, encoded.features) < 0.15
+
+
+@pytest.mark.model
+def test_in_eight_bits_the_decoder_says_nearly_the_same(
+    base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
+) -> None:
+    eight = TextStack(base_model, "int8")
+    found, expected = (extended(one, encoded, [tokens]) for one in (eight, stack))
+    assert 0 < relative_error(found, expected) < 0.1
+    glance = eight.glance(encoded.features, tokens[0])
+    assert relative_error(glance, stack.glance(encoded.features, tokens[0])) < 0.1
+
+
+def test_a_loud_row_does_not_coarsen_the_others() -> None:
+    """With one scale for all rows, as torch's dynamic quantisation has, the quiet rows would be zero."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*shape, generator=generator) for shape in ((64, 128), (64,)))
+    rows = torch.randn(3, 128, generator=generator) * torch.tensor([[1e-3], [1.0], [1e4]])
+    for given in (None, bias):
+        exact, eight = product(weight, given, "fp32")(rows), product(weight, given, "int8")(rows)
+        for found, expected in zip(eight, exact, strict=True):
+            assert relative_error(found, expected) < 0.03
+
+
+def test_rows_of_zeros_stay_the_bias() -> None:
+    weight, bias = torch.ones(4, 8), torch.arange(4.0)
+    torch.testing.assert_close(product(weight, bias, "int8")(torch.zeros(2, 8)), bias.expand(2, 4))
+
+
+def test_what_was_given_to_a_product_is_left_as_it_was() -> None:
+    weight, x = torch.randn(4, 8), torch.randn(2, 8)
+    before = weight.clone(), x.clone()
+    product(weight, None, "int8")(x)
+    torch.testing.assert_close((weight, x), before)
+
+
+def test_a_precision_that_cannot_be_had_is_refused() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert check_precision("fp32", cuda) == check_precision(None, cuda) == "fp32"
+    assert check_precision(None, cpu) == check_precision("int8", cpu) == "int8"
+    with pytest.raises(ConfigurationError, match="cuda"):
+        check_precision("int8", cuda)
+    with pytest.raises(ConfigurationError, match="'fp8'"):
+        check_precision("fp8", cpu)
 
 
 # --- the decoder stack --------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Encoded:
     """Encoder output of one window.
 
-    ``features`` has shape (positions, state), a position being 20 ms; the first ``n_audio`` positions lie
-    under audio, the rest under the margin of silence.
+    ``features`` has shape (positions, state), a position being 20 ms (40 when pooled); the first ``n_audio``
+    positions lie under audio, the rest under the margin of silence.
     """
 
     features: torch.Tensor
@@ -115,12 +115,15 @@ class ShortWindowEncoder:
         other.reset_counts()
         return other
 
-    def encode(self, audio: NDArray[np.float32], margin: int) -> Encoded:
+    def encode(self, audio: NDArray[np.float32], margin: int, pool_after: int | None = None) -> Encoded:
         """Encode one window.
 
         Args:
             audio: float32 samples at 16 kHz, at most 30 s.
             margin: samples of silence to append; the sum is rounded up to whole positions and cut at 30 s.
+            pool_after: average neighbouring positions in pairs after so many blocks, so that the rest of the
+                network works on half as many, of 40 ms each; None keeps all. Whisper was not trained for that:
+                fine for telling the language, not for text.
         """
         if not 0 < len(audio) <= MAX_WINDOW:
             raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(audio)}")
@@ -129,7 +132,9 @@ class ShortWindowEncoder:
         self.calls += 1
         self.encoded_samples += n_total
         with torch.inference_mode():
-            return Encoded(self._forward(mel), positions(len(audio)))
+            features = self._forward(mel, pool_after)
+        n_audio = positions(len(audio))
+        return Encoded(features, n_audio if pool_after is None else -(-n_audio // 2))
 
     def _mel(self, audio: NDArray[np.float32], n_total: int) -> torch.Tensor:
         """Log-mel spectrogram of the audio followed by silence, shape (1, mels, n_total / 160)."""
@@ -140,13 +145,15 @@ class ShortWindowEncoder:
         mel: torch.Tensor = log_mel_spectrogram(padded, self._n_mels, device=self.device)
         return mel[None]
 
-    def _forward(self, mel: torch.Tensor) -> torch.Tensor:
+    def _forward(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window."""
         encoder = self._encoder
         x = F.gelu(encoder.conv1(mel))
         x = F.gelu(encoder.conv2(x))[0].T
         x = x + encoder.positional_embedding[: len(x)]
-        for block in self._blocks:
+        for n_done, block in enumerate(self._blocks):
+            if n_done == pool_after:
+                x = F.avg_pool1d(x.T, 2, ceil_mode=True).T
             x = block(x)
         features: torch.Tensor = encoder.ln_post(x)
         return features

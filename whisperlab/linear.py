@@ -9,6 +9,7 @@ the encoder's output in error, against a quarter with torch's own dynamic quanti
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
@@ -60,9 +61,13 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precisio
 def _int8_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     scales = weight.abs().amax(1).clamp_min(QUIETEST).double() / 127
     zeros = torch.zeros(len(weight), dtype=torch.long)
-    packed = torch.ops.quantized.linear_prepack(
-        torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8), None
-    )
+    with warnings.catch_warnings():
+        # Deprecated in torch 2.13, which has no other way yet to the weights its 8-bit kernels take.
+        warnings.filterwarnings(
+            "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning
+        )
+        eight_bit = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(eight_bit, None)
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         loudness = x.abs().amax(-1, keepdim=True).clamp_min(QUIETEST)

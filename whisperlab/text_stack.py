@@ -23,9 +23,7 @@ from whisperlab.linear import Precision, product, product_of
 if TYPE_CHECKING:
     from whisper.model import ResidualAttentionBlock, Whisper
 
-SHORTLIST = (
-    64  # tokens with exact logits; all of 636 choices on the development split were among the first two
-)
+SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development split were of the first two
 
 
 @dataclass(slots=True)

@@ -202,7 +202,7 @@ class SessionRestartTranscriber:
             hash_precision=hash_precision,
             key=key,
             shadow_rate=shadow_rate,
-            context=(self._config["model"], arithmetic, lid.window_ms, lid.margin_ms),
+            context=(self._config["model"], arithmetic, lid.window_ms, lid.margin_ms, lid.pool_after),
         )
         stack = TextStack(loaded, arithmetic)
         self._lid_encoder = ShortWindowEncoder(loaded, arithmetic)
@@ -402,7 +402,8 @@ class SessionRestartTranscriber:
         return posterior, cached
 
     def _lid_features(self, encoder: ShortWindowEncoder, window: FloatArray) -> torch.Tensor:
-        return encoder.encode(window, self._lid.margin_ms * SAMPLE_RATE // 1000).features
+        margin = self._lid.margin_ms * SAMPLE_RATE // 1000
+        return encoder.encode(window, margin, self._lid.pool_after).features
 
     def _turn(self, turn: Turn) -> None:
         """Act on a change of language the tracker has decided."""
