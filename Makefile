@@ -18,7 +18,7 @@ DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded,span,log
 DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
 # Threads that wait for each other should not burn the cores while they do (see whisperlab/cli/__init__.py).
-export GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT ?= 10000
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 

@@ -103,7 +103,8 @@ def letters(text: str) -> str:
 
 
 def error_rate(scene: Scene, run: Run) -> float:
-    counted: Score = score(scene.reference, run.segments, run.switches)
+    duration = duration_s(scene.audio)
+    counted: Score = score(scene.reference, run.segments, run.switches, duration=duration)
     return float(counted.rates()["mixed_error_rate"])
 
 

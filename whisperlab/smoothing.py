@@ -29,12 +29,13 @@ class SmoothingOptions:
     ``seconds_between_switches`` is what people expect of their audio; the switch cost follows from it.
     ``evidence_per_second`` is the number of independent observations a second of speech is worth.
     ``min_duration_ms`` and ``margin`` (log-odds against staying) must both be met before a switch is decided.
+    The defaults found most switches at the best F1 among 45 settings on the two development splits.
     """
 
-    seconds_between_switches: float = 6.0
-    evidence_per_second: float = 1.5
-    min_duration_ms: int = 200
-    margin: float = 1.5
+    seconds_between_switches: float = 4.0
+    evidence_per_second: float = 3.0
+    min_duration_ms: int = 300
+    margin: float = 3.0
 
     def __post_init__(self) -> None:
         if not self.seconds_between_switches > 0:

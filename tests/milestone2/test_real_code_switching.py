@@ -57,7 +57,8 @@ def page(
     for switch in switches:
         if switch not in found.values():
             yield f"  {switch.time:6.1f}  to {switch.to_language}  false"
-    rates = score(reference, segments, switches).rates()
+    duration = reference.segments[-1].end
+    rates = score(reference, segments, switches, duration=duration).rates()
     yield (
         f"{name}: {len(pairs)} of {len(true)} switches found, {len(switches) - len(pairs)} false; "
         f"mixed error rate {rates['mixed_error_rate']:.1%} of {rates['reference_words']} words"

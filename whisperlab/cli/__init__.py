@@ -18,9 +18,9 @@ from whisperlab.cli.console import Console
 from whisperlab.errors import WhisperlabError
 
 # Two OpenMP threads that share two cores with anything else wait for each other in a busy loop, for hundreds of
-# milliseconds now and then. A short spin costs nothing on an idle machine: under a load of 4, one encode of a
-# 2.5 s window took a mean of 190 ms with it and 790 ms without. Read when torch is loaded, so set before.
-SPIN = ("GOMP_SPINCOUNT", "1000")
+# milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy processes, one
+# encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. Read when torch is loaded, so set before.
+SPIN = ("GOMP_SPINCOUNT", "10000")
 
 COMMANDS = (transcribe, sweep, report, profile, bench, score, data, models, doctor)
 
