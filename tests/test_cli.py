@@ -286,6 +286,22 @@ def test_the_traces_of_several_audio_files_do_not_overwrite_each_other(
     assert names == ["001-call.jsonl", "002-call.jsonl"]
 
 
+def test_a_place_for_traces_that_cannot_be_made_is_told_before_any_work(
+    built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for calls, target in (([call], tmp_path / "file" / "t.jsonl"), ([call, call], tmp_path / "file")):
+        assert run("transcribe", *calls, "--trace", target) == 1
+        assert f"--trace {target}" in capsys.readouterr().err
+    assert built.options == []
+
+
+def test_one_language_and_a_choice_of_languages_exclude_each_other(built: Built, call: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("transcribe", call, "--language", "en", "--languages", "en,es")
+    assert built.options == []
+
+
 def test_no_trace_is_left_when_none_was_asked_for(
     built: Built, call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +423,25 @@ def test_what_has_no_reference_cannot_be_scored_and_says_why(
     for heard in ("t.jsonl", "out.jsonl"):
         assert run("score", tmp_path / heard) == 1
         assert "reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"segments": [{"text": "uno"}]},
+        {"segments": 3},
+        {"switches": [{"time": 1.0}]},
+        {"audio": None},
+    ],
+)
+def test_a_transcript_with_something_missing_is_refused_by_place(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any]
+) -> None:
+    document = {"audio": "call.wav", "duration": 3.0, "segments": [], "switches": []}
+    lines = [json.dumps(document), json.dumps(document | wrong)]
+    (tmp_path / "out.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert run("score", tmp_path / "out.jsonl", "--reference", manifest) == 1
+    assert "out.jsonl, document 2: expected what" in capsys.readouterr().err
 
 
 def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
@@ -608,6 +643,13 @@ def test_several_pages_do_not_fit_into_one_file(tmp_path: Path) -> None:
     assert left.value.code == 2
 
 
+def test_a_folder_without_a_sweep_makes_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run("report", tmp_path / "empty", "--out", tmp_path / "pages") == 1
+    assert "holds no results of a sweep" in capsys.readouterr().err
+    assert not (tmp_path / "pages").exists()
+
+
 @pytest.mark.parametrize("source", ["nothing.jsonl", "nothing"])
 def test_a_report_of_what_is_not_there_is_one_line(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -654,6 +696,8 @@ def test_the_doctor_looks_at_everything_and_says_what_to_do(
     assert run("doctor", "--json") == 0
     (findings,) = documents(capsys.readouterr().out)
     by_name = {finding["name"]: finding for finding in findings}
+    assert run("doctor", "--model", "enormous") == 1
+    assert "whisperlab models list" in capsys.readouterr().out
     assert {"python", "processor", "torch", "compiler", "disk", "weights", "speech", "browser"} <= set(
         by_name
     )

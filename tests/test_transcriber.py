@@ -446,7 +446,8 @@ def test_a_stream_of_nothing_ends_as_nothing(make: Make) -> None:
 
 def test_statistics_are_those_of_the_contract(whole: Run, scene: Scene) -> None:
     told = json.loads(json.dumps(whole.statistics, allow_nan=False))
-    assert told.keys() == {"performance", "encoder_cache", "buffers", "lid", "sessions"}
+    contract = {"performance", "encoder_cache", "buffers", "lid", "sessions"}
+    assert told.keys() == contract | {"self_cost_ns"}
     assert told["performance"].keys() == OPERATIONS
     assert told["lid"]["frames"] == len(whole.frames)
     assert told["lid"]["encoder_calls"] == told["encoder_cache"]["misses"]
@@ -476,8 +477,9 @@ def test_the_buffer_of_language_id_holds_its_window_however_small_the_hop(make: 
 
 
 def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
-    config = make(key="logmel", hash_precision=2, language_prior={"es": 2.0}, decode=False).config()
-    assert json.loads(json.dumps(config)) == config
+    asked = make(key="logmel", hash_precision=2, language_prior={"es": 2.0}, decode=False, precision="fp32")
+    config = json.loads(json.dumps(asked.config()))
+    assert (config["precision"], make(decode=False).config()["precision"]) == ("fp32", "int8")
     assert (config["mode"], config["languages"], config["lid_hop_ms"]) == ("auto", ["en", "es"], HOP_MS)
     assert (config["key"], config["hash_precision"], config["decode"]) == ("logmel", 2, False)
     assert config["language_prior"] == {"es": 2.0}
@@ -518,7 +520,7 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
     make: Make, sentence: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     transcriber = make(lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span")
-    audio = np.concatenate([sentence.audio] * 2)
+    audio = np.concatenate([sentence.audio] * 4)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
         run = listen(transcriber, chunks(audio, CHUNK))
     assert len(run.frames) >= 200
@@ -539,6 +541,9 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
         ({"languages": "en"}, "list of codes"),
         ({"language": "xx"}, "'xx'"),
         ({"language": "en", "oracle": [(0.0, "en")]}, "exclude each other"),
+        ({"language": "en", "languages": ["en", "es"]}, "mode forced"),
+        ({"languages": ["English"]}, "did you mean 'en'"),
+        ({"precision": "fp8"}, "'fp8'"),
         ({"oracle": [(1.0, "en")]}, "from 0 on"),
         ({"oracle": [(0.0, "en"), (2.0, "es"), (1.0, "en")]}, "in order"),
         ({"sampling_rate": 0}, "sampling_rate"),

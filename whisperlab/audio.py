@@ -185,7 +185,7 @@ def _check_file(path: Path) -> None:
     if not path.exists():
         raise AudioFormatError(f"{path}: no such file")
     if not path.is_file():
-        raise AudioFormatError(f"{path}: not a file")
+        raise AudioFormatError(f"{path}: not a file, expected audio such as WAV or FLAC")
     if path.stat().st_size == 0:
         raise AudioFormatError(f"{path}: the file is empty (0 bytes)")
 

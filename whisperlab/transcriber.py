@@ -44,7 +44,7 @@ from whisperlab.models import load_model
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import Evidence, LanguageTracker, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
-from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
+from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("whisperlab")
 _stream_ids = itertools.count()
 
+WHISPER_S = seconds(MAX_WINDOW)
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
 
@@ -80,6 +81,11 @@ class SessionOptions:
             )
         if not 2 <= self.max_speech_s <= 28:
             raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {self.max_speech_s}")
+        if self.max_speech_s + self.step_ms / 1000 > WHISPER_S:
+            raise ConfigurationError(
+                f"max_speech_s and step_ms together must be at most the {WHISPER_S:g} s Whisper hears at once, "
+                f"got {self.max_speech_s} and {self.step_ms}"
+            )
 
 
 @dataclass(slots=True)
@@ -158,6 +164,8 @@ class SessionRestartTranscriber:
     ) -> None:
         _check_rates(sampling_rate, lid_hop_ms)
         self._mode = _mode(language, oracle)
+        if languages is not None and self._mode != "auto":
+            raise ConfigurationError(f"languages are for mode auto, but mode {self._mode} was asked for too")
         loaded = load_model(model, device or "cpu") if isinstance(model, str | Path) else model
         arithmetic = check_precision(precision, loaded.device)
         n_languages = loaded.num_languages

@@ -37,6 +37,8 @@ class Console:
 
 def one_line(error: BaseException) -> str:
     """The words of an error without line breaks; its name when it has none."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -144,7 +144,9 @@ def weights(model: str) -> Finding:
     try:
         found = models.verify(model)
     except (WhisperlabError, OSError) as error:
-        return Finding("weights", "WARN", one_line(error), f"whisperlab models fetch {model}")
+        if models.is_known(model):
+            return Finding("weights", "WARN", one_line(error), f"whisperlab models fetch {model}")
+        return Finding("weights", "FAIL", one_line(error), "whisperlab models list")
     if found.trusted is False:
         return Finding("weights", "FAIL", found.evidence, f"delete {found.path} and fetch it again")
     return Finding("weights", "OK", described(found))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whisperlab.cli.console import Console
+from whisperlab.errors import SweepError, TraceError
 
 HELP = "sweeps, traces and notebooks to offline HTML"
 EXAMPLES = (
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     jobs += [(_notebook, [notebook]) for notebook in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
         args.parser.error(f"--out is one page, but {len(jobs)} would be written: give a folder")
+    if missing := [str(path) for path in args.sources if not path.exists()]:
+        raise TraceError(f"no such file or folder: {', '.join(missing)}")
     pages = []
     for job, sources in jobs:
         page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
@@ -63,10 +66,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _sweep(sources: Sequence[Path], page: Path, title: str | None) -> None:
     """One sweep's folder as a page."""
     from whisperlab.report.sweep import from_rows
-    from whisperlab.sweep import read_rows
+    from whisperlab.sweep import STORE, read_rows
 
     folder = sources[0]
     rows = read_rows(folder)
+    if not rows:
+        raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
     from_rows(rows, folder=folder, title=title or folder.name, command=_command(sources)).render(page)
 
 

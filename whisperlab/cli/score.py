@@ -116,8 +116,14 @@ def scored(
             reference = references.get(trace.recording)
             yield trace.recording, score_trace(trace, reference, fold_diacritics=fold_diacritics)
         else:
-            for document in documents:
-                yield _score_document(document, references, fold_diacritics)
+            for number, document in enumerate(documents, 1):
+                try:
+                    yield _score_document(document, references, fold_diacritics)
+                except (KeyError, TypeError, AttributeError) as error:
+                    raise TraceError(
+                        f"{path}, document {number}: expected what `whisperlab transcribe --json` prints, "
+                        f"but something is missing or of another type ({error!r})"
+                    ) from error
 
 
 def read_documents(path: Path) -> list[dict[str, Any]] | None:

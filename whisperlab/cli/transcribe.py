@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from whisperlab.cli.arguments import add_model_arguments, model_options
 from whisperlab.cli.console import Console, finite
-from whisperlab.errors import AudioFormatError
+from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.segments import ProcessResult, SessionSegment
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Transcribe each audio in turn; one that cannot be read is told of, and the others are still done."""
+    if args.language and args.languages:
+        args.parser.error("--language is the one language spoken, --languages those that may occur: give one")
+    if args.trace:
+        make_room_for(args.trace, several=len(args.audio) > 1)
     with TemporaryDirectory(prefix="whisperlab-") as scratch:
         return transcribe_all(args, console, lambda: build_transcriber(args), Path(scratch))
 
@@ -91,6 +95,17 @@ def trace_paths(audio: list[str], target: Path) -> list[Path]:
     if len(audio) == 1 and not target.is_dir():
         return [target]
     return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
+
+
+def make_room_for(target: Path, several: bool) -> None:
+    """Make the folder of the traces before any work is done; ConfigurationError when that cannot be."""
+    folder = target if several else target.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--trace {target}: {folder} is not a folder and cannot be made one ({error.strerror})"
+        ) from error
 
 
 def document(name: str, trace: Trace) -> dict[str, Any]:
