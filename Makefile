@@ -11,10 +11,11 @@ MODEL := base
 REPORTS := reports
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-# The demo's sweep: the guide's two knobs and three kinds of key, then the text of the same recordings once.
+# The demo's sweep: the guide's two knobs, then a key that listens, then the text of the same recordings.
 DEMO := $(REPORTS)/demo-sweep
 DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(DEMO) --resume
-DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded,span,logmel --no-decode
+DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded --no-decode
+DEMO_LISTENING := --cache-sizes 50 --hash-precisions 2,0 --keys logmel --no-decode
 DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
 # Threads that wait for each other should not burn the cores while they do (see whisperlab/cli/__init__.py).
@@ -33,10 +34,12 @@ demo: environment weights speech ## real weights and real speech, a small sweep,
 	@$(BIN)/whisperlab doctor
 	$(call say,a small sweep over cache size and hash precision)
 	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_GRID)
+	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_LISTENING)
 	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_TEXT)
 	@$(BIN)/whisperlab report $(DEMO) --out $(REPORTS)
 	$(call say,notebooks)
-	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
+	@$(BIN)/whisperlab report notebooks/01_quickstart.ipynb --out $(REPORTS)
+	@$(BIN)/whisperlab report notebooks/02_cache_sweep.ipynb -p OUT=$(abspath $(DEMO)) --out $(REPORTS)
 	@printf '\nOpen %s\n' "$(abspath $(REPORTS)/index.html)"
 
 test: environment lint browser weights speech ## lint, types, and every test: model, browser and notebooks too
@@ -64,7 +67,7 @@ bench: environment weights speech ## the guide's benchmark page, and the peers o
 clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@find $(REPORTS) -mindepth 1 ! -name README.md -delete
+	@find $(REPORTS) -mindepth 1 ! -name README.md ! -name timeline.svg -delete
 
 # --- what the targets need ----------------------------------------------------------------------------------
 

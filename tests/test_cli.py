@@ -643,6 +643,18 @@ def test_several_pages_do_not_fit_into_one_file(tmp_path: Path) -> None:
     assert left.value.code == 2
 
 
+def test_parameters_reach_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("whisperlab.report.notebook.run_notebook", lambda *asked: given.append(asked))
+    (tmp_path / "a.ipynb").write_text("{}")
+    words = ("-p", "LIMIT=3", "-p", 'KEYS=["span"]', "--parameter", "CORPUS=mine/m=1.jsonl")
+    assert run("report", tmp_path / "a.ipynb", *words, "--out", tmp_path) == 0
+    values = {"LIMIT": 3, "KEYS": ["span"], "CORPUS": "mine/m=1.jsonl"}
+    assert given == [(tmp_path / "a.ipynb", tmp_path / "a.html", values)]
+    with pytest.raises(SystemExit, match="2"):
+        run("report", tmp_path / "a.ipynb", "-p", "LIMIT")
+
+
 def test_a_folder_without_a_sweep_makes_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert run("report", tmp_path / "empty", "--out", tmp_path / "pages") == 1

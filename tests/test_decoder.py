@@ -368,6 +368,9 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
     assert len(tokens_of(found.words)) == 2 + int(seconds(len(clip))) < len(tokens_of(said.words))
     assert encoder.calls - calls == 3
     assert small.redecodes == 2
+    assert small.decode(clip, 0, "es", retry=False).looped
+    assert encoder.calls - calls == 4
+    assert small.redecodes == 2
 
 
 @pytest.mark.model

@@ -482,7 +482,10 @@ class SessionRestartTranscriber:
             return
         if seconds(self._heard - speech.start) > self._session.max_speech_s:
             speech = self._speech = self._cut(speech)
-        hypothesis = self._hypothesis(speech, self._heard)
+        hypothesis = self._hypothesis(speech, self._heard, retry=False)
+        if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
+            return
+        speech.seen_until = self._heard
         horizon = self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000
         self._commit(speech.agreement.update(hypothesis, horizon))
 
@@ -490,16 +493,15 @@ class SessionRestartTranscriber:
         """The change of language that the frames so far speak for, decided or not."""
         return self._tracker.outlook(self._state) if self._mode == "auto" else None
 
-    def _hypothesis(self, speech: _Speech, end: int) -> Hypothesis:
+    def _hypothesis(self, speech: _Speech, end: int, *, retry: bool) -> Hypothesis:
         assert self._language is not None
         self._counts["decodes"] += 1
         with self.metrics.measure("whisper.infer"):
             with self.metrics.measure("whisper.buffer_read"):
                 audio = self.vad_audio_buffer.read(Span(speech.start, end))
-            speech.seen_until = end
             agreement = speech.agreement
             return self._decoder.decode(
-                audio, speech.start, self._language, agreement.committed, agreement.tentative
+                audio, speech.start, self._language, agreement.committed, agreement.tentative, retry=retry
             )
 
     def _commit(self, words: Sequence[Word]) -> None:
@@ -540,7 +542,7 @@ class SessionRestartTranscriber:
             return speech.agreement.committed
         if self._gate.voiced_until <= min(speech.seen_until, end):
             return (*speech.agreement.committed, *speech.agreement.tentative)
-        return self._hypothesis(speech, end).words
+        return self._hypothesis(speech, end, retry=True).words
 
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed a stretch of speech: the best path decides its language."""

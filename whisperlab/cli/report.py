@@ -6,9 +6,11 @@ Every page is one file that needs no network. The index.html beside it lists all
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from whisperlab.cli.console import Console
 from whisperlab.errors import SweepError, TraceError
@@ -17,7 +19,7 @@ HELP = "sweeps, traces and notebooks to offline HTML"
 EXAMPLES = (
     "report reports/demo-sweep --out reports",
     "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
-    "report notebooks/01_quickstart.ipynb --out reports",
+    "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
 )
 
 
@@ -34,6 +36,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the page, or a folder for pages (default: %(default)s)",
     )
     parser.add_argument("--title", help="the heading of a page made of a sweep or of traces")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        type=parameter,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="notebooks: a value, as JSON or plain text, instead of the one in the cell of parameters",
+    )
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """An argument like ``LIMIT=3``; what is no JSON is taken as text.
+
+    >>> parameter('KEYS=["span"]'), parameter("CORPUS=ivr-five")
+    (('KEYS', ['span']), ('CORPUS', 'ivr-five'))
+    """
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -54,7 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for job, sources in jobs:
         page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
         console.note(f"{', '.join(map(str, sources))} -> {page}")
-        job(sources, page, args.title)
+        job(sources, page, args)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
@@ -63,7 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _sweep(sources: Sequence[Path], page: Path, title: str | None) -> None:
+def _sweep(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
     """One sweep's folder as a page."""
     from whisperlab.report.sweep import from_rows
     from whisperlab.sweep import STORE, read_rows
@@ -72,23 +98,23 @@ def _sweep(sources: Sequence[Path], page: Path, title: str | None) -> None:
     rows = read_rows(folder)
     if not rows:
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
-    from_rows(rows, folder=folder, title=title or folder.name, command=_command(sources)).render(page)
+    from_rows(rows, folder=folder, title=args.title or folder.name, command=_command(sources)).render(page)
 
 
-def _traces(sources: Sequence[Path], page: Path, title: str | None) -> None:
+def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
     """Traces, together, as a page."""
     from whisperlab.report.sweep import from_traces
     from whisperlab.trace import read_trace
 
     traces = map(read_trace, sources)
-    from_traces(traces, title=title or "Traces", command=_command(sources)).render(page)
+    from_traces(traces, title=args.title or "Traces", command=_command(sources)).render(page)
 
 
-def _notebook(sources: Sequence[Path], page: Path, title: str | None) -> None:
+def _notebook(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
     """A notebook, executed, as a page; its own first heading is the title."""
     from whisperlab.report.notebook import run_notebook
 
-    run_notebook(sources[0], page)
+    run_notebook(sources[0], page, dict(args.parameter))
 
 
 def _command(sources: Sequence[Path]) -> str:
