@@ -14,11 +14,11 @@ import pytest
 
 from whisperlab import corpora, models, peers
 from whisperlab.audio import FloatArray, read_audio, write_wav
-from whisperlab.corpora import Recording, ReferenceSegment
+from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError
 from whisperlab.segments import ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, samples
-from whisperlab.trace import Reference
+from whisperlab.trace import Reference, ReferenceSegment
 
 SCENE = (
     ReferenceSegment(0.0, 1.0, "en", "one two"),
