@@ -329,7 +329,7 @@ MODULUS = 2**20  # indices stay exact in float32
 def test_a_patient_producer_and_a_consumer_lose_repeat_and_tear_nothing(frequent_switches: None) -> None:
     ring = RingBuffer(5_000)
     sizes = np.random.default_rng(1).integers(1, 3_000, 4096).tolist()
-    source = (np.arange(MODULUS + 3_000) % MODULUS).astype(np.float32)
+    source = (np.arange(MODULUS + ring.capacity) % MODULUS).astype(np.float32)
     stop = time.perf_counter() + STRESS_S
     sent = [0]
 
