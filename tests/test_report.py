@@ -39,7 +39,15 @@ from whisperlab.report import (
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.tables import flat_rows, milliseconds, result_table, run_table
-from whisperlab.report.tally import CacheTally, cache_tally, operations, results, varying, wilson
+from whisperlab.report.tally import (
+    CacheTally,
+    cache_tally,
+    measured_alike,
+    operations,
+    results,
+    varying,
+    wilson,
+)
 from whisperlab.trace import Trace
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -243,6 +251,14 @@ def test_best_and_worst_language_error_are_set_against_each_other(report: SweepR
     (sentence,) = (sentence for sentence in report.findings if sentence.startswith("Speech under a wrong"))
     errors = [result.language_error for result in report.results if result.language_error is not None]
     assert f"{100 * max(errors):.0f} %" in sentence
+
+
+def test_language_errors_of_text_and_of_frames_are_not_set_against_each_other() -> None:
+    decoded = row(0, 100, key="span", decode=True)
+    frames = [row(0, 100, decode=False), row(80, 20, hash_precision=0, decode=False)]
+    told = results([decoded, *frames])
+    assert [r.config["decode"] for r in measured_alike(told)] == [False, False]
+    assert [r.config["decode"] for r in measured_alike(results([decoded]))] == [True]
 
 
 def test_a_sweep_in_which_nothing_finished_says_so() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from whisperlab.report.tally import CacheTally, Result, percent
+from whisperlab.report.tally import CacheTally, Result, measured_alike, percent
 
 GUIDE_KEY, GUIDE_PRECISION = "rounded", 6  # the guide's key and its default
 GUIDE_SAVING = 0.50  # "50-60 % reduction in encoder computations"
@@ -93,7 +93,7 @@ def _why_not(saving: Sequence[Result]) -> str:
 
 
 def _cost(results: Sequence[Result]) -> list[str]:
-    scored = [result for result in results if result.language_error is not None]
+    scored = [result for result in measured_alike(results) if result.language_error is not None]
     if len(scored) < 2:
         return []
     best = min(scored, key=_language_error)

@@ -15,7 +15,7 @@ from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.tables import Table, flat_rows, operation_table, result_table, run_table
-from whisperlab.report.tally import Result, check_row, config_name, results, varying
+from whisperlab.report.tally import Result, check_row, config_name, measured_alike, results, varying
 from whisperlab.scoring.summary import score_trace
 from whisperlab.trace import Trace, provenance, read_trace
 
@@ -307,7 +307,9 @@ def _heatmap(number: int, name: str, facet: Sequence[Result]) -> Drawing:
 
 
 def _tradeoff(told: Sequence[Result]) -> Drawing | None:
-    placed = [r for r in told if r.cache.saved_share is not None and r.language_error is not None]
+    placed = [
+        r for r in measured_alike(told) if r.cache.saved_share is not None and r.language_error is not None
+    ]
     if len(placed) < 2:
         return None
     alt = "; ".join(

@@ -167,6 +167,17 @@ def language_rate(config: Json) -> str:
     return "language_error_rate" if decodes(config) else "language_error_rate_frames"
 
 
+def measured_alike(results: Iterable[Result]) -> list[Result]:
+    """The results whose language errors compare: of the final text or of the frames, whichever are more.
+
+    Frames lag behind the speech, so theirs is the higher for the same quality.
+    """
+    told = list(results)
+    of_text = [result for result in told if decodes(result.config)]
+    of_frames = [result for result in told if not decodes(result.config)]
+    return of_text if len(of_text) >= len(of_frames) else of_frames
+
+
 def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a proportion; good down to small n and at 0 and 1.
 
