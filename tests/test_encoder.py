@@ -123,6 +123,14 @@ def test_pooling_halves_the_positions_and_keeps_what_they_mean(
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("after", [-1, 6])
+def test_pooling_where_no_block_follows_is_refused(base_model: Whisper, clip: FloatArray, after: int) -> None:
+    """It would pool nothing and say that it had."""
+    with pytest.raises(ConfigurationError, match=f"got {after}"):
+        ShortWindowEncoder(base_model).encode(clip, 0, after)
+
+
+@pytest.mark.model
 def test_encoders_that_share_a_network_count_apart(base_model: Whisper, clip: FloatArray) -> None:
     one = ShortWindowEncoder(base_model)
     one.encode(clip, 0)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from whisperlab.errors import AudioFormatError
+from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.linear import Precision, product, product_of
 from whisperlab.timeline import MAX_WINDOW, POSITION
 
@@ -127,6 +127,10 @@ class ShortWindowEncoder:
         """
         if not 0 < len(audio) <= MAX_WINDOW:
             raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(audio)}")
+        if pool_after is not None and not 0 <= pool_after < len(self._blocks):
+            raise ConfigurationError(
+                f"pool_after must be None or 0 to {len(self._blocks) - 1}, the blocks before the last, got {pool_after}"
+            )
         n_total = min(positions(len(audio) + margin) * POSITION, MAX_WINDOW)
         mel = self._mel(audio, n_total)
         self.calls += 1
