@@ -38,8 +38,7 @@ demo: environment weights speech ## real weights and real speech, a small sweep,
 	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_TEXT)
 	@$(BIN)/whisperlab report $(DEMO) --out $(REPORTS)
 	$(call say,notebooks)
-	@$(BIN)/whisperlab report notebooks/01_quickstart.ipynb --out $(REPORTS)
-	@$(BIN)/whisperlab report notebooks/02_cache_sweep.ipynb -p OUT=$(abspath $(DEMO)) -p 'HASH_PRECISIONS=[2,0]' --out $(REPORTS)
+	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
 	@printf '\nOpen %s\n' "$(abspath $(REPORTS)/index.html)"
 
 test: environment lint browser weights speech ## lint, types, and every test: model, browser and notebooks too
