@@ -1,13 +1,21 @@
 """A ring of samples in memory taken once: what comes in is copied once, and nothing is allocated afterwards.
 
 Guarantee: whatever the chunking, the ring holds the newest ``capacity`` samples that were appended and not
-consumed, in order, and ``end == consumed + dropped_samples + len(ring)`` at any time. The price is one
-copy in and one copy out. Samples are known by their absolute index in the stream, which never starts again.
+consumed, in order, and ``end == consumed + dropped_samples + len(ring)`` at any time. The price is one look
+at every sample (is it finite?), one copy in and one copy out. Samples are known by their absolute index in
+the stream, which never starts again.
+
+A ring made with ``mirrored=True`` keeps every sample twice, ``capacity`` apart, so that any stretch of it lies
+in one piece: ``view`` hands out the newest samples without copying, whatever their number. The price is twice
+the memory and a second copy in. A view is only as good as the samples under it: the producer goes on, and
+what it has overwritten is found out, by ``RingView``, and never handed out in silence.
 
 One thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer:
 the producer announces (``_claimed``) what it is about to overwrite before it copies and publishes (``_end``)
 what it has copied afterwards; the consumer looks at the announcement again after its own copy, and a copy
-the producer could have run into is made again, never handed out.
+the producer could have run into is made again, never handed out. An append that is interrupted in the middle
+(``KeyboardInterrupt``) costs the samples it was about to overwrite and its own, nothing else. This relies on
+loads and stores of one thread being seen in order by the other, which the interpreter lock gives.
 """
 
 from __future__ import annotations
@@ -28,12 +36,16 @@ from whisperlab.errors import (
 )
 from whisperlab.timeline import Span
 
+_LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
+_LOUDEST_SQUARED = _LOUDEST**2
+_LOUDEST_SQUARED_32 = np.float32(_LOUDEST_SQUARED)  # compares twice as fast
+
 
 class RingBuffer:
     """A circular buffer of float samples that overwrites its oldest when full, and counts what that cost.
 
-    ``capacity`` is in samples; ``dtype`` is float32 or float64 (what reads return). Raises
-    ``ConfigurationError``, a ``ValueError``, for anything else.
+    ``capacity`` is in samples; ``dtype`` is float32 or float64 (what reads return); ``mirrored`` makes ``view``
+    possible. Raises ``ConfigurationError``, a ``ValueError``, for anything else.
 
     >>> ring = RingBuffer(capacity=4)
     >>> ring.append(np.array([1, 2, 3], np.float32))
@@ -42,15 +54,36 @@ class RingBuffer:
     (array([2., 3., 4., 5.], dtype=float32), 1, 5, 1)
     """
 
-    __slots__ = ("_capacity", "_claimed", "_data", "_end", "_given", "_largest", "_overruns", "_taken")
+    __slots__ = (
+        "_capacity",
+        "_claimed",
+        "_data",
+        "_dtype",
+        "_end",
+        "_given",
+        "_memory",
+        "_mirrored",
+        "_overruns",
+        "_readable",
+        "_strides",
+        "_taken",
+        "_torn",
+    )
 
-    def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32) -> None:
-        self._data = _allocate(_checked_capacity(capacity), _checked_dtype(dtype))
-        self._capacity = len(self._data)
-        self._largest = float(np.finfo(self._data.dtype).max)
+    def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32, *, mirrored: bool = False) -> None:
+        self._capacity = _checked_capacity(capacity)
+        self._dtype = _checked_dtype(dtype)
+        self._mirrored = mirrored
+        self._data = _allocate(self._capacity * (2 if mirrored else 1), self._dtype)
+        memory: Any = self._data
+        self._memory: Any = memoryview(memory)  # takes a chunk in half the time a slice of an array needs
+        self._strides = self._data.strides
+        self._readable = self._data[:]
+        self._readable.setflags(write=False)
         # written by the producer alone
         self._claimed = 0  # samples before this index may be in the middle of being written
         self._end = 0
+        self._torn = 0  # samples before this index were lost to an append that did not end
         self._overruns = 0
         # written by the consumer alone
         self._taken = 0  # the first index the consumer has not disposed of
@@ -61,17 +94,36 @@ class RingBuffer:
 
         Floats go in as they are, int16 and int32 PCM is scaled to [-1, 1). A chunk longer than the capacity
         leaves its newest samples. Raises ``AudioFormatError`` and changes nothing when the chunk has another
-        type or rank, or holds NaN or infinite samples.
+        type or rank, or holds samples that are NaN, infinite or beyond 1e15, which is no audio.
         """
-        chunk = as_samples(samples)
-        self._check(chunk)
-        n = len(chunk)
-        end = self._end + n
-        if n > self.free:
-            self._overruns += 1
-        self._claimed = end
-        self._copy_in(chunk if n <= self._capacity else chunk[-self._capacity :], end)
-        self._end = end
+        chunk: Any = samples
+        begin, capacity = self._end, self._capacity
+        first = begin % capacity
+        try:  # the sum of squares is the cheapest look that no NaN and no infinity hides from
+            last = first + len(chunk)
+            usual = (
+                last <= capacity
+                and chunk.strides == self._strides  # one dimension, in one piece
+                and chunk.dtype is self._dtype
+                and chunk.dot(chunk) < _LOUDEST_SQUARED_32
+            )
+        except (AttributeError, TypeError):  # no array
+            usual = False
+        if not usual:
+            self._append_any(samples)
+            return
+        end = begin + last - first
+        try:
+            if end - self._taken > capacity and end > begin:
+                self._overruns += 1
+            self._claimed = end
+            self._memory[first:last] = chunk
+            if self._mirrored:
+                self._memory[first + capacity : last + capacity] = chunk
+            self._end = end
+        except BaseException:
+            self._give_up()
+            raise
 
     def consume(self, n: int) -> FloatArray:
         """Remove and return the n oldest samples; when fewer are held, raise ``NotYetError``, taking none."""
@@ -111,6 +163,21 @@ class RingBuffer:
             samples = self._copy_out(end - n, n)
             if self._intact(end - n):
                 return samples
+
+    def view(self, n: int) -> RingView:
+        """The n newest samples where they lie, at a cost that does not depend on n; the ring must be mirrored.
+
+        Raises ``BufferRangeError`` when fewer are held. See ``RingView`` for how long it may be used.
+        """
+        if not self._mirrored:
+            raise ConfigurationError("a view needs samples in one piece: RingBuffer(..., mirrored=True)")
+        start, end = self._bounds()
+        if not 0 <= n <= end - start:
+            raise BufferRangeError(
+                f"asked to view the newest {n} samples, but the buffer holds {_held(start, end)}"
+            )
+        first = (end - n) % self._capacity
+        return RingView(self, self._readable[first : first + n], Span(end - n, end))
 
     def read_all(self) -> FloatArray:
         """A copy of everything held, oldest first."""
@@ -152,13 +219,13 @@ class RingBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Size of the sample memory in bytes, fixed at construction."""
+        """Size of the sample memory in bytes, fixed at construction; a mirrored ring has all samples twice."""
         return self._data.nbytes
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the samples held."""
-        return self._data.dtype
+        return self._dtype
 
     @property
     def overruns(self) -> int:
@@ -177,39 +244,101 @@ class RingBuffer:
 
     def _bounds(self) -> tuple[int, int]:
         """First and one past last index held; read in the order that keeps them apart, whoever writes."""
-        taken = self._taken
+        taken, torn = self._taken, self._torn
         end = self._end
-        return max(taken, end - self._capacity), end
+        return max(taken, end - self._capacity, torn), end
 
     def _intact(self, start: int) -> bool:
-        """Whether samples just copied from ``start`` on are whole: the producer kept out of their place."""
-        return self._claimed - self._capacity <= start
+        """Whether samples just looked at from ``start`` on are whole: the producer kept out of their place."""
+        return max(self._claimed - self._capacity, self._torn) <= start
 
-    def _check(self, chunk: npt.NDArray[Any]) -> None:
-        if chunk.ndim != 1:
-            raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
-        if chunk.dtype.kind == "f" and not _energy(chunk) < self._largest:
-            bad = int(np.count_nonzero(~(np.abs(chunk) <= self._largest)))  # NaN compares false
-            if bad:
-                raise AudioFormatError(f"expected finite samples, but {bad} of {len(chunk)} are not")
+    def _append_any(self, samples: npt.ArrayLike) -> None:
+        """Append what is of another type than the ring's, too long, strided, or goes over the ring's end."""
+        chunk = _checked_chunk(samples)
+        begin, end = self._end, self._end + len(chunk)
+        try:
+            if end - self._taken > self._capacity and end > begin:
+                self._overruns += 1
+            self._claimed = end
+            self._copy_in(chunk[-self._capacity :], end)
+            self._end = end
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """After an append that did not end: what it may have written over is lost, the rest is as it was."""
+        self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))
+        self._claimed = self._end
 
     def _copy_in(self, chunk: npt.NDArray[Any], end: int) -> None:
-        """Put the chunk (at most ``capacity`` long) where samples ending at the absolute index belong."""
+        """Put a chunk (at most ``capacity`` long, of any type) where samples ending at the index belong."""
         n = len(chunk)
         first = (end - n) % self._capacity
-        head = self._capacity - first
-        if n <= head:
-            _convert(chunk, self._data[first : first + n])
-        else:
-            _convert(chunk[:head], self._data[first:])
-            _convert(chunk[head:], self._data[: n - head])
+        head = min(n, self._capacity - first)
+        for part, place in ((chunk[:head], first), (chunk[head:], 0)):
+            _convert(part, self._data[place : place + len(part)])
+            if self._mirrored:
+                again = place + self._capacity
+                self._data[again : again + len(part)] = self._data[place : place + len(part)]
 
     def _copy_out(self, start: int, n: int) -> FloatArray:
         first = start % self._capacity
+        if self._mirrored:
+            return self._data[first : first + n].copy()
         head = self._capacity - first
         if n <= head:
             return self._data[first : first + n].copy()
-        return np.concatenate((self._data[first:], self._data[: n - head]))
+        return np.concatenate((self._data[first : self._capacity], self._data[: n - head]))
+
+
+class RingView:
+    """The newest samples of a ring at one moment, not copied; for ``with``, or checked at every ``samples``.
+
+    They stay what they were until the producer needs their place: ``ring.capacity - len(view)`` more samples.
+    What a ``with`` block computes counts only when the block ends without ``OverwrittenError``; take a
+    copy of what should be kept longer. An array taken out of the block is not watched any more.
+
+    >>> ring = RingBuffer(capacity=4, mirrored=True)
+    >>> ring.append(np.array([1, 2, 3], np.float32))
+    >>> with ring.view(2) as newest:
+    ...     loudest = newest.max()
+    >>> float(loudest)
+    3.0
+    """
+
+    __slots__ = ("_ring", "_samples", "span")
+
+    def __init__(self, ring: RingBuffer, samples: FloatArray, span: Span) -> None:
+        self._ring = ring
+        self._samples = samples
+        self.span = span  # which samples of the stream
+
+    @property
+    def intact(self) -> bool:
+        """Whether none of the samples has been overwritten or is about to be."""
+        return self._ring._intact(self.span.start)
+
+    @property
+    def samples(self) -> FloatArray:
+        """The samples, read-only; ``OverwrittenError`` when they are no longer what they were."""
+        if not self.intact:
+            seen, ring = self.span, self._ring
+            raise OverwrittenError(
+                f"samples {seen.start}-{seen.end} were viewed and since overwritten; "
+                f"the buffer now holds {ring.start}-{ring.end}"
+            )
+        return self._samples
+
+    def __len__(self) -> int:
+        return len(self.span)
+
+    def __enter__(self) -> FloatArray:
+        return self.samples
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
+            self.samples  # noqa: B018 - raises when the block has looked at overwritten samples
 
 
 def _convert(chunk: npt.NDArray[Any], place: npt.NDArray[Any]) -> None:
@@ -220,11 +349,22 @@ def _convert(chunk: npt.NDArray[Any], place: npt.NDArray[Any]) -> None:
         np.minimum(place, BELOW_ONE, out=place)  # int32's largest value rounds up to full scale
 
 
-def _energy(chunk: npt.NDArray[Any]) -> float:
-    """Sum of squares: the cheapest look at every sample that NaN and infinity cannot hide from.
+def _checked_chunk(samples: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Samples of any accepted type, one-dimensional, without one that must be refused; not copied."""
+    chunk = as_samples(samples)
+    if chunk.ndim != 1:
+        raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
+    if chunk.dtype.kind == "f" and not _square_sum(chunk) < _LOUDEST_SQUARED:
+        bad = int(np.count_nonzero(~(np.abs(chunk) <= _LOUDEST)))  # NaN compares false
+        if bad:
+            raise AudioFormatError(
+                f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not"
+            )
+    return chunk
 
-    ``vdot`` overflows to infinity without a warning, ``dot`` with one; but ``vdot`` copies a strided chunk.
-    """
+
+def _square_sum(chunk: npt.NDArray[Any]) -> float:
+    """``vdot`` overflows to infinity without a warning, ``dot`` with one; but ``vdot`` copies a strided chunk."""
     if chunk.flags.c_contiguous:
         return float(np.vdot(chunk, chunk))
     with np.errstate(over="ignore"):

@@ -228,7 +228,7 @@ class SessionRestartTranscriber:
         self.vad_audio_buffer = RingBuffer(SAMPLE_RATE * 60)
         lid_capacity = int(self.lid_hop_ms / 1000 * SAMPLE_RATE) * 100
         self._window = self._lid.window_ms * SAMPLE_RATE // 1000
-        self.audio_buffer_for_lid = RingBuffer(max(lid_capacity, self._window))
+        self.audio_buffer_for_lid = RingBuffer(max(lid_capacity, self._window), mirrored=True)
         self.metrics.reset()
         self.encoder_cache.clear()
         for encoder in (self._lid_encoder, self._text_encoder):
@@ -380,7 +380,7 @@ class SessionRestartTranscriber:
     def _frame(self) -> Turn | None:
         self._counts["lid_frames"] += 1
         with self.metrics.measure("lid.frame_extract"):
-            window = self.audio_buffer_for_lid.peek(min(self._window, self._heard))
+            window = self.audio_buffer_for_lid.view(min(self._window, self._heard)).samples
         posterior, cached = self._posterior(window)
         with self.metrics.measure("lid.smoothing"):
             state = self._tracker.push(posterior, Evidence(self._heard - len(window), self._heard))
