@@ -15,10 +15,9 @@ import statistics
 import threading
 import time
 import weakref
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -132,7 +131,7 @@ class _Operation:
     __slots__ = ("_folding", "_ring", "_totals", "pending")
 
     def __init__(self, max_samples: int) -> None:
-        self.pending = array("q")
+        self.pending: list[float] = []  # ns, whole or not; a list takes them faster than an array
         self._folding = threading.Lock()
         self._ring: NanosecondArray = np.zeros(max_samples, np.int64)
         self._totals = Totals()
@@ -178,7 +177,7 @@ class _Operation:
         n = len(self.pending)
         if not n:
             return
-        block = np.frombuffer(self.pending[:n], np.int64)
+        block = np.rint(self.pending[:n]).astype(np.int64)
         del self.pending[:n]
         self._totals = combine(self._totals, totals(block))
         self._put(block)
@@ -200,23 +199,25 @@ class Timing:
     It may be entered again while it runs. An exception is timed like a return, and passes through.
     """
 
-    __slots__ = ("_clock", "_operation", "_pending", "began")
+    __slots__ = ("_append", "_clock", "_operation", "_outer", "_pending", "began")
 
     def __init__(self, operation: _Operation, clock: Callable[[], int]) -> None:
         self._operation = operation
         self._pending = operation.pending
+        self._append = operation.pending.append
         self._clock = clock
-        self.began: Any = None  # nested pairs of start times, the latest first: quicker than a list
+        self.began: int | None = None  # when the innermost block began
+        self._outer: list[int] = []  # when those around it did
 
     def __enter__(self) -> None:
-        self.began = (self._clock(), self.began)
+        if self.began is not None:
+            self._outer.append(self.began)
+        self.began = self._clock()
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        now = self._clock()
-        began, self.began = self.began
-        pending = self._pending  # _Operation.add, spelt out: a call less
-        pending.append(now - began)
-        if len(pending) >= _BLOCK:
+        self._append(self._clock() - self.began)  # type: ignore[operator]  # _Operation.add, spelt out
+        self.began = self._outer.pop() if self._outer else None
+        if len(self._pending) >= _BLOCK:
             self._operation.relieve()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -315,7 +316,7 @@ class PerformanceMetrics:
         except KeyError:
             known = self._operation(operation)
         pending = known.pending  # known.add, spelt out: a call less
-        pending.append(round(seconds * _NS_PER_S))
+        pending.append(seconds * _NS_PER_S)  # rounded when it is folded: that takes as long as all the rest
         if len(pending) >= _BLOCK:
             known.relieve()
 

@@ -380,8 +380,9 @@ class SessionRestartTranscriber:
     def _frame(self) -> Turn | None:
         self._counts["lid_frames"] += 1
         with self.metrics.measure("lid.frame_extract"):
-            window = self.audio_buffer_for_lid.view(min(self._window, self._heard)).samples
-        posterior, cached = self._posterior(window)
+            view = self.audio_buffer_for_lid.view(min(self._window, self._heard))
+        with view as window:
+            posterior, cached = self._posterior(window)
         with self.metrics.measure("lid.smoothing"):
             state = self._tracker.push(posterior, Evidence(self._heard - len(window), self._heard))
         by_language = dict(zip(self.languages, posterior.tolist(), strict=True))
