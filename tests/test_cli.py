@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisperlab import cli
+from whisperlab import cli, instruments
 from whisperlab.audio import write_wav
-from whisperlab.cli import bench, data, doctor, score, sweep, transcribe
+from whisperlab.cli import data, doctor, score, sweep, transcribe
 from whisperlab.cli.console import Console, finite, table
 from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
@@ -736,26 +736,51 @@ def test_instructions_are_read_from_the_processor_flags() -> None:
     )
 
 
-@pytest.mark.parametrize("what", ["buffer", "metrics", "cache"])
-def test_a_small_bench_prints_a_table_and_the_same_as_json(
-    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "what,figure",
+    [
+        ("buffer", "append / bare copy into one place"),
+        ("metrics", "record() / two readings of the clock"),
+        pytest.param("cache", "rounded: look-up of 2 s, hash included, p95", marks=pytest.mark.model),
+    ],
+)
+def test_a_small_bench_gives_figures_with_interval_count_and_origin(
+    what: str, figure: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(bench, "APPENDS", 20)
+    monkeypatch.setattr(instruments, "ROUNDS", 6)
+    monkeypatch.setattr(instruments, "APPENDS", 20)
+    monkeypatch.setattr(instruments, "CALLS", 20)
+    monkeypatch.setattr(instruments.metrics_figures, "__defaults__", (1000,))
     assert run("bench", what, "--json") == 0
-    streams = capsys.readouterr()
-    (document,) = documents(streams.out)
+    (document,) = documents(capsys.readouterr().out)
     assert document["bench"] == what
-    assert len(document["rows"]) == 3
+    assert document["machine"]["cores"] > 0
+    rows = {row["figure"]: row for row in document["rows"]}
+    assert rows[figure]["value"] > 0
+    for row in rows.values():
+        assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
+    assert run("bench", what) == 0
+    assert figure in capsys.readouterr().out
 
 
 def test_subjects_of_a_bench_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     subjects: dict[str, Callable[[], None]] = {name: lambda name=name: order.append(name) for name in "ab"}
-    monkeypatch.setattr(bench, "ROUNDS", 3)
-    times = bench.in_turns(subjects)
+    monkeypatch.setattr(instruments, "ROUNDS", 3)
+    times = instruments.in_turns(subjects)
     assert order == list("ababab")
     assert [len(mine) for mine in times.values()] == [3, 3]
+
+
+def test_the_interval_of_a_median_holds_it_19_times_in_20() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        _, low, high = instruments.middle(rng.exponential(size=31).tolist())
+        assert low is not None
+        assert high is not None
+        held += low <= np.log(2) <= high
+    assert 930 <= held <= 990
 
 
 def test_profiling_a_file_that_is_not_there_starts_no_process(

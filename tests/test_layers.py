@@ -34,6 +34,7 @@ LAYERS = (
     "lid",
     "smoothing",
     "transcriber",
+    "instruments",
     "trace",
     "scoring",
     "corpora",

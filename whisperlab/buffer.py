@@ -177,7 +177,7 @@ class RingBuffer:
                 f"asked to view the newest {n} samples, but the buffer holds {_held(start, end)}"
             )
         first = (end - n) % self._capacity
-        return RingView(self, self._readable[first : first + n], Span(end - n, end))
+        return RingView(self, self._readable[first : first + n], end - n)
 
     def read_all(self) -> FloatArray:
         """A copy of everything held, oldest first."""
@@ -307,22 +307,27 @@ class RingView:
     3.0
     """
 
-    __slots__ = ("_ring", "_samples", "span")
+    __slots__ = ("_ring", "_samples", "_start")
 
-    def __init__(self, ring: RingBuffer, samples: FloatArray, span: Span) -> None:
+    def __init__(self, ring: RingBuffer, samples: FloatArray, start: int) -> None:
         self._ring = ring
         self._samples = samples
-        self.span = span  # which samples of the stream
+        self._start = start
+
+    @property
+    def span(self) -> Span:
+        """Which samples of the stream these are."""
+        return Span(self._start, self._start + len(self._samples))
 
     @property
     def intact(self) -> bool:
         """Whether none of the samples has been overwritten or is about to be."""
-        return self._ring._intact(self.span.start)
+        return self._ring._intact(self._start)
 
     @property
     def samples(self) -> FloatArray:
         """The samples, read-only; ``OverwrittenError`` when they are no longer what they were."""
-        if not self.intact:
+        if not self._ring._intact(self._start):
             seen, ring = self.span, self._ring
             raise OverwrittenError(
                 f"samples {seen.start}-{seen.end} were viewed and since overwritten; "
@@ -331,7 +336,7 @@ class RingView:
         return self._samples
 
     def __len__(self) -> int:
-        return len(self.span)
+        return len(self._samples)
 
     def __enter__(self) -> FloatArray:
         return self.samples
