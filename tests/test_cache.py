@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from whisperlab import EncoderCache
 from whisperlab.audio import FloatArray
-from whisperlab.cache import KEYS, AudioHash, LogMelKey, StreamSpan
+from whisperlab.cache import KEYS, AudioHash, LogMelKey, NearKey, StreamSpan
 from whisperlab.errors import AudioFormatError, ConfigurationError
 
 RATE = 16_000
@@ -294,10 +294,61 @@ def test_logmel_bands_find_a_tone_where_it_is() -> None:
     assert set(floor.tolist()) == {-40}
 
 
+@pytest.fixture
+def near() -> Callable[..., bytes]:
+    """The hash of two seconds of one steady noise, from a sample on; by default of the same stream."""
+    cache, sound = EncoderCache(key="near"), noise(3, 10 * RATE)
+
+    def hashed(start: int, n: int = 2 * RATE, stream: str = "call", gain: float = 1.0) -> bytes:
+        window = sound[start : start + n] * np.float32(gain)
+        return cache.precompute_hash(window, (stream, start, n))
+
+    return hashed
+
+
+def test_the_near_key_stands_for_half_a_second_and_is_then_asked_anew(near: Callable[..., bytes]) -> None:
+    first = near(0)
+    assert [near(start) == first for start in (1600, 4800, 8000)] == [True, True, True]
+    second = near(8001)
+    assert second != first
+    assert near(16_000) == second  # half a second counts from the window that was asked anew
+
+
+def test_the_near_key_parts_windows_that_sound_otherwise_or_lie_elsewhere(near: Callable[..., bytes]) -> None:
+    for other in (
+        {"gain": 1.3},  # 2.3 dB
+        {"stream": "another call"},
+        {"n": 2 * RATE - 1},
+    ):
+        first = near(16_000)
+        assert near(16_160) == first
+        assert near(16_320, **other) != first
+        assert near(16_320, gain=1.25) != first  # 1.9 dB, but from the window before
+
+
+def test_the_near_key_does_not_answer_for_what_lies_before(near: Callable[..., bytes]) -> None:
+    assert near(16_000) != near(14_400)
+
+
+def test_the_near_key_asks_for_a_span_and_for_options_that_can_work() -> None:
+    with pytest.raises(ConfigurationError, match=r"'near' key needs .*span=\(stream, start, length\)"):
+        EncoderCache(key="near").get(noise(0))
+    for options in ({"within_db": -1.0}, {"for_s": float("nan")}, {"least_confidence": 1.5}, {"n_bands": 0}):
+        with pytest.raises(ConfigurationError, match=next(iter(options))):
+            NearKey(**options)  # type: ignore[arg-type]
+
+
+def test_keys_are_equal_when_they_answer_alike() -> None:
+    used = NearKey()
+    used.material(noise(0), ("s", 0, len(noise(0))))
+    assert used == NearKey() != NearKey(within_db=1.0)
+
+
 def test_a_key_of_ones_own_needs_a_name_and_one_method() -> None:
     class Loudness:
         name = "loudness"
         exact = False
+        least_confidence = 0.0
 
         def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
             return b"loud" if float(np.abs(audio).max()) > 0.2 else b"quiet"

@@ -134,10 +134,10 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
     }
 
 
-def test_the_span_key_has_no_precision_to_sweep() -> None:
-    grid = Grid(hash_precision=(6, 2, 0), key=("rounded", "span", "logmel"))
+def test_the_span_and_near_keys_have_no_precision_to_sweep() -> None:
+    grid = Grid(hash_precision=(6, 2, 0), key=("rounded", "span", "logmel", "near"))
     keys = [configuration["key"] for configuration in grid.configurations()]
-    assert (keys.count("rounded"), keys.count("span"), keys.count("logmel")) == (3, 1, 3)
+    assert {key: keys.count(key) for key in keys} == {"rounded": 3, "span": 1, "logmel": 3, "near": 1}
 
 
 def test_a_value_given_twice_is_run_once() -> None:

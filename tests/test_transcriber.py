@@ -495,6 +495,17 @@ def test_the_summary_and_the_prometheus_text_name_the_operations(make: Make) -> 
     assert 'operation="chunk.total"' in transcriber.export_prometheus_metrics()
 
 
+def test_the_near_key_keeps_sure_answers_only_and_is_seldom_wrong(make: Make, scene: Scene) -> None:
+    transcriber = make(key="near", decode=False, lid_hop_ms=100, shadow_rate=1.0)
+    run = listen(transcriber, chunks(scene.audio, CHUNK))
+    cache = run.statistics["encoder_cache"]
+    assert cache["hits"] > 0
+    assert cache["shadow"]["checked"] == cache["hits"]
+    assert cache["shadow"]["false_hits"] <= 1
+    assert cache["size"] < cache["misses"]  # unsure windows were asked and not kept
+    assert all(max(frame.posterior.values()) >= 0.995 for frame in run.frames if frame.cached)
+
+
 def test_a_coarse_key_answers_wrongly_and_shadow_checks_say_so(make: Make, scene: Scene) -> None:
     """At precision 0 nearly all speech rounds to zero: one entry answers for both languages."""
     transcriber = make(

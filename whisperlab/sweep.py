@@ -74,7 +74,7 @@ class Grid:
     def configurations(self) -> list[dict[str, Any]]:
         """Every combination once, the first axis changing slowest.
 
-        An exact key has nothing to round, so it runs with the first precision only.
+        A key that a precision does not change runs with the first one only.
         """
         values = itertools.product(*(dict.fromkeys(getattr(self, axis)) for axis in AXES))
         swept = [dict(zip(AXES, combination, strict=True)) for combination in values]
@@ -82,7 +82,8 @@ class Grid:
 
     def _tells(self, swept: Config) -> bool:
         precision = swept["hash_precision"]
-        return precision == self.hash_precision[0] or not make_key(swept["key"], precision).exact
+        first = self.hash_precision[0]
+        return precision == first or make_key(swept["key"], precision) != make_key(swept["key"], first)
 
 
 @dataclass(slots=True, frozen=True)

@@ -401,9 +401,10 @@ class SessionRestartTranscriber:
         if features is None:
             with self.metrics.measure("lid.encoder_forward"):
                 features = self._lid_features(self._lid_encoder, window)
-            cache.put(features, audio_hash=asked)
         with self.metrics.measure("lid.detect"):
             posterior = self._identifier.posterior(features)
+        if not cached and posterior.max() >= cache.key.least_confidence:
+            cache.put(features, audio_hash=asked)
         if cached and cache.should_shadow():
             truth = self._identifier.posterior(self._lid_features(self._shadow_encoder, window))
             agree = int(truth.argmax()) == int(posterior.argmax())

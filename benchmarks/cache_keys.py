@@ -1,0 +1,126 @@
+"""Which cache key answers most often while at most one answer in a hundred is false, on real speech.
+
+    python benchmarks/cache_keys.py --corpus ivr-five --split dev
+
+Every language-ID window is encoded once; then each key is asked about all of them in order, through a cache of its own,
+and every hit (not a sample of them) is compared with the window's own language. Choose on dev, report on test.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from whisperlab import EncoderCache, SessionRestartTranscriber, corpora
+from whisperlab.audio import FloatArray, chunks, read_audio
+from whisperlab.cache import Key, LogMelKey, NearKey, RoundedKey
+
+AT_MOST = 0.01  # false hits among hits
+DRAWS = 1000  # bootstrap resamples over recordings
+
+
+@dataclass(slots=True, frozen=True)
+class Frame:
+    """One window of language-ID: where it lies, what it was found to be, and how surely."""
+
+    start: int
+    audio: FloatArray
+    language: int
+    confidence: float
+
+
+def candidates() -> Iterator[Key]:
+    """The keys that compete, each made anew."""
+    for precision in (6, 2, 1, 0):
+        yield RoundedKey(precision)
+    for step_db in (1.0, 1.5, 3.0, 6.0):
+        for n_bands in (8, 16, 40):
+            yield LogMelKey(step_db, n_bands)
+    for within_db in (0.3, 1.0, 2.0, 4.0):
+        yield NearKey(within_db, for_s=np.inf, least_confidence=0)  # a distance test and nothing else
+        for for_s in (0.1, 0.2, 0.3, 0.5, 1.0):
+            for least_confidence in (0.9, 0.99, 0.995, 0.999):
+                yield NearKey(within_db, for_s, least_confidence)
+
+
+def frames(recordings: list[corpora.Recording]) -> list[list[Frame]]:
+    """Every window the transcriber asks the language of, by recording."""
+    languages = sorted({code for recording in recordings for code in recording.languages})
+    transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span")
+    found = []
+    for recording in tqdm(recordings, desc="encoding", unit="recording"):
+        audio = read_audio(recording.audio_path)
+        transcriber.reset()
+        results = [transcriber.process(chunk) for chunk in chunks(audio, 16_000)]
+        found.append(
+            [
+                Frame(
+                    frame.end - frame.window,
+                    audio[frame.end - frame.window : frame.end],
+                    int(np.argmax([*frame.posterior.values()])),
+                    max(frame.posterior.values()),
+                )
+                for result in [*results, transcriber.finalize()]
+                for frame in result.frames
+            ]
+        )
+    return found
+
+
+def ask(key: Key, entries: int, recordings: list[list[Frame]]) -> np.ndarray:
+    """Windows, hits and false hits of each recording, shape (recordings, 3)."""
+    counts = np.zeros((len(recordings), 3), int)
+    for index, recording in enumerate(recordings):
+        cache = EncoderCache(entries, key=key)
+        for frame in recording:
+            asked = cache.precompute_hash(frame.audio, (f"{index}", frame.start, len(frame.audio)))
+            answer = cache.get(audio_hash=asked)
+            counts[index] += 1, answer is not None, answer is not None and int(answer) != frame.language
+            if answer is None and frame.confidence >= key.least_confidence:
+                cache.put(torch.tensor(frame.language), audio_hash=asked)
+    return counts
+
+
+def interval(counts: np.ndarray, part: int, whole: int) -> str:
+    """A share of all recordings with its 95 % interval, resampling recordings."""
+    drawn = counts[np.random.default_rng(0).integers(len(counts), size=(DRAWS, len(counts)))].sum(axis=1)
+    shares = drawn[:, part] / np.maximum(drawn[:, whole], 1)
+    low, high = np.percentile(shares, (2.5, 97.5))
+    total = counts.sum(axis=0)
+    return f"{total[part] / max(total[whole], 1):6.1%} ({low:.1%} to {high:.1%})"
+
+
+def main() -> None:
+    """Collect, ask, and print the table, the winner last."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", default="ivr-five")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--entries", type=int, default=50)
+    arguments = parser.parse_args()
+    recordings = frames(corpora.load(arguments.corpus, arguments.split))
+    told = []
+    for key in tqdm(list(candidates()), desc="asking", unit="key"):
+        counts = ask(key, arguments.entries, recordings)
+        told.append((key, counts))
+        tqdm.write(f"{key!s:<80} hits {interval(counts, 1, 0)}  false {interval(counts, 2, 1)}")
+    n = sum(map(len, recordings))
+    print(
+        f"\n{arguments.corpus} {arguments.split}: {len(recordings)} recordings, {n:,} windows, "
+        f"{arguments.entries} entries"
+    )
+    allowed = [(key, c) for key, c in told if c[:, 2].sum() <= AT_MOST * c[:, 1].sum()]
+    best, counts = max(allowed, key=lambda pair: pair[1][:, 1].sum())
+    print(
+        f"most hits with at most {AT_MOST:.0%} false: {best}, {interval(counts, 1, 0)}, false {interval(counts, 2, 1)}"
+    )
+
+
+if __name__ == "__main__":
+    main()

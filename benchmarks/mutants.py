@@ -1,0 +1,155 @@
+"""Break each of the three instruments in ten small ways, one at a time, and see whether the tests notice.
+
+    python benchmarks/mutants.py                 # all thirty: some minutes
+    python benchmarks/mutants.py buffer --list   # what would be broken, and how
+
+A mutant lives in a copy of the repository's package and tests, in a temporary folder; nothing here is touched.
+Exits with 1 when fewer than nine of ten were caught in any instrument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+CAUGHT_AT_LEAST = 0.9
+LIMIT_S = 120  # a mutant that makes the tests hang is caught
+
+
+@dataclass(slots=True, frozen=True)
+class Mutant:
+    """One small change: the text (found once in the instrument's module) and what takes its place."""
+
+    before: str
+    after: str
+
+
+MUTANTS = {
+    "buffer": (
+        Mutant(
+            "self._data[first : self._capacity], self._data[: n - head]",
+            "self._data[: n - head], self._data[first : self._capacity]",
+        ),
+        Mutant("self._copy_in(chunk[-self._capacity :], end)", "self._copy_in(chunk[: self._capacity], end)"),
+        Mutant("                self._given += n\n", ""),
+        Mutant("return max(taken, end - self._capacity, torn), end", "return max(taken, torn), end"),
+        Mutant(
+            "return max(self._claimed - self._capacity, self._torn) <= start",
+            "return self._end - self._capacity <= start",
+        ),
+        Mutant("1.0 / full_scale(chunk.dtype)", "1.0 / (full_scale(chunk.dtype) - 1)"),
+        Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED_32", "and len(chunk) < 10**9"),
+        Mutant("self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))", "pass"),
+        Mutant(
+            "self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"
+        ),
+        Mutant("self._given += end - start\n", "self._given += end - start - 1\n"),
+    ),
+    "cache": (
+        Mutant("+ np.float32(0)).tobytes()", ").tobytes()"),
+        Mutant("        self._entries.move_to_end(asked)\n", ""),
+        Mutant("popitem(last=False)", "popitem(last=True)"),
+        Mutant("            self._bytes -= evicted.nbytes\n", ""),
+        Mutant("self._bytes -= replaced.nbytes if replaced else 0", "self._bytes -= 0"),
+        Mutant(
+            "value = None if entry is None else _copy(entry.value)",
+            "value = None if entry is None else entry.value",
+        ),
+        Mutant("if asked.silent and stored.silent:", "if asked.silent or stored.silent:"),
+        Mutant('len(window).to_bytes(8, "big"), ', ""),
+        Mutant("self._tally.false_hits += not agree", "self._tally.false_hits += agree"),
+        Mutant("if self.max_size == 0 or entry.nbytes > limit:", "if self.max_size == 0:"),
+    ),
+    "metrics": (
+        Mutant(
+            "apart * apart * earlier.count * later.count / count", "apart * apart * earlier.count / count"
+        ),
+        Mutant("low=min(earlier.low, later.low)", "low=later.low"),
+        Mutant("        del self.pending[:n]\n", "        del self.pending[:]\n"),
+        Mutant("math.sqrt(known.m2 / known.count)", "math.sqrt(known.m2 / (known.count + 1))"),
+        Mutant("if len(both) > len(self._ring):", "if len(both) < len(self._ring):"),
+        Mutant("self.began = self._outer.pop() if self._outer else None", "self.began = None"),
+        Mutant(
+            "            finally:\n                add(clock() - began)",
+            "            finally:\n                pass",
+        ),
+        Mutant("if not 0 <= seconds < _MAX_S:", "if seconds >= _MAX_S:"),
+        Mutant('"quantile": str(q / 100)', '"quantile": str(q)'),
+        Mutant("if timing.began is None:", "if timing is not None:"),
+    ),
+}
+
+
+def main() -> int:
+    """Run the mutants that were asked for and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("instrument", nargs="*", help=f"out of {', '.join(MUTANTS)}; all of them by default")
+    parser.add_argument("--list", action="store_true", help="show the changes and run nothing")
+    arguments = parser.parse_args()
+    chosen = arguments.instrument or list(MUTANTS)
+    if unknown := set(chosen) - set(MUTANTS):
+        parser.error(f"expected instruments out of {', '.join(MUTANTS)}, got {', '.join(sorted(unknown))}")
+    if arguments.list:
+        for name in chosen:
+            for mutant in MUTANTS[name]:
+                print(f"{name}: {mutant.before.strip()!r} becomes {mutant.after.strip()!r}")
+        return 0
+    enough = True
+    for name in chosen:
+        survivors = [
+            mutant for mutant in tqdm(MUTANTS[name], desc=name, unit="mutant") if not caught(name, mutant)
+        ]
+        total = len(MUTANTS[name])
+        print(f"{name}: {total - len(survivors)} of {total} caught")
+        for mutant in survivors:
+            print(f"  survived: {mutant.before.strip()!r} becomes {mutant.after.strip()!r}")
+        enough &= total - len(survivors) >= CAUGHT_AT_LEAST * total
+    return 0 if enough else 1
+
+
+def mutated(source: str, mutant: Mutant) -> str:
+    """The source with the one change; ``ValueError`` when the text is not there exactly once."""
+    if source.count(mutant.before) != 1:
+        raise ValueError(f"expected {mutant.before!r} once, found it {source.count(mutant.before)} times")
+    return source.replace(mutant.before, mutant.after)
+
+
+def caught(name: str, mutant: Mutant) -> bool:
+    """Whether the instrument's own tests fail (or hang) on a copy with the change."""
+    with tempfile.TemporaryDirectory(prefix="whisperlab-mutant-") as folder:
+        copy = Path(folder)
+        for part in ("whisperlab", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        module = copy / "whisperlab" / f"{name}.py"
+        module.write_text(mutated(module.read_text(encoding="utf-8"), mutant), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60"]
+        try:
+            done = subprocess.run(
+                [*command, f"tests/test_{name}.py"],
+                cwd=copy,
+                env=os.environ | {"PYTHONPATH": str(copy)},
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return True
+        if done.returncode not in (0, 1):  # pytest: passed, failed; anything else is no verdict
+            raise RuntimeError(f"the tests of {name} did not run: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return done.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
