@@ -1,8 +1,9 @@
 """Which language is spoken: Whisper's own posterior at the start-of-transcript token, over the languages allowed.
 
-Language logits outside the allowed set are masked before the softmax, a log-prior may be added, and a
-temperature calibrated on development data turns over-confident logits into probabilities. Only the rows of the
-vocabulary that name the allowed languages are computed.
+Language logits outside the allowed set are masked before the softmax, the model's preference for English (two
+thirds of its training data; Radford et al. 2022, arXiv 2212.04356, appendix E) is taken off, a log-prior may be added,
+and a temperature calibrated on development data turns logits into probabilities. Only the rows of the vocabulary
+that name the allowed languages are computed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class LidOptions:
 
     The window is the last ``window_ms`` of audio whatever it holds, followed by ``margin_ms`` of silence; a
     frame is taken only while people speak and after ``min_speech_ms`` of speech. ``temperature`` divides the
-    logits (calibrated on the development split). ``pool_after`` is the number of encoder blocks after which
+    logits (calibrated on the development split). ``english_bias`` is what Whisper base overrates English by, in
+    log-odds; it is taken off before the softmax. On the development splits 3.0 brought the share of right
+    frames from 91 to 99.8 % (English and Spanish by one speaker) and from 85 to 90 % (five languages).
+    ``pool_after`` is the number of encoder blocks after which
     neighbouring positions are averaged in pairs, None for never: it takes two fifths off a frame and, on the
     development splits, nothing off its accuracy.
     """
@@ -60,6 +64,7 @@ class LidOptions:
     pool_after: int | None = 0
     min_speech_ms: int = 600
     temperature: float = 1.0
+    english_bias: float = 3.0
 
     def __post_init__(self) -> None:
         if not 100 <= self.window_ms <= 30_000 or not 0 <= self.margin_ms <= 30_000:
@@ -72,6 +77,8 @@ class LidOptions:
             raise ConfigurationError(
                 f"min_speech_ms must be >= 0, temperature > 0, got {self.min_speech_ms}, {self.temperature}"
             )
+        if not math.isfinite(self.english_bias):
+            raise ConfigurationError(f"english_bias must be a finite number, got {self.english_bias}")
 
 
 class LanguageIdentifier:
@@ -84,6 +91,7 @@ class LanguageIdentifier:
         prior: Mapping[str, float] | None = None,
         temperature: float = 1.0,
         n_languages: int = 99,
+        english_bias: float = 0.0,
     ) -> None:
         tokenizer = tokenizer_for("en", n_languages)
         tokens = dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True))
@@ -92,7 +100,7 @@ class LanguageIdentifier:
         self._sot = tokenizer.sot
         self._rows = torch.tensor([tokens[code] for code in languages], device=stack.device)
         self._temperature = temperature
-        self._log_prior = log_prior(languages, prior)
+        self._log_prior = log_prior(languages, prior) - english_bias * (np.array(languages) == "en")
 
     def posterior(self, features: torch.Tensor) -> Posterior:
         """Probability of each allowed language, in the order of ``languages``, from features (positions, state)."""

@@ -217,7 +217,7 @@ class SessionRestartTranscriber:
         self._text_encoder = self._lid_encoder.with_own_counts()
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
         self._identifier = LanguageIdentifier(
-            stack, self.languages, language_prior, lid.temperature, n_languages
+            stack, self.languages, language_prior, lid.temperature, n_languages, lid.english_bias
         )
         self._decoder = SpeechDecoder(self._text_encoder, stack, decoding, self.metrics, n_languages)
         self._gate = SpeechGate(vad, SileroDetector())
@@ -235,7 +235,7 @@ class SessionRestartTranscriber:
             encoder.reset_counts()
         self._decoder.redecodes = 0
         self._gate.reset()
-        self._tracker = LanguageTracker(len(self.languages), self._smoothing, self.lid_hop_ms / 1000)
+        self._tracker = LanguageTracker(len(self.languages), self._smoothing)
         self._resampler = _resampler(self.sampling_rate)
         self._stream = f"stream-{next(_stream_ids)}"
         self._heard = 0
