@@ -10,28 +10,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from language_frames import Recording, load
 from tqdm import tqdm
 
-from whisperlab import EncoderCache, SessionRestartTranscriber, corpora
-from whisperlab.audio import FloatArray, chunks, read_audio
+from whisperlab import EncoderCache
 from whisperlab.cache import Key, LogMelKey, NearKey, RoundedKey
 
 AT_MOST = 0.01  # false hits among hits
 DRAWS = 1000  # bootstrap resamples over recordings
-
-
-@dataclass(slots=True, frozen=True)
-class Frame:
-    """One window of language-ID: where it lies, what it was found to be, and how surely."""
-
-    start: int
-    audio: FloatArray
-    language: int
-    confidence: float
 
 
 def candidates() -> Iterator[Key]:
@@ -48,41 +37,19 @@ def candidates() -> Iterator[Key]:
                 yield NearKey(within_db, for_s, least_confidence)
 
 
-def frames(recordings: list[corpora.Recording]) -> list[list[Frame]]:
-    """Every window the transcriber asks the language of, by recording."""
-    languages = sorted({code for recording in recordings for code in recording.languages})
-    transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span")
-    found = []
-    for recording in tqdm(recordings, desc="encoding", unit="recording"):
-        audio = read_audio(recording.audio_path)
-        transcriber.reset()
-        results = [transcriber.process(chunk) for chunk in chunks(audio, 16_000)]
-        found.append(
-            [
-                Frame(
-                    frame.end - frame.window,
-                    audio[frame.end - frame.window : frame.end],
-                    int(np.argmax([*frame.posterior.values()])),
-                    max(frame.posterior.values()),
-                )
-                for result in [*results, transcriber.finalize()]
-                for frame in result.frames
-            ]
-        )
-    return found
-
-
-def ask(key: Key, entries: int, recordings: list[list[Frame]]) -> np.ndarray:
+def ask(key: Key, entries: int, recordings: list[Recording]) -> np.ndarray:
     """Windows, hits and false hits of each recording, shape (recordings, 3)."""
     counts = np.zeros((len(recordings), 3), int)
     for index, recording in enumerate(recordings):
         cache = EncoderCache(entries, key=key)
-        for frame in recording:
-            asked = cache.precompute_hash(frame.audio, (f"{index}", frame.start, len(frame.audio)))
+        for i, posterior in enumerate(recording.posteriors):
+            span, language = recording.window(i), int(posterior.argmax())
+            window = recording.audio[span.start : span.end]
+            asked = cache.precompute_hash(window, (f"{index}", span.start, len(span)))
             answer = cache.get(audio_hash=asked)
-            counts[index] += 1, answer is not None, answer is not None and int(answer) != frame.language
-            if answer is None and frame.confidence >= key.least_confidence:
-                cache.put(torch.tensor(frame.language), audio_hash=asked)
+            counts[index] += 1, answer is not None, answer is not None and int(answer) != language
+            if answer is None and posterior.max() >= key.least_confidence:
+                cache.put(torch.tensor(language), audio_hash=asked)
     return counts
 
 
@@ -104,13 +71,13 @@ def main() -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--entries", type=int, default=50)
     arguments = parser.parse_args()
-    recordings = frames(corpora.load(arguments.corpus, arguments.split))
+    recordings = load(arguments.corpus, arguments.split)
     told = []
     for key in tqdm(list(candidates()), desc="asking", unit="key"):
         counts = ask(key, arguments.entries, recordings)
         told.append((key, counts))
         tqdm.write(f"{key!s:<80} hits {interval(counts, 1, 0)}  false {interval(counts, 2, 1)}")
-    n = sum(map(len, recordings))
+    n = sum(len(recording.ends) for recording in recordings)
     print(
         f"\n{arguments.corpus} {arguments.split}: {len(recordings)} recordings, {n:,} windows, "
         f"{arguments.entries} entries"

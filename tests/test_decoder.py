@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from whisperlab.audio import FloatArray
 from whisperlab.decoder import (
+    AlignAtt,
+    CommitPolicy,
     DecoderOptions,
     Hypothesis,
     LocalAgreement,
@@ -189,7 +191,7 @@ def test_committed_words_only_grow_and_begin_every_later_hypothesis(
         committed = list(agreement.committed)
         new = [word(text, end=len(committed) + i + 1) for i, text in enumerate(texts)]
         hypothesis = (*committed, *new)
-        brought = agreement.update(Hypothesis(hypothesis), horizon)
+        brought = agreement.update(Hypothesis(hypothesis), horizon, heard=horizon)
 
         assert agreement.committed == committed + brought
         assert [*agreement.committed, *agreement.tentative] == list(hypothesis)
@@ -205,22 +207,43 @@ def test_what_was_heard_once_is_not_committed_and_what_was_heard_twice_is(
 ) -> None:
     agreement = LocalAgreement()
     hypothesis = Hypothesis(tuple(word(text, end=i + 1) for i, text in enumerate(texts)))
-    assert agreement.update(hypothesis, 100) == []
-    assert len(agreement.update(hypothesis, horizon)) == min(len(texts), horizon)
+    assert agreement.update(hypothesis, 100, 100) == []
+    assert len(agreement.update(hypothesis, horizon, 100)) == min(len(texts), horizon)
 
 
 def test_a_word_beyond_the_horizon_keeps_back_those_after_it() -> None:
     agreement = LocalAgreement()
     hypothesis = Hypothesis((word(" a", 1), word(" b", 9), word(" c", 2)))
-    agreement.update(hypothesis, 5)
-    assert text_of(agreement.update(hypothesis, 5)) == "a"
+    agreement.update(hypothesis, 5, 5)
+    assert text_of(agreement.update(hypothesis, 5, 5)) == "a"
     assert text_of(agreement.tentative) == "b c"
 
 
 def test_the_newer_spelling_is_committed() -> None:
     agreement = LocalAgreement()
-    agreement.update(Hypothesis((word(" hello"),)), 1)
-    assert agreement.update(Hypothesis((word(" Hello,"),)), 1) == [word(" Hello,")]
+    agreement.update(Hypothesis((word(" hello"),)), 1, 1)
+    assert agreement.update(Hypothesis((word(" Hello,"),)), 1, 1) == [word(" Hello,")]
+
+
+# --- attention left behind ------------------------------------------------------------------------------
+
+
+def test_alignatt_commits_at_once_what_ends_before_the_last_moments_and_the_horizon() -> None:
+    policy = AlignAtt(lag=10)
+    hypothesis = Hypothesis((word(" a", 5), word(" b", 20), word(" c", 31), word(" d", 35)))
+    assert text_of(policy.update(hypothesis, horizon=100, heard=40)) == "a b"
+    assert text_of(policy.tentative) == "c d"
+    assert policy.update(hypothesis, horizon=31, heard=41) == [word(" c", 31)]
+    assert policy.update(hypothesis, horizon=34, heard=100) == []
+    assert text_of(policy.update(hypothesis, horizon=35, heard=100)) == "d"
+    assert policy.tentative == ()
+
+
+@pytest.mark.parametrize("policy", [LocalAgreement(), AlignAtt(5)])
+def test_policies_offer_the_same_protocol(policy: CommitPolicy) -> None:
+    for _ in range(2):
+        policy.update(Hypothesis((word(" a", 1),)), 10, 10)
+    assert (text_of(policy.committed), policy.tentative) == ("a", ())
 
 
 # --- decoding real speech -----------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from whisperlab.scoring import (
     units,
 )
 from whisperlab.scoring.language import Label, frame_labels, label_time, segment_labels
-from whisperlab.scoring.latency import percentile
+from whisperlab.scoring.latency import percentile, word_latencies
+from whisperlab.scoring.text import switch_text
 from whisperlab.segments import LanguageFrame, SessionSegment, Switch
 from whisperlab.timeline import samples
 from whisperlab.trace import Reference, ReferenceSegment, Trace
@@ -178,6 +179,25 @@ def test_text_made_up_in_silence_is_counted() -> None:
     made_up = score(Reference("", ()), [heard(0, 1, "en", "thanks for watching")], [], duration=5.0)
     assert made_up.rates()["insertions"] == 3
     assert made_up.text == {"und": TextCounts(insertions=3)}
+
+
+def test_errors_next_to_a_switch_are_counted_apart_and_their_lost_speech_timed() -> None:
+    """Within two words of the two switches lie: one now | marque el ... dos | thank, you; "numero" too."""
+    near = scored().switch_text
+    assert near.counts == TextCounts(hits=6, substitutions=1, deletions=1, insertions=1)
+    assert near.deleted_s == pytest.approx(3.5 / 4)  # "el", one of four words in 3.5 s
+    rates = scored().rates()
+    assert rates["switch_error_rate"] == pytest.approx(3 / 8)
+    assert rates["deleted_s_per_switch"] == pytest.approx(3.5 / 4 / 2)
+
+
+def test_far_from_switches_nothing_is_counted_and_without_switches_there_is_no_rate() -> None:
+    far = spoken((0, 9, "en", "a b c d e f g"), (9, 20, "es", "h i j k l m n"))
+    steps = align(far, "x b c d e f g h i j k l m")
+    assert switch_text(steps).counts == TextCounts(hits=4)
+    assert switch_text(steps, reach=7).counts == TextCounts(hits=12, substitutions=1, deletions=1)
+    alone = spoken((0, 2, "en", "a b"))
+    assert score(alone, (), (), duration=2).rates()["switch_error_rate"] is None
 
 
 def test_a_reference_without_segment_texts_is_compared_by_its_text() -> None:
@@ -372,6 +392,15 @@ def test_every_switch_of_a_recording_in_one_language_is_false() -> None:
     assert control.rates()["false_switches_per_hour"] == pytest.approx(200)
 
 
+def test_word_latency_runs_from_the_end_of_a_right_word_to_its_final_text() -> None:
+    spoken_ = spoken((0, 3, "en", "one two three"), (3, 5, "es", "cuatro cinco"))
+    committed = (("one", 2.5), (" to three", 3.5), ("", 4.0), (" cuatro cinco", 6.0))
+    assert word_latencies(spoken_, committed) == pytest.approx((1.5, 0.5, 2.0, 1.0))  # "to" is wrong
+    rates = score(spoken_, (), (), duration=5, committed=committed).rates()
+    assert (rates["word_latency_p50"], rates["word_latency_p95"]) == pytest.approx((1.0, 2.0))
+    assert scored().rates()["word_latency_p50"] is None
+
+
 def test_real_time_factor_is_compute_over_audio() -> None:
     assert scored().rates()["real_time_factor"] == 0.25
     # A recording whose compute time is unknown adds no audio to it either.
@@ -479,6 +508,7 @@ def trace(reference: Reference | None) -> Trace:
     header = {
         "kind": "header",
         "recording": "r1",
+        "pace": "fast",
         "audio": {"duration": 10.0},
         "reference": reference.to_dict() if reference else None,
     }

@@ -159,7 +159,7 @@ def one(make: Make, sentence: Scene) -> Run:
 @pytest.fixture(scope="module")
 def forced(make: Make, scene: Scene) -> Run:
     """The whole scene as Spanish, in pieces of three seconds at most."""
-    session = SessionOptions(max_speech_s=3.0, step_ms=1000, commit_lag_ms=1000)
+    session = SessionOptions(max_speech_s=3.0, step_ms=1000)
     return listen(make(language="es", session=session), chunks(scene.audio, CHUNK))
 
 
@@ -578,7 +578,6 @@ def test_an_unknown_language_has_its_own_error(make: Make) -> None:
     "options",
     [
         {"step_ms": 99},
-        {"commit_lag_ms": -1},
         {"preroll_ms": -1},
         {"snap_ms": -1},
         {"max_speech_s": 1.9},

@@ -156,7 +156,7 @@ class NearKey:
     Keeps one window in mind, so a key belongs to one cache. Streams may take turns, at the price of hits.
     """
 
-    within_db: float = 2.0
+    within_db: float = 1.0
     for_s: float = 0.5
     least_confidence: float = 0.995
     n_bands: int = 16

@@ -1,11 +1,12 @@
-"""From a window of speech to words: guarded greedy decoding, word times, and local agreement between guesses.
+"""From a window of speech to words: guarded greedy decoding, word times, and when a word may be relied on.
 
 Three layers, each usable alone. `SpeechDecoder.decode` turns audio in a known language into a `Hypothesis`,
 continuing a forced prefix. Whisper base on a short window sometimes falls into a loop or invents text, so
 the decoder has a token budget per second of audio, stops at repeated n-grams and tries again with a longer
 margin of silence, and returns nothing where the model itself says there is no speech. `align` places words in
-time by a monotone path through the cross-attention of the alignment heads. `LocalAgreement` says which words
-two successive hypotheses share (Liu et al. 2020, as used by Macháček et al. 2023, arXiv 2307.14743).
+time by a monotone path through the cross-attention of the alignment heads. A `CommitPolicy` says which words
+are final: `LocalAgreement` those that two successive hypotheses share (Liu et al. 2020, as used by Macháček et al.
+2023, arXiv 2307.14743), `AlignAtt` those that the attention has left behind.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -347,28 +349,69 @@ def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
     return n
 
 
-class LocalAgreement:
-    """Commits words once two successive hypotheses agree on them and they end before a horizon."""
+class CommitPolicy(Protocol):
+    """Decides which words of successive hypotheses will never change again."""
 
-    __slots__ = ("_previous", "committed")
+    committed: list[Word]
 
-    def __init__(self) -> None:
-        self.committed: list[Word] = []
-        self._previous: tuple[Word, ...] = ()
+    def update(self, hypothesis: Hypothesis, horizon: int, heard: int) -> list[Word]:
+        """Take a hypothesis that begins with the committed words; returns the words it newly commits.
 
-    def update(self, hypothesis: Hypothesis, horizon: int) -> list[Word]:
-        """Take a new hypothesis (beginning with the committed words); returns the words it newly commits."""
-        n_agreed = agreed(self._previous, hypothesis.words)
-        new = []
-        for word in hypothesis.words[len(self.committed) : n_agreed]:
-            if word.end > horizon:
-                break
-            new.append(word)
-        self._previous = hypothesis.words
-        self.committed.extend(new)
-        return new
+        No word that ends after the sample ``horizon`` may be committed; ``heard`` is where its audio ended.
+        """
 
     @property
     def tentative(self) -> tuple[Word, ...]:
         """Words of the latest hypothesis beyond the committed ones."""
-        return self._previous[len(self.committed) :]
+
+
+class _Committing:
+    """What the policies share: the words committed and the latest hypothesis."""
+
+    __slots__ = ("_latest", "committed")
+
+    def __init__(self) -> None:
+        self.committed: list[Word] = []
+        self._latest: tuple[Word, ...] = ()
+
+    @property
+    def tentative(self) -> tuple[Word, ...]:
+        """Words of the latest hypothesis beyond the committed ones."""
+        return self._latest[len(self.committed) :]
+
+    def _commit(self, words: tuple[Word, ...], horizon: int) -> list[Word]:
+        """Commit the words that follow the committed ones, up to the first that ends after the horizon."""
+        new = list(takewhile(lambda word: word.end <= horizon, words[len(self.committed) :]))
+        self.committed.extend(new)
+        return new
+
+
+class LocalAgreement(_Committing):
+    """Commits words once two successive hypotheses agree on them."""
+
+    __slots__ = ()
+
+    def update(self, hypothesis: Hypothesis, horizon: int, heard: int) -> list[Word]:
+        """See `CommitPolicy`."""
+        shared = hypothesis.words[: agreed(self._latest, hypothesis.words)]
+        self._latest = hypothesis.words
+        return self._commit(shared, horizon)
+
+
+class AlignAtt(_Committing):
+    """Commits words of one hypothesis that the attention places well before the end of the audio.
+
+    A word whose attention reaches into the last ``lag`` samples may be cut off or guessed; those before it have been
+    heard whole (Papi et al. 2023, arXiv 2305.11408). Needs no second hypothesis, so it is a step quicker.
+    """
+
+    __slots__ = ("_lag",)
+
+    def __init__(self, lag: int) -> None:
+        super().__init__()
+        self._lag = lag
+
+    def update(self, hypothesis: Hypothesis, horizon: int, heard: int) -> list[Word]:
+        """See `CommitPolicy`."""
+        self._latest = hypothesis.words
+        return self._commit(hypothesis.words, min(horizon, heard - self._lag))

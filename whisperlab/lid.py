@@ -54,6 +54,8 @@ class LidOptions:
     logits (calibrated on the development split). ``english_bias`` is what Whisper base overrates English by, in
     log-odds; it is taken off before the softmax. On the development splits 3.0 brought the share of right
     frames from 91 to 99.8 % (English and Spanish by one speaker) and from 85 to 90 % (five languages).
+    While the language of the session is at least ``sure`` probable, only every ``sure_hops``-th frame is taken; 1 takes
+    all. On the development splits 3 spares 37 to 49 % of the frames and costs 0 to 1.4 points of switch F1.
     ``pool_after`` is the number of encoder blocks after which
     neighbouring positions are averaged in pairs, None for never: it takes two fifths off a frame and, on the
     development splits, nothing off its accuracy.
@@ -65,6 +67,8 @@ class LidOptions:
     min_speech_ms: int = 600
     temperature: float = 1.0
     english_bias: float = 3.0
+    sure: float = 0.95
+    sure_hops: int = 3
 
     def __post_init__(self) -> None:
         if not 100 <= self.window_ms <= 30_000 or not 0 <= self.margin_ms <= 30_000:
@@ -76,6 +80,10 @@ class LidOptions:
         if self.min_speech_ms < 0 or not self.temperature > 0:
             raise ConfigurationError(
                 f"min_speech_ms must be >= 0, temperature > 0, got {self.min_speech_ms}, {self.temperature}"
+            )
+        if not 0 <= self.sure <= 1 or self.sure_hops < 1:
+            raise ConfigurationError(
+                f"sure must be 0 to 1 and sure_hops at least 1, got {self.sure} and {self.sure_hops}"
             )
         if not math.isfinite(self.english_bias):
             raise ConfigurationError(f"english_bias must be a finite number, got {self.english_bias}")

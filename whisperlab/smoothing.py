@@ -33,7 +33,8 @@ NOISE = 2.7  # standard deviation of a frame's log-probabilities around what a s
 FLOOR = (
     -5.0
 )  # log-probability below which a language counts as just as unlikely: one frame cannot veto a path
-LONGEST_GAP_S = 0.5  # a frame counts for the time since the last one, after a silence for no more than this
+LEEWAY = 0.5  # how far, in log-odds, evidence must push a transit back before it counts as excluded
+LONGEST_GAP_S = 0.2  # a frame counts for the time since the last one, after a silence for no more than this
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,7 +99,17 @@ class TransitViterbi:
     """
 
     __slots__ = (
-        *("_began", "_evidence", "_from", "_heard_until", "_mean_s", "_settled", "_since", "_transit"),
+        *(
+            "_began",
+            "_cost",
+            "_evidence",
+            "_from",
+            "_heard_until",
+            "_mean_s",
+            "_settled",
+            "_since",
+            "_transit",
+        ),
         *("boundary", "scores", "state"),
     )
 
@@ -113,6 +124,7 @@ class TransitViterbi:
         self._began = np.zeros(0, np.int64)
         self._from = np.zeros((0, n_states), np.intp)  # language a transit leaves
         self._heard_until: int | None = None
+        self._cost = 0.0  # of the newest switch
         self.scores: Array = np.zeros(n_states)
         self.state = 0
         self.boundary = 0
@@ -130,12 +142,27 @@ class TransitViterbi:
         self._heard_until = window.end
         self._rank()
 
+    def sure_until(self, state: int) -> int:
+        """The sample before which ``state`` was certainly not left.
+
+        Of a transit that has just begun nothing is known yet: it lies behind staying by what a switch costs. Once a
+        transit is `LEEWAY` worse than that, there was evidence against it. The result is the earliest beginning of
+        a transit to another language without such evidence, or the end of the last frame.
+        """
+        stay = self._settled[state]
+        if len(self._transit):
+            stay = max(stay, float(self._transit[:, state].max()))
+        open_ = self._transit > stay - self._cost - LEEWAY
+        open_[:, state] = False
+        rows = np.flatnonzero(open_.any(axis=1))
+        return int(self._began[rows[0]]) if len(rows) else self._heard_until or 0
+
     def _begin_transits(self, at: int, gap_s: float) -> None:
         """Every language may begin here, leaving the likeliest other one."""
         order = np.argsort(-self.scores, kind="stable")
         left = np.where(np.arange(len(order)) == order[0], order[1], order[0])
-        cost = switch_cost(gap_s, self._mean_s, len(order))
-        self._transit = np.vstack((self._transit, self.scores[left] - cost))
+        self._cost = switch_cost(gap_s, self._mean_s, len(order))
+        self._transit = np.vstack((self._transit, self.scores[left] - self._cost))
         self._began = np.append(self._began, at)
         self._from = np.vstack((self._from, left))
 
@@ -197,6 +224,10 @@ class LanguageTracker:
             return None
         rivals = np.delete(self._chain.scores, turn.state)
         return turn if not len(rivals) or -rivals.max() >= self._options.margin else None
+
+    def sure_until(self, current: int) -> int:
+        """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""
+        return self._chain.sure_until(current)
 
     def outlook(self, current: int | None) -> Turn | None:
         """The change the best path shows now, sustained or not; None when it stays in ``current``."""

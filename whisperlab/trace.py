@@ -161,6 +161,14 @@ class Trace:
         )
 
     @property
+    def committed(self) -> tuple[tuple[str, float], ...]:
+        """Text that became final and when, in seconds: on the wall clock of a run in real time, else of the audio."""
+        clock = "elapsed" if self.header["pace"] == "real" else "at"
+        return tuple(
+            (event["committed"], event[clock]) for event in self.of_kind("text") if event["committed"]
+        )
+
+    @property
     def speech(self) -> tuple[Span, ...]:
         """The stretches the speech gate let through."""
         return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("speech"))

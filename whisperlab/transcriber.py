@@ -4,9 +4,10 @@ Audio comes in by chunks of any length and is worked on at fixed points of the s
 voice activity detector, every ``lid_hop_ms`` language-ID, every ``step_ms`` of speech a decode. What happens at a
 point depends only on the audio up to it, so the chunking never changes the result.
 
-Text is *tentative* until two decodes agree on it, it lies ``commit_lag_ms`` behind the present and before any
-change of language that is in the air; then it is *committed* and never changes. A stretch of speech ends
-with a pause, at a switch, or when it gets too long; its committed and remaining words become one *final* segment.
+Text is *tentative* until its policy relies on it (two decodes agree, or attention has left it behind) and it lies
+before any change of language that the frames so far leave possible; then it is *committed* and never changes. A
+stretch of speech ends with a pause, at a switch, or when it gets too long; its committed and remaining words become
+one *final* segment.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.decoder import (
+    AlignAtt,
+    CommitPolicy,
     DecoderOptions,
     Hypothesis,
     LocalAgreement,
@@ -58,26 +61,34 @@ WHISPER_S = seconds(MAX_WINDOW)
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
 
+Policy = Literal["agreement", "alignatt"]
+
+
 @dataclass(slots=True, frozen=True)
 class SessionOptions:
     """When to decode and when to let go of text.
 
-    ``step_ms`` is the time between two decodes of running speech; ``commit_lag_ms`` keeps words open as long
-    as language-ID may still find that they were another language's. ``max_speech_s`` is the longest window
-    decoded at once; longer speech is cut at a pause. ``preroll_ms`` is the audio kept before the first
-    frame of speech, ``snap_ms`` how far a boundary may move to the nearest pause.
+    ``step_ms`` is the time between two decodes of running speech. ``max_speech_s`` is the longest window decoded at
+    once; longer speech is cut at a pause. ``policy`` says when words are final: ``"agreement"`` of two decodes, or
+    ``"alignatt"``, one decode whose attention lies ``attention_lag_ms`` or more behind the end. ``preroll_ms`` is the
+    audio kept before the first frame of speech, ``snap_ms`` how far a boundary may move to the nearest pause.
     """
 
     step_ms: int = 1500
-    commit_lag_ms: int = 2000
     max_speech_s: float = 10.0
+    policy: Policy = "agreement"
+    attention_lag_ms: int = 500
     preroll_ms: int = 200
     snap_ms: int = 1400
 
     def __post_init__(self) -> None:
-        if self.step_ms < 100 or min(self.commit_lag_ms, self.preroll_ms, self.snap_ms) < 0:
+        if self.step_ms < 100 or min(self.attention_lag_ms, self.preroll_ms, self.snap_ms) < 0:
             raise ConfigurationError(
                 f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
+            )
+        if self.policy not in get_args(Policy):
+            raise ConfigurationError(
+                f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}"
             )
         if not 2 <= self.max_speech_s <= 28:
             raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {self.max_speech_s}")
@@ -90,15 +101,15 @@ class SessionOptions:
 
 @dataclass(slots=True)
 class _Speech:
-    """Speech being decoded: where it begins, how far it was decoded, and what its hypotheses agree on."""
+    """Speech being decoded: where it begins, how far it was decoded, and which of its words are final."""
 
     start: int
+    policy: CommitPolicy
     seen_until: int = 0
-    agreement: LocalAgreement = field(default_factory=LocalAgreement)
 
     @property
     def committed_until(self) -> int:
-        words = self.agreement.committed
+        words = self.policy.committed
         return max(self.start, words[-1].end) if words else self.start
 
 
@@ -239,6 +250,8 @@ class SessionRestartTranscriber:
         self._resampler = _resampler(self.sampling_rate)
         self._stream = f"stream-{next(_stream_ids)}"
         self._heard = 0
+        self._asked_at = 0  # when the last language-ID frame was taken
+        self._in_doubt = True  # whether that frame left the language of the session in doubt
         self._ended = False
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
@@ -318,7 +331,7 @@ class SessionRestartTranscriber:
 
     def _result(self) -> ProcessResult:
         news = self._news
-        tentative = text_of(self._speech.agreement.tentative) if self._speech else ""
+        tentative = text_of(self._speech.policy.tentative) if self._speech else ""
         return ProcessResult(
             "".join(news.committed),
             tentative,
@@ -359,7 +372,7 @@ class SessionRestartTranscriber:
             closed = self._gate.push(self.vad_audio_buffer.peek(VAD_FRAME))
         if self._gate.span_start is not None and self._speech is None:
             preroll = self._session.preroll_ms * SAMPLE_RATE // 1000
-            self._speech = _Speech(max(self._gate.span_start - preroll, self._final_until))
+            self._speech = self._new_speech(max(self._gate.span_start - preroll, self._final_until))
         return closed
 
     # --- language ---------------------------------------------------------------------------------------
@@ -368,7 +381,8 @@ class SessionRestartTranscriber:
         """One language-ID frame, if there is new speech to hear and enough of it."""
         began = self._gate.span_start
         enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
-        if not enough or self._gate.voiced_until <= self._heard - self._hop:
+        rested = self._heard - self._asked_at >= self._lid.sure_hops * self._hop
+        if not enough or self._gate.voiced_until <= self._heard - self._hop or not (rested or self._in_doubt):
             self._counts["lid_skipped"] += 1
             return
         with self.metrics.measure("lid.total"):
@@ -390,7 +404,10 @@ class SessionRestartTranscriber:
             LanguageFrame(self._heard, len(window), by_language, self.languages[state], cached)
         )
         with self.metrics.measure("lid.sustained_detection"):
-            return self._tracker.change(self._state)
+            turn = self._tracker.change(self._state)
+        self._asked_at = self._heard
+        self._in_doubt = state != self._state or posterior[state] < self._lid.sure
+        return turn
 
     def _posterior(self, window: FloatArray) -> tuple[Posterior, bool]:
         """Language posterior of a window, through the encoder cache; and whether the cache had it."""
@@ -440,11 +457,11 @@ class SessionRestartTranscriber:
             switch = Switch(seconds(boundary), self._language, code, seconds(self._heard))
             self._news.switches.append(switch)
             self._counts["switches"] += 1
-            if speech and (speech.agreement.committed or boundary - speech.start >= MIN_SPEECH):
+            if speech and (speech.policy.committed or boundary - speech.start >= MIN_SPEECH):
                 self._finish(boundary)
-                self._speech = _Speech(boundary)
+                self._speech = self._new_speech(boundary)
             elif speech:
-                self._speech = _Speech(speech.start)
+                self._speech = self._new_speech(speech.start)
             self._language = code
         self._decode_step()
 
@@ -488,12 +505,21 @@ class SessionRestartTranscriber:
         if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
             return
         speech.seen_until = self._heard
-        horizon = self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000
-        self._commit(speech.agreement.update(hypothesis, horizon))
+        self._commit(speech.policy.update(hypothesis, self._sure_until(), self._heard))
+
+    def _sure_until(self) -> int:
+        """The sample before which language-ID will not find that another language was spoken."""
+        if self._mode != "auto" or self._state is None:
+            return self._heard
+        return self._tracker.sure_until(self._state)
 
     def _outlook(self) -> Turn | None:
         """The change of language that the frames so far speak for, decided or not."""
         return self._tracker.outlook(self._state) if self._mode == "auto" else None
+
+    def _new_speech(self, start: int) -> _Speech:
+        lag = self._session.attention_lag_ms * SAMPLE_RATE // 1000
+        return _Speech(start, LocalAgreement() if self._session.policy == "agreement" else AlignAtt(lag))
 
     def _hypothesis(self, speech: _Speech, end: int, *, retry: bool) -> Hypothesis:
         assert self._language is not None
@@ -501,9 +527,9 @@ class SessionRestartTranscriber:
         with self.metrics.measure("whisper.infer"):
             with self.metrics.measure("whisper.buffer_read"):
                 audio = self.vad_audio_buffer.read(Span(speech.start, end))
-            agreement = speech.agreement
+            policy = speech.policy
             return self._decoder.decode(
-                audio, speech.start, self._language, agreement.committed, agreement.tentative, retry=retry
+                audio, speech.start, self._language, policy.committed, policy.tentative, retry=retry
             )
 
     def _commit(self, words: Sequence[Word]) -> None:
@@ -512,11 +538,11 @@ class SessionRestartTranscriber:
     def _cut(self, speech: _Speech) -> _Speech:
         """Finish the earlier part of speech that got too long, at a pause if there is one; returns the rest."""
         earliest = max(speech.committed_until, speech.start + MIN_SPEECH)
-        latest = max(self._heard - self._session.commit_lag_ms * SAMPLE_RATE // 1000, earliest)
+        latest = max(self._sure_until(), earliest)
         pauses = [pause for pause in self._gate.pauses(Span(earliest, latest)) if pause.end <= latest]
         at = max(pauses, key=len).end if pauses else self._gate.quietest(Span(earliest, latest)) or latest
         self._finish(max(at, earliest))
-        return _Speech(self._final_until)
+        return self._new_speech(self._final_until)
 
     def _finish(self, end: int) -> None:
         """Turn the running speech up to ``end`` into a final segment."""
@@ -528,7 +554,7 @@ class SessionRestartTranscriber:
             return
         words = self._last_words(speech)
         text = text_of(words)
-        self._commit(words[len(speech.agreement.committed) :])
+        self._commit(words[len(speech.policy.committed) :])
         if not is_meaningful(text):
             return
         self._counts["segments"] += 1
@@ -541,9 +567,9 @@ class SessionRestartTranscriber:
         """The words of speech that has ended: those of the last hypothesis if it heard just all of it."""
         end = self._final_until
         if end - speech.start < MIN_SPEECH:  # a switch in the pause that ended it left nothing
-            return speech.agreement.committed
+            return speech.policy.committed
         if self._gate.voiced_until <= min(speech.seen_until, end):
-            return (*speech.agreement.committed, *speech.agreement.tentative)
+            return (*speech.policy.committed, *speech.policy.tentative)
         return self._hypothesis(speech, end, retry=True).words
 
     def _end_speech(self, closed: Span) -> None:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisperlab.scoring.language import Boundary
+from whisperlab.scoring.text import align, units
 from whisperlab.segments import Switch
+from whisperlab.trace import Reference
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,6 +33,28 @@ class ComputeTime:
 def decision_delays(pairs: Iterable[tuple[Boundary, Switch]]) -> tuple[float, ...]:
     """Seconds of audio heard from a true switch, where the new language begins, to its decision."""
     return tuple(switch.decided_at - boundary.end for boundary, switch in pairs)
+
+
+def word_latencies(
+    reference: Reference, committed: Iterable[tuple[str, float]], *, fold_diacritics: bool = True
+) -> tuple[float, ...]:
+    """Seconds from the end of each word that was recognised right to the moment its text could no longer change.
+
+    ``committed`` is the text that became final and when, in order. On the wall clock of a stream fed in real time
+    this includes computing and queueing; on the clock of the audio it does not. True ends are those of `align`.
+    """
+    times: list[float] = []
+    said: list[str] = []
+    for text, at in committed:
+        found = units(text, fold_diacritics=fold_diacritics)
+        said += found
+        times += [at] * len(found)
+    latencies, heard = [], 0
+    for step in align(reference, " ".join(said), fold_diacritics=fold_diacritics):
+        if step.kind == "hit":
+            latencies.append(times[heard] - step.end)
+        heard += step.hypothesis is not None
+    return tuple(latencies)
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:

@@ -22,8 +22,8 @@ from whisperlab.scoring.language import (
     segment_labels,
     true_switches,
 )
-from whisperlab.scoring.latency import ComputeTime, decision_delays, percentile
-from whisperlab.scoring.text import TextCounts, add_by_language, align, text_counts
+from whisperlab.scoring.latency import ComputeTime, decision_delays, percentile, word_latencies
+from whisperlab.scoring.text import SwitchText, TextCounts, add_by_language, align, switch_text, text_counts
 from whisperlab.segments import LanguageFrame, SessionSegment, Switch
 from whisperlab.trace import Reference, Trace
 
@@ -51,7 +51,9 @@ class Score:
 
     ``text`` counts by the reference's language. ``labels`` is reference speech time by true and given
     language, given by the final segments; ``frame_labels`` the same, given by the language-ID frames (empty
-    when there were none). ``delays`` are the decision delays of the switches found, in seconds.
+    when there were none). ``delays`` are the decision delays of the switches found, in seconds. ``switch_text`` is
+    what became of the words within two of a switch, ``word_latencies`` the seconds from the end of a right word to
+    its final text, where it is known when that came.
     """
 
     recordings: int
@@ -63,6 +65,8 @@ class Score:
     switches: SwitchCounts
     delays: tuple[float, ...]
     compute: ComputeTime
+    switch_text: SwitchText
+    word_latencies: tuple[float, ...]
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
@@ -77,6 +81,8 @@ class Score:
             self.switches + other.switches,
             self.delays + other.delays,
             self.compute + other.compute,
+            self.switch_text + other.switch_text,
+            self.word_latencies + other.word_latencies,
         )
 
     def rates(self) -> RateTree:
@@ -100,6 +106,8 @@ class Score:
             "switches": asdict(self.switches),
             "delays": list(self.delays),
             "compute": asdict(self.compute),
+            "switch_text": asdict(self.switch_text),
+            "word_latencies": list(self.word_latencies),
         }
 
     @classmethod
@@ -116,6 +124,8 @@ class Score:
                 SwitchCounts(**value["switches"]),
                 tuple(value["delays"]),
                 ComputeTime(**value["compute"]),
+                SwitchText(TextCounts(**value["switch_text"]["counts"]), value["switch_text"]["deleted_s"]),
+                tuple(value["word_latencies"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {value!r:.200}") from error
@@ -128,13 +138,14 @@ def score(
     *,
     duration: float,
     frames: Sequence[LanguageFrame] = (),
+    committed: Sequence[tuple[str, float]] = (),
     compute_s: float | None = None,
     fold_diacritics: bool = True,
 ) -> Score:
     """Score what any recogniser said about one recording of ``duration`` seconds.
 
     The text is that of the final segments in order of time, compared as a whole. ``compute_s`` is wall time
-    spent computing, when it is known.
+    spent computing, when it is known. ``committed`` is the text that became final and the second at which it did.
     """
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
     steps = align(reference, " ".join(s.text for s in final), fold_diacritics=fold_diacritics)
@@ -150,6 +161,8 @@ def score(
         switches=SwitchCounts(len(true), len(switches), {name: len(found) for name, found in pairs.items()}),
         delays=decision_delays(pairs[f"{WIDEST_S:g}"]),
         compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
+        switch_text=switch_text(steps),
+        word_latencies=word_latencies(reference, committed, fold_diacritics=fold_diacritics),
     )
 
 
@@ -164,6 +177,7 @@ def score_trace(trace: Trace, reference: Reference | None = None, *, fold_diacri
         trace.switches,
         duration=trace.duration,
         frames=trace.frames,
+        committed=trace.committed,
         compute_s=trace.compute_s,
         fold_diacritics=fold_diacritics,
     )
@@ -210,6 +224,10 @@ def _rates(score: Score) -> RateTree:
         "error_rate_by_language": {
             language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
         },
+        "switch_error_rate": _ratio(
+            score.switch_text.counts.errors, score.switch_text.counts.reference_words
+        ),
+        "deleted_s_per_switch": _ratio(score.switch_text.deleted_s, switches.true),
         "language_error_rate": _ratio(score.labels.wrong_s, score.labels.speech_s),
         "language_error_rate_frames": _ratio(score.frame_labels.wrong_s, score.frame_labels.speech_s),
         **_switch_rates(switches),
@@ -221,6 +239,8 @@ def _rates(score: Score) -> RateTree:
         "decision_delay_p95": percentile(score.delays, 95, missed=missed),
         "decision_delay_found_p50": percentile(score.delays, 50),
         "decision_delay_found_p95": percentile(score.delays, 95),
+        "word_latency_p50": percentile(score.word_latencies, 50),
+        "word_latency_p95": percentile(score.word_latencies, 95),
         "real_time_factor": _ratio(score.compute.compute_s, score.compute.audio_s),
         "reference_words": total.reference_words,
         "hypothesis_words": total.hypothesis_words,

@@ -7,7 +7,7 @@ The convention of the SEAME and ASCEND corpora: edits over mixed units / units o
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -31,12 +31,15 @@ class Aligned:
     """One step of an alignment: a reference unit, a hypothesis unit, or both, and the reference's language.
 
     Both and equal is a hit, both and different a substitution, only a reference a deletion, only a hypothesis
-    an insertion. An insertion belongs to the language of the reference unit before it.
+    an insertion. An insertion belongs to the language of the reference unit before it. ``start`` and
+    ``end`` are where a reference unit was spoken, in seconds: its segment's time in equal shares.
     """
 
     reference: str | None
     hypothesis: str | None
     language: str
+    start: float = 0.0
+    end: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -110,14 +113,15 @@ def align(reference: Reference, hypothesis: str, *, fold_diacritics: bool = True
     wanted = _tagged(reference, fold_diacritics)
     said = units(hypothesis, fold_diacritics=fold_diacritics)
     # Units hold no white space, so jiwer's own splitting gives them back.
-    found = jiwer.process_words(" ".join(unit for unit, _ in wanted), " ".join(said))
+    found = jiwer.process_words(" ".join(unit for unit, *_ in wanted), " ".join(said))
     steps: list[Aligned] = []
     for chunk in found.alignments[0]:
         left = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
         right = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if left:
             answers: list[str | None] = [*right] or [None] * len(left)
-            steps += (Aligned(unit, answer, lang) for (unit, lang), answer in zip(left, answers, strict=True))
+            pairs = zip(left, answers, strict=True)
+            steps += (Aligned(unit, answer, lang, *times) for (unit, lang, *times), answer in pairs)
         else:
             before = max(chunk.ref_start_idx - 1, 0)
             language = wanted[before][1] if wanted else UNTAGGED
@@ -139,16 +143,49 @@ def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
     return counts
 
 
+@dataclass(slots=True, frozen=True)
+class SwitchText:
+    """What became of the units next to the language switches; ``deleted_s`` is the speech time of those left out."""
+
+    counts: TextCounts = TextCounts()
+    deleted_s: float = 0.0
+
+    def __add__(self, other: SwitchText) -> SwitchText:
+        return SwitchText(self.counts + other.counts, self.deleted_s + other.deleted_s)
+
+
+def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
+    """The steps within ``reach`` reference units of a change of the reference's language, on either side, counted.
+
+    An insertion counts where the reference unit before it does. These are the points of interest of PIER (Ugan et
+    al. 2025, arXiv 2501.09512), taken at the switches.
+    """
+    languages = [step.language for step in steps if step.reference is not None]
+    changes = [i for i in range(1, len(languages)) if languages[i] != languages[i - 1]]
+    near = {i for change in changes for i in range(change - reach, change + reach)}
+    chosen, at = [], -1
+    for step in steps:
+        at += step.reference is not None
+        if max(at, 0) in near:
+            chosen.append(step)
+    counts = sum(text_counts(chosen).values(), TextCounts())
+    return SwitchText(counts, sum(step.end - step.start for step in chosen if step.kind == "deletion"))
+
+
 def add_by_language(left: Mapping[str, TextCounts], right: Mapping[str, TextCounts]) -> dict[str, TextCounts]:
     """The counts of both, language by language."""
     languages = sorted(left.keys() | right.keys())
     return {lang: left.get(lang, TextCounts()) + right.get(lang, TextCounts()) for lang in languages}
 
 
-def _tagged(reference: Reference, fold_diacritics: bool) -> list[tuple[str, str]]:
-    tagged = [(segment.text, segment.lang) for segment in reference.segments]
-    if not any(text for text, _ in tagged):
-        tagged = [(reference.text, UNTAGGED)]
-    return [
-        (unit, language) for text, language in tagged for unit in units(text, fold_diacritics=fold_diacritics)
-    ]
+def _tagged(reference: Reference, fold_diacritics: bool) -> list[tuple[str, str, float, float]]:
+    """The units of a reference with their language, start and end."""
+    parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
+    if not any(text for text, *_ in parts):
+        parts = [(reference.text, UNTAGGED, 0.0, 0.0)]
+    tagged = []
+    for text, language, start, end in parts:
+        found = units(text, fold_diacritics=fold_diacritics)
+        each = (end - start) / max(len(found), 1)
+        tagged += [(unit, language, start + i * each, start + (i + 1) * each) for i, unit in enumerate(found)]
+    return tagged

@@ -1,0 +1,84 @@
+"""Every language-ID window of a corpus with its posterior, computed once and kept beside the speech.
+
+Shared by the benchmarks that compare what is done with these frames (cache keys, smoothers). A window is taken
+every 100 ms of speech, none is spared. Kept under WHISPERLAB_CACHE/benchmarks, named by all they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import whisperlab
+from whisperlab import SessionRestartTranscriber, corpora, models
+from whisperlab.audio import FloatArray, chunks, read_audio
+from whisperlab.lid import LidOptions
+from whisperlab.timeline import SAMPLE_RATE, Span
+from whisperlab.trace import Reference
+
+SOURCES = ("encoder.py", "lid.py", "linear.py", "text_stack.py", "vad.py")  # what a posterior depends on
+
+
+@dataclass(slots=True, frozen=True)
+class Recording:
+    """A recording with its windows (ends and lengths in samples) and their posteriors (windows, languages)."""
+
+    audio: FloatArray
+    reference: Reference
+    languages: tuple[str, ...]
+    ends: np.ndarray
+    lengths: np.ndarray
+    posteriors: np.ndarray
+
+    def window(self, index: int) -> Span:
+        return Span(int(self.ends[index] - self.lengths[index]), int(self.ends[index]))
+
+
+def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[Recording]:
+    """All recordings of a split. The first time this encodes every window: some minutes."""
+    recordings = corpora.load(corpus, split)
+    languages = sorted({code for recording in recordings for code in recording.languages})
+    lid = LidOptions(sure_hops=1, **({} if english_bias is None else {"english_bias": english_bias}))
+    transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span", lid=lid)
+    folder = models.cache_dir() / "benchmarks"
+    found = []
+    for recording in tqdm(recordings, desc=f"frames of {corpus} {split}", unit="recording"):
+        audio = read_audio(recording.audio_path)
+        path = folder / f"frames-{_digest(transcriber, audio)}.npz"
+        if not path.exists():
+            _compute(transcriber, audio, path)
+        with np.load(path) as kept:
+            arrays = (kept["ends"], kept["lengths"], kept["posteriors"])
+        reference = Reference.from_dict(recording.reference)
+        found.append(Recording(audio, reference, tuple(languages), *arrays))
+    return found
+
+
+def _compute(transcriber: SessionRestartTranscriber, audio: FloatArray, path: Path) -> None:
+    transcriber.reset()
+    results = [transcriber.process(chunk) for chunk in chunks(audio, SAMPLE_RATE)]
+    frames = [frame for result in [*results, transcriber.finalize()] for frame in result.frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(
+        partial,
+        ends=np.array([frame.end for frame in frames]),
+        lengths=np.array([frame.window for frame in frames]),
+        posteriors=np.array([[*frame.posterior.values()] for frame in frames]),
+    )
+    partial.replace(path)
+
+
+def _digest(transcriber: SessionRestartTranscriber, audio: FloatArray) -> str:
+    folder = Path(whisperlab.__file__).parent
+    config = {name: transcriber.config()[name] for name in ("model", "precision", "languages", "vad", "lid")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name in SOURCES:
+        digest.update((folder / name).read_bytes())
+    digest.update(audio.tobytes())
+    return digest.hexdigest()[:24]

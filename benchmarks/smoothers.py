@@ -1,0 +1,188 @@
+"""Six ways from the same posteriors to language switches, on real speech.
+
+    python benchmarks/smoothers.py --split dev           # every setting; choose here
+    python benchmarks/smoothers.py --split test --best   # the product's tracker alone; report here
+
+All decide online: a switch counts from the frame at which it was decided. Boundaries are raw, not moved to pauses.
+The others than the product's get the lag of the window (0.45 of it, as measured) taken off their boundaries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from language_frames import Recording, load
+
+from whisperlab.scoring import pooled, score
+from whisperlab.segments import Switch
+from whisperlab.smoothing import Evidence, LanguageTracker, SmoothingOptions, Turn, switch_cost
+from whisperlab.timeline import seconds
+
+LAG = 0.45  # of a window, from a switch to the first frame that shows it
+CORPORA = ("ivr-five", "ivr-en-es")
+SHOWN = ("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "false_switches_per_hour")
+SHOWN_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95")
+
+Smoother = Callable[
+    [np.ndarray, Evidence], Turn | None
+]  # what it now holds the language to be, if it is sure
+
+
+class Labelled:
+    """A smoother that gives one label a frame; a turn when the label has held for some frames."""
+
+    def __init__(self, hold: int) -> None:
+        self._hold, self._run, self._label, self._began = hold, 0, -1, 0
+
+    def label(self, posterior: np.ndarray) -> int:
+        raise NotImplementedError
+
+    def __call__(self, posterior: np.ndarray, evidence: Evidence) -> Turn | None:
+        label = self.label(posterior)
+        if label != self._label:
+            self._label, self._run = label, 0
+            self._began = evidence.end - round(LAG * (evidence.end - evidence.start))
+        self._run += 1
+        return Turn(label, self._began) if self._run >= self._hold else None
+
+
+class ArgMax(Labelled):
+    """The likeliest language of the frame alone."""
+
+    def label(self, posterior: np.ndarray) -> int:
+        return int(posterior.argmax())
+
+
+class MovingAverage(Labelled):
+    """The likeliest language of the mean over some frames."""
+
+    def __init__(self, hold: int, n: int) -> None:
+        super().__init__(hold)
+        self._recent: deque[np.ndarray] = deque(maxlen=n)
+
+    def label(self, posterior: np.ndarray) -> int:
+        self._recent.append(posterior)
+        return int(np.mean(self._recent, axis=0).argmax())
+
+
+class Hysteresis(Labelled):
+    """The last language until another one is very likely."""
+
+    def __init__(self, hold: int, threshold: float) -> None:
+        super().__init__(hold)
+        self._threshold, self._last = threshold, -1
+
+    def label(self, posterior: np.ndarray) -> int:
+        best = int(posterior.argmax())
+        if self._last < 0 or posterior[best] >= self._threshold:
+            self._last = best
+        return self._last
+
+
+class Viterbi(Labelled):
+    """The usual chain, one state a language: the end of the best path, or its state ``lag`` frames back."""
+
+    def __init__(self, hold: int, evidence_per_second: float, lag: int) -> None:
+        super().__init__(hold)
+        self._weight, self._lag = evidence_per_second * 0.1, lag
+        self._scores: np.ndarray | None = None
+        self._back: deque[np.ndarray] = deque(maxlen=max(lag, 1))
+
+    def label(self, posterior: np.ndarray) -> int:
+        emitted = self._weight * np.log(np.maximum(posterior, 1e-4))
+        if self._scores is None:
+            self._scores = np.zeros(len(posterior))
+        best = int(self._scores.argmax())
+        move = self._scores[best] - switch_cost(0.1, 4.0, len(posterior))
+        self._back.append(np.where(self._scores >= move, np.arange(len(posterior)), best))
+        self._scores = np.maximum(self._scores, move) + emitted
+        self._scores -= self._scores.max()
+        state = int(self._scores.argmax())
+        for back in itertools.islice(reversed(self._back), self._lag):
+            state = int(back[state])
+        return state
+
+
+class Tracker:
+    """The product's: transits as states, decided by a margin over every rival."""
+
+    def __init__(self, n: int, options: SmoothingOptions) -> None:
+        self._tracker = LanguageTracker(n, options)
+        self._current: int | None = None
+
+    def __call__(self, posterior: np.ndarray, evidence: Evidence) -> Turn | None:
+        self._tracker.push(posterior, evidence)
+        turn = self._tracker.change(self._current)
+        if turn:
+            self._current = turn.state
+        return turn
+
+
+def competitors() -> Iterator[tuple[str, Callable[[int], Smoother]]]:
+    """Every smoother with every setting, made anew for a number of languages."""
+    for hold in (1, 3, 5, 10):
+        yield f"arg-max, held {hold} frames", lambda n, h=hold: ArgMax(h)
+        for width in (5, 10, 15):
+            yield f"mean of {width}, held {hold}", lambda n, h=hold, w=width: MovingAverage(h, w)
+        for threshold in (0.8, 0.95, 0.99):
+            yield f"hysteresis {threshold}, held {hold}", lambda n, h=hold, t=threshold: Hysteresis(h, t)
+        for evidence in (1.5, 3.0, 6.0):
+            for lag in (0, 5, 10):
+                kind = f"fixed-lag Viterbi, {lag} frames" if lag else "online Viterbi"
+                name = f"{kind}, evidence {evidence}, held {hold}"
+                yield name, lambda n, h=hold, e=evidence, lag=lag: Viterbi(h, e, lag)
+    for between, evidence, margin in itertools.product((3.0, 4.0, 8.0), (2.0, 3.0, 4.0), (1.0, 2.0, 3.0)):
+        options = SmoothingOptions(between, evidence, margin=margin)
+        name = f"transits, {between:g} s between switches, evidence {evidence:g}, margin {margin:g}"
+        yield name, lambda n, o=options: Tracker(n, o)
+
+
+def rates(recordings: list[Recording], make: Callable[[int], Smoother]) -> dict[str, float]:
+    """Switch rates of one smoother over recordings, each a stream of its own."""
+    scores = []
+    for recording in recordings:
+        smoother, current, switches = make(len(recording.languages)), None, []
+        for i, posterior in enumerate(recording.posteriors):
+            window = recording.window(i)
+            turn = smoother(posterior, Evidence(window.start, window.end))
+            if turn is None or turn.state == current:
+                continue
+            if current is not None:
+                codes = recording.languages[current], recording.languages[turn.state]
+                switches.append(Switch(seconds(turn.boundary), *codes, seconds(window.end)))
+            current = turn.state
+        duration = seconds(len(recording.audio))
+        scores.append(score(recording.reference, (), tuple(switches), duration=duration))
+    return pooled(scores).rates()
+
+
+def main() -> None:
+    """Print a line per smoother and setting: F1 at three tolerances, false ones an hour, delays of the found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--best", action="store_true", help="the product's tracker with its defaults alone")
+    arguments = parser.parse_args()
+    loaded = {corpus: load(corpus, arguments.split) for corpus in CORPORA}
+    entrants = list(competitors())
+    if arguments.best:
+        entrants = [("transits, defaults", lambda n: Tracker(n, SmoothingOptions()))]
+    print(
+        f"{'':<62}"
+        + "".join(f"{corpus + ': F1@.5, @1, @2, false/h, delay p50, p95':<54}" for corpus in CORPORA)
+    )
+    for name, make in entrants:
+        cells = []
+        for corpus in CORPORA:
+            found = rates(loaded[corpus], make)
+            cells.append("  ".join(f"{found[key] or 0:6.2f}" for key in (*SHOWN, *SHOWN_DELAYS)))
+        print(f"{name:<62}{'      '.join(cells)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
