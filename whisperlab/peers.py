@@ -45,12 +45,16 @@ CHUNK_S = 0.1
 # The rates a table shows, each with its interval over recordings.
 RATES = (
     "mixed_error_rate",
+    "switch_error_rate",
+    "deleted_s_per_switch",
     "language_error_rate",
-    "switch_recall_at_1",
+    "switch_f1_at_0.5",
     "switch_f1_at_1",
-    "switch_recall_at_2",
     "switch_f1_at_2",
+    "switch_recall_at_2",
     "false_switches_per_hour",
+    "decision_delay_found_p50",
+    "decision_delay_found_p95",
     "real_time_factor",
 )
 
@@ -151,11 +155,11 @@ def faster_oracle(engine: WhisperModel) -> Peer:
     return run
 
 
-def streaming(make_transcriber: Callable[[], StreamTranscriber]) -> Peer:
-    """A streaming transcriber, fed as fast as it computes; ``make_transcriber`` gives a fresh one."""
+def streaming(make_transcriber: Callable[[Reference], StreamTranscriber]) -> Peer:
+    """A streaming transcriber, fed as fast as it computes; ``make_transcriber`` gives a fresh one for a recording."""
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
-        transcriber = make_transcriber()
+        transcriber = make_transcriber(reference)
         results = [transcriber.process(chunk) for chunk in chunks(audio, samples(CHUNK_S))]
         results.append(transcriber.finalize())
         segments = tuple(segment for result in results for segment in result.segments)
@@ -182,23 +186,48 @@ def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = 
     return engine
 
 
-def all_peers(
-    make_transcriber: Callable[[], StreamTranscriber],
-    model: str = "base",
-    threads: int = THREADS,
-    say: Say = _log.info,
-) -> dict[str, Peer]:
-    """Every peer by the name it has in the table, whisperlab last, all on the same weights."""
-    engine = load_faster_whisper(model, threads, say)
+def whisperlab_modes(model: Whisper, languages: Sequence[str]) -> dict[str, Peer]:
+    """whisperlab three times: finding the languages (of those given), forced to the first one, told every segment."""
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    following = SessionRestartTranscriber(model, languages=languages)
+
+    def auto(reference: Reference) -> StreamTranscriber:
+        following.reset()
+        return following
+
+    def forced(reference: Reference) -> StreamTranscriber:
+        return SessionRestartTranscriber(model, language=reference.segments[0].lang)
+
+    def oracle(reference: Reference) -> StreamTranscriber:
+        times = [(segment.start, segment.lang) for segment in reference.segments]
+        return SessionRestartTranscriber(model, oracle=[(0.0, times[0][1]), *times[1:]])
+
     return {
-        "openai-whisper": openai_whisper(models.load_model(model, say=say)),
+        "whisperlab, auto": streaming(auto),
+        "whisperlab, forced": streaming(forced),
+        "whisperlab, oracle": streaming(oracle),
+    }
+
+
+def all_peers(
+    languages: Sequence[str], model: str = "base", threads: int = THREADS, say: Say = _log.info
+) -> dict[str, Peer]:
+    """Every peer by the name it has in the table, whisperlab last, all on the same weights.
+
+    ``languages`` are those whisperlab may find; no other can be told.
+    """
+    engine = load_faster_whisper(model, threads, say)
+    loaded = models.load_model(model, say=say)
+    return {
+        "openai-whisper": openai_whisper(loaded),
         "faster-whisper int8, one language": faster_one_language(engine),
         "faster-whisper int8, multilingual": faster_multilingual(engine, condition_on_previous_text=True),
         "faster-whisper int8, multilingual, no prompt": faster_multilingual(
             engine, condition_on_previous_text=False
         ),
         "faster-whisper int8, oracle segments": faster_oracle(engine),
-        "whisperlab": streaming(make_transcriber),
+        **whisperlab_modes(loaded, languages),
     }
 
 
@@ -243,7 +272,6 @@ def warm_up(recording: Recording, peers: Mapping[str, Peer]) -> None:
 
 def compare(
     recordings: Sequence[Recording],
-    make_transcriber: Callable[[], StreamTranscriber] | None = None,
     *,
     model: str = "base",
     threads: int = THREADS,
@@ -253,14 +281,14 @@ def compare(
 ) -> list[dict[str, Any]]:
     """All peers and whisperlab on some recordings: one row per peer, as `summarise` makes them.
 
-    Without ``make_transcriber``, whisperlab runs with its defaults, told the languages of the recordings (no
-    peer can be told). Raises ConfigurationError when there are no recordings.
+    whisperlab runs with its defaults, told the languages of the recordings (no peer can be told). Raises
+    ConfigurationError when there are no recordings.
     """
     if not recordings:
         raise ConfigurationError("there are no recordings to compare the peers on")
     with _torch_threads(threads):
-        make = make_transcriber or _default_transcriber(model, recordings)
-        peers = all_peers(make, model, threads, say)
+        languages = sorted({language for recording in recordings for language in recording.languages})
+        peers = all_peers(languages, model, threads, say)
         warm_up(recordings[0], peers)
         results = list(interleaved(recordings, peers, clock=clock, say=say))
     return summarise(results, recordings, rng or np.random.default_rng(0))
@@ -341,19 +369,6 @@ def _offline(segments: Iterable[SessionSegment], audio: FloatArray) -> Heard:
         if old.language != new.language
     )
     return found, tuple(switches)
-
-
-def _default_transcriber(model: str, recordings: Sequence[Recording]) -> Callable[[], StreamTranscriber]:
-    from whisperlab.transcriber import SessionRestartTranscriber
-
-    languages = sorted({language for recording in recordings for language in recording.languages})
-    transcriber = SessionRestartTranscriber(model=model, languages=languages or None)
-
-    def fresh() -> StreamTranscriber:
-        transcriber.reset()
-        return transcriber
-
-    return fresh
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ from whisperlab.decoder import (
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import ConfigurationError, StreamEndedError
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
-from whisperlab.linear import check_precision
+from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import load_model
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("whisperlab")
 _stream_ids = itertools.count()
+_prepared: WeakKeyDictionary[Whisper, dict[Precision, tuple[ShortWindowEncoder, TextStack]]] = (
+    WeakKeyDictionary()
+)
 
 WHISPER_S = seconds(MAX_WINDOW)
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
@@ -79,7 +83,7 @@ class SessionOptions:
     policy: Policy = "agreement"
     attention_lag_ms: int = 500
     preroll_ms: int = 200
-    snap_ms: int = 1400
+    snap_ms: int = 600
 
     def __post_init__(self) -> None:
         if self.step_ms < 100 or min(self.attention_lag_ms, self.preroll_ms, self.snap_ms) < 0:
@@ -223,8 +227,8 @@ class SessionRestartTranscriber:
             shadow_rate=shadow_rate,
             context=(self._config["model"], arithmetic, lid.window_ms, lid.margin_ms, lid.pool_after),
         )
-        stack = TextStack(loaded, arithmetic)
-        self._lid_encoder = ShortWindowEncoder(loaded, arithmetic)
+        encoder, stack = _halves(loaded, arithmetic)
+        self._lid_encoder = encoder.with_own_counts()
         self._text_encoder = self._lid_encoder.with_own_counts()
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
         self._identifier = LanguageIdentifier(
@@ -585,6 +589,14 @@ class SessionRestartTranscriber:
             self._finish(min(closed.end + preroll, self._heard))
 
 
+def _halves(model: Whisper, precision: Precision) -> tuple[ShortWindowEncoder, TextStack]:
+    """Encoder and decoder of a loaded model, prepared once however many transcribers use it: weights are kept once."""
+    prepared = _prepared.setdefault(model, {})
+    if precision not in prepared:
+        prepared[precision] = ShortWindowEncoder(model, precision), TextStack(model, precision)
+    return prepared[precision]
+
+
 def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:
     if language is not None and oracle is not None:
         raise ConfigurationError("language (mode forced) and oracle exclude each other")
@@ -597,7 +609,7 @@ def _checked_oracle(oracle: Sequence[tuple[float, str]] | None) -> list[tuple[in
         raise ConfigurationError(
             f"oracle needs (seconds, language) pairs in order, from 0 on, got {oracle!r}"
         )
-    return times
+    return [pair for before, pair in zip([(0, None), *times], times, strict=False) if pair[1] != before[1]]
 
 
 def _check_rates(sampling_rate: int, lid_hop_ms: int) -> None:
