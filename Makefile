@@ -11,11 +11,11 @@ MODEL := base
 REPORTS := reports
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-# The demo's sweep: the guide's two knobs, then a key that listens, then the text of the same recordings.
+# The demo's sweep: the guide's two knobs, then keys that listen, then the text of the same recordings.
 DEMO := $(REPORTS)/demo-sweep
 DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(DEMO) --resume
 DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded --no-decode
-DEMO_LISTENING := --cache-sizes 50 --hash-precisions 2,0 --keys logmel --no-decode
+DEMO_LISTENING := --cache-sizes 50 --hash-precisions 2,0 --keys logmel,near --no-decode
 DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
 # Threads that wait for each other should not burn the cores while they do (see whisperlab/cli/__init__.py).

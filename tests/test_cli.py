@@ -17,7 +17,7 @@ import soundfile
 
 from whisperlab import cli, instruments
 from whisperlab.audio import write_wav
-from whisperlab.cli import data, doctor, score, sweep, transcribe
+from whisperlab.cli import data, doctor, score, transcribe
 from whisperlab.cli.console import Console, finite, table
 from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
@@ -557,7 +557,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("whisperlab.models.load_model", lambda *_, **__: object())
     monkeypatch.setattr("whisperlab.models.model_digest", lambda model: "0" * 64)
-    monkeypatch.setattr(sweep, "transcriber_maker", lambda model: make)
+    monkeypatch.setattr("whisperlab.sweep.transcriber_maker", lambda model: make)
     return configurations
 
 
@@ -613,7 +613,7 @@ def test_a_stopped_sweep_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stopped = FakeTranscriber(failure=KeyboardInterrupt())
-    monkeypatch.setattr(sweep, "transcriber_maker", lambda model: lambda config: stopped)
+    monkeypatch.setattr("whisperlab.sweep.transcriber_maker", lambda model: lambda config: stopped)
     assert run("sweep", "--corpus", manifest, "--out", tmp_path / "out") == 130
     assert f"--resume with --out {tmp_path / 'out'}" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,17 @@ def test_over_all_languages_it_is_openai_whispers(
     mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(clip), base_model.dims.n_mels)
     _, expected = whisper.detect_language(base_model, mel)
     assert posterior(stack, spanish, ALL) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.model
+def test_the_english_bias_is_taken_off_english_alone(stack: TextStack, spanish: torch.Tensor) -> None:
+    bare = posterior(stack, spanish, FIVE)
+    found = LanguageIdentifier(stack, FIVE, english_bias=3.0).posterior(spanish)
+    debiased = dict(zip(FIVE, found.tolist(), strict=True))
+    for other in set(FIVE) - {"en"}:
+        moved = math.log(bare["en"] / bare[other]) - math.log(debiased["en"] / debiased[other])
+        assert moved == pytest.approx(3.0)
+    assert sum(debiased.values()) == pytest.approx(1)
 
 
 @pytest.mark.model
@@ -184,6 +196,9 @@ def test_softmax_is_a_distribution_whatever_the_size_of_the_logits(logits: list[
         {"min_speech_ms": -1},
         {"temperature": 0.0},
         {"temperature": float("nan")},
+        {"english_bias": float("inf")},
+        {"sure": 1.5},
+        {"sure_hops": 0},
     ],
 )
 def test_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:

@@ -227,6 +227,54 @@ def test_frames_come_at_the_hop_and_each_is_a_distribution(whole: Run) -> None:
         assert 0 < frame.window <= frame.end
 
 
+def test_while_the_language_is_sure_it_is_asked_for_less_often_and_near_a_switch_as_often_as_ever(
+    make: Make, scene: Scene
+) -> None:
+    hop = SAMPLE_RATE // 10
+    runs = {
+        hops: listen(
+            make(lid_hop_ms=100, decode=False, lid=LidOptions(sure_hops=hops)), chunks(scene.audio, CHUNK)
+        )
+        for hops in (1, 3)
+    }
+    always, seldom = runs[1], runs[3]
+    assert len(seldom.frames) < 0.85 * len(always.frames)
+    assert [s.to_language for s in seldom.switches] == [s.to_language for s in always.switches]
+    assert {frame.end for frame in seldom.frames} <= {frame.end for frame in always.frames}
+    gaps = {b.end - a.end for a, b in itertools.pairwise(seldom.frames)}
+    assert {hop, 3 * hop} <= gaps
+
+
+def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, sentence: Scene) -> None:
+    texts = {}
+    for policy in ("agreement", "alignatt"):
+        run = listen(
+            make(language="en", session=SessionOptions(policy=policy)), chunks(sentence.audio, CHUNK)
+        )
+        check_that_text_only_grows(run)
+        texts[policy] = [
+            len(units("".join(r.committed for r in run.results[: i + 1]))) for i in range(len(run.results))
+        ]
+        assert error_rate(sentence, run) < 0.4
+    assert all(a >= b for a, b in zip(texts["alignatt"][:-1], texts["agreement"][:-1], strict=True))
+    assert sum(texts["alignatt"]) > sum(texts["agreement"])
+
+
+def test_transcribers_of_one_model_share_its_weights_and_count_for_themselves(
+    make: Make, sentence: Scene
+) -> None:
+    first, second = make(decode=False), make(decode=False)
+    listen(first, chunks(sentence.audio, CHUNK))
+    assert first.get_statistics()["lid"]["encoder_calls"] > 0
+    assert second.get_statistics()["lid"]["encoder_calls"] == 0
+    assert first._lid_encoder._blocks is second._lid_encoder._blocks
+
+
+def test_an_oracle_that_repeats_a_language_makes_no_switch_of_it(make: Make, sentence: Scene) -> None:
+    run = listen(make(oracle=[(0, "en"), (1, "en"), (2, "es"), (2.5, "es")]), chunks(sentence.audio, CHUNK))
+    assert [(s.time, s.from_language, s.to_language) for s in run.switches] == [(2.0, "en", "es")]
+
+
 def test_a_reset_transcriber_hears_the_same_audio_alike(make: Make, sentence: Scene, one: Run) -> None:
     transcriber = make()
     listen(transcriber, chunks(sentence.audio[CHUNK:], CHUNK))
@@ -579,6 +627,8 @@ def test_an_unknown_language_has_its_own_error(make: Make) -> None:
     [
         {"step_ms": 99},
         {"preroll_ms": -1},
+        {"attention_lag_ms": -1},
+        {"policy": "hope"},
         {"snap_ms": -1},
         {"max_speech_s": 1.9},
         {"max_speech_s": 29.0},

@@ -36,6 +36,8 @@ from whisperlab.scoring import Score, pooled, score_trace
 from whisperlab.trace import StreamTranscriber, Trace, record
 
 if TYPE_CHECKING:
+    from whisper.model import Whisper
+
     from whisperlab.corpora.manifest import Recording
 
 logger = logging.getLogger("whisperlab")
@@ -179,6 +181,19 @@ def run_sweep(
     for row in failed:
         say(f"failed: {row['recording']} with {_short(row['config'])}: {row['error']}")
     return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, repaired)
+
+
+def transcriber_maker(model: Whisper) -> MakeTranscriber:
+    """A function from a configuration to its transcriber; the model is loaded once and shared.
+
+    Language is asked for at every hop: left to itself the transcriber would skip some while it is sure, and
+    hide what cache, key and hop do.
+    """
+    from whisperlab.lid import LidOptions
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    every_hop = LidOptions(sure_hops=1)
+    return lambda config: SessionRestartTranscriber(**{**config, "model": model, "lid": every_hop})
 
 
 def run_task(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,8 @@ from whisperlab.cli.console import Console, table
 from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
-    from whisper.model import Whisper
-
     from whisperlab.corpora import Recording
     from whisperlab.sweep import Grid, Row
-    from whisperlab.trace import StreamTranscriber
 
 HELP = "a grid of configurations over recordings"
 EXAMPLES = (
@@ -52,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--cache-sizes", type=whole_numbers, default=[10, 50], metavar="10,50")
     parser.add_argument("--hash-precisions", type=whole_numbers, default=[6, 4, 2, 1, 0], metavar="6,4,2,1,0")
-    parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel")
+    parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel,near")
     parser.add_argument("--lid-hop-ms", type=whole_numbers, default=[100], metavar="100,300")
     parser.add_argument(
         "--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked"
@@ -80,7 +77,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             configurations,
             recordings,
             args.out,
-            make_transcriber=transcriber_maker(model),
+            make_transcriber=sweep.transcriber_maker(model),
             model_digest=digest,
             retry_failed=args.retry_failed,
             progress=console.err.isatty(),
@@ -126,13 +123,6 @@ def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
             "shadow_rate": args.shadow_rate,
         },
     )
-
-
-def transcriber_maker(model: Whisper) -> Callable[[Mapping[str, Any]], StreamTranscriber]:
-    """A function from a configuration to its transcriber; the model is loaded once and shared."""
-    from whisperlab.transcriber import SessionRestartTranscriber
-
-    return lambda config: SessionRestartTranscriber(**{**config, "model": model})
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
