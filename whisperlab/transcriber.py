@@ -83,7 +83,7 @@ class SessionOptions:
     policy: Policy = "agreement"
     attention_lag_ms: int = 500
     preroll_ms: int = 200
-    snap_ms: int = 600
+    snap_ms: int = 1000
 
     def __post_init__(self) -> None:
         if self.step_ms < 100 or min(self.attention_lag_ms, self.preroll_ms, self.snap_ms) < 0:
