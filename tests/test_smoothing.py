@@ -131,6 +131,14 @@ def test_a_ramp_of_log_odds_is_seen_under_way_and_its_beginning_is_the_boundary(
     assert 0 < seen_b_at - at < 0.75 * WINDOW
 
 
+def test_the_same_window_may_be_seen_twice() -> None:
+    """The end of a stretch of speech may ask again where the last frame was taken."""
+    found = TransitViterbi(2, 4.0, 3.0)
+    for _ in range(2):
+        found.push(np.log([0.2, 0.8]), evidence(20))
+    assert (found.state, len(found._began)) == (B, 0)
+
+
 def test_a_chain_without_states_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         TransitViterbi(0, 4.0, 3.0)

@@ -26,6 +26,7 @@ from whisperlab.lid import LidOptions
 from whisperlab.scoring import Score, score, units
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import SmoothingOptions
+from whisperlab.sweep import transcriber_maker
 from whisperlab.timeline import SAMPLE_RATE, Span, samples
 from whisperlab.transcriber import SessionOptions
 from whisperlab.vad import VadOptions
@@ -243,6 +244,12 @@ def test_while_the_language_is_sure_it_is_asked_for_less_often_and_near_a_switch
     assert {frame.end for frame in seldom.frames} <= {frame.end for frame in always.frames}
     gaps = {b.end - a.end for a, b in itertools.pairwise(seldom.frames)}
     assert {hop, 3 * hop} <= gaps
+
+
+def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
+    config = transcriber_maker(base_model)({"languages": ["en"], "decode": False}).config()
+    assert config["lid"]["sure_hops"] == 1
+    assert config["lid"]["english_bias"] == LidOptions().english_bias
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, sentence: Scene) -> None:

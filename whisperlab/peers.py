@@ -196,12 +196,15 @@ def whisperlab_modes(model: Whisper, languages: Sequence[str]) -> dict[str, Peer
         following.reset()
         return following
 
+    def true_turns(reference: Reference) -> list[tuple[float, str]]:
+        turns = [(segment.start, segment.lang) for segment in reference.segments] or [(0.0, languages[0])]
+        return [(0.0, turns[0][1]), *turns[1:]]
+
     def forced(reference: Reference) -> StreamTranscriber:
-        return SessionRestartTranscriber(model, language=reference.segments[0].lang)
+        return SessionRestartTranscriber(model, language=true_turns(reference)[0][1])
 
     def oracle(reference: Reference) -> StreamTranscriber:
-        times = [(segment.start, segment.lang) for segment in reference.segments]
-        return SessionRestartTranscriber(model, oracle=[(0.0, times[0][1]), *times[1:]])
+        return SessionRestartTranscriber(model, oracle=true_turns(reference))
 
     return {
         "whisperlab, auto": streaming(auto),

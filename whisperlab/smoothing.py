@@ -133,7 +133,7 @@ class TransitViterbi:
         """Advance by one frame: log-probabilities of shape (states,) and the window they came from."""
         known = self._heard_until
         gap_s = 0.0 if known is None else min((window.end - known) / SAMPLE_RATE, LONGEST_GAP_S)
-        if known is not None and len(self._settled) > 1:
+        if known is not None and gap_s > 0 and len(self._settled) > 1:
             self._begin_transits(max(known, window.start), gap_s)
         frame_s = gap_s or 0.1
         weight = self._evidence * frame_s / (2 * NOISE**2)
