@@ -56,7 +56,11 @@ def shown(**data: str) -> NotebookNode:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb", "02_cache_sweep.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == [
+        "01_quickstart.ipynb",
+        "02_cache_sweep.ipynb",
+        "04_switching.ipynb",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -256,6 +260,7 @@ SMALL = {
         "SHADOW_RATE": 1.0,
         "PROFILED_SECONDS": 3.0,
     },
+    "04_switching": {"SURE_HOPS": 3},
 }
 
 

@@ -547,6 +547,23 @@ def test_true_switches_are_marked_where_the_new_language_begins() -> None:
     assert [5.0, 5.0] not in [list(x) for x in lines]
 
 
+def test_all_stages_of_a_recording_stand_on_one_time_axis() -> None:
+    trace = make_trace("a", ("en", "es", "ru"), config=configuration(), wrong=0.0)
+    figure = figures.stages_figure(trace, np.zeros(15 * 16_000, np.float32))
+    sound, speech, posterior, rows = figure.axes
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 15.0)}
+    assert [text.get_text() for axes in (sound, speech, rows) for text in axes.get_yticklabels()] == [
+        *("sound", "speech"),
+        *("path", "decided", "text", "true"),
+    ]
+    assert [text.get_text() for text in rows.texts] == ["en", "es", "ru"] * 3
+    spans = [list(line.get_xdata()) for line in rows.lines]
+    for switch in trace.switches:  # from the boundary to the decision
+        assert [switch.time, switch.decided_at] in spans
+    for axes in (sound, posterior, rows):
+        assert [5.0, 5.0] in [list(line.get_xdata()) for line in axes.lines]
+
+
 def test_a_language_has_one_colour_in_all_timelines_of_a_report() -> None:
     traces = [
         make_trace(n, blocks, config=configuration()) for n, blocks in (("a", ("es",)), ("b", ("en", "es")))

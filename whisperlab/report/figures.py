@@ -15,10 +15,13 @@ from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
+import numpy as np
+
+from whisperlab.audio import FloatArray
 from whisperlab.errors import MissingDependencyError
 from whisperlab.report.tally import CacheTally, Operation, Result, percent
 from whisperlab.scoring.language import Label, frame_labels, segment_labels, true_switches
-from whisperlab.timeline import seconds
+from whisperlab.timeline import SAMPLE_RATE, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,6 +125,41 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     return figure
 
 
+@_styled
+def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
+    """Every stage of one recording on one time axis, from the sound to the text.
+
+    Downwards: waveform; speech found; posterior of each frame; path of the smoothing; switches decided (a line from
+    the boundary, where the language changed, to the triangle, when that was known); languages of the text; truth.
+    Dashed lines are true switches. ``audio`` is what was heard, shape (n,), 16 kHz.
+    """
+    colours = language_colours([trace])
+    figure = _figure(width, 6.4)
+    wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
+    figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
+    _draw_waveform(wave, audio)
+    _draw_speech(speech, trace)
+    _draw_posterior(posterior, trace, colours)
+    path = [(label.start, label.end, label.language) for label in _runs(frame_labels(trace.frames))]
+    true = [(s.start, s.end, s.lang) for s in trace.reference.segments] if trace.reference else []
+    text = [(label.start, label.end, label.language) for label in heard(trace)]
+    for place, bars in ((0, path), (2, text), (3, true)):
+        _draw_row(rows, place, bars, colours)
+    for switch in trace.switches:
+        rows.plot([switch.time, switch.decided_at], [1, 1], color=INK, linewidth=1.2)
+        rows.plot([switch.decided_at], [1], ">", color=INK, markersize=6)
+    rows.set_yticks([0, 1, 2, 3], ["path", "decided", "text", "true"])
+    rows.set_ylim(3.5, -0.5)
+    rows.tick_params(length=0)
+    rows.spines["left"].set_visible(False)
+    rows.set_xlim(0, trace.duration)
+    rows.set_xlabel("seconds of audio")
+    for true_switch in true_switches(trace.reference) if trace.reference else ():
+        for axes in (wave, posterior, rows):
+            axes.axvline(true_switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+    return figure
+
+
 def language_colours(traces: Iterable[Trace]) -> dict[str, str]:
     """A colour per language of some traces: those spoken first, then those heard, then the frames' labels.
 
@@ -140,8 +178,13 @@ def heard(trace: Trace) -> list[Label]:
     """The languages heard, in time order: those of the text, or without text those of the smoothed frames."""
     if trace.segments:
         return sorted(segment_labels(trace.segments), key=lambda label: (label.start, label.end))
+    return _runs(frame_labels(trace.frames))
+
+
+def _runs(labels: Iterable[Label]) -> list[Label]:
+    """Labels of one language that follow each other without a gap as one."""
     runs: list[Label] = []
-    for label in frame_labels(trace.frames):
+    for label in labels:
         if runs and (runs[-1].end, runs[-1].language) == (label.start, label.language):
             runs[-1] = Label(runs[-1].start, label.end, label.language)
         else:
@@ -265,6 +308,25 @@ def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: flo
     figure.subplots_adjust(
         left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height
     )
+
+
+def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
+    """Lowest and highest sample of each of some thousand stretches."""
+    stretches = np.array_split(audio, min(len(audio), 1500))
+    times = np.cumsum([len(stretch) for stretch in stretches]) / SAMPLE_RATE
+    lows, highs = [stretch.min() for stretch in stretches], [stretch.max() for stretch in stretches]
+    axes.fill_between(times, lows, highs, color=MUTED, linewidth=0)
+    axes.set_yticks([0], ["sound"])
+    axes.tick_params(length=0, labelbottom=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def _draw_speech(axes: Axes, trace: Trace) -> None:
+    spans = [(seconds(span.start), seconds(span.end) - seconds(span.start)) for span in trace.speech]
+    axes.broken_barh(spans, (0, 1), color=MUTED, linewidth=0)
+    axes.set_yticks([0.5], ["speech"])
+    axes.tick_params(length=0, labelbottom=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
 
 
 def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
