@@ -233,7 +233,7 @@ def test_a_change_waits_for_its_margin() -> None:
 @pytest.mark.parametrize("current", [A, None])
 def test_a_language_must_beat_all_others_not_just_the_one_it_leaves(current: int | None) -> None:
     """Between English and Italian the path may lead by Spanish, which is then decided only if Italian is not near."""
-    split = [np.array([1.0, 0.0, 0.0])] * 30 + [np.array([0.0, 0.5, 0.5])] * 40
+    split = [np.array([1.0, 0.0, 0.0])] * 30 + [np.array([0.0, 0.5, 0.5])] * 25
     _, changes = follow(split, SmoothingOptions(), current=current)
     assert not any(turn and turn.state != A for turn in changes)
     _, changes = follow([*split, *[np.array([0.0, 0.0, 1.0])] * 30], SmoothingOptions(), current=A)
@@ -247,6 +247,14 @@ def test_a_frame_after_a_long_silence_counts_no_more_than_one_after_a_short_one(
         mine.push(np.log([0.9, 0.1]), evidence(20))
         mine.push(np.log([0.2, 0.8]), Evidence(later - WINDOW, later))
     assert found[3].scores == pytest.approx(found[60].scores)
+
+
+@pytest.mark.parametrize("between_s", [1.0, 4.0])
+def test_a_margin_no_language_can_reach_does_not_keep_one_from_being_decided(between_s: float) -> None:
+    options = SmoothingOptions(seconds_between_switches=between_s, margin=1e9)
+    _, changes = follow(posteriors([0.9] * 60), options, current=None)
+    assert changes[-1] is not None
+    assert changes[-1].state == B
 
 
 def test_before_any_frame_there_is_no_change() -> None:

@@ -34,6 +34,7 @@ FLOOR = (
     -5.0
 )  # log-probability below which a language counts as just as unlikely: one frame cannot veto a path
 LEEWAY = 0.5  # how far, in log-odds, evidence must push a transit back before it counts as excluded
+PATIENCE = 3 * SAMPLE_RATE  # samples a language must lead to be decided without a margin
 LONGEST_GAP_S = 0.2  # a frame counts for the time since the last one, after a silence for no more than this
 
 
@@ -44,7 +45,8 @@ class SmoothingOptions:
     ``seconds_between_switches`` is what people expect of their audio; the switch cost follows from it.
     ``evidence_per_second`` is the number of independent observations a second of speech is worth.
     ``min_duration_ms`` and ``margin`` (log-odds against the next best language) must both be met before a language
-    is decided; the margin must be below the cost of a switch, which no two languages lie farther apart than.
+    is decided; a language that has led for `PATIENCE` needs no margin, because no two ever lie farther apart than the
+    cost of a switch.
     """
 
     seconds_between_switches: float = 4.0
@@ -95,7 +97,8 @@ class TransitViterbi:
     """Best path through settled languages and transits, frame by frame; remembers one window of transits.
 
     ``scores`` are the best log-score of a path that ends in each language, relative to the best of all (0);
-    ``state`` is the language of the best path and ``boundary`` the sample at which that language began.
+    ``state`` is the language of the best path and ``boundary`` the sample at which that language began; ``cost`` is
+    that of the newest switch.
     """
 
     __slots__ = (
@@ -110,7 +113,7 @@ class TransitViterbi:
             "_since",
             "_transit",
         ),
-        *("boundary", "scores", "state"),
+        *("boundary", "cost", "scores", "state"),
     )
 
     def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
@@ -124,7 +127,7 @@ class TransitViterbi:
         self._began = np.zeros(0, np.int64)
         self._from = np.zeros((0, n_states), np.intp)  # language a transit leaves
         self._heard_until: int | None = None
-        self._cost = 0.0  # of the newest switch
+        self.cost = 0.0
         self.scores: Array = np.zeros(n_states)
         self.state = 0
         self.boundary = 0
@@ -152,7 +155,7 @@ class TransitViterbi:
         stay = self._settled[state]
         if len(self._transit):
             stay = max(stay, float(self._transit[:, state].max()))
-        open_ = self._transit > stay - self._cost - LEEWAY
+        open_ = self._transit > stay - self.cost - LEEWAY
         open_[:, state] = False
         rows = np.flatnonzero(open_.any(axis=1))
         return int(self._began[rows[0]]) if len(rows) else self._heard_until or 0
@@ -161,8 +164,8 @@ class TransitViterbi:
         """Every language may begin here, leaving the likeliest other one."""
         order = np.argsort(-self.scores, kind="stable")
         left = np.where(np.arange(len(order)) == order[0], order[1], order[0])
-        self._cost = switch_cost(gap_s, self._mean_s, len(order))
-        self._transit = np.vstack((self._transit, self.scores[left] - self._cost))
+        self.cost = switch_cost(gap_s, self._mean_s, len(order))
+        self._transit = np.vstack((self._transit, self.scores[left] - self.cost))
         self._began = np.append(self._began, at)
         self._from = np.vstack((self._from, left))
 
@@ -220,10 +223,12 @@ class LanguageTracker:
     def change(self, current: int | None) -> Turn | None:
         """The change away from ``current`` (None: no language yet) if it is sustained."""
         turn = self.outlook(current)
-        if turn is None or self._heard is None or self._heard.end - self._ends_since < self._min_duration:
+        if turn is None or self._heard is None:
             return None
+        held = self._heard.end - self._ends_since
         rivals = np.delete(self._chain.scores, turn.state)
-        return turn if not len(rivals) or -rivals.max() >= self._options.margin else None
+        clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
+        return turn if clear and held >= self._min_duration else None
 
     def sure_until(self, current: int) -> int:
         """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""

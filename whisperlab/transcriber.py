@@ -62,6 +62,7 @@ _prepared: WeakKeyDictionary[Whisper, dict[Precision, tuple[ShortWindowEncoder, 
 )
 
 WHISPER_S = seconds(MAX_WINDOW)
+CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
 
@@ -505,6 +506,8 @@ class SessionRestartTranscriber:
             return
         if seconds(self._heard - speech.start) > self._session.max_speech_s:
             speech = self._speech = self._cut(speech)
+            if self._heard - speech.start < MIN_SPEECH:
+                return
         hypothesis = self._hypothesis(speech, self._heard, retry=False)
         if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
             return
@@ -542,7 +545,7 @@ class SessionRestartTranscriber:
     def _cut(self, speech: _Speech) -> _Speech:
         """Finish the earlier part of speech that got too long, at a pause if there is one; returns the rest."""
         earliest = max(speech.committed_until, speech.start + MIN_SPEECH)
-        latest = max(self._sure_until(), earliest)
+        latest = max(min(self._sure_until(), self._heard - CUT_LAG), earliest)
         pauses = [pause for pause in self._gate.pauses(Span(earliest, latest)) if pause.end <= latest]
         at = max(pauses, key=len).end if pauses else self._gate.quietest(Span(earliest, latest)) or latest
         self._finish(max(at, earliest))
