@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
 from whisperlab.cli.console import Console, finite, table
-from whisperlab.trace import provenance
 
 if TYPE_CHECKING:
     from whisperlab.instruments import Figure
@@ -35,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print one table."""
+    from whisperlab.trace import provenance
+
     rows = _BENCHES[args.what](args, console)
     console.document(finite({"bench": args.what, "rows": rows, **provenance()}))
     console.show(table(_readable(rows) if args.what == "peers" else [_worded(row) for row in rows]))
