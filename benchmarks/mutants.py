@@ -39,7 +39,7 @@ MUTANTS = {
             "self._data[first : self._capacity], self._data[: n - head]",
             "self._data[: n - head], self._data[first : self._capacity]",
         ),
-        Mutant("self._copy_in(chunk[-self._capacity :], end)", "self._copy_in(chunk[: self._capacity], end)"),
+        Mutant("self._copy_in(chunk[-capacity:], end)", "self._copy_in(chunk[:capacity], end)"),
         Mutant("                self._given += n\n", ""),
         Mutant("return max(taken, end - self._capacity, torn), end", "return max(taken, torn), end"),
         Mutant(
@@ -47,7 +47,7 @@ MUTANTS = {
             "return self._end - self._capacity <= start",
         ),
         Mutant("1.0 / full_scale(chunk.dtype)", "1.0 / (full_scale(chunk.dtype) - 1)"),
-        Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED_32", "and len(chunk) < 10**9"),
+        Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED", "and len(chunk) < 10**9"),
         Mutant("self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))", "pass"),
         Mutant(
             "self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"

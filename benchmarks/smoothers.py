@@ -27,22 +27,20 @@ CORPORA = ("ivr-five", "ivr-en-es")
 SHOWN = ("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "false_switches_per_hour")
 SHOWN_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95")
 
+Label = Callable[[np.ndarray], int]
 Smoother = Callable[
     [np.ndarray, Evidence], Turn | None
 ]  # what it now holds the language to be, if it is sure
 
 
-class Labelled:
-    """A smoother that gives one label a frame; a turn when the label has held for some frames."""
+class Held:
+    """A label a frame, from any function of the posterior; a turn when the label has held for some frames."""
 
-    def __init__(self, hold: int) -> None:
-        self._hold, self._run, self._label, self._began = hold, 0, -1, 0
-
-    def label(self, posterior: np.ndarray) -> int:
-        raise NotImplementedError
+    def __init__(self, label: Label, hold: int) -> None:
+        self._label_of, self._hold, self._run, self._label, self._began = label, hold, 0, -1, 0
 
     def __call__(self, posterior: np.ndarray, evidence: Evidence) -> Turn | None:
-        label = self.label(posterior)
+        label = self._label_of(posterior)
         if label != self._label:
             self._label, self._run = label, 0
             self._began = evidence.end - round(LAG * (evidence.end - evidence.start))
@@ -50,49 +48,44 @@ class Labelled:
         return Turn(label, self._began) if self._run >= self._hold else None
 
 
-class ArgMax(Labelled):
+def arg_max(posterior: np.ndarray) -> int:
     """The likeliest language of the frame alone."""
-
-    def label(self, posterior: np.ndarray) -> int:
-        return int(posterior.argmax())
+    return int(posterior.argmax())
 
 
-class MovingAverage(Labelled):
+class MovingAverage:
     """The likeliest language of the mean over some frames."""
 
-    def __init__(self, hold: int, n: int) -> None:
-        super().__init__(hold)
+    def __init__(self, n: int) -> None:
         self._recent: deque[np.ndarray] = deque(maxlen=n)
 
-    def label(self, posterior: np.ndarray) -> int:
+    def __call__(self, posterior: np.ndarray) -> int:
         self._recent.append(posterior)
         return int(np.mean(self._recent, axis=0).argmax())
 
 
-class Hysteresis(Labelled):
+class Hysteresis:
     """The last language until another one is very likely."""
 
-    def __init__(self, hold: int, threshold: float) -> None:
-        super().__init__(hold)
+    def __init__(self, threshold: float) -> None:
         self._threshold, self._last = threshold, -1
 
-    def label(self, posterior: np.ndarray) -> int:
+    def __call__(self, posterior: np.ndarray) -> int:
         best = int(posterior.argmax())
         if self._last < 0 or posterior[best] >= self._threshold:
             self._last = best
         return self._last
 
 
-class Viterbi(Labelled):
+class Viterbi:
     """The usual chain, one state a language: the end of the best path, or its state ``lag`` frames back."""
 
-    def __init__(self, hold: int, evidence_per_second: float, lag: int) -> None:
-        super().__init__(hold)
+    def __init__(self, evidence_per_second: float, lag: int) -> None:
         self._weight, self._lag = evidence_per_second * 0.1, lag
         self._scores: np.ndarray | None = None
         self._back: deque[np.ndarray] = deque(maxlen=max(lag, 1))
 
-    def label(self, posterior: np.ndarray) -> int:
+    def __call__(self, posterior: np.ndarray) -> int:
         emitted = self._weight * np.log(np.maximum(posterior, 1e-4))
         if self._scores is None:
             self._scores = np.zeros(len(posterior))
@@ -125,17 +118,20 @@ class Tracker:
 def competitors() -> Iterator[tuple[str, Callable[[int], Smoother]]]:
     """Every smoother with every setting, made anew for a number of languages."""
     for hold in (1, 3, 5, 10):
-        yield f"arg-max, held {hold} frames", lambda n, h=hold: ArgMax(h)
+        yield f"arg-max, held {hold} frames", lambda n, h=hold: Held(arg_max, h)
         for width in (5, 10, 15):
-            yield f"mean of {width}, held {hold}", lambda n, h=hold, w=width: MovingAverage(h, w)
+            yield f"mean of {width}, held {hold}", lambda n, h=hold, w=width: Held(MovingAverage(w), h)
         for threshold in (0.8, 0.95, 0.99):
-            yield f"hysteresis {threshold}, held {hold}", lambda n, h=hold, t=threshold: Hysteresis(h, t)
+            yield (
+                f"hysteresis {threshold}, held {hold}",
+                lambda n, h=hold, t=threshold: Held(Hysteresis(t), h),
+            )
         for evidence in (1.5, 3.0, 6.0):
             for lag in (0, 5, 10):
                 kind = f"fixed-lag Viterbi, {lag} frames" if lag else "online Viterbi"
                 name = f"{kind}, evidence {evidence}, held {hold}"
-                yield name, lambda n, h=hold, e=evidence, lag=lag: Viterbi(h, e, lag)
-    for between, evidence, margin in itertools.product((3.0, 4.0, 8.0), (2.0, 3.0, 4.0), (1.0, 2.0, 3.0)):
+                yield name, lambda n, h=hold, e=evidence, lag=lag: Held(Viterbi(e, lag), h)
+    for between, evidence, margin in itertools.product((3.0, 4.0, 8.0), (0.5, 0.8, 1.1), (1.0, 2.0, 3.0)):
         options = SmoothingOptions(between, evidence, margin=margin)
         name = f"transits, {between:g} s between switches, evidence {evidence:g}, margin {margin:g}"
         yield name, lambda n, o=options: Tracker(n, o)

@@ -31,7 +31,7 @@ HOP_S = 0.1
 HOP = SAMPLE_RATE // 10
 WINDOW = 2 * SAMPLE_RATE
 A, B = 0, 1
-BETWEEN_S, EVIDENCE = 4.0, 30.0  # so much evidence that single frames tell
+BETWEEN_S, EVIDENCE = 4.0, 8.0  # so much evidence that single frames tell
 
 
 def evidence(frame: int) -> Evidence:
@@ -115,7 +115,7 @@ def test_memory_is_one_window_however_long_the_stream() -> None:
 def test_a_ramp_of_log_odds_is_seen_under_way_and_its_beginning_is_the_boundary(at_s: float) -> None:
     """What a window does when the language changes: its log-odds rise while the new speech fills it."""
     at = round(at_s * SAMPLE_RATE)
-    found = TransitViterbi(2, BETWEEN_S, evidence_per_second=3.0)
+    found = TransitViterbi(2, BETWEEN_S, evidence_per_second=0.8)
     seen_b_at = None
     for i in range(150):
         window = evidence(i)
@@ -133,7 +133,7 @@ def test_a_ramp_of_log_odds_is_seen_under_way_and_its_beginning_is_the_boundary(
 
 def test_the_same_window_may_be_seen_twice() -> None:
     """The end of a stretch of speech may ask again where the last frame was taken."""
-    found = TransitViterbi(2, 4.0, 3.0)
+    found = TransitViterbi(2, 4.0, 0.8)
     for _ in range(2):
         found.push(np.log([0.2, 0.8]), evidence(20))
     assert (found.state, len(found._began)) == (B, 0)
@@ -210,7 +210,7 @@ def test_a_decided_change_is_one_the_best_path_shows(frames: list[float]) -> Non
 
 
 def test_a_change_waits_for_its_minimum_duration() -> None:
-    options = {"margin": 0.0, "seconds_between_switches": 1.0, "evidence_per_second": 100.0}
+    options = {"margin": 0.0, "seconds_between_switches": 1.0, "evidence_per_second": 27.0}
     frames = posteriors([0.0] * 10 + [1.0] * 40)
     decided = []
     for min_duration_ms in (0, 100, 500):
@@ -241,7 +241,7 @@ def test_a_language_must_beat_all_others_not_just_the_one_it_leaves(current: int
 
 
 def test_a_frame_after_a_long_silence_counts_no_more_than_one_after_a_short_one() -> None:
-    found = {gap_s: TransitViterbi(2, 4.0, 3.0) for gap_s in (3, 60)}  # both longer than the window
+    found = {gap_s: TransitViterbi(2, 4.0, 0.8) for gap_s in (3, 60)}  # both longer than the window
     for gap_s, mine in found.items():
         later = evidence(20).end + gap_s * SAMPLE_RATE
         mine.push(np.log([0.9, 0.1]), evidence(20))

@@ -186,7 +186,9 @@ def test_the_same_audio_in_any_chunks_gives_the_same(make: Make, scene: Scene, w
 
 @pytest.mark.parametrize("which", ["whole", "one", "forced", "oracle"])
 def test_committed_and_final_text_never_changes(request: pytest.FixtureRequest, which: str) -> None:
-    check_that_text_only_grows(request.getfixturevalue(which))
+    run: Run = request.getfixturevalue(which)
+    check_that_text_only_grows(run)
+    assert letters(run.committed) == letters("".join(segment.text for segment in run.segments)) != ""
 
 
 @pytest.mark.parametrize("which", ["whole", "one", "forced", "oracle"])
@@ -443,6 +445,9 @@ def test_short_windows_of_language_id_do_not_break_the_ends_of_speech(make: Make
     run = listen(transcriber, chunks(audio, CHUNK))
     check_that_text_only_grows(run)
     check_that_segments_are_in_order(run, audio)
+    assert run.switches
+    assert run.segments
+    assert all(switch.time <= switch.decided_at <= duration_s(audio) for switch in run.switches)
 
 
 # --- chunks of every kind -----------------------------------------------------------------------------

@@ -37,8 +37,7 @@ from whisperlab.errors import (
 from whisperlab.timeline import Span
 
 _LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
-_LOUDEST_SQUARED = _LOUDEST**2
-_LOUDEST_SQUARED_32 = np.float32(_LOUDEST_SQUARED)  # compares twice as fast
+_LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # numpy's own: compares twice as fast
 
 
 class RingBuffer:
@@ -105,21 +104,23 @@ class RingBuffer:
                 last <= capacity
                 and chunk.strides == self._strides  # one dimension, in one piece
                 and chunk.dtype is self._dtype
-                and chunk.dot(chunk) < _LOUDEST_SQUARED_32
+                and chunk.dot(chunk) < _LOUDEST_SQUARED
             )
         except (AttributeError, TypeError):  # no array
             usual = False
         if not usual:
-            self._append_any(samples)
-            return
-        end = begin + last - first
+            chunk = _checked_chunk(samples)
+        end = begin + len(chunk)
         try:
             if end - self._taken > capacity and end > begin:
                 self._overruns += 1
             self._claimed = end
-            self._memory[first:last] = chunk
-            if self._mirrored:
-                self._memory[first + capacity : last + capacity] = chunk
+            if usual:
+                self._memory[first:last] = chunk
+                if self._mirrored:
+                    self._memory[first + capacity : last + capacity] = chunk
+            else:
+                self._copy_in(chunk[-capacity:], end)
             self._end = end
         except BaseException:
             self._give_up()
@@ -252,27 +253,13 @@ class RingBuffer:
         """Whether samples just looked at from ``start`` on are whole: the producer kept out of their place."""
         return max(self._claimed - self._capacity, self._torn) <= start
 
-    def _append_any(self, samples: npt.ArrayLike) -> None:
-        """Append what is of another type than the ring's, too long, strided, or goes over the ring's end."""
-        chunk = _checked_chunk(samples)
-        begin, end = self._end, self._end + len(chunk)
-        try:
-            if end - self._taken > self._capacity and end > begin:
-                self._overruns += 1
-            self._claimed = end
-            self._copy_in(chunk[-self._capacity :], end)
-            self._end = end
-        except BaseException:
-            self._give_up()
-            raise
-
     def _give_up(self) -> None:
         """After an append that did not end: what it may have written over is lost, the rest is as it was."""
         self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))
         self._claimed = self._end
 
     def _copy_in(self, chunk: npt.NDArray[Any], end: int) -> None:
-        """Put a chunk (at most ``capacity`` long, of any type) where samples ending at the index belong."""
+        """Put a chunk (at most ``capacity`` long, of any accepted type) where samples ending at the index belong."""
         n = len(chunk)
         first = (end - n) % self._capacity
         head = min(n, self._capacity - first)
@@ -359,7 +346,7 @@ def _checked_chunk(samples: npt.ArrayLike) -> npt.NDArray[Any]:
     chunk = as_samples(samples)
     if chunk.ndim != 1:
         raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
-    if chunk.dtype.kind == "f" and not _square_sum(chunk) < _LOUDEST_SQUARED:
+    if chunk.dtype.kind == "f" and not _square_sum(chunk) < float(_LOUDEST_SQUARED):
         bad = int(np.count_nonzero(~(np.abs(chunk) <= _LOUDEST)))  # NaN compares false
         if bad:
             raise AudioFormatError(

@@ -15,7 +15,6 @@ import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from math import floor, sqrt
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from whisperlab.audio import FloatArray
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.profiling.memory import status
 from whisperlab.segments import SessionSegment
 from whisperlab.timeline import SAMPLE_RATE, samples
 
@@ -310,7 +310,7 @@ def _grown_bytes(metrics: PerformanceMetrics, records: int) -> int:
     def fill(n: int) -> int:
         for _ in range(n):
             metrics.record("lid.total", 0.001)
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
+        return status()["VmRSS"]
 
     before = fill(10_000)
     return fill(records) - before
@@ -332,19 +332,14 @@ def cache_figures(model: Whisper) -> list[Figure]:
         lookup_ms, hash_ms = _lookups(EncoderCache(key=key), short, window)
         figures += [
             Figure(
-                f"{key}: look-up of 2 s, hash included, p50",
-                float(np.percentile(lookup_ms, 50)),
+                f"{key}: look-up of 2 s, hash included, p{q}",
+                float(np.percentile(lookup_ms, q)),
                 "ms",
                 n=CALLS,
-            ),
-            Figure(
-                f"{key}: look-up of 2 s, hash included, p95",
-                float(np.percentile(lookup_ms, 95)),
-                "ms",
-                n=CALLS,
-            ),
-            Figure(f"{key}: share of hashing", sum(hash_ms) / sum(lookup_ms), "", n=CALLS),
+            )
+            for q in (50, 95)
         ]
+        figures.append(Figure(f"{key}: share of hashing", sum(hash_ms) / sum(lookup_ms), "", n=CALLS))
     for name, output in (("2 s", short), ("2 s padded to 30 s", padded)):
         cache = EncoderCache(max_size=50)
         for index in range(50):
@@ -383,15 +378,14 @@ def tracking_figures(pattern: re.Pattern[str]) -> list[Figure]:
     """Searching for one letter or digit with a precompiled pattern, against asking every character."""
     figures = []
     for name, text in TEXTS.items():
-        search = pattern.search
 
         def ask(text: str = text) -> None:
             for _ in range(CALLS):
                 any(c.isalnum() for c in text)
 
-        def find(text: str = text, search: Callable[[str], object] = search) -> None:
+        def find(text: str = text) -> None:
             for _ in range(CALLS):
-                search(text)
+                pattern.search(text)
 
         times = in_turns({"ask": ask, "find": find})
         figures.append(ratio(f"any(isalnum) / pattern, {name}", times["ask"], times["find"]))

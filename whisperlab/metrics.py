@@ -3,7 +3,7 @@
 Guarantee: no record is lost, whatever threads, tasks or nesting it comes from, and percentiles are those of
 the raw samples in the window (the newest ``max_samples`` of an operation), never of buckets. Count, total,
 mean, extremes and deviation cover everything since the start or the last reset. The price: an ``append`` to
-an array of integers a record, which the interpreter makes atomic, and some 20 µs of folding every 256.
+a list a record, which the interpreter makes atomic, and some 20 µs of folding every 256.
 """
 
 from __future__ import annotations

@@ -26,16 +26,19 @@ from whisperlab.timeline import SAMPLE_RATE
 
 Array = NDArray[np.float64]
 
-# All four as measured on the development splits, with windows of 2.5 s.
+# Measured on the development splits, with windows of 2.5 s.
 DOUBT = 5.5  # log-odds of a settled language against any other
 RAMP = (0.04, 0.88)  # share of the window that the new language fills when its log-odds begin and end to rise
-NOISE = 2.7  # standard deviation of a frame's log-probabilities around what a state predicts
-FLOOR = (
-    -5.0
-)  # log-probability below which a language counts as just as unlikely: one frame cannot veto a path
+NOISE = (
+    1.4  # root mean square of a frame's log-probabilities around what a settled language predicts: 1.2 to 1.5
+)
+
+# Chosen there.
+FLOOR = -5.0  # log-probability; what is less likely counts as just as unlikely: one frame cannot veto a path
 LEEWAY = 0.5  # how far, in log-odds, evidence must push a transit back before it counts as excluded
 PATIENCE = 3 * SAMPLE_RATE  # samples a language must lead to be decided without a margin
 LONGEST_GAP_S = 0.2  # a frame counts for the time since the last one, after a silence for no more than this
+FIRST_S = 0.1  # what a frame counts for that has none before it
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,7 +53,7 @@ class SmoothingOptions:
     """
 
     seconds_between_switches: float = 4.0
-    evidence_per_second: float = 3.0
+    evidence_per_second: float = 0.8
     min_duration_ms: int = 300
     margin: float = 2.0
 
@@ -97,8 +100,7 @@ class TransitViterbi:
     """Best path through settled languages and transits, frame by frame; remembers one window of transits.
 
     ``scores`` are the best log-score of a path that ends in each language, relative to the best of all (0);
-    ``state`` is the language of the best path and ``boundary`` the sample at which that language began; ``cost`` is
-    that of the newest switch.
+    ``state`` is the language of the best path and ``boundary`` the sample at which that language began.
     """
 
     __slots__ = (
@@ -113,7 +115,7 @@ class TransitViterbi:
             "_since",
             "_transit",
         ),
-        *("boundary", "cost", "scores", "state"),
+        *("boundary", "scores", "state"),
     )
 
     def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
@@ -127,7 +129,7 @@ class TransitViterbi:
         self._began = np.zeros(0, np.int64)
         self._from = np.zeros((0, n_states), np.intp)  # language a transit leaves
         self._heard_until: int | None = None
-        self.cost = 0.0
+        self._cost = 0.0  # of the newest switch
         self.scores: Array = np.zeros(n_states)
         self.state = 0
         self.boundary = 0
@@ -138,8 +140,7 @@ class TransitViterbi:
         gap_s = 0.0 if known is None else min((window.end - known) / SAMPLE_RATE, LONGEST_GAP_S)
         if known is not None and gap_s > 0 and len(self._settled) > 1:
             self._begin_transits(max(known, window.start), gap_s)
-        frame_s = gap_s or 0.1
-        weight = self._evidence * frame_s / (2 * NOISE**2)
+        weight = self._evidence * (gap_s or FIRST_S) / (2 * NOISE**2)
         self._weigh(np.maximum(log_posterior, FLOOR), weight, window)
         self._settle(window)
         self._heard_until = window.end
@@ -155,7 +156,7 @@ class TransitViterbi:
         stay = self._settled[state]
         if len(self._transit):
             stay = max(stay, float(self._transit[:, state].max()))
-        open_ = self._transit > stay - self.cost - LEEWAY
+        open_ = self._transit > stay - self._cost - LEEWAY
         open_[:, state] = False
         rows = np.flatnonzero(open_.any(axis=1))
         return int(self._began[rows[0]]) if len(rows) else self._heard_until or 0
@@ -164,8 +165,8 @@ class TransitViterbi:
         """Every language may begin here, leaving the likeliest other one."""
         order = np.argsort(-self.scores, kind="stable")
         left = np.where(np.arange(len(order)) == order[0], order[1], order[0])
-        self.cost = switch_cost(gap_s, self._mean_s, len(order))
-        self._transit = np.vstack((self._transit, self.scores[left] - self.cost))
+        self._cost = switch_cost(gap_s, self._mean_s, len(order))
+        self._transit = np.vstack((self._transit, self.scores[left] - self._cost))
         self._began = np.append(self._began, at)
         self._from = np.vstack((self._from, left))
 

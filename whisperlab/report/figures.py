@@ -119,9 +119,7 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     _draw_posterior(below, trace, known)
     below.set_xlim(0, trace.duration)
     below.set_xlabel("seconds of audio")
-    for switch in true_switches(trace.reference) if trace.reference else ():
-        for axes in (bars, below):
-            axes.axvline(switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+    _mark_true_switches(trace, bars, below)
     return figure
 
 
@@ -138,7 +136,11 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
     figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
     _draw_waveform(wave, audio)
-    _draw_speech(speech, trace)
+    _draw_speech(speech, trace, 0, 1)
+    speech.set_yticks([0.5], ["speech"])
+    for bare in (wave, speech):
+        bare.tick_params(length=0, labelbottom=False)
+        bare.spines[["left", "bottom"]].set_visible(False)
     _draw_posterior(posterior, trace, colours)
     path = [(label.start, label.end, label.language) for label in _runs(frame_labels(trace.frames))]
     true = [(s.start, s.end, s.lang) for s in trace.reference.segments] if trace.reference else []
@@ -154,9 +156,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     rows.spines["left"].set_visible(False)
     rows.set_xlim(0, trace.duration)
     rows.set_xlabel("seconds of audio")
-    for true_switch in true_switches(trace.reference) if trace.reference else ():
-        for axes in (wave, posterior, rows):
-            axes.axvline(true_switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+    _mark_true_switches(trace, wave, posterior, rows)
     return figure
 
 
@@ -317,16 +317,18 @@ def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
     lows, highs = [stretch.min() for stretch in stretches], [stretch.max() for stretch in stretches]
     axes.fill_between(times, lows, highs, color=MUTED, linewidth=0)
     axes.set_yticks([0], ["sound"])
-    axes.tick_params(length=0, labelbottom=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
 
 
-def _draw_speech(axes: Axes, trace: Trace) -> None:
+def _draw_speech(axes: Axes, trace: Trace, place: float, height: float) -> None:
     spans = [(seconds(span.start), seconds(span.end) - seconds(span.start)) for span in trace.speech]
-    axes.broken_barh(spans, (0, 1), color=MUTED, linewidth=0)
-    axes.set_yticks([0.5], ["speech"])
-    axes.tick_params(length=0, labelbottom=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.broken_barh(spans, (place, height), color=MUTED, linewidth=0)
+
+
+def _mark_true_switches(trace: Trace, *stack: Axes) -> None:
+    """A dashed line through all the axes wherever a new language begins."""
+    for switch in true_switches(trace.reference) if trace.reference else ():
+        for axes in stack:
+            axes.axvline(switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
 
 
 def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
@@ -336,8 +338,7 @@ def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     _draw_row(axes, 1, [(label.start, label.end, label.language) for label in heard(trace)], colours)
     decided = [switch.decided_at for switch in trace.switches]
     axes.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
-    speech = [(seconds(span.start), seconds(span.end) - seconds(span.start)) for span in trace.speech]
-    axes.broken_barh(speech, (1.86, 0.18), color=MUTED, linewidth=0)
+    _draw_speech(axes, trace, 1.86, 0.18)
     axes.set_yticks([0, 1, 1.95], ["true", "heard", "speech"])
     axes.set_ylim(2.1, -0.45)
     axes.tick_params(length=0, labelbottom=False)

@@ -162,7 +162,9 @@ def score(
         delays=decision_delays(pairs[f"{WIDEST_S:g}"]),
         compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
         switch_text=switch_text(steps),
-        word_latencies=word_latencies(reference, committed, fold_diacritics=fold_diacritics),
+        word_latencies=(
+            word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()
+        ),
     )
 
 
