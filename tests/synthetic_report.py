@@ -226,7 +226,14 @@ def _frames(
             for lang, doubt in zip(LANGUAGES, doubts, strict=True)
         }
         cached = bool(rng.random() < hit_rate)
-        frame = {"end": end, "window": 2.0, "posterior": posterior, "label": likely, "cached": cached}
+        frame = {
+            "end": end,
+            "window": 2.0,
+            "speech": 2.0,
+            "posterior": posterior,
+            "label": likely,
+            "cached": cached,
+        }
         yield {"kind": "frame", "at": end, "elapsed": end / 3, **frame}
 
 

@@ -331,6 +331,22 @@ def test_a_prefix_is_kept_as_it_is_and_continued(
 
 
 @pytest.mark.model
+def test_a_prompt_lends_its_style_and_neither_text_nor_times(
+    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis
+) -> None:
+    """After text in capitals Whisper goes on in capitals; the words and their places stay."""
+    prompt = tokenizer_for("es").encode(" EL NÚMERO QUE USTED MARCÓ NO ESTÁ EN SERVICIO. LLAME MÁS TARDE.")
+    shouted = decoder.decode(clip, 0, "es", prompt=prompt)
+    assert sum(map(str.isupper, text_of(shouted.words))) > 10 > sum(map(str.isupper, text_of(said.words)))
+    places = {w.key: w.start for w in said.words}
+    shared = [(w.start, places[w.key]) for w in shouted.words if w.key in places]
+    assert len(shared) > len(places) / 2
+    assert all(abs(one - other) < SAMPLE_RATE / 4 for one, other in shared)
+    long = decoder.decode(clip, 0, "es", prompt=prompt * 40)  # more than the decoder can hold
+    assert long.words
+
+
+@pytest.mark.model
 def test_words_lie_in_their_window_and_do_not_run_backwards(clip: FloatArray, said: Hypothesis) -> None:
     times = [time for each in said.words for time in (each.start, each.end)]
     assert times == sorted(times)

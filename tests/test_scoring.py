@@ -236,7 +236,9 @@ def test_tentative_segments_give_no_label() -> None:
 
 
 def frame(end: float, label: str, window: float = 2.0) -> LanguageFrame:
-    return LanguageFrame(samples(end), samples(min(window, end)), {label: 1.0}, label, False)
+    return LanguageFrame(
+        samples(end), samples(min(window, end)), samples(min(window, end)), {label: 1.0}, label, False
+    )
 
 
 def test_a_frame_labels_the_time_since_the_frame_before_at_most_its_window() -> None:

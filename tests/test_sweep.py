@@ -55,7 +55,7 @@ class Parrot:
             self._cache.put(torch.ones(2), chunk)
         else:
             self._cache.record_shadow(agree=self._heard % 3200 == 0, distance=0.5)
-        frame = LanguageFrame(self._heard, len(chunk), {"en": 1.0}, "en", found is not None)
+        frame = LanguageFrame(self._heard, len(chunk), len(chunk), {"en": 1.0}, "en", found is not None)
         return ProcessResult("", "", "en", frames=(frame,))
 
     def finalize(self) -> ProcessResult:

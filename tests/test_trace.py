@@ -19,7 +19,7 @@ from whisperlab.timeline import SAMPLE_RATE, Span
 from whisperlab.trace import Reference, ReferenceSegment, Trace, provenance, read_trace, record, write_trace
 
 AUDIO = np.linspace(-0.5, 0.5, SAMPLE_RATE // 4, dtype=np.float32)  # 0.25 s: two whole chunks and a half
-FRAME = LanguageFrame(1600, 1600, {"en": 0.75, "es": 0.25}, "en", False)
+FRAME = LanguageFrame(1600, 1600, 1024, {"en": 0.75, "es": 0.25}, "en", False)
 SEGMENT = SessionSegment("hola señor", "es", 0.1, 0.2, True, 0.875)
 SWITCH = Switch(0.1, "en", "es", 0.2)
 RESULTS = (
@@ -201,7 +201,7 @@ def drop_header(lines: list[str]) -> list[str]:
 
 
 def newer_schema(lines: list[str]) -> list[str]:
-    return [lines[0].replace('"schema": 1', '"schema": 2'), *lines[1:]]
+    return [lines[0].replace('"schema": 2', '"schema": 3'), *lines[1:]]
 
 
 def two_runs(lines: list[str]) -> list[str]:
@@ -230,7 +230,7 @@ def lost_field(lines: list[str]) -> list[str]:
         (drop_end, "not one whole trace"),
         (cut_line, ":3 is not JSON"),
         (drop_header, "first line is not a header"),
-        (newer_schema, "trace schema 2; this version reads schema 1"),
+        (newer_schema, "trace schema 3; this version reads schema 2"),
         (two_runs, "not one whole trace"),
         (two_headers, "not one whole trace"),
         (foreign_line, ":3 is not a trace line"),

@@ -106,6 +106,14 @@ def test_closing_without_speech_brings_nothing() -> None:
     assert gate.close() is None
 
 
+def test_the_speech_of_a_stretch_is_counted_by_the_sample() -> None:
+    gate, _ = judged([SPEECH, QUIET, MAYBE, SPEECH, QUIET])
+    assert gate.voiced(frames(0, 5)) == 3 * VAD_FRAME
+    assert gate.voiced(Span(100, 2 * VAD_FRAME + 7)) == VAD_FRAME - 100 + 7
+    assert gate.voiced(frames(1, 2)) == 0
+    assert gate.voiced(frames(5, 9)) == 0
+
+
 def test_a_reset_gate_knows_nothing_of_the_stream_before() -> None:
     detector = Scripted([SPEECH, QUIET, SPEECH, SPEECH])
     gate = SpeechGate(OPTIONS, detector)

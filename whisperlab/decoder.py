@@ -32,6 +32,7 @@ from whisperlab.timeline import POSITION, SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from whisper.tokenizer import Tokenizer
 
+MAX_PROMPT = 223  # tokens of earlier text: half of what the decoder can hold, less one, as in openai-whisper
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
 
@@ -171,6 +172,7 @@ class _Draft:
     """Tokens chosen so far with their log-probabilities, and the decoder that chose them."""
 
     state: DecoderState
+    first: int  # row of the state's alignment that predicts the first token of the text, prefix included
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
     no_speech: float = 0.0
@@ -210,6 +212,7 @@ class SpeechDecoder:
         prefix: Sequence[Word] = (),
         guess: Sequence[Word] = (),
         *,
+        prompt: Sequence[int] = (),
         retry: bool = True,
     ) -> Hypothesis:
         """Decode one window.
@@ -222,13 +225,14 @@ class SpeechDecoder:
             guess: words expected after the prefix, such as the last hypothesis. They are checked in one pass
                 and kept as far as greedy decoding would choose them too, so they save time and change nothing
                 (speculative decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
+            prompt: tokens of text said before the window; of long ones the newest `MAX_PROMPT` count.
             retry: False takes the first margin only; the hypothesis then says when it ``looped``.
         """
         margins_s = self._options.margins_s[: None if retry else 1]
         for attempt, margin_s in enumerate(margins_s):
             encoded = self._encode(audio, margin_s)
             with self._metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess)
+                draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
             if not draft.looped:
                 break
             self.redecodes += attempt + 1 < len(margins_s)
@@ -247,17 +251,20 @@ class SpeechDecoder:
         language: str,
         prefix: Sequence[Word],
         guess: Sequence[Word],
+        prompt: Sequence[int],
     ) -> _Draft:
         """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
         tokenizer = tokenizer_for(language, self._n_languages)
         forced = [token for word in prefix for token in word.tokens]
-        start = [*tokenizer.sot_sequence, tokenizer.no_timestamps, *forced]
+        before = [tokenizer.sot_prev, *prompt[-MAX_PROMPT:]] if prompt else []
+        start = [*before, *tokenizer.sot_sequence, tokenizer.no_timestamps, *forced]
         budget = self._options.spare_tokens + int(self._options.tokens_per_second * duration_s) - len(forced)
         budget = min(budget, self._stack.max_tokens - len(start) - 1)
         expected = [token for word in guess for token in word.tokens][: max(budget, 0)]
         state = self._stack.open(encoded)
         hidden = self._stack.extend(state, [*start, *expected], keep_alignment=True)
-        draft = _Draft(state, no_speech=self._no_speech(hidden[0], tokenizer))
+        first = len(before) + len(tokenizer.sot_sequence)  # the row that predicts the first text token
+        draft = _Draft(state, first, no_speech=self._no_speech(hidden[len(before)], tokenizer))
         logits = self._stack.likely_logits(hidden[len(start) - 1 :], self._suppressed)
         if not forced:
             logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
@@ -298,8 +305,7 @@ class SpeechDecoder:
         if not draft.tokens:
             return []
         tokenizer = tokenizer_for(language, self._n_languages)
-        first = len(tokenizer.sot_sequence)  # the row that predicts the first text token
-        attention = draft.state.alignment[:, first:]
+        attention = draft.state.alignment[:, draft.first :]
         starts = token_starts(attention, encoded.n_audio)
         at = sum(len(word.tokens) for word in prefix)
         floor = prefix[-1].end if prefix else offset

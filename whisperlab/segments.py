@@ -51,12 +51,14 @@ class LanguageFrame:
     """One language-ID decision point.
 
     ``end`` is the sample the frame was taken at and ``window`` the number of samples before it that were
-    looked at. ``posterior`` maps each allowed language to its probability (they sum to 1); ``label`` is the
-    smoothed language at the frame. ``cached`` tells whether the encoder cache answered.
+    looked at; in ``speech`` of them people spoke (a posterior after silence rests on little). ``posterior`` maps each
+    allowed language to its probability (they sum to 1); ``label`` is the smoothed language at the frame. ``cached``
+    tells whether the encoder cache answered.
     """
 
     end: int
     window: int
+    speech: int
     posterior: Mapping[str, float]
     label: str
     cached: bool

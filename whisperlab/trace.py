@@ -30,7 +30,7 @@ from whisperlab.errors import ConfigurationError, TraceError
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
 
-SCHEMA = 1
+SCHEMA = 2
 
 Pace = Literal["fast", "real"]
 Json = Mapping[str, Any]
@@ -39,7 +39,7 @@ Json = Mapping[str, Any]
 _FIELDS: dict[str, frozenset[str]] = {
     "header": frozenset({"schema", "created", "config", "audio", "recording", "reference", "pace"}),
     "speech": frozenset({"at", "elapsed", "start", "end"}),
-    "frame": frozenset({"at", "elapsed", "end", "window", "posterior", "label", "cached"}),
+    "frame": frozenset({"at", "elapsed", "end", "window", "speech", "posterior", "label", "cached"}),
     "switch": frozenset({"at", "elapsed", "time", "from", "to", "decided_at"}),
     "text": frozenset({"at", "elapsed", "committed", "tentative", "language"}),
     "segment": frozenset(
@@ -153,6 +153,7 @@ class Trace:
             LanguageFrame(
                 samples(event["end"]),
                 samples(event["window"]),
+                samples(event["speech"]),
                 event["posterior"],
                 event["label"],
                 event["cached"],
@@ -360,6 +361,7 @@ def _frame(frame: LanguageFrame) -> Json:
     return {
         "end": seconds(frame.end),
         "window": seconds(frame.window),
+        "speech": seconds(frame.speech),
         "posterior": {language: float(f"{p:.6g}") for language, p in frame.posterior.items()},
         "label": frame.label,
         "cached": frame.cached,

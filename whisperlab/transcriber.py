@@ -77,6 +77,8 @@ class SessionOptions:
     once; longer speech is cut at a pause. ``policy`` says when words are final: ``"agreement"`` of two decodes, or
     ``"alignatt"``, one decode whose attention lies ``attention_lag_ms`` or more behind the end. ``preroll_ms`` is the
     audio kept before the first frame of speech, ``snap_ms`` how far a boundary may move to the nearest pause.
+    ``prompt_s``: a session begins with the last text in its language as prompt if that ended no longer ago than this
+    (0: never). Text of another language never is a prompt: a switch drops it, and it comes back with its language.
     """
 
     step_ms: int = 1500
@@ -85,12 +87,15 @@ class SessionOptions:
     attention_lag_ms: int = 500
     preroll_ms: int = 200
     snap_ms: int = 1000
+    prompt_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.step_ms < 100 or min(self.attention_lag_ms, self.preroll_ms, self.snap_ms) < 0:
             raise ConfigurationError(
                 f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
             )
+        if not self.prompt_s >= 0:
+            raise ConfigurationError(f"prompt_s must be 0 or more seconds, got {self.prompt_s}")
         if self.policy not in get_args(Policy):
             raise ConfigurationError(
                 f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}"
@@ -116,6 +121,14 @@ class _Speech:
     def committed_until(self) -> int:
         words = self.policy.committed
         return max(self.start, words[-1].end) if words else self.start
+
+
+@dataclass(slots=True, frozen=True)
+class _Prompt:
+    """The last text in a language, and the sample at which it ended."""
+
+    tokens: tuple[int, ...]
+    end: int
 
 
 @dataclass(slots=True)
@@ -262,6 +275,7 @@ class SessionRestartTranscriber:
         self._upcoming = list(self._oracle[1:])
         self._speech: _Speech | None = None
         self._final_until = 0
+        self._prompts: dict[str, _Prompt] = {}
         self._counts = dict.fromkeys(("lid_frames", "lid_skipped", "switches", "segments", "decodes"), 0)
         self._warned_at: float | None = None
         self._news = _News()
@@ -402,11 +416,14 @@ class SessionRestartTranscriber:
             view = self.audio_buffer_for_lid.view(min(self._window, self._heard))
         with view as window:
             posterior, cached = self._posterior(window)
+        heard = Span(self._heard - len(window), self._heard)
         with self.metrics.measure("lid.smoothing"):
-            state = self._tracker.push(posterior, Evidence(self._heard - len(window), self._heard))
+            state = self._tracker.push(posterior, Evidence(heard.start, heard.end))
         by_language = dict(zip(self.languages, posterior.tolist(), strict=True))
         self._news.frames.append(
-            LanguageFrame(self._heard, len(window), by_language, self.languages[state], cached)
+            LanguageFrame(
+                heard.end, len(heard), self._gate.voiced(heard), by_language, self.languages[state], cached
+            )
         )
         with self.metrics.measure("lid.sustained_detection"):
             turn = self._tracker.change(self._state)
@@ -536,8 +553,20 @@ class SessionRestartTranscriber:
                 audio = self.vad_audio_buffer.read(Span(speech.start, end))
             policy = speech.policy
             return self._decoder.decode(
-                audio, speech.start, self._language, policy.committed, policy.tentative, retry=retry
+                audio,
+                speech.start,
+                self._language,
+                policy.committed,
+                policy.tentative,
+                prompt=self._prompt(speech.start),
+                retry=retry,
             )
+
+    def _prompt(self, start: int) -> Sequence[int]:
+        """Tokens of the last text in the session's language, if it is recent enough for speech from ``start`` on."""
+        last = self._prompts.get(self._language or "")
+        recent = last is not None and seconds(start - last.end) <= self._session.prompt_s
+        return last.tokens if last and recent else ()
 
     def _commit(self, words: Sequence[Word]) -> None:
         self._news.committed.extend(word.text for word in words)
@@ -565,6 +594,9 @@ class SessionRestartTranscriber:
         if not is_meaningful(text):
             return
         self._counts["segments"] += 1
+        if self._session.prompt_s:
+            said = tuple(token for word in words for token in word.tokens)
+            self._prompts[self._language] = _Prompt(said, self._final_until)
         times = seconds(words[0].start), seconds(words[-1].end)
         self._news.segments.append(
             SessionSegment(text, self._language, *times, is_final=True, confidence=confidence_of(words))

@@ -132,6 +132,17 @@ class SpeechGate:
                 runs.append(Span(frame.start, end))
         return runs
 
+    def voiced(self, within: Span) -> int:
+        """Samples of the span that lie in frames with speech."""
+        found = 0
+        for frame in reversed(self._recent):
+            end = frame.start + VAD_FRAME
+            if end <= within.start:
+                break
+            if frame.probability >= self._options.offset:
+                found += max(0, min(end, within.end) - max(frame.start, within.start))
+        return found
+
     def quietest(self, within: Span) -> int | None:
         """Middle of the frame least like speech inside the span, or None when no frame lies in it."""
         inside = [f for f in self._recent if within.start <= f.start and f.start + VAD_FRAME <= within.end]

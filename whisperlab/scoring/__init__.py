@@ -1,10 +1,17 @@
-"""What a recogniser got right: text, language labels, switches, delays. Counts add up first, then divide.
+"""What a recogniser got right, and how sure it was: text, language labels, switches, delays. Counts add up, then divide.
 
 Nothing here needs a model: scores are made from traces, or from plain lists for any other recogniser.
 """
 
 from __future__ import annotations
 
+from whisperlab.scoring.calibration import (
+    ReliabilityBin,
+    area_under_roc,
+    best_temperature,
+    expected_calibration_error,
+    reliability,
+)
 from whisperlab.scoring.language import TOLERANCES_S, WIDEST_S, Boundary, match_switches, true_switches
 from whisperlab.scoring.summary import Score, bootstrap_interval, pooled, score, score_trace
 from whisperlab.scoring.text import Aligned, TextCounts, align, units
@@ -14,12 +21,17 @@ __all__ = [
     "WIDEST_S",
     "Aligned",
     "Boundary",
+    "ReliabilityBin",
     "Score",
     "TextCounts",
     "align",
+    "area_under_roc",
+    "best_temperature",
     "bootstrap_interval",
+    "expected_calibration_error",
     "match_switches",
     "pooled",
+    "reliability",
     "score",
     "score_trace",
     "true_switches",
