@@ -37,6 +37,7 @@ LAYERS = (
     "trace",
     "scoring",
     "corpora",
+    "lid_curve",
     "sweep",
     "peers",
     "profiling",
