@@ -18,6 +18,7 @@ import whisperlab
 from whisperlab import SessionRestartTranscriber, corpora, models
 from whisperlab.audio import FloatArray, chunks, read_audio
 from whisperlab.lid import LidOptions
+from whisperlab.smoothing import Look
 from whisperlab.timeline import SAMPLE_RATE, Span
 from whisperlab.trace import Reference
 
@@ -26,7 +27,10 @@ SOURCES = ("encoder.py", "lid.py", "linear.py", "text_stack.py", "vad.py")  # wh
 
 @dataclass(slots=True, frozen=True)
 class Recording:
-    """A recording with its windows (ends and lengths in samples) and their posteriors (windows, languages)."""
+    """A recording with its windows (ends and lengths in samples) and their posteriors (windows, languages).
+
+    ``onset_lengths`` and ``onset_posteriors`` are those of the second looks, since the last pause; length 0 for none.
+    """
 
     audio: FloatArray
     reference: Reference
@@ -34,6 +38,14 @@ class Recording:
     ends: np.ndarray
     lengths: np.ndarray
     posteriors: np.ndarray
+    onset_lengths: np.ndarray
+    onset_posteriors: np.ndarray
+
+    def looks(self, index: int) -> list[Look]:
+        """What a frame saw: its window, and what was said since the last pause if it had a second look."""
+        end, onset = int(self.ends[index]), int(self.onset_lengths[index])
+        found = [Look(self.window(index), self.posteriors[index])]
+        return [*found, Look(Span(end - onset, end), self.onset_posteriors[index])] if onset else found
 
     def window(self, index: int) -> Span:
         return Span(int(self.ends[index] - self.lengths[index]), int(self.ends[index]))
@@ -53,9 +65,9 @@ def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[
         if not path.exists():
             _compute(transcriber, audio, path)
         with np.load(path) as kept:
-            arrays = (kept["ends"], kept["lengths"], kept["posteriors"])
+            arrays = {name: kept[name] for name in kept.files}
         reference = Reference.from_dict(recording.reference)
-        found.append(Recording(audio, reference, tuple(languages), *arrays))
+        found.append(Recording(audio, reference, tuple(languages), **arrays))
     return found
 
 
@@ -70,6 +82,8 @@ def _compute(transcriber: SessionRestartTranscriber, audio: FloatArray, path: Pa
         ends=np.array([frame.end for frame in frames]),
         lengths=np.array([frame.window for frame in frames]),
         posteriors=np.array([[*frame.posterior.values()] for frame in frames]),
+        onset_lengths=np.array([frame.onset.window if frame.onset else 0 for frame in frames]),
+        onset_posteriors=np.array([[*(frame.onset or frame).posterior.values()] for frame in frames]),
     )
     partial.replace(path)
 

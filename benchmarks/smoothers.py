@@ -19,7 +19,7 @@ from language_frames import Recording, load
 
 from whisperlab.scoring import pooled, score
 from whisperlab.segments import Switch
-from whisperlab.smoothing import Evidence, LanguageTracker, SmoothingOptions, Turn, switch_cost
+from whisperlab.smoothing import LanguageTracker, Look, SmoothingOptions, Turn, switch_cost
 from whisperlab.timeline import seconds
 
 LAG = 0.45  # of a window, from a switch to the first frame that shows it
@@ -28,9 +28,8 @@ SHOWN = ("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "false_switches
 SHOWN_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95")
 
 Label = Callable[[np.ndarray], int]
-Smoother = Callable[
-    [np.ndarray, Evidence], Turn | None
-]  # what it now holds the language to be, if it is sure
+# From what a frame saw, the whole window first, to what the language is now held to be, if that is sure.
+Smoother = Callable[[list[Look]], Turn | None]
 
 
 class Held:
@@ -39,11 +38,11 @@ class Held:
     def __init__(self, label: Label, hold: int) -> None:
         self._label_of, self._hold, self._run, self._label, self._began = label, hold, 0, -1, 0
 
-    def __call__(self, posterior: np.ndarray, evidence: Evidence) -> Turn | None:
-        label = self._label_of(posterior)
+    def __call__(self, looks: list[Look]) -> Turn | None:
+        label, window = self._label_of(looks[0].posterior), looks[0].window
         if label != self._label:
             self._label, self._run = label, 0
-            self._began = evidence.end - round(LAG * (evidence.end - evidence.start))
+            self._began = window.end - round(LAG * len(window))
         self._run += 1
         return Turn(label, self._began) if self._run >= self._hold else None
 
@@ -101,14 +100,15 @@ class Viterbi:
 
 
 class Tracker:
-    """The product's: transits as states, decided by a margin over every rival."""
+    """The product's: transits as states, decided by a margin over every rival; with second looks or without."""
 
-    def __init__(self, n: int, options: SmoothingOptions) -> None:
+    def __init__(self, n: int, options: SmoothingOptions, *, onsets: bool = True) -> None:
         self._tracker = LanguageTracker(n, options)
+        self._onsets = onsets
         self._current: int | None = None
 
-    def __call__(self, posterior: np.ndarray, evidence: Evidence) -> Turn | None:
-        self._tracker.push(posterior, evidence)
+    def __call__(self, looks: list[Look]) -> Turn | None:
+        self._tracker.push(*looks if self._onsets else looks[:1])
         turn = self._tracker.change(self._current)
         if turn:
             self._current = turn.state
@@ -131,10 +131,12 @@ def competitors() -> Iterator[tuple[str, Callable[[int], Smoother]]]:
                 kind = f"fixed-lag Viterbi, {lag} frames" if lag else "online Viterbi"
                 name = f"{kind}, evidence {evidence}, held {hold}"
                 yield name, lambda n, h=hold, e=evidence, lag=lag: Held(Viterbi(e, lag), h)
-    for between, evidence, margin in itertools.product((3.0, 4.0, 8.0), (0.5, 0.8, 1.1), (1.0, 2.0, 3.0)):
+    settings = itertools.product((False, True), (4.0, 8.0), (0.4, 0.55, 0.8), (1.0, 2.0, 3.0))
+    for onsets, between, evidence, margin in settings:
         options = SmoothingOptions(between, evidence, margin=margin)
-        name = f"transits, {between:g} s between switches, evidence {evidence:g}, margin {margin:g}"
-        yield name, lambda n, o=options: Tracker(n, o)
+        kind = "transits, two looks" if onsets else "transits"
+        name = f"{kind}, {between:g} s between switches, evidence {evidence:g}, margin {margin:g}"
+        yield name, lambda n, o=options, two=onsets: Tracker(n, o, onsets=two)
 
 
 def rates(recordings: list[Recording], make: Callable[[int], Smoother]) -> dict[str, float]:
@@ -142,14 +144,14 @@ def rates(recordings: list[Recording], make: Callable[[int], Smoother]) -> dict[
     scores = []
     for recording in recordings:
         smoother, current, switches = make(len(recording.languages)), None, []
-        for i, posterior in enumerate(recording.posteriors):
-            window = recording.window(i)
-            turn = smoother(posterior, Evidence(window.start, window.end))
+        for i in range(len(recording.ends)):
+            looks = recording.looks(i)
+            turn = smoother(looks)
             if turn is None or turn.state == current:
                 continue
             if current is not None:
                 codes = recording.languages[current], recording.languages[turn.state]
-                switches.append(Switch(seconds(turn.boundary), *codes, seconds(window.end)))
+                switches.append(Switch(seconds(turn.boundary), *codes, seconds(looks[0].window.end)))
             current = turn.state
         duration = seconds(len(recording.audio))
         scores.append(score(recording.reference, (), tuple(switches), duration=duration))
@@ -169,7 +171,7 @@ def main() -> None:
     if arguments.best:
         entrants = [("transits, defaults", lambda n: Tracker(n, SmoothingOptions()))]
     print(
-        f"{'':<62}"
+        f"{'':<72}"
         + "".join(f"{corpus + ': F1@.5, @1, @2, false/h, delay p50, p95':<54}" for corpus in CORPORA)
     )
     for name, make in entrants:
@@ -177,7 +179,7 @@ def main() -> None:
         for corpus in CORPORA:
             found = rates(loaded[corpus], make)
             cells.append("  ".join(f"{found[key] or 0:6.2f}" for key in (*SHOWN, *SHOWN_DELAYS)))
-        print(f"{name:<62}{'      '.join(cells)}", flush=True)
+        print(f"{name:<72}{'      '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,16 @@ from whisperlab.errors import ConfigurationError
 from whisperlab.smoothing import (
     DOUBT,
     FLOOR,
-    NOISE,
     RAMP,
-    Evidence,
     LanguageTracker,
+    Look,
     SmoothingOptions,
     TransitViterbi,
     Turn,
+    noise_of,
     switch_cost,
 )
-from whisperlab.timeline import SAMPLE_RATE
+from whisperlab.timeline import SAMPLE_RATE, Span
 
 HOP_S = 0.1
 HOP = SAMPLE_RATE // 10
@@ -34,9 +34,13 @@ A, B = 0, 1
 BETWEEN_S, EVIDENCE = 4.0, 8.0  # so much evidence that single frames tell
 
 
-def evidence(frame: int) -> Evidence:
+def window_of(frame: int) -> Span:
     """The window of a frame, two seconds that end where the frame was taken."""
-    return Evidence(max((frame + 1) * HOP - WINDOW, 0), (frame + 1) * HOP)
+    return Span(max((frame + 1) * HOP - WINDOW, 0), (frame + 1) * HOP)
+
+
+def look(posterior: Sequence[float] | NDArray[np.float64], window: Span) -> Look:
+    return Look(window, np.asarray(posterior, dtype=float))
 
 
 # --- the best path ------------------------------------------------------------------------------------
@@ -47,9 +51,9 @@ def score(path: Sequence[int], shares_of_b: Sequence[float]) -> float:
     total, since = 0.0, -math.inf
     for i, (language, b) in enumerate(zip(path, shares_of_b, strict=True)):
         if i and path[i - 1] != language:
-            since = evidence(i - 1).end
+            since = window_of(i - 1).end
             total -= switch_cost(HOP_S, BETWEEN_S, 2)
-        window = evidence(i)
+        window = window_of(i)
         share = (window.end - since) / (window.end - window.start)
         rise = min(max((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0.0), 1.0)
         odds = DOUBT * (2 * rise - 1)
@@ -64,14 +68,19 @@ def score(path: Sequence[int], shares_of_b: Sequence[float]) -> float:
         )
         seen = [max(math.log(max(p, 1e-9)), FLOOR) for p in (b, 1 - b)]
         mine, other = (seen[0], seen[1]) if language == B else (seen[1], seen[0])
-        total -= EVIDENCE * HOP_S / (2 * NOISE**2) * ((mine - expected[0]) ** 2 + (other - expected[1]) ** 2)
+        total -= (
+            EVIDENCE
+            * HOP_S
+            / (2 * noise_of(window) ** 2)
+            * ((mine - expected[0]) ** 2 + (other - expected[1]) ** 2)
+        )
     return total
 
 
 def chain(shares_of_b: Sequence[float], n_states: int = 2) -> TransitViterbi:
     found = TransitViterbi(n_states, BETWEEN_S, EVIDENCE)
     for i, posterior in enumerate(posteriors(shares_of_b, n_states)):
-        found.push(np.log(np.maximum(posterior, 1e-9)), evidence(i))
+        found.push([look(posterior, window_of(i))])
     return found
 
 
@@ -97,7 +106,7 @@ def test_the_scores_are_relative_to_the_best_and_a_language_is_a_switch_away(
     found = chain(shares, n_states)
     assert found.scores.max() == 0
     assert found.scores[found.state] == 0
-    assert 0 <= found.boundary <= evidence(len(shares) - 1).end
+    assert 0 <= found.boundary <= window_of(len(shares) - 1).end
 
 
 def test_memory_is_one_window_however_long_the_stream() -> None:
@@ -105,7 +114,7 @@ def test_memory_is_one_window_however_long_the_stream() -> None:
     sizes = set()
     found = TransitViterbi(3, BETWEEN_S, EVIDENCE)
     for i, posterior in enumerate(rng.dirichlet([1, 1, 1], 500)):
-        found.push(np.log(posterior), evidence(i))
+        found.push([look(posterior, window_of(i))])
         sizes.add(len(found._began))
     assert max(sizes) <= WINDOW / HOP
     assert np.isfinite(found.scores).all()
@@ -118,11 +127,11 @@ def test_a_ramp_of_log_odds_is_seen_under_way_and_its_beginning_is_the_boundary(
     found = TransitViterbi(2, BETWEEN_S, evidence_per_second=0.8)
     seen_b_at = None
     for i in range(150):
-        window = evidence(i)
+        window = window_of(i)
         share = (window.end - at) / (window.end - window.start)
         rise = min(max((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0.0), 1.0)
         odds = DOUBT * (2 * rise - 1)
-        found.push(np.array([-np.log1p(np.exp(odds)), -np.log1p(np.exp(-odds))]), window)
+        found.push([look([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], window)])
         if found.state == B and seen_b_at is None:
             seen_b_at = window.end
     assert found.state == B
@@ -135,13 +144,43 @@ def test_the_same_window_may_be_seen_twice() -> None:
     """The end of a stretch of speech may ask again where the last frame was taken."""
     found = TransitViterbi(2, 4.0, 0.8)
     for _ in range(2):
-        found.push(np.log([0.2, 0.8]), evidence(20))
+        found.push([look([0.2, 0.8], window_of(20))])
     assert (found.state, len(found._began)) == (B, 0)
 
 
 def test_a_chain_without_states_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         TransitViterbi(0, 4.0, 3.0)
+
+
+def test_a_look_at_what_was_said_since_a_pause_finds_the_new_language_sooner_and_at_the_pause() -> None:
+    """Ramps of whole windows, and from half a second on windows that hold the new language alone."""
+    at, found = 4 * SAMPLE_RATE, {}
+    for with_onset in (False, True):
+        tracker = LanguageTracker(2, SmoothingOptions())
+        for i in range(100):
+            window = window_of(i)
+            share = (window.end - at) / (window.end - window.start)
+            rise = min(max((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0.0), 1.0)
+            odds = DOUBT * (2 * rise - 1)
+            looks = [look([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], window)]
+            if with_onset and SAMPLE_RATE / 2 <= window.end - at <= 2 * SAMPLE_RATE:
+                looks.append(look([0.1, 0.9], Span(at, window.end)))
+            tracker.push(*looks)
+            if turn := tracker.change(A):
+                found[with_onset] = (window.end, abs(turn.boundary - at))
+                break
+    assert found[True][0] < found[False][0]
+    assert found[True][1] <= 2 * HOP
+
+
+def test_a_short_window_weighs_less_than_a_long_one() -> None:
+    scores = {}
+    for length_s in (0.5, 1.0, 2.5, 9.0):
+        chain_of_one = TransitViterbi(2, 4.0, 0.8)
+        chain_of_one.push([look([0.2, 0.8], Span(0, round(length_s * SAMPLE_RATE)))])
+        scores[length_s] = chain_of_one.scores[A]
+    assert scores[0.5] > scores[1.0] > scores[2.5] == scores[9.0]
 
 
 # --- what a switch costs ------------------------------------------------------------------------------
@@ -168,7 +207,7 @@ def follow(
     tracker = LanguageTracker(len(frames[0]), options)
     labels, changes = [], []
     for i, posterior in enumerate(frames):
-        labels.append(tracker.push(posterior, evidence(i)))
+        labels.append(tracker.push(look(posterior, window_of(i))))
         changes.append(tracker.change(current))
     return labels, changes
 
@@ -194,7 +233,7 @@ def test_a_lasting_change_is_found_and_its_boundary_lies_where_the_windows_chang
     assert turn.state == B
     assert decided > at
     assert labels[:at] == [A] * at
-    assert evidence(at).start <= turn.boundary <= evidence(at).end
+    assert window_of(at).start <= turn.boundary <= window_of(at).end
 
 
 @given(frames=st.lists(st.floats(0, 1), min_size=1, max_size=60))
@@ -202,7 +241,7 @@ def test_a_lasting_change_is_found_and_its_boundary_lies_where_the_windows_chang
 def test_a_decided_change_is_one_the_best_path_shows(frames: list[float]) -> None:
     tracker = LanguageTracker(2, SmoothingOptions())
     for i, posterior in enumerate(posteriors(frames)):
-        label = tracker.push(posterior, evidence(i))
+        label = tracker.push(look(posterior, window_of(i)))
         for current in (None, A, B):
             outlook, change = tracker.outlook(current), tracker.change(current)
             assert (outlook is None) == (label == current)
@@ -243,9 +282,9 @@ def test_a_language_must_beat_all_others_not_just_the_one_it_leaves(current: int
 def test_a_frame_after_a_long_silence_counts_no_more_than_one_after_a_short_one() -> None:
     found = {gap_s: TransitViterbi(2, 4.0, 0.8) for gap_s in (3, 60)}  # both longer than the window
     for gap_s, mine in found.items():
-        later = evidence(20).end + gap_s * SAMPLE_RATE
-        mine.push(np.log([0.9, 0.1]), evidence(20))
-        mine.push(np.log([0.2, 0.8]), Evidence(later - WINDOW, later))
+        later = window_of(20).end + gap_s * SAMPLE_RATE
+        mine.push([look([0.9, 0.1], window_of(20))])
+        mine.push([look([0.2, 0.8], Span(later - WINDOW, later))])
     assert found[3].scores == pytest.approx(found[60].scores)
 
 
@@ -272,7 +311,7 @@ def test_one_language_alone_never_changes_and_is_found_at_once() -> None:
     labels, changes = follow([np.array([1.0])] * 5, SmoothingOptions(), current=0)
     assert (labels, changes) == ([0] * 5, [None] * 5)
     _, changes = follow([np.array([1.0])] * 5, SmoothingOptions(min_duration_ms=0), current=None)
-    assert changes[0] == Turn(0, 0)
+    assert changes[0] == Turn(0, 0, HOP)
 
 
 @pytest.mark.parametrize(

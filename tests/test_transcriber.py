@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
+import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +18,8 @@ import pytest
 import soxr
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
-from whisperlab.audio import FloatArray, chunks, duration_s
+from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
+from whisperlab.corpora import load
 from whisperlab.errors import (
     AudioFormatError,
     ConfigurationError,
@@ -328,13 +332,74 @@ def test_speech_that_goes_on_and_on_is_cut_before_its_newest_words(
     assert len(run.segments) > 2
 
 
-def test_silence_and_noise_say_nothing(make: Make) -> None:
-    white = np.random.default_rng(0).uniform(-1, 1, 10 * SAMPLE_RATE) * 10 ** (-30 / 20)
-    for audio in (np.zeros(10 * SAMPLE_RATE, np.float32), white.astype(np.float32)):
-        run = listen(make(), chunks(audio, CHUNK))
-        assert run.outcome == ([], [], [], [], "")
-        assert {result.tentative for result in run.results} == {""}
-        assert {result.language for result in run.results} == {None}
+def white_noise(n: int) -> FloatArray:
+    return (np.random.default_rng(0).uniform(-1, 1, n) * 10 ** (-30 / 20)).astype(np.float32)
+
+
+def music(n: int) -> FloatArray:
+    """Six voices of plucked, harmonic notes over a drum: pitched and rhythmic as speech is."""
+    rng, beat = np.random.default_rng(0), SAMPLE_RATE * 3 // 10
+    audio = np.zeros(n)
+    for lowest_hz in (55, 110, 220, 330, 440, 660):
+        at = 0
+        while at < n:
+            t = np.arange(min(beat * int(rng.integers(1, 4)), n - at)) / SAMPLE_RATE
+            phase = 2 * np.pi * lowest_hz * 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 11]) / 12) * t
+            note = (
+                sum(np.sin(k * phase) / k for k in range(1, 7)) * np.exp(-1.5 * t) * np.minimum(1, t / 0.02)
+            )
+            audio[at : at + len(t)] += note * rng.uniform(0.3, 1)
+            at += len(t)
+    for at in range(0, n, beat):
+        t = np.arange(min(beat // 2, n - at))
+        audio[at : at + len(t)] += 1.5 * rng.standard_normal(len(t)) * np.exp(-t / 400)
+    return (0.5 * audio / np.abs(audio).max()).astype(np.float32)
+
+
+def babble(n: int) -> FloatArray:
+    """Many people at once, of whom nobody can be understood."""
+    rng = np.random.default_rng(0)
+    voices = [read_audio(recording.audio_path) for recording in load("ivr-five", "dev")] * 4
+    audio = sum(np.roll(voice, int(rng.integers(len(voice))))[:n] for voice in voices)
+    return np.asarray(0.5 * audio / np.abs(audio).max(), dtype=np.float32)
+
+
+@pytest.mark.parametrize("made", [np.zeros, white_noise, music, babble])
+def test_silence_and_noise_say_nothing(make: Make, made: Callable[[int], npt.NDArray[Any]]) -> None:
+    run = listen(make(), chunks(made(20 * SAMPLE_RATE).astype(np.float32), CHUNK))
+    assert run.outcome == ([], [], [], [], "")
+    assert {result.tentative for result in run.results} == {""}
+    assert {result.language for result in run.results} == {None}
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_one_language_alone_is_transcribed_as_if_it_had_been_given(make: Make, language: str) -> None:
+    """Nothing is final before the language is sure, so what is final depends on the language alone."""
+    audio = read_audio(load(f"ivr-{language}", "dev")[0].audio_path)[: 25 * SAMPLE_RATE]
+    found = listen(make(languages=["en", "es", "fr", "it", "ru"]), chunks(audio, CHUNK))
+    given = listen(make(language=language), chunks(audio, CHUNK))
+    assert found.switches == []
+    assert [(s.language, s.text) for s in found.segments] == [(s.language, s.text) for s in given.segments]
+
+
+def test_an_hour_of_audio_takes_no_more_memory_than_ten_minutes(make: Make, sentence: Scene) -> None:
+    """A sentence every two minutes, noise between them: whatever grows with the stream would show."""
+    minutes = white_noise(120 * SAMPLE_RATE)
+    minutes[SAMPLE_RATE : SAMPLE_RATE + len(sentence.audio)] += sentence.audio
+    transcriber, held, said = make(lid_hop_ms=100), [], 0
+    for _ in range(30):
+        for chunk in chunks(minutes, 5 * SAMPLE_RATE):
+            said += len(transcriber.process(chunk).segments)
+        gc.collect()
+        held.append(resident_bytes())
+    assert said >= 30
+    slope = np.polyfit(np.arange(25) * 2 / 60, held[5:], 1)[0]  # bytes an hour, after ten minutes
+    assert slope < 8e6
+
+
+def resident_bytes() -> int:
+    """What the process holds in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_a_forced_language_is_taken_for_given(scene: Scene, forced: Run) -> None:

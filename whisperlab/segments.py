@@ -47,13 +47,22 @@ class Switch:
 
 
 @dataclass(slots=True, frozen=True)
+class Onset:
+    """What the ``window`` samples of speech since the last pause sound like: the probability of each language."""
+
+    window: int
+    posterior: Mapping[str, float]
+
+
+@dataclass(slots=True, frozen=True)
 class LanguageFrame:
     """One language-ID decision point.
 
     ``end`` is the sample the frame was taken at and ``window`` the number of samples before it that were
     looked at; in ``speech`` of them people spoke (a posterior after silence rests on little). ``posterior`` maps each
     allowed language to its probability (they sum to 1); ``label`` is the smoothed language at the frame. ``cached``
-    tells whether the encoder cache answered.
+    tells whether the encoder cache answered. ``onset`` is the second look at the samples since the last pause, when
+    there was one.
     """
 
     end: int
@@ -62,6 +71,7 @@ class LanguageFrame:
     posterior: Mapping[str, float]
     label: str
     cached: bool
+    onset: Onset | None = None
 
 
 @dataclass(slots=True, frozen=True)

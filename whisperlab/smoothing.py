@@ -4,8 +4,12 @@ A window of some seconds cannot change language at once. When the speaker does, 
 the old one rise in a straight line while the new speech fills the window: on the development splits from -5.5 when it
 makes up 4 % of the window to +5.5 at 88 %. So the chain has two kinds of states: a language *settled*, and a
 *transit* from one language to another that began at a certain sample. Each predicts what the frame should look like;
-a frame counts by its squared distance from that (Gaussian noise of `NOISE` in each log-probability). A transit is
+a frame counts by its squared distance from that (Gaussian noise of `noise_of` in each log-probability). A transit is
 seen while it is under way, and its beginning is the boundary: no lag to make up for afterwards.
+
+A frame may look twice: at the whole window, and at what was said since the last pause. Speech mostly changes language
+at a pause, and then the second window holds the new language alone, long before the first is full of it. Short windows
+deviate more from what a language predicts (`NOISE` by their length), so they weigh less.
 
 Staying is free; leaving costs ``-log(p / (1 - p))`` shared among the other languages, ``p`` being the chance of a
 switch since the last frame. Windows overlap, so ten frames a second do not bring ten independent observations: each
@@ -16,22 +20,22 @@ best path has ended in the new language for a minimum time and beats every other
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.errors import ConfigurationError
-from whisperlab.timeline import SAMPLE_RATE
+from whisperlab.timeline import SAMPLE_RATE, Span, seconds
 
 Array = NDArray[np.float64]
 
 # Measured on the development splits, with windows of 2.5 s.
 DOUBT = 5.5  # log-odds of a settled language against any other
 RAMP = (0.04, 0.88)  # share of the window that the new language fills when its log-odds begin and end to rise
-NOISE = (
-    1.4  # root mean square of a frame's log-probabilities around what a settled language predicts: 1.2 to 1.5
-)
+NOISE_S = (0.5, 1.0, 1.5, 2.0, 2.5)  # lengths of windows, and the root mean square of their log-probabilities
+NOISE = (2.0, 1.7, 1.5, 1.4, 1.4)  # around what a settled language predicts
 
 # Chosen there.
 FLOOR = -5.0  # log-probability; what is less likely counts as just as unlikely: one frame cannot veto a path
@@ -46,7 +50,7 @@ class SmoothingOptions:
     """How much evidence a change of language takes.
 
     ``seconds_between_switches`` is what people expect of their audio; the switch cost follows from it.
-    ``evidence_per_second`` is the number of independent observations a second of speech is worth.
+    ``evidence_per_second`` is the number of independent observations a second of speech is worth, in each window.
     ``min_duration_ms`` and ``margin`` (log-odds against the next best language) must both be met before a language
     is decided; a language that has led for `PATIENCE` needs no margin, because no two ever lie farther apart than the
     cost of a switch.
@@ -54,8 +58,8 @@ class SmoothingOptions:
 
     seconds_between_switches: float = 4.0
     evidence_per_second: float = 0.8
-    min_duration_ms: int = 300
-    margin: float = 2.0
+    min_duration_ms: int = 100
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.seconds_between_switches > 0:
@@ -80,20 +84,33 @@ def switch_cost(frame_s: float, seconds_between_switches: float, n_states: int) 
     return -math.log(p / max(n_states - 1, 1) / (1 - p))
 
 
-@dataclass(slots=True, frozen=True)
-class Evidence:
-    """The window ``[start, end)`` in samples that a posterior came from."""
+def noise_of(window: Span) -> float:
+    """How far, root mean square, log-probabilities of such a window lie from what a settled language predicts.
 
-    start: int
-    end: int
+    >>> noise_of(Span(0, 12000)), noise_of(Span(0, 80000))
+    (1.85, 1.4)
+    """
+    return float(np.interp(window.duration_s, NOISE_S, NOISE))
+
+
+@dataclass(slots=True, frozen=True)
+class Look:
+    """A window, and the probability of each language in it, shape (languages,)."""
+
+    window: Span
+    posterior: Array
 
 
 @dataclass(slots=True, frozen=True)
 class Turn:
-    """A change of language: the new state and the sample it is thought to have begun at."""
+    """A change of language: the new state, the sample it is thought to have begun at, and how long it has held.
+
+    ``held`` is the time, in samples, for which the best path has ended in that state.
+    """
 
     state: int
     boundary: int
+    held: int
 
 
 class TransitViterbi:
@@ -134,14 +151,14 @@ class TransitViterbi:
         self.state = 0
         self.boundary = 0
 
-    def push(self, log_posterior: Array, window: Evidence) -> None:
-        """Advance by one frame: log-probabilities of shape (states,) and the window they came from."""
-        known = self._heard_until
-        gap_s = 0.0 if known is None else min((window.end - known) / SAMPLE_RATE, LONGEST_GAP_S)
+    def push(self, looks: Sequence[Look]) -> None:
+        """Advance by one frame: one or more windows that end together, the longest first."""
+        window, known = looks[0].window, self._heard_until
+        gap_s = 0.0 if known is None else min(seconds(window.end - known), LONGEST_GAP_S)
         if known is not None and gap_s > 0 and len(self._settled) > 1:
             self._begin_transits(max(known, window.start), gap_s)
-        weight = self._evidence * (gap_s or FIRST_S) / (2 * NOISE**2)
-        self._weigh(np.maximum(log_posterior, FLOOR), weight, window)
+        for look in looks:
+            self._weigh(look, self._evidence * (gap_s or FIRST_S))
         self._settle(window)
         self._heard_until = window.end
         self._rank()
@@ -170,21 +187,23 @@ class TransitViterbi:
         self._began = np.append(self._began, at)
         self._from = np.vstack((self._from, left))
 
-    def _weigh(self, seen: Array, weight: float, window: Evidence) -> None:
+    def _weigh(self, look: Look, n_observations: float) -> None:
         """Subtract from every state the squared distance between what it predicts and what was seen."""
+        window, weight = look.window, n_observations / (2 * noise_of(look.window) ** 2)
+        seen = np.maximum(np.log(np.maximum(look.posterior, 1e-9)), FLOOR)
         unlikely = (seen + DOUBT) ** 2  # distance of each language's log-probability from "not spoken"
         everywhere = unlikely.sum()
         self._settled -= weight * (everywhere - unlikely + seen**2)
-        share = (window.end - self._began)[:, None] / max(window.end - window.start, 1)
+        share = (window.end - self._began)[:, None] / max(len(window), 1)
         rise = np.clip((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1)
         odds = DOUBT * (2 * rise - 1)
         entered, left = -np.log1p(np.exp(-odds)), -np.log1p(np.exp(odds))
         others = everywhere - unlikely - unlikely[self._from]
         self._transit -= weight * (others + (seen - entered) ** 2 + (seen[self._from] - left) ** 2)
 
-    def _settle(self, window: Evidence) -> None:
+    def _settle(self, window: Span) -> None:
         """Transits whose new language fills the window are over: the better of two histories is kept."""
-        over = window.end - self._began >= RAMP[1] * (window.end - window.start)
+        over = window.end - self._began >= RAMP[1] * len(window)
         for row in np.flatnonzero(over):
             better = self._transit[row] > self._settled
             self._settled = np.where(better, self._transit[row], self._settled)
@@ -209,27 +228,29 @@ class LanguageTracker:
         self._options = options
         self._min_duration = options.min_duration_ms * SAMPLE_RATE // 1000
         self._chain = TransitViterbi(n_states, options.seconds_between_switches, options.evidence_per_second)
-        self._heard: Evidence | None = None
+        self._heard: Span | None = None
         self._ends_since = 0  # end of the frame before the first of the run the best path ends with
 
-    def push(self, posterior: Array, evidence: Evidence) -> int:
-        """Take the next frame; returns the state the best path now ends in."""
+    def push(self, look: Look, *more: Look) -> int:
+        """Take the next frame, seen in one window or several that end together, the longest first.
+
+        Returns the state the best path now ends in.
+        """
         before = self._chain.state
-        self._chain.push(np.log(np.maximum(posterior, 1e-9)), evidence)
+        self._chain.push((look, *more))
         if self._heard is None or self._chain.state != before:
-            self._ends_since = evidence.start if self._heard is None else self._heard.end
-        self._heard = evidence
+            self._ends_since = look.window.start if self._heard is None else self._heard.end
+        self._heard = look.window
         return self._chain.state
 
     def change(self, current: int | None) -> Turn | None:
         """The change away from ``current`` (None: no language yet) if it is sustained."""
         turn = self.outlook(current)
-        if turn is None or self._heard is None:
+        if turn is None:
             return None
-        held = self._heard.end - self._ends_since
         rivals = np.delete(self._chain.scores, turn.state)
-        clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
-        return turn if clear and held >= self._min_duration else None
+        clear = not len(rivals) or -rivals.max() >= self._options.margin or turn.held >= PATIENCE
+        return turn if clear and turn.held >= self._min_duration else None
 
     def sure_until(self, current: int) -> int:
         """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""
@@ -238,4 +259,6 @@ class LanguageTracker:
     def outlook(self, current: int | None) -> Turn | None:
         """The change the best path shows now, sustained or not; None when it stays in ``current``."""
         chain = self._chain
-        return Turn(chain.state, chain.boundary) if self._heard and chain.state != current else None
+        if self._heard is None or chain.state == current:
+            return None
+        return Turn(chain.state, chain.boundary, self._heard.end - self._ends_since)

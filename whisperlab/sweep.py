@@ -192,7 +192,7 @@ def transcriber_maker(model: Whisper) -> MakeTranscriber:
     from whisperlab.lid import LidOptions
     from whisperlab.transcriber import SessionRestartTranscriber
 
-    every_hop = LidOptions(sure_hops=1)
+    every_hop = LidOptions(sure_hops=1, onset_ms=0)
     return lambda config: SessionRestartTranscriber(**{**config, "model": model, "lid": every_hop})
 
 

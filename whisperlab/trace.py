@@ -27,7 +27,7 @@ import numpy as np
 
 from whisperlab.audio import FloatArray, audio_digest, chunks, paced
 from whisperlab.errors import ConfigurationError, TraceError
-from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
 
 SCHEMA = 2
@@ -39,7 +39,7 @@ Json = Mapping[str, Any]
 _FIELDS: dict[str, frozenset[str]] = {
     "header": frozenset({"schema", "created", "config", "audio", "recording", "reference", "pace"}),
     "speech": frozenset({"at", "elapsed", "start", "end"}),
-    "frame": frozenset({"at", "elapsed", "end", "window", "speech", "posterior", "label", "cached"}),
+    "frame": frozenset({"at", "elapsed", "end", "window", "speech", "posterior", "label", "cached", "onset"}),
     "switch": frozenset({"at", "elapsed", "time", "from", "to", "decided_at"}),
     "text": frozenset({"at", "elapsed", "committed", "tentative", "language"}),
     "segment": frozenset(
@@ -157,6 +157,7 @@ class Trace:
                 event["posterior"],
                 event["label"],
                 event["cached"],
+                event["onset"] and Onset(samples(event["onset"]["window"]), event["onset"]["posterior"]),
             )
             for event in self.of_kind("frame")
         )
@@ -357,15 +358,21 @@ def _events(result: ProcessResult, when: Json, shown: tuple[str, str | None]) ->
 
 
 def _frame(frame: LanguageFrame) -> Json:
-    # Six significant digits: a posterior over 99 languages ten times a second is most of a trace.
     return {
         "end": seconds(frame.end),
         "window": seconds(frame.window),
         "speech": seconds(frame.speech),
-        "posterior": {language: float(f"{p:.6g}") for language, p in frame.posterior.items()},
+        "posterior": _rounded(frame.posterior),
         "label": frame.label,
         "cached": frame.cached,
+        "onset": frame.onset
+        and {"window": seconds(frame.onset.window), "posterior": _rounded(frame.onset.posterior)},
     }
+
+
+def _rounded(posterior: Mapping[str, float]) -> dict[str, float]:
+    # Six significant digits: a posterior over 99 languages ten times a second is most of a trace.
+    return {language: float(f"{p:.6g}") for language, p in posterior.items()}
 
 
 def _feed(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,8 +46,8 @@ from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_lang
 from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import load_model
-from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
-from whisperlab.smoothing import Evidence, LanguageTracker, SmoothingOptions, Turn
+from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
+from whisperlab.smoothing import PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
@@ -79,20 +80,32 @@ class SessionOptions:
     audio kept before the first frame of speech, ``snap_ms`` how far a boundary may move to the nearest pause.
     ``prompt_s``: a session begins with the last text in its language as prompt if that ended no longer ago than this
     (0: never). Text of another language never is a prompt: a switch drops it, and it comes back with its language.
+
+    A switch must be confirmed by what was said since the boundary: by itself it gives the new language a probability of
+    ``confirm_posterior`` or more, and its text is likelier in the new language than in the old one by
+    ``confirm_text`` in the mean log-probability of a token. 0 and -inf switch these two off. A change that has been in
+    the air for `PATIENCE` needs no proof by text any more, after twice that time none at all.
     """
 
-    step_ms: int = 1500
+    step_ms: int = 1000
     max_speech_s: float = 10.0
     policy: Policy = "agreement"
     attention_lag_ms: int = 500
     preroll_ms: int = 200
     snap_ms: int = 1000
     prompt_s: float = 0.0
+    confirm_posterior: float = 0.7
+    confirm_text: float = 0.1
 
     def __post_init__(self) -> None:
         if self.step_ms < 100 or min(self.attention_lag_ms, self.preroll_ms, self.snap_ms) < 0:
             raise ConfigurationError(
                 f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
+            )
+        if not 0 <= self.confirm_posterior <= 1 or math.isnan(self.confirm_text):
+            raise ConfigurationError(
+                "confirm_posterior must be 0 to 1 and confirm_text a number, got "
+                f"{self.confirm_posterior} and {self.confirm_text}"
             )
         if not self.prompt_s >= 0:
             raise ConfigurationError(f"prompt_s must be 0 or more seconds, got {self.prompt_s}")
@@ -276,7 +289,9 @@ class SessionRestartTranscriber:
         self._speech: _Speech | None = None
         self._final_until = 0
         self._prompts: dict[str, _Prompt] = {}
-        self._counts = dict.fromkeys(("lid_frames", "lid_skipped", "switches", "segments", "decodes"), 0)
+        self._counts = dict.fromkeys(
+            ("lid_frames", "lid_skipped", "switches", "refused", "segments", "decodes"), 0
+        )
         self._warned_at: float | None = None
         self._news = _News()
 
@@ -329,6 +344,7 @@ class SessionRestartTranscriber:
                 "mode": self._mode,
                 "language": self._language,
                 "switches": self._counts["switches"],
+                "switches_refused": self._counts["refused"],
                 "segments": self._counts["segments"],
                 "decodes": self._counts["decodes"],
                 "redecodes": self._decoder.redecodes,
@@ -416,20 +432,49 @@ class SessionRestartTranscriber:
             view = self.audio_buffer_for_lid.view(min(self._window, self._heard))
         with view as window:
             posterior, cached = self._posterior(window)
-        heard = Span(self._heard - len(window), self._heard)
+        whole = Look(Span(self._heard - len(window), self._heard), posterior)
+        onset = self._onset()
         with self.metrics.measure("lid.smoothing"):
-            state = self._tracker.push(posterior, Evidence(heard.start, heard.end))
-        by_language = dict(zip(self.languages, posterior.tolist(), strict=True))
+            state = self._tracker.push(whole, *([onset] if onset else []))
         self._news.frames.append(
             LanguageFrame(
-                heard.end, len(heard), self._gate.voiced(heard), by_language, self.languages[state], cached
+                self._heard,
+                len(whole.window),
+                self._gate.voiced(whole.window),
+                self._by_language(posterior),
+                self.languages[state],
+                cached,
+                Onset(len(onset.window), self._by_language(onset.posterior)) if onset else None,
             )
         )
         with self.metrics.measure("lid.sustained_detection"):
             turn = self._tracker.change(self._state)
         self._asked_at = self._heard
-        self._in_doubt = state != self._state or posterior[state] < self._lid.sure
+        least = min(look.posterior[state] for look in (whole, onset) if look)
+        self._in_doubt = state != self._state or least < self._lid.sure
         return turn
+
+    def _onset(self) -> Look | None:
+        """A look at what was said since the last pause, when that is not long ago but enough to hear a language in."""
+        per_ms = SAMPLE_RATE // 1000
+        began = self._gate.spoken_since(self._lid.pause_ms * per_ms) if self._lid.onset_ms else None
+        if began is None or not (
+            self._lid.min_speech_ms * per_ms <= self._heard - began <= self._lid.onset_ms * per_ms
+        ):
+            return None
+        with self.audio_buffer_for_lid.view(self._heard - began) as window:
+            posterior = self._look(window, self._lid.onset_margin_ms)
+        return Look(Span(began, self._heard), posterior)
+
+    def _look(self, window: FloatArray, margin_ms: int) -> Posterior:
+        """Language posterior of any window, past the cache."""
+        with self.metrics.measure("lid.encoder_forward"):
+            features = self._lid_features(self._lid_encoder, window, margin_ms)
+        with self.metrics.measure("lid.detect"):
+            return self._identifier.posterior(features)
+
+    def _by_language(self, posterior: Posterior) -> dict[str, float]:
+        return dict(zip(self.languages, posterior.tolist(), strict=True))
 
     def _posterior(self, window: FloatArray) -> tuple[Posterior, bool]:
         """Language posterior of a window, through the encoder cache; and whether the cache had it."""
@@ -439,29 +484,69 @@ class SessionRestartTranscriber:
         cached = features is not None
         if features is None:
             with self.metrics.measure("lid.encoder_forward"):
-                features = self._lid_features(self._lid_encoder, window)
+                features = self._lid_features(self._lid_encoder, window, self._lid.margin_ms)
         with self.metrics.measure("lid.detect"):
             posterior = self._identifier.posterior(features)
         if not cached and posterior.max() >= cache.key.least_confidence:
             cache.put(features, audio_hash=asked)
         if cached and cache.should_shadow():
-            truth = self._identifier.posterior(self._lid_features(self._shadow_encoder, window))
+            again = self._lid_features(self._shadow_encoder, window, self._lid.margin_ms)
+            truth = self._identifier.posterior(again)
             agree = int(truth.argmax()) == int(posterior.argmax())
             cache.record_shadow(agree=agree, distance=float(abs(truth - posterior).sum() / 2))
         return posterior, cached
 
-    def _lid_features(self, encoder: ShortWindowEncoder, window: FloatArray) -> torch.Tensor:
-        margin = self._lid.margin_ms * SAMPLE_RATE // 1000
-        return encoder.encode(window, margin, self._lid.pool_after).features
+    def _lid_features(self, encoder: ShortWindowEncoder, window: FloatArray, margin_ms: int) -> torch.Tensor:
+        return encoder.encode(window, margin_ms * SAMPLE_RATE // 1000, self._lid.pool_after).features
 
     def _turn(self, turn: Turn) -> None:
         """Act on a change of language the tracker has decided."""
         code = self.languages[turn.state]
-        if self._language is None:
+        boundary = self._snapped(turn.boundary)
+        if self._language is None or self._was_never_spoken(boundary):
             self._language = code
+            if self._speech:
+                self._speech = self._new_speech(self._speech.start)
             self._decode_step()
+        elif turn.held >= 2 * PATIENCE or self._confirmed(boundary, code, by_text=turn.held < PATIENCE):
+            self._restart(boundary, code)
         else:
-            self._restart(self._snapped(turn.boundary), code)
+            self._counts["refused"] += 1
+
+    def _confirmed(self, boundary: int, code: str, *, by_text: bool) -> bool:
+        """Whether what was said since the boundary, heard alone, is in that language: by language-ID, then by its text.
+
+        The two err differently: in windows of 1.5 s of five languages on *dev* language-ID was right in 83 %, the
+        likeliest text in 79 %, both together in 91 %.
+        """
+        start = max(boundary, self._heard - self._window)
+        if self._heard - start < MIN_SPEECH:
+            return False
+        audio = self.vad_audio_buffer.read(Span(start, self._heard))
+        if self._session.confirm_posterior:
+            look = self._look(audio, self._lid.onset_margin_ms)
+            if look[self.languages.index(code)] < self._session.confirm_posterior:
+                return False
+        if not by_text or not self._decode_text or self._session.confirm_text == -math.inf:
+            return True
+        new, old = (self._text_in(language, audio, start) for language in (code, self._language))
+        if new is None or old is None:
+            return old is None
+        return new - old >= self._session.confirm_text
+
+    def _text_in(self, language: str | None, audio: FloatArray, start: int) -> float | None:
+        """Mean log-probability of a token of the text in a language; None when it has no text or loops."""
+        assert language is not None
+        self._counts["decodes"] += 1
+        with self.metrics.measure("whisper.infer"):
+            said = self._decoder.decode(audio, start, language, retry=False)
+        return None if said.looped or not said.words else said.log_probability
+
+    def _was_never_spoken(self, boundary: int) -> bool:
+        """Whether a change there means that the first language was taken wrongly, with nothing final said in it."""
+        speech = self._speech
+        began = speech is not None and boundary - speech.start < MIN_SPEECH
+        return began and self._final_until == 0 and not (speech and speech.policy.committed)
 
     def _snapped(self, boundary: int) -> int:
         """The end of the pause nearest to an estimated boundary, or the estimate when there is none near."""

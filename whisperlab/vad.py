@@ -132,6 +132,21 @@ class SpeechGate:
                 runs.append(Span(frame.start, end))
         return runs
 
+    def spoken_since(self, least: int) -> int | None:
+        """The sample at which speech began again after the last pause of ``least`` samples or more; None without one.
+
+        A pause still going on does not count. One frame of it is taken along: speech may begin in it.
+        """
+        voiced, quiet = None, 0
+        for frame in reversed(self._recent):
+            if frame.probability >= self._options.offset:
+                voiced, quiet = frame.start, 0
+            elif voiced is not None:
+                quiet += VAD_FRAME
+                if quiet >= least:
+                    return voiced - VAD_FRAME
+        return None
+
     def voiced(self, within: Span) -> int:
         """Samples of the span that lie in frames with speech."""
         found = 0
