@@ -76,6 +76,14 @@ def test_the_english_bias_is_taken_off_english_alone(stack: TextStack, spanish: 
 
 
 @pytest.mark.model
+def test_among_all_languages_english_keeps_its_weight(stack: TextStack, spanish: torch.Tensor) -> None:
+    bare, asked = (
+        LanguageIdentifier(stack, ALL, english_bias=bias).posterior(spanish) for bias in (0.0, 3.0)
+    )
+    assert asked.tolist() == bare.tolist()
+
+
+@pytest.mark.model
 def test_each_language_of_the_scene_is_heard_as_itself(
     base_model: Whisper, stack: TextStack, scene: Scene
 ) -> None:
@@ -140,6 +148,10 @@ def test_a_temperature_is_a_power_of_the_posterior(stack: TextStack, spanish: to
 def test_without_a_list_all_languages_are_allowed() -> None:
     assert len(ALL) == 99
     assert {"en", "es", "zh", "haw", "yi"} <= set(ALL)
+
+
+def test_the_order_of_all_languages_is_the_same_in_every_process() -> None:
+    assert list(check_languages(None)) == sorted(check_languages(None))
 
 
 def test_a_model_with_one_more_language_allows_one_more() -> None:

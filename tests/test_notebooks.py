@@ -59,6 +59,7 @@ def test_there_are_notebooks() -> None:
     assert [path.name for path in NOTEBOOKS] == [
         "01_quickstart.ipynb",
         "02_cache_sweep.ipynb",
+        "03_language_id_window.ipynb",
         "04_switching.ipynb",
     ]
 
@@ -259,6 +260,14 @@ SMALL = {
         "KEYS": ["rounded"],
         "SHADOW_RATE": 1.0,
         "PROFILED_SECONDS": 3.0,
+    },
+    "03_language_id_window": {
+        "SPLIT": "test",
+        "WINDOWS_S": [1.0, 2.0],
+        "SILENCES_S": [0.0, 0.5],
+        "CHOSEN": [2.0, 0.5],
+        "PLACES": 6,
+        "CONFIDENCE_PLACES": 10,
     },
     "04_switching": {"SURE_HOPS": 3},
 }

@@ -16,6 +16,7 @@ from whisperlab import corpora, models, peers
 from whisperlab.audio import FloatArray, read_audio, write_wav
 from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError
+from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.segments import ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, samples
 from whisperlab.trace import Reference, ReferenceSegment
@@ -46,11 +47,12 @@ def said(text: str, language: str, start: float, end: float) -> SessionSegment:
 
 def perfect(audio: FloatArray, truth: Reference) -> peers.Heard:
     segments = tuple(said(s.text, s.lang, s.start, s.end) for s in truth.segments)
-    return segments, (Switch(1.2, "en", "es", 2.0), Switch(2.2, "es", "en", 3.0))
+    switches = (Switch(1.2, "en", "es", 2.0), Switch(2.2, "es", "en", 3.0))
+    return peers.Heard(segments, switches, peers.EncoderWork(3, 6.0))
 
 
 def deaf_to_spanish(audio: FloatArray, truth: Reference) -> peers.Heard:
-    return (said("one two five six", "en", 0.0, 3.0),), ()
+    return peers.Heard((said("one two five six", "en", 0.0, 3.0),))
 
 
 class ScriptedEngine:
@@ -60,6 +62,9 @@ class ScriptedEngine:
 
     def __init__(self, languages: list[str]) -> None:
         self._languages = iter(languages)
+
+    def encode(self, features: FloatArray, to_cpu: bool = False) -> FloatArray:
+        return features
 
     def detect_language(self, encoder_output: object) -> list[list[tuple[str, float]]]:
         return [[(f"<|{next(self._languages)}|>", 0.8), ("<|xx|>", 0.1)]]
@@ -74,13 +79,14 @@ class ScriptedFasterWhisper:
 
     def transcribe(self, audio: FloatArray, **options: Any) -> tuple[Iterator[Any], Any]:
         self.asked.append({"n_samples": len(audio), **options})
+        self.model.encode(np.zeros((1, 80, 3000), np.float32), to_cpu=False)
         language = options.get("language") or self.model.detect_language(None)[0][0][0].strip("<|>")
         return self._segments(options.get("multilingual", False)), SimpleNamespace(language=language)
 
     def _segments(self, multilingual: bool) -> Iterator[Any]:
         for window in range(2):
             if multilingual:
-                self.model.detect_language(None)
+                self.model.detect_language(self.model.encode(np.zeros((1, 80, 3000), np.float32)))
             for half in range(2):
                 start = window + half / 2
                 yield SimpleNamespace(
@@ -93,28 +99,32 @@ class ScriptedFasterWhisper:
 
 def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_window() -> None:
     engine = ScriptedFasterWhisper(["en", "en", "es"])  # the first guess, then window by window
-    segments, switches = peers.faster_multilingual(engine, condition_on_previous_text=False)(
-        SILENCE, reference()
-    )
-    assert [(s.text, s.language, s.start_time) for s in segments] == [
+    heard = peers.faster_multilingual(engine, condition_on_previous_text=False)(SILENCE, reference())
+    assert [(s.text, s.language, s.start_time) for s in heard.segments] == [
         ("0.0", "en", 0.0),
         ("0.1", "en", 0.5),
         ("1.0", "es", 1.0),
         ("1.1", "es", 1.5),
     ]
-    assert switches == (Switch(1.0, "en", "es", 3.0),)
+    assert heard.switches == (Switch(1.0, "en", "es", 3.0),)
+    assert heard.work == peers.EncoderWork(3, 90.0)
+    assert (heard.committed, heard.compute_s) == ((), None)
     assert engine.asked == [{"n_samples": 48000, "multilingual": True, "condition_on_previous_text": False}]
 
 
 def test_faster_whisper_in_one_language_never_switches() -> None:
-    segments, switches = peers.faster_one_language(ScriptedFasterWhisper(["es"]))(SILENCE, reference())
-    assert {s.language for s in segments} == {"es"}
-    assert switches == ()
+    engine = ScriptedFasterWhisper(["es", "es"])
+    for _ in range(2):  # the work of the first recording is not that of the second
+        heard = peers.faster_one_language(engine)(SILENCE, reference())
+        assert {s.language for s in heard.segments} == {"es"}
+        assert (heard.switches, heard.work) == ((), peers.EncoderWork(1, 30.0))
 
 
 def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps_its_times() -> None:
     engine = ScriptedFasterWhisper([])
-    segments, switches = peers.faster_oracle(engine)(SILENCE, reference())
+    heard = peers.faster_oracle(engine)(SILENCE, reference())
+    segments, switches = heard.segments, heard.switches
+    assert heard.work == peers.EncoderWork(3, 90.0)
     assert engine.asked == [
         {"n_samples": 16000, "language": "en"},
         {"n_samples": 12800, "language": "es"},
@@ -133,20 +143,30 @@ def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps
 
 
 def test_an_oracle_segment_in_which_nothing_was_heard_has_no_text_and_no_confidence() -> None:
-    engine = SimpleNamespace(transcribe=lambda audio, language: (iter(()), None))
-    segments, _ = peers.faster_oracle(engine)(SILENCE, reference())
-    assert {(s.text, s.confidence) for s in segments} == {("", 0.0)}
+    engine = SimpleNamespace(
+        transcribe=lambda audio, language: (iter(()), None), model=peers.LanguageWitness(None)
+    )
+    heard = peers.faster_oracle(engine)(SILENCE, reference())
+    assert {(s.text, s.confidence) for s in heard.segments} == {("", 0.0)}
 
 
 def test_openai_whispers_one_language_is_given_to_all_its_segments() -> None:
+    import torch
+
+    encoder = torch.nn.Identity()
+
     def transcribe(audio: FloatArray, fp16: bool, verbose: bool | None) -> dict[str, Any]:
         assert (fp16, verbose) == (False, None)
+        for _ in range(2):
+            encoder(torch.zeros(1, 80, 3000))
         part = {"text": " hola", "start": 0, "end": 1.5, "avg_logprob": 0.0}
         return {"language": "es", "segments": [part]}
 
-    segments, switches = peers.openai_whisper(SimpleNamespace(transcribe=transcribe))(SILENCE, reference())
-    assert segments == (SessionSegment("hola", "es", 0.0, 1.5, True, 1.0),)
-    assert switches == ()
+    peer = peers.openai_whisper(SimpleNamespace(transcribe=transcribe, encoder=encoder))
+    for _ in range(2):  # nothing of the first stays behind
+        heard = peer(SILENCE, reference())
+        assert heard.segments == (SessionSegment("hola", "es", 0.0, 1.5, True, 1.0),)
+        assert (heard.switches, heard.work) == ((), peers.EncoderWork(2, 60.0))
 
 
 def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_count() -> None:
@@ -156,10 +176,17 @@ def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_coun
         def process(self, chunk: FloatArray, /) -> ProcessResult:
             self.heard += len(chunk)
             switch = (Switch(1.0, "en", "es", 1.1),) if self.heard == samples(1.1) else ()
-            return ProcessResult("", "", "en", switches=switch)
+            return ProcessResult(" hola" if switch else "", "", "en", switches=switch)
 
         def finalize(self) -> ProcessResult:
             return ProcessResult("", "", "en", segments=(said(f"{self.heard} samples", "en", 0, 3),))
+
+        def get_statistics(self) -> dict[str, Any]:
+            work = {"encoder_calls": 2, "encoded_s": 5.0}
+            return {"lid": work, "sessions": work}
+
+        def config(self) -> dict[str, Any]:
+            return {}
 
     made: list[Counting] = []
 
@@ -169,11 +196,17 @@ def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_coun
         return made[-1]
 
     peer = peers.streaming(make)
-    segments, switches = peer(SILENCE, reference())
+    heard = peer(SILENCE, reference())
     peer(SILENCE, reference())
-    assert segments[0].text == "48000 samples"
-    assert switches == (Switch(1.0, "en", "es", 1.1),)
+    assert heard.segments[0].text == "48000 samples"
+    assert heard.switches == (Switch(1.0, "en", "es", 1.1),)
+    assert (heard.work, heard.committed) == (peers.EncoderWork(4, 10.0), ((" hola", 1.1),))
     assert len(made) == 2
+    in_time = peers.streaming(make, pace="real")(SILENCE[: samples(1.2)], reference())
+    assert in_time.committed[0][0] == " hola"
+    assert in_time.committed[0][1] >= 1.1  # by the clock on the wall, which waits for the audio
+    assert in_time.compute_s is not None
+    assert in_time.compute_s < 1.0  # waiting is not computing
 
 
 # Running and the table
@@ -195,10 +228,15 @@ def test_a_peer_is_timed_from_its_call_to_its_answer(tmp_path: Path) -> None:
 
     def slow(audio: FloatArray, truth: Reference) -> peers.Heard:
         now[0] += 1.5
-        return (), ()
+        return peers.Heard()
 
-    results = list(peers.interleaved([recording(tmp_path)], {"slow": slow}, clock=lambda: now[0]))
-    assert (results[0].compute_s, results[0].duration) == (1.5, 3.0)
+    def streamed(audio: FloatArray, truth: Reference) -> peers.Heard:
+        now[0] += 3.0
+        return peers.Heard(compute_s=0.6)
+
+    both = {"slow": slow, "streamed": streamed}
+    results = list(peers.interleaved([recording(tmp_path)], both, clock=lambda: now[0]))
+    assert [(result.compute_s, result.duration) for result in results] == [(1.5, 3.0), (0.6, 3.0)]
     assert peers.score_result(results[0], reference()).rates()["real_time_factor"] == 0.5
 
 
@@ -212,7 +250,7 @@ def test_a_peer_is_warmed_up_on_the_first_seconds_only_and_told_no_more_than_the
 
     def peer(audio: FloatArray, truth: Reference) -> peers.Heard:
         seen.append((len(audio), len(truth.segments)))
-        return (), ()
+        return peers.Heard()
 
     peers.warm_up(long, {"one": peer, "two": peer})
     assert seen == [(48000, 3), (48000, 3)]
@@ -228,9 +266,37 @@ def test_the_table_tells_a_perfect_peer_from_one_that_is_deaf_to_a_language(tmp_
     assert bad["mixed_error_rate"] == pytest.approx(2 / 6)
     assert bad["language_error_rate"] == pytest.approx(0.8 / 2.6)
     assert (bad["switch_recall_at_2"], bad["false_switches_per_hour"]) == (0.0, 0.0)
-    assert set(good) == {"peer", "recordings", "audio_s"} | {
-        name for rate in peers.RATES for name in (rate, f"{rate}_95")
+    assert set(good) == {"peer", "recordings", "audio_s", "miss_rate_by_block"} | {
+        "encoder_calls_per_s",
+        "encoded_s_per_s",
+        *(name for rate in (*peers.RATES, peers.CONTROLS) for name in (rate, f"{rate}_95")),
     }
+    assert (good["encoder_calls_per_s"], good["encoded_s_per_s"]) == (1.0, 2.0)
+    assert good[peers.CONTROLS] is None
+    assert bad["miss_rate_by_block"]["under 1 s"] == 1.0
+
+
+def test_every_switch_in_a_control_is_false_and_only_those_who_can_follow_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Recording("alone", tmp_path / "alone.wav", 3.0, "one", "en", SCENE[:1], "test", "made")
+    write_wav(alone.audio_path, SILENCE)
+    makers = {"whisperlab, auto": lambda: perfect, "openai-whisper": lambda: deaf_to_spanish}
+    monkeypatch.setattr(peers, "all_peers", lambda *args: makers)
+    rows = peers.compare([recording(tmp_path)], controls=[alone], memory=False)
+    assert [(row["peer"], row[peers.CONTROLS]) for row in rows] == [
+        ("whisperlab, auto", 2 * 3600 / 3),
+        ("openai-whisper", None),
+    ]
+    assert [row["peak_memory_bytes"] for row in rows] == [None, None]
+
+
+def test_peers_are_chosen_by_a_part_of_their_name() -> None:
+    assert peers.chosen(["oracle"]) == ["faster-whisper int8, oracle segments", "whisperlab, oracle"]
+    assert len(peers.chosen(None)) == 8
+    assert set(peers.FOLLOWING) <= set(peers.chosen(None))
+    with pytest.raises(ConfigurationError, match="no peer is named 'kaldi'; there are: openai-whisper"):
+        peers.chosen(["auto", "kaldi"])
 
 
 def test_the_table_as_a_data_frame_and_for_a_person(tmp_path: Path) -> None:
@@ -239,9 +305,10 @@ def test_the_table_as_a_data_frame_and_for_a_person(tmp_path: Path) -> None:
         peers.interleaved(scenes, {"deaf": deaf_to_spanish}), scenes, np.random.default_rng(0)
     )
     assert peers.to_frame(rows).loc["deaf", "language_error_rate"] == pytest.approx(0.8 / 2.6)
-    shown = peers.readable(rows)[0]
-    assert shown["mixed_error_rate"] == "0.33"  # one recording: no interval
-    assert list(shown) == ["peer", "recordings", "audio_s", *peers.RATES]
+    shown = peers.readable(rows, ["mixed_error_rate", peers.CONTROLS])
+    assert shown == [
+        {"peer": "deaf", "mixed_error_rate": "0.33", peers.CONTROLS: "-"}  # one recording: no interval
+    ]
 
 
 def test_to_compare_nothing_is_refused() -> None:
@@ -267,6 +334,7 @@ def test_the_threads_of_torch_are_put_back_even_after_an_error(
         seen.append(torch.get_num_threads())
         raise RuntimeError("a peer broke")
 
+    monkeypatch.setattr(peers, "chosen", lambda names: ["broken"])
     monkeypatch.setattr(peers, "all_peers", broken)
     with pytest.raises(RuntimeError, match="a peer broke"):
         peers.compare([recording(tmp_path)], threads=before + 1)
@@ -278,16 +346,16 @@ def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
 ) -> None:
     asked: list[Sequence[str]] = []
 
-    def two(languages: Sequence[str], model: str, threads: int, say: Any) -> dict[str, peers.Peer]:
+    def two(languages: Sequence[str], *options: Any) -> dict[str, Any]:
         asked.append(languages)
-        return {"perfect": perfect, "deaf": deaf_to_spanish}
+        return {"perfect": lambda: perfect, "deaf": lambda: deaf_to_spanish}
 
     monkeypatch.setattr(peers, "all_peers", two)
     ticks = iter(range(100))
-    rows = peers.compare([recording(tmp_path)], clock=lambda: next(ticks))
+    rows = peers.compare([recording(tmp_path)], memory=False, clock=lambda: next(ticks))
     assert [row["peer"] for row in rows] == ["perfect", "deaf"]
     assert next(ticks) == 4  # two readings for each peer on the one recording
-    assert asked == [["en", "es"]]
+    assert asked[-1] == ["en", "es"]
 
 
 # The real ones
@@ -297,7 +365,7 @@ def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
 @pytest.mark.slow
 def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_language() -> None:
     scene = shortened(corpora.load("ivr-en-es", "dev")[0], n_segments=4)
-    calls = peers.all_peers(["en", "es"])
+    calls = {name: make() for name, make in peers.all_peers(["en", "es"]).items()}
     truth = Reference.from_dict(scene.reference)
     audio = read_audio(scene.audio_path)[: samples(scene.duration)]
     results = [peers.run_peer(name, peer, scene, audio, time.perf_counter) for name, peer in calls.items()]
@@ -311,6 +379,20 @@ def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_lan
         )
         assert oracle["mixed_error_rate"] < 0.5
     assert scores["whisperlab, forced"]["switches_found"] == 0
+    assert all(result.heard.work.calls > 0 for result in results)
+    assert all(bool(result.heard.committed) == ("whisperlab" in result.name) for result in results)
+    offline = [result.heard.work for result in results if "whisperlab" not in result.name]
+    assert all(work.encoded_s == 30 * work.calls for work in offline)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_memory_of_a_peer_is_that_of_a_process_of_its_own() -> None:
+    audio = str(corpora.load("ivr-en-es", "dev")[0].audio_path)
+    ballast = np.ones(200_000_000)  # of this process: counted by none
+    task = peers._Alone("whisperlab, forced", ("en", "es"), "base", 2, audio)
+    peak = in_fresh_process(peers.peak_memory, task)
+    assert 3e8 < peak < ballast.nbytes
 
 
 @pytest.mark.model
@@ -319,9 +401,9 @@ def test_the_engine_of_faster_whisper_tells_the_language_it_detects() -> None:
     scene = corpora.load("ivr-en-es", "dev")[0]
     first = next(segment for segment in scene.segments if segment.lang == "en")
     audio = read_audio(scene.audio_path)[samples(first.start) : samples(first.end)]
-    segments, _ = peers.faster_multilingual(engine, condition_on_previous_text=True)(audio, reference())
+    heard = peers.faster_multilingual(engine, condition_on_previous_text=True)(audio, reference())
     assert engine.model.language == "en"
-    assert {segment.language for segment in segments} == {"en"}
+    assert {segment.language for segment in heard.segments} == {"en"}
     assert models.ct2_folder("base").is_dir()
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from whisperlab.audio import FloatArray, read_audio
 from whisperlab.decoder import tokenizer_for
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import ConfigurationError
-from whisperlab.lid import check_languages, softmax
+from whisperlab.lid import LidOptions, check_languages, softmax
 from whisperlab.linear import check_precision
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, Span, samples, seconds
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 
 Logits: TypeAlias = NDArray[np.float64]  # shape (windows, languages); -inf for a language that is not allowed
 Clock: TypeAlias = Callable[[], float]
+
+POOL_AFTER = LidOptions().pool_after  # as the transcriber's language-ID has it
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,7 +54,7 @@ class Condition:
 
     window_s: float
     silence_s: float
-    pool_after: int | None = 0
+    pool_after: int | None = POOL_AFTER
 
     def __post_init__(self) -> None:
         if not 0 < samples(self.window_s) <= MAX_WINDOW or not 0 <= self.silence_s <= seconds(MAX_WINDOW):
@@ -64,11 +65,8 @@ class Condition:
     def __str__(self) -> str:
         padded = samples(self.window_s + self.silence_s) >= MAX_WINDOW
         silence = " padded to 30 s" if padded else f" + {self.silence_s:g} s"
-        return f"{self.window_s:g} s{silence}" + ("" if self.pool_after == 0 else _pooling(self.pool_after))
-
-
-def _pooling(pool_after: int | None) -> str:
-    return ", not pooled" if pool_after is None else f", pooled after {pool_after}"
+        pooling = ", not pooled" if self.pool_after is None else f", pooled after {self.pool_after}"
+        return f"{self.window_s:g} s{silence}{'' if self.pool_after == POOL_AFTER else pooling}"
 
 
 @dataclass(slots=True, frozen=True, order=True)
@@ -115,7 +113,8 @@ class Heard:
         """The logits with all languages but the allowed masked; None allows all."""
         if allowed is None:
             return self.logits
-        return np.where(np.isin(self.languages, check_languages(list(allowed), len(self.languages))), self.logits, -np.inf)
+        codes = check_languages(list(allowed), len(self.languages))
+        return np.where(np.isin(self.languages, codes), self.logits, -np.inf)
 
     def log_prior(self, english_bias: float) -> NDArray[np.float64]:
         """What is added to each language's logit when that is taken off English, shape (languages,)."""
@@ -128,13 +127,21 @@ class Heard:
         scores = self.among(allowed) / temperature + self.log_prior(english_bias)
         return np.array([softmax(row) for row in scores]).reshape(scores.shape)
 
-    def right(self, allowed: Iterable[str] | None = None, english_bias: float = 0.0) -> NDArray[np.bool_]:
-        """Whether the likeliest language is the true one, shape (places,); no temperature changes that."""
-        return (self.among(allowed) + self.log_prior(english_bias)).argmax(axis=1) == self.truth
+    def right(
+        self, allowed: Iterable[str] | None = None, english_bias: float = 0.0, temperature: float = 1.0
+    ) -> NDArray[np.bool_]:
+        """Whether the likeliest language is the true one, shape (places,).
+
+        The temperature matters only beside a bias: what is taken off English is not divided by it.
+        """
+        scores = self.among(allowed) / temperature + self.log_prior(english_bias)
+        right: NDArray[np.bool_] = scores.argmax(axis=1) == self.truth
+        return right
 
     def at(self, chosen: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_]) -> Heard:
         """Some of the places: their numbers, or true for each that is chosen."""
-        numbers = np.arange(len(self))[np.asarray(chosen)]
+        asked = np.asarray(chosen)
+        numbers = np.flatnonzero(asked) if asked.dtype == np.bool_ else asked.astype(np.intp)
         places = tuple(self.places[i] for i in numbers)
         return Heard(self.languages, places, self.logits[numbers], self.encoder_s[numbers])
 
@@ -146,17 +153,30 @@ class Heard:
         return self.at(~odd), self.at(odd)
 
 
+class Listener(Protocol):
+    """Who is asked: `WindowListener`, or in a test something that knows its answers."""
+
+    languages: tuple[str, ...]
+
+    def hear(
+        self, window: FloatArray, silence: int, pool_after: int | None, /
+    ) -> tuple[NDArray[np.float64], float]:
+        """Language logits of a window followed by samples of silence, and the encoder's seconds."""
+
+
 class WindowListener:
     """A loaded Whisper model that gives its language logits for a window, and how long its encoder took.
 
     ``precision`` as for the transcriber: None takes 8 bits where the CPU has them.
     """
 
-    def __init__(self, model: Whisper, precision: str | None = None, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self, model: Whisper, precision: str | None = None, clock: Clock = time.perf_counter
+    ) -> None:
         arithmetic = check_precision(precision, model.device)
         tokenizer = tokenizer_for("en", model.num_languages)
         tokens = dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True))
-        self.languages = check_languages(None, model.num_languages)
+        self.languages = tuple(sorted(tokens))  # the tokenizer's order differs from process to process
         self.precision = arithmetic
         self._encoder, self._stack = ShortWindowEncoder(model, arithmetic), TextStack(model, arithmetic)
         self._sot = tokenizer.sot
@@ -164,7 +184,7 @@ class WindowListener:
         self._clock = clock
 
     def hear(
-        self, window: FloatArray, silence: int, pool_after: int | None = 0
+        self, window: FloatArray, silence: int, pool_after: int | None = POOL_AFTER
     ) -> tuple[NDArray[np.float64], float]:
         """Logits of a window followed by samples of silence, shape (languages,), and the encoder's seconds."""
         began = self._clock()
@@ -226,7 +246,7 @@ def _in_turns(among: Sequence[Place], group: Callable[[Place], object]) -> list[
 
 
 def measure(
-    listener: WindowListener,
+    listener: Listener,
     recordings: Iterable[Recording],
     where: Sequence[Place],
     conditions: Sequence[Condition],

@@ -3,7 +3,8 @@
 A peer is a function from audio (and the reference, which only the oracle looks at) to segments and switches.
 Each runs with the defaults its users get: openai-whisper greedy, faster-whisper with five beams in int8.
 Offline peers hear the whole recording before they answer, so their switches are dated (``decided_at``) at
-its end; where their language changes is where the first segment of the new language begins.
+its end and their words have no latency; where their language changes is where the first segment of the new
+language begins.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whisperlab import models
-from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
+from whisperlab.audio import FloatArray, duration_s, read_audio
 from whisperlab.errors import ConfigurationError, MissingDependencyError
-from whisperlab.scoring import Score, bootstrap_interval, pooled, score
+from whisperlab.profiling.memory import status
+from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.scoring import Score, bootstrap_intervals, pooled, score
 from whisperlab.segments import SessionSegment, Switch
-from whisperlab.timeline import samples
-from whisperlab.trace import Reference, StreamTranscriber
+from whisperlab.timeline import MEL_RATE, samples
+from whisperlab.trace import Pace, Reference, StreamTranscriber, capture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +38,18 @@ if TYPE_CHECKING:
 
     from whisperlab.corpora import Recording
 
-Heard = tuple[tuple[SessionSegment, ...], tuple[Switch, ...]]
-Peer = Callable[[FloatArray, Reference], Heard]
 Say = Callable[[str], None]
 
 THREADS = 2  # for every peer: the smallest machine this is run on has two cores
 WARM_UP_S = 3.0  # what each peer hears once, unmeasured, before anything is timed
-CHUNK_S = 0.1
+MEMORY_S = 30.0  # what a peer hears while its memory is measured
+
+# Peers that can follow a change of language; the others cannot switch falsely.
+FOLLOWING = (
+    "faster-whisper int8, multilingual",
+    "faster-whisper int8, multilingual, no prompt",
+    "whisperlab, auto",
+)
 
 # The rates a table shows, each with its interval over recordings.
 RATES = (
@@ -55,37 +64,76 @@ RATES = (
     "false_switches_per_hour",
     "decision_delay_found_p50",
     "decision_delay_found_p95",
+    "word_latency_p50",
+    "word_latency_p95",
     "real_time_factor",
 )
+CONTROLS = "false_switches_per_hour_controls"
+COSTS = ("real_time_factor", "encoder_calls_per_s", "encoded_s_per_s", "peak_memory_bytes")
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
+class EncoderWork:
+    """Windows the encoder was given, and their seconds (a call may hear 2 s or 30 s, silence included)."""
+
+    calls: int = 0
+    encoded_s: float = 0.0
+
+    def __add__(self, other: EncoderWork) -> EncoderWork:
+        return EncoderWork(self.calls + other.calls, self.encoded_s + other.encoded_s)
+
+
+@dataclass(slots=True, frozen=True)
+class Heard:
+    """What a peer made of a recording.
+
+    ``committed`` is text that became final and when (none for an offline peer); ``compute_s`` the seconds it computed,
+    None for all it took from call to answer.
+    """
+
+    segments: tuple[SessionSegment, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    work: EncoderWork = EncoderWork()
+    committed: tuple[tuple[str, float], ...] = ()
+    compute_s: float | None = None
+
+
+Peer = Callable[[FloatArray, Reference], Heard]
+
+
+@dataclass(slots=True, frozen=True)
 class PeerResult:
-    """What one peer said about one recording, and the wall seconds it took to say it."""
+    """What one peer said about one recording, and the wall seconds of computing it took."""
 
     name: str
     recording: str
-    segments: tuple[SessionSegment, ...]
-    switches: tuple[Switch, ...]
+    heard: Heard
     compute_s: float
     duration: float
 
 
 class LanguageWitness:
-    """A CTranslate2 Whisper that remembers the language it last detected.
+    """A CTranslate2 Whisper that remembers the language it last detected, and the work of its encoder.
 
-    faster-whisper's segments do not tell theirs; they are yielded window by window, so the last detection
+    faster-whisper's segments do not tell their language; they are yielded window by window, so the last detection
     belongs to the segment just yielded.
     """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.language: str | None = None
+        self.work = EncoderWork()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    def encode(self, features: Any, *args: Any, **kwargs: Any) -> Any:
+        """CTranslate2's answer to features of shape (batch, mels, frames)."""
+        n_windows, _, n_frames = features.shape
+        self.work += EncoderWork(n_windows, n_windows * n_frames / MEL_RATE)
+        return self._engine.encode(features, *args, **kwargs)
 
     def detect_language(self, *args: Any, **kwargs: Any) -> Any:
         """CTranslate2's answer, per item of the batch ``(token, probability)``, most likely first."""
@@ -101,12 +149,18 @@ def openai_whisper(model: Whisper) -> Peer:
     """openai-whisper's ``transcribe``: one language, detected in the first 30 seconds."""
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
-        found = model.transcribe(audio, fp16=False, verbose=None)
+        mels: list[tuple[int, ...]] = []
+        hook = model.encoder.register_forward_pre_hook(lambda _, inputs: mels.append(inputs[0].shape))
+        try:
+            found = model.transcribe(audio, fp16=False, verbose=None)
+        finally:
+            hook.remove()
         segments = (
             _segment(part["text"], found["language"], part["start"], part["end"], part["avg_logprob"])
             for part in found["segments"]
         )
-        return _offline(segments, audio)
+        work = EncoderWork(len(mels), sum(shape[0] * shape[2] for shape in mels) / MEL_RATE)
+        return _offline(segments, audio, work)
 
     return run
 
@@ -115,9 +169,10 @@ def faster_one_language(engine: WhisperModel) -> Peer:
     """faster-whisper as it comes: one language, detected in the first 30 seconds."""
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
+        engine.model.work = EncoderWork()
         parts, info = engine.transcribe(audio)
-        segments = (_segment(p.text, info.language, p.start, p.end, p.avg_logprob) for p in parts)
-        return _offline(segments, audio)
+        segments = [_segment(p.text, info.language, p.start, p.end, p.avg_logprob) for p in parts]
+        return _offline(segments, audio, engine.model.work)
 
     return run
 
@@ -126,14 +181,15 @@ def faster_multilingual(engine: WhisperModel, condition_on_previous_text: bool) 
     """faster-whisper's ``multilingual=True``: the language is detected anew in every window."""
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
+        engine.model.work = EncoderWork()
         parts, info = engine.transcribe(
             audio, multilingual=True, condition_on_previous_text=condition_on_previous_text
         )
-        segments = (
+        segments = [
             _segment(p.text, engine.model.language or info.language, p.start, p.end, p.avg_logprob)
             for p in parts
-        )
-        return _offline(segments, audio)
+        ]
+        return _offline(segments, audio, engine.model.work)
 
     return run
 
@@ -143,6 +199,7 @@ def faster_oracle(engine: WhisperModel) -> Peer:
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
         segments = []
+        engine.model.work = EncoderWork()
         for true in reference.segments:
             parts = list(
                 engine.transcribe(audio[samples(true.start) : samples(true.end)], language=true.lang)[0]
@@ -150,20 +207,22 @@ def faster_oracle(engine: WhisperModel) -> Peer:
             text = "".join(part.text for part in parts)
             logprob = np.mean([part.avg_logprob for part in parts]) if parts else -math.inf
             segments.append(_segment(text, true.lang, true.start, true.end, float(logprob)))
-        return _offline(segments, audio)
+        return _offline(segments, audio, engine.model.work)
 
     return run
 
 
-def streaming(make_transcriber: Callable[[Reference], StreamTranscriber]) -> Peer:
-    """A streaming transcriber, fed as fast as it computes; ``make_transcriber`` gives a fresh one for a recording."""
+def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: Pace = "fast") -> Peer:
+    """A streaming transcriber, fed a tenth of a second at a time; ``make_transcriber`` gives a fresh one.
+
+    With pace ``real`` it is fed by the clock, and its words are final on that clock; else on that of the audio.
+    """
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
-        transcriber = make_transcriber(reference)
-        results = [transcriber.process(chunk) for chunk in chunks(audio, samples(CHUNK_S))]
-        results.append(transcriber.finalize())
-        segments = tuple(segment for result in results for segment in result.segments)
-        return segments, tuple(switch for result in results for switch in result.switches)
+        trace = capture(make_transcriber(reference), audio, recording="", reference=reference, pace=pace)
+        parts = (trace.statistics["lid"], trace.statistics["sessions"])
+        work = sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())
+        return Heard(trace.segments, trace.switches, work, trace.committed, trace.compute_s)
 
     return run
 
@@ -186,52 +245,76 @@ def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = 
     return engine
 
 
-def whisperlab_modes(model: Whisper, languages: Sequence[str]) -> dict[str, Peer]:
-    """whisperlab three times: finding the languages (of those given), forced to the first one, told every segment."""
-    from whisperlab.transcriber import SessionRestartTranscriber
+def all_peers(
+    languages: Sequence[str],
+    model: str = "base",
+    threads: int = THREADS,
+    pace: Pace = "fast",
+    say: Say = _log.info,
+) -> dict[str, Callable[[], Peer]]:
+    """Every peer by the name it has in the table, whisperlab last: functions that load what a peer needs.
 
-    following = SessionRestartTranscriber(model, languages=languages)
+    What two peers need alike is loaded once. ``languages`` are those whisperlab may find; no other can be told.
+    """
+
+    @cache
+    def engine() -> WhisperModel:
+        return load_faster_whisper(model, threads, say)
+
+    @cache
+    def loaded() -> Whisper:
+        return models.load_model(model, say=say)
+
+    def multilingual(*, prompt: bool) -> Callable[[], Peer]:
+        return lambda: faster_multilingual(engine(), condition_on_previous_text=prompt)
+
+    def mode(make: Callable[[Reference], StreamTranscriber]) -> Callable[[], Peer]:
+        return lambda: streaming(make, pace)
+
+    following: list[Any] = []
 
     def auto(reference: Reference) -> StreamTranscriber:
-        following.reset()
-        return following
+        if not following:
+            following.append(_transcriber(loaded(), languages=languages))
+        following[0].reset()
+        return following[0]  # type: ignore[no-any-return]
 
     def true_turns(reference: Reference) -> list[tuple[float, str]]:
         turns = [(segment.start, segment.lang) for segment in reference.segments] or [(0.0, languages[0])]
         return [(0.0, turns[0][1]), *turns[1:]]
 
-    def forced(reference: Reference) -> StreamTranscriber:
-        return SessionRestartTranscriber(model, language=true_turns(reference)[0][1])
-
-    def oracle(reference: Reference) -> StreamTranscriber:
-        return SessionRestartTranscriber(model, oracle=true_turns(reference))
-
     return {
-        "whisperlab, auto": streaming(auto),
-        "whisperlab, forced": streaming(forced),
-        "whisperlab, oracle": streaming(oracle),
+        "openai-whisper": lambda: openai_whisper(loaded()),
+        "faster-whisper int8, one language": lambda: faster_one_language(engine()),
+        "faster-whisper int8, multilingual": multilingual(prompt=True),
+        "faster-whisper int8, multilingual, no prompt": multilingual(prompt=False),
+        "faster-whisper int8, oracle segments": lambda: faster_oracle(engine()),
+        "whisperlab, auto": mode(auto),
+        "whisperlab, forced": mode(lambda ref: _transcriber(loaded(), language=true_turns(ref)[0][1])),
+        "whisperlab, oracle": mode(lambda ref: _transcriber(loaded(), oracle=true_turns(ref))),
     }
 
 
-def all_peers(
-    languages: Sequence[str], model: str = "base", threads: int = THREADS, say: Say = _log.info
-) -> dict[str, Peer]:
-    """Every peer by the name it has in the table, whisperlab last, all on the same weights.
+def chosen(names: Iterable[str] | None) -> list[str]:
+    """The names of all peers, or of those among them that have one of the given texts in their name.
 
-    ``languages`` are those whisperlab may find; no other can be told.
+    >>> chosen(["auto", "openai"])
+    ['openai-whisper', 'whisperlab, auto']
     """
-    engine = load_faster_whisper(model, threads, say)
-    loaded = models.load_model(model, say=say)
-    return {
-        "openai-whisper": openai_whisper(loaded),
-        "faster-whisper int8, one language": faster_one_language(engine),
-        "faster-whisper int8, multilingual": faster_multilingual(engine, condition_on_previous_text=True),
-        "faster-whisper int8, multilingual, no prompt": faster_multilingual(
-            engine, condition_on_previous_text=False
-        ),
-        "faster-whisper int8, oracle segments": faster_oracle(engine),
-        **whisperlab_modes(loaded, languages),
-    }
+    known = list(all_peers([""]))
+    if names is None:
+        return known
+    wanted = list(names)
+    for part in wanted:
+        if not any(part in name for name in known):
+            raise ConfigurationError(f"no peer is named {part!r}; there are: {'; '.join(known)}")
+    return [name for name in known if any(part in name for part in wanted)]
+
+
+def _transcriber(model: Whisper, **options: Any) -> StreamTranscriber:
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    return SessionRestartTranscriber(model, **options)
 
 
 # Running
@@ -243,12 +326,14 @@ def run_peer(
     """One peer on one recording, timed."""
     reference = Reference.from_dict(recording.reference)
     began = clock()
-    segments, switches = peer(audio, reference)
-    return PeerResult(name, recording.id, segments, switches, clock() - began, duration_s(audio))
+    heard = peer(audio, reference)
+    took_s = clock() - began
+    compute_s = took_s if heard.compute_s is None else heard.compute_s
+    return PeerResult(name, recording.id, heard, compute_s, duration_s(audio))
 
 
 def interleaved(
-    recordings: Iterable[Recording],
+    recordings: Sequence[Recording],
     peers: Mapping[str, Peer],
     *,
     clock: Callable[[], float] = time.perf_counter,
@@ -256,11 +341,12 @@ def interleaved(
 ) -> Iterator[PeerResult]:
     """Every peer on every recording, another one first each time, so that a slow spell hits all alike."""
     order = list(peers)
-    for recording in recordings:
+    for index, recording in enumerate(recordings, 1):
         audio = read_audio(recording.audio_path)
         for name in order:
             result = run_peer(name, peers[name], recording, audio, clock)
-            say(f"{recording.id}: {name}: {result.compute_s:.1f} s for {result.duration:.0f} s of audio")
+            place = f"{recording.id} ({index} of {len(recordings)})"
+            say(f"{place}: {name}: {result.compute_s:.1f} s for {result.duration:.0f} s of audio")
             yield result
         order = order[1:] + order[:1]
 
@@ -276,49 +362,106 @@ def warm_up(recording: Recording, peers: Mapping[str, Peer]) -> None:
 def compare(
     recordings: Sequence[Recording],
     *,
+    controls: Sequence[Recording] = (),
+    names: Iterable[str] | None = None,
+    pace: Pace = "fast",
+    memory: bool = True,
     model: str = "base",
     threads: int = THREADS,
     rng: np.random.Generator | None = None,
     clock: Callable[[], float] = time.perf_counter,
     say: Say = _log.info,
 ) -> list[dict[str, Any]]:
-    """All peers and whisperlab on some recordings: one row per peer, as `summarise` makes them.
+    """Peers and whisperlab on some recordings: one row per peer, as `summarise` makes them.
 
-    whisperlab runs with its defaults, told the languages of the recordings (no peer can be told). Raises
-    ConfigurationError when there are no recordings.
+    whisperlab runs with its defaults, told the languages of the recordings (no peer can be told). ``controls`` are
+    recordings in one language each, given to the peers that could switch in them. ``names`` are those of `chosen`.
+    Memory is measured last, each peer alone in a fresh process. Raises ConfigurationError when there are no
+    recordings.
     """
     if not recordings:
         raise ConfigurationError("there are no recordings to compare the peers on")
+    wanted = chosen(names)
+    languages = sorted({language for recording in recordings for language in recording.languages})
     with _torch_threads(threads):
-        languages = sorted({language for recording in recordings for language in recording.languages})
-        peers = all_peers(languages, model, threads, say)
+        makers = all_peers(languages, model, threads, pace, say)
+        peers = {name: makers[name]() for name in wanted}
         warm_up(recordings[0], peers)
         results = list(interleaved(recordings, peers, clock=clock, say=say))
-    return summarise(results, recordings, rng or np.random.default_rng(0))
+        following = {name: peer for name, peer in peers.items() if name in FOLLOWING and controls}
+        alone = list(interleaved(controls, following, clock=clock, say=say))
+    rows = summarise(results, recordings, rng or np.random.default_rng(0), alone, controls)
+    for row in rows:
+        task = _Alone(row["peer"], tuple(languages), model, threads, str(recordings[0].audio_path))
+        row["peak_memory_bytes"] = in_fresh_process(peak_memory, task) if memory else None
+        if memory:
+            say(f"{row['peer']}: peak memory {row['peak_memory_bytes'] / 1e6:.0f} MB")
+    return rows
+
+
+@dataclass(slots=True, frozen=True)
+class _Alone:
+    """A peer to run by itself, as data that a fresh process can be handed."""
+
+    name: str
+    languages: tuple[str, ...]
+    model: str
+    threads: int
+    audio: str
+
+
+def peak_memory(task: _Alone) -> int:
+    """The most memory a process held that did nothing but load a peer and let it hear half a minute (VmHWM, bytes)."""
+    with _torch_threads(task.threads):
+        peer = all_peers(task.languages, task.model, task.threads)[task.name]()
+        peer(read_audio(task.audio)[: samples(MEMORY_S)], Reference("", ()))
+    return status()["VmHWM"]
 
 
 # The table
 
 
 def summarise(
-    results: Iterable[PeerResult], recordings: Iterable[Recording], rng: np.random.Generator
+    results: Iterable[PeerResult],
+    recordings: Iterable[Recording],
+    rng: np.random.Generator,
+    control_results: Iterable[PeerResult] = (),
+    controls: Iterable[Recording] = (),
 ) -> list[dict[str, Any]]:
     """A row per peer, in order of appearance: each of `RATES`, and under ``<rate>_95`` its interval.
 
     Counts are added over recordings before they are divided; intervals are bootstrapped over recordings,
-    None when there are fewer than two.
+    None when there are fewer than two. `CONTROLS` is the rate of false switches in the controls, None for a peer
+    that did not hear them.
     """
+    scores, work = _scores(results, recordings)
+    alone, _ = _scores(control_results, controls)
+    return [_row(name, mine, work[name], alone.get(name, []), rng) for name, mine in scores.items()]
+
+
+def _scores(
+    results: Iterable[PeerResult], recordings: Iterable[Recording]
+) -> tuple[dict[str, list[Score]], dict[str, EncoderWork]]:
+    """By peer: the score of each recording, and the work of the encoder in all."""
     references = {recording.id: Reference.from_dict(recording.reference) for recording in recordings}
     scores: dict[str, list[Score]] = {}
+    work: dict[str, EncoderWork] = {}
     for result in results:
         scores.setdefault(result.name, []).append(score_result(result, references[result.recording]))
-    return [_row(name, mine, rng) for name, mine in scores.items()]
+        work[result.name] = work.get(result.name, EncoderWork()) + result.heard.work
+    return scores, work
 
 
 def score_result(result: PeerResult, reference: Reference) -> Score:
     """The score of one result, by the same rules as a trace's."""
+    heard = result.heard
     return score(
-        reference, result.segments, result.switches, duration=result.duration, compute_s=result.compute_s
+        reference,
+        heard.segments,
+        heard.switches,
+        duration=result.duration,
+        committed=heard.committed,
+        compute_s=result.compute_s,
     )
 
 
@@ -329,24 +472,32 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("peer")
 
 
-def readable(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The rows of `summarise` for a person: each rate and its interval in one cell.
+def readable(rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> list[dict[str, str]]:
+    """Some columns of the rows of `summarise` for a person: each rate and its interval in one cell.
 
-    >>> readable([{"peer": "a", "mixed_error_rate": 0.5, "mixed_error_rate_95": (0.25, 0.75)}])
+    >>> readable([{"peer": "a", "mixed_error_rate": 0.5, "mixed_error_rate_95": (0.25, 0.75)}], ["mixed_error_rate"])
     [{'peer': 'a', 'mixed_error_rate': '0.50 (0.25-0.75)'}]
     """
+    shown = list(names)
     return [
-        {name: _cell(value, row.get(f"{name}_95")) for name, value in row.items() if not name.endswith("_95")}
+        {"peer": row["peer"], **{name: _cell(row.get(name), row.get(f"{name}_95")) for name in shown}}
         for row in rows
     ]
 
 
-def _row(name: str, scores: Sequence[Score], rng: np.random.Generator) -> dict[str, Any]:
-    rates = pooled(scores).rates()
+def _row(
+    name: str, scores: Sequence[Score], work: EncoderWork, alone: Sequence[Score], rng: np.random.Generator
+) -> dict[str, Any]:
+    rates, intervals = pooled(scores).rates(), bootstrap_intervals(scores, RATES, rng)
     row: dict[str, Any] = {"peer": name, "recordings": len(scores), "audio_s": round(rates["audio_s"], 3)}
     for rate in RATES:
-        row[rate] = rates[rate]
-        row[f"{rate}_95"] = bootstrap_interval(scores, rate, rng)
+        row[rate], row[f"{rate}_95"] = rates[rate], intervals[rate]
+    false = "false_switches_per_hour"
+    row[CONTROLS] = pooled(alone).rates()[false] if alone else None
+    row[f"{CONTROLS}_95"] = bootstrap_intervals(alone, [false], rng)[false] if alone else None
+    row["miss_rate_by_block"] = rates["miss_rate_by_block"]
+    row["encoder_calls_per_s"] = work.calls / rates["audio_s"]
+    row["encoded_s_per_s"] = work.encoded_s / rates["audio_s"]
     return row
 
 
@@ -363,7 +514,7 @@ def _segment(text: str, language: str, start: float, end: float, avg_logprob: fl
     return SessionSegment(text.strip(), language, float(start), float(end), True, math.exp(avg_logprob))
 
 
-def _offline(segments: Iterable[SessionSegment], audio: FloatArray) -> Heard:
+def _offline(segments: Iterable[SessionSegment], audio: FloatArray, work: EncoderWork) -> Heard:
     """The segments, and a switch wherever one differs in language from the one before."""
     found = tuple(segments)
     switches = (
@@ -371,7 +522,7 @@ def _offline(segments: Iterable[SessionSegment], audio: FloatArray) -> Heard:
         for old, new in pairwise(found)
         if old.language != new.language
     )
-    return found, tuple(switches)
+    return Heard(found, tuple(switches), work)
 
 
 @contextmanager

@@ -212,10 +212,9 @@ class Trace:
         return self.compute_s / self.duration
 
 
-def record(
+def capture(
     transcriber: StreamTranscriber,
     audio: FloatArray,
-    path: str | Path,
     *,
     recording: str,
     reference: Reference | Json | None = None,
@@ -226,12 +225,11 @@ def record(
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[float], object] | None = None,
 ) -> Trace:
-    """Feed 16 kHz ``audio`` of shape ``(n,)`` through a fresh transcriber and write its trace to ``path``.
+    """The trace of 16 kHz ``audio`` of shape ``(n,)`` fed through a fresh transcriber.
 
     With pace ``real`` a chunk is handed over when its last sample would have been spoken. ``progress`` is
-    called after each chunk with the seconds of audio heard. The file appears when it is complete: a run
-    that fails leaves nothing behind. Raises ConfigurationError for empty audio and for an impossible chunk
-    or pace.
+    called after each chunk with the seconds of audio heard. Raises ConfigurationError for empty audio and for an
+    impossible chunk or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
     header = {
@@ -246,7 +244,15 @@ def record(
         "pace": pace,
     }
     feed = _feed(audio, chunk_ms, pace, clock, sleep)
-    trace = Trace(_plain(header), tuple(_listen(transcriber, feed, clock, progress)))
+    return Trace(_plain(header), tuple(_listen(transcriber, feed, clock, progress)))
+
+
+def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, **options: Any) -> Trace:
+    """`capture`, with its options, and write the trace to ``path``.
+
+    The file appears when it is complete: a run that fails leaves nothing behind.
+    """
+    trace = capture(transcriber, audio, **options)
     write_trace(path, trace)
     return trace
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from whisperlab.instruments import Figure
 
 HELP = "small measurements, and the peers"
-EXAMPLES = ("bench buffer", "bench cache --json", "bench peers --corpus ivr-five --limit 3")
+EXAMPLES = (
+    "bench buffer",
+    "bench cache --json",
+    "bench peers --corpus ivr-five --pace real",
+    "bench peers --limit 2 --peers auto,multilingual --no-controls --no-memory",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="peers: the split to use")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="peers: only the first N recordings")
+    parser.add_argument(
+        "--peers", type=_names, metavar="NAME,...", help="peers: only those with such a text in their name"
+    )
+    parser.add_argument(
+        "--pace",
+        choices=("fast", "real"),
+        default="fast",
+        help="peers: real feeds the streaming ones by the clock; word latency then counts computing",
+    )
+    parser.add_argument(
+        "--controls",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="peers: also count false switches in recordings of each of the languages alone",
+    )
+    parser.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="peers: also measure peak memory, each alone in a fresh process",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -38,7 +64,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     rows = _BENCHES[args.what](args, console)
     console.document(finite({"bench": args.what, "rows": rows, **provenance()}))
-    console.show(table(_readable(rows) if args.what == "peers" else [_worded(row) for row in rows]))
+    for shown in _readable(rows) if args.what == "peers" else [[_worded(row) for row in rows]]:
+        console.show(table(shown))
     return 0
 
 
@@ -82,16 +109,38 @@ def _worded(row: dict[str, Any]) -> dict[str, Any]:
 def _peers(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     from whisperlab import corpora, peers
 
+    names = peers.chosen(args.peers)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
-    return peers.compare(recordings, say=console.note)
+    languages = sorted({language for recording in recordings for language in recording.languages})
+    controls = [
+        recording
+        for name in (f"ivr-{language}" for language in languages if len(languages) > 1)
+        if args.controls and name in corpora.list_corpora() and set(names) & set(peers.FOLLOWING)
+        for recording in corpora.load(name, args.split)[: args.limit]
+    ]
+    return peers.compare(
+        recordings, controls=controls, names=names, pace=args.pace, memory=args.memory, say=console.note
+    )
 
 
-def _readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The rows of the peers with each rate and its interval in one cell."""
-    from whisperlab.peers import readable
+def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
+    """The rows of the peers as tables narrow enough to read: text, languages, cost."""
+    from whisperlab.peers import CONTROLS, COSTS, RATES, readable
 
-    return readable(rows)
+    in_mb = [
+        {**row, "peak_memory_bytes": (size := row["peak_memory_bytes"]) and f"{size / 1e6:.0f} MB"}
+        for row in rows
+    ]
+    text = [name for name in RATES if "error" in name or "deleted" in name or "latency" in name]
+    switches = [*(name for name in RATES if "switch_" in name and name not in text), *_DELAYS, CONTROLS]
+    return [readable(in_mb, names) for names in (text, switches, COSTS)]
 
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
 
 _BENCHES: dict[str, Callable[[argparse.Namespace, Console], list[dict[str, Any]]]] = {
     "buffer": _buffer,

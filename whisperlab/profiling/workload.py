@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from whisperlab.trace import StreamTranscriber
 
 Record = TypeVar("Record")
+Task = TypeVar("Task")
 
 
 def session_restart_transcriber(**options: Any) -> StreamTranscriber:
@@ -58,14 +59,16 @@ class Workload:
         transcriber.finalize()
 
 
-def in_fresh_process(measure: Callable[[Workload], Record], workload: Workload) -> Record:
+def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
     """The record of one pass, measured in a process that has done nothing else before.
+
+    ``measure`` must be importable by name and ``task`` picklable, as a `Workload` is.
 
     What the pass raises is raised here; WhisperlabError when the process was killed, as by a lack of memory.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(measure, workload).result()
+            return pool.submit(measure, task).result()
         except BrokenProcessPool as error:
             raise WhisperlabError(
                 f"the {measure.__module__} pass was killed; was there enough memory?"

@@ -1,4 +1,4 @@
-"""What a recogniser got right, and how sure it was: text, language labels, switches, delays. Counts add up, then divide.
+"""What a recogniser got right, and how sure it was: text, languages, switches, delays. Counts add up, then divide.
 
 Nothing here needs a model: scores are made from traces, or from plain lists for any other recogniser.
 """
@@ -13,7 +13,14 @@ from whisperlab.scoring.calibration import (
     reliability,
 )
 from whisperlab.scoring.language import TOLERANCES_S, WIDEST_S, Boundary, match_switches, true_switches
-from whisperlab.scoring.summary import Score, bootstrap_interval, pooled, score, score_trace
+from whisperlab.scoring.summary import (
+    Score,
+    bootstrap_interval,
+    bootstrap_intervals,
+    pooled,
+    score,
+    score_trace,
+)
 from whisperlab.scoring.text import Aligned, TextCounts, align, units
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "area_under_roc",
     "best_temperature",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "expected_calibration_error",
     "match_switches",
     "pooled",

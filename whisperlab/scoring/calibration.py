@@ -146,8 +146,9 @@ def _likelihood_of(logits: Logits, truth: NDArray[np.intp], log_prior: ArrayLike
         if not temperature > 0:
             raise ConfigurationError(f"temperature must be > 0, got {temperature}")
         scores = logits / temperature + prior
-        of_true = scores[np.arange(len(truth)), truth]
-        return float((np.logaddexp.reduce(scores, axis=1) - of_true).mean())
+        # Relative to the true class first: the sum then keeps what a very likely one lacks to certainty.
+        behind = scores - scores[np.arange(len(truth)), truth, None]
+        return float(np.logaddexp.reduce(behind, axis=1).mean())
 
     return loss
 

@@ -7,6 +7,7 @@ found, where a switch is a boundary (a time and the language it leads into).
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,32 @@ def true_switches(reference: Reference) -> list[Boundary]:
         for old, new in pairwise(reference.segments)
         if old.lang != new.lang
     ]
+
+
+BLOCKS_S = (1.0, 2.0, 4.0)  # limits between the lengths of language blocks that misses are counted by
+
+
+def block_misses(
+    reference: Reference, found: Iterable[tuple[Boundary, Switch]]
+) -> dict[str, tuple[int, int]]:
+    """Of the language blocks after the first: how many there are and how many were missed, by their length.
+
+    A block reaches from a switch to the next one; it was missed when its switch is in no pair of ``found``.
+    """
+    ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
+    ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
+    matched = {boundary.end for boundary, _ in found}
+    counts = {_length_name(i): (0, 0) for i in range(len(BLOCKS_S) + 1)}
+    for boundary, end in zip(true_switches(reference), ends, strict=False):
+        name = _length_name(bisect_right(BLOCKS_S, end - boundary.end))
+        blocks, missed = counts[name]
+        counts[name] = blocks + 1, missed + (boundary.end not in matched)
+    return counts
+
+
+def _length_name(index: int) -> str:
+    low, high = ("", *map("{:g}".format, BLOCKS_S))[index], (*map("{:g}".format, BLOCKS_S), "")[index]
+    return f"{low}-{high} s" if low and high else f"under {high} s" if high else f"over {low} s"
 
 
 def match_switches(

@@ -16,6 +16,7 @@ from whisperlab.scoring.language import (
     TOLERANCES_S,
     WIDEST_S,
     LabelTime,
+    block_misses,
     frame_labels,
     label_time,
     match_switches,
@@ -53,7 +54,7 @@ class Score:
     language, given by the final segments; ``frame_labels`` the same, given by the language-ID frames (empty
     when there were none). ``delays`` are the decision delays of the switches found, in seconds. ``switch_text`` is
     what became of the words within two of a switch, ``word_latencies`` the seconds from the end of a right word to
-    its final text, where it is known when that came.
+    its final text, where it is known when that came. ``blocks`` counts language blocks, and those missed, by length.
     """
 
     recordings: int
@@ -67,6 +68,7 @@ class Score:
     compute: ComputeTime
     switch_text: SwitchText
     word_latencies: tuple[float, ...]
+    blocks: Mapping[str, tuple[int, int]]
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
@@ -83,6 +85,10 @@ class Score:
             self.compute + other.compute,
             self.switch_text + other.switch_text,
             self.word_latencies + other.word_latencies,
+            {
+                name: (n + other.blocks[name][0], missed + other.blocks[name][1])
+                for name, (n, missed) in self.blocks.items()
+            },
         )
 
     def rates(self) -> RateTree:
@@ -108,6 +114,7 @@ class Score:
             "compute": asdict(self.compute),
             "switch_text": asdict(self.switch_text),
             "word_latencies": list(self.word_latencies),
+            "blocks": {name: list(counts) for name, counts in self.blocks.items()},
         }
 
     @classmethod
@@ -126,8 +133,9 @@ class Score:
                 ComputeTime(**value["compute"]),
                 SwitchText(TextCounts(**value["switch_text"]["counts"]), value["switch_text"]["deleted_s"]),
                 tuple(value["word_latencies"]),
+                {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {value!r:.200}") from error
 
 
@@ -165,6 +173,7 @@ def score(
         word_latencies=(
             word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()
         ),
+        blocks=block_misses(reference, pairs[f"{WIDEST_S:g}"]),
     )
 
 
@@ -200,17 +209,34 @@ def bootstrap_interval(
     n: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of a rate, resampling recordings (one score each).
+    """`bootstrap_intervals` of a single rate."""
+    return bootstrap_intervals(scores, [rate_name], rng, n, level)[rate_name]
+
+
+def bootstrap_intervals(
+    scores: Sequence[Score],
+    rate_names: Iterable[str],
+    rng: np.random.Generator,
+    n: int = 1000,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float] | None]:
+    """The percentile bootstrap interval of each rate, resampling recordings (one score each), the same for all rates.
 
     A rate of one language is named with a dot: ``error_rate_by_language.es``. An end is infinite when a
     delay there is endless. Resamples in which the rate has nothing to divide by are left out; None when
     all are, or when there are fewer than two recordings: one tells nothing about the spread.
     """
-    _value(_rates(pooled(scores)), rate_name)  # a name that cannot be is refused even without an interval
+    names, whole = list(rate_names), _rates(pooled(scores))
+    for name in names:
+        _value(whole, name)  # a name that cannot be is refused even without an interval
     if len(scores) < 2:
-        return None
+        return dict.fromkeys(names)
     drawn = rng.integers(len(scores), size=(n, len(scores)))
-    values = [_value(_rates(pooled(scores[i] for i in row)), rate_name) for row in drawn]
+    resampled = [_rates(pooled(scores[i] for i in row)) for row in drawn]
+    return {name: _interval([_value(rates, name) for rates in resampled], level) for name in names}
+
+
+def _interval(values: Sequence[float], level: float) -> tuple[float, float] | None:
     defined = [value for value in values if not math.isnan(value)]
     tail = (1 - level) / 2 * 100
     return (percentile(defined, tail), percentile(defined, 100 - tail)) if defined else None
@@ -236,6 +262,7 @@ def _rates(score: Score) -> RateTree:
         "switches_true": switches.true,
         "switches_found": switches.found,
         "switches_missed": missed,
+        "miss_rate_by_block": {name: _ratio(missed, n) for name, (n, missed) in score.blocks.items()},
         "false_switches_per_hour": _ratio(switches.found - len(score.delays), hours),
         "decision_delay_p50": percentile(score.delays, 50, missed=missed),
         "decision_delay_p95": percentile(score.delays, 95, missed=missed),

@@ -1,0 +1,254 @@
+"""Language-ID accuracy by window length and trailing silence, on real speech: the whole curve.
+
+    python benchmarks/language_window.py --split dev     # choose here
+    python benchmarks/language_window.py --split test    # report here
+
+Windows of 0.5 to 5 s lie wholly inside one language block, every half second of it, and are followed by 0 to 2 s of
+silence; every fourth is also padded to 30 s. Each stands with all 99 languages and with those of the corpus
+allowed, with and without the product's English bias; and all of it with positions pooled in pairs before the first
+encoder block, after the third, and not at all. Each pooling is a pass of its own; costs are relative to 2.5 + 0.5 s.
+Logits are kept under WHISPERLAB_CACHE/benchmarks recording by recording: a run that was stopped goes on.
+Two tables: every place a window fits, and only those where the longest does, so that all lengths hear the same places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import whisperlab
+from whisperlab import corpora, models
+from whisperlab.audio import audio_digest, read_audio
+from whisperlab.instruments import middle
+from whisperlab.lid import LidOptions
+from whisperlab.lid_curve import Condition, Heard, Place, WindowListener, measure, places, together
+from whisperlab.scoring import best_temperature, expected_calibration_error
+from whisperlab.trace import provenance
+
+SOURCES = ("encoder.py", "lid_curve.py", "linear.py", "text_stack.py")  # what logits depend on
+CORPORA = ("ivr-five", "ivr-en-es")
+WINDOWS_S = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+SILENCES_S = (0.0, 0.5, 1.0, 2.0)
+PADDED_S = 30.0
+HOP_S, PADDED_HOP_S = 0.5, 2.0
+BESIDE = (2.5, 0.5)  # window and silence that the costs of a pass are relative to
+POOLED: dict[str, int | None] = {"pooled before block 1": 0, "pooled after block 3": 3, "not pooled": None}
+DRAWS = 1000  # bootstrap resamples over recordings
+
+
+@dataclass(slots=True, frozen=True)
+class Pass:
+    """Conditions heard in turns, every ``hop_s`` of speech; what they cost is relative to the first of them."""
+
+    name: str
+    conditions: tuple[Condition, ...]
+    hop_s: float
+
+
+def passes() -> list[Pass]:
+    """One for each pooling, and one with windows padded to 30 s, its costs relative to the cheapest pooling."""
+    grid = [(w, s) for w in WINDOWS_S for s in SILENCES_S if (w, s) != BESIDE]
+    found = [
+        Pass(name, tuple(Condition(*cell, pool) for cell in (BESIDE, *grid)), HOP_S)
+        for name, pool in POOLED.items()
+    ]
+    padded = (Condition(*BESIDE, 0), *(Condition(w, PADDED_S, None) for w in WINDOWS_S))
+    return [*found, Pass("padded", padded, PADDED_HOP_S)]
+
+
+def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pass) -> dict[Condition, Heard]:
+    """What was heard of a corpus in a pass, computed recording by recording unless it is kept."""
+    parts = []
+    for recording in tqdm(
+        corpora.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"
+    ):
+        where = places([recording], min(WINDOWS_S), one.hop_s)
+        path = _path(recording, where, one.conditions, listener, model)
+        if not path.exists():
+            total = sum(place.fits(condition) for place in where for condition in one.conditions)
+            with tqdm(total=total, desc=recording.id, unit="window", leave=False) as bar:
+                _keep(path, measure(listener, [recording], where, one.conditions, bar.update))
+        parts.append(_kept(path, where, one.conditions, listener.languages))
+    return {condition: together(part[condition] for part in parts) for condition in one.conditions}
+
+
+def _path(
+    recording: corpora.Recording,
+    where: Sequence[Place],
+    conditions: Sequence[Condition],
+    listener: WindowListener,
+    model: str,
+) -> Path:
+    digest = hashlib.sha256(audio_digest(read_audio(recording.audio_path)).encode())
+    digest.update(repr((model, listener.precision, where, conditions)).encode())
+    for name in SOURCES:
+        digest.update((Path(whisperlab.__file__).parent / name).read_bytes())
+    return models.cache_dir() / "benchmarks" / f"windows-{digest.hexdigest()[:24]}.npz"
+
+
+def _keep(path: Path, heard: Mapping[Condition, Heard]) -> None:
+    arrays = {}
+    for number, part in enumerate(heard.values()):
+        arrays[f"ends-{number}"] = np.array([place.end for place in part.places])
+        arrays[f"logits-{number}"] = part.logits.astype(np.float32)
+        arrays[f"encoder-{number}"] = part.encoder_s
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(path)
+
+
+def _kept(
+    path: Path, where: Sequence[Place], conditions: Sequence[Condition], languages: tuple[str, ...]
+) -> dict[Condition, Heard]:
+    at = {place.end: place for place in where}
+    with np.load(path) as kept:
+        return {
+            condition: Heard(
+                languages,
+                tuple(at[end] for end in kept[f"ends-{number}"].tolist()),
+                kept[f"logits-{number}"].astype(float),
+                kept[f"encoder-{number}"],
+            )
+            for number, condition in enumerate(conditions)
+        }
+
+
+def rows(
+    corpus: str, name: str, heard: Mapping[Condition, Heard], allowed: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """A row for each condition of a pass and each choice of places: accuracies with intervals, cost, calibration."""
+    longest, beside = Condition(max(WINDOWS_S), 0), next(iter(heard.values()))
+    for condition, every in heard.items():
+        same = every.at([place.fits(longest) for place in every.places])
+        for choice, chosen in (("every place", every), ("same places", same)):
+            yield {
+                "corpus": corpus,
+                "pass": name,
+                "places": choice,
+                "window_s": condition.window_s,
+                "silence_s": condition.silence_s,
+                "pool_after": condition.pool_after,
+                "n": len(chosen),
+                "blocks": len({(place.recording, place.block) for place in chosen.places}),
+                "recordings": len({place.recording for place in chosen.places}),
+                "accuracy": {rule: accuracy(chosen, *what) for rule, what in rules(allowed).items()},
+                "encoder": cost(chosen, beside),
+                "calibration": calibration(chosen, allowed),
+            }
+
+
+def rules(allowed: Sequence[str]) -> dict[str, tuple[Sequence[str] | None, float]]:
+    """What may be answered, and what is taken off English."""
+    bias = LidOptions().english_bias
+    return {
+        "all": (None, 0.0),
+        "all, English down": (None, bias),
+        "allowed": (allowed, 0.0),
+        "allowed, English down": (allowed, bias),
+    }
+
+
+def accuracy(heard: Heard, allowed: Sequence[str] | None, english_bias: float) -> dict[str, Any]:
+    """Right of all, balanced over languages, each language's own, and 95 % over recordings of the plain share."""
+    right = heard.right(allowed, english_bias)
+    spoken = np.array([place.language for place in heard.places])
+    by_language = {
+        language: float(right[spoken == language].mean()) for language in np.unique(spoken).tolist()
+    }
+    _, recording = np.unique([place.recording for place in heard.places], return_inverse=True)
+    counts = np.stack([np.bincount(recording, right), np.bincount(recording)], axis=1)
+    drawn = counts[np.random.default_rng(0).integers(len(counts), size=(DRAWS, len(counts)))].sum(axis=1)
+    return {
+        "right": int(right.sum()),
+        "share": float(right.mean()),
+        "interval": np.percentile(drawn[:, 0] / drawn[:, 1], (2.5, 97.5)).tolist(),
+        "balanced": float(np.mean(list(by_language.values()))),
+        "by_language": by_language,
+    }
+
+
+def cost(heard: Heard, beside: Heard) -> dict[str, Any]:
+    """Median milliseconds of the encoder, and times those of another condition at the same place, in the same turn."""
+    other = dict(zip(beside.places, beside.encoder_s.tolist(), strict=True))
+    pairs = zip(heard.places, heard.encoder_s.tolist(), strict=True)
+    ratios = [took / other[place] for place, took in pairs if place in other]
+    times, low, high = middle(ratios)
+    ms = float(np.median(heard.encoder_s) * 1000)
+    return {"ms": ms, "times": times, "interval": [low, high], "n": len(ratios)}
+
+
+def calibration(heard: Heard, allowed: Sequence[str]) -> dict[str, Any]:
+    """Of the product's posterior, on half of the recordings; the temperature is the best for the other half."""
+    bias = LidOptions().english_bias
+    fitted, judged = heard.halves()
+    temperature = best_temperature(fitted.among(allowed), fitted.truth, fitted.log_prior(bias))
+    errors = {}
+    for name, degree in (("error", 1.0), ("error_at_best", temperature)):
+        rule = allowed, bias, degree
+        confidence = judged.posteriors(*rule).max(axis=1)
+        errors[name] = expected_calibration_error(confidence, judged.right(*rule))
+    return {"temperature": temperature, "n": len(judged), **errors}
+
+
+def table(found: Sequence[Mapping[str, Any]], corpus: str, choice: str, rule: str) -> str:
+    """Balanced accuracy in per cent by window (down) and silence (across), a block of columns for each pass."""
+    chosen = [row for row in found if (row["corpus"], row["places"]) == (corpus, choice)]
+    lines = [f"\n{corpus}, {choice}, {rule}: mean of the languages, % right"]
+    for one in passes():
+        cells = {(row["window_s"], row["silence_s"]): row for row in chosen if row["pass"] == one.name}
+        silences = sorted({silence for _, silence in cells})
+        lines.append(f"{one.name:<24}" + "".join(f"{f'+ {silence:g} s':>9}" for silence in silences))
+        for window in WINDOWS_S:
+            line = [cells.get((window, silence)) for silence in silences]
+            shares = [f"{row['accuracy'][rule]['balanced']:9.1%}" if row else " " * 9 for row in line]
+            sizes = sorted({row["n"] for row in line if row})
+            lines.append(f"{window:20g} s  {''.join(shares)}   n {', '.join(map(str, sizes))}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Collect, print the tables, write everything as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--model", default="base")
+    parser.add_argument("--out", type=Path, help="default: reports/language-window-SPLIT.json")
+    arguments = parser.parse_args()
+    listener = WindowListener(models.load_model(arguments.model))
+    found: list[dict[str, Any]] = []
+    for corpus in CORPORA:
+        recordings = corpora.load(corpus, arguments.split)
+        allowed = sorted({code for recording in recordings for code in recording.languages})
+        for one in passes():
+            heard = load(corpus, arguments.split, listener, arguments.model, one)
+            found += rows(corpus, one.name, heard, allowed)
+        for choice, rule in itertools.product(("every place", "same places"), rules(allowed)):
+            print(table(found, corpus, choice, rule), flush=True)
+    out = arguments.out or Path("reports") / f"language-window-{arguments.split}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    told = {
+        "split": arguments.split,
+        "model": arguments.model,
+        "precision": listener.precision,
+        "english_bias": LidOptions().english_bias,
+        "hop_s": HOP_S,
+        "rows": found,
+        **provenance(),
+    }
+    out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Figures of accuracy: over window and silence, by rule, against cost, and beside the confidence claimed.
+
+Shares come as counts, ``(right, n)``, and are drawn with Wilson's 95 % interval. That interval takes every
+answer as a trial of its own; answers about the same sentence are alike, so the true one is somewhat wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.report.tally import percent, wilson
+from whisperlab.scoring.calibration import ReliabilityBin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Count: TypeAlias = tuple[int, int]  # right, of so many
+
+_LINES = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6))  # a thin line in the palette's yellow is hard to see
+_MARKERS = "osD^vP"
+_APART = (
+    0.025  # of the axis: how far the lines of one figure are set aside, lest their intervals hide each other
+)
+
+
+@_styled
+def accuracy_map_figure(panels: Mapping[str, Mapping[tuple[float, float], Count]]) -> Figure:
+    """Accuracy by window (down) and silence after it (across), both in seconds, with its interval; a panel a title."""
+    windows = sorted({window for cells in panels.values() for window, _ in cells})
+    silences = sorted({silence for cells in panels.values() for _, silence in cells})
+    figure = _figure(NARROW, 1.2 + 0.46 * len(windows))
+    for axes, (title, cells) in zip(_row(figure, len(panels)), panels.items(), strict=True):
+        _draw_map(axes, [[cells.get((window, silence)) for silence in silences] for window in windows])
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks([place + 0.5 for place in range(len(silences))], [f"{s:g}" for s in silences])
+        axes.set_yticks([place + 0.5 for place in range(len(windows))], [f"{w:g}" for w in windows])
+        axes.set_xlabel("silence after the window, s")
+    figure.axes[0].set_ylabel("window, s")
+    _frame(figure, top=0.35, bottom=0.55, left=0.55, right=0.05)
+    return figure
+
+
+@_styled
+def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Count]]]) -> Figure:
+    """Accuracy over the window's length in seconds, a line for each rule with its intervals; a panel a title."""
+    figure = _figure(NARROW, 3.6)
+    for axes, (title, rules) in zip(_row(figure, len(panels)), panels.items(), strict=True):
+        ends = [window for counts in rules.values() for window in counts]
+        apart = _APART * (max(ends) - min(ends))
+        for number, (rule, counts) in enumerate(rules.items()):
+            aside = (number - (len(rules) - 1) / 2) * apart
+            _draw_curve(axes, [window + aside for window in counts], list(counts.values()), number, rule)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(sorted(set(ends)), [f"{window:g}" for window in sorted(set(ends))])
+        axes.set_xlabel("window, s")
+        axes.grid(visible=True, axis="y")
+    figure.axes[0].set_ylim(top=102)
+    figure.axes[0].set_ylabel("windows right, %")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="upper center", fontsize=9)
+    _frame(figure, top=0.65, bottom=0.55, left=0.6, right=0.05)
+    return figure
+
+
+@_styled
+def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figure:
+    """Accuracy against cost, relative to that of ``chosen``, a point each; the line joins those no other beats.
+
+    A point is beaten by one that is no dearer and right more often.
+    """
+    figure = _figure(NARROW, 4.2)
+    axes = figure.subplots()
+    ordered = sorted(points.items(), key=lambda point: (point[1][0], -_share(point[1][1])))
+    front: list[str] = []
+    for name, (_, count) in ordered:
+        if not front or _share(count) > _share(points[front[-1]][1]):
+            front.append(name)
+    best = [points[name] for name in front]
+    axes.plot([cost for cost, _ in best], [100 * _share(count) for _, count in best], color=MUTED, zorder=1)
+    for name, (cost, count) in points.items():
+        colour = PALETTE[1] if name == chosen else PALETTE[0] if name in front else "none"
+        share = 100 * _share(count)
+        axes.plot(
+            cost, share, "D" if name == chosen else "o", color=colour, markeredgecolor=INK, markersize=7
+        )
+        if name in front or name == chosen:
+            above = name in front
+            axes.annotate(
+                name,
+                (cost, share),
+                xytext=(-5, 5) if above else (6, -5),
+                textcoords="offset points",
+                ha="right" if above else "left",
+                va="bottom" if above else "top",
+                fontsize=8,
+            )
+    axes.set_xlabel(f"encoder time, times that of {chosen}")
+    axes.set_ylabel("windows right, %")
+    axes.margins(x=0.12, y=0.12)
+    axes.grid(visible=True)
+    _frame(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
+    return figure
+
+
+@_styled
+def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
+    """Accuracy over confidence, a line for each name; on the dashed line a confidence means what it says.
+
+    Bars are intervals, and a halo is the larger the more answers a mark stands for.
+    """
+    figure = _figure(NARROW, 4.2 + 0.2 * len(curves))
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=MUTED, linestyle=(0, (3, 3)), zorder=1)
+    for number, (name, bins) in enumerate(curves.items()):
+        n = sum(part.n for part in bins)
+        confidence = [100 * part.confidence for part in bins]
+        _draw_curve(
+            axes, confidence, [(round(part.accuracy * part.n), part.n) for part in bins], number, name
+        )
+        sizes = [300 * part.n / n for part in bins]
+        colour = _LINES[number % len(_LINES)]
+        axes.scatter(confidence, [100 * part.accuracy for part in bins], sizes, color=colour, alpha=0.4)
+    axes.set_xlim(0, 104)
+    axes.set_ylim(-3, 104)
+    axes.set_xlabel("confidence, %")
+    axes.set_ylabel("answers right, %")
+    axes.grid(visible=True)
+    figure.legend(frameon=False, loc="upper left", fontsize=9)
+    _frame(figure, top=0.2 + 0.2 * len(curves), bottom=0.55, left=0.65, right=0.1)
+    return figure
+
+
+def _row(figure: Figure, n: int) -> Sequence[Axes]:
+    axes: Sequence[Axes] = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    return axes
+
+
+def _share(count: Count) -> float:
+    right, n = count
+    return right / n
+
+
+def _draw_map(axes: Axes, cells: Sequence[Sequence[Count | None]]) -> None:
+    """A grid of shares on colour, the interval beneath each; nothing where nothing was measured."""
+    values = [[float("nan") if count is None else _share(count) for count in line] for line in cells]
+    axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
+    for row, line in enumerate(cells):
+        for column, count in enumerate(line):
+            if count is None:
+                continue
+            low, high = wilson(*count)
+            colour = "#ffffff" if _share(count) < 0.55 else "#000000"
+            place = (column + 0.5, row + 0.4)
+            axes.text(*place, percent(_share(count)), ha="center", va="center", color=colour, fontsize=9)
+            interval = f"{100 * low:.0f}–{100 * high:.0f}"
+            axes.text(column + 0.5, row + 0.75, interval, ha="center", va="center", color=colour, fontsize=7)
+    axes.set_ylim(len(cells), 0)
+    axes.tick_params(length=0)
+
+
+def _draw_curve(axes: Axes, x: Sequence[float], counts: Sequence[Count], number: int, label: str) -> None:
+    shares = [100 * _share(count) for count in counts]
+    ends = [[100 * end for end in wilson(*count)] for count in counts]
+    below = [max(0.0, share - low) for share, (low, _) in zip(shares, ends, strict=True)]
+    above = [max(0.0, high - share) for share, (_, high) in zip(shares, ends, strict=True)]
+    axes.errorbar(
+        x,
+        shares,
+        [below, above],
+        color=_LINES[number % len(_LINES)],
+        marker=_MARKERS[number % len(_MARKERS)],
+        markeredgecolor=INK,
+        markersize=6,
+        elinewidth=1,
+        capsize=2,
+        label=label,
+    )
