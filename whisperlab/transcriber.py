@@ -254,7 +254,7 @@ class SessionRestartTranscriber:
             shadow_rate=shadow_rate,
             context=(self._config["model"], arithmetic, lid.window_ms, lid.margin_ms, lid.pool_after),
         )
-        encoder, stack = _halves(loaded, arithmetic)
+        encoder, stack = prepared(loaded, arithmetic)
         self._lid_encoder = encoder.with_own_counts()
         self._text_encoder = self._lid_encoder.with_own_counts()
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
@@ -458,9 +458,8 @@ class SessionRestartTranscriber:
         """A look at what was said since the last pause, when that is not long ago but enough to hear a language in."""
         per_ms = SAMPLE_RATE // 1000
         began = self._gate.spoken_since(self._lid.pause_ms * per_ms) if self._lid.onset_ms else None
-        if began is None or not (
-            self._lid.min_speech_ms * per_ms <= self._heard - began <= self._lid.onset_ms * per_ms
-        ):
+        longest = min(self._lid.onset_ms * per_ms, self._window)
+        if began is None or not self._lid.min_speech_ms * per_ms <= self._heard - began <= longest:
             return None
         with self.audio_buffer_for_lid.view(self._heard - began) as window:
             posterior = self._look(window, self._lid.onset_margin_ms)
@@ -709,12 +708,18 @@ class SessionRestartTranscriber:
             self._finish(min(closed.end + preroll, self._heard))
 
 
-def _halves(model: Whisper, precision: Precision) -> tuple[ShortWindowEncoder, TextStack]:
-    """Encoder and decoder of a loaded model, prepared once however many transcribers use it: weights are kept once."""
-    prepared = _prepared.setdefault(model, {})
-    if precision not in prepared:
-        prepared[precision] = ShortWindowEncoder(model, precision), TextStack(model, precision)
-    return prepared[precision]
+def prepared(
+    model: Whisper, precision: Precision | str | None = None
+) -> tuple[ShortWindowEncoder, TextStack]:
+    """Encoder and decoder of a loaded model, prepared once however many transcribers use it: weights are kept once.
+
+    ``precision`` None takes int8 where the device has it.
+    """
+    arithmetic = check_precision(precision, model.device)
+    known = _prepared.setdefault(model, {})
+    if arithmetic not in known:
+        known[arithmetic] = ShortWindowEncoder(model, arithmetic), TextStack(model, arithmetic)
+    return known[arithmetic]
 
 
 def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:

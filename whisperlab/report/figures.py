@@ -127,7 +127,8 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
 def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
     """Every stage of one recording on one time axis, from the sound to the text.
 
-    Downwards: waveform; speech found; posterior of each frame; path of the smoothing; switches decided (a line from
+    Downwards: waveform; speech found; posterior of each frame, and as dots under it the likeliest language of what was
+    said since the last pause; path of the smoothing; switches decided (a line from
     the boundary, where the language changed, to the triangle, when that was known); languages of the text; truth.
     Dashed lines are true switches. ``audio`` is what was heard, shape (n,), 16 kHz.
     """
@@ -367,7 +368,10 @@ def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
         axes.stackplot(times, *layers, colors=list(colours.values()), linewidth=0)
     cached = [seconds(frame.end) for frame in frames if frame.cached]
     axes.plot(cached, [1.06] * len(cached), "|", color=INK, markersize=4, markeredgewidth=0.7, clip_on=False)
-    axes.set_ylim(0, 1.1)
+    onsets = [(seconds(frame.end), frame.onset.posterior) for frame in frames if frame.onset]
+    likeliest = [colours.get(max(found, key=found.__getitem__), OTHER) for _, found in onsets]
+    axes.scatter([time for time, _ in onsets], [-0.09] * len(onsets), s=5, c=likeliest, linewidths=0)
+    axes.set_ylim(-0.16 if onsets else 0, 1.1)
     axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     axes.set_ylabel("posterior")
 

@@ -1,0 +1,109 @@
+"""What a restart costs in words, and whether confidence sorts the words that were got right from the others.
+
+    python benchmarks/restarts.py --corpus ivr-en-es --split test
+
+*Lost or doubled*: the stream is told its switches (mode oracle); its text is compared with that of each reference
+segment decoded by itself, in one piece. What is missing or too much within two words of a switch is the restart's.
+*Confidence*: in mode auto every word carries the confidence of its segment; the area under the ROC is the
+probability that a word got right has more of it than one got wrong (0.5: of no use, 1: sorts perfectly).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from tqdm import tqdm
+
+from whisperlab import SessionRestartTranscriber, corpora, models
+from whisperlab.audio import FloatArray, read_audio
+from whisperlab.corpora import Recording
+from whisperlab.decoder import DecoderOptions, SpeechDecoder, text_of
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.scoring import align, area_under_roc, expected_calibration_error, units
+from whisperlab.scoring.text import TextCounts, switch_text, text_counts
+from whisperlab.timeline import samples
+from whisperlab.trace import Reference, ReferenceSegment, Trace, capture
+from whisperlab.transcriber import prepared
+
+
+def alone(decoder: SpeechDecoder, audio: FloatArray, segment: ReferenceSegment) -> ReferenceSegment:
+    """The segment with the text the same decoder finds in it when it hears nothing else."""
+    clip = audio[samples(segment.start) : samples(segment.end)]
+    said = text_of(decoder.decode(clip, 0, segment.lang).words)
+    return ReferenceSegment(segment.start, segment.end, segment.lang, said)
+
+
+def text(trace: Trace) -> str:
+    """All final text in order of time."""
+    return " ".join(segment.text for segment in sorted(trace.segments, key=lambda s: s.start_time))
+
+
+def told_words(trace: Trace, reference: Reference) -> list[tuple[float, bool]]:
+    """Confidence of each word said, and whether it was right."""
+    ordered = sorted(trace.segments, key=lambda s: s.start_time)
+    confidence = [s.confidence for s in ordered for _ in units(s.text)]
+    steps = [step for step in align(reference, text(trace)) if step.hypothesis is not None]
+    return [(c, step.kind == "hit") for c, step in zip(confidence, steps, strict=True)]
+
+
+def main() -> None:
+    """Print both figures with 95 % intervals over recordings."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", default="ivr-five")
+    parser.add_argument("--split", default="dev")
+    arguments = parser.parse_args()
+    recordings: list[Recording] = corpora.load(arguments.corpus, arguments.split)
+    languages = sorted({code for recording in recordings for code in recording.languages})
+    model = models.load_model("base")
+    decoder = SpeechDecoder(*prepared(model), DecoderOptions(), PerformanceMetrics())
+    near: list[TextCounts] = []
+    every: list[TextCounts] = []
+    told: list[list[tuple[float, bool]]] = []
+    for recording in tqdm(recordings, unit="recording"):
+        audio, reference = read_audio(recording.audio_path), Reference.from_dict(recording.reference)
+        whole = tuple(alone(decoder, audio, segment) for segment in reference.segments)
+        turns = [(0.0, whole[0].lang), *((segment.start, segment.lang) for segment in whole[1:])]
+        oracle = capture(SessionRestartTranscriber(model, oracle=turns), audio, recording=recording.id)
+        steps = align(Reference(" ".join(s.text for s in whole), whole), text(oracle))
+        near.append(switch_text(steps).counts)
+        every.append(sum(text_counts(steps).values(), TextCounts()))
+        auto = SessionRestartTranscriber(model, languages=languages)
+        told.append(told_words(capture(auto, audio, recording=recording.id), reference))
+    rng = np.random.default_rng(0)
+    draws = [range(len(recordings)), *rng.integers(len(recordings), size=(1000, len(recordings)))]
+
+    def shown(name: str, values: list[float], n: int) -> None:
+        low, high = np.percentile(values[1:], (2.5, 97.5))
+        print(f"{name}: {values[0]:.3f} ({low:.3f}-{high:.3f}), n = {n:,} words")
+
+    n_words = sum(counts.reference_words for counts in every)
+    shown(
+        "words lost or doubled at restarts, of all words",
+        [
+            sum(near[i].deletions + near[i].insertions for i in draw)
+            / sum(every[i].reference_words for i in draw)
+            for draw in draws
+        ],
+        n_words,
+    )
+    columns = [
+        [np.array(column) for column in zip(*(w for i in draw for w in told[i]), strict=True)]
+        for draw in draws
+    ]
+    shown(
+        "area under the ROC of confidence",
+        [area_under_roc(c, right) for c, right in columns],
+        len(columns[0][0]),
+    )
+    shown(
+        "expected calibration error of confidence",
+        [expected_calibration_error(c, right) for c, right in columns],
+        len(columns[0][0]),
+    )
+
+
+if __name__ == "__main__":
+    main()
