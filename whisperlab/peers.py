@@ -375,7 +375,7 @@ def compare(
     """Peers and whisperlab on some recordings: one row per peer, as `summarise` makes them.
 
     whisperlab runs with its defaults, told the languages of the recordings (no peer can be told). ``controls`` are
-    recordings in one language each, given to the peers that could switch in them. ``names`` are those of `chosen`.
+    recordings in one language each, given at once to the peers that could switch in them. ``names`` as for `chosen`.
     Memory is measured last, each peer alone in a fresh process. Raises ConfigurationError when there are no
     recordings.
     """
@@ -388,7 +388,8 @@ def compare(
         peers = {name: makers[name]() for name in wanted}
         warm_up(recordings[0], peers)
         results = list(interleaved(recordings, peers, clock=clock, say=say))
-        following = {name: peer for name, peer in peers.items() if name in FOLLOWING and controls}
+        at_once = makers if pace == "fast" else all_peers(languages, model, threads, "fast", say)
+        following = {name: at_once[name]() for name in wanted if name in FOLLOWING and controls}
         alone = list(interleaved(controls, following, clock=clock, say=say))
     rows = summarise(results, recordings, rng or np.random.default_rng(0), alone, controls)
     for row in rows:
