@@ -22,7 +22,14 @@ from whisperlab.smoothing import Look
 from whisperlab.timeline import SAMPLE_RATE, Span
 from whisperlab.trace import Reference
 
-SOURCES = ("encoder.py", "lid.py", "linear.py", "text_stack.py", "vad.py")  # what a posterior depends on
+SOURCES = (
+    "encoder.py",
+    "lid.py",
+    "linear.py",
+    "text_stack.py",
+    "transcriber.py",
+    "vad.py",
+)  # what a posterior depends on
 
 
 @dataclass(slots=True, frozen=True)

@@ -20,6 +20,7 @@ from whisperlab.scoring import (
     TextCounts,
     align,
     bootstrap_interval,
+    bootstrap_intervals,
     match_switches,
     pooled,
     score,
@@ -27,7 +28,7 @@ from whisperlab.scoring import (
     true_switches,
     units,
 )
-from whisperlab.scoring.language import Label, frame_labels, label_time, segment_labels
+from whisperlab.scoring.language import Label, block_misses, frame_labels, label_time, segment_labels
 from whisperlab.scoring.latency import percentile, word_latencies
 from whisperlab.scoring.text import switch_text
 from whisperlab.segments import LanguageFrame, SessionSegment, Switch
@@ -544,3 +545,34 @@ def test_a_trace_scores_as_the_lists_it_holds() -> None:
 def test_a_trace_without_any_reference_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="'r1' has no reference"):
         score_trace(trace(None))
+
+
+# --- blocks too short to be seen ----------------------------------------------------------------------
+
+
+def test_missed_blocks_are_counted_by_their_length_and_the_last_one_ends_with_the_speech() -> None:
+    parts = [(0, 5, "en"), (5, 5.9, "es"), (6, 7, "en"), (7, 8, "en"), (8, 13, "es")]
+    reference = spoken(*((start, end, language, "word") for start, end, language in parts))
+    last = true_switches(reference)[-1]
+    switch = Switch(8.0, "en", "es", 9.0)
+    counts = {"under 1 s": (1, 1), "1-2 s": (0, 0), "2-4 s": (1, 1), "over 4 s": (1, 0)}
+    assert block_misses(reference, [(last, switch)]) == counts
+    one = score(reference, (), (switch,), duration=13.0)
+    assert one.blocks == counts
+    assert (one + one).blocks["2-4 s"] == (2, 2)
+    assert Score.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    rates = one.rates()["miss_rate_by_block"]
+    assert rates == {"under 1 s": 1.0, "1-2 s": None, "2-4 s": 1.0, "over 4 s": 0.0}
+
+
+def test_intervals_of_many_rates_come_from_the_same_resamples() -> None:
+    reference = spoken((0, 1, "en", "one two"), (1, 2, "es", "tres"))
+    scores = [
+        score(reference, [SessionSegment(text, "en", 0, 2, True, 1)], (), duration=2.0)
+        for text in ("one two tres", "one", "")
+    ]
+    names = ["mixed_error_rate", "language_error_rate"]
+    both = bootstrap_intervals(scores, names, np.random.default_rng(1))
+    for name in names:
+        assert both[name] == bootstrap_interval(scores, name, np.random.default_rng(1))
+    assert bootstrap_intervals(scores[:1], names, np.random.default_rng(1)) == dict.fromkeys(names)

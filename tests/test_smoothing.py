@@ -311,7 +311,7 @@ def test_one_language_alone_never_changes_and_is_found_at_once() -> None:
     labels, changes = follow([np.array([1.0])] * 5, SmoothingOptions(), current=0)
     assert (labels, changes) == ([0] * 5, [None] * 5)
     _, changes = follow([np.array([1.0])] * 5, SmoothingOptions(min_duration_ms=0), current=None)
-    assert changes[0] == Turn(0, 0, HOP)
+    assert changes[0] == Turn(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from whisperlab.errors import (
 from whisperlab.lid import LidOptions
 from whisperlab.scoring import Score, align, score, units
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
-from whisperlab.smoothing import LanguageTracker, SmoothingOptions
+from whisperlab.smoothing import LanguageTracker, SmoothingOptions, Turn
 from whisperlab.sweep import transcriber_maker
 from whisperlab.timeline import SAMPLE_RATE, Span, samples
 from whisperlab.trace import Reference
@@ -273,12 +273,51 @@ def test_frames_tell_how_much_of_their_window_was_speech(whole: Run) -> None:
 
 
 def test_a_switch_waits_until_its_own_words_confirm_it(make: Make, scene: Scene, whole: Run) -> None:
-    """What no text can prove is believed in the end, but later."""
+    """What no text and no sound can prove is believed in the end, but later."""
+    without = SessionOptions(confirm_posterior=0.0, confirm_text=-np.inf)
+    strict = SessionOptions(confirm_posterior=1.0, confirm_text=-np.inf)
+    quick, slow = (
+        listen(make(session=session, decode=False), chunks(scene.audio, CHUNK))
+        for session in (without, strict)
+    )
+    assert quick.statistics["sessions"]["switches_refused"] == 0
+    assert slow.statistics["sessions"]["switches_refused"] > 5
+    assert slow.switches[0].decided_at >= quick.switches[0].decided_at + 1
     unproved = listen(make(session=SessionOptions(confirm_text=1e9)), chunks(scene.audio, CHUNK))
-    assert unproved.statistics["sessions"]["switches_refused"] > 0
-    assert [s.decided_at for s in unproved.switches] > [s.decided_at for s in whole.switches]
-    unheard = SessionOptions(confirm_posterior=1.0, confirm_text=-np.inf)
-    assert listen(make(session=unheard, decode=False), chunks(scene.audio, CHUNK)).switches != whole.switches
+    refused = unproved.statistics["sessions"]["switches_refused"]
+    assert refused > whole.statistics["sessions"]["switches_refused"]
+
+
+def test_a_silence_is_no_time_in_which_a_change_was_in_the_air(make: Make, scene: Scene) -> None:
+    """A change refused before a long pause needs its proof after it as well."""
+    transcriber = make(session=SessionOptions(confirm_posterior=1.0), decode=False, lid_hop_ms=100)
+    spanish = scene.first_in("es")
+    for piece in (
+        scene.clip(scene.segments[0]),
+        np.zeros(SAMPLE_RATE // 4, np.float32),
+        scene.clip(spanish)[: 2 * SAMPLE_RATE],
+        np.zeros(10 * SAMPLE_RATE, np.float32),
+    ):
+        for chunk in chunks(piece, CHUNK):
+            transcriber.process(chunk)
+    assert transcriber._contested > 0
+    assert transcriber._contested < 2.5 * SAMPLE_RATE
+    assert transcriber.get_statistics()["sessions"]["switches"] == 0
+
+
+def test_doubt_about_the_language_does_not_let_speech_outgrow_what_is_decoded_at_once(
+    make: Make, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcriber = make(session=SessionOptions(max_speech_s=4.0))
+    monkeypatch.setattr(transcriber, "_outlook", lambda: Turn(1, 0))  # never decided, never gone
+    monkeypatch.setattr(transcriber, "_turn", lambda turn: None)
+    transcriber._language = "en"
+    longest = 0
+    for chunk in chunks(np.concatenate([scene.clip(s) for s in scene.segments] * 2), CHUNK):
+        transcriber.process(chunk)
+        if transcriber._speech:
+            longest = max(longest, transcriber._heard - transcriber._speech.start)
+    assert longest <= 6 * SAMPLE_RATE
 
 
 def test_a_first_language_taken_wrongly_is_put_right_without_a_switch(make: Make, sentence: Scene) -> None:

@@ -106,6 +106,26 @@ def test_closing_without_speech_brings_nothing() -> None:
     assert gate.close() is None
 
 
+@pytest.mark.parametrize(
+    "answers, began",
+    [
+        ([QUIET, QUIET, QUIET, SPEECH, SPEECH], 2),  # one frame before the first of speech
+        ([SPEECH, QUIET, QUIET, SPEECH], None),  # too short a pause
+        ([SPEECH, QUIET, QUIET, SPEECH, QUIET, SPEECH], None),  # two short ones do not add up
+        ([QUIET, QUIET, QUIET, SPEECH, QUIET, QUIET, SPEECH], 2),  # a short one since changes nothing
+        ([QUIET, QUIET, QUIET, SPEECH, QUIET, QUIET, QUIET, MAYBE], 6),  # the last one counts
+        ([QUIET, QUIET, QUIET, SPEECH, QUIET, QUIET, QUIET], 2),  # one that goes on does not
+        ([SPEECH, SPEECH], None),
+        ([QUIET, QUIET, QUIET], None),
+    ],
+)
+def test_speech_since_the_last_pause_begins_a_frame_before_it(
+    answers: list[float], began: int | None
+) -> None:
+    gate, _ = judged(answers)
+    assert gate.spoken_since(3 * VAD_FRAME) == (None if began is None else began * VAD_FRAME)
+
+
 def test_the_speech_of_a_stretch_is_counted_by_the_sample() -> None:
     gate, _ = judged([SPEECH, QUIET, MAYBE, SPEECH, QUIET])
     assert gate.voiced(frames(0, 5)) == 3 * VAD_FRAME

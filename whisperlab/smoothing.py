@@ -103,14 +103,10 @@ class Look:
 
 @dataclass(slots=True, frozen=True)
 class Turn:
-    """A change of language: the new state, the sample it is thought to have begun at, and how long it has held.
-
-    ``held`` is the time, in samples, for which the best path has ended in that state.
-    """
+    """A change of language: the new state and the sample it is thought to have begun at."""
 
     state: int
     boundary: int
-    held: int
 
 
 class TransitViterbi:
@@ -246,11 +242,12 @@ class LanguageTracker:
     def change(self, current: int | None) -> Turn | None:
         """The change away from ``current`` (None: no language yet) if it is sustained."""
         turn = self.outlook(current)
-        if turn is None:
+        if turn is None or self._heard is None:
             return None
+        held = self._heard.end - self._ends_since
         rivals = np.delete(self._chain.scores, turn.state)
-        clear = not len(rivals) or -rivals.max() >= self._options.margin or turn.held >= PATIENCE
-        return turn if clear and turn.held >= self._min_duration else None
+        clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
+        return turn if clear and held >= self._min_duration else None
 
     def sure_until(self, current: int) -> int:
         """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""
@@ -259,6 +256,4 @@ class LanguageTracker:
     def outlook(self, current: int | None) -> Turn | None:
         """The change the best path shows now, sustained or not; None when it stays in ``current``."""
         chain = self._chain
-        if self._heard is None or chain.state == current:
-            return None
-        return Turn(chain.state, chain.boundary, self._heard.end - self._ends_since)
+        return Turn(chain.state, chain.boundary) if self._heard and chain.state != current else None

@@ -187,7 +187,7 @@ def transcriber_maker(model: Whisper) -> MakeTranscriber:
     """A function from a configuration to its transcriber; the model is loaded once and shared.
 
     Language is asked for at every hop: left to itself the transcriber would skip some while it is sure, and
-    hide what cache, key and hop do.
+    hide what cache, key and hop do. Second looks, which never go through the cache, are left out.
     """
     from whisperlab.lid import LidOptions
     from whisperlab.transcriber import SessionRestartTranscriber

@@ -47,7 +47,7 @@ from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import load_model
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
-from whisperlab.smoothing import PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
+from whisperlab.smoothing import LONGEST_GAP_S, PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
@@ -63,6 +63,7 @@ _prepared: WeakKeyDictionary[Whisper, dict[Precision, tuple[ShortWindowEncoder, 
 )
 
 WHISPER_S = seconds(MAX_WINDOW)
+LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
@@ -84,7 +85,7 @@ class SessionOptions:
     A switch must be confirmed by what was said since the boundary: by itself it gives the new language a probability of
     ``confirm_posterior`` or more, and its text is likelier in the new language than in the old one by
     ``confirm_text`` in the mean log-probability of a token. 0 and -inf switch these two off. A change that has been in
-    the air for `PATIENCE` needs no proof by text any more, after twice that time none at all.
+    the air for `PATIENCE` of speech needs no proof by text any more, after twice that none at all.
     """
 
     step_ms: int = 1000
@@ -169,7 +170,8 @@ class SessionRestartTranscriber:
         oracle: known switches as ``(seconds, language)`` pairs from 0 on (mode *oracle*, for upper bounds).
         language_prior: positive weights by language; those not named weigh 1.
         cache_size, hash_precision, key, shadow_rate: of the `EncoderCache` in front of language-ID.
-        decode: False runs voice activity and language-ID only, for experiments on these.
+        decode: False runs voice activity and language-ID only, for experiments on these; switches are then
+            confirmed without text.
         lid_p95_limit_ms, hit_rate_limit: a warning is logged when crossed, at most once per
             ``log_interval_seconds``.
 
@@ -283,6 +285,7 @@ class SessionRestartTranscriber:
         self._heard = 0
         self._asked_at = 0  # when the last language-ID frame was taken
         self._in_doubt = True  # whether that frame left the language of the session in doubt
+        self._contested = 0  # samples of speech heard since the best path left the language of the session
         self._ended = False
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
@@ -396,7 +399,7 @@ class SessionRestartTranscriber:
                 self._identify()
             elif self._upcoming and self._upcoming[0][0] <= self._heard:
                 boundary, code = self._upcoming.pop(0)
-                self._restart(boundary, code)
+                self._restart(self._still_open(boundary), code)
         if closed:
             self._end_speech(closed)
         elif self._heard % self._step == 0:
@@ -449,6 +452,8 @@ class SessionRestartTranscriber:
         )
         with self.metrics.measure("lid.sustained_detection"):
             turn = self._tracker.change(self._state)
+        gap = min(self._heard - self._asked_at, LONGEST_GAP)
+        self._contested = 0 if state == self._state else self._contested + gap
         self._asked_at = self._heard
         least = min(look.posterior[state] for look in (whole, onset) if look)
         self._in_doubt = state != self._state or least < self._lid.sure
@@ -499,26 +504,30 @@ class SessionRestartTranscriber:
         return encoder.encode(window, margin_ms * SAMPLE_RATE // 1000, self._lid.pool_after).features
 
     def _turn(self, turn: Turn) -> None:
-        """Act on a change of language the tracker has decided."""
+        """Act on a change of language that the best path shows, if what was said since confirms it."""
         code = self.languages[turn.state]
-        boundary = self._snapped(turn.boundary)
+        boundary = self._still_open(self._snapped(turn.boundary))
         if self._language is None or self._was_never_spoken(boundary):
             self._language = code
             if self._speech:
                 self._speech = self._new_speech(self._speech.start)
             self._decode_step()
-        elif turn.held >= 2 * PATIENCE or self._confirmed(boundary, code, by_text=turn.held < PATIENCE):
+        elif self._contested >= 2 * PATIENCE or self._confirmed(boundary, code):
             self._restart(boundary, code)
         else:
             self._counts["refused"] += 1
 
-    def _confirmed(self, boundary: int, code: str, *, by_text: bool) -> bool:
+    def _still_open(self, boundary: int) -> int:
+        """The boundary, or where what is final ends if that lies after it."""
+        return max(boundary, self._final_until, self._speech.committed_until if self._speech else 0)
+
+    def _confirmed(self, boundary: int, code: str) -> bool:
         """Whether what was said since the boundary, heard alone, is in that language: by language-ID, then by its text.
 
         The two err differently: in windows of 1.5 s of five languages on *dev* language-ID was right in 83 %, the
-        likeliest text in 79 %, both together in 91 %.
+        likeliest text in 79 %, the sum of both in 91 %. Where neither language has a text, language-ID is believed.
         """
-        start = max(boundary, self._heard - self._window)
+        start = max(boundary, self._heard - max(self._window, MIN_SPEECH))
         if self._heard - start < MIN_SPEECH:
             return False
         audio = self.vad_audio_buffer.read(Span(start, self._heard))
@@ -526,7 +535,8 @@ class SessionRestartTranscriber:
             look = self._look(audio, self._lid.onset_margin_ms)
             if look[self.languages.index(code)] < self._session.confirm_posterior:
                 return False
-        if not by_text or not self._decode_text or self._session.confirm_text == -math.inf:
+        proof_wanted = self._session.confirm_text != -math.inf and self._contested < PATIENCE
+        if not proof_wanted or not self._decode_text:
             return True
         new, old = (self._text_in(language, audio, start) for language in (code, self._language))
         if new is None or old is None:
@@ -545,13 +555,14 @@ class SessionRestartTranscriber:
         """Whether a change there means that the first language was taken wrongly, with nothing final said in it."""
         speech = self._speech
         began = speech is not None and boundary - speech.start < MIN_SPEECH
-        return began and self._final_until == 0 and not (speech and speech.policy.committed)
+        return began and not self._counts["segments"] and not (speech and speech.policy.committed)
 
     def _snapped(self, boundary: int) -> int:
         """The end of the pause nearest to an estimated boundary, or the estimate when there is none near."""
         reach = self._session.snap_ms * SAMPLE_RATE // 1000
         near = Span(max(boundary - reach, 0), min(boundary + reach, self._heard))
-        ends = [pause.end for pause in self._gate.pauses(near) if near.start <= pause.end <= near.end]
+        over = [pause.end for pause in self._gate.pauses(near) if pause.end < self._gate.heard_until]
+        ends = [end for end in over if near.start <= end <= near.end]
         return min(ends, key=lambda end: abs(end - boundary)) if ends else boundary
 
     def _restart(self, boundary: int, code: str) -> None:
@@ -559,7 +570,6 @@ class SessionRestartTranscriber:
         assert self._language is not None
         with self.metrics.measure("session.restart"):
             speech = self._speech
-            boundary = max(boundary, self._final_until, speech.committed_until if speech else 0)
             switch = Switch(seconds(boundary), self._language, code, seconds(self._heard))
             self._news.switches.append(switch)
             self._counts["switches"] += 1
@@ -601,14 +611,14 @@ class SessionRestartTranscriber:
         language in the air. Commit what two decodes agree on.
         """
         speech = self._speech
-        if speech is None or self._language is None or not self._decode_text or self._outlook():
-            return
-        if self._heard - speech.start < MIN_SPEECH or self._gate.voiced_until <= speech.seen_until:
+        if speech is None or self._language is None or not self._decode_text:
             return
         if seconds(self._heard - speech.start) > self._session.max_speech_s:
             speech = self._speech = self._cut(speech)
-            if self._heard - speech.start < MIN_SPEECH:
-                return
+        if self._outlook() or self._heard - speech.start < MIN_SPEECH:
+            return
+        if self._gate.voiced_until <= speech.seen_until:
+            return
         hypothesis = self._hypothesis(speech, self._heard, retry=False)
         if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
             return
@@ -696,7 +706,7 @@ class SessionRestartTranscriber:
         return self._hypothesis(speech, end, retry=True).words
 
     def _end_speech(self, closed: Span) -> None:
-        """A pause (or the end of the stream) closed a stretch of speech: the best path decides its language."""
+        """A pause (or the end of the stream) closed speech: a change that the best path shows is decided now or not."""
         self._news.speech.append(closed)
         if self._mode == "auto":
             if self._language is None and self._heard:

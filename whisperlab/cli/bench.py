@@ -132,7 +132,7 @@ def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
         for row in rows
     ]
     text = [name for name in RATES if "error" in name or "deleted" in name or "latency" in name]
-    switches = [*(name for name in RATES if "switch_" in name and name not in text), *_DELAYS, CONTROLS]
+    switches = [*(name for name in RATES if "switch_" in name and name not in text), *_DECIDED, CONTROLS]
     return [readable(in_mb, names) for names in (text, switches, COSTS)]
 
 
@@ -140,7 +140,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
+_DECIDED = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
 
 _BENCHES: dict[str, Callable[[argparse.Namespace, Console], list[dict[str, Any]]]] = {
     "buffer": _buffer,
