@@ -354,9 +354,14 @@ def interleaved(
 def warm_up(recording: Recording, peers: Mapping[str, Peer]) -> None:
     """Let every peer hear a few seconds: the first call of a library pays for what later ones reuse."""
     audio = read_audio(recording.audio_path)[: samples(WARM_UP_S)]
-    whole = Reference.from_dict(recording.reference)
+    reference = _until(Reference.from_dict(recording.reference), WARM_UP_S)
     for peer in peers.values():
-        peer(audio, Reference(whole.text, tuple(s for s in whole.segments if s.end <= WARM_UP_S)))
+        peer(audio, reference)
+
+
+def _until(reference: Reference, end_s: float) -> Reference:
+    """The segments that are over by then."""
+    return Reference(reference.text, tuple(s for s in reference.segments if s.end <= end_s))
 
 
 def compare(
@@ -393,7 +398,8 @@ def compare(
         alone = list(interleaved(controls, following, clock=clock, say=say))
     rows = summarise(results, recordings, rng or np.random.default_rng(0), alone, controls)
     for row in rows:
-        task = _Alone(row["peer"], tuple(languages), model, threads, str(recordings[0].audio_path))
+        truth = _until(Reference.from_dict(recordings[0].reference), MEMORY_S)
+        task = _Alone(row["peer"], tuple(languages), model, threads, str(recordings[0].audio_path), truth)
         row["peak_memory_bytes"] = in_fresh_process(peak_memory, task) if memory else None
         if memory:
             say(f"{row['peer']}: peak memory {row['peak_memory_bytes'] / 1e6:.0f} MB")
@@ -409,13 +415,14 @@ class _Alone:
     model: str
     threads: int
     audio: str
+    reference: Reference
 
 
 def peak_memory(task: _Alone) -> int:
     """The most memory a process held that did nothing but load a peer and let it hear half a minute (VmHWM, bytes)."""
     with _torch_threads(task.threads):
         peer = all_peers(task.languages, task.model, task.threads)[task.name]()
-        peer(read_audio(task.audio)[: samples(MEMORY_S)], Reference("", ()))
+        peer(read_audio(task.audio)[: samples(MEMORY_S)], task.reference)
     return status()["VmHWM"]
 
 
