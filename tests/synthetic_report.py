@@ -233,6 +233,7 @@ def _frames(
             "posterior": posterior,
             "label": likely,
             "cached": cached,
+            "onset": None,
         }
         yield {"kind": "frame", "at": end, "elapsed": end / 3, **frame}
 
