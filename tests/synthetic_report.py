@@ -13,7 +13,7 @@ import numpy as np
 from whisperlab.audio import audio_digest, read_audio, write_wav
 from whisperlab.scoring.summary import score_trace
 from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import Trace, write_trace
+from whisperlab.trace import SCHEMA, Trace, write_trace
 
 SAID = {
     "en": "please enter your password followed by the pound key",
@@ -98,7 +98,7 @@ def make_trace(
     }
     header = {
         "kind": "header",
-        "schema": 1,
+        "schema": SCHEMA,
         "created": "2026-11-22T10:00:00+00:00",
         "whisperlab": "0.1.0",
         "commit": "0123456789ab",
