@@ -347,6 +347,21 @@ def test_a_prompt_lends_its_style_and_neither_text_nor_times(
 
 
 @pytest.mark.model
+def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
+    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+) -> None:
+    encoder = parts[0].with_own_counts()
+    decoder = SpeechDecoder(encoder, parts[1], DecoderOptions(), PerformanceMetrics())
+    spanish, english = decoder.likelihoods(clip, ("es", "en"))
+    assert encoder.calls == 1
+    assert spanish == pytest.approx(said.log_probability, abs=1e-3)
+    assert english is not None
+    assert spanish is not None
+    assert spanish > english
+    assert decoder.likelihoods(np.zeros(SAMPLE_RATE, np.float32), ("es", "en")) == [None, None]
+
+
+@pytest.mark.model
 def test_words_lie_in_their_window_and_do_not_run_backwards(clip: FloatArray, said: Hypothesis) -> None:
     times = [time for each in said.words for time in (each.start, each.end)]
     assert times == sorted(times)

@@ -78,6 +78,15 @@ def test_windows_end_every_hop_of_a_block_where_they_fit() -> None:
     ]
 
 
+def in_a_row(parts: list[tuple[float, float, str]]) -> Recording:
+    """A recording of segments of a length, each followed by a gap."""
+    now, segments = 0.0, []
+    for length, gap, language in parts:
+        segments.append((now, now + length, language))
+        now += length + gap
+    return recording("r", *segments)
+
+
 turns = st.lists(
     st.tuples(st.floats(0.3, 6), st.floats(0, 0.6), st.sampled_from(["en", "es", "fr"])),
     min_size=1,
@@ -90,11 +99,7 @@ turns = st.lists(
 def test_a_window_never_holds_a_second_language(
     parts: list[tuple[float, float, str]], window_s: float, hop_s: float
 ) -> None:
-    now, segments = 0.0, []
-    for length, gap, language in parts:
-        segments.append((now, now + length, language))
-        now += length + gap
-    made = recording("r", *segments)
+    made = in_a_row(parts)
     found = places([made], window_s, hop_s)
     for place in found:
         window = Span(place.end - samples(window_s), place.end)
@@ -114,11 +119,7 @@ def test_a_window_never_holds_a_second_language(
 def test_a_sample_has_equal_shares_as_far_as_there_are_places(
     parts: list[tuple[float, float, str]], n: int, seed: int
 ) -> None:
-    now, segments = 0.0, []
-    for length, gap, language in parts:
-        segments.append((now, now + length, language))
-        now += length + gap
-    every = places([recording("r", *segments)], 0.5)
+    every = places([in_a_row(parts)], 0.5)
     drawn = sample(every, n, np.random.default_rng(seed))
     assert len(drawn) == min(n, len(every))
     assert len(set(drawn)) == len(drawn)

@@ -281,7 +281,7 @@ def test_every_switch_in_a_control_is_false_and_only_those_who_can_follow_are_as
 ) -> None:
     alone = Recording("alone", tmp_path / "alone.wav", 3.0, "one", "en", SCENE[:1], "test", "made")
     write_wav(alone.audio_path, SILENCE)
-    makers = {"whisperlab, auto": lambda: perfect, "openai-whisper": lambda: deaf_to_spanish}
+    makers = {"whisperlab, auto": lambda pace: perfect, "openai-whisper": lambda pace: deaf_to_spanish}
     monkeypatch.setattr(peers, "all_peers", lambda *args: makers)
     rows = peers.compare([recording(tmp_path)], controls=[alone], memory=False)
     assert [(row["peer"], row[peers.CONTROLS]) for row in rows] == [
@@ -348,7 +348,7 @@ def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
 
     def two(languages: Sequence[str], *options: Any) -> dict[str, Any]:
         asked.append(languages)
-        return {"perfect": lambda: perfect, "deaf": lambda: deaf_to_spanish}
+        return {"perfect": lambda pace: perfect, "deaf": lambda pace: deaf_to_spanish}
 
     monkeypatch.setattr(peers, "all_peers", two)
     ticks = iter(range(100))
@@ -365,7 +365,7 @@ def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
 @pytest.mark.slow
 def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_language() -> None:
     scene = shortened(corpora.load("ivr-en-es", "dev")[0], n_segments=4)
-    calls = {name: make() for name, make in peers.all_peers(["en", "es"]).items()}
+    calls = {name: make("fast") for name, make in peers.all_peers(["en", "es"]).items()}
     truth = Reference.from_dict(scene.reference)
     audio = read_audio(scene.audio_path)[: samples(scene.duration)]
     results = [peers.run_peer(name, peer, scene, audio, time.perf_counter) for name, peer in calls.items()]

@@ -178,6 +178,11 @@ class _Draft:
     no_speech: float = 0.0
     looped: bool = False
 
+    @property
+    def mean(self) -> float:
+        """Mean log-probability of the tokens, of which there is at least one."""
+        return sum(self.log_probabilities) / len(self.log_probabilities)
+
     def drop_last(self, n_tokens: int) -> None:
         """Take back repeated tokens and note that there was a loop."""
         keep = max(len(self.tokens) - n_tokens, 0)
@@ -240,6 +245,20 @@ class SpeechDecoder:
             return Hypothesis(())
         return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
 
+    def likelihoods(self, audio: NDArray[np.float32], languages: Sequence[str]) -> list[float | None]:
+        """Mean log-probability of a token of the text in each language, the window encoded once.
+
+        None for a language in which there is no text or it loops.
+        """
+        encoded = self._encode(audio, self._options.margins_s[0])
+        found: list[float | None] = []
+        for language in languages:
+            with self._metrics.measure("whisper.decode"), torch.inference_mode():
+                draft = self._draft(encoded, seconds(len(audio)), language, (), (), ())
+            nothing = draft.looped or self._is_nothing(draft, ())
+            found.append(None if nothing else draft.mean)
+        return found
+
     def _encode(self, audio: NDArray[np.float32], margin_s: float) -> Encoded:
         with self._metrics.measure("whisper.insert_audio"):
             return self._encoder.encode(audio, round(margin_s * SAMPLE_RATE))
@@ -295,8 +314,7 @@ class SpeechDecoder:
         """Whether the model says nobody spoke; text already committed cannot be taken back."""
         if prefix or not draft.tokens:
             return not prefix
-        mean = sum(draft.log_probabilities) / len(draft.log_probabilities)
-        return draft.no_speech > self._options.no_speech and mean < self._options.min_log_probability
+        return draft.no_speech > self._options.no_speech and draft.mean < self._options.min_log_probability
 
     def _words(
         self, draft: _Draft, encoded: Encoded, offset: int, prefix: Sequence[Word], language: str

@@ -125,9 +125,13 @@ class LanguageIdentifier:
 
     def posterior(self, features: torch.Tensor) -> Posterior:
         """Probability of each allowed language, in the order of ``languages``, from features (positions, state)."""
+        return softmax(self.logits(features) / self._temperature + self._log_prior)
+
+    def logits(self, features: torch.Tensor) -> NDArray[np.float64]:
+        """What the model itself says: a logit for each allowed language."""
         hidden = self._stack.glance(features, self._sot)
-        logits = self._stack.logits(hidden, self._rows)[0].double().cpu().numpy()
-        return softmax(logits / self._temperature + self._log_prior)
+        found: NDArray[np.float64] = self._stack.logits(hidden, self._rows)[0].double().cpu().numpy()
+        return found
 
 
 def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> NDArray[np.float64]:

@@ -18,17 +18,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from whisperlab.audio import FloatArray, read_audio
-from whisperlab.decoder import tokenizer_for
-from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import ConfigurationError
-from whisperlab.lid import LidOptions, check_languages, softmax
+from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages, softmax
 from whisperlab.linear import check_precision
-from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, Span, samples, seconds
+from whisperlab.transcriber import prepared
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
@@ -123,7 +120,10 @@ class Heard:
     def posteriors(
         self, allowed: Iterable[str] | None = None, english_bias: float = 0.0, temperature: float = 1.0
     ) -> NDArray[np.float64]:
-        """Probability of each language at each place, as `LanguageIdentifier` gives it, shape (places, languages)."""
+        """Probability of each language at each place, shape (places, languages).
+
+        `LanguageIdentifier`'s own where fewer than all are allowed; it takes nothing off English where all are.
+        """
         scores = self.among(allowed) / temperature + self.log_prior(english_bias)
         return np.array([softmax(row) for row in scores]).reshape(scores.shape)
 
@@ -173,14 +173,10 @@ class WindowListener:
     def __init__(
         self, model: Whisper, precision: str | None = None, clock: Clock = time.perf_counter
     ) -> None:
-        arithmetic = check_precision(precision, model.device)
-        tokenizer = tokenizer_for("en", model.num_languages)
-        tokens = dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True))
-        self.languages = tuple(sorted(tokens))  # the tokenizer's order differs from process to process
-        self.precision = arithmetic
-        self._encoder, self._stack = ShortWindowEncoder(model, arithmetic), TextStack(model, arithmetic)
-        self._sot = tokenizer.sot
-        self._rows = torch.tensor([tokens[code] for code in self.languages], device=model.device)
+        self.languages = check_languages(None, model.num_languages)
+        self.precision = check_precision(precision, model.device)
+        self._encoder, stack = prepared(model, self.precision)
+        self._identifier = LanguageIdentifier(stack, self.languages, n_languages=model.num_languages)
         self._clock = clock
 
     def hear(
@@ -190,8 +186,7 @@ class WindowListener:
         began = self._clock()
         features = self._encoder.encode(window, silence, pool_after).features
         took = self._clock() - began
-        logits = self._stack.logits(self._stack.glance(features, self._sot), self._rows)
-        return logits[0].double().cpu().numpy(), took
+        return self._identifier.logits(features), took
 
 
 def blocks(segments: Iterable[ReferenceSegment]) -> list[tuple[Span, str]]:

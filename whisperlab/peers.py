@@ -115,7 +115,7 @@ class PeerResult:
 
 
 class LanguageWitness:
-    """A CTranslate2 Whisper that remembers the language it last detected, and the work of its encoder.
+    """A CTranslate2 Whisper that remembers the language it last detected, and the work its encoder did.
 
     faster-whisper's segments do not tell their language; they are yielded window by window, so the last detection
     belongs to the segment just yielded.
@@ -124,7 +124,7 @@ class LanguageWitness:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.language: str | None = None
-        self.work = EncoderWork()
+        self._work = EncoderWork()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -132,8 +132,13 @@ class LanguageWitness:
     def encode(self, features: Any, *args: Any, **kwargs: Any) -> Any:
         """CTranslate2's answer to features of shape (batch, mels, frames)."""
         n_windows, _, n_frames = features.shape
-        self.work += EncoderWork(n_windows, n_windows * n_frames / MEL_RATE)
+        self._work += EncoderWork(n_windows, n_windows * n_frames / MEL_RATE)
         return self._engine.encode(features, *args, **kwargs)
+
+    def take_work(self) -> EncoderWork:
+        """What the encoder did since this was last asked."""
+        done, self._work = self._work, EncoderWork()
+        return done
 
     def detect_language(self, *args: Any, **kwargs: Any) -> Any:
         """CTranslate2's answer, per item of the batch ``(token, probability)``, most likely first."""
@@ -169,10 +174,9 @@ def faster_one_language(engine: WhisperModel) -> Peer:
     """faster-whisper as it comes: one language, detected in the first 30 seconds."""
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
-        engine.model.work = EncoderWork()
         parts, info = engine.transcribe(audio)
         segments = [_segment(p.text, info.language, p.start, p.end, p.avg_logprob) for p in parts]
-        return _offline(segments, audio, engine.model.work)
+        return _offline(segments, audio, engine.model.take_work())
 
     return run
 
@@ -181,7 +185,6 @@ def faster_multilingual(engine: WhisperModel, condition_on_previous_text: bool) 
     """faster-whisper's ``multilingual=True``: the language is detected anew in every window."""
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
-        engine.model.work = EncoderWork()
         parts, info = engine.transcribe(
             audio, multilingual=True, condition_on_previous_text=condition_on_previous_text
         )
@@ -189,7 +192,7 @@ def faster_multilingual(engine: WhisperModel, condition_on_previous_text: bool) 
             _segment(p.text, engine.model.language or info.language, p.start, p.end, p.avg_logprob)
             for p in parts
         ]
-        return _offline(segments, audio, engine.model.work)
+        return _offline(segments, audio, engine.model.take_work())
 
     return run
 
@@ -199,7 +202,6 @@ def faster_oracle(engine: WhisperModel) -> Peer:
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
         segments = []
-        engine.model.work = EncoderWork()
         for true in reference.segments:
             parts = list(
                 engine.transcribe(audio[samples(true.start) : samples(true.end)], language=true.lang)[0]
@@ -207,7 +209,7 @@ def faster_oracle(engine: WhisperModel) -> Peer:
             text = "".join(part.text for part in parts)
             logprob = np.mean([part.avg_logprob for part in parts]) if parts else -math.inf
             segments.append(_segment(text, true.lang, true.start, true.end, float(logprob)))
-        return _offline(segments, audio, engine.model.work)
+        return _offline(segments, audio, engine.model.take_work())
 
     return run
 
@@ -249,12 +251,12 @@ def all_peers(
     languages: Sequence[str],
     model: str = "base",
     threads: int = THREADS,
-    pace: Pace = "fast",
     say: Say = _log.info,
-) -> dict[str, Callable[[], Peer]]:
-    """Every peer by the name it has in the table, whisperlab last: functions that load what a peer needs.
+) -> dict[str, Callable[[Pace], Peer]]:
+    """Every peer by the name it has in the table, whisperlab last: functions of the pace that load what a peer needs.
 
-    What two peers need alike is loaded once. ``languages`` are those whisperlab may find; no other can be told.
+    What two peers need alike is loaded once. ``languages`` are those whisperlab may find; no other can be told. An
+    offline peer knows no pace.
     """
 
     @cache
@@ -265,11 +267,11 @@ def all_peers(
     def loaded() -> Whisper:
         return models.load_model(model, say=say)
 
-    def multilingual(*, prompt: bool) -> Callable[[], Peer]:
-        return lambda: faster_multilingual(engine(), condition_on_previous_text=prompt)
+    def multilingual(*, prompt: bool) -> Callable[[Pace], Peer]:
+        return lambda _: faster_multilingual(engine(), condition_on_previous_text=prompt)
 
-    def mode(make: Callable[[Reference], StreamTranscriber]) -> Callable[[], Peer]:
-        return lambda: streaming(make, pace)
+    def mode(make: Callable[[Reference], StreamTranscriber]) -> Callable[[Pace], Peer]:
+        return lambda pace: streaming(make, pace)
 
     following: list[Any] = []
 
@@ -284,11 +286,11 @@ def all_peers(
         return [(0.0, turns[0][1]), *turns[1:]]
 
     return {
-        "openai-whisper": lambda: openai_whisper(loaded()),
-        "faster-whisper int8, one language": lambda: faster_one_language(engine()),
+        "openai-whisper": lambda _: openai_whisper(loaded()),
+        "faster-whisper int8, one language": lambda _: faster_one_language(engine()),
         "faster-whisper int8, multilingual": multilingual(prompt=True),
         "faster-whisper int8, multilingual, no prompt": multilingual(prompt=False),
-        "faster-whisper int8, oracle segments": lambda: faster_oracle(engine()),
+        "faster-whisper int8, oracle segments": lambda _: faster_oracle(engine()),
         "whisperlab, auto": mode(auto),
         "whisperlab, forced": mode(lambda ref: _transcriber(loaded(), language=true_turns(ref)[0][1])),
         "whisperlab, oracle": mode(lambda ref: _transcriber(loaded(), oracle=true_turns(ref))),
@@ -389,12 +391,11 @@ def compare(
     wanted = chosen(names)
     languages = sorted({language for recording in recordings for language in recording.languages})
     with _torch_threads(threads):
-        makers = all_peers(languages, model, threads, pace, say)
-        peers = {name: makers[name]() for name in wanted}
+        makers = all_peers(languages, model, threads, say)
+        peers = {name: makers[name](pace) for name in wanted}
         warm_up(recordings[0], peers)
         results = list(interleaved(recordings, peers, clock=clock, say=say))
-        at_once = makers if pace == "fast" else all_peers(languages, model, threads, "fast", say)
-        following = {name: at_once[name]() for name in wanted if name in FOLLOWING and controls}
+        following = {name: makers[name]("fast") for name in wanted if name in FOLLOWING and controls}
         alone = list(interleaved(controls, following, clock=clock, say=say))
     rows = summarise(results, recordings, rng or np.random.default_rng(0), alone, controls)
     for row in rows:
@@ -421,7 +422,7 @@ class _Alone:
 def peak_memory(task: _Alone) -> int:
     """The most memory a process held that did nothing but load a peer and let it hear half a minute (VmHWM, bytes)."""
     with _torch_threads(task.threads):
-        peer = all_peers(task.languages, task.model, task.threads)[task.name]()
+        peer = all_peers(task.languages, task.model, task.threads)[task.name]("fast")
         peer(read_audio(task.audio)[: samples(MEMORY_S)], task.reference)
     return status()["VmHWM"]
 

@@ -538,18 +538,13 @@ class SessionRestartTranscriber:
         proof_wanted = self._session.confirm_text != -math.inf and self._contested < PATIENCE
         if not proof_wanted or not self._decode_text:
             return True
-        new, old = (self._text_in(language, audio, start) for language in (code, self._language))
+        assert self._language is not None
+        self._counts["decodes"] += 1
+        with self.metrics.measure("whisper.infer"):
+            new, old = self._decoder.likelihoods(audio, (code, self._language))
         if new is None or old is None:
             return old is None
         return new - old >= self._session.confirm_text
-
-    def _text_in(self, language: str | None, audio: FloatArray, start: int) -> float | None:
-        """Mean log-probability of a token of the text in a language; None when it has no text or loops."""
-        assert language is not None
-        self._counts["decodes"] += 1
-        with self.metrics.measure("whisper.infer"):
-            said = self._decoder.decode(audio, start, language, retry=False)
-        return None if said.looped or not said.words else said.log_probability
 
     def _was_never_spoken(self, boundary: int) -> bool:
         """Whether a change there means that the first language was taken wrongly, with nothing final said in it."""

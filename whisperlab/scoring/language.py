@@ -106,7 +106,9 @@ def true_switches(reference: Reference) -> list[Boundary]:
     ]
 
 
-BLOCKS_S = (1.0, 2.0, 4.0)  # limits between the lengths of language blocks that misses are counted by
+# Lengths of language blocks that misses are counted by, and the limits between them in seconds.
+BLOCKS = ("under 1 s", "1-2 s", "2-4 s", "over 4 s")
+BLOCKS_S = (1.0, 2.0, 4.0)
 
 
 def block_misses(
@@ -119,17 +121,12 @@ def block_misses(
     ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
     ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
     matched = {boundary.end for boundary, _ in found}
-    counts = {_length_name(i): (0, 0) for i in range(len(BLOCKS_S) + 1)}
+    counts = dict.fromkeys(BLOCKS, (0, 0))
     for boundary, end in zip(true_switches(reference), ends, strict=False):
-        name = _length_name(bisect_right(BLOCKS_S, end - boundary.end))
+        name = BLOCKS[bisect_right(BLOCKS_S, end - boundary.end)]
         blocks, missed = counts[name]
         counts[name] = blocks + 1, missed + (boundary.end not in matched)
     return counts
-
-
-def _length_name(index: int) -> str:
-    low, high = ("", *map("{:g}".format, BLOCKS_S))[index], (*map("{:g}".format, BLOCKS_S), "")[index]
-    return f"{low}-{high} s" if low and high else f"under {high} s" if high else f"over {low} s"
 
 
 def match_switches(
