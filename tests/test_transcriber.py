@@ -20,6 +20,7 @@ import soxr
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
 from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
 from whisperlab.corpora import load
+from whisperlab.decoder import Hypothesis
 from whisperlab.errors import (
     AudioFormatError,
     ConfigurationError,
@@ -428,6 +429,27 @@ def test_speech_that_goes_on_and_on_is_cut_before_its_newest_words(
     run = listen(transcriber, chunks(np.concatenate([sentence.audio] * 3), CHUNK))
     check_that_text_only_grows(run)
     assert len(run.segments) > 2
+
+
+def test_speech_goes_on_after_a_prefix_that_whisper_takes_for_the_end(
+    make: Make, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whisper may end its text after a committed sentence; what is said after it without a pause is heard anew."""
+    transcriber = make(language="es", session=SessionOptions(step_ms=500))
+    decode = transcriber._decoder.decode
+
+    def ends_after_the_prefix(*args: Any, **options: Any) -> Hypothesis:
+        found, prefix = decode(*args, **options), args[3]
+        return Hypothesis(tuple(prefix)) if prefix else found
+
+    monkeypatch.setattr(transcriber._decoder, "decode", ends_after_the_prefix)
+    audio = scene.clip(scene.first_in("es"))
+    run = listen(transcriber, chunks(audio, CHUNK))
+    check_that_text_only_grows(run)
+    check_that_segments_are_in_order(run, audio)
+    assert run.segments[-1].end_time > duration_s(audio) - 1
+    gaps = [new.start_time - old.end_time for old, new in itertools.pairwise(run.segments)]
+    assert max(gaps, default=0) < 1
 
 
 def white_noise(n: int) -> FloatArray:

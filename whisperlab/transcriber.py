@@ -65,6 +65,7 @@ _prepared: WeakKeyDictionary[Whisper, dict[Precision, tuple[ShortWindowEncoder, 
 WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
+STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
 
@@ -617,8 +618,22 @@ class SessionRestartTranscriber:
         hypothesis = self._hypothesis(speech, self._heard, retry=False)
         if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
             return
+        if self._stalled(speech, hypothesis.words, self._heard):
+            self._finish(speech.committed_until)
+            self._speech = self._new_speech(self._final_until)
+            return
         speech.seen_until = self._heard
         self._commit(speech.policy.update(hypothesis, self._sure_until(), self._heard))
+
+    def _stalled(self, speech: _Speech, words: Sequence[Word], end: int) -> bool:
+        """Whether a hypothesis adds nothing to the committed words though people spoke on.
+
+        A forced prefix that ends a sentence can make Whisper end the text there, whatever is said after it.
+        """
+        committed = speech.policy.committed
+        if not committed or len(words) > len(committed) or end <= speech.committed_until:
+            return False
+        return self._gate.voiced(Span(speech.committed_until, end)) >= STALL
 
     def _sure_until(self) -> int:
         """The sample before which language-ID will not find that another language was spoken."""
@@ -697,8 +712,13 @@ class SessionRestartTranscriber:
         if end - speech.start < MIN_SPEECH:  # a switch in the pause that ended it left nothing
             return speech.policy.committed
         if self._gate.voiced_until <= min(speech.seen_until, end):
-            return (*speech.policy.committed, *speech.policy.tentative)
-        return self._hypothesis(speech, end, retry=True).words
+            words = (*speech.policy.committed, *speech.policy.tentative)
+        else:
+            words = self._hypothesis(speech, end, retry=True).words
+        if self._stalled(speech, words, end):
+            rest = self._new_speech(speech.committed_until)
+            words = (*words, *self._hypothesis(rest, end, retry=True).words)
+        return words
 
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed speech: a change that the best path shows is decided now or not."""
