@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--model", default="base")
     parser.add_argument("--out", type=Path, help="default: reports/language-window-SPLIT.json")
     arguments = parser.parse_args()
-    listener = WindowListener(models.load_model(arguments.model))
+    listener = WindowListener(models.load_weights(arguments.model))
     found: list[dict[str, Any]] = []
     for corpus in CORPORA:
         recordings = corpora.load(corpus, arguments.split)

@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recordings: list[Recording] = corpora.load(arguments.corpus, arguments.split)
     languages = sorted({code for recording in recordings for code in recording.languages})
-    model = models.load_model("base")
+    model = models.load_weights("base")
     decoder = SpeechDecoder(*prepared(model), DecoderOptions(), PerformanceMetrics())
     near: list[TextCounts] = []
     every: list[TextCounts] = []

@@ -32,6 +32,7 @@ from whisperlab.decoder import (
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import ConfigurationError
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.models import weights_of
 from whisperlab.scoring import align
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import POSITION, SAMPLE_RATE, seconds
@@ -251,7 +252,7 @@ def test_policies_offer_the_same_protocol(policy: CommitPolicy) -> None:
 
 @pytest.fixture(scope="module")
 def parts(base_model: Whisper) -> tuple[ShortWindowEncoder, TextStack]:
-    return ShortWindowEncoder(base_model), TextStack(base_model)
+    return ShortWindowEncoder(weights_of(base_model)), TextStack(weights_of(base_model))
 
 
 @pytest.fixture(scope="module")

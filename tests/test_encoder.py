@@ -13,6 +13,7 @@ from whisperlab.audio import FloatArray
 from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.linear import check_precision, product
+from whisperlab.models import weights_of
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, POSITION, SAMPLE_RATE
 
@@ -32,12 +33,12 @@ def clip(scene: Scene) -> FloatArray:
 
 @pytest.fixture(scope="module")
 def stack(base_model: Whisper) -> TextStack:
-    return TextStack(base_model)
+    return TextStack(weights_of(base_model))
 
 
 @pytest.fixture(scope="module")
 def encoded(base_model: Whisper, clip: FloatArray) -> Encoded:
-    return ShortWindowEncoder(base_model).encode(clip, SAMPLE_RATE)
+    return ShortWindowEncoder(weights_of(base_model)).encode(clip, SAMPLE_RATE)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_padded_to_thirty_seconds_it_is_openai_whispers_encoder(
     mel = log_mel_spectrogram(pad_or_trim(clip), base_model.dims.n_mels)
     with torch.inference_mode():
         expected = base_model.encoder(mel[None])[0]
-    ours = ShortWindowEncoder(base_model).encode(clip, MAX_WINDOW)
+    ours = ShortWindowEncoder(weights_of(base_model)).encode(clip, MAX_WINDOW)
     torch.testing.assert_close(ours.features, expected, **CLOSE)
     assert ours.n_audio == positions(len(clip))
 
@@ -75,7 +76,7 @@ def test_padded_to_thirty_seconds_it_is_openai_whispers_encoder(
 def test_a_window_has_the_positions_of_its_audio_and_its_margin(
     base_model: Whisper, clip: FloatArray, n: int, margin: int
 ) -> None:
-    encoded = ShortWindowEncoder(base_model).encode(clip[:n], margin)
+    encoded = ShortWindowEncoder(weights_of(base_model)).encode(clip[:n], margin)
     assert encoded.features.shape == (positions(n + margin), base_model.dims.n_audio_state)
     assert encoded.n_audio == positions(n)
     assert torch.isfinite(encoded.features).all()
@@ -84,14 +85,14 @@ def test_a_window_has_the_positions_of_its_audio_and_its_margin(
 @pytest.mark.model
 def test_a_margin_is_silence_after_the_audio(base_model: Whisper, clip: FloatArray, encoded: Encoded) -> None:
     silence = np.zeros(SAMPLE_RATE, np.float32)
-    by_hand = ShortWindowEncoder(base_model).encode(np.concatenate([clip, silence]), 0)
+    by_hand = ShortWindowEncoder(weights_of(base_model)).encode(np.concatenate([clip, silence]), 0)
     torch.testing.assert_close(by_hand.features, encoded.features, **CLOSE)
     assert by_hand.n_audio > encoded.n_audio
 
 
 @pytest.mark.model
 def test_every_window_encoded_is_counted_with_its_margin(base_model: Whisper, clip: FloatArray) -> None:
-    encoder = ShortWindowEncoder(base_model)
+    encoder = ShortWindowEncoder(weights_of(base_model))
     assert (encoder.calls, encoder.encoded_samples) == (0, 0)
     encoder.encode(clip[:1000], 100)
     encoder.encode(clip[:POSITION], 0)
@@ -101,7 +102,7 @@ def test_every_window_encoded_is_counted_with_its_margin(base_model: Whisper, cl
 @pytest.mark.model
 @pytest.mark.parametrize("n", [0, MAX_WINDOW + 1])
 def test_a_window_without_audio_or_beyond_thirty_seconds_is_refused(base_model: Whisper, n: int) -> None:
-    encoder = ShortWindowEncoder(base_model)
+    encoder = ShortWindowEncoder(weights_of(base_model))
     with pytest.raises(AudioFormatError, match=f"got {n}"):
         encoder.encode(np.zeros(n, np.float32), 0)
     assert encoder.calls == 0
@@ -111,7 +112,7 @@ def test_a_window_without_audio_or_beyond_thirty_seconds_is_refused(base_model: 
 def test_pooling_halves_the_positions_and_keeps_what_they_mean(
     base_model: Whisper, clip: FloatArray, encoded: Encoded
 ) -> None:
-    encoder = ShortWindowEncoder(base_model)
+    encoder = ShortWindowEncoder(weights_of(base_model))
     for n in (POSITION, 3 * POSITION, len(clip)):
         whole, pooled = (encoder.encode(clip[:n], 0, after) for after in (None, 1))
         assert len(pooled.features) == -(-len(whole.features) // 2)
@@ -127,12 +128,12 @@ def test_pooling_halves_the_positions_and_keeps_what_they_mean(
 def test_pooling_where_no_block_follows_is_refused(base_model: Whisper, clip: FloatArray, after: int) -> None:
     """It would pool nothing and say that it had."""
     with pytest.raises(ConfigurationError, match=f"got {after}"):
-        ShortWindowEncoder(base_model).encode(clip, 0, after)
+        ShortWindowEncoder(weights_of(base_model)).encode(clip, 0, after)
 
 
 @pytest.mark.model
 def test_encoders_that_share_a_network_count_apart(base_model: Whisper, clip: FloatArray) -> None:
-    one = ShortWindowEncoder(base_model)
+    one = ShortWindowEncoder(weights_of(base_model))
     one.encode(clip, 0)
     other = one.with_own_counts()
     assert (other.calls, other.encoded_samples) == (0, 0)
@@ -153,7 +154,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_in_eight_bits_the_encoder_is_nearly_itself(
     base_model: Whisper, clip: FloatArray, encoded: Encoded
 ) -> None:
-    eight = ShortWindowEncoder(base_model, "int8").encode(clip, SAMPLE_RATE)
+    eight = ShortWindowEncoder(weights_of(base_model), "int8").encode(clip, SAMPLE_RATE)
     assert 0 < relative_error(eight.features, encoded.features) < 0.15
 
 
@@ -161,7 +162,7 @@ def test_in_eight_bits_the_encoder_is_nearly_itself(
 def test_in_eight_bits_the_decoder_says_nearly_the_same(
     base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
 ) -> None:
-    eight = TextStack(base_model, "int8")
+    eight = TextStack(weights_of(base_model), "int8")
     found, expected = (extended(one, encoded, [tokens]) for one in (eight, stack))
     assert 0 < relative_error(found, expected) < 0.1
     glance = eight.glance(encoded.features, tokens[0])

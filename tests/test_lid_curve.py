@@ -26,6 +26,7 @@ from whisperlab.lid_curve import (
     sample,
     together,
 )
+from whisperlab.models import weights_of
 from whisperlab.timeline import SAMPLE_RATE, Span, samples
 from whisperlab.trace import ReferenceSegment
 
@@ -290,8 +291,10 @@ def test_posteriors_are_those_of_the_product(base_model: Whisper, scene: Scene) 
     logits, took = listener.hear(window, samples(0.5), 0)
     place = Place("scene", 0, len(window), len(window), "es")
     part = Heard(listener.languages, (place,), logits[None], np.array([took]))
-    features = ShortWindowEncoder(base_model).encode(window, samples(0.5), 0).features
-    identifier = LanguageIdentifier(TextStack(base_model), ("es", "en"), temperature=1.5, english_bias=3.0)
+    features = ShortWindowEncoder(weights_of(base_model)).encode(window, samples(0.5), 0).features
+    identifier = LanguageIdentifier(
+        TextStack(weights_of(base_model)), ("es", "en"), temperature=1.5, english_bias=3.0
+    )
     expected = identifier.posterior(features)
     found = part.posteriors(("es", "en"), english_bias=3.0, temperature=1.5)[0]
     assert [found[ES], found[EN]] == pytest.approx(expected.tolist(), abs=1e-5)

@@ -5,13 +5,16 @@ no such need, because its convolutions and attention take any length and its pos
 Cutting the embedding to the window gives the same arithmetic on fewer positions; what changes is that the
 model no longer sees the silence it was trained to see after the speech. `encode` therefore takes a *margin*:
 zeros appended to the audio, which buy most of that back at a fraction of the cost.
+
+The network is built anew from its tensors: query, key and value as one product, the convolutions as products over
+overlapping frames, additions and GELU inside the products (`linear`), attention without a padding mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,11 +22,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from whisperlab.errors import AudioFormatError, ConfigurationError
-from whisperlab.linear import Precision, product, product_of
+from whisperlab.linear import Precision, Product, activations, product
+from whisperlab.models import Weights
 from whisperlab.timeline import MAX_WINDOW, POSITION
 
-if TYPE_CHECKING:
-    from whisper.model import MultiHeadAttention, ResidualAttentionBlock, Whisper
+# Up to so many positions (12 s) attention is quicker as two products with all its weights in memory, on a CPU.
+PLAIN_ATTENTION = 600
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,7 +35,7 @@ class Encoded:
     """Encoder output of one window.
 
     ``features`` has shape (positions, state), a position being 20 ms (40 when pooled); the first ``n_audio``
-    positions lie under audio, the rest under the margin of silence.
+    positions lie under audio, the rest under the margin of silence. Their type is that of the encoder's precision.
     """
 
     features: torch.Tensor
@@ -47,12 +51,35 @@ def positions(n_samples: int) -> int:
     return -(-n_samples // POSITION)
 
 
-def fused_attention(attention: MultiHeadAttention) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of query, key and value as one product, in this order; Whisper's keys have no bias."""
-    query, key, value = attention.query, attention.key, attention.value
-    weight = torch.cat([query.weight, key.weight, value.weight])
-    bias = torch.cat([query.bias, torch.zeros_like(query.bias), value.bias])
-    return weight.detach(), bias.detach()
+def fused_attention(weights: Weights, name: str, n_head: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of query, key and value as one product, in this order.
+
+    Whisper's keys have no bias. Queries are already divided by the square root of the head size, a power of two in
+    every model, so that attention need not do it.
+    """
+    query, key, value = (weights.tensor(f"{name}.{part}.weight") for part in ("query", "key", "value"))
+    query_bias, value_bias = (weights.tensor(f"{name}.{part}.bias") for part in ("query", "value"))
+    scale = (len(query) // n_head) ** -0.5
+    bias = torch.cat([query_bias * scale, torch.zeros_like(query_bias), value_bias])
+    return torch.cat([query * scale, key, value]), bias
+
+
+def product_of(weights: Weights, name: str, precision: Precision) -> Product:
+    """The product of a linear layer."""
+    return product(weights.tensor(f"{name}.weight"), weights.tensor(f"{name}.bias"), precision)
+
+
+class Norm:
+    """Layer normalisation over the last dimension, in the type of its input."""
+
+    __slots__ = ("_bias", "_weight")
+
+    def __init__(self, weights: Weights, name: str, kind: torch.dtype = torch.float32) -> None:
+        self._weight = weights.tensor(f"{name}.weight").to(kind)
+        self._bias = weights.tensor(f"{name}.bias").to(kind)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, self._weight.shape, self._weight, self._bias)
 
 
 class _Block:
@@ -68,40 +95,72 @@ class _Block:
         "_query_key_value",
     )
 
-    def __init__(self, block: ResidualAttentionBlock, n_head: int, precision: Precision) -> None:
-        self._n_head = n_head
-        self._attention_norm, self._mlp_norm = block.attn_ln, block.mlp_ln
-        self._query_key_value = product(*fused_attention(block.attn), precision)
-        self._mix = product_of(block.attn.out, precision)
-        self._expand = product_of(block.mlp[0], precision)
-        self._contract = product_of(block.mlp[2], precision)
+    def __init__(self, weights: Weights, name: str, precision: Precision) -> None:
+        kind = activations(precision)
+        self._n_head = weights.dims["n_audio_head"]
+        self._attention_norm = Norm(weights, f"{name}.attn_ln", kind)
+        self._query_key_value = product(*fused_attention(weights, f"{name}.attn", self._n_head), precision)
+        self._mix = product_of(weights, f"{name}.attn.out", precision)
+        self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
+        self._expand = product_of(weights, f"{name}.mlp.0", precision)
+        self._contract = product_of(weights, f"{name}.mlp.2", precision)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape (positions, state) to the same."""
-        n, n_state = x.shape
+        """Shape (windows, positions, state) to the same."""
         fused = self._query_key_value(self._attention_norm(x))
-        query, key, value = fused.view(n, 3, self._n_head, -1).permute(1, 2, 0, 3)
-        seen = F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
-        x = x + self._mix(seen.transpose(0, 1).reshape(n, n_state))
-        return x + self._contract(F.gelu(self._expand(self._mlp_norm(x))))
+        query, key, value = fused.view(*x.shape[:2], 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
+        if x.device.type == "cpu" and x.shape[1] <= PLAIN_ATTENTION:
+            seen = (query @ key.transpose(-1, -2)).softmax(-1) @ value
+        else:
+            seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        x = self._mix.added(seen.transpose(1, 2).flatten(2), x)
+        return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
+
+
+class _Convolution:
+    """A convolution over three neighbouring frames, and GELU: one product on a view that repeats the frames."""
+
+    __slots__ = ("_product", "_stride")
+
+    def __init__(self, weights: Weights, name: str, stride: int, precision: Precision) -> None:
+        weight = weights.tensor(f"{name}.weight")  # (outputs, inputs, 3)
+        self._product = product(weight.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"), precision)
+        self._stride = stride
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (windows, frames, inputs) to (windows, frames / stride, outputs)."""
+        n_windows, n_frames, n_inputs = x.shape
+        padded = F.pad(x, (0, 0, 1, 1))
+        shape = n_windows, n_frames // self._stride, 3 * n_inputs
+        return self._product.gelu(
+            padded.as_strided(shape, ((n_frames + 2) * n_inputs, self._stride * n_inputs, 1))
+        )
 
 
 class ShortWindowEncoder:
-    """The encoder half of a loaded Whisper model, counting the calls made and the audio seen.
+    """The encoder half of Whisper, counting the calls made and the audio seen.
 
     ``calls`` and ``encoded_samples`` (margins included) grow by every window encoded; they are what
-    "encoder work" means in every report. ``precision`` is that of the blocks' matrix products; the two convolutions
-    before them stay in float32.
+    "encoder work" means in every report. With precision int8 the two convolutions stay in float32.
     """
 
-    __slots__ = ("_blocks", "_encoder", "_n_mels", "calls", "device", "encoded_samples")
+    __slots__ = (
+        *("_blocks", "_convolutions", "_kind", "_n_mels", "_norm", "_places"),
+        *("calls", "device", "encoded_samples", "precision"),
+    )
 
-    def __init__(self, model: Whisper, precision: Precision = "fp32") -> None:
-        self._encoder = model.encoder
-        self._n_mels = model.dims.n_mels
-        self.device = model.device
-        n_head = model.dims.n_audio_head
-        self._blocks = [_Block(block, n_head, precision) for block in model.encoder.blocks]
+    def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
+        self.device, self.precision = weights.device, precision
+        self._n_mels = weights.dims["n_mels"]
+        self._kind = activations(precision)
+        exact: Precision = "fp32" if precision == "int8" else precision
+        self._convolutions = [
+            _Convolution(weights, f"encoder.conv{n}", stride, exact) for n, stride in ((1, 1), (2, 2))
+        ]
+        self._places = weights.tensor("encoder.positional_embedding").to(self._kind)
+        names = (f"encoder.blocks.{n}" for n in range(weights.dims["n_audio_layer"]))
+        self._blocks = [_Block(weights, name, precision) for name in names]
+        self._norm = Norm(weights, "encoder.ln_post", self._kind)
         self.reset_counts()
 
     def reset_counts(self) -> None:
@@ -125,39 +184,48 @@ class ShortWindowEncoder:
                 network works on half as many, of 40 ms each; None keeps all. Whisper was not trained for that:
                 fine for telling the language, not for text.
         """
-        if not 0 < len(audio) <= MAX_WINDOW:
-            raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(audio)}")
+        return self.encode_batch([audio], margin, pool_after)[0]
+
+    def encode_batch(
+        self, windows: Sequence[NDArray[np.float32]], margin: int, pool_after: int | None = None
+    ) -> list[Encoded]:
+        """Encode windows of one length together; arguments as for `encode`."""
+        lengths = {len(window) for window in windows}
+        if len(lengths) != 1:
+            raise AudioFormatError(f"a batch needs windows of one length, got {sorted(lengths) or 'none'}")
+        (length,) = lengths
+        if not 0 < length <= MAX_WINDOW:
+            raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {length}")
         if pool_after is not None and not 0 <= pool_after < len(self._blocks):
             raise ConfigurationError(
                 f"pool_after must be None or 0 to {len(self._blocks) - 1}, the blocks before the last, got {pool_after}"
             )
-        n_total = min(positions(len(audio) + margin) * POSITION, MAX_WINDOW)
-        mel = self._mel(audio, n_total)
-        self.calls += 1
-        self.encoded_samples += n_total
+        n_total = min(positions(length + margin) * POSITION, MAX_WINDOW)
         with torch.inference_mode():
-            features = self._forward(mel, pool_after)
-        n_audio = positions(len(audio))
-        return Encoded(features, n_audio if pool_after is None else -(-n_audio // 2))
+            features = self._forward(self._mel(windows, n_total), pool_after)
+        self.calls += len(windows)
+        self.encoded_samples += len(windows) * n_total
+        n_audio = positions(length)
+        return [Encoded(window, n_audio if pool_after is None else -(-n_audio // 2)) for window in features]
 
-    def _mel(self, audio: NDArray[np.float32], n_total: int) -> torch.Tensor:
-        """Log-mel spectrogram of the audio followed by silence, shape (1, mels, n_total / 160)."""
+    def _mel(self, windows: Sequence[NDArray[np.float32]], n_total: int) -> torch.Tensor:
+        """Log-mel spectrograms of windows followed by silence, shape (windows, mels, n_total / 160)."""
         from whisper.audio import log_mel_spectrogram
 
-        padded = np.zeros(n_total, dtype=np.float32)
-        padded[: len(audio)] = audio
-        mel: torch.Tensor = log_mel_spectrogram(padded, self._n_mels, device=self.device)
-        return mel[None]
+        padded = np.zeros((len(windows), n_total), dtype=np.float32)
+        for row, window in zip(padded, windows, strict=True):
+            row[: len(window)] = window
+        # one by one: openai-whisper cuts off what is 80 dB below the loudest of all it is given
+        return torch.stack([log_mel_spectrogram(row, self._n_mels, device=self.device) for row in padded])
 
     def _forward(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window."""
-        encoder = self._encoder
-        x = F.gelu(encoder.conv1(mel))
-        x = F.gelu(encoder.conv2(x))[0].T
-        x = x + encoder.positional_embedding[: len(x)]
+        x = mel.transpose(1, 2).to(self._kind)
+        for convolution in self._convolutions:
+            x = convolution(x)
+        x = x + self._places[: x.shape[1]]
         for n_done, block in enumerate(self._blocks):
             if n_done == pool_after:
-                x = F.avg_pool1d(x.T, 2, ceil_mode=True).T
+                x = F.avg_pool1d(x.transpose(1, 2), 2, ceil_mode=True).transpose(1, 2).contiguous()
             x = block(x)
-        features: torch.Tensor = encoder.ln_post(x)
-        return features
+        return self._norm(x)

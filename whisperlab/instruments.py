@@ -31,6 +31,8 @@ from whisperlab.timeline import SAMPLE_RATE, samples
 if TYPE_CHECKING:
     from whisper.model import Whisper
 
+    from whisperlab.models import Weights
+
 APPENDS = 1000  # the guide's count
 CHUNK = SAMPLE_RATE // 10  # 100 ms
 HELD_S = 10  # seconds both buffers keep; 625 KB, as in the guide
@@ -319,12 +321,13 @@ def _grown_bytes(metrics: PerformanceMetrics, records: int) -> int:
 # --- the cache ----------------------------------------------------------------------------------------
 
 
-def cache_figures(model: Whisper) -> list[Figure]:
+def cache_figures(model: Whisper | Weights) -> list[Figure]:
     """Look-ups of a 2 s window by key, what of it is hashing, and what 50 entries weigh, short and padded."""
     from whisperlab.encoder import ShortWindowEncoder
+    from whisperlab.models import weights_of
 
     window = (0.1 * np.random.default_rng(0).standard_normal(samples(2))).astype(np.float32)
-    encoder = ShortWindowEncoder(model)
+    encoder = ShortWindowEncoder(weights_of(model))
     short = encoder.encode(window, margin=0).features
     padded = encoder.encode(window, margin=samples(28)).features
     figures = []

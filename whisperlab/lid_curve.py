@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from whisperlab.audio import FloatArray, read_audio
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages, softmax
-from whisperlab.linear import check_precision
+from whisperlab.models import Weights, weights_of
 from whisperlab.timeline import MAX_WINDOW, Span, samples, seconds
 from whisperlab.transcriber import prepared
 
@@ -167,16 +167,17 @@ class Listener(Protocol):
 class WindowListener:
     """A loaded Whisper model that gives its language logits for a window, and how long its encoder took.
 
-    ``precision`` as for the transcriber: None takes 8 bits where the CPU has them.
+    ``precision`` as for the transcriber: None takes what is fastest here.
     """
 
     def __init__(
-        self, model: Whisper, precision: str | None = None, clock: Clock = time.perf_counter
+        self, model: Whisper | Weights, precision: str | None = None, clock: Clock = time.perf_counter
     ) -> None:
-        self.languages = check_languages(None, model.num_languages)
-        self.precision = check_precision(precision, model.device)
-        self._encoder, stack = prepared(model, self.precision)
-        self._identifier = LanguageIdentifier(stack, self.languages, n_languages=model.num_languages)
+        n_languages = weights_of(model).n_languages
+        self.languages = check_languages(None, n_languages)
+        self._encoder, stack = prepared(model, precision)
+        self.precision = self._encoder.precision
+        self._identifier = LanguageIdentifier(stack, self.languages, n_languages=n_languages)
         self._clock = clock
 
     def hear(

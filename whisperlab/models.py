@@ -7,7 +7,9 @@ cannot; `load_model` asks them in order and reports every answer when none could
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import gzip
 import hashlib
 import io
 import logging
@@ -24,15 +26,17 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from whisperlab.ct2 import read_variables, to_openai
 from whisperlab.errors import ConfigurationError, WeightsError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from whisper.model import Whisper
 
@@ -42,6 +46,7 @@ ANSWER_S = 8.0  # a model host that has not answered by then cannot be reached
 _BLOCK_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
+_weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,6 +117,30 @@ class Checkpoint:
     path: Path
     dims: Mapping[str, int]
     state: Mapping[str, Tensor]
+
+
+@dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
+class Weights:
+    """A model as its tensors alone, to build a network from: in the precision they are stored in, not yet in a module.
+
+    ``state`` names them as openai-whisper does; ``alignment_heads`` has shape (decoder layers, heads), True for the
+    heads that follow time.
+    """
+
+    name: str
+    dims: Mapping[str, int]
+    state: Mapping[str, Tensor]
+    alignment_heads: Tensor
+    device: torch.device
+
+    @property
+    def n_languages(self) -> int:
+        """Number of languages the vocabulary has tokens for; it also has a few thousand other special ones."""
+        return self.dims["n_vocab"] - 51_765 - (self.dims["n_vocab"] >= 51_865)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor in float32."""
+        return self.state[name].detach().to(self.device).float()
 
 
 @dataclass(slots=True, frozen=True)
@@ -191,6 +220,48 @@ def load_model(
     return _build(checkpoint, _recognise(checkpoint), device)
 
 
+def load_weights(
+    name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info
+) -> Weights:
+    """The tensors of a model from the same sources as `load_model`, in half the memory and none of its start-up.
+
+    They stay in the file, from which the system reads them when they are used. Errors as for `load_model`.
+    """
+    import torch
+    from whisper import _ALIGNMENT_HEADS
+
+    target = _resolve(name_or_path)
+    name: str | None = None
+    if isinstance(target, str):
+        checkpoint, name = _first(target, _sources(download), say), target
+    else:
+        checkpoint = _read(target)
+        name = _recognise(checkpoint)
+    _check_fit(checkpoint)
+    shape = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
+    if name is None:  # as openai-whisper has it: the later half of the layers
+        heads = torch.arange(shape[0])[:, None].expand(shape) >= shape[0] // 2
+    else:
+        mask = gzip.decompress(base64.b85decode(_ALIGNMENT_HEADS[name]))
+        heads = torch.tensor(list(mask), dtype=torch.bool).reshape(shape)
+    try:
+        placed = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise ConfigurationError(f"device {device!r} cannot be used: {_brief(error)}") from error
+    return Weights(name or str(checkpoint.path), checkpoint.dims, checkpoint.state, heads, placed)
+
+
+def weights_of(model: Whisper | Weights) -> Weights:
+    """The tensors of a loaded model, shared with it."""
+    if isinstance(model, Weights):
+        return model
+    if model not in _weights_of:
+        name = str(getattr(model, "name", "a model"))
+        dims, heads = asdict(model.dims), model.alignment_heads.to_dense().bool().cpu()
+        _weights_of[model] = Weights(name, dims, model.state_dict(), heads, model.device)
+    return _weights_of[model]
+
+
 def fetch(name: str, say: Say = _log.info) -> Path:
     """Make sure a model lies on this machine, verified, and tell where; downloads only when it does not."""
     return _first(_known(name), _sources(download=True), say).path
@@ -211,9 +282,9 @@ def verify(name_or_path: str | Path) -> Verification:
     return Verification(path, tensors, sum(t.numel() for t in checkpoint.state.values()), trusted, evidence)
 
 
-def model_digest(model: Whisper) -> str:
-    """`tensor_digest` of a loaded model: its checkpoint's, as long as no weight was changed."""
-    return tensor_digest(model.state_dict())
+def model_digest(model: Whisper | Weights) -> str:
+    """`tensor_digest` of a model: its checkpoint's, as long as no weight was changed."""
+    return tensor_digest(weights_of(model).state)
 
 
 def tensor_digest(state: Mapping[str, Tensor]) -> str:
@@ -222,13 +293,17 @@ def tensor_digest(state: Mapping[str, Tensor]) -> str:
     Values count as little-endian float16 where that loses nothing, else as float32: a half-precision
     checkpoint and the single-precision model made from it have one digest.
     """
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
-        single = state[name].detach().float().cpu()
-        half = single.half()
-        exact = bool((half.float() == single).all())
-        digest.update(f"{name} {tuple(single.shape)}\n".encode())
-        digest.update((half if exact else single).numpy().tobytes())
+        stored = state[name].detach().cpu()
+        if stored.dtype is not torch.float16:
+            single = stored.float()
+            half = single.half()
+            stored = half if bool((half.float() == single).all()) else single
+        digest.update(f"{name} {tuple(stored.shape)}\n".encode())
+        digest.update(stored.contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -384,7 +459,7 @@ def _read(path: Path) -> Checkpoint:
     import torch
 
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:  # torch's own words advise to load it unsafely
         raise _UnavailableError(
             f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
@@ -396,6 +471,59 @@ def _read(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of openai-whisper: no dims and model_state_dict in it"
         )
     return Checkpoint(path, stored["dims"], stored["model_state_dict"])
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch can map the file instead of reading it: all but the oldest checkpoints."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def _check_fit(checkpoint: Checkpoint) -> None:
+    """Raise WeightsError when a tensor is missing, or has another shape than the dimensions say."""
+    try:
+        expected = dict(_shapes(checkpoint.dims))
+    except (KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{checkpoint.path} does not fit openai-whisper's model: no dimension {error}"
+        ) from error
+    for name, shape in expected.items():
+        found = tuple(checkpoint.state[name].shape) if name in checkpoint.state else "none"
+        if found != shape:
+            raise WeightsError(
+                f"{checkpoint.path} does not fit openai-whisper's model: {name} should have shape {shape}, "
+                f"it has {found}"
+            )
+
+
+def _shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model."""
+    audio, text = dims["n_audio_state"], dims["n_text_state"]
+    yield from _layer("encoder.conv1", audio, dims["n_mels"], 3)
+    yield from _layer("encoder.conv2", audio, audio, 3)
+    yield "encoder.positional_embedding", (dims["n_audio_ctx"], audio)
+    yield "decoder.token_embedding.weight", (dims["n_vocab"], text)
+    yield "decoder.positional_embedding", (dims["n_text_ctx"], text)
+    yield from _layer("encoder.ln_post", audio)
+    yield from _layer("decoder.ln", text)
+    for half, n_layers, state in (
+        ("encoder", dims["n_audio_layer"], audio),
+        ("decoder", dims["n_text_layer"], text),
+    ):
+        for index in range(n_layers):
+            block = f"{half}.blocks.{index}"
+            for attention in ("attn", "cross_attn")[: 1 if half == "encoder" else 2]:
+                for layer in ("query", "value", "out"):
+                    yield from _layer(f"{block}.{attention}.{layer}", state, state)
+                yield f"{block}.{attention}.key.weight", (state, state)
+                yield from _layer(f"{block}.{attention}_ln", state)
+            yield from _layer(f"{block}.mlp.0", 4 * state, state)
+            yield from _layer(f"{block}.mlp.2", state, 4 * state)
+            yield from _layer(f"{block}.mlp_ln", state)
+
+
+def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
 
 
 def _converted(files: Mapping[str, bytes], name: str) -> Checkpoint:

@@ -267,6 +267,10 @@ def all_peers(
     def loaded() -> Whisper:
         return models.load_model(model, say=say)
 
+    @cache
+    def weights() -> models.Weights:
+        return models.load_weights(model, say=say)
+
     def multilingual(*, prompt: bool) -> Callable[[Pace], Peer]:
         return lambda _: faster_multilingual(engine(), condition_on_previous_text=prompt)
 
@@ -277,7 +281,7 @@ def all_peers(
 
     def auto(reference: Reference) -> StreamTranscriber:
         if not following:
-            following.append(_transcriber(loaded(), languages=languages))
+            following.append(_transcriber(weights(), languages=languages))
         following[0].reset()
         return following[0]  # type: ignore[no-any-return]
 
@@ -292,8 +296,8 @@ def all_peers(
         "faster-whisper int8, multilingual, no prompt": multilingual(prompt=False),
         "faster-whisper int8, oracle segments": lambda _: faster_oracle(engine()),
         "whisperlab, auto": mode(auto),
-        "whisperlab, forced": mode(lambda ref: _transcriber(loaded(), language=true_turns(ref)[0][1])),
-        "whisperlab, oracle": mode(lambda ref: _transcriber(loaded(), oracle=true_turns(ref))),
+        "whisperlab, forced": mode(lambda ref: _transcriber(weights(), language=true_turns(ref)[0][1])),
+        "whisperlab, oracle": mode(lambda ref: _transcriber(weights(), oracle=true_turns(ref))),
     }
 
 
@@ -313,7 +317,7 @@ def chosen(names: Iterable[str] | None) -> list[str]:
     return [name for name in known if any(part in name for part in wanted)]
 
 
-def _transcriber(model: Whisper, **options: Any) -> StreamTranscriber:
+def _transcriber(model: models.Weights, **options: Any) -> StreamTranscriber:
     from whisperlab.transcriber import SessionRestartTranscriber
 
     return SessionRestartTranscriber(model, **options)

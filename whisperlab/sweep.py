@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
     from whisperlab.corpora.manifest import Recording
+    from whisperlab.models import Weights
 
 logger = logging.getLogger("whisperlab")
 
@@ -183,7 +184,7 @@ def run_sweep(
     return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, repaired)
 
 
-def transcriber_maker(model: Whisper) -> MakeTranscriber:
+def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
     """A function from a configuration to its transcriber; the model is loaded once and shared.
 
     Language is asked for at every hop: left to itself the transcriber would skip some while it is sure, and

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from whisperlab.encoder import Encoded, fused_attention
-from whisperlab.linear import Precision, product, product_of
-
-if TYPE_CHECKING:
-    from whisper.model import ResidualAttentionBlock, Whisper
+from whisperlab.encoder import Encoded, Norm, fused_attention, product_of
+from whisperlab.linear import Precision, Product, activations, product
+from whisperlab.models import Weights
 
 SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development split were of the first two
 
@@ -41,58 +37,57 @@ class DecoderState:
 
 
 class _Block:
-    """The products and norms of one block of the decoder.
-
-    ``key`` and ``value`` of the cross-attention are also kept as they are, for `TextStack.glance`.
-    """
+    """The products and norms of one block of the decoder, but for the cross-attention's keys and values."""
 
     __slots__ = (
         *("attention_norm", "query_key_value", "mix"),
-        *("cross_norm", "cross_query", "cross_key", "cross_value", "cross_mix"),
-        *("mlp_norm", "expand", "contract", "key", "value"),
+        *("cross_norm", "cross_query", "cross_mix"),
+        *("mlp_norm", "expand", "contract"),
     )
 
-    def __init__(self, block: ResidualAttentionBlock, precision: Precision) -> None:
-        cross = block.cross_attn
-        self.attention_norm, self.cross_norm, self.mlp_norm = block.attn_ln, block.cross_attn_ln, block.mlp_ln
-        self.query_key_value = product(*fused_attention(block.attn), precision)
-        self.mix = product_of(block.attn.out, precision)
-        self.cross_query = product_of(cross.query, precision)
-        self.cross_key = product_of(cross.key, precision)
-        self.cross_value = product_of(cross.value, precision)
-        self.cross_mix = product_of(cross.out, precision)
-        self.expand = product_of(block.mlp[0], precision)
-        self.contract = product_of(block.mlp[2], precision)
-        self.key, self.value = cross.key, cross.value
+    def __init__(self, weights: Weights, name: str, precision: Precision) -> None:
+        n_head, kind = weights.dims["n_text_head"], activations(precision)
+        self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
+        self.query_key_value = product(*fused_attention(weights, f"{name}.attn", n_head), precision)
+        self.mix = product_of(weights, f"{name}.attn.out", precision)
+        self.cross_norm = Norm(weights, f"{name}.cross_attn_ln", kind)
+        weight, bias = fused_attention(weights, f"{name}.cross_attn", n_head)
+        self.cross_query = product(weight.chunk(3)[0], bias.chunk(3)[0], precision)
+        self.cross_mix = product_of(weights, f"{name}.cross_attn.out", precision)
+        self.mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
+        self.expand = product_of(weights, f"{name}.mlp.0", precision)
+        self.contract = product_of(weights, f"{name}.mlp.2", precision)
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        """What the two fully connected layers add."""
-        return self.contract(F.gelu(self.expand(self.mlp_norm(x))))
+        """The two fully connected layers, added to their input."""
+        return self.contract.added(self.expand.gelu(self.mlp_norm(x)), x)
 
 
 class TextStack:
-    """The decoder half of a loaded Whisper model; ``precision`` is that of its blocks' matrix products."""
+    """The decoder half of Whisper; ``precision`` is that of its blocks' products.
 
-    def __init__(self, model: Whisper, precision: Precision = "fp32") -> None:
-        self._decoder = model.decoder
-        self._blocks = [_Block(block, precision) for block in model.decoder.blocks]
-        self._n_head = model.dims.n_text_head
-        self.max_tokens = model.dims.n_text_ctx
-        self.n_vocabulary = model.dims.n_vocab
-        self.device = model.device
-        heads = model.alignment_heads.to_dense().cpu()
-        self._alignment_heads = [heads[layer].nonzero()[:, 0].to(self.device) for layer in range(len(heads))]
+    The vocabulary is kept as the weights store it, in half precision: what is used of it is exact all the same.
+    """
+
+    def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
+        self.device, self.precision = weights.device, precision
+        self._kind = activations(precision)
+        names = [f"decoder.blocks.{n}" for n in range(weights.dims["n_text_layer"])]
+        self._blocks = [_Block(weights, name, precision) for name in names]
+        self._cross = _keys_and_values(weights, precision)
+        self._norm = Norm(weights, "decoder.ln")
+        self._places = weights.tensor("decoder.positional_embedding")
+        self._vocabulary = weights.state["decoder.token_embedding.weight"].detach().to(weights.device)
+        self._coarse = _coarse(self._vocabulary)
+        self._n_head = weights.dims["n_text_head"]
+        self.max_tokens = weights.dims["n_text_ctx"]
+        self.n_vocabulary = weights.dims["n_vocab"]
+        self._alignment_heads = [heads.nonzero()[:, 0].to(self.device) for heads in weights.alignment_heads]
 
     def open(self, encoded: Encoded) -> DecoderState:
         """Keys and values of a window for every layer, ready for the first token."""
         with torch.inference_mode():
-            cross = [
-                (
-                    self._split(block.cross_key(encoded.features)),
-                    self._split(block.cross_value(encoded.features)),
-                )
-                for block in self._blocks
-            ]
+            cross = [(key, value) for key, value in self._across(encoded.features).contiguous()]
         empty = cross[0][0][:, :0]
         n_heads = sum(len(heads) for heads in self._alignment_heads)
         alignment = torch.empty(n_heads, 0, len(encoded.features), device=self.device)
@@ -111,51 +106,45 @@ class TextStack:
 
         With ``keep_alignment`` the attention of the alignment heads is appended to ``state.alignment``.
         """
-        decoder = self._decoder
         start, end = state.n_tokens, state.n_tokens + len(tokens)
         if end > self.max_tokens:
             raise ValueError(f"Whisper decodes at most {self.max_tokens} tokens at once, got {end}")
         with torch.inference_mode():
-            ids = torch.tensor(tokens, device=self.device)
-            x = decoder.token_embedding(ids) + decoder.positional_embedding[start:end]
+            x = self._embedded(tokens, start)
             kept: list[torch.Tensor] = []
             for layer, block in enumerate(self._blocks):
-                x = x + self._self_attention(block, x, state, layer)
+                x = self._self_attention(block, x, state, layer)
                 query = self._split(block.cross_query(block.cross_norm(x)))
-                seen = F.scaled_dot_product_attention(query, *state.cross[layer])
-                x = x + block.cross_mix(self._merge(seen))
+                seen = F.scaled_dot_product_attention(query, *state.cross[layer], scale=1.0)
+                x = block.cross_mix.added(self._merge(seen), x)
                 if keep_alignment and len(self._alignment_heads[layer]):
                     kept.append(self._alignment(query, state, layer))
-                x = x + block.mlp(x)
+                x = block.mlp(x)
             state.n_tokens = end
             if kept:
                 state.alignment = torch.cat([state.alignment, torch.cat(kept)], 1)
-            hidden: torch.Tensor = decoder.ln(x)
-            return hidden
+            return self._norm(x.float())
 
     def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Hidden state after one first token, shape (1, state): `open` and `extend` for a fraction of the work.
+        """Hidden state after one first token, shape (1, state): `open` and `extend` without anything to go on with.
 
-        A single query needs no keys or values of its own: ``q (W x) = (q W) x`` and ``sum a (W x) = W (sum a x)``,
-        so the window is never projected. Self-attention of one token is its own value.
+        Self-attention of one token is its own value.
         """
-        decoder = self._decoder
         with torch.inference_mode():
-            x = decoder.token_embedding(torch.tensor([token], device=self.device))
-            x = x + decoder.positional_embedding[:1]
-            for block in self._blocks:
-                _, _, value = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
-                x = x + block.mix(value)
-                x = x + self._glance_across(block, x, features)
-                x = x + block.mlp(x)
-            hidden: torch.Tensor = decoder.ln(x)
-            return hidden
+            x = self._embedded([token], 0)
+            for block, (key, value) in zip(self._blocks, self._across(features), strict=True):
+                _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
+                x = block.mix.added(own, x)
+                query = self._split(block.cross_query(block.cross_norm(x)))
+                seen = (query @ key.transpose(1, 2)).softmax(-1) @ value
+                x = block.mlp(block.cross_mix.added(self._merge(seen), x))
+            return self._norm(x.float())
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Project hidden states (n, state) on the vocabulary, or on the given rows of it only."""
-        weight = self._decoder.token_embedding.weight
         with torch.inference_mode():
-            return F.linear(hidden, weight if rows is None else weight[rows])
+            weight = self._vocabulary if rows is None else self._vocabulary[rows]
+            return F.linear(hidden, weight.float())
 
     def likely_logits(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """`logits` (plus ``mask``) where they matter, shape (n, vocabulary).
@@ -172,18 +161,18 @@ class TextStack:
             if mask is not None:
                 coarse += mask
             best = coarse.topk(SHORTLIST).indices
-            exact = (self._decoder.token_embedding.weight[best] @ hidden[:, :, None])[..., 0]
-            return coarse.scatter_(1, best, exact if mask is None else exact + mask[best])
+            among = (self._vocabulary[best].float() @ hidden[:, :, None])[..., 0]
+            return coarse.scatter_(1, best, among if mask is None else among + mask[best])
 
-    @cached_property
-    def _coarse(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The vocabulary rounded to 8 bits a weight, and the scale of each row; None where torch cannot use it."""
-        if self.device.type != "cpu" or not hasattr(torch, "_weight_int8pack_mm"):
-            return None
-        with torch.inference_mode():
-            weight = self._decoder.token_embedding.weight
-            scale = weight.abs().amax(1).clamp_min(1e-9) / 127
-            return (weight / scale[:, None]).round().to(torch.int8), scale.bfloat16()
+    def _across(self, features: torch.Tensor) -> torch.Tensor:
+        """Keys and values of a window for every layer, shape (layers, 2, heads, positions, head size)."""
+        found = self._cross(features.to(self._kind))
+        return found.view(len(features), len(self._blocks), 2, self._n_head, -1).permute(1, 2, 3, 0, 4)
+
+    def _embedded(self, tokens: Sequence[int], start: int) -> torch.Tensor:
+        ids = torch.tensor(tokens, device=self.device)
+        x = self._vocabulary[ids].float() + self._places[start : start + len(tokens)]
+        return x.to(self._kind)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), self._n_head, -1).transpose(0, 1)
@@ -203,24 +192,36 @@ class TextStack:
         if len(x) > 1:
             mask = torch.ones(len(x), key.shape[1], dtype=torch.bool, device=x.device)
             mask = mask.tril(key.shape[1] - len(x))
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return block.mix(self._merge(seen))
-
-    def _glance_across(self, block: _Block, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Cross-attention of one token on unprojected features (positions, state)."""
-        n_state = features.shape[-1]
-        size = n_state // self._n_head
-        query = block.cross_query(block.cross_norm(x)).view(self._n_head, 1, size)
-        key = block.key.weight.view(self._n_head, size, n_state)
-        scores = (query @ key)[:, 0] @ features.T / size**0.5  # (heads, positions); keys have no bias
-        seen = scores.softmax(-1) @ features  # (heads, state)
-        weight = block.value.weight.view(self._n_head, size, n_state)
-        mixed = (weight @ seen[:, :, None]).flatten() + block.value.bias
-        return block.cross_mix(mixed[None])
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+        return block.mix.added(self._merge(seen), x)
 
     def _alignment(self, query: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
         heads = self._alignment_heads[layer]
         key = state.cross[layer][0][heads]
-        scores = query[heads] @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-        weights: torch.Tensor = scores.softmax(-1)
+        weights: torch.Tensor = (query[heads] @ key.transpose(1, 2)).float().softmax(-1)
         return weights
+
+
+def _keys_and_values(weights: Weights, precision: Precision) -> Product:
+    """The cross-attention's keys and values of every layer as one product: layer by layer, keys before values."""
+    n_head = weights.dims["n_text_head"]
+    fused = [
+        fused_attention(weights, f"decoder.blocks.{n}.cross_attn", n_head)
+        for n in range(weights.dims["n_text_layer"])
+    ]
+    weight, bias = (
+        torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True)
+    )
+    return product(weight, bias, precision)
+
+
+def _coarse(vocabulary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The vocabulary rounded to 8 bits a weight, and the scale of each row; None where torch cannot use it."""
+    if vocabulary.device.type != "cpu" or not hasattr(torch, "_weight_int8pack_mm"):
+        return None
+    rounded = torch.empty(vocabulary.shape, dtype=torch.int8)
+    scale = vocabulary.abs().amax(1).float().clamp_min(1e-9) / 127
+    for rows in range(0, len(vocabulary), 4096):  # a part at a time: all of it in float32 is 106 MB
+        part = slice(rows, rows + 4096)
+        rounded[part] = (vocabulary[part].float() / scale[part, None]).round().to(torch.int8)
+    return rounded, scale.bfloat16()

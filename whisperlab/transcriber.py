@@ -45,7 +45,7 @@ from whisperlab.errors import ConfigurationError, StreamEndedError
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.models import load_model
+from whisperlab.models import Weights, load_weights, weights_of
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import LONGEST_GAP_S, PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("whisperlab")
 _stream_ids = itertools.count()
-_prepared: WeakKeyDictionary[Whisper, dict[Precision, tuple[ShortWindowEncoder, TextStack]]] = (
-    WeakKeyDictionary()
-)
+_prepared: WeakKeyDictionary[
+    Weights, tuple[dict[Precision, ShortWindowEncoder], dict[Precision, TextStack]]
+] = WeakKeyDictionary()
 
 WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
@@ -161,12 +161,13 @@ class SessionRestartTranscriber:
     """Streaming transcription that follows the speaker's language.
 
     Args:
-        model: a name (``'base'``), a checkpoint path, or a loaded openai-whisper model.
+        model: a name (``'base'``), a checkpoint path, `whisperlab.models.Weights`, or a loaded openai-whisper model.
         languages: the allowed languages, such as ``['en', 'es']``; None allows all 99.
         sampling_rate: of the chunks given to `process`; other than 16000 is resampled as it comes.
         lid_hop_ms: time between language-ID frames.
         device: ``'cpu'`` or ``'cuda'``; None takes the CPU.
-        precision: of the matrix products, ``'int8'`` or ``'fp32'``; None takes int8 where the device has it.
+        precision: of the matrix products, ``'fp32'``, ``'bf16'`` or ``'int8'``; None takes for encoder and decoder what
+            is fastest on this device without harm to the text (`whisperlab.linear.check_precision`).
         language: the one language spoken (mode *forced*: no language-ID).
         oracle: known switches as ``(seconds, language)`` pairs from 0 on (mode *oracle*, for upper bounds).
         language_prior: positive weights by language; those not named weigh 1.
@@ -182,7 +183,7 @@ class SessionRestartTranscriber:
 
     def __init__(
         self,
-        model: str | Path | Whisper = "base",
+        model: str | Path | Whisper | Weights = "base",
         languages: Sequence[str] | None = None,
         sampling_rate: int = SAMPLE_RATE,
         lid_hop_ms: int = 100,
@@ -211,9 +212,11 @@ class SessionRestartTranscriber:
         self._mode = _mode(language, oracle)
         if languages is not None and self._mode != "auto":
             raise ConfigurationError(f"languages are for mode auto, but mode {self._mode} was asked for too")
-        loaded = load_model(model, device or "cpu") if isinstance(model, str | Path) else model
-        arithmetic = check_precision(precision, loaded.device)
-        n_languages = loaded.num_languages
+        if isinstance(model, str | Path):
+            model = load_weights(model, device or "cpu")
+        weights = weights_of(model)
+        encoder, stack = prepared(weights, precision)
+        n_languages = weights.n_languages
         if language is not None:
             languages = [language]
         if oracle is not None:
@@ -227,12 +230,13 @@ class SessionRestartTranscriber:
         self._hop = lid_hop_ms * SAMPLE_RATE // 1000
         self._step = session.step_ms * SAMPLE_RATE // 1000
         self._config = {
-            "model": getattr(loaded, "name", None) or str(model),
+            "model": weights.name,
             "languages": list(self.languages),
             "sampling_rate": sampling_rate,
             "lid_hop_ms": lid_hop_ms,
-            "device": str(loaded.device),
-            "precision": arithmetic,
+            "device": str(weights.device),
+            "precision": encoder.precision,
+            "decoder_precision": stack.precision,
             "mode": self._mode,
             "language_prior": dict(language_prior or {}),
             "cache_size": cache_size,
@@ -251,13 +255,12 @@ class SessionRestartTranscriber:
         )
         self.encoder_cache = EncoderCache(
             max_size=cache_size,
-            device=str(loaded.device),
+            device=str(weights.device),
             hash_precision=hash_precision,
             key=key,
             shadow_rate=shadow_rate,
-            context=(self._config["model"], arithmetic, lid.window_ms, lid.margin_ms, lid.pool_after),
+            context=(weights.name, encoder.precision, lid.window_ms, lid.margin_ms, lid.pool_after),
         )
-        encoder, stack = prepared(loaded, arithmetic)
         self._lid_encoder = encoder.with_own_counts()
         self._text_encoder = self._lid_encoder.with_own_counts()
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
@@ -733,18 +736,20 @@ class SessionRestartTranscriber:
             self._finish(min(closed.end + preroll, self._heard))
 
 
-def prepared(
-    model: Whisper, precision: Precision | str | None = None
-) -> tuple[ShortWindowEncoder, TextStack]:
-    """Encoder and decoder of a loaded model, prepared once however many transcribers use it: weights are kept once.
+def prepared(model: Whisper | Weights, precision: str | None = None) -> tuple[ShortWindowEncoder, TextStack]:
+    """Encoder and decoder of a model, prepared once however many transcribers use it: weights are kept once.
 
-    ``precision`` None takes int8 where the device has it.
+    ``precision`` None takes for each what is fastest here (`check_precision`).
     """
-    arithmetic = check_precision(precision, model.device)
-    known = _prepared.setdefault(model, {})
-    if arithmetic not in known:
-        known[arithmetic] = ShortWindowEncoder(model, arithmetic), TextStack(model, arithmetic)
-    return known[arithmetic]
+    weights = weights_of(model)
+    for_encoder = check_precision(precision, weights.device, "encoder")
+    for_decoder = check_precision(precision, weights.device, "decoder")
+    encoders, stacks = _prepared.setdefault(weights, ({}, {}))
+    if for_encoder not in encoders:
+        encoders[for_encoder] = ShortWindowEncoder(weights, for_encoder)
+    if for_decoder not in stacks:
+        stacks[for_decoder] = TextStack(weights, for_decoder)
+    return encoders[for_encoder], stacks[for_decoder]
 
 
 def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:

@@ -85,9 +85,9 @@ def _metrics(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]
 
 def _cache(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     from whisperlab.instruments import cache_figures
-    from whisperlab.models import load_model
+    from whisperlab.models import load_weights
 
-    return _rows(cache_figures(load_model("base")))
+    return _rows(cache_figures(load_weights("base")))
 
 
 def _rows(figures: Iterable[Figure]) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
-    model = models.load_model(args.model, args.device, say=console.note)
+    model = models.load_weights(args.model, args.device, say=console.note)
     digest = models.model_digest(model)
     if args.dry_run:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest))
