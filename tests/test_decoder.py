@@ -353,13 +353,13 @@ def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
 ) -> None:
     encoder = parts[0].with_own_counts()
     decoder = SpeechDecoder(encoder, parts[1], DecoderOptions(), PerformanceMetrics())
-    spanish, english = decoder.likelihoods(clip, ("es", "en"))
+    spanish, english = decoder.likelihoods(clip, 0, ("es", "en"))
     assert encoder.calls == 1
     assert spanish == pytest.approx(said.log_probability, abs=1e-3)
     assert english is not None
     assert spanish is not None
     assert spanish > english
-    assert decoder.likelihoods(np.zeros(SAMPLE_RATE, np.float32), ("es", "en")) == [None, None]
+    assert decoder.likelihoods(np.zeros(SAMPLE_RATE, np.float32), 0, ("es", "en")) == [None, None]
 
 
 @pytest.mark.model

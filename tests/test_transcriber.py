@@ -754,7 +754,7 @@ def test_the_buffer_of_language_id_holds_its_window_however_small_the_hop(make: 
 def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
     asked = make(key="logmel", hash_precision=2, language_prior={"es": 2.0}, decode=False, precision="fp32")
     config = json.loads(json.dumps(asked.config()))
-    assert (config["precision"], make(decode=False).config()["precision"]) == ("fp32", "int8")
+    assert (config["precision"], asked.config()["decoder_precision"]) == ("fp32", "fp32")
     assert (config["mode"], config["languages"], config["lid_hop_ms"]) == ("auto", ["en", "es"], HOP_MS)
     assert (config["key"], config["hash_precision"], config["decode"]) == ("logmel", 2, False)
     assert config["language_prior"] == {"es": 2.0}

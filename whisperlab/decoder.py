@@ -50,7 +50,8 @@ class DecoderOptions:
     """How hypotheses are made.
 
     ``margins_s`` are the seconds of silence after the window: the first for every decode, the next ones only
-    when a repetition loop was found. ``tokens_per_second`` bounds the text: fast Russian, the densest of our
+    when a repetition loop was found, or no text at all: with little silence after it Whisper takes speech that begins
+    within a word for none now and then. ``tokens_per_second`` bounds the text: fast Russian, the densest of our
     recordings, needs 9. ``no_speech`` and ``min_log_probability`` are openai-whisper's thresholds for "nothing
     was said": the text is dropped when both say so.
     """
@@ -200,6 +201,8 @@ class SpeechDecoder:
         options: DecoderOptions,
         metrics: PerformanceMetrics,
         n_languages: int = 99,
+        *,
+        share: bool = False,
     ) -> None:
         self._encoder = encoder
         self._stack = stack
@@ -207,7 +210,14 @@ class SpeechDecoder:
         self._metrics = metrics
         self._n_languages = n_languages
         self._suppressed = self._suppression_mask()
-        self.redecodes = 0  # windows decoded again because of a loop
+        self._share = share
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream: forget the window encoded last, and the counts."""
+        self.redecodes = 0  # windows decoded again because of a loop, or because no text was found
+        self.shared = 0  # windows asked for again and not encoded again
+        self._last: tuple[tuple[int, int, float], Encoded] | None = None
 
     def decode(
         self,
@@ -235,22 +245,24 @@ class SpeechDecoder:
         """
         margins_s = self._options.margins_s[: None if retry else 1]
         for attempt, margin_s in enumerate(margins_s):
-            encoded = self._encode(audio, margin_s)
+            encoded = self.encoded(audio, offset, margin_s)
             with self._metrics.measure("whisper.decode"), torch.inference_mode():
                 draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
-            if not draft.looped:
+            if not draft.looped and not self._is_nothing(draft, prefix):
                 break
             self.redecodes += attempt + 1 < len(margins_s)
         if self._is_nothing(draft, prefix):
             return Hypothesis(())
         return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
 
-    def likelihoods(self, audio: NDArray[np.float32], languages: Sequence[str]) -> list[float | None]:
+    def likelihoods(
+        self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]
+    ) -> list[float | None]:
         """Mean log-probability of a token of the text in each language, the window encoded once.
 
         None for a language in which there is no text or it loops.
         """
-        encoded = self._encode(audio, self._options.margins_s[0])
+        encoded = self.encoded(audio, offset)
         found: list[float | None] = []
         for language in languages:
             with self._metrics.measure("whisper.decode"), torch.inference_mode():
@@ -259,9 +271,21 @@ class SpeechDecoder:
             found.append(None if nothing else draft.mean)
         return found
 
-    def _encode(self, audio: NDArray[np.float32], margin_s: float) -> Encoded:
+    def encoded(self, audio: NDArray[np.float32], offset: int, margin_s: float | None = None) -> Encoded:
+        """A window that begins at sample ``offset`` of the stream, encoded as for a decode.
+
+        With ``share`` the last one is kept, for whoever asks for it next.
+        """
+        margin_s = self._options.margins_s[0] if margin_s is None else margin_s
+        place = offset, len(audio), margin_s
+        if self._last and self._last[0] == place:
+            self.shared += 1
+            return self._last[1]
         with self._metrics.measure("whisper.insert_audio"):
-            return self._encoder.encode(audio, round(margin_s * SAMPLE_RATE))
+            encoded = self._encoder.encode(audio, round(margin_s * SAMPLE_RATE))
+        if self._share:
+            self._last = place, encoded
+        return encoded
 
     def _draft(
         self,

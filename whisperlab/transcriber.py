@@ -16,14 +16,18 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
@@ -53,7 +57,6 @@ from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, sample
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
 
 if TYPE_CHECKING:
-    import torch
     from whisper.model import Whisper
 
 logger = logging.getLogger("whisperlab")
@@ -66,6 +69,7 @@ WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
+REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
 
@@ -87,6 +91,11 @@ class SessionOptions:
     ``confirm_posterior`` or more, and its text is likelier in the new language than in the old one by
     ``confirm_text`` in the mean log-probability of a token. 0 and -inf switch these two off. A change that has been in
     the air for `PATIENCE` of speech needs no proof by text any more, after twice that none at all.
+
+    ``share``: a window that is asked for twice, by the proof of a switch and by the decode after it, is encoded once.
+    ``parallel_ms`` above 0 decodes running speech in a second thread while language-ID goes on, each on one core; what
+    it found is used when so much more audio has been heard, or when a pause or a switch needs it. The moment is one of
+    the stream, not of the clock, so the result does not depend on the machine.
     """
 
     step_ms: int = 1000
@@ -98,9 +107,12 @@ class SessionOptions:
     prompt_s: float = 0.0
     confirm_posterior: float = 0.7
     confirm_text: float = 0.1
+    share: bool = True
+    parallel_ms: int = 0
 
     def __post_init__(self) -> None:
-        if self.step_ms < 100 or min(self.attention_lag_ms, self.preroll_ms, self.snap_ms) < 0:
+        times = self.attention_lag_ms, self.preroll_ms, self.snap_ms, self.parallel_ms
+        if self.step_ms < 100 or min(times) < 0:
             raise ConfigurationError(
                 f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
             )
@@ -136,6 +148,23 @@ class _Speech:
     def committed_until(self) -> int:
         words = self.policy.committed
         return max(self.start, words[-1].end) if words else self.start
+
+
+@dataclass(slots=True, frozen=True)
+class _Question:
+    """A language-ID frame that is due: the window to look at, and what of it was said since the last pause."""
+
+    window: Span
+    onset: Span | None
+
+
+@dataclass(slots=True, frozen=True)
+class _Pending:
+    """A decode under way in the second thread: what it decodes, up to where, and the answer to come."""
+
+    speech: _Speech
+    end: int
+    answer: Future[Hypothesis]
 
 
 @dataclass(slots=True, frozen=True)
@@ -215,7 +244,7 @@ class SessionRestartTranscriber:
         if isinstance(model, str | Path):
             model = load_weights(model, device or "cpu")
         weights = weights_of(model)
-        encoder, stack = prepared(weights, precision)
+        encoder, stack = self._engine(weights, precision)
         n_languages = weights.n_languages
         if language is not None:
             languages = [language]
@@ -267,32 +296,45 @@ class SessionRestartTranscriber:
         self._identifier = LanguageIdentifier(
             stack, self.languages, language_prior, lid.temperature, n_languages, lid.english_bias
         )
-        self._decoder = SpeechDecoder(self._text_encoder, stack, decoding, self.metrics, n_languages)
+        self._decoder = SpeechDecoder(
+            self._text_encoder, stack, decoding, self.metrics, n_languages, share=session.share
+        )
         self._gate = SpeechGate(vad, SileroDetector())
+        self._worker: ThreadPoolExecutor | None = None
+        if session.parallel_ms:
+            self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
+        self._pending: _Pending | None = None
         self.reset()
 
     def reset(self) -> None:
         """Begin a new stream: forget audio, text, cache and statistics; keep the model."""
-        self.vad_audio_buffer = RingBuffer(SAMPLE_RATE * 60)
+        self.vad_audio_buffer = self._buffer(SAMPLE_RATE * 60)
         lid_capacity = int(self.lid_hop_ms / 1000 * SAMPLE_RATE) * 100
         self._window = self._lid.window_ms * SAMPLE_RATE // 1000
-        self.audio_buffer_for_lid = RingBuffer(max(lid_capacity, self._window), mirrored=True)
+        longest = self._window + self._lid.batch * self._lid.sure_hops * self._hop
+        self.audio_buffer_for_lid = self._buffer(max(lid_capacity, longest))
         self.metrics.reset()
         self.encoder_cache.clear()
         for encoder in (self._lid_encoder, self._text_encoder):
             encoder.reset_counts()
-        self._decoder.redecodes = 0
+        self._decoder.reset()
         self._gate.reset()
         self._tracker = LanguageTracker(len(self.languages), self._smoothing)
         self._resampler = _resampler(self.sampling_rate)
         self._stream = f"stream-{next(_stream_ids)}"
         self._heard = 0
-        self._asked_at = 0  # when the last language-ID frame was taken
+        self._questions: list[_Question] = []  # language-ID frames that wait for their batch
+        self._asked_at = 0  # when the last language-ID frame was asked for
+        self._answered_until = 0  # the end of the last one taken
         self._in_doubt = True  # whether that frame left the language of the session in doubt
+        self._refused_at = -REPROOF  # when a change was last put to the proof and not confirmed
         self._contested = 0  # samples of speech heard since the best path left the language of the session
         self._ended = False
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
+        if self._pending:
+            self._pending.answer.exception()  # whatever it found: the thread is free after it
+        self._pending = None
         self._speech: _Speech | None = None
         self._final_until = 0
         self._prompts: dict[str, _Prompt] = {}
@@ -301,6 +343,14 @@ class SessionRestartTranscriber:
         )
         self._warned_at: float | None = None
         self._news = _News()
+
+    def _engine(self, weights: Weights, precision: str | None) -> tuple[ShortWindowEncoder, TextStack]:
+        """The network. A plainer pipeline, to compare this one with, has another."""
+        return prepared(weights, precision)
+
+    def _buffer(self, capacity: int) -> RingBuffer:
+        """Where audio is kept."""
+        return RingBuffer(capacity)
 
     def process(self, chunk: npt.ArrayLike) -> ProcessResult:
         """Take the next chunk, of any length; returns what it brought.
@@ -312,7 +362,7 @@ class SessionRestartTranscriber:
             raise StreamEndedError("this stream was finalised; reset() starts a new one")
         audio = as_audio(chunk)
         self._news = _News()
-        with self.metrics.measure("chunk.total"):
+        with self.metrics.measure("chunk.total"), self._own_core():
             self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
         return self._result()
 
@@ -326,6 +376,19 @@ class SessionRestartTranscriber:
                 self._end_speech(closed)
             self._ended = True
         return self._result()
+
+    @contextmanager
+    def _own_core(self) -> Iterator[None]:
+        """One core for each of two threads: with two for each, they would wait for each other, spinning."""
+        if self._worker is None:
+            yield
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def config(self) -> dict[str, Any]:
         """Everything that decides what this transcriber does, JSON-able."""
@@ -355,6 +418,7 @@ class SessionRestartTranscriber:
                 "segments": self._counts["segments"],
                 "decodes": self._counts["decodes"],
                 "redecodes": self._decoder.redecodes,
+                "shared_encodes": self._decoder.shared,
                 "encoder_calls": self._text_encoder.calls,
                 "encoded_s": seconds(self._text_encoder.encoded_samples),
                 "heard_s": seconds(self._heard),
@@ -403,11 +467,17 @@ class SessionRestartTranscriber:
                 self._identify()
             elif self._upcoming and self._upcoming[0][0] <= self._heard:
                 boundary, code = self._upcoming.pop(0)
+                self._settle()
                 self._restart(self._still_open(boundary), code)
         if closed:
             self._end_speech(closed)
         elif self._heard % self._step == 0:
             self._decode_step()
+        elif (
+            self._pending
+            and self._heard >= self._pending.end + self._session.parallel_ms * SAMPLE_RATE // 1000
+        ):
+            self._settle()
 
     def _judge(self) -> Span | None:
         with self.metrics.measure("vad.detect"):
@@ -420,32 +490,46 @@ class SessionRestartTranscriber:
     # --- language ---------------------------------------------------------------------------------------
 
     def _identify(self) -> None:
-        """One language-ID frame, if there is new speech to hear and enough of it."""
+        """Ask for a language-ID frame, if there is new speech to hear and enough of it; answer when a batch is full."""
         began = self._gate.span_start
         enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
         rested = self._heard - self._asked_at >= self._lid.sure_hops * self._hop
         if not enough or self._gate.voiced_until <= self._heard - self._hop or not (rested or self._in_doubt):
             self._counts["lid_skipped"] += 1
             return
+        self._ask()
+        if len(self._questions) < self._lid.batch:
+            return
         with self.metrics.measure("lid.total"):
-            turn = self._frame()
+            turn = self._answer()
         self._warn()
-        if turn:
+        if turn and self._heard - self._refused_at >= REPROOF:
             self._turn(turn)
 
-    def _frame(self) -> Turn | None:
+    def _ask(self) -> None:
+        window = Span(self._heard - min(self._window, self._heard), self._heard)
+        self._questions.append(_Question(window, self._onset()))
+        self._asked_at = self._heard
+
+    def _answer(self) -> Turn | None:
+        """Take the frames asked for, in order; returns the change that the last of them makes certain."""
+        questions, self._questions = self._questions, []
+        turn = None
+        for question, (posterior, cached) in zip(questions, self._posteriors(questions), strict=True):
+            turn = self._frame(question, posterior, cached)
+        return turn
+
+    def _frame(self, question: _Question, posterior: Posterior, cached: bool) -> Turn | None:
         self._counts["lid_frames"] += 1
-        with self.metrics.measure("lid.frame_extract"):
-            view = self.audio_buffer_for_lid.view(min(self._window, self._heard))
-        with view as window:
-            posterior, cached = self._posterior(window)
-        whole = Look(Span(self._heard - len(window), self._heard), posterior)
-        onset = self._onset()
+        whole, onset = Look(question.window, posterior), None
+        if question.onset is not None:
+            audio = self.audio_buffer_for_lid.read(question.onset)
+            onset = Look(question.onset, self._look(audio, self._lid.onset_margin_ms))
         with self.metrics.measure("lid.smoothing"):
             state = self._tracker.push(whole, *([onset] if onset else []))
         self._news.frames.append(
             LanguageFrame(
-                self._heard,
+                whole.window.end,
                 len(whole.window),
                 self._gate.voiced(whole.window),
                 self._by_language(posterior),
@@ -456,59 +540,77 @@ class SessionRestartTranscriber:
         )
         with self.metrics.measure("lid.sustained_detection"):
             turn = self._tracker.change(self._state)
-        gap = min(self._heard - self._asked_at, LONGEST_GAP)
+        gap = min(whole.window.end - self._answered_until, LONGEST_GAP)
         self._contested = 0 if state == self._state else self._contested + gap
-        self._asked_at = self._heard
+        self._answered_until = whole.window.end
         least = min(look.posterior[state] for look in (whole, onset) if look)
         self._in_doubt = state != self._state or least < self._lid.sure
         return turn
 
-    def _onset(self) -> Look | None:
-        """A look at what was said since the last pause, when that is not long ago but enough to hear a language in."""
+    def _onset(self) -> Span | None:
+        """What was said since the last pause, when that is not long ago but enough to hear a language in."""
         per_ms = SAMPLE_RATE // 1000
         began = self._gate.spoken_since(self._lid.pause_ms * per_ms) if self._lid.onset_ms else None
         longest = min(self._lid.onset_ms * per_ms, self._window)
         if began is None or not self._lid.min_speech_ms * per_ms <= self._heard - began <= longest:
             return None
-        with self.audio_buffer_for_lid.view(self._heard - began) as window:
-            posterior = self._look(window, self._lid.onset_margin_ms)
-        return Look(Span(began, self._heard), posterior)
+        return Span(began, self._heard)
 
     def _look(self, window: FloatArray, margin_ms: int) -> Posterior:
         """Language posterior of any window, past the cache."""
         with self.metrics.measure("lid.encoder_forward"):
-            features = self._lid_features(self._lid_encoder, window, margin_ms)
+            features = self._lid_features(self._lid_encoder, [window], margin_ms)[0]
         with self.metrics.measure("lid.detect"):
             return self._identifier.posterior(features)
 
     def _by_language(self, posterior: Posterior) -> dict[str, float]:
         return dict(zip(self.languages, posterior.tolist(), strict=True))
 
-    def _posterior(self, window: FloatArray) -> tuple[Posterior, bool]:
-        """Language posterior of a window, through the encoder cache; and whether the cache had it."""
-        cache = self.encoder_cache
-        asked = cache.precompute_hash(window, (self._stream, self._heard - len(window), len(window)))
-        features = cache.get(audio_hash=asked)
-        cached = features is not None
-        if features is None:
-            with self.metrics.measure("lid.encoder_forward"):
-                features = self._lid_features(self._lid_encoder, window, self._lid.margin_ms)
-        with self.metrics.measure("lid.detect"):
-            posterior = self._identifier.posterior(features)
-        if not cached and posterior.max() >= cache.key.least_confidence:
-            cache.put(features, audio_hash=asked)
-        if cached and cache.should_shadow():
-            again = self._lid_features(self._shadow_encoder, window, self._lid.margin_ms)
-            truth = self._identifier.posterior(again)
-            agree = int(truth.argmax()) == int(posterior.argmax())
-            cache.record_shadow(agree=agree, distance=float(abs(truth - posterior).sum() / 2))
-        return posterior, cached
+    def _posteriors(self, questions: Sequence[_Question]) -> list[tuple[Posterior, bool]]:
+        """Language posteriors of windows, through the encoder cache; and whether the cache had them.
 
-    def _lid_features(self, encoder: ShortWindowEncoder, window: FloatArray, margin_ms: int) -> torch.Tensor:
-        return encoder.encode(window, margin_ms * SAMPLE_RATE // 1000, self._lid.pool_after).features
+        Those it does not have are encoded together.
+        """
+        cache, margin_ms = self.encoder_cache, self._lid.margin_ms
+        with self.metrics.measure("lid.frame_extract"):
+            windows = [self.audio_buffer_for_lid.read(question.window) for question in questions]
+        asked = [
+            cache.precompute_hash(window, (self._stream, question.window.start, len(window)))
+            for question, window in zip(questions, windows, strict=True)
+        ]
+        features = [cache.get(audio_hash=each) for each in asked]
+        missing = [index for index, found in enumerate(features) if found is None]
+        for _, same in itertools.groupby(missing, key=lambda index: len(windows[index])):
+            group = list(same)
+            with self.metrics.measure("lid.encoder_forward"):
+                fresh = self._lid_features(self._lid_encoder, [windows[index] for index in group], margin_ms)
+            for index, encoded in zip(group, fresh, strict=True):
+                features[index] = encoded
+        found_all: list[tuple[Posterior, bool]] = []
+        for index, found in enumerate(features):
+            assert found is not None
+            cached = index not in missing
+            with self.metrics.measure("lid.detect"):
+                posterior = self._identifier.posterior(found)
+            if not cached and posterior.max() >= cache.key.least_confidence:
+                cache.put(found, audio_hash=asked[index])
+            if cached and cache.should_shadow():
+                again = self._lid_features(self._shadow_encoder, [windows[index]], margin_ms)[0]
+                truth = self._identifier.posterior(again)
+                agree = int(truth.argmax()) == int(posterior.argmax())
+                cache.record_shadow(agree=agree, distance=float(abs(truth - posterior).sum() / 2))
+            found_all.append((posterior, cached))
+        return found_all
+
+    def _lid_features(
+        self, encoder: ShortWindowEncoder, windows: Sequence[FloatArray], margin_ms: int
+    ) -> list[torch.Tensor]:
+        margin = margin_ms * SAMPLE_RATE // 1000
+        return [encoded.features for encoded in encoder.encode_batch(windows, margin, self._lid.pool_after)]
 
     def _turn(self, turn: Turn) -> None:
         """Act on a change of language that the best path shows, if what was said since confirms it."""
+        self._settle()
         code = self.languages[turn.state]
         boundary = self._still_open(self._snapped(turn.boundary))
         if self._language is None or self._was_never_spoken(boundary):
@@ -520,6 +622,7 @@ class SessionRestartTranscriber:
             self._restart(boundary, code)
         else:
             self._counts["refused"] += 1
+            self._refused_at = self._heard
 
     def _still_open(self, boundary: int) -> int:
         """The boundary, or where what is final ends if that lies after it."""
@@ -536,7 +639,10 @@ class SessionRestartTranscriber:
             return False
         audio = self.vad_audio_buffer.read(Span(start, self._heard))
         if self._session.confirm_posterior:
-            look = self._look(audio, self._lid.onset_margin_ms)
+            if self._decode_text and self._session.share:
+                look = self._identifier.posterior(self._decoder.encoded(audio, start).features)
+            else:
+                look = self._look(audio, self._lid.onset_margin_ms)
             if look[self.languages.index(code)] < self._session.confirm_posterior:
                 return False
         proof_wanted = self._session.confirm_text != -math.inf and self._contested < PATIENCE
@@ -545,7 +651,7 @@ class SessionRestartTranscriber:
         assert self._language is not None
         self._counts["decodes"] += 1
         with self.metrics.measure("whisper.infer"):
-            new, old = self._decoder.likelihoods(audio, (code, self._language))
+            new, old = self._decoder.likelihoods(audio, start, (code, self._language))
         if new is None or old is None:
             return old is None
         return new - old >= self._session.confirm_text
@@ -609,6 +715,7 @@ class SessionRestartTranscriber:
         """Decode the running speech up to now, unless that would bring nothing: no new speech, or a change of
         language in the air. Commit what two decodes agree on.
         """
+        self._settle()
         speech = self._speech
         if speech is None or self._language is None or not self._decode_text:
             return
@@ -618,15 +725,28 @@ class SessionRestartTranscriber:
             return
         if self._gate.voiced_until <= speech.seen_until:
             return
-        hypothesis = self._hypothesis(speech, self._heard, retry=False)
+        decode = self._decoding(speech, self._heard, retry=False)
+        if self._worker:
+            self._pending = _Pending(speech, self._heard, self._worker.submit(decode))
+        else:
+            self._take_in(speech, self._heard, decode())
+
+    def _settle(self) -> None:
+        """Use what the second thread has decoded, if anything; waits for it."""
+        pending, self._pending = self._pending, None
+        if pending:
+            self._take_in(pending.speech, pending.end, pending.answer.result())
+
+    def _take_in(self, speech: _Speech, end: int, hypothesis: Hypothesis) -> None:
+        """Commit what can be relied on of a hypothesis about running speech up to ``end``."""
         if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
             return
-        if self._stalled(speech, hypothesis.words, self._heard):
+        if self._stalled(speech, hypothesis.words, end):
             self._finish(speech.committed_until)
             self._speech = self._new_speech(self._final_until)
             return
-        speech.seen_until = self._heard
-        self._commit(speech.policy.update(hypothesis, self._sure_until(), self._heard))
+        speech.seen_until = end
+        self._commit(speech.policy.update(hypothesis, min(self._sure_until(), end), end))
 
     def _stalled(self, speech: _Speech, words: Sequence[Word], end: int) -> bool:
         """Whether a hypothesis adds nothing to the committed words though people spoke on.
@@ -652,22 +772,26 @@ class SessionRestartTranscriber:
         lag = self._session.attention_lag_ms * SAMPLE_RATE // 1000
         return _Speech(start, LocalAgreement() if self._session.policy == "agreement" else AlignAtt(lag))
 
-    def _hypothesis(self, speech: _Speech, end: int, *, retry: bool) -> Hypothesis:
+    def _hypothesis(self, speech: _Speech, end: int) -> Hypothesis:
+        return self._decoding(speech, end, retry=True)()
+
+    def _decoding(self, speech: _Speech, end: int, *, retry: bool) -> Callable[[], Hypothesis]:
+        """A decode of speech up to ``end``, ready to be run by any thread."""
         assert self._language is not None
         self._counts["decodes"] += 1
-        with self.metrics.measure("whisper.infer"):
-            with self.metrics.measure("whisper.buffer_read"):
-                audio = self.vad_audio_buffer.read(Span(speech.start, end))
-            policy = speech.policy
-            return self._decoder.decode(
-                audio,
-                speech.start,
-                self._language,
-                policy.committed,
-                policy.tentative,
-                prompt=self._prompt(speech.start),
-                retry=retry,
-            )
+        with self.metrics.measure("whisper.buffer_read"):
+            audio = self.vad_audio_buffer.read(Span(speech.start, end))
+        decode = partial(
+            self._decoder.decode,
+            audio,
+            speech.start,
+            self._language,
+            tuple(speech.policy.committed),
+            speech.policy.tentative,
+            prompt=self._prompt(speech.start),
+            retry=retry,
+        )
+        return self.metrics.measure("whisper.infer")(decode)
 
     def _prompt(self, start: int) -> Sequence[int]:
         """Tokens of the last text in the session's language, if it is recent enough for speech from ``start`` on."""
@@ -717,18 +841,21 @@ class SessionRestartTranscriber:
         if self._gate.voiced_until <= min(speech.seen_until, end):
             words = (*speech.policy.committed, *speech.policy.tentative)
         else:
-            words = self._hypothesis(speech, end, retry=True).words
+            words = self._hypothesis(speech, end).words
         if self._stalled(speech, words, end):
             rest = self._new_speech(speech.committed_until)
-            words = (*words, *self._hypothesis(rest, end, retry=True).words)
+            words = (*words, *self._hypothesis(rest, end).words)
         return words
 
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed speech: a change that the best path shows is decided now or not."""
         self._news.speech.append(closed)
+        self._settle()
         if self._mode == "auto":
-            if self._language is None and self._heard:
-                self._frame()
+            if self._language is None and self._heard and not self._questions:
+                self._ask()
+            if self._questions:
+                self._answer()
             if turn := self._outlook():
                 self._turn(turn)
         if self._speech:
