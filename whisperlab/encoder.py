@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from whisperlab.errors import AudioFormatError, ConfigurationError
-from whisperlab.linear import Precision, Product, activations, product
+from whisperlab.linear import Precision, Product, activations, padded_rows, product
 from whisperlab.models import Weights
 from whisperlab.timeline import MAX_WINDOW, POSITION
 
@@ -105,10 +105,11 @@ class _Block:
         self._expand = product_of(weights, f"{name}.mlp.0", precision)
         self._contract = product_of(weights, f"{name}.mlp.2", precision)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape (windows, positions, state) to the same."""
+    def __call__(self, x: torch.Tensor, n: int) -> torch.Tensor:
+        """Shape (windows, positions, state) to the same; no position looks beyond the first ``n``."""
         fused = self._query_key_value(self._attention_norm(x))
         query, key, value = fused.view(*x.shape[:2], 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
+        key, value = key[:, :, :n], value[:, :, :n]
         if x.device.type == "cpu" and x.shape[1] <= PLAIN_ATTENTION:
             seen = (query @ key.transpose(-1, -2)).softmax(-1) @ value
         else:
@@ -202,13 +203,13 @@ class ShortWindowEncoder:
             )
         n_total = min(positions(length + margin) * POSITION, MAX_WINDOW)
         with torch.inference_mode():
-            features = self._forward(self._mel(windows, n_total), pool_after)
+            features = self.forward(self.mel(windows, n_total), pool_after)
         self.calls += len(windows)
         self.encoded_samples += len(windows) * n_total
         n_audio = positions(length)
         return [Encoded(window, n_audio if pool_after is None else -(-n_audio // 2)) for window in features]
 
-    def _mel(self, windows: Sequence[NDArray[np.float32]], n_total: int) -> torch.Tensor:
+    def mel(self, windows: Sequence[NDArray[np.float32]], n_total: int) -> torch.Tensor:
         """Log-mel spectrograms of windows followed by silence, shape (windows, mels, n_total / 160)."""
         from whisper.audio import log_mel_spectrogram
 
@@ -218,14 +219,20 @@ class ShortWindowEncoder:
         # one by one: openai-whisper cuts off what is 80 dB below the loudest of all it is given
         return torch.stack([log_mel_spectrogram(row, self._n_mels, device=self.device) for row in padded])
 
-    def _forward(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
-        """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window."""
-        x = mel.transpose(1, 2).to(self._kind)
+    def forward(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
+        """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
+
+        Positions are filled up to a round number, for the products' sake, with rows that no other sees.
+        """
+        n = mel.shape[-1] // 2
+        x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
         for convolution in self._convolutions:
             x = convolution(x)
-        x = x + self._places[: x.shape[1]]
+        x[:, :n] += self._places[:n]
         for n_done, block in enumerate(self._blocks):
             if n_done == pool_after:
-                x = F.avg_pool1d(x.transpose(1, 2), 2, ceil_mode=True).transpose(1, 2).contiguous()
-            x = block(x)
-        return self._norm(x)
+                pooled = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
+                n = pooled.shape[1]
+                x = F.pad(pooled, (0, 0, 0, padded_rows(n) - n)).contiguous()
+            x = block(x, n)
+        return self._norm(x[:, :n])

@@ -59,14 +59,21 @@ Subject = Callable[[], object]
 Times = dict[str, list[float]]
 
 
-def in_turns(subjects: Mapping[str, Subject], rounds: int | None = None) -> Times:
-    """Milliseconds of processor time of each subject, round by round, all subjects once in every round."""
+def in_turns(
+    subjects: Mapping[str, Subject],
+    rounds: int | None = None,
+    clock: Callable[[], int] = time.thread_time_ns,
+) -> Times:
+    """Milliseconds each subject took, round by round, all subjects once in every round.
+
+    ``clock`` in nanoseconds: processor time of this thread, unless several threads do the work.
+    """
     times: Times = {name: [] for name in subjects}
     for _ in range(rounds or ROUNDS):
         for name, subject in subjects.items():
-            began = time.thread_time_ns()
+            began = clock()
             subject()
-            times[name].append((time.thread_time_ns() - began) / 1e6)
+            times[name].append((clock() - began) / 1e6)
     return times
 
 
@@ -84,10 +91,11 @@ def middle(values: Sequence[float]) -> tuple[float, float | None, float | None]:
 
 def ratio(name: str, slow: Sequence[float], fast: Sequence[float]) -> Figure:
     """How many times slower: the middle of the ratios of each round, which had one share of the machine."""
-    return Figure(name, *_shown("x", [a / b for a, b in zip(slow, fast, strict=True)]))
+    return Figure(name, *shown("x", [a / b for a, b in zip(slow, fast, strict=True)]))
 
 
-def _shown(unit: str, values: Sequence[float]) -> tuple[float, str, float | None, float | None, int]:
+def shown(unit: str, values: Sequence[float]) -> tuple[float, str, float | None, float | None, int]:
+    """The middle of some values with its unit, interval and count, as a `Figure` takes them."""
     value, low, high = middle(values)
     return value, unit, low, high, len(values)
 
@@ -197,7 +205,7 @@ def _floor() -> list[Figure]:
         {"copy": copy, "copy on": copy_on, "look": look, "append": append, "append mirrored": append_mirrored}
     )
     return [
-        Figure("append of 100 ms", *_shown("ns", [ms / CALLS * 1e6 for ms in times["append"]])),
+        Figure("append of 100 ms", *shown("ns", [ms / CALLS * 1e6 for ms in times["append"]])),
         ratio("append / bare copy into one place", times["append"], times["copy"]),
         ratio("append / bare copy into successive places", times["append"], times["copy on"]),
         ratio(
@@ -227,7 +235,7 @@ def _reads() -> list[Figure]:
     times = in_turns(subjects)
     copied = [10 * ms for ms in times["copy 2 s"]]
     return [
-        Figure("newest 2 s as a view", *_shown("ns", [ms / CALLS * 1e6 for ms in times["view 2 s"]])),
+        Figure("newest 2 s as a view", *shown("ns", [ms / CALLS * 1e6 for ms in times["view 2 s"]])),
         ratio("newest 2 s as a copy / as a view", copied, times["view 2 s"]),
         ratio("view of 2 s / of 0.1 s", times["view 2 s"], times["view 0.1 s"]),
         ratio("view of 8 s / of 0.1 s", times["view 8 s"], times["view 0.1 s"]),
@@ -273,7 +281,7 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     }
     times = in_turns(subjects)
     floor_times = times["two readings of the clock"]
-    figures = [Figure(name, *_shown("ns", [ms / CALLS * 1e6 for ms in mine])) for name, mine in times.items()]
+    figures = [Figure(name, *shown("ns", [ms / CALLS * 1e6 for ms in mine])) for name, mine in times.items()]
     figures += [
         ratio(f"{name} / two readings of the clock", mine, floor_times)
         for name, mine in times.items()
@@ -281,7 +289,7 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     ]
     shared = [_shared_record_ns() for _ in range(ROUNDS)]
     figures.append(
-        Figure(f"record() from {THREADS} threads at once, by the wall clock", *_shown("ns", shared))
+        Figure(f"record() from {THREADS} threads at once, by the wall clock", *shown("ns", shared))
     )
     figures.append(Figure("resident memory grown", _grown_bytes(metrics, records), "bytes", n=records))
     return figures

@@ -14,7 +14,9 @@ two-second windows of speech that leaves 5 to 6 % of the encoder's output in err
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
@@ -27,6 +29,11 @@ Part: TypeAlias = Literal["encoder", "decoder"]
 
 QUIETEST = 1e-9  # a row of zeros has no loudness to divide by
 PACKED_ROWS = 100  # positions in 2 s: what packed weights are laid out for
+
+# oneDNN writes code for every number of rows it meets, some 600 KB a product, and keeps it. Rows that come by the dozen
+# (`ROWS`), and no more than so many at once, keep that below 60 MB whatever lengths a stream brings.
+ROWS = 16
+MOST_ROWS = 16 * ROWS
 
 
 class Product(Protocol):
@@ -131,16 +138,39 @@ class _Packed:
         self._bias = bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return y
+        return self._followed_by("none", "", x)
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "gelu", [], "none")
-        return y
+        return self._followed_by("gelu", "none", x)
 
     def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, to, self._weight, self._bias, "add")
-        return y
+        add = torch.ops.mkldnn._linear_pointwise.binary
+        pairs = zip(_some_rows(x), _some_rows(to), strict=True)
+        return _joined([add(rows, base, self._weight, self._bias, "add") for rows, base in pairs], to.shape)
+
+    def _followed_by(self, what: str, variant: str, x: torch.Tensor) -> torch.Tensor:
+        linear = torch.ops.mkldnn._linear_pointwise
+        parts = [linear(rows, self._weight, self._bias, what, [], variant) for rows in _some_rows(x)]
+        return _joined(parts, (*x.shape[:-1], len(self._bias)))
+
+
+def padded_rows(n: int) -> int:
+    """The least multiple of `ROWS` that is not below ``n``."""
+    return -(-n // ROWS) * ROWS
+
+
+def _some_rows(x: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The rows by as many as may be multiplied at once, filled up to a round number unless there is only one."""
+    rows = x.reshape(-1, x.shape[-1])
+    lacking = padded_rows(len(rows)) - len(rows)
+    if lacking and len(rows) > 1:
+        rows = F.pad(rows, (0, 0, 0, lacking))
+    return torch.split(rows, MOST_ROWS)
+
+
+def _joined(parts: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
+    rows = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return rows[: math.prod(shape[:-1])].view(*shape)
 
 
 class _EightBit:

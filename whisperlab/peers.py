@@ -394,7 +394,7 @@ def compare(
         raise ConfigurationError("there are no recordings to compare the peers on")
     wanted = chosen(names)
     languages = sorted({language for recording in recordings for language in recording.languages})
-    with _torch_threads(threads):
+    with torch_threads(threads):
         makers = all_peers(languages, model, threads, say)
         peers = {name: makers[name](pace) for name in wanted}
         warm_up(recordings[0], peers)
@@ -425,7 +425,7 @@ class _Alone:
 
 def peak_memory(task: _Alone) -> int:
     """The most memory a process held that did nothing but load a peer and let it hear half a minute (VmHWM, bytes)."""
-    with _torch_threads(task.threads):
+    with torch_threads(task.threads):
         peer = all_peers(task.languages, task.model, task.threads)[task.name]("fast")
         peer(read_audio(task.audio)[: samples(MEMORY_S)], task.reference)
     return status()["VmHWM"]
@@ -539,7 +539,7 @@ def _offline(segments: Iterable[SessionSegment], audio: FloatArray, work: Encode
 
 
 @contextmanager
-def _torch_threads(n: int) -> Iterator[None]:
+def torch_threads(n: int) -> Iterator[None]:
     """Run with n threads inside an operator, and put back what was before."""
     import torch
 

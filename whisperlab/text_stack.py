@@ -77,7 +77,10 @@ class TextStack:
         self._cross = _keys_and_values(weights, precision)
         self._norm = Norm(weights, "decoder.ln")
         self._places = weights.tensor("decoder.positional_embedding")
-        self._vocabulary = weights.state["decoder.token_embedding.weight"].detach().to(weights.device)
+        stored = weights.state["decoder.token_embedding.weight"].detach()
+        self._vocabulary = stored.to(
+            weights.device, copy=stored.dtype is torch.float16
+        )  # lets go of the file
         self._coarse = _coarse(self._vocabulary)
         self._n_head = weights.dims["n_text_head"]
         self.max_tokens = weights.dims["n_text_ctx"]

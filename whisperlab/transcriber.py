@@ -490,11 +490,8 @@ class SessionRestartTranscriber:
     # --- language ---------------------------------------------------------------------------------------
 
     def _identify(self) -> None:
-        """Ask for a language-ID frame, if there is new speech to hear and enough of it; answer when a batch is full."""
-        began = self._gate.span_start
-        enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
-        rested = self._heard - self._asked_at >= self._lid.sure_hops * self._hop
-        if not enough or self._gate.voiced_until <= self._heard - self._hop or not (rested or self._in_doubt):
+        """Ask for a language-ID frame, if one is due; answer when a batch of them is full."""
+        if not self._due():
             self._counts["lid_skipped"] += 1
             return
         self._ask()
@@ -505,6 +502,13 @@ class SessionRestartTranscriber:
         self._warn()
         if turn and self._heard - self._refused_at >= REPROOF:
             self._turn(turn)
+
+    def _due(self) -> bool:
+        """Whether there is new speech to hear and enough of it, and the last answer was doubtful or long ago."""
+        began = self._gate.span_start
+        enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
+        rested = self._heard - self._asked_at >= self._lid.sure_hops * self._hop
+        return enough and self._gate.voiced_until > self._heard - self._hop and (rested or self._in_doubt)
 
     def _ask(self) -> None:
         window = Span(self._heard - min(self._window, self._heard), self._heard)
@@ -543,8 +547,8 @@ class SessionRestartTranscriber:
         gap = min(whole.window.end - self._answered_until, LONGEST_GAP)
         self._contested = 0 if state == self._state else self._contested + gap
         self._answered_until = whole.window.end
-        least = min(look.posterior[state] for look in (whole, onset) if look)
-        self._in_doubt = state != self._state or least < self._lid.sure
+        clearest = onset or whole  # after a switch the whole window holds the old language for seconds
+        self._in_doubt = state != self._state or clearest.posterior[state] < self._lid.sure
         return turn
 
     def _onset(self) -> Span | None:

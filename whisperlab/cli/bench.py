@@ -1,27 +1,32 @@
-"""Small measurements on this machine: the ring buffer, the timers, the encoder cache; and the peers.
+"""Measurements on this machine: the ring buffer, the timers, the encoder cache; the whole pipeline; the peers.
 
 What is compared is run in turns within one process, so that a busy machine slows both; ratios are what to
-keep. `cache` encodes with the weights of Whisper base; `peers` runs openai-whisper and faster-whisper on the
-same audio with the same weights.
+keep. `cache` encodes with the weights of Whisper base; `pipeline` runs the plain pipeline, the guide's and ours, and
+ours with each optimisation off in turn; `peers` runs openai-whisper and faster-whisper on the same audio with the
+same weights.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.cli.arguments import positive_int
+from whisperlab.cli.arguments import positive, positive_int
 from whisperlab.cli.console import Console, finite, table
 
 if TYPE_CHECKING:
     from whisperlab.instruments import Figure
 
-HELP = "small measurements, and the peers"
+Found = tuple[dict[str, Any], Sequence[Sequence[dict[str, Any]]]]  # for a program, and tables for a person
+
+HELP = "small measurements, the pipeline before and after, and the peers"
 EXAMPLES = (
     "bench buffer",
     "bench cache --json",
+    "bench pipeline --corpus ivr-five --limit 3",
+    "bench pipeline --arms parallel,int8 --seconds 10 --no-accuracy --no-memory",
     "bench peers --corpus ivr-five --pace real",
     "bench peers --limit 2 --peers auto,multilingual --no-controls --no-memory",
 )
@@ -31,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab bench``."""
     parser.add_argument("what", choices=tuple(_BENCHES))
     parser.add_argument(
-        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="peers: the speech to use"
+        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="peers, pipeline: the speech to use"
     )
-    parser.add_argument("--split", default="test", help="peers: the split to use")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="peers: only the first N recordings")
+    parser.add_argument("--split", default="test", help="peers, pipeline: the split to use")
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="peers, pipeline: only the first N recordings"
+    )
     parser.add_argument(
         "--peers", type=_names, metavar="NAME,...", help="peers: only those with such a text in their name"
     )
@@ -54,7 +61,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="peers: also measure peak memory, each alone in a fresh process",
+        help="peers, pipeline: also measure peak memory, each alone in a fresh process",
+    )
+    parser.add_argument(
+        "--arms", type=_names, metavar="NAME,...", help="pipeline: only those with such a text in their name"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=15.0,
+        help="pipeline: how much of each recording is heard by the clock (default 15; before takes minutes)",
+    )
+    parser.add_argument(
+        "--accuracy",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pipeline: also score whole recordings, for the arms that are faster than speech",
     )
 
 
@@ -62,36 +84,37 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print one table."""
     from whisperlab.trace import provenance
 
-    rows = _BENCHES[args.what](args, console)
-    console.document(finite({"bench": args.what, "rows": rows, **provenance()}))
-    for shown in _readable(rows) if args.what == "peers" else [[_worded(row) for row in rows]]:
-        console.show(table(shown))
+    found, shown = _BENCHES[args.what](args, console)
+    console.document(finite({"bench": args.what, **found, **provenance()}))
+    for rows in shown:
+        console.show(table(rows))
     return 0
 
 
-def _buffer(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def _buffer(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.instruments import buffer_figures
 
     console.note("np.concatenate and the ring buffer in turns: some twenty seconds")
-    return _rows(buffer_figures())
+    return _figures(buffer_figures())
 
 
-def _metrics(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def _metrics(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.instruments import metrics_figures
 
     console.note("timing the timers, then ten million records: some fifteen seconds")
-    return _rows(metrics_figures())
+    return _figures(metrics_figures())
 
 
-def _cache(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def _cache(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.instruments import cache_figures
     from whisperlab.models import load_weights
 
-    return _rows(cache_figures(load_weights("base")))
+    return _figures(cache_figures(load_weights("base")))
 
 
-def _rows(figures: Iterable[Figure]) -> list[dict[str, Any]]:
-    return [asdict(figure) for figure in figures]
+def _figures(figures: Iterable[Figure]) -> Found:
+    rows = [asdict(figure) for figure in figures]
+    return {"rows": rows}, [[_worded(row) for row in rows]]
 
 
 def _worded(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +129,7 @@ def _worded(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _peers(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def _peers(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import corpora, peers
 
     names = peers.chosen(args.peers)
@@ -118,9 +141,26 @@ def _peers(args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
         if args.controls and name in corpora.list_corpora() and set(names) & set(peers.FOLLOWING)
         for recording in corpora.load(name, args.split)[: args.limit]
     ]
-    return peers.compare(
+    rows = peers.compare(
         recordings, controls=controls, names=names, pace=args.pace, memory=args.memory, say=console.note
     )
+    return {"rows": rows}, _readable(rows)
+
+
+def _pipeline(args: argparse.Namespace, console: Console) -> Found:
+    from whisperlab import corpora, economy
+
+    recordings = corpora.load(args.corpus, args.split)[: args.limit]
+    economy.chosen(args.arms)  # a wrong name is told before a model is loaded
+    found = economy.measure(
+        recordings[: args.limit or 3],
+        names=args.arms,
+        stretch_s=args.seconds,
+        memory=args.memory,
+        accuracy=recordings if args.accuracy else (),
+        say=console.note,
+    )
+    return found.to_dict(), economy.readable(found)
 
 
 def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
@@ -142,9 +182,10 @@ def _names(text: str) -> list[str]:
 
 _DECIDED = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
 
-_BENCHES: dict[str, Callable[[argparse.Namespace, Console], list[dict[str, Any]]]] = {
+_BENCHES: dict[str, Callable[[argparse.Namespace, Console], Found]] = {
     "buffer": _buffer,
     "metrics": _metrics,
     "cache": _cache,
+    "pipeline": _pipeline,
     "peers": _peers,
 }

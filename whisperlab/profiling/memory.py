@@ -52,10 +52,15 @@ def measure(workload: Workload) -> ResidentMemory:
     transcriber, audio = workload.load()
     gc.collect()
     loaded = status()["VmRSS"]
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets the high-water mark
+    reset_peak()
     workload.feed(transcriber, audio)
     end = status()
     return ResidentMemory(start, loaded, end["VmHWM"], end["RssAnon"], end["RssFile"])
+
+
+def reset_peak() -> None:
+    """Let VmHWM begin anew at what is resident now (proc(5))."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def status() -> dict[str, int]:
