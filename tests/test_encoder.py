@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from whisperlab.audio import FloatArray
 from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
 from whisperlab.errors import AudioFormatError, ConfigurationError
-from whisperlab.linear import check_precision, product
+from whisperlab.linear import (
+    MOST_ROWS,
+    ROWS,
+    Precision,
+    _some_rows,
+    activations,
+    check_precision,
+    has_bf16,
+    product,
+)
 from whisperlab.models import weights_of
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import MAX_WINDOW, POSITION, SAMPLE_RATE
@@ -143,6 +153,81 @@ def test_encoders_that_share_a_network_count_apart(base_model: Whisper, clip: Fl
     assert (one.calls, one.encoded_samples, other.calls) == (0, 0, 1)
 
 
+@pytest.mark.model
+@pytest.mark.parametrize("pool_after", [None, 3])
+def test_windows_encoded_together_are_those_encoded_alone(
+    base_model: Whisper, scene: Scene, pool_after: int | None
+) -> None:
+    encoder = ShortWindowEncoder(weights_of(base_model))
+    windows = [scene.audio[start : start + 20_000] for start in (0, 16_000, 48_000)]
+    together = encoder.encode_batch(windows, SAMPLE_RATE, pool_after)
+    assert (encoder.calls, encoder.encoded_samples) == (3, 3 * positions(20_000 + SAMPLE_RATE) * POSITION)
+    for found, window in zip(together, windows, strict=True):
+        alone = encoder.encode(window, SAMPLE_RATE, pool_after)
+        torch.testing.assert_close(found.features, alone.features, **CLOSE)
+        assert found.n_audio == alone.n_audio
+
+
+@pytest.mark.model
+def test_a_batch_of_several_lengths_or_none_is_refused(base_model: Whisper, clip: FloatArray) -> None:
+    encoder = ShortWindowEncoder(weights_of(base_model))
+    for windows, told in (([clip, clip[1:]], "one length"), ([], "got none")):
+        with pytest.raises(AudioFormatError, match=told):
+            encoder.encode_batch(windows, 0)
+
+
+# --- products -----------------------------------------------------------------------------------------
+
+
+PRECISIONS = [name for name in ("fp32", "bf16", "int8") if name != "bf16" or has_bf16(torch.device("cpu"))]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", [(1,), (2,), (16,), (300,), (3, 90)], ids=str)
+def test_a_product_is_the_linear_layer_whatever_follows_it(
+    precision: Precision, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*size, generator=generator) for size in ((64, 128), (64,)))
+    x, to = (torch.randn(*shape, n, generator=generator) for n in (128, 64))
+    of, kind = product(weight, bias, precision), activations(precision)
+    given, base = x.to(kind), to.to(kind)
+    kept = given.clone(), base.clone()
+    expected = F.linear(x, weight, bias)
+    for found, exact in (
+        (of(given), expected),
+        (of.gelu(given), F.gelu(expected)),
+        (of.added(given, base), expected + to),
+    ):
+        assert found.dtype is kind
+        assert found.shape == exact.shape
+        assert relative_error(found.float(), exact) < 0.02
+    torch.testing.assert_close((given, base), kept)  # what was given is left as it was
+
+
+def test_products_meet_few_numbers_of_rows_whatever_lengths_a_stream_brings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """oneDNN keeps code for every number of rows it has met, over half a megabyte each."""
+    met: set[int] = set()
+    for n in range(1, 700):
+        met |= {len(part) for part in _some_rows(torch.zeros(n, 4))}
+    assert met <= {1, *range(ROWS, MOST_ROWS + 1, ROWS)}
+
+
+@pytest.mark.model
+def test_in_bfloat16_the_encoder_is_itself_but_for_two_percent(
+    base_model: Whisper, clip: FloatArray, encoded: Encoded
+) -> None:
+    if not has_bf16(torch.device("cpu")):
+        with pytest.raises(ConfigurationError, match="AVX-512 BF16"):
+            check_precision("bf16", torch.device("cpu"))
+        return
+    half = ShortWindowEncoder(weights_of(base_model), "bf16").encode(clip, SAMPLE_RATE)
+    assert half.features.dtype is torch.bfloat16
+    assert relative_error(half.features.float(), encoded.features) < 0.03
+
+
 # --- eight bits ---------------------------------------------------------------------------------------
 
 
@@ -155,7 +240,8 @@ def test_in_eight_bits_the_encoder_is_nearly_itself(
     base_model: Whisper, clip: FloatArray, encoded: Encoded
 ) -> None:
     eight = ShortWindowEncoder(weights_of(base_model), "int8").encode(clip, SAMPLE_RATE)
-    assert 0 < relative_error(eight.features, encoded.features) < 0.15
+    with_vnni = torch.cpu._is_vnni_supported()  # else a bit less is left
+    assert 0 < relative_error(eight.features, encoded.features) < (0.12 if with_vnni else 0.16)
 
 
 @pytest.mark.model
@@ -194,8 +280,9 @@ def test_what_was_given_to_a_product_is_left_as_it_was() -> None:
 
 def test_a_precision_that_cannot_be_had_is_refused() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert check_precision("fp32", cuda) == check_precision(None, cuda) == "fp32"
-    assert check_precision(None, cpu) == check_precision("int8", cpu) == "int8"
+    assert check_precision("fp32", cuda) == "fp32"
+    assert check_precision("int8", cpu) == check_precision(None, cpu, "decoder") == "int8"
+    assert check_precision(None, cpu, "encoder") == ("bf16" if has_bf16(cpu) else "int8")
     with pytest.raises(ConfigurationError, match="cuda"):
         check_precision("int8", cuda)
     with pytest.raises(ConfigurationError, match="'fp8'"):

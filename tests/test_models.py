@@ -371,6 +371,40 @@ def test_a_known_checkpoint_given_by_path_gets_its_alignment_heads(
     assert torch.equal(by_path.alignment_heads.to_dense(), by_name.alignment_heads.to_dense())
 
 
+def test_weights_alone_are_those_of_the_model_with_its_alignment_heads(
+    published: dict[str, torch.Tensor], home: Path
+) -> None:
+    model, weights = models.load_model("base"), models.load_weights("base")
+    assert models.model_digest(weights) == models.model_digest(model)
+    assert {tensor.dtype for tensor in weights.state.values()} == {torch.float16}
+    shared = models.weights_of(model)
+    assert models.weights_of(model) is shared
+    assert models.weights_of(weights) is weights
+    for one in (weights, shared):
+        assert torch.equal(one.alignment_heads, model.alignment_heads.to_dense().bool())
+        assert (one.name, one.n_languages, dict(one.dims)) == ("base", model.num_languages, SMALL)
+    unknown = home / "mine.pt"
+    put(unknown, checkpoint_bytes(home, small_state(seed=1)))
+    one, model = models.load_weights(unknown), models.load_model(unknown)
+    assert torch.equal(one.alignment_heads, model.alignment_heads.to_dense().bool())
+    assert one.tensor("decoder.ln.weight").dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    "change,told",
+    [
+        (lambda state: state.pop("decoder.ln.weight"), r"decoder\.ln\.weight .*shape \(8,\), it has none"),
+        (lambda state: state.update({"decoder.ln.bias": torch.zeros(9)}), r"\(8,\), it has \(9,\)"),
+    ],
+    ids=["missing", "of another shape"],
+)
+def test_weights_that_do_not_fit_their_dimensions_are_refused(home: Path, change: Any, told: str) -> None:
+    state = small_state()
+    change(state)
+    with pytest.raises(WeightsError, match=told):
+        models.load_weights(put(home / "holes.pt", checkpoint_bytes(home, state)))
+
+
 def test_a_missing_checkpoint_is_named(home: Path) -> None:
     with pytest.raises(WeightsError, match=r"nowhere\.pt' is neither a file"):
         models.load_model(home / "nowhere.pt")
@@ -413,6 +447,8 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_with_the_name_of_it(home: P
 def test_a_device_that_is_not_there_is_named(published: dict[str, torch.Tensor], device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"device '{device}' cannot be used"):
         models.load_model("base", device=device)
+    with pytest.raises(ConfigurationError, match=f"device '{device}' cannot be used"):
+        models.load_weights("base", device=device)
 
 
 # The package index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from whisperlab.audio import FloatArray, chunks
 from whisperlab.buffer import RingBuffer
 from whisperlab.decoder import DecoderOptions, SpeechDecoder
 from whisperlab.encoder import Encoded, ShortWindowEncoder
-from whisperlab.errors import BufferRangeError, NotYetError, OverwrittenError
+from whisperlab.errors import AudioFormatError, BufferRangeError, NotYetError, OverwrittenError
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import weights_of
 from whisperlab.plain import ConcatenatedBuffer, PaddedEncoder, PlainTranscriber, WholeStack
@@ -40,6 +41,24 @@ def test_the_concatenated_buffer_holds_what_a_ring_holds(lengths: list[int], cap
     np.testing.assert_array_equal(plain.peek(len(plain)), ring.peek(len(ring)))
     held = Span(ring.start, ring.end)
     np.testing.assert_array_equal(plain.read(held), ring.read(held))
+    assert (plain.overruns, plain.dropped_samples) == (ring.overruns, ring.dropped_samples)
+    for half in (len(ring) // 2, len(ring) - len(ring) // 2):
+        np.testing.assert_array_equal(plain.read_all(), ring.read_all())
+        np.testing.assert_array_equal(plain.consume(half), ring.consume(half))
+    assert (len(plain), plain.start, plain.dropped_samples) == (0, ring.start, ring.dropped_samples)
+
+
+def test_the_concatenated_buffer_keeps_no_more_than_it_was_given() -> None:
+    """It once kept the memory of a ring beside its own, which "before" then had to pay for."""
+    tracemalloc.start()
+    try:
+        buffer = ConcatenatedBuffer(SAMPLE_RATE * 60)
+        buffer.append(np.zeros(1600, np.float32))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 20_000
+    assert buffer.nbytes == 6400
 
 
 def test_the_concatenated_buffer_refuses_what_it_does_not_hold() -> None:
@@ -73,6 +92,9 @@ def test_the_padded_encoder_is_ours_with_thirty_seconds(
     padded = PaddedEncoder(base_model)
     padded.encode(clip, margin=0, pool_after=3)
     assert (padded.calls, padded.encoded_samples) == (1, MAX_WINDOW)
+    for n in (0, MAX_WINDOW + 1):
+        with pytest.raises(AudioFormatError, match=f"got {n}"):
+            padded.encode(np.zeros(n, np.float32), 0)
 
 
 @pytest.mark.model
@@ -92,6 +114,29 @@ def test_the_whole_stack_says_what_ours_says(base_model: Whisper, encoded: Encod
     glance = plain.logits(plain.glance(encoded.features, 50258), rows)
     torch.testing.assert_close(glance, ours.logits(ours.glance(encoded.features, 50258), rows), **CLOSE)
     assert not any(module._forward_hooks for module in base_model.modules())
+
+
+@pytest.mark.model
+def test_a_rewound_state_goes_on_as_a_fresh_one(base_model: Whisper, encoded: Encoded) -> None:
+    plain = WholeStack(base_model)
+    fresh, rewound = plain.open(encoded), plain.open(encoded)
+    expected = plain.extend(fresh, [50258, 50262, 50359], keep_alignment=True)[-1:]
+    plain.extend(rewound, [50258, 50262, 50363, 383], keep_alignment=True)
+    plain.rewind(rewound, 2)
+    torch.testing.assert_close(plain.extend(rewound, [50359], keep_alignment=True), expected, **CLOSE)
+    torch.testing.assert_close(rewound.alignment, fresh.alignment, **CLOSE)
+
+
+@pytest.mark.model
+def test_the_whole_stack_refuses_tokens_it_would_get_wrong(base_model: Whisper, encoded: Encoded) -> None:
+    """Several at once after others: torch's causal mask then hides from them what they should see."""
+    plain = WholeStack(base_model)
+    state = plain.open(encoded)
+    plain.extend(state, [50258])
+    with pytest.raises(AssertionError, match="empty cache"):
+        plain.extend(state, [50262, 50359])
+    with pytest.raises(ValueError, match="at most 448 tokens at once, got 449"):
+        plain.extend(plain.open(encoded), [383] * 449)
 
 
 @pytest.mark.model
@@ -117,6 +162,7 @@ def test_the_plain_pipeline_asks_at_every_hop_for_thirty_seconds(
         transcriber.process(chunk)
     transcriber.finalize()
     told = transcriber.get_statistics()
+    assert len(transcriber.config()["decoding"]["margins_s"]) == 1
     assert told["lid"]["frames"] > 15
     assert told["lid"]["encoded_s"] == 30 * told["lid"]["encoder_calls"] == 30 * told["lid"]["frames"]
     assert told["encoder_cache"]["max_size"] == (50 if guide else 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,8 +24,8 @@ from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
 from whisperlab.decoder import DecoderOptions
 from whisperlab.encoder import positions
 from whisperlab.errors import ConfigurationError
-from whisperlab.instruments import Figure, in_turns, ratio, shown
-from whisperlab.lid import LanguageIdentifier, LidOptions
+from whisperlab.instruments import Figure, in_turns, middle, ratio, shown
+from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages
 from whisperlab.linear import activations, product
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import Weights, load_model, load_weights
@@ -33,7 +33,7 @@ from whisperlab.peers import EncoderWork, streaming, torch_threads
 from whisperlab.plain import PlainTranscriber
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
-from whisperlab.timeline import SAMPLE_RATE, samples
+from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared
 
@@ -53,7 +53,7 @@ RESAMPLES = 2000
 STRETCH_S = (
     15.0  # of each recording every arm hears by the clock; the plain pipeline takes over a minute for it
 )
-MEMORY_S = 15.0
+MEMORY_S = 10.0
 THREADS = 2
 PEAK_SIZE = 1024  # of the square product that stands for the machine's peak
 
@@ -150,12 +150,13 @@ _ARMS = (
     _ours("off", "with int8", "products in 8 bits, in the encoder too", precision="int8"),
     _ours("off", "without pooling", "all positions through all blocks", lid=LidOptions(pool_after=None)),
     _ours("off", "without second looks", "the last 2.5 s alone", lid=LidOptions(onset_ms=0)),
+    _ours("off", "always both looks", "2.5 s and what was said since", lid=LidOptions(alone_ms=30_000)),
     _ours("off", "without adaptive hop", "asked every 100 ms of speech", lid=LidOptions(sure_hops=1)),
     Arm(
         "without gating",
         "off",
-        "asked every 100 ms, in silence too",
-        {"lid": LidOptions(sure_hops=1)},
+        "asked every 100 ms, in silence too, both looks",
+        {"lid": LidOptions(sure_hops=1, alone_ms=30_000)},
         AlwaysAsking,
     ),
     _ours("off", "without sharing", "proof and decode encode apart", session=SessionOptions(share=False)),
@@ -447,6 +448,72 @@ def encoder_flop(weights: Weights, n: int) -> float:
     return 2.0 * (convolutions + weights.dims["n_audio_layer"] * block)
 
 
+# --- how the cost grows -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Point:
+    """One point of a scaling curve: milliseconds at ``x``, the middle of some rounds with its 95 % interval."""
+
+    curve: str
+    line: str
+    x: float
+    ms: float
+    low: float | None
+    high: float | None
+
+
+WINDOWS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
+BATCHES = (1, 2, 4, 8)
+N_LANGUAGES = (2, 5, 20, 99)
+
+
+def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: float = 60.0) -> list[Point]:
+    """Cost against window length (one and two threads), batch, number of languages, and length of the stream.
+
+    ``speech`` of at least 30 s; it is repeated where it is too short for ``stream_s``.
+    """
+    encoder, stack = prepared(models.weights)
+    known = check_languages(None, models.weights.n_languages)
+    speech = np.resize(speech, max(len(speech), MAX_WINDOW))
+    points: list[Point] = []
+
+    def curve(
+        name: str, line: str, subjects: Mapping[float, Callable[[], object]], shares: float = 0
+    ) -> None:
+        times = in_turns({str(x): subject for x, subject in subjects.items()}, rounds, time.perf_counter_ns)
+        for x in subjects:
+            values = [ms / (x if shares else 1) for ms in times[str(x)]]
+            points.append(Point(name, line, x, *middle(values)))
+
+    for threads in (1, THREADS):
+        with torch_threads(threads):
+            curve(
+                "window, s",
+                f"{threads} thread{'s' if threads > 1 else ''}",
+                {s: partial(encoder.encode, speech[: samples(s)], 0) for s in WINDOWS_S},
+            )
+    features = encoder.encode(speech[: samples(2.0)], 0).features
+    with torch_threads(THREADS):
+        for window_s in (2.0, 3.0):
+            windows = [speech[samples(i) : samples(i + window_s)] for i in range(max(BATCHES))]
+            batches = {float(n): partial(encoder.encode_batch, windows[:n], 0) for n in BATCHES}
+            curve("windows in a batch (ms each)", f"{window_s:g} s", batches, shares=1)
+        asked = {
+            float(n): partial(LanguageIdentifier(stack, known[:n]).posterior, features) for n in N_LANGUAGES
+        }
+        curve("languages allowed", "posterior", asked)
+        transcriber = SessionRestartTranscriber(models.weights, languages=["en", "es"])
+        took = _feed(transcriber, np.resize(speech, samples(stream_s)), time.perf_counter)
+    part = round(10_000 / CHUNK_MS)
+    for start in range(0, len(took) - part + 1, part):
+        mean = float(np.mean(took[start : start + part]))
+        points.append(
+            Point("stream, s (mean of 10 s)", "ours, a chunk", (start + part) / 10, mean, None, None)
+        )
+    return points
+
+
 # --- the guide's claims -------------------------------------------------------------------------------
 
 
@@ -570,7 +637,9 @@ def measure(
     model: str = "base",
     stretch_s: float = STRETCH_S,
     memory: bool = True,
+    weighed: Iterable[str] | None = None,
     accuracy: Sequence[Recording] = (),
+    judged: Iterable[str] | None = None,
     rng: np.random.Generator | None = None,
     say: Say = lambda line: None,
 ) -> Economy:
@@ -580,8 +649,9 @@ def measure(
         recordings: a stretch from the first true segment of each is what every arm hears by the clock.
         names: see `chosen`.
         stretch_s: length of the stretches in seconds.
-        memory: also run every arm alone in a fresh process.
+        memory: also run every arm alone in a fresh process; ``weighed`` names the arms to do that with, None all.
         accuracy: recordings to score the arms on that are faster than speech (`SLOW` are not).
+        judged: the arms to score, by name; all of them when None.
         rng: for the intervals.
     """
     from whisperlab.peers import interleaved, summarise
@@ -595,11 +665,13 @@ def measure(
     times = clocked(stretches, arms, setting, say=say)
     scored: dict[str, dict[str, Any]] = {}
     if accuracy:
-        judged = [arm for arm in arms if arm.name not in SLOW]
-        results = list(interleaved(accuracy, as_peers(judged, setting), say=say))
+        scorable = [arm for arm in arms if arm.name not in SLOW and (judged is None or arm.name in judged)]
+        results = list(interleaved(accuracy, as_peers(scorable, setting), say=say))
         scored = {row["peer"]: row for row in summarise(results, accuracy, rng)}
     found: dict[str, Memory] = {}
     for arm in arms if memory else ():
+        if weighed is not None and arm.name not in weighed:
+            continue
         found[arm.name] = memory_of(arm, setting, recordings[0].audio_path)
         say(f"{arm.name}: {found[arm.name].peak / 1e6:.0f} MB above the libraries")
     rows = tuple(_row(arm, times, found, scored, rng) for arm in arms)

@@ -53,7 +53,8 @@ class LidOptions:
     frame is taken only while people speak and after ``min_speech_ms`` of speech. When the last pause of ``pause_ms``
     or more ended ``min_speech_ms`` to ``onset_ms`` ago, the frame has a second look at what was said since, followed
     by ``onset_margin_ms`` of silence: a new language is alone there. ``onset_ms=0`` is never; a second look is never
-    longer than the first.
+    longer than the first. One of ``alone_ms`` or more takes the place of the first: on the development splits that
+    saves a quarter of the work and finds as many switches.
     ``temperature`` divides the logits; on the development splits 1.0 leaves a calibration error of 0.03.
     ``english_bias`` is what Whisper base overrates English by, in log-odds against a few others; it is taken off
     before the softmax, but not when all languages are allowed, where it hurts. On the development splits 3.0 brought
@@ -72,10 +73,11 @@ class LidOptions:
     pause_ms: int = 96
     onset_ms: int = 2000
     onset_margin_ms: int = 1000
+    alone_ms: int = 1000
     temperature: float = 1.0
     english_bias: float = 3.0
-    sure: float = 0.95
-    sure_hops: int = 3
+    sure: float = 0.9
+    sure_hops: int = 5
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class LidOptions:
             raise ConfigurationError(
                 f"onset_ms and onset_margin_ms must be 0 to 30000, got {self.onset_ms}, {self.onset_margin_ms}"
             )
+        if self.alone_ms < 0:
+            raise ConfigurationError(f"alone_ms must be 0 or more, got {self.alone_ms}")
         if self.pause_ms < 32:
             raise ConfigurationError(f"pause_ms must be at least 32, got {self.pause_ms}")
         if self.pool_after is not None and self.pool_after < 0:

@@ -8,11 +8,13 @@ cannot; `load_model` asks them in order and reports every answer when none could
 from __future__ import annotations
 
 import base64
+import ctypes
 import fcntl
 import gzip
 import hashlib
 import io
 import logging
+import mmap
 import os
 import pickle
 import queue
@@ -112,11 +114,12 @@ PACKAGED: dict[str, Packaged] = {
 
 @dataclass(slots=True, frozen=True)
 class Checkpoint:
-    """Weights in memory, named as openai-whisper names them, and the file they lie in."""
+    """Weights, named as openai-whisper names them, and the file they belong to, in which they lie when ``mapped``."""
 
     path: Path
     dims: Mapping[str, int]
     state: Mapping[str, Tensor]
+    mapped: bool = False
 
 
 @dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
@@ -132,15 +135,21 @@ class Weights:
     state: Mapping[str, Tensor]
     alignment_heads: Tensor
     device: torch.device
+    mapped: bool = False  # whether the tensors lie in a file that is mapped into memory
 
     @property
     def n_languages(self) -> int:
         """Number of languages the vocabulary has tokens for; it also has a few thousand other special ones."""
         return self.dims["n_vocab"] - 51_765 - (self.dims["n_vocab"] >= 51_865)
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor in float32."""
-        return self.state[name].detach().to(self.device).float()
+    def tensor(self, name: str, *, as_stored: bool = False) -> Tensor:
+        """One tensor on the device, in float32 or in the precision it is stored in."""
+        stored = self.state[name].detach()
+        made = stored.to(self.device, copy=self.mapped)
+        made = made if as_stored else made.float()
+        if self.mapped:
+            _let_go(stored)
+        return made
 
 
 @dataclass(slots=True, frozen=True)
@@ -248,7 +257,8 @@ def load_weights(
         placed = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         raise ConfigurationError(f"device {device!r} cannot be used: {_brief(error)}") from error
-    return Weights(name or str(checkpoint.path), checkpoint.dims, checkpoint.state, heads, placed)
+    where = name or str(checkpoint.path)
+    return Weights(where, checkpoint.dims, checkpoint.state, heads, placed, checkpoint.mapped)
 
 
 def weights_of(model: Whisper | Weights) -> Weights:
@@ -287,11 +297,12 @@ def model_digest(model: Whisper | Weights) -> str:
     return tensor_digest(weights_of(model).state)
 
 
-def tensor_digest(state: Mapping[str, Tensor]) -> str:
+def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
     """SHA-256 (hex) over names, shapes and values, whatever the file format, order or storage precision.
 
     Values count as little-endian float16 where that loses nothing, else as float32: a half-precision
-    checkpoint and the single-precision model made from it have one digest.
+    checkpoint and the single-precision model made from it have one digest. ``mapped``: the tensors lie in a file that
+    is mapped into memory, and need not stay there once they were read.
     """
     import torch
 
@@ -304,6 +315,8 @@ def tensor_digest(state: Mapping[str, Tensor]) -> str:
             stored = half if bool((half.float() == single).all()) else single
         digest.update(f"{name} {tuple(stored.shape)}\n".encode())
         digest.update(stored.contiguous().numpy().data)
+        if mapped:
+            _let_go(state[name])
     return digest.hexdigest()
 
 
@@ -458,8 +471,9 @@ def _from_publishers(name: str, packaged: Packaged, say: Say) -> tuple[dict[str,
 def _read(path: Path) -> Checkpoint:
     import torch
 
+    mapped = _is_zip(path)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's own words advise to load it unsafely
         raise _UnavailableError(
             f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
@@ -470,7 +484,22 @@ def _read(path: Path) -> Checkpoint:
         raise _UnavailableError(
             f"{path} is not a checkpoint of openai-whisper: no dims and model_state_dict in it"
         )
-    return Checkpoint(path, stored["dims"], stored["model_state_dict"])
+    return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
+
+
+def _let_go(mapped: Tensor) -> None:
+    """Tell the system that the pages of a tensor in a mapped file may go: they can be read from the file again.
+
+    Only for tensors nobody has written to; of memory that is in no file this would make zeros.
+    """
+    if sys.platform != "linux":
+        return
+    start, size = mapped.untyped_storage().data_ptr(), mapped.untyped_storage().nbytes()
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    if length > 0:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
 def _is_zip(path: Path) -> bool:
@@ -536,7 +565,8 @@ def _converted(files: Mapping[str, bytes], name: str) -> Checkpoint:
 
 
 def _checked(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    digest, expected = tensor_digest(checkpoint.state), PACKAGED[name].tensors
+    digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
+    expected = PACKAGED[name].tensors
     if digest != expected:
         raise _UnavailableError(
             f"the tensors of {checkpoint.path.name} have digest {digest}, {name}'s is {expected}"

@@ -19,12 +19,13 @@ import torch
 
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
+from whisperlab.decoder import DecoderOptions
 from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
-from whisperlab.errors import BufferRangeError, NotYetError, OverwrittenError
+from whisperlab.errors import AudioFormatError
 from whisperlab.lid import LidOptions
 from whisperlab.models import Weights
 from whisperlab.text_stack import DecoderState, TextStack
-from whisperlab.timeline import MAX_WINDOW, Span
+from whisperlab.timeline import MAX_WINDOW
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
 
 if TYPE_CHECKING:
@@ -36,51 +37,24 @@ WINDOW_MS = 2000
 class ConcatenatedBuffer(RingBuffer):
     """The newest ``capacity`` samples in an array that is made anew for every chunk; reads as `RingBuffer` does."""
 
-    __slots__ = ("_end_of_stream", "_samples")
+    __slots__ = ()
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._samples = np.array([], dtype=np.float32)
-        self._end_of_stream = 0
+        self._data = self._readable = np.array([], dtype=np.float32)
+        self._memory = None  # lets go of the ring
 
     def append(self, samples: npt.ArrayLike) -> None:
         """Make an array of the old and the new samples."""
         chunk = as_audio(samples)
-        self._samples = np.concatenate([self._samples, chunk])[-self.capacity :]
-        self._end_of_stream += len(chunk)
+        end = self._end + len(chunk)
+        self._overruns += len(chunk) > 0 and end - self._taken > self._capacity
+        self._data = np.concatenate([self._data, chunk])[-self._capacity :]
+        self._claimed = self._end = end
 
-    def peek(self, n: int) -> FloatArray:
-        """The newest n samples."""
-        if not 0 <= n <= len(self):
-            raise BufferRangeError(f"asked for the newest {n} samples, but the buffer holds {len(self)}")
-        return self._samples[len(self) - n :].copy()
-
-    def read(self, span: Span) -> FloatArray:
-        """The samples of a span of the stream."""
-        error = OverwrittenError if span.start < self.start else NotYetError if span.end > self.end else None
-        if error:
-            raise error(
-                f"asked for samples {span.start}-{span.end}, but the buffer now holds {self.start}-{self.end}"
-            )
-        return self._samples[span.start - self.start : span.end - self.start].copy()
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @property
-    def start(self) -> int:
-        """Absolute index of the oldest sample held."""
-        return self._end_of_stream - len(self)
-
-    @property
-    def end(self) -> int:
-        """Absolute index after the newest sample."""
-        return self._end_of_stream
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the samples held."""
-        return self._samples.nbytes
+    def _copy_out(self, start: int, n: int) -> FloatArray:
+        first = start - (self._end - len(self._data))
+        return self._data[first : first + n].copy()
 
 
 class PaddedEncoder(ShortWindowEncoder):
@@ -101,6 +75,8 @@ class PaddedEncoder(ShortWindowEncoder):
     def _encoded(self, window: npt.NDArray[np.float32]) -> Encoded:
         from whisper.audio import log_mel_spectrogram, pad_or_trim
 
+        if not 0 < len(window) <= MAX_WINDOW:
+            raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(window)}")
         mel = log_mel_spectrogram(pad_or_trim(window), self._model.dims.n_mels, device=self.device)
         with torch.inference_mode():
             features = self._model.encoder(mel[None])[0]
@@ -152,10 +128,14 @@ class WholeStack(TextStack):
         """
         assert isinstance(state, _PlainState)
         assert state.features is not None
+        assert len(tokens) == 1 or not state.n_tokens, "openai-whisper's mask is for an empty cache"
+        end = state.n_tokens + len(tokens)
+        if end > self.max_tokens:
+            raise ValueError(f"Whisper decodes at most {self.max_tokens} tokens at once, got {end}")
         ids = torch.tensor([list(tokens)], device=self.device)
         with torch.inference_mode(), self._watched(state, keep_alignment) as seen:
             logits: torch.Tensor = self._model.decoder(ids, state.features[None], kv_cache=state.kept)[0]
-        state.n_tokens += len(tokens)
+        state.n_tokens = end
         if keep_alignment:
             weights = torch.stack([seen[layer][head] for layer, head in self._heads]).softmax(-1)
             state.alignment = torch.cat([state.alignment, weights], 1)
@@ -223,6 +203,9 @@ class PlainTranscriber(SessionRestartTranscriber):
             languages,
             precision="fp32",
             cache_size=50 if guide else 0,
+            decoding=DecoderOptions(
+                margins_s=(30.0,)
+            ),  # a second margin would only decode the same once more
             lid=LidOptions(window_ms=WINDOW_MS, margin_ms=28_000, pool_after=None, onset_ms=0, sure_hops=1),
             session=SessionOptions(share=False),
         )

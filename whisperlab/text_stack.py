@@ -77,10 +77,7 @@ class TextStack:
         self._cross = _keys_and_values(weights, precision)
         self._norm = Norm(weights, "decoder.ln")
         self._places = weights.tensor("decoder.positional_embedding")
-        stored = weights.state["decoder.token_embedding.weight"].detach()
-        self._vocabulary = stored.to(
-            weights.device, copy=stored.dtype is torch.float16
-        )  # lets go of the file
+        self._vocabulary = weights.tensor("decoder.token_embedding.weight", as_stored=True)
         self._coarse = _coarse(self._vocabulary)
         self._n_head = weights.dims["n_text_head"]
         self.max_tokens = weights.dims["n_text_ctx"]

@@ -152,7 +152,7 @@ class _Speech:
 
 @dataclass(slots=True, frozen=True)
 class _Question:
-    """A language-ID frame that is due: the window to look at, and what of it was said since the last pause."""
+    """A language-ID frame that is due: the window to look at, and what of it to look at besides."""
 
     window: Span
     onset: Span | None
@@ -511,8 +511,10 @@ class SessionRestartTranscriber:
         return enough and self._gate.voiced_until > self._heard - self._hop and (rested or self._in_doubt)
 
     def _ask(self) -> None:
-        window = Span(self._heard - min(self._window, self._heard), self._heard)
-        self._questions.append(_Question(window, self._onset()))
+        window, onset = Span(self._heard - min(self._window, self._heard), self._heard), self._onset()
+        if onset and len(onset) >= self._lid.alone_ms * SAMPLE_RATE // 1000:
+            window, onset = onset, None
+        self._questions.append(_Question(window, onset))
         self._asked_at = self._heard
 
     def _answer(self) -> Turn | None:
