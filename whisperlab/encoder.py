@@ -29,6 +29,11 @@ from whisperlab.timeline import MAX_WINDOW, POSITION
 # Up to so many positions (12 s) attention is quicker as two products with all its weights in memory, on a CPU.
 PLAIN_ATTENTION = 600
 
+# oneDNN keeps code for every shape of these products too, over 1 MB each: above so many positions they are filled up
+# to a rounder number than the other products are.
+FEW_ROWS = 160
+MANY_ROWS = 64
+
 
 @dataclass(slots=True, frozen=True)
 class Encoded:
@@ -107,15 +112,25 @@ class _Block:
 
     def __call__(self, x: torch.Tensor, n: int) -> torch.Tensor:
         """Shape (windows, positions, state) to the same; no position looks beyond the first ``n``."""
-        fused = self._query_key_value(self._attention_norm(x))
-        query, key, value = fused.view(*x.shape[:2], 3, self._n_head, -1).permute(2, 0, 3, 1, 4)
-        key, value = key[:, :, :n], value[:, :, :n]
-        if x.device.type == "cpu" and x.shape[1] <= PLAIN_ATTENTION:
-            seen = (query @ key.transpose(-1, -2)).softmax(-1) @ value
-        else:
-            seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        x = self._mix.added(seen.transpose(1, 2).flatten(2), x)
+        seen = self._attention(self._query_key_value(self._attention_norm(x)), n)
+        x = self._mix.added(seen, x)
         return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
+
+    def _attention(self, fused: torch.Tensor, n: int) -> torch.Tensor:
+        """From shape (windows, positions, 3 states) to one state."""
+        n_windows, n_rows, _ = fused.shape
+        plain = fused.device.type == "cpu" and n <= PLAIN_ATTENTION
+        if plain and n_rows > FEW_ROWS:
+            fused = F.pad(fused, (0, 0, 0, -n_rows % MANY_ROWS))
+        shape = n_windows, fused.shape[1], 3, self._n_head, -1
+        query, key, value = fused.view(*shape).permute(2, 0, 3, 1, 4)
+        if plain:
+            scores = query @ key.transpose(-1, -2)
+            scores[..., n:] = -torch.inf
+            seen: torch.Tensor = scores.softmax(-1) @ value
+        else:
+            seen = F.scaled_dot_product_attention(query, key[:, :, :n], value[:, :, :n], scale=1.0)
+        return seen[:, :, :n_rows].transpose(1, 2).flatten(2)
 
 
 class _Convolution:

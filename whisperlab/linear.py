@@ -31,9 +31,9 @@ QUIETEST = 1e-9  # a row of zeros has no loudness to divide by
 PACKED_ROWS = 100  # positions in 2 s: what packed weights are laid out for
 
 # oneDNN writes code for every number of rows it meets, some 600 KB a product, and keeps it. Rows that come by the dozen
-# (`ROWS`), and no more than so many at once, keep that below 60 MB whatever lengths a stream brings.
+# (`ROWS`), and no more than so many at once, keep that below 30 MB whatever lengths a stream brings.
 ROWS = 16
-MOST_ROWS = 16 * ROWS
+MOST_ROWS = 8 * ROWS
 
 
 class Product(Protocol):
