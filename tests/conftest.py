@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from whisperlab.audio import FloatArray, duration_s, read_audio
+from whisperlab import corpora
+from whisperlab.audio import FloatArray, duration_s, read_audio, write_wav
 from whisperlab.corpora import load
 from whisperlab.timeline import samples
 from whisperlab.trace import Reference, ReferenceSegment
@@ -66,3 +68,24 @@ def scene() -> Scene:
     assert 10 <= duration_s(cut.audio) <= SCENE_S
     assert [segment.lang for segment in cut.segments] == ["en", "es", "en"]
     return cut
+
+
+@pytest.fixture(scope="session")
+def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest with the beginning of a real recording, up to its first switch and the prompt after it."""
+    folder = tmp_path_factory.mktemp("excerpt")
+    whole = corpora.load("ivr-five", "test")[0]
+    switch = next(i for i, s in enumerate(whole.segments) if s.lang != whole.segments[0].lang)
+    heard = whole.segments[: switch + 1]
+    audio = read_audio(whole.audio_path)[: samples(heard[-1].end + 0.5)]
+    write_wav(folder / "excerpt.wav", audio)
+    short = replace(
+        whole,
+        audio_path=folder / "excerpt.wav",
+        duration=len(audio) / 16000,
+        segments=heard,
+        text=" ".join(segment.text for segment in heard),
+        lang=",".join(sorted({segment.lang for segment in heard})),
+    )
+    corpora.write_manifest(folder / "manifest.jsonl", [short])
+    return folder / "manifest.jsonl"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,12 +12,9 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from whisperlab import corpora
-from whisperlab.audio import read_audio, write_wav
 from whisperlab.errors import ConfigurationError, NotebookError
 from whisperlab.report.index import entries
 from whisperlab.report.notebook import run_notebook, to_html
-from whisperlab.timeline import samples
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -61,6 +57,7 @@ def test_there_are_notebooks() -> None:
         "02_cache_sweep.ipynb",
         "03_language_id_window.ipynb",
         "04_switching.ipynb",
+        "05_before_after.ipynb",
     ]
 
 
@@ -230,27 +227,6 @@ def test_what_is_no_notebook_is_refused(tmp_path: Path) -> None:
         run_notebook(tmp_path / "text.ipynb", tmp_path / "page.html")
 
 
-@pytest.fixture(scope="session")
-def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest with the beginning of a real recording, up to its first switch and the prompt after it."""
-    folder = tmp_path_factory.mktemp("excerpt")
-    whole = corpora.load("ivr-five", "test")[0]
-    switch = next(i for i, s in enumerate(whole.segments) if s.lang != whole.segments[0].lang)
-    heard = whole.segments[: switch + 1]
-    audio = read_audio(whole.audio_path)[: samples(heard[-1].end + 0.5)]
-    write_wav(folder / "excerpt.wav", audio)
-    short = replace(
-        whole,
-        audio_path=folder / "excerpt.wav",
-        duration=len(audio) / 16000,
-        segments=heard,
-        text=" ".join(segment.text for segment in heard),
-        lang=",".join(sorted({segment.lang for segment in heard})),
-    )
-    corpora.write_manifest(folder / "manifest.jsonl", [short])
-    return folder / "manifest.jsonl"
-
-
 SMALL = {
     "01_quickstart": {"LID_HOP_MS": 500},
     "02_cache_sweep": {
@@ -270,6 +246,15 @@ SMALL = {
         "CONFIDENCE_PLACES": 10,
     },
     "04_switching": {"SURE_HOPS": 3},
+    "05_before_after": {
+        "SPLIT": "test",
+        "STRETCH_S": 1.5,
+        "ARMS": "",
+        "JUDGED": [],
+        "WEIGHED": [],
+        "ROUNDS": 6,
+        "STREAM_S": 10.0,
+    },
 }
 
 

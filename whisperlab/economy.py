@@ -53,7 +53,6 @@ RESAMPLES = 2000
 STRETCH_S = (
     15.0  # of each recording every arm hears by the clock; the plain pipeline takes over a minute for it
 )
-MEMORY_S = 10.0
 THREADS = 2
 PEAK_SIZE = 1024  # of the square product that stands for the machine's peak
 
@@ -175,12 +174,12 @@ SLOW = (BEFORE, GUIDE, "without short windows")  # slower than speech: not run o
 
 
 def chosen(names: Iterable[str] | None) -> list[Arm]:
-    """All arms, or those that have one of the given texts in their name; before and ours always, to compare with.
+    """All arms, or those that have one of the given texts in their name; before, guide and ours always.
 
-    >>> [arm.name for arm in chosen(["guide"])]
-    ['before', 'guide', 'ours']
+    >>> [arm.name for arm in chosen(["int8"])]
+    ['before', 'guide', 'ours', 'with int8']
     """
-    wanted = None if names is None else [*names, BEFORE, OURS]
+    wanted = None if names is None else [*names, BEFORE, GUIDE, OURS]
     for part in wanted or ():
         if not any(part in name for name in ARMS):
             raise ConfigurationError(f"no arm is named {part!r}; there are: {'; '.join(ARMS)}")
@@ -213,13 +212,13 @@ def clocked(
     clock: Callable[[], float] = time.perf_counter,
     say: Say = lambda line: None,
 ) -> dict[str, Clocked]:
-    """Every arm on every stretch, another one first each time; one warm-up second each before anything counts."""
+    """Every arm on every stretch, another one first each time; a warm-up each before anything counts."""
     models = Models(setting.model)
     made = {arm.name: arm.transcriber(models, setting.languages) for arm in arms}
     found = {arm.name: Clocked() for arm in arms}
     for arm in arms:
         with torch_threads(arm.threads):
-            _feed(made[arm.name], stretches[0][: 2 * SAMPLE_RATE], clock)
+            _feed(made[arm.name], stretches[0][:SAMPLE_RATE], clock)
     order = list(arms)
     for index, stretch in enumerate(stretches, 1):
         for arm in order:
@@ -329,11 +328,12 @@ class _Alone:
     arm: str
     setting: Setting
     audio: str
+    heard_s: float
 
 
-def memory_of(arm: Arm, setting: Setting, audio: Path) -> Memory:
-    """The memory of one arm, alone in a fresh process that loads its model and hears `MEMORY_S` of audio."""
-    return in_fresh_process(_memory, _Alone(arm.name, setting, str(audio)))
+def memory_of(arm: Arm, setting: Setting, audio: Path, heard_s: float = STRETCH_S) -> Memory:
+    """The memory of one arm, alone in a fresh process that loads its model and hears so much audio."""
+    return in_fresh_process(_memory, _Alone(arm.name, setting, str(audio), heard_s))
 
 
 def _memory(task: _Alone) -> Memory:
@@ -341,7 +341,7 @@ def _memory(task: _Alone) -> Memory:
     import whisper.timing  # all libraries first: they are not what is measured
     from whisper.tokenizer import get_tokenizer
 
-    arm, audio = ARMS[task.arm], read_audio(task.audio)[: samples(MEMORY_S)]
+    arm, audio = ARMS[task.arm], read_audio(task.audio)[: samples(task.heard_s)]
     get_tokenizer(multilingual=True)
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
     libraries = status()
@@ -398,7 +398,7 @@ def frame_figures(
     """
     import whisper
 
-    window = speech[samples(1) : samples(3)]
+    window = np.resize(speech, samples(3))[samples(1) :]
     encoder, stack = prepared(models.weights)
     identifier = LanguageIdentifier(stack, tuple(languages), english_bias=3.0)
     padded, model, pool = whisper.pad_or_trim(window), models.whisper, LidOptions().pool_after
@@ -640,6 +640,7 @@ def measure(
     weighed: Iterable[str] | None = None,
     accuracy: Sequence[Recording] = (),
     judged: Iterable[str] | None = None,
+    rounds: int = 31,
     rng: np.random.Generator | None = None,
     say: Say = lambda line: None,
 ) -> Economy:
@@ -652,6 +653,7 @@ def measure(
         memory: also run every arm alone in a fresh process; ``weighed`` names the arms to do that with, None all.
         accuracy: recordings to score the arms on that are faster than speech (`SLOW` are not).
         judged: the arms to score, by name; all of them when None.
+        rounds: of one language-ID frame beside openai-whisper's.
         rng: for the intervals.
     """
     from whisperlab.peers import interleaved, summarise
@@ -672,12 +674,12 @@ def measure(
     for arm in arms if memory else ():
         if weighed is not None and arm.name not in weighed:
             continue
-        found[arm.name] = memory_of(arm, setting, recordings[0].audio_path)
+        found[arm.name] = memory_of(arm, setting, recordings[0].audio_path, stretch_s)
         say(f"{arm.name}: {found[arm.name].peak / 1e6:.0f} MB above the libraries")
     rows = tuple(_row(arm, times, found, scored, rng) for arm in arms)
     operations = tuple(row for arm in arms for row in _operations(arm, times[arm.name].metrics))
     say("one language-ID frame beside openai-whisper's detect_language")
-    frame = frame_figures(Models(model), setting.languages, stretches[0])
+    frame = frame_figures(Models(model), setting.languages, stretches[0], rounds)
     return Economy(rows, operations, tuple(_claims(times, found, rng)), tuple(frame))
 
 
