@@ -1,0 +1,139 @@
+"""What a precision costs in languages heard right: fp32, bf16, int8, and torch's own 8 bits, at the same places.
+
+    python benchmarks/precision.py --split dev
+    python benchmarks/precision.py --split test --places 400
+
+Every window lies wholly inside one language and is heard once in each precision, encoder and decoder alike. *Plain
+int8* has one scale for all weights of a layer and one for all of its input, as torch's dynamic quantisation has it by
+default; ours has one for every row of both. Errors are of the encoder's output, in norm, relative to fp32. A difference
+in accuracy is that of the same windows; its interval comes from resampling recordings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from whisperlab import corpora, lid_curve, linear, models
+from whisperlab.audio import read_audio
+from whisperlab.cli.console import table
+from whisperlab.encoder import ShortWindowEncoder
+from whisperlab.lid import LidOptions
+from whisperlab.lid_curve import Condition, Heard, WindowListener
+from whisperlab.timeline import samples
+
+CONDITION = Condition(2.5, 0.5)
+CORPORA = ("ivr-five", "ivr-en-es")
+RESAMPLES = 2000
+
+
+class PerTensor:
+    """An 8-bit product with one scale for the weights and one for the input."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scale = float(weight.abs().max()) / 127
+            self._weight = torch.ops.quantized.linear_prepack(
+                torch.quantize_per_tensor(weight, scale, 0, torch.qint8), bias
+            )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The product."""
+        y: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self._weight, reduce_range=True)
+        return y
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """GELU of the product."""
+        return F.gelu(self(x))
+
+    def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        """The product added to a tensor."""
+        return to + self(x)
+
+
+def listener(name: str) -> WindowListener:
+    """A listener of its own weights, so that nothing prepared before is used."""
+    weights, ours = models.load_weights("base"), linear._EightBit
+    if name == "plain int8":
+        linear._EightBit = PerTensor  # type: ignore[assignment,misc]
+    try:
+        return WindowListener(weights, "int8" if name == "plain int8" else name)
+    finally:
+        linear._EightBit = ours  # type: ignore[misc]
+
+
+def error(
+    encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: list[corpora.Recording]
+) -> float:
+    """Relative error of the encoder's output over a window in the middle of each recording."""
+    shares = []
+    for recording in recordings:
+        audio = read_audio(recording.audio_path)
+        window = audio[len(audio) // 2 :][: samples(CONDITION.window_s)]
+        found, expected = (
+            one.encode(window, samples(CONDITION.silence_s)).features.float() for one in (encoder, exact)
+        )
+        shares.append(float((found - expected).norm() / expected.norm()))
+    return float(np.mean(shares))
+
+
+def difference(found: Heard, exact: Heard, allowed: list[str], rng: np.random.Generator) -> str:
+    """Points of accuracy against fp32 at the same places, with a 95 % interval over recordings."""
+    bias = LidOptions().english_bias
+    gained = found.right(allowed, bias).astype(float) - exact.right(allowed, bias)
+    names = np.array([place.recording for place in found.places])
+    by_recording = [gained[names == name] for name in np.unique(names)]
+    drawn = [
+        np.concatenate(
+            [by_recording[i] for i in rng.integers(0, len(by_recording), len(by_recording))]
+        ).mean()
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{100 * gained.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def main() -> None:
+    """Listen and print a table for each corpus."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", default="dev")
+    parser.add_argument(
+        "--places", type=int, default=400, help="of each corpus, in equal shares of its languages"
+    )
+    arguments = parser.parse_args()
+    names = ["fp32", *(["bf16"] if linear.has_bf16(torch.device("cpu")) else []), "int8", "plain int8"]
+    listeners = {name: listener(name) for name in names}
+    exact = listeners["fp32"]._encoder
+    for corpus in CORPORA:
+        recordings = corpora.load(corpus, arguments.split)
+        allowed = sorted({code for recording in recordings for code in recording.languages})
+        among = lid_curve.places(recordings, CONDITION.window_s)
+        where = lid_curve.sample(among, arguments.places, np.random.default_rng(0))
+        heard = {
+            name: lid_curve.measure(one, recordings, where, [CONDITION])[CONDITION]
+            for name, one in listeners.items()
+        }
+        print(
+            f"{corpus}, {arguments.split}: {len(where)} windows of {CONDITION}, {len(recordings)} recordings"
+        )
+        rows = [
+            {
+                "precision": name,
+                "right": f"{100 * found.right(allowed, LidOptions().english_bias).mean():.1f} %",
+                "points against fp32": difference(found, heard["fp32"], allowed, np.random.default_rng(0)),
+                "encoder's error": f"{100 * error(listeners[name]._encoder, exact, recordings):.1f} %",
+            }
+            for name, found in heard.items()
+        ]
+        print(table(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
