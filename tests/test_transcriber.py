@@ -880,7 +880,10 @@ def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
 def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
     make: Make, sentence: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    transcriber = make(lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span")
+    every_hop = LidOptions(sure_hops=1)
+    transcriber = make(
+        lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", lid=every_hop
+    )
     audio = np.concatenate([sentence.audio] * 4)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
         run = listen(transcriber, chunks(audio, CHUNK))
