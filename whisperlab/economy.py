@@ -623,7 +623,8 @@ def _within(value: float | None, interval: Interval | None) -> str:
 def _share(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.0%}" + (f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "")
+    told = [f"{round(share, 2) + 0.0:.0%}" for share in (value, *(interval or ()))]  # never "-0%"
+    return told[0] + (f" ({told[1]} to {told[2]})" if interval else "")
 
 
 def _mega(size: int | None) -> str:

@@ -71,9 +71,11 @@ def pareto_figure(rows: Sequence[Row], score: str = "switch_f1_at_1") -> Figure:
         )
     axes.set_xlabel("encoder seconds per second of audio")
     axes.set_ylabel(score.replace("_", " ").replace("f1", "F1"))
-    axes.margins(x=0.2, y=0.1)
+    axes.margins(x=0.2)
+    scores = [end for row in judged for end in (row[score], *(row.get(f"{score}_95") or ()))]
+    axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
     axes.grid(visible=True)
-    _frame(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
+    _frame(figure, top=0.1, bottom=0.55, left=0.75, right=0.1)
     return figure
 
 
@@ -110,4 +112,5 @@ def scaling_figure(points: Sequence[Any]) -> Figure:
     for axes in list(panels):
         axes.set_visible(False)
     _frame(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
+    figure.subplots_adjust(hspace=0.4, wspace=0.3)
     return figure
