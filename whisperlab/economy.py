@@ -29,7 +29,7 @@ from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages
 from whisperlab.linear import activations, product
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import Weights, load_model, load_weights
-from whisperlab.peers import EncoderWork, streaming, torch_threads
+from whisperlab.peers import EncoderWork, encoder_work, interleaved, streaming, summarise, torch_threads
 from whisperlab.plain import PlainTranscriber
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
@@ -50,9 +50,7 @@ Array = NDArray[np.float64]
 CHUNK_MS = 100
 BLOCK_S = 3.0  # resampled as one: chunks of the same sentence cost alike
 RESAMPLES = 2000
-STRETCH_S = (
-    15.0  # of each recording every arm hears by the clock; the plain pipeline takes over a minute for it
-)
+STRETCH_S = 15.0  # of each recording, by the clock; the plain pipeline takes over a minute for it
 THREADS = 2
 PEAK_SIZE = 1024  # of the square product that stands for the machine's peak
 
@@ -227,7 +225,7 @@ def clocked(
                 took = _feed(transcriber, stretch, clock)
             mine.chunk_ms.append(took)
             mine.metrics.merge(transcriber.metrics)
-            mine.work += _work(transcriber)
+            mine.work += encoder_work(transcriber.get_statistics())
             mine.audio_s += duration_s(stretch)
             say(
                 f"stretch {index} of {len(stretches)}: {arm.name}: {sum(took) / 1000:.1f} s "
@@ -251,12 +249,6 @@ def _feed(
     transcriber.finalize()
     took[-1] += (clock() - began) * 1000
     return took
-
-
-def _work(transcriber: SessionRestartTranscriber) -> EncoderWork:
-    statistics = transcriber.get_statistics()
-    parts = statistics["lid"], statistics["sessions"]
-    return sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())
 
 
 # --- ratios with intervals ----------------------------------------------------------------------------
@@ -393,27 +385,29 @@ def frame_figures(
     """A language-ID frame of 2 s against openai-whisper's ``detect_language``, and the encoder against the fastest
     product of the machine, all in turns by the wall clock.
 
-    The whole frame is mel, encoder (pooled as in the transcriber) and posterior; the encoder's share of the peak
-    counts its multiplications and additions only.
+    The frame is ``lid.total`` of the transcriber: window, hash, mel, pooled encoder, posterior and smoothing; the
+    encoder's share of the peak counts its multiplications and additions only.
     """
     import whisper
 
     window = np.resize(speech, samples(3))[samples(1) :]
-    encoder, stack = prepared(models.weights)
-    identifier = LanguageIdentifier(stack, tuple(languages), english_bias=3.0)
-    padded, model, pool = whisper.pad_or_trim(window), models.whisper, LidOptions().pool_after
-    margin, kind = samples(LidOptions().margin_ms / 1000), activations(encoder.precision)
+    encoder, _ = prepared(models.weights)
+    padded, model = whisper.pad_or_trim(window), models.whisper
+    margin_ms, kind = LidOptions().margin_ms, activations(encoder.precision)
     mel = encoder.mel([window], len(window))
     square = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
     peak = product(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
 
-    def frame(margin: int) -> None:
-        identifier.posterior(encoder.encode(window, margin, pool).features)
+    def frame(margin_ms: int) -> Callable[[], object]:
+        options = LidOptions(window_ms=2000, margin_ms=margin_ms, onset_ms=0)
+        asked = SessionRestartTranscriber(models.weights, languages, lid=options, cache_size=0, decode=False)
+        asked.process(window)
+        return asked.take_frame
 
     subjects: dict[str, Callable[[], object]] = {
         "openai-whisper": lambda: model.detect_language(whisper.log_mel_spectrogram(padded)),
-        "frame": lambda: frame(0),
-        "frame with margin": lambda: frame(margin),
+        "frame": frame(0),
+        "frame with margin": frame(margin_ms),
         "encoder": lambda: encoder.forward(mel, None),
         "peak": lambda: peak(square),
     }
@@ -424,7 +418,7 @@ def frame_figures(
     return [
         ratio("openai-whisper's detect_language / a frame of 2 s", times["openai-whisper"], times["frame"]),
         ratio(
-            f"openai-whisper's detect_language / a frame of 2 s and {margin / SAMPLE_RATE:g} s of silence",
+            f"openai-whisper's detect_language / a frame of 2 s and {margin_ms / 1000:g} s of silence",
             times["openai-whisper"],
             times["frame with margin"],
         ),
@@ -479,11 +473,11 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
     points: list[Point] = []
 
     def curve(
-        name: str, line: str, subjects: Mapping[float, Callable[[], object]], shares: float = 0
+        name: str, line: str, subjects: Mapping[float, Callable[[], object]], *, shared: bool = False
     ) -> None:
         times = in_turns({str(x): subject for x, subject in subjects.items()}, rounds, time.perf_counter_ns)
         for x in subjects:
-            values = [ms / (x if shares else 1) for ms in times[str(x)]]
+            values = [ms / (x if shared else 1) for ms in times[str(x)]]
             points.append(Point(name, line, x, *middle(values)))
 
     for threads in (1, THREADS):
@@ -498,7 +492,7 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
         for window_s in (2.0, 3.0):
             windows = [speech[samples(i) : samples(i + window_s)] for i in range(max(BATCHES))]
             batches = {float(n): partial(encoder.encode_batch, windows[:n], 0) for n in BATCHES}
-            curve("windows in a batch (ms each)", f"{window_s:g} s", batches, shares=1)
+            curve("windows in a batch (ms each)", f"{window_s:g} s", batches, shared=True)
         asked = {
             float(n): partial(LanguageIdentifier(stack, known[:n]).posterior, features) for n in N_LANGUAGES
         }
@@ -648,7 +642,7 @@ def measure(
     """The before-and-after table on the beginnings of some recordings.
 
     Args:
-        recordings: a stretch from the first true segment of each is what every arm hears by the clock.
+        recordings: the beginning of each is what every arm hears by the clock.
         names: see `chosen`.
         stretch_s: length of the stretches in seconds.
         memory: also run every arm alone in a fresh process; ``weighed`` names the arms to do that with, None all.
@@ -657,8 +651,6 @@ def measure(
         rounds: of one language-ID frame beside openai-whisper's.
         rng: for the intervals.
     """
-    from whisperlab.peers import interleaved, summarise
-
     if not recordings:
         raise ConfigurationError("there are no recordings to measure on")
     arms, rng = chosen(names), rng or np.random.default_rng(0)

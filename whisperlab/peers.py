@@ -222,11 +222,16 @@ def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: 
 
     def run(audio: FloatArray, reference: Reference) -> Heard:
         trace = capture(make_transcriber(reference), audio, recording="", reference=reference, pace=pace)
-        parts = (trace.statistics["lid"], trace.statistics["sessions"])
-        work = sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())
+        work = encoder_work(trace.statistics)
         return Heard(trace.segments, trace.switches, work, trace.committed, trace.compute_s)
 
     return run
+
+
+def encoder_work(statistics: Mapping[str, Any]) -> EncoderWork:
+    """What a transcriber's encoders did, for language-ID and for text, by its statistics."""
+    parts = (statistics["lid"], statistics["sessions"])
+    return sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())
 
 
 def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = _log.info) -> WhisperModel:

@@ -503,6 +503,12 @@ class SessionRestartTranscriber:
         if turn and self._heard - self._refused_at >= REPROOF:
             self._turn(turn)
 
+    def take_frame(self) -> None:
+        """One language-ID frame of what has been heard last, due or not: for measuring what it costs."""
+        self._ask()
+        with self.metrics.measure("lid.total"):
+            self._answer()
+
     def _due(self) -> bool:
         """Whether there is new speech to hear and enough of it, and the last answer was doubtful or long ago."""
         began = self._gate.span_start
