@@ -289,6 +289,18 @@ def test_frames_in_batches_are_the_same_frames_answered_together(make: Make, sce
     assert [s.to_language for s in batched.switches] == [s.to_language for s in alone.switches]
 
 
+def test_a_batch_waits_through_a_pause_with_its_windows_still_held(make: Make, sentence: Scene) -> None:
+    """Two frames on either side of a pause too short to end speech, with a hop that makes the buffer small."""
+    rate = SAMPLE_RATE // 1000
+    speech = sentence.audio[600 * rate : 2100 * rate]
+    pause = np.zeros(400 * rate, np.float32)
+    lid = LidOptions(batch=64, sure_hops=1, window_ms=1000, onset_ms=0)
+    audio = np.concatenate([speech, pause, speech, pause, speech])
+    run = listen(make(decode=False, lid_hop_ms=10, lid=lid), chunks(audio, CHUNK))
+    assert len(run.frames) > 64
+    assert [frame.end for frame in run.frames] == sorted(frame.end for frame in run.frames)
+
+
 def test_decoding_in_a_second_thread_does_not_depend_on_the_clock(make: Make, scene: Scene) -> None:
     session, threads = SessionOptions(parallel_ms=400), torch.get_num_threads()
     runs = [

@@ -92,6 +92,16 @@ class AlwaysAsking(SessionRestartTranscriber):
         return self._heard >= self._window
 
 
+class AskedAtWill(SessionRestartTranscriber):
+    """Takes a language-ID frame whenever it is told to, to measure what one costs."""
+
+    def take_frame(self) -> None:
+        """One frame of what was heard last."""
+        self._ask()
+        with self.metrics.measure("lid.total"):
+            self._answer()
+
+
 Kind = Literal["before", "guide", "ours", "off", "on"]
 
 
@@ -400,7 +410,7 @@ def frame_figures(
 
     def frame(margin_ms: int) -> Callable[[], object]:
         options = LidOptions(window_ms=2000, margin_ms=margin_ms, onset_ms=0)
-        asked = SessionRestartTranscriber(models.weights, languages, lid=options, cache_size=0, decode=False)
+        asked = AskedAtWill(models.weights, languages, lid=options, cache_size=0, decode=False)
         asked.process(window)
         return asked.take_frame
 

@@ -311,7 +311,10 @@ class SessionRestartTranscriber:
         self.vad_audio_buffer = self._buffer(SAMPLE_RATE * 60)
         lid_capacity = int(self.lid_hop_ms / 1000 * SAMPLE_RATE) * 100
         self._window = self._lid.window_ms * SAMPLE_RATE // 1000
-        longest = self._window + self._lid.batch * self._lid.sure_hops * self._hop
+        pause = (
+            self._vad_options.min_silence_ms * SAMPLE_RATE // 1000
+        )  # frames of a batch may lie so far apart
+        longest = self._window + self._lid.batch * (self._lid.sure_hops * self._hop + pause)
         self.audio_buffer_for_lid = self._buffer(max(lid_capacity, longest))
         self.metrics.reset()
         self.encoder_cache.clear()
@@ -502,12 +505,6 @@ class SessionRestartTranscriber:
         self._warn()
         if turn and self._heard - self._refused_at >= REPROOF:
             self._turn(turn)
-
-    def take_frame(self) -> None:
-        """One language-ID frame of what has been heard last, due or not: for measuring what it costs."""
-        self._ask()
-        with self.metrics.measure("lid.total"):
-            self._answer()
 
     def _due(self) -> bool:
         """Whether there is new speech to hear and enough of it, and the last answer was doubtful or long ago."""
