@@ -27,6 +27,7 @@ LAYERS = (
     "models",
     "linear",
     "encoder",
+    "compiled",
     "cache",
     "vad",
     "text_stack",

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -153,21 +154,19 @@ class _Convolution:
         )
 
 
-class ShortWindowEncoder:
-    """The encoder half of Whisper, counting the calls made and the audio seen.
+class Network(Protocol):
+    """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
 
-    ``calls`` and ``encoded_samples`` (margins included) grow by every window encoded; they are what
-    "encoder work" means in every report. With precision int8 the two convolutions stay in float32.
-    """
+    def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
+        """``pool_after`` as for `ShortWindowEncoder.encode`."""
 
-    __slots__ = (
-        *("_blocks", "_convolutions", "_kind", "_n_mels", "_norm", "_places"),
-        *("calls", "device", "encoded_samples", "precision"),
-    )
 
-    def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
-        self.device, self.precision = weights.device, precision
-        self._n_mels = weights.dims["n_mels"]
+class EagerNetwork:
+    """The network as products run one after the other. With precision int8 its convolutions stay in float32."""
+
+    __slots__ = ("_blocks", "_convolutions", "_kind", "_norm", "_places")
+
+    def __init__(self, weights: Weights, precision: Precision) -> None:
         self._kind = activations(precision)
         exact: Precision = "fp32" if precision == "int8" else precision
         self._convolutions = [
@@ -177,6 +176,46 @@ class ShortWindowEncoder:
         names = (f"encoder.blocks.{n}" for n in range(weights.dims["n_audio_layer"]))
         self._blocks = [_Block(weights, name, precision) for name in names]
         self._norm = Norm(weights, "encoder.ln_post", self._kind)
+
+    def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
+        """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
+
+        Positions are filled up to a round number, for the products' sake, with rows that no other sees.
+        """
+        n = mel.shape[-1] // 2
+        x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
+        for convolution in self._convolutions:
+            x = convolution(x)
+        x[:, :n] += self._places[:n]
+        for n_done, block in enumerate(self._blocks):
+            if n_done == pool_after:
+                pooled = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
+                n = pooled.shape[1]
+                x = F.pad(pooled, (0, 0, 0, padded_rows(n) - n)).contiguous()
+            x = block(x, n)
+        return self._norm(x[:, :n])
+
+
+class ShortWindowEncoder:
+    """The encoder half of Whisper, counting the calls made and the audio seen.
+
+    ``calls`` and ``encoded_samples`` (margins included) grow by every window encoded; they are what
+    "encoder work" means in every report. ``forward`` is the network itself, an `EagerNetwork` unless one is given:
+    compiled code.
+    """
+
+    __slots__ = (
+        *("_n_blocks", "_n_mels"),
+        *("calls", "compiled", "device", "encoded_samples", "forward", "precision"),
+    )
+
+    def __init__(
+        self, weights: Weights, precision: Precision = "fp32", network: Network | None = None
+    ) -> None:
+        self.device, self.precision = weights.device, precision
+        self.compiled = network is not None
+        self.forward: Network = network or EagerNetwork(weights, precision)
+        self._n_mels, self._n_blocks = weights.dims["n_mels"], weights.dims["n_audio_layer"]
         self.reset_counts()
 
     def reset_counts(self) -> None:
@@ -212,9 +251,9 @@ class ShortWindowEncoder:
         (length,) = lengths
         if not 0 < length <= MAX_WINDOW:
             raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {length}")
-        if pool_after is not None and not 0 <= pool_after < len(self._blocks):
+        if pool_after is not None and not 0 <= pool_after < self._n_blocks:
             raise ConfigurationError(
-                f"pool_after must be None or 0 to {len(self._blocks) - 1}, the blocks before the last, got {pool_after}"
+                f"pool_after must be None or 0 to {self._n_blocks - 1}, the blocks before the last, got {pool_after}"
             )
         n_total = min(positions(length + margin) * POSITION, MAX_WINDOW)
         with torch.inference_mode():
@@ -233,21 +272,3 @@ class ShortWindowEncoder:
             row[: len(window)] = window
         # one by one: openai-whisper cuts off what is 80 dB below the loudest of all it is given
         return torch.stack([log_mel_spectrogram(row, self._n_mels, device=self.device) for row in padded])
-
-    def forward(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
-        """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
-
-        Positions are filled up to a round number, for the products' sake, with rows that no other sees.
-        """
-        n = mel.shape[-1] // 2
-        x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
-        for convolution in self._convolutions:
-            x = convolution(x)
-        x[:, :n] += self._places[:n]
-        for n_done, block in enumerate(self._blocks):
-            if n_done == pool_after:
-                pooled = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
-                n = pooled.shape[1]
-                x = F.pad(pooled, (0, 0, 0, padded_rows(n) - n)).contiguous()
-            x = block(x, n)
-        return self._norm(x[:, :n])

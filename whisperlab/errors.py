@@ -69,3 +69,8 @@ class NotebookError(WhisperlabError):
 
 class MissingDependencyError(WhisperlabError, ImportError):
     """An optional library or system package is not installed; the message names it and how to get it."""
+
+
+def brief(error: Exception) -> str:
+    """An error in one line of bearable length: torch's run to pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

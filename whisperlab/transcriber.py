@@ -32,6 +32,7 @@ import torch
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
+from whisperlab.compiled import compiled_encoder
 from whisperlab.decoder import (
     AlignAtt,
     CommitPolicy,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("whisperlab")
 _stream_ids = itertools.count()
 _prepared: WeakKeyDictionary[
-    Weights, tuple[dict[Precision, ShortWindowEncoder], dict[Precision, TextStack]]
+    Weights, tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextStack]]
 ] = WeakKeyDictionary()
 
 WHISPER_S = seconds(MAX_WINDOW)
@@ -197,6 +198,8 @@ class SessionRestartTranscriber:
         device: ``'cpu'`` or ``'cuda'``; None takes the CPU.
         precision: of the matrix products, ``'fp32'``, ``'bf16'`` or ``'int8'``; None takes for encoder and decoder what
             is fastest on this device without harm to the text (`whisperlab.linear.check_precision`).
+        compiled: run the encoder as compiled code (`whisperlab.compiled`), made first if need be, in a minute or two;
+            where that cannot be, the reason is logged and ``config()["compiled"]`` is False. For fp32 and bf16.
         language: the one language spoken (mode *forced*: no language-ID).
         oracle: known switches as ``(seconds, language)`` pairs from 0 on (mode *oracle*, for upper bounds).
         language_prior: positive weights by language; those not named weigh 1.
@@ -219,6 +222,7 @@ class SessionRestartTranscriber:
         device: str | None = None,
         *,
         precision: str | None = None,
+        compiled: bool = False,
         language: str | None = None,
         oracle: Sequence[tuple[float, str]] | None = None,
         language_prior: Mapping[str, float] | None = None,
@@ -244,7 +248,8 @@ class SessionRestartTranscriber:
         if isinstance(model, str | Path):
             model = load_weights(model, device or "cpu")
         weights = weights_of(model)
-        encoder, stack = self._engine(weights, precision)
+        split = (lid.pool_after or 0) if compiled else None
+        encoder, stack = self._engine(weights, precision, split)
         n_languages = weights.n_languages
         if language is not None:
             languages = [language]
@@ -266,6 +271,7 @@ class SessionRestartTranscriber:
             "device": str(weights.device),
             "precision": encoder.precision,
             "decoder_precision": stack.precision,
+            "compiled": encoder.compiled,
             "mode": self._mode,
             "language_prior": dict(language_prior or {}),
             "cache_size": cache_size,
@@ -347,9 +353,11 @@ class SessionRestartTranscriber:
         self._warned_at: float | None = None
         self._news = _News()
 
-    def _engine(self, weights: Weights, precision: str | None) -> tuple[ShortWindowEncoder, TextStack]:
+    def _engine(
+        self, weights: Weights, precision: str | None, split: int | None
+    ) -> tuple[ShortWindowEncoder, TextStack]:
         """The network. A plainer pipeline, to compare this one with, has another."""
-        return prepared(weights, precision)
+        return prepared(weights, precision, split)
 
     def _buffer(self, capacity: int) -> RingBuffer:
         """Where audio is kept."""
@@ -872,20 +880,29 @@ class SessionRestartTranscriber:
             self._finish(min(closed.end + preroll, self._heard))
 
 
-def prepared(model: Whisper | Weights, precision: str | None = None) -> tuple[ShortWindowEncoder, TextStack]:
+def prepared(
+    model: Whisper | Weights, precision: str | None = None, split: int | None = None
+) -> tuple[ShortWindowEncoder, TextStack]:
     """Encoder and decoder of a model, prepared once however many transcribers use it: weights are kept once.
 
-    ``precision`` None takes for each what is fastest here (`check_precision`).
+    ``precision`` None takes for each what is fastest here (`check_precision`). A ``split`` compiles the encoder, cut
+    after so many blocks (`compiled_encoder`).
     """
     weights = weights_of(model)
     for_encoder = check_precision(precision, weights.device, "encoder")
+    if split is not None and precision is None and for_encoder == "int8":
+        for_encoder = "fp32"  # 8-bit products are not compiled
     for_decoder = check_precision(precision, weights.device, "decoder")
     encoders, stacks = _prepared.setdefault(weights, ({}, {}))
-    if for_encoder not in encoders:
-        encoders[for_encoder] = ShortWindowEncoder(weights, for_encoder)
+    if (for_encoder, split) not in encoders:
+        encoders[for_encoder, split] = (
+            ShortWindowEncoder(weights, for_encoder)
+            if split is None
+            else compiled_encoder(weights, for_encoder, split)
+        )
     if for_decoder not in stacks:
         stacks[for_decoder] = TextStack(weights, for_decoder)
-    return encoders[for_encoder], stacks[for_decoder]
+    return encoders[for_encoder, split], stacks[for_decoder]
 
 
 def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:
