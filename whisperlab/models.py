@@ -510,7 +510,7 @@ def _is_zip(path: Path) -> bool:
 def _check_fit(checkpoint: Checkpoint) -> None:
     """Raise WeightsError when a tensor is missing, or has another shape than the dimensions say."""
     try:
-        expected = dict(_shapes(checkpoint.dims))
+        expected = dict(tensor_shapes(checkpoint.dims))
     except (KeyError, TypeError) as error:
         raise WeightsError(
             f"{checkpoint.path} does not fit openai-whisper's model: no dimension {error}"
@@ -524,7 +524,7 @@ def _check_fit(checkpoint: Checkpoint) -> None:
             )
 
 
-def _shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of a model."""
     audio, text = dims["n_audio_state"], dims["n_text_state"]
     yield from _layer("encoder.conv1", audio, dims["n_mels"], 3)

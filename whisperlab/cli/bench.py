@@ -26,7 +26,7 @@ EXAMPLES = (
     "bench buffer",
     "bench cache --json",
     "bench pipeline --corpus ivr-five --limit 3",
-    "bench pipeline --arms parallel,int8 --seconds 10 --no-accuracy --no-memory",
+    "bench pipeline --arms parallel,int8 --seconds 10 --no-accuracy --no-memory --no-offline",
     "bench peers --corpus ivr-five --pace real",
     "bench peers --limit 2 --peers auto,multilingual --no-controls --no-memory",
 )
@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="pipeline: also score whole recordings, for the arms that are faster than speech",
+    )
+    parser.add_argument(
+        "--offline",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pipeline: also take turns with faster-whisper, which hears each stretch whole",
     )
 
 
@@ -158,6 +164,7 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
         stretch_s=args.seconds,
         memory=args.memory,
         accuracy=recordings if args.accuracy else (),
+        offline=args.offline,
         say=console.note,
     )
     return found.to_dict(), economy.readable(found)
