@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from whisperlab.encoder import Encoded, ShortWindowEncoder
 from whisperlab.errors import ConfigurationError
+from whisperlab.hot import hot
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.text_stack import DecoderState, TextStack
 from whisperlab.timeline import POSITION, SAMPLE_RATE, seconds
@@ -287,6 +288,7 @@ class SpeechDecoder:
             self._last = place, encoded
         return encoded
 
+    @hot
     def _draft(
         self,
         encoded: Encoded,

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.hot import hot
 from whisperlab.linear import Precision, Product, activations, padded_rows, product
 from whisperlab.models import Weights
 from whisperlab.timeline import MAX_WINDOW, POSITION
@@ -117,6 +118,7 @@ class _Block:
         x = self._mix.added(seen, x)
         return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
 
+    @hot
     def _attention(self, fused: torch.Tensor, n: int) -> torch.Tensor:
         """From shape (windows, positions, 3 states) to one state."""
         n_windows, n_rows, _ = fused.shape
@@ -177,6 +179,7 @@ class EagerNetwork:
         self._blocks = [_Block(weights, name, precision) for name in names]
         self._norm = Norm(weights, "encoder.ln_post", self._kind)
 
+    @hot
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.encoder import Encoded, Norm, fused_attention, product_of
+from whisperlab.hot import hot
 from whisperlab.linear import Precision, Product, activations, product
 from whisperlab.models import Weights
 
@@ -99,6 +100,7 @@ class TextStack:
         state.alignment = state.alignment[:, :n_tokens]
         state.n_tokens = min(state.n_tokens, n_tokens)
 
+    @hot
     def extend(
         self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False
     ) -> torch.Tensor:

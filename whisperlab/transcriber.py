@@ -47,6 +47,7 @@ from whisperlab.decoder import (
 )
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import ConfigurationError, StreamEndedError
+from whisperlab.hot import hot
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
@@ -583,6 +584,7 @@ class SessionRestartTranscriber:
     def _by_language(self, posterior: Posterior) -> dict[str, float]:
         return dict(zip(self.languages, posterior.tolist(), strict=True))
 
+    @hot
     def _posteriors(self, questions: Sequence[_Question]) -> list[tuple[Posterior, bool]]:
         """Language posteriors of windows, through the encoder cache; and whether the cache had them.
 

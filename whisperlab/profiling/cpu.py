@@ -1,70 +1,50 @@
-"""Where the time goes, function by function, by cProfile.
+"""Where the time goes, as a tree of calls, by pyinstrument.
 
-cProfile slows Python code and not native code: the shares of Python functions look larger than they are.
+It samples every millisecond instead of following each call, so functions called often look no slower than they are.
 """
 
 from __future__ import annotations
 
-import cProfile
-import pstats
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from whisperlab.profiling.workload import Workload, short_place
+from whisperlab.errors import MissingDependencyError
+from whisperlab.profiling.workload import Workload
 
-TOP = 20
-
-
-@dataclass(slots=True, frozen=True)
-class Function:
-    """One function: how often it was called, its own time, and its time with all it called, in seconds."""
-
-    name: str
-    calls: int
-    own_s: float
-    cumulative_s: float
+INTERVAL_S = 0.001
+NARROW = 100  # characters a line of the tree may have
 
 
 @dataclass(slots=True, frozen=True)
 class CpuProfile:
-    """The functions with the most cumulative time, the greatest first."""
+    """The tree as text, and as a page of its own that unfolds."""
 
-    total_s: float
-    top: tuple[Function, ...]
+    sampled_s: float
+    samples: int
+    tree: str
+    page: str = field(repr=False)
 
     def describe(self) -> str:
-        """The table for a person."""
-        rows = "\n".join(
-            f"  {function.cumulative_s:10.3f} {function.own_s:8.3f} {function.calls:9d}  {function.name}"
-            for function in self.top
-        )
-        return (
-            f"functions by cumulative time (cProfile, {self.total_s:.2f} s in all)\n"
-            f"  cumulative s    own s     calls  function\n{rows}"
-        )
+        """The tree for a person."""
+        return f"call tree (pyinstrument, {self.samples} samples in {self.sampled_s:.2f} s)\n{self.tree}"
 
 
 def measure(workload: Workload) -> CpuProfile:
-    """Stream the recording under cProfile, started once the model is loaded."""
+    """Stream the recording under pyinstrument, started once the model is loaded."""
+    try:
+        from pyinstrument import Profiler
+        from pyinstrument.renderers import HTMLRenderer
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the tree of calls needs pyinstrument: pip install 'whisperlab[profile]'"
+        ) from error
     transcriber, audio = workload.load()
-    profiler = cProfile.Profile()
-    profiler.runcall(workload.feed, transcriber, audio)
-    return from_stats(pstats.Stats(profiler))
-
-
-def from_stats(stats: pstats.Stats) -> CpuProfile:
-    """The record of a finished profile."""
-    stats.sort_stats(pstats.SortKey.CUMULATIVE)
-    top = []
-    for place in stats.fcn_list[:TOP]:  # type: ignore[attr-defined]
-        _, calls, own_s, cumulative_s, _ = stats.stats[place]  # type: ignore[attr-defined]
-        top.append(Function(name(*place), calls, own_s, cumulative_s))
-    return CpuProfile(stats.total_tt, tuple(top))  # type: ignore[attr-defined]
-
-
-def name(file: str, line: int, function: str) -> str:
-    """A function and where it is; the built-in ones are nowhere.
-
-    >>> name("/env/whisper/decoding.py", 12, "decode"), name("~", 0, "<built-in method sorted>")
-    ('whisper/decoding.py:12 decode', '<built-in method sorted>')
-    """
-    return function if file == "~" else f"{short_place(file, line)} {function}"
+    profiler = Profiler(interval=INTERVAL_S)
+    with profiler:
+        workload.feed(transcriber, audio)
+    session = profiler.last_session
+    assert session is not None
+    tree = profiler.output_text(unicode=True, color=False, show_all=False)
+    kept = [line[:NARROW].rstrip() for line in tree.splitlines()[8:] if line.strip()]
+    return CpuProfile(
+        session.duration, session.sample_count, "\n".join(kept), profiler.output(HTMLRenderer())
+    )

@@ -33,6 +33,7 @@ class Workload:
     """One recording through one transcriber, as data that a fresh process can be handed.
 
     ``seconds`` cuts the recording short. ``make`` must be importable by name and is given ``options``.
+    ``functions`` are those to profile line by line instead of the usual ones, named ``package.module:Class.method``.
     """
 
     audio: str
@@ -40,6 +41,20 @@ class Workload:
     chunk_ms: int = 100
     seconds: float | None = None
     make: Callable[..., StreamTranscriber] = session_restart_transcriber
+    functions: tuple[str, ...] = ()
+
+    def import_libraries(self) -> None:
+        """Load all that our transcriber imports sooner or later: for passes that libraries are no part of."""
+        if self.make is not session_restart_transcriber:
+            return
+        import whisper.timing  # noqa: F401
+        from whisper.tokenizer import get_tokenizer
+
+        import whisperlab.transcriber  # noqa: F401
+        from whisperlab.audio import read_audio
+
+        read_audio(self.audio)
+        get_tokenizer(multilingual=True)
 
     def load(self) -> tuple[StreamTranscriber, FloatArray]:
         """The transcriber with its model in memory, and the audio."""
@@ -50,11 +65,19 @@ class Workload:
             audio = audio[: samples(self.seconds)]
         return self.make(**self.options), audio
 
-    def feed(self, transcriber: StreamTranscriber, audio: FloatArray) -> None:
-        """The whole recording, as fast as it is taken."""
+    def feed(
+        self,
+        transcriber: StreamTranscriber,
+        audio: FloatArray,
+        half_way: Callable[[], object] = lambda: None,
+    ) -> None:
+        """The whole recording, as fast as it is taken; ``half_way`` is called once, after half of it."""
         from whisperlab.audio import chunks
 
-        for chunk in chunks(audio, samples(self.chunk_ms / 1000)):
+        parts = list(chunks(audio, samples(self.chunk_ms / 1000)))
+        for number, chunk in enumerate(parts):
+            if number == len(parts) // 2:
+                half_way()
             transcriber.process(chunk)
         transcriber.finalize()
 

@@ -1,0 +1,85 @@
+"""What an object holds in tensors and arrays, added up from their sizes: memory by arithmetic, not by measurement."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+SMALL = 64 * 1024  # attributes that hold less are one entry together
+_CLOSED = (str, bytes, int, float, complex, bool, type, ModuleType, FunctionType, BuiltinFunctionType)
+
+
+def owned(holder: object) -> dict[str, int]:
+    """Bytes of the tensors and arrays below each attribute, the greatest first; what two attributes share counts once.
+
+    Weights packed for a kernel count as the numbers they are, whatever the kernel adds.
+    """
+    seen: set[int] = set()
+    sizes = {name.lstrip("_"): _size(value, seen) for name, value in _attributes(holder)}
+    small = sum(size for size in sizes.values() if size < SMALL)
+    kept = {name: size for name, size in sizes.items() if size >= SMALL}
+    ranked = dict(sorted(kept.items(), key=lambda entry: -entry[1]))
+    return ranked | ({"the rest": small} if small else {})
+
+
+def _size(value: Any, seen: set[int]) -> int:
+    """Bytes below a value that were not seen yet."""
+    waiting, total = [value], 0
+    while waiting:
+        value = waiting.pop()
+        if value is None or isinstance(value, _CLOSED) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        found = _bytes(value, seen)
+        total += found or 0
+        if found is None:
+            waiting.extend(_below(value))
+    return total
+
+
+def _bytes(value: Any, seen: set[int]) -> int | None:
+    """Bytes of a tensor or array, 0 when its memory was seen; None for anything else."""
+    if isinstance(value, np.ndarray):
+        while isinstance(value.base, np.ndarray):
+            value = value.base
+        place = value.__array_interface__["data"][0]
+        size = value.nbytes
+    elif "torch" not in sys.modules:
+        return None
+    else:
+        import torch
+
+        if isinstance(value, torch.ScriptObject):
+            packed, _ = torch.ops.quantized.linear_unpack(value)
+            return int(packed.numel())
+        if not isinstance(value, torch.Tensor):
+            return None
+        if value.is_mkldnn:
+            return value.numel() * value.element_size()
+        place, size = value.untyped_storage().data_ptr(), value.untyped_storage().nbytes()
+    if place in seen:
+        return 0
+    seen.add(place)
+    return int(size)
+
+
+def _below(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
+        yield from value
+    yield from (inner for _, inner in _attributes(value))
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            mangled = f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") else name
+            if name not in ("__dict__", "__weakref__") and hasattr(value, mangled):
+                yield name, getattr(value, mangled)

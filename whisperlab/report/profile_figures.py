@@ -1,0 +1,49 @@
+"""Figures of a profile: memory over time, and who holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from whisperlab.report.figures import LETTER, NARROW, PALETTE, _figure, _frame, _styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MIB = 2**20
+
+
+@_styled
+def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
+    """Memory over time: (seconds, bytes resident, bytes on the heap), as `whisperlab.profiling.heap` records it."""
+    figure = _figure(NARROW, 2.8)
+    axes = figure.subplots()
+    seconds = [moment[0] for moment in course]
+    for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
+        sizes = [moment[1 + place] / _MIB for moment in course]
+        axes.plot(seconds, sizes, line, color=PALETTE[colour], label=name)
+    axes.set_xlabel("seconds of wall time")
+    axes.set_ylabel("MiB")
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, axis="y")
+    axes.legend(frameon=False, loc="lower right")
+    _frame(figure, top=0.1, bottom=0.5, left=0.7, right=0.1)
+    return figure
+
+
+@_styled
+def parts_figure(parts: Mapping[str, int], label: str, most: int = 12) -> Figure:
+    """Bytes by who holds them, a bar each, the greatest first; what is beyond ``most`` bars is left out."""
+    kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
+    figure = _figure(NARROW, 0.8 + 0.3 * max(len(kept), 1))
+    axes = figure.subplots()
+    sizes = [size / _MIB for size in kept.values()]
+    bars = axes.barh(range(len(kept)), sizes, color=PALETTE[0], height=0.7)
+    axes.bar_label(bars, [f"{size:,.1f}" for size in sizes], padding=4, fontsize=8)
+    axes.set_yticks(range(len(kept)), list(kept))
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.margins(x=0.12)
+    widest = max((len(name) for name in kept), default=0)
+    _frame(figure, top=0.1, bottom=0.5, left=0.3 + LETTER * widest, right=0.1)
+    return figure
