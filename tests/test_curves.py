@@ -14,8 +14,7 @@ from whisperlab.report.curves import (
     reliability_figure,
 )
 from whisperlab.report.figures import to_svg
-from whisperlab.report.tally import wilson
-from whisperlab.scoring import reliability
+from whisperlab.scoring import reliability, wilson
 
 
 def legend(figure: Figure) -> list[str]:

@@ -19,6 +19,7 @@ PACKAGE = Path(whisperlab.__file__).parent
 LAYERS = (
     "errors",
     "hot",
+    "rich",
     "timeline",
     "audio",
     "buffer",
@@ -47,6 +48,8 @@ LAYERS = (
     "instruments",
     "economy",
     "report",
+    "live",
+    "magics",
     "cli",
     "__main__",
 )

@@ -46,8 +46,8 @@ from whisperlab.report.tally import (
     operations,
     results,
     varying,
-    wilson,
 )
+from whisperlab.scoring import wilson
 from whisperlab.trace import Trace
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

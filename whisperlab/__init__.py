@@ -49,5 +49,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext whisperlab``: the magics ``%%latency``, ``%%peak_memory`` and ``%%heap``."""
+    from whisperlab.magics import Magics
+
+    shell.register_magics(Magics)
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from whisperlab import rich
 from whisperlab.audio import BELOW_ONE, FloatArray, as_samples, full_scale
 from whisperlab.errors import (
     AudioFormatError,
@@ -237,6 +238,20 @@ class RingBuffer:
     def dropped_samples(self) -> int:
         """How many samples were overwritten before anyone consumed or cleared them."""
         return self.start - self._given
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: how full it is, and what was lost."""
+        held = len(self)
+        return rich.facts(
+            f"{type(self).__name__} of {self.capacity:,} samples",
+            {
+                "held": f"{rich.bar(held / self.capacity)} {held / self.capacity:.0%}, {held:,} samples",
+                "span": f"{self.start:,} to {self.end:,}",
+                "memory": f"{self.nbytes / 2**20:.2f} MiB",
+                "overruns": self.overruns,
+                "dropped samples": self.dropped_samples,
+            },
+        )
 
     def __repr__(self) -> str:
         return (

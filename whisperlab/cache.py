@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from whisperlab import rich
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE
@@ -394,6 +395,24 @@ class EncoderCache:
                 "hash_precision": self.hash_precision,
                 "device": str(self.device),
             }
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: how often it answered, how often that was wrong, and what it holds."""
+        told = self.get_statistics()
+        checked, false = told["shadow"]["checked"], told["shadow"]["false_hit_rate"]
+        lookup = told["lookup_ms"]
+        return rich.facts(
+            f"EncoderCache, key {told['key']}",
+            {
+                "hit rate": f"{rich.bar(told['hit_rate'])} {told['hit_rate']:.1%} of "
+                f"{told['hits'] + told['misses']:,} look-ups",
+                "false hits": f"{false:.1%} of {checked:,} checked" if checked else "none checked",
+                "held": f"{told['size']:,} of {told['max_size']:,} entries, {told['bytes'] / 2**20:.1f} MiB",
+                "evictions": told["evictions"],
+                "hits by cause": told["hits_by_cause"],
+                "look-up, ms": lookup,
+            },
+        )
 
     def _asked(self, audio: npt.ArrayLike | None, audio_hash: bytes | None) -> AudioHash:
         if (audio is None) == (audio_hash is None):

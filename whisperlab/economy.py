@@ -9,7 +9,6 @@ its interval comes from resampling stretches of a few seconds, because chunks th
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +42,7 @@ from whisperlab.peers import (
 from whisperlab.plain import PlainTranscriber
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.scoring import wilson
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared
@@ -409,16 +409,6 @@ class HitCount:
 
 
 Hits = dict[str, HitCount]
-
-
-def wilson(k: int, n: int, z: float = 1.96) -> Interval:
-    """The 95 % score interval of a share of k in n (Wilson 1927, JASA 22(158)).
-
-    >>> [round(end, 3) for end in wilson(0, 100)]
-    [0.0, 0.037]
-    """
-    centre, spread = k + z * z / 2, z * math.sqrt(k * (n - k) / n + z * z / 4)
-    return max(0.0, centre - spread) / (n + z * z), (centre + spread) / (n + z * z)
 
 
 def _peer(arm: Arm, models: Models, languages: Sequence[str], hits: Hits | None) -> Peer:

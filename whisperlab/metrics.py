@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from whisperlab import rich
 from whisperlab.errors import ConfigurationError, TimerError
 
 if TYPE_CHECKING:
@@ -350,6 +351,18 @@ class PerformanceMetrics:
 
         frame = pandas.DataFrame.from_dict(self.get_statistics(), orient="index", columns=list(FIELDS))
         return frame.astype({"count": "int64", "n": "int64"}).rename_axis("operation")
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: latency by operation, with the newest samples as a line of bars."""
+        head = ("operation", "count", "p50", "p95", "p99", "max", "newest")
+        lines = [
+            (name, told["count"], told["p50"], told["p95"], told["p99"], told["max"], self._spark(name))
+            for name, told in self.get_statistics().items()
+        ]
+        return rich.rows("Latency in milliseconds", head, lines)
+
+    def _spark(self, operation: str) -> str:
+        return rich.spark([float(ns) for ns in self.samples_ns(operation)[-24:]])
 
     def get_summary(self) -> str:
         """A table for a person, and what measuring cost."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from whisperlab import rich
 from whisperlab.timeline import Span
 
 
@@ -22,6 +23,10 @@ class SessionSegment:
     end_time: float
     is_final: bool
     confidence: float
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        return rich.rows("", _SEGMENT, [_cells(self)])
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,7 +97,27 @@ class ProcessResult:
     frames: tuple[LanguageFrame, ...] = ()
     speech: tuple[Span, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the segments that became final, and what is still open."""
+        switches = "; ".join(
+            f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s"
+            for switch in self.switches
+        )
+        open_text = rich.facts(
+            f"language {self.language or 'not known yet'}",
+            {"committed": self.committed, "tentative": self.tentative, "switches": switches or None},
+        )
+        return open_text + (rich.rows("final", _SEGMENT, map(_cells, self.segments)) if self.segments else "")
+
     @property
     def switched(self) -> bool:
         """Whether a language switch was decided in this call."""
         return bool(self.switches)
+
+
+_SEGMENT = ("from", "to", "language", "text", "confidence", "final")
+
+
+def _cells(segment: SessionSegment) -> tuple[str | bool, ...]:
+    times = f"{segment.start_time:.2f}", f"{segment.end_time:.2f}"
+    return *times, segment.language, segment.text, f"{segment.confidence:.2f}", segment.is_final

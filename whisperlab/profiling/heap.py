@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,17 +70,27 @@ class Heap:
 
 def measure(workload: Workload) -> Heap:
     """Load the transcriber and stream the recording under memray; call it in a fresh process."""
+    kept: list[object] = []  # so that the end is seen with the transcriber still there
+
+    def run() -> None:
+        transcriber, audio = workload.load()
+        kept.append(transcriber)
+        workload.feed(transcriber, audio)
+
+    workload.import_libraries()
+    return traced(run)
+
+
+def traced(run: Callable[[], object]) -> Heap:
+    """What a call puts on the heap. Only one can be traced at a time in a process."""
     try:
         from memray import FileDestination, FileReader, Tracker
     except ImportError as error:
         raise MissingDependencyError("the heap needs memray: pip install 'whisperlab[profile]'") from error
-    workload.import_libraries()
     with TemporaryDirectory(prefix="whisperlab-heap-") as folder:
         file = Path(folder) / "heap.bin"
         with Tracker(destination=FileDestination(file)):
-            transcriber, audio = workload.load()
-            workload.feed(transcriber, audio)
-        del transcriber
+            run()
         reader = FileReader(file)
         try:
             return _read(reader)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
-from whisperlab.report.tally import percent, wilson
+from whisperlab.report.tally import percent
+from whisperlab.scoring import wilson
 from whisperlab.scoring.calibration import ReliabilityBin
 
 if TYPE_CHECKING:

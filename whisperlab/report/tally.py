@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from whisperlab.errors import SweepError
+from whisperlab.scoring import wilson
 from whisperlab.scoring.summary import Score, bootstrap_interval, pooled
 
 Json = Mapping[str, Any]
@@ -176,19 +177,6 @@ def measured_alike(results: Iterable[Result]) -> list[Result]:
     of_text = [result for result in told if decodes(result.config)]
     of_frames = [result for result in told if not decodes(result.config)]
     return of_text if len(of_text) >= len(of_frames) else of_frames
-
-
-def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; good down to small n and at 0 and 1.
-
-    >>> low, high = wilson(0, 20)
-    >>> round(low, 3), round(high, 3)
-    (0.0, 0.161)
-    """
-    share, spread = count / n, z * z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def percent(share: float | None) -> str:

@@ -20,6 +20,7 @@ from whisperlab.scoring.summary import (
     pooled,
     score,
     score_trace,
+    wilson,
 )
 from whisperlab.scoring.text import Aligned, TextCounts, align, units
 
@@ -44,4 +45,5 @@ __all__ = [
     "score_trace",
     "true_switches",
     "units",
+    "wilson",
 ]

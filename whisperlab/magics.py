@@ -1,0 +1,139 @@
+"""Magics for IPython and Jupyter: what a cell costs in time, in resident memory, on the heap.
+
+``%load_ext whisperlab`` brings ``%%latency``, ``%%peak_memory`` and ``%%heap``. Each shows a data frame and leaves it
+in ``_latency``, ``_peak_memory`` or ``_heap``. They are passes of their own, one at a time: each disturbs the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics as IPythonMagics
+from IPython.core.magic import cell_magic, magics_class
+from IPython.display import display
+
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.profiling.heap import traced
+from whisperlab.profiling.memory import reset_peak, status
+from whisperlab.report.page import write_page
+
+_MIB = 2**20
+
+
+@magics_class
+class Magics(IPythonMagics):
+    """``%%latency``, ``%%peak_memory`` and ``%%heap``."""
+
+    @cell_magic
+    def latency(self, line: str, cell: str) -> None:
+        """Run the cell and show milliseconds: the cell's own, and of the operations that were timed while it ran.
+
+        ``%%latency -n 5`` runs it five times. Operations are those of every `PerformanceMetrics` that a variable of
+        the notebook holds, itself or as its ``metrics``.
+        """
+        rounds = _arguments("latency", line, n=1).n
+        metrics = PerformanceMetrics()
+        before = {id(found): _counts(found) for found in self._metrics()}
+        for _ in range(rounds):
+            began = time.perf_counter()
+            self._run(cell)
+            metrics.record("the cell", time.perf_counter() - began)
+        frames = [metrics.to_frame()]
+        for found in self._metrics():
+            grown = [name for name, n in _counts(found).items() if n > before.get(id(found), {}).get(name, 0)]
+            frames.append(found.to_frame().loc[grown])
+        self._show("_latency", pd.concat(frames)[["count", "p50", "p95", "p99", "max"]])
+
+    @cell_magic
+    def peak_memory(self, line: str, cell: str) -> None:
+        """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, reset before), and after."""
+        _arguments("peak_memory", line)
+        gc.collect()
+        before = status()
+        reset_peak()
+        self._run(cell)
+        after = status()
+        parts = {
+            "before": before["VmRSS"],
+            "peak": after["VmHWM"],
+            "peak above before": after["VmHWM"] - before["VmRSS"],
+            "after": after["VmRSS"],
+            "anonymous, more than before": after["RssAnon"] - before["RssAnon"],
+            "of files, more than before": after["RssFile"] - before["RssFile"],
+        }
+        frame = pd.DataFrame({"MiB": [size / _MIB for size in parts.values()]}, index=list(parts))
+        self._show("_peak_memory", frame.round(1))
+
+    @cell_magic
+    def heap(self, line: str, cell: str) -> None:
+        """Run the cell under memray and show the lines that held most at the peak of the heap.
+
+        ``%%heap -f PAGE`` also writes memray's flame graph, one HTML file.
+        """
+        page = _arguments("heap", line, f=Path()).f
+        found = traced(lambda: self._run(cell))
+        frame = pd.DataFrame(
+            {
+                "MiB": [site.bytes / _MIB for site in found.top],
+                "blocks": [site.blocks for site in found.top],
+                "function": [site.function for site in found.top],
+            },
+            index=[site.place for site in found.top],
+        )
+        frame.attrs["peak_bytes"] = found.peak
+        print(f"heap: {found.peak / _MIB:,.1f} MiB at the peak, {found.allocations:,} allocations")
+        self._show("_heap", frame.round(2))
+        if page != Path():
+            write_page(page, found.page)
+            print(f"flame graph: {page}")
+
+    def _run(self, cell: str) -> None:
+        assert self.shell is not None
+        self.shell.run_cell(cell).raise_error()  # type: ignore[no-untyped-call]
+
+    def _metrics(self) -> list[PerformanceMetrics]:
+        """Every metrics object that the notebook can reach by a name."""
+        assert self.shell is not None
+        found: dict[int, PerformanceMetrics] = {}
+        for value in list(self.shell.user_ns.values()):
+            for one in (value, getattr(value, "metrics", None) if not isinstance(value, type) else None):
+                if isinstance(one, PerformanceMetrics):
+                    found[id(one)] = one
+        return list(found.values())
+
+    def _show(self, name: str, frame: pd.DataFrame) -> None:
+        assert self.shell is not None
+        self.shell.push({name: frame})  # type: ignore[no-untyped-call]
+        display(frame)  # type: ignore[no-untyped-call]
+
+
+def _counts(metrics: PerformanceMetrics) -> dict[str, float]:
+    return {name: told["count"] for name, told in metrics.get_statistics().items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{self.prog}: {message}")
+
+
+def _arguments(name: str, line: str, **options: Any) -> argparse.Namespace:
+    """The options of a magic's first line, each with its default, whose type it has."""
+    parser = _Parser(prog=f"%%{name}", add_help=False)
+    for option, default in options.items():
+        kind: Callable[[str], Any] = _rounds if isinstance(default, int) else type(default)
+        parser.add_argument(f"-{option}", type=kind, default=default)
+    return parser.parse_args(shlex.split(line))
+
+
+def _rounds(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return int(text)

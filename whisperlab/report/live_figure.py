@@ -1,0 +1,71 @@
+"""The figure of a stream under way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from whisperlab.report.figures import INK, MUTED, OTHER, PALETTE, _figure, _styled
+from whisperlab.segments import LanguageFrame, SessionSegment, Switch
+from whisperlab.timeline import seconds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Latency = tuple[float, float, float]  # seconds heard, milliseconds taken, milliseconds of audio
+
+
+@_styled
+def live_figure(
+    segments: Iterable[SessionSegment],
+    switches: Iterable[Switch],
+    frames: Sequence[LanguageFrame],
+    latency: Sequence[Latency],
+    heard_s: float,
+    *,
+    last_s: float,
+) -> Figure:
+    """The last seconds of a stream: final segments, probability of each language, milliseconds of each chunk.
+
+    The dashed line in the last panel is the length of a chunk: above it a chunk takes longer than it lasts.
+    """
+    figure = _figure(11.0, 3.6)
+    above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
+    left = max(0.0, heard_s - last_s)
+    shown = [segment for segment in segments if segment.end_time >= left]
+    languages = sorted(
+        {language for frame in frames for language in frame.posterior} | {s.language for s in shown}
+    )
+    colours = {
+        language: PALETTE[place] if place < len(PALETTE) else OTHER
+        for place, language in enumerate(languages)
+    }
+    for segment in shown:
+        width = segment.end_time - segment.start_time
+        above.barh(0, width, left=segment.start_time, height=0.8, color=colours[segment.language])
+        middle_s = max(segment.start_time, left) + (segment.end_time - max(segment.start_time, left)) / 2
+        above.text(middle_s, 0, segment.language, ha="center", va="center", color=INK, clip_on=True)
+    for switch in switches:
+        if switch.decided_at >= left:
+            above.plot(switch.decided_at, 0.62, "v", color=INK, markersize=5, clip_on=False)
+    above.set_yticks([0], ["final text"])
+    above.set_ylim(-0.5, 0.8)
+    recent = [frame for frame in frames if seconds(frame.end) >= left]
+    times = [seconds(frame.end) for frame in recent]
+    for language in languages:
+        values = [frame.posterior.get(language, 0.0) for frame in recent]
+        if max(values, default=0.0) >= 0.05:
+            middle.plot(times, values, color=colours[language], label=language, linewidth=2)
+    middle.set_ylim(0, 1.02)
+    middle.set_ylabel("probability")
+    if middle.lines:
+        middle.legend(frameon=False, ncols=6, fontsize=8, loc="center left")
+    taken = [each for each in latency if each[0] >= left]
+    below.vlines([each[0] for each in taken], 0, [each[1] for each in taken], color=PALETTE[0])
+    below.plot([each[0] for each in taken], [each[2] for each in taken], "--", color=MUTED)
+    below.set_ylim(bottom=0)
+    below.set_ylabel("ms a chunk")
+    below.set_xlabel("seconds of audio")
+    below.set_xlim(left, max(heard_s, left + 1))
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.15)
+    return figure

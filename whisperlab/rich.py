@@ -1,0 +1,76 @@
+"""What Jupyter shows of our objects: small tables in HTML, everything in them escaped.
+
+Only markup and no style sheet: a table looks as the notebook's own tables do, light or dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+_BAR = "▁▂▃▄▅▆▇█"
+
+
+def facts(title: str, values: Mapping[str, Any]) -> str:
+    """A table of names and values below a title.
+
+    >>> facts("ring", {"held": 3})
+    '<table><caption>ring</caption><tbody><tr><th scope="row">held</th><td>3</td></tr></tbody></table>'
+    """
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(told(value))}</td></tr>'
+        for name, value in values.items()
+    )
+    return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
+
+
+def rows(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
+    """A table of rows below a title."""
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = "".join(
+        "<tr>" + "".join(f'<td dir="auto">{escape(told(value))}</td>' for value in line) + "</tr>"
+        for line in body
+    )
+    return f"<table><caption>{escape(title)}</caption><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def told(value: Any) -> str:
+    """A value for people.
+
+    >>> told(None), told(0.12345), told(1234567), told(["en", "es"]), told(True)
+    ('-', '0.123', '1,234,567', 'en, es', 'yes')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {told(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(told, value)) or "-"
+    return str(value)
+
+
+def bar(share: float, width: int = 12) -> str:
+    """A share from 0 to 1 as a bar of text.
+
+    >>> bar(0.5, 4), bar(0.0, 4), bar(1.0, 4)
+    ('██··', '····', '████')
+    """
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "█" * full + "·" * (width - full)
+
+
+def spark(values: Sequence[float]) -> str:
+    """Values as a line of small bars, the greatest full.
+
+    >>> spark([0, 1, 2]), spark([])
+    ('▁▅█', '')
+    """
+    most = max(values, default=0.0) or 1.0
+    return "".join(_BAR[round(max(value, 0.0) / most * (len(_BAR) - 1))] for value in values)
