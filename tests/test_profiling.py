@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import cProfile
+import gzip
+import json
 import os
 import pstats
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,8 @@ import pytest
 
 from whisperlab.audio import write_wav
 from whisperlab.errors import AudioFormatError, ConfigurationError, WhisperlabError
-from whisperlab.profiling import cpu, latency, memory, python_memory
+from whisperlab.profiling import calls, cpu, heap, latency, lines, memory, ops, python_memory
+from whisperlab.profiling.owned import owned
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.segments import ProcessResult
 from whisperlab.timeline import SAMPLE_RATE
@@ -124,10 +129,10 @@ def test_python_memory_counts_numpy_and_is_labelled_as_without_torch(workload: W
 
 
 def test_the_profile_lists_functions_by_cumulative_time(workload: Workload) -> None:
-    record = in_fresh_process(cpu.measure, workload)
+    record = in_fresh_process(calls.measure, workload)
     times = [function.cumulative_s for function in record.top]
     assert times == sorted(times, reverse=True)
-    assert len(record.top) <= cpu.TOP
+    assert len(record.top) <= calls.TOP
     busy = next(function for function in record.top if function.name.endswith(" busy"))
     assert busy.calls == 10
     assert busy.name in record.describe()
@@ -137,7 +142,174 @@ def test_the_totals_of_the_profile_are_those_of_pstats() -> None:
     profiler = cProfile.Profile()
     profiler.runcall(sorted, range(1000), key=lambda number: -number)
     stats = pstats.Stats(profiler)
-    assert cpu.from_stats(stats).total_s == stats.total_tt  # type: ignore[attr-defined]
+    assert calls.from_stats(stats).total_s == stats.total_tt  # type: ignore[attr-defined]
+
+
+# --- planted faults, found by name --------------------------------------------------------------------
+
+
+class LeakyTranscriber(HungryTranscriber):
+    """Keeps a copy of every chunk, and dawdles in one line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = b""
+        self.hoard: list[np.ndarray] = []
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        self.hoard.append(np.repeat(chunk, 50))  # planted leak
+        for _ in range(3):
+            time.sleep(0.002)  # planted slow line
+        return ProcessResult("", "", None)
+
+
+LEAK = next(
+    number
+    for number, line in enumerate(Path(__file__).read_text().splitlines(), 1)
+    if "# planted leak" in line
+)
+
+
+@pytest.fixture
+def leaky(workload: Workload) -> Workload:
+    return Workload(
+        workload.audio, make=LeakyTranscriber, functions=(f"{__name__}:LeakyTranscriber.process",)
+    )
+
+
+def test_a_planted_leak_is_found_by_name_in_both_memory_reports(leaky: Workload) -> None:
+    """numpy makes the array in its own code, so memray names numpy's line and the stack leads here."""
+    grown = in_fresh_process(python_memory.measure, leaky).grown
+    assert any(line.place == f"tests/test_profiling.py:{LEAK}" for line in grown[:2]), grown
+    record = in_fresh_process(heap.measure, leaky)
+    assert "LeakyTranscriber" in record.page or "process" in record.page
+    chunk_bytes = SAMPLE_RATE * 50 * 4
+    assert any(site.bytes >= 0.9 * chunk_bytes for site in record.kept[:3]), record.kept[:3]
+    assert record.peak >= chunk_bytes
+
+
+def test_a_planted_slow_line_is_found_by_name(leaky: Workload) -> None:
+    (function,) = in_fresh_process(lines.measure, leaky).functions
+    assert function.name == "LeakyTranscriber.process"
+    assert "# planted slow line" in function.slowest.code
+    assert function.slowest.share > 0.5
+    assert function.slowest.hits == 30
+
+
+def test_the_tree_of_calls_shows_who_took_the_time(leaky: Workload) -> None:
+    record = in_fresh_process(cpu.measure, leaky)
+    assert "LeakyTranscriber.process" in record.tree
+    assert record.samples > 10
+    assert "<script" in record.page
+
+
+def test_a_function_that_is_not_there_is_told(workload: Workload) -> None:
+    for name in (
+        "whisperlab.vad:Nothing.here",
+        "no.such.module:f",
+        "whisperlab.vad:SAMPLE_RATE",
+        "whisperlab",
+    ):
+        with pytest.raises(ConfigurationError, match="function"):
+            in_fresh_process(lines.measure, Workload(workload.audio, make=hungry, functions=(name,)))
+
+
+class TorchTranscriber(HungryTranscriber):
+    """Multiplies matrices with torch."""
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        import torch
+
+        torch.ones(300, 300) @ torch.ones(300, 300)
+        return ProcessResult("", "", None)
+
+
+def test_torchs_operators_are_listed_and_their_course_is_chromes(workload: Workload) -> None:
+    record = in_fresh_process(ops.measure, Workload(workload.audio, make=TorchTranscriber))
+    by_name = {operator.name: operator for operator in record.top}
+    assert by_name["aten::mm"].calls == 10
+    assert record.own_s >= by_name["aten::mm"].own_s > 0
+    events = json.loads(gzip.decompress(record.trace))["traceEvents"]
+    assert sum(event.get("name") == "aten::mm" for event in events) == 10
+
+
+# --- what an object holds -----------------------------------------------------------------------------
+
+
+def test_what_is_owned_is_counted_once_and_by_attribute() -> None:
+    import torch
+
+    shared = torch.zeros(100_000)
+
+    class Inner:
+        __slots__ = ("__hidden", "weights")
+
+        def __init__(self) -> None:
+            self.weights = [shared[:10], np.zeros(200_000, np.int8)]
+            self.__hidden = torch.zeros(50_000)
+
+    class Holder:
+        def __init__(self) -> None:
+            self._inner = Inner()
+            self.again = shared.view(10, -1)
+            self.name = "no bytes"
+            self.small = np.zeros(10, np.int8)
+
+    assert owned(Holder()) == {"inner": 400_000 + 200_000 + 200_000, "the rest": 10}
+
+
+@pytest.mark.model
+def test_what_our_transcriber_owns_is_its_weights_and_its_buffers() -> None:
+    from whisperlab import SessionRestartTranscriber
+    from whisperlab.linear import has_bf16
+
+    transcriber = SessionRestartTranscriber(languages=["en", "es"])
+    held = owned(transcriber)
+    assert held["vad_audio_buffer"] == 60 * SAMPLE_RATE * 4
+    encoder = held.get("lid_encoder", 0)
+    expected = 18.4e6 * (2 if has_bf16(torch_device()) else 1)
+    assert expected < encoder < 1.15 * expected
+
+
+def torch_device() -> Any:
+    import torch
+
+    return torch.device("cpu")
+
+
+# --- as a program ------------------------------------------------------------------------------------
+
+
+PROGRAM = """
+import numpy as np
+from whisperlab.text_stack import TextStack
+print("extend is", type(TextStack.extend).__name__, getattr(TextStack.extend, "__wrapped__", None) is not None)
+"""
+
+
+@pytest.mark.parametrize(
+    "command,environment,marked",
+    [
+        ([sys.executable], {}, False),
+        ([sys.executable], {"LINE_PROFILE": "1"}, True),
+        ([sys.executable, "-m", "kernprof", "-l", "-v"], {}, True),
+    ],
+    ids=["plain", "LINE_PROFILE", "kernprof"],
+)
+def test_hot_functions_are_profiled_when_somebody_asks(
+    tmp_path: Path, command: list[str], environment: dict[str, str], marked: bool
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [*command, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert f"extend is function {marked}" in done.stdout, done.stdout
 
 
 def test_latency_is_what_the_transcribers_own_timers_say(workload: Workload) -> None:

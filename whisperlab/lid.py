@@ -72,11 +72,11 @@ class LidOptions:
     min_speech_ms: int = 600
     pause_ms: int = 96
     onset_ms: int = 2000
-    onset_margin_ms: int = 1000
-    alone_ms: int = 1000
+    onset_margin_ms: int = 500
+    alone_ms: int = 800
     temperature: float = 1.0
     english_bias: float = 3.0
-    sure: float = 0.9
+    sure: float = 0.7
     sure_hops: int = 5
     batch: int = 1
 

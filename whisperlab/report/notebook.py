@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.errors import ConfigurationError, MissingDependencyError, NotebookError
-from whisperlab.report.page import TEMPLATES, write_page
+from whisperlab.report.page import TEMPLATES, assets, described, write_page
+from whisperlab.trace import provenance
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -69,8 +70,35 @@ def to_html(notebook: NotebookNode, *, now: datetime | None = None) -> str:
         exclude_anchor_links=True,
     )
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    body, _ = exporter.from_notebook_node(notebook, {"about": escape(about), "created": created})
-    return str(body)
+    resources = {"about": escape(about), "created": created, "facts": _facts(notebook), **assets()}
+    body, _ = exporter.from_notebook_node(notebook, resources)
+    return _with_contents(str(body))
+
+
+def _with_contents(page: str) -> str:
+    """The page with an address for every second heading, and a list of them in the place left for it."""
+    entries: list[str] = []
+
+    def addressed(heading: re.Match[str]) -> str:
+        entries.append(f'<li><a href="#part-{len(entries)}">{re.sub("<[^>]+>", "", heading[1])}</a></li>')
+        return f'<h2 id="part-{len(entries) - 1}">{heading[1]}</h2>'
+
+    page = re.sub(r"<h2>(.*?)</h2>", addressed, page, flags=re.DOTALL)
+    return page.replace("<!--contents-->", "".join(entries), 1)
+
+
+def _facts(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """What the notebook was run with, and where."""
+    parameters = notebook.metadata.get("papermill", {}).get("parameters", {})
+    origin = provenance()
+    found = {
+        "parameters changed": described(parameters),
+        "whisperlab": origin["whisperlab"],
+        "commit": described(origin["commit"]),
+        **{name.replace("_", " "): described(value) for name, value in (origin["machine"] or {}).items()},
+        **{name: described(value) for name, value in (origin["versions"] or {}).items()},
+    }
+    return list(found.items())
 
 
 def _missing() -> MissingDependencyError:

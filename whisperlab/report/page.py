@@ -23,17 +23,18 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def render_page(template: str, **context: Any) -> str:
     """The page a template gives with ``context``; a name it asks for and does not get is an error."""
+    own = {name: _trusted(text) for name, text in assets().items()}
+    return _environment().get_template(template).render(**context, **own)
+
+
+def assets() -> dict[str, str]:
+    """Style and script of every page, and the digest by which the page lets the script run."""
     script = _asset("page.js")
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            **context,
-            style=_trusted(_asset("page.css")),
-            script=_trusted(script),
-            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        )
-    )
+    return {
+        "style": _asset("page.css"),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    }
 
 
 def write_page(path: str | Path, page: str) -> Path:

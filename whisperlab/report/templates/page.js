@@ -68,12 +68,16 @@
     if (!button) return;
     button.addEventListener("click", () => {
       const rows = JSON.parse(document.getElementById("data").textContent);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob(["\ufeff", csvOf(rows)], { type: "text/csv" }));
-      link.download = button.dataset.name;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+      download(csvOf(rows), button.dataset.name);
     });
+  }
+
+  function download(text, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   // The playheads follow the sound; a click on a timeline, or on a segment's time, moves the sound.
@@ -106,8 +110,61 @@
     }));
   }
 
+  // A data frame becomes a sortable table: its columns get buttons, its cells what they sort by. Its second head row
+  // holds nothing but the names of the index. Tables with cells that span rows stay as they are.
+  const valueOf = (cell) => {
+    const text = cell.textContent.trim();
+    if (["", "-", "–", "NaN", "None", "nan"].includes(text)) return "";
+    const number = /^[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/i.exec(text);
+    return number ? String(Number(number[0].replaceAll(",", ""))) : text;
+  };
+
+  function setUpDataFrame(table) {
+    const head = table.tHead, body = table.tBodies[0];
+    if (!head || !body || !body.rows.length || head.rows.length > 2) return;
+    const width = head.rows[0].cells.length;
+    if ([...head.rows, ...body.rows].some((row) => row.cells.length !== width)) return;
+    const names = head.rows.length === 2 ? [...head.rows[1].cells].map((cell) => cell.textContent) : [];
+    if (head.rows.length === 2) head.deleteRow(1);
+    [...head.rows[0].cells].forEach((cell, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = cell.textContent || names[column] || "row";
+      cell.replaceChildren(button);
+      cell.scope = "col";
+      const values = [...body.rows].map((row) => valueOf(row.cells[column]));
+      const numeric = values.every((value) => value === "" || !Number.isNaN(Number(value)));
+      [...body.rows].forEach((row, place) => {
+        row.cells[column].dataset.sort = numeric || values[place] === "" ? values[place] : row.cells[column].textContent;
+      });
+    });
+    table.classList.add("sortable");
+    const save = document.createElement("button");
+    save.type = "button";
+    save.className = "save";
+    save.textContent = "CSV";
+    save.title = "Download this table";
+    save.addEventListener("click", () => {
+      const titles = [...head.rows[0].cells].map((cell) => cell.textContent);
+      download(csvOf([...body.rows].map((row) => Object.fromEntries(
+        titles.map((title, column) => [title, row.cells[column].textContent])))), "table.csv");
+    });
+    table.after(save);
+  }
+
+  // What scrolls sideways can be reached from the keyboard.
+  function setUpScrolling() {
+    document.querySelectorAll("main div, main pre").forEach((box) => {
+      if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible" && !box.hasAttribute("tabindex")) {
+        box.tabIndex = 0;
+      }
+    });
+  }
+
   setUpTheme();
+  document.querySelectorAll("table.dataframe").forEach(setUpDataFrame);
   document.querySelectorAll("table.sortable").forEach(setUpTable);
   document.querySelectorAll(".recording").forEach(setUpRecording);
   setUpCsv();
+  setUpScrolling();
 })();
