@@ -25,7 +25,7 @@ from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
 from whisperlab.decoder import DecoderOptions
 from whisperlab.encoder import ShortWindowEncoder, positions
 from whisperlab.errors import ConfigurationError
-from whisperlab.instruments import Figure, in_turns, middle, ratio, shown
+from whisperlab.instruments import Figure, Point, in_turns, middle, ratio, shown
 from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages
 from whisperlab.linear import Precision, activations, product
 from whisperlab.metrics import PerformanceMetrics
@@ -532,18 +532,6 @@ def encoder_flop(weights: Weights, n: int) -> float:
 
 
 # --- how the cost grows -------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, frozen=True)
-class Point:
-    """One point of a scaling curve: milliseconds at ``x``, the middle of some rounds with its 95 % interval."""
-
-    curve: str
-    line: str
-    x: float
-    ms: float
-    low: float | None
-    high: float | None
 
 
 WINDOWS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)

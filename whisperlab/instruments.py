@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
+from functools import partial
 from math import floor, sqrt
 from statistics import median
 from typing import TYPE_CHECKING
@@ -53,6 +54,18 @@ class Figure:
     low: float | None = None
     high: float | None = None
     n: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Point:
+    """One point of a curve: milliseconds at ``x``, the middle of some rounds with its 95 % interval."""
+
+    curve: str
+    line: str
+    x: float
+    ms: float
+    low: float | None
+    high: float | None
 
 
 Subject = Callable[[], object]
@@ -152,6 +165,34 @@ def bytes_per_append() -> float:
     held[1] = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return float(held[1] - held[0]) / CALLS
+
+
+def append_curve(
+    held_s: Sequence[float] = (1, 2, 5, 10, 30, 60), rounds: int | None = None, calls: int = 20
+) -> list[Point]:
+    """Milliseconds of one append of 100 ms to a buffer that holds so much: ring, np.concatenate, and a bare copy."""
+    points: list[Point] = []
+    place = np.empty(CHUNK, np.float32)
+
+    def copy() -> None:
+        place[:] = SPEECH
+
+    for length_s in held_s:
+        keep = samples(length_s)
+        held, ring = np.zeros(keep, np.float32), RingBuffer(keep)
+        plain = partial(lambda held, keep: np.concatenate([held, SPEECH])[-keep:], held, keep)
+        append = partial(ring.append, SPEECH)
+        subjects: dict[str, Subject] = {
+            "np.concatenate": plain,
+            "RingBuffer": append,
+            "bare copy of the chunk": copy,
+        }
+        times = in_turns({name: repeated(subject, calls) for name, subject in subjects.items()}, rounds)
+        points += [
+            Point("seconds held", name, length_s, *middle([ms / calls for ms in took]))
+            for name, took in times.items()
+        ]
+    return points
 
 
 def buffer_figures() -> list[Figure]:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from whisperlab.audio import FloatArray, audio_digest, chunks, paced
 from whisperlab.errors import ConfigurationError, TraceError
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 2
 
@@ -129,6 +132,15 @@ class Trace:
     def of_kind(self, kind: str) -> Iterator[Json]:
         """The raw events of one kind, in order, with their ``at`` and ``elapsed``."""
         return (event for event in self.events if event["kind"] == kind)
+
+    def to_frame(self, kind: str = "segment") -> pandas.DataFrame:
+        """The events of one kind as a data frame: ``segment``, ``switch``, ``frame``, ``text`` or ``speech``."""
+        import pandas
+
+        if kind not in _FIELDS:
+            raise TraceError(f"no events of kind {kind!r}; there are: {', '.join(_FIELDS)}")
+        rows = [{name: event[name] for name in event if name != "kind"} for event in self.of_kind(kind)]
+        return pandas.DataFrame(rows)
 
     @property
     def segments(self) -> tuple[SessionSegment, ...]:

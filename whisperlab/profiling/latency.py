@@ -31,6 +31,24 @@ class Latency:
         )
 
 
+# Operations that contain no other: together with what is left of `chunk.total` they are the whole of it.
+LEAVES = (
+    *("vad.buffer_append", "lid.buffer_append", "vad.detect"),
+    *("lid.frame_extract", "lid.encoder_forward", "lid.detect", "lid.smoothing", "lid.sustained_detection"),
+    *("whisper.buffer_read", "whisper.insert_audio", "whisper.decode"),
+)
+
+
+def where_time_goes(operations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Milliseconds of a stream by the operation that took them, the rest of `chunk.total` under ``the rest``.
+
+    Operations at the end of the stream belong to no chunk and count too.
+    """
+    spent = {name: float(operations[name]["total"]) for name in LEAVES if name in operations}
+    rest = float(operations["chunk.total"]["total"]) - sum(spent.values())
+    return spent | {"the rest": max(rest, 0.0)}
+
+
 def measure(workload: Workload) -> Latency:
     """Stream the recording and read the transcriber's own timers."""
     from whisperlab.audio import duration_s

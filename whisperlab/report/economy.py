@@ -84,11 +84,16 @@ def _places(rows: Sequence[Row], score: str) -> tuple[list[float], list[float]]:
 
 
 @_styled
-def scaling_figure(points: Sequence[Any]) -> Figure:
-    """Milliseconds over what the cost may grow with: a panel for each curve of `whisperlab.economy.scaling`."""
+def scaling_figure(points: Sequence[Any], *, log: bool = False) -> Figure:
+    """Milliseconds over what the cost may grow with: a panel for each curve of some `whisperlab.instruments.Point`.
+
+    ``log`` draws both axes logarithmic.
+    """
     curves = list(dict.fromkeys(point.curve for point in points))
-    figure = _figure(NARROW, 2.6 * -(-len(curves) // 2))
-    panels = figure.subplots(-(-len(curves) // 2), 2, squeeze=False).flat
+    n_columns = min(len(curves), 2)
+    n_rows = -(-len(curves) // n_columns)
+    figure = _figure(NARROW, 2.6 * n_rows)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
     for axes, curve in zip(panels, curves, strict=False):
         lines = list(dict.fromkeys(point.line for point in points if point.curve == curve))
         for number, line in enumerate(lines):
@@ -106,7 +111,11 @@ def scaling_figure(points: Sequence[Any]) -> Figure:
             )
         axes.set_xlabel(curve)
         axes.set_ylabel("ms")
-        axes.set_ylim(bottom=0)
+        if log:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.grid(visible=True, axis="y")
         axes.legend(frameon=False, fontsize=8)
     for axes in list(panels):

@@ -248,13 +248,13 @@ def _drawings(records: Mapping[str, Any]) -> Iterable[Drawing]:
         )
         words = "; ".join(f"{part}: {_mib(size)}" for part, size in heap.stages.items())
         yield Drawing(
-            (to_svg(parts_figure(heap.stages, "MiB on the heap at the peak"), "stages", words),),
+            (to_svg(parts_figure(_in_mib(heap.stages), "MiB on the heap at the peak"), "stages", words),),
             "Who asked for it: the module of whisperlab nearest to the allocation.",
         )
     if memory := records.get("memory"):
         words = "; ".join(f"{name}: {_mib(size)}" for name, size in memory.owned.items())
         yield Drawing(
-            (to_svg(parts_figure(memory.owned, "MiB of tensors and arrays"), "owned", words),),
+            (to_svg(parts_figure(_in_mib(memory.owned), "MiB of tensors and arrays"), "owned", words),),
             "What the transcriber holds all the time, by attribute, added up from sizes; shared weights count once.",
         )
 
@@ -349,6 +349,10 @@ def _flat(records: Mapping[str, Any]) -> list[dict[str, Any]]:
             for line in shown.body
         ]
     return rows
+
+
+def _in_mib(sizes: Mapping[str, int]) -> dict[str, float]:
+    return {name: size / _MIB for name, size in sizes.items()}
 
 
 def _mib(size: float) -> str:

@@ -32,18 +32,41 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
 
 
 @_styled
-def parts_figure(parts: Mapping[str, int], label: str, most: int = 12) -> Figure:
-    """Bytes by who holds them, a bar each, the greatest first; what is beyond ``most`` bars is left out."""
+def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figure:
+    """A quantity by its parts, a bar each, the greatest first; what is beyond ``most`` bars is left out."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
     figure = _figure(NARROW, 0.8 + 0.3 * max(len(kept), 1))
     axes = figure.subplots()
-    sizes = [size / _MIB for size in kept.values()]
-    bars = axes.barh(range(len(kept)), sizes, color=PALETTE[0], height=0.7)
-    axes.bar_label(bars, [f"{size:,.1f}" for size in sizes], padding=4, fontsize=8)
+    bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
+    axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
     axes.set_yticks(range(len(kept)), list(kept))
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.margins(x=0.12)
     widest = max((len(name) for name in kept), default=0)
     _frame(figure, top=0.1, bottom=0.5, left=0.3 + LETTER * widest, right=0.1)
+    return figure
+
+
+@_styled
+def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Values by percentile, a line each, both axes logarithmic: the farther right, the rarer."""
+    figure = _figure(NARROW, 3.2)
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(lines.items()):
+        ordered = sorted(values)
+        rarity = [len(ordered) / (len(ordered) - place) for place in range(len(ordered))]
+        axes.plot(rarity, ordered, "-" if number else "--", color=PALETTE[5 * number % 6], label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    most = max((len(values) for values in lines.values()), default=1)
+    ticks = {1: "0", 2: "50", 10: "90", 20: "95", 100: "99", 1000: "99.9"}
+    kept = {at: text for at, text in ticks.items() if at <= most}
+    axes.set_xticks(list(kept), list(kept.values()))
+    axes.minorticks_off()
+    axes.set_xlabel("percentile")
+    axes.set_ylabel(label)
+    axes.grid(visible=True)
+    axes.legend(frameon=False)
+    _frame(figure, top=0.1, bottom=0.5, left=0.75, right=0.15)
     return figure

@@ -57,6 +57,24 @@ def word_latencies(
     return tuple(latencies)
 
 
+def response_times(service: Sequence[float], interval: float) -> tuple[float, ...]:
+    """How long each chunk of a live stream waits and is worked on, from what it takes to work on each.
+
+    Chunks come every ``interval``, in the unit of ``service``, whether the last one is done or not; one that is late
+    makes those behind it wait. Percentiles of ``service`` alone leave that out (coordinated omission; Tene 2013, "How
+    not to measure latency").
+
+    >>> response_times([1.0, 25.0, 1.0, 1.0], 10.0)
+    (1.0, 25.0, 16.0, 7.0)
+    """
+    responses, free_at = [], 0.0
+    for number, taken in enumerate(service):
+        came = number * interval
+        free_at = max(came, free_at) + taken
+        responses.append(free_at - came)
+    return tuple(responses)
+
+
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:
     """The q-th percentile of the values and of ``missed`` more that lie beyond every value.
 
