@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from whisperlab.timeline import samples
 from whisperlab.trace import Reference, ReferenceSegment
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from whisper.model import Whisper
 
 SCENE_S = 13.0  # seconds within which the scene must be over
@@ -68,6 +71,22 @@ def scene() -> Scene:
     assert 10 <= duration_s(cut.audio) <= SCENE_S
     assert [segment.lang for segment in cut.segments] == ["en", "es", "en"]
     return cut
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium. Where it cannot be had, its tests fail."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("the browser tests need Chromium: install the Debian package 'chromium'")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

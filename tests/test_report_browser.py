@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsing import DESKTOP, PHONE, Visit, opened
+from playwright.sync_api import Browser, Page
 from synthetic_report import SAID, configuration, failed_row, make_row, make_trace, sweep_rows, tone
 
 from whisperlab.report import from_rows, from_traces, write_index
 
 pytestmark = pytest.mark.browser
 
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 FORMULA = '=HYPERLINK("x"),"y"'
-
-
-@dataclass
-class Visit:
-    """An open page and all it did that a quiet page does not do."""
-
-    page: Page
-    noise: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def column(self, table: str, number: int) -> list[str]:
-        """What a column of a table sorts by, from top to bottom."""
-        script = (
-            "([id, n]) => [...document.querySelectorAll(`#${id} tbody tr`)].map(r => r.cells[n].dataset.sort)"
-        )
-        return list(self.page.evaluate(script, [table, number]))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("the browser tests need Chromium: install the Debian package 'chromium'")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +30,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = sweep_rows(folder, n_recordings=1, blocks=3)
     audio = tone(folder / "guest.wav", 10.0)
     said = {**SAID, "en": ATTACK, "es": ATTACK}
+    earlier = from_rows(rows, folder=folder)
     for config in [row["config"] for row in rows]:
         guest = make_trace("guest", ("en", "es"), config=config, audio_path=audio, said=said)
         rows.append(make_row(guest, corpus="ivr-five", folder=folder))
     rows.append(failed_row(configuration(), "scene-9", FORMULA))
-    return from_rows(rows, folder=folder).render(folder / "report.html")
+    return from_rows(rows, folder=folder).beside(earlier).render(folder / "report.html")
 
 
 @pytest.fixture
 def visit(browser: Browser, report: Path) -> Iterator[Visit]:
-    yield from _open(browser, report, viewport=DESKTOP, color_scheme="light")
-
-
-def _open(browser: Browser, path: Path, **options: Any) -> Iterator[Visit]:
-    context = browser.new_context(offline=True, **options)
-    visit = Visit(context.new_page())
-    visit.page.on("console", lambda message: visit.noise.append(message.text))
-    visit.page.on("pageerror", lambda error: visit.noise.append(str(error)))
-    visit.page.on("request", lambda request: visit.requests.append(request.url))
-    visit.page.goto(path.as_uri())
-    yield visit
-    context.close()
+    with opened(browser, report, viewport=DESKTOP, color_scheme="light") as visit:
+        yield visit
 
 
 def background(page: Page) -> str:
@@ -134,7 +95,7 @@ def test_the_theme_follows_the_system_and_the_button(visit: Visit, browser: Brow
     assert background(visit.page) == dark
     visit.page.click("#theme")
     assert background(visit.page) == light
-    for night in _open(browser, report, color_scheme="dark"):
+    with opened(browser, report, color_scheme="dark") as night:
         assert background(night.page) == dark
 
 
@@ -220,9 +181,8 @@ def test_a_segments_time_starts_the_sound_there(visit: Visit) -> None:
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_no_width_makes_the_whole_page_scroll_sideways(browser: Browser, report: Path, viewport: Any) -> None:
-    for visit in _open(browser, report, viewport=viewport):
-        visit.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    with opened(browser, report, viewport=viewport) as visit:
+        assert visit.overflow() <= 0
 
 
 def test_every_entry_of_the_contents_leads_somewhere(visit: Visit) -> None:
@@ -234,7 +194,7 @@ def test_every_entry_of_the_contents_leads_somewhere(visit: Visit) -> None:
 def test_a_report_without_sound_cannot_seek(browser: Browser, tmp_path: Path) -> None:
     trace = make_trace("call", ("en", "es"), config=configuration())
     path = from_traces([trace]).render(tmp_path / "a.html")
-    for visit in _open(browser, path):
+    with opened(browser, path) as visit:
         assert visit.page.locator("audio").count() == 0
         assert all(button.is_disabled() for button in visit.page.locator(".seek").all())
         assert visit.noise == []
@@ -244,7 +204,22 @@ def test_the_index_opens_and_leads_to_the_reports(browser: Browser, tmp_path: Pa
     report = from_traces([], title="Nothing yet", now=datetime(2026, 11, 22, tzinfo=UTC))
     report.render(tmp_path / "deep" / "one & two.html")
     replace(report, title="Another").render(tmp_path / "b.html")
-    for visit in _open(browser, write_index(tmp_path), viewport=PHONE):
+    with opened(browser, write_index(tmp_path), viewport=PHONE) as visit:
         assert visit.noise == []
         visit.page.click("text=Nothing yet")
         assert visit.page.title() == "Nothing yet"
+
+
+def test_measures_stand_beside_those_of_the_baseline(visit: Visit) -> None:
+    visit.page.click(".contents a[href='#beside']")
+    measures = visit.column("baseline", 1)
+    assert "mixed error" in measures
+    assert "real-time factor" in measures
+    assert set(visit.column("baseline", 4)) == {"0.0"}  # the same runs, over the recordings that both have
+    assert visit.page.locator("#beside").is_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_serious_stands_in_the_way_of_anybody(browser: Browser, report: Path, theme: Any) -> None:
+    with opened(browser, report, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
+        assert visit.grave() == []

@@ -10,15 +10,19 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.console import Console
 from whisperlab.errors import SweepError, TraceError
+
+if TYPE_CHECKING:
+    from whisperlab.report.sweep import SweepReport
 
 HELP = "sweeps, traces and notebooks to offline HTML"
 EXAMPLES = (
     "report reports/demo-sweep --out reports",
     "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
+    "report reports/new-sweep --baseline reports/old-sweep --out reports",
     "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
 )
 
@@ -34,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("reports"),
         metavar="PAGE|DIR",
         help="the page, or a folder for pages (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="SOURCE",
+        help="an earlier sweep's folder, or a trace, to show each measure beside",
     )
     parser.add_argument("--title", help="the heading of a page made of a sweep or of traces")
     parser.add_argument(
@@ -74,8 +84,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     jobs += [(_notebook, [notebook]) for notebook in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
         args.parser.error(f"--out is one page, but {len(jobs)} would be written: give a folder")
-    if missing := [str(path) for path in args.sources if not path.exists()]:
+    named = [*args.sources, *([args.baseline] if args.baseline else [])]
+    if missing := [str(path) for path in named if not path.exists()]:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
+    if args.baseline and (notebooks or len(jobs) > 1):
+        args.parser.error("--baseline goes with one sweep or some traces, and no notebooks")
     pages = []
     for job, sources in jobs:
         page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
@@ -91,23 +104,34 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _sweep(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
     """One sweep's folder as a page."""
-    from whisperlab.report.sweep import from_rows
-    from whisperlab.sweep import STORE, read_rows
-
-    folder = sources[0]
-    rows = read_rows(folder)
-    if not rows:
-        raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
-    from_rows(rows, folder=folder, title=args.title or folder.name, command=_command(sources)).render(page)
+    title = args.title or sources[0].name
+    _beside(_report(sources, title, _command(sources)), args.baseline).render(page)
 
 
 def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
     """Traces, together, as a page."""
-    from whisperlab.report.sweep import from_traces
+    title = args.title or "Traces"
+    _beside(_report(sources, title, _command(sources)), args.baseline).render(page)
+
+
+def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
+    """The report of a sweep's folder, or of traces."""
+    from whisperlab.report.sweep import from_rows, from_traces
+    from whisperlab.sweep import STORE, read_rows
     from whisperlab.trace import read_trace
 
-    traces = map(read_trace, sources)
-    from_traces(traces, title=args.title or "Traces", command=_command(sources)).render(page)
+    folder = sources[0]
+    if not folder.is_dir():
+        return from_traces(map(read_trace, sources), title=title, command=command)
+    rows = read_rows(folder)
+    if not rows:
+        raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
+    return from_rows(rows, folder=folder, title=title, command=command)
+
+
+def _beside(report: SweepReport, baseline: Path | None) -> SweepReport:
+    """The report with its baseline, if there is one."""
+    return report.beside(_report([baseline], baseline.name)) if baseline else report
 
 
 def _notebook(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ frames of their own: the policy of the page names the digests of their scripts, 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,12 @@ _MIB = 2**20
 TOLERANCE = 0.25  # of the greater one
 SLACK = 48 * _MIB  # code that kernels write for themselves, and blocks the allocator keeps
 
+_FORGETFUL = (
+    'for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, '
+    "{ value: { getItem: () => null, setItem() {}, removeItem() {}, clear() {} } });"
+)
+
+_HANDLER = re.compile(r'\son(?:click|load|change|input)="([^"]*)"')
 _SCRIPT = re.compile(r"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 
 
@@ -55,6 +62,11 @@ class Frame:
     title: str
     about: str
     page: str
+
+    @property
+    def packed(self) -> str:
+        """The page, compressed, in base64."""
+        return _packed(self.page)
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,17 +110,27 @@ class ProfileReport:
 
 
 def script_digests(pages: Iterable[str]) -> Iterable[str]:
-    """What a content security policy names the inline scripts of pages by."""
+    """What a content security policy names the inline scripts and handlers of pages by."""
     for page in pages:
-        for script in _SCRIPT.findall(page):
-            if script.strip():
-                digest = hashlib.sha256(script.encode()).digest()
+        handlers = _HANDLER.findall(page)
+        if handlers:
+            yield "unsafe-hashes"  # without it a policy knows no handlers; it allows those named and no other
+        for text in (*_SCRIPT.findall(page), *handlers):
+            if text.strip():
+                digest = hashlib.sha256(text.encode()).digest()
                 yield f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
 
 def _offline(page: str) -> str:
-    """A profiler's page without the fonts and icons it would fetch."""
-    return re.sub(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>", "", page)
+    """A profiler's page without the fonts it would fetch, and with a storage that forgets: its frame has none."""
+    page = re.sub(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>", "", page)
+    page = re.sub(r"https://fonts\.googleapis\.com/[^\"'`)\s]*", "data:text/css,", page)
+    return page.replace("<head>", f"<head><script>{_FORGETFUL}</script>", 1)
+
+
+def _packed(page: str) -> str:
+    """A page compressed for the main page to unpack: a third of its size."""
+    return base64.b64encode(gzip.compress(page.encode(), 9, mtime=0)).decode("ascii")
 
 
 def memory_numbers(records: Mapping[str, Any]) -> list[Number]:

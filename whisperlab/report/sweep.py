@@ -11,6 +11,7 @@ from typing import Any
 
 from whisperlab.errors import TraceError
 from whisperlab.report import figures
+from whisperlab.report.baseline import Pair, baseline_table, pairs
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
@@ -59,6 +60,7 @@ class SweepReport:
     traces: tuple[Trace, ...]
     contrasts: tuple[Trace, ...]
     origin: Json
+    baseline: tuple[Pair, ...] = ()
 
     @property
     def constant(self) -> dict[str, Any]:
@@ -104,7 +106,14 @@ class SweepReport:
             speed=_speed(self.shown),
             recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
             flat=flat_rows(self.rows),
+            baseline=baseline_table(self.baseline) if self.baseline else None,
         )
+
+    def beside(self, earlier: SweepReport) -> SweepReport:
+        """The same report with an earlier one as its baseline."""
+        found = tuple(pairs(self.results, earlier.results, self.fields))
+        told = () if found else (_NO_PAIRS,)
+        return replace(self, baseline=found, warnings=(*self.warnings, *told))
 
 
 def from_rows(
@@ -132,6 +141,7 @@ def from_traces(
     return _report(rows, lambda row: kept[row["key"]], title, command, now)
 
 
+_NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
 _NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
 
 

@@ -161,10 +161,32 @@
     });
   }
 
+  // A page within the page comes compressed, and is unpacked when it comes into view.
+  async function unpack(frame) {
+    const bytes = Uint8Array.from(atob(frame.dataset.page), (letter) => letter.charCodeAt(0));
+    frame.removeAttribute("data-page");
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    frame.srcdoc = await new Response(stream).text();
+  }
+
+  function setUpFrames() {
+    const frames = document.querySelectorAll("iframe[data-page]");
+    if (!("DecompressionStream" in window)) {
+      frames.forEach((frame) => { frame.hidden = true; frame.nextElementSibling.hidden = false; });
+      return;
+    }
+    const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+      watcher.unobserve(entry.target);
+      unpack(entry.target);
+    }));
+    frames.forEach((frame) => watcher.observe(frame));
+  }
+
   setUpTheme();
   document.querySelectorAll("table.dataframe").forEach(setUpDataFrame);
   document.querySelectorAll("table.sortable").forEach(setUpTable);
   document.querySelectorAll(".recording").forEach(setUpRecording);
   setUpCsv();
   setUpScrolling();
+  setUpFrames();
 })();

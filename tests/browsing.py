@@ -1,0 +1,65 @@
+"""Pages in a real browser, offline: what a test sees of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+GRAVE = ("serious", "critical")
+
+
+@dataclass
+class Visit:
+    """An open page and all it did that a quiet page does not do."""
+
+    page: Page
+    noise: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def column(self, table: str, number: int) -> list[str]:
+        """What a column of a table sorts by, from top to bottom."""
+        script = (
+            "([id, n]) => [...document.querySelectorAll(`#${id} tbody tr`)].map(r => r.cells[n].dataset.sort)"
+        )
+        return list(self.page.evaluate(script, [table, number]))
+
+    def fetched(self) -> list[str]:
+        """Requests for anything but the page itself and what lies in it."""
+        return [url for url in self.requests[1:] if not url.startswith(("data:", "blob:", "about:"))]
+
+    def overflow(self) -> int:
+        """Pixels by which the page, all of it unfolded, is wider than the window."""
+        self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+    def grave(self) -> list[str]:
+        """What axe-core finds serious or worse, a line for each place; frames within the page are not ours."""
+        found = Axe().run(self.page, options={"iframes": False})
+        return [
+            f"{rule['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+            for rule in found.response["violations"]
+            if rule["impact"] in GRAVE
+            for node in rule["nodes"]
+        ]
+
+
+@contextmanager
+def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Visit]:
+    """A page opened from the disk, without a network; content policies hold."""
+    context = browser.new_context(offline=True, **options)
+    visit = Visit(context.new_page())
+    visit.page.on("console", lambda message: visit.noise.append(message.text))
+    visit.page.on("pageerror", lambda error: visit.noise.append(str(error)))
+    visit.page.on("request", lambda request: visit.requests.append(request.url))
+    visit.page.goto(path.as_uri())
+    try:
+        yield visit
+    finally:
+        context.close()
