@@ -268,8 +268,8 @@ def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(
     page = browser.new_page()
     page.goto(address.replace("/lab?", "/lab/tree/lab.ipynb?"), timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells >> nth=0")
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     page.wait_for_selector("text=dropped samples", timeout=120_000)
     assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
     assert page.locator("text=RingBuffer of 1,600 samples").count() == 1
