@@ -10,8 +10,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browsing import DESKTOP, PHONE, Visit, opened
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
+from playwright.sync_api import Browser
 
 from whisperlab.errors import ConfigurationError, NotebookError
 from whisperlab.report.index import entries
@@ -275,10 +277,11 @@ DEAF = ("06_ring_buffer",)
 
 @pytest.mark.notebook
 @pytest.mark.model
+@pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_notebook_runs_on_real_speech_and_becomes_an_offline_page(
-    path: Path, excerpt: Path, tmp_path: Path
+def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_read(
+    path: Path, excerpt: Path, tmp_path: Path, browser: Browser
 ) -> None:
     heard = {} if path.stem in DEAF else {"CORPUS": str(excerpt)}
     page = run_notebook(path, tmp_path / "page.html", {**heard, **SMALL[path.stem]})
@@ -288,3 +291,45 @@ def test_every_notebook_runs_on_real_speech_and_becomes_an_offline_page(
     assert "What was found" in text
     assert "Traceback" not in text
     assert len(text) < 4_000_000
+    with opened(browser, page, viewport=DESKTOP) as visit:
+        assert visit.noise == []
+        assert visit.fetched() == []
+        _check_contents(visit)
+        _check_theme(visit)
+        _check_tables(visit)
+    with opened(browser, page, viewport=PHONE) as visit:
+        assert visit.overflow() <= 0
+    for theme in ("light", "dark"):
+        with opened(browser, page, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
+            assert visit.grave() == []
+
+
+def _check_contents(visit: Visit) -> None:
+    """Every entry leads to a heading."""
+    links = visit.page.locator(".contents a")
+    assert links.count() >= 1
+    for link in links.all():
+        target = (link.get_attribute("href") or "")[1:]
+        assert visit.page.locator(f"h2[id='{target}']").count() == 1
+
+
+def _check_theme(visit: Visit) -> None:
+    script = "getComputedStyle(document.querySelector('main')).color"
+    light = visit.page.evaluate(script)
+    visit.page.click("#theme")
+    assert visit.page.evaluate(script) != light
+
+
+def _check_tables(visit: Visit) -> None:
+    """The first table that can be sorted sorts by its last column."""
+    tables = visit.page.locator("table.sortable")
+    if not tables.count():
+        return
+    table = tables.first
+    table.locator("thead button").last.click()
+    script = "t => [...t.tBodies[0].rows].map(r => r.cells[r.cells.length - 1].dataset.sort)"
+    kept = [value for value in table.evaluate(script) if value != ""]
+    try:
+        assert [float(value) for value in kept] == sorted(float(value) for value in kept)
+    except ValueError:
+        assert [value.casefold() for value in kept] == sorted(value.casefold() for value in kept)
