@@ -277,12 +277,15 @@ def test_frames_tell_how_much_of_their_window_was_speech(whole: Run) -> None:
 def test_frames_in_batches_are_the_same_frames_answered_together(make: Make, scene: Scene) -> None:
     every_hop = {"sure_hops": 1, "onset_ms": 0}
     alone, batched = (
-        listen(make(decode=False, lid=LidOptions(**every_hop, batch=n)), chunks(scene.audio, CHUNK))
+        listen(
+            make(decode=False, precision="fp32", lid=LidOptions(**every_hop, batch=n)),
+            chunks(scene.audio, CHUNK),
+        )
         for n in (1, 3)
-    )
+    )  # in bfloat16 other numbers of rows round otherwise: a doubtful frame differs by some percent
     assert [frame.end for frame in batched.frames] == [frame.end for frame in alone.frames]
     for one, other in zip(alone.frames, batched.frames, strict=True):
-        assert other.posterior == pytest.approx(one.posterior, abs=0.02)
+        assert other.posterior == pytest.approx(one.posterior, abs=1e-3)
     together = [len(result.frames) for result in batched.results if result.frames]
     assert set(together) <= {1, 2, 3}  # fewer only where speech ended
     assert together.count(3) > 0.8 * len(together)
