@@ -50,7 +50,7 @@ class Magics(IPythonMagics):
         for found in self._metrics():
             grown = [name for name, n in _counts(found).items() if n > before.get(id(found), {}).get(name, 0)]
             frames.append(found.to_frame().loc[grown])
-        self._show("_latency", pd.concat(frames)[["count", "p50", "p95", "p99", "max"]])
+        self._show("_latency", pd.concat(frames)[["count", "p50", "p95", "p99", "max"]].round(3))
 
     @cell_magic
     def peak_memory(self, line: str, cell: str) -> None:

@@ -59,7 +59,9 @@ def live_figure(
     middle.set_ylim(0, 1.02)
     middle.set_ylabel("probability")
     if middle.lines:
-        middle.legend(frameon=False, ncols=6, fontsize=8, loc="center left")
+        middle.legend(
+            frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0
+        )
     taken = [each for each in latency if each[0] >= left]
     below.vlines([each[0] for each in taken], 0, [each[1] for each in taken], color=PALETTE[0])
     below.plot([each[0] for each in taken], [each[2] for each in taken], "--", color=MUTED)
@@ -67,5 +69,5 @@ def live_figure(
     below.set_ylabel("ms a chunk")
     below.set_xlabel("seconds of audio")
     below.set_xlim(left, max(heard_s, left + 1))
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.15)
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)
     return figure

@@ -95,7 +95,12 @@ def _facts(notebook: NotebookNode) -> list[tuple[str, str]]:
         "parameters changed": described(parameters),
         "whisperlab": origin["whisperlab"],
         "commit": described(origin["commit"]),
-        **{name.replace("_", " "): described(value) for name, value in (origin["machine"] or {}).items()},
+        **{
+            name.removesuffix("_bytes").replace("_", " "): f"{value / 2**30:.1f} GiB"
+            if name.endswith("_bytes")
+            else described(value)
+            for name, value in (origin["machine"] or {}).items()
+        },
         **{name: described(value) for name, value in (origin["versions"] or {}).items()},
     }
     return list(found.items())

@@ -25,7 +25,7 @@ from whisperlab.report.tables import Column, Table, milliseconds, table
 _MIB = 2**20
 
 # How far apart two numbers may lie before the page says that something is unexplained.
-TOLERANCE = 0.25  # of the greater one
+TOLERANCE = 1 / 3  # of the greater one: much is asked for in whole blocks, and touched in part
 SLACK = 48 * _MIB  # code that kernels write for themselves, and blocks the allocator keeps
 
 _FORGETFUL = (

@@ -44,7 +44,7 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figu
     axes.set_xlabel(label)
     axes.margins(x=0.12)
     widest = max((len(name) for name in kept), default=0)
-    _frame(figure, top=0.1, bottom=0.5, left=0.3 + LETTER * widest, right=0.1)
+    _frame(figure, top=0.1, bottom=0.5, left=0.3 + LETTER * widest, right=0.3)
     return figure
 
 

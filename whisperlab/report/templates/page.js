@@ -126,15 +126,21 @@
     if ([...head.rows, ...body.rows].some((row) => row.cells.length !== width)) return;
     const names = head.rows.length === 2 ? [...head.rows[1].cells].map((cell) => cell.textContent) : [];
     if (head.rows.length === 2) head.deleteRow(1);
+    const counted = [...body.rows].every((row, place) => row.cells[0].textContent.trim() === String(place));
+    if (counted && width > 1 && !names[0] && !head.rows[0].cells[0].textContent.trim()) {  // an index nobody chose
+      [...head.rows, ...body.rows].forEach((row) => row.deleteCell(0));
+    }
     [...head.rows[0].cells].forEach((cell, column) => {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = cell.textContent || names[column] || "row";
       cell.replaceChildren(button);
       cell.scope = "col";
+      cell.classList.add("head");
       const values = [...body.rows].map((row) => valueOf(row.cells[column]));
       const numeric = values.every((value) => value === "" || !Number.isNaN(Number(value)));
       [...body.rows].forEach((row, place) => {
+        row.cells[column].classList.toggle("number", numeric);
         row.cells[column].dataset.sort = numeric || values[place] === "" ? values[place] : row.cells[column].textContent;
       });
     });
