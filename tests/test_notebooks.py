@@ -182,6 +182,7 @@ def test_parameters_replace_those_of_the_notebook_which_stays_as_it_is(
     before = path.read_bytes()
     page = run_notebook(path, tmp_path / "pages" / "sum.html", {"B": 40})
     assert "sum 41" in page.read_text(encoding="utf-8")
+    assert "whisperlab report notebooks/notes.ipynb -p B=40" in page.read_text(encoding="utf-8")
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.ipynb", "pages"]
 
@@ -257,7 +258,7 @@ SMALL = {
     "04_switching": {"SURE_HOPS": 3},
     "05_before_after": {
         "SPLIT": "test",
-        "STRETCH_S": 1.5,
+        "STRETCH_S": 1.0,
         "ARMS": "",
         "JUDGED": [],
         "WEIGHED": [],

@@ -206,6 +206,7 @@ def test_the_index_opens_and_leads_to_the_reports(browser: Browser, tmp_path: Pa
     replace(report, title="Another").render(tmp_path / "b.html")
     with opened(browser, write_index(tmp_path), viewport=PHONE) as visit:
         assert visit.noise == []
+        assert visit.overflow() <= 0
         visit.page.click("text=Nothing yet")
         assert visit.page.title() == "Nothing yet"
 
@@ -222,4 +223,11 @@ def test_measures_stand_beside_those_of_the_baseline(visit: Visit) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_serious_stands_in_the_way_of_anybody(browser: Browser, report: Path, theme: Any) -> None:
     with opened(browser, report, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
+        assert visit.grave() == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_serious_stands_in_the_way_in_the_index(browser: Browser, tmp_path: Path, theme: Any) -> None:
+    from_traces([], title="Nothing yet").render(tmp_path / "b.html")
+    with opened(browser, write_index(tmp_path), color_scheme=theme, bypass_csp=True) as visit:
         assert visit.grave() == []

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from whisperlab import __version__
 from whisperlab.audio import audio_digest, read_audio

@@ -6,7 +6,9 @@ places on the web; ours leaves these out, and its content security policy forbid
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
@@ -70,7 +72,8 @@ def to_html(notebook: NotebookNode, *, now: datetime | None = None) -> str:
         exclude_anchor_links=True,
     )
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    resources = {"about": escape(about), "created": created, "facts": _facts(notebook), **assets()}
+    facts = {"report made": created, **_facts(notebook)}
+    resources = {"about": escape(about), "created": created, "facts": list(facts.items()), **assets()}
     body, _ = exporter.from_notebook_node(notebook, resources)
     return _with_contents(str(body))
 
@@ -87,12 +90,14 @@ def _with_contents(page: str) -> str:
     return page.replace("<!--contents-->", "".join(entries), 1)
 
 
-def _facts(notebook: NotebookNode) -> list[tuple[str, str]]:
+def _facts(notebook: NotebookNode) -> dict[str, str]:
     """What the notebook was run with, and where."""
-    parameters = notebook.metadata.get("papermill", {}).get("parameters", {})
+    run = notebook.metadata.get("papermill", {})
+    given = [f"{name}={json.dumps(value)}" for name, value in run.get("parameters", {}).items()]
+    name = f"notebooks/{Path(run.get('input_path', 'notebook.ipynb')).name}"
     origin = provenance()
-    found = {
-        "parameters changed": described(parameters),
+    return {
+        "command": " ".join(["whisperlab report", name, *(f"-p {shlex.quote(each)}" for each in given)]),
         "whisperlab": origin["whisperlab"],
         "commit": described(origin["commit"]),
         **{
@@ -103,7 +108,6 @@ def _facts(notebook: NotebookNode) -> list[tuple[str, str]]:
         },
         **{name: described(value) for name, value in (origin["versions"] or {}).items()},
     }
-    return list(found.items())
 
 
 def _missing() -> MissingDependencyError:
