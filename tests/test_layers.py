@@ -42,6 +42,8 @@ LAYERS = (
     "scoring",
     "corpora",
     "lid_curve",
+    "store",
+    "executors",
     "sweep",
     "profiling",
     "peers",

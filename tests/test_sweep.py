@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 import torch
@@ -24,11 +25,11 @@ from whisperlab.cache import EncoderCache
 from whisperlab.corpora.manifest import Recording, ReferenceSegment
 from whisperlab.errors import AudioFormatError, ConfigurationError, SweepError
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment
+from whisperlab.store import connect, done, read_rows, to_parquet
 from whisperlab.sweep import (
     Config,
     Grid,
     plan,
-    read_rows,
     remaining,
     run_sweep,
     summarise,
@@ -226,7 +227,7 @@ def test_a_row_has_these_fields(recordings: list[Recording], tmp_path: Path) -> 
     row = read_rows(tmp_path)[0]
     assert set(row) == {
         "key", "config", "recording", "corpus", "split", "audio_sha256", "model_digest", "whisperlab",
-        "status", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
+        "status", "schema", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
         "peak_rss_bytes", "created",
     }  # fmt: skip
     assert (row["status"], row["error"], row["corpus"], row["split"]) == ("ok", None, "fakes", "test")
@@ -347,7 +348,7 @@ def test_a_full_disk_is_a_sweep_error_and_the_half_line_is_repaired(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(handle, data if room else data[:100])
 
-    monkeypatch.setattr("whisperlab.sweep.os.write", filling)
+    monkeypatch.setattr("whisperlab.store.os.write", filling)
     with pytest.raises(SweepError, match="took 100 of the"):
         sweep(recordings, tmp_path)
     with pytest.raises(SweepError, match="No space left"):
@@ -355,6 +356,37 @@ def test_a_full_disk_is_a_sweep_error_and_the_half_line_is_repaired(
     monkeypatch.undo()
     outcome = sweep(recordings, tmp_path)
     assert (outcome.repaired_bytes, outcome.found, outcome.ran) == (0, 2, 6)  # the second try cut them off
+
+
+def test_a_store_is_queried_where_it_lies_the_newest_row_counting(
+    recordings: list[Recording], tmp_path: Path
+) -> None:
+    sweep(recordings, tmp_path, Refusing)
+    sweep(recordings, tmp_path, retry_failed=True)
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"key": "torn')
+    query = "select recording, status, config.hash_precision as precision from results"
+    with connect(tmp_path) as connection:
+        found = connection.sql(query).df()
+    rows = read_rows(tmp_path)
+    assert len(found) == len(rows) == 8
+    assert set(found["status"]) == {"ok"}
+    assert list(found["precision"]) == [row["config"]["hash_precision"] for row in rows]
+    path = to_parquet(tmp_path, tmp_path / "deep" / "it's.parquet")
+    with duckdb.connect() as connection:
+        assert connection.read_parquet(str(path)).shape[0] == 8
+    assert [p.name for p in path.parent.iterdir()] == ["it's.parquet"]
+    with pytest.raises(SweepError, match="no results"):
+        connect(tmp_path / "deep")
+
+
+def test_rows_of_a_later_schema_are_refused(recordings: list[Recording], tmp_path: Path) -> None:
+    sweep(recordings[:1], tmp_path)
+    store = tmp_path / "results.jsonl"
+    assert all(row["schema"] == 1 for row in read_rows(tmp_path))
+    store.write_text(store.read_text().replace('"schema": 1', '"schema": 2', 1))
+    with pytest.raises(SweepError, match=r"results\.jsonl:1: schema 2, and this whisperlab knows 1"):
+        read_rows(tmp_path)
 
 
 def test_reading_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -434,9 +466,10 @@ def test_a_process_stopped_at_work_loses_nothing_that_was_finished(
 def test_remaining_is_what_a_dry_run_lists(recordings: list[Recording], tmp_path: Path) -> None:
     sweep(recordings[:1], tmp_path, Refusing)
     tasks = plan(GRID.configurations(), recordings, DIGEST)
-    rows = read_rows(tmp_path)
-    assert len(remaining(tasks, rows)) == 4
-    assert len(remaining(tasks, rows, retry_failed=True)) == 6
+    found = done(tmp_path)
+    assert found == {row["key"]: row["status"] for row in read_rows(tmp_path)}
+    assert len(remaining(tasks, found)) == 4
+    assert len(remaining(tasks, found, retry_failed=True)) == 6
 
 
 @pytest.mark.filterwarnings("error")

@@ -10,18 +10,15 @@ runs language-ID only, which makes a large sweep over the cache cheap. Such rows
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,7 +29,10 @@ from whisperlab import __version__
 from whisperlab.audio import audio_digest, read_audio
 from whisperlab.cache import make_key
 from whisperlab.errors import ConfigurationError, SweepError
+from whisperlab.executors import Executor, InProcess, Lost
 from whisperlab.scoring import Score, pooled, score_trace
+from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, done, read_rows, repair, sole_writer
+from whisperlab.store import append as append_row
 from whisperlab.trace import StreamTranscriber, Trace, record
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("whisperlab")
 
 Config: TypeAlias = Mapping[str, Any]  # JSON-able options of one transcriber
-Row: TypeAlias = dict[str, Any]
 MakeTranscriber: TypeAlias = Callable[[Config], StreamTranscriber]
-Say: TypeAlias = Callable[[str], object]
 
-STORE = "results.jsonl"
-TRACES = "traces"
 AXES = ("cache_size", "hash_precision", "key", "lid_hop_ms")
 
 
@@ -144,10 +140,12 @@ def plan(configurations: Iterable[Config], recordings: Iterable[Recording], mode
     ]
 
 
-def remaining(tasks: Iterable[Task], rows: Iterable[Row], *, retry_failed: bool = False) -> list[Task]:
-    """The tasks that have no row yet; with ``retry_failed`` those whose newest row is a failure, too."""
-    done = {row["key"] for row in rows if row["status"] == "ok" or not retry_failed}
-    return [task for task in tasks if task.key not in done]
+def remaining(tasks: Iterable[Task], found: Mapping[str, str], *, retry_failed: bool = False) -> list[Task]:
+    """The tasks that have no row yet; with ``retry_failed`` those whose newest row is a failure, too.
+
+    ``found`` is the status of every row by its key, as `whisperlab.store.done` gives it.
+    """
+    return [task for task in tasks if task.key not in found or (retry_failed and found[task.key] == "failed")]
 
 
 def run_sweep(
@@ -155,8 +153,9 @@ def run_sweep(
     recordings: Iterable[Recording],
     out: str | Path,
     *,
-    make_transcriber: MakeTranscriber,
     model_digest: str,
+    make_transcriber: MakeTranscriber | None = None,
+    executor: Executor[Task, Row] | None = None,
     retry_failed: bool = False,
     progress: bool = True,
     say: Say = logger.info,
@@ -164,19 +163,22 @@ def run_sweep(
     """Run every configuration over every recording that the store in ``out`` has no row for.
 
     ``make_transcriber`` is called with the configuration once a task, in this process; load the model outside
-    it, once. ``progress`` draws a bar on stderr that knows how much audio is left. A task that raises leaves
-    a failed row and the sweep goes on. Ctrl-C leaves a valid store, says how to continue, and is raised.
-    Raises SweepError when the store is damaged, cannot be written, or another sweep is running in ``out``.
+    it, once. An ``executor`` takes its place, with work made by `task_worker`. ``progress`` draws a bar on stderr that
+    knows how much audio is left. A task that raises leaves a failed row and the sweep goes on. Ctrl-C leaves a valid
+    store, says how to continue, and is raised. Raises SweepError when the store is damaged, cannot be written, or when
+    another sweep is running in ``out``.
     """
     out = Path(out)
+    if (make_transcriber is None) == (executor is None):
+        raise ConfigurationError("a sweep needs either make_transcriber or an executor")
     tasks = plan(configurations, recordings, model_digest)
     if not tasks:
         raise SweepError("a sweep needs at least one configuration and one recording")
-    with _sole_writer(out):
-        repaired = _repair(out, say)
-        todo = remaining(tasks, read_rows(out), retry_failed=retry_failed)
+    with sole_writer(out):
+        repaired = repair(out, say)
+        todo = remaining(tasks, done(out), retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
-        _run_all(todo, out, make_transcriber, progress, say)
+        _run_all(todo, out, executor, make_transcriber, progress, say)
         newest = {row["key"]: row for row in read_rows(out)}
     failed = tuple(newest[task.key] for task in tasks if newest[task.key]["status"] == "failed")
     for row in failed:
@@ -195,6 +197,22 @@ def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
 
     every_hop = LidOptions(sure_hops=1, onset_ms=0)
     return lambda config: SessionRestartTranscriber(**{**config, "model": model, "lid": every_hop})
+
+
+def load_maker(model: str, device: str) -> MakeTranscriber:
+    """`transcriber_maker` of a model that is loaded now."""
+    from whisperlab.models import load_weights
+
+    return transcriber_maker(load_weights(model, device))
+
+
+def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Task], Row]:
+    """What a worker of an executor does with a task; ``load`` is called now, so once for each worker.
+
+    As the factory of an executor: ``partial(task_worker, out, partial(load_maker, "base", "cpu"))``.
+    """
+    make_transcriber = load()
+    return lambda task: run_task(task, out, make_transcriber)
 
 
 def run_task(
@@ -224,18 +242,6 @@ def run_task(
     except Exception as error:
         logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=True)
         return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}", "trace": None}
-
-
-def read_rows(out: str | Path) -> list[Row]:
-    """The newest row of every task in a sweep's folder, in the order the tasks were first run.
-
-    A last line cut short by a crash is left out. Raises SweepError, with file and line, for a damaged store,
-    and when there is no folder ``out``.
-    """
-    path = Path(out) / STORE
-    if not path.parent.is_dir():
-        raise SweepError(f"{out}: no such folder, so no sweep in it")
-    return list({row["key"]: row for row in _parse(path, _whole_lines(path))}.values())
 
 
 def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -301,6 +307,8 @@ def _identity(task: Task) -> Row:
     recording = task.recording
     return {
         "key": task.key,
+        "status": "ok",
+        "schema": SCHEMA,
         "config": dict(task.config),
         "recording": recording.id,
         "corpus": recording.corpus,
@@ -308,7 +316,6 @@ def _identity(task: Task) -> Row:
         "audio_sha256": task.audio_sha256,
         "model_digest": task.model_digest,
         "whisperlab": __version__,
-        "status": "ok",
         "error": None,
         "counts": {},
         "rates": {},
@@ -342,9 +349,14 @@ def _rates(score: Score, config: Config) -> Row:
 
 
 def _run_all(
-    todo: Sequence[Task], out: Path, make_transcriber: MakeTranscriber, progress: bool, say: Say
+    todo: Sequence[Task],
+    out: Path,
+    executor: Executor[Task, Row] | None,
+    make_transcriber: MakeTranscriber | None,
+    progress: bool,
+    say: Say,
 ) -> None:
-    """Run and store task after task, under a bar that counts seconds of audio."""
+    """Run and store all tasks, under a bar that counts seconds of audio."""
     bar = tqdm(
         total=sum(task.recording.duration for task in todo),
         desc="sweep",
@@ -353,14 +365,27 @@ def _run_all(
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
     )
     finished_s, failures = 0.0, 0
-    with bar, _explained(out, say):
-        for number, task in enumerate(todo, 1):
-            bar.set_postfix_str(f"task {number}/{len(todo)}, {failures} failed")
-            row = run_task(task, out, make_transcriber, partial(_advance, bar, finished_s))
-            _append(out / STORE, row)
+    if executor is None:
+        assert make_transcriber is not None
+        executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, heard))
+
+    def heard(audio_s: float) -> None:
+        _advance(bar, finished_s, audio_s)
+
+    with bar, _explained(out, say), closing(executor.run(todo)) as results:
+        bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
+        for number, (task, result) in enumerate(results, 1):
+            row = _lost(task, result.attempts) if isinstance(result, Lost) else result
+            append_row(out / STORE, row)
             failures += row["status"] == "failed"
             finished_s += task.recording.duration
             _advance(bar, finished_s, 0.0)
+            bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
+
+
+def _lost(task: Task, attempts: int) -> Row:
+    died = f"the process that worked on it died, {attempts} times: was there enough memory?"
+    return {**_identity(task), "status": "failed", "error": died, "trace": None}
 
 
 def _advance(bar: tqdm[Any], before_s: float, heard_s: float) -> None:
@@ -378,61 +403,6 @@ def _explained(out: Path, say: Say) -> Iterator[None]:
             f"stopped; {out / STORE} holds everything that was finished: run the same sweep again to continue"
         )
         raise
-
-
-@contextmanager
-def _sole_writer(out: Path) -> Iterator[None]:
-    """Make the folder and hold it against another sweep; the system lets go when a process dies."""
-    (out / TRACES).mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SweepError(f"another sweep is running in {out}") from error
-        yield
-
-
-def _append(path: Path, row: Row) -> None:
-    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk."""
-    line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise SweepError(f"{path}: cannot add a result: {error.strerror}") from error
-    if written < len(line):
-        raise SweepError(f"{path}: the disk took {written} of the {len(line)} bytes of a result")
-
-
-def _repair(out: Path, say: Say) -> int:
-    """Cut off a last line that a crash left unfinished; returns how many bytes went."""
-    path = out / STORE
-    torn = path.stat().st_size - len(_whole_lines(path)) if path.exists() else 0
-    if torn:
-        os.truncate(path, path.stat().st_size - torn)
-        say(f"{path}: the last line was cut short; removed its {torn} bytes, that task runs again")
-    return torn
-
-
-def _whole_lines(path: Path) -> bytes:
-    """The store up to its last line end; a row is complete when its line end is there."""
-    content = path.read_bytes() if path.exists() else b""
-    return content[: content.rfind(b"\n") + 1]
-
-
-def _parse(path: Path, content: bytes) -> Iterator[Row]:
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise SweepError(f"{path}:{number}: not JSON: {error}") from error
-        if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
-            raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}")
-        yield row
 
 
 def _reset_peak_memory() -> None:

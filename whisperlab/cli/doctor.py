@@ -30,6 +30,7 @@ EXTRAS = {
     "notebook": ("papermill", "nbconvert", "ipykernel", "ipywidgets"),
     "profile": ("memray", "pyinstrument", "line-profiler"),
     "peers": ("faster-whisper",),
+    "sweep": ("duckdb", "scipy"),
 }
 CPU_FLAGS = {
     "AVX2": ("avx2",),

@@ -117,7 +117,7 @@ def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> No
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
     """The report of a sweep's folder, or of traces."""
     from whisperlab.report.sweep import from_rows, from_traces
-    from whisperlab.sweep import STORE, read_rows
+    from whisperlab.store import STORE, read_rows
     from whisperlab.trace import read_trace
 
     folder = sources[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
     from whisperlab.corpora import Recording
-    from whisperlab.sweep import Grid, Row
+    from whisperlab.models import Weights
+    from whisperlab.store import Row
+    from whisperlab.sweep import Grid
 
 HELP = "a grid of configurations over recordings"
 EXAMPLES = (
     "sweep --corpus ivr-five --cache-sizes 10,50 --hash-precisions 6,0 --no-decode --out reports/s",
+    "sweep --corpus ivr-five --workers 2 --out reports/s --resume",
     "sweep --corpus my/manifest.jsonl --keys rounded,span,logmel --limit 3 --out reports/s --dry-run",
 )
 # The columns of the table; --json has all of them.
@@ -58,12 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/sweep"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with what DIR already holds")
     parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed cells again")
+    parser.add_argument(
+        "--workers", type=positive_int, metavar="N", help="so many processes, the cores shared among them"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="auto|HOST:PORT",
+        help="work on a Ray cluster (ray start --head makes one; auto also starts one here); needs whisperlab[ray]",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
-    from whisperlab import corpora, models, sweep
+    from whisperlab import corpora, models, store, sweep
 
     _check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
@@ -77,7 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             configurations,
             recordings,
             args.out,
-            make_transcriber=sweep.transcriber_maker(model),
+            **_who_works(args, model),
             model_digest=digest,
             retry_failed=args.retry_failed,
             progress=console.err.isatty(),
@@ -86,7 +98,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         console.note(f"--resume with --out {args.out} goes on where this sweep was stopped")
         raise
-    results = summary(sweep.read_rows(args.out))
+    results = summary(store.read_rows(args.out))
     console.document(
         {
             "out": str(args.out),
@@ -103,6 +115,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
             f"{len(outcome.failed)} of {outcome.planned} cells failed; --retry-failed runs them again"
         )
     return 0
+
+
+def _who_works(args: argparse.Namespace, model: Weights) -> dict[str, Any]:
+    """This process with the model it has loaded, or an executor whose workers load their own."""
+    from whisperlab import executors, sweep
+
+    if args.ray is None and args.workers is None:
+        return {"make_transcriber": sweep.transcriber_maker(model)}
+    load = partial(sweep.load_maker, args.model, args.device)
+    factory = partial(sweep.task_worker, args.out.resolve(), load)
+    if args.ray is not None:
+        return {"executor": executors.RayCluster(factory, args.ray, args.workers)}
+    return {"executor": executors.LocalProcesses(factory, args.workers)}
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
@@ -134,7 +159,7 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    from whisperlab.sweep import STORE
+    from whisperlab.store import STORE
 
     store = args.out / STORE
     if store.exists() and not (args.resume or args.retry_failed or args.dry_run):
@@ -144,10 +169,10 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Any]) -> int:
-    from whisperlab.sweep import read_rows, remaining
+    from whisperlab.store import done
+    from whisperlab.sweep import remaining
 
-    rows = read_rows(args.out) if args.out.is_dir() else []
-    todo = remaining(tasks, rows, retry_failed=args.retry_failed)
+    todo = remaining(tasks, done(args.out), retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
     console.document({"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s})
     console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")

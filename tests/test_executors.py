@@ -1,0 +1,187 @@
+"""Executors: the same rows whoever works, workers that die and are replaced, and drivers that are killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_sweep import DIGEST, GRID, Parrot, make_recording
+
+from whisperlab.corpora.manifest import Recording
+from whisperlab.errors import ConfigurationError
+from whisperlab.executors import InProcess, LocalProcesses, Lost
+from whisperlab.store import Row, read_rows
+from whisperlab.sweep import run_sweep, task_worker
+from whisperlab.trace import read_trace
+
+# What a row says that two runs of the same task may say differently.
+PASSING = ("compute_s", "peak_rss_bytes", "created", "statistics")
+
+
+def parrots() -> Callable[..., Parrot]:
+    """What a worker loads, in place of a model."""
+    return Parrot
+
+
+def lasting(row: Row) -> Row:
+    kept = {name: value for name, value in row.items() if name not in PASSING}
+    cache = {**row["statistics"]["encoder_cache"]}
+    cache.pop("lookup_ms")
+    compute = ("real_time_factor",)
+    kept["rates"] = {name: value for name, value in kept["rates"].items() if name not in compute}
+    kept["counts"] = {name: value for name, value in kept["counts"].items() if name != "compute"}
+    return {**kept, "cache": cache}
+
+
+def outcome(out: Path) -> list[Row]:
+    """Rows without what passes, in an order of their own, and traces that can be read."""
+    rows = read_rows(out)
+    assert all(read_trace(out / row["trace"]).segments for row in rows)
+    return sorted(map(lasting, rows), key=lambda row: str(row["key"]))
+
+
+def sweep(recordings: list[Recording], out: Path, executor: Any) -> Any:
+    return run_sweep(
+        GRID.configurations(), recordings, out, model_digest=DIGEST, executor=executor, progress=False
+    )
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[Recording]:
+    return [make_recording(tmp_path, f"r{n}", "hello " * n) for n in range(1, 4)]
+
+
+def test_records_are_the_same_whoever_worked(recordings: list[Recording], tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    alone = run_sweep(
+        GRID.configurations(), recordings, here, model_digest=DIGEST, make_transcriber=Parrot, progress=False
+    )
+    shared = sweep(recordings, there, LocalProcesses(partial(task_worker, there, parrots), 2))
+    assert (alone.ran, shared.ran) == (12, 12)
+    assert outcome(here) == outcome(there)
+
+
+def test_a_new_configuration_is_all_that_is_computed(recordings: list[Recording], tmp_path: Path) -> None:
+    executor = InProcess(partial(task_worker, tmp_path, parrots))
+    sweep(recordings, tmp_path, executor)
+    more = [*GRID.configurations(), {**GRID.configurations()[0], "cache_size": 7}]
+    found = run_sweep(more, recordings, tmp_path, model_digest=DIGEST, executor=executor, progress=False)
+    assert (found.planned, found.found, found.ran) == (15, 12, 3)
+
+
+def test_a_sweep_has_one_who_works(recordings: list[Recording], tmp_path: Path) -> None:
+    for options in ({}, {"make_transcriber": Parrot, "executor": InProcess(parrots)}):
+        with pytest.raises(ConfigurationError, match="either make_transcriber or an executor"):
+            run_sweep([{}], recordings, tmp_path, model_digest=DIGEST, **options)
+    with pytest.raises(ConfigurationError, match="at least one worker, got 0"):
+        LocalProcesses(parrots, 0)
+
+
+# --- workers that die ---------------------------------------------------------------------------------
+
+
+def deadly(folder: str) -> Callable[[int], int]:
+    """Work that kills its process at every third task, the first time it comes, and at task 7 always."""
+
+    def work(task: int) -> int:
+        mark = Path(folder) / str(task)
+        if task == 7 or (task % 3 == 0 and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 10 * task
+
+    return work
+
+
+def test_a_worker_that_dies_is_replaced_and_its_task_done(tmp_path: Path) -> None:
+    executor: LocalProcesses[int, int] = LocalProcesses(partial(deadly, str(tmp_path)), 2)
+    found = dict(executor.run(range(10)))
+    lost = found.pop(7)
+    assert isinstance(lost, Lost)
+    assert lost.attempts == 3
+    assert found == {task: 10 * task for task in range(10) if task != 7}
+
+
+def slow(seconds: float) -> Callable[[int], int]:
+    def work(task: int) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
+    return work
+
+
+def test_workers_do_not_outlive_whoever_reads(tmp_path: Path) -> None:
+    executor: LocalProcesses[int, int] = LocalProcesses(partial(slow, 0.01), 2)
+    results = executor.run(range(100))
+    pids = {next(results)[1] for _ in range(6)}
+    results.close()
+    time.sleep(1.0)
+    for pid in pids:
+        assert isinstance(pid, int)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def failing(words: str) -> Callable[[int], int]:
+    raise ConfigurationError(words)
+
+
+def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such model"):
+        list(LocalProcesses(partial(failing, "no such model"), 2).run([1, 2]))
+
+
+# --- drivers that are killed --------------------------------------------------------------------------
+
+
+DRIVER = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from functools import partial
+    from pathlib import Path
+    import test_executors as t
+    from test_sweep import make_recording
+
+    if __name__ == "__main__":
+        folder = Path({folder!r})
+        recordings = [make_recording(folder, f"r{{n}}", "hello " * n) for n in range(1, 4)]
+        executor = {executor}
+        print("begun", flush=True)
+        t.sweep(recordings, folder / "out", executor)
+"""
+HERE = "t.InProcess(partial(t.task_worker, folder / 'out', t.parrots))"
+PROCESSES = "t.LocalProcesses(partial(t.task_worker, folder / 'out', t.parrots), 2)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor,moments", [(HERE, 6), (PROCESSES, 3)], ids=["here", "processes"])
+def test_a_driver_killed_at_any_moment_loses_nothing(
+    recordings: list[Recording], tmp_path: Path, executor: str, moments: int
+) -> None:
+    """`benchmarks/kills.py` does this fifty times."""
+    sweep(recordings, tmp_path / "whole", InProcess(partial(task_worker, tmp_path / "whole", parrots)))
+    rng = random.Random(1)
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent(
+            DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor)
+        )
+    )
+    for _ in range(moments):
+        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(rng.uniform(0.0, 0.6 if executor == HERE else 6.0))
+            process.send_signal(signal.SIGKILL)
+    sweep(recordings, tmp_path / "out", InProcess(partial(task_worker, tmp_path / "out", parrots)))
+    assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")

@@ -1,0 +1,170 @@
+"""The results of a sweep: a file of JSON lines that only ever grows, so that nothing finished can be lost.
+
+A row is named by its ``key``, a digest of all it depends on; the newest row of a key counts. A row is complete when its
+line end is there: a crash costs the row that was being written, and the next sweep cuts its beginning off and says so.
+Every line begins with key and status, by which a store is surveyed without reading the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from whisperlab.errors import MissingDependencyError, SweepError
+
+if TYPE_CHECKING:
+    import duckdb
+
+Row: TypeAlias = dict[str, Any]
+Say: TypeAlias = Callable[[str], object]
+
+STORE = "results.jsonl"
+TRACES = "traces"
+SCHEMA = 1  # of a row; rows without one are of the first
+
+_NEWEST = """
+create view results as
+select * exclude (place)
+from (select *, row_number() over () as place from every_row)
+where key is not null
+qualify row_number() over (partition by key order by place desc) = 1
+order by place
+"""
+_LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
+_BEGINNING = re.compile(rb'\{"key": "([^"]+)", "status": "(ok|failed)", ')
+
+
+def read_rows(out: str | Path) -> list[Row]:
+    """The newest row of every task in a sweep's folder, in the order the tasks were first run.
+
+    A last line cut short by a crash is left out. Raises SweepError, with file and line, for a damaged store,
+    and when there is no folder ``out``.
+    """
+    path = Path(out) / STORE
+    if not path.parent.is_dir():
+        raise SweepError(f"{out}: no such folder, so no sweep in it")
+    return list({row["key"]: row for row in _parse(path, _whole_lines(path))}.values())
+
+
+def done(out: str | Path) -> dict[str, str]:
+    """The status of every task in a store, ``ok`` or ``failed``, the newest counting; reads no more of a row than that.
+
+    Raises SweepError as `read_rows` does.
+    """
+    path = Path(out) / STORE
+    found: dict[str, str] = {}
+    if not path.exists():
+        return found
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            beginning = _BEGINNING.match(line)
+            if beginning and line.endswith(b"}\n"):
+                found[beginning[1].decode()] = beginning[2].decode()
+            else:  # another order of fields, or damage, which is then told
+                row = _row(path, number, line)
+                found[row["key"]] = row["status"]
+    return found
+
+
+def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB over a store, read where it lies: the view ``results`` has the newest row of every task.
+
+    >>> connect("reports/sweep").sql("select recording, rates.mixed_error_rate from results")  # doctest: +SKIP
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingDependencyError("queries need duckdb: pip install 'whisperlab[sweep]'") from error
+    path = Path(out) / STORE
+    if not path.exists():
+        raise SweepError(f"{out} holds no results of a sweep (no {STORE})")
+    connection = duckdb.connect()
+    every = connection.read_json(
+        str(path), format="newline_delimited", maximum_object_size=_LARGEST_ROW, ignore_errors=True
+    )
+    every.create_view("every_row")
+    connection.execute(_NEWEST)
+    return connection
+
+
+def to_parquet(out: str | Path, path: str | Path) -> Path:
+    """The newest row of every task as a Parquet file; it appears under its name when it is whole."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with connect(out) as connection:
+        try:
+            connection.view("results").write_parquet(str(unfinished))
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Make the folder and hold it against another sweep; the system lets go when a process dies."""
+    (out / TRACES).mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SweepError(f"another sweep is running in {out}") from error
+        yield
+
+
+def append(path: Path, row: Row) -> None:
+    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk."""
+    line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise SweepError(f"{path}: cannot add a result: {error.strerror}") from error
+    if written < len(line):
+        raise SweepError(f"{path}: the disk took {written} of the {len(line)} bytes of a result")
+
+
+def repair(out: Path, say: Say) -> int:
+    """Cut off a last line that a crash left unfinished; returns how many bytes went."""
+    path = out / STORE
+    torn = path.stat().st_size - len(_whole_lines(path)) if path.exists() else 0
+    if torn:
+        os.truncate(path, path.stat().st_size - torn)
+        say(f"{path}: the last line was cut short; removed its {torn} bytes, that task runs again")
+    return torn
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The store up to its last line end; a row is complete when its line end is there."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(path: Path, content: bytes) -> Iterator[Row]:
+    for number, line in enumerate(content.splitlines(), 1):
+        yield _row(path, number, line)
+
+
+def _row(path: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise SweepError(f"{path}:{number}: not JSON: {error}") from error
+    if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
+        raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}")
+    if row.get("schema", 1) > SCHEMA:
+        raise SweepError(f"{path}:{number}: schema {row['schema']}, and this whisperlab knows {SCHEMA}")
+    return row
