@@ -30,11 +30,16 @@ SCHEMA = 1  # of a row; rows without one are of the first
 
 _NEWEST = """
 create view results as
-select * exclude (place)
-from (select *, row_number() over () as place from every_row)
-where key is not null
-qualify row_number() over (partition by key order by place desc) = 1
-order by place
+select * exclude (place, first, age)
+from (
+    select *,
+        min(place) over (partition by key) as first,
+        row_number() over (partition by key order by place desc) as age
+    from (select *, row_number() over () as place from every_row)
+    where key is not null
+)
+where age = 1
+order by first
 """
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
 _BEGINNING = re.compile(rb'\{"key": "([^"]+)", "status": "(ok|failed)", ')
