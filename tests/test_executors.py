@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from test_sweep import DIGEST, GRID, Parrot, make_recording
 
 from whisperlab.corpora.manifest import Recording
 from whisperlab.errors import ConfigurationError
-from whisperlab.executors import InProcess, LocalProcesses, Lost
+from whisperlab.executors import InProcess, LocalProcesses, Lost, RayCluster
 from whisperlab.store import Row, read_rows
 from whisperlab.sweep import run_sweep, task_worker
 from whisperlab.trace import read_trace
@@ -139,6 +139,58 @@ def failing(words: str) -> Callable[[int], int]:
 def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such model"):
         list(LocalProcesses(partial(failing, "no such model"), 2).run([1, 2]))
+
+
+# --- Ray ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two Ray nodes on loopback, each a process of its own."""
+    from ray.cluster_utils import Cluster
+
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_two_ray_nodes_give_the_records_of_one_process(
+    cluster: Any, recordings: list[Recording], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    sweep(recordings, here, InProcess(partial(task_worker, here, parrots)))
+    executor = RayCluster(partial(task_worker, there, parrots), cluster.address)
+    assert sweep(recordings, there, executor).ran == 12
+    assert outcome(here) == outcome(there)
+
+
+@pytest.mark.slow
+def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_path: Path) -> None:
+    executor: RayCluster[int, int] = RayCluster(partial(deadly, str(tmp_path)), cluster.address, 2)
+    found = dict(executor.run(range(10)))
+    assert isinstance(found.pop(7), Lost)
+    assert found == {task: 10 * task for task in range(10) if task != 7}
+
+
+@pytest.mark.slow
+def test_a_ray_node_that_dies_costs_nothing(cluster: Any) -> None:
+    doomed = cluster.add_node(num_cpus=1)
+    executor: RayCluster[int, int] = RayCluster(partial(slow, 0.3), cluster.address, 3)
+    results = executor.run(range(20))
+    found = dict([next(results) for _ in range(4)])
+    cluster.remove_node(doomed, allow_graceful=False)
+    found.update(results)
+    assert sorted(found) == list(range(20))
+    assert not [task for task, result in found.items() if isinstance(result, Lost)]
+
+
+def test_a_cluster_that_does_not_answer_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        list(RayCluster(parrots, "127.0.0.1:1").run([1]))
 
 
 # --- drivers that are killed --------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -155,8 +157,8 @@ def _end(pool: ProcessPoolExecutor) -> None:
 class RayCluster(Generic[Task, Result]):
     """Actors of a Ray cluster, each with the factory's work made once.
 
-    Audio is read by path: all nodes must see the same files. A worker or a node that dies is replaced by Ray and its
-    task tried again, `ATTEMPTS` times.
+    Audio is read by path: all nodes must see the same files. A worker that dies, alone or with its node, is replaced
+    where there is room and its task tried again, `ATTEMPTS` times.
 
     Args:
         factory: importable by name on every node, or `functools.partial` of such a function.
@@ -173,30 +175,53 @@ class RayCluster(Generic[Task, Result]):
         """In the order in which they are done."""
         ray = _ray()
         started = _join(ray, self._address)
-        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_Actor)
+        actor = ray.remote(num_cpus=1)(_Actor)
         n_workers = self._n_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actors = [actor.remote(self._factory) for _ in range(min(n_workers, len(tasks)))]
-        waiting, busy = deque(tasks), {}
+        waiting = deque((task, 1) for task in tasks)
+        busy: dict[Any, tuple[Any, Task, int]] = {}
+
+        def employ(one: Any) -> None:
+            task, attempt = waiting.popleft()
+            busy[one.do.remote(task)] = one, task, attempt
+
         try:
-            for one in actors:
-                task = waiting.popleft()
-                busy[one.do.remote(task)] = one, task
+            for _ in range(min(n_workers, len(tasks))):
+                employ(actor.remote(self._factory))
             while busy:
                 (done,), _ = ray.wait(list(busy), num_returns=1)
-                one, task = busy.pop(done)
+                one, task, attempt = busy.pop(done)
+                result: Result | Lost | None = None
                 try:
-                    result: Result | Lost = ray.get(done)
+                    result = ray.get(done)
                 except ray.exceptions.RayActorError:
-                    result = Lost(ATTEMPTS)
-                if waiting:
-                    following = waiting.popleft()
-                    busy[one.do.remote(following)] = one, following
-                yield task, result
+                    if attempt < ATTEMPTS:
+                        _log.warning(
+                            "a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS
+                        )
+                        waiting.appendleft((task, attempt + 1))
+                    else:
+                        result = Lost(attempt)
+                    # Where its node died with it there may be no room for another.
+                    one = actor.remote(self._factory) if not busy or _has_room(ray) else None
+                if waiting and one is not None:
+                    employ(one)
+                if result is not None:
+                    yield task, result
         finally:
-            for one in actors:
+            for one, _, _ in busy.values():
                 ray.kill(one)
             if started:
                 ray.shutdown()
+
+
+def _has_room(ray: Any, patience_s: float = 5.0) -> bool:
+    """Whether the cluster has a processor free; a dead worker's is not at once."""
+    until = time.monotonic() + patience_s
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 class _Actor:
@@ -224,10 +249,16 @@ def _join(ray: Any, address: str) -> bool:
     """Connect to a cluster, or start one here; whether this process must leave it again."""
     if ray.is_initialized():
         return False
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:  # Ray itself would try for minutes, and end the process
+            socket.create_connection((host, int(port)), 5).close()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
     try:
         ray.init(address=address, log_to_driver=False)
-    except ConnectionError as error:
+    except ConnectionError:
         if address != "auto":
-            raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
-        ray.init(log_to_driver=False, include_dashboard=False)
+            raise
+        ray.init(log_to_driver=False, include_dashboard=False, _node_ip_address="127.0.0.1")
     return True

@@ -31,6 +31,7 @@ EXTRAS = {
     "profile": ("memray", "pyinstrument", "line-profiler"),
     "peers": ("faster-whisper",),
     "sweep": ("duckdb", "scipy"),
+    "ray": ("ray",),
 }
 CPU_FLAGS = {
     "AVX2": ("avx2",),
