@@ -213,4 +213,7 @@ def test_scaling_curves_have_a_point_for_every_condition(models: economy.Models,
         by_curve[point.curve, point.line] += 1
         assert point.ms > 0
     assert list(by_curve.values()) == [8, 8, 4, 4, 4, 3, 2]
-    assert "languages allowed" in to_svg(scaling_figure(points), "scaling", "words")
+    figure = scaling_figure(points)
+    assert "languages allowed" in to_svg(figure, "scaling", "words")
+    shown = [axes.get_visible() for axes in figure.axes]
+    assert shown.count(True) == len({point.curve for point in points})

@@ -94,7 +94,7 @@ def scaling_figure(points: Sequence[Any], *, log: bool = False) -> Figure:
     n_rows = -(-len(curves) // n_columns)
     figure = _figure(NARROW, 2.6 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
-    for axes, curve in zip(panels, curves, strict=False):
+    for curve, axes in zip(curves, panels, strict=False):  # in this order: the panel after the last is left
         lines = list(dict.fromkeys(point.line for point in points if point.curve == curve))
         for number, line in enumerate(lines):
             mine = [point for point in points if (point.curve, point.line) == (curve, line)]
