@@ -73,9 +73,9 @@ def scene() -> Scene:
     return cut
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium. Where it cannot be had, its tests fail."""
+    """Chromium. Where it cannot be had, its tests fail. Playwright's event loop runs as long, so no other can."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -132,7 +133,7 @@ def test_help_shows_an_example_of_the_command_and_ends_well(
 @pytest.mark.parametrize("module", cli.COMMANDS, ids=COMMANDS)
 def test_the_examples_of_every_help_can_be_parsed(module: Any) -> None:
     for line in module.EXAMPLES:
-        words = line.partition(" > ")[0].split()
+        words = shlex.split(line.partition(" > ")[0])
         assert cli.build_parser().parse_args(words).run is module.run
 
 
