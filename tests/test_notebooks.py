@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from playwright.sync_api import Browser
 
+from whisperlab import corpora
 from whisperlab.errors import ConfigurationError, NotebookError
 from whisperlab.report.index import entries
 from whisperlab.report.notebook import run_notebook, to_html
@@ -284,7 +286,9 @@ DEAF = ("06_ring_buffer",)
 def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_read(
     path: Path, excerpt: Path, tmp_path: Path, browser: Browser
 ) -> None:
-    heard = {} if path.stem in DEAF else {"CORPUS": str(excerpt)}
+    hostile = path.stem == "01_quickstart"
+    manifest = _with_script(excerpt, tmp_path) if hostile else excerpt
+    heard = {} if path.stem in DEAF else {"CORPUS": str(manifest)}
     page = run_notebook(path, tmp_path / "page.html", {**heard, **SMALL[path.stem]})
     text = page.read_text(encoding="utf-8")
     assert FETCHED.findall(text) == []
@@ -292,6 +296,7 @@ def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_
     assert "What was found" in text
     assert "Traceback" not in text
     assert len(text) < 4_000_000
+    assert not hostile or ("&lt;script&gt;alert(1)" in text and "<script>alert(1)" not in text)
     with opened(browser, page, viewport=DESKTOP) as visit:
         assert visit.noise == []
         assert visit.fetched() == []
@@ -303,6 +308,17 @@ def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_
     for theme in ("light", "dark"):
         with opened(browser, page, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
             assert visit.grave() == []
+
+
+def _with_script(excerpt: Path, folder: Path) -> Path:
+    """The same speech by a manifest that would run a script, in its text and its name."""
+    (recording,) = corpora.load(str(excerpt), "test")
+    attack = "<script>alert(1)</script>"
+    segments = tuple(replace(segment, text=f"{attack} {segment.text}") for segment in recording.segments)
+    path = folder / "hostile.jsonl"
+    named = replace(recording, id=attack, segments=segments, text=attack)
+    corpora.write_manifest(path, [named])
+    return path
 
 
 def _check_contents(visit: Visit) -> None:

@@ -312,7 +312,15 @@ def test_a_torn_last_line_is_cut_off_said_and_run_again(
     assert len(store.read_bytes().splitlines()) == len(read_rows(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("line", ["{not json", "[]", '{"key": "a row without the rest"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{not json",
+        "[]",
+        '{"key": "a row without the rest"}',
+        '{"key": "a", "status": "ok", "config": {"half": }',
+    ],
+)
 def test_damage_inside_the_store_is_named_by_file_and_line_and_not_repaired(
     recordings: list[Recording], tmp_path: Path, line: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,9 +113,11 @@ def test_turns_begin_with_one_and_the_other() -> None:
 # --- configurations -----------------------------------------------------------------------------------
 
 
-def test_a_configuration_is_json_or_a_file_of_it(tmp_path: object) -> None:
-    made = options_of('{"precision": "fp32", "lid": {"sure": 0.9}}')
-    assert made == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
+def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
+    text = '{"precision": "fp32", "lid": {"sure": 0.9}}'
+    (tmp_path / "options.json").write_text(text)
+    for given in (text, str(tmp_path / "options.json")):
+        assert options_of(given) == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_what_is_no_configuration_is_refused(text: str, said: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_two_configurations_meet_on_real_speech(excerpt: object) -> None:
+def test_two_configurations_meet_on_real_speech(excerpt: Path) -> None:
     from whisperlab.corpora import load
 
     recordings = load(str(excerpt), "test")

@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,12 @@ from whisperlab.models import Weights, cache_dir, tensor_digest
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Say = Callable[[str], None]
 
-MOST_ROWS = 1536  # positions in 30 s, filled up
+LONGEST = 1536  # positions in 30 s, filled up
 VERSION = 1  # of what is compiled; part of the name of an artefact
 
 _log = logging.getLogger(__name__)
 _loading = threading.Lock()
+_digests: WeakKeyDictionary[Weights, str] = WeakKeyDictionary()
 
 
 class _Blocks(torch.nn.Module):
@@ -103,7 +105,7 @@ class Head(_Blocks):
             weight, bias = (weights.tensor(f"encoder.conv{n}.{part}") for part in ("weight", "bias"))
             self._keep(f"conv{n}", weight.transpose(1, 2).flatten(1), bias)
         places = weights.tensor("encoder.positional_embedding")
-        self._keep("places", F.pad(places, (0, 0, 0, MOST_ROWS - len(places))))
+        self._keep("places", F.pad(places, (0, 0, 0, LONGEST - len(places))))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """The first part of `whisper.model.AudioEncoder.forward`."""
@@ -194,16 +196,23 @@ def compiled_encoder(
 
 def artefact(make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int) -> Path:
     """Where the code of a part lies, or will: a name for all that it depends on."""
-    state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
     cpu = torch.cpu
     instructions = (cpu._is_vnni_supported(), cpu._is_avx512_bf16_supported(), cpu._is_amx_tile_supported())
     facts = (
-        *(VERSION, make.__name__, precision, split, tensor_digest(state, mapped=weights.mapped)),
+        *(VERSION, make.__name__, precision, split, _digest(weights)),
         *(torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = Path(weights.name).stem
     return cache_dir() / "compiled" / f"{name}-{precision}-{make.__name__.lower()}{split}-{digest}.pt2"
+
+
+def _digest(weights: Weights) -> str:
+    """Of the encoder's tensors, read once for a model."""
+    if weights not in _digests:
+        state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
+        _digests[weights] = tensor_digest(state, mapped=weights.mapped)
+    return _digests[weights]
 
 
 def _loaded(
@@ -241,7 +250,7 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
     from torch._inductor.utils import fresh_cache
 
     frames_a_row = example[0].shape[1] // example[1].shape[0]
-    some = torch.export.Dim("some", min=1, max=MOST_ROWS // ROWS)
+    some = torch.export.Dim("some", min=1, max=LONGEST // ROWS)
     shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part.pt2")

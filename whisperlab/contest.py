@@ -14,7 +14,7 @@ import numpy as np
 from whisperlab.decoder import DecoderOptions
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LidOptions
-from whisperlab.models import load_weights
+from whisperlab.models import Weights, load_weights
 from whisperlab.peers import Peer, PeerResult, interleaved, score_result, streaming
 from whisperlab.smoothing import SmoothingOptions
 from whisperlab.trace import Reference
@@ -104,7 +104,8 @@ def contest(
             f"a contest needs recordings and at least one round, got {len(recordings)}, {rounds}"
         )
     languages = sorted({language for recording in recordings for language in recording.languages})
-    sides = {"A": _peer(a, model, languages), "B": _peer(b, model, languages)}
+    weights = load_weights(model)
+    sides = {"A": _peer(a, weights, languages), "B": _peer(b, weights, languages)}
     results: list[PeerResult] = []
     for number in range(rounds):
         order = dict(list(sides.items())[:: 1 if number % 2 == 0 else -1])
@@ -122,9 +123,9 @@ def words(verdicts: Iterable[Verdict]) -> list[str]:
     return [verdict.words(known[verdict.measure].less, known[verdict.measure].more) for verdict in verdicts]
 
 
-def _peer(options: Options, model: str, languages: Sequence[str]) -> Peer:
+def _peer(options: Options, weights: Weights, languages: Sequence[str]) -> Peer:
     try:
-        transcriber = SessionRestartTranscriber(load_weights(model), languages=languages or None, **options)
+        transcriber = SessionRestartTranscriber(weights, languages=languages or None, **options)
     except TypeError as error:
         raise ConfigurationError(f"no such option of a transcriber: {error}") from error
 

@@ -29,7 +29,7 @@ Work = Callable[[Task], Result]
 ATTEMPTS = 3  # times a task may take its worker with it before it counts as failed
 
 _log = logging.getLogger(__name__)
-_work: dict[Any, Callable[[Any], Any]] = {}  # what this worker's factory made
+_worker: dict[str, Any] = {}  # in a worker: its factory, and the work that made once the first task came
 
 
 class Lost:
@@ -39,6 +39,15 @@ class Lost:
 
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts
+
+
+def _again(waiting: deque[tuple[Task, int]], task: Task, attempt: int) -> Lost | None:
+    """Put a task whose worker died before all others, or give it up."""
+    if attempt >= ATTEMPTS:
+        return Lost(attempt)
+    _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
+    waiting.appendleft((task, attempt + 1))
+    return None
 
 
 class Executor(Protocol[Task, Done]):
@@ -94,7 +103,7 @@ class LocalProcesses(Generic[Task, Result]):
         def employ(place: int) -> None:
             if waiting:
                 task, attempt = waiting.popleft()
-                busy[pools[place].submit(_do, self._factory, task)] = place, task, attempt
+                busy[pools[place].submit(_do, task)] = place, task, attempt
 
         try:
             for place in range(len(pools)):
@@ -109,13 +118,7 @@ class LocalProcesses(Generic[Task, Result]):
                     except BrokenProcessPool:
                         pools[place].shutdown(wait=False)
                         pools[place] = self._pool()
-                        if attempt < ATTEMPTS:
-                            _log.warning(
-                                "a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS
-                            )
-                            waiting.appendleft((task, attempt + 1))
-                        else:
-                            result = Lost(attempt)
+                        result = _again(waiting, task, attempt)
                     employ(place)
                     if result is not None:
                         yield task, result
@@ -126,24 +129,24 @@ class LocalProcesses(Generic[Task, Result]):
     def _pool(self) -> ProcessPoolExecutor:
         """One worker: when it dies, no other is touched."""
         return ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(self._threads,)
+            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(self._threads, self._factory)
         )
 
 
-def _begin(threads: int) -> None:
+def _begin(threads: int, factory: Callable[[], Work[Any, Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
     torch.set_num_threads(threads)
+    _worker["factory"] = factory
 
 
-def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
-    """In a worker: the factory's work, made when the first task comes."""
-    if "work" not in _work:
-        _work["work"] = factory()
-    result: Result = _work["work"](task)
-    return result
+def _do(task: Any) -> Any:
+    """In a worker: the factory's work, made when the first task comes, so that its errors are those of a task."""
+    if "work" not in _worker:
+        _worker["work"] = _worker["factory"]()
+    return _worker["work"](task)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -194,13 +197,7 @@ class RayCluster(Generic[Task, Result]):
                 try:
                     result = ray.get(done)
                 except ray.exceptions.RayActorError:
-                    if attempt < ATTEMPTS:
-                        _log.warning(
-                            "a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS
-                        )
-                        waiting.appendleft((task, attempt + 1))
-                    else:
-                        result = Lost(attempt)
+                    result = _again(waiting, task, attempt)
                     # Where its node died with it there may be no room for another.
                     one = actor.remote(self._factory) if not busy or _has_room(ray) else None
                 if waiting and one is not None:

@@ -35,14 +35,14 @@ def rows(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
     return f"<table><caption>{escape(title)}</caption><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def told(value: Any) -> str:
+def told(value: Any, nothing: str = "-") -> str:
     """A value for people.
 
-    >>> told(None), told(0.12345), told(1234567), told(["en", "es"]), told(True)
-    ('-', '0.123', '1,234,567', 'en, es', 'yes')
+    >>> told(None), told(0.12345), told(1234567), told(["en", "es"]), told(True), told({"p50": 1.0})
+    ('-', '0.123', '1,234,567', 'en, es', 'yes', 'p50: 1')
     """
     if value is None:
-        return "-"
+        return nothing
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -50,9 +50,9 @@ def told(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {told(inner)}" for name, inner in value.items()) or "-"
+        return ", ".join(f"{name}: {told(inner, nothing)}" for name, inner in value.items()) or nothing
     if isinstance(value, list | tuple):
-        return ", ".join(map(told, value)) or "-"
+        return ", ".join(told(inner, nothing) for inner in value) or nothing
     return str(value)
 
 

@@ -2,7 +2,6 @@
 
 A row is named by its ``key``, a digest of all it depends on; the newest row of a key counts. A row is complete when its
 line end is there: a crash costs the row that was being written, and the next sweep cuts its beginning off and says so.
-Every line begins with key and status, by which a store is surveyed without reading the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +40,6 @@ where age = 1
 order by first
 """
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
-_BEGINNING = re.compile(rb'\{"key": "([^"]+)", "status": "(ok|failed)", ')
 
 
 def read_rows(out: str | Path) -> list[Row]:
@@ -54,29 +51,15 @@ def read_rows(out: str | Path) -> list[Row]:
     path = Path(out) / STORE
     if not path.parent.is_dir():
         raise SweepError(f"{out}: no such folder, so no sweep in it")
-    return list({row["key"]: row for row in _parse(path, _whole_lines(path))}.values())
+    return list({row["key"]: row for row in _rows(path)}.values())
 
 
 def done(out: str | Path) -> dict[str, str]:
-    """The status of every task in a store, ``ok`` or ``failed``, the newest counting; reads no more of a row than that.
+    """The status of every task in a store, ``ok`` or ``failed``, the newest counting; empty where there is no store.
 
-    Raises SweepError as `read_rows` does.
+    Every row is checked and none is kept. Raises SweepError for a damaged store.
     """
-    path = Path(out) / STORE
-    found: dict[str, str] = {}
-    if not path.exists():
-        return found
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            beginning = _BEGINNING.match(line)
-            if beginning and line.endswith(b"}\n"):
-                found[beginning[1].decode()] = beginning[2].decode()
-            else:  # another order of fields, or damage, which is then told
-                row = _row(path, number, line)
-                found[row["key"]] = row["status"]
-    return found
+    return {row["key"]: row["status"] for row in _rows(Path(out) / STORE)}
 
 
 def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
@@ -145,22 +128,35 @@ def append(path: Path, row: Row) -> None:
 def repair(out: Path, say: Say) -> int:
     """Cut off a last line that a crash left unfinished; returns how many bytes went."""
     path = out / STORE
-    torn = path.stat().st_size - len(_whole_lines(path)) if path.exists() else 0
+    torn = _torn_bytes(path) if path.exists() else 0
     if torn:
         os.truncate(path, path.stat().st_size - torn)
         say(f"{path}: the last line was cut short; removed its {torn} bytes, that task runs again")
     return torn
 
 
-def _whole_lines(path: Path) -> bytes:
-    """The store up to its last line end; a row is complete when its line end is there."""
-    content = path.read_bytes() if path.exists() else b""
-    return content[: content.rfind(b"\n") + 1]
+def _torn_bytes(path: Path, block: int = 2**16) -> int:
+    """Bytes after the last line end; a row is complete when its line end is there."""
+    size = at = path.stat().st_size
+    with path.open("rb") as file:
+        while at > 0:
+            start = max(at - block, 0)
+            file.seek(start)
+            found = file.read(at - start).rfind(b"\n")
+            if found >= 0:
+                return size - (start + found + 1)
+            at = start
+    return size
 
 
-def _parse(path: Path, content: bytes) -> Iterator[Row]:
-    for number, line in enumerate(content.splitlines(), 1):
-        yield _row(path, number, line)
+def _rows(path: Path) -> Iterator[Row]:
+    """The complete rows of a store, one after the other; none where there is no file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _row(path, number, line)
 
 
 def _row(path: Path, number: int, line: bytes) -> Row:

@@ -179,8 +179,10 @@ def run_sweep(
         todo = remaining(tasks, done(out), retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
         _run_all(todo, out, executor, make_transcriber, progress, say)
-        newest = {row["key"]: row for row in read_rows(out)}
-    failed = tuple(newest[task.key] for task in tasks if newest[task.key]["status"] == "failed")
+        statuses = done(out)
+        lost = {task.key for task in tasks if statuses[task.key] == "failed"}
+        rows = {row["key"]: row for row in read_rows(out) if row["key"] in lost} if lost else {}
+    failed = tuple(rows[task.key] for task in tasks if task.key in lost)
     for row in failed:
         say(f"failed: {row['recording']} with {_short(row['config'])}: {row['error']}")
     return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, repaired)

@@ -62,25 +62,27 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run the passes asked for, one after another."""
     from whisperlab.audio import read_audio
     from whisperlab.profiling.workload import Workload, in_fresh_process
-    from whisperlab.report.page import write_page
+    from whisperlab.report.page import write_page, write_whole
     from whisperlab.trace import provenance
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out is a page: its name ends with .html, got {args.out}")
+    asked = [name for name in PASSES if args.all or getattr(args, name)] or list(PASSES)
+    for option, needed in (("trace", "ops"), ("function", "lines")):
+        if getattr(args, option) and needed not in asked:
+            args.parser.error(f"--{option} is for the pass --{needed}, which was not asked for")
     read_audio(args.audio)  # a bad file is told of before any process is started
     workload = Workload(
         args.audio, model_options(args), args.chunk_ms, args.seconds, functions=tuple(args.function)
     )
-    asked = [name for name in PASSES if args.all or getattr(args, name)] or list(PASSES)
     records: dict[str, Any] = {}
     for name in asked:
         console.note(f"{name.replace('_', '-')}: a fresh process")
         records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
         console.show(records[name].describe())
     console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
-    if args.trace and "ops" in records:
-        args.trace.parent.mkdir(parents=True, exist_ok=True)
-        args.trace.write_bytes(records["ops"].trace)
+    if args.trace:
+        write_whole(args.trace, records["ops"].trace)
     if args.out:
         from whisperlab.report.profile import ProfileReport
 

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.errors import ConfigurationError, MissingDependencyError, NotebookError
-from whisperlab.report.page import TEMPLATES, assets, described, write_page
+from whisperlab.report.page import TEMPLATES, assets, described, fact, write_page
 from whisperlab.trace import provenance
 
 if TYPE_CHECKING:
@@ -100,12 +100,7 @@ def _facts(notebook: NotebookNode) -> dict[str, str]:
         "command": " ".join(["whisperlab report", name, *(f"-p {shlex.quote(each)}" for each in given)]),
         "whisperlab": origin["whisperlab"],
         "commit": described(origin["commit"]),
-        **{
-            name.removesuffix("_bytes").replace("_", " "): f"{value / 2**30:.1f} GiB"
-            if name.endswith("_bytes")
-            else described(value)
-            for name, value in (origin["machine"] or {}).items()
-        },
+        **dict(fact(name, value) for name, value in (origin["machine"] or {}).items()),
         **{name: described(value) for name, value in (origin["versions"] or {}).items()},
     }
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.errors import MissingDependencyError
+from whisperlab.rich import told
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,11 +39,16 @@ def assets() -> dict[str, str]:
 
 def write_page(path: str | Path, page: str) -> Path:
     """Write a page; it appears under its name only when it is complete."""
+    return write_whole(path, page.encode())
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file that appears under its name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_bytes(content)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -53,18 +58,20 @@ def write_page(path: str | Path, page: str) -> Path:
 def described(value: Any) -> str:
     """A configuration value for people.
 
-    >>> described(None), described(True), described(["en", "es"])
-    ('none', 'yes', 'en, es')
+    >>> described(None), described(True), described(["en", "es"]), described({"sure": 0.7})
+    ('none', 'yes', 'en, es', 'sure: 0.7')
     """
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {described(inner)}" for name, inner in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(described, value)) or "none"
-    return str(value)
+    return told(value, "none")
+
+
+def fact(name: str, value: Any) -> tuple[str, str]:
+    """A name and a value of where something comes from; sizes in GiB.
+
+    >>> fact("memory_bytes", 2**34), fact("cpu_model", None)
+    (('memory', '16.0 GiB'), ('cpu model', 'none'))
+    """
+    size = f"{value / 2**30:.1f} GiB" if name.endswith("_bytes") and value else described(value)
+    return name.removesuffix("_bytes").replace("_", " "), size
 
 
 def _environment() -> Environment:
@@ -82,6 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(described=described, drawing=_trusted)
+    environment.globals.update(fact=fact)
     return environment
 
 
