@@ -268,6 +268,7 @@ def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(
     page = browser.new_page()
     page.goto(address.replace("/lab?", "/lab/tree/lab.ipynb?"), timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     page.wait_for_selector("text=dropped samples", timeout=120_000)

@@ -433,10 +433,12 @@ def test_a_page_too_large_to_mail_goes_without_sound(
 def test_a_page_that_cannot_be_finished_leaves_nothing(
     small: SweepReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, *_: object, **__: object) -> int:
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         small.render(tmp_path / "a.html")
     assert list(tmp_path.iterdir()) == []
