@@ -34,6 +34,12 @@ class Visit:
         """Requests for anything but the page itself and what lies in it."""
         return [url for url in self.requests[1:] if not url.startswith(("data:", "blob:", "about:"))]
 
+    def changes_with_the_theme(self, script: str) -> bool:
+        """Whether what a script tells is another thing after a click on the button for light and dark."""
+        before = self.page.evaluate(script)
+        self.page.click("#theme")
+        return bool(self.page.evaluate(script) != before)
+
     def overflow(self) -> int:
         """Pixels by which the page, all of it unfolded, is wider than the window."""
         self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")

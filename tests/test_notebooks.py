@@ -301,7 +301,7 @@ def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_
         assert visit.noise == []
         assert visit.fetched() == []
         _check_contents(visit)
-        _check_theme(visit)
+        assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('main')).color")
         _check_tables(visit)
     with opened(browser, page, viewport=PHONE) as visit:
         assert visit.overflow() <= 0
@@ -328,13 +328,6 @@ def _check_contents(visit: Visit) -> None:
     for link in links.all():
         target = (link.get_attribute("href") or "")[1:]
         assert visit.page.locator(f"h2[id='{target}']").count() == 1
-
-
-def _check_theme(visit: Visit) -> None:
-    script = "getComputedStyle(document.querySelector('main')).color"
-    light = visit.page.evaluate(script)
-    visit.page.click("#theme")
-    assert visit.page.evaluate(script) != light
 
 
 def _check_tables(visit: Visit) -> None:

@@ -100,10 +100,7 @@ def test_the_theme_follows_the_system_and_the_button(visit: Visit, browser: Brow
 
 
 def test_drawings_take_the_colour_of_the_theme(visit: Visit) -> None:
-    script = "getComputedStyle(document.querySelector('.timeline svg text')).fill"
-    light = visit.page.evaluate(script)
-    visit.page.click("#theme")
-    assert visit.page.evaluate(script) != light
+    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('.timeline svg text')).fill")
 
 
 def test_a_script_in_a_transcript_is_only_text(visit: Visit) -> None:

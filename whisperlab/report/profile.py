@@ -65,8 +65,8 @@ class Frame:
 
     @property
     def packed(self) -> str:
-        """The page, compressed, in base64."""
-        return _packed(self.page)
+        """The page in base64, compressed for the main page to unpack: a third of its size."""
+        return base64.b64encode(gzip.compress(self.page.encode(), 9, mtime=0)).decode("ascii")
 
 
 @dataclass(slots=True, frozen=True)
@@ -126,11 +126,6 @@ def _offline(page: str) -> str:
     page = re.sub(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>", "", page)
     page = re.sub(r"https://fonts\.googleapis\.com/[^\"'`)\s]*", "data:text/css,", page)
     return page.replace("<head>", f"<head><script>{_FORGETFUL}</script>", 1)
-
-
-def _packed(page: str) -> str:
-    """A page compressed for the main page to unpack: a third of its size."""
-    return base64.b64encode(gzip.compress(page.encode(), 9, mtime=0)).decode("ascii")
 
 
 def memory_numbers(records: Mapping[str, Any]) -> list[Number]:
