@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing.connection import wait
 from typing import Any, Generic, Protocol, TypeVar
 
 from whisperlab.errors import ConfigurationError, MissingDependencyError
+from whisperlab.nursery import Memory, Nursery, Work, Worker, WorkerDiedError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Done = TypeVar("Done", covariant=True)
-Work = Callable[[Task], Result]
 
 ATTEMPTS = 3  # times a task may take its worker with it before it counts as failed
 
 _log = logging.getLogger(__name__)
-_worker: dict[str, Any] = {}  # in a worker: its factory, and the work that made once the first task came
 
 
 class Lost:
@@ -73,8 +69,9 @@ class InProcess(Generic[Task, Result]):
 class LocalProcesses(Generic[Task, Result]):
     """Several processes of this machine, each with so many threads inside an operator that all cores have one.
 
-    A worker that dies, whatever killed it, is replaced and its task tried again, `ATTEMPTS` times. Ctrl-C reaches only
-    the process that drives.
+    The work is made once and its weights are shared (`whisperlab.nursery`). A worker that dies, whatever killed it, is
+    replaced and its task tried again, `ATTEMPTS` times. Ctrl-C reaches only the process that drives. ``memory`` is what
+    all of them occupied when the last tasks were under way.
 
     Args:
         factory: importable by name, or `functools.partial` of such a function.
@@ -93,99 +90,88 @@ class LocalProcesses(Generic[Task, Result]):
             raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
         self._factory, self._n_workers = factory, n_workers
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) // n_workers)
+        self.memory: Memory | None = None
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
         """In the order in which they are done."""
         waiting = deque((task, 1) for task in tasks)
-        pools = [self._pool() for _ in range(min(self._n_workers, len(tasks)))]
-        busy: dict[Future[Result], tuple[int, Task, int]] = {}
+        busy: dict[Any, tuple[Worker[Task, Result], Task, int]] = {}
+        self.memory = None
 
-        def employ(place: int) -> None:
+        def employ(worker: Worker[Task, Result]) -> None:
             if waiting:
                 task, attempt = waiting.popleft()
-                busy[pools[place].submit(_do, task)] = place, task, attempt
+                worker.give(task)
+                busy[worker.desk] = worker, task, attempt
 
-        try:
-            for place in range(len(pools)):
-                employ(place)
+        with Nursery(self._factory, self._threads) as nursery:
+            for _ in range(min(self._n_workers, len(tasks))):
+                employ(nursery.hire())
             while busy:
-                finished, _ = wait(busy, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    place, task, attempt = busy.pop(future)
-                    result: Result | Lost | None = None
+                for desk in wait(list(busy)):
+                    worker, task, attempt = busy.pop(desk)
+                    result: Result | Lost | None
                     try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        pools[place].shutdown(wait=False)
-                        pools[place] = self._pool()
+                        result = worker.result()
+                    except WorkerDiedError:
                         result = _again(waiting, task, attempt)
-                    employ(place)
+                        worker = nursery.hire()
+                    if not waiting and self.memory is None:
+                        self.memory = nursery.memory()
+                    employ(worker)
                     if result is not None:
                         yield task, result
-        finally:
-            for pool in pools:
-                _end(pool)
-
-    def _pool(self) -> ProcessPoolExecutor:
-        """One worker: when it dies, no other is touched."""
-        return ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(self._threads, self._factory)
-        )
-
-
-def _begin(threads: int, factory: Callable[[], Work[Any, Any]]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    _worker["factory"] = factory
-
-
-def _do(task: Any) -> Any:
-    """In a worker: the factory's work, made when the first task comes, so that its errors are those of a task."""
-    if "work" not in _worker:
-        _worker["work"] = _worker["factory"]()
-    return _worker["work"](task)
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Let a worker go at once, whatever it is doing."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.kill()
 
 
 class RayCluster(Generic[Task, Result]):
     """Actors of a Ray cluster, each with the factory's work made once.
 
-    Audio is read by path: all nodes must see the same files. A worker that dies, alone or with its node, is replaced
-    where there is room and its task tried again, `ATTEMPTS` times.
+    All nodes must see the same files, unless there is ``luggage``. A worker that dies, alone or with its node, is
+    replaced where there is room and its task tried again, `ATTEMPTS` times.
 
     Args:
         factory: importable by name on every node, or `functools.partial` of such a function.
-        address: ``HOST:PORT`` of a running cluster, or ``auto`` for the one this machine belongs to, else a new one.
+        address: ``HOST:PORT`` of a running cluster, or ``auto`` for the one this machine belongs to.
         n_workers: actors; None is one for each processor of the cluster.
+        luggage: what a task needs that nodes do not have, with a name: sent through the object store once for each
+            name, however many tasks ask for it, and given to the work as its second argument.
+        say: told where the cluster is and how to look at it.
     """
 
     def __init__(
-        self, factory: Callable[[], Work[Task, Result]], address: str = "auto", n_workers: int | None = None
+        self,
+        factory: Callable[[], Callable[..., Result]],
+        address: str = "auto",
+        n_workers: int | None = None,
+        *,
+        luggage: Callable[[Task], tuple[str, Callable[[], object]]] | None = None,
+        say: Callable[[str], object] = _log.info,
     ) -> None:
         self._factory, self._address, self._n_workers = factory, address, n_workers
+        self._luggage, self._say = luggage, say
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
         """In the order in which they are done."""
         ray = _ray()
-        started = _join(ray, self._address)
+        started, dashboard = _join(ray, self._address)
+        self._say(_whereabouts(ray, dashboard))
         actor = ray.remote(num_cpus=1)(_Actor)
         n_workers = self._n_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting = deque((task, 1) for task in tasks)
         busy: dict[Any, tuple[Any, Task, int]] = {}
+        sent: dict[str, Any] = {}
 
         def employ(one: Any) -> None:
             task, attempt = waiting.popleft()
-            busy[one.do.remote(task)] = one, task, attempt
+            busy[one.do.remote(task, *packed(task))] = one, task, attempt
+
+        def packed(task: Task) -> list[Any]:
+            if self._luggage is None:
+                return []
+            name, thing = self._luggage(task)
+            if name not in sent:
+                sent[name] = ray.put(thing())
+            return [sent[name]]
 
         try:
             for _ in range(min(n_workers, len(tasks))):
@@ -230,8 +216,8 @@ class _Actor:
         torch.set_num_threads(1)
         self._work = factory()
 
-    def do(self, task: Any) -> Any:
-        return self._work(task)
+    def do(self, task: Any, *luggage: Any) -> Any:
+        return self._work(task, *luggage)
 
 
 def _ray() -> Any:
@@ -242,10 +228,13 @@ def _ray() -> Any:
     return ray
 
 
-def _join(ray: Any, address: str) -> bool:
-    """Connect to a cluster, or start one here; whether this process must leave it again."""
+def _join(ray: Any, address: str) -> tuple[bool, str]:
+    """Connect to a cluster: whether this process must leave it again, and the address of its dashboard, if any.
+
+    None is started here: its ports would be open to the network, and whoever reaches them can run what they like.
+    """
     if ray.is_initialized():
-        return False
+        return False, ""
     if address != "auto":
         host, _, port = address.rpartition(":")
         try:  # Ray itself would try for minutes, and end the process
@@ -253,9 +242,21 @@ def _join(ray: Any, address: str) -> bool:
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
     try:
-        ray.init(address=address, log_to_driver=False)
-    except ConnectionError:
-        if address != "auto":
-            raise
-        ray.init(log_to_driver=False, include_dashboard=False, _node_ip_address="127.0.0.1")
-    return True
+        return True, ray.init(address=address, log_to_driver=False).dashboard_url or ""
+    except ConnectionError as error:
+        raise ConfigurationError(
+            "no Ray cluster runs on this machine; `ray start --head --node-ip-address 127.0.0.1` makes one for it alone"
+        ) from error
+
+
+def _whereabouts(ray: Any, dashboard: str) -> str:
+    """How large the cluster is, and how to look at it."""
+    alive = sum(node["Alive"] for node in ray.nodes())
+    processors = int(ray.cluster_resources().get("CPU", 0))
+    address = ray.get_runtime_context().gcs_address
+    look = (
+        f"http://{dashboard}"
+        if dashboard
+        else f"`ray status --address {address}` (ray[default] has a dashboard)"
+    )
+    return f"Ray cluster at {address}: {alive} nodes, {processors} processors; {look} shows what they do"

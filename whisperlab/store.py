@@ -9,8 +9,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,10 +53,49 @@ def read_rows(out: str | Path) -> list[Row]:
     A last line cut short by a crash is left out. Raises SweepError, with file and line, for a damaged store,
     and when there is no folder ``out``.
     """
-    path = Path(out) / STORE
-    if not path.parent.is_dir():
-        raise SweepError(f"{out}: no such folder, so no sweep in it")
-    return list({row["key"]: row for row in _rows(path)}.values())
+    return list({row["key"]: row for row in _rows(_existing(out))}.values())
+
+
+@dataclass(slots=True, frozen=True)
+class Extract:
+    """Some rows of a store, and of how many rows, recordings and failures they are an extract."""
+
+    rows: tuple[Row, ...]
+    n_rows: int
+    n_recordings: int
+    n_failed: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out."""
+        return len(self.rows) == self.n_rows
+
+
+def read_extract(out: str | Path, most: int) -> Extract:
+    """The newest rows of a store, or about ``most`` of them: those of some recordings, every configuration on the same.
+
+    Recordings are drawn by the digest of their name, so the same ones every time. Memory grows with the number of rows
+    only by their keys. Errors as for `read_rows`.
+    """
+    path = _existing(out)
+    newest: dict[bytes, int] = {}
+    facts: dict[bytes, tuple[str, bool]] = {}
+    for place, line in enumerate(_lines(path)):
+        key, recording, is_failed = _glance(path, place + 1, line)
+        newest[key], facts[key] = place, (sys.intern(recording), is_failed)
+    sizes = Counter(recording for recording, _ in facts.values())
+    n_failed = sum(is_failed for _, is_failed in facts.values())
+    chosen: set[str] = set()
+    room = most
+    for recording in sorted(sizes, key=lambda name: sha256(name.encode()).digest()):
+        room -= sizes[recording]
+        if chosen and room < 0:
+            break
+        chosen.add(recording)
+    wanted = {newest[key] for key, (recording, _) in facts.items() if recording in chosen}
+    del newest, facts
+    rows = tuple(_row(path, place + 1, line) for place, line in enumerate(_lines(path)) if place in wanted)
+    return Extract(rows, sizes.total(), len(sizes), n_failed)
 
 
 def done(out: str | Path) -> dict[str, str]:
@@ -149,14 +193,39 @@ def _torn_bytes(path: Path, block: int = 2**16) -> int:
     return size
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    """The complete rows of a store, one after the other; none where there is no file."""
+def _existing(out: str | Path) -> Path:
+    """The store of a folder that is there."""
+    path = Path(out) / STORE
+    if not path.parent.is_dir():
+        raise SweepError(f"{out}: no such folder, so no sweep in it")
+    return path
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The complete lines of a store, one after the other; none where there is no file."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
-                yield _row(path, number, line)
+        yield from (line for line in file if line.endswith(b"\n"))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a store, one after the other."""
+    return (_row(path, number, line) for number, line in enumerate(_lines(path), 1))
+
+
+# What a row begins with, as `append` has always written it; rows that begin otherwise are read whole.
+_BEGINNING = re.compile(
+    rb'\{"key": "([0-9a-f]{64})", "status": "(ok|failed)", .{0,4000}?"recording": "([^"\\]{1,200})", "corpus"'
+)
+
+
+def _glance(path: Path, number: int, line: bytes) -> tuple[bytes, str, bool]:
+    """Key, recording, and whether the task failed."""
+    if found := _BEGINNING.match(line):
+        return found[1], found[3].decode(), found[2] == b"failed"
+    row = _row(path, number, line)
+    return row["key"].encode(), str(row["recording"]), row["status"] == "failed"
 
 
 def _row(path: Path, number: int, line: bytes) -> Row:

@@ -26,7 +26,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from whisperlab import __version__
-from whisperlab.audio import audio_digest, read_audio
+from whisperlab.audio import FloatArray, audio_digest, read_audio
 from whisperlab.cache import make_key
 from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import Executor, InProcess, Lost
@@ -201,17 +201,29 @@ def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
     return lambda config: SessionRestartTranscriber(**{**config, "model": model, "lid": every_hop})
 
 
-def load_maker(model: str, device: str) -> MakeTranscriber:
-    """`transcriber_maker` of a model that is loaded now."""
-    from whisperlab.models import load_weights
+def load_maker(model: str, device: str, digest: str, version: str = __version__) -> MakeTranscriber:
+    """`transcriber_maker` of a model that is loaded and prepared now, so that workers forked later share it.
 
-    return transcriber_maker(load_weights(model, device))
+    ``digest`` and ``version`` are those of whoever drives. Raises SweepError where a worker has other weights or
+    another version of whisperlab: its results would stand under a wrong name.
+    """
+    from whisperlab.models import load_weights, model_digest
+    from whisperlab.transcriber import prepared
+
+    weights = load_weights(model, device)
+    for what, ours, theirs in (("weights", model_digest(weights), digest), ("version", __version__, version)):
+        if ours != theirs:
+            raise SweepError(
+                f"a worker has another {what} than who drives the sweep: {ours:.16}, not {theirs:.16}"
+            )
+    prepared(weights)
+    return transcriber_maker(weights)
 
 
 def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Task], Row]:
     """What a worker of an executor does with a task; ``load`` is called now, so once for each worker.
 
-    As the factory of an executor: ``partial(task_worker, out, partial(load_maker, "base", "cpu"))``.
+    As the factory of an executor: ``partial(task_worker, out, partial(load_maker, "base", "cpu", digest))``.
     """
     make_transcriber = load()
     return lambda task: run_task(task, out, make_transcriber)
@@ -222,10 +234,12 @@ def run_task(
     out: Path,
     make_transcriber: MakeTranscriber,
     heard: Callable[[float], object] | None = None,
+    audio: FloatArray | None = None,
 ) -> Row:
     """Run one task and return its row; what goes wrong becomes a failed row.
 
-    ``heard`` is called with the seconds of audio done so far. The row's ``trace`` is relative to ``out``;
+    ``audio`` is that of the recording, when it is at hand. ``heard`` is called with the seconds of audio done so far.
+    The row's ``trace`` is relative to ``out``;
     ``peak_rss_bytes`` is that of the whole process, model included, while the task ran.
     """
     row = _identity(task)
@@ -233,7 +247,7 @@ def run_task(
     try:
         trace = record(
             make_transcriber(task.config),
-            read_audio(task.recording.audio_path),
+            read_audio(task.recording.audio_path) if audio is None else audio,
             out / row["trace"],
             recording=task.recording.id,
             reference=task.recording.reference,

@@ -17,6 +17,7 @@ from whisperlab.errors import SweepError, TraceError
 
 if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
+    from whisperlab.store import Extract
 
 HELP = "sweeps, traces and notebooks to offline HTML"
 EXAMPLES = (
@@ -24,6 +25,10 @@ EXAMPLES = (
     "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
     "report reports/new-sweep --baseline reports/old-sweep --out reports",
     "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
+)
+
+MOST_ROWS = (
+    10_000  # of a sweep, more are not read: intervals would hardly become narrower, and the page not better
 )
 
 
@@ -117,16 +122,27 @@ def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> No
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
     """The report of a sweep's folder, or of traces."""
     from whisperlab.report.sweep import from_rows, from_traces
-    from whisperlab.store import STORE, read_rows
+    from whisperlab.store import STORE, read_extract
     from whisperlab.trace import read_trace
 
     folder = sources[0]
     if not folder.is_dir():
         return from_traces(map(read_trace, sources), title=title, command=command)
-    rows = read_rows(folder)
-    if not rows:
+    extract = read_extract(folder, MOST_ROWS)
+    if not extract.rows:
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
-    return from_rows(rows, folder=folder, title=title, command=command)
+    return from_rows(extract.rows, folder=folder, title=title, command=command, remarks=_left_out(extract))
+
+
+def _left_out(extract: Extract) -> list[str]:
+    """What the page must say when it is made of a part of the runs."""
+    if extract.is_whole:
+        return []
+    shown = len({row["recording"] for row in extract.rows})
+    return [
+        f"This page is made of {len(extract.rows):,} of {extract.n_rows:,} runs: every configuration over the same "
+        f"{shown:,} of {extract.n_recordings:,} recordings, drawn by lot. Of all runs {extract.n_failed:,} failed."
+    ]
 
 
 def _beside(report: SweepReport, baseline: Path | None) -> SweepReport:

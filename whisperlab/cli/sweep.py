@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from whisperlab.corpora import Recording
     from whisperlab.models import Weights
     from whisperlab.store import Row
-    from whisperlab.sweep import Grid
+    from whisperlab.sweep import Grid, Task
 
 HELP = "a grid of configurations over recordings"
 EXAMPLES = (
@@ -68,28 +68,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="auto|HOST:PORT",
-        help="work on a Ray cluster (ray start --head makes one; auto also starts one here); needs whisperlab[ray]",
+        help="work on a Ray cluster (ray start --head makes one; auto: that of this machine); needs whisperlab[ray]",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and run nothing")
+    parser.add_argument(
+        "--ship-audio",
+        action="store_true",
+        help="with --ray, for nodes that do not see these files: audio goes out with the tasks, traces come back",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be run and how long it takes, by a try of some seconds",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
     from whisperlab import corpora, models, store, sweep
 
+    if args.ship_audio and args.ray is None:
+        args.parser.error("--ship-audio goes with --ray")
     _check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
     model = models.load_weights(args.model, args.device, say=console.note)
     digest = models.model_digest(model)
     if args.dry_run:
-        return _say_plan(args, console, sweep.plan(configurations, recordings, digest))
+        return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+    works = _who_works(args, model, digest, console)
     try:
         outcome = sweep.run_sweep(
             configurations,
             recordings,
             args.out,
-            **_who_works(args, model),
+            **works,
             model_digest=digest,
             retry_failed=args.retry_failed,
             progress=console.err.isatty(),
@@ -98,6 +110,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         console.note(f"--resume with --out {args.out} goes on where this sweep was stopped")
         raise
+    if memory := getattr(works.get("executor"), "memory", None):
+        console.note(memory.words())
     results = summary(store.read_rows(args.out))
     console.document(
         {
@@ -117,17 +131,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _who_works(args: argparse.Namespace, model: Weights) -> dict[str, Any]:
+def _who_works(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> dict[str, Any]:
     """This process with the model it has loaded, or an executor whose workers load their own."""
-    from whisperlab import executors, sweep
+    from whisperlab import executors, shipping, sweep
 
     if args.ray is None and args.workers is None:
         return {"make_transcriber": sweep.transcriber_maker(model)}
-    load = partial(sweep.load_maker, args.model, args.device)
-    factory = partial(sweep.task_worker, args.out.resolve(), load)
-    if args.ray is not None:
-        return {"executor": executors.RayCluster(factory, args.ray, args.workers)}
-    return {"executor": executors.LocalProcesses(factory, args.workers)}
+    out = args.out.resolve()
+    load = partial(sweep.load_maker, args.model, args.device, digest)
+    factory = partial(sweep.task_worker, out, load)
+    if args.ray is None:
+        return {"executor": executors.LocalProcesses(factory, args.workers)}
+    options = {"n_workers": args.workers, "say": console.note}
+    if args.ship_audio:
+        return {"executor": shipping.Shipping(out, load, args.ray, **options)}
+    return {"executor": executors.RayCluster(factory, args.ray, **options)}
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
@@ -168,12 +186,34 @@ def _check_out(args: argparse.Namespace) -> None:
         )
 
 
-def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Any]) -> int:
-    from whisperlab.store import done
-    from whisperlab.sweep import remaining
+def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
+    """What would be run, how long it would take, and what that is known from."""
+    import os
 
-    todo = remaining(tasks, done(args.out), retry_failed=args.retry_failed)
+    import torch
+
+    from whisperlab import cost, store, sweep
+    from whisperlab.audio import read_audio
+
+    todo = sweep.remaining(tasks, store.done(args.out), retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
-    console.document({"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s})
+    n_workers = args.workers or 1
+    plan: dict[str, Any] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
     console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
+    if todo:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // n_workers))
+        known = cost.from_rows(store.read_rows(args.out)) if (args.out / store.STORE).exists() else {}
+        audio = read_audio(todo[0].recording.audio_path)
+        costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
+        took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
+        heard = sum({id(one): one.audio_s for one in costs.values()}.values())
+        plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": heard}
+        console.show(
+            table([{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()])
+        )
+        console.show(
+            f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on {heard:.0f} s "
+            "of audio on this machine; what a cache spares beyond the configuration that was tried is not in it"
+        )
+    console.document(plan)
     return 0

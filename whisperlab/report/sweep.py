@@ -27,6 +27,7 @@ SOUND_LIMIT = 4_000_000  # of them for players
 MAX_RECORDINGS = 6
 MAX_BARS = 24  # more do not fit on a screen
 MAX_HEATMAPS = 12
+MAX_RUNS = 2000  # in the list of all runs
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,19 +94,21 @@ class SweepReport:
         """The page as text, with at most ``sound_limit`` characters of sound in it."""
         name = self.shown.name if self.shown else ""
         rival = self.contrast.name if self.contrast else ""
+        failed_first = sorted(self.rows, key=lambda row: row["status"] == "ok")
+        listed = self.rows if len(self.rows) <= MAX_RUNS else failed_first[:MAX_RUNS]
         contrasts = {trace.recording: (rival, trace) for trace in self.contrasts}
         return render_page(
             "sweep.html.j2",
             report=self,
             tables=_tables(self),
-            runs=run_table(self.rows, self.fields),
+            runs=run_table(listed, self.fields),
             latency=operation_table(self.results),
             outcomes=_outcomes(self.results),
             heatmaps=_heatmaps(self.results, self.fields),
             tradeoff=_tradeoff(self.results),
             speed=_speed(self.shown),
             recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
-            flat=flat_rows(self.rows),
+            flat=flat_rows(listed),
             baseline=baseline_table(self.baseline) if self.baseline else None,
         )
 
@@ -122,14 +125,15 @@ def from_rows(
     folder: str | Path = ".",
     title: str = "Sweep",
     command: str | None = None,
+    remarks: Sequence[str] = (),
     now: datetime | None = None,
 ) -> SweepReport:
     """The report of a results store; traces are read from the rows' ``trace`` paths, relative to ``folder``.
 
-    A trace that is missing or damaged costs its timeline and leaves a warning. Raises SweepError for a row
+    ``remarks`` are what the page should warn of besides. A trace that is missing or damaged costs its timeline and leaves a warning. Raises SweepError for a row
     without configuration, recording or status.
     """
-    return _report(rows, lambda row: read_trace(Path(folder) / row["trace"]), title, command, now)
+    return _report(rows, lambda row: read_trace(Path(folder) / row["trace"]), title, command, now, remarks)
 
 
 def from_traces(
@@ -151,6 +155,7 @@ def _report(
     title: str,
     command: str | None,
     now: datetime | None,
+    remarks: Sequence[str] = (),
 ) -> SweepReport:
     every = tuple(check_row(row) for row in rows)
     finished = [row for row in every if row["status"] == "ok"]
@@ -170,7 +175,7 @@ def _report(
         fields=fields,
         results=told,
         findings=findings(told),
-        warnings=warnings(told, failures, [*notes, *more, *_mixed(traces + contrasts)]),
+        warnings=warnings(told, failures, [*remarks, *notes, *more, *_mixed(traces + contrasts)]),
         shown=shown,
         contrast=contrast,
         traces=tuple(traces),
