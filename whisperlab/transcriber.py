@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +47,7 @@ from whisperlab.decoder import (
     text_of,
 )
 from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import ConfigurationError, StreamEndedError
+from whisperlab.errors import ConfigurationError, StreamBrokenError, StreamEndedError
 from whisperlab.hot import hot
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
@@ -210,6 +211,15 @@ class SessionRestartTranscriber:
         lid_p95_limit_ms, hit_rate_limit: a warning is logged when crossed, at most once per
             ``log_interval_seconds``.
 
+    Threads: `process`, `finalize` and `reset` may come from any thread and take turns: the second waits for the first.
+    Everything that only reads (`latest`, `config`, `get_statistics`, the summary, the export) may be asked by any
+    thread at any time and does not wait for a decode; its counts are those of one stream and never go back before
+    `reset`. A handler of a signal, which runs within whatever it interrupts, may do neither.
+
+    Interrupts and errors: when anything but a refused chunk ends `process` or `finalize` early (`KeyboardInterrupt`, an
+    error out of torch), the stream is half done: from then on both raise `StreamBrokenError` until `reset`. `latest`
+    still tells what the broken call had made final, and the statistics can be read.
+
     >>> transcriber = SessionRestartTranscriber(languages=["en", "es"])  # doctest: +SKIP
     >>> result = transcriber.process(chunk)  # doctest: +SKIP
     """
@@ -310,11 +320,20 @@ class SessionRestartTranscriber:
         self._worker: ThreadPoolExecutor | None = None
         if session.parallel_ms:
             self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
-        self._pending: _Pending | None = None
+        self._turns = threading.RLock()  # held by the one thread that works on the stream
+        self._half_done = ""  # the call under way, or the one that was broken off
         self.reset()
 
     def reset(self) -> None:
         """Begin a new stream: forget audio, text, cache and statistics; keep the model."""
+        with self._turns:
+            self._half_done = "reset"
+            if self._worker:
+                self._worker.submit(int).result()  # whatever it was decoding: the thread is free after it
+            self._begin()
+            self._half_done = ""
+
+    def _begin(self) -> None:
         self.vad_audio_buffer = self._buffer(SAMPLE_RATE * 60)
         lid_capacity = int(self.lid_hop_ms / 1000 * SAMPLE_RATE) * 100
         self._window = self._lid.window_ms * SAMPLE_RATE // 1000
@@ -342,9 +361,7 @@ class SessionRestartTranscriber:
         self._ended = False
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
-        if self._pending:
-            self._pending.answer.exception()  # whatever it found: the thread is free after it
-        self._pending = None
+        self._pending: _Pending | None = None
         self._speech: _Speech | None = None
         self._final_until = 0
         self._prompts: dict[str, _Prompt] = {}
@@ -368,26 +385,46 @@ class SessionRestartTranscriber:
         """Take the next chunk, of any length; returns what it brought.
 
         Floats in [-1, 1] or int16/int32 PCM, shape (n,), or (n, channels) which are averaged. Raises
-        `AudioFormatError` for anything else and `StreamEndedError` after `finalize`; both change nothing.
+        `AudioFormatError` for anything else, `StreamEndedError` after `finalize` and `StreamBrokenError` after a call
+        that was broken off; these change nothing.
         """
-        if self._ended:
-            raise StreamEndedError("this stream was finalised; reset() starts a new one")
-        audio = as_audio(chunk)
-        self._news = _News()
-        with self.metrics.measure("chunk.total"), self._own_core():
-            self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
-        return self._result()
+        with self._turns:
+            self._check_whole()
+            if self._ended:
+                raise StreamEndedError("this stream was finalised; reset() starts a new one")
+            audio = as_audio(chunk)
+            self._half_done = "process"
+            self._news = _News()
+            with self.metrics.measure("chunk.total"), self._own_core():
+                self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+            self._half_done = ""
+            return self.latest
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: what was still open becomes final. A second call brings nothing."""
-        self._news = _News()
-        if not self._ended:
-            if self._resampler:
-                self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            if closed := self._gate.close():
-                self._end_speech(closed)
-            self._ended = True
-        return self._result()
+        with self._turns:
+            self._check_whole()
+            self._half_done = "finalize"
+            self._news = _News()
+            if not self._ended:
+                self._finalize()
+            self._half_done = ""
+            return self.latest
+
+    def _finalize(self) -> None:
+        if self._resampler:
+            self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        if closed := self._gate.close():
+            self._end_speech(closed)
+        self._ended = True
+
+    def _check_whole(self) -> None:
+        """Raise `StreamBrokenError` while the mark is set, which a call does for as long as it works on the stream."""
+        if self._half_done:
+            raise StreamBrokenError(
+                f"{self._half_done}() was broken off {seconds(self._heard):.3f} s into this stream, which is half done; "
+                "what that call had made final is in latest, and reset() starts a new stream"
+            )
 
     @contextmanager
     def _own_core(self) -> Iterator[None]:
@@ -396,8 +433,8 @@ class SessionRestartTranscriber:
             yield
             return
         before = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
+            torch.set_num_threads(1)
             yield
         finally:
             torch.set_num_threads(before)
@@ -447,9 +484,15 @@ class SessionRestartTranscriber:
         """Latencies in Prometheus' text format."""
         return self.metrics.export_prometheus()
 
-    def _result(self) -> ProcessResult:
-        news = self._news
-        tentative = text_of(self._speech.policy.tentative) if self._speech else ""
+    @property
+    def latest(self) -> ProcessResult:
+        """What the latest call of `process` or `finalize` brought: all of it, or as much as there is so far.
+
+        It holds what a call made final before it was broken off, and what never reached the caller because an
+        interrupt came between the end of the call and the use of its result.
+        """
+        news, speech = self._news, self._speech
+        tentative = text_of(speech.policy.tentative) if speech else ""
         return ProcessResult(
             "".join(news.committed),
             tentative,
