@@ -47,6 +47,10 @@ class StreamBrokenError(WhisperlabError, RuntimeError):
     """An interrupt or an error broke off the work on a stream, which is half done; ``reset`` starts a new one."""
 
 
+class ForkedError(WhisperlabError, RuntimeError):
+    """A transcriber was used in a process forked from one that had made one: its native threads are not there."""
+
+
 class WeightsError(WhisperlabError):
     """Model weights could not be found, fetched, verified or loaded; the message lists what was tried."""
 

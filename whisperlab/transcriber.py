@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ from whisperlab.decoder import (
     text_of,
 )
 from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import ConfigurationError, StreamBrokenError, StreamEndedError
+from whisperlab.errors import ConfigurationError, ForkedError, StreamBrokenError, StreamEndedError
 from whisperlab.hot import hot
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
@@ -67,6 +68,8 @@ _stream_ids = itertools.count()
 _prepared: WeakKeyDictionary[
     Weights, tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextStack]]
 ] = WeakKeyDictionary()
+_preparing = threading.Lock()
+_made_in: list[int] = []  # the process that made the first transcriber, which a fork inherits
 
 WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
@@ -220,6 +223,10 @@ class SessionRestartTranscriber:
     error out of torch), the stream is half done: from then on both raise `StreamBrokenError` until `reset`. `latest`
     still tells what the broken call had made final, and the statistics can be read.
 
+    Processes: start them with *spawn*, and make a transcriber in each. A fork of a process that has made a transcriber
+    lacks the threads of torch and of the voice activity detector, which would be waited for forever; there every call,
+    and making another, raises `ForkedError`.
+
     >>> transcriber = SessionRestartTranscriber(languages=["en", "es"])  # doctest: +SKIP
     >>> result = transcriber.process(chunk)  # doctest: +SKIP
     """
@@ -252,6 +259,7 @@ class SessionRestartTranscriber:
         enable_logging: bool = False,
         log_interval_seconds: float = 300.0,
     ) -> None:
+        _check_process()
         _check_rates(sampling_rate, lid_hop_ms)
         self._mode = _mode(language, oracle)
         if languages is not None and self._mode != "auto":
@@ -321,16 +329,21 @@ class SessionRestartTranscriber:
         if session.parallel_ms:
             self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
         self._turns = threading.RLock()  # held by the one thread that works on the stream
+        self._reading = (
+            threading.Lock()
+        )  # keeps a new stream from beginning while somebody reads the statistics
         self._half_done = ""  # the call under way, or the one that was broken off
         self.reset()
 
     def reset(self) -> None:
         """Begin a new stream: forget audio, text, cache and statistics; keep the model."""
+        _check_process()
         with self._turns:
             self._half_done = "reset"
             if self._worker:
                 self._worker.submit(int).result()  # whatever it was decoding: the thread is free after it
-            self._begin()
+            with self._reading:
+                self._begin()
             self._half_done = ""
 
     def _begin(self) -> None:
@@ -388,6 +401,7 @@ class SessionRestartTranscriber:
         `AudioFormatError` for anything else, `StreamEndedError` after `finalize` and `StreamBrokenError` after a call
         that was broken off; these change nothing.
         """
+        _check_process()
         with self._turns:
             self._check_whole()
             if self._ended:
@@ -402,6 +416,7 @@ class SessionRestartTranscriber:
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: what was still open becomes final. A second call brings nothing."""
+        _check_process()
         with self._turns:
             self._check_whole()
             self._half_done = "finalize"
@@ -422,8 +437,8 @@ class SessionRestartTranscriber:
         """Raise `StreamBrokenError` while the mark is set, which a call does for as long as it works on the stream."""
         if self._half_done:
             raise StreamBrokenError(
-                f"{self._half_done}() was broken off {seconds(self._heard):.3f} s into this stream, which is half done; "
-                "what that call had made final is in latest, and reset() starts a new stream"
+                f"{self._half_done}() was broken off {seconds(self._heard):.3f} s into this stream, which is half "
+                "done; what that call had made final is in latest, and reset() starts a new stream"
             )
 
     @contextmanager
@@ -444,7 +459,18 @@ class SessionRestartTranscriber:
         return dict(self._config)
 
     def get_statistics(self) -> dict[str, Any]:
-        """Counts and latencies since the stream began, JSON-able."""
+        """Counts and latencies since the stream began, JSON-able.
+
+        While another thread works on the stream each of the five parts is of one moment, and later parts may be newer.
+        """
+        _check_process()
+        with self._reading:
+            return self._statistics()
+
+    def _statistics(self) -> dict[str, Any]:
+        # What belongs together is read without a call in between, which is where another thread could come in.
+        language, heard, counts = self._language, self._heard, self._counts.copy()
+        redecodes, shared = self._decoder.redecodes, self._decoder.shared
         return {
             "performance": self.metrics.get_statistics(),
             "self_cost_ns": self.metrics.self_cost_ns,
@@ -454,34 +480,34 @@ class SessionRestartTranscriber:
                 "lid": _buffer_statistics(self.audio_buffer_for_lid),
             },
             "lid": {
-                "frames": self._counts["lid_frames"],
-                "skipped": self._counts["lid_skipped"],
-                "encoder_calls": self._lid_encoder.calls,
-                "encoded_s": seconds(self._lid_encoder.encoded_samples),
+                "frames": counts["lid_frames"],
+                "skipped": counts["lid_skipped"],
+                **_encoder_work(self._lid_encoder),
             },
             "sessions": {
                 "mode": self._mode,
-                "language": self._language,
-                "switches": self._counts["switches"],
-                "switches_refused": self._counts["refused"],
-                "segments": self._counts["segments"],
-                "decodes": self._counts["decodes"],
-                "redecodes": self._decoder.redecodes,
-                "shared_encodes": self._decoder.shared,
-                "encoder_calls": self._text_encoder.calls,
-                "encoded_s": seconds(self._text_encoder.encoded_samples),
-                "heard_s": seconds(self._heard),
+                "language": language,
+                "switches": counts["switches"],
+                "switches_refused": counts["refused"],
+                "segments": counts["segments"],
+                "decodes": counts["decodes"],
+                "redecodes": redecodes,
+                "shared_encodes": shared,
+                **_encoder_work(self._text_encoder),
+                "heard_s": seconds(heard),
             },
         }
 
     def get_performance_summary(self) -> str:
         """The latency of every operation and the cache's hit rate, for a person."""
+        _check_process()
         cache = self.encoder_cache.get_statistics()
         line = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
         return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}"
 
     def export_prometheus_metrics(self) -> str:
         """Latencies in Prometheus' text format."""
+        _check_process()
         return self.metrics.export_prometheus()
 
     @property
@@ -938,16 +964,29 @@ def prepared(
     if split is not None and precision is None and for_encoder == "int8":
         for_encoder = "fp32"  # 8-bit products are not compiled
     for_decoder = check_precision(precision, weights.device, "decoder")
-    encoders, stacks = _prepared.setdefault(weights, ({}, {}))
-    if (for_encoder, split) not in encoders:
-        encoders[for_encoder, split] = (
-            ShortWindowEncoder(weights, for_encoder)
-            if split is None
-            else compiled_encoder(weights, for_encoder, split)
+    with _preparing:
+        encoders, stacks = _prepared.setdefault(weights, ({}, {}))
+        if (for_encoder, split) not in encoders:
+            encoders[for_encoder, split] = (
+                ShortWindowEncoder(weights, for_encoder)
+                if split is None
+                else compiled_encoder(weights, for_encoder, split)
+            )
+        if for_decoder not in stacks:
+            stacks[for_decoder] = TextStack(weights, for_decoder)
+        return encoders[for_encoder, split], stacks[for_decoder]
+
+
+def _check_process() -> None:
+    """Raise `ForkedError` in a process forked from one that had made a transcriber."""
+    if not _made_in:
+        _made_in.append(os.getpid())
+    if _made_in[0] != os.getpid():
+        raise ForkedError(
+            f"process {_made_in[0]} had made a transcriber when this one, {os.getpid()}, was forked from it; the "
+            "threads of torch and of the voice activity detector are not here, and waiting for them would never end; "
+            "start processes with the method 'spawn' and make a transcriber in each"
         )
-    if for_decoder not in stacks:
-        stacks[for_decoder] = TextStack(weights, for_decoder)
-    return encoders[for_encoder, split], stacks[for_decoder]
 
 
 def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:
@@ -979,6 +1018,11 @@ def _resampler(sampling_rate: int) -> Any:
     import soxr
 
     return soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32")
+
+
+def _encoder_work(encoder: ShortWindowEncoder) -> dict[str, float]:
+    calls, encoded = encoder.calls, encoder.encoded_samples
+    return {"encoder_calls": calls, "encoded_s": seconds(encoded)}
 
 
 def _buffer_statistics(buffer: RingBuffer) -> dict[str, int]:
