@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from whisperlab import __version__
 from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, sweep, transcribe
 from whisperlab.cli.console import Console
-from whisperlab.errors import WhisperlabError
+from whisperlab.errors import WhisperlabError, enough_memory
 
 # Two OpenMP threads that share two cores with anything else wait for each other in a busy loop, for hundreds of
 # milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy processes, one
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Whatever a library prints must not end up between JSON documents.
         with redirect_stdout(sys.stderr if args.json else sys.stdout), _logged(console):
-            return int(args.run(args, console))
+            with enough_memory("for this"):
+                return int(args.run(args, console))
     except KeyboardInterrupt:
         console.note("whisperlab: interrupted")
         return 130
