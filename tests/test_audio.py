@@ -251,11 +251,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(
     write_wav(path, np.zeros(100, np.float32))
     before = path.read_bytes()
 
-    def half_written(file: Path, *args: object, **kwargs: object) -> None:
-        file.write_bytes(b"RIFF")
+    def half_written(file: Path, content: bytes) -> None:
+        with file.open("wb") as opened:
+            opened.write(content[:4])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(soundfile, "write", half_written)
+    monkeypatch.setattr(Path, "write_bytes", half_written)
     with pytest.raises(OSError, match="no space"):
         write_wav(path, np.ones(100, np.float32))
     assert path.read_bytes() == before

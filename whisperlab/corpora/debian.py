@@ -41,8 +41,9 @@ class Package:
 def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
     """Have ``apt-get download`` put the packages that ``folder`` lacks, or holds damaged, there.
 
-    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the system's package lists do not know them (they are empty in most containers), fresh lists are
-    fetched into a temporary folder; the system's own are left as they are. Raises CorpusError.
+    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the
+    system's package lists do not know them (they are empty in most containers), fresh lists are fetched into
+    a temporary folder; the system's own are left as they are. Raises CorpusError.
     """
     packages = list(packages)
     if not _lacking(packages, folder):
