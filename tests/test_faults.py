@@ -5,28 +5,53 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbformat
+import numpy as np
 import pytest
 import torch
-from faults import ERRORS, Calls, counted, spread
+from faults import ERRORS, Calls, counted, file_limit, full_at, listing, spread
+from synthetic_report import configuration, make_trace, sweep_rows
+from test_corpora import PACKAGES, apt, build, cache, digest, shelf  # noqa: F401 - fixtures
+from test_models import home, names_in, published  # noqa: F401 - fixtures
+from test_sweep import DIGEST, GRID, Parrot, make_recording
 
-from whisperlab.audio import FloatArray, chunks
+from whisperlab import compiled, models
+from whisperlab.audio import FloatArray, chunks, write_wav
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
+from whisperlab.corpora import debian, write_manifest
 from whisperlab.decoder import Hypothesis, LocalAgreement, SpeechDecoder, Word
 from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import OutOfMemoryError, StreamBrokenError
+from whisperlab.errors import (
+    CorpusError,
+    OutOfMemoryError,
+    StreamBrokenError,
+    SweepError,
+    WeightsError,
+    WhisperlabError,
+)
 from whisperlab.lid import LanguageIdentifier
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import Weights, tensor_shapes
+from whisperlab.report import notebook
+from whisperlab.report.page import render_page, write_page
 from whisperlab.segments import ProcessResult
 from whisperlab.smoothing import LanguageTracker
+from whisperlab.store import STORE, read_rows, to_parquet
+from whisperlab.sweep import run_sweep
 from whisperlab.timeline import SAMPLE_RATE
+from whisperlab.trace import write_trace
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
 from whisperlab.vad import SileroDetector
 
@@ -189,3 +214,164 @@ def check_that_it_is_broken(transcriber: SessionRestartTranscriber) -> None:
         with pytest.raises(StreamBrokenError, match=r"broken off .* latest.* reset\(\)"):
             call()
     assert transcriber.get_statistics()["sessions"]["heard_s"] >= 0
+
+
+# --- a full disk --------------------------------------------------------------------------------------
+
+Write = Callable[[Path], object]
+
+
+def trace_writer(folder: Path) -> Write:
+    trace = make_trace("r1", ["en", "es"], config=configuration())
+    return lambda path: write_trace(path, trace)
+
+
+def page_writer(folder: Path) -> Write:
+    page = render_page("index.html.j2", entries=[], created="2026-01-01")
+    return lambda path: write_page(path, page)
+
+
+def notebook_writer(folder: Path) -> Write:
+    """The page of a notebook, which is not run: that takes seconds, and writes nothing of ours."""
+    source = folder / "source.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One\n\nTwo")]), source)
+
+    def write(path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(notebook, "_execute", lambda copy, executed, *_: shutil.copy(copy, executed) and "")
+            notebook.run_notebook(source, path)
+
+    return write
+
+
+def parquet_writer(folder: Path) -> Write:
+    rows = [{**row, "key": f"{number:064x}"} for number, row in enumerate(sweep_rows(folder / "sweep"))]
+    (folder / "sweep" / STORE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return lambda path: to_parquet(folder / "sweep", path)
+
+
+def wav_writer(folder: Path) -> Write:
+    return lambda path: write_wav(path, np.zeros(8000, np.float32))
+
+
+def manifest_writer(folder: Path) -> Write:
+    recordings = [make_recording(folder, f"r{n}", "hello " * n) for n in range(1, 4)]
+    return lambda path: write_manifest(path, recordings)
+
+
+def code_writer(folder: Path) -> Write:
+    """The compiled encoder, without the minutes of compiling."""
+
+    def package(exported: object, *, package_path: str, **_: object) -> None:
+        Path(package_path).write_bytes(b"code" * 1000)
+
+    def write(path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.export, "export", lambda *_, **__: None)
+            patch.setattr(torch._inductor, "aoti_compile_and_package", package)
+            compiled._compile(torch.nn.Identity(), (torch.zeros(1, 16), torch.zeros(8)), path)
+
+    return write
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], Write]]] = {
+    "trace": ("trace.jsonl", trace_writer),
+    "report": ("report.html", page_writer),
+    "notebook page": ("notebook.html", notebook_writer),
+    "Parquet": ("rows.parquet", parquet_writer),
+    "audio": ("audio.wav", wav_writer),
+    "manifest": ("manifest.jsonl", manifest_writer),
+    "compiled code": ("code.pt2", code_writer),
+}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_a_full_disk_leaves_the_old_file_or_none_and_names_it(tmp_path: Path, what: str) -> None:
+    name, prepare = WRITERS[what]
+    write, out = prepare(tmp_path), tmp_path / "out"
+    path = out / name
+    write(path)
+    size = path.stat().st_size
+    limits = [*(size * step // PLACES for step in range(PLACES)), size - 1]
+    if what == "notebook page":  # the first limits would keep its copy from being written, elsewhere
+        limits = limits[-1:]
+    for old in (None, b"what was there before"):
+        path.unlink()
+        if old:
+            path.write_bytes(old)
+        faults = *map(file_limit, limits), full_at(os, "fsync"), full_at(Path, "replace")
+        for fault in faults:
+            with fault, pytest.raises((WhisperlabError, OSError), match=re.escape(str(path))):
+                write(path)
+            assert listing(out) == ({name: old} if old else {})
+        write(path)
+        assert path.stat().st_size == size or what == "notebook page"  # which says when it was made
+        assert set(listing(out)) == {name}
+
+
+def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_path: Path) -> None:
+    recordings = [make_recording(tmp_path, "r1", "hello")]
+    configurations = GRID.configurations()
+
+    def sweep(out: Path) -> Any:
+        return run_sweep(
+            configurations, recordings, out, model_digest=DIGEST, make_transcriber=Parrot, progress=False
+        )
+
+    sweep(tmp_path / "whole")
+    size = (tmp_path / "whole" / STORE).stat().st_size
+    longest = max(path.stat().st_size for path in (tmp_path / "whole" / "traces").iterdir())
+    for step in range(PLACES):
+        limit = max(size * (2 * step + 1) // (2 * PLACES), longest + 1)
+        with (
+            file_limit(limit),
+            pytest.raises(SweepError, match=r"results\.jsonl.*(cannot add|the disk took)"),
+        ):
+            sweep(tmp_path / f"out{step}")
+        kept = read_rows(tmp_path / f"out{step}")
+        outcome = sweep(tmp_path / f"out{step}")
+        assert (outcome.found, outcome.ran) == (len(kept), len(configurations) - len(kept))
+        assert len(read_rows(tmp_path / f"out{step}")) == len(configurations)
+        assert not list((tmp_path / f"out{step}").rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("fetch,n_bytes", [(models.fetch, 2000), (models.ct2_folder, 20_000)])
+def test_a_full_disk_leaves_no_part_of_weights(published: Any, fetch: Any, n_bytes: int) -> None:  # noqa: F811
+    with (
+        file_limit(n_bytes),
+        pytest.raises(WeightsError, match=r"could not (be written|fetch)"),
+    ):
+        fetch("base")
+    assert names_in(models.cache_dir() / "models") == set()
+    fetch("base")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1000, 100_000])
+def test_a_full_disk_leaves_no_part_of_a_corpus(shelf: Path, cache: Path, n_bytes: int) -> None:  # noqa: F811
+    with (
+        file_limit(n_bytes),
+        pytest.raises(CorpusError, match=r"ivr-it could not be built in .*WHISPERLAB_CACHE"),
+    ):
+        build(shelf, "ivr-it")
+    assert listing(cache) == {"corpora": None, "corpora/ivr-it": None}
+
+
+def test_a_full_disk_leaves_no_part_of_a_package(tmp_path: Path, apt: Any) -> None:  # noqa: F811
+    apt("one", "two")
+    for fault in (file_limit(2), full_at(Path, "replace")):
+        with fault, pytest.raises((CorpusError, OSError)):
+            debian.fetch(PACKAGES, tmp_path / "packages", lambda line: None)
+        assert listing(tmp_path / "packages") == {}
+    debian.fetch(PACKAGES, tmp_path / "packages", lambda line: None)
+    assert set(listing(tmp_path / "packages")) == {"one_1.0-1_all.deb", "two_1.0-1_all.deb"}
+
+
+def test_results_that_cannot_be_printed_are_told_of() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "whisperlab", "data", "list", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"No space left on device" in done.stderr
