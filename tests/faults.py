@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,3 +105,13 @@ def flips(content: bytes, wanted: int, seed: int = 0) -> Iterator[bytes]:
     for step in range(wanted):
         at = rng.randrange(len(content) * step // wanted, max(len(content) * (step + 1) // wanted, 1))
         yield content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+
+
+@contextmanager
+def may_refuse(kind: type[Exception], pattern: str) -> Iterator[None]:
+    """The block ends well, or with an error of this kind whose words match."""
+    try:
+        yield
+    except kind as error:
+        if not re.search(pattern, str(error)):
+            pytest.fail(f"{error} says nothing of {pattern}")

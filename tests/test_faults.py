@@ -11,8 +11,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,38 +22,40 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from faults import ERRORS, Calls, counted, file_limit, full_at, listing, spread
+from faults import ERRORS, Calls, counted, cuts, file_limit, flips, full_at, listing, may_refuse, spread
 from synthetic_report import configuration, make_trace, sweep_rows
-from test_corpora import PACKAGES, apt, build, cache, digest, shelf  # noqa: F401 - fixtures
-from test_models import home, names_in, published  # noqa: F401 - fixtures
+from test_corpora import PACKAGES, apt, build, cache, deb, digest, shelf  # noqa: F401 - fixtures
+from test_models import checkpoint_bytes, home, names_in, published, small_state  # noqa: F401 - fixtures
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 
 from whisperlab import compiled, models
 from whisperlab.audio import FloatArray, chunks, write_wav
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
-from whisperlab.corpora import debian, write_manifest
+from whisperlab.corpora import debian, is_built, read_manifest, write_manifest
 from whisperlab.decoder import Hypothesis, LocalAgreement, SpeechDecoder, Word
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.errors import (
     CorpusError,
+    ManifestError,
     OutOfMemoryError,
     StreamBrokenError,
     SweepError,
+    TraceError,
     WeightsError,
     WhisperlabError,
 )
 from whisperlab.lid import LanguageIdentifier
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.models import Weights, tensor_shapes
+from whisperlab.models import Weights, tensor_digest, tensor_shapes
 from whisperlab.report import notebook
 from whisperlab.report.page import render_page, write_page
 from whisperlab.segments import ProcessResult
 from whisperlab.smoothing import LanguageTracker
-from whisperlab.store import STORE, read_rows, to_parquet
+from whisperlab.store import STORE, done, read_extract, read_rows, to_parquet
 from whisperlab.sweep import run_sweep
 from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import write_trace
+from whisperlab.trace import read_trace, write_trace
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
 from whisperlab.vad import SileroDetector
 
@@ -375,3 +379,173 @@ def test_results_that_cannot_be_printed_are_told_of() -> None:
         )
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
     assert b"No space left on device" in done.stderr
+
+
+# --- damaged files ------------------------------------------------------------------------------------
+
+
+def damaged(content: bytes) -> Iterator[bytes]:
+    """A file cut at many lengths, and with bits turned in many places."""
+    yield from cuts(content, 8 * PLACES)
+    yield from flips(content, 40 * PLACES)
+
+
+def test_a_damaged_checkpoint_is_refused_or_holds_the_very_weights(home: Path) -> None:  # noqa: F811
+    path = home / "mine.pt"
+    content, expected = checkpoint_bytes(home, small_state()), tensor_digest(small_state())
+    refused = 0
+    for damage in damaged(content):
+        path.write_bytes(damage)
+        with may_refuse(WeightsError, re.escape(str(path))):
+            refused += 1
+            assert tensor_digest(models.load_weights(path).state) == expected
+            refused -= 1
+    assert refused > 30 * PLACES
+
+
+def test_damage_to_weights_in_the_cache_is_seen_and_mended_by_the_next_fetch(
+    published: dict[str, torch.Tensor],  # noqa: F811
+) -> None:
+    path = models.fetch("base")
+    content = path.read_bytes()
+    for damage in damaged(content):
+        path.write_bytes(damage)
+        with may_refuse(WeightsError, "no weights for base"):
+            loaded = models.load_weights("base", download=False)
+            assert tensor_digest(loaded.state) == tensor_digest(published)
+    path.write_bytes(content[:-100])
+    models.fetch("base")
+    assert models.verify("base").trusted
+
+
+def test_a_damaged_folder_for_faster_whisper_is_fetched_anew(published: Any) -> None:  # noqa: F811
+    folder = models.ct2_folder("base")
+    content = (folder / "model.bin").read_bytes()
+    for damage in (content[: len(content) // 2], content[:-2] + bytes(2)):
+        (folder / "model.bin").write_bytes(damage)
+        assert models.ct2_folder("base") == folder
+        assert (folder / "model.bin").read_bytes() == content
+
+
+def test_a_damaged_package_is_never_used_and_fetched_anew(tmp_path: Path, apt: Any) -> None:  # noqa: F811
+    fake, folder = apt("one", "two"), tmp_path / "packages"
+    debian.fetch(PACKAGES, folder, lambda line: None)
+    path = folder / "one_1.0-1_all.deb"
+    for damage in [*cuts(b"deb\n", 4), *flips(b"deb\n", 4)]:
+        path.write_bytes(damage)
+        with pytest.raises(CorpusError, match="not the package it is named after"):
+            debian.verified(PACKAGES[0], folder, accept_newer=True)
+        debian.fetch(PACKAGES, folder, lambda line: None)
+        assert debian.verified(PACKAGES[0], folder, accept_newer=False) == path
+    assert set(fake.calls[1:]) == {"download one"}
+
+
+def test_a_package_damaged_anywhere_unpacks_with_a_clear_error_or_not_at_all(tmp_path: Path) -> None:
+    whole = deb(tmp_path / "whole.deb", {"./usr/share/doc/x.txt": b"text " * 100, "./usr/y": b"\0" * 3000})
+    for damage in damaged(whole.read_bytes()):
+        path = tmp_path / "damaged.deb"
+        path.write_bytes(damage)
+        with suppress(CorpusError):
+            debian.unpack(path)
+
+
+def test_a_corpus_whose_manifest_was_damaged_is_built_anew(shelf: Path, cache: Path) -> None:  # noqa: F811
+    folder = build(shelf, "ivr-it")
+    whole = digest(folder)
+    manifest = folder / "manifest-test.jsonl"
+    for path in (manifest, folder / "recipe.json"):
+        content = path.read_bytes()
+        for damage in (content[: content.index(b"\n") + 1], b"", b"[]", b"{}"):
+            path.write_bytes(damage)
+            assert not is_built("ivr-it")
+    build(shelf, "ivr-it")
+    assert digest(folder) == whole
+
+
+def test_a_damaged_manifest_is_read_or_refused_with_file_and_line(tmp_path: Path) -> None:
+    recordings = [make_recording(tmp_path, f"r{n}", "hello " * n) for n in range(1, 4)]
+    path = tmp_path / "manifest.jsonl"
+    write_manifest(path, recordings)
+    for damage in damaged(path.read_bytes()):
+        path.write_bytes(damage)
+        with may_refuse(ManifestError, re.escape(str(path))):
+            read_manifest(path)
+
+
+def test_a_damaged_trace_is_read_or_refused_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    write_trace(path, make_trace("r1", ["en", "es"], config=configuration()))
+    content = path.read_bytes()
+    lines = len(content.splitlines())
+    for damage in [*damaged(content), *(b"".join(content.splitlines(True)[:n]) for n in range(lines))]:
+        path.write_bytes(damage)
+        with may_refuse(TraceError, re.escape(str(path))):
+            trace = read_trace(path)
+            for name in ("segments", "switches", "frames", "committed", "speech", "reference", "duration"):
+                getattr(trace, name)
+            assert trace.statistics is not None
+            assert len(damage) >= len(content) - 1  # of a trace cut short nothing is read
+
+
+def test_a_damaged_store_is_read_or_refused_with_file_and_line_and_one_cut_short_is_completed(
+    tmp_path: Path,
+) -> None:
+    recordings = [make_recording(tmp_path, "r1", "hello")]
+
+    def sweep() -> Any:
+        return run_sweep(
+            GRID.configurations(),
+            recordings,
+            tmp_path,
+            model_digest=DIGEST,
+            make_transcriber=Parrot,
+            progress=False,
+        )
+
+    sweep()
+    path = tmp_path / STORE
+    content = path.read_bytes()
+    for damage in flips(content, 40 * PLACES):
+        path.write_bytes(damage)
+        for read in (read_rows, done, partial(read_extract, most=1000)):
+            with may_refuse(SweepError, rf"{re.escape(str(path))}:\d+: .* (its task runs again|knows 1)"):
+                read(tmp_path)
+    for damage in cuts(content, 2 * PLACES):
+        path.write_bytes(damage)
+        assert sweep().ran == len(content.splitlines()) - damage.count(b"\n")
+        assert len(read_rows(tmp_path)) == len(content.splitlines())
+
+
+def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "code.pt2"
+    code = bytes(range(256)) * 8
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("code.so", code)
+    content = path.read_bytes()
+
+    def load(package: str) -> bytes:
+        """Without a look at the checksums, as torch reads it."""
+        monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda self, data: None)
+        with zipfile.ZipFile(package) as archive:
+            found = archive.read("code.so")
+        monkeypatch.undo()
+        monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+        return found
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    assert compiled._load(path) == code  # type: ignore[comparison-overlap]
+    for damage in damaged(content):
+        path.write_bytes(damage)
+        try:
+            assert compiled._load(path) == code  # type: ignore[comparison-overlap]
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            OSError,
+            KeyError,
+            ValueError,
+            RuntimeError,
+            EOFError,
+        ):
+            monkeypatch.undo()
+            monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
