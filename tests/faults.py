@@ -103,7 +103,8 @@ def flips(content: bytes, wanted: int, seed: int = 0) -> Iterator[bytes]:
     """The file with one bit of one byte turned, at many places."""
     rng = random.Random(seed)
     for step in range(wanted):
-        at = rng.randrange(len(content) * step // wanted, max(len(content) * (step + 1) // wanted, 1))
+        first = len(content) * step // wanted
+        at = rng.randrange(first, max(len(content) * (step + 1) // wanted, first + 1))
         yield content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
 
 

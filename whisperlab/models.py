@@ -516,7 +516,9 @@ def _read_checked(path: Path) -> Checkpoint:
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
-        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        except Exception as error:  # a damaged directory makes zipfile raise nearly anything
+            if is_lack_of_memory(error):
+                raise
             damaged = brief(error)
         if damaged:
             raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 
 from whisperlab.audio import FloatArray, audio_digest, chunks, paced
-from whisperlab.errors import ConfigurationError, TraceError
+from whisperlab.errors import ConfigurationError, TraceError, brief
 from whisperlab.files import whole
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
@@ -292,7 +292,20 @@ def read_trace(path: str | Path) -> Trace:
     kinds = [line["kind"] for line in lines]
     if kinds.count("end") != 1 or kinds[-1] != "end" or kinds.count("header") != 1:
         raise TraceError(f"{path} is not one whole trace: it needs one header first and one end line last")
-    return Trace(lines[0], tuple(lines[1:]))
+    trace = Trace(lines[0], tuple(lines[1:]))
+    _check_records(trace, path)
+    return trace
+
+
+def _check_records(trace: Trace, path: Path) -> None:
+    """Raise TraceError unless the lines can be given back as what they were written from."""
+    try:
+        for _ in (trace.segments, trace.switches, trace.frames, trace.speech, trace.committed, trace.reference):
+            pass
+        for _ in (trace.config, trace.statistics, trace.real_time_factor):
+            pass
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise TraceError(f"{path} is damaged: {brief(error)}") from error
 
 
 def provenance() -> dict[str, Any]:
