@@ -300,7 +300,14 @@ def read_trace(path: str | Path) -> Trace:
 def _check_records(trace: Trace, path: Path) -> None:
     """Raise TraceError unless the lines can be given back as what they were written from."""
     try:
-        for _ in (trace.segments, trace.switches, trace.frames, trace.speech, trace.committed, trace.reference):
+        for _ in (
+            trace.segments,
+            trace.switches,
+            trace.frames,
+            trace.speech,
+            trace.committed,
+            trace.reference,
+        ):
             pass
         for _ in (trace.config, trace.statistics, trace.real_time_factor):
             pass

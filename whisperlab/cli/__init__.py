@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Whatever a library prints must not end up between JSON documents.
         stdout = sys.stderr if args.json else sys.stdout
-        with redirect_stdout(stdout), _logged(console), enough_memory("for this"):
+        with redirect_stdout(stdout), _logged(console), enough_memory("for this command"):
             return int(args.run(args, console))
     except KeyboardInterrupt:
         console.note("whisperlab: interrupted")
