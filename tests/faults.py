@@ -116,3 +116,15 @@ def may_refuse(kind: type[Exception], pattern: str) -> Iterator[None]:
     except kind as error:
         if not re.search(pattern, str(error)):
             pytest.fail(f"{error} says nothing of {pattern}")
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Permissions bind in the block: root, whom they do not, acts as nobody."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)

@@ -1,6 +1,6 @@
 """A process that has imported everything and forks a child for each command: children start at once, to be killed.
 
-It reads JSON lines: ``{"run": [argv, ...], "env": {}, "memory": bytes, "log": path}`` starts a child that runs command
+No process of it may use the network, as if there were none. It reads JSON lines: ``{"run": [argv, ...], "env": {}, "memory": bytes, "log": path}`` starts a child that runs command
 lines of whisperlab one after the other, until one fails, and answers with its process id; ``{"wait": pid}`` answers
 with its exit code, negative for a signal. The weights are a small model's and the transcriber of sweeps is a fake
 when ``{"packaged": ...}`` came first.
@@ -8,13 +8,17 @@ when ``{"packaged": ...}`` came first.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,16 +111,24 @@ def _wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def _no_network(event: str, args: tuple[Any, ...]) -> None:
+    """What an audit hook raises is what the call gives."""
+    local = event == "socket.connect" and args[0].family == socket.AF_UNIX
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname") and not local:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+
 def _serve() -> None:
+    sys.addaudithook(_no_network)
     import duckdb  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import whisper  # noqa: F401
 
-    import whisperlab.cli.sweep
-    import whisperlab.report.sweep
-    import whisperlab.sweep
-    import whisperlab.transcriber  # noqa: F401
+    import whisperlab
 
+    for module in walk_packages(whisperlab.__path__, "whisperlab."):
+        if module.name != "whisperlab.__main__":
+            import_module(module.name)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

