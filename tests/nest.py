@@ -1,9 +1,10 @@
 """A process that has imported everything and forks a child for each command: children start at once, to be killed.
 
-No process of it may use the network, as if there were none. It reads JSON lines: ``{"run": [argv, ...], "env": {}, "memory": bytes, "log": path}`` starts a child that runs command
-lines of whisperlab one after the other, until one fails, and answers with its process id; ``{"wait": pid}`` answers
-with its exit code, negative for a signal. The weights are a small model's and the transcriber of sweeps is a fake
-when ``{"packaged": ...}`` came first.
+No process of it may use the network, as if there were none. It reads JSON lines. ``{"run": [argv, ...], ...}`` starts
+a child that runs command lines of whisperlab one after the other until one fails, in the environment ``env``, printing
+to the file ``log``, with ``memory`` more bytes of address space than it begins with; the answer is its process id.
+With ``packaged`` base is that model, and the transcriber of sweeps a fake. ``{"wait": pid}`` is answered with the exit
+code of a child, negative for a signal.
 """
 
 from __future__ import annotations
@@ -33,35 +34,50 @@ class Nest:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def ask(self, **command: Any) -> int:
+    def start(
+        self,
+        commands: list[list[str]],
+        log: Path,
+        *,
+        packaged: Packaged | None = None,
+        memory: int | None = None,
+    ) -> int:
+        """Begin command lines in the environment of now; returns the process id."""
+        known = packaged and {
+            "tensors": packaged.tensors,
+            "wheels": [[(w.package, w.version, w.mib, w.sha256) for w in ws] for ws in packaged.publishers],
+        }
+        environment = dict(os.environ)
+        return self._ask(run=commands, log=str(log), env=environment, packaged=known, memory=memory)
+
+    def wait(self, pid: int) -> int:
+        """The exit code."""
+        return self._ask(wait=pid)
+
+    def run(self, commands: list[list[str]], log: Path, **options: Any) -> tuple[int, str]:
+        """Exit code and everything printed."""
+        return self.wait(self.start(commands, log, **options)), log.read_text()
+
+    def _ask(self, **command: Any) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(command), file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
-    def run(self, *commands: list[str], log: Path, **options: Any) -> tuple[int, str]:
-        """Exit code and everything printed."""
-        return self.ask(wait=self.ask(run=commands, log=str(log), **options)), log.read_text()
-
 
 @contextmanager
-def nest(packaged: Packaged | None = None) -> Iterator[Nest]:
+def nest() -> Iterator[Nest]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    command = [sys.executable, __file__]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         try:
-            made = Nest(process)
-            if packaged:
-                wheels = [[(w.package, w.version, w.mib, w.sha256) for w in ws] for ws in packaged.publishers]
-                made.ask(packaged={"tensors": packaged.tensors, "wheels": wheels})
-            yield made
+            yield Nest(process)
         finally:
             process.kill()
 
 
-def _pretend(packaged: dict[str, Any]) -> int:
+def _pretend(packaged: dict[str, Any]) -> None:
     import whisper
     from test_sweep import Parrot
 
@@ -71,7 +87,6 @@ def _pretend(packaged: dict[str, Any]) -> int:
     models.PACKAGED["base"] = models.Packaged(packaged["tensors"], publishers)
     whisper._MODELS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
     sweep.transcriber_maker = lambda model: Parrot  # type: ignore[assignment]
-    return 0
 
 
 def _start(command: dict[str, Any]) -> int:
@@ -84,8 +99,11 @@ def _start(command: dict[str, Any]) -> int:
         log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.environ.update(command.get("env", {}))
-        if "memory" in command:
+        os.environ.clear()
+        os.environ.update(command["env"])
+        if command["packaged"]:
+            _pretend(command["packaged"])
+        if command["memory"] is not None:
             limit = _virtual_bytes() + command["memory"]
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         code = _work(command["run"])
@@ -133,11 +151,7 @@ def _serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         command = json.loads(line)
-        if "packaged" in command:
-            answer = _pretend(command["packaged"])
-        else:
-            answer = _start(command) if "run" in command else _wait(command["wait"])
-        print(answer, file=answers, flush=True)
+        print(_start(command) if "run" in command else _wait(command["wait"]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

