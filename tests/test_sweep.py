@@ -25,7 +25,7 @@ from whisperlab.cache import EncoderCache
 from whisperlab.corpora.manifest import Recording, ReferenceSegment
 from whisperlab.errors import AudioFormatError, ConfigurationError, SweepError
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment
-from whisperlab.store import connect, done, read_rows, to_parquet
+from whisperlab.store import connect, done, read_extract, read_rows, to_parquet
 from whisperlab.sweep import (
     Config,
     Grid,
@@ -562,3 +562,53 @@ def test_a_store_can_be_moved_with_its_traces(recordings: list[Recording], tmp_p
     row = read_rows(tmp_path / "there")[0]
     assert read_trace(tmp_path / "there" / row["trace"]).recording == "first"
     assert json.loads((tmp_path / "there" / "results.jsonl").read_text().splitlines()[0]) == row
+
+
+# Stores too large to read whole.
+
+
+def test_an_extract_of_a_small_store_is_all_of_it(recordings: list[Recording], tmp_path: Path) -> None:
+    sweep(recordings, tmp_path)
+    extract = read_extract(tmp_path, 100)
+    assert list(extract.rows) == read_rows(tmp_path)
+    assert extract.is_whole
+    assert (extract.n_rows, extract.n_recordings, extract.n_failed) == (8, 2, 0)
+
+
+def test_an_extract_has_every_configuration_on_the_same_recordings(tmp_path: Path) -> None:
+    several = [make_recording(tmp_path, f"r{n}", "hello " * (n + 1)) for n in range(5)]
+    sweep(several, tmp_path, Refusing)
+    extract = read_extract(tmp_path, 9)
+    assert (extract.n_rows, extract.n_recordings, extract.n_failed) == (20, 5, 10)
+    assert not extract.is_whole
+    assert len(extract.rows) == 8
+    by_config: dict[str, set[str]] = {}
+    for row in extract.rows:
+        by_config.setdefault(json.dumps(row["config"]), set()).add(row["recording"])
+    assert len(by_config) == 4
+    assert len(set(map(frozenset, by_config.values()))) == 1
+    assert read_extract(tmp_path, 9) == extract
+    assert len(read_extract(tmp_path, 1).rows) == 4
+
+
+def test_an_extract_takes_the_newest_row_whatever_it_begins_with(
+    recordings: list[Recording], tmp_path: Path
+) -> None:
+    sweep(recordings, tmp_path, Refusing)
+    sweep(recordings, tmp_path, retry_failed=True)
+    rows = read_rows(tmp_path)
+    store = tmp_path / "results.jsonl"
+    turned = json.dumps(dict(reversed(rows[0].items())) | {"error": "newest"})
+    store.write_text(store.read_text() + turned + "\n" + '{"key": "torn')
+    extract = read_extract(tmp_path, 100)
+    assert extract.n_failed == 0
+    assert [row["error"] for row in extract.rows if row["key"] == rows[0]["key"]] == ["newest"]
+    assert sorted(row["key"] for row in extract.rows) == sorted(row["key"] for row in rows)
+
+
+def test_a_damaged_store_has_no_extract(recordings: list[Recording], tmp_path: Path) -> None:
+    sweep(recordings, tmp_path)
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(SweepError, match=r"results\.jsonl:9: not a row of a sweep"):
+        read_extract(tmp_path, 3)

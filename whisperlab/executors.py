@@ -46,6 +46,11 @@ def _again(waiting: deque[tuple[Task, int]], task: Task, attempt: int) -> Lost |
     return None
 
 
+def idle() -> Work[Any, Any]:
+    """Work that does nothing, to measure what a task costs besides."""
+    return lambda task: task
+
+
 class Executor(Protocol[Task, Done]):
     """Does tasks, and gives each back with its result, or `Lost`, when it is done."""
 

@@ -130,8 +130,8 @@ def from_rows(
 ) -> SweepReport:
     """The report of a results store; traces are read from the rows' ``trace`` paths, relative to ``folder``.
 
-    ``remarks`` are what the page should warn of besides. A trace that is missing or damaged costs its timeline and leaves a warning. Raises SweepError for a row
-    without configuration, recording or status.
+    ``remarks`` are what the page should warn of besides. A trace that is missing or damaged costs its timeline and
+    leaves a warning. Raises SweepError for a row without configuration, recording or status.
     """
     return _report(rows, lambda row: read_trace(Path(folder) / row["trace"]), title, command, now, remarks)
 
