@@ -56,8 +56,15 @@ class Verdict:
             return f"{self.measure}: not enough data ({self.n} pairs, {self._told()}): run {self.more} more"
         if self.call == "no difference":
             return f"{self.measure}: no difference shown, {self._told()}, n {self.n}"
-        is_less = self.value < (1.0 if self.kind == "ratio" else 0.0)
-        return f"{self.measure}: B is {less if is_less else more}, {self._told()}, p {self.p:.2g}, n {self.n}"
+        return f"{self.measure}: B is {self._by(less, more)}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
+
+    def _by(self, less: str, more: str) -> str:
+        """By how much, without a sign: the word has it. An interval of a difference never holds no change."""
+        none = 1.0 if self.kind == "ratio" else 0.0
+        value, low, high = (abs(end - none) for end in (self.value, self.low, self.high))
+        show = "{:.1%}" if self.kind == "ratio" else "{:.3g}"
+        size, least, most = (show.format(one) for one in (value, min(low, high), max(low, high)))
+        return f"{less if self.value < none else more} by {size} ({least} to {most})"
 
     def _told(self) -> str:
         if self.kind == "ratio":
