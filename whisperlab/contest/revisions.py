@@ -23,9 +23,9 @@ def commit_of(revision: str, repository: Path) -> str:
     if "\0" in revision:
         raise ConfigurationError(f"{revision!r} is no name of a revision")
     found = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode:
+    if found.returncode or not _text(found).isalnum():  # ^main is answered, too, with what it leaves out
         raise ConfigurationError(
-            f"{_text(top)} has no revision {revision!r} ({_said(found)}); a clone that is not whole may lack it"
+            f"{_text(top)} has no revision {revision!r}; a clone that is not whole may lack it"
         )
     return _text(found)
 

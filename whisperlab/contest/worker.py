@@ -28,7 +28,8 @@ def main() -> None:
     """Set up as the first line asks, then hear a recording for each further one until there are none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that drives
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not end up between answers
+    os.dup2(2, 1)  # whatever a library prints must not end up between answers,
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may a process it starts read what is asked
     transcriber: Any = None
     for line in questions:
         asked = json.loads(line)

@@ -22,7 +22,7 @@ import torch
 import whisperlab
 from whisperlab.audio import FloatArray
 from whisperlab.contest.revisions import PACKAGE, check_out, commit_of
-from whisperlab.contest.sides import GROUPS, Side
+from whisperlab.contest.sides import GROUPS, REVISION, Side
 from whisperlab.errors import WhisperlabError
 from whisperlab.peers import EncoderWork, Heard, Peer
 from whisperlab.segments import SessionSegment, Switch
@@ -52,7 +52,7 @@ def at_work(
         for name, side in sides.items():
             commit = commits[name]
             code = check_out(commit, repository, scratch / name) if commit else _HERE
-            title = f"{name} ({side.revision or 'this whisperlab'})"
+            title = f"{name} ({f'{REVISION}{side.revision}' if side.revision else 'this whisperlab'})"
             worker = stack.enter_context(_started(title, code, scratch / f"{name}.log"))
             say(f"{title}: loading {model}")
             worker.set_up(side, model, languages)
@@ -113,15 +113,16 @@ class _Worker:
         """How the process ended, and the last thing it said."""
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with {code}"
-        last = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(last) if line.strip()), "was there enough memory?")
-        return f"{how}: {said}"
+        memory = " (was there enough memory?)" if -code == signal.SIGKILL else ""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+        return f"{how}{memory}; the last it said: {said}"
 
 
 @contextmanager
 def _started(title: str, code: Path, log: Path) -> Iterator[_Worker]:
     path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
-    # -P: the folder of the script must not come before the checkout.
+    # -P: the script's own folder must not come before the checkout.
     command = [sys.executable, "-P", str(_SCRIPT)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
