@@ -328,8 +328,8 @@ def test_a_revision_that_cannot_run_says_why_in_its_own_words(
     repository: Repository, speech: list[Recording], scratch: Path, parts: Mapping[str, str], said: str
 ) -> None:
     repository.commit("broken", **parts)
-    with pytest.raises(WhisperlabError, match=r"^B \(git:broken\) " + said):
-        meet(repository, speech, "git:slow", "git:broken")
+    with pytest.raises(WhisperlabError, match=r"^A \(git:broken\) " + said):
+        meet(repository, speech, "git:broken", "git:slow")
     assert list(scratch.iterdir()) == []
 
 
