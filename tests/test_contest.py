@@ -333,6 +333,19 @@ def test_a_revision_that_cannot_run_says_why_in_its_own_words(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_worker_that_dies_between_two_recordings_is_told_of_like_any_other(
+    repository: Repository, speech: list[Recording]
+) -> None:
+    """It dies while the other one works, so the pipe is broken when it is asked again."""
+    repository.commit("other", heard="time.sleep(0.1)")
+    last = "import threading; threading.Timer(0.2, os._exit, [7]).start()"
+    repository.commit(
+        "mortal", statistics=f"{{}} if not getattr(self, 'closed', False) else exec({last!r}) or {{}}"
+    )
+    with pytest.raises(WhisperlabError, match=r"^A \(git:mortal\) left with 7"):
+        meet(repository, speech, "git:mortal", "git:other")
+
+
 def test_an_option_that_a_revision_does_not_have_is_its_own_error(
     repository: Repository, speech: list[Recording]
 ) -> None:
@@ -514,7 +527,7 @@ def test_times_of_nobody_knows_where_are_not_compared(
     rows = [row(n, {}, 0.1) for n in range(6)]
     outcome = both(tmp_path, rows, rows, machine=machine)
     assert "computing / audio" not in by_name(outcome)
-    assert "times are not compared" in outcome.remarks[0]
+    assert "the trace of a row of B does not tell the machine" in outcome.remarks[0]
 
 
 def test_language_id_alone_is_judged_by_its_frames(tmp_path: Path) -> None:

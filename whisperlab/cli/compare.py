@@ -24,7 +24,7 @@ EXAMPLES = (
     """compare '{"precision": "fp32"}' '{"precision": "bf16"}' --corpus ivr-five --split dev --limit 2 --rounds 4""",
     """compare old.json new.json --corpus my/manifest.jsonl --json""",
     """compare git:HEAD~1 git:HEAD --limit 2 --rounds 4""",
-    """compare 'git:main {"precision": "fp32"}' '{"precision": "fp32"}'   # main, and the code as it is now""",
+    """compare 'git:main {"precision": "fp32"}' '{"precision": "fp32"}'""",
     """compare reports/old-sweep reports/new-sweep""",
 )
 # How recordings are run: not for sweeps, which were.

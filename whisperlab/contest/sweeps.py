@@ -204,6 +204,6 @@ def _machine(folder: Path, row: Row) -> Any:
     """The machine of a row, by the first line of its trace; None when that does not tell."""
     try:
         with (folder / row["trace"]).open(encoding="utf-8") as file:
-            return json.loads(file.readline())["machine"]
+            return json.loads(file.readline())["machine"] or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
