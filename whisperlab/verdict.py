@@ -25,7 +25,7 @@ Call = Literal["difference", "no difference", "not enough data"]
 Array = NDArray[np.float64]
 
 LEVEL = 0.05
-LEAST = 6  # pairs below which no signed-rank test can find anything at 5 %
+LEAST = 6  # pairs below which no signed-rank test can find anything at 5 %: `least` of one measure
 RESAMPLES = 2000
 _NORMAL = 1.96 + 0.84  # quantiles for 5 % error and 80 % power
 
@@ -53,11 +53,18 @@ class Verdict:
     def words(self, less: str = "less", more: str = "more") -> str:
         """The verdict in a sentence; ``less`` and ``more`` are what B is, such as faster and slower."""
         if self.call == "not enough data":
-            return f"{self.measure}: not enough data ({self.n} pairs, {self._told()}): run {self.more} more"
+            return f"{self.measure}: not enough data ({self._told()}, n {self.n}): run {self.more} more"
         if self.call == "no difference":
             return f"{self.measure}: no difference shown, {self._told()}, n {self.n}"
-        is_less = self.value < (1.0 if self.kind == "ratio" else 0.0)
-        return f"{self.measure}: B is {less if is_less else more}, {self._told()}, p {self.p:.2g}, n {self.n}"
+        return f"{self.measure}: B is {self._by(less, more)}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
+
+    def _by(self, less: str, more: str) -> str:
+        """By how much, without a sign: the word has it. An interval of a difference never holds no change."""
+        none = 1.0 if self.kind == "ratio" else 0.0
+        value, low, high = (abs(end - none) for end in (self.value, self.low, self.high))
+        show = "{:.1%}" if self.kind == "ratio" else "{:.3g}"
+        size, least, most = (show.format(one) for one in (value, min(low, high), max(low, high)))
+        return f"{less if self.value < none else more} by {size} ({least} to {most})"
 
     def _told(self) -> str:
         if self.kind == "ratio":
@@ -114,16 +121,33 @@ def judge(
 
 
 def together(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Verdicts on several measures of one comparison, p corrected by Holm's method: one *family* in twenty may err."""
+    """Verdicts on several measures of one comparison, p corrected by Holm's method: one *family* in twenty may err.
+
+    The more are judged, the more pairs it takes before any can be called, and that is in ``more``.
+    """
     ordered = sorted(range(len(verdicts)), key=lambda place: verdicts[place].p)
     corrected, so_far = list(verdicts), 0.0
     for rank, place in enumerate(ordered):
-        so_far = max(so_far, min(1.0, (len(verdicts) - rank) * verdicts[place].p))
+        sharing = len(verdicts) - rank
+        so_far = max(so_far, min(1.0, sharing * verdicts[place].p))
         one = replace(verdicts[place], p=so_far)
         if one.call == "difference" and so_far >= LEVEL:
-            one = replace(one, call="not enough data", more=max(one.more, 1))
+            one = replace(one, call="not enough data", more=1)
+        if one.call == "not enough data" and one.effect:
+            one = replace(one, more=max(one.more, least(sharing) - one.n))
         corrected[place] = one
     return corrected
+
+
+def least(sharing: int) -> int:
+    """Pairs below which no signed-rank test can find anything at 5 %, shared among so many measures.
+
+    The least p of n pairs is 2 / 2^n: all of them change in one direction.
+
+    >>> least(1), least(4)
+    (6, 8)
+    """
+    return math.floor(math.log2(2 * sharing / LEVEL)) + 1
 
 
 def in_pairs(
