@@ -285,11 +285,8 @@ class RealTimeFeed:
 
     def _note(self, gap: Span) -> None:
         self._dropped += len(gap)
-        if self._gaps and self._gaps[-1].end == gap.start:
-            self._gaps[-1] = Span(self._gaps[-1].start, gap.end)
-        else:
-            self._gaps.append(gap)
-            self._n_gaps += 1
+        self._n_gaps += 1
+        self._gaps.append(gap)
 
     def _statistics(self) -> dict[str, Any]:
         with self._changed:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from whisperlab.cli.arguments import add_model_arguments, model_options
 from whisperlab.cli.console import Console, finite
 from whisperlab.errors import AudioFormatError, ConfigurationError
-from whisperlab.realtime import real_time_line
 from whisperlab.segments import ProcessResult, SessionSegment
 
 if TYPE_CHECKING:
@@ -143,6 +142,8 @@ def line(segment: SessionSegment) -> str:
 
 def summary(name: str, trace: Trace) -> str:
     """What became of one audio, in a line, and in real time in another how far the work fell behind."""
+    from whisperlab.realtime import real_time_line
+
     told = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
         f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time)"
