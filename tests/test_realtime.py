@@ -18,12 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from whisperlab import PerformanceMetrics, SessionRestartTranscriber
 from whisperlab.audio import FloatArray, chunks
+from whisperlab.decoder import Hypothesis, SpeechDecoder
 from whisperlab.errors import AudioFormatError, ConfigurationError, StreamEndedError
 from whisperlab.realtime import GAPS_KEPT, PIECE_MS, WARN_S, LoadCounts, OverloadOptions, RealTimeFeed
 from whisperlab.segments import ProcessResult
 from whisperlab.sweep import transcriber_maker
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
 from whisperlab.trace import Trace, capture
+from whisperlab.transcriber import SessionOptions
 
 if TYPE_CHECKING:
     from conftest import Scene
@@ -434,7 +436,7 @@ def heard(transcriber: SessionRestartTranscriber, pieces: Iterator[FloatArray], 
 def test_each_level_does_less_than_the_one_before_and_chunks_do_not_matter_to_it(
     make: Callable[[], SessionRestartTranscriber], scene: Scene
 ) -> None:
-    audio, told = scene.beginning(2).audio, []
+    audio, told = scene.beginning(1).audio, []
     for level in (0, 1, 2):
         transcriber = make()
         results = heard(transcriber, chunks(audio, PIECE), level)
@@ -447,6 +449,23 @@ def test_each_level_does_less_than_the_one_before_and_chunks_do_not_matter_to_it
     shed = f"{told[2]['lid']['shed']} language-ID frames, {told[2]['sessions']['steps_shed']} decode steps"
     assert shed in transcriber.get_performance_summary()
     assert outcome(results) == outcome(heard(make(), pieces_of(audio, 1), 2))
+
+
+@pytest.mark.model
+def test_longer_steps_make_no_longer_windows(
+    base_model: Whisper, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SessionOptions(max_speech_s=2.0, step_ms=500)
+    transcriber = SessionRestartTranscriber(base_model, language="en", session=session)
+    decode, lengths = SpeechDecoder.decode, []
+
+    def noted(decoder: SpeechDecoder, audio: FloatArray, *arguments: Any, **options: Any) -> Hypothesis:
+        lengths.append(len(audio))
+        return decode(decoder, audio, *arguments, **options)
+
+    monkeypatch.setattr(SpeechDecoder, "decode", noted)
+    heard(transcriber, chunks(scene.beginning(1).audio, PIECE), 2)
+    assert max(lengths) <= samples(2.0 + 0.5 + 0.2), "longer than speech, a step and what goes before it"
 
 
 @pytest.mark.model
