@@ -7,8 +7,10 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisperlab import cli, instruments
+from whisperlab import cli, instruments, realtime
 from whisperlab.audio import write_wav
 from whisperlab.cli import data, doctor, score, transcribe
 from whisperlab.cli.console import Console, finite, table
 from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.realtime import OverloadOptions
 from whisperlab.segments import ProcessResult, SessionSegment, Switch
-from whisperlab.timeline import SAMPLE_RATE, seconds
+from whisperlab.timeline import SAMPLE_RATE, Span, seconds
 from whisperlab.trace import ReferenceSegment, read_trace
 
 COMMANDS = [module.__name__.rpartition(".")[2] for module in cli.COMMANDS]
@@ -39,14 +42,22 @@ class FakeTranscriber:
     finished: bool = False
     resets: int = 0
     failure: BaseException | None = None
+    load_level: int = 0
+    slow_s: float = 0.0
     languages: tuple[str, ...] = ("en", "es")
 
     def process(self, chunk: np.ndarray, /) -> ProcessResult:
         assert not self.finished, "a chunk after the end"
         if self.failure:
             raise self.failure
+        time.sleep(self.slow_s)
         self.heard += len(chunk)
         return self._result(int(seconds(self.heard)) - self.segments)
+
+    def skip(self, n_samples: int, /) -> ProcessResult:
+        gap = Span(self.heard, self.heard + n_samples)
+        self.heard += n_samples
+        return ProcessResult("", "", None, gaps=(gap,), load_level=self.load_level)
 
     def finalize(self) -> ProcessResult:
         assert not self.finished
@@ -268,6 +279,22 @@ def test_real_pace_tells_when_each_segment_came_out(
     (document,) = documents(capsys.readouterr().out)
     (segment,) = document["segments"]
     assert segment["emitted_at"] >= 0.999  # a second of audio cannot be heard sooner
+
+
+def test_real_pace_on_a_machine_too_slow_for_it_tells_what_was_dropped(
+    built: Built, call: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(realtime, "OverloadOptions", partial(OverloadOptions, 100, 200, 600))
+    built.transcriber.slow_s = 0.3
+    assert run("transcribe", call, "--pace", "real", "--json", "--trace", call.with_suffix(".jsonl")) == 0
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    live = document["statistics"]["real_time"]
+    assert live["dropped_s"] > 0
+    assert live["max_lag_s"] <= 0.7
+    assert f"dropped {live['dropped_s']:.1f} s in {live['gaps']} gaps" in streams.err
+    lost = read_trace(call.with_suffix(".jsonl")).gaps
+    assert sum(map(len, lost)) == pytest.approx(live["dropped_s"] * SAMPLE_RATE)
 
 
 def test_fast_pace_tells_no_wall_clock(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ LAYERS = (
     "buffer",
     "segments",
     "metrics",
+    "realtime",
     "ct2",
     "models",
     "linear",

@@ -15,7 +15,7 @@ import statistics
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
     import pandas
+    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
 
 NanosecondArray = npt.NDArray[np.int64]
 P = ParamSpec("P")
@@ -398,25 +400,21 @@ class PerformanceMetrics:
         cost = "Time one measurement takes, by the clock of this machine when the program started."
         yield GaugeMetricFamily("whisperlab_measurement_cost_seconds", cost, self.self_cost_ns / _NS_PER_S)
 
-    def export_prometheus(self) -> str:
-        """Everything in Prometheus' text format, in seconds."""
-        from prometheus_client import CollectorRegistry, generate_latest
+    def export_prometheus(self, *also: Collector) -> str:
+        """Everything in Prometheus' text format, in seconds; with what other collectors have, such as a feed."""
+        from prometheus_client import generate_latest
 
-        registry = CollectorRegistry()
-        registry.register(self)
-        return generate_latest(registry).decode()
+        return generate_latest(_registry(self, *also)).decode()
 
-    def serve(self, port: int, host: str = "127.0.0.1") -> MetricsServer:
-        """Answer Prometheus' scrapes on a thread of its own; port 0 takes any free one.
+    def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
+        """Answer Prometheus' scrapes on a thread of its own, for other collectors also; port 0 takes any free one.
 
         Only this machine can reach the default host. Raises ``ConfigurationError`` when the address is taken.
         """
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import start_http_server
 
-        registry = CollectorRegistry()
-        registry.register(self)
         try:
-            server, thread = start_http_server(port, addr=host, registry=registry)
+            server, thread = start_http_server(port, addr=host, registry=_registry(self, *also))
         except (OSError, OverflowError) as error:
             raise ConfigurationError(f"cannot serve metrics on {host}:{port}: {error}") from error
         return MetricsServer(host, server.server_port, server, thread)
@@ -473,6 +471,15 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    from prometheus_client import CollectorRegistry
+
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
 
 
 def _elapsed_ns(work: Callable[[], None]) -> int:

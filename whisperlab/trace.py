@@ -21,12 +21,13 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
 from whisperlab.audio import FloatArray, audio_digest, chunks, paced
 from whisperlab.errors import ConfigurationError, TraceError
+from whisperlab.realtime import LiveTranscriber, OverloadOptions, RealTimeFeed
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
 
@@ -37,6 +38,7 @@ SCHEMA = 2
 
 Pace = Literal["fast", "real"]
 Json = Mapping[str, Any]
+Call = tuple[int, Callable[[], ProcessResult]]  # what to call next, and the samples it moves on in the stream
 
 # Fields that must be on a line of each kind, besides "kind" itself.
 _FIELDS: dict[str, frozenset[str]] = {
@@ -48,6 +50,8 @@ _FIELDS: dict[str, frozenset[str]] = {
     "segment": frozenset(
         {"at", "elapsed", "text", "language", "start_time", "end_time", "is_final", "confidence"}
     ),
+    "gap": frozenset({"at", "elapsed", "start", "end"}),
+    "load": frozenset({"at", "elapsed", "level"}),
     "end": frozenset({"at", "elapsed", "statistics", "compute_s", "peak_rss_bytes"}),
 }
 
@@ -134,7 +138,7 @@ class Trace:
         return (event for event in self.events if event["kind"] == kind)
 
     def to_frame(self, kind: str = "segment") -> pandas.DataFrame:
-        """The events of one kind as a data frame: ``segment``, ``switch``, ``frame``, ``text`` or ``speech``."""
+        """The events of one kind as a data frame: such as ``segment``, ``switch``, ``frame`` or ``gap``."""
         import pandas
 
         if kind not in _FIELDS:
@@ -188,6 +192,11 @@ class Trace:
         return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("speech"))
 
     @property
+    def gaps(self) -> tuple[Span, ...]:
+        """The stretches of audio that were dropped in a run in real time, for want of time to work on them."""
+        return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("gap"))
+
+    @property
     def config(self) -> Json:
         """The configuration of the transcriber."""
         return dict(self.header["config"])
@@ -233,15 +242,17 @@ def capture(
     audio_path: str | Path | None = None,
     chunk_ms: float = 100,
     pace: Pace = "fast",
+    overload: OverloadOptions | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[float], object] | None = None,
 ) -> Trace:
     """The trace of 16 kHz ``audio`` of shape ``(n,)`` fed through a fresh transcriber.
 
-    With pace ``real`` a chunk is handed over when its last sample would have been spoken. ``progress`` is
-    called after each chunk with the seconds of audio heard. Raises ConfigurationError for empty audio and for an
-    impossible chunk or pace.
+    With pace ``real`` a chunk is handed over when its last sample would have been spoken. A transcriber that takes
+    longer falls behind without end, unless ``overload`` says how to shed load: then it is fed through a
+    `RealTimeFeed`, and must be a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio
+    heard. Raises ConfigurationError for empty audio and for an impossible chunk or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
     header = {
@@ -255,8 +266,16 @@ def capture(
         "reference": known.to_dict() if known else None,
         "pace": pace,
     }
-    feed = _feed(audio, chunk_ms, pace, clock, sleep)
-    return Trace(_plain(header), tuple(_listen(transcriber, feed, clock, progress)))
+    if overload is None:
+        calls = _calls(transcriber, _feed(audio, chunk_ms, pace, clock, sleep))
+        statistics = transcriber.get_statistics
+    else:
+        if pace != "real":
+            raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
+        live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
+        calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep), clock, sleep)
+        statistics = live.get_statistics
+    return Trace(_plain(header), tuple(_listen(calls, statistics, clock, progress)))
 
 
 def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, **options: Any) -> Trace:
@@ -323,15 +342,16 @@ def peak_rss_bytes() -> int | None:
 
 
 def _listen(
-    transcriber: StreamTranscriber,
-    feed: Iterable[FloatArray],
+    calls: Iterable[Call],
+    statistics: Callable[[], Json],
     clock: Callable[[], float],
     progress: Callable[[float], object] | None,
 ) -> Iterator[Json]:
     heard, compute_s = 0, 0.0
     shown: tuple[str, str | None] = ("", None)
+    level = 0
     started = clock()
-    for n_samples, call in _calls(transcriber, feed):
+    for n_samples, call in calls:
         heard += n_samples
         before = clock()
         result = call()
@@ -339,29 +359,53 @@ def _listen(
         compute_s += after - before
         when = {"at": seconds(heard), "elapsed": round(after - started, 6)}
         yield from _events(result, when, shown)
-        shown = (result.tentative, result.language)
+        if result.load_level != level:
+            yield {"kind": "load", **when, "level": result.load_level}
+        shown, level = (result.tentative, result.language), result.load_level
         if progress:
             progress(seconds(heard))
     yield _plain(
         {
             "kind": "end",
             **when,
-            "statistics": transcriber.get_statistics(),
+            "statistics": statistics(),
             "compute_s": round(compute_s, 6),
             "peak_rss_bytes": peak_rss_bytes(),
         }
     )
 
 
-def _calls(
-    transcriber: StreamTranscriber, feed: Iterable[FloatArray]
-) -> Iterator[tuple[int, Callable[[], ProcessResult]]]:
+def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:
     for chunk in feed:
         yield len(chunk), partial(transcriber.process, chunk)
     yield 0, transcriber.finalize
 
 
+def _live_calls(
+    live: RealTimeFeed,
+    feed: Iterable[FloatArray],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterator[Call]:
+    """The work of a feed to which each chunk is offered once its last sample has been spoken."""
+    began, spoken = clock(), 0
+    for chunk in feed:
+        spoken += len(chunk)
+        while (wait_s := began + seconds(spoken) - clock()) > 0:
+            work = live.due()
+            if work:
+                yield work
+            else:
+                sleep(wait_s)
+        live.offer(chunk)
+    live.close()
+    while work := live.due():
+        yield work
+
+
 def _events(result: ProcessResult, when: Json, shown: tuple[str, str | None]) -> Iterator[Json]:
+    for gap in result.gaps:
+        yield {"kind": "gap", **when, "start": seconds(gap.start), "end": seconds(gap.end)}
     for span in result.speech:
         yield {"kind": "speech", **when, "start": seconds(span.start), "end": seconds(span.end)}
     for frame in result.frames:

@@ -73,6 +73,11 @@ CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words ar
 STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
+MAX_LOAD_LEVEL = 2
+# Samples between language-ID frames from load level 1 on. Of 20 switches on *dev* 3 are missed so, 2 without load,
+# 7 at a whole second.
+SPARSE_LID = SAMPLE_RATE // 2
+LONG_STEPS = 3  # decode steps that become one at load level 2
 
 
 Policy = Literal["agreement", "alignatt"]
@@ -186,6 +191,7 @@ class _News:
     segments: list[SessionSegment] = field(default_factory=list)
     frames: list[LanguageFrame] = field(default_factory=list)
     speech: list[Span] = field(default_factory=list)
+    gaps: list[Span] = field(default_factory=list)
 
 
 class SessionRestartTranscriber:
@@ -332,6 +338,7 @@ class SessionRestartTranscriber:
         self._tracker = LanguageTracker(len(self.languages), self._smoothing)
         self._resampler = _resampler(self.sampling_rate)
         self._stream = f"stream-{next(_stream_ids)}"
+        self._given = 0  # samples at the rate they come in, those of gaps among them
         self._heard = 0
         self._questions: list[_Question] = []  # language-ID frames that wait for their batch
         self._asked_at = 0  # when the last language-ID frame was asked for
@@ -342,6 +349,7 @@ class SessionRestartTranscriber:
         self._ended = False
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
+        self._load_level = 0
         if self._pending:
             self._pending.answer.exception()  # whatever it found: the thread is free after it
         self._pending = None
@@ -349,7 +357,11 @@ class SessionRestartTranscriber:
         self._final_until = 0
         self._prompts: dict[str, _Prompt] = {}
         self._counts = dict.fromkeys(
-            ("lid_frames", "lid_skipped", "switches", "refused", "segments", "decodes"), 0
+            (
+                *("lid_frames", "lid_skipped", "lid_shed", "switches", "refused", "segments"),
+                *("decodes", "steps_shed", "gaps", "gap_samples"),
+            ),
+            0,
         )
         self._warned_at: float | None = None
         self._news = _News()
@@ -374,16 +386,52 @@ class SessionRestartTranscriber:
             raise StreamEndedError("this stream was finalised; reset() starts a new one")
         audio = as_audio(chunk)
         self._news = _News()
+        self._given += len(audio)
         with self.metrics.measure("chunk.total"), self._own_core():
             self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+        return self._result()
+
+    @property
+    def load_level(self) -> int:
+        """How much work is left out from here on, for a machine that does not keep up; 0, the default, is none.
+
+        From level 1 on there is at most one language-ID frame in `SPARSE_LID`, however doubtful the language; at level
+        2 moreover one decode step in `LONG_STEPS`, but for speech that has to be cut. What is decoded at the end of
+        speech, and so every final segment, is not left out at any level. Audio is never dropped for it: see `skip`.
+        """
+        return self._load_level
+
+    @load_level.setter
+    def load_level(self, level: int) -> None:
+        if level not in range(MAX_LOAD_LEVEL + 1):
+            raise ConfigurationError(f"load_level must be 0 to {MAX_LOAD_LEVEL}, got {level!r}")
+        self._load_level = level
+
+    def skip(self, n_samples: int) -> ProcessResult:
+        """Go on ``n_samples`` (at the rate of the chunks) later in the stream: what lay between is lost.
+
+        Speech that was going on ends at the gap, and its segments become final; times after the gap are those of the
+        whole stream. To everything but the detector of speech, which does not run in it, the gap is silence. Raises
+        `ConfigurationError` for a negative number and `StreamEndedError` after `finalize`; both change nothing.
+        """
+        if self._ended:
+            raise StreamEndedError("this stream was finalised; reset() starts a new one")
+        if n_samples < 0:
+            raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
+        self._news = _News()
+        if n_samples:
+            with self._own_core():
+                self._flush()
+                self._resampler = _resampler(self.sampling_rate)
+                self._given += n_samples
+                self._leap(max(self._heard, round(self._given * SAMPLE_RATE / self.sampling_rate)))
         return self._result()
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: what was still open becomes final. A second call brings nothing."""
         self._news = _News()
         if not self._ended:
-            if self._resampler:
-                self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._flush()
             if closed := self._gate.close():
                 self._end_speech(closed)
             self._ended = True
@@ -419,6 +467,7 @@ class SessionRestartTranscriber:
             "lid": {
                 "frames": self._counts["lid_frames"],
                 "skipped": self._counts["lid_skipped"],
+                "shed": self._counts["lid_shed"],
                 "encoder_calls": self._lid_encoder.calls,
                 "encoded_s": seconds(self._lid_encoder.encoded_samples),
             },
@@ -429,19 +478,28 @@ class SessionRestartTranscriber:
                 "switches_refused": self._counts["refused"],
                 "segments": self._counts["segments"],
                 "decodes": self._counts["decodes"],
+                "steps_shed": self._counts["steps_shed"],
                 "redecodes": self._decoder.redecodes,
                 "shared_encodes": self._decoder.shared,
                 "encoder_calls": self._text_encoder.calls,
                 "encoded_s": seconds(self._text_encoder.encoded_samples),
                 "heard_s": seconds(self._heard),
+                "load_level": self._load_level,
+                "gaps": self._counts["gaps"],
+                "gap_s": seconds(self._counts["gap_samples"]),
             },
         }
 
     def get_performance_summary(self) -> str:
-        """The latency of every operation and the cache's hit rate, for a person."""
+        """The latency of every operation, the cache's hit rate and what load cost, for a person."""
         cache = self.encoder_cache.get_statistics()
         line = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
-        return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}"
+        counts = self._counts
+        lost = (
+            f"left out because of load: {counts['lid_shed']} language-ID frames, {counts['steps_shed']} decode steps; "
+            f"audio lost: {seconds(counts['gap_samples']):.1f} s in {counts['gaps']} gaps"
+        )
+        return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}\n{lost}"
 
     def export_prometheus_metrics(self) -> str:
         """Latencies in Prometheus' text format."""
@@ -458,6 +516,8 @@ class SessionRestartTranscriber:
             tuple(news.segments),
             tuple(news.frames),
             tuple(news.speech),
+            tuple(news.gaps),
+            self._load_level,
         )
 
     def _take(self, audio: FloatArray) -> None:
@@ -471,6 +531,26 @@ class SessionRestartTranscriber:
             self._heard += len(piece)
             self._reach()
 
+    def _flush(self) -> None:
+        """Take in what the resampler still holds."""
+        if self._resampler:
+            self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def _leap(self, end: int) -> None:
+        """End the speech going on here, and let silence that nobody listens to fill the buffers up to ``end``."""
+        gap = Span(self._heard, end)
+        if closed := self._gate.close():
+            self._end_speech(closed)
+        for start in range(gap.start, end, SAMPLE_RATE):
+            silence = np.zeros(min(SAMPLE_RATE, end - start), np.float32)
+            self.vad_audio_buffer.append(silence)
+            self.audio_buffer_for_lid.append(silence)
+        self._gate.leap(end - end % VAD_FRAME)
+        self._heard = self._final_until = end
+        self._news.gaps.append(gap)
+        self._counts["gaps"] += 1
+        self._counts["gap_samples"] += len(gap)
+
     def _reach(self) -> None:
         """Do what is due at this sample of the stream: voice activity, language, then text."""
         closed = self._judge() if self._heard % VAD_FRAME == 0 else None
@@ -483,7 +563,7 @@ class SessionRestartTranscriber:
                 self._restart(self._still_open(boundary), code)
         if closed:
             self._end_speech(closed)
-        elif self._heard % self._step == 0:
+        elif self._heard % self._step == 0 and not self._step_shed():
             self._decode_step()
         elif (
             self._pending
@@ -519,8 +599,13 @@ class SessionRestartTranscriber:
         """Whether there is new speech to hear and enough of it, and the last answer was doubtful or long ago."""
         began = self._gate.span_start
         enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
-        rested = self._heard - self._asked_at >= self._lid.sure_hops * self._hop
-        return enough and self._gate.voiced_until > self._heard - self._hop and (rested or self._in_doubt)
+        since = self._heard - self._asked_at
+        wanted = self._in_doubt or since >= self._lid.sure_hops * self._hop
+        if not (enough and wanted and self._gate.voiced_until > self._heard - self._hop):
+            return False
+        shed = self._load_level >= 1 and since < SPARSE_LID
+        self._counts["lid_shed"] += shed
+        return not shed
 
     def _ask(self) -> None:
         window, onset = Span(self._heard - min(self._window, self._heard), self._heard), self._onset()
@@ -749,6 +834,18 @@ class SessionRestartTranscriber:
             self._pending = _Pending(speech, self._heard, self._worker.submit(decode))
         else:
             self._take_in(speech, self._heard, decode())
+
+    def _step_shed(self) -> bool:
+        """Whether this decode step is left out because of load; one that has to cut long speech is not."""
+        speech = self._speech
+        shed = (
+            self._load_level >= 2
+            and self._heard // self._step % LONG_STEPS != 0
+            and speech is not None
+            and seconds(self._heard - speech.start) <= self._session.max_speech_s
+        )
+        self._counts["steps_shed"] += shed
+        return shed
 
     def _settle(self) -> None:
         """Use what the second thread has decoded, if anything; waits for it."""

@@ -119,6 +119,16 @@ class SpeechGate:
         span, self.span_start, self._quiet_since = Span(self.span_start, end), None, None
         return span
 
+    def leap(self, end: int) -> None:
+        """Go on at a later sample, a multiple of 512; the frames between count as silence, and nobody judges them.
+
+        Only for a gate in silence: `close` it first.
+        """
+        self._detector.reset()
+        first = max(self.heard_until, end - (self._recent.maxlen or 0) * VAD_FRAME)
+        self._recent.extend(VadFrame(start, 0.0) for start in range(first, end, VAD_FRAME))
+        self.heard_until = end
+
     def pauses(self, within: Span) -> list[Span]:
         """Runs of frames without speech that touch the given span, oldest first."""
         runs: list[Span] = []
