@@ -135,8 +135,7 @@ class RingBuffer:
                 raise NotYetError(f"asked to consume {n} samples, but the buffer holds {_held(start, end)}")
             samples = self._copy_out(start, n)
             if self._intact(start):
-                self._taken = start + n
-                self._given += n
+                self._taken, self._given = start + n, self._given + n
                 return samples
 
     def read(self, span: Span) -> FloatArray:
@@ -192,8 +191,7 @@ class RingBuffer:
     def clear(self) -> None:
         """Drop everything held, on purpose: it does not count as lost. Indices go on. For the consumer."""
         start, end = self._bounds()
-        self._given += end - start
-        self._taken = end
+        self._taken, self._given = end, self._given + end - start
 
     def __len__(self) -> int:
         start, end = self._bounds()
@@ -237,7 +235,11 @@ class RingBuffer:
     @property
     def dropped_samples(self) -> int:
         """How many samples were overwritten before anyone consumed or cleared them."""
-        return self.start - self._given
+        while True:  # a third thread may ask while the consumer takes some
+            given = self._given
+            start = self.start
+            if given == self._given:
+                return start - given
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: how full it is, and what was lost."""

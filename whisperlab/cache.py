@@ -234,10 +234,7 @@ class AudioHash(bytes):
 class _Entry:
     value: torch.Tensor  # detached, on the cache's device, memory owned by the cache
     audio: AudioHash  # of the window the value was computed from
-
-    @property
-    def nbytes(self) -> int:
-        return self.value.nbytes
+    nbytes: int
 
 
 @dataclass(slots=True)
@@ -255,7 +252,10 @@ class _Tally:
 
 
 class EncoderCache:
-    """LRU cache of encoder outputs, bounded by entries and by bytes; safe to use from several threads.
+    """LRU cache of encoder outputs, bounded by entries and by bytes.
+
+    Any thread may call anything at any time; statistics are of one moment. An interrupt costs the entry or the count
+    being made, and no other.
 
     Args:
         max_size: entries at most; 50 is 5 s of language-ID at 10 Hz. 0 keeps nothing.
@@ -293,10 +293,10 @@ class EncoderCache:
         self.hash_precision = hash_precision if isinstance(key, str) else None
         self._prefix = json.dumps([self.key.name, self.hash_precision, *map(str, context)]).encode()
         self._rng = rng or random.Random(0)
+        self._chance = self._rng.getstate()
         self._clock = clock
         self._lock = Lock()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._bytes = 0
         self._tally = _Tally()
 
     def __len__(self) -> int:
@@ -344,7 +344,8 @@ class EncoderCache:
         and counted as ``refused``.
         """
         asked = self._asked(audio, audio_hash)
-        entry = _Entry(_owned(encoder_output, self.device), asked)
+        value = _owned(encoder_output, self.device)
+        entry = _Entry(value, asked, value.nbytes)
         with self._lock:
             self._store(entry)
 
@@ -364,11 +365,11 @@ class EncoderCache:
             self._tally.distance += distance
 
     def clear(self) -> None:
-        """Forget all entries and start the statistics anew."""
+        """Forget all entries and start the statistics, and the choice of shadow checks, anew."""
         with self._lock:
             self._entries.clear()
-            self._bytes = 0
             self._tally = _Tally()
+            self._rng.setstate(self._chance)
 
     def get_statistics(self) -> dict[str, Any]:
         """Everything counted since the start or ``clear``; JSON-able. Rates nobody has measured are None.
@@ -381,7 +382,7 @@ class EncoderCache:
             return {
                 "size": len(self._entries),
                 "max_size": self.max_size,
-                "bytes": self._bytes,
+                "bytes": self._held_bytes(),
                 "max_bytes": self.max_bytes,
                 "hits": hits,
                 "misses": tally.misses,
@@ -438,18 +439,19 @@ class EncoderCache:
 
     def _store(self, entry: _Entry) -> None:
         """Insert at the recent end and evict from the other until both bounds hold. The lock is held."""
-        replaced = self._entries.pop(entry.audio, None)
-        self._bytes -= replaced.nbytes if replaced else 0
+        self._entries.pop(entry.audio, None)
         limit = float("inf") if self.max_bytes is None else self.max_bytes
         if self.max_size == 0 or entry.nbytes > limit:
             self._tally.refused += 1
             return
         self._entries[entry.audio] = entry
-        self._bytes += entry.nbytes
-        while len(self._entries) > self.max_size or self._bytes > limit:
-            _, evicted = self._entries.popitem(last=False)
-            self._bytes -= evicted.nbytes
+        while len(self._entries) > self.max_size or (limit < float("inf") and self._held_bytes() > limit):
+            self._entries.popitem(last=False)
             self._tally.evictions += 1
+
+    def _held_bytes(self) -> int:
+        """Added up anew, in a tenth of a microsecond an entry: a running sum would be wrong after an interrupt."""
+        return sum(entry.nbytes for entry in self._entries.values())
 
 
 def _cause(asked: AudioHash, stored: AudioHash) -> Cause:

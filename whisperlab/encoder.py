@@ -261,8 +261,8 @@ class ShortWindowEncoder:
         n_total = min(positions(length + margin) * POSITION, MAX_WINDOW)
         with torch.inference_mode():
             features = self.forward(self.mel(windows, n_total), pool_after)
-        self.calls += len(windows)
-        self.encoded_samples += len(windows) * n_total
+        calls, encoded = len(windows), len(windows) * n_total
+        self.calls, self.encoded_samples = self.calls + calls, self.encoded_samples + encoded  # seen together
         n_audio = positions(length)
         return [Encoded(window, n_audio if pool_after is None else -(-n_audio // 2)) for window in features]
 

@@ -43,6 +43,14 @@ class StreamEndedError(WhisperlabError, RuntimeError):
     """Audio was given to a stream that had been finalised; ``reset`` starts a new one."""
 
 
+class StreamBrokenError(WhisperlabError, RuntimeError):
+    """An interrupt or an error broke off the work on a stream, which is half done; ``reset`` starts a new one."""
+
+
+class ForkedError(WhisperlabError, RuntimeError):
+    """A transcriber was used in a process forked from one that had made one: its native threads are not there."""
+
+
 class WeightsError(WhisperlabError):
     """Model weights could not be found, fetched, verified or loaded; the message lists what was tried."""
 

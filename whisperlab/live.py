@@ -11,6 +11,7 @@ page too, for it is a drawing and no widget.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,8 @@ FRAMES_A_S = 100  # language-ID frames a second, at most
 
 class LiveView:
     """A transcriber that shows what it does; for everything else it is the one it wraps.
+
+    One thread feeds and finishes; `html` may be asked by any other meanwhile.
 
     Args:
         transcriber: any `StreamTranscriber`.
@@ -59,16 +62,14 @@ class LiveView:
         self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * FRAMES_A_S))
         self._latency: deque[tuple[float, float, float]] = deque(maxlen=3000)
         self._drawn_at = -float("inf")
+        self._noting = threading.Lock()
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """The inner result of one chunk."""
         began = self._clock()
         result = self._inner.process(chunk)
         took_ms = (self._clock() - began) * 1000
-        length_s = len(chunk) / self._rate
-        self.heard_s += length_s
-        self._latency.append((self.heard_s, took_ms, length_s * 1000))
-        self._take(result)
+        self._take(result, len(chunk) / self._rate, took_ms)
         if self._clock() - self._drawn_at >= self._every_s:
             self._draw()
         return result
@@ -82,23 +83,29 @@ class LiveView:
 
     def html(self) -> str:
         """The picture as markup: the drawing, then the text with its languages."""
-        drawing = live_figure(
-            self._segments, self._switches, self._frames, self._latency, self.heard_s, last_s=LAST_S
-        )
-        words = f"{self.heard_s:.1f} s heard, language {self._language or 'not known yet'}"
+        with self._noting:  # what is drawn is of one moment, and drawing it takes long
+            heard_s, language, tentative = self.heard_s, self._language, self._tentative
+            segments, switches = list(self._segments), list(self._switches)
+            frames, latency = list(self._frames), list(self._latency)
+        drawing = live_figure(segments, switches, frames, latency, heard_s, last_s=LAST_S)
+        words = f"{heard_s:.1f} s heard, language {language or 'not known yet'}"
         text = "".join(
             f'<span lang="{escape(segment.language)}" dir="auto"><b>{escape(segment.language)}</b> '
             f"{escape(segment.text.strip())}</span> "
-            for segment in list(self._segments)[-8:]
+            for segment in segments[-8:]
         )
-        open_text = f'<i dir="auto">{escape(self._tentative.strip())}</i>' if self._tentative else ""
+        open_text = f'<i dir="auto">{escape(tentative.strip())}</i>' if tentative else ""
         return f"{to_svg(drawing, 'live', words)}<p>{text}{open_text}</p>"
 
-    def _take(self, result: ProcessResult) -> None:
-        self._language, self._tentative = result.language, result.tentative
-        self._segments.extend(result.segments)
-        self._switches.extend(result.switches)
-        self._frames.extend(result.frames)
+    def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
+        with self._noting:
+            if length_s:
+                self.heard_s += length_s
+                self._latency.append((self.heard_s, took_ms, length_s * 1000))
+            self._language, self._tentative = result.language, result.tentative
+            self._segments.extend(result.segments)
+            self._switches.extend(result.switches)
+            self._frames.extend(result.frames)
 
     def _draw(self) -> None:
         self._show(self.html())

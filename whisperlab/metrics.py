@@ -1,9 +1,9 @@
 """How long operations take: raw samples, exact percentiles, and what the measuring itself costs.
 
-Guarantee: no record is lost, whatever threads, tasks or nesting it comes from, and percentiles are those of
-the raw samples in the window (the newest ``max_samples`` of an operation), never of buckets. Count, total,
-mean, extremes and deviation cover everything since the start or the last reset. The price: an ``append`` to
-a list a record, which the interpreter makes atomic, and some 20 µs of folding every 256.
+Guarantee: no record is lost, whatever threads, tasks or nesting it comes from (an interrupt costs the one being
+made), and percentiles are those of the raw samples in the window (the newest ``max_samples`` of an operation),
+never of buckets. Count, total, mean, extremes and deviation cover everything since the start or the last reset.
+The price: an ``append`` to a list a record, which the interpreter makes atomic, and some 20 µs of folding every 256.
 """
 
 from __future__ import annotations
@@ -146,12 +146,10 @@ class _Operation:
             self.relieve()
 
     def relieve(self) -> None:
-        """Fold, unless another thread is at it: the hot path never waits, a later record will come back."""
-        if self._folding.acquire(blocking=False):
-            try:
+        """Fold, unless another thread is at it: a later record will come back."""
+        if not self._folding.locked():
+            with self._folding:  # an interrupt after acquire() and before try would leave it locked
                 self._fold()
-            finally:
-                self._folding.release()
 
     def known(self) -> tuple[Totals, NanosecondArray]:
         """Totals and window (a copy, oldest first) of everything recorded up to now."""
@@ -164,36 +162,39 @@ class _Operation:
         with self._folding:
             self._fold()
             both = np.concatenate((self._window(), window))
-            if len(both) > len(self._ring):
-                self._ring = np.zeros(len(both), np.int64)
-            self._totals = combine(self._totals, known)
-            self._put(both)
+            ring = np.zeros(max(len(both), len(self._ring)), np.int64)
+            together = combine(self._totals, known)
+            ring[_places(both, together.count, len(ring))] = both
+            self._ring, self._totals = ring, together
 
     def clear(self) -> None:
         """Forget every record."""
+        nothing = Totals()
         with self._folding:
-            del self.pending[:]
-            self._totals = Totals()
+            self.pending[:], self._totals = (), nothing
 
     def _fold(self) -> None:
-        """Move what is pending into ring and totals, and no more than was seen: others may append."""
+        """Move what is pending into ring and totals, and no more than was seen: others may append.
+
+        All three change in one statement without a call, which no interrupt can split.
+        """
         n = len(self.pending)
         if not n:
             return
         block = np.rint(self.pending[:n]).astype(np.int64)
-        del self.pending[:n]
-        self._totals = combine(self._totals, totals(block))
-        self._put(block)
-
-    def _put(self, samples: NanosecondArray) -> None:
-        """Write the newest samples, the last of them just before index ``count``, modulo the ring's size."""
-        newest = samples[-len(self._ring) :]
-        end = self._totals.count
-        self._ring[np.arange(end - len(newest), end) % len(self._ring)] = newest
+        known = combine(self._totals, totals(block))
+        newest = block[-len(self._ring) :]
+        places = _places(newest, known.count, len(self._ring))
+        self._ring[places], self._totals, self.pending[:n] = newest, known, ()
 
     def _window(self) -> NanosecondArray:
         size, end = len(self._ring), self._totals.count
         return self._ring[np.arange(max(0, end - size), end) % size]
+
+
+def _places(newest: NanosecondArray, count: int, size: int) -> npt.NDArray[np.intp]:
+    """Where in a ring of that size the newest of ``count`` samples belong."""
+    return np.arange(count - len(newest), count) % size
 
 
 class Timing:
@@ -247,6 +248,8 @@ class _OfThread(threading.local):
 
 class PerformanceMetrics:
     """Latency by operation, with percentiles; usable from any number of threads and asyncio tasks.
+
+    Any thread may call anything at any time; the figures of an operation are of one moment.
 
     Percentiles look at the newest ``max_samples`` records of an operation. With ``enable_logging`` a thread
     of its own writes one line to the logger ``whisperlab`` every ``log_interval_seconds``. ``clock`` counts
@@ -429,9 +432,9 @@ class PerformanceMetrics:
             return self._operations[name]
 
     def _timing(self, operation: str) -> Timing:
-        """A new stopwatch, kept for this thread when it has none: one that runs serves no second task."""
+        """A new stopwatch, kept for this thread: one that runs serves no second task, and an interrupt leaves it so."""
         timing = Timing(self._operation(operation), self._clock)
-        self._of_thread.timings.setdefault(operation, timing)
+        self._of_thread.timings[operation] = timing
         return timing
 
     def _calibrate(self, rounds: int = 15, calls: int = 40) -> float:

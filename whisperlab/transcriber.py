@@ -15,6 +15,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +48,7 @@ from whisperlab.decoder import (
     text_of,
 )
 from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import ConfigurationError, StreamEndedError
+from whisperlab.errors import ConfigurationError, ForkedError, StreamBrokenError, StreamEndedError
 from whisperlab.hot import hot
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
@@ -66,6 +68,8 @@ _stream_ids = itertools.count()
 _prepared: WeakKeyDictionary[
     Weights, tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextStack]]
 ] = WeakKeyDictionary()
+_preparing = threading.Lock()
+_made_in: list[int] = []  # the process that made the first transcriber, which a fork inherits
 
 WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
@@ -216,6 +220,19 @@ class SessionRestartTranscriber:
         lid_p95_limit_ms, hit_rate_limit: a warning is logged when crossed, at most once per
             ``log_interval_seconds``.
 
+    Threads: `process`, `finalize` and `reset` may come from any thread and take turns: the second waits for the first.
+    Everything that only reads (`latest`, `config`, `get_statistics`, the summary, the export) may be asked by any
+    thread at any time and does not wait for a decode; its counts are those of one stream and never go back before
+    `reset`. A handler of a signal, which runs within whatever it interrupts, may do neither.
+
+    Interrupts and errors: when anything but a refused chunk ends `process` or `finalize` early (`KeyboardInterrupt`, an
+    error out of torch), the stream is half done: from then on both raise `StreamBrokenError` until `reset`. `latest`
+    still tells what the broken call had made final, and the statistics can be read.
+
+    Processes: start them with *spawn*, and make a transcriber in each. A fork of a process that has made a transcriber
+    lacks the threads of torch and of the voice activity detector, which would be waited for forever; there every call,
+    and making another, raises `ForkedError`.
+
     >>> transcriber = SessionRestartTranscriber(languages=["en", "es"])  # doctest: +SKIP
     >>> result = transcriber.process(chunk)  # doctest: +SKIP
     """
@@ -248,6 +265,7 @@ class SessionRestartTranscriber:
         enable_logging: bool = False,
         log_interval_seconds: float = 300.0,
     ) -> None:
+        _check_process()
         _check_rates(sampling_rate, lid_hop_ms)
         self._mode = _mode(language, oracle)
         if languages is not None and self._mode != "auto":
@@ -316,11 +334,25 @@ class SessionRestartTranscriber:
         self._worker: ThreadPoolExecutor | None = None
         if session.parallel_ms:
             self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
-        self._pending: _Pending | None = None
+        self._turns = threading.RLock()  # held by the one thread that works on the stream
+        self._reading = (
+            threading.Lock()
+        )  # keeps a new stream from beginning while somebody reads the statistics
+        self._half_done = ""  # the call under way, or the one that was broken off
         self.reset()
 
     def reset(self) -> None:
         """Begin a new stream: forget audio, text, cache and statistics; keep the model."""
+        _check_process()
+        with self._turns:
+            self._half_done = "reset"
+            if self._worker:
+                self._worker.submit(int).result()  # whatever it was decoding: the thread is free after it
+            with self._reading:
+                self._begin()
+            self._half_done = ""
+
+    def _begin(self) -> None:
         self.vad_audio_buffer = self._buffer(SAMPLE_RATE * 60)
         lid_capacity = int(self.lid_hop_ms / 1000 * SAMPLE_RATE) * 100
         self._window = self._lid.window_ms * SAMPLE_RATE // 1000
@@ -350,9 +382,7 @@ class SessionRestartTranscriber:
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
         self._load_level = 0
-        if self._pending:
-            self._pending.answer.exception()  # whatever it found: the thread is free after it
-        self._pending = None
+        self._pending: _Pending | None = None
         self._speech: _Speech | None = None
         self._final_until = 0
         self._prompts: dict[str, _Prompt] = {}
@@ -380,16 +410,22 @@ class SessionRestartTranscriber:
         """Take the next chunk, of any length; returns what it brought.
 
         Floats in [-1, 1] or int16/int32 PCM, shape (n,), or (n, channels) which are averaged. Raises
-        `AudioFormatError` for anything else and `StreamEndedError` after `finalize`; both change nothing.
+        `AudioFormatError` for anything else, `StreamEndedError` after `finalize` and `StreamBrokenError` after a call
+        that was broken off; these change nothing.
         """
-        if self._ended:
-            raise StreamEndedError("this stream was finalised; reset() starts a new one")
-        audio = as_audio(chunk)
-        self._news = _News()
-        self._given += len(audio)
-        with self.metrics.measure("chunk.total"), self._own_core():
-            self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
-        return self._result()
+        _check_process()
+        with self._turns:
+            self._check_whole()
+            if self._ended:
+                raise StreamEndedError("this stream was finalised; reset() starts a new one")
+            audio = as_audio(chunk)
+            self._half_done = "process"
+            self._news = _News()
+            self._given += len(audio)
+            with self.metrics.measure("chunk.total"), self._own_core():
+                self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+            self._half_done = ""
+            return self.latest
 
     @property
     def load_level(self) -> int:
@@ -414,28 +450,49 @@ class SessionRestartTranscriber:
         whole stream. To everything but the detector of speech, which does not run in it, the gap is silence. Raises
         `ConfigurationError` for a negative number and `StreamEndedError` after `finalize`; both change nothing.
         """
-        if self._ended:
-            raise StreamEndedError("this stream was finalised; reset() starts a new one")
-        if n_samples < 0:
-            raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
-        self._news = _News()
-        if n_samples:
-            with self._own_core():
-                self._flush()
-                self._resampler = _resampler(self.sampling_rate)
-                self._given += n_samples
-                self._leap(max(self._heard, round(self._given * SAMPLE_RATE / self.sampling_rate)))
-        return self._result()
+        _check_process()
+        with self._turns:
+            self._check_whole()
+            if self._ended:
+                raise StreamEndedError("this stream was finalised; reset() starts a new one")
+            if n_samples < 0:
+                raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
+            self._half_done = "skip"
+            self._news = _News()
+            if n_samples:
+                with self._own_core():
+                    self._flush()
+                    self._resampler = _resampler(self.sampling_rate)
+                    self._given += n_samples
+                    self._leap(max(self._heard, round(self._given * SAMPLE_RATE / self.sampling_rate)))
+            self._half_done = ""
+            return self.latest
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: what was still open becomes final. A second call brings nothing."""
-        self._news = _News()
-        if not self._ended:
-            self._flush()
-            if closed := self._gate.close():
-                self._end_speech(closed)
-            self._ended = True
-        return self._result()
+        _check_process()
+        with self._turns:
+            self._check_whole()
+            self._half_done = "finalize"
+            self._news = _News()
+            if not self._ended:
+                self._finalize()
+            self._half_done = ""
+            return self.latest
+
+    def _finalize(self) -> None:
+        self._flush()
+        if closed := self._gate.close():
+            self._end_speech(closed)
+        self._ended = True
+
+    def _check_whole(self) -> None:
+        """Raise `StreamBrokenError` while the mark is set, which a call does for as long as it works on the stream."""
+        if self._half_done:
+            raise StreamBrokenError(
+                f"{self._half_done}() was broken off {seconds(self._heard):.3f} s into this stream, which is half "
+                "done; what that call had made final is in latest, and reset() starts a new stream"
+            )
 
     @contextmanager
     def _own_core(self) -> Iterator[None]:
@@ -444,8 +501,8 @@ class SessionRestartTranscriber:
             yield
             return
         before = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
+            torch.set_num_threads(1)
             yield
         finally:
             torch.set_num_threads(before)
@@ -455,7 +512,18 @@ class SessionRestartTranscriber:
         return dict(self._config)
 
     def get_statistics(self) -> dict[str, Any]:
-        """Counts and latencies since the stream began, JSON-able."""
+        """Counts and latencies since the stream began, JSON-able.
+
+        While another thread works on the stream each of the five parts is of one moment, and later parts may be newer.
+        """
+        _check_process()
+        with self._reading:
+            return self._statistics()
+
+    def _statistics(self) -> dict[str, Any]:
+        # What belongs together is read without a call in between, which is where another thread could come in.
+        language, heard, counts = self._language, self._heard, self._counts.copy()
+        redecodes, shared = self._decoder.redecodes, self._decoder.shared
         return {
             "performance": self.metrics.get_statistics(),
             "self_cost_ns": self.metrics.self_cost_ns,
@@ -465,33 +533,32 @@ class SessionRestartTranscriber:
                 "lid": _buffer_statistics(self.audio_buffer_for_lid),
             },
             "lid": {
-                "frames": self._counts["lid_frames"],
-                "skipped": self._counts["lid_skipped"],
-                "shed": self._counts["lid_shed"],
-                "encoder_calls": self._lid_encoder.calls,
-                "encoded_s": seconds(self._lid_encoder.encoded_samples),
+                "frames": counts["lid_frames"],
+                "skipped": counts["lid_skipped"],
+                "shed": counts["lid_shed"],
+                **_encoder_work(self._lid_encoder),
             },
             "sessions": {
                 "mode": self._mode,
-                "language": self._language,
-                "switches": self._counts["switches"],
-                "switches_refused": self._counts["refused"],
-                "segments": self._counts["segments"],
-                "decodes": self._counts["decodes"],
-                "steps_shed": self._counts["steps_shed"],
-                "redecodes": self._decoder.redecodes,
-                "shared_encodes": self._decoder.shared,
-                "encoder_calls": self._text_encoder.calls,
-                "encoded_s": seconds(self._text_encoder.encoded_samples),
-                "heard_s": seconds(self._heard),
+                "language": language,
+                "switches": counts["switches"],
+                "switches_refused": counts["refused"],
+                "segments": counts["segments"],
+                "decodes": counts["decodes"],
+                "steps_shed": counts["steps_shed"],
+                "redecodes": redecodes,
+                "shared_encodes": shared,
+                **_encoder_work(self._text_encoder),
+                "heard_s": seconds(heard),
                 "load_level": self._load_level,
-                "gaps": self._counts["gaps"],
-                "gap_s": seconds(self._counts["gap_samples"]),
+                "gaps": counts["gaps"],
+                "gap_s": seconds(counts["gap_samples"]),
             },
         }
 
     def get_performance_summary(self) -> str:
         """The latency of every operation, the cache's hit rate and what load cost, for a person."""
+        _check_process()
         cache = self.encoder_cache.get_statistics()
         line = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
         counts = self._counts
@@ -503,11 +570,18 @@ class SessionRestartTranscriber:
 
     def export_prometheus_metrics(self) -> str:
         """Latencies in Prometheus' text format."""
+        _check_process()
         return self.metrics.export_prometheus()
 
-    def _result(self) -> ProcessResult:
-        news = self._news
-        tentative = text_of(self._speech.policy.tentative) if self._speech else ""
+    @property
+    def latest(self) -> ProcessResult:
+        """What the latest call of `process` or `finalize` brought: all of it, or as much as there is so far.
+
+        It holds what a call made final before it was broken off, and what never reached the caller because an
+        interrupt came between the end of the call and the use of its result.
+        """
+        news, speech = self._news, self._speech
+        tentative = text_of(speech.policy.tentative) if speech else ""
         return ProcessResult(
             "".join(news.committed),
             tentative,
@@ -992,16 +1066,29 @@ def prepared(
     if split is not None and precision is None and for_encoder == "int8":
         for_encoder = "fp32"  # 8-bit products are not compiled
     for_decoder = check_precision(precision, weights.device, "decoder")
-    encoders, stacks = _prepared.setdefault(weights, ({}, {}))
-    if (for_encoder, split) not in encoders:
-        encoders[for_encoder, split] = (
-            ShortWindowEncoder(weights, for_encoder)
-            if split is None
-            else compiled_encoder(weights, for_encoder, split)
+    with _preparing:
+        encoders, stacks = _prepared.setdefault(weights, ({}, {}))
+        if (for_encoder, split) not in encoders:
+            encoders[for_encoder, split] = (
+                ShortWindowEncoder(weights, for_encoder)
+                if split is None
+                else compiled_encoder(weights, for_encoder, split)
+            )
+        if for_decoder not in stacks:
+            stacks[for_decoder] = TextStack(weights, for_decoder)
+        return encoders[for_encoder, split], stacks[for_decoder]
+
+
+def _check_process() -> None:
+    """Raise `ForkedError` in a process forked from one that had made a transcriber."""
+    if not _made_in:
+        _made_in.append(os.getpid())
+    if _made_in[0] != os.getpid():
+        raise ForkedError(
+            f"process {_made_in[0]} had made a transcriber when this one, {os.getpid()}, was forked from it; the "
+            "threads of torch and of the voice activity detector are not here, and waiting for them would never end; "
+            "start processes with the method 'spawn' and make a transcriber in each"
         )
-    if for_decoder not in stacks:
-        stacks[for_decoder] = TextStack(weights, for_decoder)
-    return encoders[for_encoder, split], stacks[for_decoder]
 
 
 def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> str:
@@ -1033,6 +1120,11 @@ def _resampler(sampling_rate: int) -> Any:
     import soxr
 
     return soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32")
+
+
+def _encoder_work(encoder: ShortWindowEncoder) -> dict[str, float]:
+    calls, encoded = encoder.calls, encoder.encoded_samples
+    return {"encoder_calls": calls, "encoded_s": seconds(encoded)}
 
 
 def _buffer_statistics(buffer: RingBuffer) -> dict[str, int]:
