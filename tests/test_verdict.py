@@ -127,7 +127,7 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
         ("{half", "is not JSON"),
         ('{"lid": {"surer": 1}}', "lid: .*surer"),
         ('{"lid": {"sure": 7}}', "sure must be"),
-        ('{"model": "base"}', "the same for both"),
+        ('{"model": "base"}', "the same for all"),
     ],
 )
 def test_what_is_no_configuration_is_refused(text: str, said: str) -> None:

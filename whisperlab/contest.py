@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisperlab.decoder import DecoderOptions
 from whisperlab.errors import ConfigurationError
-from whisperlab.lid import LidOptions
 from whisperlab.models import Weights, load_weights
 from whisperlab.peers import Peer, PeerResult, interleaved, score_result, streaming
-from whisperlab.smoothing import SmoothingOptions
 from whisperlab.trace import Reference
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
-from whisperlab.vad import VadOptions
+from whisperlab.transcriber import SessionRestartTranscriber, grouped
 from whisperlab.verdict import Kind, Verdict, judge, together
 
 if TYPE_CHECKING:
@@ -27,15 +23,6 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, Any]
 Pairs = tuple[list[float], list[float]]
-
-_GROUPS = {
-    "vad": VadOptions,
-    "lid": LidOptions,
-    "smoothing": SmoothingOptions,
-    "decoding": DecoderOptions,
-    "session": SessionOptions,
-}
-
 
 @dataclass(slots=True, frozen=True)
 class Measure:
@@ -61,6 +48,14 @@ def options_of(text: str) -> dict[str, Any]:
 
     Raises ConfigurationError for what is neither, and for options that a transcriber does not have.
     """
+    return grouped(json_options(text))
+
+
+def json_options(text: str) -> dict[str, Any]:
+    """The JSON object in ``text``, or in the file it names, as it stands.
+
+    Raises ConfigurationError for what is neither, and where it sets what all configurations have in common.
+    """
     path = Path(text)
     try:
         found = json.loads(path.read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text)
@@ -73,15 +68,8 @@ def options_of(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigurationError(f"a configuration is a JSON object, got {text!r}")
     if "model" in found or "languages" in found:
-        raise ConfigurationError("model and languages are the same for both sides: give them as arguments")
-    made = dict(found)
-    for name, group in _GROUPS.items():
-        if name in found:
-            try:
-                made[name] = group(**found[name])
-            except TypeError as error:
-                raise ConfigurationError(f"{name}: {error}") from error
-    return made
+        raise ConfigurationError("model and languages are the same for all sides: give them as arguments")
+    return found
 
 
 def contest(
