@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Options = Mapping[str, Any]
 Pairs = tuple[list[float], list[float]]
 
+
 @dataclass(slots=True, frozen=True)
 class Measure:
     """Something to compare: how it is taken from a result, as ratio or difference, the least change worth knowing."""

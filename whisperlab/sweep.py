@@ -261,7 +261,8 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per configuration: counts summed over its recordings, then divided.
 
     Columns are ``config.*``, ``rates.*`` (see ``Score.rates``), ``cache.*`` (``cache.false_hit_rate`` is None
-    where no hit was checked), totals, and of ``response_p95_s`` and ``peak_rss_bytes`` the worst recording's. Weights and versions are told apart like configurations.
+    where no hit was checked), totals, and of ``response_p95_s`` and ``peak_rss_bytes`` the worst recording's. Weights
+    and versions are told apart like configurations.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
