@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from whisperlab.contest import json_options
 from whisperlab.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.pareto import pareto_front
-from whisperlab.store import Row, Say, read_rows
+from whisperlab.store import Row, Say, nested_config, read_rows
 from whisperlab.sweep import Config, MakeTranscriber, Task, plan, run_sweep, summarise
 from whisperlab.transcriber import GROUPS, SessionRestartTranscriber
 
@@ -114,13 +114,14 @@ class Range:
         return math.inf if step is None else math.floor((self.high - self.low) / step + 1e-9) + 1
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
-        """The number a trial proposes; real ones to `DIGITS` significant digits."""
-        high = self.high if self.step is None else self.low + self.step * (self.size - 1)
-        if self.whole:
-            step = 1 if self.step is None else int(self.step)
-            return trial.suggest_int(name, int(self.low), int(high), step=step, log=self.log)
-        drawn = trial.suggest_float(name, self.low, high, step=self.step, log=self.log)
-        return min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high)
+        """The number a trial proposes; real ones without a step to `DIGITS` significant digits."""
+        if self.step is None and self.whole:
+            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
+        if self.step is None:
+            drawn = float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.{DIGITS}g}")
+        else:
+            drawn = round(self.low + self.step * trial.suggest_int(name, 0, int(self.size) - 1), 12)
+        return min(max(drawn, self.low), self.high)  # rounding may have left the range
 
 
 Values: TypeAlias = Mapping[str, Any]  # by option; those of a group with its name and a dot before theirs
@@ -166,14 +167,7 @@ class Space:
 
     def configuration(self, values: Values) -> dict[str, Any]:
         """Options of a transcriber as JSON has them: the fixed ones and these, groups as objects."""
-        made: dict[str, Any] = {}
-        for name, value in {**self.fixed, **values}.items():
-            group, dot, option = name.partition(".")
-            if dot:
-                made.setdefault(group, {})[option] = value
-            else:
-                made[name] = value
-        return made
+        return nested_config({**self.fixed, **values})
 
 
 @dataclass(slots=True, frozen=True)

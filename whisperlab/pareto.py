@@ -5,7 +5,7 @@ Nothing here knows a sampler, a store or a model; a search and the report of any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
 
 
 def importances(
-    options: dict[str, Sequence[object]], objective: Sequence[float], seed: int = 0
+    options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0
 ) -> list[Importance]:
     """What each option explains of an objective, the most important first.
 
