@@ -17,6 +17,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import pandas as pd
+
 from whisperlab.contest import json_options
 from whisperlab.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.pareto import pareto_front
@@ -354,12 +356,12 @@ def _trial(number: int, values: Values, config: Config, rows: Sequence[Row]) -> 
     broken = next((row for row in rows if row["status"] != "ok"), None)
     if broken:
         return Trial(number, values, config, None, f"{broken['recording']}: {broken['error']}")
-    (summary,) = json.loads(summarise(rows).to_json(orient="records", double_precision=15))
-    objectives = {name: summary.get(column) for name, column in OBJECTIVES.items()}
-    missing = [name for name, value in objectives.items() if value is None]
+    summary = summarise(rows).iloc[0]
+    objectives: list[Any] = [summary.get(column) for column in OBJECTIVES.values()]
+    missing = [name for name, value in zip(OBJECTIVES, objectives, strict=True) if pd.isna(value)]
     if missing:
         raise SweepError(f"a search needs {', '.join(OBJECTIVES)}; the runs have no {', '.join(missing)}")
-    return Trial(number, values, config, tuple(objectives.values()), None)
+    return Trial(number, values, config, tuple(map(float, objectives)), None)
 
 
 def _so_far(found: Found, trials: int) -> str:

@@ -71,13 +71,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         console.note(f"--resume with --out {args.out} goes on where this search was stopped")
         raise
-    chosen_on = {"corpus": args.corpus, "split": args.split, "recordings": len(recordings)}
+    split = ", ".join(sorted({recording.split for recording in recordings} - {""})) or None
+    chosen_by = f"{len(recordings)} of the recordings of {args.corpus}, {f'split {split}' if split else 'of no split'}"
     console.document(
         {
             "out": str(args.out),
             "method": args.method,
             "seed": args.seed,
-            **chosen_on,
+            "corpus": args.corpus,
+            "split": split,
+            "recordings": len(recordings),
             "found": found.found,
             "ran": found.ran,
             "failed": len(found.failed),
@@ -87,8 +90,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     console.show(table([_line(trial) for trial in found.front]))
     console.show(
-        f"{len(found.front)} of {len(found.trials)} configurations are on the Pareto front, on {len(recordings)} "
-        f"recordings of {args.corpus}, split {args.split}: figures of another split will be worse"
+        f"{len(found.front)} of {len(found.trials)} configurations are on the Pareto front; "
+        f"chosen by {chosen_by}: on others expect worse"
     )
     if found.failed:
         raise SweepError(
