@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import numpy as np
@@ -291,6 +291,25 @@ def test_nothing_to_run_is_an_error_and_not_an_empty_result(
     for configurations, known in (([], recordings), ([{}], [])):
         with pytest.raises(SweepError, match="at least one configuration and one recording"):
             sweep(known, tmp_path, configurations=configurations)
+
+
+class Hoarder(Parrot):
+    """Fills 200 MB of the heap for precision 0, and keeps a little of it, so that the rest is not at its end."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config["hash_precision"] == 0:
+            heap = [np.ones(2**13) for _ in range(3200)]
+            Hoarder.kept += heap[::100]
+
+
+def test_a_peak_of_memory_is_not_that_of_the_task_before(recordings: list[Recording], tmp_path: Path) -> None:
+    greedy, modest = Grid(hash_precision=(0, 6)).configurations()
+    sweep(recordings[:1], tmp_path, Hoarder, configurations=[greedy, modest])
+    first, second = (row["peak_rss_bytes"] for row in read_rows(tmp_path))
+    assert first - second > 10**8
 
 
 # The store.

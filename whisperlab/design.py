@@ -242,7 +242,7 @@ def search(
     The objectives are pooled over the recordings: ``mixed_error_rate`` from the sums of errors and words;
     ``response_p95_s``, the worst recording's 95th percentile of what a chunk of a live stream waits and is worked on
     (`whisperlab.scoring.response_p95`), as measured beside the other workers; ``peak_rss_bytes``, the worst recording's
-    peak of its process, model included. A process that tried several configurations may hold more than one would.
+    peak of its process, model included. What earlier trials left behind is given back first, but for some tens of MiB.
 
     Proposals depend on space, seed, method and the results so far: the same search with more trials continues this
     one, with any number of workers. A configuration that comes up twice is tried once. A trial of which any recording

@@ -141,8 +141,8 @@ def _about(
         )
     if MEMORY in objectives:
         yield (
-            "Memory is the peak of a whole process, model included; a process that ran several configurations may "
-            "hold more than one of them needs."
+            "Memory is the peak of a whole process, model included. A process that ran several configurations keeps "
+            "some tens of MiB of the earlier ones, so small differences mean nothing."
         )
 
 
