@@ -649,6 +649,72 @@ def test_a_stopped_sweep_says_how_to_go_on(
     assert f"--resume with --out {tmp_path / 'out'}" in capsys.readouterr().err
 
 
+@pytest.fixture
+def dev(manifest: Path) -> Path:
+    """The manifest, its recording being of the split dev."""
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"split": "test"', '"split": "dev"'))
+    return manifest
+
+
+SPACE = '{"cache_size": [10, 50], "key": ["rounded", "span"], "lid": {"sure": {"low": 0.5, "high": 0.9}}}'
+
+
+def test_a_search_prints_its_front_says_the_split_and_resumes(
+    made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "--space", SPACE, "--corpus", dev, "--trials", "6", "--seed", "1"]
+    words += ["--out", tmp_path / "out"]
+    assert run(*words, "--json") == 0
+    (first,) = documents(capsys.readouterr().out)
+    assert (first["found"], first["ran"], first["failed"], first["split"]) == (0, 6, 0, "dev")
+    assert len(first["trials"]) == 6
+    assert set(first["front"][0]) == {
+        "trial", "values", "mixed_error_rate", "response_p95_s", "peak_rss_bytes", "error",
+    }  # fmt: skip
+    assert 0.5 <= made[0]["lid"]["sure"] <= 0.9
+    assert made[0]["languages"] == ["en", "es"]
+    assert run(*words) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert run(*words, "--resume") == 0
+    streams = capsys.readouterr()
+    assert len(made) == 6
+    assert "trial 6 of 6: 0 failed" in streams.err
+    assert "on the Pareto front; chosen by 1 of the recordings" in streams.out
+    assert "split dev: on others expect worse" in streams.out
+    assert "lid.sure" in streams.out
+
+
+def test_a_search_with_failed_trials_says_why(
+    made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "search",
+        "--space",
+        '{"key": ["span", "logmel"]}',
+        "--corpus",
+        dev,
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run(*words, "--json") == 1
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    assert [trial["values"]["key"] for trial in document["trials"] if trial["error"]] == ["logmel"]
+    assert "1 of 2 trials failed, the first with call: OSError: out of luck" in streams.err
+
+
+def test_a_search_refuses_the_test_split_and_a_space_that_is_none(
+    made: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("search", "--space", SPACE, "--split", "test", "--out", out) == 1
+    assert "a search chooses by its results" in capsys.readouterr().err
+    assert run("search", "--space", '{"spam": [1, 2]}', "--out", out) == 1
+    assert "no option 'spam'" in capsys.readouterr().err
+    assert made == []
+    assert not out.exists()
+
+
 def test_sweeps_and_traces_become_pages_with_an_index_beside_them(
     made: list[Any],
     built: Built,

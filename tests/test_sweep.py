@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import numpy as np
@@ -126,6 +126,7 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
         (50, 2),
     ]
     assert grid.configurations()[0] == {
+        "lid": {"sure_hops": 1, "onset_ms": 0},
         "languages": ["en"],
         "decode": False,
         "cache_size": 10,
@@ -228,7 +229,7 @@ def test_a_row_has_these_fields(recordings: list[Recording], tmp_path: Path) -> 
     assert set(row) == {
         "key", "config", "recording", "corpus", "split", "audio_sha256", "model_digest", "whisperlab",
         "status", "schema", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
-        "peak_rss_bytes", "created",
+        "response_p95_s", "peak_rss_bytes", "created",
     }  # fmt: skip
     assert (row["status"], row["error"], row["corpus"], row["split"]) == ("ok", None, "fakes", "test")
     assert (row["duration"], row["model_digest"]) == (0.4, DIGEST)
@@ -290,6 +291,25 @@ def test_nothing_to_run_is_an_error_and_not_an_empty_result(
     for configurations, known in (([], recordings), ([{}], [])):
         with pytest.raises(SweepError, match="at least one configuration and one recording"):
             sweep(known, tmp_path, configurations=configurations)
+
+
+class Hoarder(Parrot):
+    """Fills 200 MB of the heap for precision 0, and keeps a little of it, so that the rest is not at its end."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config["hash_precision"] == 0:
+            heap = [np.ones(2**13) for _ in range(3200)]
+            Hoarder.kept += heap[::100]
+
+
+def test_a_peak_of_memory_is_not_that_of_the_task_before(recordings: list[Recording], tmp_path: Path) -> None:
+    greedy, modest = Grid(hash_precision=(0, 6)).configurations()
+    sweep(recordings[:1], tmp_path, Hoarder, configurations=[greedy, modest])
+    first, second = (row["peak_rss_bytes"] for row in read_rows(tmp_path))
+    assert first - second > 10**8
 
 
 # The store.

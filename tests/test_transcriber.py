@@ -8,7 +8,7 @@ import json
 import logging
 import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from whisperlab.lid import LidOptions
 from whisperlab.scoring import Score, align, score, units
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import LanguageTracker, SmoothingOptions, Turn
-from whisperlab.sweep import transcriber_maker
+from whisperlab.sweep import Grid, transcriber_maker
 from whisperlab.timeline import SAMPLE_RATE, Span, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import REPROOF, SessionOptions
@@ -442,9 +442,12 @@ def test_a_prompt_is_dropped_at_a_switch_and_restored_with_its_language(
 
 
 def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
-    config = transcriber_maker(base_model)({"languages": ["en"], "decode": False}).config()
+    make = transcriber_maker(base_model)
+    (asked,) = Grid(decode=False, fixed={"languages": ["en"]}).configurations()
+    config = make(asked).config()
     assert config["lid"]["sure_hops"] == 1
     assert config["lid"]["english_bias"] == LidOptions().english_bias
+    assert make({**asked, "lid": {"sure": 0.9}}).config()["lid"] == asdict(LidOptions(sure=0.9))
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:

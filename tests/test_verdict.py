@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whisperlab.contest import Side, contest, options_of
+from whisperlab.contest import Side, contest
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LidOptions
+from whisperlab.transcriber import grouped
 from whisperlab.verdict import LEAST, in_pairs, judge, together
 
 
@@ -119,7 +120,7 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
     for given in (text, str(tmp_path / "options.json")):
         side = Side.of(given)
         assert side == Side({"precision": "fp32", "lid": {"sure": 0.9}})
-        assert options_of(side.options) == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
+        assert grouped(side.options) == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
         ("{half", "is not JSON"),
         ('{"lid": {"surer": 1}}', "lid: .*surer"),
         ('{"lid": {"sure": 7}}', "sure must be"),
-        ('{"model": "base"}', "the same for both"),
+        ('{"model": "base"}', "the same for all"),
     ],
 )
 def test_what_is_no_configuration_is_refused(text: str, said: str) -> None:

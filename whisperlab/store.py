@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -104,6 +104,37 @@ def done(out: str | Path) -> dict[str, str]:
     Every row is checked and none is kept. Raises SweepError for a damaged store.
     """
     return {row["key"]: row["status"] for row in _rows(Path(out) / STORE)}
+
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without groups: their options stand by themselves, with the group's name and a dot before.
+
+    >>> flat_config({"key": "span", "lid": {"sure": 0.9}})
+    {'key': 'span', 'lid.sure': 0.9}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = (
+            {f"{name}.{option}": one for option, one in value.items()} if isinstance(value, Mapping) else {}
+        )
+        flat.update(inner or {name: value})
+    return flat
+
+
+def nested_config(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that `flat_config` made flat.
+
+    >>> nested_config({"key": "span", "lid.sure": 0.9})
+    {'key': 'span', 'lid': {'sure': 0.9}}
+    """
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        group, dot, option = name.partition(".")
+        if dot:
+            nested.setdefault(group, {})[option] = value
+        else:
+            nested[name] = value
+    return nested
 
 
 def connect(out: str | Path) -> duckdb.DuckDBPyConnection:

@@ -228,6 +228,16 @@ class Trace:
         return float(self.events[-1]["compute_s"])
 
     @property
+    def service_s(self) -> tuple[float, ...]:
+        """Wall time of every chunk inside the transcriber, in seconds; empty for traces that do not tell."""
+        return tuple(self.events[-1].get("service_s", ()))
+
+    @property
+    def chunk_s(self) -> float:
+        """Seconds of audio in a chunk; only the last may be shorter. NaN for traces that do not tell."""
+        return float(self.events[-1].get("chunk_s", math.nan))
+
+    @property
     def real_time_factor(self) -> float:
         """Compute / audio: below 1 keeps up with a live stream."""
         return self.compute_s / self.duration
@@ -347,7 +357,7 @@ def _listen(
     clock: Callable[[], float],
     progress: Callable[[float], object] | None,
 ) -> Iterator[Json]:
-    heard, compute_s = 0, 0.0
+    heard, compute_s, chunk, service_s = 0, 0.0, 0, list[float]()
     shown: tuple[str, str | None] = ("", None)
     level = 0
     started = clock()
@@ -357,6 +367,9 @@ def _listen(
         result = call()
         after = clock()
         compute_s += after - before
+        if n_samples:
+            chunk = chunk or n_samples
+            service_s.append(round(after - before, 6))
         when = {"at": seconds(heard), "elapsed": round(after - started, 6)}
         yield from _events(result, when, shown)
         if result.load_level != level:
@@ -370,6 +383,8 @@ def _listen(
             **when,
             "statistics": statistics(),
             "compute_s": round(compute_s, 6),
+            "chunk_s": seconds(chunk),
+            "service_s": service_s,
             "peak_rss_bytes": peak_rss_bytes(),
         }
     )

@@ -147,6 +147,34 @@ class SessionOptions:
             )
 
 
+GROUPS = {
+    "vad": VadOptions,
+    "lid": LidOptions,
+    "smoothing": SmoothingOptions,
+    "decoding": DecoderOptions,
+    "session": SessionOptions,
+}
+
+
+def grouped(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a transcriber out of plain JSON: ``{"lid": {"sure": 0.9}}`` comes back with its `LidOptions` made.
+
+    Raises ConfigurationError for a group that is no object or has an option it does not know.
+    """
+    return {name: _group(name, value) if name in GROUPS else value for name, value in options.items()}
+
+
+def _group(name: str, value: Any) -> Any:
+    if isinstance(value, GROUPS[name]):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{name} is a group of options, an object, got {value!r}")
+    try:
+        return GROUPS[name](**value)
+    except TypeError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+
+
 @dataclass(slots=True)
 class _Speech:
     """Speech being decoded: where it begins, how far it was decoded, and which of its words are final."""

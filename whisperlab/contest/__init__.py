@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from whisperlab.contest.measures import MEASURES, Finding, Measure, Outcome
 from whisperlab.contest.running import contest
-from whisperlab.contest.sides import Side, options_of
+from whisperlab.contest.sides import Side, json_options
 from whisperlab.contest.sweeps import compare_sweeps
 
-__all__ = ["MEASURES", "Finding", "Measure", "Outcome", "Side", "compare_sweeps", "contest", "options_of"]
+__all__ = ["MEASURES", "Finding", "Measure", "Outcome", "Side", "compare_sweeps", "contest", "json_options"]

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whisperlab.contest.measures import ENCODED, LANGUAGE, MIXED, TIME, Found, Outcome, judged, note
-from whisperlab.contest.sides import Side, options_of
+from whisperlab.contest.sides import Side
 from whisperlab.contest.workers import at_work
 from whisperlab.errors import ConfigurationError
 from whisperlab.models import Weights, load_weights
 from whisperlab.peers import Peer, PeerResult, interleaved, score_result, streaming, warm_up
 from whisperlab.trace import Reference
-from whisperlab.transcriber import SessionRestartTranscriber
+from whisperlab.transcriber import SessionRestartTranscriber, grouped
 
 if TYPE_CHECKING:
     from whisperlab.corpora import Recording
@@ -78,9 +78,7 @@ def _peers(
 
 def _peer(side: Side, weights: Weights, languages: Sequence[str]) -> Peer:
     try:
-        transcriber = SessionRestartTranscriber(
-            weights, languages=languages or None, **options_of(side.options)
-        )
+        transcriber = SessionRestartTranscriber(weights, languages=languages or None, **grouped(side.options))
     except TypeError as error:
         raise ConfigurationError(f"no such option of a transcriber: {error}") from error
 

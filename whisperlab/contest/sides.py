@@ -8,23 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from whisperlab.decoder import DecoderOptions
 from whisperlab.errors import ConfigurationError
-from whisperlab.lid import LidOptions
-from whisperlab.smoothing import SmoothingOptions
-from whisperlab.transcriber import SessionOptions
-from whisperlab.vad import VadOptions
+from whisperlab.transcriber import grouped
 
 Options: TypeAlias = Mapping[str, Any]
 
-# Options that are groups of options. Their classes have had these places and names since the first transcriber.
-GROUPS = {
-    "vad": VadOptions,
-    "lid": LidOptions,
-    "smoothing": SmoothingOptions,
-    "decoding": DecoderOptions,
-    "session": SessionOptions,
-}
 REVISION = "git:"
 
 
@@ -47,32 +35,20 @@ class Side:
         Side(options={'precision': 'fp32'}, revision='v1~2')
         """
         if not text.startswith(REVISION):
-            side = cls(_configuration(text))
-            options_of(side.options)
+            side = cls(json_options(text))
+            grouped(side.options)
             return side
         revision, _, configuration = text.removeprefix(REVISION).partition(" ")
         if not revision:
             raise ConfigurationError(f"{text!r} names no revision: expected such as git:main")
-        return cls(_configuration(configuration.strip() or "{}"), revision)
+        return cls(json_options(configuration.strip() or "{}"), revision)
 
 
-def options_of(options: Options) -> dict[str, Any]:
-    """The options as this whisperlab's transcriber takes them.
+def json_options(text: str) -> dict[str, Any]:
+    """The JSON object in ``text``, or in the file it names, as it stands.
 
-    >>> options_of({"vad": {"onset": 0.6}})
-    {'vad': VadOptions(onset=0.6, offset=0.35, min_silence_ms=480)}
+    Raises ConfigurationError for what is neither, and where it sets what all configurations have in common.
     """
-    made = dict(options)
-    for name, group in GROUPS.items():
-        if name in options:
-            try:
-                made[name] = group(**options[name])
-            except TypeError as error:
-                raise ConfigurationError(f"{name}: {error}") from error
-    return made
-
-
-def _configuration(text: str) -> dict[str, Any]:
     path = Path(text)
     try:
         found = json.loads(path.read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text)
@@ -85,5 +61,5 @@ def _configuration(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigurationError(f"a configuration is a JSON object, got {text!r}")
     if "model" in found or "languages" in found:
-        raise ConfigurationError("model and languages are the same for both sides: give them as arguments")
+        raise ConfigurationError("model and languages are the same for all sides: give them as arguments")
     return found

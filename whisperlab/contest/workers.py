@@ -22,11 +22,12 @@ import torch
 import whisperlab
 from whisperlab.audio import FloatArray
 from whisperlab.contest.revisions import PACKAGE, check_out, commit_of
-from whisperlab.contest.sides import GROUPS, REVISION, Side
+from whisperlab.contest.sides import REVISION, Side
 from whisperlab.errors import WhisperlabError
 from whisperlab.peers import EncoderWork, Heard, Peer
 from whisperlab.segments import SessionSegment, Switch
 from whisperlab.trace import Reference
+from whisperlab.transcriber import GROUPS
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _HERE = Path(whisperlab.__file__).parent.parent
