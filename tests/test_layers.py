@@ -51,6 +51,7 @@ LAYERS = (
     "contest",
     "instruments",
     "economy",
+    "soak",
     "report",
     "live",
     "magics",

@@ -286,9 +286,7 @@ class SessionRestartTranscriber:
             "decoding": asdict(decoding),
             "session": asdict(session),
         }
-        self.metrics = PerformanceMetrics(
-            enable_logging=enable_logging, log_interval_seconds=log_interval_seconds
-        )
+        self.metrics = self._timers(enable_logging, log_interval_seconds)
         self.encoder_cache = EncoderCache(
             max_size=cache_size,
             device=str(weights.device),
@@ -363,6 +361,10 @@ class SessionRestartTranscriber:
     def _buffer(self, capacity: int) -> RingBuffer:
         """Where audio is kept."""
         return RingBuffer(capacity)
+
+    def _timers(self, enable_logging: bool, log_interval_seconds: float) -> PerformanceMetrics:
+        """What the operations are timed by."""
+        return PerformanceMetrics(enable_logging=enable_logging, log_interval_seconds=log_interval_seconds)
 
     def process(self, chunk: npt.ArrayLike) -> ProcessResult:
         """Take the next chunk, of any length; returns what it brought.
