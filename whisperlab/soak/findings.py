@@ -1,8 +1,8 @@
 """What the log of a soak says: how fast memory grew, what else grew, and whether the end was slower than the beginning.
 
 Growth is the median of all slopes between two moments (Theil 1950; Sen 1968, Journal of the American Statistical
-Association 63) after the warm-up, with its 95 % interval; moments are medians of a minute, because samples seconds apart
-say the same thing twice.
+Association 63) after the warm-up, with its 95 % interval; moments are medians of a minute, because samples seconds
+apart say the same thing twice.
 
 The two windows are the same audio, so their chunks are compared in pairs, in processor time. The processor itself is
 not the same from one hour to the next; a young process that does the same piece of work in both windows says by how
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -215,9 +216,7 @@ def findings(log: Log, rng: np.random.Generator | None = None) -> Findings:
         changes=tuple(_changes(first, last, rng)),
         stages=tuple(_stages(first, last, rng)),
         machine=_machine(first, last, rng),
-        work={
-            name: (_calls(first, name), _calls(last, name)) for name in sorted(_all_stages(first))
-        },
+        work={name: (_calls(first, name), _calls(last, name)) for name in sorted(_all_stages(first))},
     )
 
 
@@ -237,7 +236,7 @@ def called(low: float, high: float) -> Call:
     >>> called(0.99, 1.02), called(1.03, 1.2), called(0.9, 1.1)
     ('equal', 'slower', 'not enough data')
     """
-    if 1 - WORTH <= low and high <= 1 + WORTH:
+    if low >= 1 - WORTH and high <= 1 + WORTH:
         return "equal"
     if low > 1:
         return "slower"
@@ -254,13 +253,14 @@ def by_minute(samples: Sequence[Json], value: Callable[[Json], float]) -> tuple[
 
 def _growths(log: Log) -> Iterator[Growth]:
     for name in (*_MEMORY, *_COUNTS):
-        if name not in log.steady[0]["memory"]:
-            continue
-        unit, scale = ("MB", _MB) if name in _MEMORY else ("", 1.0)
-        hours, values = by_minute(log.steady, lambda sample, name=name: sample["memory"][name])  # type: ignore[misc]
-        scaled = [value / scale for value in values]
-        found: Sequence[float | None] = slope(hours, scaled) if len(hours) > 2 else (None, None, None)
-        yield Growth(name, unit, scaled[0], scaled[-1], *found, n=len(hours))
+        if name in log.steady[0]["memory"]:
+            yield _growth(log, name, *(("MB", _MB) if name in _MEMORY else ("", 1.0)))
+
+
+def _growth(log: Log, name: str, unit: str, scale: float) -> Growth:
+    hours, values = by_minute(log.steady, lambda sample: sample["memory"][name] / scale)
+    middle, low, high = slope(hours, values) if len(hours) > 2 else (None, None, None)
+    return Growth(name, unit, values[0], values[-1], middle, low, high, len(hours))
 
 
 def _helds(log: Log) -> Iterator[Held]:
@@ -320,20 +320,24 @@ def _changes(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generat
     corrected = [times * factor for times, factor in zip(after, pace, strict=True)]
     a, b, c = (np.concatenate(times) for times in (before, after, corrected))
     for q in PERCENTILES:
-        ratio, (low, high) = block_ratio([c], [a], lambda x, q=q: float(np.percentile(x, q)), rng, n_chunks)  # type: ignore[misc]
-        walls = [float(np.percentile(np.concatenate(times), q)) for times in (wall_before, wall_after)]
-        told = [float(np.percentile(times, q)) for times in (a, b)]
+        measure = partial(_percentile, q=q)
+        ratio, (low, high) = block_ratio([c.tolist()], [a.tolist()], measure, rng, n_chunks)
+        walls = [measure(np.concatenate(times)) for times in (wall_before, wall_after)]
         yield Change(
             measure=f"p{q}",
-            first=told[0],
-            last=told[1],
+            first=measure(a),
+            last=measure(b),
             ratio=ratio,
             low=low,
             high=high,
-            uncorrected=told[1] / told[0],
+            uncorrected=measure(b) / measure(a),
             wall=walls[1] / walls[0],
             n=len(a),
         )
+
+
+def _percentile(times: Array, q: int) -> float:
+    return float(np.percentile(times, q))
 
 
 def _machine(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generator) -> Change | None:
@@ -366,7 +370,8 @@ def _stages(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generato
             if a["stages"].get(name, [0])[0] and b["stages"].get(name, [0])[0]
         ]
         if pairs:
-            found.append(judge(name, *zip(*pairs, strict=True), rng, worth=WORTH))
+            a, b = zip(*pairs, strict=True)
+            found.append(judge(name, a, b, rng, worth=WORTH))
     return together(found)
 
 

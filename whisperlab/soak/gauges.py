@@ -24,7 +24,7 @@ _CLOSED = (str, bytes, bytearray, int, float, type, ModuleType, FunctionType)
 class _Mallinfo(ctypes.Structure):
     """glibc's ``struct mallinfo2``; mallinfo(3)."""
 
-    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
             *("arena", "ordblks", "smblks", "hblks", "hblkhd"),

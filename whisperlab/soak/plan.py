@@ -41,7 +41,11 @@ KINDS: dict[str, tuple[int, int]] = {
     "DC steps": (3, 6),
 }
 LONG = {"monologue": 150, "quiet room": 45, "music": 60, "digital zero": 30, "fast switches": 60}  # tiles
-LEAD_IN = (("digital zero", 3), ("speech", 5), ("digital zero", 2))  # forgets what was before, as far as a pause can
+LEAD_IN = (
+    ("digital zero", 3),
+    ("speech", 5),
+    ("digital zero", 2),
+)  # forgets what was before, as far as a pause can
 
 
 @dataclass(slots=True, frozen=True)

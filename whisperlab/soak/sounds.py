@@ -120,9 +120,7 @@ class Sounds:
         while True:
             yield _faded(_without_pauses(self._any(rng, language).audio))
 
-    def _in_noise(
-        self, rng: np.random.Generator, noise: Callable[[np.random.Generator], Parts]
-    ) -> Parts:
+    def _in_noise(self, rng: np.random.Generator, noise: Callable[[np.random.Generator], Parts]) -> Parts:
         loudness = np.float32(LOUDNESS * 10 ** (-float(rng.choice(SNRS_DB)) / 20))
         for speech, around in zip(_tiles(self._speech(rng)), _tiles(noise(rng)), strict=True):
             yield speech + loudness * around
@@ -141,7 +139,7 @@ class Sounds:
         """Several people at once, of no language in particular."""
         voices = [_tiles(self._speech(rng, gaps_ms=(0, 200))) for _ in range(BABBLERS)]
         for together in zip(*voices, strict=True):
-            yield np.sum(together, 0, dtype=np.float32) / np.float32(LOUDNESS * BABBLERS**0.5)
+            yield np.asarray(np.sum(together, 0) / np.float32(LOUDNESS * BABBLERS**0.5), np.float32)
 
     def _clipping(self, rng: np.random.Generator) -> Parts:
         """Speech that now and then is far too loud."""
@@ -225,5 +223,5 @@ def _drum(rng: np.random.Generator, beat: int) -> FloatArray:
     """A low thud on even beats, a hiss on odd ones."""
     time = np.arange(_BEAT, dtype=np.float32) / np.float32(SAMPLE_RATE)
     if beat % 2:
-        return np.exp(-40 * time) * rng.standard_normal(_BEAT, np.float32)
+        return np.asarray(np.exp(-40 * time) * rng.standard_normal(_BEAT, np.float32), np.float32)
     return np.asarray(2 * np.exp(-20 * time) * np.sin(2 * np.pi * 60 * time * np.exp(-4 * time)), np.float32)

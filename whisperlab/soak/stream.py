@@ -234,9 +234,7 @@ class _Soak:
         self._blocks += 1
         append(self._log, self._sample(piece.part, metrics.drain()))
 
-    def _sample(
-        self, part: str, taken: Mapping[str, tuple[list[float], list[float]]]
-    ) -> dict[str, Any]:
+    def _sample(self, part: str, taken: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
         sample: dict[str, Any] = {
             "kind": "sample",
             "at": self.heard_s,
