@@ -367,7 +367,7 @@ def _stages(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generato
         pairs = [
             (a["stages"][name][1], b["stages"][name][1] * factor)
             for a, b, factor in zip(first, last, pace, strict=True)
-            if a["stages"].get(name, [0])[0] and b["stages"].get(name, [0])[0]
+            if a["stages"].get(name, [0, 0])[1] > 0 and b["stages"].get(name, [0, 0])[1] > 0
         ]
         if pairs:
             a, b = zip(*pairs, strict=True)

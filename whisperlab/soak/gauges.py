@@ -75,24 +75,25 @@ def containers(holder: object) -> dict[str, tuple[int, int | None]]:
 
     Only deques say what they may hold; None for the others.
 
-    Items of lists, deques, mappings, sets and tuples, letters of strings, bytes of arrays and tensors. What lies in a
-    collection counts under ``path[]``, all of its items together. Only objects of Python that say what they hold
-    are looked into.
+    Items of lists, deques, mappings, sets and tuples, letters of strings, bytes of arrays and tensors. What lies in
+    a collection counts under ``path[]``, all of its items together; what several paths lead to under the shortest.
     """
     found: dict[str, tuple[int, int | None]] = {}
-    seen: set[int] = set()
-    ahead: list[tuple[str, Any]] = [(name, value) for name, value in attributes(holder)]
+    seen = {id(holder)}
+    ahead = deque(attributes(holder))
     while ahead:
-        path, value = ahead.pop()
+        path, value = ahead.popleft()
+        is_closed = isinstance(value, _CLOSED)
+        if not is_closed and id(value) in seen:
+            continue
         size = _size(value)
         if size is not None:
             limit = value.maxlen if isinstance(value, deque) else None
             before, other = found.get(path, (0, 0))
             found[path] = before + size, None if limit is None or other is None else other + limit
-        if isinstance(value, _CLOSED) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        ahead.extend(_below(path, value))
+        if not is_closed:
+            seen.add(id(value))
+            ahead.extend(_below(path, value))
     return found
 
 

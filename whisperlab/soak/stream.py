@@ -45,11 +45,15 @@ _YARDSTICK_S = 3.0  # of speech
 
 
 class StageTimes(PerformanceMetrics):
-    """Timers that also keep every sample, by both clocks, until it is taken away: for one thread."""
+    """Timers that also keep every sample, by both clocks, until it is taken away: for one thread.
 
-    __slots__ = ("taken",)
+    ``processor`` counts nanoseconds of its time.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("processor", "taken")
+
+    def __init__(self, processor: Callable[[], int] = time.thread_time_ns) -> None:
+        self.processor = processor
         self.taken: dict[str, tuple[list[int], list[int]]] = {}  # nanoseconds, processor and wall
         super().__init__()
         self.taken.clear()  # of the calibration
@@ -67,7 +71,8 @@ class StageTimes(PerformanceMetrics):
         return found
 
     def _timing(self, operation: str) -> Timing:
-        timing = _Both(self._operation(operation), self._clock, self.taken.setdefault(operation, ([], [])))
+        samples = self.taken.setdefault(operation, ([], []))
+        timing = _Both(self._operation(operation), self._clock, self.processor, samples)
         self._of_thread.timings.setdefault(operation, timing)
         return timing
 
@@ -75,25 +80,27 @@ class StageTimes(PerformanceMetrics):
 class _Both(Timing):
     """A stopwatch on two clocks."""
 
-    __slots__ = ("_running", "_samples")
+    __slots__ = ("_clocks", "_running", "_samples")
 
     def __init__(
-        self, operation: Any, clock: Callable[[], int], samples: tuple[list[int], list[int]]
+        self,
+        operation: Any,
+        clock: Callable[[], int],
+        processor: Callable[[], int],
+        samples: tuple[list[int], list[int]],
     ) -> None:
         super().__init__(operation, clock)
-        self._samples = samples
+        self._clocks, self._samples = (processor, clock), samples
         self._running: list[tuple[int, int]] = []
 
     def __enter__(self) -> None:
         super().__enter__()
-        self._running.append((time.thread_time_ns(), time.perf_counter_ns()))
+        processor, wall = self._clocks
+        self._running.append((processor(), wall()))
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        began = self._running.pop()
-        for kept, now, start in zip(
-            self._samples, (time.thread_time_ns(), time.perf_counter_ns()), began, strict=True
-        ):
-            kept.append(now - start)
+        for kept, clock, began in zip(self._samples, self._clocks, self._running.pop(), strict=True):
+            kept.append(clock() - began)
         super().__exit__(kind, error, traceback)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
