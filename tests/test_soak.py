@@ -29,6 +29,7 @@ import pytest
 import torch
 
 from whisperlab import corpora
+from whisperlab.allocator import give_back
 from whisperlab.audio import FloatArray
 from whisperlab.cli import main
 from whisperlab.decoder import Hypothesis, Word
@@ -359,6 +360,33 @@ def test_nothing_grows_with_the_stream(sounds: Sounds, tmp_path: Path) -> None:
     assert {held.name for held in found.held if held.limit} >= {"vad buffer, samples", "_gate._recent"}
     assert found.memory_holds is not False
     assert all(first == last for first, last in found.work.values())
+
+
+def test_freed_memory_between_blocks_that_stay_is_given_back() -> None:
+    large = [bytearray(b"x") * 100_000 for _ in range(500)]  # of the heap: glibc maps blocks from 128 KiB on
+    stay = []
+    for place in range(len(large)):
+        stay.append(bytearray(b"x") * 2000)
+        large.append(bytearray(b"x") * 100_000)
+        large[place] = bytearray()
+    del large
+    before = gauges.memory()
+    give_back()
+    after = gauges.memory()
+    assert len(stay) == 500
+    assert after["resident"] < before["resident"] - 25_000_000
+    assert after["heap"] == pytest.approx(before["heap"], abs=1_000_000)
+
+
+def test_a_stream_gives_memory_back_once_a_minute_and_not_oftener(
+    sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcriber, given = StandInTranscriber(), []
+    monkeypatch.setattr("whisperlab.transcriber.give_back", lambda: given.append(transcriber._heard))
+    listened(transcriber, sounds, tmp_path)
+    minutes = SHORT.duration_s / 60
+    assert minutes / 2 <= len(given) <= minutes
+    assert all(later - earlier >= 60 * SAMPLE_RATE for earlier, later in itertools.pairwise(given))
 
 
 def test_a_leak_is_found_and_named(sounds: Sounds, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from whisperlab.allocator import give_back
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
@@ -72,6 +73,7 @@ LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
+TIDY = 60 * SAMPLE_RATE  # samples after which free memory is given back again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 
 
@@ -345,6 +347,7 @@ class SessionRestartTranscriber:
         self._pending = None
         self._speech: _Speech | None = None
         self._final_until = 0
+        self._tidied_at = 0  # when free memory was last given back
         self._prompts: dict[str, _Prompt] = {}
         self._counts = dict.fromkeys(
             ("lid_frames", "lid_skipped", "switches", "refused", "segments", "decodes"), 0
@@ -838,6 +841,9 @@ class SessionRestartTranscriber:
         assert speech is not None
         self._final_until = max(end, speech.committed_until)
         self._speech = None
+        if self._heard - self._tidied_at >= TIDY:
+            self._tidied_at = self._heard
+            give_back()
         if not self._decode_text or self._language is None:
             return
         words = self._last_words(speech)

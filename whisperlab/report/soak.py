@@ -162,7 +162,7 @@ def _drawings(log: Log, found: Findings) -> Iterable[tuple[str, Drawing]]:
         "memory",
         Drawing(
             (to_svg(memory_figure(log, found.resident), "memory", _memory_words(found)),),
-            "Medians of a minute. Grey: warm-up; blue: the windows that are compared. Dotted: the slope of resident "
+            "The least of each minute. Grey: warm-up; blue: the windows that are compared. Dotted: the slope of resident "
             "memory. Heap is what malloc has given out, heap free what it keeps for later.",
         ),
     )
@@ -201,12 +201,12 @@ _GROWTH: tuple[Column[Growth], ...] = (
     Column("Measure", "What was read", lambda g: g.measure.replace("_", " ")),
     Column(
         "First",
-        "Median of the first minute after the warm-up",
+        "The first minute after the warm-up",
         lambda g: g.first,
         "{:,.1f}".format,
         lambda g: g.unit,
     ),
-    Column("Last", "Median of the last minute", lambda g: g.last, "{:,.1f}".format, lambda g: g.unit),
+    Column("Last", "The last minute", lambda g: g.last, "{:,.1f}".format, lambda g: g.unit),
     Column(
         "An hour",
         "Median of all slopes, per hour of audio (95 % interval)",

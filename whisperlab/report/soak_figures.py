@@ -37,10 +37,10 @@ def memory_figure(log: Log, resident: Growth) -> Figure:
     axes = figure.subplots()
     for name, colour, line in _CURVES:
         if name in log.samples[0]["memory"]:
-            hours, sizes = by_minute(log.samples, lambda sample, name=name: sample["memory"][name] / _MB)  # type: ignore[misc]
+            hours, sizes = by_minute(log.samples, lambda sample, name=name: sample["memory"][name] / _MB, min)  # type: ignore[misc]
             axes.plot(hours, sizes, line, color=PALETTE[colour], label=name.replace("_", " "))
     if resident.slope is not None:
-        hours, sizes = by_minute(log.steady, lambda sample: sample["memory"]["resident"] / _MB)
+        hours, sizes = by_minute(log.steady, lambda sample: sample["memory"]["resident"] / _MB, min)
         ends = np.array([hours[0], hours[-1]])
         axes.plot(
             ends, np.median(sizes) + resident.slope * (ends - np.median(hours)), ":", color=INK, linewidth=1.5

@@ -1,8 +1,8 @@
 """What the log of a soak says: how fast memory grew, what else grew, and whether the end was slower than the beginning.
 
 Growth is the median of all slopes between two moments (Theil 1950; Sen 1968, Journal of the American Statistical
-Association 63) after the warm-up, with its 95 % interval; moments are medians of a minute, because samples seconds
-apart say the same thing twice.
+Association 63) after the warm-up, with its 95 % interval. Of memory a moment is the least of a minute: temporary blocks
+come and go, what leaks is there at every moment. The most of each minute stands beside it.
 
 The two windows are the same audio, so their chunks are compared in pairs, in processor time. The processor itself is
 not the same from one hour to the next; a young process that does the same piece of work in both windows says by how
@@ -243,24 +243,32 @@ def called(low: float, high: float) -> Call:
     return "faster" if high < 1 else "not enough data"
 
 
-def by_minute(samples: Sequence[Json], value: Callable[[Json], float]) -> tuple[list[float], list[float]]:
-    """Hours of audio and the median of each minute."""
+def by_minute(
+    samples: Sequence[Json],
+    value: Callable[[Json], float],
+    of: Callable[[list[float]], Any] = np.median,
+) -> tuple[list[float], list[float]]:
+    """Hours of audio, and the median of each minute or what else there is ``of`` it."""
     minutes = groupby(samples, key=lambda sample: int(sample["at"] // MINUTE_S))
     parts = [list(part) for _, part in minutes]
     hours = [float(np.median([sample["at"] for sample in part])) / 3600 for part in parts]
-    return hours, [float(np.median([value(sample) for sample in part])) for part in parts]
+    return hours, [float(of([value(sample) for sample in part])) for part in parts]
 
 
 def _growths(log: Log) -> Iterator[Growth]:
-    for name in (*_MEMORY, *_COUNTS):
+    for name in _MEMORY:
         if name in log.steady[0]["memory"]:
-            yield _growth(log, name, *(("MB", _MB) if name in _MEMORY else ("", 1.0)))
+            yield _growth(log, name, name, "MB", min)
+    yield _growth(log, "resident, most", "resident", "MB", max)
+    for name in _COUNTS:
+        yield _growth(log, name, name, "", np.median)
 
 
-def _growth(log: Log, name: str, unit: str, scale: float) -> Growth:
-    hours, values = by_minute(log.steady, lambda sample: sample["memory"][name] / scale)
+def _growth(log: Log, measure: str, name: str, unit: str, of: Callable[[list[float]], Any]) -> Growth:
+    scale = _MB if unit else 1.0
+    hours, values = by_minute(log.steady, lambda sample: sample["memory"][name] / scale, of)
     middle, low, high = slope(hours, values) if len(hours) > 2 else (None, None, None)
-    return Growth(name, unit, values[0], values[-1], middle, low, high, len(hours))
+    return Growth(measure, unit, values[0], values[-1], middle, low, high, len(hours))
 
 
 def _helds(log: Log) -> Iterator[Held]:
