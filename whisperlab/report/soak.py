@@ -162,8 +162,8 @@ def _drawings(log: Log, found: Findings) -> Iterable[tuple[str, Drawing]]:
         "memory",
         Drawing(
             (to_svg(memory_figure(log, found.resident), "memory", _memory_words(found)),),
-            "The least of each minute. Grey: warm-up; blue: the windows that are compared. Dotted: the slope of resident "
-            "memory. Heap is what malloc has given out, heap free what it keeps for later.",
+            "The least of each minute. Grey: warm-up; blue: the windows that are compared. Dotted: the slope of "
+            "resident memory. Heap is what malloc has given out, heap free what it keeps for later.",
         ),
     )
     yield (
