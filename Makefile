@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 CORPORA := ivr-five ivr-en-es
 MODEL := base
 REPORTS := reports
+HOURS ?= 3
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 # The demo's sweep: the guide's two knobs, then keys that listen, then the text of the same recordings.
@@ -23,7 +24,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench clean environment weights speech browser
+.PHONY: help demo test lint notebooks bench soak clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +63,10 @@ bench: environment weights speech ## the guide's benchmark page, and the peers o
 	@$(BIN)/whisperlab bench metrics
 	@$(BIN)/whisperlab bench cache
 	@$(BIN)/whisperlab bench peers
+
+soak: environment weights speech ## three hours of audio through one stream: reports/soak.html (HOURS=0.5 for less)
+	$(call say,soak: $(HOURS) hours of audio)
+	@$(BIN)/whisperlab bench soak --hours $(HOURS) --out $(REPORTS)
 
 clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info

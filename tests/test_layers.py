@@ -18,6 +18,7 @@ PACKAGE = Path(whisperlab.__file__).parent
 # From leaf to root. A layer is a module or a package; one is added here together with its file.
 LAYERS = (
     "errors",
+    "allocator",
     "hot",
     "rich",
     "timeline",
@@ -54,6 +55,7 @@ LAYERS = (
     "design",
     "instruments",
     "economy",
+    "soak",
     "report",
     "live",
     "magics",

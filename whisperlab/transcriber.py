@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from whisperlab.allocator import give_back
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
@@ -76,6 +77,7 @@ LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
+TIDY = 60 * SAMPLE_RATE  # samples after which free memory is given back again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 MAX_LOAD_LEVEL = 2
 # Samples between language-ID frames from load level 1 on. Of 20 switches on *dev* 3 are missed so, 2 without load,
@@ -338,9 +340,7 @@ class SessionRestartTranscriber:
             "decoding": asdict(decoding),
             "session": asdict(session),
         }
-        self.metrics = PerformanceMetrics(
-            enable_logging=enable_logging, log_interval_seconds=log_interval_seconds
-        )
+        self.metrics = self._timers(enable_logging, log_interval_seconds)
         self.encoder_cache = EncoderCache(
             max_size=cache_size,
             device=str(weights.device),
@@ -413,6 +413,7 @@ class SessionRestartTranscriber:
         self._pending: _Pending | None = None
         self._speech: _Speech | None = None
         self._final_until = 0
+        self._tidied_at = 0  # when free memory was last given back
         self._prompts: dict[str, _Prompt] = {}
         self._counts = dict.fromkeys(
             (
@@ -433,6 +434,10 @@ class SessionRestartTranscriber:
     def _buffer(self, capacity: int) -> RingBuffer:
         """Where audio is kept."""
         return RingBuffer(capacity)
+
+    def _timers(self, enable_logging: bool, log_interval_seconds: float) -> PerformanceMetrics:
+        """What the operations are timed by."""
+        return PerformanceMetrics(enable_logging=enable_logging, log_interval_seconds=log_interval_seconds)
 
     def process(self, chunk: npt.ArrayLike) -> ProcessResult:
         """Take the next chunk, of any length; returns what it brought.
@@ -1035,6 +1040,9 @@ class SessionRestartTranscriber:
         assert speech is not None
         self._final_until = max(end, speech.committed_until)
         self._speech = None
+        if self._heard - self._tidied_at >= TIDY:
+            self._tidied_at = self._heard
+            give_back()
         if not self._decode_text or self._language is None:
             return
         words = self._last_words(speech)

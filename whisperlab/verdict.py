@@ -11,7 +11,7 @@ would take. Looking again after each further run and stopping when it pleases wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,10 +23,12 @@ from whisperlab.errors import ConfigurationError, MissingDependencyError
 Kind = Literal["ratio", "difference"]
 Call = Literal["difference", "no difference", "not enough data"]
 Array = NDArray[np.float64]
+Measure = Callable[[Array], float]
 
 LEVEL = 0.05
 LEAST = 6  # pairs below which no signed-rank test can find anything at 5 %: `least` of one measure
 RESAMPLES = 2000
+BLOCK = 30  # chunks (3 s) that are resampled as one: those of the same sentence cost alike
 _NORMAL = 1.96 + 0.84  # quantiles for 5 % error and 80 % power
 
 
@@ -161,6 +163,35 @@ def in_pairs(
             (a, b)[side]()
             times[side].append(clock() - began)
     return times
+
+
+def block_ratio(
+    mine: Sequence[Sequence[float]],
+    other: Sequence[Sequence[float]],
+    measure: Measure,
+    rng: np.random.Generator,
+    block: int = BLOCK,
+) -> tuple[float, tuple[float, float]]:
+    """``measure(mine) / measure(other)`` over the same chunks, with a 95 % interval.
+
+    Both are cut into blocks of neighbouring chunks, which are resampled in pairs (the block bootstrap; Künsch 1989,
+    Annals of Statistics 17(3)).
+    """
+    pairs = [
+        (np.asarray(a[at : at + block]), np.asarray(b[at : at + block]))
+        for a, b in zip(mine, other, strict=True)
+        for at in range(0, len(a), block)
+    ]
+    whole = _ratio(pairs, range(len(pairs)), measure)
+    drawn = [_ratio(pairs, rng.integers(0, len(pairs), len(pairs)), measure) for _ in range(RESAMPLES)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return whole, (float(low), float(high))
+
+
+def _ratio(pairs: Sequence[tuple[Array, Array]], rows: Iterable[int], measure: Measure) -> float:
+    taken = [pairs[row] for row in rows]
+    top, bottom = (measure(np.concatenate(side)) for side in zip(*taken, strict=True))
+    return top / bottom
 
 
 def _called(found: Verdict, interval: tuple[float, float], limit: float) -> Verdict:
