@@ -18,6 +18,7 @@ PACKAGE = Path(whisperlab.__file__).parent
 # From leaf to root. A layer is a module or a package; one is added here together with its file.
 LAYERS = (
     "errors",
+    "checks",
     "hot",
     "rich",
     "timeline",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whisperlab.checks import from_json, shown
 from whisperlab.decoder import DecoderOptions
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LidOptions
@@ -63,15 +63,15 @@ def options_of(text: str) -> dict[str, Any]:
     """
     path = Path(text)
     try:
-        found = json.loads(path.read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text)
+        found = from_json(path.read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text)
     except OSError as error:
         raise ConfigurationError(
-            f'{text!r} is no file, and no JSON such as {{"precision": "fp32"}}'
+            f'{shown(text)} is no file, and no JSON such as {{"precision": "fp32"}}'
         ) from error
     except ValueError as error:
-        raise ConfigurationError(f"{text!r} is not JSON: {error}") from error
+        raise ConfigurationError(f"{shown(text)} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ConfigurationError(f"a configuration is a JSON object, got {text!r}")
+        raise ConfigurationError(f"a configuration is a JSON object, got {shown(found)}")
     if "model" in found or "languages" in found:
         raise ConfigurationError("model and languages are the same for both sides: give them as arguments")
     made = dict(found)
