@@ -19,6 +19,7 @@ PACKAGE = Path(whisperlab.__file__).parent
 LAYERS = (
     "errors",
     "allocator",
+    "checks",
     "hot",
     "rich",
     "timeline",

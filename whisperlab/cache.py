@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from whisperlab import rich
 from whisperlab.audio import FloatArray, as_audio
+from whisperlab.checks import check_type, shown
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE
 
@@ -207,7 +208,7 @@ KEYS: dict[str, Callable[[int], Key]] = {
 def make_key(name: str, hash_precision: int) -> Key:
     """The key called ``name`` in options and sweeps; raises ``ConfigurationError`` listing the names."""
     if name not in KEYS:
-        raise ConfigurationError(f"expected key to be one of {', '.join(KEYS)}, got {name!r}")
+        raise ConfigurationError(f"expected key to be one of {', '.join(KEYS)}, got {shown(name)}")
     return KEYS[name](hash_precision)
 
 
@@ -285,8 +286,11 @@ class EncoderCache:
         _check_whole("hash_precision", hash_precision, least=0, most=MAX_PRECISION)
         if max_bytes is not None:
             _check_whole("max_bytes", max_bytes, least=0)
+        check_type("shadow_rate", shadow_rate, float)
         if not 0 <= shadow_rate <= 1:
-            raise ConfigurationError(f"shadow_rate must be 0 to 1, got {shadow_rate!r}")
+            raise ConfigurationError(f"shadow_rate must be 0 to 1, got {shown(shadow_rate)}")
+        if not isinstance(key, str) and not hasattr(key, "material"):
+            raise ConfigurationError(f"key must be one of {', '.join(KEYS)}, or a Key, got {shown(key)}")
         self.max_size, self.max_bytes, self.shadow_rate = max_size, max_bytes, shadow_rate
         self.device = _present_device(device)
         self.key = make_key(key, hash_precision) if isinstance(key, str) else key
@@ -489,9 +493,9 @@ def _present_device(device: str | torch.device) -> torch.device:
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {device!r}: {error}") from error
+        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}") from error
     if wanted.type not in ("cpu", "cuda"):
-        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {device!r}")
+        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}")
     if wanted.type == "cuda" and not torch.cuda.is_available():
         logger.warning(
             "the encoder cache was asked to keep values on %s; no CUDA here, using the CPU", wanted
@@ -503,7 +507,7 @@ def _present_device(device: str | torch.device) -> torch.device:
 def _check_whole(name: str, value: int, *, least: int, most: int | None = None) -> None:
     if not isinstance(value, int) or value < least or (most is not None and value > most):
         allowed = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ConfigurationError(f"{name} must be a whole number, {allowed}, got {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number, {allowed}, got {shown(value)}")
 
 
 def _percentiles_ms(lookup_ns: deque[int]) -> dict[str, float | int | None]:
@@ -524,9 +528,9 @@ def _shadow_statistics(tally: _Tally) -> dict[str, float | int | None]:
 
 
 def _checked_span(name: str, audio: FloatArray, span: StreamSpan | None) -> StreamSpan:
-    if span is None:
+    if span is None or not isinstance(span, tuple) or tuple(map(type, span)) != (str, int, int):
         raise ConfigurationError(
-            f"the {name!r} key needs precompute_hash(audio, span=(stream, start, length))"
+            f"the {name!r} key needs precompute_hash(audio, span=(stream, start, length)), got {shown(span)}"
         )
     if span[2] != len(audio):
         raise ConfigurationError(f"span {span} is {span[2]} samples long, but the window has {len(audio)}")

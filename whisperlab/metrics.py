@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisperlab import rich
+from whisperlab.checks import check_type, shown
 from whisperlab.errors import ConfigurationError, TimerError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ FIELDS = ("count", "total", "mean", "min", "max", "std", *(f"p{q}" for q in PERC
 _BLOCK = 256  # records between foldings: the fold's 20 µs come to less than 0.1 µs a record
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
+MOST_SAMPLES = 10_000_000  # of one operation: 80 MB
 _MAX_S = 2**63 / _NS_PER_S - 1  # what an int64 of nanoseconds holds: 292 years
 _LOGGER = logging.getLogger("whisperlab")
 
@@ -280,11 +282,13 @@ class PerformanceMetrics:
         log_interval_seconds: float = 300.0,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        if not isinstance(max_samples, int) or max_samples < 1:
-            raise ConfigurationError(f"max_samples must be a whole number, at least 1, got {max_samples!r}")
+        check_type("max_samples", max_samples, int)
+        check_type("log_interval_seconds", log_interval_seconds, float)
+        if not 1 <= max_samples <= MOST_SAMPLES:
+            raise ConfigurationError(f"max_samples must be 1 to {MOST_SAMPLES}, got {shown(max_samples)}")
         if not 0 < log_interval_seconds <= threading.TIMEOUT_MAX:
             raise ConfigurationError(
-                f"log_interval_seconds must be more than 0, got {log_interval_seconds!r}"
+                f"log_interval_seconds must be more than 0, got {shown(log_interval_seconds)}"
             )
         self._max_samples = max_samples
         self._creating = threading.Lock()
@@ -315,8 +319,14 @@ class PerformanceMetrics:
 
     def record(self, operation: str, seconds: float) -> None:
         """Add a duration measured elsewhere; ``ConfigurationError`` when it is negative or not a number."""
-        if not 0 <= seconds < _MAX_S:
-            raise ConfigurationError(f"expected the seconds {operation} took, 0 or more, got {seconds!r}")
+        try:
+            usable = 0 <= seconds < _MAX_S
+        except (TypeError, ValueError):  # an array has no truth value
+            usable = False
+        if not usable:
+            raise ConfigurationError(
+                f"expected the seconds {operation} took, 0 or more, got {shown(seconds)}"
+            )
         try:
             known = self._operations[operation]
         except KeyError:

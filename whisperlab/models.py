@@ -34,6 +34,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from whisperlab.checks import shown
 from whisperlab.ct2 import read_variables, to_openai
 from whisperlab.errors import ConfigurationError, WeightsError, brief
 
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from whisper.model import Whisper
+
+_DIMS = (
+    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
+    *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
+)
 
 Say = Callable[[str], None]
 
@@ -226,7 +232,8 @@ def load_model(
     if isinstance(target, str):
         return _build(_first(target, _sources(download), say), target, device)
     checkpoint = _read(target)
-    return _build(checkpoint, _recognise(checkpoint), device)
+    _check_fit(checkpoint)
+    return _build(checkpoint, _known_or_finite(checkpoint), device)
 
 
 def load_weights(
@@ -245,8 +252,9 @@ def load_weights(
         checkpoint, name = _first(target, _sources(download), say), target
     else:
         checkpoint = _read(target)
-        name = _recognise(checkpoint)
     _check_fit(checkpoint)
+    if name is None:
+        name = _known_or_finite(checkpoint)
     shape = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
     if name is None:  # as openai-whisper has it: the later half of the layers
         heads = torch.arange(shape[0])[:, None].expand(shape) >= shape[0] // 2
@@ -484,6 +492,7 @@ def _read(path: Path) -> Checkpoint:
         raise _UnavailableError(
             f"{path} is not a checkpoint of openai-whisper: no dims and model_state_dict in it"
         )
+    _check_contents(path, stored["dims"], stored["model_state_dict"])
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
 
 
@@ -507,21 +516,49 @@ def _is_zip(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
+def _check_contents(path: Path, dims: object, state: object) -> None:
+    """Raise WeightsError for anything but numbers by name and whole tensors by name."""
+    if not (isinstance(dims, dict) and all(type(size) is int for size in dims.values())):
+        raise _UnavailableError(f"{path} is not a checkpoint of openai-whisper: its dims are {shown(dims)}")
+    if not isinstance(state, dict):
+        raise _UnavailableError(
+            f"{path} is not a checkpoint of openai-whisper: its weights are {shown(state)}"
+        )
+    for name, tensor in state.items():
+        if not (isinstance(name, str) and _is_whole(tensor)):
+            raise _UnavailableError(
+                f"{path} is not a checkpoint of openai-whisper: {shown(name)} should be a tensor of floats, dense "
+                f"and as large as it says, and is {shown(tensor)}"
+            )
+
+
+def _is_whole(tensor: object) -> bool:
+    """Whether a value is a dense tensor of real floats whose values all lie in the file, none of them twice."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+        return False
+    stored = tensor.untyped_storage().nbytes()
+    return tensor.is_floating_point() and tensor.numel() * tensor.element_size() <= stored
+
+
 def _check_fit(checkpoint: Checkpoint) -> None:
     """Raise WeightsError when a tensor is missing, or has another shape than the dimensions say."""
-    try:
-        expected = dict(tensor_shapes(checkpoint.dims))
-    except (KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{checkpoint.path} does not fit openai-whisper's model: no dimension {error}"
-        ) from error
-    for name, shape in expected.items():
+    dims = checkpoint.dims
+    unfit = f"{checkpoint.path} does not fit openai-whisper's model:"
+    for name in _DIMS:
+        if name not in dims:
+            raise WeightsError(f"{unfit} no dimension {name!r}")
+        if dims[name] < 1:
+            raise WeightsError(f"{unfit} {name} should be 1 or more, it is {dims[name]}")
+    for half in ("audio", "text"):
+        state, heads = dims[f"n_{half}_state"], dims[f"n_{half}_head"]
+        if state % heads:
+            raise WeightsError(f"{unfit} its {heads} n_{half}_head do not divide {state} n_{half}_state")
+    for name, shape in tensor_shapes(dims):  # lazily: of a million layers the first that is missing is enough
         found = tuple(checkpoint.state[name].shape) if name in checkpoint.state else "none"
         if found != shape:
-            raise WeightsError(
-                f"{checkpoint.path} does not fit openai-whisper's model: {name} should have shape {shape}, "
-                f"it has {found}"
-            )
+            raise WeightsError(f"{unfit} {name} should have shape {shape}, it has {found}")
 
 
 def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -583,9 +620,21 @@ def _serialised(checkpoint: Checkpoint) -> bytes:
     return buffer.getvalue()
 
 
-def _recognise(checkpoint: Checkpoint) -> str | None:
+def _known_or_finite(checkpoint: Checkpoint) -> str | None:
+    """The name of a known model; WeightsError for an unknown one with weights that are no numbers."""
+    import torch
+
     digest = tensor_digest(checkpoint.state)
-    return next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+    for name, packaged in PACKAGED.items():
+        if packaged.tensors == digest:
+            return name
+    for name, tensor in checkpoint.state.items():
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            raise WeightsError(
+                f"{checkpoint.path}: {bad} of {tensor.numel()} weights in {name} are NaN or infinite"
+            )
+    return None
 
 
 def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:

@@ -19,7 +19,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from whisperlab.errors import MissingDependencyError, SweepError
+from whisperlab.checks import (
+    AMOUNT_OR_NULL,
+    COUNT,
+    OBJECT,
+    TEXT,
+    TEXT_OR_NULL,
+    Field,
+    from_json,
+    wrong_field,
+)
+from whisperlab.errors import MissingDependencyError, SweepError, brief
+from whisperlab.trace import STATISTICS
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,6 +41,22 @@ Say: TypeAlias = Callable[[str], object]
 STORE = "results.jsonl"
 TRACES = "traces"
 SCHEMA = 1  # of a row; rows without one are of the first
+
+# What the fields of a row may hold; a failed one lacks most.
+_FIELDS = {
+    "schema": COUNT,
+    "key": TEXT,
+    "status": Field("ok or failed", lambda value: value in ("ok", "failed")),
+    "config": OBJECT,
+    "recording": TEXT,
+    "model_digest": TEXT,
+    "whisperlab": TEXT,
+    "duration": AMOUNT_OR_NULL,
+    "compute_s": AMOUNT_OR_NULL,
+    "peak_rss_bytes": AMOUNT_OR_NULL,
+    "statistics": STATISTICS,
+    "trace": TEXT_OR_NULL,
+}
 
 _NEWEST = """
 create view results as
@@ -150,11 +177,15 @@ def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
     if not path.exists():
         raise SweepError(f"{out} holds no results of a sweep (no {STORE})")
     connection = duckdb.connect()
-    every = connection.read_json(
-        str(path), format="newline_delimited", maximum_object_size=_LARGEST_ROW, ignore_errors=True
-    )
-    every.create_view("every_row")
-    connection.execute(_NEWEST)
+    try:
+        every = connection.read_json(
+            str(path), format="newline_delimited", maximum_object_size=_LARGEST_ROW, ignore_errors=True
+        )
+        every.create_view("every_row")
+        connection.execute(_NEWEST)
+    except duckdb.Error as error:
+        connection.close()
+        raise SweepError(f"{path}: not the results of a sweep: {brief(error)}") from error
     return connection
 
 
@@ -261,11 +292,13 @@ def _glance(path: Path, number: int, line: bytes) -> tuple[bytes, str, bool]:
 
 def _row(path: Path, number: int, line: bytes) -> Row:
     try:
-        row = json.loads(line)
+        row = from_json(line)
     except ValueError as error:
         raise SweepError(f"{path}:{number}: not JSON: {error}") from error
     if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
         raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}")
+    if wrong := wrong_field(row, _FIELDS):
+        raise SweepError(f"{path}:{number}: not a row of a sweep: {wrong}")
     if row.get("schema", 1) > SCHEMA:
         raise SweepError(f"{path}:{number}: schema {row['schema']}, and this whisperlab knows {SCHEMA}")
     return row

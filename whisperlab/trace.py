@@ -21,11 +21,26 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, cast, get_args
 
 import numpy as np
 
 from whisperlab.audio import FloatArray, audio_digest, chunks, paced
+from whisperlab.checks import (
+    AMOUNT,
+    AMOUNT_OR_NULL,
+    COUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXT_OR_NULL,
+    Field,
+    from_json,
+    is_number,
+    shown,
+    wrong_field,
+)
 from whisperlab.errors import ConfigurationError, TraceError
 from whisperlab.realtime import LiveTranscriber, OverloadOptions, RealTimeFeed
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
@@ -40,19 +55,108 @@ Pace = Literal["fast", "real"]
 Json = Mapping[str, Any]
 Call = tuple[int, Callable[[], ProcessResult]]  # what to call next, and the samples it moves on in the stream
 
-# Fields that must be on a line of each kind, besides "kind" itself.
-_FIELDS: dict[str, frozenset[str]] = {
-    "header": frozenset({"schema", "created", "config", "audio", "recording", "reference", "pace"}),
-    "speech": frozenset({"at", "elapsed", "start", "end"}),
-    "frame": frozenset({"at", "elapsed", "end", "window", "speech", "posterior", "label", "cached", "onset"}),
-    "switch": frozenset({"at", "elapsed", "time", "from", "to", "decided_at"}),
-    "text": frozenset({"at", "elapsed", "committed", "tentative", "language"}),
-    "segment": frozenset(
-        {"at", "elapsed", "text", "language", "start_time", "end_time", "is_final", "confidence"}
-    ),
-    "gap": frozenset({"at", "elapsed", "start", "end"}),
-    "load": frozenset({"at", "elapsed", "level"}),
-    "end": frozenset({"at", "elapsed", "statistics", "compute_s", "peak_rss_bytes"}),
+_LONGEST_S = 1e8  # of a recording: three years
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return is_number(value) and 0 <= value <= _LONGEST_S
+
+
+def _is_posterior(value: object) -> bool:
+    return isinstance(value, dict) and all(is_number(p) and 0 <= p <= 1 for p in value.values())
+
+
+def _is_onset(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return value.keys() >= _ONSET.keys() and wrong_field(value, _ONSET) is None
+
+
+def _is_audio(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    duration = value.get("duration")
+    return _is_time(duration) and duration > 0 and TEXT_OR_NULL.fits(value.get("path"))
+
+
+def _is_statistics(value: object) -> bool:
+    """Whether timings and counts are numbers; what else a transcriber tells is its own affair."""
+    if not isinstance(value, dict):
+        return False
+    timings, cache = value.get("performance") or {}, value.get("encoder_cache") or {}
+    if not (isinstance(timings, dict) and isinstance(cache, dict)):
+        return False
+    parts = [cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
+    counts = [part for part in (cache, *parts) if isinstance(part, dict)]
+    return (
+        all(isinstance(timing, dict) and _is_timing(timing) for timing in timings.values())
+        and len(counts) == 1 + len(parts)
+        and not any(wrong_field(part, dict.fromkeys(_COUNTED, _COUNT_OR_NULL)) for part in counts)
+    )
+
+
+def _is_timing(timing: Json) -> bool:
+    told = not timing.get("count") or timing.keys() >= set(_TIMED)
+    return told and wrong_field(timing, dict.fromkeys(_TIMED, AMOUNT_OR_NULL)) is None
+
+
+_TIMED = ("count", "total", "mean", "p50", "p95", "p99", "max")
+_COUNTED = (
+    *("hits", "misses", "evictions", "size", "bytes", "checked", "false_hits"),
+    *("silence", "repeat", "near"),
+)
+_COUNT_OR_NULL = Field("a count", lambda value: value is None or COUNT.fits(value))
+_TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)
+_POSTERIOR = Field("the probability of each language", _is_posterior)
+_LIST = Field("a list", lambda value: isinstance(value, list))
+_ONSET = {"window": _TIME, "posterior": _POSTERIOR}
+_CLOCKS = {"at": _TIME, "elapsed": NUMBER}
+STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
+SEGMENT = {
+    "text": TEXT,
+    "language": TEXT,
+    "start_time": _TIME,
+    "end_time": _TIME,
+    "is_final": FLAG,
+    "confidence": NUMBER,
+}
+SWITCH = {"time": _TIME, "from": TEXT, "to": TEXT, "decided_at": _TIME}
+DOCUMENT = {"audio": TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}
+
+# What must be on a line of each kind, besides "kind" itself.
+_FIELDS: dict[str, dict[str, Field]] = {
+    "header": {
+        "schema": COUNT,
+        "created": TEXT,
+        "config": OBJECT,
+        "audio": Field("an object with a duration above 0 and perhaps a path", _is_audio),
+        "recording": TEXT,
+        "reference": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
+        "pace": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
+    },
+    "speech": {**_CLOCKS, "start": _TIME, "end": _TIME},
+    "frame": {
+        **_CLOCKS,
+        "end": _TIME,
+        "window": _TIME,
+        "speech": _TIME,
+        "posterior": _POSTERIOR,
+        "label": TEXT,
+        "cached": FLAG,
+        "onset": Field("null or an object with window and posterior", _is_onset),
+    },
+    "switch": {**_CLOCKS, **SWITCH},
+    "text": {**_CLOCKS, "committed": TEXT, "tentative": TEXT, "language": TEXT_OR_NULL},
+    "segment": {**_CLOCKS, **SEGMENT},
+    "gap": {**_CLOCKS, "start": _TIME, "end": _TIME},
+    "load": {**_CLOCKS, "level": COUNT},
+    "end": {**_CLOCKS, "statistics": STATISTICS, "compute_s": AMOUNT, "peak_rss_bytes": AMOUNT_OR_NULL},
+}
+# Of these two on a line, the first must not be more than the second.
+_ORDERED = {
+    "speech": (("start", "end"),),
+    "gap": (("start", "end"),),
+    "segment": (("start_time", "end_time"),),
 }
 
 _DISTRIBUTIONS = {
@@ -91,8 +195,15 @@ class ReferenceSegment:
     text: str
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end < math.inf:
-            raise TraceError(f"a reference segment needs 0 <= start <= end, got {self.start} to {self.end}")
+        if not (is_number(self.start) and is_number(self.end) and 0 <= self.start <= self.end):
+            raise TraceError(
+                f"a reference segment needs 0 <= start <= end, got {shown(self.start)} to {shown(self.end)}"
+            )
+        if not (isinstance(self.lang, str) and isinstance(self.text, str)):
+            raise TraceError(
+                "a reference segment needs lang and text as strings, got "
+                f"{shown(self.lang)} and {shown(self.text)}"
+            )
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,10 +223,12 @@ class Reference:
             found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
         except (KeyError, TypeError) as error:
             raise TraceError(
-                f"a reference needs segments with start, end, lang and text: {error!r} in {value!r:.200}"
+                f"a reference needs segments with start, end, lang and text: {error!r} in {shown(value)}"
             ) from error
+        if not TEXT_OR_NULL.fits(text := value.get("text")):
+            raise TraceError(f"a reference needs its text as a string, got {shown(text)}")
         ordered = tuple(sorted(found, key=lambda segment: (segment.start, segment.end)))
-        return cls(value.get("text") or " ".join(segment.text for segment in ordered), ordered)
+        return cls(text or " ".join(segment.text for segment in ordered), ordered)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that ``from_dict`` reads."""
@@ -327,7 +440,12 @@ def read_trace(path: str | Path) -> Trace:
     kinds = [line["kind"] for line in lines]
     if kinds.count("end") != 1 or kinds[-1] != "end" or kinds.count("header") != 1:
         raise TraceError(f"{path} is not one whole trace: it needs one header first and one end line last")
-    return Trace(lines[0], tuple(lines[1:]))
+    trace = Trace(lines[0], tuple(lines[1:]))
+    try:
+        trace.reference  # noqa: B018 - raises when it is none
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+    return trace
 
 
 def provenance() -> dict[str, Any]:
@@ -493,15 +611,28 @@ def _plain(value: Any) -> Any:
 
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        value = from_json(line)
+    except ValueError as error:
         raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(_FIELDS)}")
-    if missing := _FIELDS[kind] - value.keys():
-        raise TraceError(f"{where}: a {kind} line without {', '.join(sorted(missing))}")
+    check_fields(value, _FIELDS[kind], f"{where}: a {kind} line")
+    for first, second in _ORDERED.get(kind, ()):
+        if value[first] > value[second]:
+            got = f"got {value[first]} and {value[second]}"
+            raise TraceError(f"{where}: {first} should not be more than {second}, {got}")
     return dict(value)
+
+
+def check_fields(value: Any, fields: Mapping[str, Field], what: str) -> None:
+    """Raise TraceError, saying what ``what`` lacks or has wrong, unless it is an object with all these fields."""
+    if not isinstance(value, dict):
+        raise TraceError(f"{what} should be an object, got {shown(value)}")
+    if missing := fields.keys() - value.keys():
+        raise TraceError(f"{what} without {', '.join(sorted(missing))}")
+    if wrong := wrong_field(value, fields):
+        raise TraceError(f"{what} whose {wrong}")
 
 
 @cache

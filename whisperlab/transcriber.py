@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -35,6 +35,7 @@ from whisperlab.allocator import give_back
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
+from whisperlab.checks import check_type, check_types, shown
 from whisperlab.compiled import compiled_encoder
 from whisperlab.decoder import (
     AlignAtt,
@@ -124,28 +125,23 @@ class SessionOptions:
     parallel_ms: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         times = self.attention_lag_ms, self.preroll_ms, self.snap_ms, self.parallel_ms
-        if self.step_ms < 100 or min(times) < 0:
+        if not 100 <= self.step_ms <= 30_000 or min(times) < 0 or max(times) > 30_000:
             raise ConfigurationError(
-                f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
+                "step_ms must be 100 to 30000 and the other times 0 to 30000, got "
+                f"{shown(self.step_ms)} and {shown(times)}"
             )
-        if not 0 <= self.confirm_posterior <= 1 or math.isnan(self.confirm_text):
-            raise ConfigurationError(
-                "confirm_posterior must be 0 to 1 and confirm_text a number, got "
-                f"{self.confirm_posterior} and {self.confirm_text}"
-            )
+        if not 0 <= self.confirm_posterior <= 1:
+            raise ConfigurationError(f"confirm_posterior must be 0 to 1, got {shown(self.confirm_posterior)}")
         if not self.prompt_s >= 0:
-            raise ConfigurationError(f"prompt_s must be 0 or more seconds, got {self.prompt_s}")
-        if self.policy not in get_args(Policy):
-            raise ConfigurationError(
-                f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}"
-            )
+            raise ConfigurationError(f"prompt_s must be 0 or more seconds, got {shown(self.prompt_s)}")
         if not 2 <= self.max_speech_s <= 28:
-            raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {self.max_speech_s}")
+            raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {shown(self.max_speech_s)}")
         if self.max_speech_s + self.step_ms / 1000 > WHISPER_S:
             raise ConfigurationError(
                 f"max_speech_s and step_ms together must be at most the {WHISPER_S:g} s Whisper hears at once, "
-                f"got {self.max_speech_s} and {self.step_ms}"
+                f"got {self.max_speech_s} and {shown(self.step_ms)}"
             )
 
 
@@ -296,6 +292,16 @@ class SessionRestartTranscriber:
         log_interval_seconds: float = 300.0,
     ) -> None:
         _check_process()
+        for name, value, hint in (
+            *(("sampling_rate", sampling_rate, int), ("lid_hop_ms", lid_hop_ms, int)),
+            *(("precision", precision, str | None), ("compiled", compiled, bool), ("key", key, str)),
+            *(("decode", decode, bool), ("vad", vad, VadOptions), ("lid", lid, LidOptions)),
+            *(("smoothing", smoothing, SmoothingOptions), ("decoding", decoding, DecoderOptions)),
+            *(("session", session, SessionOptions), ("enable_logging", enable_logging, bool)),
+            *(("lid_p95_limit_ms", lid_p95_limit_ms, float), ("hit_rate_limit", hit_rate_limit, float)),
+            *(("device", device, str | None), ("language", language, str | None)),
+        ):
+            check_type(name, value, hint)
         _check_rates(sampling_rate, lid_hop_ms)
         self._mode = _mode(language, oracle)
         if languages is not None and self._mode != "auto":
@@ -305,14 +311,15 @@ class SessionRestartTranscriber:
         weights = weights_of(model)
         split = (lid.pool_after or 0) if compiled else None
         encoder, stack = self._engine(weights, precision, split)
+        encoder.check_pooling(lid.pool_after)
         n_languages = weights.n_languages
         if language is not None:
             languages = [language]
+        self._oracle = _checked_oracle(oracle)
         if oracle is not None:
-            languages = [code for _, code in oracle]
+            languages = [code for _, code in self._oracle]
         self.languages = check_languages(languages, n_languages)
         self.sampling_rate, self.lid_hop_ms = sampling_rate, lid_hop_ms
-        self._oracle = _checked_oracle(oracle)
         self._decode_text = decode
         self._vad_options, self._lid, self._smoothing, self._session = vad, lid, smoothing, session
         self._limits = (lid_p95_limit_ms, hit_rate_limit, log_interval_seconds)
@@ -1134,19 +1141,23 @@ def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> s
 
 
 def _checked_oracle(oracle: Sequence[tuple[float, str]] | None) -> list[tuple[int, str]]:
-    times = [(samples(time_s), code) for time_s, code in oracle or ()]
-    if oracle is not None and (not times or times[0][0] != 0 or times != sorted(times)):
+    try:
+        times = [(samples(time_s), code) for time_s, code in oracle or ()]
+        in_order = times == sorted(times) and all(isinstance(code, str) for _, code in times)
+    except (TypeError, ValueError, OverflowError):
+        in_order = False
+    if oracle is not None and not (in_order and times and times[0][0] == 0):
         raise ConfigurationError(
-            f"oracle needs (seconds, language) pairs in order, from 0 on, got {oracle!r}"
+            f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}"
         )
     return [pair for before, pair in zip([(0, None), *times], times, strict=False) if pair[1] != before[1]]
 
 
 def _check_rates(sampling_rate: int, lid_hop_ms: int) -> None:
     if not 1000 <= sampling_rate <= 1_000_000:
-        raise ConfigurationError(f"sampling_rate must be 1000 to 1000000 Hz, got {sampling_rate}")
+        raise ConfigurationError(f"sampling_rate must be 1000 to 1000000 Hz, got {shown(sampling_rate)}")
     if not 10 <= lid_hop_ms <= 10_000:
-        raise ConfigurationError(f"lid_hop_ms must be 10 to 10000, got {lid_hop_ms}")
+        raise ConfigurationError(f"lid_hop_ms must be 10 to 10000, got {shown(lid_hop_ms)}")
 
 
 def _resampler(sampling_rate: int) -> Any:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from whisperlab.checks import check_types, shown
 from whisperlab.errors import ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span
 
@@ -54,10 +55,11 @@ class VadOptions:
     min_silence_ms: int = 480
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.offset <= self.onset < 1:
             raise ConfigurationError(f"0 < offset <= onset < 1 is needed, got {self.offset} and {self.onset}")
-        if self.min_silence_ms < 32:
-            raise ConfigurationError(f"min_silence_ms must be at least 32, got {self.min_silence_ms}")
+        if not 32 <= self.min_silence_ms <= 30_000:
+            raise ConfigurationError(f"min_silence_ms must be 32 to 30000, got {shown(self.min_silence_ms)}")
 
 
 @dataclass(slots=True, frozen=True)

@@ -7,12 +7,12 @@ folder.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisperlab.checks import from_json
 from whisperlab.cli.console import Console
 from whisperlab.errors import SweepError, TraceError
 
@@ -78,7 +78,7 @@ def parameter(text: str) -> tuple[str, Any]:
     if not name.isidentifier() or not equals:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     try:
-        return name, json.loads(value)
+        return name, from_json(value)
     except ValueError:
         return name, value
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from whisperlab.checks import from_json, shown
 from whisperlab.errors import ConfigurationError
 from whisperlab.transcriber import grouped
 
@@ -51,15 +51,15 @@ def json_options(text: str) -> dict[str, Any]:
     """
     path = Path(text)
     try:
-        found = json.loads(path.read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text)
+        found = from_json(path.read_text(encoding="utf-8") if not text.lstrip().startswith("{") else text)
     except OSError as error:
         raise ConfigurationError(
-            f'{text!r} is no file, no {REVISION}REVISION, and no JSON such as {{"precision": "fp32"}}'
+            f'{shown(text)} is no file, no {REVISION}REVISION, and no JSON such as {{"precision": "fp32"}}'
         ) from error
     except ValueError as error:
-        raise ConfigurationError(f"{text!r} is not JSON: {error}") from error
+        raise ConfigurationError(f"{shown(text)} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ConfigurationError(f"a configuration is a JSON object, got {text!r}")
+        raise ConfigurationError(f"a configuration is a JSON object, got {shown(found)}")
     if "model" in found or "languages" in found:
         raise ConfigurationError("model and languages are the same for all sides: give them as arguments")
     return found
