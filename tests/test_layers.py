@@ -20,6 +20,7 @@ LAYERS = (
     "errors",
     "allocator",
     "checks",
+    "files",
     "hot",
     "rich",
     "timeline",

@@ -7,6 +7,7 @@ nominally within [-1, 1). Whatever cannot be brought into that form raises ``Aud
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ import soxr
 
 from whisperlab.checks import check_type, is_number, shown
 from whisperlab.errors import AudioFormatError, ConfigurationError, brief
+from whisperlab.files import write_whole
 from whisperlab.timeline import SAMPLE_RATE, seconds
 
 logger = logging.getLogger("whisperlab")
@@ -150,14 +152,10 @@ def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
 
     Samples are rounded to the nearest step and clipped, so audio that came from 16-bit PCM is kept exactly.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
-    try:
-        soundfile.write(partial, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    made = io.BytesIO()  # libsndfile itself would tell of a full disk in words that say nothing of it
+    soundfile.write(made, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    write_whole(os.fspath(path), made.getvalue())
 
 
 def _scaled(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-import secrets
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, fused_attention
-from whisperlab.errors import ConfigurationError, brief
+from whisperlab.errors import ConfigurationError, brief, is_lack_of_memory
+from whisperlab.files import whole
 from whisperlab.linear import ROWS, Precision, activations, padded_rows
 from whisperlab.models import Weights, cache_dir, tensor_digest
 
@@ -226,10 +227,9 @@ def _loaded(
             _compile(make(weights, precision, split).eval(), _example(make, weights, precision), path)
         try:
             part = _load(path)
-        except Exception:
-            path.unlink(
-                missing_ok=True
-            )  # damaged, or written by something else: the next process compiles it anew
+        except Exception as error:
+            if not is_lack_of_memory(error):
+                path.unlink(missing_ok=True)  # damaged, or written by something else: to be compiled anew
             raise
     with torch.inference_mode():
         for _ in range(2):
@@ -240,6 +240,9 @@ def _loaded(
 def _load(path: Path) -> Forward:
     from torch._inductor import aoti_load_package
 
+    with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{path} is damaged at {damaged}")
     package: Forward = aoti_load_package(str(path))
     return package
 
@@ -252,17 +255,11 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
     frames_a_row = example[0].shape[1] // example[1].shape[0]
     some = torch.export.Dim("some", min=1, max=LONGEST // ROWS)
     shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part.pt2")
     options = {"freezing": True, "cpp.dynamic_threads": True}
-    try:
-        with torch.no_grad(), fresh_cache(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.export.export(module, example, dynamic_shapes=shapes)
-            aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, torch.no_grad(), fresh_cache(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module, example, dynamic_shapes=shapes)
+        aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
 
 
 def _example(

@@ -6,6 +6,14 @@ argument, ``IndexError`` for a span that is not there), so code written against 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# What libraries say in a RuntimeError, or an OSError, when an allocation fails: torch, oneDNN, C++, the system.
+_NO_MEMORY = re.compile(r"(not enough|out of|can't allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE)
+_ASKED = re.compile(r"\d+ bytes|[\d.]+ [KMGTPE]iB")
+
 
 class WhisperlabError(Exception):
     """Base of all errors whisperlab raises on purpose; the command line prints these as one line."""
@@ -75,6 +83,10 @@ class NotebookError(WhisperlabError):
     """A notebook could not be executed to its end; the message names the cell and the error."""
 
 
+class OutOfMemoryError(WhisperlabError, MemoryError):
+    """Memory ran out; the message says for what, and how much was asked for where the library tells."""
+
+
 class MissingDependencyError(WhisperlabError, ImportError):
     """An optional library or system package is not installed; the message names it and how to get it."""
 
@@ -82,3 +94,30 @@ class MissingDependencyError(WhisperlabError, ImportError):
 def brief(error: Exception) -> str:
     """An error in one line of bearable length: torch's run to pages."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed: torch and others say so in a RuntimeError."""
+    told = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(told)
+
+
+@contextmanager
+def enough_memory(doing: str) -> Iterator[None]:
+    """Turn whatever says that memory ran out into OutOfMemoryError; ``doing`` are the words after "not enough memory".
+
+    >>> with enough_memory("to load base"):
+    ...     raise RuntimeError("not enough memory: you tried to allocate 4096 bytes.")
+    Traceback (most recent call last):
+    whisperlab.errors.OutOfMemoryError: not enough memory to load base (4096 bytes asked for at once)
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        asked = _ASKED.search(str(error))
+        amount = f" ({asked[0]} asked for at once)" if asked else ""
+        raise OutOfMemoryError(f"not enough memory {doing}{amount}") from error

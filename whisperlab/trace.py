@@ -42,6 +42,7 @@ from whisperlab.checks import (
     wrong_field,
 )
 from whisperlab.errors import ConfigurationError, TraceError
+from whisperlab.files import whole
 from whisperlab.realtime import LiveTranscriber, OverloadOptions, RealTimeFeed
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
@@ -413,16 +414,9 @@ def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, 
 
 def write_trace(path: str | Path, trace: Trace) -> None:
     """Write a trace as JSON lines; the file appears under its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for line in (trace.header, *trace.events):
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for line in (trace.header, *trace.events):
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_trace(path: str | Path) -> Trace:

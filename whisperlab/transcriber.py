@@ -50,7 +50,13 @@ from whisperlab.decoder import (
     text_of,
 )
 from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import ConfigurationError, ForkedError, StreamBrokenError, StreamEndedError
+from whisperlab.errors import (
+    ConfigurationError,
+    ForkedError,
+    StreamBrokenError,
+    StreamEndedError,
+    enough_memory,
+)
 from whisperlab.hot import hot
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
@@ -462,7 +468,7 @@ class SessionRestartTranscriber:
             self._half_done = "process"
             self._news = _News()
             self._given += len(audio)
-            with self.metrics.measure("chunk.total"), self._own_core():
+            with self.metrics.measure("chunk.total"), self._own_core(), enough_memory("for the stream"):
                 self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
             self._half_done = ""
             return self.latest
@@ -516,7 +522,8 @@ class SessionRestartTranscriber:
             self._half_done = "finalize"
             self._news = _News()
             if not self._ended:
-                self._finalize()
+                with enough_memory("for the stream"):
+                    self._finalize()
             self._half_done = ""
             return self.latest
 

@@ -27,7 +27,7 @@ from whisperlab.cli import (
     transcribe,
 )
 from whisperlab.cli.console import Console
-from whisperlab.errors import WhisperlabError
+from whisperlab.errors import WhisperlabError, enough_memory
 
 # Two OpenMP threads that share two cores with anything else wait for each other in a busy loop, for hundreds of
 # milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy processes, one
@@ -67,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(sys.stdout, sys.stderr, args.json)
     try:
         # Whatever a library prints must not end up between JSON documents.
-        with redirect_stdout(sys.stderr if args.json else sys.stdout), _logged(console):
+        with (
+            redirect_stdout(sys.stderr if args.json else sys.stdout),
+            _logged(console),
+            enough_memory("for this"),
+        ):
             return int(args.run(args, console))
     except KeyboardInterrupt:
         console.note("whisperlab: interrupted")

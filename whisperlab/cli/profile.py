@@ -61,8 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the passes asked for, one after another."""
     from whisperlab.audio import read_audio
+    from whisperlab.files import write_whole
     from whisperlab.profiling.workload import Workload, in_fresh_process
-    from whisperlab.report.page import write_page, write_whole
+    from whisperlab.report.page import write_page
     from whisperlab.trace import provenance
 
     if args.out and args.out.suffix != ".html":

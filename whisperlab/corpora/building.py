@@ -54,12 +54,16 @@ def corpus_dir(name: str, seed: int = 0) -> Path:
 
 
 def is_built(name: str, seed: int = 0) -> bool:
-    """Whether the corpus is there, made by the present version of its recipe."""
+    """Whether the corpus is there, made by the present version of its recipe, its manifests undamaged."""
     try:
-        made = json.loads((corpus_dir(name, seed) / "recipe.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        folder = corpus_dir(name, seed)
+        made = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        whole = all(
+            debian.sha256(folder / file) == digest for file, digest in made.get("manifests", {}).items()
+        )
+    except (OSError, ValueError, AttributeError):
         return False
-    return bool(made["version"] == RECIPE_VERSION)
+    return bool(whole and made.get("version") == RECIPE_VERSION)
 
 
 def load(
@@ -149,7 +153,9 @@ def build(
                 debian.fetch(recipe(name).packages, packages, say)
             _build(folder, recipe(name), seed, packages, accept_newer, say)
     except OSError as error:
-        raise CorpusError(f"{name} could not be built in {target.parent}: {error}") from error
+        raise CorpusError(
+            f"{name} could not be built in {target.parent}: {error}; WHISPERLAB_CACHE can name a folder elsewhere"
+        ) from error
     return target
 
 
@@ -189,19 +195,18 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
         ours = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
         write_manifest(folder / f"manifest-{split}.jsonl", ours)
         recordings += ours
-    used = [Package(p.name, _version(files[p.name]), debian.sha256(files[p.name])) for p in made.packages]
+    used = [
+        Package(p.name, debian.version_of(files[p.name]), debian.sha256(files[p.name])) for p in made.packages
+    ]
     (folder / "CARD.md").write_text(card(made, seed, recordings, used), encoding="utf-8")
     state = {
         "version": RECIPE_VERSION,
         "name": made.name,
         "seed": seed,
         "packages": {p.name: p.sha256 for p in used},
+        "manifests": {path.name: debian.sha256(path) for path in sorted(folder.glob("manifest-*.jsonl"))},
     }
     (folder / "recipe.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-
-
-def _version(deb: Path) -> str:
-    return deb.name.split("_")[1]
 
 
 def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:

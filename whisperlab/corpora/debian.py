@@ -5,6 +5,7 @@ Nothing is installed and no root is needed. Where there is no apt-get, a folder 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import lzma
@@ -38,20 +39,43 @@ class Package:
 
 
 def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
-    """Have ``apt-get download`` put the packages that ``folder`` lacks there.
+    """Have ``apt-get download`` put the packages that ``folder`` lacks, or holds damaged, there.
 
-    When the system's package lists do not know them (they are empty in most containers), fresh lists are
-    fetched into a temporary folder; the system's own are left as they are. Raises CorpusError.
+    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the system's package
+    lists do not know them (they are empty in most containers), fresh lists are fetched into a temporary folder; the
+    system's own are left as they are. Raises CorpusError.
     """
-    wanted = [package.name for package in packages if not _found(package, folder)]
-    if not wanted:
+    packages = list(packages)
+    if not _lacking(packages, folder):
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel drops it with the process
+        for left_behind in folder.glob(".fetching-*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        if wanted := _lacking(packages, folder):
+            _fetch(wanted, folder, say)
+
+
+def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
+    """The names of the packages of which the folder has neither the pinned file nor one of another version."""
+    return [
+        package.name
+        for package in packages
+        if not any(_may_do(package, path) for path in _found(package, folder))
+    ]
+
+
+def _may_do(package: Package, path: Path) -> bool:
+    return version_of(path) != package.version or sha256(path) == package.sha256
+
+
+def _fetch(wanted: Sequence[str], folder: Path, say: Say) -> None:
     if shutil.which("apt-get") is None:
         raise CorpusError(
             "there is no apt-get on this system. Download these Debian packages on another one and give the "
             f"folder they are in as packages_dir: {' '.join(wanted)}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
         _download(wanted, Path(partial), say)
         for deb in Path(partial).glob("*.deb"):
@@ -84,6 +108,11 @@ def _found(package: Package, folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{package.name}_*.deb"))
 
 
+def version_of(deb: Path) -> str:
+    """The version in the name of a package's file."""
+    return deb.name.split("_")[1]
+
+
 def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
     """The package's file in ``folder``, its digest checked.
 
@@ -96,7 +125,7 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
         if sha256(path) == package.sha256:
             return path
     newest = found[-1]
-    version = newest.name.split("_")[1]
+    version = version_of(newest)
     if version == package.version:
         raise CorpusError(
             f"{newest} is not the package it is named after (SHA-256 {sha256(newest)}, expected "

@@ -13,6 +13,7 @@ from typing import Any
 
 from whisperlab.checks import from_json, is_number, shown
 from whisperlab.errors import ManifestError, TraceError
+from whisperlab.files import write_whole
 from whisperlab.trace import Reference, ReferenceSegment
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}")  # Whisper's codes: en, zh, yue, haw ...
@@ -61,10 +62,13 @@ class Recording:
 
 
 def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
-    """Write one line per recording; audio under the manifest's folder is named relative to it."""
+    """Write one line per recording; audio under the manifest's folder is named relative to it.
+
+    The file appears when it is complete.
+    """
     target = Path(path)
     lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
-    target.write_text("".join(lines), encoding="utf-8")
+    write_whole(target, "".join(lines).encode())
 
 
 def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:

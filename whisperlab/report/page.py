@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.errors import MissingDependencyError
+from whisperlab.files import write_whole
 from whisperlab.rich import told
 
 if TYPE_CHECKING:
@@ -40,19 +40,6 @@ def assets() -> dict[str, str]:
 def write_page(path: str | Path, page: str) -> Path:
     """Write a page; it appears under its name only when it is complete."""
     return write_whole(path, page.encode())
-
-
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file that appears under its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def described(value: Any) -> str:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from whisperlab.report.figures import to_svg
-from whisperlab.report.page import render_page, write_page, write_whole
+from whisperlab.files import write_whole
+from whisperlab.report.figures import Drawing, to_svg
+from whisperlab.report.page import render_page, write_page
 from whisperlab.report.soak_figures import chunk_figure, held_figure, memory_figure, schedule_figure
-from whisperlab.report.sweep import Drawing
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.soak.findings import LIMIT, WORTH, Change, Findings, Growth, Held, Log, findings, read_log
 from whisperlab.verdict import Verdict

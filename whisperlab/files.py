@@ -1,0 +1,68 @@
+"""Files that appear under their names only when they are whole, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_swept: set[Path] = set()  # folders this process has cleared of what dead ones left
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Another path to write to; the file takes the name ``path`` when the block ends well and it is on disk.
+
+    Otherwise it goes, and what was there before stays. The first write to a folder clears away what processes of this
+    machine that were killed have left half-written in it. An OSError names the file, even where the system does not.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    unfinished = path.with_name(f".{path.name}{_mark(os.getpid())}{path.suffix}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file that appears under its name only when it is complete; errors as for `whole`."""
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content)
+    return Path(path)
+
+
+def _mark(pid: int | str) -> str:
+    """What the name of a file half-written has in it; of the machine too, for folders may be shared."""
+    return f".{os.uname().nodename}-{pid}.tmp"
+
+
+def _sweep(folder: Path) -> None:
+    folder = folder.absolute()
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    before, after = _mark("\0").split("\0")
+    for left in folder.glob(".*.tmp*"):
+        pid = left.name.rpartition(before)[2].partition(after)[0]
+        if pid.isdecimal() and not _lives(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
