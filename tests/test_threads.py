@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CHUNK = SAMPLE_RATE // 10
 HERE = str(Path(whisperlab.__file__).parent)
-INTERRUPTS = int(os.environ.get("WHISPERLAB_INTERRUPTS", "40"))
+INTERRUPTS = int(os.environ.get("WHISPERLAB_INTERRUPTS", "16"))
 
 Work = Callable[[], object]
 
@@ -604,12 +604,34 @@ def test_a_model_is_prepared_once_however_many_threads_ask(base_model: Whisper) 
 # --- interrupts of the transcriber --------------------------------------------------------------------
 
 
+class ReplayedDetector:
+    """Gives the n-th frame of every stream what it gave the n-th frame of the first, which was the same."""
+
+    def __init__(self, inner: Any, known: list[float]) -> None:
+        self._inner, self._known, self._n = inner, known, 0
+
+    def __call__(self, frame: FloatArray) -> float:
+        if self._n == len(self._known):
+            self._known.append(float(self._inner(frame)))
+        self._n += 1
+        return self._known[self._n - 1]
+
+    def reset(self) -> None:
+        self._n = 0
+        self._inner.reset()
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[Any, Any]:
+    """What the networks have answered."""
+    return {}
+
+
 @pytest.fixture
 def replayed(
-    base_model: Whisper, monkeypatch: pytest.MonkeyPatch
+    base_model: Whisper, answers: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., SessionRestartTranscriber]:
     """Makes transcribers whose networks answer from memory what they have answered once: a stream takes moments."""
-    answers: dict[Any, Any] = {}
 
     def remembered(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def answer(*args: Any, **kwargs: Any) -> Any:
@@ -628,10 +650,11 @@ def replayed(
         transcriber = make(base_model, **options)
         for part, names in {
             transcriber._decoder: ("decode", "likelihoods"),
-            transcriber: ("_lid_features",),
+            transcriber: ("_posteriors", "_look"),
         }.items():
             for name in names:
                 monkeypatch.setattr(part, name, remembered(name, getattr(part, name)))
+        transcriber._gate._detector = ReplayedDetector(transcriber._gate._detector, [])
         return transcriber
 
     return made
@@ -695,7 +718,7 @@ def check_after_interrupt(
 def test_an_interrupt_at_any_line_leaves_a_stream_that_goes_on_or_says_that_it_is_broken(
     replayed: Callable[..., SessionRestartTranscriber], conversation: FloatArray, parallel_ms: int
 ) -> None:
-    transcriber = replayed(session=SessionOptions(parallel_ms=parallel_ms), shadow_rate=0.5)
+    transcriber = replayed(session=SessionOptions(parallel_ms=parallel_ms))
     wanted = listen(transcriber, conversation)
     assert len(wanted[0]) >= 2
     assert wanted[1]
@@ -868,7 +891,8 @@ def test_a_fork_of_a_process_with_a_transcriber_is_told_so_and_its_parent_goes_o
 ) -> None:
     np.save(tmp_path / "audio.npy", sentence)
     command = [sys.executable, "-c", textwrap.dedent(FORKING), str(tmp_path / "audio.npy")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # on busy cores spinning threads take minutes
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     refused, heard = map(json.loads, ended.stdout.splitlines())
     assert refused == [True] * 7
