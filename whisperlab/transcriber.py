@@ -246,6 +246,7 @@ class SessionRestartTranscriber:
             *(("session", session, SessionOptions), ("enable_logging", enable_logging, bool)),
             *(("lid_p95_limit_ms", lid_p95_limit_ms, float), ("hit_rate_limit", hit_rate_limit, float)),
             *(("device", device, str | None), ("language", language, str | None)),
+            ("language_prior", language_prior, Mapping | None),
         ):
             check_type(name, value, hint)
         _check_rates(sampling_rate, lid_hop_ms)
