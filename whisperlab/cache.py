@@ -481,7 +481,7 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    if value.device.type != "cpu":
+    if value.device.type != "cpu" or not value.numel():
         return value.clone()
     raw = value.reshape(-1).view(torch.uint8).numpy().copy()
     return torch.from_numpy(raw).view(value.dtype).view(value.shape)
