@@ -455,7 +455,7 @@ def test_an_argument_nobody_could_read_is_not_repeated(
     capsys: pytest.CaptureFixture[str], digits: str
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["sweep", "--limit", digits])
+        cli.main(["sweep", "--limit", digits])
     assert left.value.code == 2
     assert len(capsys.readouterr().err.splitlines()[-1]) < 300
 

@@ -36,10 +36,10 @@ from whisperlab.trace import read_trace
 from whisperlab.transcriber import SessionOptions
 from whisperlab.vad import VadOptions
 
-CASES = int(os.environ.get("WHISPERLAB_FUZZ", 50))  # of every target
+CASES = int(os.environ.get("WHISPERLAB_FUZZ", 25))  # of every target
 ROOT = Path(__file__).resolve().parent.parent
 fuzz = settings(
-    max_examples=2 * CASES,
+    max_examples=4 * CASES,
     deadline=None,
     suppress_health_check=[
         HealthCheck.too_slow,
