@@ -27,6 +27,9 @@ CPU_S = 20.0  # a case may compute; the slowest takes some seconds
 WALL_S = 300.0  # far beyond it, for the machine may be busy
 
 
+Case = Callable[[int], tuple[str, Callable[[], str]]]  # from its number to its kind and what runs it
+
+
 @dataclass(slots=True, frozen=True)
 class Outcome:
     """What became of a case: ``answer`` is ``right`` or an error's class; ``finding`` says what should not be."""
@@ -75,7 +78,7 @@ class Tally:
         return "\n".join(
             [
                 f"{self.cases} cases: {dict(self.by_answer.most_common())}",
-                f"by kind: {dict(self.by_kind.most_common())}",
+                f"by kind, the 20 most frequent of {len(self.by_kind)}: {dict(self.by_kind.most_common(20))}",
                 f"slowest {self.slowest.cpu_s:.2f} s of CPU (case {self.slowest.case}, {self.slowest.kind})",
                 f"most memory {self.largest.peak_bytes / 2**20:.0f} MiB more (case {self.largest.case}, "
                 f"{self.largest.kind})",
@@ -98,7 +101,9 @@ def guarded(command: list[str], first: int, count: int) -> Tally:
     return tally
 
 
-def serve(case: Callable[[int], tuple[str, Callable[[], str]]], first: int, count: int) -> None:
+def serve(
+    case: Case, first: int, count: int, *, cpu_s: float = CPU_S, wall_s: float = WALL_S, memory: int = MEMORY
+) -> None:
     """The child's side: run cases and print an outcome a line. ``case`` gives a kind and what to run.
 
     What runs returns ``right`` or the name of an expected error; whatever it raises is a finding.
@@ -108,16 +113,16 @@ def serve(case: Callable[[int], tuple[str, Callable[[], str]]], first: int, coun
         faulthandler.enable()
         for limit in (signal.SIGPROF, signal.SIGALRM):
             faulthandler.register(limit, chain=True)  # a traceback, and then the end
-        _limit_memory(MEMORY)
+        _limit_memory(memory)
         for number in range(first, first + count):
-            print(json.dumps(_outcome(case, number)), file=out, flush=True)
+            print(json.dumps(_outcome(case, number, cpu_s, wall_s)), file=out, flush=True)
 
 
-def _outcome(case: Callable[[int], tuple[str, Callable[[], str]]], number: int) -> dict[str, Any]:
+def _outcome(case: Case, number: int, cpu_s: float, wall_s: float) -> dict[str, Any]:
     kind, finding, answer = "making the case", None, "finding"
     _forget_peak()
     before, began = _status("VmRSS"), time.process_time()
-    _limit_time(CPU_S, WALL_S)
+    _limit_time(cpu_s, wall_s)
     try:
         kind, run = case(number)
         answer = run()
@@ -172,12 +177,19 @@ def _outcomes(command: list[str], at: int, said: IO[str]) -> Iterator[Outcome]:
     if child.returncode > 0:
         raise RuntimeError(f"the child could not begin:\n{said.read()[-3000:]}")
     if child.returncode:
-        yield Outcome(at, "unknown", "death", finding=f"{said.read()[-3000:]}\n{_death(child.returncode)}")
+        yield Outcome(
+            at, "unknown", "death", finding=f"{_before_modules(said.read())}\n{_death(child.returncode)}"
+        )
+
+
+def _before_modules(said: str) -> str:
+    """The end of what a dying child said, without the list of modules that faulthandler adds."""
+    return said.partition("\nExtension modules: ")[0][-3000:]
 
 
 def _death(code: int) -> str:
     if code == -signal.SIGPROF:
-        return f"a hang: more than {CPU_S:g} s of CPU"
+        return "a hang: it computed for longer than it may"
     if code == -signal.SIGALRM:
-        return f"a hang: more than {WALL_S:g} s"
+        return "a hang: it waited for longer than it may"
     return f"died of {signal.Signals(-code).name}"

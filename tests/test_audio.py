@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,80 @@ def test_a_bad_file_is_refused_with_its_path_and_the_reason(tmp_path: Path, writ
     assert str(path) in str(caught.value)
 
 
+def wav_bytes(samples: npt.NDArray[Any], rate: int, size: int | None = None) -> bytes:
+    """A 16-bit WAV file, (n, channels), whose header may say that it has another number of bytes of samples."""
+    channels = samples.shape[1]
+    size = samples.nbytes if size is None else size
+    form = struct.pack("<HHIIHH", 1, channels, rate, 2 * rate * channels & 0xFFFFFFFF, 2 * channels, 16)
+    sizes = struct.pack("<I", 36 + size & 0xFFFFFFFF), struct.pack("<I", size)
+    return b"RIFF" + sizes[0] + b"WAVEfmt \x10\0\0\0" + form + b"data" + sizes[1] + samples.tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "w64", "rf64", "mp3"])
+def test_a_file_cut_short_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(16_000, 2.0), 16_000)
+    whole = read_audio(path)
+    assert not caplog.messages
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0.3 * len(whole) < len(read_audio(path)) < 0.6 * len(whole)
+    assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
+
+
+def test_a_container_cut_short_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tone.flac"
+    soundfile.write(
+        path, tone(16_000, 5.0), 16_000
+    )  # libsndfile loses sync in it, and FFmpeg reads what is whole
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 1.0 < duration_s(read_audio(path)) < 4.0
+    assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_size_that_a_pipe_could_not_know_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    (tmp_path / "piped.wav").write_bytes(wav_bytes(np.ones((1600, 1), np.int16), 16_000, size))
+    assert len(read_audio(tmp_path / "piped.wav")) == 1600
+    assert not caplog.messages
+
+
+def test_a_declared_size_takes_no_memory(tmp_path: Path) -> None:
+    """libsndfile believes a FLAC header's 2^36 samples; an array of them was asked for."""
+    path = tmp_path / "huge.flac"
+    soundfile.write(path, tone(16_000, 0.5), 16_000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the upper bits of STREAMINFO's number of samples
+    content[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        audio = read_audio(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(audio) == 8000
+    assert peak < 2**25
+
+
+def test_few_samples_in_many_channels_are_not_taken_for_the_other_way_round(tmp_path: Path) -> None:
+    """Five frames of nine channels look like nine frames of five."""
+    (tmp_path / "many.wav").write_bytes(wav_bytes(np.ones((5, 9), np.int16), 16_000))
+    with pytest.raises(AudioFormatError, match="expected 1 to 8 channels, got 9"):
+        read_audio(tmp_path / "many.wav")
+
+
+def test_a_sample_that_resampling_leaves_nothing_of_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "short.wav").write_bytes(wav_bytes(np.ones((1, 1), np.int16), 768_000))
+    with pytest.raises(AudioFormatError, match="without a single sample"):
+        read_audio(tmp_path / "short.wav")
+
+
 def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "silent.txt"  # FFmpeg's teletype demuxer shows text as pictures
     write_text(path)
@@ -204,6 +280,7 @@ def test_an_empty_array_is_audio_of_no_length() -> None:
         (b"\x00\x01", "floats, or int16 or int32"),
         ([[0.0], [0.0, 1.0]], "expected an array of samples"),
         (np.float32(0.5), r"got \(\)"),
+        (np.int16(5), r"got \(\)"),
         (np.zeros((2, 2, 2)), r"got \(2, 2, 2\)"),
         (np.zeros((100, 100)), "at most 8 channels"),
         (np.array([0.0, 32767.0]), "peak of 32767"),
@@ -214,9 +291,9 @@ def test_an_array_that_is_not_audio_is_refused_with_what_came(array: Any, reason
         as_audio(array)
 
 
-@pytest.mark.parametrize("rate", [0, -16_000, 7, 10**9])
+@pytest.mark.parametrize("rate", [0, -16_000, 7, 10**9, np.nan, None, "16000"])
 def test_a_rate_no_microphone_has_is_refused(rate: int) -> None:
-    with pytest.raises(AudioFormatError, match=f"got {rate}"):
+    with pytest.raises(AudioFormatError, match=f"got {rate!r}"):
         as_audio(np.zeros(1600, np.float32), rate)
 
 
@@ -272,9 +349,10 @@ def test_chunks_put_together_are_the_audio(n_samples: int, chunk: int) -> None:
     assert np.array_equal(np.concatenate([audio[:0], *pieces]), audio)
 
 
-def test_a_chunk_of_no_samples_is_refused_before_iterating() -> None:
-    with pytest.raises(ConfigurationError, match="got 0"):
-        chunks(np.zeros(4, np.float32), 0)
+@pytest.mark.parametrize("n_samples", [0, -1, 1.5, "2", None])
+def test_a_chunk_of_no_samples_is_refused_before_iterating(n_samples: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"got {n_samples!r}"):
+        chunks(np.zeros(4, np.float32), n_samples)
 
 
 class FakeClock:

@@ -463,6 +463,8 @@ def test_what_has_no_reference_cannot_be_scored_and_says_why(
         {"segments": 3},
         {"switches": [{"time": 1.0}]},
         {"audio": None},
+        {"duration": [3.0]},
+        {"switches": [{"time": 1.0, "from": [], "to": "es", "decided_at": 2.0}]},
     ],
 )
 def test_a_transcript_with_something_missing_is_refused_by_place(
@@ -473,6 +475,16 @@ def test_a_transcript_with_something_missing_is_refused_by_place(
     (tmp_path / "out.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert run("score", tmp_path / "out.jsonl", "--reference", manifest) == 1
     assert "out.jsonl, document 2: expected what" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 4000 + "x"], ids=["digits", "letters"])
+def test_an_argument_nobody_could_read_is_not_repeated(
+    capsys: pytest.CaptureFixture[str], digits: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["sweep", "--limit", digits])
+    assert left.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()[-1]) < 300
 
 
 def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:

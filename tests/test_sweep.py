@@ -25,7 +25,7 @@ from whisperlab.cache import EncoderCache
 from whisperlab.corpora.manifest import Recording, ReferenceSegment
 from whisperlab.errors import AudioFormatError, ConfigurationError, SweepError
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment
-from whisperlab.store import connect, done, read_extract, read_rows, to_parquet
+from whisperlab.store import STORE, connect, done, read_extract, read_rows, to_parquet
 from whisperlab.sweep import (
     Config,
     Grid,
@@ -632,3 +632,52 @@ def test_a_damaged_store_has_no_extract(recordings: list[Recording], tmp_path: P
         file.write("{}\n")
     with pytest.raises(SweepError, match=r"results\.jsonl:9: not a row of a sweep"):
         read_extract(tmp_path, 3)
+
+
+WHOLE = {"key": "k", "status": "ok", "config": {}, "recording": "r"}
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"key": []}, "key should be a string"),
+        ({"status": "perhaps"}, "status should be ok or failed"),
+        ({"config": [1]}, "config should be an object"),
+        ({"schema": "2"}, "schema should be a whole number"),
+        ({"duration": "1"}, "duration should be a number"),
+        ({"statistics": {"performance": {"op": 1}}}, "statistics should be"),
+    ],
+)
+def test_a_row_with_a_field_of_another_type_is_refused_with_its_place(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    (tmp_path / STORE).write_text(json.dumps({**WHOLE, **change}) + "\n")
+    for read in (read_rows, done):
+        with pytest.raises(SweepError, match=f"{STORE}:1: .*{message}"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"key": NaN}', "1" * 5000])
+def test_json_that_nobody_should_have_to_read_is_a_damaged_store(tmp_path: Path, line: str) -> None:
+    (tmp_path / STORE).write_text(line + "\n")
+    with pytest.raises(SweepError, match=f"{STORE}:1: not JSON"):
+        read_rows(tmp_path)
+
+
+def test_a_query_of_what_is_no_store_is_a_sweep_error(tmp_path: Path) -> None:
+    (tmp_path / STORE).write_text('{"a": 1}\n')
+    with pytest.raises(SweepError, match="not the results of a sweep"):
+        connect(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["compute_s", "duration", "counts", "model_digest"])
+def test_a_finished_row_that_lacks_something_is_not_added_up(
+    recordings: list[Recording], tmp_path: Path, lost: str
+) -> None:
+    run_sweep(
+        GRID.configurations()[:1], recordings, tmp_path / "s", model_digest=DIGEST, make_transcriber=Parrot
+    )
+    rows = read_rows(tmp_path / "s")
+    del rows[0][lost]
+    with pytest.raises(SweepError, match=lost):
+        summarise(rows)

@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import logging
+import math
 import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -934,6 +935,23 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
         ({"language_prior": {"fr": 1.0}}, "'fr'"),
         ({"key": "magic"}, "'magic'"),
         ({"shadow_rate": 2.0}, "shadow_rate"),
+        ({"sampling_rate": "16000"}, "sampling_rate must be a whole number"),
+        ({"lid_hop_ms": math.nan}, "lid_hop_ms must be a whole number"),
+        ({"languages": 7}, "languages needs a list"),
+        ({"languages": [None]}, "unknown language None"),
+        ({"language_prior": [("en", 1.0)]}, "language_prior must be"),
+        ({"language_prior": {"en": "1"}}, "prior of 'en' must be a positive number"),
+        ({"oracle": [(math.nan, "en")]}, "oracle needs"),
+        ({"oracle": [0.0]}, "oracle needs"),
+        ({"oracle": 7}, "oracle needs"),
+        ({"decode": None}, "decode must be True or False"),
+        ({"vad": {"onset": 0.5}}, "vad must be a VadOptions"),
+        ({"key": None}, "key must be a string"),
+        ({"lid_p95_limit_ms": math.nan}, "lid_p95_limit_ms must be a number"),
+        (
+            {"lid": LidOptions(pool_after=99)},
+            "pool_after must be None or 0 to 5",
+        ),  # was told at the first frame
     ],
 )
 def test_options_that_cannot_work_are_named(make: Make, options: dict[str, Any], told: str) -> None:

@@ -112,7 +112,7 @@ def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
     """
     check_type("the length of a chunk", n_samples, int)
     if n_samples < 1:
-        raise ConfigurationError(f"a chunk needs at least 1 sample, got {n_samples}")
+        raise ConfigurationError(f"a chunk needs at least 1 sample, got {shown(n_samples)}")
     return (audio[start : start + n_samples] for start in range(0, len(audio), n_samples))
 
 

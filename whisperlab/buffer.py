@@ -373,7 +373,8 @@ def _checked_chunk(samples: npt.ArrayLike) -> npt.NDArray[Any]:
     if chunk.ndim != 1:
         raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
     if chunk.dtype.kind == "f" and not _square_sum(chunk) < float(_LOUDEST_SQUARED):
-        bad = int(np.count_nonzero(~(np.abs(chunk) <= _LOUDEST)))  # NaN compares false
+        # NaN compares false; the limit is a float64, for a float16 it would be infinity, and no infinity beyond it
+        bad = int(np.count_nonzero(~(np.abs(chunk) <= np.float64(_LOUDEST))))
         if bad:
             raise AudioFormatError(
                 f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not"

@@ -45,6 +45,8 @@ SILENCE_PEAK = 1e-3  # amplitude, -60 dBFS: 33 steps of 16-bit PCM
 LOOKUPS_KEPT = 1000  # newest lookup times that the percentiles are taken from
 MAX_PRECISION = 12  # decimals; float32 audio has no more than 10 that mean anything
 
+_LARGEST = 2**63  # that other programs read back from JSON as it was
+
 MEL_FRAME = (
     400  # samples, Whisper's 25 ms; divides a 100 ms hop, so successive windows share their mel frames
 )
@@ -481,7 +483,7 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    if value.device.type != "cpu":
+    if value.device.type != "cpu" or not value.numel():
         return value.clone()
     raw = value.reshape(-1).view(torch.uint8).numpy().copy()
     return torch.from_numpy(raw).view(value.dtype).view(value.shape)
@@ -490,9 +492,11 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
 def _present_device(device: str | torch.device) -> torch.device:
     import torch
 
+    if not isinstance(device, str | torch.device):  # a number would be taken for a GPU
+        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}")
     try:
         wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except RuntimeError as error:
         raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}") from error
     if wanted.type not in ("cpu", "cuda"):
         raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}")
@@ -505,7 +509,7 @@ def _present_device(device: str | torch.device) -> torch.device:
 
 
 def _check_whole(name: str, value: int, *, least: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or value < least or (most is not None and value > most):
+    if not isinstance(value, int) or not least <= value <= (_LARGEST if most is None else most):
         allowed = f"at least {least}" if most is None else f"{least} to {most}"
         raise ConfigurationError(f"{name} must be a whole number, {allowed}, got {shown(value)}")
 

@@ -34,6 +34,7 @@ from whisperlab.timeline import POSITION, SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from whisper.tokenizer import Tokenizer
 
+MOST_TOKENS = 448  # that the decoder can hold
 MAX_PROMPT = 223  # tokens of earlier text: half of what the decoder can hold, less one, as in openai-whisper
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
@@ -70,9 +71,9 @@ class DecoderOptions:
             raise ConfigurationError(
                 f"margins_s needs one or more values of 0 to 30, got {shown(self.margins_s)}"
             )
-        if not 0 < self.tokens_per_second < math.inf or self.spare_tokens < 0:
+        if not 0 < self.tokens_per_second < math.inf or not 0 <= self.spare_tokens <= MOST_TOKENS:
             raise ConfigurationError(
-                "tokens_per_second must be above 0 and spare_tokens not negative, got "
+                f"tokens_per_second must be above 0 and spare_tokens 0 to {MOST_TOKENS}, got "
                 f"{shown(self.tokens_per_second)} and {shown(self.spare_tokens)}"
             )
 

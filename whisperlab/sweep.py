@@ -278,13 +278,18 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
 
     Columns are ``config.*``, ``rates.*`` (see ``Score.rates``), ``cache.*`` (``cache.false_hit_rate`` is None
     where no hit was checked), totals, and of ``response_p95_s`` and ``peak_rss_bytes`` the worst recording's. Weights
-    and versions are told apart like configurations.
+    and versions are told apart like configurations. Raises SweepError for a row that lacks what is to be added up.
     """
     groups: dict[str, list[Row]] = {}
-    for row in rows:
-        of = [row["config"], row["model_digest"], row["whisperlab"]]
-        groups.setdefault(json.dumps(of, sort_keys=True), []).append(row)
-    return pd.json_normalize([_summary(group) for group in groups.values()])
+    try:
+        for row in rows:
+            of = [row["config"], row["model_digest"], row["whisperlab"]]
+            groups.setdefault(json.dumps(of, sort_keys=True), []).append(row)
+        return pd.json_normalize([_summary(group) for group in groups.values()])
+    except (KeyError, TypeError) as error:
+        raise SweepError(
+            f"a row of a finished task lacks something, or has null for it: {error!r}"
+        ) from error
 
 
 def _summary(rows: Sequence[Row]) -> Row:

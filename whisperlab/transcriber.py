@@ -132,12 +132,10 @@ class SessionOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        times = self.attention_lag_ms, self.preroll_ms, self.snap_ms, self.parallel_ms
-        if not 100 <= self.step_ms <= 30_000 or min(times) < 0 or max(times) > 30_000:
-            raise ConfigurationError(
-                "step_ms must be 100 to 30000 and the other times 0 to 30000, got "
-                f"{shown(self.step_ms)} and {shown(times)}"
-            )
+        for name in ("step_ms", "attention_lag_ms", "preroll_ms", "snap_ms", "parallel_ms"):
+            value, least = getattr(self, name), 100 if name == "step_ms" else 0
+            if not least <= value <= 30_000:
+                raise ConfigurationError(f"{name} must be {least} to 30000, got {shown(value)}")
         if not 0 <= self.confirm_posterior <= 1:
             raise ConfigurationError(f"confirm_posterior must be 0 to 1, got {shown(self.confirm_posterior)}")
         if not self.prompt_s >= 0:
@@ -311,6 +309,7 @@ class SessionRestartTranscriber:
             *(("session", session, SessionOptions), ("enable_logging", enable_logging, bool)),
             *(("lid_p95_limit_ms", lid_p95_limit_ms, float), ("hit_rate_limit", hit_rate_limit, float)),
             *(("device", device, str | None), ("language", language, str | None)),
+            ("language_prior", language_prior, Mapping | None),
         ):
             check_type(name, value, hint)
         _check_rates(sampling_rate, lid_hop_ms)

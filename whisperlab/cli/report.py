@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.checks import from_json
+from whisperlab.checks import from_json, shown
 from whisperlab.cli.console import Console
 from whisperlab.errors import SweepError, TraceError
 
@@ -76,7 +76,7 @@ def parameter(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
     try:
         return name, from_json(value)
     except ValueError:
