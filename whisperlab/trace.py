@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -273,9 +274,9 @@ def write_trace(path: str | Path, trace: Trace) -> None:
     """Write a trace as JSON lines; the file appears under its name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
+        with unfinished.open("x", encoding="utf-8") as file:  # never through a link that somebody laid there
             for line in (trace.header, *trace.events):
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         unfinished.replace(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +46,10 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     """Write a file that appears under its name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        unfinished.write_bytes(content)
+        with unfinished.open("xb") as file:  # never through a link that somebody laid there
+            file.write(content)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
