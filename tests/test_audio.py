@@ -40,6 +40,18 @@ def loudest_hz(audio: npt.NDArray[np.float32]) -> float:
     return float(np.argmax(spectrum)) * SAMPLE_RATE / len(audio)
 
 
+def write_with_ffmpeg(path: Path, container: str, codec: str, rate: int, duration: float = 1.0) -> None:
+    import av
+
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        pcm = np.round(tone(rate, duration) * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
+
+
 def assert_is_audio(audio: npt.NDArray[Any]) -> None:
     assert audio.dtype == np.float32
     assert audio.ndim == 1
@@ -79,16 +91,8 @@ def test_a_tenth_of_a_second_is_enough(tmp_path: Path) -> None:
 def test_containers_libsndfile_does_not_know_are_read_through_ffmpeg(
     tmp_path: Path, container: str, codec: str, rate: int
 ) -> None:
-    import av
-
     path = tmp_path / f"tone.{container}"
-    with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout="mono")
-        pcm = np.round(tone(rate, 1.0) * 32767).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
-        frame.sample_rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            out.mux(packet)
+    write_with_ffmpeg(path, container, codec, rate)
     audio = read_audio(path)
     assert_is_audio(audio)
     assert duration_s(audio) == pytest.approx(1.0, abs=0.06)  # a codec pads to whole frames
@@ -397,3 +401,41 @@ def test_the_digest_names_the_samples_and_not_their_layout() -> None:
 
 def test_duration_is_in_seconds() -> None:
     assert duration_s(np.zeros(24_000, np.float32)) == 1.5
+
+
+# ---- audio from strangers
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}\n",
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_playlist_opens_no_other_file(tmp_path: Path, playlist: str, absolute: bool) -> None:
+    other = tmp_path / "private.ts"
+    write_with_ffmpeg(other, "mpegts", "aac", SAMPLE_RATE)
+    assert len(read_audio(other)) > 15_000
+    path = tmp_path / "innocent.m3u8"
+    path.write_text(playlist.format(other if absolute else other.name))
+    with pytest.raises(AudioFormatError, match="not audio that"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("name", ["long.flac", "long.mka"])
+def test_a_recording_that_swells_is_given_up_at_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    if name.endswith("flac"):
+        soundfile.write(path, np.zeros((SAMPLE_RATE, 2)), SAMPLE_RATE)
+    else:
+        write_with_ffmpeg(path, "matroska", "aac", SAMPLE_RATE, 3.0)
+    assert len(read_audio(path)) >= SAMPLE_RATE
+    monkeypatch.setattr("whisperlab.audio._MAX_VALUES", 2 * SAMPLE_RATE - 1)
+    with pytest.raises(
+        AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"
+    ):
+        read_audio(path)

@@ -33,6 +33,7 @@ MAX_CHANNELS = 8  # 7.1 surround; a longer second axis is a layout mistake, not 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a rate outside is a damaged header that would resample to gigabytes
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
 _BLOCK = 2**18  # frames decoded at once: how long a file says it is decides nothing
+_MAX_VALUES = 2**30  # decoded, of all channels: 4 GiB. Silence packed as FLAC swells without bound
 _CUT_S = 0.1  # by how much a stream may be shorter than its container says: encoders fill up their last frame
 # What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
 _CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -47,8 +48,9 @@ def read_audio(path: str | os.PathLike[str]) -> FloatArray:
     """The samples of an audio file of any rate and channel count.
 
     libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Of a file that
-    was cut short what is there is read, and a warning is logged.
-    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples.
+    was cut short what is there is read, and a warning is logged. A playlist is no audio: only the file itself is opened.
+    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, more than
+    2**30 values (3.1 hours of stereo at 48 kHz).
     """
     _check_file(Path(path))
     samples, rate = _decode(Path(path))
@@ -210,7 +212,7 @@ def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     try:
         with soundfile.SoundFile(path) as file:
             _check_channels(path, file.channels)
-            samples = _together(_blocks(file), file.channels)
+            samples = _together(_blocks(path, file), file.channels)
             rate, promised, log = int(file.samplerate), file.frames, str(file.extra_info)
     except soundfile.SoundFileError as error:
         return _decode_with_ffmpeg(path, reason=getattr(error, "error_string", None) or str(error))
@@ -219,9 +221,20 @@ def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     return samples, rate
 
 
-def _blocks(file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
+def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
+    n_values = 0
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        n_values += block.size
+        _check_length(path, n_values)
         yield block
+
+
+def _check_length(path: Path, n_values: int) -> None:
+    if n_values > _MAX_VALUES:
+        raise AudioFormatError(
+            f"{path}: expected at most {_MAX_VALUES:,} values in all channels together, there are more: cut the "
+            "recording into parts"
+        )
 
 
 def _together(blocks: Iterable[npt.NDArray[np.float32]], n_channels: int) -> npt.NDArray[np.float32]:
@@ -254,16 +267,23 @@ def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[np.float32
         raise AudioFormatError(f"{path}: {reason} (pip install av reads more containers)") from error
     frames: list[Any] = []
     stopped: Exception | None = None
-    promised_s = 0.0
+    promised_s, n_values = 0.0, 0
     try:
-        with av.open(os.fspath(path), metadata_errors="ignore") as container:
+        with (
+            path.open("rb") as file,
+            # FFmpeg gets the open file and may open no other: a playlist could name any.
+            av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
+        ):
             if not container.streams.audio:
                 raise AudioFormatError(f"{path}: no audio in this file")
             if container.duration and container.format.name.startswith(_SAYS_DURATION):
                 promised_s = container.duration / av.time_base
             as_float = av.AudioResampler(format="fltp")
             for raw in container.decode(audio=0):
-                frames += as_float.resample(raw)
+                decoded = as_float.resample(raw)
+                n_values += sum(frame.samples * frame.layout.nb_channels for frame in decoded)
+                _check_length(path, n_values)
+                frames += decoded
     except (
         av.FFmpegError,
         OSError,
