@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 from pathlib import Path
@@ -332,8 +333,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(
     write_wav(path, np.zeros(100, np.float32))
     before = path.read_bytes()
 
-    def half_written(file: Path, *args: object, **kwargs: object) -> None:
-        file.write_bytes(b"RIFF")
+    def half_written(file: io.BytesIO, *args: object, **kwargs: object) -> None:
+        file.write(b"RIFF")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(soundfile, "write", half_written)

@@ -48,7 +48,7 @@ def read_audio(path: str | os.PathLike[str]) -> FloatArray:
     """The samples of an audio file of any rate and channel count.
 
     libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Of a file that
-    was cut short what is there is read, and a warning is logged. A playlist is no audio: only the file itself is opened.
+    was cut short what is there is read, and a warning is logged. No other file is opened, whatever this one names.
     Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, more than
     2**30 values (3.1 hours of stereo at 48 kHz).
     """

@@ -15,13 +15,15 @@ _swept: set[Path] = set()  # folders this process has cleared of what dead ones 
 def whole(path: str | Path) -> Iterator[Path]:
     """Another path to write to, which nobody can foresee; the file takes the name ``path`` when the block ends well.
 
-    By then it is on disk. Otherwise it goes, and what was there before stays. The first write to a folder clears away what processes of this
-    machine that were killed have left half-written in it. An OSError names the file, even where the system does not.
+    By then it is on disk. Otherwise it goes, and what was there before stays. The first write to a folder clears away
+    what processes of this machine that were killed have left half-written in it. An OSError names the file, even where
+    the system does not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     unfinished = path.with_name(f".{path.name}.{token_hex(4)}{_mark(os.getpid())}{path.suffix}")
+    unfinished.touch(exist_ok=False)  # never through a link that somebody laid there
     try:
         yield unfinished
         with unfinished.open("rb") as file:
