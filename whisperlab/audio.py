@@ -272,7 +272,7 @@ def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[np.float32
         with (
             path.open("rb") as file,
             # FFmpeg gets the open file and may open no other: a playlist could name any.
-            av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
+            av.open(file, "r", metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
         ):
             if not container.streams.audio:
                 raise AudioFormatError(f"{path}: no audio in this file")
