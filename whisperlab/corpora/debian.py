@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from whisperlab.errors import CorpusError
 
@@ -52,11 +53,11 @@ def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel drops it with the process
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel drops it with the last process that holds it
         for left_behind in folder.glob(".fetching-*"):
             shutil.rmtree(left_behind, ignore_errors=True)
         if wanted := _lacking(packages, folder):
-            _fetch(wanted, folder, say)
+            _fetch(wanted, folder, say, lock)
 
 
 def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
@@ -72,36 +73,47 @@ def _may_do(package: Package, path: Path) -> bool:
     return version_of(path) != package.version or sha256(path) == package.sha256
 
 
-def _fetch(wanted: Sequence[str], folder: Path, say: Say) -> None:
+def _fetch(wanted: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if shutil.which("apt-get") is None:
         raise CorpusError(
             "there is no apt-get on this system. Download these Debian packages on another one and give the "
             f"folder they are in as packages_dir: {' '.join(wanted)}"
         )
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
-        _download(wanted, Path(partial), say)
+        _download(wanted, Path(partial), say, lock)
         for deb in Path(partial).glob("*.deb"):
             deb.replace(folder / deb.name)
 
 
-def _download(names: Sequence[str], folder: Path, say: Say) -> None:
-    if not _apt_get(["download", *names], folder):
+def _download(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
+    if not _apt_get(["download", *names], folder, lock):
         return
     say("the package lists of this system do not help; fetching fresh ones for this download")
     (folder / "lists" / "partial").mkdir(parents=True)
     own = [f"Dir::State::Lists={folder / 'lists'}", f"Dir::Cache={folder}", "Debug::NoLocking=true"]
-    reason = _apt_get(["update"], folder, own) or _apt_get(["download", *names], folder, own)
+    reason = _apt_get(["update"], folder, lock, own) or _apt_get(["download", *names], folder, lock, own)
     if reason:
-        raise CorpusError(f"apt-get could not download {' '.join(names)}: {reason}")
+        raise CorpusError(
+            f"apt-get could not download {' '.join(names)}: {reason}; packages_dir takes them from a folder"
+        )
 
 
-def _apt_get(command: Sequence[str], folder: Path, options: Sequence[str] = ()) -> str:
-    """Run apt-get in ``folder``; returns why it failed, nothing when it did not."""
+def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
+    """Run apt-get in ``folder``; returns why it failed, nothing when it did not.
+
+    It shares the lock, for it may outlive this process and go on writing.
+    """
     settings = ["Acquire::Retries=3", *options]
     if os.geteuid() == 0:  # else root's apt-get hands the work to a user who may not write to the folder
         settings.append("APT::Sandbox::User=root")
     flags = [part for setting in settings for part in ("-o", setting)]
-    done = subprocess.run(["apt-get", "-q", *flags, *command], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["apt-get", "-q", *flags, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        pass_fds=[lock.fileno()],
+    )
     errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
     return "; ".join(errors) or f"exit status {done.returncode}" if done.returncode else ""
 
