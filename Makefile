@@ -23,7 +23,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench clean environment weights speech browser
+.PHONY: help demo test lint notebooks bench fuzz clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,11 @@ bench: environment weights speech ## the guide's benchmark page, and the peers o
 	@$(BIN)/whisperlab bench metrics
 	@$(BIN)/whisperlab bench cache
 	@$(BIN)/whisperlab bench peers
+
+fuzz: environment speech ## damaged files and odd options by the thousand, and again where coverage leads (hours)
+	$(call say,fuzzing)
+	@$(BIN)/python benchmarks/fuzz.py --cases 10000
+	@$(BIN)/python benchmarks/fuzz.py --cases 10000 --guided
 
 clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info

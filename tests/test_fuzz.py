@@ -56,6 +56,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_damaged_input_gives_a_right_result_or_an_error_of_ours(
     seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +225,7 @@ def test_a_case_is_the_same_whenever_it_is_drawn(seeds: Path, monkeypatch: pytes
     assert first[1].args != other[1].args  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_guided_run_covers_more_than_its_seeds(
     seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
