@@ -64,7 +64,7 @@ def test_damaged_input_gives_a_right_result_or_an_error_of_ours(
     names = list(fuzzing.targets())
     tally = guarded([sys.executable, fuzzing.__file__, str(seeds), ",".join(names)], 0, CASES * len(names))
     assert tally.cases == CASES * len(names)
-    assert not tally.findings, tally.told()
+    assert not tally.findings, f"seeds: {seeds}\n{tally.told()}"
     assert tally.by_answer["right"] > CASES  # else the damage is too great to find anything
     assert tally.largest.peak_bytes < 2**29
 
