@@ -103,7 +103,7 @@ def run_guided(name: str, runs: int, seeds: Path, keep: Path) -> int:
     for number, state, lines, features, inputs in PROGRESS.findall(done.stderr):
         print(f"{state} after {number} executions: {lines} edges, {features} features, {inputs} inputs kept")
     if done.returncode:
-        print(done.stderr[-3000:], flush=True)
+        print(done.stdout[-3000:], done.stderr[-1000:], flush=True)  # atheris tells of an error on stdout
     return int(done.returncode != 0)
 
 
