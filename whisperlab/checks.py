@@ -42,7 +42,7 @@ def check_types(options: Any) -> None:
 def check_type(name: str, value: object, hint: Any) -> None:
     """Raise ConfigurationError, naming it, for a value that is not of a type.
 
-    A float is any number but NaN, whole or not; True is neither a whole number nor a float.
+    A float is any number but NaN, or a whole one of 64 bits, which is what numpy takes; True is none of them.
     """
     if not _fits(value, hint):
         raise ConfigurationError(f"{name} must be {_words(hint)}, got {shown(value)}")
@@ -107,17 +107,12 @@ def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and _as_float(value)
+        if isinstance(value, float):
+            return not math.isnan(value)
+        return _fits(value, int) and -_LARGEST_INT <= value < _LARGEST_INT  # type: ignore[operator]
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
-
-
-def _as_float(value: float) -> bool:
-    try:
-        return not math.isnan(value)
-    except OverflowError:
-        return False
 
 
 def _words(hint: Any) -> str:

@@ -554,7 +554,10 @@ def _let_go(mapped: Tensor) -> None:
 
 def _is_zip(path: Path) -> bool:
     """Whether torch can map the file instead of reading it: all but the oldest checkpoints."""
-    return path.is_file() and zipfile.is_zipfile(path)
+    try:
+        return path.is_file() and zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one in parts, or that says so
+        return False
 
 
 def _check_contents(path: Path, dims: object, state: object) -> None:
