@@ -1,9 +1,9 @@
 """A process that has imported everything and forks a child for each command: children start at once, to be killed.
 
 No process of it may use the network, as if there were none. It reads JSON lines: ``{"run": [argv, ...], "env": {},
-"memory": bytes, "log": path}`` starts a child that runs command lines of whisperlab one after the other, until one fails,
-and answers with its process id; ``{"wait": pid}`` answers with its exit code, negative for a signal. The weights are a
-small model's and the transcriber of sweeps is a fake when ``{"packaged": ...}`` came first.
+"memory": bytes, "log": path}`` starts a child that runs command lines of whisperlab one after the other, until one
+fails, and answers with its process id; ``{"wait": pid}`` answers with its exit code, negative for a signal. The
+weights are a small model's and the transcriber of sweeps is a fake when ``{"packaged": ...}`` came first.
 """
 
 from __future__ import annotations

@@ -627,8 +627,10 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
 ) -> None:
     words = ["sweep", "--corpus", manifest, "--cache-sizes", "1,2,3", "--out", tmp_path / "out", "--dry-run"]
     assert run(*words, "--json") == 0
-    assert documents(capsys.readouterr().out) == [{"planned": 15, "to_run": 15, "audio_s": 45.0}]
-    assert made == []
+    (told,) = documents(capsys.readouterr().out)
+    assert (told["planned"], told["to_run"], told["audio_s"], told["workers"]) == (15, 15, 45.0, 1)
+    assert sum(told["seconds_by_stage"].values()) == pytest.approx(told["seconds"])
+    assert len(made) == 2  # a warm-up and a try: the 15 differ in their cache alone
     assert not (tmp_path / "out").exists()
 
 

@@ -155,7 +155,7 @@ def test_groups_of_a_configuration_become_their_options() -> None:
         ('{"lid_hop_ms": ["100", "200"]}', "values like 100, got '100'"),
         ('{"key": {"low": 1, "high": 2}}', "key: takes a list"),
         ('{"compiled": [true, 0]}', "values like False, got 0"),
-        ('{"lid": {"sure": [0.5, NaN]}}', "got nan"),
+        ('{"lid": {"sure": [0.5, NaN]}}', "NaN is no JSON"),
         ('{"lid": {"sure": [0.5, null]}}', "got None"),
         ('{"lid_hop_ms": 100}', "an option with several values"),
         ('{"model": ["base", "tiny"]}', "give them as arguments"),

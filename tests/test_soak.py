@@ -69,6 +69,9 @@ class StandInEncoder:
     def with_own_counts(self) -> StandInEncoder:
         return StandInEncoder()
 
+    def check_pooling(self, pool_after: int | None) -> None:
+        pass
+
     def reset_counts(self) -> None:
         self.calls = self.encoded_samples = 0
 

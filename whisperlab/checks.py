@@ -22,8 +22,8 @@ _LARGEST_INT = 2**63  # what other programs read back as they wrote it
 def shown(value: object) -> str:
     """A value as an error shows it: in one line of bearable length, whatever it is.
 
-    >>> shown("en" * 100)
-    "'enenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenenene..."
+    >>> shown("en" * 100).endswith("en...")
+    True
     """
     try:
         told = " ".join(repr(value).split())

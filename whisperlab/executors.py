@@ -51,6 +51,17 @@ def idle() -> Work[Any, Any]:
     return lambda task: task
 
 
+def seconds_a_task(executor: Executor[int, int], n: int) -> float:
+    """What one of ``n`` tasks costs an executor of `idle`, the first third left out: it waits for workers to start."""
+    done = []
+    for task, result in executor.run(range(n)):
+        if result != task:
+            raise WorkerDiedError(f"task {task} came back as {result!r}")
+        done.append(time.perf_counter())
+    late = done[n // 3 :]
+    return (late[-1] - late[0]) / (len(late) - 1)
+
+
 class Executor(Protocol[Task, Done]):
     """Does tasks, and gives each back with its result, or `Lost`, when it is done."""
 
