@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 CORPORA := ivr-five ivr-en-es
 MODEL := base
 REPORTS := reports
+HOURS ?= 3
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 # The demo's sweep: the guide's two knobs, then keys that listen, then the text of the same recordings.
@@ -23,7 +24,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench clean environment weights speech browser
+.PHONY: help demo test lint notebooks bench soak fuzz sbom clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,8 +64,23 @@ bench: environment weights speech ## the guide's benchmark page, and the peers o
 	@$(BIN)/whisperlab bench cache
 	@$(BIN)/whisperlab bench peers
 
+soak: environment weights speech ## three hours of audio through one stream: reports/soak.html (HOURS=0.5 for less)
+	$(call say,soak: $(HOURS) hours of audio)
+	@$(BIN)/whisperlab bench soak --hours $(HOURS) --out $(REPORTS)
+
+sbom: environment ## what is installed, as a CycloneDX bill of materials: reports/sbom.json
+	@mkdir -p $(REPORTS)
+	@$(PYTHON) -m venv $(VENV)-sbom
+	@$(VENV)-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
+	@$(VENV)-sbom/bin/cyclonedx-py environment $(BIN)/python --of JSON -o $(REPORTS)/sbom.json
+
+fuzz: environment speech ## damaged files and odd options by the thousand, and again where coverage leads (hours)
+	$(call say,fuzzing)
+	@$(BIN)/python benchmarks/fuzz.py --cases 10000
+	@$(BIN)/python benchmarks/fuzz.py --cases 10000 --guided
+
 clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
+	@rm -rf $(VENV) $(VENV)-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find $(REPORTS) -mindepth 1 ! -name README.md ! -name timeline.svg -delete
 

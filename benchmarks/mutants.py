@@ -40,7 +40,7 @@ MUTANTS = {
             "self._data[: n - head], self._data[first : self._capacity]",
         ),
         Mutant("self._copy_in(chunk[-capacity:], end)", "self._copy_in(chunk[:capacity], end)"),
-        Mutant("                self._given += n\n", ""),
+        Mutant("start + n, self._given + n", "start + n, self._given"),
         Mutant("return max(taken, end - self._capacity, torn), end", "return max(taken, torn), end"),
         Mutant(
             "return max(self._claimed - self._capacity, self._torn) <= start",
@@ -52,14 +52,14 @@ MUTANTS = {
         Mutant(
             "self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"
         ),
-        Mutant("self._given += end - start\n", "self._given += end - start - 1\n"),
+        Mutant("self._given + end - start\n", "self._given + end - start - 1\n"),
     ),
     "cache": (
         Mutant("+ np.float32(0)).tobytes()", ").tobytes()"),
         Mutant("        self._entries.move_to_end(asked)\n", ""),
         Mutant("popitem(last=False)", "popitem(last=True)"),
-        Mutant("            self._bytes -= evicted.nbytes\n", ""),
-        Mutant("self._bytes -= replaced.nbytes if replaced else 0", "self._bytes -= 0"),
+        Mutant("            self._tally.evictions += 1\n", ""),
+        Mutant("and self._held_bytes() > limit", "and self._held_bytes() < limit"),
         Mutant(
             "value = None if entry is None else _copy(entry.value)",
             "value = None if entry is None else entry.value",
@@ -74,15 +74,15 @@ MUTANTS = {
             "apart * apart * earlier.count * later.count / count", "apart * apart * earlier.count / count"
         ),
         Mutant("low=min(earlier.low, later.low)", "low=later.low"),
-        Mutant("        del self.pending[:n]\n", "        del self.pending[:]\n"),
+        Mutant("self.pending[:n] = newest, known, ()", "self.pending[:] = newest, known, ()"),
         Mutant("math.sqrt(known.m2 / known.count)", "math.sqrt(known.m2 / (known.count + 1))"),
-        Mutant("if len(both) > len(self._ring):", "if len(both) < len(self._ring):"),
+        Mutant("newest = block[-len(self._ring) :]", "newest = block[: len(self._ring)]"),
         Mutant("self.began = self._outer.pop() if self._outer else None", "self.began = None"),
         Mutant(
             "            finally:\n                add(clock() - began)",
             "            finally:\n                pass",
         ),
-        Mutant("if not 0 <= seconds < _MAX_S:", "if seconds >= _MAX_S:"),
+        Mutant("usable = 0 <= seconds < _MAX_S", "usable = seconds < _MAX_S"),
         Mutant('"quantile": str(q / 100)', '"quantile": str(q)'),
         Mutant("if timing.began is None:", "if timing is not None:"),
     ),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from whisperlab.audio import audio_digest, read_audio, write_wav
+from whisperlab.scoring.latency import response_p95
 from whisperlab.scoring.summary import score_trace
 from whisperlab.timeline import SAMPLE_RATE
 from whisperlab.trace import SCHEMA, Trace, write_trace
@@ -94,6 +95,8 @@ def make_trace(
         "elapsed": duration / 3,
         "statistics": statistics(hits, len(frames) - hits, checked, round(checked * false_hit_rate)),
         "compute_s": duration * (0.6 - 0.4 * hit_rate),
+        "chunk_s": 0.1,
+        "service_s": [0.1 * (0.6 - 0.4 * hit_rate)] * round(duration * 10),
         "peak_rss_bytes": 700 * 2**20,
     }
     header = {
@@ -138,6 +141,7 @@ def make_row(trace: Trace, *, corpus: str, folder: Path | None = None) -> dict[s
         "trace": f"traces/{key}.jsonl",
         "duration": trace.duration,
         "compute_s": trace.compute_s,
+        "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
         "created": trace.header["created"],
     }

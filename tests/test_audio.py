@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,18 @@ def tone(rate: int, duration: float, amplitude: float = 0.5) -> npt.NDArray[np.f
 def loudest_hz(audio: npt.NDArray[np.float32]) -> float:
     spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
     return float(np.argmax(spectrum)) * SAMPLE_RATE / len(audio)
+
+
+def write_with_ffmpeg(path: Path, container: str, codec: str, rate: int, duration: float = 1.0) -> None:
+    import av
+
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        pcm = np.round(tone(rate, duration) * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
 
 
 def assert_is_audio(audio: npt.NDArray[Any]) -> None:
@@ -77,16 +92,8 @@ def test_a_tenth_of_a_second_is_enough(tmp_path: Path) -> None:
 def test_containers_libsndfile_does_not_know_are_read_through_ffmpeg(
     tmp_path: Path, container: str, codec: str, rate: int
 ) -> None:
-    import av
-
     path = tmp_path / f"tone.{container}"
-    with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout="mono")
-        pcm = np.round(tone(rate, 1.0) * 32767).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
-        frame.sample_rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            out.mux(packet)
+    write_with_ffmpeg(path, container, codec, rate)
     audio = read_audio(path)
     assert_is_audio(audio)
     assert duration_s(audio) == pytest.approx(1.0, abs=0.06)  # a codec pads to whole frames
@@ -144,6 +151,80 @@ def test_a_bad_file_is_refused_with_its_path_and_the_reason(tmp_path: Path, writ
     with pytest.raises(AudioFormatError, match=reason) as caught:
         read_audio(path)
     assert str(path) in str(caught.value)
+
+
+def wav_bytes(samples: npt.NDArray[Any], rate: int, size: int | None = None) -> bytes:
+    """A 16-bit WAV file, (n, channels), whose header may say that it has another number of bytes of samples."""
+    channels = samples.shape[1]
+    size = samples.nbytes if size is None else size
+    form = struct.pack("<HHIIHH", 1, channels, rate, 2 * rate * channels & 0xFFFFFFFF, 2 * channels, 16)
+    sizes = struct.pack("<I", 36 + size & 0xFFFFFFFF), struct.pack("<I", size)
+    return b"RIFF" + sizes[0] + b"WAVEfmt \x10\0\0\0" + form + b"data" + sizes[1] + samples.tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "w64", "rf64", "mp3"])
+def test_a_file_cut_short_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(16_000, 2.0), 16_000)
+    whole = read_audio(path)
+    assert not caplog.messages
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0.3 * len(whole) < len(read_audio(path)) < 0.6 * len(whole)
+    assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
+
+
+def test_a_container_cut_short_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tone.flac"
+    soundfile.write(
+        path, tone(16_000, 5.0), 16_000
+    )  # libsndfile loses sync in it, and FFmpeg reads what is whole
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 1.0 < duration_s(read_audio(path)) < 4.0
+    assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_size_that_a_pipe_could_not_know_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    (tmp_path / "piped.wav").write_bytes(wav_bytes(np.ones((1600, 1), np.int16), 16_000, size))
+    assert len(read_audio(tmp_path / "piped.wav")) == 1600
+    assert not caplog.messages
+
+
+def test_a_declared_size_takes_no_memory(tmp_path: Path) -> None:
+    """libsndfile believes a FLAC header's 2^36 samples; an array of them was asked for."""
+    path = tmp_path / "huge.flac"
+    soundfile.write(path, tone(16_000, 0.5), 16_000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the upper bits of STREAMINFO's number of samples
+    content[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        audio = read_audio(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(audio) == 8000
+    assert peak < 2**25
+
+
+def test_few_samples_in_many_channels_are_not_taken_for_the_other_way_round(tmp_path: Path) -> None:
+    """Five frames of nine channels look like nine frames of five."""
+    (tmp_path / "many.wav").write_bytes(wav_bytes(np.ones((5, 9), np.int16), 16_000))
+    with pytest.raises(AudioFormatError, match="expected 1 to 8 channels, got 9"):
+        read_audio(tmp_path / "many.wav")
+
+
+def test_a_sample_that_resampling_leaves_nothing_of_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "short.wav").write_bytes(wav_bytes(np.ones((1, 1), np.int16), 768_000))
+    with pytest.raises(AudioFormatError, match="without a single sample"):
+        read_audio(tmp_path / "short.wav")
 
 
 def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
@@ -204,6 +285,7 @@ def test_an_empty_array_is_audio_of_no_length() -> None:
         (b"\x00\x01", "floats, or int16 or int32"),
         ([[0.0], [0.0, 1.0]], "expected an array of samples"),
         (np.float32(0.5), r"got \(\)"),
+        (np.int16(5), r"got \(\)"),
         (np.zeros((2, 2, 2)), r"got \(2, 2, 2\)"),
         (np.zeros((100, 100)), "at most 8 channels"),
         (np.array([0.0, 32767.0]), "peak of 32767"),
@@ -214,9 +296,9 @@ def test_an_array_that_is_not_audio_is_refused_with_what_came(array: Any, reason
         as_audio(array)
 
 
-@pytest.mark.parametrize("rate", [0, -16_000, 7, 10**9])
+@pytest.mark.parametrize("rate", [0, -16_000, 7, 10**9, np.nan, None, "16000"])
 def test_a_rate_no_microphone_has_is_refused(rate: int) -> None:
-    with pytest.raises(AudioFormatError, match=f"got {rate}"):
+    with pytest.raises(AudioFormatError, match=f"got {rate!r}"):
         as_audio(np.zeros(1600, np.float32), rate)
 
 
@@ -251,12 +333,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(
     write_wav(path, np.zeros(100, np.float32))
     before = path.read_bytes()
 
-    def half_written(file: Path, content: bytes) -> None:
-        with file.open("wb") as opened:
-            opened.write(content[:4])
+    def half_written(file: io.BytesIO, *args: object, **kwargs: object) -> None:
+        file.write(b"RIFF")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", half_written)
+    monkeypatch.setattr(soundfile, "write", half_written)
     with pytest.raises(OSError, match="no space"):
         write_wav(path, np.ones(100, np.float32))
     assert path.read_bytes() == before
@@ -273,9 +354,10 @@ def test_chunks_put_together_are_the_audio(n_samples: int, chunk: int) -> None:
     assert np.array_equal(np.concatenate([audio[:0], *pieces]), audio)
 
 
-def test_a_chunk_of_no_samples_is_refused_before_iterating() -> None:
-    with pytest.raises(ConfigurationError, match="got 0"):
-        chunks(np.zeros(4, np.float32), 0)
+@pytest.mark.parametrize("n_samples", [0, -1, 1.5, "2", None])
+def test_a_chunk_of_no_samples_is_refused_before_iterating(n_samples: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"got {n_samples!r}"):
+        chunks(np.zeros(4, np.float32), n_samples)
 
 
 class FakeClock:
@@ -320,3 +402,41 @@ def test_the_digest_names_the_samples_and_not_their_layout() -> None:
 
 def test_duration_is_in_seconds() -> None:
     assert duration_s(np.zeros(24_000, np.float32)) == 1.5
+
+
+# ---- audio from strangers
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}\n",
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_playlist_opens_no_other_file(tmp_path: Path, playlist: str, absolute: bool) -> None:
+    other = tmp_path / "private.ts"
+    write_with_ffmpeg(other, "mpegts", "aac", SAMPLE_RATE)
+    assert len(read_audio(other)) > 15_000
+    path = tmp_path / "innocent.m3u8"
+    path.write_text(playlist.format(other if absolute else other.name))
+    with pytest.raises(AudioFormatError, match="not audio that"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("name", ["long.flac", "long.mka"])
+def test_a_recording_that_swells_is_given_up_at_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    if name.endswith("flac"):
+        soundfile.write(path, np.zeros((SAMPLE_RATE, 2)), SAMPLE_RATE)
+    else:
+        write_with_ffmpeg(path, "matroska", "aac", SAMPLE_RATE, 3.0)
+    assert len(read_audio(path)) >= SAMPLE_RATE
+    monkeypatch.setattr("whisperlab.audio._MAX_VALUES", 2 * SAMPLE_RATE - 1)
+    with pytest.raises(
+        AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"
+    ):
+        read_audio(path)

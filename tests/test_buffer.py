@@ -534,3 +534,31 @@ def test_a_view_of_samples_an_interrupted_append_wrote_over_is_not_intact() -> N
 def test_a_compact_ring_has_no_view_and_says_what_would_have() -> None:
     with pytest.raises(ConfigurationError, match="mirrored=True"):
         filled(capacity=8, n=8).view(2)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_half_precision_infinity_is_refused(value: float) -> None:
+    """The limit of 1e15 is infinity in float16, and no infinity is beyond that."""
+    ring = RingBuffer(4)
+    with pytest.raises(AudioFormatError, match="1 of 2 are not"):
+        ring.append(np.array([value, 1], np.float16))
+    assert len(ring) == 0
+
+
+@pytest.mark.parametrize("call", ["consume", "peek", "view"])
+@pytest.mark.parametrize("n", [0.5, "1", None, []])
+def test_a_number_of_samples_is_whole(call: str, n: Any) -> None:
+    ring = RingBuffer(4, mirrored=True)
+    ring.append(np.ones(3, np.float32))
+    with pytest.raises(ConfigurationError, match="whole number of samples"):
+        getattr(ring, call)(n)
+    assert len(ring) == 3
+
+
+def test_more_memory_than_the_machine_has_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system might promise it, and end the process when the ring touches it."""
+    asked = []
+    monkeypatch.setattr(np, "full", lambda *args: asked.append(args))
+    with pytest.raises(ConfigurationError, match="does not fit in memory"):
+        RingBuffer(2**50)
+    assert not asked

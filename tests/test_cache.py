@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -606,3 +607,34 @@ def test_a_lookup_costs_a_few_hashes_of_the_window_and_not_more(key: str) -> Non
         lambda: hashlib.sha256(audio.tobytes()).digest(),
     )
     assert lookup < 20 * floor
+
+
+def test_an_output_without_values_is_kept_like_any_other() -> None:
+    cache = EncoderCache(2)
+    cache.put(torch.empty(0), audio_hash=b"x")
+    found = cache.get(audio_hash=b"x")
+    assert found is not None
+    assert found.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": 7},
+        {"device": 0},
+        {"device": None},
+        {"shadow_rate": "1"},
+        {"shadow_rate": np.nan},
+        {"max_size": 2**70},
+    ],
+    ids=str,
+)
+def test_an_option_of_another_type_is_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        EncoderCache(**options)
+
+
+@pytest.mark.parametrize("span", [7, (), ("s", 0), ("s", None, 1600), ("s", 0, 1600.0)])
+def test_a_span_that_is_none_is_refused(span: Any) -> None:
+    with pytest.raises(ConfigurationError, match="needs precompute_hash"):
+        EncoderCache(key="span").precompute_hash(np.zeros(1600, np.float32), span)

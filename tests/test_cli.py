@@ -7,8 +7,10 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisperlab import cli, instruments
+from whisperlab import cli, instruments, realtime
 from whisperlab.audio import write_wav
 from whisperlab.cli import data, doctor, score, transcribe
 from whisperlab.cli.console import Console, finite, table
 from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.realtime import OverloadOptions
 from whisperlab.segments import ProcessResult, SessionSegment, Switch
-from whisperlab.timeline import SAMPLE_RATE, seconds
+from whisperlab.timeline import SAMPLE_RATE, Span, seconds
 from whisperlab.trace import ReferenceSegment, read_trace
 
 COMMANDS = [module.__name__.rpartition(".")[2] for module in cli.COMMANDS]
@@ -39,14 +42,22 @@ class FakeTranscriber:
     finished: bool = False
     resets: int = 0
     failure: BaseException | None = None
+    load_level: int = 0
+    slow_s: float = 0.0
     languages: tuple[str, ...] = ("en", "es")
 
     def process(self, chunk: np.ndarray, /) -> ProcessResult:
         assert not self.finished, "a chunk after the end"
         if self.failure:
             raise self.failure
+        time.sleep(self.slow_s)
         self.heard += len(chunk)
         return self._result(int(seconds(self.heard)) - self.segments)
+
+    def skip(self, n_samples: int, /) -> ProcessResult:
+        gap = Span(self.heard, self.heard + n_samples)
+        self.heard += n_samples
+        return ProcessResult("", "", None, gaps=(gap,), load_level=self.load_level)
 
     def finalize(self) -> ProcessResult:
         assert not self.finished
@@ -270,6 +281,22 @@ def test_real_pace_tells_when_each_segment_came_out(
     assert segment["emitted_at"] >= 0.999  # a second of audio cannot be heard sooner
 
 
+def test_real_pace_on_a_machine_too_slow_for_it_tells_what_was_dropped(
+    built: Built, call: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(realtime, "OverloadOptions", partial(OverloadOptions, 100, 200, 600))
+    built.transcriber.slow_s = 0.3
+    assert run("transcribe", call, "--pace", "real", "--json", "--trace", call.with_suffix(".jsonl")) == 0
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    live = document["statistics"]["real_time"]
+    assert live["dropped_s"] > 0
+    assert live["max_lag_s"] <= 0.7
+    assert f"dropped {live['dropped_s']:.1f} s in {live['gaps']} gaps" in streams.err
+    lost = read_trace(call.with_suffix(".jsonl")).gaps
+    assert sum(map(len, lost)) == pytest.approx(live["dropped_s"] * SAMPLE_RATE)
+
+
 def test_fast_pace_tells_no_wall_clock(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("transcribe", call, "--json") == 0
     assert "emitted_at" not in documents(capsys.readouterr().out)[0]["segments"][0]
@@ -436,6 +463,8 @@ def test_what_has_no_reference_cannot_be_scored_and_says_why(
         {"segments": 3},
         {"switches": [{"time": 1.0}]},
         {"audio": None},
+        {"duration": [3.0]},
+        {"switches": [{"time": 1.0, "from": [], "to": "es", "decided_at": 2.0}]},
     ],
 )
 def test_a_transcript_with_something_missing_is_refused_by_place(
@@ -446,6 +475,16 @@ def test_a_transcript_with_something_missing_is_refused_by_place(
     (tmp_path / "out.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert run("score", tmp_path / "out.jsonl", "--reference", manifest) == 1
     assert "out.jsonl, document 2: expected what" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 4000 + "x"], ids=["digits", "letters"])
+def test_an_argument_nobody_could_read_is_not_repeated(
+    capsys: pytest.CaptureFixture[str], digits: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["sweep", "--limit", digits])
+    assert left.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()[-1]) < 300
 
 
 def test_a_folder_without_traces_is_refused(tmp_path: Path) -> None:
@@ -588,8 +627,10 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
 ) -> None:
     words = ["sweep", "--corpus", manifest, "--cache-sizes", "1,2,3", "--out", tmp_path / "out", "--dry-run"]
     assert run(*words, "--json") == 0
-    assert documents(capsys.readouterr().out) == [{"planned": 15, "to_run": 15, "audio_s": 45.0}]
-    assert made == []
+    (told,) = documents(capsys.readouterr().out)
+    assert (told["planned"], told["to_run"], told["audio_s"], told["workers"]) == (15, 15, 45.0, 1)
+    assert sum(told["seconds_by_stage"].values()) == pytest.approx(told["seconds"])
+    assert len(made) == 2  # a warm-up and a try: the 15 differ in their cache alone
     assert not (tmp_path / "out").exists()
 
 
@@ -620,6 +661,72 @@ def test_a_stopped_sweep_says_how_to_go_on(
     monkeypatch.setattr("whisperlab.sweep.transcriber_maker", lambda model: lambda config: stopped)
     assert run("sweep", "--corpus", manifest, "--out", tmp_path / "out") == 130
     assert f"--resume with --out {tmp_path / 'out'}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def dev(manifest: Path) -> Path:
+    """The manifest, its recording being of the split dev."""
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"split": "test"', '"split": "dev"'))
+    return manifest
+
+
+SPACE = '{"cache_size": [10, 50], "key": ["rounded", "span"], "lid": {"sure": {"low": 0.5, "high": 0.9}}}'
+
+
+def test_a_search_prints_its_front_says_the_split_and_resumes(
+    made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "--space", SPACE, "--corpus", dev, "--trials", "6", "--seed", "1"]
+    words += ["--out", tmp_path / "out"]
+    assert run(*words, "--json") == 0
+    (first,) = documents(capsys.readouterr().out)
+    assert (first["found"], first["ran"], first["failed"], first["split"]) == (0, 6, 0, "dev")
+    assert len(first["trials"]) == 6
+    assert set(first["front"][0]) == {
+        "trial", "values", "mixed_error_rate", "response_p95_s", "peak_rss_bytes", "error",
+    }  # fmt: skip
+    assert 0.5 <= made[0]["lid"]["sure"] <= 0.9
+    assert made[0]["languages"] == ["en", "es"]
+    assert run(*words) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert run(*words, "--resume") == 0
+    streams = capsys.readouterr()
+    assert len(made) == 6
+    assert "trial 6 of 6: 0 failed" in streams.err
+    assert "on the Pareto front; chosen by 1 of the recordings" in streams.out
+    assert "split dev: on others expect worse" in streams.out
+    assert "lid.sure" in streams.out
+
+
+def test_a_search_with_failed_trials_says_why(
+    made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "search",
+        "--space",
+        '{"key": ["span", "logmel"]}',
+        "--corpus",
+        dev,
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run(*words, "--json") == 1
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    assert [trial["values"]["key"] for trial in document["trials"] if trial["error"]] == ["logmel"]
+    assert "1 of 2 trials failed, the first with call: OSError: out of luck" in streams.err
+
+
+def test_a_search_refuses_the_test_split_and_a_space_that_is_none(
+    made: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("search", "--space", SPACE, "--split", "test", "--out", out) == 1
+    assert "a search chooses by its results" in capsys.readouterr().err
+    assert run("search", "--space", '{"spam": [1, 2]}', "--out", out) == 1
+    assert "no option 'spam'" in capsys.readouterr().err
+    assert made == []
+    assert not out.exists()
 
 
 def test_sweeps_and_traces_become_pages_with_an_index_beside_them(

@@ -129,7 +129,10 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "text of another type": ({**LINE, "text": 7}, "text should be a string, got 7"),
     "duration as text": ({**LINE, "duration": "4"}, "duration should be a number of 0 or more, got '4'"),
     "duration below zero": ({**LINE, "duration": -1}, "got -1"),
-    "duration not a number": ('{"audio_filepath": "call.wav", "duration": NaN, "text": ""}', "got nan"),
+    "duration not a number": (
+        '{"audio_filepath": "call.wav", "duration": NaN, "text": ""}',
+        "NaN is no JSON",
+    ),
     "a language's name": ({**LINE, "lang": "English"}, "Whisper's codes"),
     "audio not there": ({**LINE, "audio_filepath": "gone.wav"}, "no audio file"),
     "segments as a mapping": ({**LINE, "segments": {}}, "segments should be a list"),

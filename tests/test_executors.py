@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,19 @@ from typing import Any
 import pytest
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 
+from whisperlab.audio import FloatArray
+from whisperlab.cli import main
 from whisperlab.corpora.manifest import Recording
-from whisperlab.errors import ConfigurationError
+from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import InProcess, LocalProcesses, Lost, RayCluster
-from whisperlab.store import Row, read_rows
-from whisperlab.sweep import run_sweep, task_worker
+from whisperlab.segments import ProcessResult
+from whisperlab.shipping import Shipping
+from whisperlab.store import STORE, Row, read_rows
+from whisperlab.sweep import load_maker, run_sweep, task_worker
 from whisperlab.trace import read_trace
 
 # What a row says that two runs of the same task may say differently.
-PASSING = ("compute_s", "peak_rss_bytes", "created", "statistics")
+PASSING = ("compute_s", "response_p95_s", "peak_rss_bytes", "created", "statistics")
 
 
 def parrots() -> Callable[..., Parrot]:
@@ -50,10 +57,32 @@ def outcome(out: Path) -> list[Row]:
     return sorted(map(lasting, rows), key=lambda row: str(row["key"]))
 
 
-def sweep(recordings: list[Recording], out: Path, executor: Any) -> Any:
-    return run_sweep(
-        GRID.configurations(), recordings, out, model_digest=DIGEST, executor=executor, progress=False
-    )
+class SlowParrot(Parrot):
+    """Takes its time, so that it can be killed meanwhile."""
+
+    def process(self, chunk: FloatArray) -> ProcessResult:
+        time.sleep(0.03)
+        return super().process(chunk)
+
+
+def slow_parrots() -> Callable[..., Parrot]:
+    return SlowParrot
+
+
+def blind_parrots() -> Callable[..., Parrot]:
+    """On a node where no file of ours can be read."""
+    from whisperlab import sweep as module
+
+    def unseen(path: object) -> FloatArray:
+        raise FileNotFoundError(path)
+
+    module.read_audio = unseen
+    return Parrot
+
+
+def sweep(recordings: list[Recording], out: Path, executor: Any, **options: Any) -> Any:
+    given = {"model_digest": DIGEST, "executor": executor, "progress": False, **options}
+    return run_sweep(GRID.configurations(), recordings, out, **given)
 
 
 @pytest.fixture
@@ -131,6 +160,51 @@ def test_workers_do_not_outlive_whoever_reads(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+def _parents() -> dict[int, int]:
+    """The parent of every process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def _workers() -> list[int]:
+    """The children of our children: what a nursery has forked."""
+    parents = _parents()
+    return [pid for pid, parent in parents.items() if parents.get(parent) == os.getpid()]
+
+
+@pytest.mark.slow
+def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], tmp_path: Path) -> None:
+    """``WHISPERLAB_KILLS=20`` kills so many."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
+    rng = random.Random(2)
+    left, over = int(os.environ.get("WHISPERLAB_KILLS", 3)), threading.Event()
+
+    def kill() -> None:
+        nonlocal left
+        while not over.wait(rng.uniform(0.05, 0.8)):
+            if left and (found := _workers()):
+                with suppress(ProcessLookupError):
+                    os.kill(rng.choice(found), signal.SIGKILL)
+                    left -= 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    rounds = 0
+    while left or not rounds:  # a sweep whose tasks were unlucky three times is continued
+        rounds += 1
+        target = out / str(rounds)
+        executor = LocalProcesses(partial(task_worker, target, slow_parrots), 2)
+        while sweep(recordings, target, executor, retry_failed=True).failed:
+            pass
+        assert outcome(target) == outcome(whole)
+    over.set()
+    killer.join()
+
+
 def failing(words: str) -> Callable[[int], int]:
     raise ConfigurationError(words)
 
@@ -176,15 +250,79 @@ def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_
 
 
 @pytest.mark.slow
-def test_a_ray_node_that_dies_costs_nothing(cluster: Any) -> None:
-    doomed = cluster.add_node(num_cpus=1)
-    executor: RayCluster[int, int] = RayCluster(partial(slow, 0.3), cluster.address, 3)
-    results = executor.run(range(20))
-    found = dict([next(results) for _ in range(4)])
-    cluster.remove_node(doomed, allow_graceful=False)
-    found.update(results)
-    assert sorted(found) == list(range(20))
-    assert not [task for task, result in found.items() if isinstance(result, Lost)]
+def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recording], tmp_path: Path) -> None:
+    """``WHISPERLAB_KILLS=5`` kills so many, one for each sweep."""
+    whole = tmp_path / "whole"
+    sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
+    for number in range(int(os.environ.get("WHISPERLAB_KILLS", 1))):
+        doomed = cluster.add_node(num_cpus=1)
+        out = tmp_path / f"out{number}"
+        dying = threading.Timer(
+            random.Random(number).uniform(2, 6), cluster.remove_node, [doomed], {"allow_graceful": False}
+        )
+        dying.start()
+        found = sweep(
+            recordings, out, RayCluster(partial(task_worker, out, slow_parrots), cluster.address, 3)
+        )
+        dying.join()
+        assert found.failed == ()
+        assert outcome(out) == outcome(whole)
+
+
+@pytest.mark.slow
+def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
+    cluster: Any, recordings: list[Recording], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    sweep(recordings, here, InProcess(partial(task_worker, here, parrots)))
+    told: list[str] = []
+    executor = Shipping(there, blind_parrots, cluster.address, say=told.append)
+    assert sweep(recordings, there, executor).ran == 12
+    assert outcome(here) == outcome(there)
+    assert "processors" in told[0]
+    assert "ray status --address" in told[0] or "http://" in told[0]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_two_ray_nodes_give_the_records_of_one_process_for_real(
+    cluster: Any, excerpt: Path, tmp_path: Path
+) -> None:
+    """Whisper base on real speech, by the command line: stopped halfway, resumed on the cluster."""
+    grid = ["--hash-precisions", "6,0", "--cache-sizes", "10,50", "--languages", "en,es"]
+    args = ["sweep", "--corpus", str(excerpt), *grid, "--out"]
+    assert main([*args, str(tmp_path / "here")]) == 0
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    store = tmp_path / "there" / STORE
+    store.write_text(store.read_text().splitlines(keepends=True)[0])
+    on_ray = ["--ray", cluster.address, "--workers", "2", "--resume"]
+    assert main([*args, str(tmp_path / "there"), *on_ray]) == 0
+    assert outcome(tmp_path / "here") == outcome(tmp_path / "there")
+
+
+def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def none(**options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", none)
+    with pytest.raises(ConfigurationError, match="ray start --head --node-ip-address 127"):
+        list(RayCluster(parrots).run([1]))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("digest,version,named", [("other", None, "weights"), (None, "9.9", "version")])
+def test_a_worker_with_other_weights_or_version_does_nothing(
+    digest: str | None, version: str | None, named: str
+) -> None:
+    from whisperlab import __version__
+    from whisperlab.models import load_weights, model_digest
+
+    ours = model_digest(load_weights("base"))
+    with pytest.raises(SweepError, match=f"a worker has another {named}"):
+        load_maker("base", "cpu", digest or ours, version or __version__)
 
 
 def test_a_cluster_that_does_not_answer_is_told() -> None:

@@ -560,3 +560,17 @@ def test_a_program_that_logs_ends_when_its_work_is_done() -> None:
     program = "from whisperlab import PerformanceMetrics as P; m = P(enable_logging=True); m.record('op', 1)"
     done = subprocess.run([sys.executable, "-c", program], timeout=60)  # raises when it goes on
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_samples": 10**12}, {"max_samples": True}, {"log_interval_seconds": "1"}], ids=str
+)
+def test_an_option_that_cannot_work_is_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        PerformanceMetrics(**options)
+
+
+@pytest.mark.parametrize("seconds", ["1", None, [], np.zeros(3), float("nan"), -1])
+def test_a_duration_is_a_number(seconds: Any) -> None:
+    with pytest.raises(ConfigurationError, match="expected the seconds op took"):
+        PerformanceMetrics().record("op", seconds)

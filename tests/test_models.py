@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -553,6 +553,13 @@ def test_the_folder_for_faster_whisper_holds_the_same_weights(published: dict[st
         models.ct2_folder("tiny")
 
 
+def test_a_poisoned_folder_for_faster_whisper_is_replaced(published: dict[str, torch.Tensor]) -> None:
+    stored = models.ct2_folder("base") / "model.bin"
+    right = stored.read_bytes()
+    stored.write_bytes(right[:-100] + bytes(96) + right[-4:])
+    assert (models.ct2_folder("base") / "model.bin").read_bytes() == right
+
+
 # openai-whisper's cache and download
 
 
@@ -750,3 +757,66 @@ def test_the_real_base_transcribes_a_human_voice() -> None:
     heard = models.load_model("base").transcribe(audio, language="en", fp16=False)["text"]
     spoken = set(re.findall(r"[a-z]+", segment.text.lower()))
     assert len(spoken & set(re.findall(r"[a-z]+", heard.lower()))) > 0.7 * len(spoken)
+
+
+# Checkpoints that hold something else
+
+
+def damaged(kind: str) -> Any:
+    """A checkpoint with one thing in it that is not as it should be."""
+    state: dict[Any, Any] = dict(small_state())
+    dims: dict[str, Any] = dict(SMALL)
+    name, one = "decoder.ln.weight", state["decoder.ln.weight"]
+    change: dict[str, tuple[Any, Any]] = {
+        "a view of one number that says it is 8 TB": (dims, {**state, name: torch.zeros(1).expand(2**41)}),
+        "sparse": (dims, {**state, name: one.float().to_sparse()}),
+        "meta": (dims, {**state, name: one.to("meta")}),
+        "whole numbers": (dims, {**state, name: one.to(torch.int8)}),
+        "no tensor": (dims, {**state, name: None}),
+        "no name": (dims, {**state, 7: one}),
+        "no weights": (dims, [one]),
+        "no dims": (7, state),
+        "a dim of another type": ({**dims, "n_vocab": "10"}, state),
+        "a million layers": ({**dims, "n_text_layer": 10**6}, state),
+        "no layers": ({**dims, "n_text_layer": 0}, state),
+        "heads that do not divide": ({**dims, "n_text_head": 3}, state),
+        "NaN": (dims, {**state, name: torch.full_like(one, float("nan"))}),
+    }
+    dims, state = change[kind]
+    return {"dims": dims, "model_state_dict": state}
+
+
+@pytest.mark.parametrize("load", [models.load_weights, models.load_model])
+@pytest.mark.parametrize(
+    "kind,reason",
+    [
+        ("a view of one number that says it is 8 TB", "should be a tensor of floats"),
+        ("sparse", "should be a tensor of floats"),
+        ("meta", "should be a tensor of floats"),
+        ("whole numbers", "should be a tensor of floats"),
+        ("no tensor", "and is None"),
+        ("no name", "7 should be a tensor"),
+        ("no weights", "its weights are"),
+        ("no dims", "its dims are 7"),
+        ("a dim of another type", "its dims are"),
+        ("a million layers", "decoder.blocks.6.attn.query.weight should have shape"),
+        ("no layers", "n_text_layer should be 1 or more, it is 0"),
+        ("heads that do not divide", "3 n_text_head do not divide 8 n_text_state"),
+        ("NaN", "8 of 8 weights in decoder.ln.weight are NaN or infinite"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_before_memory_is_taken(
+    tmp_path: Path, load: Callable[[Path], object], kind: str, reason: str
+) -> None:
+    path = tmp_path / "odd.pt"
+    torch.save(damaged(kind), path)
+    with pytest.raises(WeightsError, match=re.escape(reason)):
+        load(path)
+
+
+def test_an_archive_that_says_it_is_in_parts_is_no_checkpoint(tmp_path: Path) -> None:
+    """zipfile answers with an error of its own when it is asked whether this is an archive."""
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
+    (tmp_path / "parts.pt").write_bytes(bytes(100) + locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(WeightsError, match="cannot be read as a checkpoint"):
+        models.load_weights(tmp_path / "parts.pt")

@@ -68,6 +68,7 @@ def test_there_are_notebooks() -> None:
         "08_latency.ipynb",
         "09_peers.ipynb",
         "10_your_own_audio.ipynb",
+        "11_hundred_nodes.ipynb",
     ]
 
 
@@ -272,6 +273,7 @@ SMALL = {
     "08_latency": {"LID_HOP_MS": 500},
     "09_peers": {"PEERS": ["multilingual, no prompt", "auto"]},
     "10_your_own_audio": {"SECONDS": 8.0, "EVERY_S": 3.0},
+    "11_hundred_nodes": {"SECONDS": 6.0, "EMPTY_TASKS": 30, "CONFIGURATIONS": 10, "NODES": [1, 10, 100]},
 }
 
 # Those that hear no speech and have no parameter for it.

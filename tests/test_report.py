@@ -36,8 +36,11 @@ from whisperlab.report import (
     timeline_figure,
     write_index,
 )
+from whisperlab.report import design as design_module
 from whisperlab.report import sweep as sweep_module
+from whisperlab.report.design import design
 from whisperlab.report.findings import findings, warnings
+from whisperlab.report.sweep import _tables
 from whisperlab.report.tables import flat_rows, milliseconds, result_table, run_table
 from whisperlab.report.tally import (
     CacheTally,
@@ -353,7 +356,8 @@ def test_markup_from_outside_is_text(folder: Path) -> None:
 
 def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
     drawings = re.findall(r"<svg[^>]*>", page)
-    assert len(drawings) == 9  # outcomes, two heat maps, trade-off, latency, two timelines with contrasts
+    # Outcomes, two heat maps, trade-off, front, parallel coordinates, importances, latency, two timelines twice.
+    assert len(drawings) == 12
     for drawing in drawings:
         label = re.search(r'role="img" aria-label="([^"]{20,})"', drawing)
         assert label, drawing
@@ -639,3 +643,127 @@ def test_the_index_lists_reports_with_titles_newest_first(small: SweepReport, tm
 def test_writing_the_index_twice_does_not_list_the_index(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert "No report yet" in write_index(tmp_path, now=NOW).read_text(encoding="utf-8")
+
+
+# What is worth having.
+
+
+def searched(
+    n: int, *, wrong: Any = lambda sure: 1 - sure, split: str = "dev", seed: int = 0
+) -> list[dict[str, Any]]:
+    """Rows of a search over three options, of which ``lid.sure`` alone sets how much is wrong."""
+    rng = np.random.default_rng(seed)
+    sures = rng.permutation(np.linspace(0.4, 0.95, n))
+    rows = []
+    for number, sure in enumerate(sures):
+        lid = {"sure": round(float(sure), 4), "window_ms": int(rng.choice([1500, 2500]))}
+        config = {**configuration("span"), "lid": lid, "lid_hop_ms": int(rng.choice([100, 200]))}
+        trace = make_trace("scene", ("en", "es") * 2, config=config, wrong=wrong(sure), seed=number)
+        row = make_row(trace, corpus="ivr-five")
+        row.update(response_p95_s=float(rng.uniform(0.2, 1)), peak_rss_bytes=int(rng.integers(5, 9)) * 10**8)
+        rows.append({**row, "split": split})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def search() -> SweepReport:
+    return from_rows(searched(24), now=NOW)
+
+
+def test_options_of_a_group_vary_by_themselves(search: SweepReport) -> None:
+    assert search.fields == ("lid_hop_ms", "lid.sure", "lid.window_ms")
+    assert "lid.sure 0." in search.results[0].name
+    config = {**configuration("span"), "lid": {"sure": 0.5, "window_ms": 2000}}
+    rows = [make_row(make_trace("a", ("en", "es"), config=config), corpus="c")]
+    assert from_rows(rows).constant["lid"] == {"sure": 0.5, "window_ms": 2000}
+
+
+def test_nothing_on_the_front_is_beaten_and_all_else_is(search: SweepReport) -> None:
+    told = design(search.results, search.splits)
+    assert told is not None
+    front = [tuple(cell.sort for cell in line[2:]) for line in told.front.body]
+    every = [(r.mixed_error, r.response_p95, r.peak_rss_bytes) for r in search.results]
+
+    def beaten(point: Any) -> bool:
+        return any(all(a <= b for a, b in zip(o, point, strict=True)) and o != point for o in every)
+
+    assert front == sorted(point for point in every if not beaten(point))
+    assert [line[1].sort for line in told.front.body] == list(range(1, len(front) + 1))
+    assert f"{len(front)} of 24 configurations are on the Pareto front" in told.about[0]
+
+
+def test_the_page_shows_what_is_worth_having_and_why(search: SweepReport) -> None:
+    page = search.html()
+    assert '<section id="designs">' in page
+    (parallel,) = re.findall(r'<svg role="img" aria-label="Parallel coordinates over ([^.]*\.[^"]*)"', page)
+    assert re.search(r"24 configurations, \d+ on the Pareto front: hop \d00 ms", parallel)
+    assert "Importance of options. mixed error: lid.sure" in page
+    assert "Measured on the split dev." in page
+    assert "var(--back" in page[page.index("Parallel coordinates") :]
+
+
+def test_choosing_on_test_is_warned_of() -> None:
+    page = from_rows(searched(4, split="test")).html()
+    assert "recordings of the split test. A configuration chosen here looks better than it is" in page
+
+
+def test_a_plain_grid_is_told_so_too(report: SweepReport) -> None:
+    told = design(report.results, report.splits)
+    assert told is not None
+    assert [title for title, _, _ in told.front.head] == [
+        "Configuration", "No.", "Mixed error", "Response p95", "Peak memory",
+    ]  # fmt: skip
+
+
+def test_without_text_the_errors_are_those_of_language(folder: Path) -> None:
+    rows = []
+    for key, precision, size in (("rounded", 6, 10), ("rounded", 0, 50), ("logmel", 2, 10), ("span", 2, 50)):
+        config = {**configuration(key, precision, size), "decode": False}
+        rows.append(make_row(make_trace("scene", ("en", "es"), config=config), corpus="c"))
+        del rows[-1]["response_p95_s"]
+    told = design(from_rows(rows).results, ())
+    assert told is not None
+    assert [title for title, _, _ in told.front.head][2:] == [
+        "Language error",
+        "Real-time factor",
+        "Peak memory",
+    ]
+
+
+@pytest.mark.parametrize("n, fields", [(2, 3), (5, 1)])
+def test_with_nothing_to_choose_between_nothing_is_said(n: int, fields: int) -> None:
+    rows = searched(n)
+    if fields == 1:
+        for number, row in enumerate(rows):
+            row["config"] = {**configuration("span"), "cache_size": number + 1}
+    report = from_rows(rows)
+    assert design(report.results, report.splits) is None
+    assert '<section id="designs">' not in report.html()
+
+
+def test_pictures_of_many_configurations_stay_bounded_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(design_module, "MAX_LINES", 20)
+    monkeypatch.setattr("whisperlab.report.tables.MAX_LINES", 30)
+    few, many = (from_rows(searched(n)) for n in (20, 60))
+    shown = [design(report.results, report.splits) for report in (few, many)]
+    assert shown[0] is not None
+    assert shown[1] is not None
+    assert shown[1].parallel.caption.startswith("20 of 60 configurations: the front, and an even choice")
+    lines = [len(re.findall("<path", told.parallel.parts[0])) for told in shown if told]
+    assert lines[1] <= lines[0] + 6  # ticks and texts; 40 lines more would be 40 paths
+    (told,) = _tables(many)
+    assert len(told.body) == 30
+    assert told.caption == "All recordings together (the first 30 of 60 lines)"
+
+
+def test_a_front_of_all_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = searched(6)
+    for number, row in enumerate(rows):
+        row.update(response_p95_s=0.1 * (number + 1), peak_rss_bytes=10**8)
+        row["config"]["lid_hop_ms"] = 100 * number
+    for row in rows:  # all alike but for the options: equal points do not beat each other
+        row.update(counts=rows[0]["counts"], rates=rows[0]["rates"], response_p95_s=0.5)
+    told = design(from_rows(rows).results, ())
+    assert told is not None
+    assert len(told.front.body) == 6
+    assert "Here no bar does." in told.importance.caption

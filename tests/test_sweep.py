@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import numpy as np
@@ -25,7 +25,7 @@ from whisperlab.cache import EncoderCache
 from whisperlab.corpora.manifest import Recording, ReferenceSegment
 from whisperlab.errors import AudioFormatError, ConfigurationError, SweepError
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment
-from whisperlab.store import connect, done, read_rows, to_parquet
+from whisperlab.store import STORE, connect, done, read_extract, read_rows, to_parquet
 from whisperlab.sweep import (
     Config,
     Grid,
@@ -126,6 +126,7 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
         (50, 2),
     ]
     assert grid.configurations()[0] == {
+        "lid": {"sure_hops": 1, "onset_ms": 0},
         "languages": ["en"],
         "decode": False,
         "cache_size": 10,
@@ -228,7 +229,7 @@ def test_a_row_has_these_fields(recordings: list[Recording], tmp_path: Path) -> 
     assert set(row) == {
         "key", "config", "recording", "corpus", "split", "audio_sha256", "model_digest", "whisperlab",
         "status", "schema", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
-        "peak_rss_bytes", "created",
+        "response_p95_s", "peak_rss_bytes", "created",
     }  # fmt: skip
     assert (row["status"], row["error"], row["corpus"], row["split"]) == ("ok", None, "fakes", "test")
     assert (row["duration"], row["model_digest"]) == (0.4, DIGEST)
@@ -290,6 +291,25 @@ def test_nothing_to_run_is_an_error_and_not_an_empty_result(
     for configurations, known in (([], recordings), ([{}], [])):
         with pytest.raises(SweepError, match="at least one configuration and one recording"):
             sweep(known, tmp_path, configurations=configurations)
+
+
+class Hoarder(Parrot):
+    """Fills 200 MB of the heap for precision 0, and keeps a little of it, so that the rest is not at its end."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config["hash_precision"] == 0:
+            heap = [np.ones(2**13) for _ in range(3200)]
+            Hoarder.kept += heap[::100]
+
+
+def test_a_peak_of_memory_is_not_that_of_the_task_before(recordings: list[Recording], tmp_path: Path) -> None:
+    greedy, modest = Grid(hash_precision=(0, 6)).configurations()
+    sweep(recordings[:1], tmp_path, Hoarder, configurations=[greedy, modest])
+    first, second = (row["peak_rss_bytes"] for row in read_rows(tmp_path))
+    assert first - second > 10**8
 
 
 # The store.
@@ -562,3 +582,102 @@ def test_a_store_can_be_moved_with_its_traces(recordings: list[Recording], tmp_p
     row = read_rows(tmp_path / "there")[0]
     assert read_trace(tmp_path / "there" / row["trace"]).recording == "first"
     assert json.loads((tmp_path / "there" / "results.jsonl").read_text().splitlines()[0]) == row
+
+
+# Stores too large to read whole.
+
+
+def test_an_extract_of_a_small_store_is_all_of_it(recordings: list[Recording], tmp_path: Path) -> None:
+    sweep(recordings, tmp_path)
+    extract = read_extract(tmp_path, 100)
+    assert list(extract.rows) == read_rows(tmp_path)
+    assert extract.is_whole
+    assert (extract.n_rows, extract.n_recordings, extract.n_failed) == (8, 2, 0)
+
+
+def test_an_extract_has_every_configuration_on_the_same_recordings(tmp_path: Path) -> None:
+    several = [make_recording(tmp_path, f"r{n}", "hello " * (n + 1)) for n in range(5)]
+    sweep(several, tmp_path, Refusing)
+    extract = read_extract(tmp_path, 9)
+    assert (extract.n_rows, extract.n_recordings, extract.n_failed) == (20, 5, 10)
+    assert not extract.is_whole
+    assert len(extract.rows) == 8
+    by_config: dict[str, set[str]] = {}
+    for row in extract.rows:
+        by_config.setdefault(json.dumps(row["config"]), set()).add(row["recording"])
+    assert len(by_config) == 4
+    assert len(set(map(frozenset, by_config.values()))) == 1
+    assert read_extract(tmp_path, 9) == extract
+    assert len(read_extract(tmp_path, 1).rows) == 4
+
+
+def test_an_extract_takes_the_newest_row_whatever_it_begins_with(
+    recordings: list[Recording], tmp_path: Path
+) -> None:
+    sweep(recordings, tmp_path, Refusing)
+    sweep(recordings, tmp_path, retry_failed=True)
+    rows = read_rows(tmp_path)
+    store = tmp_path / "results.jsonl"
+    turned = json.dumps(dict(reversed(rows[0].items())) | {"error": "newest"})
+    store.write_text(store.read_text() + turned + "\n" + '{"key": "torn')
+    extract = read_extract(tmp_path, 100)
+    assert extract.n_failed == 0
+    assert [row["error"] for row in extract.rows if row["key"] == rows[0]["key"]] == ["newest"]
+    assert sorted(row["key"] for row in extract.rows) == sorted(row["key"] for row in rows)
+
+
+def test_a_damaged_store_has_no_extract(recordings: list[Recording], tmp_path: Path) -> None:
+    sweep(recordings, tmp_path)
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(SweepError, match=r"results\.jsonl:9: not a row of a sweep"):
+        read_extract(tmp_path, 3)
+
+
+WHOLE = {"key": "k", "status": "ok", "config": {}, "recording": "r"}
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"key": []}, "key should be a string"),
+        ({"status": "perhaps"}, "status should be ok or failed"),
+        ({"config": [1]}, "config should be an object"),
+        ({"schema": "2"}, "schema should be a whole number"),
+        ({"duration": "1"}, "duration should be a number"),
+        ({"statistics": {"performance": {"op": 1}}}, "statistics should be"),
+    ],
+)
+def test_a_row_with_a_field_of_another_type_is_refused_with_its_place(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    (tmp_path / STORE).write_text(json.dumps({**WHOLE, **change}) + "\n")
+    for read in (read_rows, done):
+        with pytest.raises(SweepError, match=f"{STORE}:1: .*{message}"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"key": NaN}', "1" * 5000])
+def test_json_that_nobody_should_have_to_read_is_a_damaged_store(tmp_path: Path, line: str) -> None:
+    (tmp_path / STORE).write_text(line + "\n")
+    with pytest.raises(SweepError, match=f"{STORE}:1: not JSON"):
+        read_rows(tmp_path)
+
+
+def test_a_query_of_what_is_no_store_is_a_sweep_error(tmp_path: Path) -> None:
+    (tmp_path / STORE).write_text('{"a": 1}\n')
+    with pytest.raises(SweepError, match="not the results of a sweep"):
+        connect(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["compute_s", "duration", "counts", "model_digest"])
+def test_a_finished_row_that_lacks_something_is_not_added_up(
+    recordings: list[Recording], tmp_path: Path, lost: str
+) -> None:
+    run_sweep(
+        GRID.configurations()[:1], recordings, tmp_path / "s", model_digest=DIGEST, make_transcriber=Parrot
+    )
+    rows = read_rows(tmp_path / "s")
+    del rows[0][lost]
+    with pytest.raises(SweepError, match=lost):
+        summarise(rows)

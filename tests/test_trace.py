@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,6 +248,56 @@ def test_a_file_that_is_not_a_whole_trace_is_refused(
     path.write_text("\n".join(damage(path.read_text().splitlines())))
     with pytest.raises(TraceError, match=message):
         read_trace(path)
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("header", {"schema": "2"}, "whose schema should be a whole number"),
+        ("header", {"audio": {"duration": 0}}, "whose audio should be an object with a duration above 0"),
+        ("header", {"audio": {"duration": 1, "path": 7}}, "whose audio should be"),
+        ("header", {"pace": ["fast"]}, "whose pace should be fast or real"),
+        ("header", {"reference": {"segments": 7}}, "a reference needs segments"),
+        ("header", {"reference": {"segments": [], "text": 7}}, "a reference needs its text as a string"),
+        ("frame", {"end": "0.1"}, "whose end should be seconds"),
+        ("frame", {"window": 1e300}, "whose window should be seconds"),
+        ("frame", {"posterior": {"en": "1"}}, "whose posterior should be the probability of each language"),
+        ("frame", {"onset": {"window": 1}}, "whose onset should be null or"),
+        ("frame", {"label": {}}, "whose label should be a string"),
+        ("speech", {"start": 2.0, "end": 1.0}, "start should not be more than end, got 2.0 and 1.0"),
+        ("segment", {"start_time": 2.0, "end_time": 1.0}, "start_time should not be more than end_time"),
+        ("segment", {"confidence": None}, "whose confidence should be a number"),
+        ("text", {"committed": None}, "whose committed should be a string"),
+        ("end", {"compute_s": "1"}, "whose compute_s should be a number of 0 or more"),
+        ("end", {"statistics": {"performance": 7}}, "whose statistics should be"),
+        ("end", {"statistics": {"performance": {"op": {"count": 1}}}}, "whose statistics should be"),
+        ("end", {"statistics": {"encoder_cache": {"hits": "1"}}}, "whose statistics should be"),
+        ("end", {"statistics": {"encoder_cache": {"shadow": [1]}}}, "whose statistics should be"),
+    ],
+)
+def test_a_line_with_a_field_of_another_type_is_refused_with_its_place(
+    tmp_path: Path, kind: str, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "t.jsonl"
+    record_fake(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    place = next(n for n, line in enumerate(lines) if line["kind"] == kind)
+    lines[place] |= change
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(TraceError, match=re.escape(message)) as refused:
+        read_trace(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "damage", ["[" * 100_000, '{"kind": "text", "at": 1e999}', "1" * 5000, '{"kind": []}']
+)
+def test_json_that_nobody_should_have_to_read_is_a_trace_error(tmp_path: Path, damage: str) -> None:
+    record_fake(tmp_path / "t")
+    with (tmp_path / "t").open("a") as file:
+        file.write(damage)
+    with pytest.raises(TraceError, match=r"t:\d+ is not"):
+        read_trace(tmp_path / "t")
 
 
 def test_a_missing_file_and_a_binary_file_are_trace_errors(tmp_path: Path) -> None:

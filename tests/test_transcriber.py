@@ -6,9 +6,10 @@ import gc
 import itertools
 import json
 import logging
+import math
 import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from whisperlab.lid import LidOptions
 from whisperlab.scoring import Score, align, score, units
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import LanguageTracker, SmoothingOptions, Turn
-from whisperlab.sweep import transcriber_maker
+from whisperlab.sweep import Grid, transcriber_maker
 from whisperlab.timeline import SAMPLE_RATE, Span, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import REPROOF, SessionOptions
@@ -442,9 +443,12 @@ def test_a_prompt_is_dropped_at_a_switch_and_restored_with_its_language(
 
 
 def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
-    config = transcriber_maker(base_model)({"languages": ["en"], "decode": False}).config()
+    make = transcriber_maker(base_model)
+    (asked,) = Grid(decode=False, fixed={"languages": ["en"]}).configurations()
+    config = make(asked).config()
     assert config["lid"]["sure_hops"] == 1
     assert config["lid"]["english_bias"] == LidOptions().english_bias
+    assert make({**asked, "lid": {"sure": 0.9}}).config()["lid"] == asdict(LidOptions(sure=0.9))
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:
@@ -931,6 +935,23 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
         ({"language_prior": {"fr": 1.0}}, "'fr'"),
         ({"key": "magic"}, "'magic'"),
         ({"shadow_rate": 2.0}, "shadow_rate"),
+        ({"sampling_rate": "16000"}, "sampling_rate must be a whole number"),
+        ({"lid_hop_ms": math.nan}, "lid_hop_ms must be a whole number"),
+        ({"languages": 7}, "languages needs a list"),
+        ({"languages": [None]}, "unknown language None"),
+        ({"language_prior": [("en", 1.0)]}, "language_prior must be"),
+        ({"language_prior": {"en": "1"}}, "prior of 'en' must be a positive number"),
+        ({"oracle": [(math.nan, "en")]}, "oracle needs"),
+        ({"oracle": [0.0]}, "oracle needs"),
+        ({"oracle": 7}, "oracle needs"),
+        ({"decode": None}, "decode must be True or False"),
+        ({"vad": {"onset": 0.5}}, "vad must be a VadOptions"),
+        ({"key": None}, "key must be a string"),
+        ({"lid_p95_limit_ms": math.nan}, "lid_p95_limit_ms must be a number"),
+        (
+            {"lid": LidOptions(pool_after=99)},
+            "pool_after must be None or 0 to 5",
+        ),  # was told at the first frame
     ],
 )
 def test_options_that_cannot_work_are_named(make: Make, options: dict[str, Any], told: str) -> None:

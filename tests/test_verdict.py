@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whisperlab.contest import contest, options_of, words
+from whisperlab.contest import Side, contest
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LidOptions
-from whisperlab.verdict import LEAST, Verdict, in_pairs, judge, together
+from whisperlab.transcriber import grouped
+from whisperlab.verdict import LEAST, in_pairs, judge, together
 
 
 def noisy(rng: np.random.Generator, n: int, spread: float = 0.05) -> np.ndarray:
@@ -50,10 +51,10 @@ def test_the_direction_the_size_and_the_sentence() -> None:
     assert quick.value == pytest.approx(0.8)
     assert quick.low <= 0.8 <= quick.high
     assert quick.effect == -1
-    assert "computing: B is faster, -20.0% (-20.0% to -20.0%)" in quick.words("faster", "slower")
+    assert "computing: B is faster by 20.0% (20.0% to 20.0%), p" in quick.words("faster", "slower")
     worse = judge("errors", [0.1] * 20, [0.15] * 20, rng, kind="difference", worth=0.01)
     assert worse.call == "difference"
-    assert "B is worse, +0.05" in worse.words("better", "worse")
+    assert "B is worse by 0.05 (0.05 to 0.05), p" in worse.words("better", "worse")
     same = judge("errors", [0.1] * 20, [0.1] * 20, rng, kind="difference", worth=0.01)
     assert (same.call, same.p, same.effect, same.more) == ("no difference", 1.0, 0.0, 0)
 
@@ -117,7 +118,9 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
     text = '{"precision": "fp32", "lid": {"sure": 0.9}}'
     (tmp_path / "options.json").write_text(text)
     for given in (text, str(tmp_path / "options.json")):
-        assert options_of(given) == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
+        side = Side.of(given)
+        assert side == Side({"precision": "fp32", "lid": {"sure": 0.9}})
+        assert grouped(side.options) == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
 
 
 @pytest.mark.parametrize(
@@ -127,12 +130,12 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
         ("{half", "is not JSON"),
         ('{"lid": {"surer": 1}}', "lid: .*surer"),
         ('{"lid": {"sure": 7}}', "sure must be"),
-        ('{"model": "base"}', "the same for both"),
+        ('{"model": "base"}', "the same for all"),
     ],
 )
 def test_what_is_no_configuration_is_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        options_of(text)
+        Side.of(text)
 
 
 @pytest.mark.model
@@ -142,12 +145,10 @@ def test_two_configurations_meet_on_real_speech(excerpt: Path) -> None:
 
     recordings = load(str(excerpt), "test")
     with pytest.raises(ConfigurationError, match="no such option"):
-        contest({"presicion": "fp32"}, {}, recordings)
-    found: list[Verdict] = contest(
-        {"lid": LidOptions(sure_hops=1, alone_ms=30_000)}, {}, recordings, rounds=2
-    )
-    by_name = {one.measure: one for one in found}
+        contest(Side({"presicion": "fp32"}), Side(), recordings)
+    outcome = contest(Side({"lid": {"sure_hops": 1, "alone_ms": 30_000}}), Side(), recordings, rounds=2)
+    by_name = {finding.measure.name: finding.verdict for finding in outcome.findings}
     assert by_name["computing / audio"].n == 2
     assert by_name["mixed error rate"].n == 1
     assert by_name["encoder seconds a second"].value < 0.8
-    assert all(line.startswith(one.measure) for line, one in zip(words(found), found, strict=True))
+    assert all(finding.words().startswith(finding.measure.name) for finding in outcome.findings)

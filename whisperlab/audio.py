@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,32 +20,47 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.checks import check_type, is_number, shown
+from whisperlab.errors import AudioFormatError, ConfigurationError, brief
 from whisperlab.files import write_whole
 from whisperlab.timeline import SAMPLE_RATE, seconds
+
+logger = logging.getLogger("whisperlab")
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
 
 MAX_CHANNELS = 8  # 7.1 surround; a longer second axis is a layout mistake, not a microphone
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a rate outside is a damaged header that would resample to gigabytes
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
+_BLOCK = 2**18  # frames decoded at once: how long a file says it is decides nothing
+_MAX_VALUES = 2**30  # decoded, of all channels: 4 GiB. Silence packed as FLAC swells without bound
+_CUT_S = 0.1  # by how much a stream may be shorter than its container says: encoders fill up their last frame
+# What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
+_CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_SIZE = (
+    0x7FFFF000  # from here on a size is none: what was written to a pipe could not say how long it is
+)
+_SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg guesses it for the others
 _PCM_AS_FLOAT = 128.0  # no resampler overshoots [-1, 1) that far: such floats are unscaled integers
 
 
 def read_audio(path: str | os.PathLike[str]) -> FloatArray:
     """The samples of an audio file of any rate and channel count.
 
-    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed.
-    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples.
+    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Of a file that
+    was cut short what is there is read, and a warning is logged. No other file is opened, whatever this one names.
+    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, more than
+    2**30 values (3.1 hours of stereo at 48 kHz).
     """
     _check_file(Path(path))
     samples, rate = _decode(Path(path))
-    if not samples.size:
-        raise AudioFormatError(f"{path}: an audio file without a single sample")
     try:
-        return as_audio(samples, rate)
+        audio = as_audio(samples, rate)
     except AudioFormatError as error:
         raise AudioFormatError(f"{path}: {error}") from error
+    if not audio.size:  # or so few, at a high rate, that none is left at 16 kHz
+        raise AudioFormatError(f"{path}: an audio file without a single sample")
+    return audio
 
 
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
@@ -58,9 +75,9 @@ def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArr
     samples = _scaled(as_samples(array))
     _check_values(samples)
     mono = _mono(samples)
-    if not MIN_RATE <= sampling_rate <= MAX_RATE:
+    if not is_number(sampling_rate) or not MIN_RATE <= sampling_rate <= MAX_RATE:
         raise AudioFormatError(
-            f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {sampling_rate}"
+            f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}"
         )
     if sampling_rate == SAMPLE_RATE:
         return mono
@@ -77,7 +94,7 @@ def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:
     try:
         samples = np.asarray(array)
     except (TypeError, ValueError) as error:
-        raise AudioFormatError(f"expected an array of samples, got {array!r:.60}: {error}") from error
+        raise AudioFormatError(f"expected an array of samples, got {shown(array)}: {error}") from error
     kind, size = samples.dtype.kind, samples.dtype.itemsize
     if kind != "f" and not (kind == "i" and size in (2, 4)):
         raise AudioFormatError(f"expected floats, or int16 or int32 PCM, got {samples.dtype} samples")
@@ -95,8 +112,9 @@ def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
     >>> [len(chunk) for chunk in chunks(np.zeros(5, np.float32), 2)]
     [2, 2, 1]
     """
+    check_type("the length of a chunk", n_samples, int)
     if n_samples < 1:
-        raise ConfigurationError(f"a chunk needs at least 1 sample, got {n_samples}")
+        raise ConfigurationError(f"a chunk needs at least 1 sample, got {shown(n_samples)}")
     return (audio[start : start + n_samples] for start in range(0, len(audio), n_samples))
 
 
@@ -145,7 +163,8 @@ def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
 def _scaled(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Samples of any accepted type as float32; integers divided by their full scale."""
     if samples.dtype.kind == "i":
-        scaled = samples.astype(np.float32) / np.float32(full_scale(samples.dtype))
+        scaled = samples.astype(np.float32, order="C")
+        scaled /= np.float32(full_scale(samples.dtype))
         np.minimum(scaled, BELOW_ONE, out=scaled)  # int32's largest value rounds up to 2**31
         return scaled
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused as such
@@ -188,30 +207,102 @@ def _check_file(path: Path) -> None:
         raise AudioFormatError(f"{path}: the file is empty (0 bytes)")
 
 
-def _decode(path: Path) -> tuple[npt.NDArray[Any], int]:
-    """Samples (n, c) or (c, n) and their rate, from libsndfile or, when that refuses, from FFmpeg."""
+def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+    """Samples (n, c) and their rate, from libsndfile or, when that refuses, from FFmpeg."""
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        return _decode_with_ffmpeg(path, reason=error.error_string)
-    return samples, int(rate)
+        with soundfile.SoundFile(path) as file:
+            _check_channels(path, file.channels)
+            samples = _together(_blocks(path, file), file.channels)
+            rate, promised, log = int(file.samplerate), file.frames, str(file.extra_info)
+    except soundfile.SoundFileError as error:
+        return _decode_with_ffmpeg(path, reason=getattr(error, "error_string", None) or str(error))
+    if len(samples) < promised < _UNKNOWN_SIZE or _is_cut(log):
+        _warn_of_cut(path, len(samples) / max(rate, 1))
+    return samples, rate
 
 
-def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[Any], int]:
-    """Samples (c, n) and their rate; ``reason`` is why libsndfile did not read the file."""
+def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
+    n_values = 0
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        n_values += block.size
+        _check_length(path, n_values)
+        yield block
+
+
+def _check_length(path: Path, n_values: int) -> None:
+    if n_values > _MAX_VALUES:
+        raise AudioFormatError(
+            f"{path}: expected at most {_MAX_VALUES:,} values in all channels together, there are more: cut the "
+            "recording into parts"
+        )
+
+
+def _together(blocks: Iterable[npt.NDArray[np.float32]], n_channels: int) -> npt.NDArray[np.float32]:
+    """Blocks of samples (n, c) as one."""
+    return np.concatenate([np.zeros((0, n_channels), np.float32), *blocks])
+
+
+def _is_cut(log: str) -> bool:
+    """Whether libsndfile has found fewer bytes than a header promises."""
+    sizes = [(int(promised), int(found)) for promised, found in _CUT.findall(log)]
+    return any(found < promised < _UNKNOWN_SIZE for promised, found in sizes)
+
+
+def _warn_of_cut(path: Path, read_s: float, reason: str = "its header promises more") -> None:
+    logger.warning(
+        "%s: the file was cut short or is damaged (%s); %.3f s of it were read", path, reason, read_s
+    )
+
+
+def _check_channels(path: Path, n_channels: int) -> None:
+    if not 1 <= n_channels <= MAX_CHANNELS:
+        raise AudioFormatError(f"{path}: expected 1 to {MAX_CHANNELS} channels, got {n_channels}")
+
+
+def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[np.float32], int]:
+    """Samples (n, c) and their rate; ``reason`` is why libsndfile did not read the file."""
     try:
         import av
     except ImportError as error:
         raise AudioFormatError(f"{path}: {reason} (pip install av reads more containers)") from error
+    frames: list[Any] = []
+    stopped: Exception | None = None
+    promised_s, n_values = 0.0, 0
     try:
-        with av.open(os.fspath(path)) as container:
+        with (
+            path.open("rb") as file,
+            # FFmpeg gets the open file and may open no other: a playlist could name any.
+            av.open(file, "r", metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
+        ):
             if not container.streams.audio:
                 raise AudioFormatError(f"{path}: no audio in this file")
+            if container.duration and container.format.name.startswith(_SAYS_DURATION):
+                promised_s = container.duration / av.time_base
             as_float = av.AudioResampler(format="fltp")
-            decoded = container.decode(audio=0)
-            frames = [frame for raw in decoded for frame in as_float.resample(raw)]
-    except (av.FFmpegError, OSError) as error:
-        raise AudioFormatError(f"{path}: not audio that libsndfile or FFmpeg can read ({reason})") from error
+            for raw in container.decode(audio=0):
+                decoded = as_float.resample(raw)
+                n_values += sum(frame.samples * frame.layout.nb_channels for frame in decoded)
+                _check_length(path, n_values)
+                frames += decoded
+    except (
+        av.FFmpegError,
+        OSError,
+        ValueError,
+    ) as error:  # a ValueError when channels or rate change on the way
+        if isinstance(error, AudioFormatError):
+            raise
+        if not frames:
+            message = f"{path}: not audio that libsndfile or FFmpeg can read ({reason})"
+            raise AudioFormatError(message) from error
+        stopped = error
     if not frames:
-        return np.zeros((1, 0), np.float32), SAMPLE_RATE
-    return np.concatenate([frame.to_ndarray() for frame in frames], axis=1), frames[0].sample_rate
+        return np.zeros((0, 1), np.float32), SAMPLE_RATE
+    _check_channels(path, frames[0].layout.nb_channels)
+    rate = int(frames[0].sample_rate)
+    samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1).T
+    read_s = len(samples) / max(rate, 1)
+    if stopped:
+        _warn_of_cut(path, read_s, brief(stopped))
+    elif read_s < promised_s - _CUT_S:
+        _warn_of_cut(path, read_s)
+    return samples, rate

@@ -21,6 +21,7 @@ loads and stores of one thread being seen in order by the other, which the inter
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from whisperlab import rich
 from whisperlab.audio import BELOW_ONE, FloatArray, as_samples, full_scale
+from whisperlab.checks import shown
 from whisperlab.errors import (
     AudioFormatError,
     BufferRangeError,
@@ -129,10 +131,13 @@ class RingBuffer:
 
     def consume(self, n: int) -> FloatArray:
         """Remove and return the n oldest samples; when fewer are held, raise ``NotYetError``, taking none."""
+        n = _checked_count(n)
         while True:
             start, end = self._bounds()
             if not 0 <= n <= end - start:
-                raise NotYetError(f"asked to consume {n} samples, but the buffer holds {_held(start, end)}")
+                raise NotYetError(
+                    f"asked to consume {shown(n)} samples, but the buffer holds {_held(start, end)}"
+                )
             samples = self._copy_out(start, n)
             if self._intact(start):
                 self._taken, self._given = start + n, self._given + n
@@ -156,11 +161,14 @@ class RingBuffer:
 
     def peek(self, n: int) -> FloatArray:
         """A copy of the n newest samples; raises ``BufferRangeError`` when fewer are held."""
+        n = _checked_count(n)
         while True:
             start, end = self._bounds()
             if not 0 <= n <= end - start:
                 held = _held(start, end)
-                raise BufferRangeError(f"asked for the newest {n} samples, but the buffer holds {held}")
+                raise BufferRangeError(
+                    f"asked for the newest {shown(n)} samples, but the buffer holds {held}"
+                )
             samples = self._copy_out(end - n, n)
             if self._intact(end - n):
                 return samples
@@ -172,10 +180,11 @@ class RingBuffer:
         """
         if not self._mirrored:
             raise ConfigurationError("a view needs samples in one piece: RingBuffer(..., mirrored=True)")
+        n = _checked_count(n)
         start, end = self._bounds()
         if not 0 <= n <= end - start:
             raise BufferRangeError(
-                f"asked to view the newest {n} samples, but the buffer holds {_held(start, end)}"
+                f"asked to view the newest {shown(n)} samples, but the buffer holds {_held(start, end)}"
             )
         first = (end - n) % self._capacity
         return RingView(self, self._readable[first : first + n], end - n)
@@ -364,7 +373,8 @@ def _checked_chunk(samples: npt.ArrayLike) -> npt.NDArray[Any]:
     if chunk.ndim != 1:
         raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
     if chunk.dtype.kind == "f" and not _square_sum(chunk) < float(_LOUDEST_SQUARED):
-        bad = int(np.count_nonzero(~(np.abs(chunk) <= _LOUDEST)))  # NaN compares false
+        # NaN compares false; the limit is a float64, for a float16 it would be infinity, and no infinity beyond it
+        bad = int(np.count_nonzero(~(np.abs(chunk) <= np.float64(_LOUDEST))))
         if bad:
             raise AudioFormatError(
                 f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not"
@@ -390,22 +400,34 @@ def _checked_capacity(capacity: int) -> int:
     except TypeError:
         size = 0
     if size < 1 or isinstance(capacity, bool):
-        raise ConfigurationError(f"capacity must be a whole number of samples, at least 1, got {capacity!r}")
+        raise ConfigurationError(
+            f"capacity must be a whole number of samples, at least 1, got {shown(capacity)}"
+        )
     return size
+
+
+def _checked_count(n: int) -> int:
+    try:
+        return operator.index(n)
+    except TypeError as error:
+        raise ConfigurationError(f"expected a whole number of samples, got {shown(n)}") from error
 
 
 def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
         checked = np.dtype(dtype)
-    except TypeError as error:
-        raise ConfigurationError(f"dtype must be float32 or float64, got {dtype!r}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}") from error
     if checked not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ConfigurationError(f"dtype must be float32 or float64, got {dtype!r}")
+        raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}")
     return checked
 
 
 def _allocate(capacity: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """The ring's memory with every page touched, so that no append waits for the system to hand one out."""
+    if capacity * dtype.itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        # more than the machine has: the system might promise it, and end the process when it is touched
+        raise ConfigurationError(f"a capacity of {shown(capacity)} samples does not fit in memory")
     try:
         return np.full(capacity, 0.0, dtype)
     except (ValueError, MemoryError) as error:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from whisperlab import rich
 from whisperlab.audio import FloatArray, as_audio
+from whisperlab.checks import check_type, shown
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE
 
@@ -43,6 +44,8 @@ Cause = Literal["silence", "repeat", "near"]
 SILENCE_PEAK = 1e-3  # amplitude, -60 dBFS: 33 steps of 16-bit PCM
 LOOKUPS_KEPT = 1000  # newest lookup times that the percentiles are taken from
 MAX_PRECISION = 12  # decimals; float32 audio has no more than 10 that mean anything
+
+_LARGEST = 2**63  # that other programs read back from JSON as it was
 
 MEL_FRAME = (
     400  # samples, Whisper's 25 ms; divides a 100 ms hop, so successive windows share their mel frames
@@ -207,7 +210,7 @@ KEYS: dict[str, Callable[[int], Key]] = {
 def make_key(name: str, hash_precision: int) -> Key:
     """The key called ``name`` in options and sweeps; raises ``ConfigurationError`` listing the names."""
     if name not in KEYS:
-        raise ConfigurationError(f"expected key to be one of {', '.join(KEYS)}, got {name!r}")
+        raise ConfigurationError(f"expected key to be one of {', '.join(KEYS)}, got {shown(name)}")
     return KEYS[name](hash_precision)
 
 
@@ -285,8 +288,11 @@ class EncoderCache:
         _check_whole("hash_precision", hash_precision, least=0, most=MAX_PRECISION)
         if max_bytes is not None:
             _check_whole("max_bytes", max_bytes, least=0)
+        check_type("shadow_rate", shadow_rate, float)
         if not 0 <= shadow_rate <= 1:
-            raise ConfigurationError(f"shadow_rate must be 0 to 1, got {shadow_rate!r}")
+            raise ConfigurationError(f"shadow_rate must be 0 to 1, got {shown(shadow_rate)}")
+        if not isinstance(key, str) and not hasattr(key, "material"):
+            raise ConfigurationError(f"key must be one of {', '.join(KEYS)}, or a Key, got {shown(key)}")
         self.max_size, self.max_bytes, self.shadow_rate = max_size, max_bytes, shadow_rate
         self.device = _present_device(device)
         self.key = make_key(key, hash_precision) if isinstance(key, str) else key
@@ -477,7 +483,7 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    if value.device.type != "cpu":
+    if value.device.type != "cpu" or not value.numel():
         return value.clone()
     raw = value.reshape(-1).view(torch.uint8).numpy().copy()
     return torch.from_numpy(raw).view(value.dtype).view(value.shape)
@@ -486,12 +492,14 @@ def _copy(value: torch.Tensor) -> torch.Tensor:
 def _present_device(device: str | torch.device) -> torch.device:
     import torch
 
+    if not isinstance(device, str | torch.device):  # a number would be taken for a GPU
+        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}")
     try:
         wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {device!r}: {error}") from error
+    except RuntimeError as error:
+        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}") from error
     if wanted.type not in ("cpu", "cuda"):
-        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {device!r}")
+        raise ConfigurationError(f"expected device 'cpu' or 'cuda', got {shown(device)}")
     if wanted.type == "cuda" and not torch.cuda.is_available():
         logger.warning(
             "the encoder cache was asked to keep values on %s; no CUDA here, using the CPU", wanted
@@ -501,9 +509,9 @@ def _present_device(device: str | torch.device) -> torch.device:
 
 
 def _check_whole(name: str, value: int, *, least: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or value < least or (most is not None and value > most):
+    if not isinstance(value, int) or not least <= value <= (_LARGEST if most is None else most):
         allowed = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ConfigurationError(f"{name} must be a whole number, {allowed}, got {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number, {allowed}, got {shown(value)}")
 
 
 def _percentiles_ms(lookup_ns: deque[int]) -> dict[str, float | int | None]:
@@ -524,9 +532,9 @@ def _shadow_statistics(tally: _Tally) -> dict[str, float | int | None]:
 
 
 def _checked_span(name: str, audio: FloatArray, span: StreamSpan | None) -> StreamSpan:
-    if span is None:
+    if span is None or not isinstance(span, tuple) or tuple(map(type, span)) != (str, int, int):
         raise ConfigurationError(
-            f"the {name!r} key needs precompute_hash(audio, span=(stream, start, length))"
+            f"the {name!r} key needs precompute_hash(audio, span=(stream, start, length)), got {shown(span)}"
         )
     if span[2] != len(audio):
         raise ConfigurationError(f"span {span} is {span[2]} samples long, but the window has {len(audio)}")

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
+import stat
 import threading
 import warnings
 import zipfile
@@ -223,10 +225,14 @@ def _loaded(
     path = artefact(make, weights, precision, split)
     with _loading:
         if not path.exists():
+            _check_ours(path)
             say(f"compiling the encoder ({make.__name__.lower()}, {precision}): a minute, once")
             _compile(make(weights, precision, split).eval(), _example(make, weights, precision), path)
         try:
+            _check_ours(path)
             part = _load(path)
+        except ConfigurationError:
+            raise
         except Exception as error:
             if not is_lack_of_memory(error):
                 path.unlink(missing_ok=True)  # damaged, or written by something else: to be compiled anew
@@ -235,6 +241,18 @@ def _loaded(
         for _ in range(2):
             part(*_example(make, weights, precision))
     return part
+
+
+def _check_ours(path: Path) -> None:
+    """Raise ConfigurationError for code that another user could have written: loading it runs it."""
+    for place in filter(os.path.lexists, (path.parent, path)):
+        state = place.lstat()
+        if stat.S_ISLNK(state.st_mode) or state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o022:
+            raise ConfigurationError(
+                f"{place} is a link, belongs to another user or can be written by others "
+                f"({stat.filemode(state.st_mode)}, user {state.st_uid}); compiled code is loaded only from a folder "
+                "of your own: chmod go-w, or name another with WHISPERLAB_CACHE"
+            )
 
 
 def _load(path: Path) -> Forward:
@@ -256,10 +274,12 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
     some = torch.export.Dim("some", min=1, max=LONGEST // ROWS)
     shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
     options = {"freezing": True, "cpp.dynamic_threads": True}
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with whole(path) as part, torch.no_grad(), fresh_cache(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, example, dynamic_shapes=shapes)
         aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
+        part.chmod(0o600)
 
 
 def _example(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from whisperlab.checks import check_types, shown
 from whisperlab.encoder import Encoded, ShortWindowEncoder
 from whisperlab.errors import ConfigurationError
 from whisperlab.hot import hot
@@ -33,6 +34,7 @@ from whisperlab.timeline import POSITION, SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from whisper.tokenizer import Tokenizer
 
+MOST_TOKENS = 448  # that the decoder can hold
 MAX_PROMPT = 223  # tokens of earlier text: half of what the decoder can hold, less one, as in openai-whisper
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
@@ -64,12 +66,15 @@ class DecoderOptions:
     min_log_probability: float = -1.0
 
     def __post_init__(self) -> None:
-        if not self.margins_s or not all(margin_s >= 0 for margin_s in self.margins_s):
-            raise ConfigurationError(f"margins_s needs one or more values >= 0, got {self.margins_s}")
-        if not self.tokens_per_second > 0 or self.spare_tokens < 0:
+        check_types(self)
+        if not self.margins_s or not all(0 <= margin_s <= 30 for margin_s in self.margins_s):
             raise ConfigurationError(
-                "tokens_per_second must be above 0 and spare_tokens not negative, got "
-                f"{self.tokens_per_second} and {self.spare_tokens}"
+                f"margins_s needs one or more values of 0 to 30, got {shown(self.margins_s)}"
+            )
+        if not 0 < self.tokens_per_second < math.inf or not 0 <= self.spare_tokens <= MOST_TOKENS:
+            raise ConfigurationError(
+                f"tokens_per_second must be above 0 and spare_tokens 0 to {MOST_TOKENS}, got "
+                f"{shown(self.tokens_per_second)} and {shown(self.spare_tokens)}"
             )
 
 

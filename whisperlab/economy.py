@@ -46,6 +46,7 @@ from whisperlab.scoring import wilson
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared
+from whisperlab.verdict import block_ratio
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
@@ -58,8 +59,6 @@ Interval = tuple[float, float]
 Array = NDArray[np.float64]
 
 CHUNK_MS = 100
-BLOCK_S = 3.0  # resampled as one: chunks of the same sentence cost alike
-RESAMPLES = 2000
 STRETCH_S = 15.0  # of each recording, by the clock; the plain pipeline takes over a minute for it
 THREADS = 2
 PEAK_SIZE = 1024  # of the square product that stands for the machine's peak
@@ -288,35 +287,6 @@ MEASURES: dict[str, Measure] = {
     "chunk_ms_p95": _p(95),
     "chunk_ms_p99": _p(99),
 }
-
-
-def block_ratio(
-    mine: Sequence[Sequence[float]],
-    other: Sequence[Sequence[float]],
-    measure: Measure,
-    rng: np.random.Generator,
-    block: int = round(BLOCK_S * 1000 / CHUNK_MS),
-) -> tuple[float, Interval]:
-    """``measure(mine) / measure(other)`` over the same chunks, with a 95 % interval.
-
-    Both are cut into blocks of neighbouring chunks, which are resampled in pairs (the block bootstrap; Künsch 1989,
-    Annals of Statistics 17(3)).
-    """
-    pairs = [
-        (np.asarray(a[at : at + block]), np.asarray(b[at : at + block]))
-        for a, b in zip(mine, other, strict=True)
-        for at in range(0, len(a), block)
-    ]
-    whole = _ratio(pairs, range(len(pairs)), measure)
-    drawn = [_ratio(pairs, rng.integers(0, len(pairs), len(pairs)), measure) for _ in range(RESAMPLES)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return whole, (float(low), float(high))
-
-
-def _ratio(pairs: Sequence[tuple[Array, Array]], rows: Iterable[int], measure: Measure) -> float:
-    taken = [pairs[row] for row in rows]
-    top, bottom = (measure(np.concatenate(side)) for side in zip(*taken, strict=True))
-    return top / bottom
 
 
 # --- memory -------------------------------------------------------------------------------------------

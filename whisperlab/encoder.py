@@ -254,10 +254,7 @@ class ShortWindowEncoder:
         (length,) = lengths
         if not 0 < length <= MAX_WINDOW:
             raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {length}")
-        if pool_after is not None and not 0 <= pool_after < self._n_blocks:
-            raise ConfigurationError(
-                f"pool_after must be None or 0 to {self._n_blocks - 1}, the blocks before the last, got {pool_after}"
-            )
+        self.check_pooling(pool_after)
         n_total = min(positions(length + margin) * POSITION, MAX_WINDOW)
         with torch.inference_mode():
             features = self.forward(self.mel(windows, n_total), pool_after)
@@ -265,6 +262,13 @@ class ShortWindowEncoder:
         self.calls, self.encoded_samples = self.calls + calls, self.encoded_samples + encoded  # seen together
         n_audio = positions(length)
         return [Encoded(window, n_audio if pool_after is None else -(-n_audio // 2)) for window in features]
+
+    def check_pooling(self, pool_after: int | None) -> None:
+        """Raise ConfigurationError for a number of blocks that this model does not have before its last."""
+        if pool_after is not None and not 0 <= pool_after < self._n_blocks:
+            raise ConfigurationError(
+                f"pool_after must be None or 0 to {self._n_blocks - 1}, the blocks before the last, got {pool_after}"
+            )
 
     def mel(self, windows: Sequence[NDArray[np.float32]], n_total: int) -> torch.Tensor:
         """Log-mel spectrograms of windows followed by silence, shape (windows, mels, n_total / 160)."""

@@ -46,6 +46,22 @@ def _again(waiting: deque[tuple[Task, int]], task: Task, attempt: int) -> Lost |
     return None
 
 
+def idle() -> Work[Any, Any]:
+    """Work that does nothing, to measure what a task costs besides."""
+    return lambda task: task
+
+
+def seconds_a_task(executor: Executor[int, int], n: int) -> float:
+    """What one of ``n`` tasks costs an executor of `idle`, the first third left out: it waits for workers to start."""
+    done = []
+    for task, result in executor.run(range(n)):
+        if result != task:
+            raise WorkerDiedError(f"task {task} came back as {result!r}")
+        done.append(time.perf_counter())
+    late = done[n // 3 :]
+    return (late[-1] - late[0]) / (len(late) - 1)
+
+
 class Executor(Protocol[Task, Done]):
     """Does tasks, and gives each back with its result, or `Lost`, when it is done."""
 

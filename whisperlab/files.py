@@ -6,21 +6,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 _swept: set[Path] = set()  # folders this process has cleared of what dead ones left
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Another path to write to; the file takes the name ``path`` when the block ends well and it is on disk.
+    """Another path to write to, which nobody can foresee; the file takes the name ``path`` when the block ends well.
 
-    Otherwise it goes, and what was there before stays. The first write to a folder clears away what processes of this
-    machine that were killed have left half-written in it. An OSError names the file, even where the system does not.
+    By then it is on disk. Otherwise it goes, and what was there before stays. The first write to a folder clears away
+    what processes of this machine that were killed have left half-written in it. An OSError names the file, even where
+    the system does not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
-    unfinished = path.with_name(f".{path.name}{_mark(os.getpid())}{path.suffix}")
+    unfinished = path.with_name(f".{path.name}.{token_hex(4)}{_mark(os.getpid())}{path.suffix}")
+    unfinished.touch(exist_ok=False)  # never through a link that somebody laid there
     try:
         yield unfinished
         with unfinished.open("rb") as file:

@@ -9,13 +9,14 @@ that name the allowed languages are computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from whisperlab.checks import check_types, is_number, shown
 from whisperlab.decoder import tokenizer_for
 from whisperlab.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.text_stack import TextStack
@@ -33,14 +34,16 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     known = tokenizer_for("en", n_languages).all_language_codes
     if languages is None:
         return tuple(sorted(known))  # the tokenizer's own order is that of a set
-    if isinstance(languages, str) or not languages:
-        raise ConfigurationError(f"languages needs a list of codes such as ['en', 'es'], got {languages!r}")
+    if isinstance(languages, str) or not isinstance(languages, Collection) or not len(languages):
+        raise ConfigurationError(
+            f"languages needs a list of codes such as ['en', 'es'], got {shown(languages)}"
+        )
     for code in languages:
-        if code not in known:
+        if not isinstance(code, str) or code not in known:
             meant = TO_LANGUAGE_CODE.get(str(code).lower(), str(code).lower())
             hint = f"did you mean {meant!r}? " if meant in known else ""
             raise UnknownLanguageError(
-                f"unknown language {code!r}; {hint}Whisper knows: {', '.join(sorted(known))}"
+                f"unknown language {shown(code)}; {hint}Whisper knows: {', '.join(sorted(known))}"
             )
     return tuple(dict.fromkeys(languages))
 
@@ -81,32 +84,21 @@ class LidOptions:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if not 100 <= self.window_ms <= 30_000 or not 0 <= self.margin_ms <= 30_000:
-            raise ConfigurationError(
-                f"window_ms must be 100 to 30000 and margin_ms 0 to 30000, got {self.window_ms}, {self.margin_ms}"
-            )
-        if not 0 <= self.onset_ms <= 30_000 or not 0 <= self.onset_margin_ms <= 30_000:
-            raise ConfigurationError(
-                f"onset_ms and onset_margin_ms must be 0 to 30000, got {self.onset_ms}, {self.onset_margin_ms}"
-            )
-        if self.alone_ms < 0:
-            raise ConfigurationError(f"alone_ms must be 0 or more, got {self.alone_ms}")
-        if self.pause_ms < 32:
-            raise ConfigurationError(f"pause_ms must be at least 32, got {self.pause_ms}")
-        if self.pool_after is not None and self.pool_after < 0:
-            raise ConfigurationError(f"pool_after must be None or >= 0, got {self.pool_after}")
-        if self.min_speech_ms < 0 or not self.temperature > 0:
-            raise ConfigurationError(
-                f"min_speech_ms must be >= 0, temperature > 0, got {self.min_speech_ms}, {self.temperature}"
-            )
-        if not 0 <= self.sure <= 1 or self.sure_hops < 1:
-            raise ConfigurationError(
-                f"sure must be 0 to 1 and sure_hops at least 1, got {self.sure} and {self.sure_hops}"
-            )
-        if not 1 <= self.batch <= 64:
-            raise ConfigurationError(f"batch must be 1 to 64 frames, got {self.batch}")
+        check_types(self)
+        at_least = {"window_ms": 100, "pause_ms": 32, "sure_hops": 1, "batch": 1}
+        at_most = {"sure_hops": 1000, "batch": 64, "sure": 1, "pool_after": math.inf}
+        for name, value in asdict(self).items():
+            low, high = at_least.get(name, 0), at_most.get(name, 30_000)
+            if name not in ("temperature", "english_bias") and value is not None and not low <= value <= high:
+                raise ConfigurationError(f"{name} must be {_range(low, high)}, got {shown(value)}")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigurationError(f"temperature must be above 0, got {shown(self.temperature)}")
         if not math.isfinite(self.english_bias):
             raise ConfigurationError(f"english_bias must be a finite number, got {self.english_bias}")
+
+
+def _range(low: float, high: float) -> str:
+    return f"at least {low}" if math.isinf(high) else f"{low} to {high}"
 
 
 class LanguageIdentifier:
@@ -148,12 +140,16 @@ def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> ND
     >>> log_prior(["en", "es"], {"es": 2.0}).round(2)
     array([0.  , 0.69])
     """
-    prior = prior or {}
+    prior = {} if prior is None else prior
+    if not isinstance(prior, Mapping):
+        raise ConfigurationError(f"the prior must map languages to numbers, got {shown(prior)}")
     for code, weight in prior.items():
         if code not in languages:
-            raise ConfigurationError(f"the prior names {code!r}, which is not among the allowed languages")
-        if not (weight > 0 and math.isfinite(weight)):
-            raise ConfigurationError(f"the prior of {code!r} must be a positive number, got {weight}")
+            raise ConfigurationError(
+                f"the prior names {shown(code)}, which is not among the allowed languages"
+            )
+        if not (is_number(weight) and weight > 0):
+            raise ConfigurationError(f"the prior of {code!r} must be a positive number, got {shown(weight)}")
     return np.log([prior.get(code, 1.0) for code in languages])
 
 

@@ -22,6 +22,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import torch
 import torch.nn.functional as F
 
+from whisperlab.checks import shown
 from whisperlab.errors import ConfigurationError
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
@@ -80,7 +81,9 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
         return "int8" if has_int8(device) else "fp32"
     known: Precision | None = next((name for name in get_args(Precision) if name == asked), None)
     if known is None:
-        raise ConfigurationError(f"precision must be one of {', '.join(get_args(Precision))}, got {asked!r}")
+        raise ConfigurationError(
+            f"precision must be one of {', '.join(get_args(Precision))}, got {shown(asked)}"
+        )
     if asked == "int8" and not has_int8(device):
         raise ConfigurationError(
             f"precision int8 needs an x86 CPU, got device {device}; fp32 runs everywhere"

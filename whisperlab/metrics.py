@@ -15,7 +15,7 @@ import statistics
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -23,13 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from whisperlab import rich
+from whisperlab.checks import check_type, shown
 from whisperlab.errors import ConfigurationError, TimerError
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
     import pandas
+    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
 
 NanosecondArray = npt.NDArray[np.int64]
 P = ParamSpec("P")
@@ -58,6 +61,7 @@ FIELDS = ("count", "total", "mean", "min", "max", "std", *(f"p{q}" for q in PERC
 _BLOCK = 256  # records between foldings: the fold's 20 µs come to less than 0.1 µs a record
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
+MOST_SAMPLES = 10_000_000  # of one operation: 80 MB
 _MAX_S = 2**63 / _NS_PER_S - 1  # what an int64 of nanoseconds holds: 292 years
 _LOGGER = logging.getLogger("whisperlab")
 
@@ -278,11 +282,13 @@ class PerformanceMetrics:
         log_interval_seconds: float = 300.0,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        if not isinstance(max_samples, int) or max_samples < 1:
-            raise ConfigurationError(f"max_samples must be a whole number, at least 1, got {max_samples!r}")
+        check_type("max_samples", max_samples, int)
+        check_type("log_interval_seconds", log_interval_seconds, float)
+        if not 1 <= max_samples <= MOST_SAMPLES:
+            raise ConfigurationError(f"max_samples must be 1 to {MOST_SAMPLES}, got {shown(max_samples)}")
         if not 0 < log_interval_seconds <= threading.TIMEOUT_MAX:
             raise ConfigurationError(
-                f"log_interval_seconds must be more than 0, got {log_interval_seconds!r}"
+                f"log_interval_seconds must be more than 0, got {shown(log_interval_seconds)}"
             )
         self._max_samples = max_samples
         self._creating = threading.Lock()
@@ -313,8 +319,14 @@ class PerformanceMetrics:
 
     def record(self, operation: str, seconds: float) -> None:
         """Add a duration measured elsewhere; ``ConfigurationError`` when it is negative or not a number."""
-        if not 0 <= seconds < _MAX_S:
-            raise ConfigurationError(f"expected the seconds {operation} took, 0 or more, got {seconds!r}")
+        try:
+            usable = 0 <= seconds < _MAX_S
+        except (TypeError, ValueError):  # an array has no truth value
+            usable = False
+        if not usable:
+            raise ConfigurationError(
+                f"expected the seconds {operation} took, 0 or more, got {shown(seconds)}"
+            )
         try:
             known = self._operations[operation]
         except KeyError:
@@ -401,25 +413,21 @@ class PerformanceMetrics:
         cost = "Time one measurement takes, by the clock of this machine when the program started."
         yield GaugeMetricFamily("whisperlab_measurement_cost_seconds", cost, self.self_cost_ns / _NS_PER_S)
 
-    def export_prometheus(self) -> str:
-        """Everything in Prometheus' text format, in seconds."""
-        from prometheus_client import CollectorRegistry, generate_latest
+    def export_prometheus(self, *also: Collector) -> str:
+        """Everything in Prometheus' text format, in seconds; with what other collectors have, such as a feed."""
+        from prometheus_client import generate_latest
 
-        registry = CollectorRegistry()
-        registry.register(self)
-        return generate_latest(registry).decode()
+        return generate_latest(_registry(self, *also)).decode()
 
-    def serve(self, port: int, host: str = "127.0.0.1") -> MetricsServer:
-        """Answer Prometheus' scrapes on a thread of its own; port 0 takes any free one.
+    def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
+        """Answer Prometheus' scrapes on a thread of its own, for other collectors also; port 0 takes any free one.
 
         Only this machine can reach the default host. Raises ``ConfigurationError`` when the address is taken.
         """
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import start_http_server
 
-        registry = CollectorRegistry()
-        registry.register(self)
         try:
-            server, thread = start_http_server(port, addr=host, registry=registry)
+            server, thread = start_http_server(port, addr=host, registry=_registry(self, *also))
         except (OSError, OverflowError) as error:
             raise ConfigurationError(f"cannot serve metrics on {host}:{port}: {error}") from error
         return MetricsServer(host, server.server_port, server, thread)
@@ -476,6 +484,15 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    from prometheus_client import CollectorRegistry
+
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
 
 
 def _elapsed_ns(work: Callable[[], None]) -> int:

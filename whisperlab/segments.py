@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from whisperlab import rich
-from whisperlab.timeline import Span
+from whisperlab.timeline import Span, seconds
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,7 +86,8 @@ class ProcessResult:
     ``committed`` is text that became unchangeable in this call, ``tentative`` the whole present guess beyond
     all committed text (it may still change), ``language`` the language of the running session (None before
     the first decision). ``segments`` became final in this call; ``switches`` were decided in it; ``frames``
-    and ``speech`` are the language-ID frames and closed speech spans it produced.
+    and ``speech`` are the language-ID frames and closed speech spans it produced. ``gaps`` are the stretches of the
+    stream that were lost in it, and ``load_level`` tells how much work was left out for want of time (0: none).
     """
 
     committed: str
@@ -96,6 +97,8 @@ class ProcessResult:
     segments: tuple[SessionSegment, ...] = ()
     frames: tuple[LanguageFrame, ...] = ()
     speech: tuple[Span, ...] = ()
+    gaps: tuple[Span, ...] = ()
+    load_level: int = 0
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the segments that became final, and what is still open."""
@@ -103,9 +106,15 @@ class ProcessResult:
             f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s"
             for switch in self.switches
         )
+        lost = "; ".join(f"{seconds(gap.start):.1f} to {seconds(gap.end):.1f} s" for gap in self.gaps)
         open_text = rich.facts(
             f"language {self.language or 'not known yet'}",
-            {"committed": self.committed, "tentative": self.tentative, "switches": switches or None},
+            {
+                "committed": self.committed,
+                "tentative": self.tentative,
+                "switches": switches or None,
+                "lost": lost or None,
+            },
         )
         return open_text + (rich.rows("final", _SEGMENT, map(_cells, self.segments)) if self.segments else "")
 

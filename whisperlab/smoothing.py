@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from whisperlab.checks import check_types, shown
 from whisperlab.errors import ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE, Span, seconds
 
@@ -62,15 +63,19 @@ class SmoothingOptions:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.seconds_between_switches > 0:
             raise ConfigurationError(
-                f"seconds_between_switches must be above 0, got {self.seconds_between_switches}"
+                f"seconds_between_switches must be above 0, got {shown(self.seconds_between_switches)}"
             )
         if not self.evidence_per_second > 0:
-            raise ConfigurationError(f"evidence_per_second must be above 0, got {self.evidence_per_second}")
+            raise ConfigurationError(
+                f"evidence_per_second must be above 0, got {shown(self.evidence_per_second)}"
+            )
         if self.min_duration_ms < 0 or not self.margin >= 0:
             raise ConfigurationError(
-                f"min_duration_ms and margin must be >= 0, got {self.min_duration_ms} and {self.margin}"
+                "min_duration_ms and margin must be >= 0, got "
+                f"{shown(self.min_duration_ms)} and {shown(self.margin)}"
             )
 
 

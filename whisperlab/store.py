@@ -12,15 +12,26 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from whisperlab.checks import (
+    AMOUNT_OR_NULL,
+    COUNT,
+    OBJECT,
+    TEXT,
+    TEXT_OR_NULL,
+    Field,
+    from_json,
+    wrong_field,
+)
 from whisperlab.errors import MissingDependencyError, SweepError, brief
 from whisperlab.files import whole
+from whisperlab.trace import STATISTICS
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,6 +42,22 @@ Say: TypeAlias = Callable[[str], object]
 STORE = "results.jsonl"
 TRACES = "traces"
 SCHEMA = 1  # of a row; rows without one are of the first
+
+# What the fields of a row may hold; a failed one lacks most.
+_FIELDS = {
+    "schema": COUNT,
+    "key": TEXT,
+    "status": Field("ok or failed", lambda value: value in ("ok", "failed")),
+    "config": OBJECT,
+    "recording": TEXT,
+    "model_digest": TEXT,
+    "whisperlab": TEXT,
+    "duration": AMOUNT_OR_NULL,
+    "compute_s": AMOUNT_OR_NULL,
+    "peak_rss_bytes": AMOUNT_OR_NULL,
+    "statistics": STATISTICS,
+    "trace": TEXT_OR_NULL,
+}
 
 _NEWEST = """
 create view results as
@@ -108,6 +135,37 @@ def done(out: str | Path) -> dict[str, str]:
     return {row["key"]: row["status"] for row in _rows(Path(out) / STORE)}
 
 
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without groups: their options stand by themselves, with the group's name and a dot before.
+
+    >>> flat_config({"key": "span", "lid": {"sure": 0.9}})
+    {'key': 'span', 'lid.sure': 0.9}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = (
+            {f"{name}.{option}": one for option, one in value.items()} if isinstance(value, Mapping) else {}
+        )
+        flat.update(inner or {name: value})
+    return flat
+
+
+def nested_config(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that `flat_config` made flat.
+
+    >>> nested_config({"key": "span", "lid.sure": 0.9})
+    {'key': 'span', 'lid': {'sure': 0.9}}
+    """
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        group, dot, option = name.partition(".")
+        if dot:
+            nested.setdefault(group, {})[option] = value
+        else:
+            nested[name] = value
+    return nested
+
+
 def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
     """DuckDB over a store, read where it lies: the view ``results`` has the newest row of every task.
 
@@ -121,11 +179,15 @@ def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
     if not path.exists():
         raise SweepError(f"{out} holds no results of a sweep (no {STORE})")
     connection = duckdb.connect()
-    every = connection.read_json(
-        str(path), format="newline_delimited", maximum_object_size=_LARGEST_ROW, ignore_errors=True
-    )
-    every.create_view("every_row")
-    connection.execute(_NEWEST)
+    try:
+        every = connection.read_json(
+            str(path), format="newline_delimited", maximum_object_size=_LARGEST_ROW, ignore_errors=True
+        )
+        every.create_view("every_row")
+        connection.execute(_NEWEST)
+    except duckdb.Error as error:
+        connection.close()
+        raise SweepError(f"{path}: not the results of a sweep: {brief(error)}") from error
     return connection
 
 
@@ -148,7 +210,7 @@ def to_parquet(out: str | Path, path: str | Path) -> Path:
 def sole_writer(out: Path) -> Iterator[None]:
     """Make the folder and hold it against another sweep; the system lets go when a process dies."""
     (out / TRACES).mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
+    with (out / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -233,14 +295,13 @@ def _glance(path: Path, number: int, line: bytes) -> tuple[bytes, str, bool]:
 
 def _row(path: Path, number: int, line: bytes) -> Row:
     try:
-        row = json.loads(line)
+        row = from_json(line)
     except ValueError as error:
         raise SweepError(f"{path}:{number}: not JSON: {error}; {_DAMAGED}") from error
     if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
         raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}; {_DAMAGED}")
-    kinds = (row["key"], str), (row["status"], str), (row["config"], dict), (row.get("schema", 1), int)
-    if not all(isinstance(value, kind) for value, kind in kinds):
-        raise SweepError(f"{path}:{number}: key, status, config or schema are no such thing; {_DAMAGED}")
+    if wrong := wrong_field(row, _FIELDS):
+        raise SweepError(f"{path}:{number}: not a row of a sweep: {wrong}; {_DAMAGED}")
     if row.get("schema", 1) > SCHEMA:
         raise SweepError(f"{path}:{number}: schema {row['schema']}, and this whisperlab knows {SCHEMA}")
     return row

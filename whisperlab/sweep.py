@@ -10,6 +10,8 @@ runs language-ID only, which makes a large sweep over the cache cheap. Such rows
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import itertools
 import json
@@ -30,7 +32,7 @@ from whisperlab.audio import FloatArray, audio_digest, read_audio
 from whisperlab.cache import make_key
 from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import Executor, InProcess, Lost
-from whisperlab.scoring import Score, pooled, score_trace
+from whisperlab.scoring import Score, pooled, response_p95, score_trace
 from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, done, read_rows, repair, sole_writer
 from whisperlab.store import append as append_row
 from whisperlab.trace import StreamTranscriber, Trace, record
@@ -48,12 +50,17 @@ MakeTranscriber: TypeAlias = Callable[[Config], StreamTranscriber]
 
 AXES = ("cache_size", "hash_precision", "key", "lid_hop_ms")
 
+# Language is asked for at every hop: left to itself the transcriber would skip some while it is sure, and hide what
+# cache, key and hop do. Second looks, which never go through the cache, are left out.
+EVERY_HOP: Config = {"sure_hops": 1, "onset_ms": 0}
+
 
 @dataclass(slots=True, frozen=True)
 class Grid:
     """The values to try of each swept option; ``fixed`` holds the options all configurations share.
 
-    Defaults are the transcriber's. With ``decode`` False only language-ID runs.
+    Defaults are the transcriber's, but language-ID asks at `EVERY_HOP`, which a ``lid`` in ``fixed`` replaces. With
+    ``decode`` False only language-ID runs.
     """
 
     cache_size: Sequence[int] = (50,)
@@ -77,7 +84,8 @@ class Grid:
         """
         values = itertools.product(*(dict.fromkeys(getattr(self, axis)) for axis in AXES))
         swept = [dict(zip(AXES, combination, strict=True)) for combination in values]
-        return [{**self.fixed, "decode": self.decode, **one} for one in swept if self._tells(one)]
+        shared = {"lid": dict(EVERY_HOP), **self.fixed, "decode": self.decode}
+        return [{**shared, **one} for one in swept if self._tells(one)]
 
     def _tells(self, swept: Config) -> bool:
         precision = swept["hash_precision"]
@@ -191,14 +199,11 @@ def run_sweep(
 def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
     """A function from a configuration to its transcriber; the model is loaded once and shared.
 
-    Language is asked for at every hop: left to itself the transcriber would skip some while it is sure, and
-    hide what cache, key and hop do. Second looks, which never go through the cache, are left out.
+    Groups of options are objects: ``{"lid": {"sure": 0.9}}``.
     """
-    from whisperlab.lid import LidOptions
-    from whisperlab.transcriber import SessionRestartTranscriber
+    from whisperlab.transcriber import SessionRestartTranscriber, grouped
 
-    every_hop = LidOptions(sure_hops=1, onset_ms=0)
-    return lambda config: SessionRestartTranscriber(**{**config, "model": model, "lid": every_hop})
+    return lambda config: SessionRestartTranscriber(**{**grouped(config), "model": model})
 
 
 def load_maker(model: str, device: str, digest: str, version: str = __version__) -> MakeTranscriber:
@@ -272,13 +277,19 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per configuration: counts summed over its recordings, then divided.
 
     Columns are ``config.*``, ``rates.*`` (see ``Score.rates``), ``cache.*`` (``cache.false_hit_rate`` is None
-    where no hit was checked) and totals. Weights and versions are told apart like configurations.
+    where no hit was checked), totals, and of ``response_p95_s`` and ``peak_rss_bytes`` the worst recording's. Weights
+    and versions are told apart like configurations. Raises SweepError for a row that lacks what is to be added up.
     """
     groups: dict[str, list[Row]] = {}
-    for row in rows:
-        of = [row["config"], row["model_digest"], row["whisperlab"]]
-        groups.setdefault(json.dumps(of, sort_keys=True), []).append(row)
-    return pd.json_normalize([_summary(group) for group in groups.values()])
+    try:
+        for row in rows:
+            of = [row["config"], row["model_digest"], row["whisperlab"]]
+            groups.setdefault(json.dumps(of, sort_keys=True), []).append(row)
+        return pd.json_normalize([_summary(group) for group in groups.values()])
+    except (KeyError, TypeError) as error:
+        raise SweepError(
+            f"a row of a finished task lacks something, or has null for it: {error!r}"
+        ) from error
 
 
 def _summary(rows: Sequence[Row]) -> Row:
@@ -296,6 +307,9 @@ def _summary(rows: Sequence[Row]) -> Row:
         "cache": _cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
         "duration": sum(row["duration"] for row in finished),
         "compute_s": sum(row["compute_s"] for row in finished),
+        "response_p95_s": max(
+            (found for row in finished if (found := row.get("response_p95_s")) is not None), default=None
+        ),
         "peak_rss_bytes": max(row["peak_rss_bytes"] or 0 for row in finished) or None,
     }
 
@@ -339,6 +353,7 @@ def _identity(task: Task) -> Row:
         "trace": f"{TRACES}/{task.key}.jsonl",
         "duration": recording.duration,
         "compute_s": None,
+        "response_p95_s": None,
         "peak_rss_bytes": None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -352,6 +367,7 @@ def _measured(trace: Trace, config: Config) -> Row:
         "statistics": trace.statistics,
         "duration": trace.duration,
         "compute_s": trace.compute_s,
+        "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
     }
 
@@ -422,7 +438,14 @@ def _explained(out: Path, say: Say) -> Iterator[None]:
 
 
 def _reset_peak_memory() -> None:
-    """Make VmHWM start anew, where the system allows it; otherwise it is the peak since the process began."""
+    """Make VmHWM start anew, where the system allows it; otherwise it is the peak since the process began.
+
+    It starts at what is resident, so what earlier tasks have freed goes back to the system first: as long as the
+    allocator keeps it, no peak is below those before.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

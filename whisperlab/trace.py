@@ -21,13 +21,29 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, cast, get_args
 
 import numpy as np
 
 from whisperlab.audio import FloatArray, audio_digest, chunks, paced
+from whisperlab.checks import (
+    AMOUNT,
+    AMOUNT_OR_NULL,
+    COUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXT_OR_NULL,
+    Field,
+    from_json,
+    is_number,
+    shown,
+    wrong_field,
+)
 from whisperlab.errors import ConfigurationError, TraceError, brief
 from whisperlab.files import whole
+from whisperlab.realtime import LiveTranscriber, OverloadOptions, RealTimeFeed
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
 
@@ -38,18 +54,110 @@ SCHEMA = 2
 
 Pace = Literal["fast", "real"]
 Json = Mapping[str, Any]
+Call = tuple[int, Callable[[], ProcessResult]]  # what to call next, and the samples it moves on in the stream
 
-# Fields that must be on a line of each kind, besides "kind" itself.
-_FIELDS: dict[str, frozenset[str]] = {
-    "header": frozenset({"schema", "created", "config", "audio", "recording", "reference", "pace"}),
-    "speech": frozenset({"at", "elapsed", "start", "end"}),
-    "frame": frozenset({"at", "elapsed", "end", "window", "speech", "posterior", "label", "cached", "onset"}),
-    "switch": frozenset({"at", "elapsed", "time", "from", "to", "decided_at"}),
-    "text": frozenset({"at", "elapsed", "committed", "tentative", "language"}),
-    "segment": frozenset(
-        {"at", "elapsed", "text", "language", "start_time", "end_time", "is_final", "confidence"}
-    ),
-    "end": frozenset({"at", "elapsed", "statistics", "compute_s", "peak_rss_bytes"}),
+_LONGEST_S = 1e8  # of a recording: three years
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return is_number(value) and 0 <= value <= _LONGEST_S
+
+
+def _is_posterior(value: object) -> bool:
+    return isinstance(value, dict) and all(is_number(p) and 0 <= p <= 1 for p in value.values())
+
+
+def _is_onset(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return value.keys() >= _ONSET.keys() and wrong_field(value, _ONSET) is None
+
+
+def _is_audio(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    duration = value.get("duration")
+    return _is_time(duration) and duration > 0 and TEXT_OR_NULL.fits(value.get("path"))
+
+
+def _is_statistics(value: object) -> bool:
+    """Whether timings and counts are numbers; what else a transcriber tells is its own affair."""
+    if not isinstance(value, dict):
+        return False
+    timings, cache = value.get("performance") or {}, value.get("encoder_cache") or {}
+    if not (isinstance(timings, dict) and isinstance(cache, dict)):
+        return False
+    parts = [cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
+    counts = [part for part in (cache, *parts) if isinstance(part, dict)]
+    return (
+        all(isinstance(timing, dict) and _is_timing(timing) for timing in timings.values())
+        and len(counts) == 1 + len(parts)
+        and not any(wrong_field(part, dict.fromkeys(_COUNTED, _COUNT_OR_NULL)) for part in counts)
+    )
+
+
+def _is_timing(timing: Json) -> bool:
+    told = not timing.get("count") or timing.keys() >= set(_TIMED)
+    return told and wrong_field(timing, dict.fromkeys(_TIMED, AMOUNT_OR_NULL)) is None
+
+
+_TIMED = ("count", "total", "mean", "p50", "p95", "p99", "max")
+_COUNTED = (
+    *("hits", "misses", "evictions", "size", "bytes", "checked", "false_hits"),
+    *("silence", "repeat", "near"),
+)
+_COUNT_OR_NULL = Field("a count", lambda value: value is None or COUNT.fits(value))
+_TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)
+_POSTERIOR = Field("the probability of each language", _is_posterior)
+_LIST = Field("a list", lambda value: isinstance(value, list))
+_ONSET = {"window": _TIME, "posterior": _POSTERIOR}
+_CLOCKS = {"at": _TIME, "elapsed": NUMBER}
+STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
+SEGMENT = {
+    "text": TEXT,
+    "language": TEXT,
+    "start_time": _TIME,
+    "end_time": _TIME,
+    "is_final": FLAG,
+    "confidence": NUMBER,
+}
+SWITCH = {"time": _TIME, "from": TEXT, "to": TEXT, "decided_at": _TIME}
+DOCUMENT = {"audio": TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}
+
+# What must be on a line of each kind, besides "kind" itself.
+_FIELDS: dict[str, dict[str, Field]] = {
+    "header": {
+        "schema": COUNT,
+        "created": TEXT,
+        "config": OBJECT,
+        "audio": Field("an object with a duration above 0 and perhaps a path", _is_audio),
+        "recording": TEXT,
+        "reference": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
+        "pace": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
+    },
+    "speech": {**_CLOCKS, "start": _TIME, "end": _TIME},
+    "frame": {
+        **_CLOCKS,
+        "end": _TIME,
+        "window": _TIME,
+        "speech": _TIME,
+        "posterior": _POSTERIOR,
+        "label": TEXT,
+        "cached": FLAG,
+        "onset": Field("null or an object with window and posterior", _is_onset),
+    },
+    "switch": {**_CLOCKS, **SWITCH},
+    "text": {**_CLOCKS, "committed": TEXT, "tentative": TEXT, "language": TEXT_OR_NULL},
+    "segment": {**_CLOCKS, **SEGMENT},
+    "gap": {**_CLOCKS, "start": _TIME, "end": _TIME},
+    "load": {**_CLOCKS, "level": COUNT},
+    "end": {**_CLOCKS, "statistics": STATISTICS, "compute_s": AMOUNT, "peak_rss_bytes": AMOUNT_OR_NULL},
+}
+# Of these two on a line, the first must not be more than the second.
+_ORDERED = {
+    "speech": (("start", "end"),),
+    "gap": (("start", "end"),),
+    "segment": (("start_time", "end_time"),),
 }
 
 _DISTRIBUTIONS = {
@@ -88,8 +196,15 @@ class ReferenceSegment:
     text: str
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end < math.inf:
-            raise TraceError(f"a reference segment needs 0 <= start <= end, got {self.start} to {self.end}")
+        if not (is_number(self.start) and is_number(self.end) and 0 <= self.start <= self.end):
+            raise TraceError(
+                f"a reference segment needs 0 <= start <= end, got {shown(self.start)} to {shown(self.end)}"
+            )
+        if not (isinstance(self.lang, str) and isinstance(self.text, str)):
+            raise TraceError(
+                "a reference segment needs lang and text as strings, got "
+                f"{shown(self.lang)} and {shown(self.text)}"
+            )
 
 
 @dataclass(slots=True, frozen=True)
@@ -109,10 +224,12 @@ class Reference:
             found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
         except (KeyError, TypeError) as error:
             raise TraceError(
-                f"a reference needs segments with start, end, lang and text: {error!r} in {value!r:.200}"
+                f"a reference needs segments with start, end, lang and text: {error!r} in {shown(value)}"
             ) from error
+        if not TEXT_OR_NULL.fits(text := value.get("text")):
+            raise TraceError(f"a reference needs its text as a string, got {shown(text)}")
         ordered = tuple(sorted(found, key=lambda segment: (segment.start, segment.end)))
-        return cls(value.get("text") or " ".join(segment.text for segment in ordered), ordered)
+        return cls(text or " ".join(segment.text for segment in ordered), ordered)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that ``from_dict`` reads."""
@@ -135,7 +252,7 @@ class Trace:
         return (event for event in self.events if event["kind"] == kind)
 
     def to_frame(self, kind: str = "segment") -> pandas.DataFrame:
-        """The events of one kind as a data frame: ``segment``, ``switch``, ``frame``, ``text`` or ``speech``."""
+        """The events of one kind as a data frame: such as ``segment``, ``switch``, ``frame`` or ``gap``."""
         import pandas
 
         if kind not in _FIELDS:
@@ -189,6 +306,11 @@ class Trace:
         return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("speech"))
 
     @property
+    def gaps(self) -> tuple[Span, ...]:
+        """The stretches of audio that were dropped in a run in real time, for want of time to work on them."""
+        return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("gap"))
+
+    @property
     def config(self) -> Json:
         """The configuration of the transcriber."""
         return dict(self.header["config"])
@@ -220,6 +342,16 @@ class Trace:
         return float(self.events[-1]["compute_s"])
 
     @property
+    def service_s(self) -> tuple[float, ...]:
+        """Wall time of every chunk inside the transcriber, in seconds; empty for traces that do not tell."""
+        return tuple(self.events[-1].get("service_s", ()))
+
+    @property
+    def chunk_s(self) -> float:
+        """Seconds of audio in a chunk; only the last may be shorter. NaN for traces that do not tell."""
+        return float(self.events[-1].get("chunk_s", math.nan))
+
+    @property
     def real_time_factor(self) -> float:
         """Compute / audio: below 1 keeps up with a live stream."""
         return self.compute_s / self.duration
@@ -234,15 +366,17 @@ def capture(
     audio_path: str | Path | None = None,
     chunk_ms: float = 100,
     pace: Pace = "fast",
+    overload: OverloadOptions | None = None,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[float], object] | None = None,
 ) -> Trace:
     """The trace of 16 kHz ``audio`` of shape ``(n,)`` fed through a fresh transcriber.
 
-    With pace ``real`` a chunk is handed over when its last sample would have been spoken. ``progress`` is
-    called after each chunk with the seconds of audio heard. Raises ConfigurationError for empty audio and for an
-    impossible chunk or pace.
+    With pace ``real`` a chunk is handed over when its last sample would have been spoken. A transcriber that takes
+    longer falls behind without end, unless ``overload`` says how to shed load: then it is fed through a
+    `RealTimeFeed`, and must be a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio
+    heard. Raises ConfigurationError for empty audio and for an impossible chunk or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
     header = {
@@ -256,8 +390,16 @@ def capture(
         "reference": known.to_dict() if known else None,
         "pace": pace,
     }
-    feed = _feed(audio, chunk_ms, pace, clock, sleep)
-    return Trace(_plain(header), tuple(_listen(transcriber, feed, clock, progress)))
+    if overload is None:
+        calls = _calls(transcriber, _feed(audio, chunk_ms, pace, clock, sleep))
+        statistics = transcriber.get_statistics
+    else:
+        if pace != "real":
+            raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
+        live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
+        calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep), clock, sleep)
+        statistics = live.get_statistics
+    return Trace(_plain(header), tuple(_listen(calls, statistics, clock, progress)))
 
 
 def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, **options: Any) -> Trace:
@@ -311,6 +453,8 @@ def _check_records(trace: Trace, path: Path) -> None:
             pass
         for _ in (trace.config, trace.statistics, trace.real_time_factor):
             pass
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise TraceError(f"{path} is damaged: {brief(error)}") from error
 
@@ -337,45 +481,75 @@ def peak_rss_bytes() -> int | None:
 
 
 def _listen(
-    transcriber: StreamTranscriber,
-    feed: Iterable[FloatArray],
+    calls: Iterable[Call],
+    statistics: Callable[[], Json],
     clock: Callable[[], float],
     progress: Callable[[float], object] | None,
 ) -> Iterator[Json]:
-    heard, compute_s = 0, 0.0
+    heard, compute_s, chunk, service_s = 0, 0.0, 0, list[float]()
     shown: tuple[str, str | None] = ("", None)
+    level = 0
     started = clock()
-    for n_samples, call in _calls(transcriber, feed):
+    for n_samples, call in calls:
         heard += n_samples
         before = clock()
         result = call()
         after = clock()
         compute_s += after - before
+        if n_samples:
+            chunk = chunk or n_samples
+            service_s.append(round(after - before, 6))
         when = {"at": seconds(heard), "elapsed": round(after - started, 6)}
         yield from _events(result, when, shown)
-        shown = (result.tentative, result.language)
+        if result.load_level != level:
+            yield {"kind": "load", **when, "level": result.load_level}
+        shown, level = (result.tentative, result.language), result.load_level
         if progress:
             progress(seconds(heard))
     yield _plain(
         {
             "kind": "end",
             **when,
-            "statistics": transcriber.get_statistics(),
+            "statistics": statistics(),
             "compute_s": round(compute_s, 6),
+            "chunk_s": seconds(chunk),
+            "service_s": service_s,
             "peak_rss_bytes": peak_rss_bytes(),
         }
     )
 
 
-def _calls(
-    transcriber: StreamTranscriber, feed: Iterable[FloatArray]
-) -> Iterator[tuple[int, Callable[[], ProcessResult]]]:
+def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:
     for chunk in feed:
         yield len(chunk), partial(transcriber.process, chunk)
     yield 0, transcriber.finalize
 
 
+def _live_calls(
+    live: RealTimeFeed,
+    feed: Iterable[FloatArray],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterator[Call]:
+    """The work of a feed to which each chunk is offered once its last sample has been spoken."""
+    began, spoken = clock(), 0
+    for chunk in feed:
+        spoken += len(chunk)
+        while (wait_s := began + seconds(spoken) - clock()) > 0:
+            work = live.due()
+            if work:
+                yield work
+            else:
+                sleep(wait_s)
+        live.offer(chunk)
+    live.close()
+    while work := live.due():
+        yield work
+
+
 def _events(result: ProcessResult, when: Json, shown: tuple[str, str | None]) -> Iterator[Json]:
+    for gap in result.gaps:
+        yield {"kind": "gap", **when, "start": seconds(gap.start), "end": seconds(gap.end)}
     for span in result.speech:
         yield {"kind": "speech", **when, "start": seconds(span.start), "end": seconds(span.end)}
     for frame in result.frames:
@@ -448,15 +622,28 @@ def _plain(value: Any) -> Any:
 
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        value = from_json(line)
+    except ValueError as error:
         raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(_FIELDS)}")
-    if missing := _FIELDS[kind] - value.keys():
-        raise TraceError(f"{where}: a {kind} line without {', '.join(sorted(missing))}")
+    check_fields(value, _FIELDS[kind], f"{where}: a {kind} line")
+    for first, second in _ORDERED.get(kind, ()):
+        if value[first] > value[second]:
+            got = f"got {value[first]} and {value[second]}"
+            raise TraceError(f"{where}: {first} should not be more than {second}, {got}")
     return dict(value)
+
+
+def check_fields(value: Any, fields: Mapping[str, Field], what: str) -> None:
+    """Raise TraceError, saying what ``what`` lacks or has wrong, unless it is an object with all these fields."""
+    if not isinstance(value, dict):
+        raise TraceError(f"{what} should be an object, got {shown(value)}")
+    if missing := fields.keys() - value.keys():
+        raise TraceError(f"{what} without {', '.join(sorted(missing))}")
+    if wrong := wrong_field(value, fields):
+        raise TraceError(f"{what} whose {wrong}")
 
 
 @cache

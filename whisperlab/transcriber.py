@@ -24,16 +24,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from whisperlab.allocator import give_back
 from whisperlab.audio import FloatArray, as_audio
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
+from whisperlab.checks import check_type, check_types, shown
 from whisperlab.compiled import compiled_encoder
 from whisperlab.decoder import (
     AlignAtt,
@@ -82,7 +84,13 @@ LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
+TIDY = 60 * SAMPLE_RATE  # samples after which free memory is given back again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
+MAX_LOAD_LEVEL = 2
+# Samples between language-ID frames from load level 1 on. Of 20 switches on *dev* 3 are missed so, 2 without load,
+# 7 at a whole second.
+SPARSE_LID = SAMPLE_RATE // 2
+LONG_STEPS = 3  # decode steps that become one at load level 2
 
 
 Policy = Literal["agreement", "alignatt"]
@@ -123,29 +131,50 @@ class SessionOptions:
     parallel_ms: int = 0
 
     def __post_init__(self) -> None:
-        times = self.attention_lag_ms, self.preroll_ms, self.snap_ms, self.parallel_ms
-        if self.step_ms < 100 or min(times) < 0:
-            raise ConfigurationError(
-                f"step_ms must be at least 100 and the other times not negative, got {asdict(self)}"
-            )
-        if not 0 <= self.confirm_posterior <= 1 or math.isnan(self.confirm_text):
-            raise ConfigurationError(
-                "confirm_posterior must be 0 to 1 and confirm_text a number, got "
-                f"{self.confirm_posterior} and {self.confirm_text}"
-            )
+        check_types(self)
+        for name in ("step_ms", "attention_lag_ms", "preroll_ms", "snap_ms", "parallel_ms"):
+            value, least = getattr(self, name), 100 if name == "step_ms" else 0
+            if not least <= value <= 30_000:
+                raise ConfigurationError(f"{name} must be {least} to 30000, got {shown(value)}")
+        if not 0 <= self.confirm_posterior <= 1:
+            raise ConfigurationError(f"confirm_posterior must be 0 to 1, got {shown(self.confirm_posterior)}")
         if not self.prompt_s >= 0:
-            raise ConfigurationError(f"prompt_s must be 0 or more seconds, got {self.prompt_s}")
-        if self.policy not in get_args(Policy):
-            raise ConfigurationError(
-                f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}"
-            )
+            raise ConfigurationError(f"prompt_s must be 0 or more seconds, got {shown(self.prompt_s)}")
         if not 2 <= self.max_speech_s <= 28:
-            raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {self.max_speech_s}")
+            raise ConfigurationError(f"max_speech_s must be 2 to 28 seconds, got {shown(self.max_speech_s)}")
         if self.max_speech_s + self.step_ms / 1000 > WHISPER_S:
             raise ConfigurationError(
                 f"max_speech_s and step_ms together must be at most the {WHISPER_S:g} s Whisper hears at once, "
-                f"got {self.max_speech_s} and {self.step_ms}"
+                f"got {self.max_speech_s} and {shown(self.step_ms)}"
             )
+
+
+GROUPS = {
+    "vad": VadOptions,
+    "lid": LidOptions,
+    "smoothing": SmoothingOptions,
+    "decoding": DecoderOptions,
+    "session": SessionOptions,
+}
+
+
+def grouped(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a transcriber out of plain JSON: ``{"lid": {"sure": 0.9}}`` comes back with its `LidOptions` made.
+
+    Raises ConfigurationError for a group that is no object or has an option it does not know.
+    """
+    return {name: _group(name, value) if name in GROUPS else value for name, value in options.items()}
+
+
+def _group(name: str, value: Any) -> Any:
+    if isinstance(value, GROUPS[name]):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{name} is a group of options, an object, got {value!r}")
+    try:
+        return GROUPS[name](**value)
+    except TypeError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
 
 
 @dataclass(slots=True)
@@ -196,6 +225,7 @@ class _News:
     segments: list[SessionSegment] = field(default_factory=list)
     frames: list[LanguageFrame] = field(default_factory=list)
     speech: list[Span] = field(default_factory=list)
+    gaps: list[Span] = field(default_factory=list)
 
 
 class SessionRestartTranscriber:
@@ -228,6 +258,11 @@ class SessionRestartTranscriber:
     Interrupts and errors: when anything but a refused chunk ends `process` or `finalize` early (`KeyboardInterrupt`, an
     error out of torch), the stream is half done: from then on both raise `StreamBrokenError` until `reset`. `latest`
     still tells what the broken call had made final, and the statistics can be read.
+
+    Determinism: the same audio, options and number of torch's threads give the same results to the last bit, in any
+    chunks and any process. With fp32 and int8 one thread and two do so too. With bf16 oneDNN shares long sums out among
+    the threads: in 40 s of the development speech half the posteriors differed, by 0.04 at most, and 2 letters of the
+    text; no time, language or switch did.
 
     Processes: start them with *spawn*, and make a transcriber in each. A fork of a process that has made a transcriber
     lacks the threads of torch and of the voice activity detector, which would be waited for forever; there every call,
@@ -266,6 +301,17 @@ class SessionRestartTranscriber:
         log_interval_seconds: float = 300.0,
     ) -> None:
         _check_process()
+        for name, value, hint in (
+            *(("sampling_rate", sampling_rate, int), ("lid_hop_ms", lid_hop_ms, int)),
+            *(("precision", precision, str | None), ("compiled", compiled, bool), ("key", key, str)),
+            *(("decode", decode, bool), ("vad", vad, VadOptions), ("lid", lid, LidOptions)),
+            *(("smoothing", smoothing, SmoothingOptions), ("decoding", decoding, DecoderOptions)),
+            *(("session", session, SessionOptions), ("enable_logging", enable_logging, bool)),
+            *(("lid_p95_limit_ms", lid_p95_limit_ms, float), ("hit_rate_limit", hit_rate_limit, float)),
+            *(("device", device, str | None), ("language", language, str | None)),
+            ("language_prior", language_prior, Mapping | None),
+        ):
+            check_type(name, value, hint)
         _check_rates(sampling_rate, lid_hop_ms)
         self._mode = _mode(language, oracle)
         if languages is not None and self._mode != "auto":
@@ -275,14 +321,15 @@ class SessionRestartTranscriber:
         weights = weights_of(model)
         split = (lid.pool_after or 0) if compiled else None
         encoder, stack = self._engine(weights, precision, split)
+        encoder.check_pooling(lid.pool_after)
         n_languages = weights.n_languages
         if language is not None:
             languages = [language]
+        self._oracle = _checked_oracle(oracle)
         if oracle is not None:
-            languages = [code for _, code in oracle]
+            languages = [code for _, code in self._oracle]
         self.languages = check_languages(languages, n_languages)
         self.sampling_rate, self.lid_hop_ms = sampling_rate, lid_hop_ms
-        self._oracle = _checked_oracle(oracle)
         self._decode_text = decode
         self._vad_options, self._lid, self._smoothing, self._session = vad, lid, smoothing, session
         self._limits = (lid_p95_limit_ms, hit_rate_limit, log_interval_seconds)
@@ -310,9 +357,7 @@ class SessionRestartTranscriber:
             "decoding": asdict(decoding),
             "session": asdict(session),
         }
-        self.metrics = PerformanceMetrics(
-            enable_logging=enable_logging, log_interval_seconds=log_interval_seconds
-        )
+        self.metrics = self._timers(enable_logging, log_interval_seconds)
         self.encoder_cache = EncoderCache(
             max_size=cache_size,
             device=str(weights.device),
@@ -371,6 +416,7 @@ class SessionRestartTranscriber:
         self._tracker = LanguageTracker(len(self.languages), self._smoothing)
         self._resampler = _resampler(self.sampling_rate)
         self._stream = f"stream-{next(_stream_ids)}"
+        self._given = 0  # samples at the rate they come in, those of gaps among them
         self._heard = 0
         self._questions: list[_Question] = []  # language-ID frames that wait for their batch
         self._asked_at = 0  # when the last language-ID frame was asked for
@@ -381,12 +427,18 @@ class SessionRestartTranscriber:
         self._ended = False
         self._language = None if self._mode == "auto" else self.languages[0]
         self._upcoming = list(self._oracle[1:])
+        self._load_level = 0
         self._pending: _Pending | None = None
         self._speech: _Speech | None = None
         self._final_until = 0
+        self._tidied_at = 0  # when free memory was last given back
         self._prompts: dict[str, _Prompt] = {}
         self._counts = dict.fromkeys(
-            ("lid_frames", "lid_skipped", "switches", "refused", "segments", "decodes"), 0
+            (
+                *("lid_frames", "lid_skipped", "lid_shed", "switches", "refused", "segments"),
+                *("decodes", "steps_shed", "gaps", "gap_samples"),
+            ),
+            0,
         )
         self._warned_at: float | None = None
         self._news = _News()
@@ -400,6 +452,10 @@ class SessionRestartTranscriber:
     def _buffer(self, capacity: int) -> RingBuffer:
         """Where audio is kept."""
         return RingBuffer(capacity)
+
+    def _timers(self, enable_logging: bool, log_interval_seconds: float) -> PerformanceMetrics:
+        """What the operations are timed by."""
+        return PerformanceMetrics(enable_logging=enable_logging, log_interval_seconds=log_interval_seconds)
 
     def process(self, chunk: npt.ArrayLike) -> ProcessResult:
         """Take the next chunk, of any length; returns what it brought.
@@ -416,8 +472,50 @@ class SessionRestartTranscriber:
             audio = as_audio(chunk)
             self._half_done = "process"
             self._news = _News()
+            self._given += len(audio)
             with self.metrics.measure("chunk.total"), self._own_core(), enough_memory("for the stream"):
                 self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+            self._half_done = ""
+            return self.latest
+
+    @property
+    def load_level(self) -> int:
+        """How much work is left out from here on, for a machine that does not keep up; 0, the default, is none.
+
+        From level 1 on there is at most one language-ID frame in `SPARSE_LID`, however doubtful the language; at level
+        2 moreover one decode step in `LONG_STEPS`, but for speech that has to be cut. What is decoded at the end of
+        speech, and so every final segment, is not left out at any level. Audio is never dropped for it: see `skip`.
+        """
+        return self._load_level
+
+    @load_level.setter
+    def load_level(self, level: int) -> None:
+        if level not in range(MAX_LOAD_LEVEL + 1):
+            raise ConfigurationError(f"load_level must be 0 to {MAX_LOAD_LEVEL}, got {level!r}")
+        self._load_level = level
+
+    def skip(self, n_samples: int) -> ProcessResult:
+        """Go on ``n_samples`` (at the rate of the chunks) later in the stream: what lay between is lost.
+
+        Speech that was going on ends at the gap, and its segments become final; times after the gap are those of the
+        whole stream. To everything but the detector of speech, which does not run in it, the gap is silence. Raises
+        `ConfigurationError` for a negative number and `StreamEndedError` after `finalize`; both change nothing.
+        """
+        _check_process()
+        with self._turns:
+            self._check_whole()
+            if self._ended:
+                raise StreamEndedError("this stream was finalised; reset() starts a new one")
+            if n_samples < 0:
+                raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
+            self._half_done = "skip"
+            self._news = _News()
+            if n_samples:
+                with self._own_core():
+                    self._flush()
+                    self._resampler = _resampler(self.sampling_rate)
+                    self._given += n_samples
+                    self._leap(max(self._heard, round(self._given * SAMPLE_RATE / self.sampling_rate)))
             self._half_done = ""
             return self.latest
 
@@ -435,8 +533,7 @@ class SessionRestartTranscriber:
             return self.latest
 
     def _finalize(self) -> None:
-        if self._resampler:
-            self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self._flush()
         if closed := self._gate.close():
             self._end_speech(closed)
         self._ended = True
@@ -490,6 +587,7 @@ class SessionRestartTranscriber:
             "lid": {
                 "frames": counts["lid_frames"],
                 "skipped": counts["lid_skipped"],
+                "shed": counts["lid_shed"],
                 **_encoder_work(self._lid_encoder),
             },
             "sessions": {
@@ -499,19 +597,28 @@ class SessionRestartTranscriber:
                 "switches_refused": counts["refused"],
                 "segments": counts["segments"],
                 "decodes": counts["decodes"],
+                "steps_shed": counts["steps_shed"],
                 "redecodes": redecodes,
                 "shared_encodes": shared,
                 **_encoder_work(self._text_encoder),
                 "heard_s": seconds(heard),
+                "load_level": self._load_level,
+                "gaps": counts["gaps"],
+                "gap_s": seconds(counts["gap_samples"]),
             },
         }
 
     def get_performance_summary(self) -> str:
-        """The latency of every operation and the cache's hit rate, for a person."""
+        """The latency of every operation, the cache's hit rate and what load cost, for a person."""
         _check_process()
         cache = self.encoder_cache.get_statistics()
         line = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
-        return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}"
+        counts = self._counts
+        lost = (
+            f"left out because of load: {counts['lid_shed']} language-ID frames, {counts['steps_shed']} decode steps; "
+            f"audio lost: {seconds(counts['gap_samples']):.1f} s in {counts['gaps']} gaps"
+        )
+        return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}\n{lost}"
 
     def export_prometheus_metrics(self) -> str:
         """Latencies in Prometheus' text format."""
@@ -535,6 +642,8 @@ class SessionRestartTranscriber:
             tuple(news.segments),
             tuple(news.frames),
             tuple(news.speech),
+            tuple(news.gaps),
+            self._load_level,
         )
 
     def _take(self, audio: FloatArray) -> None:
@@ -548,6 +657,26 @@ class SessionRestartTranscriber:
             self._heard += len(piece)
             self._reach()
 
+    def _flush(self) -> None:
+        """Take in what the resampler still holds."""
+        if self._resampler:
+            self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def _leap(self, end: int) -> None:
+        """End the speech going on here, and let silence that nobody listens to fill the buffers up to ``end``."""
+        gap = Span(self._heard, end)
+        if closed := self._gate.close():
+            self._end_speech(closed)
+        for start in range(gap.start, end, SAMPLE_RATE):
+            silence = np.zeros(min(SAMPLE_RATE, end - start), np.float32)
+            self.vad_audio_buffer.append(silence)
+            self.audio_buffer_for_lid.append(silence)
+        self._gate.leap(end - end % VAD_FRAME)
+        self._heard = self._final_until = end
+        self._news.gaps.append(gap)
+        self._counts["gaps"] += 1
+        self._counts["gap_samples"] += len(gap)
+
     def _reach(self) -> None:
         """Do what is due at this sample of the stream: voice activity, language, then text."""
         closed = self._judge() if self._heard % VAD_FRAME == 0 else None
@@ -560,7 +689,7 @@ class SessionRestartTranscriber:
                 self._restart(self._still_open(boundary), code)
         if closed:
             self._end_speech(closed)
-        elif self._heard % self._step == 0:
+        elif self._heard % self._step == 0 and not self._step_shed():
             self._decode_step()
         elif (
             self._pending
@@ -596,8 +725,13 @@ class SessionRestartTranscriber:
         """Whether there is new speech to hear and enough of it, and the last answer was doubtful or long ago."""
         began = self._gate.span_start
         enough = began is not None and seconds(self._heard - began) * 1000 >= self._lid.min_speech_ms
-        rested = self._heard - self._asked_at >= self._lid.sure_hops * self._hop
-        return enough and self._gate.voiced_until > self._heard - self._hop and (rested or self._in_doubt)
+        since = self._heard - self._asked_at
+        wanted = self._in_doubt or since >= self._lid.sure_hops * self._hop
+        if not (enough and wanted and self._gate.voiced_until > self._heard - self._hop):
+            return False
+        shed = self._load_level >= 1 and since < SPARSE_LID
+        self._counts["lid_shed"] += shed
+        return not shed
 
     def _ask(self) -> None:
         window, onset = Span(self._heard - min(self._window, self._heard), self._heard), self._onset()
@@ -827,6 +961,18 @@ class SessionRestartTranscriber:
         else:
             self._take_in(speech, self._heard, decode())
 
+    def _step_shed(self) -> bool:
+        """Whether this decode step is left out because of load; one that has to cut long speech is not."""
+        speech = self._speech
+        shed = (
+            self._load_level >= 2
+            and self._heard // self._step % LONG_STEPS != 0
+            and speech is not None
+            and seconds(self._heard - speech.start) <= self._session.max_speech_s
+        )
+        self._counts["steps_shed"] += shed
+        return shed
+
     def _settle(self) -> None:
         """Use what the second thread has decoded, if anything; waits for it."""
         pending, self._pending = self._pending, None
@@ -913,6 +1059,9 @@ class SessionRestartTranscriber:
         assert speech is not None
         self._final_until = max(end, speech.committed_until)
         self._speech = None
+        if self._heard - self._tidied_at >= TIDY:
+            self._tidied_at = self._heard
+            give_back()
         if not self._decode_text or self._language is None:
             return
         words = self._last_words(speech)
@@ -1011,19 +1160,23 @@ def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> s
 
 
 def _checked_oracle(oracle: Sequence[tuple[float, str]] | None) -> list[tuple[int, str]]:
-    times = [(samples(time_s), code) for time_s, code in oracle or ()]
-    if oracle is not None and (not times or times[0][0] != 0 or times != sorted(times)):
+    try:
+        times = [(samples(time_s), code) for time_s, code in oracle or ()]
+        in_order = times == sorted(times) and all(isinstance(code, str) for _, code in times)
+    except (TypeError, ValueError, OverflowError):
+        in_order = False
+    if oracle is not None and not (in_order and times and times[0][0] == 0):
         raise ConfigurationError(
-            f"oracle needs (seconds, language) pairs in order, from 0 on, got {oracle!r}"
+            f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}"
         )
     return [pair for before, pair in zip([(0, None), *times], times, strict=False) if pair[1] != before[1]]
 
 
 def _check_rates(sampling_rate: int, lid_hop_ms: int) -> None:
     if not 1000 <= sampling_rate <= 1_000_000:
-        raise ConfigurationError(f"sampling_rate must be 1000 to 1000000 Hz, got {sampling_rate}")
+        raise ConfigurationError(f"sampling_rate must be 1000 to 1000000 Hz, got {shown(sampling_rate)}")
     if not 10 <= lid_hop_ms <= 10_000:
-        raise ConfigurationError(f"lid_hop_ms must be 10 to 10000, got {lid_hop_ms}")
+        raise ConfigurationError(f"lid_hop_ms must be 10 to 10000, got {shown(lid_hop_ms)}")
 
 
 def _resampler(sampling_rate: int) -> Any:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from whisperlab.checks import check_types, shown
 from whisperlab.errors import ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span
 
@@ -57,10 +58,11 @@ class VadOptions:
     min_silence_ms: int = 480
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.offset <= self.onset < 1:
             raise ConfigurationError(f"0 < offset <= onset < 1 is needed, got {self.offset} and {self.onset}")
-        if self.min_silence_ms < 32:
-            raise ConfigurationError(f"min_silence_ms must be at least 32, got {self.min_silence_ms}")
+        if not 32 <= self.min_silence_ms <= 30_000:
+            raise ConfigurationError(f"min_silence_ms must be 32 to 30000, got {shown(self.min_silence_ms)}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -121,6 +123,16 @@ class SpeechGate:
         end = self.heard_until if self._quiet_since is None else self._quiet_since
         span, self.span_start, self._quiet_since = Span(self.span_start, end), None, None
         return span
+
+    def leap(self, end: int) -> None:
+        """Go on at a later sample, a multiple of 512; the frames between count as silence, and nobody judges them.
+
+        Only for a gate in silence: `close` it first.
+        """
+        self._detector.reset()
+        first = max(self.heard_until, end - (self._recent.maxlen or 0) * VAD_FRAME)
+        self._recent.extend(VadFrame(start, 0.0) for start in range(first, end, VAD_FRAME))
+        self.heard_until = end
 
     def pauses(self, within: Span) -> list[Span]:
         """Runs of frames without speech that touch the given span, oldest first."""

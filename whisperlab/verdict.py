@@ -11,7 +11,7 @@ would take. Looking again after each further run and stopping when it pleases wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,10 +23,12 @@ from whisperlab.errors import ConfigurationError, MissingDependencyError
 Kind = Literal["ratio", "difference"]
 Call = Literal["difference", "no difference", "not enough data"]
 Array = NDArray[np.float64]
+Measure = Callable[[Array], float]
 
 LEVEL = 0.05
-LEAST = 6  # pairs below which no signed-rank test can find anything at 5 %
+LEAST = 6  # pairs below which no signed-rank test can find anything at 5 %: `least` of one measure
 RESAMPLES = 2000
+BLOCK = 30  # chunks (3 s) that are resampled as one: those of the same sentence cost alike
 _NORMAL = 1.96 + 0.84  # quantiles for 5 % error and 80 % power
 
 
@@ -53,11 +55,18 @@ class Verdict:
     def words(self, less: str = "less", more: str = "more") -> str:
         """The verdict in a sentence; ``less`` and ``more`` are what B is, such as faster and slower."""
         if self.call == "not enough data":
-            return f"{self.measure}: not enough data ({self.n} pairs, {self._told()}): run {self.more} more"
+            return f"{self.measure}: not enough data ({self._told()}, n {self.n}): run {self.more} more"
         if self.call == "no difference":
             return f"{self.measure}: no difference shown, {self._told()}, n {self.n}"
-        is_less = self.value < (1.0 if self.kind == "ratio" else 0.0)
-        return f"{self.measure}: B is {less if is_less else more}, {self._told()}, p {self.p:.2g}, n {self.n}"
+        return f"{self.measure}: B is {self._by(less, more)}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
+
+    def _by(self, less: str, more: str) -> str:
+        """By how much, without a sign: the word has it. An interval of a difference never holds no change."""
+        none = 1.0 if self.kind == "ratio" else 0.0
+        value, low, high = (abs(end - none) for end in (self.value, self.low, self.high))
+        show = "{:.1%}" if self.kind == "ratio" else "{:.3g}"
+        size, least, most = (show.format(one) for one in (value, min(low, high), max(low, high)))
+        return f"{less if self.value < none else more} by {size} ({least} to {most})"
 
     def _told(self) -> str:
         if self.kind == "ratio":
@@ -114,16 +123,33 @@ def judge(
 
 
 def together(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Verdicts on several measures of one comparison, p corrected by Holm's method: one *family* in twenty may err."""
+    """Verdicts on several measures of one comparison, p corrected by Holm's method: one *family* in twenty may err.
+
+    The more are judged, the more pairs it takes before any can be called, and that is in ``more``.
+    """
     ordered = sorted(range(len(verdicts)), key=lambda place: verdicts[place].p)
     corrected, so_far = list(verdicts), 0.0
     for rank, place in enumerate(ordered):
-        so_far = max(so_far, min(1.0, (len(verdicts) - rank) * verdicts[place].p))
+        sharing = len(verdicts) - rank
+        so_far = max(so_far, min(1.0, sharing * verdicts[place].p))
         one = replace(verdicts[place], p=so_far)
         if one.call == "difference" and so_far >= LEVEL:
-            one = replace(one, call="not enough data", more=max(one.more, 1))
+            one = replace(one, call="not enough data", more=1)
+        if one.call == "not enough data" and one.effect:
+            one = replace(one, more=max(one.more, least(sharing) - one.n))
         corrected[place] = one
     return corrected
+
+
+def least(sharing: int) -> int:
+    """Pairs below which no signed-rank test can find anything at 5 %, shared among so many measures.
+
+    The least p of n pairs is 2 / 2^n: all of them change in one direction.
+
+    >>> least(1), least(4)
+    (6, 8)
+    """
+    return math.floor(math.log2(2 * sharing / LEVEL)) + 1
 
 
 def in_pairs(
@@ -137,6 +163,35 @@ def in_pairs(
             (a, b)[side]()
             times[side].append(clock() - began)
     return times
+
+
+def block_ratio(
+    mine: Sequence[Sequence[float]],
+    other: Sequence[Sequence[float]],
+    measure: Measure,
+    rng: np.random.Generator,
+    block: int = BLOCK,
+) -> tuple[float, tuple[float, float]]:
+    """``measure(mine) / measure(other)`` over the same chunks, with a 95 % interval.
+
+    Both are cut into blocks of neighbouring chunks, which are resampled in pairs (the block bootstrap; Künsch 1989,
+    Annals of Statistics 17(3)).
+    """
+    pairs = [
+        (np.asarray(a[at : at + block]), np.asarray(b[at : at + block]))
+        for a, b in zip(mine, other, strict=True)
+        for at in range(0, len(a), block)
+    ]
+    whole = _ratio(pairs, range(len(pairs)), measure)
+    drawn = [_ratio(pairs, rng.integers(0, len(pairs), len(pairs)), measure) for _ in range(RESAMPLES)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return whole, (float(low), float(high))
+
+
+def _ratio(pairs: Sequence[tuple[Array, Array]], rows: Iterable[int], measure: Measure) -> float:
+    taken = [pairs[row] for row in rows]
+    top, bottom = (measure(np.concatenate(side)) for side in zip(*taken, strict=True))
+    return top / bottom
 
 
 def _called(found: Verdict, interval: tuple[float, float], limit: float) -> Verdict:

@@ -13,7 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
-from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, sweep, transcribe
+from whisperlab.cli import (
+    bench,
+    compare,
+    data,
+    doctor,
+    models,
+    profile,
+    report,
+    score,
+    search,
+    sweep,
+    transcribe,
+)
 from whisperlab.cli.console import Console
 from whisperlab.errors import WhisperlabError, enough_memory
 
@@ -22,7 +34,7 @@ from whisperlab.errors import WhisperlabError, enough_memory
 # encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. Read when torch is loaded, so set before.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
-COMMANDS = (transcribe, sweep, compare, report, profile, bench, score, data, models, doctor)
+COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

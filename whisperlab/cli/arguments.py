@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from whisperlab.checks import shown
+
 
 def comma_list(text: str) -> list[str]:
     """An argument like ``en,es``: at least one name, no empty ones.
@@ -14,7 +16,7 @@ def comma_list(text: str) -> list[str]:
     """
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {shown(text)}")
     return names
 
 
@@ -27,7 +29,7 @@ def whole_numbers(text: str) -> list[int]:
     try:
         return [int(number) for number in comma_list(text)]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected whole numbers like 10,50, got {text!r}") from error
+        raise argparse.ArgumentTypeError(f"expected whole numbers like 10,50, got {shown(text)}") from error
 
 
 def positive(text: str) -> float:
@@ -37,7 +39,7 @@ def positive(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above zero, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number above zero, got {shown(text)}")
     return number
 
 
@@ -48,7 +50,7 @@ def positive_int(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {shown(text)}")
     return number
 
 
@@ -59,7 +61,7 @@ def share(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {shown(text)}")
     return number
 
 

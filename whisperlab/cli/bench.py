@@ -3,14 +3,16 @@
 What is compared is run in turns within one process, so that a busy machine slows both; ratios are what to
 keep. `cache` encodes with the weights of Whisper base; `pipeline` runs the plain pipeline, the guide's and ours, and
 ours with each optimisation off in turn; `peers` runs openai-whisper and faster-whisper on the same audio with the
-same weights.
+same weights; `soak` streams hours of generated scenes and tells whether memory, containers or latency grow.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive, positive_int
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 Found = tuple[dict[str, Any], Sequence[Sequence[dict[str, Any]]]]  # for a program, and tables for a person
 
-HELP = "small measurements, the pipeline before and after, and the peers"
+HELP = "small measurements, the pipeline before and after, the peers, and a soak"
 EXAMPLES = (
     "bench buffer",
     "bench cache --json",
@@ -29,6 +31,7 @@ EXAMPLES = (
     "bench pipeline --arms parallel,int8 --seconds 10 --no-accuracy --no-memory --no-offline",
     "bench peers --corpus ivr-five --pace real",
     "bench peers --limit 2 --peers auto,multilingual --no-controls --no-memory",
+    "bench soak --hours 0.25 --out reports",
 )
 
 
@@ -83,6 +86,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="pipeline: also take turns with faster-whisper, which hears each stretch whole",
+    )
+    parser.add_argument(
+        "--hours", type=positive, default=3.0, help="soak: hours of audio (default: %(default)g)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="soak: decides what is heard when")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="soak: where its log, page and JSON go (default: %(default)s)",
     )
 
 
@@ -170,6 +184,40 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
     return found.to_dict(), economy.readable(found)
 
 
+def _soak(args: argparse.Namespace, console: Console) -> Found:
+    from tqdm import tqdm
+
+    from whisperlab import corpora
+    from whisperlab.peers import torch_threads
+    from whisperlab.report.index import write_index
+    from whisperlab.report.soak import from_log, told, write_soak
+    from whisperlab.soak.plan import Plan
+    from whisperlab.soak.sounds import Sounds, clips
+    from whisperlab.soak.stream import SoakedTranscriber, soak, young_process
+
+    plan, log = Plan(args.hours, args.seed), args.out / "soak.jsonl"
+    speech = clips([recording for name in SOAKED for recording in corpora.load(name)])
+    sounds = Sounds(speech)
+    transcriber = SoakedTranscriber(MODEL, languages=sounds.languages)
+    shape = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    # processor time is counted of one thread
+    with torch_threads(1), tqdm(total=plan.duration_s, bar_format=shape) as bar:
+        whole = soak(
+            transcriber,
+            plan,
+            sounds,
+            log,
+            yardstick=lambda: young_process(MODEL, speech[0].audio, speech[0].lang),
+            progress=lambda heard_s: bar.update(heard_s - bar.n),
+        )
+    report = from_log(log, shlex.join(["whisperlab", *args.argv]))
+    for path in (*write_soak(report, args.out / "soak.html"), write_index(args.out)):
+        console.note(str(path))
+    if not whole:
+        raise KeyboardInterrupt  # now that the report of what was heard is there
+    return {"found": report.to_dict()["found"]}, [[{"soak": line} for line in told(report.log, report.found)]]
+
+
 def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
     """The rows of the peers as tables narrow enough to read: text, languages, cost."""
     from whisperlab.peers import CONTROLS, COSTS, RATES, readable
@@ -187,6 +235,9 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+MODEL = "base"
+SOAKED = ("ivr-five", "ivr-en-es")  # whose speech a soak is made of
+
 _DECIDED = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
 
 _BENCHES: dict[str, Callable[[argparse.Namespace, Console], Found]] = {
@@ -195,4 +246,5 @@ _BENCHES: dict[str, Callable[[argparse.Namespace, Console], Found]] = {
     "cache": _cache,
     "pipeline": _pipeline,
     "peers": _peers,
+    "soak": _soak,
 }

@@ -1,50 +1,124 @@
-"""Two configurations against each other on the same recordings, in turns: which is better, and is it sure?
+"""Two sides on the same recordings, in turns: which is better, and is it sure?
 
-A configuration is JSON, or a file of it, with options of SessionRestartTranscriber; those it does not name are the
-defaults. Verdicts are: a difference with its interval, no difference shown, or not enough data and how much more.
+A side is a configuration, JSON or a file of it, with options of SessionRestartTranscriber (those it does not name are
+the defaults); or a revision of the code, git:REV, of the repository in the current folder, also with a configuration:
+'git:REV CONFIG'. With a revision on either side, each runs in a process of its own. Two folders of sweeps are compared
+by what they hold, and nothing is run. Verdicts are: a difference with its interval, no difference shown, or not enough
+data and how much more.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
-from whisperlab.cli.console import Console, finite
+from whisperlab.cli.console import Console, finite, table
 
-HELP = "is one configuration better than another?"
+if TYPE_CHECKING:
+    from whisperlab.contest import Finding, Outcome, Side
+
+HELP = "is one configuration, revision or sweep better than another?"
 EXAMPLES = (
     """compare '{"precision": "fp32"}' '{"precision": "bf16"}' --corpus ivr-five --split dev --limit 2 --rounds 4""",
     """compare old.json new.json --corpus my/manifest.jsonl --json""",
-    """compare '{}' '{"lid": {"sure_hops": 1}}'""",
+    """compare git:HEAD~1 git:HEAD --limit 2 --rounds 4""",
+    """compare 'git:main {"precision": "fp32"}' '{"precision": "fp32"}'""",
+    """compare reports/old-sweep reports/new-sweep""",
 )
+# How recordings are run: not for sweeps, which were.
+RUNNING: dict[str, Any] = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab compare``."""
-    parser.add_argument("a", metavar="A", help="a configuration: JSON, or a file of it")
+    parser.add_argument(
+        "a", metavar="A", help="a configuration, git:REV, 'git:REV CONFIG', or a sweep's folder"
+    )
     parser.add_argument("b", metavar="B", help="another")
-    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST")
-    parser.add_argument("--split", default="dev", help="dev or test (default: %(default)s)")
+    parser.add_argument("--corpus", metavar="NAME|MANIFEST", help=f"default: {RUNNING['corpus']}")
+    parser.add_argument("--split", help=f"dev or test (default: {RUNNING['split']})")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     parser.add_argument(
-        "--rounds", type=positive_int, default=1, metavar="N", help="times each recording is heard, for times"
+        "--rounds",
+        type=positive_int,
+        metavar="N",
+        help="times each recording is heard, for times (default: 1)",
     )
-    parser.add_argument("--model", default="base", help="model name or checkpoint file")
+    parser.add_argument("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run both, and print a verdict on each measure."""
-    from whisperlab import corpora
-    from whisperlab.contest import contest, options_of, words
+    """Compare, and print a verdict on each measure."""
     from whisperlab.trace import provenance
 
-    a, b = options_of(args.a), options_of(args.b)
-    recordings = corpora.load(args.corpus, args.split)[: args.limit]
-    verdicts = contest(a, b, recordings, model=args.model, rounds=args.rounds, say=console.note)
+    texts = args.a, args.b
+    folders = [Path(text).is_dir() for text in texts]
+    if any(folders) and not all(folders):
+        args.parser.error(
+            "a sweep's folder is compared with another one, not with a configuration or revision"
+        )
+    facts, outcome = (_sweeps if all(folders) else _contest)(args, console)
     console.document(
-        {"a": args.a, "b": args.b, "verdicts": [finite(asdict(one)) for one in verdicts], **provenance()}
+        {
+            "a": args.a,
+            "b": args.b,
+            **facts,
+            "verdicts": [finite(finding.to_dict()) for finding in outcome.findings],
+            "remarks": list(outcome.remarks),
+            **provenance(),
+        }
     )
-    for line in words(verdicts):
+    for line in (*(finding.words() for finding in outcome.findings), *outcome.remarks, ""):
         console.show(line)
+    console.show(table([_row(finding) for finding in outcome.findings]))
     return 0
+
+
+def _sweeps(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Outcome]:
+    from whisperlab.contest import compare_sweeps
+
+    if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
+        args.parser.error(f"{', '.join(given)}: nothing is run to compare two sweeps")
+    return {}, compare_sweeps(Path(args.a), Path(args.b))
+
+
+def _contest(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Outcome]:
+    from whisperlab import corpora
+    from whisperlab.contest import Side, contest
+
+    how = {name: value if (value := getattr(args, name)) is not None else RUNNING[name] for name in RUNNING}
+    a, b = Side.of(args.a), Side.of(args.b)
+    commits = {"a": _commit(a), "b": _commit(b)}
+    recordings = corpora.load(how["corpus"], how["split"])[: how["limit"]]
+    outcome = contest(a, b, recordings, model=how["model"], rounds=how["rounds"], say=console.note)
+    return {"commits": commits, "recordings": len(recordings), **how}, outcome
+
+
+def _commit(side: Side) -> str | None:
+    """The commit a side's revision means; None for the whisperlab that is running, whose origin is told anyway."""
+    from whisperlab.contest.revisions import commit_of
+
+    return side.revision and commit_of(side.revision, Path())
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    """A line of the table: changes of ratios in percent, of rates in their own unit."""
+    verdict = finding.verdict
+    ratio = verdict.kind == "ratio"
+    ends = verdict.value, verdict.low, verdict.high
+    change, low, high = (f"{end - 1:+.1%}" if ratio else f"{end:+.3g}" for end in ends)
+    where = {"configuration": finding.configuration} if finding.configuration else {}
+    return {
+        **where,
+        "measure": verdict.measure,
+        "verdict": verdict.call,
+        "B beside A": change,
+        "from": low,
+        "to": high,
+        "p": f"{verdict.p:.2g}",
+        "effect": f"{verdict.effect:+.2f}",
+        "pairs": verdict.n,
+        "run more": verdict.more,
+    }

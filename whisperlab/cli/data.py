@@ -134,7 +134,9 @@ def _play(args: argparse.Namespace, console: Console) -> None:
     elif args.silent:
         follow(recording, console.show)
     else:
-        with subprocess.Popen([*player(), str(recording.audio_path)]) as process:
+        with subprocess.Popen(
+            [*player(), str(recording.audio_path.absolute())]  # no name can be an option
+        ) as process:
             follow(recording, console.show)
             process.wait()
 

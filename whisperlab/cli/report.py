@@ -1,17 +1,18 @@
-"""Turn what was measured into offline HTML pages: a sweep's folder, traces, or notebooks, which are executed.
+"""Turn what was measured into offline HTML pages: a sweep's folder, traces, a soak's log, or notebooks.
 
-Every page is one file that needs no network. The index.html beside it lists all pages of the folder.
+Notebooks are executed. Every page is one file that needs no network. The index.html beside it lists all pages of the
+folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisperlab.checks import from_json, shown
 from whisperlab.cli.console import Console
 from whisperlab.errors import SweepError, TraceError
 
@@ -25,6 +26,7 @@ EXAMPLES = (
     "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
     "report reports/new-sweep --baseline reports/old-sweep --out reports",
     "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
+    "report reports/soak.jsonl",
 )
 
 MOST_ROWS = (
@@ -35,7 +37,11 @@ MOST_ROWS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab report``."""
     parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="SOURCE", help="a sweep's folder, trace files, or notebooks"
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="SOURCE",
+        help="a sweep's folder, trace files, a soak's log, or notebooks",
     )
     parser.add_argument(
         "--out",
@@ -70,9 +76,9 @@ def parameter(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
     try:
-        return name, json.loads(value)
+        return name, from_json(value)
     except ValueError:
         return name, value
 
@@ -80,11 +86,14 @@ def parameter(text: str) -> tuple[str, Any]:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the pages and the index beside them, and print where they are."""
     from whisperlab.report.index import write_index
+    from whisperlab.soak.findings import is_log
 
     folders = [path for path in args.sources if path.is_dir()]
     notebooks = [path for path in args.sources if path.suffix == ".ipynb"]
-    traces = [path for path in args.sources if path not in folders and path not in notebooks]
+    soaks = [path for path in args.sources if path.is_file() and is_log(path)]
+    traces = [path for path in args.sources if path not in (*folders, *notebooks, *soaks)]
     jobs = [(_sweep, [folder]) for folder in folders]
+    jobs += [(_soak, [soak]) for soak in soaks]
     jobs += [(_traces, traces)] if traces else []
     jobs += [(_notebook, [notebook]) for notebook in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
@@ -92,7 +101,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     named = [*args.sources, *([args.baseline] if args.baseline else [])]
     if missing := [str(path) for path in named if not path.exists()]:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
-    if args.baseline and (notebooks or len(jobs) > 1):
+    if args.baseline and (notebooks or soaks or len(jobs) > 1):
         args.parser.error("--baseline goes with one sweep or some traces, and no notebooks")
     pages = []
     for job, sources in jobs:
@@ -117,6 +126,13 @@ def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> No
     """Traces, together, as a page."""
     title = args.title or "Traces"
     _beside(_report(sources, title, _command(sources)), args.baseline).render(page)
+
+
+def _soak(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
+    """The log of a soak, also of one that was killed, as a page with its JSON beside it."""
+    from whisperlab.report.soak import from_log, write_soak
+
+    write_soak(from_log(sources[0], _command(sources)), page)
 
 
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:

@@ -7,11 +7,11 @@ same recording in --reference. Counts are added over the recordings first and di
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisperlab.checks import from_json, shown
 from whisperlab.cli.console import Console, table
 from whisperlab.errors import ConfigurationError, TraceError
 
@@ -119,17 +119,17 @@ def scored(
             for number, document in enumerate(documents, 1):
                 try:
                     yield _score_document(document, references, fold_diacritics)
-                except (KeyError, TypeError, AttributeError) as error:
+                except TraceError as error:
                     raise TraceError(
                         f"{path}, document {number}: expected what `whisperlab transcribe --json` prints, "
-                        f"but something is missing or of another type ({error!r})"
+                        f"but {error}"
                     ) from error
 
 
 def read_documents(path: Path) -> list[dict[str, Any]] | None:
     """The documents ``transcribe --json`` wrote, or None when the file is not of that kind."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except ValueError:
         return None
     fields = {"audio", "duration", "segments", "switches"}
@@ -142,10 +142,16 @@ def _score_document(
 ) -> tuple[str, Score]:
     from whisperlab.scoring import score
     from whisperlab.segments import SessionSegment, Switch
+    from whisperlab.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
 
+    check_fields(document, DOCUMENT, "it is one")
+    for segment in document["segments"]:
+        check_fields(segment, SEGMENT, "it has a segment")
+    for switch in document["switches"]:
+        check_fields(switch, SWITCH, "it has a switch")
     name = Path(document["audio"]).stem
     if name not in references:
-        raise ConfigurationError(f"no reference for {name!r}: give --reference a manifest that has it")
+        raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that has it")
     fields = SessionSegment.__slots__
     segments = [SessionSegment(**{field: item[field] for field in fields}) for item in document["segments"]]
     switches = [Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in document["switches"]]

@@ -45,12 +45,7 @@ COLUMNS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab sweep``."""
-    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST")
-    parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
-    parser.add_argument("--model", default="base", help="model name or checkpoint file")
-    parser.add_argument("--languages", type=comma_list, metavar="en,es", help="default: those of the corpus")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add_run_arguments(parser, split="test", out="reports/sweep")
     parser.add_argument("--cache-sizes", type=whole_numbers, default=[10, 50], metavar="10,50")
     parser.add_argument("--hash-precisions", type=whole_numbers, default=[6, 4, 2, 1, 0], metavar="6,4,2,1,0")
     parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel,near")
@@ -59,7 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked"
     )
     parser.add_argument("--no-decode", action="store_true", help="language-ID only: no text, much faster")
-    parser.add_argument("--out", type=Path, default=Path("reports/sweep"), metavar="DIR")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be run and how long it takes, by a try of some seconds",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) -> None:
+    """What is run, where its results go, and who works: the same for grids and searches."""
+    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST")
+    parser.add_argument("--split", default=split, help="dev or test (default: %(default)s)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
+    parser.add_argument("--model", default="base", help="model name or checkpoint file")
+    parser.add_argument("--languages", type=comma_list, metavar="en,es", help="default: those of the corpus")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with what DIR already holds")
     parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed cells again")
     parser.add_argument(
@@ -75,27 +85,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --ray, for nodes that do not see these files: audio goes out with the tasks, traces come back",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="say what would be run and how long it takes, by a try of some seconds",
-    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
     from whisperlab import corpora, models, store, sweep
 
-    if args.ship_audio and args.ray is None:
-        args.parser.error("--ship-audio goes with --ray")
-    _check_out(args)
+    if not args.dry_run:
+        check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
     model = models.load_weights(args.model, args.device, say=console.note)
     digest = models.model_digest(model)
     if args.dry_run:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
-    works = _who_works(args, model, digest, console)
+    works = who_works(args, model, digest, console)
     try:
         outcome = sweep.run_sweep(
             configurations,
@@ -131,10 +135,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _who_works(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> dict[str, Any]:
+def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> dict[str, Any]:
     """This process with the model it has loaded, or an executor whose workers load their own."""
     from whisperlab import executors, shipping, sweep
 
+    if args.ship_audio and args.ray is None:
+        args.parser.error("--ship-audio goes with --ray")
     if args.ray is None and args.workers is None:
         return {"make_transcriber": sweep.transcriber_maker(model)}
     out = args.out.resolve()
@@ -149,23 +155,23 @@ def _who_works(args: argparse.Namespace, model: Weights, digest: str, console: C
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
-    """The grid the arguments describe; the languages are those of the recordings when none are given."""
+    """The grid the arguments describe."""
     from whisperlab.sweep import Grid
 
-    spoken = sorted({language for recording in recordings for language in recording.languages})
     return Grid(
         cache_size=args.cache_sizes,
         hash_precision=args.hash_precisions,
         key=args.keys,
         lid_hop_ms=args.lid_hop_ms,
         decode=not args.no_decode,
-        fixed={
-            "model": args.model,
-            "languages": args.languages or spoken or None,
-            "device": args.device,
-            "shadow_rate": args.shadow_rate,
-        },
+        fixed={**shared(args, recordings), "shadow_rate": args.shadow_rate},
     )
+
+
+def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
+    """What all configurations have in common; the languages are those of the recordings when none are given."""
+    spoken = sorted({language for recording in recordings for language in recording.languages})
+    return {"model": args.model, "languages": args.languages or spoken or None, "device": args.device}
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -176,11 +182,12 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return records
 
 
-def _check_out(args: argparse.Namespace) -> None:
+def check_out(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds results, unless they are to be gone on with."""
     from whisperlab.store import STORE
 
     store = args.out / STORE
-    if store.exists() and not (args.resume or args.retry_failed or args.dry_run):
+    if store.exists() and not (args.resume or args.retry_failed):
         raise SweepError(
             f"{store} holds results already: --resume goes on with it, --out takes another folder"
         )

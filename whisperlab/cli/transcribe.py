@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     class Reusable(StreamTranscriber, Protocol):
         """A transcriber that serves one recording after another without loading its model again."""
 
+        load_level: int
+
+        def skip(self, n_samples: int, /) -> ProcessResult:
+            """Go on so much later in the stream."""
+
         def reset(self) -> None:
             """Forget the stream and its statistics; keep the model."""
 
@@ -41,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--language", metavar="es", help="the one language spoken: no language-ID is run")
     parser.add_argument(
-        "--pace", choices=("fast", "real"), default="fast", help="feed at once, or as a microphone would"
+        "--pace",
+        choices=("fast", "real"),
+        default="fast",
+        help="feed at once, or as a microphone would: a machine too slow for it drops audio, and tells",
     )
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="keep the trace here (with several AUDIO: a folder)"
@@ -133,11 +141,15 @@ def line(segment: SessionSegment) -> str:
 
 
 def summary(name: str, trace: Trace) -> str:
-    """What became of one audio, in a line."""
-    return (
+    """What became of one audio, in a line, and in real time in another how far the work fell behind."""
+    from whisperlab.realtime import real_time_line
+
+    told = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
         f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time)"
     )
+    live = trace.statistics.get("real_time")
+    return f"{told}\n{name}: {real_time_line(live)}" if live else told
 
 
 def _record(
@@ -152,6 +164,7 @@ def _record(
     from tqdm import tqdm
 
     from whisperlab.audio import duration_s
+    from whisperlab.realtime import OverloadOptions
     from whisperlab.trace import record
 
     with tqdm(
@@ -166,6 +179,7 @@ def _record(
             audio_path=name,
             chunk_ms=args.chunk_ms,
             pace=args.pace,
+            overload=OverloadOptions() if args.pace == "real" else None,
             progress=lambda heard_s: bar.update(heard_s - bar.n),
         )
 
@@ -178,7 +192,7 @@ def _tell(bar: Any, console: Console, segment: SessionSegment) -> None:
 class Telling:
     """A transcriber that tells of each segment once it is final, and is otherwise the one it wraps."""
 
-    def __init__(self, inner: StreamTranscriber, tell: Callable[[SessionSegment], None]) -> None:
+    def __init__(self, inner: Reusable, tell: Callable[[SessionSegment], None]) -> None:
         self._inner = inner
         self._tell = tell
         self.get_statistics = inner.get_statistics
@@ -187,6 +201,19 @@ class Telling:
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """The inner result of one chunk."""
         return self._told(self._inner.process(chunk))
+
+    def skip(self, n_samples: int, /) -> ProcessResult:
+        """The inner result of a gap."""
+        return self._told(self._inner.skip(n_samples))
+
+    @property
+    def load_level(self) -> int:
+        """The inner load level."""
+        return self._inner.load_level
+
+    @load_level.setter
+    def load_level(self, level: int) -> None:
+        self._inner.load_level = level
 
     def finalize(self) -> ProcessResult:
         """The inner result of the end."""

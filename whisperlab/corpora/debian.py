@@ -26,6 +26,8 @@ Say = Callable[[str], None]
 
 _MEMBER_LIMIT = 8 << 20  # bytes; the largest prompt has 0.5 MB
 _UNPACKED_LIMIT = 128 << 20  # bytes; the largest package unpacks to 22 MB
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_GZIP_MAGIC = b"\x1f\x8b"
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
@@ -42,9 +44,9 @@ class Package:
 def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
     """Have ``apt-get download`` put the packages that ``folder`` lacks, or holds damaged, there.
 
-    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the
-    system's package lists do not know them (they are empty in most containers), fresh lists are fetched into
-    a temporary folder; the system's own are left as they are. Raises CorpusError.
+    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the system's package
+    lists do not know them (they are empty in most containers), fresh lists are fetched into a temporary folder; the
+    system's own are left as they are. Raises CorpusError.
     """
     packages = list(packages)
     if not _lacking(packages, folder):
@@ -166,7 +168,7 @@ def unpack(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(_data_tar(path.read_bytes()))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(_plain(_data_tar(path.read_bytes()))), mode="r:") as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 total += member.size
                 name = _inside(member.name)
@@ -185,6 +187,25 @@ def _inside(name: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name} points outside the package")
     return str(path)
+
+
+def _plain(packed: bytes) -> bytes:
+    """A tar archive without its compression, refused when it is larger than a package's could be.
+
+    tarfile would not do: it holds in memory what stands between the files, however long that is.
+    """
+    stream: lzma.LZMADecompressor | zlib._Decompress
+    if packed.startswith(_XZ_MAGIC):
+        stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
+    elif packed.startswith(_GZIP_MAGIC):
+        stream = zlib.decompressobj(wbits=31)
+    else:
+        return packed
+    content = stream.decompress(packed, _UNPACKED_LIMIT)
+    if not stream.eof:
+        full = len(content) == _UNPACKED_LIMIT
+        raise ValueError(f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "it is cut short")
+    return content
 
 
 def _data_tar(deb: bytes) -> bytes:

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from whisperlab.checks import from_json, is_number, shown
 from whisperlab.errors import ManifestError, TraceError
 from whisperlab.files import write_whole
 from whisperlab.trace import Reference, ReferenceSegment
@@ -87,7 +88,7 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
         if check_audio and not recording.audio_path.is_file():
             raise ManifestError(f"{place}: there is no audio file {recording.audio_path}")
         if recording.id in recordings:
-            raise ManifestError(f"{place}: the id {recording.id!r} was given before")
+            raise ManifestError(f"{place}: the id {shown(recording.id)} was given before")
         recordings[recording.id] = recording
     if not recordings:
         raise ManifestError(f"{source}: no recording in it")
@@ -127,7 +128,7 @@ def _lines(source: Path) -> Iterator[tuple[str, str]]:
 
 def _object(line: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = from_json(line)
     except ValueError as error:
         raise ManifestError(f"{place}: not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -161,7 +162,7 @@ def _segments(
         return (ReferenceSegment(0.0, duration, lang, text),) if _LANGUAGE.fullmatch(lang) else ()
     listed = fields["segments"]
     if not isinstance(listed, list):
-        raise ManifestError(f"{place}: segments should be a list, got {listed!r}")
+        raise ManifestError(f"{place}: segments should be a list, got {shown(listed)}")
     segments = tuple(_segment(item, f"{place}: segment {n}") for n, item in enumerate(listed, 1))
     _check_order(segments, duration, place)
     return segments
@@ -169,10 +170,10 @@ def _segments(
 
 def _segment(item: Any, place: str) -> ReferenceSegment:
     if not isinstance(item, dict):
-        raise ManifestError(f"{place}: expected a JSON object, got {item!r}")
+        raise ManifestError(f"{place}: expected a JSON object, got {shown(item)}")
     lang = _text(item, "lang", place)
     if not _LANGUAGE.fullmatch(lang):
-        raise ManifestError(f"{place}: lang should be one of Whisper's codes, like en, got {lang!r}")
+        raise ManifestError(f"{place}: lang should be one of Whisper's codes, like en, got {shown(lang)}")
     start, end = _number(item, "start", place), _number(item, "end", place)
     try:
         return ReferenceSegment(start, end, lang, _text(item, "text", place))
@@ -194,7 +195,7 @@ def _check_order(segments: tuple[ReferenceSegment, ...], duration: float, place:
 def _languages(lang: str, place: str) -> str:
     codes = [code.strip() for code in lang.split(",")] if lang else []
     if not all(_LANGUAGE.fullmatch(code) for code in codes):
-        raise ManifestError(f"{place}: lang should be Whisper's codes, like en or en,es, got {lang!r}")
+        raise ManifestError(f"{place}: lang should be Whisper's codes, like en or en,es, got {shown(lang)}")
     return ",".join(codes)
 
 
@@ -207,7 +208,7 @@ def _value(fields: Mapping[str, Any], name: str, place: str, default: Any) -> An
 def _text(fields: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
     value = _value(fields, name, place, default)
     if not isinstance(value, str):
-        raise ManifestError(f"{place}: {name} should be a string, got {value!r}")
+        raise ManifestError(f"{place}: {name} should be a string, got {shown(value)}")
     return value
 
 
@@ -215,13 +216,8 @@ def _number(
     fields: Mapping[str, Any], name: str, place: str, default: float | None = None, *, low: float = 0.0
 ) -> float:
     value = _value(fields, name, place, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value < low
-    ):
+    if not is_number(value) or value < low:
         raise ManifestError(
-            f"{place}: {name} should be a number{' of 0 or more' * (low == 0)}, got {value!r}"
+            f"{place}: {name} should be a number{' of 0 or more' * (low == 0)}, got {shown(value)}"
         )
     return float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import re
@@ -22,6 +21,7 @@ SPLITS = ("dev", "test")
 
 # Cleaning. Everything left out makes the reference doubtful, not the recognition hard.
 _NOT_SENTENCES = ("digits/", "letters/", "phonetic/", "silence/", "dictate/")
+_TEXTS_LIMIT = 8 << 20  # bytes
 _NEVER_SPOKEN = re.compile(r"[\[\](){}<>/\\*#_|]")  # stage directions, alternatives, names of files
 _LOST_LETTER = re.compile(r"\?(?!\s*$)")  # the Italian texts lost some accented letters to "?"
 _EDGES = ' \t.…"“”«»;,'  # a prompt is often a part of a sentence: "... to mute or unmute yourself"
@@ -56,7 +56,11 @@ def parse_texts(raw: bytes) -> dict[str, str]:
     Raises CorpusError for anything else.
     """
     try:
-        lines = gzip.decompress(raw).decode("utf-8-sig").splitlines()
+        stream = zlib.decompressobj(wbits=31)  # gzip
+        content = stream.decompress(raw, _TEXTS_LIMIT)
+        if not stream.eof:
+            raise EOFError(f"cut short, or larger than {_TEXTS_LIMIT >> 20} MiB")
+        lines = content.decode("utf-8-sig").splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CorpusError(f"the texts of the prompts cannot be read: {error}") from error
     texts: dict[str, str] = {}

@@ -19,7 +19,7 @@ def owned(holder: object) -> dict[str, int]:
     Weights packed for a kernel count as the numbers they are, whatever the kernel adds.
     """
     seen: set[int] = set()
-    sizes = {name.lstrip("_"): _size(value, seen) for name, value in _attributes(holder)}
+    sizes = {name.lstrip("_"): _size(value, seen) for name, value in attributes(holder)}
     small = sum(size for size in sizes.values() if size < SMALL)
     kept = {name: size for name, size in sizes.items() if size >= SMALL}
     ranked = dict(sorted(kept.items(), key=lambda entry: -entry[1]))
@@ -72,10 +72,11 @@ def _below(value: Any) -> Iterator[Any]:
         yield from value.values()
     elif isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
         yield from value
-    yield from (inner for _, inner in _attributes(value))
+    yield from (inner for _, inner in attributes(value))
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+def attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of what an object keeps, in its ``__dict__`` and in slots."""
     yield from getattr(value, "__dict__", {}).items()
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())

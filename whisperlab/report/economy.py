@@ -84,10 +84,10 @@ def _places(rows: Sequence[Row], score: str) -> tuple[list[float], list[float]]:
 
 
 @_styled
-def scaling_figure(points: Sequence[Any], *, log: bool = False) -> Figure:
+def scaling_figure(points: Sequence[Any], *, log: bool = False, unit: str = "ms") -> Figure:
     """Milliseconds over what the cost may grow with: a panel for each curve of some `whisperlab.instruments.Point`.
 
-    ``log`` draws both axes logarithmic.
+    ``log`` draws both axes logarithmic; ``unit`` is what stands at the axis of time.
     """
     curves = list(dict.fromkeys(point.curve for point in points))
     n_columns = min(len(curves), 2)
@@ -110,7 +110,7 @@ def scaling_figure(points: Sequence[Any], *, log: bool = False) -> Figure:
                 label=line,
             )
         axes.set_xlabel(curve)
-        axes.set_ylabel("ms")
+        axes.set_ylabel(unit)
         if log:
             axes.set_xscale("log")
             axes.set_yscale("log")

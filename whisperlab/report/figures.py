@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
@@ -35,6 +36,7 @@ P = ParamSpec("P")
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
 OTHER = "#9AA0A6"  # all languages beyond the palette
 INK = "#1d2126"  # becomes the page's text colour
+PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
 GOOD, BAD, UNSURE, WORK = "#009E73", "#D55E00", "#F0E442", "#9AA0A6"
@@ -78,6 +80,14 @@ _OUTCOMES = (
     (UNSURE, "..", "answered, never checked"),
     (BAD, "//", "answered from the cache, WRONG language"),
 )
+
+
+@dataclass(slots=True, frozen=True)
+class Drawing:
+    """A figure of the page: ``parts`` are ``<svg>`` side by side, ``caption`` says how to read it."""
+
+    parts: tuple[str, ...]
+    caption: str
 
 
 def _style(salt: str | None = None) -> AbstractContextManager[None]:
@@ -285,7 +295,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     inside = re.sub(r"<metadata>.*?</metadata>", "", inside, flags=re.DOTALL)
     inside = re.sub(r'\s(?:d|x|y|points|transform)="[^"]*"', _shortened, inside)
     inside = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", inside).replace("xlink:href", "href")
-    inside = inside.replace(INK, "currentColor").strip()
+    inside = inside.replace(INK, "currentColor").replace(PAPER, "var(--back, #ffffff)").strip()
     width, height = figure.get_size_inches()  # matplotlib draws SVG in points, 72 to the inch
     frame = f'viewBox="0 0 {72 * width:g} {72 * height:g}" style="--inches:{width:g}"'
     return f'<svg role="img" aria-label="{escape(alt)}" {frame}>{inside}'

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
-from whisperlab.report.figures import to_svg
+from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page
 from whisperlab.report.profile_figures import course_figure, parts_figure
-from whisperlab.report.sweep import Drawing
 from whisperlab.report.tables import Column, Table, milliseconds, table
 
 _MIB = 2**20

@@ -12,12 +12,23 @@ from typing import Any
 from whisperlab.errors import TraceError
 from whisperlab.report import figures
 from whisperlab.report.baseline import Pair, baseline_table, pairs
+from whisperlab.report.design import design
+from whisperlab.report.figures import Drawing
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.tables import Table, flat_rows, operation_table, result_table, run_table
-from whisperlab.report.tally import Result, check_row, config_name, measured_alike, results, varying
+from whisperlab.report.tally import (
+    Result,
+    check_row,
+    config_name,
+    measured_alike,
+    results,
+    varying,
+)
+from whisperlab.scoring.latency import response_p95
 from whisperlab.scoring.summary import score_trace
+from whisperlab.store import flat_config, nested_config
 from whisperlab.trace import Trace, provenance, read_trace
 
 Json = Mapping[str, Any]
@@ -28,14 +39,6 @@ MAX_RECORDINGS = 6
 MAX_BARS = 24  # more do not fit on a screen
 MAX_HEATMAPS = 12
 MAX_RUNS = 2000  # in the list of all runs
-
-
-@dataclass(slots=True, frozen=True)
-class Drawing:
-    """A figure of the page: ``parts`` are ``<svg>`` side by side, ``caption`` says how to read it."""
-
-    parts: tuple[str, ...]
-    caption: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,12 +70,17 @@ class SweepReport:
     def constant(self) -> dict[str, Any]:
         """The fields of the configuration that all runs share."""
         first = self.rows[0]["config"] if self.rows else {}
-        return {name: value for name, value in first.items() if name not in self.fields}
+        return nested_config({name: value for name, value in first.items() if name not in self.fields})
 
     @property
     def n_recordings(self) -> int:
         """How many different recordings were run."""
         return len({row["recording"] for row in self.rows})
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits the recordings are of."""
+        return sorted({str(row.get("split") or "") for row in self.rows} - {""})
 
     @property
     def audio_s(self) -> float:
@@ -106,6 +114,7 @@ class SweepReport:
             outcomes=_outcomes(self.results),
             heatmaps=_heatmaps(self.results, self.fields),
             tradeoff=_tradeoff(self.results),
+            design=design(self.results, self.splits),
             speed=_speed(self.shown),
             recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
             flat=flat_rows(listed),
@@ -130,8 +139,8 @@ def from_rows(
 ) -> SweepReport:
     """The report of a results store; traces are read from the rows' ``trace`` paths, relative to ``folder``.
 
-    ``remarks`` are what the page should warn of besides. A trace that is missing or damaged costs its timeline and leaves a warning. Raises SweepError for a row
-    without configuration, recording or status.
+    ``remarks`` are what the page should warn of besides. A trace that is missing or damaged costs its timeline and
+    leaves a warning. Raises SweepError for a row without configuration, recording or status.
     """
     return _report(rows, lambda row: read_trace(Path(folder) / row["trace"]), title, command, now, remarks)
 
@@ -157,7 +166,7 @@ def _report(
     now: datetime | None,
     remarks: Sequence[str] = (),
 ) -> SweepReport:
-    every = tuple(check_row(row) for row in rows)
+    every = tuple({**check_row(row), "config": flat_config(row["config"])} for row in rows)
     finished = [row for row in every if row["status"] == "ok"]
     fields = varying([row["config"] for row in finished])
     told = results(finished, fields)
@@ -196,6 +205,7 @@ def _row_of(key: str, trace: Trace) -> dict[str, Any]:
         "statistics": trace.statistics,
         "duration": trace.duration,
         "compute_s": trace.compute_s,
+        "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
         "created": trace.header["created"],
     }

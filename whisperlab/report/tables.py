@@ -18,6 +18,8 @@ from whisperlab.report.tally import (
     percent,
 )
 
+MAX_LINES = 500  # of a table; a page of more is slow to open
+
 T = TypeVar("T")
 Value = str | float | None
 
@@ -61,8 +63,11 @@ class Table:
 
 
 def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[T]) -> Table:
-    """Rows through columns; a column nobody has a value for is left out."""
-    lines = [tuple(_cell(column, row) for column in columns) for row in rows]
+    """Rows through columns; a column nobody has a value for is left out, and so are lines beyond `MAX_LINES`."""
+    rows = list(rows)
+    if len(rows) > MAX_LINES:
+        caption += f" (the first {MAX_LINES} of {len(rows):,} lines)"
+    lines = [tuple(_cell(column, row) for column in columns) for row in rows[:MAX_LINES]]
     kept = [place for place in range(len(columns)) if any(line[place].sort is not None for line in lines)]
     head = tuple(
         (columns[place].title, columns[place].about, any(line[place].is_number for line in lines))
@@ -129,7 +134,8 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{low:.0f}–{high:.0f} %"
 
 
-def _mebibytes(value: float) -> str:
+def mebibytes(value: float) -> str:
+    """A size for people."""
     return f"{value / 2**20:,.0f} MiB"
 
 
@@ -142,6 +148,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         "error",
         "duration",
         "compute_s",
+        "response_p95_s",
         "peak_rss_bytes",
         "created",
     )
@@ -219,8 +226,14 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
         lambda r: r.real_time_factor,
         "{:.2f}".format,
     ),
+    Column(
+        "Response p95",
+        "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording",
+        lambda r: r.response_p95,
+        "{:.2f} s".format,
+    ),
     Column("Runs", "Recordings this configuration finished", lambda r: len(r.rows)),
-    Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, _mebibytes),
+    Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, mebibytes),
 )
 
 _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (

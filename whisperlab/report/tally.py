@@ -151,6 +151,14 @@ class Result:
         return _ratio(math.fsum(row.get("compute_s") or 0.0 for row in self.rows), self.duration)
 
     @property
+    def response_p95(self) -> float | None:
+        """The worst recording's 95th percentile of response times, in seconds; None when none was measured."""
+        return max(
+            (float(found) for row in self.rows if (found := row.get("response_p95_s")) is not None),
+            default=None,
+        )
+
+    @property
     def peak_rss_bytes(self) -> int | None:
         """The highest peak of resident memory of any run; None when none was measured."""
         return max(

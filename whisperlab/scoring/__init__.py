@@ -13,6 +13,7 @@ from whisperlab.scoring.calibration import (
     reliability,
 )
 from whisperlab.scoring.language import TOLERANCES_S, WIDEST_S, Boundary, match_switches, true_switches
+from whisperlab.scoring.latency import response_p95
 from whisperlab.scoring.summary import (
     Score,
     bootstrap_interval,
@@ -41,6 +42,7 @@ __all__ = [
     "match_switches",
     "pooled",
     "reliability",
+    "response_p95",
     "score",
     "score_trace",
     "true_switches",

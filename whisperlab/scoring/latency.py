@@ -16,7 +16,7 @@ import numpy as np
 from whisperlab.scoring.language import Boundary
 from whisperlab.scoring.text import align, units
 from whisperlab.segments import Switch
-from whisperlab.trace import Reference
+from whisperlab.trace import Reference, Trace
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,6 +73,15 @@ def response_times(service: Sequence[float], interval: float) -> tuple[float, ..
         free_at = max(came, free_at) + taken
         responses.append(free_at - came)
     return tuple(responses)
+
+
+def response_p95(trace: Trace) -> float | None:
+    """The 95th percentile of the `response_times` of a trace's chunks, were they to come in real time, in seconds.
+
+    None for a trace that does not tell what each chunk took.
+    """
+    service = trace.service_s
+    return percentile(response_times(service, trace.chunk_s), 95) if service else None
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:

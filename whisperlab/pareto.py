@@ -1,0 +1,98 @@
+"""Which of several configurations are worth having, and which option made the difference: pure functions of numbers.
+
+Nothing here knows a sampler, a store or a model; a search and the report of any sweep ask the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 4  # groups that the values of an option are put in, at most: few trials fill no more
+SHUFFLES = 500
+CHANCE = 95  # per cent of the shuffles that stay below the share an option has to pass
+
+
+@dataclass(slots=True, frozen=True)
+class Importance:
+    """How much of an objective's variance one option explains by itself, from 0 to 1.
+
+    ``chance`` is what it explains of shuffled results in 95 of 100 cases: with few trials that is much, and a share
+    below it shows nothing.
+    """
+
+    option: str
+    share: float
+    chance: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the share is more than chance gives."""
+        return self.share > self.chance
+
+
+def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
+    """Which points no other dominates, all objectives being better when lower.
+
+    One dominates another when it is nowhere worse and somewhere better; equal points do not dominate each other.
+
+    >>> pareto_front([(1, 5), (2, 2), (3, 3), (2, 2)])
+    (True, True, False, True)
+    """
+    every = np.asarray(points, dtype=float)
+    return tuple(
+        not bool(np.any(np.all(every <= point, axis=1) & np.any(every < point, axis=1))) for point in every
+    )
+
+
+def importances(
+    options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0
+) -> list[Importance]:
+    """What each option explains of an objective, the most important first.
+
+    The share is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance
+    between the groups of results that share a value of the option / variance of all results. Numbers of more than
+    `LEVELS` different values are cut into so many groups of equal size. ``chance`` comes from shuffling the results.
+    Options that were changed together share the credit, and what only a combination does is not seen.
+
+    Importances of tree models and of densities (fANOVA, PED-ANOVA) see combinations but need many trials: with three
+    options and 16 made-up results PED-ANOVA (Watanabe 2023) put the one that mattered first 78 times in 100, this 90
+    times; and where none mattered PED-ANOVA still gave a typical 0.7 to one of them.
+
+    Args:
+        options: the values of each option, one for each configuration.
+        objective: the result of each configuration.
+        seed: of the shuffles.
+    """
+    results = np.asarray(objective, dtype=float)
+    rng = np.random.default_rng(seed)
+    shuffled = np.stack([results, *(rng.permutation(results) for _ in range(SHUFFLES))])
+    found = []
+    for name, values in options.items():
+        shares = _explained(_groups(values), shuffled)
+        found.append(Importance(name, float(shares[0]), float(np.percentile(shares[1:], CHANCE))))
+    return sorted(found, key=lambda one: -one.share)
+
+
+def _explained(groups: NDArray[np.intp], results: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The correlation ratio of every row of results, shape (rows, n), with groups of shape (n,); 0 without variance."""
+    members = np.eye(groups.max() + 1)[groups]
+    centred = results - results.mean(axis=1, keepdims=True)
+    between = ((centred @ members) ** 2 / members.sum(axis=0)).sum(axis=1)
+    whole = (centred**2).sum(axis=1)
+    shares: NDArray[np.float64] = np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0)
+    return shares
+
+
+def _groups(values: Sequence[object]) -> NDArray[np.intp]:
+    """A number for each value, the same for those of one group."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = np.array(values, dtype=float)
+        if len(np.unique(numbers)) > LEVELS:
+            edges = np.quantile(numbers, np.arange(1, LEVELS) / LEVELS)
+            return np.unique(np.searchsorted(edges, numbers), return_inverse=True)[1]
+    names = {name: place for place, name in enumerate(dict.fromkeys(map(repr, values)))}
+    return np.array([names[repr(value)] for value in values])
