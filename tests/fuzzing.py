@@ -35,6 +35,7 @@ from guard import serve
 from whisperlab import audio, contest, corpora, models, store, sweep
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
+from whisperlab.contest.running import _peer
 from whisperlab.decoder import DecoderOptions
 from whisperlab.errors import (
     AudioFormatError,
@@ -762,8 +763,7 @@ def read_store(path: Path) -> None:
 
 
 def read_configuration(path: Path) -> None:
-    found = contest.options_of(str(path))
-    contest._peer(found, weights(), ["en", "es"])
+    _peer(contest.Side.of(str(path)), weights(), ["en", "es"])
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------

@@ -368,7 +368,7 @@ def test_nothing_grows_with_the_stream(sounds: Sounds, tmp_path: Path) -> None:
 
 def holed_heap(n: int) -> tuple[dict[str, int], dict[str, int]]:
     """Memory before and after giving back what was freed between n blocks that stay."""
-    large, stay = zip(*((bytearray(b"x") * 100_000, bytearray(b"x") * 2000) for _ in range(n)), strict=True)
+    large, stay = zip(*((bytearray(b"x") * 100_000, bytearray(b"x") * 30_000) for _ in range(n)), strict=True)
     del large  # blocks below 128 KiB lie in the heap of a young process; glibc maps greater ones
     before = gauges.memory()
     give_back()

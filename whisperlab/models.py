@@ -358,7 +358,7 @@ def _is_ct2_of(name: str, folder: Path) -> bool:
         return False
     try:
         _checked(_converted({"model.bin": (folder / "model.bin").read_bytes()}, name), name)
-    except (WeightsError, OSError) as error:
+    except (WeightsError, OSError, ValueError) as error:
         if is_lack_of_memory(error):
             raise
         _log.warning("%s is damaged: %s", folder, brief(error))

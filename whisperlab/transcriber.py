@@ -261,8 +261,8 @@ class SessionRestartTranscriber:
 
     Determinism: the same audio, options and number of torch's threads give the same results to the last bit, in any
     chunks and any process. With fp32 and int8 one thread and two do so too. With bf16 oneDNN shares long sums out among
-    the threads: in 40 s of the development speech half the posteriors differed, by 0.04 at most, and 2 letters of the
-    text; no time, language or switch did.
+    the threads: in 40 s of the development speech half the posteriors differed, by 0.04 at most, and two words of the
+    text were spelt otherwise; times, languages and switches were the same.
 
     Processes: start them with *spawn*, and make a transcriber in each. A fork of a process that has made a transcriber
     lacks the threads of torch and of the voice activity detector, which would be waited for forever; there every call,
