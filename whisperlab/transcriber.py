@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from whisperlab.audio import FloatArray, as_audio
+from whisperlab.audio import FloatArray, as_audio, bounded
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.checks import check_type, check_types, shown
@@ -381,7 +381,7 @@ class SessionRestartTranscriber:
         audio = as_audio(chunk)
         self._news = _News()
         with self.metrics.measure("chunk.total"), self._own_core():
-            self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+            self._take(bounded(self._resampler.resample_chunk(audio)) if self._resampler else audio)
         return self._result()
 
     def finalize(self) -> ProcessResult:
@@ -389,7 +389,7 @@ class SessionRestartTranscriber:
         self._news = _News()
         if not self._ended:
             if self._resampler:
-                self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+                self._take(bounded(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
             if closed := self._gate.close():
                 self._end_speech(closed)
             self._ended = True
