@@ -114,9 +114,14 @@ def guided(name: str, seeds: Path, fuzzer: list[str]) -> None:
     except ImportError:
         sys.exit("guided runs need atheris: pip install atheris==3.0.0 (Python 3.11 to 3.13, Linux)")
     sys.path.insert(0, str(TESTS))
+    import guard
+
     with atheris.instrument_imports(include=["whisperlab"], enable_loader_override=False):
         import fuzzing
     fuzzing.be_ready(seeds)
+    guard.limit_memory(
+        guard.MEMORY
+    )  # what a ring of so many samples is refused for; libFuzzer would call it a flood
     target = fuzzing.targets()[name]
 
     def once(data: bytes) -> None:

@@ -113,7 +113,7 @@ def serve(
         faulthandler.enable()
         for limit in (signal.SIGPROF, signal.SIGALRM):
             faulthandler.register(limit, chain=True)  # a traceback, and then the end
-        _limit_memory(memory)
+        limit_memory(memory)
         for number in range(first, first + count):
             print(json.dumps(_outcome(case, number, cpu_s, wall_s)), file=out, flush=True)
 
@@ -140,7 +140,8 @@ def _outcome(case: Case, number: int, cpu_s: float, wall_s: float) -> dict[str, 
     }
 
 
-def _limit_memory(more: int) -> None:
+def limit_memory(more: int) -> None:
+    """Let this process have so many bytes more than it has, and leave no core files."""
     limit = _status("VmData") + more
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -460,6 +460,15 @@ def error_rate_of(n_wrong: int) -> Score:
     )
 
 
+@pytest.mark.parametrize(
+    "name, bad", [("delays", ["1"]), ("audio_s", None), ("audio_s", math.inf), ("text", {"en": 1})]
+)
+def test_counts_that_are_no_numbers_are_refused(name: str, bad: Any) -> None:
+    one = score(Reference("", ()), [], [], duration=1.0)
+    with pytest.raises(ConfigurationError, match="not the counts of a score"):
+        Score.from_dict({**one.to_dict(), name: bad})
+
+
 def test_an_interval_resamples_recordings() -> None:
     scores = [error_rate_of(0), error_rate_of(10)]
     # Two recordings: a resample has none, one or two of the bad one, with chances 1/4, 1/2, 1/4.

@@ -645,6 +645,8 @@ WHOLE = {"key": "k", "status": "ok", "config": {}, "recording": "r"}
         ({"config": [1]}, "config should be an object"),
         ({"schema": "2"}, "schema should be a whole number"),
         ({"duration": "1"}, "duration should be a number"),
+        ({"created": 1.5}, "created should be a string"),  # the report looked for the first of them
+        ({"counts": [1]}, "counts should be an object"),
         ({"statistics": {"performance": {"op": 1}}}, "statistics should be"),
     ],
 )

@@ -959,6 +959,15 @@ def test_options_that_cannot_work_are_named(make: Make, options: dict[str, Any],
         make(**options)
 
 
+def test_a_chunk_that_was_taken_is_not_refused_after_resampling(make: Make) -> None:
+    loud = 127 * np.sign(np.sin(np.arange(4000))).astype(np.float32)
+    transcriber = make(sampling_rate=8000)
+    transcriber.process(loud)
+    transcriber.finalize()
+    heard = transcriber.vad_audio_buffer.read_all()
+    assert 127 < np.abs(heard).max() < 128
+
+
 def test_an_unknown_language_has_its_own_error(make: Make) -> None:
     with pytest.raises(UnknownLanguageError):
         make(languages=["klingon"])

@@ -41,7 +41,8 @@ _UNKNOWN_SIZE = (
     0x7FFFF000  # from here on a size is none: what was written to a pipe could not say how long it is
 )
 _SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg guesses it for the others
-_PCM_AS_FLOAT = 128.0  # no resampler overshoots [-1, 1) that far: such floats are unscaled integers
+_PCM_AS_FLOAT = 128.0  # no audio overshoots [-1, 1) that far: such floats are unscaled integers
+_LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
 
 
 def read_audio(path: str | os.PathLike[str]) -> FloatArray:
@@ -81,8 +82,12 @@ def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArr
         )
     if sampling_rate == SAMPLE_RATE:
         return mono
-    resampled: FloatArray = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
-    return resampled
+    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
+
+
+def bounded(resampled: FloatArray) -> FloatArray:
+    """What a resampler made, kept in the range that its input was in: it overshoots, and audio must stay audio."""
+    return np.clip(resampled, -_LOUDEST, _LOUDEST, out=resampled)
 
 
 def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -56,6 +56,11 @@ _FIELDS = {
     "compute_s": AMOUNT_OR_NULL,
     "peak_rss_bytes": AMOUNT_OR_NULL,
     "statistics": STATISTICS,
+    "counts": OBJECT,
+    "rates": OBJECT,
+    "created": TEXT,
+    "corpus": TEXT_OR_NULL,
+    "error": TEXT_OR_NULL,
     "trace": TEXT_OR_NULL,
 }
 

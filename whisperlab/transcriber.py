@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 
 from whisperlab.allocator import give_back
-from whisperlab.audio import FloatArray, as_audio
+from whisperlab.audio import FloatArray, as_audio, bounded
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.checks import check_type, check_types, shown
@@ -474,7 +474,7 @@ class SessionRestartTranscriber:
             self._news = _News()
             self._given += len(audio)
             with self.metrics.measure("chunk.total"), self._own_core(), enough_memory("for the stream"):
-                self._take(self._resampler.resample_chunk(audio) if self._resampler else audio)
+                self._take(bounded(self._resampler.resample_chunk(audio)) if self._resampler else audio)
             self._half_done = ""
             return self.latest
 
@@ -660,7 +660,7 @@ class SessionRestartTranscriber:
     def _flush(self) -> None:
         """Take in what the resampler still holds."""
         if self._resampler:
-            self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._take(bounded(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)))
 
     def _leap(self, end: int) -> None:
         """End the speech going on here, and let silence that nobody listens to fill the buffers up to ``end``."""

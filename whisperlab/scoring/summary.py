@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from whisperlab.checks import is_number, shown
 from whisperlab.errors import ConfigurationError
 from whisperlab.scoring.language import (
     TOLERANCES_S,
@@ -120,6 +121,8 @@ class Score:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Score:
         """The score a ``to_dict`` was made of. Raises ConfigurationError for anything else."""
+        if not _holds_numbers(value):
+            raise ConfigurationError(f"not the counts of a score, which are numbers: {shown(value)}")
         try:
             return cls(
                 value["recordings"],
@@ -136,7 +139,7 @@ class Score:
                 {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"not the counts of a score: {error!r} in {value!r:.200}") from error
+            raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
 
 
 def score(
@@ -307,6 +310,15 @@ def _value(rates: RateTree, name: str) -> float:
     if name not in rates or isinstance(rates[name], dict):
         raise ConfigurationError(f"no single rate is named {name!r}; there are {', '.join(rates)}")
     return float(rates[name])
+
+
+def _holds_numbers(value: object) -> bool:
+    """Whether there are numbers at every end of a value, and nothing else."""
+    if isinstance(value, Mapping):
+        return all(map(_holds_numbers, value.values()))
+    if isinstance(value, list):
+        return all(map(_holds_numbers, value))
+    return isinstance(value, bool) or is_number(value)
 
 
 def _nested(time: LabelTime) -> dict[str, dict[str, float]]:
