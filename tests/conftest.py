@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,15 @@ def scene() -> Scene:
     assert 10 <= duration_s(cut.audio) <= SCENE_S
     assert [segment.lang for segment in cut.segments] == ["en", "es", "en"]
     return cut
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Let the interpreter change threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import tracemalloc
 import warnings
@@ -367,15 +366,6 @@ def test_append_allocates_no_sample_memory(traced: None, chunk: npt.NDArray[Any]
 
 
 # --- two threads --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def frequent_switches() -> Iterator[None]:
-    """Let the interpreter change threads a thousand times as often as it would."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:

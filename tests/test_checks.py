@@ -59,11 +59,17 @@ def test_a_value_of_another_type_is_refused_with_what_is_allowed(
     assert str(refused.value) == f"{field} must be {allowed}, got {shown(value)}"
 
 
-def test_values_of_the_right_types_pass() -> None:
-    check_types(Options())
-    check_types(Options(number=1, several=[0.5]))  # type: ignore[arg-type]  # a list is what JSON has
-    check_types(Options(number=-math.inf))
+@pytest.mark.parametrize("given", [{}, {"number": 1, "several": [0.5]}, {"number": -math.inf}])
+def test_values_of_the_right_types_pass_as_they_are(given: dict[str, Any]) -> None:
+    options = Options(**given)  # a list is what JSON has
+    check_types(options)
+    assert {name: getattr(options, name) for name in given} == given
+
+
+def test_numbers_of_numpy_are_numbers_and_its_truths_are_none() -> None:
     check_type("x", np.float64(0.5), float)
+    with pytest.raises(ConfigurationError, match="x must be a number"):
+        check_type("x", np.bool_(True), float)
 
 
 @pytest.mark.parametrize(

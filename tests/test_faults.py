@@ -464,11 +464,15 @@ def test_a_damaged_package_is_never_used_and_fetched_anew(tmp_path: Path, apt: A
 
 def test_a_package_damaged_anywhere_unpacks_with_a_clear_error_or_not_at_all(tmp_path: Path) -> None:
     whole = deb(tmp_path / "whole.deb", {"./usr/share/doc/x.txt": b"text " * 100, "./usr/y": b"\0" * 3000})
+    path, refused = tmp_path / "damaged.deb", 0
     for damage in damaged(whole.read_bytes()):
-        path = tmp_path / "damaged.deb"
         path.write_bytes(damage)
-        with suppress(CorpusError):
-            debian.unpack(path)
+        refused += 1
+        with may_refuse(CorpusError, re.escape(str(path))):
+            files = debian.unpack(path)
+            assert all(isinstance(content, bytes) for content in files.values())
+            refused -= 1
+    assert refused > 0
 
 
 def test_a_corpus_whose_manifest_was_damaged_is_built_anew(shelf: Path, cache: Path) -> None:  # noqa: F811
@@ -488,10 +492,15 @@ def test_a_damaged_manifest_is_read_or_refused_with_file_and_line(tmp_path: Path
     recordings = [make_recording(tmp_path, f"r{n}", "hello " * n) for n in range(1, 4)]
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, recordings)
-    for damage in damaged(path.read_bytes()):
+    whole, read = path.read_bytes(), 0
+    for damage in damaged(whole):
         path.write_bytes(damage)
         with may_refuse(ManifestError, re.escape(str(path))):
-            read_manifest(path)
+            assert len(read_manifest(path)) <= len(recordings)
+            read += 1
+    path.write_bytes(whole)
+    assert read_manifest(path) == recordings
+    assert read < sum(1 for _ in damaged(whole))
 
 
 def test_a_damaged_trace_is_read_or_refused_with_file_and_line(tmp_path: Path) -> None:

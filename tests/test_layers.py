@@ -21,6 +21,7 @@ LAYERS = (
     "allocator",
     "checks",
     "files",
+    "threads",
     "hot",
     "rich",
     "timeline",

@@ -57,7 +57,7 @@ def marking(path: str) -> Callable[[object], int]:
 
 
 def test_the_work_is_made_once_and_its_memory_is_shared() -> None:
-    with Nursery(heavy, 1) as nursery:
+    with Nursery(heavy) as nursery:
         workers = [nursery.hire() for _ in range(3)]
         for worker in workers:
             worker.give(None)
@@ -76,7 +76,7 @@ def test_memory_is_told_in_a_sentence() -> None:
 
 def test_a_worker_killed_leaves_the_others_and_is_replaced(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    with Nursery(partial(marking, str(made)), 1) as nursery:
+    with Nursery(partial(marking, str(made))) as nursery:
         first, second = nursery.hire(), nursery.hire()
         first.give(None)
         pid = first.result()
@@ -93,7 +93,7 @@ def test_a_worker_killed_leaves_the_others_and_is_replaced(tmp_path: Path) -> No
 
 def test_a_nursery_killed_is_opened_again(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    with Nursery(partial(marking, str(made)), 1) as nursery:
+    with Nursery(partial(marking, str(made))) as nursery:
         worker = nursery.hire()
         worker.give(None)
         worker.result()
@@ -110,7 +110,7 @@ def test_a_nursery_killed_is_opened_again(tmp_path: Path) -> None:
 
 
 def test_errors_arrive_as_they_were_or_in_words() -> None:
-    with Nursery(raising, 1) as nursery:
+    with Nursery(raising) as nursery:
         worker = nursery.hire()
         worker.give("value")
         with pytest.raises(ValueError, match="no such thing"):
@@ -121,7 +121,7 @@ def test_errors_arrive_as_they_were_or_in_words() -> None:
 
 
 def test_all_end_when_the_nursery_is_closed() -> None:
-    with Nursery(pids, 1) as nursery:
+    with Nursery(pids) as nursery:
         workers = [nursery.hire() for _ in range(2)]
         for worker in workers:
             worker.give(None)
@@ -132,8 +132,8 @@ def test_all_end_when_the_nursery_is_closed() -> None:
         time.sleep(0.01)
 
 
-def test_products_are_the_same_on_two_threads_after_the_fork() -> None:
-    with Nursery(sums, 2) as nursery:
+def test_products_are_the_same_after_the_fork() -> None:
+    with Nursery(sums) as nursery:
         worker = nursery.hire()
         worker.give(1)
         assert worker.result() == pytest.approx(sums()(1), rel=1e-4)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from test_trace import FakeClock
 
 from whisperlab import PerformanceMetrics, SessionRestartTranscriber
 from whisperlab.audio import FloatArray, chunks
@@ -37,23 +38,10 @@ SMALL = OverloadOptions(skip_lid_ms=200, longer_steps_ms=400, drop_ms=1000)
 
 
 @dataclass
-class Clock:
-    """Seconds that pass only when somebody works or sleeps."""
-
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, duration_s: float) -> None:
-        self.now += duration_s
-
-
-@dataclass
 class Parrot:
     """Repeats what it hears, in the machine time that ``factor`` gives for the audio clock and the load level."""
 
-    clock: Clock = field(default_factory=Clock)
+    clock: FakeClock = field(default_factory=lambda: FakeClock(0.0))
     factor: Callable[[float, int], float] = lambda at_s, level: 0.0
     load_level: int = 0
     position: int = 0
@@ -261,7 +249,7 @@ def test_a_level_is_left_only_well_below_its_threshold() -> None:
 def test_the_first_drop_is_warned_of_at_once_the_next_in_turn_and_the_last_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     feed = RealTimeFeed(Parrot(), SMALL, clock=clock)
 
     def lose() -> int:
@@ -540,7 +528,7 @@ def test_bad_gaps_and_levels_are_refused(make: Callable[[], SessionRestartTransc
 
 
 @contextmanager
-def slowed(transcriber: SessionRestartTranscriber, clock: Clock, factor: float) -> Iterator[None]:
+def slowed(transcriber: SessionRestartTranscriber, clock: FakeClock, factor: float) -> Iterator[None]:
     """Every piece takes so much longer than it lasts, by the clock."""
     process = transcriber.process
 
@@ -557,7 +545,7 @@ def slowed(transcriber: SessionRestartTranscriber, clock: Clock, factor: float) 
 def test_real_speech_on_a_machine_twice_too_slow_loses_audio_but_tells_and_keeps_time(
     base_model: Whisper, scene: Scene
 ) -> None:
-    clock = Clock()
+    clock = FakeClock(0.0)
     transcriber = transcriber_maker(base_model)({"languages": scene.languages, "lid_hop_ms": 200})
     options = OverloadOptions(skip_lid_ms=500, longer_steps_ms=1000, drop_ms=3000)
     with slowed(transcriber, clock, 2.0):

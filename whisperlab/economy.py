@@ -37,12 +37,12 @@ from whisperlab.peers import (
     load_faster_whisper,
     streaming,
     summarise,
-    torch_threads,
 )
 from whisperlab.plain import PlainTranscriber
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.scoring import wilson
+from whisperlab.threads import torch_threads
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared

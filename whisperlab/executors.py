@@ -8,7 +8,6 @@ rows are written by the one process that drives the sweep, so the records are th
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from whisperlab.errors import ConfigurationError, MissingDependencyError
 from whisperlab.nursery import Memory, Nursery, Work, Worker, WorkerDiedError
+from whisperlab.threads import torch_threads
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -70,7 +70,7 @@ class Executor(Protocol[Task, Done]):
 
 
 class InProcess(Generic[Task, Result]):
-    """One task after the other, here."""
+    """One task after the other, here, on one thread as everywhere: bfloat16 sums depend on how many there are."""
 
     def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
         self._factory = factory
@@ -79,11 +79,13 @@ class InProcess(Generic[Task, Result]):
         """In the order given."""
         work = self._factory()
         for task in tasks:
-            yield task, work(task)
+            with torch_threads(1):
+                result = work(task)
+            yield task, result
 
 
 class LocalProcesses(Generic[Task, Result]):
-    """Several processes of this machine, each with so many threads inside an operator that all cores have one.
+    """Several processes of this machine, which compute on one thread each.
 
     The work is made once and its weights are shared (`whisperlab.nursery`). A worker that dies, whatever killed it, is
     replaced and its task tried again, `ATTEMPTS` times. Ctrl-C reaches only the process that drives. ``memory`` is what
@@ -92,20 +94,12 @@ class LocalProcesses(Generic[Task, Result]):
     Args:
         factory: importable by name, or `functools.partial` of such a function.
         n_workers: processes.
-        threads: inside an operator, for each; None shares the cores among the workers.
     """
 
-    def __init__(
-        self,
-        factory: Callable[[], Work[Task, Result]],
-        n_workers: int,
-        *,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, factory: Callable[[], Work[Task, Result]], n_workers: int) -> None:
         if n_workers < 1:
             raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
         self._factory, self._n_workers = factory, n_workers
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // n_workers)
         self.memory: Memory | None = None
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
@@ -120,7 +114,7 @@ class LocalProcesses(Generic[Task, Result]):
                 worker.give(task)
                 busy[worker.desk] = worker, task, attempt
 
-        with Nursery(self._factory, self._threads) as nursery:
+        with Nursery(self._factory) as nursery:
             for _ in range(min(self._n_workers, len(tasks))):
                 employ(nursery.hire())
             while busy:

@@ -20,6 +20,7 @@ from whisperlab.checks import check_types, is_number, shown
 from whisperlab.decoder import tokenizer_for
 from whisperlab.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.text_stack import TextStack
+from whisperlab.timeline import LONGEST_MS
 
 Posterior = NDArray[np.float64]  # shape (languages,), sums to 1
 
@@ -88,7 +89,7 @@ class LidOptions:
         at_least = {"window_ms": 100, "pause_ms": 32, "sure_hops": 1, "batch": 1}
         at_most = {"sure_hops": 1000, "batch": 64, "sure": 1, "pool_after": math.inf}
         for name, value in asdict(self).items():
-            low, high = at_least.get(name, 0), at_most.get(name, 30_000)
+            low, high = at_least.get(name, 0), at_most.get(name, LONGEST_MS)
             if name not in ("temperature", "english_bias") and value is not None and not low <= value <= high:
                 raise ConfigurationError(f"{name} must be {_range(low, high)}, got {shown(value)}")
         if not 0 < self.temperature < math.inf:

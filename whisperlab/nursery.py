@@ -3,14 +3,13 @@
 A fork shares all memory until somebody writes to it. Weights that a library has laid out for the processor can be
 shared in no other way: they cannot be sent, and made again they are there twice. The process that drives may have
 threads, whose locks a fork would copy in whatever state they are, so the *nursery* is a fresh process that drives
-nothing, computes on one thread, and has no pool of threads its workers would miss.
+nothing, computes on one thread, as its workers do, and has no pool of threads that they would miss.
 
 Workers end when the one who hired them is gone: the pipe between them says so.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import pickle
@@ -24,6 +23,8 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
+
+from whisperlab.allocator import give_back
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -79,11 +80,10 @@ class Nursery(Generic[Task, Result]):
 
     Args:
         factory: importable by name, or `functools.partial` of such a function; called once, in the nursery.
-        threads: inside an operator, for each worker.
     """
 
-    def __init__(self, factory: Callable[[], Work[Task, Result]], threads: int) -> None:
-        self._factory, self._threads = factory, threads
+    def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
+        self._factory = factory
         self._open()
 
     def __enter__(self) -> Nursery[Task, Result]:
@@ -114,8 +114,9 @@ class Nursery(Generic[Task, Result]):
     def close(self) -> None:
         """End the nursery and its workers, whatever they are doing."""
         self._orders.close()
+        assert self._process.pid is not None
         with suppress(ProcessLookupError, PermissionError):  # before it has a group of its own
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
 
@@ -123,13 +124,13 @@ class Nursery(Generic[Task, Result]):
         context = get_context("spawn")
         self._orders, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
-            target=_nurse, args=(theirs, self._factory, self._threads), daemon=True
+            target=_nurse, args=(theirs, self._factory), daemon=True
         )
         self._process.start()
         theirs.close()
 
 
-def _nurse(orders: Connection, factory: Callable[[], Work[Any, Any]], threads: int) -> None:
+def _nurse(orders: Connection, factory: Callable[[], Work[Any, Any]]) -> None:
     """The nursery itself: make the work, then a worker for every pipe that comes."""
     os.setpgid(0, 0)  # Ctrl-C is for the process that drives
     import torch
@@ -149,7 +150,7 @@ def _nurse(orders: Connection, factory: Callable[[], Work[Any, Any]], threads: i
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             orders.close()
-            _serve(Connection(handle), work, threads)
+            _serve(Connection(handle), work)
         os.close(handle)
 
 
@@ -157,15 +158,11 @@ def _settle() -> None:
     """Leave workers little to write to: objects out of the collector's way, free pages given back."""
     gc.collect()
     gc.freeze()
-    with suppress(AttributeError):  # glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
 
 
-def _serve(desk: Connection, work: Work[Any, Any], threads: int) -> NoReturn:
+def _serve(desk: Connection, work: Work[Any, Any]) -> NoReturn:
     """A worker: one task after the other until nobody listens."""
-    import torch
-
-    torch.set_num_threads(threads)
     with suppress(EOFError, OSError):
         while True:
             task = desk.recv()

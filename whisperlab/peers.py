@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -28,6 +27,7 @@ from whisperlab.profiling.memory import status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.scoring import Score, bootstrap_intervals, pooled, score
 from whisperlab.segments import SessionSegment, Switch
+from whisperlab.threads import torch_threads
 from whisperlab.timeline import MEL_RATE, samples
 from whisperlab.trace import Pace, Reference, StreamTranscriber, capture
 
@@ -541,16 +541,3 @@ def _offline(segments: Iterable[SessionSegment], audio: FloatArray, work: Encode
         if old.language != new.language
     )
     return Heard(found, tuple(switches), work)
-
-
-@contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    """Run with n threads inside an operator, and put back what was before."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,7 +10,6 @@ runs language-ID only, which makes a large sweep over the cache cheap. Such rows
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import itertools
@@ -28,6 +27,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from whisperlab import __version__
+from whisperlab.allocator import give_back
 from whisperlab.audio import FloatArray, audio_digest, read_audio
 from whisperlab.cache import make_key
 from whisperlab.errors import ConfigurationError, SweepError
@@ -444,8 +444,7 @@ def _reset_peak_memory() -> None:
     allocator keeps it, no peak is below those before.
     """
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

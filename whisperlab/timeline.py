@@ -12,6 +12,7 @@ SAMPLE_RATE = 16_000  # samples a second: what Whisper was trained on
 MEL_HOP = 160  # samples between mel frames (10 ms)
 MEL_RATE = SAMPLE_RATE // MEL_HOP  # 100 mel frames a second
 POSITION = 2 * MEL_HOP  # samples under one encoder position (20 ms): the second convolution has stride 2
+LONGEST_MS = 60_000  # of what an option may make a stream wait for: as much as its buffer of audio holds
 MAX_WINDOW = 30 * SAMPLE_RATE  # samples Whisper can see at once
 VAD_FRAME = 512  # samples Silero decides on at once (32 ms)
 

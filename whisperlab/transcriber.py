@@ -65,6 +65,7 @@ from whisperlab.models import Weights, load_weights, weights_of
 from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import LONGEST_GAP_S, PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
+from whisperlab.threads import torch_threads
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
 
@@ -552,12 +553,8 @@ class SessionRestartTranscriber:
         if self._worker is None:
             yield
             return
-        before = torch.get_num_threads()
-        try:
-            torch.set_num_threads(1)
+        with torch_threads(1):
             yield
-        finally:
-            torch.set_num_threads(before)
 
     def config(self) -> dict[str, Any]:
         """Everything that decides what this transcriber does, JSON-able."""

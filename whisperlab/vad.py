@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whisperlab.checks import check_types, shown
 from whisperlab.errors import ConfigurationError
-from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME, Span
+from whisperlab.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
 
 _NEEDED_BYTES = 128 << 20  # of address space, while Silero is loaded: 79 MB at once, and some
 
@@ -61,8 +61,10 @@ class VadOptions:
         check_types(self)
         if not 0 < self.offset <= self.onset < 1:
             raise ConfigurationError(f"0 < offset <= onset < 1 is needed, got {self.offset} and {self.onset}")
-        if not 32 <= self.min_silence_ms <= 30_000:
-            raise ConfigurationError(f"min_silence_ms must be 32 to 30000, got {shown(self.min_silence_ms)}")
+        if not 32 <= self.min_silence_ms <= LONGEST_MS:
+            raise ConfigurationError(
+                f"min_silence_ms must be 32 to {LONGEST_MS}, got {shown(self.min_silence_ms)}"
+            )
 
 
 @dataclass(slots=True, frozen=True)

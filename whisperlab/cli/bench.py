@@ -188,12 +188,12 @@ def _soak(args: argparse.Namespace, console: Console) -> Found:
     from tqdm import tqdm
 
     from whisperlab import corpora
-    from whisperlab.peers import torch_threads
     from whisperlab.report.index import write_index
     from whisperlab.report.soak import from_log, told, write_soak
     from whisperlab.soak.plan import Plan
     from whisperlab.soak.sounds import Sounds, clips
     from whisperlab.soak.stream import SoakedTranscriber, soak, young_process
+    from whisperlab.threads import torch_threads
 
     plan, log = Plan(args.hours, args.seed), args.out / "soak.jsonl"
     speech = clips([recording for name in SOAKED for recording in corpora.load(name)])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
 from whisperlab.cli.console import Console, table
-from whisperlab.cli.sweep import add_run_arguments, check_out, shared, who_works
+from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
 from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_recordings(recordings)
     model = models.load_weights(args.model, args.device, say=console.note)
     digest = models.model_digest(model)
-    try:
+    with running(args, model, digest, console) as options:
         found = search(
             space,
             recordings,
@@ -63,15 +63,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             method=args.method,
             seed=args.seed,
             shared=shared(args, recordings),
-            model_digest=digest,
-            **who_works(args, model, digest, console),
-            retry_failed=args.retry_failed,
-            progress=console.err.isatty(),
-            say=console.note,
+            **options,
         )
-    except KeyboardInterrupt:
-        console.note(f"--resume with --out {args.out} goes on where this search was stopped")
-        raise
     split = ", ".join(sorted({recording.split for recording in recordings} - {""})) or None
     chosen_by = f"{len(recordings)} of the recordings of {args.corpus}, {f'split {split}' if split else 'of no split'}"
     console.document(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,23 +100,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     digest = models.model_digest(model)
     if args.dry_run:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
-    works = who_works(args, model, digest, console)
-    try:
-        outcome = sweep.run_sweep(
-            configurations,
-            recordings,
-            args.out,
-            **works,
-            model_digest=digest,
-            retry_failed=args.retry_failed,
-            progress=console.err.isatty(),
-            say=console.note,
-        )
-    except KeyboardInterrupt:
-        console.note(f"--resume with --out {args.out} goes on where this sweep was stopped")
-        raise
-    if memory := getattr(works.get("executor"), "memory", None):
-        console.note(memory.words())
+    with running(args, model, digest, console) as options:
+        outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
     results = summary(store.read_rows(args.out))
     console.document(
         {
@@ -133,6 +119,27 @@ def run(args: argparse.Namespace, console: Console) -> int:
             f"{len(outcome.failed)} of {outcome.planned} cells failed; --retry-failed runs them again"
         )
     return 0
+
+
+@contextmanager
+def running(
+    args: argparse.Namespace, model: Weights, digest: str, console: Console
+) -> Iterator[dict[str, Any]]:
+    """How tasks are run, as options of sweeps and searches; told how to go on after Ctrl-C, and what memory it took."""
+    works = who_works(args, model, digest, console)
+    try:
+        yield {
+            **works,
+            "model_digest": digest,
+            "retry_failed": args.retry_failed,
+            "progress": console.err.isatty(),
+            "say": console.note,
+        }
+    except KeyboardInterrupt:
+        console.note(f"--resume with --out {args.out} goes on where it was stopped")
+        raise
+    if memory := getattr(works.get("executor"), "memory", None):
+        console.note(memory.words())
 
 
 def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> dict[str, Any]:
@@ -195,12 +202,9 @@ def check_out(args: argparse.Namespace) -> None:
 
 def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
     """What would be run, how long it would take, and what that is known from."""
-    import os
-
-    import torch
-
     from whisperlab import cost, store, sweep
     from whisperlab.audio import read_audio
+    from whisperlab.threads import torch_threads
 
     todo = sweep.remaining(tasks, store.done(args.out), retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
@@ -208,10 +212,10 @@ def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
     plan: dict[str, Any] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
     console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
     if todo:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // n_workers))
         known = cost.from_rows(store.read_rows(args.out)) if (args.out / store.STORE).exists() else {}
         audio = read_audio(todo[0].recording.audio_path)
-        costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
+        with torch_threads(1):
+            costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
         heard = sum({id(one): one.audio_s for one in costs.values()}.values())
         plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": heard}

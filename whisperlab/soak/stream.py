@@ -6,15 +6,12 @@ machine does; the wall says what a listener waits for.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import wraps
-from multiprocessing import get_context
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,6 +22,7 @@ from whisperlab.audio import FloatArray, chunks
 from whisperlab.decoder import DecoderOptions, SpeechDecoder
 from whisperlab.metrics import PerformanceMetrics, Timing
 from whisperlab.models import load_weights
+from whisperlab.nursery import Nursery
 from whisperlab.soak import gauges
 from whisperlab.soak.findings import LOG_SCHEMA
 from whisperlab.soak.plan import BLOCK_TILES, TILE, Piece, Plan
@@ -279,24 +277,25 @@ def young_process(model: str, speech: FloatArray, language: str) -> Iterator[Mea
     It is as old at the end of a soak as it was at the beginning. So what has changed between two of its answers is the
     machine.
     """
-    task = model, speech[: round(_YARDSTICK_S * SAMPLE_RATE)], language
-    with ProcessPoolExecutor(1, get_context("spawn"), _ready, task) as pool:
-        yield lambda: pool.submit(_decode).result()
+    clip = speech[: round(_YARDSTICK_S * SAMPLE_RATE)]
+    with Nursery(partial(_yardstick, model, clip, language)) as nursery:
+        worker = nursery.hire()
+
+        def measure() -> float:
+            worker.give(None)
+            return worker.result()
+
+        yield measure
 
 
-_work: list[Callable[[], object]] = []  # of a process that was started as a yardstick
-
-
-def _ready(model: str, speech: FloatArray, language: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-    torch.set_num_threads(1)
+def _yardstick(model: str, speech: FloatArray, language: str) -> Callable[[None], float]:
     decoder = SpeechDecoder(*prepared(load_weights(model)), DecoderOptions(), PerformanceMetrics())
-    _work.append(lambda: decoder.decode(speech, 0, language))
+
+    def work(_: None) -> float:
+        began = time.thread_time_ns()
+        decoder.decode(speech, 0, language)
+        return (time.thread_time_ns() - began) / 1e6
+
     for _ in range(3):
-        _decode()
-
-
-def _decode() -> float:
-    began = time.thread_time_ns()
-    _work[-1]()
-    return (time.thread_time_ns() - began) / 1e6
+        work(None)
+    return work
