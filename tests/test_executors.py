@@ -290,7 +290,7 @@ def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
 @pytest.mark.slow
 @pytest.mark.model
 def test_real_records_are_the_same_whoever_worked(cluster: Any, excerpt: Path, tmp_path: Path) -> None:
-    """Whisper base on real speech, by the command line: stopped after a task, resumed on two nodes, in two processes."""
+    """Whisper base on real speech, by the command line: stopped after a task, resumed on nodes and in processes."""
     grid = ["--hash-precisions", "6,0", "--cache-sizes", "10,50", "--languages", "en,es"]
     args = ["sweep", "--corpus", str(excerpt), *grid, "--out"]
     assert main([*args, str(tmp_path / "here")]) == 0
