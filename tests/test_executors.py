@@ -327,6 +327,24 @@ def test_a_worker_with_other_weights_or_version_does_nothing(
         load_maker("base", "cpu", digest or ours, version or __version__)
 
 
+@pytest.mark.parametrize("device,loaded", [("cpu", 1), ("cuda", 0)])
+def test_a_model_is_loaded_before_the_fork_unless_a_fork_could_not_use_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, loaded: int
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def fake(*given: Any) -> Callable[..., Parrot]:
+        made.append(given)
+        return Parrot
+
+    monkeypatch.setattr("whisperlab.sweep._loaded_maker", fake)
+    make = load_maker("base", device, DIGEST, "1")
+    assert len(made) == loaded
+    for config in GRID.configurations()[:2]:
+        assert isinstance(make(config), Parrot)
+    assert made == [("base", device, DIGEST, "1")]
+
+
 def test_a_cluster_that_does_not_answer_is_told() -> None:
     with pytest.raises(ConfigurationError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
         list(RayCluster(parrots, "127.0.0.1:1").run([1]))

@@ -37,9 +37,7 @@ _MAX_VALUES = 2**30  # decoded, of all channels: 4 GiB. Silence packed as FLAC s
 _CUT_S = 0.1  # by how much a stream may be shorter than its container says: encoders fill up their last frame
 # What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
 _CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_SIZE = (
-    0x7FFFF000  # from here on a size is none: what was written to a pipe could not say how long it is
-)
+_UNKNOWN_SIZE = 0x7FFFF000  # from here on a size is none: written to a pipe, it could not be known
 _SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg guesses it for the others
 _PCM_AS_FLOAT = 128.0  # no audio overshoots [-1, 1) that far: such floats are unscaled integers
 _LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
@@ -289,11 +287,7 @@ def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[np.float32
                 n_values += sum(frame.samples * frame.layout.nb_channels for frame in decoded)
                 _check_length(path, n_values)
                 frames += decoded
-    except (
-        av.FFmpegError,
-        OSError,
-        ValueError,
-    ) as error:  # a ValueError when channels or rate change on the way
+    except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: channels or rate change on the way
         if isinstance(error, AudioFormatError):
             raise
         if not frames:

@@ -112,13 +112,12 @@ def read_extract(out: str | Path, most: int) -> Extract:
     only by their keys. Errors as for `read_rows`.
     """
     path = _existing(out)
-    newest: dict[bytes, int] = {}
-    facts: dict[bytes, tuple[str, bool]] = {}
+    newest: dict[bytes, tuple[int, str, bool]] = {}
     for place, line in enumerate(_lines(path)):
         key, recording, is_failed = _glance(path, place + 1, line)
-        newest[key], facts[key] = place, (sys.intern(recording), is_failed)
-    sizes = Counter(recording for recording, _ in facts.values())
-    n_failed = sum(is_failed for _, is_failed in facts.values())
+        newest[key] = place, sys.intern(recording), is_failed
+    sizes = Counter(recording for _, recording, _ in newest.values())
+    n_failed = sum(is_failed for _, _, is_failed in newest.values())
     chosen: set[str] = set()
     room = most
     for recording in sorted(sizes, key=lambda name: sha256(name.encode()).digest()):
@@ -126,8 +125,8 @@ def read_extract(out: str | Path, most: int) -> Extract:
         if chosen and room < 0:
             break
         chosen.add(recording)
-    wanted = {newest[key] for key, (recording, _) in facts.items() if recording in chosen}
-    del newest, facts
+    wanted = {place for place, recording, _ in newest.values() if recording in chosen}
+    del newest
     rows = tuple(_row(path, place + 1, line) for place, line in enumerate(_lines(path)) if place in wanted)
     return Extract(rows, sizes.total(), len(sizes), n_failed)
 

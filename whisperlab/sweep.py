@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -207,11 +208,19 @@ def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
 
 
 def load_maker(model: str, device: str, digest: str, version: str = __version__) -> MakeTranscriber:
-    """`transcriber_maker` of a model that is loaded and prepared now, so that workers forked later share it.
+    """`transcriber_maker` of a model that is loaded and prepared: on a CPU now, so that workers forked later share it.
 
-    ``digest`` and ``version`` are those of whoever drives. Raises SweepError where a worker has other weights or
-    another version of whisperlab: its results would stand under a wrong name.
+    Elsewhere that waits for the first task, for a fork cannot use the GPU of the process it is made from. ``digest``
+    and ``version`` are those of whoever drives. Raises SweepError where a worker has other weights or another version
+    of whisperlab: its results would stand under a wrong name.
     """
+    load = cache(partial(_loaded_maker, model, device, digest, version))
+    if device == "cpu":
+        load()
+    return lambda config: load()(config)
+
+
+def _loaded_maker(model: str, device: str, digest: str, version: str) -> MakeTranscriber:
     from whisperlab.models import load_weights, model_digest
     from whisperlab.transcriber import prepared
 
@@ -317,13 +326,13 @@ def _summary(rows: Sequence[Row]) -> Row:
 def _cache_summary(caches: Sequence[Mapping[str, Any]]) -> Row:
     """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
     total: Counter[str] = Counter()
-    for cache in caches:
-        shadow = cache.get("shadow", {})
-        total.update({name: cache.get(name, 0) for name in ("hits", "misses", "evictions")})
+    for counts in caches:
+        shadow = counts.get("shadow", {})
+        total.update({name: counts.get(name, 0) for name in ("hits", "misses", "evictions")})
         total.update({name: shadow.get(name, 0) for name in ("checked", "false_hits")})
-        total.update(cache.get("hits_by_cause", {}))
+        total.update(counts.get("hits_by_cause", {}))
     lookups = total["hits"] + total["misses"]
-    slowest = [cache["lookup_ms"]["p95"] for cache in caches if cache.get("lookup_ms", {}).get("n")]
+    slowest = [counts["lookup_ms"]["p95"] for counts in caches if counts.get("lookup_ms", {}).get("n")]
     return {
         **total,
         "hit_rate": total["hits"] / lookups if lookups else None,

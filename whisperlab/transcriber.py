@@ -382,9 +382,7 @@ class SessionRestartTranscriber:
         if session.parallel_ms:
             self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
         self._turns = threading.RLock()  # held by the one thread that works on the stream
-        self._reading = (
-            threading.Lock()
-        )  # keeps a new stream from beginning while somebody reads the statistics
+        self._reading = threading.Lock()  # keeps a new stream from beginning while statistics are read
         self._half_done = ""  # the call under way, or the one that was broken off
         self.reset()
 
