@@ -87,7 +87,8 @@ def read_rows(out: str | Path) -> list[Row]:
     A last line cut short by a crash is left out. Raises SweepError, with file and line, for a damaged store,
     and when there is no folder ``out``.
     """
-    return list({row["key"]: row for row in _rows(_existing(out))}.values())
+    _existing(out)
+    return list({row["key"]: row for row in each_row(out)}.values())
 
 
 @dataclass(slots=True, frozen=True)
@@ -136,7 +137,7 @@ def done(out: str | Path) -> dict[str, str]:
 
     Every row is checked and none is kept. Raises SweepError for a damaged store.
     """
-    return {row["key"]: row["status"] for row in _rows(Path(out) / STORE)}
+    return {row["key"]: row["status"] for row in each_row(out)}
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,8 +279,12 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from (line for line in file if line.endswith(b"\n"))
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    """The rows of a store, one after the other."""
+def each_row(out: str | Path) -> Iterator[Row]:
+    """The rows of a store one after the other, those that newer ones of their key replace among them.
+
+    None where there is no store. Raises SweepError for a damaged one.
+    """
+    path = Path(out) / STORE
     return (_row(path, number, line) for number, line in enumerate(_lines(path), 1))
 
 

@@ -34,7 +34,7 @@ from whisperlab.cache import make_key
 from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import Executor, InProcess, Lost
 from whisperlab.scoring import Score, pooled, response_p95, score_trace
-from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, done, read_rows, repair, sole_writer
+from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, done, each_row, repair, sole_writer
 from whisperlab.store import append as append_row
 from whisperlab.trace import StreamTranscriber, Trace, record
 
@@ -138,7 +138,8 @@ def plan(configurations: Iterable[Config], recordings: Iterable[Recording], mode
     """
     heard: dict[str, Recording] = {}
     for recording in recordings:
-        digest = audio_digest(read_audio(recording.audio_path))
+        written = recording.audio_path.stat() if recording.audio_path.exists() else None
+        digest = _digest(recording.audio_path, written and (written.st_size, written.st_mtime_ns))
         if digest in heard:
             raise SweepError(f"recordings {heard[digest].id!r} and {recording.id!r} are the same audio")
         heard[digest] = recording
@@ -147,6 +148,12 @@ def plan(configurations: Iterable[Config], recordings: Iterable[Recording], mode
         Task(task_key(config, digest, model_digest), config, recording, digest, model_digest)
         for config, (digest, recording) in pairs
     ]
+
+
+@cache
+def _digest(path: Path, _: tuple[int, int] | None) -> str:
+    """Of the audio in a file; read again only when size or time of the file say that it is another."""
+    return audio_digest(read_audio(path))
 
 
 def remaining(tasks: Iterable[Task], found: Mapping[str, str], *, retry_failed: bool = False) -> list[Task]:
@@ -185,12 +192,12 @@ def run_sweep(
         raise SweepError("a sweep needs at least one configuration and one recording")
     with sole_writer(out):
         repaired = repair(out, say)
-        todo = remaining(tasks, done(out), retry_failed=retry_failed)
-        say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
-        _run_all(todo, out, executor, make_transcriber, progress, say)
         statuses = done(out)
+        todo = remaining(tasks, statuses, retry_failed=retry_failed)
+        say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
+        statuses.update(_run_all(todo, out, executor, make_transcriber, progress, say))
         lost = {task.key for task in tasks if statuses[task.key] == "failed"}
-        rows = {row["key"]: row for row in read_rows(out) if row["key"] in lost} if lost else {}
+        rows = {row["key"]: row for row in each_row(out) if row["key"] in lost} if lost else {}
     failed = tuple(rows[task.key] for task in tasks if task.key in lost)
     for row in failed:
         say(f"failed: {row['recording']} with {_short(row['config'])}: {row['error']}")
@@ -396,8 +403,8 @@ def _run_all(
     make_transcriber: MakeTranscriber | None,
     progress: bool,
     say: Say,
-) -> None:
-    """Run and store all tasks, under a bar that counts seconds of audio."""
+) -> dict[str, str]:
+    """Run and store all tasks, under a bar that counts seconds of audio; the status of each by its key."""
     bar = tqdm(
         total=sum(task.recording.duration for task in todo),
         desc="sweep",
@@ -406,6 +413,7 @@ def _run_all(
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
     )
     finished_s, failures = 0.0, 0
+    statuses: dict[str, str] = {}
     if executor is None:
         assert make_transcriber is not None
         executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, heard))
@@ -418,10 +426,12 @@ def _run_all(
         for number, (task, result) in enumerate(results, 1):
             row = _lost(task, result.attempts) if isinstance(result, Lost) else result
             append_row(out / STORE, row)
+            statuses[row["key"]] = row["status"]
             failures += row["status"] == "failed"
             finished_s += task.recording.duration
             _advance(bar, finished_s, 0.0)
             bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
+    return statuses
 
 
 def _lost(task: Task, attempts: int) -> Row:
