@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,10 @@ from whisperlab.trace import Reference, ReferenceSegment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from whisper.model import Whisper
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has them ignore Ctrl-C, which programs under test would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCENE_S = 13.0  # seconds within which the scene must be over
 SCENE_TAIL_S = 0.1  # seconds kept after its last segment; the next one must not have begun
