@@ -87,9 +87,15 @@ class LidOptions:
     def __post_init__(self) -> None:
         check_types(self)
         at_least = {"window_ms": 100, "pause_ms": 32, "sure_hops": 1, "batch": 1}
-        at_most = {"sure_hops": 1000, "batch": 64, "sure": 1, "pool_after": math.inf}
+        at_most = {
+            "min_speech_ms": LONGEST_MS,
+            "sure_hops": 1000,
+            "batch": 64,
+            "sure": 1,
+            "pool_after": math.inf,
+        }
         for name, value in asdict(self).items():
-            low, high = at_least.get(name, 0), at_most.get(name, LONGEST_MS)
+            low, high = at_least.get(name, 0), at_most.get(name, 30_000)
             if name not in ("temperature", "english_bias") and value is not None and not low <= value <= high:
                 raise ConfigurationError(f"{name} must be {_range(low, high)}, got {shown(value)}")
         if not 0 < self.temperature < math.inf:
