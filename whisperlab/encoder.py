@@ -31,8 +31,8 @@ from whisperlab.timeline import MAX_WINDOW, POSITION
 # Up to so many positions (12 s) attention is quicker as two products with all its weights in memory, on a CPU.
 PLAIN_ATTENTION = 600
 
-# oneDNN keeps code for every shape of these products too, over 1 MB each: above so many positions they are filled up
-# to a rounder number than the other products are.
+# oneDNN keeps code for every shape of these products too, over 1 MB each, and torch for every shape of fused attention
+# in bfloat16, for ever: above so many positions they are filled up to a rounder number than the other products are.
 FEW_ROWS = 160
 MANY_ROWS = 64
 
@@ -122,17 +122,21 @@ class _Block:
     def _attention(self, fused: torch.Tensor, n: int) -> torch.Tensor:
         """From shape (windows, positions, 3 states) to one state."""
         n_windows, n_rows, _ = fused.shape
-        plain = fused.device.type == "cpu" and n <= PLAIN_ATTENTION
-        if plain and n_rows > FEW_ROWS:
+        on_cpu = fused.device.type == "cpu"
+        if on_cpu and n_rows > FEW_ROWS:
             fused = F.pad(fused, (0, 0, 0, -n_rows % MANY_ROWS))
         shape = n_windows, fused.shape[1], 3, self._n_head, -1
         query, key, value = fused.view(*shape).permute(2, 0, 3, 1, 4)
-        if plain:
+        if not on_cpu:
+            seen = F.scaled_dot_product_attention(query, key[:, :, :n], value[:, :, :n], scale=1.0)
+        elif n <= PLAIN_ATTENTION:
             scores = query @ key.transpose(-1, -2)
             scores[..., n:] = -torch.inf
-            seen: torch.Tensor = scores.softmax(-1) @ value
+            seen = scores.softmax(-1) @ value
         else:
-            seen = F.scaled_dot_product_attention(query, key[:, :, :n], value[:, :, :n], scale=1.0)
+            unseen = fused.new_zeros(1, fused.shape[1])
+            unseen[:, n:] = -torch.inf
+            seen = F.scaled_dot_product_attention(query, key, value, unseen, scale=1.0)
         return seen[:, :, :n_rows].transpose(1, 2).flatten(2)
 
 
