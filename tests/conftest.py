@@ -61,7 +61,7 @@ class Scene:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_objects_to_look_through() -> None:
-    """A sweep collects garbage before each task: what earlier modules left, millions of objects, is not looked at again."""
+    """A sweep collects garbage before each task: what earlier modules left is not looked through again."""
     gc.collect()
     gc.freeze()
 

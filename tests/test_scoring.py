@@ -585,3 +585,23 @@ def test_intervals_of_many_rates_come_from_the_same_resamples() -> None:
     for name in names:
         assert both[name] == bootstrap_interval(scores, name, np.random.default_rng(1))
     assert bootstrap_intervals(scores[:1], names, np.random.default_rng(1)) == dict.fromkeys(names)
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_pooled_scores_of_every_resample() -> None:
+    reference = spoken((0, 1, "en", "one two"), (1, 2, "es", "tres"))
+    scores = [
+        score(reference, [SessionSegment(text, code, 0, 2, True, 1)], (), duration=2.0, compute_s=n + 1)
+        for n, (text, code) in enumerate(
+            (("one two tres", "en"), ("one", "es"), ("dos tres", "fr"), ("", "en"))
+        )
+    ]
+    drawn = np.random.default_rng(2).integers(4, size=(50, 4))
+    rates = [pooled(scores[i] for i in row).rates() for row in drawn]
+    names = [
+        *("mixed_error_rate", "switch_error_rate", "deleted_s_per_switch"),
+        *("language_error_rate", "real_time_factor"),
+    ]
+    for name, interval in bootstrap_intervals(scores, names, np.random.default_rng(2), n=50).items():
+        expected = [float(rate[name]) for rate in rates]
+        assert len(set(expected)) > 3
+        assert interval == pytest.approx((percentile(expected, 2.5), percentile(expected, 97.5)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whisperlab.checks import is_number, shown
 from whisperlab.errors import ConfigurationError
@@ -235,8 +236,19 @@ def bootstrap_intervals(
     if len(scores) < 2:
         return dict.fromkeys(names)
     drawn = rng.integers(len(scores), size=(n, len(scores)))
-    resampled = [_rates(pooled(scores[i] for i in row)) for row in drawn]
-    return {name: _interval([_value(rates, name) for rates in resampled], level) for name in names}
+    values = {name: _resampled_ratio(_RATIOS[name], scores, drawn) for name in names if name in _RATIOS}
+    if others := [name for name in names if name not in _RATIOS]:
+        resampled = [_rates(pooled(scores[i] for i in row)) for row in drawn]
+        values |= {name: [_value(rates, name) for rates in resampled] for name in others}
+    return {name: _interval(values[name], level) for name in names}
+
+
+def _resampled_ratio(
+    parts: Callable[[Score], tuple[float, float]], scores: Sequence[Score], drawn: NDArray[np.int64]
+) -> list[float]:
+    """A ratio of sums in every row of ``drawn``, without adding up all else that a score counts."""
+    part, whole = np.array([parts(score) for score in scores], float)[drawn].sum(1).T
+    return [_ratio(*pair) for pair in zip(part.tolist(), whole.tolist(), strict=True)]
 
 
 def _interval(values: Sequence[float], level: float) -> tuple[float, float] | None:
@@ -250,17 +262,13 @@ def _rates(score: Score) -> RateTree:
     total = sum(score.text.values(), TextCounts())
     switches, hours = score.switches, score.audio_s / SECONDS_PER_HOUR
     missed = switches.true - len(score.delays)
+    ratios = {name: _ratio(*parts(score)) for name, parts in _RATIOS.items()}
     return {
-        "mixed_error_rate": _ratio(total.errors, total.reference_words),
+        "mixed_error_rate": ratios.pop("mixed_error_rate"),
         "error_rate_by_language": {
             language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
         },
-        "switch_error_rate": _ratio(
-            score.switch_text.counts.errors, score.switch_text.counts.reference_words
-        ),
-        "deleted_s_per_switch": _ratio(score.switch_text.deleted_s, switches.true),
-        "language_error_rate": _ratio(score.labels.wrong_s, score.labels.speech_s),
-        "language_error_rate_frames": _ratio(score.frame_labels.wrong_s, score.frame_labels.speech_s),
+        **ratios,
         **_switch_rates(switches),
         "switches_true": switches.true,
         "switches_found": switches.found,
@@ -273,7 +281,6 @@ def _rates(score: Score) -> RateTree:
         "decision_delay_found_p95": percentile(score.delays, 95),
         "word_latency_p50": percentile(score.word_latencies, 50),
         "word_latency_p95": percentile(score.word_latencies, 95),
-        "real_time_factor": _ratio(score.compute.compute_s, score.compute.audio_s),
         "reference_words": total.reference_words,
         "hypothesis_words": total.hypothesis_words,
         **asdict(total),
@@ -282,6 +289,25 @@ def _rates(score: Score) -> RateTree:
         "recordings": score.recordings,
         "fold_diacritics": score.fold_diacritics,
     }
+
+
+def _all_words(score: Score) -> tuple[int, int]:
+    total = sum(score.text.values(), TextCounts())
+    return total.errors, total.reference_words
+
+
+# The rates that are a sum over recordings divided by another.
+_RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
+    "mixed_error_rate": _all_words,
+    "switch_error_rate": lambda score: (
+        score.switch_text.counts.errors,
+        score.switch_text.counts.reference_words,
+    ),
+    "deleted_s_per_switch": lambda score: (score.switch_text.deleted_s, score.switches.true),
+    "language_error_rate": lambda score: (score.labels.wrong_s, score.labels.speech_s),
+    "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
+    "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
+}
 
 
 def _switch_rates(switches: SwitchCounts) -> RateTree:
