@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from whisperlab.economy import (
     verdict,
 )
 from whisperlab.errors import ConfigurationError
+from whisperlab.instruments import Point
 from whisperlab.models import load_weights
 from whisperlab.plain import PlainTranscriber
 from whisperlab.report.economy import ladder_figure, pareto_figure, scaling_figure
@@ -217,3 +219,10 @@ def test_scaling_curves_have_a_point_for_every_condition(models: economy.Models,
     assert "languages allowed" in to_svg(figure, "scaling", "words")
     shown = [axes.get_visible() for axes in figure.axes]
     assert shown.count(True) == len({point.curve for point in points})
+
+
+def test_logarithmic_axes_have_plain_numbers() -> None:
+    """Powers of ten are set in mathematical fonts, whose absence filled a page with warnings."""
+    points = [Point("nodes", "one way", x, 158 / x, None, None) for x in (1, 10, 100)]
+    svg = to_svg(scaling_figure(points, log=True, unit="hours"), "figure", "words")
+    assert re.findall(r">(\d+)</text>", svg) == ["1", "10", "100"] * 2
