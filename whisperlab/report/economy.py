@@ -33,7 +33,8 @@ def ladder_figure(rows: Sequence[Row], measure: str = "chunk_ms_p95") -> Figure:
     axes.set_yticks(range(len(rows)), [row["arm"] for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlim(right=12 * max(row[measure] for row in rows))
     axes.set_xlabel(f"{measure.replace('_', ' ').replace(' ms', ',')}, ms")
     _frame(figure, top=0.1, bottom=0.55, left=1.75, right=0.1)
@@ -116,7 +117,7 @@ def scaling_figure(points: Sequence[Any], *, log: bool = False, unit: str = "ms"
             axes.set_xscale("log")
             axes.set_yscale("log")
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter("")
         else:
             axes.set_ylim(bottom=0)

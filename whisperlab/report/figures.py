@@ -273,7 +273,7 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
         values = [getattr(operation, name) for operation in operations]
         axes.plot(values, places, marker, color=colour, markeredgecolor=INK, markersize=7, label=name)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("milliseconds (each line of the grid is ten times longer)")

@@ -59,7 +59,7 @@ def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figu
         axes.plot(rarity, ordered, "-" if number else "--", color=PALETTE[5 * number % 6], label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
     most = max((len(values) for values in lines.values()), default=1)
     ticks = {1: "0", 2: "50", 10: "90", 20: "95", 100: "99", 1000: "99.9"}
     kept = {at: text for at, text in ticks.items() if at <= most}

@@ -67,7 +67,7 @@ def chunk_figure(log: Log) -> Figure:
     wall = by_minute(log.samples, lambda sample: max(sample["chunk"]["wall"][1], 1e-3))
     axes.plot(*wall, ".", color=MUTED, markersize=3, label="p95 by the wall")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("ms for 100 ms of audio")
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     _over_hours(axes, log)

@@ -262,13 +262,11 @@ def _rates(score: Score) -> RateTree:
     total = sum(score.text.values(), TextCounts())
     switches, hours = score.switches, score.audio_s / SECONDS_PER_HOUR
     missed = switches.true - len(score.delays)
-    ratios = {name: _ratio(*parts(score)) for name, parts in _RATIOS.items()}
     return {
-        "mixed_error_rate": ratios.pop("mixed_error_rate"),
+        **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},
         "error_rate_by_language": {
             language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
         },
-        **ratios,
         **_switch_rates(switches),
         "switches_true": switches.true,
         "switches_found": switches.found,
