@@ -389,15 +389,15 @@ def test_freed_memory_between_blocks_that_stay_is_given_back() -> None:
     assert after["heap"] == pytest.approx(before["heap"], abs=1_000_000)
 
 
-def test_a_stream_gives_memory_back_once_a_minute_and_not_oftener(
+def test_a_stream_gives_memory_back_every_ten_seconds(
     sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber, given = StandInTranscriber(), []
     monkeypatch.setattr("whisperlab.transcriber.give_back", lambda: given.append(transcriber._heard))
     listened(transcriber, sounds, tmp_path)
-    minutes = SHORT.duration_s / 60
-    assert minutes / 2 <= len(given) <= minutes
-    assert all(later - earlier >= 60 * SAMPLE_RATE for earlier, later in itertools.pairwise(given))
+    assert len(given) == SHORT.duration_s // 10
+    apart = [later - earlier for earlier, later in itertools.pairwise([0, *given])]
+    assert all(10 * SAMPLE_RATE <= samples < 10 * SAMPLE_RATE + 1600 for samples in apart)
 
 
 def test_a_leak_is_found_and_named(sounds: Sounds, tmp_path: Path) -> None:

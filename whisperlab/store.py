@@ -2,6 +2,10 @@
 
 A row is named by its ``key``, a digest of all it depends on; the newest row of a key counts. A row is complete when its
 line end is there: a crash costs the row that was being written, and the next sweep cuts its beginning off and says so.
+
+A large store has a ledger beside it, of the stretches that were checked row by row when they were written or read:
+their length, their SHA-256, and the status of their rows. A stretch that still has its digest is not read again to know
+what is done; one that has another is read as if there were no ledger, and so is everything after it.
 """
 
 from __future__ import annotations
@@ -12,10 +16,13 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,6 +47,7 @@ Row: TypeAlias = dict[str, Any]
 Say: TypeAlias = Callable[[str], object]
 
 STORE = "results.jsonl"
+LEDGER = "results.checked"
 TRACES = "traces"
 SCHEMA = 1  # of a row; rows without one are of the first
 
@@ -64,6 +72,18 @@ _FIELDS = {
     "trace": TEXT_OR_NULL,
 }
 
+# What a line of the ledger holds; one by other rules is not believed.
+_ENTRY = {
+    "schema": Field(f"{SCHEMA}", lambda value: value == SCHEMA),
+    "bytes": COUNT,
+    "rows": COUNT,
+    "sha256": TEXT,
+    "statuses": Field(
+        "ok or failed by key",
+        lambda value: isinstance(value, dict) and {*value.values()} <= {"ok", "failed"},
+    ),
+}
+
 _NEWEST = """
 create view results as
 select * exclude (place, first, age)
@@ -79,6 +99,8 @@ order by first
 """
 _DAMAGED = "without that line its task runs again with the next sweep into this folder"
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
+_HASHERS = 2  # threads; more than a disk gives
+_STRETCH = 2**24  # bytes or more, of what the ledger has a line for
 
 
 def read_rows(out: str | Path) -> list[Row]:
@@ -88,7 +110,7 @@ def read_rows(out: str | Path) -> list[Row]:
     and when there is no folder ``out``.
     """
     _existing(out)
-    return list({row["key"]: row for row in each_row(out)}.values())
+    return list({row["key"]: row for row in _each_row(out)}.values())
 
 
 @dataclass(slots=True, frozen=True)
@@ -135,9 +157,24 @@ def read_extract(out: str | Path, most: int) -> Extract:
 def done(out: str | Path) -> dict[str, str]:
     """The status of every task in a store, ``ok`` or ``failed``, the newest counting; empty where there is no store.
 
-    Every row is checked and none is kept. Raises SweepError for a damaged store.
+    Every row is checked, or was and has not changed since. Raises SweepError for a damaged store.
     """
-    return {row["key"]: row["status"] for row in each_row(out)}
+    path = Path(out) / STORE
+    known = _known(path)
+    rows = (_row(path, number, line) for number, line in _numbered(path, known))
+    return known.statuses | {row["key"]: row["status"] for row in rows}
+
+
+def newest_rows(out: str | Path, keys: Collection[str]) -> dict[str, Row]:
+    """The newest row of each of these keys that has one. Raises SweepError for a damaged store."""
+    path = Path(out) / STORE
+    wanted = {key.encode() for key in keys}
+    found = (
+        _row(path, number, line)
+        for number, line in enumerate(_lines(path), 1)
+        if _glance(path, number, line)[0] in wanted
+    )
+    return {row["key"]: row for row in found}
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,8 +260,41 @@ def sole_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def append(path: Path, row: Row) -> None:
-    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk."""
+class Writer:
+    """A store that only this process adds to; ``statuses`` is what `done` says of it, at any moment.
+
+    Reads what is there and checks it as `done` does, and keeps the ledger. Raises SweepError for a damaged store.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path, self._ledger = out / STORE, out / LEDGER
+        self._stretch = _Stretch()
+        known = _known(self._path)
+        self.statuses = known.statuses
+        if self._ledger.exists():
+            os.truncate(self._ledger, known.ledger_bytes)  # what follows would not be believed either
+        for number, line in _numbered(self._path, known):
+            self._note(line, _row(self._path, number, line))
+
+    def append(self, row: Row) -> None:
+        """Add a row, as `append` does."""
+        self._note(append(self._path, row), row)
+
+    def _note(self, line: bytes, row: Row) -> None:
+        self.statuses[row["key"]] = row["status"]
+        self._stretch.add(line, row)
+        if self._stretch.n_bytes >= _STRETCH:
+            # without that line the next sweep takes longer to begin, no more
+            with suppress(OSError), self._ledger.open("ab") as ledger:
+                ledger.write(self._stretch.to_line())
+            self._stretch = _Stretch()
+
+
+def append(path: Path, row: Row) -> bytes:
+    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk.
+
+    Returns the line that was written. Raises SweepError when it cannot be.
+    """
     line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -237,6 +307,7 @@ def append(path: Path, row: Row) -> None:
         raise SweepError(f"{path}: cannot add a result: {error.strerror}") from error
     if written < len(line):
         raise SweepError(f"{path}: the disk took {written} of the {len(line)} bytes of a result")
+    return line
 
 
 def repair(out: Path, say: Say) -> int:
@@ -271,21 +342,102 @@ def _existing(out: str | Path) -> Path:
     return path
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a store, one after the other; none where there is no file."""
+def _lines(path: Path, at: int = 0) -> Iterator[bytes]:
+    """The complete lines of a store from a byte on, one after the other; none where there is no file."""
     if not path.exists():
         return
     with path.open("rb") as file:
+        file.seek(at)
         yield from (line for line in file if line.endswith(b"\n"))
 
 
-def each_row(out: str | Path) -> Iterator[Row]:
+def _each_row(out: str | Path) -> Iterator[Row]:
     """The rows of a store one after the other, those that newer ones of their key replace among them.
 
     None where there is no store. Raises SweepError for a damaged one.
     """
     path = Path(out) / STORE
     return (_row(path, number, line) for number, line in enumerate(_lines(path), 1))
+
+
+class _Stretch:
+    """Some rows of a store that lie together and were checked."""
+
+    def __init__(self) -> None:
+        self.n_bytes = self._n_rows = 0
+        self._digest = sha256()
+        self._statuses: dict[str, str] = {}
+
+    def add(self, line: bytes, row: Row) -> None:
+        self.n_bytes += len(line)
+        self._n_rows += 1
+        self._digest.update(line)
+        self._statuses[row["key"]] = row["status"]
+
+    def to_line(self) -> bytes:
+        entry = {
+            "schema": SCHEMA,
+            "bytes": self.n_bytes,
+            "rows": self._n_rows,
+            "sha256": self._digest.hexdigest(),
+            "statuses": self._statuses,
+        }
+        return (json.dumps(entry) + "\n").encode()
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the ledger knows of a store's beginning: its length, and how much of the ledger tells of it."""
+
+    statuses: dict[str, str] = field(default_factory=dict)
+    n_bytes: int = 0
+    n_rows: int = 0
+    ledger_bytes: int = 0
+
+
+def _known(path: Path) -> _Known:
+    """The stretches of a store that are as they were when they were checked."""
+    known = _Known()
+    entries = list(_entries(path.with_name(LEDGER)))
+    ends = list(accumulate(entry["bytes"] for entry, _ in entries))
+    with ThreadPoolExecutor(max_workers=_HASHERS) as pool:
+        digests = pool.map(partial(_digest, path), [0, *ends], [entry["bytes"] for entry, _ in entries])
+        for (entry, n_bytes), digest in zip(entries, digests, strict=True):
+            if entry["sha256"] != digest:
+                break
+            known.statuses.update(entry["statuses"])
+            known.n_bytes += entry["bytes"]
+            known.n_rows += entry["rows"]
+            known.ledger_bytes += n_bytes
+    return known
+
+
+def _entries(ledger: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The lines of a ledger up to the first that is damaged, or by other rules, each with its length in bytes."""
+    for line in _lines(ledger):
+        try:
+            entry = from_json(line)
+        except ValueError:
+            return
+        if not isinstance(entry, dict) or not _ENTRY.keys() <= entry.keys() or wrong_field(entry, _ENTRY):
+            return
+        yield entry, len(line)
+
+
+def _digest(path: Path, at: int, n_bytes: int) -> str:
+    """SHA-256 of a stretch of a file, in hex; of what there is of it, where the file ends before."""
+    digest = sha256()
+    with path.open("rb") as file:
+        file.seek(at)
+        while n_bytes and (read := file.read(min(n_bytes, 2**20))):
+            digest.update(read)
+            n_bytes -= len(read)
+    return digest.hexdigest()
+
+
+def _numbered(path: Path, known: _Known) -> Iterator[tuple[int, bytes]]:
+    """The lines that the ledger does not know, with their numbers."""
+    return enumerate(_lines(path, known.n_bytes), known.n_rows + 1)
 
 
 # What a row begins with, as `append` has always written it; rows that begin otherwise are read whole.

@@ -34,8 +34,7 @@ from whisperlab.cache import make_key
 from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import Executor, InProcess, Lost
 from whisperlab.scoring import Score, pooled, response_p95, score_trace
-from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, done, each_row, repair, sole_writer
-from whisperlab.store import append as append_row
+from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, Writer, newest_rows, repair, sole_writer
 from whisperlab.trace import StreamTranscriber, Trace, record
 
 if TYPE_CHECKING:
@@ -192,12 +191,12 @@ def run_sweep(
         raise SweepError("a sweep needs at least one configuration and one recording")
     with sole_writer(out):
         repaired = repair(out, say)
-        statuses = done(out)
-        todo = remaining(tasks, statuses, retry_failed=retry_failed)
+        store = Writer(out)
+        todo = remaining(tasks, store.statuses, retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
-        statuses.update(_run_all(todo, out, executor, make_transcriber, progress, say))
-        lost = {task.key for task in tasks if statuses[task.key] == "failed"}
-        rows = {row["key"]: row for row in each_row(out) if row["key"] in lost} if lost else {}
+        _run_all(todo, out, store, executor, make_transcriber, progress, say)
+        lost = {task.key for task in tasks if store.statuses[task.key] == "failed"}
+        rows = newest_rows(out, lost) if lost else {}
     failed = tuple(rows[task.key] for task in tasks if task.key in lost)
     for row in failed:
         say(f"failed: {row['recording']} with {_short(row['config'])}: {row['error']}")
@@ -399,12 +398,13 @@ def _rates(score: Score, config: Config) -> Row:
 def _run_all(
     todo: Sequence[Task],
     out: Path,
+    store: Writer,
     executor: Executor[Task, Row] | None,
     make_transcriber: MakeTranscriber | None,
     progress: bool,
     say: Say,
-) -> dict[str, str]:
-    """Run and store all tasks, under a bar that counts seconds of audio; the status of each by its key."""
+) -> None:
+    """Run and store all tasks, under a bar that counts seconds of audio."""
     bar = tqdm(
         total=sum(task.recording.duration for task in todo),
         desc="sweep",
@@ -413,7 +413,6 @@ def _run_all(
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
     )
     finished_s, failures = 0.0, 0
-    statuses: dict[str, str] = {}
     if executor is None:
         assert make_transcriber is not None
         executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, heard))
@@ -425,13 +424,11 @@ def _run_all(
         bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
         for number, (task, result) in enumerate(results, 1):
             row = _lost(task, result.attempts) if isinstance(result, Lost) else result
-            append_row(out / STORE, row)
-            statuses[row["key"]] = row["status"]
+            store.append(row)
             failures += row["status"] == "failed"
             finished_s += task.recording.duration
             _advance(bar, finished_s, 0.0)
             bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
-    return statuses
 
 
 def _lost(task: Task, attempts: int) -> Row:

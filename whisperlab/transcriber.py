@@ -85,7 +85,7 @@ LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
 STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
-TIDY = 60 * SAMPLE_RATE  # samples after which free memory is given back again
+TIDY = 10 * SAMPLE_RATE  # samples after which free memory is given back again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
 MAX_LOAD_LEVEL = 2
 # Samples between language-ID frames from load level 1 on. Of 20 switches on *dev* 3 are missed so, 2 without load,
@@ -651,6 +651,9 @@ class SessionRestartTranscriber:
                 self.audio_buffer_for_lid.append(piece)
             self._heard += len(piece)
             self._reach()
+            if self._heard - self._tidied_at >= TIDY:  # now that nothing passing is held
+                self._tidied_at = self._heard
+                give_back()
 
     def _flush(self) -> None:
         """Take in what the resampler still holds."""
@@ -1054,9 +1057,6 @@ class SessionRestartTranscriber:
         assert speech is not None
         self._final_until = max(end, speech.committed_until)
         self._speech = None
-        if self._heard - self._tidied_at >= TIDY:
-            self._tidied_at = self._heard
-            give_back()
         if not self._decode_text or self._language is None:
             return
         words = self._last_words(speech)
