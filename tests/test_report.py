@@ -40,6 +40,7 @@ from whisperlab.report import design as design_module
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.design import design
 from whisperlab.report.findings import findings, warnings
+from whisperlab.report.recording import describe
 from whisperlab.report.sweep import _tables
 from whisperlab.report.tables import flat_rows, milliseconds, result_table, run_table
 from whisperlab.report.tally import (
@@ -551,6 +552,31 @@ def test_true_switches_are_marked_where_the_new_language_begins() -> None:
     lines = [line.get_xdata() for line in timeline_figure(trace).axes[0].lines]
     assert [10.0, 10.0] in [list(x) for x in lines]
     assert [5.0, 5.0] not in [list(x) for x in lines]
+
+
+def lossy(trace: Trace, *gaps: tuple[float, float]) -> Trace:
+    """The trace of a machine that dropped some audio."""
+    lost = [{"kind": "gap", "at": end, "elapsed": end, "start": start, "end": end} for start, end in gaps]
+    return replace(trace, events=(*lost, *trace.events))
+
+
+def test_audio_that_was_dropped_is_hatched_and_told() -> None:
+    whole = make_trace("a", ("en", "es"), config=configuration())
+    trace = lossy(whole, (2.0, 3.5), (7.0, 7.25))
+    for draw in (timeline_figure, lambda trace: figures.stages_figure(trace, np.ones(160_000, np.float32))):
+        for axes in draw(trace).axes:
+            spans = [patch.get_extents().bounds for patch in axes.patches if patch.get_hatch()]
+            at = axes.transData.inverted().transform([(x, 0) for x, _, _, _ in spans])[:, 0]
+            assert at == pytest.approx([2.0, 7.0])
+        assert not [patch for axes in draw(whole).axes for patch in axes.patches if patch.get_hatch()]
+    assert "Not heard, because the machine did not keep up: 1.8 s (2.0-3.5, 7.0-7.2)." in describe(trace)
+    assert "Not heard" not in describe(whole)
+
+
+def test_a_page_tells_of_dropped_audio(small: SweepReport) -> None:
+    assert "Not heard, because" not in small.html()
+    page = replace(small, traces=[lossy(trace, (1.0, 2.0)) for trace in small.traces]).html()
+    assert "Not heard, because the machine did not keep up: 1.0 s (1.0-2.0)." in page
 
 
 def test_all_stages_of_a_recording_stand_on_one_time_axis() -> None:

@@ -264,7 +264,7 @@ def hash_of(n: int) -> bytes:
 
 
 def test_statistics_of_the_cache_are_of_one_moment(frequent_switches: None) -> None:
-    cache, lookups = EncoderCache(max_size=20, max_bytes=15 * 16), 8000
+    cache, lookups = EncoderCache(max_size=20, max_bytes=15 * 16), 2500
     seen: list[int] = []
 
     def use(seed: int) -> None:

@@ -447,6 +447,7 @@ def _check_records(trace: Trace, path: Path) -> None:
             trace.switches,
             trace.frames,
             trace.speech,
+            trace.gaps,
             trace.committed,
             trace.reference,
         ):

@@ -118,8 +118,8 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     """One recording through time: true languages, heard languages, speech, and the posterior beneath.
 
     Dashed lines are true switches, triangles the moments a switch was decided, ticks along the top of the
-    posterior the frames the cache answered. ``width`` in inches; ``colours`` by language, so that several
-    timelines agree.
+    posterior the frames the cache answered; hatched is audio that was dropped. ``width`` in inches; ``colours`` by
+    language, so that several timelines agree.
     """
     known = language_colours([trace]) if colours is None else colours
     figure = _figure(width, 3.7)
@@ -130,6 +130,7 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     below.set_xlim(0, trace.duration)
     below.set_xlabel("seconds of audio")
     _mark_true_switches(trace, bars, below)
+    _mark_gaps(trace, bars, below)
     return figure
 
 
@@ -140,7 +141,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     Downwards: waveform; speech found; posterior of each frame, and as dots under it the likeliest language of what was
     said since the last pause; path of the smoothing; switches decided (a line from
     the boundary, where the language changed, to the triangle, when that was known); languages of the text; truth.
-    Dashed lines are true switches. ``audio`` is what was heard, shape (n,), 16 kHz.
+    Dashed lines are true switches, hatched is audio that was dropped. ``audio`` is what was fed, shape (n,), 16 kHz.
     """
     colours = language_colours([trace])
     figure = _figure(width, 6.4)
@@ -168,6 +169,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     rows.set_xlim(0, trace.duration)
     rows.set_xlabel("seconds of audio")
     _mark_true_switches(trace, wave, posterior, rows)
+    _mark_gaps(trace, *figure.axes)
     return figure
 
 
@@ -340,6 +342,20 @@ def _mark_true_switches(trace: Trace, *stack: Axes) -> None:
     for switch in true_switches(trace.reference) if trace.reference else ():
         for axes in stack:
             axes.axvline(switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
+
+
+def _mark_gaps(trace: Trace, *stack: Axes) -> None:
+    """Hatching through all the axes wherever a machine that did not keep up dropped audio."""
+    for gap in trace.gaps:
+        for axes in stack:
+            axes.axvspan(
+                seconds(gap.start),
+                seconds(gap.end),
+                facecolor="none",
+                edgecolor=MUTED,
+                hatch="////",
+                linewidth=0,
+            )
 
 
 def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:

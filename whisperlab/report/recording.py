@@ -9,6 +9,7 @@ from whisperlab.errors import AudioFormatError
 from whisperlab.report import figures, player
 from whisperlab.scoring.text import Aligned, align
 from whisperlab.segments import SessionSegment
+from whisperlab.timeline import seconds
 from whisperlab.trace import Trace
 
 
@@ -42,6 +43,11 @@ class RecordingView:
     def segments(self) -> tuple[SessionSegment, ...]:
         """The heard segments in time order."""
         return _in_time(self.trace)
+
+    @property
+    def dropped(self) -> str:
+        """A sentence on audio that was dropped."""
+        return dropped(self.trace)
 
     @property
     def left(self) -> float:
@@ -93,8 +99,17 @@ def describe(trace: Trace) -> str:
     heard = [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.heard(trace)]
     return (
         f"Languages of {trace.recording} in seconds. True: {', '.join(true) or 'not known'}. "
-        f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided."
+        f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
     )
+
+
+def dropped(trace: Trace) -> str:
+    """A sentence on audio that was dropped, with a space before it; nothing where all was heard."""
+    if not trace.gaps:
+        return ""
+    gaps = ", ".join(f"{seconds(gap.start):.1f}-{seconds(gap.end):.1f}" for gap in trace.gaps)
+    lost = seconds(sum(map(len, trace.gaps)))
+    return f" Not heard, because the machine did not keep up: {lost:.1f} s ({gaps})."
 
 
 def _sound(trace: Trace, limit: int) -> tuple[str, str]:
