@@ -4,8 +4,8 @@ A row is named by its ``key``, a digest of all it depends on; the newest row of 
 line end is there: a crash costs the row that was being written, and the next sweep cuts its beginning off and says so.
 
 A large store has a ledger beside it, of the stretches that were checked row by row when they were written or read:
-their length, their SHA-256, and the status of their rows. A stretch that still has its digest is not read again to know
-what is done; one that has another is read as if there were no ledger, and so is everything after it.
+their length, their SHA-256, and what each row is of. A stretch that still has its digest needs no second check; one
+that has another is read as if there were no ledger, and so is everything after it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from whisperlab.checks import (
     AMOUNT_OR_NULL,
@@ -87,7 +84,6 @@ order by first
 """
 _DAMAGED = "without that line its task runs again with the next sweep into this folder"
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
-_HASHERS = 2  # threads; more than a disk gives
 _STRETCH = 2**24  # bytes or more, of what the ledger has a line for
 
 
@@ -123,12 +119,9 @@ def read_extract(out: str | Path, most: int) -> Extract:
     only by their keys. Errors as for `read_rows`.
     """
     path = _existing(out)
-    newest: dict[bytes, tuple[int, str, bool]] = {}
-    for place, line in enumerate(_lines(path)):
-        key, recording, is_failed = _glance(path, place + 1, line)
-        newest[key] = place, sys.intern(recording), is_failed
-    sizes = Counter(recording for _, recording, _ in newest.values())
-    n_failed = sum(is_failed for _, _, is_failed in newest.values())
+    newest = {place.key: place for place in _places(path)}
+    sizes = Counter(place.recording for place in newest.values())
+    n_failed = sum(place.status == "failed" for place in newest.values())
     chosen: set[str] = set()
     room = most
     for recording in sorted(sizes, key=lambda name: sha256(name.encode()).digest()):
@@ -136,9 +129,7 @@ def read_extract(out: str | Path, most: int) -> Extract:
         if chosen and room < 0:
             break
         chosen.add(recording)
-    wanted = {place for place, recording, _ in newest.values() if recording in chosen}
-    del newest
-    rows = tuple(_row(path, place + 1, line) for place, line in enumerate(_lines(path)) if place in wanted)
+    rows = tuple(_rows_at(path, (place for place in newest.values() if place.recording in chosen)))
     return Extract(rows, sizes.total(), len(sizes), n_failed)
 
 
@@ -147,22 +138,17 @@ def done(out: str | Path) -> dict[str, str]:
 
     Every row is checked, or was and has not changed since. Raises SweepError for a damaged store.
     """
-    path = Path(out) / STORE
-    known = _known(path)
-    rows = (_row(path, number, line) for number, line in _numbered(path, known))
-    return known.statuses | {row["key"]: row["status"] for row in rows}
+    checked = _Checked(Path(out) / STORE)
+    for _ in checked.rest():
+        pass
+    return checked.statuses
 
 
 def newest_rows(out: str | Path, keys: Collection[str]) -> dict[str, Row]:
     """The newest row of each of these keys that has one. Raises SweepError for a damaged store."""
     path = Path(out) / STORE
-    wanted = {key.encode() for key in keys}
-    found = (
-        _row(path, number, line)
-        for number, line in enumerate(_lines(path), 1)
-        if _glance(path, number, line)[0] in wanted
-    )
-    return {row["key"]: row for row in found}
+    newest = {place.key: place for place in _places(path) if place.key in keys}
+    return {row["key"]: row for row in _rows_at(path, newest.values())}
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,19 +243,20 @@ class Writer:
     def __init__(self, out: Path) -> None:
         self._path, self._ledger = out / STORE, out / LEDGER
         self._stretch = _Stretch()
-        known = _known(self._path)
-        self.statuses = known.statuses
+        checked = _Checked(self._path)
+        self.statuses = checked.statuses
         if self._ledger.exists():
-            os.truncate(self._ledger, known.ledger_bytes)  # what follows would not be believed either
-        for number, line in _numbered(self._path, known):
-            self._note(line, _row(self._path, number, line))
+            os.truncate(self._ledger, checked.ledger_bytes)  # what follows would not be believed either
+        for line, row in checked.rest():
+            self._note(line, row)
 
     def append(self, row: Row) -> None:
         """Add a row, as `append` does."""
-        self._note(append(self._path, row), row)
+        line = append(self._path, row)
+        self.statuses[row["key"]] = row["status"]
+        self._note(line, row)
 
     def _note(self, line: bytes, row: Row) -> None:
-        self.statuses[row["key"]] = row["status"]
         self._stretch.add(line, row)
         if self._stretch.n_bytes >= _STRETCH:
             # without that line the next sweep takes longer to begin, no more
@@ -352,78 +339,104 @@ class _Stretch:
     """Some rows of a store that lie together and were checked; a line of the ledger begins with its own digest."""
 
     def __init__(self) -> None:
-        self.n_bytes = self._n_rows = 0
+        self.n_bytes = 0
         self._digest = sha256()
-        self._statuses: dict[str, str] = {}
+        self._rows: list[tuple[str, str, str, int]] = []
 
     def add(self, line: bytes, row: Row) -> None:
         self.n_bytes += len(line)
-        self._n_rows += 1
         self._digest.update(line)
-        self._statuses[row["key"]] = row["status"]
+        self._rows.append((row["key"], row["status"], row["recording"], len(line)))
 
     def to_line(self) -> bytes:
-        entry = {
-            "schema": SCHEMA,
-            "bytes": self.n_bytes,
-            "rows": self._n_rows,
-            "sha256": self._digest.hexdigest(),
-            "statuses": self._statuses,
-        }
+        entry = {"schema": SCHEMA, "sha256": self._digest.hexdigest(), "rows": self._rows}
         told = json.dumps(entry).encode()
         return sha256(told).hexdigest().encode() + b" " + told + b"\n"
 
 
-@dataclass(slots=True)
-class _Known:
-    """What the ledger knows of a store's beginning: its length, and how much of the ledger tells of it."""
+class _Place(NamedTuple):
+    """Where a row lies in a store, its line's number, and what it is of."""
 
-    statuses: dict[str, str] = field(default_factory=dict)
-    n_bytes: int = 0
-    n_rows: int = 0
-    ledger_bytes: int = 0
+    key: str
+    status: str
+    recording: str
+    number: int
+    at: int
+    n_bytes: int
 
-
-def _known(path: Path) -> _Known:
-    """The stretches of a store that are as they were when they were checked."""
-    known = _Known()
-    entries = list(_entries(path.with_name(LEDGER)))
-    ends = list(accumulate(entry["bytes"] for entry, _ in entries))
-    with ThreadPoolExecutor(max_workers=_HASHERS) as pool:
-        digests = pool.map(partial(_digest, path), [0, *ends], [entry["bytes"] for entry, _ in entries])
-        for (entry, n_bytes), digest in zip(entries, digests, strict=True):
-            if entry["sha256"] != digest:
-                break
-            known.statuses.update(entry["statuses"])
-            known.n_bytes += entry["bytes"]
-            known.n_rows += entry["rows"]
-            known.ledger_bytes += n_bytes
-    return known
+    @property
+    def end(self) -> int:
+        """The byte after it."""
+        return self.at + self.n_bytes
 
 
-def _entries(ledger: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """The lines of a ledger up to the first that is damaged, or by other rules, each with its length in bytes."""
-    for line in _lines(ledger):
+class _Checked:
+    """What a store says is done: of the rows that were checked before, and of the `rest` once that was read.
+
+    ``ledger_bytes`` is how much of the ledger is still true.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.statuses: dict[str, str] = {}
+        self.ledger_bytes = self._end = self._n_rows = 0
+        self._path = path
+        for places, n_bytes in _known(path):
+            self.statuses.update((place.key, place.status) for place in places)
+            self.ledger_bytes += n_bytes
+            self._end, self._n_rows = places[-1].end, places[-1].number
+
+    def rest(self) -> Iterator[tuple[bytes, Row]]:
+        """The other rows with their lines, each checked now."""
+        for number, line in enumerate(_lines(self._path, self._end), self._n_rows + 1):
+            row = _row(self._path, number, line)
+            self.statuses[row["key"]] = row["status"]
+            yield line, row
+
+
+def _known(path: Path) -> Iterator[tuple[list[_Place], int]]:
+    """The stretches of a store that are as they were when they were checked, and how long their ledger lines are."""
+    at = number = 0
+    for line in _lines(path.with_name(LEDGER)):
         digest, _, told = line.rstrip(b"\n").partition(b" ")
         if sha256(told).hexdigest().encode() != digest or (entry := json.loads(told))["schema"] != SCHEMA:
             return
-        yield entry, len(line)
+        places = []
+        for key, status, recording, n_bytes in entry["rows"]:
+            number += 1
+            places.append(_Place(key, status, sys.intern(recording), number, at, n_bytes))
+            at += n_bytes
+        if _digest(path, places[0].at, at) != entry["sha256"]:
+            return
+        yield places, len(line)
 
 
-def _digest(path: Path, at: int, n_bytes: int) -> str:
+def _digest(path: Path, start: int, end: int) -> str:
     """SHA-256 of a stretch of a file, in hex; of what there is of it, where the file ends before."""
-    digest = sha256()
     with path.open("rb") as file:
-        file.seek(at)
-        while n_bytes and (read := file.read(min(n_bytes, 2**20))):
-            digest.update(read)
-            n_bytes -= len(read)
-    return digest.hexdigest()
+        file.seek(start)
+        return sha256(file.read(end - start)).hexdigest()
 
 
-def _numbered(path: Path, known: _Known) -> Iterator[tuple[int, bytes]]:
-    """The lines that the ledger does not know, with their numbers."""
-    return enumerate(_lines(path, known.n_bytes), known.n_rows + 1)
+def _places(path: Path) -> Iterator[_Place]:
+    """Where every row of a store lies."""
+    at = n_rows = 0
+    for places, _ in _known(path):
+        yield from places
+        at, n_rows = places[-1].end, places[-1].number
+    for number, line in enumerate(_lines(path, at), n_rows + 1):
+        yield _Place(*_glance(path, number, line), number, at, len(line))
+        at += len(line)
+
+
+def _rows_at(path: Path, places: Iterable[_Place]) -> Iterator[Row]:
+    """Some rows of a store, in the order of their lines."""
+    wanted = sorted(places, key=lambda place: place.at)
+    if not wanted:
+        return
+    with path.open("rb") as file:
+        for place in wanted:
+            file.seek(place.at)
+            yield _row(path, place.number, file.read(place.n_bytes))
 
 
 # What a row begins with, as `append` has always written it; rows that begin otherwise are read whole.
@@ -432,12 +445,14 @@ _BEGINNING = re.compile(
 )
 
 
-def _glance(path: Path, number: int, line: bytes) -> tuple[bytes, str, bool]:
-    """Key, recording, and whether the task failed."""
+def _glance(path: Path, number: int, line: bytes) -> tuple[str, str, str]:
+    """Key, status and recording."""
     if found := _BEGINNING.match(line):
-        return found[1], found[3].decode(errors="replace"), found[2] == b"failed"
-    row = _row(path, number, line)
-    return row["key"].encode(), str(row["recording"]), row["status"] == "failed"
+        key, status, recording = (group.decode(errors="replace") for group in found.groups())
+    else:
+        row = _row(path, number, line)
+        key, status, recording = row["key"], row["status"], row["recording"]
+    return key, sys.intern(status), sys.intern(recording)
 
 
 def _row(path: Path, number: int, line: bytes) -> Row:
