@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -227,15 +228,18 @@ def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two Ray nodes on loopback, each a process of its own."""
-    from ray.cluster_utils import Cluster
+    """Two Ray nodes, each a process of its own; Ray listens to the network, so they ask for a token."""
+    with pytest.MonkeyPatch.context() as patch:
+        here = str(Path(__file__).parent)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        from ray.cluster_utils import Cluster
 
-    here = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()
 
 
 @pytest.mark.slow
@@ -302,6 +306,30 @@ def test_real_records_are_the_same_whoever_worked(cluster: Any, excerpt: Path, t
         assert outcome(tmp_path / "here") == outcome(tmp_path / name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(
+    cluster: Any, tmp_path: Path, mode: str
+) -> None:
+    code = f"""
+        import test_executors as t
+        try:
+            list(t.RayCluster(t.parrots, {cluster.address!r}).run([1]))
+        except t.ConfigurationError as error:
+            print(error)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**environment, "RAY_AUTH_MODE": mode, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"the Ray cluster at {cluster.address} did not let this process in" in ran.stdout
+    assert "ray get-auth-token --generate" in ran.stdout
+
+
 def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
@@ -310,7 +338,7 @@ def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", none)
-    with pytest.raises(ConfigurationError, match="ray start --head --node-ip-address 127"):
+    with pytest.raises(ConfigurationError, match="`ray start --head` makes one, open to the network"):
         list(RayCluster(parrots).run([1]))
 
 

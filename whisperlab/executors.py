@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from whisperlab.errors import ConfigurationError, MissingDependencyError
+from whisperlab.errors import ConfigurationError, MissingDependencyError, brief
 from whisperlab.nursery import Memory, Nursery, Work, Worker, WorkerDiedError
 from whisperlab.threads import torch_threads
 
@@ -238,6 +238,12 @@ def _ray() -> Any:
     return ray
 
 
+_ADVICE = (
+    "one started with RAY_AUTH_MODE=token in the environment lets in who has the token that "
+    "`ray get-auth-token --generate` writes, and the same setting"
+)
+
+
 def _join(ray: Any, address: str) -> tuple[bool, str]:
     """Connect to a cluster: whether this process must leave it again, and the address of its dashboard, if any.
 
@@ -253,10 +259,13 @@ def _join(ray: Any, address: str) -> tuple[bool, str]:
             raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
     try:
         return True, ray.init(address=address, log_to_driver=False).dashboard_url or ""
-    except ConnectionError as error:
-        raise ConfigurationError(
-            "no Ray cluster runs on this machine; `ray start --head --node-ip-address 127.0.0.1` makes one for it alone"
-        ) from error
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            told = "no Ray cluster runs on this machine; `ray start --head` makes one, open to the network"
+        else:
+            where = "of this machine" if address == "auto" else f"at {address}"
+            told = f"the Ray cluster {where} did not let this process in: {brief(error)}"
+        raise ConfigurationError(f"{told}; {_ADVICE}") from error
 
 
 def _whereabouts(ray: Any, dashboard: str) -> str:

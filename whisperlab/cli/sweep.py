@@ -79,7 +79,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
     parser.add_argument(
         "--ray",
         metavar="auto|HOST:PORT",
-        help="work on a Ray cluster (ray start --head makes one; auto: that of this machine); needs whisperlab[ray]",
+        help="work on a Ray cluster (RAY_AUTH_MODE=token ray start --head makes one that asks for a token; auto: that "
+        "of this machine); needs whisperlab[ray]",
     )
     parser.add_argument(
         "--ship-audio",
