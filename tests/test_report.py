@@ -565,12 +565,15 @@ def test_audio_that_was_dropped_is_hatched_and_told() -> None:
     trace = lossy(whole, (2.0, 3.5), (7.0, 7.25))
     for draw in (timeline_figure, lambda trace: figures.stages_figure(trace, np.ones(160_000, np.float32))):
         for axes in draw(trace).axes:
-            spans = [patch.get_extents().bounds for patch in axes.patches if patch.get_hatch()]
-            at = axes.transData.inverted().transform([(x, 0) for x, _, _, _ in spans])[:, 0]
-            assert at == pytest.approx([2.0, 7.0])
+            boxes = [patch.get_extents() for patch in axes.patches if patch.get_hatch()]
+            corners = [x for box in boxes for x in (box.x0, box.x1)]
+            at = axes.transData.inverted().transform([(x, 0) for x in corners])[:, 0]
+            assert at == pytest.approx([2.0, 3.5, 7.0, 7.25])
         assert not [patch for axes in draw(whole).axes for patch in axes.patches if patch.get_hatch()]
     assert "Not heard, because the machine did not keep up: 1.8 s (2.0-3.5, 7.0-7.2)." in describe(trace)
     assert "Not heard" not in describe(whole)
+    many = lossy(whole, *((n / 10, n / 10 + 0.05) for n in range(90)))
+    assert "0.9-0.9, and 80 more)." in describe(many)
 
 
 def test_a_page_tells_of_dropped_audio(small: SweepReport) -> None:

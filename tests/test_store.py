@@ -5,6 +5,7 @@ The law: with a ledger, whatever has happened to it or to the store, `done` says
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from whisperlab import store
 from whisperlab.errors import SweepError
 from whisperlab.store import LEDGER, STORE, Writer, done, newest_rows, read_extract, repair
 
-STRETCH = 600  # bytes: two or three of these rows
+STRETCH = 600  # bytes: four of these rows
 
 reads = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["ok", "failed"])), max_size=12)
 
@@ -79,6 +80,19 @@ def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def glanced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the lines whose beginnings are read from here on."""
+    real, numbers = store._glance, []
+
+    def counted(path: Path, number: int, line: bytes) -> tuple[str, str, str]:
+        numbers.append(number)
+        return real(path, number, line)
+
+    monkeypatch.setattr(store, "_glance", counted)
+    return numbers
+
+
+@pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the lines that are read and checked from here on."""
     real, numbers = store._row, []
@@ -117,6 +131,17 @@ def test_what_was_checked_is_not_read_again(tmp_path: Path, parsed: list[int]) -
     assert len(done(tmp_path)) == 50
     assert len(parsed) < 4
     assert parsed == list(range(51 - len(parsed), 51))
+
+
+def test_an_extract_reads_the_rows_it_gives_and_no_others(
+    tmp_path: Path, parsed: list[int], glanced: list[int]
+) -> None:
+    write(tmp_path, [(n, "ok") for n in range(50)])
+    for ask in (lambda: read_extract(tmp_path, 3).rows, lambda: newest_rows(tmp_path, {f"{7:064x}"})):
+        assert len(ask()) == len(parsed) > 0
+        assert len(glanced) < 4
+        parsed.clear()
+        glanced.clear()
 
 
 def test_a_store_without_a_ledger_gets_one_when_it_is_next_written_to(
@@ -183,9 +208,9 @@ def test_damage_is_reported_by_its_line_behind_what_the_ledger_knows(tmp_path: P
 
 
 def by_other_rules(line: bytes) -> bytes:
-    """A line as a later version may write it."""
-    told = line.partition(b" ")[2].rstrip().replace(b'"schema": 1', b'"schema": 2')
-    assert b'"schema": 2' in told
+    """A line of another version, which did not check what this one does."""
+    told = line.partition(b" ")[2].rstrip().replace(b'"rules": 1', b'"rules": 2')
+    assert b'"rules": 2' in told
     return hashlib.sha256(told).hexdigest().encode() + b" " + told + b"\n"
 
 
@@ -204,10 +229,69 @@ def test_a_line_that_is_damaged_or_by_other_rules_is_not_believed(
     assert (tmp_path / LEDGER).read_bytes() == ledger  # begun anew
 
 
-def test_a_ledger_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
-    (tmp_path / LEDGER).symlink_to(tmp_path / "no such folder" / LEDGER)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [["k", "ok"]],
+        [["k", "ok", ["r"], 9]],
+        [["k", "ok", "r", 2**63]],
+        [["k", "ok", "r", -5]],
+        [None],
+        7,
+    ],
+)
+def test_a_line_that_nobody_here_would_write_is_not_believed(tmp_path: Path, rows: object) -> None:
+    write(tmp_path, [(n, "ok") for n in range(20)])
+    told = json.dumps({"rules": 1, "sha256": hashlib.sha256(b"").hexdigest(), "rows": rows}).encode()
+    (tmp_path / LEDGER).write_bytes(hashlib.sha256(told).hexdigest().encode() + b" " + told + b"\n")
+    assert told_without_ledger(tmp_path) == globals()["told"](tmp_path)
+    assert len(Writer(tmp_path).statuses) == 20
+
+
+@pytest.mark.parametrize("name", [STORE, LEDGER])
+def test_a_file_taken_away_is_not_missed(tmp_path: Path, name: str) -> None:
+    write(tmp_path, [(n, "ok") for n in range(20)])
+    (tmp_path / name).unlink()
+    assert told(tmp_path) == told_without_ledger(tmp_path)
+    write(tmp_path, [(n, "failed") for n in range(10, 30)])
+    assert told(tmp_path) == told_without_ledger(tmp_path)
+    assert len(done(tmp_path)) == (20 if name == STORE else 30)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path.parent / "none" / LEDGER)])
+def test_a_ledger_that_cannot_be_written_costs_nothing_but_time(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / LEDGER)
     write(tmp_path, [(n, "ok") for n in range(20)])
     assert len(done(tmp_path)) == 20
+
+
+def test_a_ledger_that_cannot_be_cut_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [(n, "ok") for n in range(20)])
+    damaged(tmp_path / LEDGER, 0.9, 1)
+    before = (tmp_path / LEDGER).read_bytes()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr("whisperlab.store.os.truncate", refused)
+    write(tmp_path, [(n, "ok") for n in range(20, 40)])
+    assert (tmp_path / LEDGER).read_bytes() == before
+    assert len(done(tmp_path)) == 40
+
+
+@pytest.mark.parametrize("odd", [{"duration": "long"}, {"config": {"x": 10**30}}, {"schema": 2}])
+def test_a_row_that_would_not_be_read_again_is_not_written(tmp_path: Path, odd: dict[str, Any]) -> None:
+    writer = write(tmp_path, [(n, "ok") for n in range(6)])
+    before = (tmp_path / STORE).read_bytes()
+    with pytest.raises(SweepError, match="nothing was added: (not a row of a sweep|not JSON|schema 2)"):
+        writer.append({**make_row(6, "ok"), **odd})
+    assert (tmp_path / STORE).read_bytes() == before
+    assert writer.statuses == done(tmp_path)
 
 
 def test_an_interrupt_between_row_and_ledger_makes_it_doubt_and_not_lie(

@@ -399,7 +399,8 @@ def test_a_store_is_queried_where_it_lies_the_newest_row_counting(
     rows = read_rows(tmp_path)
     assert len(found) == len(rows) == 8
     assert set(found["status"]) == {"ok"}
-    assert list(found["precision"]) == [row["config"]["hash_precision"] for row in rows]
+    ran = sorted((row["recording"], row["config"]["hash_precision"]) for row in rows)
+    assert sorted(zip(found["recording"], found["precision"], strict=True)) == ran
     path = to_parquet(tmp_path, tmp_path / "deep" / "it's.parquet")
     with duckdb.connect() as connection:
         assert connection.read_parquet(str(path)).shape[0] == 8

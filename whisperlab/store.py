@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -69,21 +70,24 @@ _FIELDS = {
     "trace": TEXT_OR_NULL,
 }
 
+# Rows are joined to the places of the newest, which are small, so that they themselves pass through one by one.
 _NEWEST = """
 create view results as
-select * exclude (place, first, age)
-from (
-    select *,
-        min(place) over (partition by key) as first,
-        row_number() over (partition by key order by place desc) as age
-    from (select *, row_number() over () as place from every_row)
+select every.* exclude (place)
+from (select *, row_number() over () as place from every_row) as every
+join (
+    select max(place) as place
+    from (select key, row_number() over () as place from every_row)
     where key is not null
-)
-where age = 1
-order by first
+    group by key
+) using (place)
 """
 _DAMAGED = "without that line its task runs again with the next sweep into this folder"
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
+_ROWS_TOGETHER = 5000  # of a Parquet file; so many are held in memory
+_RULES = (
+    1  # of the ledger; to be raised whenever rows are checked more strictly, or its lines have another form
+)
 _STRETCH = 2**24  # bytes or more, of what the ledger has a line for
 
 
@@ -116,7 +120,7 @@ def read_extract(out: str | Path, most: int) -> Extract:
     """The newest rows of a store, or about ``most`` of them: those of some recordings, every configuration on the same.
 
     Recordings are drawn by the digest of their name, so the same ones every time. Memory grows with the number of rows
-    only by their keys. Errors as for `read_rows`.
+    only by their keys and places, a third of a kilobyte each. Errors as for `read_rows`.
     """
     path = _existing(out)
     newest = {place.key: place for place in _places(path)}
@@ -216,7 +220,7 @@ def to_parquet(out: str | Path, path: str | Path) -> Path:
         import duckdb
 
         try:
-            connection.view("results").write_parquet(str(unfinished))
+            connection.view("results").write_parquet(str(unfinished), row_group_size=_ROWS_TOGETHER)
         except duckdb.IOException as error:
             raise SweepError(f"{path} could not be written: {brief(error)}") from error
     return Path(path)
@@ -237,7 +241,8 @@ def sole_writer(out: Path) -> Iterator[None]:
 class Writer:
     """A store that only this process adds to; ``statuses`` is what `done` says of it, at any moment.
 
-    Reads what is there and checks it as `done` does, and keeps the ledger. Raises SweepError for a damaged store.
+    Reads what is there and checks it as `done` does, and keeps the ledger. A store that a crash cut short has to go
+    through `repair` first. Raises SweepError for a damaged store.
     """
 
     def __init__(self, out: Path) -> None:
@@ -245,32 +250,51 @@ class Writer:
         self._stretch = _Stretch()
         checked = _Checked(self._path)
         self.statuses = checked.statuses
-        if self._ledger.exists():
-            os.truncate(self._ledger, checked.ledger_bytes)  # what follows would not be believed either
+        self._has_ledger = _cut(self._ledger, checked.ledger_bytes)
         for line, row in checked.rest():
             self._note(line, row)
 
     def append(self, row: Row) -> None:
-        """Add a row, as `append` does."""
-        line = append(self._path, row)
+        """Add a row, as `append` does. Raises SweepError, too, for a row that would not be read again as one."""
+        line = _encoded(row)
+        try:
+            _checked(line)
+        except ValueError as error:
+            raise SweepError(f"{self._path}: nothing was added: {error}") from error
+        _add(self._path, line)
         self.statuses[row["key"]] = row["status"]
         self._note(line, row)
 
     def _note(self, line: bytes, row: Row) -> None:
         self._stretch.add(line, row)
         if self._stretch.n_bytes >= _STRETCH:
-            # without that line the next sweep takes longer to begin, no more
-            with suppress(OSError), self._ledger.open("ab") as ledger:
-                ledger.write(self._stretch.to_line())
+            if self._has_ledger:
+                # without that line the next sweep takes longer to begin, no more
+                with suppress(OSError), self._ledger.open("ab") as ledger:
+                    ledger.write(self._stretch.to_line())
             self._stretch = _Stretch()
 
 
-def append(path: Path, row: Row) -> bytes:
-    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk.
+def _cut(ledger: Path, n_bytes: int) -> bool:
+    """Cut off what is not true of a ledger, for what comes behind it would not be believed; whether it may go on."""
+    try:
+        if ledger.exists() and ledger.stat().st_size != n_bytes:
+            os.truncate(ledger, n_bytes)
+    except OSError:
+        return False
+    return True
 
-    Returns the line that was written. Raises SweepError when it cannot be.
-    """
-    line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+def append(path: Path, row: Row) -> None:
+    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk."""
+    _add(path, _encoded(row))
+
+
+def _encoded(row: Row) -> bytes:
+    return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _add(path: Path, line: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -282,7 +306,6 @@ def append(path: Path, row: Row) -> bytes:
         raise SweepError(f"{path}: cannot add a result: {error.strerror}") from error
     if written < len(line):
         raise SweepError(f"{path}: the disk took {written} of the {len(line)} bytes of a result")
-    return line
 
 
 def repair(out: Path, say: Say) -> int:
@@ -323,7 +346,7 @@ def _lines(path: Path, at: int = 0) -> Iterator[bytes]:
         return
     with path.open("rb") as file:
         file.seek(at)
-        yield from (line for line in file if line.endswith(b"\n"))
+        yield from takewhile(lambda line: line.endswith(b"\n"), file)  # only the last can be unfinished
 
 
 def _each_row(out: str | Path) -> Iterator[Row]:
@@ -349,7 +372,7 @@ class _Stretch:
         self._rows.append((row["key"], row["status"], row["recording"], len(line)))
 
     def to_line(self) -> bytes:
-        entry = {"schema": SCHEMA, "sha256": self._digest.hexdigest(), "rows": self._rows}
+        entry = {"rules": _RULES, "sha256": self._digest.hexdigest(), "rows": self._rows}
         told = json.dumps(entry).encode()
         return sha256(told).hexdigest().encode() + b" " + told + b"\n"
 
@@ -389,25 +412,42 @@ class _Checked:
         """The other rows with their lines, each checked now."""
         for number, line in enumerate(_lines(self._path, self._end), self._n_rows + 1):
             row = _row(self._path, number, line)
-            self.statuses[row["key"]] = row["status"]
+            self.statuses[row["key"]] = sys.intern(row["status"])
             yield line, row
 
 
 def _known(path: Path) -> Iterator[tuple[list[_Place], int]]:
     """The stretches of a store that are as they were when they were checked, and how long their ledger lines are."""
     at = number = 0
-    for line in _lines(path.with_name(LEDGER)):
-        digest, _, told = line.rstrip(b"\n").partition(b" ")
-        if sha256(told).hexdigest().encode() != digest or (entry := json.loads(told))["schema"] != SCHEMA:
-            return
-        places = []
-        for key, status, recording, n_bytes in entry["rows"]:
-            number += 1
-            places.append(_Place(key, status, sys.intern(recording), number, at, n_bytes))
-            at += n_bytes
-        if _digest(path, places[0].at, at) != entry["sha256"]:
-            return
-        yield places, len(line)
+    try:
+        for line in _lines(path.with_name(LEDGER)) if path.exists() else ():
+            places, digest = _entry(line, number, at)
+            if _digest(path, at, places[-1].end) != digest:
+                return
+            yield places, len(line)
+            at, number = places[-1].end, places[-1].number
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        OverflowError,
+    ):  # what cannot be read is not believed
+        return
+
+
+def _entry(line: bytes, number: int, at: int) -> tuple[list[_Place], str]:
+    """The places that a line of the ledger tells of, behind so many rows and bytes, and the digest of what is there."""
+    own, _, told = line.rstrip(b"\n").partition(b" ")
+    entry = json.loads(told)
+    if sha256(told).hexdigest().encode() != own or entry["rules"] != _RULES:
+        raise ValueError("damaged, or by other rules")
+    places = []
+    for key, status, recording, n_bytes in entry["rows"]:
+        number += 1
+        places.append(_Place(key, sys.intern(status), sys.intern(recording), number, at, n_bytes))
+        at += n_bytes
+    return places, entry["sha256"]
 
 
 def _digest(path: Path, start: int, end: int) -> str:
@@ -457,13 +497,21 @@ def _glance(path: Path, number: int, line: bytes) -> tuple[str, str, str]:
 
 def _row(path: Path, number: int, line: bytes) -> Row:
     try:
+        return _checked(line)
+    except ValueError as error:
+        raise SweepError(f"{path}:{number}: {error}; {_DAMAGED}") from error
+
+
+def _checked(line: bytes) -> Row:
+    """A row out of its line. Raises ValueError, which says what else it is."""
+    try:
         row = from_json(line)
     except ValueError as error:
-        raise SweepError(f"{path}:{number}: not JSON: {error}; {_DAMAGED}") from error
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
-        raise SweepError(f"{path}:{number}: not a row of a sweep: {line[:100]!r}; {_DAMAGED}")
+        raise ValueError(f"not a row of a sweep: {line[:100]!r}")
     if wrong := wrong_field(row, _FIELDS):
-        raise SweepError(f"{path}:{number}: not a row of a sweep: {wrong}; {_DAMAGED}")
+        raise ValueError(f"not a row of a sweep: {wrong}")
     if row.get("schema", 1) > SCHEMA:
-        raise SweepError(f"{path}:{number}: schema {row['schema']}, and this whisperlab knows {SCHEMA}")
+        raise ValueError(f"schema {row['schema']}, and this whisperlab knows {SCHEMA}")
     return row

@@ -447,7 +447,6 @@ def _check_records(trace: Trace, path: Path) -> None:
             trace.switches,
             trace.frames,
             trace.speech,
-            trace.gaps,
             trace.committed,
             trace.reference,
         ):

@@ -12,6 +12,8 @@ from whisperlab.segments import SessionSegment
 from whisperlab.timeline import seconds
 from whisperlab.trace import Trace
 
+_TOLD = 10  # gaps that are listed
+
 
 @dataclass(slots=True, frozen=True)
 class Timeline:
@@ -107,9 +109,11 @@ def dropped(trace: Trace) -> str:
     """A sentence on audio that was dropped, with a space before it; nothing where all was heard."""
     if not trace.gaps:
         return ""
-    gaps = ", ".join(f"{seconds(gap.start):.1f}-{seconds(gap.end):.1f}" for gap in trace.gaps)
+    gaps = [f"{seconds(gap.start):.1f}-{seconds(gap.end):.1f}" for gap in trace.gaps[:_TOLD]]
+    if more := len(trace.gaps) - len(gaps):
+        gaps.append(f"and {more} more")
     lost = seconds(sum(map(len, trace.gaps)))
-    return f" Not heard, because the machine did not keep up: {lost:.1f} s ({gaps})."
+    return f" Not heard, because the machine did not keep up: {lost:.1f} s ({', '.join(gaps)})."
 
 
 def _sound(trace: Trace, limit: int) -> tuple[str, str]:
