@@ -288,7 +288,7 @@ def test_a_ledger_that_cannot_be_cut_is_left_as_it_is(
 def test_a_row_that_would_not_be_read_again_is_not_written(tmp_path: Path, odd: dict[str, Any]) -> None:
     writer = write(tmp_path, [(n, "ok") for n in range(6)])
     before = (tmp_path / STORE).read_bytes()
-    with pytest.raises(SweepError, match="nothing was added: (not a row of a sweep|not JSON|schema 2)"):
+    with pytest.raises(SweepError, match=r"nothing was added: (not a row of a sweep|not JSON|schema 2)"):
         writer.append({**make_row(6, "ok"), **odd})
     assert (tmp_path / STORE).read_bytes() == before
     assert writer.statuses == done(tmp_path)
