@@ -388,6 +388,12 @@ def test_a_percentile_is_a_value_that_occurred() -> None:
     assert [percentile(hundred, q) for q in (50, 95, 99)] == [50, 95, 99]
     assert math.isnan(percentile([], 50))
     assert percentile([], 50, missed=1) == math.inf
+    assert percentile([1.0], 50, missed=10**15) == math.inf  # without laying them out
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        found, missed, q = rng.normal(size=rng.integers(1, 9)), int(rng.integers(9)), rng.uniform(0, 100)
+        every = [*found, *[math.inf] * missed]
+        assert percentile(found, q, missed=missed) == np.percentile(every, q, method="inverted_cdf")
 
 
 def test_every_switch_of_a_recording_in_one_language_is_false() -> None:

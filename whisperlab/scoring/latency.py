@@ -95,7 +95,8 @@ def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:
     >>> percentile([1.0], 95, missed=1)
     inf
     """
-    if not len(values) + missed:
+    n = len(values) + missed
+    if not n:
         return math.nan
-    every = [*values, *[math.inf] * missed]
-    return float(np.percentile(every, q, method="inverted_cdf"))
+    place = max(math.ceil(n * (q / 100)) - 1, 0)
+    return float(np.partition(values, place)[place]) if place < len(values) else math.inf
