@@ -36,6 +36,8 @@ class Options:
         ("whole", 1.0, "a whole number"),
         ("whole", True, "a whole number"),
         ("whole", "1", "a whole number"),
+        ("whole", 2**63, "a whole number"),
+        ("whole", -(2**63) - 1, "a whole number"),
         ("whole", np.int64(1), "a whole number"),
         ("number", math.nan, "a number"),
         ("number", None, "a number"),

@@ -319,6 +319,8 @@ def test_one_language_alone_never_changes_and_is_found_at_once() -> None:
     [
         {"seconds_between_switches": 0},
         {"seconds_between_switches": float("nan")},
+        {"seconds_between_switches": float("inf")},
+        {"evidence_per_second": float("inf")},
         {"evidence_per_second": 0},
         {"evidence_per_second": -1.0},
         {"min_duration_ms": -1},

@@ -42,7 +42,7 @@ def check_types(options: Any) -> None:
 def check_type(name: str, value: object, hint: Any) -> None:
     """Raise ConfigurationError, naming it, for a value that is not of a type.
 
-    A float is any number but NaN, or a whole one of 64 bits, which is what numpy takes; True is none of them.
+    A float is any number but NaN. A whole number is one of 64 bits, which is what numpy and JSON take; True is none.
     """
     if not _fits(value, hint):
         raise ConfigurationError(f"{name} must be {_words(hint)}, got {shown(value)}")
@@ -107,11 +107,11 @@ def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        if isinstance(value, float):
-            return not math.isnan(value)
-        return _fits(value, int) and -_LARGEST_INT <= value < _LARGEST_INT  # type: ignore[operator]
+        return not math.isnan(value) if isinstance(value, float) else _fits(value, int)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return (
+            isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_INT <= value < _LARGEST_INT
+        )
     return isinstance(value, hint)
 
 

@@ -64,14 +64,11 @@ class SmoothingOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not self.seconds_between_switches > 0:
-            raise ConfigurationError(
-                f"seconds_between_switches must be above 0, got {shown(self.seconds_between_switches)}"
-            )
-        if not self.evidence_per_second > 0:
-            raise ConfigurationError(
-                f"evidence_per_second must be above 0, got {shown(self.evidence_per_second)}"
-            )
+        for name in ("seconds_between_switches", "evidence_per_second"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigurationError(
+                    f"{name} must be above 0 and finite, got {shown(getattr(self, name))}"
+                )
         if self.min_duration_ms < 0 or not self.margin >= 0:
             raise ConfigurationError(
                 "min_duration_ms and margin must be >= 0, got "
