@@ -660,7 +660,10 @@ def test_a_stopped_sweep_says_how_to_go_on(
     stopped = FakeTranscriber(failure=KeyboardInterrupt())
     monkeypatch.setattr("whisperlab.sweep.transcriber_maker", lambda model: lambda config: stopped)
     assert run("sweep", "--corpus", manifest, "--out", tmp_path / "out") == 130
-    assert f"--resume with --out {tmp_path / 'out'}" in capsys.readouterr().err
+    assert (
+        f"the same command with --resume goes on where it was stopped: {tmp_path / 'out'}"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.fixture

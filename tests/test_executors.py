@@ -12,24 +12,27 @@ import sys
 import textwrap
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 
 from whisperlab.audio import FloatArray
 from whisperlab.cli import main
+from whisperlab.cli.console import Console
+from whisperlab.cli.sweep import who_works
 from whisperlab.corpora.manifest import Recording
 from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import InProcess, LocalProcesses, Lost, RayCluster
 from whisperlab.segments import ProcessResult
 from whisperlab.shipping import Shipping
 from whisperlab.store import STORE, Row, read_rows
-from whisperlab.sweep import load_maker, run_sweep, task_worker
+from whisperlab.sweep import identity, load_maker, run_sweep, task_worker
 from whisperlab.trace import read_trace
 
 # What a row says that two runs of the same task may say differently.
@@ -343,16 +346,25 @@ def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("digest,version,named", [("other", None, "weights"), (None, "9.9", "version")])
-def test_a_worker_with_other_weights_or_version_does_nothing(
-    digest: str | None, version: str | None, named: str
-) -> None:
-    from whisperlab import __version__
+@pytest.mark.parametrize("what", ["weights", "version", "precision"])
+def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str) -> None:
     from whisperlab.models import load_weights, model_digest
 
-    ours = model_digest(load_weights("base"))
-    with pytest.raises(SweepError, match=f"a worker has another {named}"):
-        load_maker("base", "cpu", digest or ours, version or __version__)
+    ours = identity(model_digest(load_weights("base")), "cpu")
+    load_maker("base", "cpu", ours)
+    with pytest.raises(
+        SweepError, match=f"a worker has another {what} than who drives the sweep: .*, not other"
+    ):
+        load_maker("base", "cpu", {**ours, what: "other"})
+
+
+def test_a_worker_is_told_who_drives() -> None:
+    """By value: a default would be looked up in the worker, and be its own."""
+    args = Namespace(ship_audio=False, ray="auto", workers=None, out=Path(), model="base", device="cpu")
+    _, load = who_works(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))[
+        "executor"
+    ]._factory.args
+    assert load.args == ("base", "cpu", identity(DIGEST, "cpu"))
 
 
 @pytest.mark.parametrize("device,loaded", [("cpu", 1), ("cuda", 0)])
@@ -366,11 +378,11 @@ def test_a_model_is_loaded_before_the_fork_unless_a_fork_could_not_use_it(
         return Parrot
 
     monkeypatch.setattr("whisperlab.sweep._loaded_maker", fake)
-    make = load_maker("base", device, DIGEST, "1")
+    make = load_maker("base", device, {"version": "1"})
     assert len(made) == loaded
     for config in GRID.configurations()[:2]:
         assert isinstance(make(config), Parrot)
-    assert made == [("base", device, DIGEST, "1")]
+    assert made == [("base", device, (("version", "1"),))]
 
 
 def test_a_cluster_that_does_not_answer_is_told() -> None:

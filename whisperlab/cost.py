@@ -1,4 +1,4 @@
-"""What a sweep will cost, from what its stages were measured to cost a second of audio on this machine."""
+"""What a sweep will cost, from what its stages cost a second of audio: by earlier rows, or by a try on this machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Where the tasks of a sweep are worked on: in this process, in several of this machine, or on a Ray cluster.
 
 An executor takes tasks and gives their rows back as they are done, in any order. Work is described by a *factory*: it
-is called once in each worker, loads what is heavy, and returns the function that does a task. Workers write traces;
-rows are written by the one process that drives the sweep, so the records are the same whoever worked.
+is called once in each worker of a cluster, and once for all processes of this machine, loads what is heavy, and returns
+the function that does a task. Workers write traces; rows are written by the one process that drives the sweep.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class LocalProcesses(Generic[Task, Result]):
     """Several processes of this machine, which compute on one thread each.
 
     The work is made once and its weights are shared (`whisperlab.nursery`). A worker that dies, whatever killed it, is
-    replaced and its task tried again, `ATTEMPTS` times. Ctrl-C reaches only the process that drives. ``memory`` is what
-    all of them occupied when the last tasks were under way.
+    replaced and its task tried again, `ATTEMPTS` times in all. Ctrl-C reaches only the process that drives.
+    ``memory`` is what all of them occupied when the last tasks were under way.
 
     Args:
         factory: importable by name, or `functools.partial` of such a function.
@@ -137,7 +137,7 @@ class RayCluster(Generic[Task, Result]):
     """Actors of a Ray cluster, each with the factory's work made once.
 
     All nodes must see the same files, unless there is ``luggage``. A worker that dies, alone or with its node, is
-    replaced where there is room and its task tried again, `ATTEMPTS` times.
+    replaced where there is room and its task tried again, `ATTEMPTS` times in all.
 
     Args:
         factory: importable by name on every node, or `functools.partial` of such a function.

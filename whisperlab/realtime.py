@@ -43,8 +43,8 @@ class OverloadOptions:
 
     Above ``skip_lid_ms`` language-ID frames are left out (load level 1), above ``longer_steps_ms`` decode steps too
     (level 2). Both thresholds are longer than one decode or one change of language takes on a machine that keeps up.
-    A lag above ``drop_ms`` never is: the oldest audio is dropped. A measure ends, and a drop goes on, until
-    the lag is no more than ``recover`` of its threshold; so there are few long gaps and no flutter of levels.
+    No more than ``drop_ms`` ever waits: the oldest audio is dropped. A measure lasts, and a drop goes on, until the
+    lag is no more than ``recover`` of its threshold; so there are few long gaps and no flutter of levels.
     """
 
     skip_lid_ms: int = 1500

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from whisperlab import __version__
@@ -213,28 +214,41 @@ def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
     return lambda config: SessionRestartTranscriber(**{**grouped(config), "model": model})
 
 
-def load_maker(model: str, device: str, digest: str, version: str = __version__) -> MakeTranscriber:
+def identity(digest: str, device: str) -> dict[str, str]:
+    """What decides a record besides task and chance: weights, version of whisperlab, and precision on this machine.
+
+    ``precision`` is that of encoder and decoder where a configuration names none: it depends on the processor.
+    """
+    from whisperlab.linear import check_precision
+
+    here = torch.device(device)
+    precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
+    return {"weights": digest, "version": __version__, "precision": precision}
+
+
+def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTranscriber:
     """`transcriber_maker` of a model that is loaded and prepared: on a CPU now, so that workers forked later share it.
 
-    Elsewhere that waits for the first task, for a fork cannot use the GPU of the process it is made from. ``digest``
-    and ``version`` are those of whoever drives. Raises SweepError where a worker has other weights or another version
-    of whisperlab: its results would stand under a wrong name.
+    Elsewhere that waits for the first task, for a fork cannot use the GPU of the process it is made from. ``drivers``
+    is the `identity` of whoever drives. Raises SweepError where a worker has another one: its results would stand
+    under a wrong name.
     """
-    load = cache(partial(_loaded_maker, model, device, digest, version))
+    load = cache(partial(_loaded_maker, model, device, tuple(drivers.items())))
     if device == "cpu":
         load()
     return lambda config: load()(config)
 
 
-def _loaded_maker(model: str, device: str, digest: str, version: str) -> MakeTranscriber:
+def _loaded_maker(model: str, device: str, drivers: tuple[tuple[str, str], ...]) -> MakeTranscriber:
     from whisperlab.models import load_weights, model_digest
     from whisperlab.transcriber import prepared
 
     weights = load_weights(model, device)
-    for what, ours, theirs in (("weights", model_digest(weights), digest), ("version", __version__, version)):
-        if ours != theirs:
+    ours = identity(model_digest(weights), device)
+    for what, theirs in drivers:
+        if ours[what] != theirs:
             raise SweepError(
-                f"a worker has another {what} than who drives the sweep: {ours:.16}, not {theirs:.16}"
+                f"a worker has another {what} than who drives the sweep: {ours[what]:.16}, not {theirs:.16}"
             )
     prepared(weights)
     return transcriber_maker(weights)
@@ -243,7 +257,7 @@ def _loaded_maker(model: str, device: str, digest: str, version: str) -> MakeTra
 def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Task], Row]:
     """What a worker of an executor does with a task; ``load`` is called now, so once for each worker.
 
-    As the factory of an executor: ``partial(task_worker, out, partial(load_maker, "base", "cpu", digest))``.
+    The factory of an executor is ``partial(task_worker, out, partial(load_maker, "base", "cpu", identity(...)))``.
     """
     make_transcriber = load()
     return lambda task: run_task(task, out, make_transcriber)

@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="peers, pipeline: the split to use")
     parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="peers, pipeline: only the first N recordings"
+        "--limit",
+        type=positive_int,
+        metavar="N",
+        help="peers, pipeline: only the first N recordings (pipeline times three unless told)",
     )
     parser.add_argument(
         "--peers", type=_names, metavar="NAME,...", help="peers: only those with such a text in their name"
@@ -73,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=positive,
         default=15.0,
-        help="pipeline: how much of each recording is heard by the clock (default 15; before takes minutes)",
+        help="pipeline: how much of each recording is timed (default 15; the plain pipeline takes minutes for it)",
     )
     parser.add_argument(
         "--accuracy",

@@ -32,6 +32,7 @@ EXTRAS = {
     "peers": ("faster-whisper",),
     "sweep": ("duckdb", "scipy"),
     "ray": ("ray",),
+    "search": ("optuna",),
 }
 CPU_FLAGS = {
     "AVX2": ("avx2",),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 HELP = "a grid of configurations over recordings"
 EXAMPLES = (
     "sweep --corpus ivr-five --cache-sizes 10,50 --hash-precisions 6,0 --no-decode --out reports/s",
-    "sweep --corpus ivr-five --workers 2 --out reports/s --resume",
+    "sweep --corpus ivr-five --cache-sizes 10,50 --hash-precisions 6,0 --no-decode --out reports/s --resume "
+    "--workers 2",
     "sweep --corpus my/manifest.jsonl --keys rounded,span,logmel --limit 3 --out reports/s --dry-run",
 )
 # The columns of the table; --json has all of them.
@@ -71,10 +72,17 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
     parser.add_argument("--languages", type=comma_list, metavar="en,es", help="default: those of the corpus")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR")
-    parser.add_argument("--resume", action="store_true", help="go on with what DIR already holds")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip what DIR already holds; the other options have to be given again",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed cells again")
     parser.add_argument(
-        "--workers", type=positive_int, metavar="N", help="so many processes, the cores shared among them"
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="so many workers, each on one thread (default: this process; with --ray one for each processor)",
     )
     parser.add_argument(
         "--ray",
@@ -137,7 +145,7 @@ def running(
             "say": console.note,
         }
     except KeyboardInterrupt:
-        console.note(f"--resume with --out {args.out} goes on where it was stopped")
+        console.note(f"the same command with --resume goes on where it was stopped: {args.out}")
         raise
     if memory := getattr(works.get("executor"), "memory", None):
         console.note(memory.words())
@@ -152,7 +160,7 @@ def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Co
     if args.ray is None and args.workers is None:
         return {"make_transcriber": sweep.transcriber_maker(model)}
     out = args.out.resolve()
-    load = partial(sweep.load_maker, args.model, args.device, digest)
+    load = partial(sweep.load_maker, args.model, args.device, sweep.identity(digest, args.device))
     factory = partial(sweep.task_worker, out, load)
     if args.ray is None:
         return {"executor": executors.LocalProcesses(factory, args.workers)}
@@ -225,7 +233,7 @@ def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
         )
         console.show(
             f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on {heard:.0f} s "
-            "of audio on this machine; what a cache spares beyond the configuration that was tried is not in it"
+            "of audio here and by earlier rows; what a cache spares beyond the configuration tried is not in it"
         )
     console.document(plan)
     return 0
