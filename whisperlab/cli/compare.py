@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=positive_int,
         metavar="N",
-        help="times each recording is heard, for times (default: 1)",
+        help="hear each recording so often; only the comparison of times gains by it (default: 1)",
     )
     parser.add_argument("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
 
