@@ -173,7 +173,7 @@ def test_the_table_is_whole_and_can_be_drawn(excerpt: Path) -> None:
     found = economy.measure(
         recordings,
         names=["int8", "near"],
-        stretch_s=1.0,
+        stretch_s=1.5,
         weighed=["ours"],
         accuracy=recordings,
         judged=["ours", "with int8", "with the near cache"],
