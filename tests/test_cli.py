@@ -622,6 +622,31 @@ def test_a_sweep_runs_every_cell_once_and_resumes(
     assert again["results"] == first["results"]
 
 
+def test_the_table_of_a_store_too_large_to_read_is_of_some_recordings_and_says_so(
+    made: list[Any],
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = json.loads(manifest.read_text())
+    write_wav(manifest.parent / "other.wav", np.full(48_000, 0.25, np.float32))
+    other = {**line, "id": "other", "audio_filepath": "other.wav"}
+    manifest.write_text(f"{json.dumps(line)}\n{json.dumps(other)}\n")
+    monkeypatch.setattr("whisperlab.store.MOST_ROWS", 3)
+    monkeypatch.setattr("whisperlab.store.read_rows", lambda out: pytest.fail("all rows are read"))
+    words = ["sweep", "--corpus", manifest, "--cache-sizes", "10,50", "--out", tmp_path / "out"]
+    words += ["--hash-precisions", "6", "--json"]
+    assert run(*words) == 0
+    streams = capsys.readouterr()
+    (told,) = documents(streams.out)
+    assert [row["recordings"] for row in told["results"]] == [1, 1]
+    assert (
+        "the table is made of 2 of 4 runs: every configuration over the same 1 of 2 recordings" in streams.err
+    )
+    assert run(*words, "--dry-run") == 0
+
+
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
     made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

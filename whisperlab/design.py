@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -22,7 +23,7 @@ import pandas as pd
 from whisperlab.contest import json_options
 from whisperlab.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.pareto import pareto_front
-from whisperlab.store import Row, Say, nested_config, read_rows
+from whisperlab.store import Row, Say, nested_config, newest_rows
 from whisperlab.sweep import Config, MakeTranscriber, Task, plan, run_sweep, summarise
 from whisperlab.transcriber import GROUPS, SessionRestartTranscriber
 
@@ -272,10 +273,10 @@ def search(
             say=say,
         )
         found, ran = found + outcome.found, ran + outcome.ran
-        rows = {row["key"]: row for row in read_rows(out)}
-        for values, config in zip(batch, configs, strict=True):
-            tasks = plan([config], recordings, model_digest)
-            made.append(_trial(len(made), values, config, [rows[task.key] for task in tasks]))
+        keys = [[task.key for task in plan([config], recordings, model_digest)] for config in configs]
+        rows = newest_rows(out, {*chain(*keys)})
+        for values, config, own in zip(batch, configs, keys, strict=True):
+            made.append(_trial(len(made), values, config, [rows[key] for key in own]))
         say(_so_far(Found(tuple(made), found, ran), trials))
     if len(made) < trials:
         say(

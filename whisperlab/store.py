@@ -84,6 +84,7 @@ join (
 """
 _DAMAGED = "without that line its task runs again with the next sweep into this folder"
 _LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
+MOST_ROWS = 10_000  # more are not read at a time: intervals would hardly become narrower
 _ROWS_TOGETHER = 5000  # of a Parquet file; so many are held in memory
 _RULES = (
     1  # of the ledger; to be raised whenever rows are checked more strictly, or its lines have another form
@@ -114,6 +115,16 @@ class Extract:
     def is_whole(self) -> bool:
         """Whether nothing was left out."""
         return len(self.rows) == self.n_rows
+
+    def words(self) -> str:
+        """What must be said where something was left out; nothing where all is there."""
+        if self.is_whole:
+            return ""
+        shown = len({row["recording"] for row in self.rows})
+        return (
+            f"made of {len(self.rows):,} of {self.n_rows:,} runs: every configuration over the same {shown:,} of "
+            f"{self.n_recordings:,} recordings, drawn by lot. Of all runs {self.n_failed:,} failed."
+        )
 
 
 def read_extract(out: str | Path, most: int) -> Extract:
@@ -417,7 +428,10 @@ class _Checked:
 
 
 def _known(path: Path) -> Iterator[tuple[list[_Place], int]]:
-    """The stretches of a store that are as they were when they were checked, and how long their ledger lines are."""
+    """The stretches of a store that are as they were when they were checked, and how long their ledger lines are.
+
+    What cannot be read of a ledger is not believed, and nothing behind it.
+    """
     at = number = 0
     try:
         for line in _lines(path.with_name(LEDGER)) if path.exists() else ():
@@ -426,13 +440,7 @@ def _known(path: Path) -> Iterator[tuple[list[_Place], int]]:
                 return
             yield places, len(line)
             at, number = places[-1].end, places[-1].number
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        OverflowError,
-    ):  # what cannot be read is not believed
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return
 
 

@@ -18,7 +18,6 @@ from whisperlab.errors import SweepError, TraceError
 
 if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
-    from whisperlab.store import Extract
 
 HELP = "sweeps, traces and notebooks to offline HTML"
 EXAMPLES = (
@@ -27,10 +26,6 @@ EXAMPLES = (
     "report reports/new-sweep --baseline reports/old-sweep --out reports",
     "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
     "report reports/soak.jsonl",
-)
-
-MOST_ROWS = (
-    10_000  # of a sweep, more are not read: intervals would hardly become narrower, and the page not better
 )
 
 
@@ -138,7 +133,7 @@ def _soak(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
     """The report of a sweep's folder, or of traces."""
     from whisperlab.report.sweep import from_rows, from_traces
-    from whisperlab.store import STORE, read_extract
+    from whisperlab.store import MOST_ROWS, STORE, read_extract
     from whisperlab.trace import read_trace
 
     folder = sources[0]
@@ -147,18 +142,8 @@ def _report(sources: Sequence[Path], title: str, command: str | None = None) -> 
     extract = read_extract(folder, MOST_ROWS)
     if not extract.rows:
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
-    return from_rows(extract.rows, folder=folder, title=title, command=command, remarks=_left_out(extract))
-
-
-def _left_out(extract: Extract) -> list[str]:
-    """What the page must say when it is made of a part of the runs."""
-    if extract.is_whole:
-        return []
-    shown = len({row["recording"] for row in extract.rows})
-    return [
-        f"This page is made of {len(extract.rows):,} of {extract.n_rows:,} runs: every configuration over the same "
-        f"{shown:,} of {extract.n_recordings:,} recordings, drawn by lot. Of all runs {extract.n_failed:,} failed."
-    ]
+    remarks = [] if extract.is_whole else [f"This page is {extract.words()}"]
+    return from_rows(extract.rows, folder=folder, title=title, command=command, remarks=remarks)
 
 
 def _beside(report: SweepReport, baseline: Path | None) -> SweepReport:

@@ -111,7 +111,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
-    results = summary(store.read_rows(args.out))
+    extract = store.read_extract(args.out, store.MOST_ROWS)
+    results = summary(extract.rows)
+    if not extract.is_whole:
+        console.note(f"the table is {extract.words()}")
     console.document(
         {
             "out": str(args.out),
@@ -221,7 +224,8 @@ def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
     plan: dict[str, Any] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
     console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
     if todo:
-        known = cost.from_rows(store.read_rows(args.out)) if (args.out / store.STORE).exists() else {}
+        there = args.out.is_dir()
+        known = cost.from_rows(store.read_extract(args.out, store.MOST_ROWS).rows) if there else {}
         audio = read_audio(todo[0].recording.audio_path)
         with torch_threads(1):
             costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
