@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from whisper.tokenizer import Tokenizer
 
 MOST_TOKENS = 448  # that the decoder can hold
+REPETITION = 4  # encoder positions (80 ms): a syllable that somebody repeats takes longer
 MAX_PROMPT = 223  # tokens of earlier text: half of what the decoder can hold, less one, as in openai-whisper
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
@@ -118,20 +119,42 @@ def confidence_of(words: Sequence[Word]) -> float:
     return math.exp(Hypothesis(tuple(words)).log_probability) if words else 0.0
 
 
-def repeated_tail(tokens: Sequence[int], longest: int = 12) -> int:
-    """Number of tokens at the end that only repeat what stands before them, 0 when there is no loop.
+def repeated_tail(tokens: Sequence[int], longest: int = 12) -> tuple[int, int]:
+    """Period and number of the repetitions that tokens end with: ``(n, times)``, ``(0, 0)`` when there are none.
 
-    A loop is an n-gram said three times in a row (four times for a single token: "no, no, no" is speech).
+    A repetition is an n-gram three times in a row, or a single token four times.
 
     >>> repeated_tail([5, 1, 2, 1, 2, 1, 2])
-    4
+    (2, 3)
     """
     for n in range(1, longest + 1):
-        times = 4 if n == 1 else 3
-        tail = list(tokens[-n * times :])
-        if len(tail) == n * times and tail == tail[:n] * times:
-            return n * (times - 1)
-    return 0
+        unit, times = list(tokens[-n:]), 1
+        while list(tokens[-n * (times + 1) : -n * times]) == unit:
+            times += 1
+        if times >= (4 if n == 1 else 3):
+            return n, times
+    return 0, 0
+
+
+def following(places: NDArray[np.intp], period: int) -> int:
+    """How many repetitions of a text follow speech that repeats; the others are a loop of the decoder.
+
+    ``places`` are the positions that the repeated tokens attend to (`attended`), ``period`` the tokens of one
+    repetition. In speech that repeats, attention moves on with each repetition. In a loop it returns to the same
+    audio or stands still. All repetitions follow when the last three move on by `REPETITION` each on average, to
+    later audio than any before. Otherwise those up to the first that does not move on.
+
+    >>> following(np.array([5, 37, 46, 77, 87, 117]), 2), following(np.array([10, 25, 40, 11, 25, 40]), 3)
+    (3, 1)
+    """
+    middles = np.median(places.reshape(-1, period), axis=1)
+    if (
+        middles[-1] - middles[-3:][0] >= REPETITION * (len(middles[-3:]) - 1)
+        and middles[-1] > middles[:-1].max()
+    ):
+        return len(middles)
+    stops = np.flatnonzero(np.diff(np.maximum.accumulate(middles)) < REPETITION / 2)
+    return int(stops[0]) + 1 if len(stops) else len(middles)
 
 
 def monotone_path(cost: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -166,12 +189,26 @@ def token_starts(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
     As openai-whisper's word timestamps: weights standardised over rows, smoothed over seven positions,
     averaged over heads, then a monotone path; without its just-in-time compiled path search (4 s to start).
     """
+    return monotone_path(-_sharpened(attention, n_audio).double().cpu().numpy())
+
+
+def attended(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
+    """Position that each row of attention looks at most, from weights of shape (heads, rows, positions).
+
+    As `token_starts` without the monotone path: rows may go back in time.
+    """
+    found: NDArray[np.intp] = _sharpened(attention, n_audio).argmax(-1).cpu().numpy()
+    return found
+
+
+def _sharpened(attention: torch.Tensor, n_audio: int) -> torch.Tensor:
+    """Attention standardised over rows, smoothed over seven positions and averaged over heads: (rows, positions)."""
     from whisper.timing import median_filter
 
     weights = attention[:, :, : max(n_audio, 1)]
     std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
-    weights = median_filter((weights - mean) / (std + 1e-9), 7)
-    return monotone_path(-weights.mean(0).double().cpu().numpy())
+    smooth: torch.Tensor = median_filter((weights - mean) / (std + 1e-9), 7)
+    return smooth.mean(0)
 
 
 @dataclass(slots=True)
@@ -326,8 +363,8 @@ class SpeechDecoder:
                 return draft
             draft.tokens.append(token)
             draft.log_probabilities.append(float(logits[at].log_softmax(-1)[token]))  # logsumexp: 2 ms
-            if cut := repeated_tail(forced + draft.tokens):
-                draft.drop_last(cut)
+            if loop := self._loop(draft, forced, encoded):
+                draft.drop_last(loop)
                 return draft
             if expected[at : at + 1] == [token]:
                 at += 1
@@ -337,6 +374,16 @@ class SpeechDecoder:
             logits, at, expected = self._stack.likely_logits(hidden, self._suppressed), 0, []
         draft.looped = True
         return draft
+
+    def _loop(self, draft: _Draft, forced: Sequence[int], encoded: Encoded) -> int:
+        """Number of tokens at the end of a draft that repeat the text before them without speech that repeats."""
+        text = [*forced, *draft.tokens]
+        period, times = repeated_tail(text)
+        if not period:
+            return 0
+        rows = draft.state.alignment[:, draft.first : draft.first + len(text)]
+        places = attended(rows, encoded.n_audio)[-period * times :]
+        return period * (times - following(places, period))
 
     def _no_speech(self, hidden: torch.Tensor, tokenizer: Tokenizer) -> float:
         return float(self._stack.likely_logits(hidden[None])[0].softmax(-1)[tokenizer.no_speech])

@@ -207,7 +207,7 @@ class PlainTranscriber(SessionRestartTranscriber):
                 margins_s=(30.0,)
             ),  # a second margin would only decode the same once more
             lid=LidOptions(window_ms=WINDOW_MS, margin_ms=28_000, pool_after=None, onset_ms=0, sure_hops=1),
-            session=SessionOptions(share=False),
+            session=SessionOptions(share=False, flag_language=False),
         )
 
     def _engine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from whisperlab import rich
@@ -80,6 +80,31 @@ class LanguageFrame:
 
 
 @dataclass(slots=True, frozen=True)
+class LanguageFlag:
+    """A final segment that sounds like another language than the one it was transcribed in.
+
+    ``span`` is the speech, ``label`` the language it was transcribed in, ``language`` the likeliest of all languages
+    and ``probability`` its probability among all of them. ``outside`` tells that it is not an allowed language.
+    """
+
+    span: Span
+    label: str
+    language: str
+    probability: float
+    outside: bool
+
+    def to_dict(self) -> dict[str, float | str]:
+        """The public JSON form: ``{"start", "end", "label", "language", "probability"}``, times in seconds."""
+        return {
+            "start": seconds(self.span.start),
+            "end": seconds(self.span.end),
+            "label": self.label,
+            "language": self.language,
+            "probability": self.probability,
+        }
+
+
+@dataclass(slots=True, frozen=True)
 class ProcessResult:
     """What one call of ``process`` or ``finalize`` brought.
 
@@ -88,6 +113,8 @@ class ProcessResult:
     the first decision). ``segments`` became final in this call; ``switches`` were decided in it; ``frames``
     and ``speech`` are the language-ID frames and closed speech spans it produced. ``gaps`` are the stretches of the
     stream that were lost in it, and ``load_level`` tells how much work was left out for want of time (0: none).
+    ``untranscribed`` are stretches of speech for which no text was found in any decode; they lie in speech that became
+    final in this call. ``flags`` tell of segments of this call that sound like another language than their own.
     """
 
     committed: str
@@ -99,6 +126,8 @@ class ProcessResult:
     speech: tuple[Span, ...] = ()
     gaps: tuple[Span, ...] = ()
     load_level: int = 0
+    untranscribed: tuple[Span, ...] = ()
+    flags: tuple[LanguageFlag, ...] = ()
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the segments that became final, and what is still open."""
@@ -106,7 +135,7 @@ class ProcessResult:
             f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s"
             for switch in self.switches
         )
-        lost = "; ".join(f"{seconds(gap.start):.1f} to {seconds(gap.end):.1f} s" for gap in self.gaps)
+        lost = _times(self.gaps)
         open_text = rich.facts(
             f"language {self.language or 'not known yet'}",
             {
@@ -114,6 +143,7 @@ class ProcessResult:
                 "tentative": self.tentative,
                 "switches": switches or None,
                 "lost": lost or None,
+                "speech without text": _times(self.untranscribed) or None,
             },
         )
         return open_text + (rich.rows("final", _SEGMENT, map(_cells, self.segments)) if self.segments else "")
@@ -122,6 +152,10 @@ class ProcessResult:
     def switched(self) -> bool:
         """Whether a language switch was decided in this call."""
         return bool(self.switches)
+
+
+def _times(spans: Iterable[Span]) -> str:
+    return "; ".join(f"{seconds(span.start):.1f} to {seconds(span.end):.1f} s" for span in spans)
 
 
 _SEGMENT = ("from", "to", "language", "text", "confidence", "final")

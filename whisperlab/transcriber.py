@@ -37,6 +37,7 @@ from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.checks import check_type, check_types, shown
 from whisperlab.compiled import compiled_encoder
+from whisperlab.coverage import Uncovered, completed, uncovered
 from whisperlab.decoder import (
     AlignAtt,
     CommitPolicy,
@@ -62,7 +63,7 @@ from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_lang
 from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.models import Weights, load_weights, weights_of
-from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
+from whisperlab.segments import LanguageFlag, LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import LONGEST_GAP_S, PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
 from whisperlab.threads import torch_threads
@@ -83,10 +84,15 @@ _made_in: list[int] = []  # the process that made the first transcriber, which a
 WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
-STALL = SAMPLE_RATE  # samples of speech after the committed words, without any text, that mean it has stopped too soon
+SAME_PLACE = SAMPLE_RATE // 2  # samples within which two decodes leave out the same speech
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
 TIDY = 10 * SAMPLE_RATE  # samples after which free memory is given back again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
+FLAG_SPEECH = 3 * SAMPLE_RATE // 2  # samples of speech that its language can be told of with confidence,
+FLAG_PROBABILITY = (
+    0.8  # and the probability that is confident: on *dev* none of 111 stretches was flagged wrongly
+)
+FOUND_S = (0.3, 3.0)  # where all languages are allowed: seconds of evidence each begins with, and what is enough
 MAX_LOAD_LEVEL = 2
 # Samples between language-ID frames from load level 1 on. Of 20 switches on *dev* 3 are missed so, 2 without load,
 # 7 at a whole second.
@@ -113,6 +119,9 @@ class SessionOptions:
     ``confirm_text`` in the mean log-probability of a token. 0 and -inf switch these two off. A change that has been in
     the air for `PATIENCE` of speech needs no proof by text any more, after twice that none at all.
 
+    ``flag_language``: the language of each final segment is checked against all languages that the model knows, and a
+    confident disagreement is reported (`LanguageFlag`).
+
     ``share``: a window that is asked for twice, by the proof of a switch and by the decode after it, is encoded once.
     ``parallel_ms`` above 0 decodes running speech in a second thread while language-ID goes on, each on one core; what
     it found is used when so much more audio has been heard, or when a pause or a switch needs it. The moment is one of
@@ -129,6 +138,7 @@ class SessionOptions:
     confirm_posterior: float = 0.7
     confirm_text: float = 0.1
     share: bool = True
+    flag_language: bool = True
     parallel_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -185,6 +195,7 @@ class _Speech:
     start: int
     policy: CommitPolicy
     seen_until: int = 0
+    left_out: Uncovered | None = None  # speech without text in the latest hypothesis
 
     @property
     def committed_until(self) -> int:
@@ -227,6 +238,8 @@ class _News:
     frames: list[LanguageFrame] = field(default_factory=list)
     speech: list[Span] = field(default_factory=list)
     gaps: list[Span] = field(default_factory=list)
+    untranscribed: list[Span] = field(default_factory=list)
+    flags: list[LanguageFlag] = field(default_factory=list)
 
 
 class SessionRestartTranscriber:
@@ -329,6 +342,7 @@ class SessionRestartTranscriber:
         self._oracle = _checked_oracle(oracle)
         if oracle is not None:
             languages = [code for _, code in self._oracle]
+        self._named = languages is not None
         self.languages = check_languages(languages, n_languages)
         self.sampling_rate, self.lid_hop_ms = sampling_rate, lid_hop_ms
         self._decode_text = decode
@@ -372,6 +386,9 @@ class SessionRestartTranscriber:
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
         self._identifier = LanguageIdentifier(
             stack, self.languages, language_prior, lid.temperature, n_languages, lid.english_bias
+        )
+        self._every_language = LanguageIdentifier(
+            stack, check_languages(None, n_languages), n_languages=n_languages
         )
         self._decoder = SpeechDecoder(
             self._text_encoder, stack, decoding, self.metrics, n_languages, share=session.share
@@ -435,11 +452,14 @@ class SessionRestartTranscriber:
         self._counts = dict.fromkeys(
             (
                 *("lid_frames", "lid_skipped", "lid_shed", "switches", "refused", "segments"),
-                *("decodes", "steps_shed", "gaps", "gap_samples"),
+                *("decodes", "steps_shed", "gaps", "gap_samples", "untranscribed", "untranscribed_samples"),
+                *("language_flags", "language_outside", "language_outside_samples"),
             ),
             0,
         )
         self._warned_at: float | None = None
+        self._outside_told: set[str] = set()  # languages outside the allowed ones that a warning has named
+        self._evidence = np.full(len(self.languages), FOUND_S[0])  # seconds of speech found of each language
         self._news = _News()
 
     def _engine(
@@ -600,6 +620,11 @@ class SessionRestartTranscriber:
                 "load_level": self._load_level,
                 "gaps": counts["gaps"],
                 "gap_s": seconds(counts["gap_samples"]),
+                "untranscribed": counts["untranscribed"],
+                "untranscribed_s": seconds(counts["untranscribed_samples"]),
+                "language_flags": counts["language_flags"],
+                "language_outside": counts["language_outside"],
+                "language_outside_s": seconds(counts["language_outside_samples"]),
             },
         }
 
@@ -639,6 +664,8 @@ class SessionRestartTranscriber:
             tuple(news.speech),
             tuple(news.gaps),
             self._load_level,
+            tuple(news.untranscribed),
+            tuple(news.flags),
         )
 
     def _take(self, audio: FloatArray) -> None:
@@ -769,6 +796,7 @@ class SessionRestartTranscriber:
             turn = self._tracker.change(self._state)
         gap = min(whole.window.end - self._answered_until, LONGEST_GAP)
         self._contested = 0 if state == self._state else self._contested + gap
+        self._evidence += seconds(gap) * posterior
         self._answered_until = whole.window.end
         clearest = onset or whole  # after a switch the whole window holds the old language for seconds
         self._in_doubt = state != self._state or clearest.posterior[state] < self._lid.sure
@@ -819,16 +847,33 @@ class SessionRestartTranscriber:
             assert found is not None
             cached = index not in missing
             with self.metrics.measure("lid.detect"):
-                posterior = self._identifier.posterior(found)
+                posterior = self._narrowed(self._identifier.posterior(found))
             if not cached and posterior.max() >= cache.key.least_confidence:
                 cache.put(found, audio_hash=asked[index])
             if cached and cache.should_shadow():
                 again = self._lid_features(self._shadow_encoder, [windows[index]], margin_ms)[0]
-                truth = self._identifier.posterior(again)
+                truth = self._narrowed(self._identifier.posterior(again))
                 agree = int(truth.argmax()) == int(posterior.argmax())
                 cache.record_shadow(agree=agree, distance=float(abs(truth - posterior).sum() / 2))
             found_all.append((posterior, cached))
         return found_all
+
+    def _narrowed(self, posterior: Posterior) -> Posterior:
+        """A posterior over all languages, in which those not found in the stream so far weigh less.
+
+        Languages found for long enough weigh the same. Where languages are named nothing is changed.
+        """
+        if self._named:
+            return posterior
+        weighed = posterior * self._weights()
+        return np.asarray(weighed / weighed.sum())
+
+    def _weights(self) -> Posterior:
+        found = np.minimum(self._evidence, FOUND_S[1])
+        english = self.languages.index("en")
+        if np.delete(found, english).max() >= FOUND_S[1]:
+            found[english] *= math.exp(-self._lid.english_bias)
+        return found
 
     def _lid_features(
         self, encoder: ShortWindowEncoder, windows: Sequence[FloatArray], margin_ms: int
@@ -981,22 +1026,34 @@ class SessionRestartTranscriber:
         """Commit what can be relied on of a hypothesis about running speech up to ``end``."""
         if hypothesis.looped:  # worth no second try: it will be decoded again, with more audio or at its end
             return
-        if self._stalled(speech, hypothesis.words, end):
-            self._finish(speech.committed_until)
+        speech.seen_until = end
+        left_out = self._left_out(speech, hypothesis.words, end)
+        before, speech.left_out = speech.left_out, left_out
+        if left_out is None:
+            horizon = end
+        elif self._stays_out(speech, left_out, before):
+            self._finish(left_out.word_start)
             self._speech = self._new_speech(self._final_until)
             return
-        speech.seen_until = end
-        self._commit(speech.policy.update(hypothesis, min(self._sure_until(), end), end))
+        else:
+            horizon = left_out.word_start
+        self._commit(speech.policy.update(hypothesis, min(self._sure_until(), horizon), end))
 
-    def _stalled(self, speech: _Speech, words: Sequence[Word], end: int) -> bool:
-        """Whether a hypothesis adds nothing to the committed words though people spoke on.
+    def _left_out(self, speech: _Speech, words: Sequence[Word], end: int) -> Uncovered | None:
+        """The first speech after the committed words that a hypothesis has no text for."""
+        span = Span(speech.committed_until, max(end, speech.committed_until))
+        voiced = self._gate.voiced_frames(span)
+        return next(iter(uncovered(words, voiced, span, len(speech.policy.committed))), None)
 
-        A forced prefix that ends a sentence can make Whisper end the text there, whatever is said after it.
+    def _stays_out(self, speech: _Speech, left_out: Uncovered, before: Uncovered | None) -> bool:
+        """Whether decoding on would not find this speech: it follows committed text, or was left out before.
+
+        A forced prefix that ends a sentence can make Whisper end the text there, whatever is said after it; or it goes
+        on from where its last words are said again.
         """
-        committed = speech.policy.committed
-        if not committed or len(words) > len(committed) or end <= speech.committed_until:
-            return False
-        return self._gate.voiced(Span(speech.committed_until, end)) >= STALL
+        if left_out.index < len(speech.policy.committed):
+            return bool(speech.policy.committed)
+        return before is not None and abs(before.word_start - left_out.word_start) <= SAME_PLACE
 
     def _sure_until(self) -> int:
         """The sample before which language-ID will not find that another language was spoken."""
@@ -1074,18 +1131,58 @@ class SessionRestartTranscriber:
         )
 
     def _last_words(self, speech: _Speech) -> Sequence[Word]:
-        """The words of speech that has ended: those of the last hypothesis if it heard just all of it."""
-        end = self._final_until
-        if end - speech.start < MIN_SPEECH:  # a switch in the pause that ended it left nothing
-            return speech.policy.committed
+        """The words of speech that has ended: those of the last hypothesis if it heard just all of it.
+
+        Speech that they leave out is decoded again; what has no text even so is reported.
+        """
+        end, committed = self._final_until, speech.policy.committed
+        if end - speech.start < MIN_SPEECH or end <= speech.committed_until:
+            return committed  # a switch in the pause that ended it left nothing
         if self._gate.voiced_until <= min(speech.seen_until, end):
-            words = (*speech.policy.committed, *speech.policy.tentative)
+            words: Sequence[Word] = (*committed, *speech.policy.tentative)
+            self._check_language(Span(speech.start, min(speech.seen_until, self._heard)))
         else:
             words = self._hypothesis(speech, end).words
-        if self._stalled(speech, words, end):
-            rest = self._new_speech(speech.committed_until)
-            words = (*words, *self._hypothesis(rest, end).words)
-        return words
+            self._check_language(Span(speech.start, end))
+        span = Span(speech.committed_until, end)
+        voiced = self._gate.voiced_frames(span)
+        found, left = completed(words, voiced, span, self._decoded_alone, len(committed))
+        if not is_meaningful(text_of(found)) and len(voiced) * VAD_FRAME >= MIN_SPEECH:
+            left = [Span(voiced[0], min(voiced[-1] + VAD_FRAME, end))]
+        self._news.untranscribed += left
+        self._counts["untranscribed"] += len(left)
+        self._counts["untranscribed_samples"] += sum(map(len, left))
+        return found
+
+    def _check_language(self, span: Span) -> None:
+        """Flag speech about to become a segment if it sounds like another language than the session's."""
+        if not self._session.flag_language or self._gate.voiced(span) < FLAG_SPEECH:
+            return
+        assert self._language is not None
+        encoded = self._decoder.encoded(self.vad_audio_buffer.read(span), span.start)
+        posterior = self._every_language.posterior(encoded.features)
+        likeliest = int(posterior.argmax())
+        code, probability = self._every_language.languages[likeliest], float(posterior[likeliest])
+        if code == self._language or probability < FLAG_PROBABILITY:
+            return
+        flag = LanguageFlag(span, self._language, code, probability, code not in self.languages)
+        self._news.flags.append(flag)
+        self._counts["language_flags"] += 1
+        if flag.outside:
+            self._counts["language_outside"] += 1
+            self._counts["language_outside_samples"] += len(span)
+            if code not in self._outside_told:
+                self._outside_told.add(code)
+                logger.warning(
+                    "speech at %.1f-%.1f s sounds like %s (probability %.2f), which is not an allowed language (%s); "
+                    "its text is not reliable",
+                    *(seconds(span.start), seconds(span.end), code, probability, ", ".join(self.languages)),
+                )
+
+    def _decoded_alone(self, span: Span) -> Sequence[Word]:
+        if len(span) < MIN_SPEECH:
+            return ()
+        return self._hypothesis(self._new_speech(span.start), span.end).words
 
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed speech: a change that the best path shows is decided now or not."""

@@ -175,6 +175,14 @@ class SpeechGate:
                 found += max(0, min(end, within.end) - max(frame.start, within.start))
         return found
 
+    def voiced_frames(self, within: Span) -> list[int]:
+        """First samples of the frames with speech that begin in the span, oldest first."""
+        return [
+            frame.start
+            for frame in self._recent
+            if within.start <= frame.start < within.end and frame.probability >= self._options.offset
+        ]
+
     def quietest(self, within: Span) -> int | None:
         """Middle of the frame least like speech inside the span, or None when no frame lies in it."""
         inside = [f for f in self._recent if within.start <= f.start and f.start + VAD_FRAME <= within.end]
