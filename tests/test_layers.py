@@ -25,6 +25,8 @@ LAYERS = (
     "hot",
     "rich",
     "timeline",
+    "joins",
+    "containers",
     "audio",
     "buffer",
     "segments",
