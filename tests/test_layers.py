@@ -26,6 +26,7 @@ LAYERS = (
     "rich",
     "timeline",
     "joins",
+    "ffmpeg",
     "containers",
     "audio",
     "buffer",

@@ -22,8 +22,9 @@ import soundfile
 import soxr
 
 from whisperlab.checks import check_type, is_number, shown
-from whisperlab.containers import MAX_FILE_CHANNELS, Part, decode
+from whisperlab.containers import decode
 from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.ffmpeg import MAX_FILE_CHANNELS, Part
 from whisperlab.files import write_whole
 from whisperlab.timeline import SAMPLE_RATE, seconds
 from whisperlab.timeline import samples as samples_in

@@ -47,7 +47,8 @@ class Layout:
     )  # header fields to read in place of unfinished ones
     problems: list[str] = field(default_factory=list)
     tracks: int = 1  # streams at the same time, as far as libsndfile's formats go
-    damaged: bool = False
+    is_ogg: bool = False
+    damaged: bool = False  # some pages of an Ogg file are
 
 
 class _Kind(NamedTuple):
@@ -288,7 +289,7 @@ def _ogg(file: IO[bytes], size: int) -> Layout:
         if page.flags & 2 and not before.flags & 2:
             starts.append(page.start)
         firsts += bool(before.flags & 2) and len(starts) == 1
-    found = Layout(list(pairwise([*starts, size])), tracks=max(1, firsts))
+    found = Layout(list(pairwise([*starts, size])), tracks=max(1, firsts), is_ogg=True)
     if len(whole) < len(pages) or not (whole and whole[-1].flags & 4):
         found.problems.append("its last Ogg page is missing")
     skipped = sum(page.start - before.end for before, page in pairwise(pages))
