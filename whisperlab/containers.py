@@ -30,6 +30,7 @@ from whisperlab.joins import Layout, layout
 
 logger = logging.getLogger("whisperlab")
 
+_ESTIMATE = "libsndfile expected more"  # by the first frames of an MP3 file that gives no count
 _BLOCK = 2**18  # values decoded at once: the length that a header states decides nothing
 _WORSE_S = 0.5  # FFmpeg's reading of a damaged file may be so much shorter than libsndfile's
 # What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
@@ -38,7 +39,7 @@ _UNKNOWN_SIZE = 0x7FFFF000  # from here on a size is none: written to a pipe, it
 _BY_EXTENSION = (".vox", ".gsm")  # headerless, of one rate and width: libsndfile goes by the name
 _PRINTS = b"\xf0\x7e"  # MIDI sample dump: libsndfile prints about it on stdout
 _MPG123 = re.compile(rb"libmpg123|^Note: |^Warning: |^\s*$")  # lines that libmpg123 prints on stderr
-_MPG123_LOST = re.compile(rb"error|Illegal|Skipped", re.IGNORECASE)
+_MPG123_LOST = re.compile(rb"Illegal|resync|Skipped")  # it also complains of bits that FFmpeg and LAME write
 _stderr = threading.Lock()
 
 
@@ -72,7 +73,7 @@ class Window(io.RawIOBase):
         self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
     ) -> None:
         self.name = name  # FFmpeg knows some formats by the extension
-        self._file, self._start, self._end = file, start, end
+        self._file, self.start, self._end = file, start, end
         self._patches = patches
         self._at = 0
 
@@ -90,13 +91,13 @@ class Window(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position in the window; returns it."""
-        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self._start}
+        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
         self._at = max(0, from_where[whence] + offset)
         return self._at
 
     def readinto(self, into: Any) -> int:
         """Fill ``into``; returns how many bytes there were."""
-        at = self._start + self._at
+        at = self.start + self._at
         self._file.seek(at)
         data = bytearray(self._file.read(max(0, min(len(into), self._end - at))))
         for where, patch in self._patches.items():
@@ -159,6 +160,8 @@ class _Reading:
         if self.found.track in (None, 1) and (found.tracks == 1 or not find_spec("av")):
             try:
                 part, lost, promised_s = self._with_libsndfile(window, whole)
+                if lost == PROMISES and window.start in found.estimated:
+                    lost, promised_s = _ESTIMATE, 0.0
             except AudioFormatError:
                 raise
             except Exception as error:
@@ -192,7 +195,8 @@ class _Reading:
             del self.found.problems[n_problems:], self.found.gaps[n_gaps:]
             self.found.n_values, parts = n_values, [part]
         told = len(self.found.problems) > n_problems or (len(self.found.gaps) > n_gaps and lost == PROMISES)
-        self.found.problems += [lost] * bool(lost and not told)
+        if lost and not told and lost != _ESTIMATE:
+            self.found.problems.append(lost)
         return parts
 
     def _with_libsndfile(self, window: Window, whole: bool) -> tuple[Part, str, float]:

@@ -24,11 +24,13 @@ _TAIL_S = 0.1  # bytes after the samples that would last no longer are a tag or 
 # What a second file of the same kind begins with. Long enough that samples do not look like it by chance.
 _SECOND = (
     (re.compile(rb"fLaC"), rb"fLaC[\0\x80]\0\0\x22"),
-    (re.compile(rb"(?:RIFF|RIFX|RF64).{4}WAVE", re.DOTALL), rb"(?:RIFF|RIFX|RF64).{4}WAVE[a-zA-Z]{3}[ \w]"),
+    (re.compile(rb"(?:RIFF|RIFX|RF64).{4}WAVE", re.DOTALL), rb"(?:RIFF|RIFX|RF64).{4}WAVE[a-zA-Z]\w{2}[ \w]"),
     (re.compile(rb"FORM.{4}AIF", re.DOTALL), rb"FORM.{4}AIF[FC](?:COMM|FVER|COMT|NAME|ANNO)"),
     (re.compile(rb"\.snd"), rb"\.snd\0\0.{6}\0\0\0[\x01-\x1b]\0.{3}\0\0"),
-    (re.compile(rb"riff\x2e\x91\xcf\x11"), rb"riff\x2e\x91\xcf\x11.{16}.{8}wave\xf3\xac\xd3\x11"),
+    (re.compile(rb"riff\x2e\x91\xcf\x11"), rb"riff\x2e\x91\xcf\x11.{16}wave\xf3\xac\xd3\x11"),
     (re.compile(rb"caff\0\x01"), rb"caff\0\x01\0\0desc\0"),
+    (re.compile(rb"FLV\x01"), rb"FLV\x01[\0-\x05]\0\0\0\x09\0\0\0\0"),
+    (re.compile(rb"0&\xb2u\x8ef"), rb"0&\xb2u\x8ef\xcf\x11\xa6\xd9\0\xaa\0b\xcel"),
     (re.compile(rb"\x1aE\xdf\xa3"), rb"\x1aE\xdf\xa3.{1,60}?(?:webm|matroska)"),
     (re.compile(rb"\0\0\0.ftyp", re.DOTALL), rb"\0\0\0[\x10-\x40]ftyp[ -~]{4}\0\0"),
 )
@@ -47,6 +49,7 @@ class Layout:
     )  # header fields to read in place of unfinished ones
     problems: list[str] = field(default_factory=list)
     tracks: int = 1  # streams at the same time, as far as libsndfile's formats go
+    estimated: set[int] = field(default_factory=set)  # starts of MP3 files whose first frame gives no count
     is_ogg: bool = False
     damaged: bool = False  # some pages of an Ogg file are
 
@@ -97,7 +100,10 @@ def layout(file: IO[bytes], size: int) -> Layout:
         starts = [at for at in _search(file, second, begin + 4, size) if at >= _said_end(file, head, begin)]
         found.spans = list(pairwise([0, *starts, size]))
     elif _MP3.match(head):
-        found.spans = list(pairwise([0, *_mp3_starts(file, begin, size), size]))
+        tables = list(_search(file, _XING, begin, size))
+        found.spans = list(pairwise([0, *_mp3_starts(file, tables, begin, size), size]))
+        found.estimated = {start for start, _ in found.spans if start not in tables}
+        found.estimated -= {0} if tables and tables[0] - begin <= _MP3_FRAME else set()
     for start, end in found.spans:
         _check_chunks(file, start + (begin if not start else 0), end, found)
     return found
@@ -126,9 +132,8 @@ def _said_end(file: IO[bytes], head: bytes, begin: int) -> int:
     return begin + size if size < 2**31 - 2**16 else 0
 
 
-def _mp3_starts(file: IO[bytes], begin: int, end: int) -> list[int]:
+def _mp3_starts(file: IO[bytes], tables: list[int], begin: int, end: int) -> list[int]:
     """Where further MP3 files begin: at a frame with a count in it, or where the counted bytes of one end."""
-    tables = list(_search(file, _XING, begin, end))
     starts = {at for at in tables if at - begin > _MP3_FRAME}
     for at, until in pairwise([*tables, end]):
         counted = _counted_bytes(_at(file, at, 64))

@@ -245,11 +245,16 @@ def _record(
             path,
             recording=Path(name).stem,
             audio_path=name,
+            audio_options=_not_default({"channel": label or args.channel, "track": args.track}),
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
             progress=lambda heard_s: bar.update(heard_s - bar.n),
         )
+
+
+def _not_default(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value not in (None, "mix")}
 
 
 def _tell(bar: Any, console: Console, segment: SessionSegment, label: Label) -> None:
