@@ -30,7 +30,9 @@ from whisperlab.joins import Layout, layout
 
 logger = logging.getLogger("whisperlab")
 
-_ESTIMATE = "libsndfile expected more"  # by the first frames of an MP3 file that gives no count
+_SMALL_BLOCK = 2**10
+_ESTIMATE = "libsndfile read less than it expected"  # by the first frames of an MP3 file that gives no count
+_ESTIMATED = 0.95  # such an estimate is not better than that
 _BLOCK = 2**18  # values decoded at once: the length that a header states decides nothing
 _WORSE_S = 0.5  # FFmpeg's reading of a damaged file may be so much shorter than libsndfile's
 # What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
@@ -156,15 +158,13 @@ class _Reading:
     def _decode(self, window: Window, found: Layout, whole: bool) -> list[Part]:
         """One of the joined files, by libsndfile or else by FFmpeg."""
         reason = "libsndfile reads one track only"
-        before = self.found.n_values
         if self.found.track in (None, 1) and (found.tracks == 1 or not find_spec("av")):
             try:
                 part, lost, promised_s = self._with_libsndfile(window, whole)
                 if lost == PROMISES and window.start in found.estimated:
-                    lost, promised_s = _ESTIMATE, 0.0
-            except AudioFormatError:
-                raise
-            except Exception as error:
+                    lost = _ESTIMATE if _length_s([part]) < _ESTIMATED * promised_s else ""
+                    promised_s = 0.0
+            except (soundfile.SoundFileError, OSError) as error:
                 if is_lack_of_memory(error):
                     raise
                 reason = getattr(error, "error_string", None) or str(error)
@@ -174,36 +174,50 @@ class _Reading:
                 if lost == PROMISES and not found.is_ogg:  # FFmpeg would read the same
                     self.found.problems.append(lost)
                     return [part]
-                parts = self._better(window, part, lost, before)
+                parts = self._better(window, whole, part, lost)
                 missing_s = promised_s - sum(each.gap_s for each in parts) - _length_s(parts)
-                if lost != PROMISES and missing_s > 0.0005:
+                if not lost.startswith(PROMISES) and missing_s > 0.0005:
                     self.found.problems.append(f"{missing_s:.3f} s are missing")
                 return parts
         return read_with_ffmpeg(window, self.found, reason)
 
-    def _better(self, window: Window, part: Part, lost: str, before: int) -> list[Part]:
+    def _better(self, window: Window, whole: bool, part: Part, lost: str) -> list[Part]:
         """What FFmpeg reads of a damaged file, when it is installed and reads as much; else libsndfile's part."""
-        n_problems, n_gaps, n_values = len(self.found.problems), len(self.found.gaps), self.found.n_values
-        self.found.n_values = before
+        found = self.found
+        n_problems, n_gaps, n_values = len(found.problems), len(found.gaps), found.n_values
+        found.n_values -= part.samples.size
         try:
-            parts = read_with_ffmpeg(window, self.found, lost)
+            parts = read_with_ffmpeg(window, found, lost)
         except AudioFormatError:
-            if self.found.is_full:
+            if found.is_full:
                 raise
             parts = []
-        if _length_s(parts) < _length_s([part]) - _WORSE_S:
-            del self.found.problems[n_problems:], self.found.gaps[n_gaps:]
-            self.found.n_values, parts = n_values, [part]
-        told = len(self.found.problems) > n_problems or (len(self.found.gaps) > n_gaps and lost == PROMISES)
-        if lost and not told and lost != _ESTIMATE:
-            self.found.problems.append(lost)
+        # After a mere estimate, only what is clearly longer is better.
+        margin_s = _WORSE_S if lost == _ESTIMATE else -_WORSE_S
+        if not parts or _length_s(parts) < _length_s([part]) + margin_s:
+            del found.problems[n_problems:], found.gaps[n_gaps:]
+            found.n_values = n_values
+            if lost.startswith(
+                "libsndfile:"
+            ):  # and the block with the error is lost: read again in small ones
+                part, _, _ = self._with_libsndfile(window, whole, _SMALL_BLOCK)
+            parts = [part]
+            if lost and not find_spec("av"):
+                lost += ", pip install av may read more"
+            elif lost == _ESTIMATE:
+                lost = ""
+        if len(found.gaps) > n_gaps and lost == PROMISES:  # silence stands for what is missing
+            lost = ""
+        if lost and len(found.problems) == n_problems and lost != _ESTIMATE:
+            found.problems.append(lost)
         return parts
 
-    def _with_libsndfile(self, window: Window, whole: bool) -> tuple[Part, str, float]:
+    def _with_libsndfile(self, window: Window, whole: bool, block: int = _BLOCK) -> tuple[Part, str, float]:
         """The samples, why some are missing (else empty), and the seconds that the header promises (0: unknown).
 
         A whole file is read without Python in between.
         """
+        window.seek(0)
         head = window.read(4) or b""
         if head.startswith(_PRINTS):
             raise soundfile.SoundFileError("Format not recognised.")
@@ -220,14 +234,12 @@ class _Reading:
             with soundfile.SoundFile(source) as sound:
                 self.found.check_channels(sound.channels)
                 promised, log, rate = sound.frames, str(sound.extra_info), int(sound.samplerate)
-                n_frames = max(1, _BLOCK // sound.channels)
+                n_frames = max(1, block // sound.channels)
                 try:
-                    while len(block := sound.read(n_frames, dtype="float32", always_2d=True)):
-                        self.found.count(block.size)
-                        blocks.append(block)
-                        if (
-                            len(block) < n_frames
-                        ):  # reading on, soundfile would read some of a damaged file twice
+                    while len(values := sound.read(n_frames, dtype="float32", always_2d=True)):
+                        self.found.count(values.size)
+                        blocks.append(values)
+                        if len(values) < n_frames:  # soundfile would go on, and read some of it twice
                             break
                 except soundfile.SoundFileError as error:
                     lost = f"libsndfile: {getattr(error, 'error_string', None) or error}"
