@@ -89,6 +89,7 @@ def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArr
     """
     samples = _by_time(_scaled(as_samples(array)))
     _check_values(samples)
+    _check_rate(sampling_rate)
     return _resampled(_mixed(samples, _weights([Part(samples, sampling_rate)], "")), sampling_rate)
 
 
@@ -100,13 +101,17 @@ def as_chunk(array: npt.ArrayLike) -> FloatArray:
 
 
 def _resampled(mono: FloatArray, sampling_rate: int) -> FloatArray:
+    _check_rate(sampling_rate)
+    if sampling_rate == SAMPLE_RATE:
+        return mono
+    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
+
+
+def _check_rate(sampling_rate: int) -> None:
     if not is_number(sampling_rate) or not MIN_RATE <= sampling_rate <= MAX_RATE:
         raise AudioFormatError(
             f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}"
         )
-    if sampling_rate == SAMPLE_RATE:
-        return mono
-    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
 
 
 def bounded(resampled: FloatArray) -> FloatArray:
@@ -258,7 +263,7 @@ def _weights(parts: Sequence[Part], name: str) -> FloatArray | None:
 def _energies(part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Per block: the energy of each channel, of their mean, and of half the difference of the first two."""
     own, mean, difference = [], [], []
-    n = max(1, int(_BLOCK_S * part.rate)) if is_number(part.rate) else SAMPLE_RATE
+    n = max(1, int(_BLOCK_S * part.rate))
     for start in range(0, len(part.samples) // n * n or int(len(part.samples) >= n // 5), n):
         block = part.samples[start : start + n]
         own.append(np.einsum("nc,nc->c", block, block, dtype=np.float64))

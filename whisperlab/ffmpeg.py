@@ -104,12 +104,11 @@ def read_with_ffmpeg(window: Any, found: Findings, reason: str) -> list[Part]:
         except Exception as error:
             if is_lack_of_memory(error):
                 raise
-            words = told[-1][2].strip() if told else brief(error)
+            reasons = f"{reason.rstrip('.')}; FFmpeg: {_words(error, told)}"
             hint = f"; {_RAW}" if raw else ""
-            message = (
-                f"{found.path}: not audio that libsndfile or FFmpeg can read ({reason} FFmpeg: {words}){hint}"
-            )
-            raise AudioFormatError(message) from error
+            raise AudioFormatError(
+                f"{found.path}: not audio that libsndfile or FFmpeg can read ({reasons}){hint}"
+            ) from error
 
 
 def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) -> list[Part]:
