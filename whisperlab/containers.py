@@ -100,8 +100,10 @@ class Window(io.RawIOBase):
     def readinto(self, into: Any) -> int:
         """Fill ``into``; returns how many bytes there were."""
         at = self.start + self._at
+        if at >= self._end:
+            return 0
         self._file.seek(at)
-        data = bytearray(self._file.read(max(0, min(len(into), self._end - at))))
+        data = bytearray(self._file.read(min(len(into), self._end - at)))
         for where, patch in self._patches.items():
             for i, byte in enumerate(patch, where - at):
                 if 0 <= i < len(data):

@@ -102,7 +102,7 @@ def read_with_ffmpeg(window: Any, found: Findings, reason: str) -> list[Part]:
         except AudioFormatError:
             raise
         except Exception as error:
-            if is_lack_of_memory(error):
+            if _is_ours(error):
                 raise
             reasons = f"{reason.rstrip('.')}; FFmpeg: {_words(error, told)}"
             hint = f"; {_RAW}" if raw else ""
@@ -123,7 +123,7 @@ def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) ->
         try:
             packet = next(packets, None)
         except Exception as error:
-            if is_lack_of_memory(error):
+            if _is_ours(error):
                 raise
             why = why or _words(error, told)
             n_bad += 1
@@ -140,7 +140,7 @@ def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) ->
         except EOFError:
             continue
         except Exception as error:
-            if is_lack_of_memory(error):
+            if _is_ours(error):
                 raise
             n_bad += 1
             why = why or _words(error, told)
@@ -260,6 +260,13 @@ def _values(frame: Any) -> npt.NDArray[np.float32]:
             return values.astype(np.float32)
     middle, full = (128.0, 128.0) if dtype.kind == "u" else (0.0, 2.0 ** (8 * dtype.itemsize - 1))
     return ((values - middle) / full).astype(np.float32)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether memory ran out. FFmpeg says so too of a forged size that it refuses to allocate."""
+    import av
+
+    return is_lack_of_memory(error) and not isinstance(error, av.FFmpegError)
 
 
 def _words(error: Exception, told: list[tuple[int, str, str]]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 _BLOCK = 2**20  # bytes searched at once
+_LARGEST_FILE = 2**62
 _OVERLAP = 128  # longer than what any pattern matches
 _MP3_FRAME = 1441  # bytes: no frame is longer
 _CRC_PAGES = 512  # Ogg pages checked at once: at most 32 MiB
@@ -110,6 +111,8 @@ def layout(file: IO[bytes], size: int) -> Layout:
 
 
 def _at(file: IO[bytes], at: int, n: int) -> bytes:
+    if not 0 <= at < _LARGEST_FILE:  # a forged size
+        return b""
     file.seek(at)
     return file.read(n)
 
