@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from whisperlab.audio import (
     as_audio,
+    as_chunk,
     audio_digest,
     chunks,
     duration_s,
@@ -214,11 +215,15 @@ def test_a_declared_size_takes_no_memory(tmp_path: Path) -> None:
     assert peak < 2**25
 
 
-def test_few_samples_in_many_channels_are_not_taken_for_the_other_way_round(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [9, 16, 1024])
+def test_a_file_may_have_many_channels_and_few_samples(tmp_path: Path, channels: int) -> None:
     """Five frames of nine channels look like nine frames of five."""
-    (tmp_path / "many.wav").write_bytes(wav_bytes(np.ones((5, 9), np.int16), 16_000))
-    with pytest.raises(AudioFormatError, match="expected 1 to 8 channels, got 9"):
-        read_audio(tmp_path / "many.wav")
+    samples = np.full((5, channels), 100, np.int16)
+    samples[:, -1] = 200
+    (tmp_path / "many.wav").write_bytes(wav_bytes(samples, 16_000))
+    assert len(read_audio(tmp_path / "many.wav")) == 5
+    last = read_audio(tmp_path / "many.wav", channel=channels)
+    np.testing.assert_allclose(last, np.full(5, 200 / 2**15), atol=1e-7)
 
 
 def test_a_sample_that_resampling_leaves_nothing_of_is_no_audio(tmp_path: Path) -> None:
@@ -265,12 +270,85 @@ def test_strided_audio_becomes_contiguous() -> None:
     assert audio.tolist() == [3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("shape", [(1600, 2), (2, 1600), (1, 1600), (1600, 1), (1600, 8)])
+@pytest.mark.parametrize(
+    "shape", [(1600, 2), (2, 1600), (1, 1600), (1600, 1), (1600, 8), (1600, 16), (16, 1600), (1600, 200)]
+)
 def test_channels_are_found_on_either_axis(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     samples = rng.uniform(-1, 1, shape)
     expected = samples.mean(axis=1 if shape[0] == 1600 else 0)
     np.testing.assert_allclose(as_audio(samples), expected, atol=1e-6)
+
+
+def test_channels_in_opposite_phase_do_not_mix_to_silence(caplog: pytest.LogCaptureFixture) -> None:
+    left = tone(SAMPLE_RATE, 3.0)
+    for gain in (1.0, 0.8, 0.5):
+        mixed = as_audio(np.stack([left, -gain * left], axis=1))
+        np.testing.assert_allclose(mixed, left * (1 + gain) / 2, atol=1e-6)
+    assert len(caplog.messages) == 3
+    assert "opposite phase" in caplog.text
+
+
+def test_a_recording_partly_in_opposite_phase_keeps_all_speech(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the mean nor the difference has all of it; each channel has."""
+    left = tone(SAMPLE_RATE, 4.0)
+    right = 0.9 * np.where(np.arange(len(left)) < len(left) / 2, left, -left)
+    np.testing.assert_allclose(as_audio(np.stack([left, right], axis=1)), left, atol=1e-6)
+    assert "channel 1, the loudest, is used" in caplog.text
+
+
+@pytest.mark.parametrize("right", [0.0, 0.5, 1.0])
+def test_channels_that_do_not_cancel_are_averaged(right: float, caplog: pytest.LogCaptureFixture) -> None:
+    left = tone(SAMPLE_RATE, 3.0)
+    other = right * np.random.default_rng(0).uniform(-0.5, 0.5, len(left))
+    np.testing.assert_allclose(as_audio(np.stack([left, other], axis=1)), (left + other) / 2, atol=1e-6)
+    surround = np.zeros((len(left), 6))
+    surround[:, 2] = left
+    np.testing.assert_allclose(as_audio(surround), left / 6, atol=1e-6)
+    assert not caplog.messages
+
+
+def test_chunks_of_a_stream_are_averaged_whatever_their_phase(caplog: pytest.LogCaptureFixture) -> None:
+    """A rule that looks at the chunk would make the result depend on the chunk size."""
+    left = tone(SAMPLE_RATE, 1.0)
+    stereo = np.stack([left, -0.5 * left], axis=1).astype(np.float32)
+    whole = as_chunk(stereo)
+    np.testing.assert_allclose(whole, left / 4, atol=1e-6)
+    assert np.array_equal(
+        np.concatenate([as_chunk(stereo[i : i + 700]) for i in range(0, 16_000, 700)]), whole
+    )
+    assert not caplog.messages
+
+
+def test_a_channel_can_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "stereo.wav"
+    left, right = tone(16_000, 1.0, 0.5), -tone(16_000, 1.0, 0.25)
+    soundfile.write(path, np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
+    for channel, expected in (("left", left), ("right", right), (1, left), (2, right)):
+        np.testing.assert_allclose(read_audio(path, channel=channel), expected, atol=1e-6)
+    np.testing.assert_allclose(read_audio(path, channel="each"), [left, right], atol=1e-6)
+    assert not caplog.messages
+    with pytest.raises(
+        AudioFormatError, match=r"stereo\.wav: there is no channel 3: the file has 2 channels"
+    ):
+        read_audio(path, channel=3)
+
+
+def test_a_mono_file_has_one_channel(tmp_path: Path) -> None:
+    write_wav(tmp_path / "mono.wav", tone(16_000, 1.0).astype(np.float32))
+    with pytest.raises(AudioFormatError, match="there is no channel right: the file has 1 channel"):
+        read_audio(tmp_path / "mono.wav", channel="right")
+    assert read_audio(tmp_path / "mono.wav", channel="each").shape == (1, 16_000)
+    assert np.array_equal(
+        read_audio(tmp_path / "mono.wav", channel="left"), read_audio(tmp_path / "mono.wav")
+    )
+
+
+@pytest.mark.parametrize("channel", ["centre", 0, -1, 1.5, True, None])
+def test_a_channel_that_cannot_be_is_refused(tmp_path: Path, channel: Any) -> None:
+    write_wav(tmp_path / "mono.wav", np.zeros(100, np.float32))
+    with pytest.raises(ConfigurationError, match="left, right, each or a number from 1"):
+        read_audio(tmp_path / "mono.wav", channel=channel)
 
 
 def test_an_empty_array_is_audio_of_no_length() -> None:
@@ -443,7 +521,7 @@ def test_a_recording_that_swells_is_given_up_at_once(
     else:
         write_with_ffmpeg(path, "matroska", "aac", SAMPLE_RATE, 3.0)
     assert len(read_audio(path)) >= SAMPLE_RATE
-    monkeypatch.setattr("whisperlab.audio._MAX_VALUES", 2 * SAMPLE_RATE - 1)
+    monkeypatch.setattr("whisperlab.ffmpeg._MAX_VALUES", 2 * SAMPLE_RATE - 1)
     with pytest.raises(
         AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"
     ):

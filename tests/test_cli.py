@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -168,6 +169,9 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
         ["transcribe", "a.wav", "--pace", "slow"],
         ["transcribe", "a.wav", "--languages", "en,,es"],
         ["transcribe", "a.wav", "--chunk-ms", "0"],
+        ["transcribe", "a.wav", "--channel", "centre"],
+        ["transcribe", "a.wav", "--channel", "0"],
+        ["transcribe", "a.wav", "--track", "0"],
         ["transcribe", "a.wav", "--lid-hop-ms", "soon"],
         ["sweep", "--hash-precisions", "6,x"],
         ["sweep", "--limit", "-1"],
@@ -269,6 +273,109 @@ def test_text_mode_prints_each_segment_with_times_and_language(
     streams = capsys.readouterr()
     assert streams.out.splitlines()[:2] == ["[0.0 - 1.0] en: uno 0", "[1.0 - 2.0] es: uno 1"]
     assert "3 segments, 2 switches, 3.0 s of audio" in streams.err
+
+
+def test_several_files_have_headings_in_text_mode(
+    built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, tmp_path / "missing.wav", call) == 1
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith(("==", "[0.0"))]
+    assert said == [f"== {call} ==", "[0.0 - 1.0] en: uno 0"] * 2
+
+
+@pytest.fixture
+def stereo(tmp_path: Path) -> Path:
+    """Three seconds of a tone on the left and of silence on the right."""
+    left = np.tile(SECOND, 3)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, 0 * left], axis=1), SAMPLE_RATE)
+    return tmp_path / "stereo.wav"
+
+
+def test_each_channel_is_a_stream_of_its_own(
+    built: Built, stereo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", stereo, "--channel", "each", "--json", "--trace", tmp_path / "t.jsonl") == 0
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    assert list(document) == ["audio", "duration", "segments", "switches", "statistics"]
+    assert [(each["start_time"], each["channel"]) for each in document["segments"]] == [
+        (start, side) for start in (0.0, 1.0, 2.0) for side in ("left", "right")
+    ]
+    assert [(each["time"], each["channel"]) for each in document["switches"]] == [
+        (time, side) for time in (1.0, 2.0) for side in ("left", "right")
+    ]
+    assert list(document["statistics"]) == ["left", "right"]
+    assert document["duration"] == 3.0
+    assert built.transcriber.resets == 1
+    for side in ("left", "right"):
+        assert f"{stereo} ({side}): 3 segments" in streams.err
+        assert read_trace(tmp_path / f"t-{side}.jsonl").header["audio"]["channel"] == side
+
+
+def test_text_lines_show_the_channel(built: Built, stereo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("transcribe", stereo, "--channel", "each") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[0.0")]
+    assert lines == ["[0.0 - 1.0] left en: uno 0", "[0.0 - 1.0] right en: uno 0"]
+
+
+def test_channels_beyond_two_are_numbers_and_one_is_one(
+    built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "three.wav", np.tile(SECOND[:, None], (2, 3)), SAMPLE_RATE)
+    assert run("transcribe", tmp_path / "three.wav", call, "--channel", "each", "--json") == 0
+    three, mono = documents(capsys.readouterr().out)
+    assert {each["channel"] for each in three["segments"]} == {1, 2, 3}
+    assert list(three["statistics"]) == ["1", "2", "3"]
+    assert {each["channel"] for each in mono["segments"]} == {1}
+
+
+def test_one_channel_is_transcribed_as_if_it_were_the_file(
+    built: Built, stereo: Path, call: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", stereo, call, "--channel", "right", "--json") == 1
+    streams = capsys.readouterr()
+    (document,) = documents(streams.out)
+    assert "channel" not in document["segments"][0]
+    assert f"error: {call}: there is no channel right: the file has 1 channel" in streams.err
+
+
+def test_a_track_can_be_named(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("transcribe", call, "--track", "1") == 0
+    assert run("transcribe", call, "--track", "2") == 1
+    assert "there is no audio track 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["https://x/a.wav", "file:///a.wav"])
+def test_an_address_is_named_as_it_was_given(
+    built: Built, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", address) == 1
+    assert f"error: {address}: addresses are not opened" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_names_that_stdout_cannot_show_end_no_batch(
+    built: Built, call: Path, tmp_path: Path, encoding: str, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [os.fsdecode(b"bad\xff.wav"), "日本語.wav", "call.wav"]
+    for name in names[:2]:
+        (tmp_path / name).write_bytes(call.read_bytes())
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr("whisperlab.cli.transcribe.line", lambda *_: "日本")
+    paths = [tmp_path / name for name in names]
+    assert run("transcribe", *paths, *["--json"] * as_json, "--trace", tmp_path / "traces") == 0
+    printed = out.buffer.getvalue().decode(encoding)
+    if as_json:
+        audio = [document["audio"] for document in documents(printed)]
+        assert audio == [str(tmp_path / name) for name in ("bad\\xff.wav", "日本語.wav", "call.wav")]
+    else:
+        assert printed.count("==") == 6
+    assert "bad\\xff.wav" in err.buffer.getvalue().decode(encoding)
+    assert len(list((tmp_path / "traces").iterdir())) == 3
 
 
 def test_real_pace_tells_when_each_segment_came_out(

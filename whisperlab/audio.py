@@ -11,7 +11,8 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,40 +22,54 @@ import soundfile
 import soxr
 
 from whisperlab.checks import check_type, is_number, shown
-from whisperlab.errors import AudioFormatError, ConfigurationError, brief
+from whisperlab.containers import decode
+from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.ffmpeg import MAX_FILE_CHANNELS, Part
 from whisperlab.files import write_whole
 from whisperlab.timeline import SAMPLE_RATE, seconds
+from whisperlab.timeline import samples as samples_in
 
 logger = logging.getLogger("whisperlab")
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
 
-MAX_CHANNELS = 8  # 7.1 surround; a longer second axis is a layout mistake, not a microphone
+MAX_CHANNELS = 8  # 7.1 surround: an axis of an array that is no longer may be the channels
+_LONGER = 4  # by this factor the axis of time is longer, where both axes are longer than that
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a rate outside is a damaged header that would resample to gigabytes
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
-_BLOCK = 2**18  # frames decoded at once: how long a file says it is decides nothing
-_MAX_VALUES = 2**30  # decoded, of all channels: 4 GiB. Silence packed as FLAC swells without bound
-_CUT_S = 0.1  # by how much a stream may be shorter than its container says: encoders fill up their last frame
-# What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
-_CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_SIZE = 0x7FFFF000  # from here on a size is none: written to a pipe, it could not be known
-_SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg guesses it for the others
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SIDES = {"left": 1, "right": 2}
+_BLOCK_S = 0.5  # in which the phase of channels is compared
+_LOUD = 0.01  # of the energy of the loudest block: only such blocks are compared
+_CANCELLED = (
+    0.4  # of the energy that the mean of unrelated channels has: below, the channels cancel each other
+)
+_OFTEN = 0.05  # of the loud blocks
 _PCM_AS_FLOAT = 128.0  # no audio overshoots [-1, 1) that far: such floats are unscaled integers
 _LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
 
 
-def read_audio(path: str | os.PathLike[str]) -> FloatArray:
-    """The samples of an audio file of any rate and channel count.
+def read_audio(
+    path: str | os.PathLike[str], *, channel: str | int = "mix", track: int | None = None
+) -> FloatArray:
+    """The samples of an audio file of any rate and channel count, on the file's own clock.
 
-    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Of a file that
-    was cut short what is there is read, and a warning is logged. No other file is opened, whatever this one names.
-    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, more than
-    2**30 values (3.1 hours of stereo at 48 kHz).
+    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Files joined
+    end to end are read to the end. Gaps in the timestamps become silence. A warning is logged for these, and for a
+    file that is cut short, damaged or has several tracks. No other file is opened, whatever this one names.
+
+    ``channel`` is ``mix``, ``left``, ``right``, a number from 1, or ``each``: then the shape is (channels, n). The mix
+    is the mean. If the mean cancels (opposite phase), it is half the difference or the louder channel, which is logged.
+    ``track`` is the number of the audio track from 1; None is the default track.
+
+    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, no such
+    channel or track, more than 2**30 values (3.1 hours of stereo at 48 kHz).
     """
-    _check_file(Path(path))
-    samples, rate = _decode(Path(path))
+    _check_channel(channel)
+    file = _check_file(path)
+    parts = decode(file, track)
     try:
-        audio = as_audio(samples, rate)
+        audio = _chosen(parts, channel, f"{path}: ")
     except AudioFormatError as error:
         raise AudioFormatError(f"{path}: {error}") from error
     if not audio.size:  # or so few, at a high rate, that none is left at 16 kHz
@@ -65,22 +80,38 @@ def read_audio(path: str | os.PathLike[str]) -> FloatArray:
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
     """An array as contiguous mono float32 at 16 kHz; the input itself when it already is that.
 
-    int16 and int32 PCM is scaled to [-1, 1), channels (up to eight, either axis) are averaged, other rates
-    are resampled. Anything else, and NaN or infinite samples, raises ``AudioFormatError``.
+    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as `read_audio` does, other rates are resampled. Up to
+    eight channels may be on either axis; more, on the axis that is clearly shorter. Anything else, and NaN or infinite
+    samples, raises ``AudioFormatError``.
 
     >>> as_audio(np.array([0, 16384, -32768], dtype=np.int16))
     array([ 0. ,  0.5, -1. ], dtype=float32)
     """
-    samples = _scaled(as_samples(array))
+    samples = _by_time(_scaled(as_samples(array)))
     _check_values(samples)
-    mono = _mono(samples)
+    _check_rate(sampling_rate)
+    return _resampled(_mixed(samples, _weights([Part(samples, sampling_rate)], "")), sampling_rate)
+
+
+def as_chunk(array: npt.ArrayLike) -> FloatArray:
+    """`as_audio` for a chunk of a stream: channels are always averaged, so that the chunk size changes nothing."""
+    samples = _by_time(_scaled(as_samples(array)))
+    _check_values(samples)
+    return _mixed(samples, None)
+
+
+def _resampled(mono: FloatArray, sampling_rate: int) -> FloatArray:
+    _check_rate(sampling_rate)
+    if sampling_rate == SAMPLE_RATE:
+        return mono
+    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
+
+
+def _check_rate(sampling_rate: int) -> None:
     if not is_number(sampling_rate) or not MIN_RATE <= sampling_rate <= MAX_RATE:
         raise AudioFormatError(
             f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}"
         )
-    if sampling_rate == SAMPLE_RATE:
-        return mono
-    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
 
 
 def bounded(resampled: FloatArray) -> FloatArray:
@@ -174,19 +205,120 @@ def _scaled(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.asarray(samples, dtype=np.float32, order="C")
 
 
-def _mono(samples: npt.NDArray[np.float32]) -> FloatArray:
-    """The mean over the channels of (n, c) or (c, n) samples; a single channel stays as it is."""
+def _by_time(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Samples of shape (n,), (n, c) or (c, n) as (n,) or (n, c)."""
     if samples.ndim == 1:
         return samples
     if samples.ndim != 2:
         raise AudioFormatError(f"expected shape (n,), (n, channels) or (channels, n), got {samples.shape}")
     if not samples.size:
-        return np.zeros(0, np.float32)
-    axis = 1 if samples.shape[1] <= MAX_CHANNELS else 0
-    if samples.shape[axis] > MAX_CHANNELS:
-        raise AudioFormatError(f"expected at most {MAX_CHANNELS} channels, got shape {samples.shape}")
-    mean: FloatArray = samples.mean(axis=axis, dtype=np.float32)
+        return np.zeros((0, 1), np.float32)
+    short, long = sorted(samples.shape)
+    if short > MAX_CHANNELS and (short > MAX_FILE_CHANNELS or long < _LONGER * short):
+        raise AudioFormatError(
+            f"expected at most {MAX_CHANNELS} channels, or one axis at least {_LONGER} times as long as the other, "
+            f"got shape {samples.shape}: give (n,) or a longer stretch"
+        )
+    by_time = samples.shape[1] <= MAX_CHANNELS or (short > MAX_CHANNELS and samples.shape[1] == short)
+    return samples if by_time else samples.T
+
+
+def _mixed(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatArray:
+    """One channel out of (n,) or (n, c): the mean, or a weighted sum."""
+    if samples.ndim == 1:
+        return samples
+    if weights is not None:
+        return np.ascontiguousarray(samples @ weights)
+    mean: FloatArray = samples.mean(axis=1, dtype=np.float32)
     return mean
+
+
+def _weights(parts: Sequence[Part], name: str) -> FloatArray | None:
+    """How to mix channels that cancel each other in their mean; None for the mean.
+
+    Half the difference of two channels keeps what only one of them has. A recording that is in phase at times and in
+    opposite phase at others is in each channel: the louder one is taken.
+    """
+    widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
+    if widest == 1:
+        return None
+    found = [_energies(part) for part in parts if part.samples.ndim == 2 and part.samples.shape[1] == widest]
+    own, mean, difference = (np.concatenate(each) for each in zip(*found, strict=True))
+    loud = own.sum(axis=1) >= _LOUD * own.sum(axis=1).max(initial=0.0)
+    own, least = own[loud], _CANCELLED / widest * own[loud].mean(axis=1)
+    if not own.any() or np.mean(mean[loud] < least) <= _OFTEN:
+        return None
+    weights = np.zeros(widest, np.float32)
+    if widest == 2 and np.mean(difference[loud] < least) <= _OFTEN:
+        weights[:] = 0.5, -0.5
+        told = "half their difference is used"
+    else:
+        louder = int(own.sum(axis=0).argmax())
+        weights[louder] = 1
+        told = f"channel {louder + 1}, the loudest, is used"
+    logger.warning("%sthe channels cancel each other (opposite phase): %s", name, told)
+    return weights
+
+
+def _energies(part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Per block: the energy of each channel, of their mean, and of half the difference of the first two."""
+    own, mean, difference = [], [], []
+    n = max(1, int(_BLOCK_S * part.rate))
+    for start in range(0, len(part.samples) // n * n or int(len(part.samples) >= n // 5), n):
+        block = part.samples[start : start + n]
+        own.append(np.einsum("nc,nc->c", block, block, dtype=np.float64))
+        mean.append(np.square(block.mean(axis=1), dtype=np.float64).sum())
+        difference.append(np.square((block[:, 0] - block[:, 1]) / 2, dtype=np.float64).sum())
+    return np.reshape(own, (-1, part.samples.shape[1])), np.array(mean), np.array(difference)
+
+
+def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
+    """The parts as one recording: (n,), or (channels, n) for ``each``."""
+    for part in parts:
+        _check_values(part.samples)
+    n_channels = max((part.samples.shape[1] for part in parts), default=1)
+    if channel == "mix":
+        weights = _weights(parts, name)
+        return _in_time(
+            parts,
+            lambda part: _mixed(
+                part.samples, None if weights is None or part.samples.shape[1] != len(weights) else weights
+            ),
+        )
+    if channel == "each":
+        return np.stack([_in_time(parts, partial(_one, index=index)) for index in range(n_channels)])
+    index = _SIDES.get(str(channel), channel)
+    assert isinstance(index, int)
+    if index > n_channels:
+        has = "1 channel" if n_channels == 1 else f"{n_channels} channels"
+        raise AudioFormatError(f"there is no channel {channel}: the file has {has}")
+    return _in_time(parts, partial(_one, index=index - 1))
+
+
+def _one(part: Part, index: int) -> FloatArray:
+    """One channel of a part; the mean where the part has fewer channels than the rest."""
+    if index < part.samples.shape[1]:
+        return np.ascontiguousarray(part.samples[:, index])
+    return _mixed(part.samples, None)
+
+
+def _in_time(parts: Sequence[Part], one: Callable[[Part], FloatArray]) -> FloatArray:
+    """One channel of all parts at 16 kHz, with the silence between them."""
+    pieces: list[FloatArray] = []
+    for part in parts:
+        if part.gap_s:
+            pieces.append(np.zeros(samples_in(part.gap_s), np.float32))
+        pieces.append(_resampled(one(part), part.rate))
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
+
+
+def _check_channel(channel: object) -> None:
+    if channel in ("mix", "each", *_SIDES):
+        return
+    if not isinstance(channel, int) or isinstance(channel, bool) or channel < 1:
+        raise ConfigurationError(
+            f"channel is mix, left, right, each or a number from 1, got {shown(channel)}"
+        )
 
 
 def _check_values(samples: npt.NDArray[np.float32]) -> None:
@@ -200,108 +332,15 @@ def _check_values(samples: npt.NDArray[np.float32]) -> None:
         )
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: str | os.PathLike[str]) -> Path:
     """Say the plain reasons plainly, before a decoder says them in its own words."""
-    if not path.exists():
+    file = Path(path)
+    if _ADDRESS.match(os.fspath(path)) and not file.exists():
+        raise AudioFormatError(f"{path}: addresses are not opened, expected a file: download it first")
+    if not file.exists():
         raise AudioFormatError(f"{path}: no such file")
-    if not path.is_file():
+    if not file.is_file():
         raise AudioFormatError(f"{path}: not a file, expected audio such as WAV or FLAC")
-    if path.stat().st_size == 0:
+    if file.stat().st_size == 0:
         raise AudioFormatError(f"{path}: the file is empty (0 bytes)")
-
-
-def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples (n, c) and their rate, from libsndfile or, when that refuses, from FFmpeg."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            _check_channels(path, file.channels)
-            samples = _together(_blocks(path, file), file.channels)
-            rate, promised, log = int(file.samplerate), file.frames, str(file.extra_info)
-    except soundfile.SoundFileError as error:
-        return _decode_with_ffmpeg(path, reason=getattr(error, "error_string", None) or str(error))
-    if len(samples) < promised < _UNKNOWN_SIZE or _is_cut(log):
-        _warn_of_cut(path, len(samples) / max(rate, 1))
-    return samples, rate
-
-
-def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
-    n_values = 0
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        n_values += block.size
-        _check_length(path, n_values)
-        yield block
-
-
-def _check_length(path: Path, n_values: int) -> None:
-    if n_values > _MAX_VALUES:
-        raise AudioFormatError(
-            f"{path}: expected at most {_MAX_VALUES:,} values in all channels together, there are more: cut the "
-            "recording into parts"
-        )
-
-
-def _together(blocks: Iterable[npt.NDArray[np.float32]], n_channels: int) -> npt.NDArray[np.float32]:
-    """Blocks of samples (n, c) as one."""
-    return np.concatenate([np.zeros((0, n_channels), np.float32), *blocks])
-
-
-def _is_cut(log: str) -> bool:
-    """Whether libsndfile has found fewer bytes than a header promises."""
-    sizes = [(int(promised), int(found)) for promised, found in _CUT.findall(log)]
-    return any(found < promised < _UNKNOWN_SIZE for promised, found in sizes)
-
-
-def _warn_of_cut(path: Path, read_s: float, reason: str = "its header promises more") -> None:
-    logger.warning(
-        "%s: the file was cut short or is damaged (%s); %.3f s of it were read", path, reason, read_s
-    )
-
-
-def _check_channels(path: Path, n_channels: int) -> None:
-    if not 1 <= n_channels <= MAX_CHANNELS:
-        raise AudioFormatError(f"{path}: expected 1 to {MAX_CHANNELS} channels, got {n_channels}")
-
-
-def _decode_with_ffmpeg(path: Path, reason: str) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples (n, c) and their rate; ``reason`` is why libsndfile did not read the file."""
-    try:
-        import av
-    except ImportError as error:
-        raise AudioFormatError(f"{path}: {reason} (pip install av reads more containers)") from error
-    frames: list[Any] = []
-    stopped: Exception | None = None
-    promised_s, n_values = 0.0, 0
-    try:
-        with (
-            path.open("rb") as file,
-            # FFmpeg gets the open file and may open no other: a playlist could name any.
-            av.open(file, "r", metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container,
-        ):
-            if not container.streams.audio:
-                raise AudioFormatError(f"{path}: no audio in this file")
-            if container.duration and container.format.name.startswith(_SAYS_DURATION):
-                promised_s = container.duration / av.time_base
-            as_float = av.AudioResampler(format="fltp")
-            for raw in container.decode(audio=0):
-                decoded = as_float.resample(raw)
-                n_values += sum(frame.samples * frame.layout.nb_channels for frame in decoded)
-                _check_length(path, n_values)
-                frames += decoded
-    except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: channels or rate change on the way
-        if isinstance(error, AudioFormatError):
-            raise
-        if not frames:
-            message = f"{path}: not audio that libsndfile or FFmpeg can read ({reason})"
-            raise AudioFormatError(message) from error
-        stopped = error
-    if not frames:
-        return np.zeros((0, 1), np.float32), SAMPLE_RATE
-    _check_channels(path, frames[0].layout.nb_channels)
-    rate = int(frames[0].sample_rate)
-    samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1).T
-    read_s = len(samples) / max(rate, 1)
-    if stopped:
-        _warn_of_cut(path, read_s, brief(stopped))
-    elif read_s < promised_s - _CUT_S:
-        _warn_of_cut(path, read_s)
-    return samples, rate
+    return file

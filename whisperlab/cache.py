@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisperlab import rich
-from whisperlab.audio import FloatArray, as_audio
+from whisperlab.audio import FloatArray, as_chunk
 from whisperlab.checks import check_type, shown
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.timeline import SAMPLE_RATE
@@ -315,7 +315,7 @@ class EncoderCache:
         Raises ``AudioFormatError`` for anything that is not audio, and for an empty window.
         """
         began = self._clock()
-        window = as_audio(audio)
+        window = as_chunk(audio)
         if not len(window):
             raise AudioFormatError("expected a window with samples, got an empty one")
         material = b"".join((self._prefix, len(window).to_bytes(8, "big"), self.key.material(window, span)))

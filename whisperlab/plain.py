@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from whisperlab.audio import FloatArray, as_audio
+from whisperlab.audio import FloatArray, as_chunk
 from whisperlab.buffer import RingBuffer
 from whisperlab.decoder import DecoderOptions
 from whisperlab.encoder import Encoded, ShortWindowEncoder, positions
@@ -46,7 +46,7 @@ class ConcatenatedBuffer(RingBuffer):
 
     def append(self, samples: npt.ArrayLike) -> None:
         """Make an array of the old and the new samples."""
-        chunk = as_audio(samples)
+        chunk = as_chunk(samples)
         end = self._end + len(chunk)
         self._overruns += len(chunk) > 0 and end - self._taken > self._capacity
         self._data = np.concatenate([self._data, chunk])[-self._capacity :]

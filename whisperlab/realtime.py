@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
-from whisperlab.audio import FloatArray, as_audio
+from whisperlab.audio import FloatArray, as_chunk
 from whisperlab.buffer import RingBuffer
 from whisperlab.errors import ConfigurationError, StreamEndedError
 from whisperlab.segments import ProcessResult
@@ -163,7 +163,7 @@ class RealTimeFeed:
         Takes what `SessionRestartTranscriber.process` takes. Raises `AudioFormatError` for anything else and
         `StreamEndedError` after `close`; both change nothing.
         """
-        audio = as_audio(chunk)
+        audio = as_chunk(chunk)
         with self._changed:
             if self._closed:
                 raise StreamEndedError("this feed was closed; a new stream needs a new one")

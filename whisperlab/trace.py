@@ -364,6 +364,7 @@ def capture(
     recording: str,
     reference: Reference | Json | None = None,
     audio_path: str | Path | None = None,
+    audio_options: Json | None = None,
     chunk_ms: float = 100,
     pace: Pace = "fast",
     overload: OverloadOptions | None = None,
@@ -376,7 +377,8 @@ def capture(
     With pace ``real`` a chunk is handed over when its last sample would have been spoken. A transcriber that takes
     longer falls behind without end, unless ``overload`` says how to shed load: then it is fed through a
     `RealTimeFeed`, and must be a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio
-    heard. Raises ConfigurationError for empty audio and for an impossible chunk or pace.
+    heard. ``audio_options`` are the ``channel`` and ``track`` that ``audio_path`` was read with, if not the defaults.
+    Raises ConfigurationError for empty audio and for an impossible chunk or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
     header = {
@@ -385,7 +387,7 @@ def capture(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "config": transcriber.config(),
-        "audio": _audio_facts(audio, audio_path),
+        "audio": {**_audio_facts(audio, audio_path), **(audio_options or {})},
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,

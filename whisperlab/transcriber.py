@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 
 from whisperlab.allocator import give_back
-from whisperlab.audio import FloatArray, as_audio, bounded
+from whisperlab.audio import FloatArray, as_chunk, bounded
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.checks import check_type, check_types, shown
@@ -488,7 +488,7 @@ class SessionRestartTranscriber:
             self._check_whole()
             if self._ended:
                 raise StreamEndedError("this stream was finalised; reset() starts a new one")
-            audio = as_audio(chunk)
+            audio = as_chunk(chunk)
             self._half_done = "process"
             self._news = _News()
             self._given += len(audio)

@@ -19,20 +19,40 @@ class Console:
     def show(self, text: str) -> None:
         """A result for a person; silent when stdout belongs to JSON."""
         if not self.json:
-            print(text, file=self.out, flush=True)
+            _print(text, self.out)
 
     def document(self, value: Any) -> None:
         """A result for a program: one JSON document on a line of its own; silent without ``--json``."""
         if self.json:
-            print(json.dumps(value, ensure_ascii=False, allow_nan=False), file=self.out, flush=True)
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            try:
+                text.encode(self.out.encoding or "utf-8")
+            except UnicodeEncodeError:  # \u escapes are JSON, other escapes are not
+                text = json.dumps(value, allow_nan=False)
+            print(text, file=self.out, flush=True)
 
     def note(self, text: str) -> None:
         """Something to know meanwhile."""
-        print(text, file=self.err, flush=True)
+        _print(text, self.err)
 
     def error(self, error: BaseException) -> None:
         """Why something failed, as one line."""
         self.note(f"whisperlab: error: {one_line(error)}")
+
+
+def file_name(name: str) -> str:
+    """The name of a file as text that any encoding for Unicode takes: bytes that are no text become ``\\xff``.
+
+    >>> print(file_name("bad\\udcff.wav"))
+    bad\\xff.wav
+    """
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print; what the stream cannot encode is escaped."""
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def one_line(error: BaseException) -> str:

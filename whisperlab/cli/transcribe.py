@@ -9,14 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-from whisperlab.cli.arguments import add_model_arguments, model_options
-from whisperlab.cli.console import Console, finite
+from whisperlab.checks import shown
+from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
+from whisperlab.cli.console import Console, file_name, finite
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.segments import ProcessResult, SessionSegment
 
 if TYPE_CHECKING:
     from whisperlab.audio import FloatArray
     from whisperlab.trace import StreamTranscriber, Trace
+
+    Label = str | int | None  # of a channel: left and right, or numbers where there are not two
 
     class Reusable(StreamTranscriber, Protocol):
         """A transcriber that serves one recording after another without loading its model again."""
@@ -35,6 +38,7 @@ EXAMPLES = (
     "transcribe call.wav --languages en,es",
     "transcribe a.wav b.flac --languages en,es --json > out.jsonl",
     "transcribe call.wav --pace real --trace call.jsonl",
+    "transcribe stereo.wav --languages en,es --channel each",
 )
 
 
@@ -44,6 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3; any rate and channels"
     )
     add_model_arguments(parser)
+    parser.add_argument(
+        "--channel",
+        type=channel,
+        default="mix",
+        metavar="CHANNEL",
+        help="mix (default), left, right, a number from 1, or each: every channel as its own stream, labelled",
+    )
+    parser.add_argument(
+        "--track",
+        type=positive_int,
+        metavar="N",
+        help="the audio track, from 1 (default: the file's default)",
+    )
     parser.add_argument("--language", metavar="es", help="the one language spoken: no language-ID is run")
     parser.add_argument(
         "--pace",
@@ -54,6 +71,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="keep the trace here (with several AUDIO: a folder)"
     )
+
+
+def channel(text: str) -> str | int:
+    """An argument that names a channel, or all of them.
+
+    >>> channel("left"), channel("3")
+    ('left', 3)
+    """
+    if text in ("mix", "left", "right", "each"):
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected mix, left, right, each or a number from 1, got {shown(text)}"
+        )
+    return int(text)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -81,21 +113,36 @@ def transcribe_all(
 
     transcriber: Reusable | None = None
     failed = 0
-    for name, path in zip(args.audio, trace_paths(args.audio, args.trace or scratch), strict=True):
+    for argument, path in zip(args.audio, trace_paths(args.audio, args.trace or scratch), strict=True):
+        name = file_name(argument)
         try:
-            audio = read_audio(name)
-            if transcriber is None:
-                transcriber = build()
-            else:
-                transcriber.reset()
-            trace = _record(transcriber, audio, name, path, args, console)
+            audio = read_audio(argument, channel=args.channel, track=args.track)
+            if len(args.audio) > 1:
+                console.show(f"== {name} ==")
+            traces: dict[Label, Trace] = {}
+            for label, samples in labelled(audio).items():
+                if transcriber is None:
+                    transcriber = build()
+                else:
+                    transcriber.reset()
+                where = path if label is None else path.with_stem(f"{path.stem}-{label}")
+                traces[label] = _record(transcriber, samples, name, label, where, args, console)
         except (AudioFormatError, OSError) as error:
             failed += 1
             console.error(error)
         else:
-            console.document(document(name, trace))
-            console.note(summary(name, trace))
+            console.document(merged(name, traces))
+            for label, trace in traces.items():
+                console.note(summary(name if label is None else f"{name} ({label})", trace))
     return 1 if failed else 0
+
+
+def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
+    """The streams in what `read_audio` returned: one without a label, or each channel under its label."""
+    if audio.ndim == 1:
+        return {None: audio}
+    labels: list[Label] = ["left", "right"] if len(audio) == 2 else [*range(1, len(audio) + 1)]
+    return dict(zip(labels, audio, strict=True))
 
 
 def trace_paths(audio: list[str], target: Path) -> list[Path]:
@@ -131,13 +178,33 @@ def document(name: str, trace: Trace) -> dict[str, Any]:
     }
 
 
-def line(segment: SessionSegment) -> str:
+def merged(name: str, traces: dict[Label, Trace]) -> dict[str, Any]:
+    """The JSON document of one audio; those of several channels as one, in the order of time."""
+    documents = {label: document(name, trace) for label, trace in traces.items()}
+    if None in documents:
+        return documents[None]
+    for label, each in documents.items():
+        for item in (*each["segments"], *each["switches"]):
+            item["channel"] = label
+    every = documents.values()
+    return {
+        "audio": name,
+        "duration": max(each["duration"] for each in every),
+        "segments": sorted((s for each in every for s in each["segments"]), key=lambda s: s["start_time"]),
+        "switches": sorted((s for each in every for s in each["switches"]), key=lambda s: s["time"]),
+        "statistics": {str(label): each["statistics"] for label, each in documents.items()},
+    }
+
+
+def line(segment: SessionSegment, label: Label = None) -> str:
     """A segment for a person.
 
     >>> line(SessionSegment(" hola", "es", 12.3, 15.84, True, 0.9))
     '[12.3 - 15.8] es: hola'
     """
-    return f"[{segment.start_time:.1f} - {segment.end_time:.1f}] {segment.language}: {segment.text.strip()}"
+    channel = "" if label is None else f"{label} "
+    span = f"[{segment.start_time:.1f} - {segment.end_time:.1f}]"
+    return f"{span} {channel}{segment.language}: {segment.text.strip()}"
 
 
 def summary(name: str, trace: Trace) -> str:
@@ -156,6 +223,7 @@ def _record(
     transcriber: Reusable,
     audio: FloatArray,
     name: str,
+    label: Label,
     path: Path,
     args: argparse.Namespace,
     console: Console,
@@ -170,13 +238,14 @@ def _record(
     with tqdm(
         total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None
     ) as bar:
-        tell = Telling(transcriber, lambda segment: _tell(bar, console, segment))
+        tell = Telling(transcriber, lambda segment: _tell(bar, console, segment, label))
         return record(
             tell,
             audio,
             path,
             recording=Path(name).stem,
             audio_path=name,
+            audio_options=_not_default({"channel": label or args.channel, "track": args.track}),
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
@@ -184,9 +253,13 @@ def _record(
         )
 
 
-def _tell(bar: Any, console: Console, segment: SessionSegment) -> None:
+def _not_default(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value not in (None, "mix")}
+
+
+def _tell(bar: Any, console: Console, segment: SessionSegment, label: Label) -> None:
     with bar.external_write_mode(file=console.out):
-        console.show(line(segment))
+        console.show(line(segment, label))
 
 
 class Telling:

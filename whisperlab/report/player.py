@@ -21,7 +21,7 @@ def data_uri(audio: Mapping[str, Any], limit: int) -> str:
 
     if not audio.get("path"):
         raise AudioFormatError("the trace does not say where its audio lies")
-    samples = read_audio(audio["path"])
+    samples = read_audio(audio["path"], channel=audio.get("channel", "mix"), track=audio.get("track"))
     if audio_digest(samples) != audio.get("sha256"):
         raise AudioFormatError(f"{audio['path']} has changed since the trace was made")
     text = base64.b64encode(_vorbis(samples)).decode("ascii")

@@ -1,0 +1,351 @@
+"""How an audio file is laid out: files joined end to end, unfinished headers, damaged Ogg pages.
+
+libsndfile reads the first of several joined files and takes a size of 0 as the truth. Recorders that are killed,
+``cat a.ogg b.ogg`` and text-to-speech servers produce such files.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_BLOCK = 2**20  # bytes searched at once
+_LARGEST_FILE = 2**62
+_OVERLAP = 128  # longer than what any pattern matches
+_MP3_FRAME = 1441  # bytes: no frame is longer
+_CRC_PAGES = 512  # Ogg pages checked at once: at most 32 MiB
+_TAIL_S = 0.1  # bytes after the samples that would last no longer are a tag or padding
+# What a second file of the same kind begins with. Long enough that samples do not look like it by chance.
+_SECOND = (
+    (re.compile(rb"fLaC"), rb"fLaC[\0\x80]\0\0\x22"),
+    (re.compile(rb"(?:RIFF|RIFX|RF64).{4}WAVE", re.DOTALL), rb"(?:RIFF|RIFX|RF64).{4}WAVE[a-zA-Z]\w{2}[ \w]"),
+    (re.compile(rb"FORM.{4}AIF", re.DOTALL), rb"FORM.{4}AIF[FC](?:COMM|FVER|COMT|NAME|ANNO)"),
+    (re.compile(rb"\.snd"), rb"\.snd\0\0.{6}\0\0\0[\x01-\x1b]\0.{3}\0\0"),
+    (re.compile(rb"riff\x2e\x91\xcf\x11"), rb"riff\x2e\x91\xcf\x11.{16}wave\xf3\xac\xd3\x11"),
+    (re.compile(rb"caff\0\x01"), rb"caff\0\x01\0\0desc\0"),
+    (re.compile(rb"FLV\x01"), rb"FLV\x01[\0-\x05]\0\0\0\x09\0\0\0\0"),
+    (re.compile(rb"0&\xb2u\x8ef"), rb"0&\xb2u\x8ef\xcf\x11\xa6\xd9\0\xaa\0b\xcel"),
+    (re.compile(rb"\x1aE\xdf\xa3"), rb"\x1aE\xdf\xa3.{1,60}?(?:webm|matroska)"),
+    (re.compile(rb"\0\0\0.ftyp", re.DOTALL), rb"\0\0\0[\x10-\x40]ftyp[ -~]{4}\0\0"),
+)
+_MP3 = re.compile(rb"\xff[\xe2-\xff]")
+# An MP3 frame that tells how many frames and bytes follow it.
+_XING = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa\xfb].{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\0-\x0f]"
+
+
+@dataclass(slots=True)
+class Layout:
+    """What `layout` found."""
+
+    spans: list[tuple[int, int]]  # bytes of each joined file
+    patches: dict[int, bytes] = field(
+        default_factory=dict
+    )  # header fields to read in place of unfinished ones
+    problems: list[str] = field(default_factory=list)
+    tracks: int = 1  # streams at the same time, as far as libsndfile's formats go
+    estimated: set[int] = field(default_factory=set)  # starts of MP3 files whose first frame gives no count
+    is_ogg: bool = False
+    damaged: bool = False  # some pages of an Ogg file are
+
+
+class _Kind(NamedTuple):
+    """A format of chunks: bytes before the first chunk, bytes of an id, its size field, padding, id of the samples."""
+
+    header: int
+    id_bytes: int
+    size: str
+    pad: int
+    samples: bytes
+
+
+_KINDS = {
+    b"RIFF": _Kind(12, 4, "<I", 2, b"data"),
+    b"RIFX": _Kind(12, 4, ">I", 2, b"data"),
+    b"RF64": _Kind(12, 4, "<I", 2, b"data"),
+    b"FORM": _Kind(12, 4, ">I", 2, b"SSND"),
+    b"riff": _Kind(40, 16, "<Q", 8, b"data\xf3\xac\xd3\x11"),
+    b"caff": _Kind(8, 4, ">q", 1, b"data"),
+}
+
+
+class _Chunk(NamedTuple):
+    id: bytes
+    size: int  # of the payload, as the header says
+    payload: int  # where it begins
+
+    def size_at(self, kind: _Kind) -> int:
+        return self.payload - struct.calcsize(kind.size)
+
+
+def layout(file: IO[bytes], size: int) -> Layout:
+    """Find joined files, unfinished headers and damaged pages in a file of ``size`` bytes."""
+    head = _at(file, 0, 64)
+    begin = 0
+    if head.startswith(b"ID3"):
+        begin = 10 + sum(
+            (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False)
+        )
+        head = _at(file, begin, 64)
+    if head.startswith(b"OggS"):
+        return _ogg(file, size)
+    found = Layout([(0, size)])
+    second = next((pattern for first, pattern in _SECOND if first.match(head)), None)
+    if second:
+        starts = [at for at in _search(file, second, begin + 4, size) if at >= _said_end(file, head, begin)]
+        found.spans = list(pairwise([0, *starts, size]))
+    elif _MP3.match(head):
+        tables = list(_search(file, _XING, begin, size))
+        found.spans = list(pairwise([0, *_mp3_starts(file, tables, begin, size), size]))
+        found.estimated = {start for start, _ in found.spans if start not in tables}
+        found.estimated -= {0} if tables and tables[0] - begin <= _MP3_FRAME else set()
+    for start, end in found.spans:
+        _check_chunks(file, start + (begin if not start else 0), end, found)
+    return found
+
+
+def _at(file: IO[bytes], at: int, n: int) -> bytes:
+    if not 0 <= at < _LARGEST_FILE:  # a forged size
+        return b""
+    file.seek(at)
+    return file.read(n)
+
+
+def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[int]:
+    """Where a pattern begins in the bytes ``start`` to ``end``."""
+    compiled, last = re.compile(pattern, re.DOTALL), -1
+    for at in range(start, end, _BLOCK):
+        for match in compiled.finditer(_at(file, at, min(_BLOCK + _OVERLAP, end - at))):
+            if at + match.start() > last:
+                last = at + match.start()
+                yield last
+
+
+def _said_end(file: IO[bytes], head: bytes, begin: int) -> int:
+    """Where a WAV or AIFF file ends by its own header; a file may be embedded in it before. 0 when it does not say."""
+    if head[:4] not in (b"RIFF", b"RIFX", b"FORM"):
+        return 0
+    (size,) = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])
+    return begin + size if size < 2**31 - 2**16 else 0
+
+
+def _mp3_starts(file: IO[bytes], tables: list[int], begin: int, end: int) -> list[int]:
+    """Where further MP3 files begin: at a frame with a count in it, or where the counted bytes of one end."""
+    starts = {at for at in tables if at - begin > _MP3_FRAME}
+    for at, until in pairwise([*tables, end]):
+        counted = _counted_bytes(_at(file, at, 64))
+        after = at + counted
+        while counted and until - after > 4 * _MP3_FRAME and (tag := _tag_bytes(_at(file, after, 32))):
+            after += tag
+        if counted and until - after > 4 * _MP3_FRAME and _MP3.match(_at(file, after, 2)):
+            starts.add(after)
+    return sorted(starts)
+
+
+def _counted_bytes(frame: bytes) -> int:
+    """The length of an MP3 file as its first frame gives it; 0 when it does not."""
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    flags = int.from_bytes(frame[at + 4 : at + 8])
+    if not flags & 2:
+        return 0
+    where = at + 8 + 4 * (flags & 1)
+    return int.from_bytes(frame[where : where + 4])
+
+
+def _tag_bytes(head: bytes) -> int:
+    """The length of an MP3 tag that begins here; 0 for none."""
+    if head.startswith(b"TAG"):
+        return 128
+    if head.startswith(b"APETAGEX"):
+        return 32 + int.from_bytes(head[12:16], "little")
+    if head.startswith(b"ID3"):
+        return 10 + sum(
+            (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)
+        )
+    return 0
+
+
+# ---- unfinished headers
+
+
+def _check_chunks(file: IO[bytes], start: int, end: int, found: Layout) -> None:
+    """Patch the size of samples that a recorder left at 0, and tell of bytes that belong to no chunk."""
+    magic = _at(file, start, 12)
+    if magic[:4] == b".snd" and magic[8:12] == b"\0" * 4 and end > start + int.from_bytes(magic[4:8]):
+        found.patches[start + 8] = b"\xff" * 4
+        _tell_unfinished(found, end - start - int.from_bytes(magic[4:8]))
+        return
+    kind = _KINDS.get(magic[:4])
+    if not kind or (magic[:4] in (b"RIFF", b"RIFX", b"RF64") and magic[8:] != b"WAVE"):
+        return
+    chunks: list[_Chunk] = []
+    for chunk in _chunks(file, start + kind.header, end, kind):
+        chunks.append(chunk)
+        if chunk.id.startswith(kind.samples):
+            break
+    else:
+        return
+    said, there = _said_size(file, chunks), end - chunk.payload
+    own = 8 if kind.samples == b"SSND" else 4 if kind is _KINDS[b"caff"] else 0  # fields before the samples
+    if said <= own:
+        if there > own and not _is_chunks(file, chunk.payload + said, end, kind):
+            found.patches |= _patched(file, start, end, kind, chunks)
+            _tell_unfinished(found, there - own)
+    elif said < there and said < 0x7FFFF000:
+        rest = _unexplained(file, chunk.payload + said + -said % kind.pad, end, kind)
+        rate = _byte_rate(file, chunks)
+        if rest > max(_TAIL_S * rate, 4096):
+            found.problems.append(
+                f"its header gives {said:,} bytes of samples, and {rest:,} bytes after them are not read"
+            )
+
+
+def _tell_unfinished(found: Layout, n_bytes: int) -> None:
+    found.problems.append(f"its header is unfinished: it gives 0 bytes of samples, there are {n_bytes:,}")
+
+
+def _chunks(file: IO[bytes], at: int, end: int, kind: _Kind) -> Iterator[_Chunk]:
+    """The chunks from a position on, as long as they look like chunks."""
+    field_bytes = struct.calcsize(kind.size)
+    while at + kind.id_bytes + field_bytes <= end:
+        head = _at(file, at, kind.id_bytes + field_bytes)
+        if not all(32 <= byte < 127 for byte in head[:4]):
+            return
+        (size,) = struct.unpack(kind.size, head[kind.id_bytes :])
+        if kind.id_bytes == 16:  # Wave64 counts the header in
+            size -= 24
+        payload = at + len(head)
+        yield _Chunk(head[: kind.id_bytes], size, payload)
+        if size < 0:
+            return
+        at = payload + size + -size % kind.pad
+
+
+def _is_chunks(file: IO[bytes], at: int, end: int, kind: _Kind) -> bool:
+    return not _unexplained(file, at, end, kind)
+
+
+def _unexplained(file: IO[bytes], at: int, end: int, kind: _Kind) -> int:
+    """How many of the bytes from a position on are in no chunk and no tag."""
+    for chunk in _chunks(file, at, end, kind):
+        if chunk.size < 0 or chunk.payload + chunk.size > end:
+            break
+        at = chunk.payload + chunk.size + -chunk.size % kind.pad
+    while at < end and (tag := _tag_bytes(_at(file, at, 32))):
+        at += tag
+    return max(0, end - at)
+
+
+def _said_size(file: IO[bytes], chunks: list[_Chunk]) -> int:
+    """The size of the samples as the header gives it; RF64 has it in another chunk. Unknown is 2**63."""
+    size = chunks[-1].size
+    table = next((chunk for chunk in chunks if chunk.id == b"ds64"), None)
+    if table and size == 0xFFFFFFFF:
+        return int.from_bytes(_at(file, table.payload + 8, 8), "little")
+    return 2**63 if size in (-1, 0xFFFFFFFF) else size
+
+
+def _byte_rate(file: IO[bytes], chunks: list[_Chunk]) -> int:
+    """Bytes of samples per second, where a WAV file says so; else 0."""
+    form = next((chunk for chunk in chunks if chunk.id.startswith(b"fmt ")), None)
+    return int.from_bytes(_at(file, form.payload + 8, 4), "little") if form else 0
+
+
+def _patched(file: IO[bytes], start: int, end: int, kind: _Kind, chunks: list[_Chunk]) -> dict[int, bytes]:
+    """The size fields of an unfinished header, as they should be."""
+    samples = chunks[-1]
+    size = end - samples.payload
+    counted = size + (24 if kind.id_bytes == 16 else 0)
+    fields = {
+        samples.size_at(kind): struct.pack(kind.size, counted & 0xFFFFFFFF if "I" in kind.size else counted)
+    }
+    if kind.header == 12:  # RIFF and FORM have 32 bits for the size of the file
+        fields[start + 4] = struct.pack(kind.size, min(end - start - 8, 0xFFFFFFFF))
+    for chunk in chunks:
+        if chunk.id == b"ds64":
+            fields[chunk.payload] = struct.pack("<QQ", end - start - 8, size)
+            fields[samples.size_at(kind)] = b"\xff" * 4
+            fields[start + 4] = b"\xff" * 4
+        if chunk.id == b"COMM":
+            channels, _, bits = struct.unpack(">HIH", _at(file, chunk.payload, 8))
+            frame = channels * ((bits + 7) // 8)
+            fields[chunk.payload + 2] = struct.pack(">I", (size - 8) // frame if frame else 0)
+    return fields
+
+
+# ---- Ogg
+
+
+class _Page(NamedTuple):
+    start: int
+    end: int
+    flags: int  # 2: first page of a stream, 4: last
+
+
+def _ogg(file: IO[bytes], size: int) -> Layout:
+    """The links of a chained Ogg file, and what is wrong with its pages."""
+    pages = list(_pages(file, size))
+    whole = [page for page in pages if page.end <= size]
+    starts, firsts = [0], 0
+    for before, page in pairwise(pages):
+        if page.flags & 2 and not before.flags & 2:
+            starts.append(page.start)
+        firsts += bool(before.flags & 2) and len(starts) == 1
+    found = Layout(list(pairwise([*starts, size])), tracks=max(1, firsts), is_ogg=True)
+    if len(whole) < len(pages) or not (whole and whole[-1].flags & 4):
+        found.problems.append("its last Ogg page is missing")
+    skipped = sum(page.start - before.end for before, page in pairwise(pages))
+    bad = sum(_bad_pages(file, whole[i : i + _CRC_PAGES]) for i in range(0, len(whole), _CRC_PAGES))
+    if bad or skipped:
+        found.damaged = True
+        found.problems.append(f"{max(bad, 1)} damaged Ogg page{'s' * (bad > 1)}")
+    return found
+
+
+def _pages(file: IO[bytes], size: int) -> Iterator[_Page]:
+    at = 0
+    while at < size:
+        head = _at(file, at, 27 + 255)
+        if not head.startswith(b"OggS") or len(head) < 27 or len(head) < 27 + head[26]:
+            at = next(_search(file, rb"OggS\0", at + 1, size), size)
+            continue
+        end = at + 27 + head[26] + sum(head[27 : 27 + head[26]])
+        yield _Page(at, end, head[5])
+        at = end
+
+
+def _bad_pages(file: IO[bytes], pages: list[_Page]) -> int:
+    """How many pages do not have the checksum that they carry.
+
+    The checksum begins with 0, so that zeros before a page change nothing: all pages are computed side by side.
+    """
+    longest = max(page.end - page.start for page in pages)
+    columns = np.zeros((longest, len(pages)), np.uint8)
+    carried = np.zeros(len(pages), np.uint32)
+    for i, page in enumerate(pages):
+        data = bytearray(_at(file, page.start, page.end - page.start))
+        carried[i] = int.from_bytes(data[22:26], "little")
+        data[22:26] = b"\0" * 4
+        columns[longest - len(data) :, i] = np.frombuffer(data, np.uint8)
+    computed = np.zeros(len(pages), np.uint32)
+    for row in columns:
+        computed = (computed << np.uint32(8)) ^ _CRC[(computed >> np.uint32(24)) ^ row]
+    return int(np.count_nonzero(computed != carried))
+
+
+def _crc_table() -> npt.NDArray[np.uint32]:
+    table = np.arange(256, dtype=np.uint32) << np.uint32(24)
+    for _ in range(8):
+        table = (table << np.uint32(1)) ^ np.where(
+            table >> np.uint32(31), np.uint32(0x04C11DB7), np.uint32(0)
+        )
+    return table
+
+
+_CRC = _crc_table()
