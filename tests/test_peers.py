@@ -388,9 +388,9 @@ def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_lan
 @pytest.mark.model
 @pytest.mark.slow
 def test_the_memory_of_a_peer_is_that_of_a_process_of_its_own() -> None:
-    audio = str(corpora.load("ivr-en-es", "dev")[0].audio_path)
+    recording = corpora.load("ivr-en-es", "dev")[0]
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = peers._Alone("whisperlab, forced", ("en", "es"), "base", 2, audio, Reference("", ()))
+    task = peers._Alone("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
     peak = in_fresh_process(peers.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 

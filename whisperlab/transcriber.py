@@ -55,9 +55,11 @@ from whisperlab.errors import (
     ForkedError,
     StreamBrokenError,
     StreamEndedError,
+    UnknownLanguageError,
     enough_memory,
 )
 from whisperlab.hot import hot
+from whisperlab.languages import language_code
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
@@ -1156,8 +1158,10 @@ def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> s
 
 def _checked_oracle(oracle: Sequence[tuple[float, str]] | None) -> list[tuple[int, str]]:
     try:
-        times = [(samples(time_s), code) for time_s, code in oracle or ()]
-        in_order = times == sorted(times) and all(isinstance(code, str) for _, code in times)
+        times = [(samples(time_s), language_code(code)) for time_s, code in oracle or ()]
+        in_order = times == sorted(times)
+    except UnknownLanguageError:
+        raise
     except (TypeError, ValueError, OverflowError):
         in_order = False
     if oracle is not None and not (in_order and times and times[0][0] == 0):

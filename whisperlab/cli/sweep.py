@@ -215,7 +215,6 @@ def check_out(args: argparse.Namespace) -> None:
 def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
     """What would be run, how long it would take, and what that is known from."""
     from whisperlab import cost, store, sweep
-    from whisperlab.audio import read_audio
     from whisperlab.threads import torch_threads
 
     todo = sweep.remaining(tasks, store.done(args.out), retry_failed=args.retry_failed)
@@ -226,7 +225,7 @@ def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
     if todo:
         there = args.out.is_dir()
         known = cost.from_rows(store.read_extract(args.out, store.MOST_ROWS).rows) if there else {}
-        audio = read_audio(todo[0].recording.audio_path)
+        audio = todo[0].recording.audio()
         with torch_threads(1):
             costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
