@@ -157,7 +157,7 @@ def test_the_order_of_all_languages_is_the_same_in_every_process() -> None:
 
 def test_a_model_with_one_more_language_allows_one_more() -> None:
     assert check_languages(["yue"], 100) == ("yue",)
-    with pytest.raises(UnknownLanguageError, match="yue.*large-v3"):
+    with pytest.raises(UnknownLanguageError, match=r"yue.*large-v3"):
         check_languages(["yue"], 99)
 
 

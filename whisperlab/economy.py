@@ -791,6 +791,7 @@ def _row(
         row[name] = score.get(name)
         if f"{name}_95" in score:
             row[f"{name}_95"] = score[f"{name}_95"]
+    row["normalizer"] = "plain"
     return row
 
 

@@ -513,6 +513,7 @@ def _row(
     false = "false_switches_per_hour"
     row[CONTROLS] = pooled(alone).rates()[false] if alone else None
     row[f"{CONTROLS}_95"] = bootstrap_intervals(alone, [false], rng)[false] if alone else None
+    row["normalizer"] = rates["normalizer"]
     row["miss_rate_by_block"] = rates["miss_rate_by_block"]
     row["encoder_calls_per_s"] = work.calls / rates["audio_s"]
     row["encoded_s_per_s"] = work.encoded_s / rates["audio_s"]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
 from whisperlab.errors import SweepError
 
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "found": found.found,
             "ran": found.ran,
             "failed": len(found.failed),
+            "normalizer": "plain",
             "front": [trial.to_dict() for trial in found.front],
             "trials": [trial.to_dict() for trial in found.trials],
         }
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         f"{len(found.front)} of {len(found.trials)} configurations are on the Pareto front; "
         f"chosen by {chosen_by}: on others expect worse"
     )
+    console.show(counted())
     if found.failed:
         raise SweepError(
             f"{len(found.failed)} of {len(found.trials)} trials failed, the first with {found.failed[0].error}; "

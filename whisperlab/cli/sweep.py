@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import comma_list, positive_int, share, whole_numbers
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console, counted, table
 from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         }
     )
     console.show(table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
+    console.show(counted())
     if outcome.failed:
         raise SweepError(
             f"{len(outcome.failed)} of {outcome.planned} cells failed; --retry-failed runs them again"
