@@ -72,6 +72,7 @@ from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, sample
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
     from whisper.model import Whisper
 
 logger = logging.getLogger("whisperlab")
@@ -372,6 +373,8 @@ class SessionRestartTranscriber:
         self._lid_encoder = encoder.with_own_counts()
         self._text_encoder = self._lid_encoder.with_own_counts()
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
+        self.metrics.attach("encoder_cache", self.encoder_cache.collect)
+        self.metrics.attach("sessions", self._session_metrics)
         self._identifier = LanguageIdentifier(
             stack, self.languages, language_prior, lid.temperature, n_languages, lid.english_bias
         )
@@ -618,9 +621,24 @@ class SessionRestartTranscriber:
         return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}\n{lost}"
 
     def export_prometheus_metrics(self) -> str:
-        """Latencies in Prometheus' text format."""
+        """Latencies and counts in Prometheus' text format; ``metrics.serve`` answers scrapes with the same."""
         _check_process()
         return self.metrics.export_prometheus()
+
+    def _session_metrics(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        told = self.get_statistics()["sessions"]
+        for name, about, value in (
+            ("switches", "Changes of language that were followed.", told["switches"]),
+            ("segments", "Segments that became final.", told["segments"]),
+            (
+                "untranscribed_seconds",
+                "Speech that no segment has text for.",
+                told.get("untranscribed_s", 0.0),
+            ),
+        ):
+            yield CounterMetricFamily(f"whisperlab_{name}", about, value)
 
     @property
     def latest(self) -> ProcessResult:
