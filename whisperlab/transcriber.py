@@ -324,9 +324,9 @@ class SessionRestartTranscriber:
             model = load_weights(model, device or "cpu")
         weights = weights_of(model)
         split = (lid.pool_after or 0) if compiled else None
+        n_languages = weights.n_languages
         encoder, stack = self._engine(weights, precision, split)
         encoder.check_pooling(lid.pool_after)
-        n_languages = weights.n_languages
         if language is not None:
             languages = [language]
         self._oracle = _checked_oracle(oracle)

@@ -47,12 +47,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run the trials that are not there yet and print the Pareto front; 1 when a trial failed."""
     from whisperlab import corpora, models
     from whisperlab.design import Space, check_recordings, search
+    from whisperlab.lid import check_languages
 
     space = Space.from_json(args.space)
     check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     check_recordings(recordings)
     model = models.load_weights(args.model, args.device, say=console.note)
+    check_languages(shared(args, recordings)["languages"], model.n_languages)
     digest = models.model_digest(model)
     with running(args, model, digest, console) as options:
         found = search(

@@ -100,12 +100,14 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
     from whisperlab import corpora, models, store, sweep
+    from whisperlab.lid import check_languages
 
     if not args.dry_run:
         check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
     model = models.load_weights(args.model, args.device, say=console.note)
+    check_languages(shared(args, recordings)["languages"], model.n_languages)
     digest = models.model_digest(model)
     if args.dry_run:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)

@@ -6,10 +6,13 @@ The convention of the SEAME and ASCEND corpora: edits over mixed units / units o
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -146,9 +149,21 @@ def units(
 
 @lru_cache
 def _whisper_normalizer(english: bool) -> Callable[[str], str]:
-    from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
-
-    made: Callable[[str], str] = EnglishTextNormalizer() if english else BasicTextNormalizer()
+    """openai-whisper's normaliser, read from its folder: importing the package would load torch, which scores need not."""
+    package = find_spec("whisper")
+    assert package is not None
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0]) / "normalizers"
+    spec = spec_from_file_location(
+        "whisper_normalizers", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Callable[[str], str] = getattr(
+        module, "EnglishTextNormalizer" if english else "BasicTextNormalizer"
+    )()
     return made
 
 
