@@ -149,7 +149,7 @@ def units(
 
 @lru_cache
 def _whisper_normalizer(english: bool) -> Callable[[str], str]:
-    """openai-whisper's normaliser, read from its folder: importing the package would load torch, which scores need not."""
+    """openai-whisper's normaliser, read from its folder: the package would load torch, which scores do without."""
     package = find_spec("whisper")
     assert package is not None
     assert package.submodule_search_locations
