@@ -67,6 +67,7 @@ def read_part(path: str | os.PathLike[str], start_s: float | None, length_s: flo
     """The samples of a part of an audio file; of all of it when ``start_s`` is None. Errors as for `read_audio`."""
     if start_s is None:
         return read_audio(path)
+    _check_file(Path(path))
     written = os.stat(path)
     first, length = round(start_s * SAMPLE_RATE), round(length_s * SAMPLE_RATE)
     part = _newest_read(os.fspath(path), written.st_size, written.st_mtime_ns)[first : first + length]
