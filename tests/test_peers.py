@@ -266,7 +266,7 @@ def test_the_table_tells_a_perfect_peer_from_one_that_is_deaf_to_a_language(tmp_
     assert bad["mixed_error_rate"] == pytest.approx(2 / 6)
     assert bad["language_error_rate"] == pytest.approx(0.8 / 2.6)
     assert (bad["switch_recall_at_2"], bad["false_switches_per_hour"]) == (0.0, 0.0)
-    assert set(good) == {"peer", "recordings", "audio_s", "miss_rate_by_block"} | {
+    assert set(good) == {"peer", "recordings", "audio_s", "miss_rate_by_block", "normalizer"} | {
         "encoder_calls_per_s",
         "encoded_s_per_s",
         *(name for rate in (*peers.RATES, peers.CONTROLS) for name in (rate, f"{rate}_95")),
