@@ -166,7 +166,7 @@ class Weights:
         Raises WeightsError when the vocabulary is none of Whisper's, such as one with added tokens: which token means
         what is then unknown.
         """
-        n_vocab, n_mels = self.dims["n_vocab"], self.dims["n_mels"]
+        n_vocab, n_mels = self.dims["n_vocab"], self.dims.get("n_mels")
         if n_vocab not in _LANGUAGES or (n_vocab == 51_866 and n_mels != 128):
             raise WeightsError(
                 f"{self.name} has {n_vocab} tokens (and {n_mels} mel bands), which is no vocabulary of Whisper's: they "
