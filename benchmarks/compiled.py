@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from whisperlab import corpora, models
-from whisperlab.audio import read_audio
 from whisperlab.compiled import CompiledNetwork, Head, Tail, compiled_encoder
 from whisperlab.encoder import Network, ShortWindowEncoder
 from whisperlab.instruments import in_turns, middle, ratio
@@ -146,7 +145,7 @@ def over(forward: Forward, mels: Sequence[torch.Tensor]) -> Callable[[], torch.T
 def speech(encoder: ShortWindowEncoder) -> dict[float, list[torch.Tensor]]:
     """Log-mel spectrograms of windows of every length."""
     recordings = corpora.load("ivr-five", "dev")[:N_WINDOWS]
-    audio = [read_audio(recording.audio_path)[samples(FROM_S) :] for recording in recordings]
+    audio = [recording.audio()[samples(FROM_S) :] for recording in recordings]
     return {
         length_s: [encoder.mel([one[: samples(length_s)]], samples(length_s)) for one in audio]
         for length_s in WINDOWS_S

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import whisperlab
 from whisperlab import SessionRestartTranscriber, corpora, models
-from whisperlab.audio import FloatArray, chunks, read_audio
+from whisperlab.audio import FloatArray, chunks
 from whisperlab.lid import LidOptions
 from whisperlab.smoothing import Look
 from whisperlab.timeline import SAMPLE_RATE, Span
@@ -67,7 +67,7 @@ def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[
     folder = models.cache_dir() / "benchmarks"
     found = []
     for recording in tqdm(recordings, desc=f"frames of {corpus} {split}", unit="recording"):
-        audio = read_audio(recording.audio_path)
+        audio = recording.audio()
         path = folder / f"frames-{_digest(transcriber, audio)}.npz"
         if not path.exists():
             _compute(transcriber, audio, path)

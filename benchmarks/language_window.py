@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import whisperlab
 from whisperlab import corpora, models
-from whisperlab.audio import audio_digest, read_audio
+from whisperlab.audio import audio_digest
 from whisperlab.instruments import middle
 from whisperlab.lid import LidOptions
 from whisperlab.lid_curve import Condition, Heard, Place, WindowListener, measure, places, together
@@ -88,7 +88,7 @@ def _path(
     listener: WindowListener,
     model: str,
 ) -> Path:
-    digest = hashlib.sha256(audio_digest(read_audio(recording.audio_path)).encode())
+    digest = hashlib.sha256(audio_digest(recording.audio()).encode())
     digest.update(repr((model, listener.precision, where, conditions)).encode())
     for name in SOURCES:
         digest.update((Path(whisperlab.__file__).parent / name).read_bytes())

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab import corpora, lid_curve, linear, models
-from whisperlab.audio import read_audio
 from whisperlab.cli.console import table
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.lid import LidOptions
@@ -73,7 +72,7 @@ def error(
     """Relative error of the encoder's output over a window in the middle of each recording."""
     shares = []
     for recording in recordings:
-        audio = read_audio(recording.audio_path)
+        audio = recording.audio()
         window = audio[len(audio) // 2 :][: samples(CONDITION.window_s)]
         found, expected = (
             one.encode(window, samples(CONDITION.silence_s)).features.float() for one in (encoder, exact)

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from whisperlab import SessionRestartTranscriber, corpora, models
-from whisperlab.audio import FloatArray, read_audio
+from whisperlab.audio import FloatArray
 from whisperlab.corpora import Recording
 from whisperlab.decoder import DecoderOptions, SpeechDecoder, text_of
 from whisperlab.metrics import PerformanceMetrics
@@ -63,7 +63,7 @@ def main() -> None:
     every: list[TextCounts] = []
     told: list[list[tuple[float, bool]]] = []
     for recording in tqdm(recordings, unit="recording"):
-        audio, reference = read_audio(recording.audio_path), Reference.from_dict(recording.reference)
+        audio, reference = recording.audio(), Reference.from_dict(recording.reference)
         whole = tuple(alone(decoder, audio, segment) for segment in reference.segments)
         turns = [(0.0, whole[0].lang), *((segment.start, segment.lang) for segment in whole[1:])]
         oracle = capture(SessionRestartTranscriber(model, oracle=turns), audio, recording=recording.id)

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from whisperlab import corpora, models
-from whisperlab.audio import read_audio
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.linear import check_precision
 from whisperlab.scoring import wilson
@@ -45,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     weights = models.load_weights("base")
     encoder = ShortWindowEncoder(weights, check_precision(None, weights.device))
-    window = read_audio(corpora.load("ivr-five", "dev")[0].audio_path)[samples(5) : samples(6)]
+    window = corpora.load("ivr-five", "dev")[0].audio()[samples(5) : samples(6)]
 
     def stage() -> None:
         for _ in range(arguments.calls):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -24,6 +25,7 @@ from whisperlab.audio import (
     duration_s,
     paced,
     read_audio,
+    read_part,
     write_wav,
 )
 from whisperlab.errors import AudioFormatError, ConfigurationError
@@ -380,6 +382,26 @@ def test_an_empty_array_is_audio_of_no_length() -> None:
 def test_an_array_that_is_not_audio_is_refused_with_what_came(array: Any, reason: str) -> None:
     with pytest.raises(AudioFormatError, match=reason):
         as_audio(array)
+
+
+def test_a_tensor_with_gradients_is_refused_with_what_to_do() -> None:
+    with pytest.raises(AudioFormatError, match=r"expected an array of samples.*detach"):
+        as_audio(torch.zeros(4, requires_grad=True))
+
+
+def test_a_part_is_read_by_its_time_and_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for level in (0.25, 0.5):
+        write_wav(path, np.repeat(np.array([0.0, level], np.float32), SAMPLE_RATE))
+        assert read_part(path, 0.5, 1.0).tolist() == [0.0] * 8000 + [level] * 8000
+        assert len(read_part(path, 1.5, 9.0)) == 8000
+        assert len(read_part(path, None, 0.1)) == 2 * SAMPLE_RATE
+    read_part(path, 1.0, 1.0)[:] = 1
+    assert read_part(path, 1.0, 1.0).max() == 0.5
+    with pytest.raises(AudioFormatError, match=r"a\.wav: nothing to read from 2 s on"):
+        read_part(path, 2.0, 1.0)
+    with pytest.raises(AudioFormatError, match="no such file"):
+        read_part(tmp_path / "b.wav", 1.0, 1.0)
 
 
 @pytest.mark.parametrize("rate", [0, -16_000, 7, 10**9, np.nan, None, "16000"])

@@ -22,6 +22,7 @@ import soundfile
 from whisperlab import cli, instruments, realtime
 from whisperlab.audio import write_wav
 from whisperlab.cli import data, doctor, score, transcribe
+from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console, finite, table
 from whisperlab.corpora import Recording
 from whisperlab.errors import ConfigurationError, MissingDependencyError, TraceError
@@ -550,7 +551,56 @@ def test_counts_are_added_before_they_are_divided(
     capsys.readouterr()
     assert run("score", tmp_path / "traces", "--reference", manifest) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["recording", "call", "call", "all"]
+    assert [line.split()[0] for line in lines] == ["recording", "call", "call", "all", "words"]
+    assert lines[-1] == "words wrong: normalizer plain, accents folded"
+
+
+def test_a_score_names_its_normalizer(
+    built: Built, call: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("transcribe", call, "--trace", tmp_path / "t.jsonl") == 0
+    how = ("--normalizer", "whisper", "--fold", "arabic", "--keep-diacritics")
+    assert run("score", tmp_path / "t.jsonl", "--reference", manifest, *how) == 0
+    assert capsys.readouterr().out.endswith("words wrong: normalizer whisper+arabic, accents kept\n")
+    assert run("score", tmp_path / "t.jsonl", "--reference", manifest, *how, "--json") == 0
+    (document,) = documents(capsys.readouterr().out)
+    assert document["total"]["normalizer"] == document["counts"]["normalizer"] == "whisper+arabic"
+    assert run("score", tmp_path / "t.jsonl", "--fold", "latin") == 1
+    assert "folds among chinese, arabic; got 'plain+latin'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_transcript_that_another_program_saved_is_scored(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    said = (("uno 0", "English"), ("uno 1", "es-MX"), ("dos 2", "en_US"))
+    segments = [
+        {"text": text, "language": language, "start_time": at, "end_time": at + 1, "is_final": True}
+        for at, (text, language) in enumerate(said)
+    ]
+    document = {
+        "audio": "call.wav",
+        "duration": 3.0,
+        "segments": [{**segment, "confidence": 0.9} for segment in segments],
+        "switches": [{"time": 1.0, "from": "English", "to": "es-MX", "decided_at": 1.5}],
+    }
+    (tmp_path / "out.jsonl").write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding=encoding)
+    assert run("score", tmp_path / "out.jsonl", "--reference", manifest, "--json") == 0
+    (scores,) = documents(capsys.readouterr().out)
+    assert (scores["total"]["mixed_error_rate"], scores["total"]["language_error_rate"]) == (0.0, 0.0)
+    assert scores["counts"]["switches"]["matched"]["1"] == 1
+
+
+def test_a_transcript_of_a_whole_file_is_not_scored_against_a_part_of_it(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {**json.loads(manifest.read_text()), "offset": 1.0, "duration": 1.0, "segments": []}
+    del part["id"]
+    manifest.write_text(json.dumps(part), encoding="utf-8")
+    document = {"audio": "call.wav", "duration": 3.0, "segments": [], "switches": []}
+    (tmp_path / "out.jsonl").write_text(json.dumps(document), encoding="utf-8")
+    assert run("score", tmp_path / "out.jsonl", "--reference", manifest) == 1
+    assert "no reference for 'call'" in capsys.readouterr().err
 
 
 def test_what_has_no_reference_cannot_be_scored_and_says_why(
@@ -690,6 +740,65 @@ def test_a_recording_is_found_by_its_id_or_the_others_are_named(
     assert data.find("call", str(manifest)).id == "call"
     assert run("data", "play", "nobody", "--corpus", manifest) == 1
     assert "it has call" in capsys.readouterr().err
+
+
+def test_playing_a_manifest_without_an_id_says_what_is_needed(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what, kind in ((manifest, "a file"), ("call", "no recording of a built corpus")):
+        assert run("data", "play", what) == 1
+        (told,) = capsys.readouterr().err.splitlines()
+        assert f"{str(what)!r} is {kind}: play takes the id of a recording" in told
+        assert "--corpus MANIFEST" in told
+
+
+def test_a_part_of_a_file_is_played_as_that_part(
+    call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "import sys, soundfile; open(sys.argv[1], 'w').write(str(soundfile.info(sys.argv[2]).duration))"
+    monkeypatch.setattr(data, "player", lambda: (sys.executable, "-c", program, str(tmp_path / "played")))
+    line = {"audio_filepath": call.name, "offset": 1.5, "duration": 0.5, "text": "uno", "lang": "en"}
+    path = call.with_name("parts.jsonl")
+    path.write_text(json.dumps(line), encoding="utf-8")
+    assert run("data", "play", "call@1.5", "--corpus", path) == 0
+    assert (tmp_path / "played").read_text() == "0.5"
+    assert capsys.readouterr().out == "[0.0 - 0.5] en: uno\n"
+
+
+def test_a_wrong_duration_is_told_and_left_out_of_the_minutes(
+    call: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = call.with_name("wrong.jsonl")
+    line = {"audio_filepath": call.name, "duration": 600.0, "text": "uno"}
+    path.write_text(json.dumps(line), encoding="utf-8")
+    assert run("data", "info", path, "--json") == 0
+    told = capsys.readouterr()
+    assert documents(told.out)[0]["splits"][0]["minutes"] < 0.2
+    assert f"{path}:1: duration is 600 s, but {call.name} has" in told.err
+
+
+@pytest.mark.parametrize(
+    "command, given, told",
+    [
+        (("transcribe", "a.wav", "--languages"), "en,xx", "unknown language 'xx'"),
+        (("transcribe", "a.wav", "--language"), "auto", "'auto' names no language: leave it out"),
+        (("sweep", "--languages"), "englsh", "the closest are en (english)"),
+        (("search", "--space", "space.json", "--languages"), "klingon", "unknown language 'klingon'"),
+    ],
+)
+def test_a_language_that_is_none_is_told_before_any_work(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], given: str, told: str
+) -> None:
+    assert run(*command, given) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_a_language_may_be_given_in_any_usual_way() -> None:
+    given = ["transcribe", "a.wav", "--languages", "pt-BR,English,iw", "--language", "cmn-Hans"]
+    parsed = cli.build_parser().parse_args(given)
+    languages_as_codes(parsed)
+    assert (parsed.languages, parsed.language) == (["pt", "en", "he"], "zh")
 
 
 # ---- sweep and report ------------------------------------------------------------------------------------

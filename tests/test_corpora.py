@@ -122,7 +122,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(wav: Path) -> None
 
 BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "not JSON": ("{'audio_filepath'", "not JSON"),
-    "a list": ("[1, 2]", "expected a JSON object, got list"),
+    "a list": ("[1, 2]", "expected one JSON object per line, found [1, 2]"),
     "no audio": ({"duration": 4.0, "text": ""}, "'audio_filepath' is missing"),
     "no duration": ({"audio_filepath": "call.wav", "text": ""}, "'duration' is missing"),
     "no text": ({"audio_filepath": "call.wav", "duration": 4.0}, "'text' is missing"),
@@ -133,7 +133,8 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
         '{"audio_filepath": "call.wav", "duration": NaN, "text": ""}',
         "NaN is no JSON",
     ),
-    "a language's name": ({**LINE, "lang": "English"}, "Whisper's codes"),
+    "no language": ({**LINE, "lang": "xx,en"}, "lang: unknown language 'xx'"),
+    "a language misspelt": ({**LINE, "lang": "portugese"}, "closest are pt (portuguese)"),
     "audio not there": ({**LINE, "audio_filepath": "gone.wav"}, "no audio file"),
     "segments as a mapping": ({**LINE, "segments": {}}, "segments should be a list"),
     "a segment as text": ({**LINE, "segments": ["hola"]}, "segment 1: expected a JSON object"),
@@ -143,7 +144,7 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     ),
     "a segment of two languages": (
         {**LINE, "segments": [{**SEGMENTS[0], "lang": "en,es"}]},
-        "segment 1: lang should be one of",
+        "segment 1: lang: unknown language 'en,es'",
     ),
     "a segment that ends before it starts": (
         {**LINE, "segments": [{**SEGMENTS[0], "end": 0.1}]},
@@ -180,6 +181,105 @@ def test_a_manifest_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -
     (tmp_path / "manifest.jsonl").write_bytes(b"RIFF\xff\xfe\x00")
     with pytest.raises(ManifestError, match="not a text in UTF-8"):
         corpora.read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_a_file_of_another_format_is_named(wav: Path) -> None:
+    for content, found in (
+        (json.dumps([LINE]), "a JSON array of 1"),
+        (json.dumps([LINE], indent=1), "a JSON array of 1"),
+        (json.dumps(LINE, indent=1), "one JSON object over several lines"),
+        ("audio,text\ncall.wav,hello\n", "a table with columns separated by ','"),
+        ("audio\ttext\ncall.wav\thello\n", r"a table with columns separated by '\t'"),
+        ("1\n00:00:00,000 --> 00:00:01,000\nhello\n", "subtitles"),
+        ("WEBVTT\n\n00:00.000 --> 00:01.000\nhello\n", "subtitles"),
+    ):
+        with pytest.raises(ManifestError) as refused:
+            corpora.read_manifest(manifest(wav.parent, content))
+        assert f"expected one JSON object per line, found {found}" in str(refused.value)
+
+
+def test_a_manifest_in_utf_16_is_read(wav: Path) -> None:
+    path = wav.parent / "manifest.jsonl"
+    path.write_text(json.dumps({**LINE, "text": "你好"}, ensure_ascii=False), encoding="utf-16")
+    assert corpora.read_manifest(path)[0].text == "你好"
+
+
+def test_regions_and_names_of_languages_become_codes(wav: Path) -> None:
+    segments = [{**SEGMENTS[0], "lang": "en_GB"}, {**SEGMENTS[1], "lang": "Spanish"}]
+    line = {**LINE, "lang": "es-MX, en-US", "segments": segments}
+    (recording,) = corpora.read_manifest(manifest(wav.parent, line))
+    assert recording.languages == ("es", "en")
+    assert [segment.lang for segment in recording.segments] == ["en", "es"]
+    (alone,) = corpora.read_manifest(manifest(wav.parent, {**LINE, "lang": "pt-BR"}))
+    assert alone.segments[0].lang == "pt"
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Path:
+    """Four seconds of which each has a level of its own: 0.1, 0.2, 0.3, 0.4."""
+    path = tmp_path / "call.wav"
+    write_wav(path, np.repeat(np.array([0.1, 0.2, 0.3, 0.4], np.float32), SAMPLE_RATE))
+    return path
+
+
+def test_an_offset_selects_a_part_of_the_file(counting: Path) -> None:
+    lines = (
+        {**LINE, "offset": 1.0, "duration": 2.0, "lang": "en"},
+        {**LINE, "offset": 2.5, "duration": 0.5, "segments": [{**SEGMENTS[0], "start": 0, "end": 0.5}]},
+        {**LINE, "offset": 2.5, "duration": 1.0},
+        {**LINE, "offset": 0.0},
+        {**LINE, "offset": None, "id": "null"},
+    )
+    parts = corpora.read_manifest(manifest(counting.parent, *lines))
+    assert [part.id for part in parts] == ["call@1", "call@2.5", "call@2.5+1", "call", "null"]
+    assert [len(part.audio()) / SAMPLE_RATE for part in parts] == [2.0, 0.5, 1.0, 4.0, 4.0]
+    levels = [sorted(set(part.audio().round(1).tolist())) for part in parts[:3]]
+    assert levels == [pytest.approx([0.2, 0.3]), pytest.approx([0.3]), pytest.approx([0.3, 0.4])]
+    assert parts[0].segments == (ReferenceSegment(0.0, 2.0, "en", LINE["text"]),)
+    assert parts[1].segments[0].end == 0.5
+    corpora.write_manifest(counting.parent / "again.jsonl", parts)
+    again = corpora.read_manifest(counting.parent / "again.jsonl")
+    assert [(part.id, part.offset, part.duration) for part in again] == [
+        (part.id, part.offset, part.duration) for part in parts
+    ]
+
+
+def test_an_offset_that_cannot_be_is_refused(wav: Path) -> None:
+    for offset, told in ((4.0, "call.wav ends at 4.00 s"), (-1, "got -1"), ("1", "got '1'")):
+        with pytest.raises(ManifestError, match=rf":1: offset .*{told}"):
+            corpora.read_manifest(manifest(wav.parent, {**LINE, "offset": offset, "duration": 1.0}))
+
+
+def test_two_parts_alike_are_one_recording_too_many(wav: Path) -> None:
+    part = {**LINE, "offset": 1.0, "duration": 1.0}
+    with pytest.raises(ManifestError, match="was given before"):
+        corpora.read_manifest(manifest(wav.parent, part, part, part))
+
+
+def test_a_duration_that_the_file_does_not_have_is_told_and_not_believed(
+    wav: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (
+        {**LINE, "id": "long", "duration": 99.0},
+        {**LINE, "id": "short", "duration": 2.0},
+        {**LINE, "id": "rounded", "duration": 4.1},
+        {**LINE, "id": "part", "offset": 3.0, "duration": 5.0},
+    )
+    path = manifest(wav.parent, *lines)
+    recordings = corpora.read_manifest(path)
+    assert [recording.duration for recording in recordings] == [4.0, 4.0, 4.1, 1.0]
+    (told,) = caplog.messages
+    assert f"{path}:1: duration is 99 s, but call.wav has 4.00 s" in told
+    assert f"{path}:2: duration is 2 s" in told
+    assert f"{path}:4: duration is 5 s" in told
+    assert ":3:" not in told
+    assert [r.duration for r in corpora.read_manifest(path, check_audio=False)] == [99.0, 2.0, 4.1, 5.0]
+
+
+def test_a_segment_beyond_the_end_of_the_file_is_refused_whatever_the_line_says(wav: Path) -> None:
+    line = {**LINE, "duration": 9.0, "segments": [{**SEGMENTS[0], "end": 6.0}]}
+    with pytest.raises(ManifestError, match=r"within the 4\.0 s"):
+        corpora.read_manifest(manifest(wav.parent, line))
 
 
 def test_references_can_be_read_where_the_audio_is_not(tmp_path: Path) -> None:

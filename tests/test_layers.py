@@ -20,6 +20,7 @@ LAYERS = (
     "errors",
     "allocator",
     "checks",
+    "languages",
     "files",
     "threads",
     "hot",

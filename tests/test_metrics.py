@@ -19,14 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import Counter, Gauge, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import CollectorRegistry
 
-from whisperlab import PerformanceMetrics
+from whisperlab import EncoderCache, PerformanceMetrics
 from whisperlab.errors import ConfigurationError, TimerError
 from whisperlab.metrics import FIELDS, OPERATIONS
 
@@ -491,6 +493,95 @@ def test_a_scrape_sees_what_was_recorded_up_to_it() -> None:
         server.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def exported(text: str, name: str) -> dict[str, float]:
+    """The values of a name by stream, out of a text that has every name and every sample once."""
+    parse = parse_openmetrics if text.endswith("# EOF\n") else parse_text
+    kinds = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds))
+    series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(series) == len(set(series))
+    return {
+        sample.labels.get("stream", ""): sample.value
+        for family in parse(text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+COUNT = "whisperlab_operation_duration_seconds_count"
+
+
+def test_streams_on_one_endpoint_are_told_apart_by_their_label() -> None:
+    a, b, c = PerformanceMetrics(stream="a"), PerformanceMetrics(stream="b"), PerformanceMetrics()
+    for number, metrics in enumerate((a, b, c), 1):
+        for _ in range(number):
+            metrics.record("op", 0.001)
+    assert exported(a.export_prometheus(b, a, c), COUNT) == {"a": 1, "b": 2, "": 3}
+    assert exported(c.export_prometheus(), COUNT) == {"": 3}
+
+
+def test_streams_without_a_name_are_numbered_and_equal_names_are_refused() -> None:
+    a, b = recorded([1]), recorded([1, 2])
+    assert exported(a.export_prometheus(b), COUNT) == {"1": 1, "2": 2}
+    server = a.serve(0, also=[b])
+    try:
+        for kind in ("text/plain", "application/openmetrics-text; version=1.0.0"):
+            asked = urllib.request.Request(
+                f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": kind}
+            )
+            with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
+                assert exported(answer.read().decode(), COUNT) == {"1": 1, "2": 2}
+    finally:
+        server.close()
+    a.stream = b.stream = "line"
+    for attempt in (lambda: a.export_prometheus(b), lambda: a.serve(0, also=[b])):
+        with pytest.raises(ConfigurationError, match="two streams on one endpoint have the name 'line'"):
+            attempt()
+
+
+def test_several_can_be_registered_where_other_collectors_are() -> None:
+    registry = CollectorRegistry(auto_describe=True)  # as prometheus_client's own
+    a, b = recorded([1]), recorded([1, 2])
+    a.stream = "a"
+    registry.register(a)
+    registry.register(b)
+    calls = Counter("calls", "Calls.", registry=registry)
+    calls.inc(4)
+    text = generate_latest(registry).decode()
+    assert exported(text, COUNT) == {"a": 1, "": 2}
+    assert exported(openmetrics_text(registry).decode(), COUNT) == {"a": 1, "": 2}
+    assert "calls_total 4.0" in text
+    assert exported(a.export_prometheus(), COUNT) == {"a": 1}
+    registry.unregister(a)
+    assert exported(generate_latest(registry).decode(), COUNT) == {"": 2}
+
+
+def test_a_sample_is_never_exported_twice() -> None:
+    first, second = (Gauge("level", "A level.", registry=None) for _ in range(2))
+    with pytest.raises(ConfigurationError, match=r"level .* is exported twice"):
+        PerformanceMetrics().export_prometheus(first, second)
+    assert "level 0.0" in PerformanceMetrics().export_prometheus(first, first)
+
+
+def test_the_cache_tells_its_hits() -> None:
+    cache = EncoderCache()
+    window = np.ones(1600, np.float32) / 2
+    cache.put(torch.zeros(1), window)
+    for _ in range(3):
+        cache.get(window)
+    cache.get(window / 2)
+    text = PerformanceMetrics().export_prometheus(cache)
+    assert exported(text, "whisperlab_encoder_cache_hits_total") == {"": 3}
+    assert exported(text, "whisperlab_encoder_cache_misses_total") == {"": 1}
+    assert exported(text, "whisperlab_encoder_cache_hit_ratio") == {"": 0.75}
+
+
+@pytest.mark.parametrize("port", ["9100", None, 1.5])
+def test_a_port_is_a_whole_number(port: Any) -> None:
+    with pytest.raises(ConfigurationError, match="port must be a whole number"):
+        PerformanceMetrics().serve(port)
 
 
 @pytest.mark.parametrize("port", [-1, 70_000])

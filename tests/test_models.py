@@ -382,7 +382,7 @@ def test_weights_alone_are_those_of_the_model_with_its_alignment_heads(
     assert models.weights_of(weights) is weights
     for one in (weights, shared):
         assert torch.equal(one.alignment_heads, model.alignment_heads.to_dense().bool())
-        assert (one.name, one.n_languages, dict(one.dims)) == ("base", model.num_languages, SMALL)
+        assert (one.name, dict(one.dims)) == ("base", SMALL)
     unknown = home / "mine.pt"
     put(unknown, checkpoint_bytes(home, small_state(seed=1)))
     one, model = models.load_weights(unknown), models.load_model(unknown)
@@ -757,6 +757,96 @@ def test_the_real_base_transcribes_a_human_voice() -> None:
     heard = models.load_model("base").transcribe(audio, language="en", fp16=False)["text"]
     spoken = set(re.findall(r"[a-z]+", segment.text.lower()))
     assert len(spoken & set(re.findall(r"[a-z]+", heard.lower()))) > 0.7 * len(spoken)
+
+
+@pytest.mark.parametrize("n_vocab, n_mels, languages", [(51_865, 80, 99), (51_866, 128, 100)])
+def test_the_languages_of_a_model_are_known_by_its_vocabulary(
+    n_vocab: int, n_mels: int, languages: int
+) -> None:
+    dims = {**SMALL, "n_vocab": n_vocab, "n_mels": n_mels}
+    weights = models.Weights("mine", dims, {}, torch.zeros(0), torch.device("cpu"))
+    assert (
+        weights.n_languages
+        == languages
+        == whisper.model.Whisper.num_languages.fget(
+            SimpleNamespace(dims=SimpleNamespace(n_vocab=n_vocab), is_multilingual=True)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "n_vocab, n_mels", [(51_900, 80), (51_866, 80), (51_867, 128), (50_257, 80), (10, 4)]
+)
+def test_a_vocabulary_that_is_not_whispers_is_refused(n_vocab: int, n_mels: int) -> None:
+    dims = {**SMALL, "n_vocab": n_vocab, "n_mels": n_mels}
+    weights = models.Weights("mine.pt", dims, {}, torch.zeros(0), torch.device("cpu"))
+    with pytest.raises(WeightsError, match=rf"mine\.pt has {n_vocab} tokens .* Were tokens added"):
+        assert weights.n_languages
+
+
+def test_an_english_only_model_is_not_read_in_silence(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(WeightsError, match=r"base\.en knows English only.*: base$"):
+        models.load_weights("base.en")
+    dims = {**SMALL, "n_vocab": 51_864}
+    path = home / "english.pt"
+    torch.save({"dims": dims, "model_state_dict": small_state(dims)}, path)
+    models.load_weights(path)
+    assert "vocabulary of an English-only model" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Base", "Whisper-Base", "BASE"])
+def test_the_case_of_a_name_does_not_matter(name: str, published: dict[str, torch.Tensor]) -> None:
+    assert models.load_weights(name).name == "base"
+    assert models.is_known(name)
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("openai/whisper-base", "base"),
+        ("Systran/faster-whisper-large-v3", "large-v3"),
+        ("faster-whisper-base", "base"),
+        ("base.pt", "base"),
+        ("models/small.pt", "small"),
+    ],
+)
+def test_a_name_of_another_project_is_answered_with_ours(name: str, meant: str) -> None:
+    with pytest.raises(WeightsError, match=rf"nor a known model; did you mean the model {meant}\?"):
+        models.load_weights(name)
+
+
+def test_a_folder_is_told_by_what_is_in_it(tmp_path: Path) -> None:
+    for file, kind in (
+        ("pytorch_model.bin", "with a Hugging Face model"),
+        ("model.safetensors", "with a Hugging Face model"),
+        ("model.bin", "with a CTranslate2 model"),
+    ):
+        folder = tmp_path / file / "whisper-base"
+        put(folder / file, b"x")
+        with pytest.raises(WeightsError, match=f"is a folder {kind}; .*did you mean the model base"):
+            models.load_weights(folder)
+    with pytest.raises(WeightsError, match=r"is a folder; expected a checkpoint of"):
+        models.load_weights(str(tmp_path / "model.bin"))
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (struct.pack("<Q", 16) + b'{"__metadata__": {}}', "a safetensors file"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "audio (WAV)"),
+        (b"GGUF\3\0\0\0", "a GGUF model"),
+        (b"lmgg" + bytes(20), "a GGML model"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        (b"\x93\x10what is this", "no file that torch.save wrote"),
+        (b"0123456789", "no file that torch.save wrote"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, content: bytes, kind: str) -> None:
+    path = put(tmp_path / "model.safetensors", content)
+    with pytest.raises(WeightsError, match=re.escape(f"as a checkpoint: it is {kind}")) as told:
+        models.load_weights(path)
+    assert "pip install" not in str(told.value)
 
 
 # Checkpoints that hold something else

@@ -185,7 +185,7 @@ def test_parameters_replace_those_of_the_notebook_which_stays_as_it_is(
     before = path.read_bytes()
     page = run_notebook(path, tmp_path / "pages" / "sum.html", {"B": 40})
     assert "sum 41" in page.read_text(encoding="utf-8")
-    assert "whisperlab report notebooks/notes.ipynb -p B=40" in page.read_text(encoding="utf-8")
+    assert f"whisperlab report {path} -p B=40" in page.read_text(encoding="utf-8")
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.ipynb", "pages"]
 

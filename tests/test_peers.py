@@ -266,7 +266,7 @@ def test_the_table_tells_a_perfect_peer_from_one_that_is_deaf_to_a_language(tmp_
     assert bad["mixed_error_rate"] == pytest.approx(2 / 6)
     assert bad["language_error_rate"] == pytest.approx(0.8 / 2.6)
     assert (bad["switch_recall_at_2"], bad["false_switches_per_hour"]) == (0.0, 0.0)
-    assert set(good) == {"peer", "recordings", "audio_s", "miss_rate_by_block"} | {
+    assert set(good) == {"peer", "recordings", "audio_s", "miss_rate_by_block", "normalizer"} | {
         "encoder_calls_per_s",
         "encoded_s_per_s",
         *(name for rate in (*peers.RATES, peers.CONTROLS) for name in (rate, f"{rate}_95")),
@@ -388,9 +388,9 @@ def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_lan
 @pytest.mark.model
 @pytest.mark.slow
 def test_the_memory_of_a_peer_is_that_of_a_process_of_its_own() -> None:
-    audio = str(corpora.load("ivr-en-es", "dev")[0].audio_path)
+    recording = corpora.load("ivr-en-es", "dev")[0]
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = peers._Alone("whisperlab, forced", ("en", "es"), "base", 2, audio, Reference("", ()))
+    task = peers._Alone("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
     peak = in_fresh_process(peers.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_trace import FakeClock
 
@@ -50,6 +51,7 @@ class Parrot:
     levels: list[int] = field(default_factory=list)
     gaps: list[Span] = field(default_factory=list)
     ended: bool = False
+    metrics: PerformanceMetrics | None = None
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         assert not self.ended
@@ -312,6 +314,31 @@ def test_a_scrape_tells_lag_level_and_losses() -> None:
     assert found["whisperlab_lid_frames_shed_total", None] == 7
     assert found["whisperlab_decode_steps_shed_total", None] == 3
     assert feed.get_summary().endswith("dropped 1.0 s in 1 gaps")
+
+
+def test_the_metrics_of_a_transcriber_export_the_lag_of_its_feed_as_of_its_stream() -> None:
+    streams = []
+    for name, queued in (("a", 300), ("b", 200)):
+        metrics = PerformanceMetrics(stream=name)
+        feed = RealTimeFeed(Parrot(metrics=metrics), SMALL)
+        feed.offer(np.zeros(queued * MS, np.float32))
+        streams.append((metrics, feed))
+    (a, feed_a), (b, feed_b) = streams
+    for text in (a.export_prometheus(b), a.export_prometheus(feed_a, feed_b)):
+        lags = [
+            (sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "whisperlab_lag_seconds"
+        ]
+        assert lags == [({"stream": "a"}, 0.3), ({"stream": "b"}, 0.2)]
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(a)
+    registry.register(feed_a)
+    assert (
+        generate_latest(registry).decode().count("\nwhisperlab_lag_seconds{") == 0
+    )  # the feed's own has no label
+    assert generate_latest(registry).decode().count("\nwhisperlab_lag_seconds ") == 1
 
 
 # --- two threads --------------------------------------------------------------------------------------

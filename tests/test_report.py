@@ -26,6 +26,7 @@ from synthetic_report import (
     tone,
 )
 
+from whisperlab.audio import audio_digest, read_audio
 from whisperlab.errors import AudioFormatError, MissingDependencyError, SweepError
 from whisperlab.report import (
     SweepReport,
@@ -52,6 +53,7 @@ from whisperlab.report.tally import (
     varying,
 )
 from whisperlab.scoring import wilson
+from whisperlab.timeline import SAMPLE_RATE
 from whisperlab.trace import Trace
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -490,6 +492,21 @@ def test_sound_is_the_recording_itself(tmp_path: Path) -> None:
     assert kind == "data:audio/ogg;base64"
     assert (rate, len(heard)) == (16000, len(original))
     assert np.corrcoef(heard, original)[0, 1] > 0.99
+
+
+def test_the_sound_of_a_part_is_that_part(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    import soundfile
+
+    path = tone(tmp_path / "a.wav", 3.0)
+    part = read_audio(path)[SAMPLE_RATE : 2 * SAMPLE_RATE]
+    facts = {"path": str(path), "offset": 1.0, "duration": 1.0, "sha256": audio_digest(part)}
+    heard, _ = soundfile.read(io.BytesIO(base64.b64decode(player.data_uri(facts, 10**6).partition(",")[2])))
+    assert len(heard) == len(part)
+    with pytest.raises(AudioFormatError, match="has changed since"):
+        player.data_uri({**facts, "offset": 1.0, "duration": 2.0}, 10**6)
 
 
 def test_minutes_of_sound_do_not_crash_the_encoder(tmp_path: Path) -> None:

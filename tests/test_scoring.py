@@ -22,6 +22,7 @@ from whisperlab.scoring import (
     bootstrap_interval,
     bootstrap_intervals,
     match_switches,
+    normalizer_name,
     pooled,
     score,
     score_trace,
@@ -90,6 +91,11 @@ def scored(**changes: Any) -> Score:
         ("می\u200cخواهم", ["میخواهم"]),  # a joiner parts no word
         ("ＡＢＣ１２ ﬁn STRASSE", ["abc12", "fin", "strasse"]),
         ("... — ¿?", []),
+        ("hello ´ world ¨ \u0301 ˆ", ["hello", "world"]),  # an accent alone is no word
+        ("d´été a¸b", ["d", "ete", "a", "b"]),
+        ("ـ ﹰ सा ि", ["सा"]),  # nor a tatweel or a vowel sign
+        ("yes ❤️ 1️⃣ 葛\U000e0100 \u3164", ["yes", "1", "葛"]),  # variation selectors, keycaps, fillers
+        ("ʻokina שָׁלוֹם السَّلامُ", ["ʻokina", "שָׁלוֹם", "السَّلامُ"]),
     ],
 )
 def test_text_is_scored_in_words_and_unspaced_characters(text: str, expected: list[str]) -> None:
@@ -111,6 +117,56 @@ def test_composed_and_decomposed_text_have_the_same_units(text: str) -> None:
 def test_units_hold_no_space_and_are_their_own_units(text: str, fold: bool) -> None:
     once = units(text, fold_diacritics=fold)
     assert units(" ".join(once), fold_diacritics=fold) == once
+
+
+@pytest.mark.parametrize(
+    "normalizer, language, one, other",
+    [
+        ("whisper", "en", "Press one for twenty-five dollars", "press 1 for $25"),
+        ("whisper", "en", "1,000 people", "1000 people"),
+        ("whisper", "en", "I’m sorry, it won't", "I am sorry it will not"),
+        ("whisper", "en", "colour organise", "color organize"),
+        ("plain+chinese", "zh", "歡迎使用語音識別系統", "欢迎使用语音识别系统"),
+        ("whisper+chinese", "ja", "電話", "电话"),
+        ("plain+arabic", "ar", "السَّلامُ عَلَيْكُم", "السلام عليكم"),
+        ("plain+arabic", "ar", "أحمد آمن إلى ٱلله", "احمد امن الي الله"),
+        ("plain+arabic", "ar", "سلـــام ١٢٣", "سلام 123"),
+        ("plain+arabic", "fa", "کتاب علی ۱۲۳", "كتاب علي 123"),
+    ],
+)
+def test_a_named_normalizer_makes_one_of_two_spellings(
+    normalizer: str, language: str, one: str, other: str
+) -> None:
+    assert units(one, normalizer=normalizer, language=language) == units(
+        other, normalizer=normalizer, language=language
+    )
+    assert units(one) != units(other)
+
+
+def test_whisper_normalises_each_segment_by_its_own_language() -> None:
+    mixed = {
+        "reference": spoken((0, 1, "en", "press one I'm"), (1, 2, "es", "um dos won't")),
+        "segments": [heard(0, 1, "en", "press 1 I am"), heard(1, 2, "es", "um dos won't")],
+    }
+    plain, whisper = scored(**mixed).rates(), scored(**mixed, normalizer="whisper").rates()
+    assert plain["error_rate_by_language"] == {"en": 1.0, "es": 0.0}  # 1 for one, am put in, I for Im
+    assert (plain["normalizer"], plain["reference_words"]) == ("plain", 6)
+    assert whisper["error_rate_by_language"] == {"en": 0.0, "es": 0.0}  # Spanish keeps "um"
+    assert whisper["normalizer"] == "whisper"
+    assert units("um dos", normalizer="whisper", language="es") == ["um", "dos"]
+    assert units("um two", normalizer="whisper", language="en") == ["2"]
+
+
+def test_scores_of_two_normalizers_do_not_add_up_and_each_is_named_in_its_counts() -> None:
+    whisper = scored(normalizer="whisper+arabic")
+    assert Score.from_dict(whisper.to_dict()) == whisper
+    assert Score.from_dict({n: v for n, v in scored().to_dict().items() if n != "normalizer"}) == scored()
+    with pytest.raises(ConfigurationError, match="do not add up"):
+        scored() + whisper
+    for wrong in ("jiwer", "plain+latin", "", "chinese"):
+        with pytest.raises(ConfigurationError, match="normalizer must be plain or whisper"):
+            scored(normalizer=wrong)
+    assert normalizer_name("plain", ["arabic", "chinese"]) == "plain+chinese+arabic"
 
 
 # --- mixed error rate

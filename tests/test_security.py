@@ -184,6 +184,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # A library is imported by another name than its package's; or it comes with one that is asked for.
 IMPORTED_AS = {"openai-whisper": {"whisper"}, "jinja2": {"jinja2", "markupsafe"}}
 IMPORTED_AS |= {"nbconvert": {"nbconvert", "nbformat", "nbclient", "traitlets"}}
+IMPORTED_AS |= {"opencc-python-reimplemented": {"opencc"}}
 IMPORTED_AS |= {"ipykernel": {"ipykernel", "IPython", "jupyter_client"}}
 
 

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 import torch
 
-from whisperlab.audio import FloatArray, write_wav
+from whisperlab.audio import FloatArray, audio_digest, write_wav
 from whisperlab.cache import EncoderCache
 from whisperlab.corpora.manifest import Recording, ReferenceSegment
-from whisperlab.errors import AudioFormatError, ConfigurationError, SweepError
+from whisperlab.errors import AudioFormatError, ConfigurationError, SweepError, UnknownLanguageError
 from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment
 from whisperlab.store import STORE, connect, done, read_extract, read_rows, to_parquet
 from whisperlab.sweep import (
@@ -200,6 +200,32 @@ def test_audio_that_is_not_there_stops_a_sweep_before_it_starts(
     with pytest.raises(AudioFormatError, match=r"second\.wav"):
         sweep(recordings, tmp_path / "out", Untouchable)
     assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_one_file_are_recordings_of_their_own(recordings: list[Recording], tmp_path: Path) -> None:
+    whole = recordings[1]
+    parts = [replace(whole, id=f"from {at}", offset=at, duration=0.2, segments=()) for at in (0.0, 0.25)]
+    outcome = sweep(parts, tmp_path, configurations=[GRID.configurations()[0]])
+    assert (outcome.planned, outcome.failed) == (2, ())
+    for row, part in zip(read_rows(tmp_path), parts, strict=True):
+        trace = read_trace(tmp_path / row["trace"])
+        assert (row["recording"], row["duration"], trace.header["audio"]["offset"]) == (
+            part.id,
+            0.2,
+            part.offset,
+        )
+        assert trace.header["audio"]["sha256"] == row["audio_sha256"] == audio_digest(part.audio())
+
+
+def test_a_failure_that_says_what_is_wrong_leaves_no_traceback(
+    recordings: list[Recording], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(config: Config) -> Any:
+        raise UnknownLanguageError("unknown language 'xx'")
+
+    outcome = sweep(recordings, tmp_path, refusing, configurations=[GRID.configurations()[0]])
+    assert [row["error"] for row in outcome.failed] == ["UnknownLanguageError: unknown language 'xx'"] * 2
+    assert not any(record.exc_info for record in caplog.records)
 
 
 # Running and resuming.

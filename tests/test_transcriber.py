@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pytest
 import soxr
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
 from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
@@ -864,6 +865,26 @@ def test_the_summary_and_the_prometheus_text_name_the_operations(make: Make) -> 
     assert 'operation="chunk.total"' in transcriber.export_prometheus_metrics()
 
 
+def test_prometheus_gets_the_counts_of_a_stream_with_its_times(make: Make, sentence: Scene) -> None:
+    a, b = make(), make()
+    listen(a, chunks(sentence.audio, CHUNK))
+    told = a.get_statistics()
+    found = {
+        (sample.name, sample.labels["stream"]): sample.value
+        for family in text_string_to_metric_families(a.metrics.export_prometheus(b.metrics))
+        for sample in family.samples
+        if "operation" not in sample.labels
+    }
+    assert found["whisperlab_segments_total", "1"] == told["sessions"]["segments"] == 1
+    assert found["whisperlab_segments_total", "2"] == 0
+    assert found["whisperlab_switches_total", "1"] == told["sessions"]["switches"]
+    assert found["whisperlab_untranscribed_seconds_total", "1"] == told["sessions"].get("untranscribed_s", 0)
+    assert found["whisperlab_encoder_cache_misses_total", "1"] == told["encoder_cache"]["misses"] > 0
+    assert found["whisperlab_encoder_cache_hits_total", "1"] == told["encoder_cache"]["hits"]
+    assert found["whisperlab_encoder_cache_hit_ratio", "1"] == told["encoder_cache"]["hit_rate"]
+    assert "whisperlab_segments_total 1.0" in a.export_prometheus_metrics()
+
+
 def test_the_near_key_keeps_sure_answers_only_and_is_seldom_wrong(make: Make, scene: Scene) -> None:
     asked = LidOptions(sure_hops=1)  # an answer stands for half a second, which is as long as sureness rests
     transcriber = make(key="near", decode=False, lid_hop_ms=100, shadow_rate=1.0, lid=asked)
@@ -926,7 +947,7 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
         ({"language": "xx"}, "'xx'"),
         ({"language": "en", "oracle": [(0.0, "en")]}, "exclude each other"),
         ({"language": "en", "languages": ["en", "es"]}, "mode forced"),
-        ({"languages": ["English"]}, "did you mean 'en'"),
+        ({"languages": ["englsh"]}, r"closest are en \(english\)"),
         ({"precision": "fp8"}, "'fp8'"),
         ({"oracle": [(1.0, "en")]}, "from 0 on"),
         ({"oracle": [(0.0, "en"), (2.0, "es"), (1.0, "en")]}, "in order"),

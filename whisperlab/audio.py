@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,6 +77,24 @@ def read_audio(
     return audio
 
 
+def read_part(path: str | os.PathLike[str], start_s: float | None, length_s: float) -> FloatArray:
+    """The samples of a part of an audio file; of all of it when ``start_s`` is None. Errors as for `read_audio`."""
+    if start_s is None:
+        return read_audio(path)
+    written = os.stat(_check_file(path))
+    first, length = round(start_s * SAMPLE_RATE), round(length_s * SAMPLE_RATE)
+    part = _newest_read(os.fspath(path), written.st_size, written.st_mtime_ns)[first : first + length]
+    if not part.size:
+        raise AudioFormatError(f"{path}: nothing to read from {start_s:g} s on")
+    return part.copy()
+
+
+@lru_cache(maxsize=1)
+def _newest_read(path: str, *_: int) -> FloatArray:
+    """A file that is read part by part is decoded once, until its size or time changes."""
+    return read_audio(path)
+
+
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
     """An array as contiguous mono float32 at 16 kHz; the input itself when it already is that.
 
@@ -127,7 +145,7 @@ def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:
     """
     try:
         samples = np.asarray(array)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
         raise AudioFormatError(f"expected an array of samples, got {shown(array)}: {error}") from error
     kind, size = samples.dtype.kind, samples.dtype.itemsize
     if kind != "f" and not (kind == "i" and size in (2, 4)):

@@ -18,7 +18,7 @@ import logging
 import random
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
@@ -35,6 +35,7 @@ from whisperlab.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import torch
+    from prometheus_client.core import Metric
 
 logger = logging.getLogger("whisperlab")
 
@@ -402,6 +403,16 @@ class EncoderCache:
                 "hash_precision": self.hash_precision,
                 "device": str(self.device),
             }
+
+    def collect(self) -> Iterator[Metric]:
+        """What a ``prometheus_client`` registry asks of a collector: look-ups by their answer."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        told = self.get_statistics()
+        name = "whisperlab_encoder_cache"
+        yield CounterMetricFamily(f"{name}_hits", "Look-ups that the encoder cache answered.", told["hits"])
+        yield CounterMetricFamily(f"{name}_misses", "Look-ups that it did not answer.", told["misses"])
+        yield GaugeMetricFamily(f"{name}_hit_ratio", "Hits / look-ups; 0 before the first.", told["hit_rate"])
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: how often it answered, how often that was wrong, and what it holds."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
+from whisperlab.audio import FloatArray, chunks, duration_s
 from whisperlab.decoder import DecoderOptions
 from whisperlab.encoder import ShortWindowEncoder, positions
 from whisperlab.errors import ConfigurationError
@@ -310,13 +309,13 @@ class _Alone:
 
     arm: str
     setting: Setting
-    audio: str
+    recording: Recording
     heard_s: float
 
 
-def memory_of(arm: Arm, setting: Setting, audio: Path, heard_s: float = STRETCH_S) -> Memory:
+def memory_of(arm: Arm, setting: Setting, recording: Recording, heard_s: float = STRETCH_S) -> Memory:
     """The memory of one arm, alone in a fresh process that loads its model and hears so much audio."""
-    return in_fresh_process(_memory, _Alone(arm.name, setting, str(audio), heard_s))
+    return in_fresh_process(_memory, _Alone(arm.name, setting, recording, heard_s))
 
 
 def _memory(task: _Alone) -> Memory:
@@ -324,7 +323,7 @@ def _memory(task: _Alone) -> Memory:
     import whisper.timing  # all libraries first: they are not what is measured
     from whisper.tokenizer import get_tokenizer
 
-    arm, audio = ARMS[task.arm], read_audio(task.audio)[: samples(task.heard_s)]
+    arm, audio = ARMS[task.arm], task.recording.audio()[: samples(task.heard_s)]
     get_tokenizer(multilingual=True)
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
     libraries = status()
@@ -730,7 +729,7 @@ def measure(
     arms, rng = chosen(names), rng or np.random.default_rng(0)
     languages = sorted({language for recording in recordings for language in recording.languages})
     setting = Setting(model, tuple(languages))
-    stretches = [read_audio(recording.audio_path)[: samples(stretch_s)] for recording in recordings]
+    stretches = [recording.audio()[: samples(stretch_s)] for recording in recordings]
     times = clocked(stretches, arms, setting, say=say)
     scored: dict[str, dict[str, Any]] = {}
     hits: Hits = {}
@@ -742,7 +741,7 @@ def measure(
     for arm in arms if memory else ():
         if weighed is not None and arm.name not in weighed:
             continue
-        found[arm.name] = memory_of(arm, setting, recordings[0].audio_path, stretch_s)
+        found[arm.name] = memory_of(arm, setting, recordings[0], stretch_s)
         say(f"{arm.name}: {found[arm.name].peak / 1e6:.0f} MB above the libraries")
     rows = tuple(_row(arm, times, found, scored, rng) for arm in arms)
     operations = tuple(row for arm in arms for row in _operations(arm, times[arm.name].metrics))
@@ -792,6 +791,7 @@ def _row(
         row[name] = score.get(name)
         if f"{name}_95" in score:
             row[f"{name}_95"] = score[f"{name}_95"]
+    row["normalizer"] = "plain"
     return row
 
 

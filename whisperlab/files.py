@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 where its first bytes (the byte order mark) say so.
+
+    Raises UnicodeDecodeError for anything else.
+    """
+    content = Path(path).read_bytes()
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf_16 else "utf-8-sig")
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:

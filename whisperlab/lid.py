@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from whisperlab.checks import check_types, is_number, shown
 from whisperlab.decoder import tokenizer_for
 from whisperlab.errors import ConfigurationError, UnknownLanguageError
+from whisperlab.languages import CODES, language_code
 from whisperlab.text_stack import TextStack
 from whisperlab.timeline import LONGEST_MS
 
@@ -26,12 +27,11 @@ Posterior = NDArray[np.float64]  # shape (languages,), sums to 1
 
 
 def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> tuple[str, ...]:
-    """The allowed set in the order given, without repeats; None means all that the model knows.
+    """Whisper's codes of the allowed set, in the order given, without repeats; None means all the model knows.
 
-    Raises `UnknownLanguageError` for a code Whisper does not know, naming it.
+    Names, regions and other codes are taken as `language_code` takes them. Raises `UnknownLanguageError` for a language
+    that Whisper, or this model, does not know.
     """
-    from whisper.tokenizer import TO_LANGUAGE_CODE
-
     known = tokenizer_for("en", n_languages).all_language_codes
     if languages is None:
         return tuple(sorted(known))  # the tokenizer's own order is that of a set
@@ -39,14 +39,13 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
         raise ConfigurationError(
             f"languages needs a list of codes such as ['en', 'es'], got {shown(languages)}"
         )
-    for code in languages:
-        if not isinstance(code, str) or code not in known:
-            meant = TO_LANGUAGE_CODE.get(str(code).lower(), str(code).lower())
-            hint = f"did you mean {meant!r}? " if meant in known else ""
+    codes = tuple(dict.fromkeys(map(language_code, languages)))
+    for code in codes:
+        if code not in known:
             raise UnknownLanguageError(
-                f"unknown language {shown(code)}; {hint}Whisper knows: {', '.join(sorted(known))}"
+                f"this model does not know {code!r}: it needs one of {len(CODES)} languages, such as large-v3"
             )
-    return tuple(dict.fromkeys(languages))
+    return codes
 
 
 @dataclass(slots=True, frozen=True)
@@ -150,6 +149,7 @@ def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> ND
     prior = {} if prior is None else prior
     if not isinstance(prior, Mapping):
         raise ConfigurationError(f"the prior must map languages to numbers, got {shown(prior)}")
+    prior = {language_code(name): weight for name, weight in prior.items()}
     for code, weight in prior.items():
         if code not in languages:
             raise ConfigurationError(

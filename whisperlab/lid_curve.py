@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.audio import FloatArray, read_audio
+from whisperlab.audio import FloatArray
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages, softmax
 from whisperlab.models import Weights, weights_of
@@ -256,7 +256,7 @@ def measure(
     kept: dict[Condition, list[tuple[Place, NDArray[np.float64], float]]] = {c: [] for c in conditions}
     for recording in recordings:
         here = [place for place in where if place.recording == recording.id]
-        audio = read_audio(recording.audio_path) if here else np.zeros(0, np.float32)
+        audio = recording.audio() if here else np.zeros(0, np.float32)
         for place in here:
             fitting = [condition for condition in conditions if place.fits(condition)]
             for condition in fitting:

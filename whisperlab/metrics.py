@@ -12,12 +12,15 @@ import functools
 import logging
 import math
 import statistics
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
 
+Source = Callable[[], Iterable[Any]]  # a bound method that yields prometheus_client's metrics
 NanosecondArray = npt.NDArray[np.int64]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -257,6 +261,9 @@ class PerformanceMetrics:
     of its own writes one line to the logger ``whisperlab`` every ``log_interval_seconds``. ``clock`` counts
     nanoseconds and never goes back. Durations go in and out in seconds, statistics are in milliseconds.
 
+    ``stream`` names the stream in Prometheus' label of that name, which tells several on one endpoint apart; it may be
+    set later. Where several without a name are exported together they are numbered.
+
     >>> ticks = iter(range(0, 10**9, 2_500_000))
     >>> metrics = PerformanceMetrics(clock=lambda: next(ticks))
     >>> with metrics.measure("lid.total"):
@@ -272,7 +279,9 @@ class PerformanceMetrics:
         "_max_samples",
         "_of_thread",
         "_operations",
+        "_sources",
         "self_cost_ns",
+        "stream",
     )
 
     def __init__(
@@ -281,7 +290,10 @@ class PerformanceMetrics:
         enable_logging: bool = False,
         log_interval_seconds: float = 300.0,
         clock: Callable[[], int] = time.perf_counter_ns,
+        *,
+        stream: str | None = None,
     ) -> None:
+        check_type("stream", stream, str | None)
         check_type("max_samples", max_samples, int)
         check_type("log_interval_seconds", log_interval_seconds, float)
         if not 1 <= max_samples <= MOST_SAMPLES:
@@ -290,6 +302,8 @@ class PerformanceMetrics:
             raise ConfigurationError(
                 f"log_interval_seconds must be more than 0, got {shown(log_interval_seconds)}"
             )
+        self.stream = stream
+        self._sources: dict[str, weakref.WeakMethod[Source]] = {}
         self._max_samples = max_samples
         self._creating = threading.Lock()
         self.self_cost_ns = self._calibrate()  # what one ``measure`` adds, taken here and now
@@ -397,8 +411,45 @@ class PerformanceMetrics:
         for name, known, window in list(other._known()):
             self._operation(name).absorb(known, window)
 
-    def collect(self) -> Iterator[Metric]:
-        """What a ``prometheus_client`` registry asks of a collector; computed at the time of the scrape."""
+    def attach(self, name: str, source: Source) -> None:
+        """Export what a method yields with these times, as of the same stream; it replaces what had that name.
+
+        The method's object is not kept alive.
+        """
+        self._sources[name] = weakref.WeakMethod(source)
+
+    def describe(self) -> list[Metric]:
+        """The names that a ``prometheus_client`` registry keeps free for these: those of the first one in it."""
+        beside = _beside(sys._getframe(1))
+        return [] if any(isinstance(each, PerformanceMetrics) for each in beside) else [*self._times()]
+
+    def collect(self) -> list[Metric]:
+        """What a ``prometheus_client`` registry asks of a collector; computed at the time of the scrape.
+
+        A name may stand only once in what a registry exports: the first of several of these answers for all of them.
+        """
+        beside = _beside(sys._getframe(1))
+        streams = [each for each in beside if isinstance(each, PerformanceMetrics)]
+        if self not in streams:
+            return together([self])
+        return together(streams, apart=beside) if streams[0] is self else []
+
+    def families(self, apart: Sequence[object] = ()) -> Iterator[Metric]:
+        """Times of this object, and what the sources yield that are not methods of one of those ``apart``."""
+        yield from self._times()
+        for owner, source in self._methods():
+            if not any(owner is other for other in apart):
+                yield from source()
+
+    def source_ids(self) -> set[int]:
+        """The ``id`` of every object whose method is attached."""
+        return {id(owner) for owner, _ in self._methods()}
+
+    def _methods(self) -> list[tuple[object, Source]]:
+        methods = [find() for find in list(self._sources.values())]
+        return [(getattr(method, "__self__", None), method) for method in methods if method]
+
+    def _times(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
 
         name = "whisperlab_operation_duration_seconds"
@@ -414,20 +465,25 @@ class PerformanceMetrics:
         yield GaugeMetricFamily("whisperlab_measurement_cost_seconds", cost, self.self_cost_ns / _NS_PER_S)
 
     def export_prometheus(self, *also: Collector) -> str:
-        """Everything in Prometheus' text format, in seconds; with what other collectors have, such as a feed."""
+        """Everything in Prometheus' text format, in seconds; with other collectors, such as a second stream's."""
         from prometheus_client import generate_latest
 
-        return generate_latest(_registry(self, *also)).decode()
+        return generate_latest(_Together((self, *also)).registry()).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
         """Answer Prometheus' scrapes on a thread of its own, for other collectors also; port 0 takes any free one.
 
-        Only this machine can reach the default host. Raises ``ConfigurationError`` when the address is taken.
+        Only this machine can reach the default host. Raises ``ConfigurationError`` when the address is taken, or two
+        streams have one name.
         """
         from prometheus_client import start_http_server
 
+        check_type("port", port, int)
+        check_type("host", host, str)
+        exported = _Together((self, *also))
+        exported.collect()  # what cannot be exported is told now, and not by scrapes that fail
         try:
-            server, thread = start_http_server(port, addr=host, registry=_registry(self, *also))
+            server, thread = start_http_server(port, addr=host, registry=exported.registry())
         except (OSError, OverflowError) as error:
             raise ConfigurationError(f"cannot serve metrics on {host}:{port}: {error}") from error
         return MetricsServer(host, server.server_port, server, thread)
@@ -486,13 +542,85 @@ class MetricsServer:
         self._thread.join()
 
 
-def _registry(*collectors: Collector) -> CollectorRegistry:
-    from prometheus_client import CollectorRegistry
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Several collectors as one."""
 
-    registry = CollectorRegistry()
-    for collector in collectors:
-        registry.register(collector)
-    return registry
+    collectors: Sequence[Collector]
+
+    def collect(self) -> list[Metric]:
+        return together(self.collectors)
+
+    def registry(self) -> CollectorRegistry:
+        from prometheus_client import CollectorRegistry
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
+
+
+def together(collectors: Iterable[Collector], apart: Sequence[object] = ()) -> list[Metric]:
+    """What several collectors export, each name once with the samples of all; streams are told apart by their label.
+
+    A collector that belongs to a stream (a feed) stands for the stream. Raises ``ConfigurationError`` when two streams
+    have one name, or two collectors the same sample.
+    """
+    from prometheus_client.core import Metric
+
+    owners: dict[int, Collector] = {}
+    for each in collectors:
+        stream = getattr(each, "metrics", None)
+        owner = stream if isinstance(stream, PerformanceMetrics) else each
+        owners[id(owner)] = owner
+    labels = _labels([owner for owner in owners.values() if isinstance(owner, PerformanceMetrics)])
+    sources = {
+        key
+        for owner in owners.values()
+        if isinstance(owner, PerformanceMetrics)
+        for key in owner.source_ids()
+    }
+    found: dict[str, Metric] = {}
+    seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+    for key, owner in owners.items():
+        if key in sources:
+            continue
+        families = owner.families(apart) if isinstance(owner, PerformanceMetrics) else owner.collect()
+        for family in families:
+            whole = found.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type, family.unit)
+            )
+            for sample in family.samples:
+                sample = sample._replace(labels={**labels.get(key, {}), **sample.labels})
+                mark = sample.name, frozenset(sample.labels.items())
+                if mark in seen or whole.type != family.type:
+                    raise ConfigurationError(
+                        f"{sample.name} {sample.labels} is exported twice: give each stream a name "
+                        "(PerformanceMetrics(stream=...))"
+                    )
+                seen.add(mark)
+                whole.samples.append(sample)
+    return list(found.values())
+
+
+def _labels(streams: Sequence[PerformanceMetrics]) -> dict[int, Mapping[str, str]]:
+    """The label of each stream: its name, or its number where several have none."""
+    if twice := [
+        name for name, n in Counter(each.stream for each in streams if each.stream).items() if n > 1
+    ]:
+        raise ConfigurationError(
+            f"two streams on one endpoint have the name {shown(twice[0])}: give each its own"
+        )
+    unnamed = [each for each in streams if not each.stream]
+    numbers = {id(each): str(number) for number, each in enumerate(unnamed, 1) if len(unnamed) > 1}
+    names = {id(each): each.stream or numbers.get(id(each)) for each in streams}
+    return {key: {"stream": name} for key, name in names.items() if name}
+
+
+def _beside(caller: FrameType) -> Sequence[object]:
+    """The collectors of the ``prometheus_client`` registry that is asking, which tells them to nobody; else none."""
+    asking = caller.f_locals.get("self")
+    registry = getattr(asking, "_registry", asking)
+    return list(getattr(registry, "_collector_to_names", ()))
 
 
 def _elapsed_ns(work: Callable[[], None]) -> int:

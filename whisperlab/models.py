@@ -18,6 +18,7 @@ import mmap
 import os
 import pickle
 import queue
+import re
 import secrets
 import shutil
 import subprocess
@@ -47,6 +48,20 @@ _DIMS = (
     *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
     *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
 )
+
+# Languages by the size of a vocabulary: English only, multilingual, large-v3.
+_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}
+# What a file begins with that people take for a checkpoint.
+_KINDS = {
+    b"GGUF": "a GGUF model, of llama.cpp or CrispASR",
+    b"lmgg": "a GGML model, of whisper.cpp",
+    b"RIFF": "audio (WAV)",
+    b"OggS": "audio (Ogg)",
+    b"fLaC": "audio (FLAC)",
+    b"ID3": "audio (MP3)",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
+    b"<": "a web page",
+}
 
 Say = Callable[[str], None]
 
@@ -146,8 +161,18 @@ class Weights:
 
     @property
     def n_languages(self) -> int:
-        """Number of languages the vocabulary has tokens for; it also has a few thousand other special ones."""
-        return self.dims["n_vocab"] - 51_765 - (self.dims["n_vocab"] >= 51_865)
+        """Number of languages the vocabulary has tokens for.
+
+        Raises WeightsError when the vocabulary is none of Whisper's, such as one with added tokens: which token means
+        what is then unknown.
+        """
+        n_vocab, n_mels = self.dims["n_vocab"], self.dims.get("n_mels")
+        if n_vocab not in _LANGUAGES or (n_vocab == 51_866 and n_mels != 128):
+            raise WeightsError(
+                f"{self.name} has {n_vocab} tokens (and {n_mels} mel bands), which is no vocabulary of Whisper's: they "
+                "have 51865, or 51866 with 128 mel bands. Were tokens added? Give a checkpoint without them"
+            )
+        return _LANGUAGES[n_vocab]
 
     def tensor(self, name: str, *, as_stored: bool = False) -> Tensor:
         """One tensor on the device, in float32 or in the precision it is stored in."""
@@ -206,7 +231,7 @@ def list_models() -> list[ModelInfo]:
 
 def is_known(name: str) -> bool:
     """Whether a model of that name (``base``, also ``whisper-base``) exists, on this machine or elsewhere."""
-    return name.removeprefix("whisper-") in _urls()
+    return name.lower().removeprefix("whisper-") in _urls()
 
 
 def model_path(name: str) -> Path | None:
@@ -249,6 +274,11 @@ def load_weights(
     from whisper import _ALIGNMENT_HEADS
 
     target = _resolve(name_or_path)
+    if isinstance(target, str) and target.endswith(".en"):
+        raise WeightsError(
+            f"{target} knows English only, with a vocabulary of its own; give a multilingual model: "
+            f"{target.removesuffix('.en')}"
+        )
     name: str | None = None
     with enough_memory(f"to load {target}"):
         if isinstance(target, str):
@@ -258,6 +288,12 @@ def load_weights(
     _check_fit(checkpoint)
     if name is None:
         name = _known_or_finite(checkpoint)
+    if checkpoint.dims["n_vocab"] == 51_864:
+        _log.warning(
+            "%s has the vocabulary of an English-only model; it is read with the multilingual one, and if it is such a "
+            "model, its text will be wrong",
+            checkpoint.path,
+        )
     shape = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
     if name is None:  # as openai-whisper has it: the later half of the layers
         heads = torch.arange(shape[0])[:, None].expand(shape) >= shape[0] // 2
@@ -386,13 +422,27 @@ def _known(name: str) -> str:
 def _resolve(name_or_path: str | Path) -> str | Path:
     """The canonical name that is meant, or else the file."""
     names = _urls()
-    short = str(name_or_path).removeprefix("whisper-")
+    short = str(name_or_path).lower().removeprefix("whisper-")
     if isinstance(name_or_path, str) and short in names:
         return short
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    raise WeightsError(f"{str(name_or_path)!r} is neither a file nor a known model: {', '.join(names)}")
+    meant = re.sub(r"^(openai-|systran-|faster-|whisper-)+|\.pt$", "", path.name.lower())
+    hint = f"; did you mean the model {meant}?" if meant in names else f": {', '.join(names)}"
+    if path.is_dir():
+        raise WeightsError(
+            f"{path} is a folder{_model_in(path)}; expected a checkpoint of openai-whisper (.pt), or the name of "
+            f"a model{hint}"
+        )
+    raise WeightsError(f"{shown(str(name_or_path))} is neither a file nor a known model{hint}")
+
+
+def _model_in(folder: Path) -> str:
+    if (folder / "model.bin").is_file():
+        return " with a CTranslate2 model"
+    found = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*"))
+    return " with a Hugging Face model" if found else ""
 
 
 def _own_file(name: str) -> Path:
@@ -502,6 +552,10 @@ def _from_publishers(
 def _read(path: Path) -> Checkpoint:
     import torch
 
+    if kind := _kind(path):
+        raise _UnavailableError(
+            f"{path} cannot be read as a checkpoint: it is {kind}; a checkpoint of openai-whisper (.pt) is needed"
+        )
     mapped = _is_zip(path)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -519,6 +573,21 @@ def _read(path: Path) -> Checkpoint:
         )
     _check_contents(path, stored["dims"], stored["model_state_dict"])
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
+
+
+def _kind(path: Path) -> str:
+    """What a file is that is no checkpoint, by its first bytes; empty where they do not say."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        raise _UnavailableError(f"{path} cannot be read: {brief(error)}") from error
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "a safetensors file"
+    known = next((kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start)), "")
+    if known or head.startswith((b"PK", b"\x80")) or not head:
+        return known
+    return "no file that torch.save wrote"
 
 
 def _read_checked(path: Path) -> Checkpoint:

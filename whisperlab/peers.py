@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whisperlab import models
-from whisperlab.audio import FloatArray, duration_s, read_audio
+from whisperlab.audio import FloatArray, duration_s
 from whisperlab.errors import ConfigurationError, MissingDependencyError
 from whisperlab.profiling.memory import status
 from whisperlab.profiling.workload import in_fresh_process
@@ -353,7 +353,7 @@ def interleaved(
     """Every peer on every recording, another one first each time, so that a slow spell hits all alike."""
     order = list(peers)
     for index, recording in enumerate(recordings, 1):
-        audio = read_audio(recording.audio_path)
+        audio = recording.audio()
         for name in order:
             result = run_peer(name, peers[name], recording, audio, clock)
             place = f"{recording.id} ({index} of {len(recordings)})"
@@ -364,7 +364,7 @@ def interleaved(
 
 def warm_up(recording: Recording, peers: Mapping[str, Peer]) -> None:
     """Let every peer hear a few seconds: the first call of a library pays for what later ones reuse."""
-    audio = read_audio(recording.audio_path)[: samples(WARM_UP_S)]
+    audio = recording.audio()[: samples(WARM_UP_S)]
     reference = _until(Reference.from_dict(recording.reference), WARM_UP_S)
     for peer in peers.values():
         peer(audio, reference)
@@ -409,7 +409,7 @@ def compare(
     rows = summarise(results, recordings, rng or np.random.default_rng(0), alone, controls)
     for row in rows:
         truth = _until(Reference.from_dict(recordings[0].reference), MEMORY_S)
-        task = _Alone(row["peer"], tuple(languages), model, threads, str(recordings[0].audio_path), truth)
+        task = _Alone(row["peer"], tuple(languages), model, threads, recordings[0], truth)
         row["peak_memory_bytes"] = in_fresh_process(peak_memory, task) if memory else None
         if memory:
             say(f"{row['peer']}: peak memory {row['peak_memory_bytes'] / 1e6:.0f} MB")
@@ -424,7 +424,7 @@ class _Alone:
     languages: tuple[str, ...]
     model: str
     threads: int
-    audio: str
+    recording: Recording
     reference: Reference
 
 
@@ -432,7 +432,7 @@ def peak_memory(task: _Alone) -> int:
     """The most memory a process held that did nothing but load a peer and let it hear half a minute (VmHWM, bytes)."""
     with torch_threads(task.threads):
         peer = all_peers(task.languages, task.model, task.threads)[task.name]("fast")
-        peer(read_audio(task.audio)[: samples(MEMORY_S)], task.reference)
+        peer(task.recording.audio()[: samples(MEMORY_S)], task.reference)
     return status()["VmHWM"]
 
 
@@ -513,6 +513,7 @@ def _row(
     false = "false_switches_per_hour"
     row[CONTROLS] = pooled(alone).rates()[false] if alone else None
     row[f"{CONTROLS}_95"] = bootstrap_intervals(alone, [false], rng)[false] if alone else None
+    row["normalizer"] = rates["normalizer"]
     row["miss_rate_by_block"] = rates["miss_rate_by_block"]
     row["encoder_calls_per_s"] = work.calls / rates["audio_s"]
     row["encoded_s_per_s"] = work.encoded_s / rates["audio_s"]

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from whisperlab.audio import FloatArray, as_chunk
 from whisperlab.buffer import RingBuffer
 from whisperlab.errors import ConfigurationError, StreamEndedError
+from whisperlab.metrics import PerformanceMetrics
 from whisperlab.segments import ProcessResult
 from whisperlab.timeline import SAMPLE_RATE, Span
 
@@ -156,6 +157,14 @@ class RealTimeFeed:
         self._closed = self._ended = False
         self._warned_at: float | None = None
         self._warned_of = 0
+        if self.metrics is not None:
+            self.metrics.attach("feed", self.collect)
+
+    @property
+    def metrics(self) -> PerformanceMetrics | None:
+        """The metrics of the transcriber, where it has them: they export the feed's figures, too."""
+        found = getattr(self._transcriber, "metrics", None)
+        return found if isinstance(found, PerformanceMetrics) else None
 
     def offer(self, chunk: npt.ArrayLike) -> None:
         """Queue a copy of a chunk, whatever that costs the oldest audio waiting; never waits for work.

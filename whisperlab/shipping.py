@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from whisperlab.audio import FloatArray, read_audio
+from whisperlab.audio import FloatArray
 from whisperlab.executors import Lost, RayCluster
 from whisperlab.files import write_whole
 from whisperlab.store import Row
@@ -43,7 +43,7 @@ class Shipping:
 
 
 def _audio_of(task: Task) -> tuple[str, Callable[[], FloatArray]]:
-    return task.audio_sha256, partial(read_audio, task.recording.audio_path)
+    return task.audio_sha256, task.recording.audio
 
 
 def _visitor(load: Callable[[], MakeTranscriber]) -> Callable[[Task, FloatArray], tuple[Row, bytes | None]]:

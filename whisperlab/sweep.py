@@ -30,9 +30,9 @@ from tqdm.auto import tqdm
 
 from whisperlab import __version__
 from whisperlab.allocator import give_back
-from whisperlab.audio import FloatArray, audio_digest, read_audio
+from whisperlab.audio import FloatArray, audio_digest, read_part
 from whisperlab.cache import make_key
-from whisperlab.errors import ConfigurationError, SweepError
+from whisperlab.errors import ConfigurationError, SweepError, WhisperlabError
 from whisperlab.executors import Executor, InProcess, Lost
 from whisperlab.scoring import Score, pooled, response_p95, score_trace
 from whisperlab.store import SCHEMA, STORE, TRACES, Row, Say, Writer, newest_rows, repair, sole_writer
@@ -139,7 +139,8 @@ def plan(configurations: Iterable[Config], recordings: Iterable[Recording], mode
     heard: dict[str, Recording] = {}
     for recording in recordings:
         written = recording.audio_path.stat() if recording.audio_path.exists() else None
-        digest = _digest(recording.audio_path, written and (written.st_size, written.st_mtime_ns))
+        part = recording.offset, recording.duration
+        digest = _digest(recording.audio_path, part, written and (written.st_size, written.st_mtime_ns))
         if digest in heard:
             raise SweepError(f"recordings {heard[digest].id!r} and {recording.id!r} are the same audio")
         heard[digest] = recording
@@ -151,9 +152,9 @@ def plan(configurations: Iterable[Config], recordings: Iterable[Recording], mode
 
 
 @cache
-def _digest(path: Path, _: tuple[int, int] | None) -> str:
-    """Of the audio in a file; read again only when size or time of the file say that it is another."""
-    return audio_digest(read_audio(path))
+def _digest(path: Path, part: tuple[float | None, float], _: tuple[int, int] | None) -> str:
+    """Of audio in a file; read again only when size or time of the file say that it is another."""
+    return audio_digest(read_part(path, *part))
 
 
 def remaining(tasks: Iterable[Task], found: Mapping[str, str], *, retry_failed: bool = False) -> list[Task]:
@@ -281,16 +282,18 @@ def run_task(
     try:
         trace = record(
             make_transcriber(task.config),
-            read_audio(task.recording.audio_path) if audio is None else audio,
+            task.recording.audio() if audio is None else audio,
             out / row["trace"],
             recording=task.recording.id,
             reference=task.recording.reference,
             audio_path=task.recording.audio_path,
+            audio_offset=task.recording.offset,
             progress=heard,
         )
         return {**row, **_measured(trace, task.config)}
     except Exception as error:
-        logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=True)
+        ours = isinstance(error, WhisperlabError)  # says in a line what is wrong
+        logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=not ours)
         return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}", "trace": None}
 
 

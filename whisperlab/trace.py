@@ -365,6 +365,7 @@ def capture(
     reference: Reference | Json | None = None,
     audio_path: str | Path | None = None,
     audio_options: Json | None = None,
+    audio_offset: float | None = None,
     chunk_ms: float = 100,
     pace: Pace = "fast",
     overload: OverloadOptions | None = None,
@@ -377,7 +378,8 @@ def capture(
     With pace ``real`` a chunk is handed over when its last sample would have been spoken. A transcriber that takes
     longer falls behind without end, unless ``overload`` says how to shed load: then it is fed through a
     `RealTimeFeed`, and must be a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio
-    heard. ``audio_options`` are the ``channel`` and ``track`` that ``audio_path`` was read with, if not the defaults.
+    heard. ``audio_options`` are the ``channel`` and ``track`` that ``audio_path`` was read with, if not the defaults;
+    ``audio_offset`` is where in its file the audio begins, in seconds, when it is a part of it.
     Raises ConfigurationError for empty audio and for an impossible chunk or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
@@ -387,7 +389,7 @@ def capture(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "config": transcriber.config(),
-        "audio": {**_audio_facts(audio, audio_path), **(audio_options or {})},
+        "audio": {**_audio_facts(audio, audio_path, audio_offset), **(audio_options or {})},
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,
@@ -425,7 +427,7 @@ def read_trace(path: str | Path) -> Trace:
     """Read a trace back. Raises TraceError, with file and line, for anything that is not a whole trace."""
     path = Path(path)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             lines = [_parse(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read the trace {path}: {error}") from error
@@ -600,9 +602,10 @@ def _feed(
     return paced(feed, clock, sleep) if pace == "real" else feed
 
 
-def _audio_facts(audio: FloatArray, path: str | Path | None) -> Json:
+def _audio_facts(audio: FloatArray, path: str | Path | None, offset: float | None) -> Json:
     return {
         "path": None if path is None else str(path),
+        **({} if offset is None else {"offset": offset}),
         "sha256": audio_digest(audio),
         "duration": seconds(len(audio)),
         "sampling_rate": SAMPLE_RATE,

@@ -56,9 +56,11 @@ from whisperlab.errors import (
     ForkedError,
     StreamBrokenError,
     StreamEndedError,
+    UnknownLanguageError,
     enough_memory,
 )
 from whisperlab.hot import hot
+from whisperlab.languages import language_code
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
 from whisperlab.metrics import PerformanceMetrics
@@ -71,6 +73,7 @@ from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, sample
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
     from whisper.model import Whisper
 
 logger = logging.getLogger("whisperlab")
@@ -92,7 +95,10 @@ FLAG_SPEECH = 3 * SAMPLE_RATE // 2  # samples of speech that its language can be
 FLAG_PROBABILITY = (
     0.8  # and the probability that is confident: on *dev* none of 111 stretches was flagged wrongly
 )
-FOUND_S = (0.3, 3.0)  # where all languages are allowed: seconds of evidence each begins with, and what is enough
+FOUND_S = (
+    0.3,
+    3.0,
+)  # where all languages are allowed: seconds of evidence each begins with, and what is enough
 MAX_LOAD_LEVEL = 2
 # Samples between language-ID frames from load level 1 on. Of 20 switches on *dev* 3 are missed so, 2 without load,
 # 7 at a whole second.
@@ -334,9 +340,9 @@ class SessionRestartTranscriber:
             model = load_weights(model, device or "cpu")
         weights = weights_of(model)
         split = (lid.pool_after or 0) if compiled else None
+        n_languages = weights.n_languages
         encoder, stack = self._engine(weights, precision, split)
         encoder.check_pooling(lid.pool_after)
-        n_languages = weights.n_languages
         if language is not None:
             languages = [language]
         self._oracle = _checked_oracle(oracle)
@@ -384,6 +390,8 @@ class SessionRestartTranscriber:
         self._lid_encoder = encoder.with_own_counts()
         self._text_encoder = self._lid_encoder.with_own_counts()
         self._shadow_encoder = self._lid_encoder.with_own_counts()  # checks hits, on nobody's account
+        self.metrics.attach("encoder_cache", self.encoder_cache.collect)
+        self.metrics.attach("sessions", self._session_metrics)
         self._identifier = LanguageIdentifier(
             stack, self.languages, language_prior, lid.temperature, n_languages, lid.english_bias
         )
@@ -641,9 +649,24 @@ class SessionRestartTranscriber:
         return f"{self.metrics.get_summary()}\n{line}, hit rate {cache['hit_rate']:.1%}\n{lost}"
 
     def export_prometheus_metrics(self) -> str:
-        """Latencies in Prometheus' text format."""
+        """Latencies and counts in Prometheus' text format; ``metrics.serve`` answers scrapes with the same."""
         _check_process()
         return self.metrics.export_prometheus()
+
+    def _session_metrics(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        told = self.get_statistics()["sessions"]
+        for name, about, value in (
+            ("switches", "Changes of language that were followed.", told["switches"]),
+            ("segments", "Segments that became final.", told["segments"]),
+            (
+                "untranscribed_seconds",
+                "Speech that no segment has text for.",
+                told.get("untranscribed_s", 0.0),
+            ),
+        ):
+            yield CounterMetricFamily(f"whisperlab_{name}", about, value)
 
     @property
     def latest(self) -> ProcessResult:
@@ -1253,8 +1276,10 @@ def _mode(language: str | None, oracle: Sequence[tuple[float, str]] | None) -> s
 
 def _checked_oracle(oracle: Sequence[tuple[float, str]] | None) -> list[tuple[int, str]]:
     try:
-        times = [(samples(time_s), code) for time_s, code in oracle or ()]
-        in_order = times == sorted(times) and all(isinstance(code, str) for _, code in times)
+        times = [(samples(time_s), language_code(code)) for time_s, code in oracle or ()]
+        in_order = times == sorted(times)
+    except UnknownLanguageError:
+        raise
     except (TypeError, ValueError, OverflowError):
         in_order = False
     if oracle is not None and not (in_order and times and times[0][0] == 0):

@@ -26,6 +26,7 @@ from whisperlab.cli import (
     sweep,
     transcribe,
 )
+from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console
 from whisperlab.errors import WhisperlabError, enough_memory
 
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whatever a library prints must not end up between JSON documents.
         stdout = sys.stderr if args.json else sys.stdout
         with redirect_stdout(stdout), _logged(console), enough_memory("for this command"):
+            languages_as_codes(args)
             return int(args.run(args, console))
     except KeyboardInterrupt:
         console.note("whisperlab: interrupted")

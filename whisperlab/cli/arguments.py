@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from whisperlab.checks import shown
+from whisperlab.languages import language_code
 
 
 def comma_list(text: str) -> list[str]:
@@ -71,7 +72,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="base", help="model name or checkpoint file (default: %(default)s)"
     )
     parser.add_argument(
-        "--languages", type=comma_list, metavar="en,es", help="the languages that may occur (default: all 99)"
+        "--languages",
+        type=comma_list,
+        metavar="en,es",
+        help="the languages that may occur (default: all 99)",
     )
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     parser.add_argument(
@@ -80,6 +84,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunk-ms", type=positive_int, default=100, metavar="MS", help="audio handed over at a time"
     )
+
+
+def languages_as_codes(args: argparse.Namespace) -> None:
+    """Replace the languages given by Whisper's codes. Raises UnknownLanguageError for what names no language."""
+    if getattr(args, "languages", None):
+        args.languages = [language_code(name) for name in args.languages]
+    if getattr(args, "language", None):
+        args.language = language_code(args.language)
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive, positive_int
-from whisperlab.cli.console import Console, finite, table
+from whisperlab.cli.console import Console, counted, finite, table
 
 if TYPE_CHECKING:
     from whisperlab.instruments import Figure
@@ -111,6 +111,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.document(finite({"bench": args.what, **found, **provenance()}))
     for rows in shown:
         console.show(table(rows))
+    if args.what in ("peers", "pipeline"):
+        console.show(counted())
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
-from whisperlab.cli.console import Console, finite, table
+from whisperlab.cli.console import Console, counted, finite, table
 
 if TYPE_CHECKING:
     from whisperlab.contest import Finding, Outcome, Side
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "a": args.a,
             "b": args.b,
             **facts,
+            "normalizer": "plain",
             "verdicts": [finite(finding.to_dict()) for finding in outcome.findings],
             "remarks": list(outcome.remarks),
             **provenance(),
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for line in (*(finding.words() for finding in outcome.findings), *outcome.remarks, ""):
         console.show(line)
     console.show(table([_row(finding) for finding in outcome.findings]))
+    console.show(counted())
     return 0
 
 

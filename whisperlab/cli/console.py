@@ -80,6 +80,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:
+    """The line below a table that shows an error rate: how words were counted."""
+    return f"words wrong: normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"

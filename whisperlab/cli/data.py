@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.console import Console, table
@@ -125,20 +126,31 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, Any]:
 
 
 def _play(args: argparse.Namespace, console: Console) -> None:
+    from whisperlab.audio import write_wav
+
     recording = find(args.recording, args.corpus)
-    console.note(f"{recording.audio_path} ({recording.duration:.1f} s)")
+    at = "" if recording.offset is None else f" from {recording.offset:.1f} s"
+    console.note(f"{recording.audio_path} ({recording.duration:.1f} s{at})")
     if args.json:
         console.document(
-            {"id": recording.id, "audio": str(recording.audio_path), "duration": recording.duration}
+            {
+                "id": recording.id,
+                "audio": str(recording.audio_path),
+                "offset": recording.offset,
+                "duration": recording.duration,
+            }
         )
     elif args.silent:
         follow(recording, console.show)
     else:
-        with subprocess.Popen(
-            [*player(), str(recording.audio_path.absolute())]  # no name can be an option
-        ) as process:
-            follow(recording, console.show)
-            process.wait()
+        with TemporaryDirectory(prefix="whisperlab-") as folder:
+            audio = recording.audio_path.absolute()  # no name can be an option
+            if recording.offset is not None:
+                audio = Path(folder) / "part.wav"
+                write_wav(audio, recording.audio())
+            with subprocess.Popen([*player(), str(audio)]) as process:
+                follow(recording, console.show)
+                process.wait()
 
 
 def find(name: str, manifest: str | None) -> Recording:
@@ -146,6 +158,12 @@ def find(name: str, manifest: str | None) -> Recording:
     from whisperlab import corpora
 
     corpus = manifest or name.rpartition("-")[0].rpartition("-")[0]
+    if manifest is None and (Path(name).exists() or corpus not in corpora.list_corpora()):
+        kind = "a file" if Path(name).exists() else "no recording of a built corpus"
+        raise CorpusError(
+            f"{name!r} is {kind}: play takes the id of a recording, such as ivr-five-test-00; one of your own needs "
+            "its manifest, too: play ID --corpus MANIFEST (data info MANIFEST lists what it holds)"
+        )
     recordings = corpora.load(corpus, build_missing=False)
     for recording in recordings:
         if recording.id == name:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.checks import from_json, shown
+from whisperlab.cli.arguments import comma_list
 from whisperlab.cli.console import Console, table
-from whisperlab.errors import ConfigurationError, TraceError
+from whisperlab.errors import ConfigurationError, TraceError, UnknownLanguageError
+from whisperlab.files import read_text
+from whisperlab.languages import language_code
 
 if TYPE_CHECKING:
     from whisperlab.scoring import Score
@@ -52,14 +55,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-diacritics", action="store_true", help="count á for a as wrong (some references lack accents)"
     )
+    parser.add_argument(
+        "--normalizer",
+        choices=("plain", "whisper"),
+        default="plain",
+        help="whisper: number words, contractions and English spelling as openai-whisper's normalizers have them",
+    )
+    parser.add_argument(
+        "--fold",
+        type=comma_list,
+        default=[],
+        metavar="chinese,arabic",
+        help="count traditional and simplified characters, or Arabic with and without vowel signs, as the same",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print the rates of each recording and of all together."""
-    from whisperlab.scoring import pooled
+    from whisperlab.scoring import normalizer_name, pooled
 
+    rules = {
+        "fold_diacritics": not args.keep_diacritics,
+        "normalizer": normalizer_name(args.normalizer, args.fold),
+    }
     references = read_references(args.reference) if args.reference else {}
-    scores = list(scored(files(args.heard), references, fold_diacritics=not args.keep_diacritics))
+    scores = list(scored(files(args.heard), references, rules))
     total = pooled(score for _, score in scores)
     rates = [(name, score.rates()) for name, score in scores]
     console.document(
@@ -77,6 +97,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 for name, mine in shown
             ]
         )
+    )
+    console.show(
+        f"words wrong: normalizer {rules['normalizer']}, accents {'kept' if args.keep_diacritics else 'folded'}"
     )
     return 0
 
@@ -98,12 +121,14 @@ def read_references(manifest: Path) -> dict[str, Reference]:
     references = {}
     for recording in read_manifest(manifest):
         reference = Reference(recording.text, recording.segments)
-        references[recording.audio_path.stem] = references[recording.id] = reference
+        references[recording.id] = reference
+        if recording.offset is None:
+            references[recording.audio_path.stem] = reference
     return references
 
 
 def scored(
-    paths: Iterable[Path], references: References, *, fold_diacritics: bool
+    paths: Iterable[Path], references: References, rules: Mapping[str, Any]
 ) -> Iterator[tuple[str, Score]]:
     """The name and score of every recording in the files."""
     from whisperlab.scoring import score_trace
@@ -114,11 +139,11 @@ def scored(
         if documents is None:
             trace = read_trace(path)
             reference = references.get(trace.recording)
-            yield trace.recording, score_trace(trace, reference, fold_diacritics=fold_diacritics)
+            yield trace.recording, score_trace(trace, reference, **rules)
         else:
             for number, document in enumerate(documents, 1):
                 try:
-                    yield _score_document(document, references, fold_diacritics)
+                    yield _score_document(document, references, rules)
                 except TraceError as error:
                     raise TraceError(
                         f"{path}, document {number}: expected what `whisperlab transcribe --json` prints, "
@@ -129,7 +154,7 @@ def scored(
 def read_documents(path: Path) -> list[dict[str, Any]] | None:
     """The documents ``transcribe --json`` wrote, or None when the file is not of that kind."""
     try:
-        lines = [from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [from_json(line) for line in read_text(path).splitlines() if line.strip()]
     except ValueError:
         return None
     fields = {"audio", "duration", "segments", "switches"}
@@ -138,7 +163,7 @@ def read_documents(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _score_document(
-    document: Mapping[str, Any], references: References, fold_diacritics: bool
+    document: Mapping[str, Any], references: References, rules: Mapping[str, Any]
 ) -> tuple[str, Score]:
     from whisperlab.scoring import score
     from whisperlab.segments import SessionSegment, Switch
@@ -153,12 +178,25 @@ def _score_document(
     if name not in references:
         raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that has it")
     fields = SessionSegment.__slots__
-    segments = [SessionSegment(**{field: item[field] for field in fields}) for item in document["segments"]]
-    switches = [Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in document["switches"]]
+    segments = [
+        SessionSegment(**{field: item[field] for field in fields} | {"language": _code(item["language"])})
+        for item in document["segments"]
+    ]
+    switches = [
+        Switch(s["time"], _code(s["from"]), _code(s["to"]), s["decided_at"]) for s in document["switches"]
+    ]
     return name, score(
         references[name],
         segments,
         switches,
         duration=document["duration"],
-        fold_diacritics=fold_diacritics,
+        **rules,
     )
+
+
+def _code(language: str) -> str:
+    """Whisper's code for a language as another program names it; what is none stays, and counts as wrong."""
+    try:
+        return language_code(language)
+    except UnknownLanguageError:
+        return language

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
 from whisperlab.errors import SweepError
 
@@ -47,12 +47,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run the trials that are not there yet and print the Pareto front; 1 when a trial failed."""
     from whisperlab import corpora, models
     from whisperlab.design import Space, check_recordings, search
+    from whisperlab.lid import check_languages
 
     space = Space.from_json(args.space)
     check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     check_recordings(recordings)
     model = models.load_weights(args.model, args.device, say=console.note)
+    check_languages(shared(args, recordings)["languages"], model.n_languages)
     digest = models.model_digest(model)
     with running(args, model, digest, console) as options:
         found = search(
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "found": found.found,
             "ran": found.ran,
             "failed": len(found.failed),
+            "normalizer": "plain",
             "front": [trial.to_dict() for trial in found.front],
             "trials": [trial.to_dict() for trial in found.trials],
         }
@@ -87,6 +90,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         f"{len(found.front)} of {len(found.trials)} configurations are on the Pareto front; "
         f"chosen by {chosen_by}: on others expect worse"
     )
+    console.show(counted())
     if found.failed:
         raise SweepError(
             f"{len(found.failed)} of {len(found.trials)} trials failed, the first with {found.failed[0].error}; "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import comma_list, positive_int, share, whole_numbers
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console, counted, table
 from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
@@ -100,12 +100,14 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
     from whisperlab import corpora, models, store, sweep
+    from whisperlab.lid import check_languages
 
     if not args.dry_run:
         check_out(args)
     recordings = corpora.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
     model = models.load_weights(args.model, args.device, say=console.note)
+    check_languages(shared(args, recordings)["languages"], model.n_languages)
     digest = models.model_digest(model)
     if args.dry_run:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
@@ -126,6 +128,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         }
     )
     console.show(table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
+    console.show(counted())
     if outcome.failed:
         raise SweepError(
             f"{len(outcome.failed)} of {outcome.planned} cells failed; --retry-failed runs them again"
@@ -215,7 +218,6 @@ def check_out(args: argparse.Namespace) -> None:
 def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
     """What would be run, how long it would take, and what that is known from."""
     from whisperlab import cost, store, sweep
-    from whisperlab.audio import read_audio
     from whisperlab.threads import torch_threads
 
     todo = sweep.remaining(tasks, store.done(args.out), retry_failed=args.retry_failed)
@@ -226,7 +228,7 @@ def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
     if todo:
         there = args.out.is_dir()
         known = cost.from_rows(store.read_extract(args.out, store.MOST_ROWS).rows) if there else {}
-        audio = read_audio(todo[0].recording.audio_path)
+        audio = todo[0].recording.audio()
         with torch_threads(1):
             costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
+from whisperlab.audio import FloatArray, duration_s, read_audio, read_part
 from whisperlab.checks import from_json, is_number, shown
-from whisperlab.errors import ManifestError, TraceError
-from whisperlab.files import write_whole
+from whisperlab.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
+from whisperlab.files import read_text, write_whole
+from whisperlab.languages import language_code
 from whisperlab.trace import Reference, ReferenceSegment
 
-_LANGUAGE = re.compile(r"[a-z]{2,3}")  # Whisper's codes: en, zh, yue, haw ...
+logger = logging.getLogger("whisperlab")
+
 _ROUNDING_S = 0.01  # by how much a segment may end after its recording: people round
 
 
@@ -24,7 +29,9 @@ _ROUNDING_S = 0.01  # by how much a segment may end after its recording: people 
 class Recording:
     """One line of a manifest: an audio file and what is said in it.
 
-    ``duration`` is in seconds. ``lang`` is a Whisper code or several joined by commas, empty when unknown.
+    ``duration`` is in seconds. With an ``offset`` the recording is that part of its file, ``duration`` seconds from
+    there on, and times are relative to the part; without (None) it is the whole file. ``lang`` is a Whisper code or
+    several joined by commas, empty when unknown.
     ``split`` is empty when the recording belongs to no split. ``snr`` is the signal-to-noise ratio in dB of
     noise that was added, None when none was.
     """
@@ -38,6 +45,11 @@ class Recording:
     split: str
     corpus: str
     snr: float | None = None
+    offset: float | None = None
+
+    def audio(self) -> FloatArray:
+        """The samples. Raises AudioFormatError as `whisperlab.audio.read_audio` does."""
+        return read_part(self.audio_path, self.offset, self.duration)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -75,30 +87,85 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     """The recordings of a manifest, in its order.
 
     Each line is a JSON object with ``audio_filepath`` (relative to the manifest's folder, or absolute),
-    ``duration`` in seconds and ``text``; optional are ``lang``, ``segments`` (``start``, ``end``, ``lang``,
-    ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. Without ``segments`` a recording
-    in one language is one segment. Unknown fields and empty lines are passed over.
+    ``duration`` in seconds and ``text``; optional are ``offset`` (seconds), ``lang``, ``segments`` (``start``, ``end``,
+    ``lang``, ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. With an ``offset`` the recording
+    is ``duration`` seconds of the file from there on, and segments count from there. Languages are those that
+    `language_code` takes. Without ``segments`` a recording in one language is one segment. Without ``id`` a recording
+    is called after its file, a part after file and offset (``call@12.5``). Unknown fields and empty lines are skipped.
 
-    Raises ManifestError naming file and line; with ``check_audio`` also when an audio file is not there.
+    Raises ManifestError naming file and line; with ``check_audio`` also when an audio file is missing, or ends before
+    an offset or a segment. Where a duration differs from what the file has, that of the file is taken, and a warning is
+    logged.
     """
     source = Path(path)
     recordings: dict[str, Recording] = {}
+    wrong: list[str] = []
     for place, line in _lines(source):
-        recording = _from_dict(_object(line, place), source, place)
-        if check_audio and not recording.audio_path.is_file():
-            raise ManifestError(f"{place}: there is no audio file {recording.audio_path}")
+        fields = _object(line, place, source)
+        duration, offset = _number(fields, "duration", place), None
+        if fields.get("offset") is not None:
+            offset = _number(fields, "offset", place)
+        if check_audio:
+            audio = source.parent / _text(fields, "audio_filepath", place)
+            if not audio.is_file():
+                raise ManifestError(f"{place}: there is no audio file {audio}")
+            there_s, offset = _there(audio, offset, duration, place)
+            if abs(there_s - duration) > _tolerance(duration):
+                wrong.append(f"{place}: duration is {duration:g} s, but {audio.name} has {there_s:.2f} s")
+                duration = there_s
+        recording = _from_dict({**fields, "duration": duration, "offset": offset}, source, place)
+        if recording.id in recordings and offset is not None and "id" not in fields:
+            recording = replace(recording, id=f"{recording.id}+{_short(duration)}")
         if recording.id in recordings:
             raise ManifestError(f"{place}: the id {shown(recording.id)} was given before")
         recordings[recording.id] = recording
     if not recordings:
         raise ManifestError(f"{source}: no recording in it")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        logger.warning("%s%s. The durations of the files are used", "; ".join(wrong[:3]), more)
     return list(recordings.values())
+
+
+def _there(audio: Path, offset: float | None, duration: float, place: str) -> tuple[float, float | None]:
+    """The seconds of audio there are for a line, and its offset: None when that is the whole file.
+
+    The header is believed where it agrees with the line; else the file is decoded, for a header can be wrong too.
+    """
+    wanted = (offset or 0.0) + duration
+    try:
+        there_s = float(soundfile.info(audio).duration)
+    except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
+        there_s = 0.0
+    if there_s < wanted - _tolerance(duration) or (
+        offset is None and there_s > wanted + _tolerance(duration)
+    ):
+        try:
+            there_s = duration_s(read_audio(audio))
+        except AudioFormatError:  # that is told when the recording is used
+            return duration, offset
+    if offset is None or (offset == 0 and abs(there_s - duration) <= _tolerance(duration)):
+        return there_s, None
+    if offset >= there_s:
+        raise ManifestError(f"{place}: offset is {offset:g} s, but {audio.name} ends at {there_s:.2f} s")
+    return min(duration, there_s - offset), offset
+
+
+def _tolerance(duration: float) -> float:
+    """The seconds by which a stated duration may differ from the file's: 5 %, within 0.1 and 0.5 s."""
+    return min(0.5, max(0.1, 0.05 * duration))
+
+
+def _short(number: float) -> str:
+    """Seconds in a name: ``12.5``, ``6``."""
+    return f"{round(number, 3):.10g}"
 
 
 def _to_dict(recording: Recording, folder: Path) -> dict[str, Any]:
     audio = recording.audio_path
     return {
         "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
+        **({} if recording.offset is None else {"offset": recording.offset}),
         "duration": recording.duration,
         "text": recording.text,
         "lang": recording.lang,
@@ -116,34 +183,58 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, Any]:
 def _lines(source: Path) -> Iterator[tuple[str, str]]:
     """Each line that is not empty with its place, ``file:number``."""
     try:
-        content = source.read_text(encoding="utf-8-sig")
+        content = read_text(source)
     except OSError as error:
         raise ManifestError(f"{source}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{source}: not a text in UTF-8: {error}") from error
+        raise ManifestError(f"{source}: not a text in UTF-8 or UTF-16: {error}") from error
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             yield f"{source}:{number}", line
 
 
-def _object(line: str, place: str) -> dict[str, Any]:
+def _object(line: str, place: str, source: Path) -> dict[str, Any]:
     try:
         value = from_json(line)
     except ValueError as error:
-        raise ManifestError(f"{place}: not JSON: {error}") from error
+        found = _other_format(source) or f"not JSON: {error}"
+        raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from error
     if not isinstance(value, dict):
-        raise ManifestError(f"{place}: expected a JSON object, got {type(value).__name__}")
+        found = _other_format(source) or shown(value)
+        raise ManifestError(f"{place}: expected one JSON object per line, found {found}")
     return value
+
+
+def _other_format(source: Path) -> str:
+    """What a file is that is no manifest, where it is a format that people take for one."""
+    content = read_text(source).strip()
+    try:
+        whole = from_json(content)
+    except ValueError:
+        whole = None
+    if isinstance(whole, list):
+        return f"a JSON array of {len(whole)}: write each of its items on a line of its own"
+    if isinstance(whole, dict):
+        return "one JSON object over several lines: write it on one line"
+    if content.startswith(("{", "[")):
+        return ""
+    if "-->" in content:
+        return "subtitles (SRT or WebVTT)"
+    first = content.partition("\n")[0]
+    separator = max(",;\t|", key=first.count)
+    if separator in first:
+        return f"a table with columns separated by {separator!r}"
+    return ""
 
 
 def _from_dict(fields: Mapping[str, Any], source: Path, place: str) -> Recording:
     audio = source.parent / _text(fields, "audio_filepath", place)
-    duration = _number(fields, "duration", place)
+    duration, offset = _number(fields, "duration", place), fields["offset"]
     text = _text(fields, "text", place)
     lang = _languages(_text(fields, "lang", place, ""), place)
     snr = fields.get("noise_snr_db")
     return Recording(
-        id=_text(fields, "id", place, audio.stem),
+        id=_text(fields, "id", place, audio.stem if offset is None else f"{audio.stem}@{_short(offset)}"),
         audio_path=audio,
         duration=duration,
         text=text,
@@ -152,6 +243,7 @@ def _from_dict(fields: Mapping[str, Any], source: Path, place: str) -> Recording
         split=_text(fields, "split", place, ""),
         corpus=_text(fields, "corpus", place, source.stem),
         snr=None if snr is None else _number(fields, "noise_snr_db", place, low=-math.inf),
+        offset=offset,
     )
 
 
@@ -159,7 +251,7 @@ def _segments(
     fields: Mapping[str, Any], text: str, lang: str, duration: float, place: str
 ) -> tuple[ReferenceSegment, ...]:
     if "segments" not in fields:
-        return (ReferenceSegment(0.0, duration, lang, text),) if _LANGUAGE.fullmatch(lang) else ()
+        return (ReferenceSegment(0.0, duration, lang, text),) if lang and "," not in lang else ()
     listed = fields["segments"]
     if not isinstance(listed, list):
         raise ManifestError(f"{place}: segments should be a list, got {shown(listed)}")
@@ -171,9 +263,7 @@ def _segments(
 def _segment(item: Any, place: str) -> ReferenceSegment:
     if not isinstance(item, dict):
         raise ManifestError(f"{place}: expected a JSON object, got {shown(item)}")
-    lang = _text(item, "lang", place)
-    if not _LANGUAGE.fullmatch(lang):
-        raise ManifestError(f"{place}: lang should be one of Whisper's codes, like en, got {shown(lang)}")
+    lang = _language(_text(item, "lang", place), place)
     start, end = _number(item, "start", place), _number(item, "end", place)
     try:
         return ReferenceSegment(start, end, lang, _text(item, "text", place))
@@ -193,10 +283,14 @@ def _check_order(segments: tuple[ReferenceSegment, ...], duration: float, place:
 
 
 def _languages(lang: str, place: str) -> str:
-    codes = [code.strip() for code in lang.split(",")] if lang else []
-    if not all(_LANGUAGE.fullmatch(code) for code in codes):
-        raise ManifestError(f"{place}: lang should be Whisper's codes, like en or en,es, got {shown(lang)}")
-    return ",".join(codes)
+    return ",".join(dict.fromkeys(_language(name, place) for name in lang.split(","))) if lang.strip() else ""
+
+
+def _language(name: str, place: str) -> str:
+    try:
+        return language_code(name)
+    except UnknownLanguageError as error:
+        raise ManifestError(f"{place}: lang: {error}") from error
 
 
 def _value(fields: Mapping[str, Any], name: str, place: str, default: Any) -> Any:

@@ -43,14 +43,19 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
         _write_copy(source, copy)
         _check_parameters(source, copy, values)
         failure = _execute(copy, executed, values, source.resolve().parent)
-        write_page(page, to_html(_read(executed)))
+        write_page(page, to_html(_read(executed), source=path))
     if failure:
         raise NotebookError(f"{source}: {failure}; {page} shows how far it came")
     return page
 
 
-def to_html(notebook: NotebookNode, *, now: datetime | None = None) -> str:
-    """An executed notebook as a page; its first heading is the title, the paragraph below it the description."""
+def to_html(
+    notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", now: datetime | None = None
+) -> str:
+    """An executed notebook as a page; its first heading is the title, the paragraph below it the description.
+
+    ``source`` is the notebook's path as the page's provenance has it.
+    """
     try:
         from jinja2 import DictLoader
         from nbconvert import HTMLExporter
@@ -72,7 +77,7 @@ def to_html(notebook: NotebookNode, *, now: datetime | None = None) -> str:
         exclude_anchor_links=True,
     )
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    facts = {"report made": created, **_facts(notebook)}
+    facts = {"report made": created, **_facts(notebook, source)}
     resources = {"about": escape(about), "created": created, "facts": list(facts.items()), **assets()}
     body, _ = exporter.from_notebook_node(notebook, resources)
     return _with_contents(str(body))
@@ -90,14 +95,15 @@ def _with_contents(page: str) -> str:
     return page.replace("<!--contents-->", "".join(entries), 1)
 
 
-def _facts(notebook: NotebookNode) -> dict[str, str]:
+def _facts(notebook: NotebookNode, source: str | Path) -> dict[str, str]:
     """What the notebook was run with, and where."""
     run = notebook.metadata.get("papermill", {})
     given = [f"{name}={json.dumps(value)}" for name, value in run.get("parameters", {}).items()]
-    name = f"notebooks/{Path(run.get('input_path', 'notebook.ipynb')).name}"
     origin = provenance()
     return {
-        "command": " ".join(["whisperlab report", name, *(f"-p {shlex.quote(each)}" for each in given)]),
+        "command": " ".join(
+            ["whisperlab report", shlex.quote(str(source)), *(f"-p {shlex.quote(each)}" for each in given)]
+        ),
         "whisperlab": origin["whisperlab"],
         "commit": described(origin["commit"]),
         **dict(fact(name, value) for name, value in (origin["machine"] or {}).items()),

@@ -17,11 +17,14 @@ def data_uri(audio: Mapping[str, Any], limit: int) -> str:
     Raises AudioFormatError when the file is unknown, cannot be read, is not the one the trace was made from
     (its digest differs), or would take more than ``limit`` characters.
     """
-    from whisperlab.audio import audio_digest, read_audio
+    from whisperlab.audio import audio_digest, read_audio, read_part
 
     if not audio.get("path"):
         raise AudioFormatError("the trace does not say where its audio lies")
-    samples = read_audio(audio["path"], channel=audio.get("channel", "mix"), track=audio.get("track"))
+    if (offset := audio.get("offset")) is not None:
+        samples = read_part(audio["path"], offset, audio["duration"])
+    else:
+        samples = read_audio(audio["path"], channel=audio.get("channel", "mix"), track=audio.get("track"))
     if audio_digest(samples) != audio.get("sha256"):
         raise AudioFormatError(f"{audio['path']} has changed since the trace was made")
     text = base64.b64encode(_vorbis(samples)).decode("ascii")

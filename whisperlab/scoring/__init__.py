@@ -23,9 +23,11 @@ from whisperlab.scoring.summary import (
     score_trace,
     wilson,
 )
-from whisperlab.scoring.text import Aligned, TextCounts, align, units
+from whisperlab.scoring.text import FOLDS, NORMALIZERS, Aligned, TextCounts, align, normalizer_name, units
 
 __all__ = [
+    "FOLDS",
+    "NORMALIZERS",
     "TOLERANCES_S",
     "WIDEST_S",
     "Aligned",
@@ -40,6 +42,7 @@ __all__ = [
     "bootstrap_intervals",
     "expected_calibration_error",
     "match_switches",
+    "normalizer_name",
     "pooled",
     "reliability",
     "response_p95",

@@ -26,7 +26,15 @@ from whisperlab.scoring.language import (
     true_switches,
 )
 from whisperlab.scoring.latency import ComputeTime, decision_delays, percentile, word_latencies
-from whisperlab.scoring.text import SwitchText, TextCounts, add_by_language, align, switch_text, text_counts
+from whisperlab.scoring.text import (
+    SwitchText,
+    TextCounts,
+    add_by_language,
+    align,
+    normalizer_name,
+    switch_text,
+    text_counts,
+)
 from whisperlab.segments import LanguageFrame, SessionSegment, Switch
 from whisperlab.trace import Reference, Trace
 
@@ -56,7 +64,8 @@ class Score:
     language, given by the final segments; ``frame_labels`` the same, given by the language-ID frames (empty
     when there were none). ``delays`` are the decision delays of the switches found, in seconds. ``switch_text`` is
     what became of the words within two of a switch, ``word_latencies`` the seconds from the end of a right word to
-    its final text, where it is known when that came. ``blocks`` counts language blocks, and those missed, by length.
+    its final text, where it is known when that came. ``normalizer`` names how text was normalised. ``blocks``
+    counts language blocks, and those missed, by length.
     """
 
     recordings: int
@@ -71,10 +80,15 @@ class Score:
     switch_text: SwitchText
     word_latencies: tuple[float, ...]
     blocks: Mapping[str, tuple[int, int]]
+    normalizer: str = "plain"
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
             raise ConfigurationError("a score with diacritics folded and one without do not add up")
+        if self.normalizer != other.normalizer:
+            raise ConfigurationError(
+                f"scores of the normalizers {self.normalizer} and {other.normalizer} do not add up"
+            )
         return Score(
             self.recordings + other.recordings,
             self.audio_s + other.audio_s,
@@ -91,6 +105,7 @@ class Score:
                 name: (n + other.blocks[name][0], missed + other.blocks[name][1])
                 for name, (n, missed) in self.blocks.items()
             },
+            self.normalizer,
         )
 
     def rates(self) -> RateTree:
@@ -108,6 +123,7 @@ class Score:
             "recordings": self.recordings,
             "audio_s": self.audio_s,
             "fold_diacritics": self.fold_diacritics,
+            "normalizer": self.normalizer,
             "text": {language: asdict(counts) for language, counts in self.text.items()},
             "labels": _nested(self.labels),
             "frame_labels": _nested(self.frame_labels),
@@ -122,7 +138,8 @@ class Score:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Score:
         """The score a ``to_dict`` was made of. Raises ConfigurationError for anything else."""
-        if not _holds_numbers(value):
+        normalizer = value.get("normalizer", "plain") if isinstance(value, Mapping) else "plain"
+        if not _holds_numbers({**value, "normalizer": 0} if isinstance(value, Mapping) else value):
             raise ConfigurationError(f"not the counts of a score, which are numbers: {shown(value)}")
         try:
             return cls(
@@ -138,6 +155,7 @@ class Score:
                 SwitchText(TextCounts(**value["switch_text"]["counts"]), value["switch_text"]["deleted_s"]),
                 tuple(value["word_latencies"]),
                 {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
+                normalizer_name(normalizer),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
@@ -153,14 +171,18 @@ def score(
     committed: Sequence[tuple[str, float]] = (),
     compute_s: float | None = None,
     fold_diacritics: bool = True,
+    normalizer: str = "plain",
 ) -> Score:
     """Score what any recogniser said about one recording of ``duration`` seconds.
 
     The text is that of the final segments in order of time, compared as a whole. ``compute_s`` is wall time
-    spent computing, when it is known. ``committed`` is the text that became final and the second at which it did.
+    spent computing, when it is known. ``committed`` is the text that became final and the second at which it did; its
+    words are those of the plain normalizer. ``normalizer`` is one that `whisperlab.scoring.normalizer_name` knows.
     """
+    normalizer = normalizer_name(normalizer)
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
-    steps = align(reference, " ".join(s.text for s in final), fold_diacritics=fold_diacritics)
+    said = [(s.text, s.language) for s in final]
+    steps = align(reference, said, fold_diacritics=fold_diacritics, normalizer=normalizer)
     true = true_switches(reference)
     pairs = {f"{t:g}": match_switches(true, switches, t) for t in TOLERANCES_S}
     return Score(
@@ -178,10 +200,17 @@ def score(
             word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()
         ),
         blocks=block_misses(reference, pairs[f"{WIDEST_S:g}"]),
+        normalizer=normalizer,
     )
 
 
-def score_trace(trace: Trace, reference: Reference | None = None, *, fold_diacritics: bool = True) -> Score:
+def score_trace(
+    trace: Trace,
+    reference: Reference | None = None,
+    *,
+    fold_diacritics: bool = True,
+    normalizer: str = "plain",
+) -> Score:
     """Score a trace against a reference, by default its own. Raises ConfigurationError when it has none."""
     known = reference or trace.reference
     if known is None:
@@ -195,6 +224,7 @@ def score_trace(trace: Trace, reference: Reference | None = None, *, fold_diacri
         committed=trace.committed,
         compute_s=trace.compute_s,
         fold_diacritics=fold_diacritics,
+        normalizer=normalizer,
     )
 
 
@@ -286,6 +316,7 @@ def _rates(score: Score) -> RateTree:
         "audio_s": score.audio_s,
         "recordings": score.recordings,
         "fold_diacritics": score.fold_diacritics,
+        "normalizer": score.normalizer,
     }
 
 

@@ -6,13 +6,20 @@ The convention of the SEAME and ASCEND corpora: edits over mixed units / units o
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
 
 import jiwer
 import regex
 
+from whisperlab.checks import shown
+from whisperlab.errors import ConfigurationError, MissingDependencyError
 from whisperlab.trace import Reference
 
 UNTAGGED = "und"  # ISO 639: language undetermined
@@ -20,9 +27,17 @@ UNTAGGED = "und"  # ISO 639: language undetermined
 # Scripts written without spaces: one letter with its combining marks is one unit.
 _SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 _UNSPACED = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS) + r"]&&[\p{L}\p{N}]]"
-_UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|[[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]+")
-_INVISIBLE = regex.compile(r"\p{Cf}")  # the joiners of Persian and Hindi, soft hyphens: they part no words
+# Elsewhere a word: it has a letter or a digit, for a mark or a modifier alone (an accent, a tatweel) is none.
+_WORD = rf"[\p{{Lm}}--{_UNSPACED}]*[[[\p{{L}}--\p{{Lm}}]\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]*"
+_UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|{_WORD}")
+# Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they part no words.
+_INVISIBLE = regex.compile(r"[\p{Cf}\p{Me}\p{Default_Ignorable_Code_Point}]")
 _APOSTROPHE = regex.compile("['’‘ʼ]")
+# Vowel signs and the tatweel go; of one letter's variants (alef, yeh, kaf) and of digits one stays.
+_ARABIC_MARK = regex.compile(r"(?V1)[[\p{M}&&\p{scx=Arabic}]--[\u0653-\u0655]]|\u0640")
+_ARABIC = str.maketrans("أإآٱىیک٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹", "ااااييك01234567890123456789")
+NORMALIZERS = ("plain", "whisper")
+FOLDS = ("chinese", "arabic")
 _ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
 
 
@@ -84,34 +99,105 @@ class TextCounts:
         return self.substitutions + self.deletions + self.insertions
 
 
-def units(text: str, *, fold_diacritics: bool = True) -> list[str]:
+def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str:
+    """The name of a way to normalise text, as `units` takes it and tables show it: ``whisper+chinese``.
+
+    ``plain`` is what `units` does to all text. ``whisper`` applies openai-whisper's normalisers first: the English one
+    (number words, contractions, spelling, fillers) to English text, the basic one to all other. Folds make one of
+    ``chinese`` (traditional and simplified characters) and of ``arabic`` (vowel signs, tatweel, variants of a letter,
+    digits) whatever the language. Raises ConfigurationError for names that do not exist.
+    """
+    base, *joined = normalizer.split("+") if isinstance(normalizer, str) else (normalizer,)
+    wanted = {*joined, *folds}
+    if base not in NORMALIZERS or not wanted <= {*FOLDS}:
+        raise ConfigurationError(
+            f"normalizer must be {' or '.join(NORMALIZERS)}, with folds among {', '.join(FOLDS)}; got "
+            f"{shown('+'.join(map(str, (base, *sorted(map(str, wanted))))))}"
+        )
+    return "+".join((base, *(fold for fold in FOLDS if fold in wanted)))
+
+
+def units(
+    text: str, *, fold_diacritics: bool = True, normalizer: str = "plain", language: str = UNTAGGED
+) -> list[str]:
     """The units a text is scored in: compatibility-normalised (NFKC), case-folded, without punctuation.
 
     Folding takes the accents off Latin and Greek letters and the dots off Cyrillic ``ё``, which many
     transcripts leave out; combining marks of other scripts are letters in all but name and stay. Turn it
     off for a language such as Vietnamese, whose accents tell words apart.
-    Apostrophes are dropped, any other punctuation parts words. Numbers are not spelled out.
+    Apostrophes are dropped, any other punctuation parts words. A mark that belongs to no letter is dropped. Numbers are
+    not spelled out. Other ways to normalise come before that: see `normalizer_name`.
 
     >>> units("¿Qué? I'd book一个room!")
     ['que', 'id', 'book', '一', '个', 'room']
     >>> units("¿Qué?", fold_diacritics=False)
     ['qué']
     """
+    base, *folds = normalizer_name(normalizer).split("+")
+    if base == "whisper":
+        text = _whisper_normalizer(language == "en")(_APOSTROPHE.sub("'", text))
     plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    if "arabic" in folds:
+        plain = _ARABIC_MARK.sub("", plain).translate(_ARABIC)
+    if "chinese" in folds:
+        plain = _simplified()(plain)
     plain = _APOSTROPHE.sub("", plain)
     if fold_diacritics:
         plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
     return list(_UNIT.findall(unicodedata.normalize("NFC", plain)))
 
 
-def align(reference: Reference, hypothesis: str, *, fold_diacritics: bool = True) -> tuple[Aligned, ...]:
+@lru_cache
+def _whisper_normalizer(english: bool) -> Callable[[str], str]:
+    """openai-whisper's normaliser, read from its folder: the package would load torch, which scores do without."""
+    package = find_spec("whisper")
+    assert package is not None
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0]) / "normalizers"
+    spec = spec_from_file_location(
+        "whisper_normalizers", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Callable[[str], str] = getattr(
+        module, "EnglishTextNormalizer" if english else "BasicTextNormalizer"
+    )()
+    return made
+
+
+@lru_cache
+def _simplified() -> Callable[[str], str]:
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        raise MissingDependencyError(
+            "folding Chinese characters needs OpenCC: pip install 'whisperlab[chinese]'"
+        ) from error
+    convert: Callable[[str], str] = OpenCC("t2s").convert
+    return convert
+
+
+def align(
+    reference: Reference,
+    hypothesis: str | Sequence[tuple[str, str]],
+    *,
+    fold_diacritics: bool = True,
+    normalizer: str = "plain",
+) -> tuple[Aligned, ...]:
     """The cheapest way from a reference to a hypothesis text, unit by unit.
 
     The reference is the text of its segments, each unit tagged with its segment's language. Only when no
-    segment has text, the reference's own ``text`` is taken, tagged ``und``.
+    segment has text, the reference's own ``text`` is taken, tagged ``und``. The hypothesis is a text, or texts with
+    their languages, by which a normalizer may go; a text alone is taken for the reference's language where it has one.
     """
-    wanted = _tagged(reference, fold_diacritics)
-    said = units(hypothesis, fold_diacritics=fold_diacritics)
+    rules: dict[str, Any] = {"fold_diacritics": fold_diacritics, "normalizer": normalizer}
+    wanted = _tagged(reference, rules)
+    if isinstance(hypothesis, str):
+        spoken = {language for _, language, *_ in wanted}
+        hypothesis = [(hypothesis, spoken.pop() if len(spoken) == 1 else UNTAGGED)]
+    said = [unit for text, language in hypothesis for unit in units(text, language=language, **rules)]
     # Units hold no white space, so jiwer's own splitting gives them back.
     found = jiwer.process_words(" ".join(unit for unit, *_ in wanted), " ".join(said))
     steps: list[Aligned] = []
@@ -178,14 +264,14 @@ def add_by_language(left: Mapping[str, TextCounts], right: Mapping[str, TextCoun
     return {lang: left.get(lang, TextCounts()) + right.get(lang, TextCounts()) for lang in languages}
 
 
-def _tagged(reference: Reference, fold_diacritics: bool) -> list[tuple[str, str, float, float]]:
+def _tagged(reference: Reference, rules: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
     """The units of a reference with their language, start and end."""
     parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
     if not any(text for text, *_ in parts):
         parts = [(reference.text, UNTAGGED, 0.0, 0.0)]
     tagged = []
     for text, language, start, end in parts:
-        found = units(text, fold_diacritics=fold_diacritics)
+        found = units(text, language=language, **rules)
         each = (end - start) / max(len(found), 1)
         tagged += [(unit, language, start + i * each, start + (i + 1) * each) for i, unit in enumerate(found)]
     return tagged

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.audio import FloatArray, read_audio
+from whisperlab.audio import FloatArray
 from whisperlab.corpora.manifest import Recording
 from whisperlab.corpora.scenes import pink_noise
 from whisperlab.errors import ConfigurationError
@@ -56,7 +56,7 @@ def clips(recordings: Sequence[Recording]) -> list[Clip]:
     """What is said in some recordings, a clip for each of their segments."""
     found = []
     for recording in recordings:
-        pcm = np.rint(read_audio(recording.audio_path) * 32767).astype(np.int16)
+        pcm = np.rint(recording.audio() * 32767).astype(np.int16)
         found += [Clip(s.lang, pcm[samples(s.start) : samples(s.end)].copy()) for s in recording.segments]
     return found
 
