@@ -18,22 +18,12 @@ from typing import Literal
 
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
+from whisperlab.cli.needs import EXTRAS, Needs
 from whisperlab.errors import WhisperlabError
 
 HELP = "what this machine offers and what is missing"
 EXAMPLES = ("doctor", "doctor --json")
 
-# What each extra of pyproject.toml brings, by distribution name.
-EXTRAS = {
-    "data": ("av",),
-    "report": ("matplotlib", "jinja2"),
-    "notebook": ("papermill", "nbconvert", "ipykernel", "ipywidgets"),
-    "profile": ("memray", "pyinstrument", "line-profiler"),
-    "peers": ("faster-whisper",),
-    "sweep": ("duckdb", "scipy"),
-    "ray": ("ray",),
-    "search": ("optuna",),
-}
 CPU_FLAGS = {
     "AVX2": ("avx2",),
     "AVX-512": ("avx512f",),
@@ -56,6 +46,11 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab doctor``."""
     parser.add_argument("--model", default="base", help="the weights to look for (default: %(default)s)")
+
+
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.checks import from_json, shown
 from whisperlab.cli.console import Console, table
+from whisperlab.cli.needs import Needs
 from whisperlab.errors import ConfigurationError, TraceError
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-diacritics", action="store_true", help="count á for a as wrong (some references lack accents)"
     )
+
+
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from whisperlab.cli.arguments import add_model_arguments, model_options
 from whisperlab.cli.console import Console, finite
+from whisperlab.cli.needs import Needs
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.segments import ProcessResult, SessionSegment
 
@@ -56,14 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Transcribe each audio in turn; one that cannot be read is told of, and the others are still done."""
     if args.language and args.languages:
         args.parser.error("--language is the one language spoken, --languages those that may occur: give one")
     if args.trace:
         make_room_for(args.trace, several=len(args.audio) > 1)
-    with TemporaryDirectory(prefix="whisperlab-") as scratch:
-        return transcribe_all(args, console, lambda: build_transcriber(args), Path(scratch))
+    return transcribe_all(args, console, lambda: build_transcriber(args))
 
 
 def build_transcriber(args: argparse.Namespace) -> Reusable:
@@ -73,28 +78,34 @@ def build_transcriber(args: argparse.Namespace) -> Reusable:
     return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
-def transcribe_all(
-    args: argparse.Namespace, console: Console, build: Callable[[], Reusable], scratch: Path
-) -> int:
-    """The loop over the audio files; ``build`` is called once, when the first of them has been read."""
+def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[], Reusable]) -> int:
+    """The loop over the audio files; ``build`` is called once, when the first of them has been read.
+
+    A trace that cannot be written is an error after the result was printed.
+    """
     from whisperlab.audio import read_audio
+    from whisperlab.trace import write_trace
 
     transcriber: Reusable | None = None
     failed = 0
-    for name, path in zip(args.audio, trace_paths(args.audio, args.trace or scratch), strict=True):
+    paths = trace_paths(args.audio, args.trace) if args.trace else [None] * len(args.audio)
+    for name, path in zip(args.audio, paths, strict=True):
         try:
             audio = read_audio(name)
             if transcriber is None:
                 transcriber = build()
             else:
                 transcriber.reset()
-            trace = _record(transcriber, audio, name, path, args, console)
+            trace = _capture(transcriber, audio, name, args, console)
+            console.document(document(name, trace))
+            console.note(summary(name, trace))
+            if path:
+                write_trace(path, trace)
+        except BrokenPipeError:
+            raise  # the reader of stdout is gone
         except (AudioFormatError, OSError) as error:
             failed += 1
             console.error(error)
-        else:
-            console.document(document(name, trace))
-            console.note(summary(name, trace))
     return 1 if failed else 0
 
 
@@ -114,6 +125,8 @@ def make_room_for(target: Path, several: bool) -> None:
         raise ConfigurationError(
             f"--trace {target}: {folder} is not a folder and cannot be made one ({error.strerror})"
         ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigurationError(f"--trace {target}: {folder} is not writable")
 
 
 def document(name: str, trace: Trace) -> dict[str, Any]:
@@ -152,11 +165,10 @@ def summary(name: str, trace: Trace) -> str:
     return f"{told}\n{name}: {real_time_line(live)}" if live else told
 
 
-def _record(
+def _capture(
     transcriber: Reusable,
     audio: FloatArray,
     name: str,
-    path: Path,
     args: argparse.Namespace,
     console: Console,
 ) -> Trace:
@@ -165,22 +177,26 @@ def _record(
 
     from whisperlab.audio import duration_s
     from whisperlab.realtime import OverloadOptions
-    from whisperlab.trace import record
+    from whisperlab.trace import capture
 
     with tqdm(
         total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None
     ) as bar:
+
+        def progress(heard_s: float) -> None:
+            bar.update(heard_s - bar.n)
+            console.check_reader()
+
         tell = Telling(transcriber, lambda segment: _tell(bar, console, segment))
-        return record(
+        return capture(
             tell,
             audio,
-            path,
             recording=Path(name).stem,
             audio_path=name,
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
-            progress=lambda heard_s: bar.update(heard_s - bar.n),
+            progress=progress,
         )
 
 
