@@ -12,6 +12,8 @@ import sys
 TYPE_CHECKING = False  # `typing` takes as long to import as all of this module
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
+    from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         import signal
         import threading
 
-        def stop(number: int, _: object) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
             received.append(number)
-            if len(received) == 1 or number == signal.SIGINT:  # a terminal that closes sends SIGHUP twice
-                raise KeyboardInterrupt
+            if len(received) > 1 and number != signal.SIGINT:
+                return  # a terminal that closes sends SIGHUP twice: the first is being obeyed
+            if argv is None and _is_importing(frame):
+                _exit_now(number)
+            raise KeyboardInterrupt
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -46,6 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _exit_now(number: int) -> NoReturn:
+    """Exit without an exception, which in the import of a C++ library can end in an abort or be lost."""
+    import atexit
+
+    code = _stopped(number)
+    atexit._run_exitfuncs()  # removes temporary folders and ends child processes
+    os._exit(code)
 
 
 def _stopped(number: int) -> int:

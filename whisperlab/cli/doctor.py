@@ -12,13 +12,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
-from whisperlab.cli.needs import EXTRAS, Needs
+from whisperlab.cli.needs import EXTRAS, Needs, is_there
 from whisperlab.errors import WhisperlabError
 
 HELP = "what this machine offers and what is missing"
@@ -163,7 +163,7 @@ def speech() -> Finding:
 def extras() -> Iterator[Finding]:
     """The optional libraries, extra by extra; ffmpeg is not among them, nothing here calls it."""
     for extra, names in EXTRAS.items():
-        missing = [name for name in names if not _installed(name)]
+        missing = [name for name in names if not is_there(name.replace("-", "_"))]
         if missing:
             advice = f"pip install 'whisperlab[{extra}]'"
             yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
@@ -177,14 +177,6 @@ def browser() -> Finding:
     if found:
         return Finding("browser", "OK", f"{found} (for the browser tests)")
     return Finding("browser", "WARN", "none; the browser tests need one", "apt-get install chromium")
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _read(path: str) -> str:
