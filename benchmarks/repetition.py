@@ -199,23 +199,25 @@ def main() -> None:
 
 def show(rows: list[dict[str, object]]) -> None:
     """Totals: all, by kind and by language; 95 % intervals over stretches."""
-    rng = np.random.default_rng(0)
-    groups = [("all", rows)]
-    groups += [(kind, [r for r in rows if r["kind"] == kind]) for kind in KINDS]
-    groups += [
-        (lang, [r for r in rows if r["language"] == lang]) for lang in {str(r["language"]): 0 for r in rows}
-    ]
-    print(f"{'':10}{'n':>5}{'words':>7}{'lost':>22}{'wrong':>22}{'said to be untranscribed':>26}")
-    for name, group in groups:
-        words, lost, wrong = (np.array([r[key] for r in group], float) for key in ("words", "lost", "wrong"))
-        draws = rng.integers(len(group), size=(2000, len(group)))
-
-        def rate(part: np.ndarray) -> str:
-            low, high = np.percentile(part[draws].sum(1) / words[draws].sum(1), (2.5, 97.5))
-            return f"{part.sum() / words.sum():8.1%} ({low:.1%}-{high:.1%})"
-
+    groups = {"all": rows}
+    for name in ("kind", "language"):
+        groups |= {str(value): [r for r in rows if r[name] == value] for value in {r[name]: 0 for r in rows}}
+    print(f"{'':10}{'n':>5}{'words':>7}{'lost':>22}{'wrong':>22}{'reported without text':>26}")
+    for name, group in groups.items():
         told = sum(float(str(r["untranscribed_s"])) for r in group)
-        print(f"{name:10}{len(group):5}{int(words.sum()):7}{rate(lost):>22}{rate(wrong):>22}{told:24.1f} s")
+        words = sum(int(str(r["words"])) for r in group)
+        print(
+            f"{name:10}{len(group):5}{words:7}{rate(group, 'lost'):>22}{rate(group, 'wrong'):>22}{told:24.1f} s"
+        )
+
+
+def rate(rows: list[dict[str, object]], what: str) -> str:
+    """Share of all words with its 95 % interval over stretches."""
+    rng = np.random.default_rng(0)
+    words, part = (np.array([r[key] for r in rows], float) for key in ("words", what))
+    draws = rng.integers(len(rows), size=(2000, len(rows)))
+    low, high = np.percentile(part[draws].sum(1) / words[draws].sum(1), (2.5, 97.5))
+    return f"{part.sum() / words.sum():8.1%} ({low:.1%}-{high:.1%})"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import soundfile
 
 from whisperlab import cli, instruments, realtime
 from whisperlab.audio import write_wav
-from whisperlab.cli import data, doctor, score, transcribe
+from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console, finite, table
 from whisperlab.corpora import Recording
@@ -31,7 +31,7 @@ from whisperlab.segments import ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, seconds
 from whisperlab.trace import ReferenceSegment, read_trace
 
-COMMANDS = [module.__name__.rpartition(".")[2] for module in cli.COMMANDS]
+COMMANDS = [module.__name__.rpartition(".")[2] for module in commands.COMMANDS]
 SECOND = np.sin(np.linspace(0, 2 * np.pi * 200, SAMPLE_RATE)).astype(np.float32) * np.float32(0.3)
 
 
@@ -143,11 +143,11 @@ def test_help_shows_an_example_of_the_command_and_ends_well(
     assert f"examples:\n  whisperlab {command} " in text or f"examples:\n  whisperlab {command}\n" in text
 
 
-@pytest.mark.parametrize("module", cli.COMMANDS, ids=COMMANDS)
+@pytest.mark.parametrize("module", commands.COMMANDS, ids=COMMANDS)
 def test_the_examples_of_every_help_can_be_parsed(module: Any) -> None:
     for line in module.EXAMPLES:
         words = shlex.split(line.partition(" > ")[0])
-        assert cli.build_parser().parse_args(words).run is module.run
+        assert commands.build_parser().parse_args(words).run is module.run
 
 
 def test_help_loads_none_of_the_heavy_libraries() -> None:
@@ -201,7 +201,7 @@ def test_wrong_usage_leaves_with_2_and_says_so_on_stderr(
 
 
 def test_json_may_stand_before_or_after_the_action_of_data() -> None:
-    parser = cli.build_parser()
+    parser = commands.build_parser()
     assert parser.parse_args(["data", "--json", "list"]).json
     assert parser.parse_args(["data", "list", "--json"]).json
     assert not parser.parse_args(["data", "list"]).json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import secrets
@@ -29,6 +30,7 @@ from whisperlab.cli.sweep import who_works
 from whisperlab.corpora.manifest import Recording
 from whisperlab.errors import ConfigurationError, SweepError
 from whisperlab.executors import InProcess, LocalProcesses, Lost, RayCluster
+from whisperlab.nursery import OPENINGS
 from whisperlab.segments import ProcessResult
 from whisperlab.shipping import Shipping
 from whisperlab.store import STORE, Row, read_rows
@@ -151,6 +153,89 @@ def test_a_worker_that_dies_is_replaced_and_its_task_done(tmp_path: Path) -> Non
     assert isinstance(lost, Lost)
     assert lost.attempts == 3
     assert found == {task: 10 * task for task in range(10) if task != 7}
+
+
+def killing_its_nursery(folder: str) -> Callable[[int], int]:
+    """Work whose first task kills the process it was forked from, and whose second its own, once."""
+
+    def work(task: int) -> int:
+        mark = Path(folder) / str(task)
+        if task in (0, 1) and not mark.exists():
+            mark.touch()
+            os.kill((os.getppid, os.getpid)[task](), signal.SIGKILL)
+        time.sleep(0.1)
+        return 10 * task
+
+    return work
+
+
+def test_the_death_of_a_nursery_costs_no_attempt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    executor: LocalProcesses[int, int] = LocalProcesses(partial(killing_its_nursery, str(tmp_path)), 2)
+    assert dict(executor.run(range(6))) == {task: 10 * task for task in range(6)}
+    assert caplog.text.count("tried again") == 1  # of the task that killed its own process
+
+
+def test_nurseries_killed_at_any_moment_cost_no_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    """``WHISPERLAB_KILLS=100`` kills so many."""
+    rng, left, over = random.Random(3), int(os.environ.get("WHISPERLAB_KILLS", 3)), threading.Event()
+
+    def kill() -> None:
+        nonlocal left
+        for _ in range(min(left, OPENINGS - 1)):  # more in a row end the run
+            if over.wait(rng.uniform(0.0, 3.0)):
+                break
+            for process in multiprocessing.active_children():
+                process.kill()
+                left -= 1
+
+    while left:
+        over.clear()
+        killer = threading.Thread(target=kill)
+        killer.start()
+        executor: LocalProcesses[int, int] = LocalProcesses(partial(slow, 0.05), 2)
+        found = dict(executor.run(range(100)))
+        over.set()
+        killer.join()
+        assert not any(isinstance(result, Lost) for result in found.values())
+        assert len(found) == 100
+    assert "tried again" not in caplog.text
+
+
+class DoomedParrot(Parrot):
+    """Kills its process, as long as it is told to, or fails."""
+
+    def process(self, chunk: FloatArray) -> ProcessResult:
+        how = Path(os.environ["DOOM"]).read_text()
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "fail":
+            raise ValueError("its own error")
+        return super().process(chunk)
+
+
+def doomed_parrots() -> Callable[..., Parrot]:
+    return DoomedParrot
+
+
+@pytest.mark.parametrize("how,status,ran", [("kill", "died", 1), ("fail", "failed", 0)])
+def test_resuming_runs_a_task_again_whose_process_died_and_none_that_failed(
+    recordings: list[Recording],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    status: str,
+    ran: int,
+) -> None:
+    doom, out = tmp_path / "doom", tmp_path / "out"
+    monkeypatch.setenv("DOOM", str(doom))
+    given: Any = [GRID.configurations()[:1], recordings[:1], out]
+    executor = LocalProcesses(partial(task_worker, out, doomed_parrots), 2)
+    doom.write_text(how)
+    first = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
+    assert [row["status"] for row in first.failed] == [status]
+    doom.write_text("")
+    second = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
+    assert (second.ran, len(second.failed)) == (ran, 1 - ran)
 
 
 def slow(seconds: float) -> Callable[[int], int]:

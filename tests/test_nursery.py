@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from whisperlab.errors import WhisperlabError
 from whisperlab.nursery import Memory, Nursery, WorkerDiedError
 
 LARGE = 64 * 2**20  # bytes
@@ -54,6 +59,21 @@ def marking(path: str) -> Callable[[object], int]:
     with Path(path).open("a") as file:
         file.write(f"{os.getpid()}\n")
     return lambda task: os.getpid()
+
+
+def wait_until_gone(found: list[int]) -> None:
+    until = time.monotonic() + 20
+    while any(_is_running(pid) for pid in found):
+        assert time.monotonic() < until, "workers are still there"
+        time.sleep(0.01)
+
+
+def _is_running(pid: int) -> bool:
+    """Orphans stay as zombies where no process waits for them."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_the_work_is_made_once_and_its_memory_is_shared() -> None:
@@ -99,14 +119,80 @@ def test_a_nursery_killed_is_opened_again(tmp_path: Path) -> None:
         worker.result()
         pid = int(made.read_text())
         os.kill(pid, signal.SIGKILL)
-        until = time.monotonic() + 20
-        while "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-            assert time.monotonic() < until, "the nursery is still there"
-            time.sleep(0.01)
+        wait_until_gone([pid])
         other = nursery.hire()
         other.give(None)
         assert other.result() > 0
     assert len(made.read_text().split()) == 2
+
+
+def test_workers_go_on_when_their_nursery_dies_and_end_when_it_is_closed(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with Nursery(partial(marking, str(made))) as nursery:
+        worker = nursery.hire()
+        worker.wait()
+        os.kill(int(made.read_text()), signal.SIGKILL)
+        wait_until_gone([int(made.read_text())])
+        worker.give(None)
+        first = worker.result()
+        other = nursery.hire()
+        other.give(None)
+        second = other.result()
+        worker.give(None)
+        assert worker.result() == first != second
+    wait_until_gone([first, second])
+
+
+def sleeping() -> Callable[[float], None]:
+    return time.sleep
+
+
+DRIVER = """
+    import os, sys
+    sys.path.insert(0, {tests!r})
+    from test_nursery import sleeping, _children
+    from whisperlab.nursery import Nursery
+
+    if __name__ == "__main__":
+        nursery = Nursery(sleeping)
+        worker = nursery.hire()
+        worker.wait()
+        worker.give(600)
+        nurse = _children(os.getpid())[-1]
+        print(nurse, *_children(nurse), flush=True)
+        worker.result()
+"""
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_all_end_in_the_middle_of_a_task_when_the_driver_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(DRIVER.format(tests=str(Path(__file__).parent))))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        found = [int(pid) for pid in driver.stdout.readline().split()]
+        driver.kill()
+    assert len(found) == 2
+    wait_until_gone(found)
+
+
+def suicidal() -> Callable[[object], object]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.slow
+def test_nurseries_that_die_before_they_have_made_a_worker_are_given_up() -> None:
+    def hire_until_ready() -> None:
+        while True:
+            with suppress(WorkerDiedError):
+                nursery.hire().wait()
+
+    with Nursery(suicidal) as nursery, pytest.raises(WhisperlabError, match="died 5 times before a worker"):
+        hire_until_ready()
 
 
 def test_errors_arrive_as_they_were_or_in_words() -> None:
@@ -126,10 +212,7 @@ def test_all_end_when_the_nursery_is_closed() -> None:
         for worker in workers:
             worker.give(None)
         found = [worker.result() for worker in workers]
-    until = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in found):
-        assert time.monotonic() < until, "workers are still there"
-        time.sleep(0.01)
+    wait_until_gone(found)
 
 
 def test_products_are_the_same_after_the_fork() -> None:

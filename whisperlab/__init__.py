@@ -7,17 +7,18 @@ never loads the model libraries.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` and `importlib.metadata` would take most of the time of `import whisperlab`
 if TYPE_CHECKING:
+    from typing import Any
+
     from whisperlab.buffer import RingBuffer
     from whisperlab.cache import EncoderCache
     from whisperlab.metrics import PerformanceMetrics
     from whisperlab.segments import ProcessResult, SessionSegment, Switch
     from whisperlab.transcriber import SessionRestartTranscriber
 
-__version__ = version("whisperlab")
+    __version__: str
 
 _HOME = {
     "RingBuffer": "whisperlab.buffer",
@@ -42,9 +43,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("whisperlab")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
         raise AttributeError(f"module 'whisperlab' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -88,8 +88,9 @@ class LocalProcesses(Generic[Task, Result]):
     """Several processes of this machine, which compute on one thread each.
 
     The work is made once and its weights are shared (`whisperlab.nursery`). A worker that dies, whatever killed it, is
-    replaced and its task tried again, `ATTEMPTS` times in all. Ctrl-C reaches only the process that drives.
-    ``memory`` is what all of them occupied when the last tasks were under way.
+    replaced and its task tried again, `ATTEMPTS` times in all. Only a worker that had a task counts: the death of the
+    process that workers are forked from, or of a worker not yet ready, costs no attempt. Ctrl-C reaches only the
+    driver process. ``memory`` is what all of them occupied when the last tasks were under way.
 
     Args:
         factory: importable by name, or `functools.partial` of such a function.
@@ -105,32 +106,42 @@ class LocalProcesses(Generic[Task, Result]):
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
         """In the order in which they are done."""
         waiting = deque((task, 1) for task in tasks)
-        busy: dict[Any, tuple[Worker[Task, Result], Task, int]] = {}
+        # Each worker with its task and which attempt that is; None before the worker is ready.
+        busy: dict[Any, tuple[Worker[Task, Result], tuple[Task, int] | None]] = {}
         self.memory = None
 
         def employ(worker: Worker[Task, Result]) -> None:
             if waiting:
                 task, attempt = waiting.popleft()
                 worker.give(task)
-                busy[worker.desk] = worker, task, attempt
+                busy[worker.desk] = worker, (task, attempt)
 
         with Nursery(self._factory) as nursery:
             for _ in range(min(self._n_workers, len(tasks))):
-                employ(nursery.hire())
-            while busy:
+                worker = nursery.hire()
+                busy[worker.desk] = worker, None
+            left = len(tasks)
+            while left:
                 for desk in wait(list(busy)):
-                    worker, task, attempt = busy.pop(desk)
-                    result: Result | Lost | None
+                    worker, given = busy.pop(desk)
+                    result: Result | Lost | None = None
                     try:
-                        result = worker.result()
+                        if given:
+                            result = worker.result()
+                        else:
+                            worker.wait()
                     except WorkerDiedError:
-                        result = _again(waiting, task, attempt)
-                        worker = nursery.hire()
+                        result = _again(waiting, *given) if given else None
+                        if waiting:
+                            worker = nursery.hire()
+                            busy[worker.desk] = worker, None
+                    else:
+                        employ(worker)
                     if not waiting and self.memory is None:
                         self.memory = nursery.memory()
-                    employ(worker)
-                    if result is not None:
-                        yield task, result
+                    if given and result is not None:
+                        left -= 1
+                        yield given[0], result
 
 
 class RayCluster(Generic[Task, Result]):

@@ -5,7 +5,8 @@ shared in no other way: they cannot be sent, and made again they are there twice
 threads, whose locks a fork would copy in whatever state they are, so the *nursery* is a fresh process that drives
 nothing, computes on one thread, as its workers do, and has no pool of threads that they would miss.
 
-Workers end when the one who hired them is gone: the pipe between them says so.
+Workers end when the driver process is gone, also in the middle of a task: the pipe between them is closed then. The
+death of the nursery ends no worker. Another nursery is opened when the next worker is hired.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,13 +24,18 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
+from threading import Thread
 from typing import Any, Generic, NoReturn, TypeVar
 
 from whisperlab.allocator import give_back
+from whisperlab.errors import WhisperlabError
+from whisperlab.threads import no_interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Work = Callable[[Task], Result]
+
+OPENINGS = 5  # times in a row that a nursery may die before it has made a worker
 
 
 class WorkerDiedError(Exception):
@@ -50,29 +57,44 @@ class Memory:
 
 
 class Worker(Generic[Task, Result]):
-    """One worker, seen from who hired it. ``desk`` is readable when it has an answer, or has died."""
+    """One worker, as the driver process sees it.
 
-    __slots__ = ("desk",)
+    ``desk`` is readable when the worker is ready for its first task, when it has an answer, or when it has died.
+    ``ready`` is whether its first message was read.
+    """
+
+    __slots__ = ("desk", "ready")
 
     def __init__(self, desk: Connection) -> None:
         self.desk = desk
+        self.ready = False
 
     def give(self, task: Task) -> None:
-        """Hand it a task; that it died meanwhile is told by `result`."""
+        """Send a task. `result` tells if the worker died meanwhile."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.desk.send(task)
 
+    def wait(self) -> None:
+        """Wait until the worker is ready for its first task. Raises `WorkerDiedError`."""
+        if not self.ready:
+            self._receive()
+            self.ready = True
+
     def result(self) -> Result:
-        """Wait for its answer. Raises what the work raised, or `WorkerDiedError`."""
-        try:
-            fine, answer = self.desk.recv()
-        except (EOFError, ConnectionResetError) as error:
-            self.desk.close()
-            raise WorkerDiedError from error
+        """Wait for the answer to a task. Raises what the work raised, or `WorkerDiedError`."""
+        self.wait()
+        fine, answer = self._receive()
         if fine:
             made: Result = answer
             return made
         raise answer
+
+    def _receive(self) -> Any:
+        try:
+            return self.desk.recv()
+        except (EOFError, ConnectionResetError) as error:
+            self.desk.close()
+            raise WorkerDiedError from error
 
 
 class Nursery(Generic[Task, Result]):
@@ -84,6 +106,8 @@ class Nursery(Generic[Task, Result]):
 
     def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
         self._factory = factory
+        self._workers: list[Worker[Task, Result]] = []
+        self._n_ready = self._deaths = 0
         self._open()
 
     def __enter__(self) -> Nursery[Task, Result]:
@@ -93,15 +117,20 @@ class Nursery(Generic[Task, Result]):
         self.close()
 
     def hire(self) -> Worker[Task, Result]:
-        """A new worker. It is there at once; the first tasks wait until the work is made."""
-        if not self._process.is_alive():
-            self.close()
-            self._open()
+        """A new worker, at once; it is ready when the work is made. Opens another nursery if this one died.
+
+        Raises WhisperlabError when nurseries die `OPENINGS` times in a row before they have made a worker.
+        """
         ours, theirs = Pipe()
-        with suppress(BrokenPipeError, ConnectionResetError):  # then the desk tells
-            send_handle(self._orders, theirs.fileno(), self._process.pid)
+        while True:
+            try:
+                send_handle(self._orders, theirs.fileno(), self._process.pid)
+                break
+            except (BrokenPipeError, ConnectionResetError):
+                self._open_again()
         theirs.close()
-        return Worker(ours)
+        self._workers.append(Worker(ours))
+        return self._workers[-1]
 
     def memory(self) -> Memory:
         """What the nursery and its workers occupy now, as /proc/PID/smaps_rollup has it; zeros where there is none."""
@@ -113,6 +142,8 @@ class Nursery(Generic[Task, Result]):
 
     def close(self) -> None:
         """End the nursery and its workers, whatever they are doing."""
+        for worker in self._workers:
+            worker.desk.close()
         self._orders.close()
         assert self._process.pid is not None
         with suppress(ProcessLookupError, PermissionError):  # before it has a group of its own
@@ -126,13 +157,29 @@ class Nursery(Generic[Task, Result]):
         self._process: SpawnProcess = context.Process(
             target=_nurse, args=(theirs, self._factory), daemon=True
         )
-        self._process.start()
+        with no_interrupts():
+            self._process.start()
         theirs.close()
+
+    def _open_again(self) -> None:
+        """Open another nursery in place of one that died. Workers of the old one go on."""
+        n_ready = sum(worker.ready for worker in self._workers)
+        self._deaths = self._deaths + 1 if n_ready == self._n_ready else 1
+        self._n_ready = n_ready
+        self._orders.close()
+        self._process.kill()
+        self._process.join()
+        if self._deaths == OPENINGS:
+            raise WhisperlabError(
+                f"the process that forks the workers died {OPENINGS} times before a worker was ready: "
+                "was there enough memory?"
+            )
+        self._open()
 
 
 def _nurse(orders: Connection, factory: Callable[[], Work[Any, Any]]) -> None:
     """The nursery itself: make the work, then a worker for every pipe that comes."""
-    os.setpgid(0, 0)  # Ctrl-C is for the process that drives
+    os.setpgid(0, 0)  # to be ended, and counted, with all its workers
     import torch
 
     torch.set_num_threads(1)
@@ -145,9 +192,10 @@ def _nurse(orders: Connection, factory: Callable[[], Work[Any, Any]]) -> None:
     while True:
         try:
             handle = recv_handle(orders)
+            is_worker = os.fork() == 0
         except (EOFError, OSError):
             return
-        if os.fork() == 0:
+        if is_worker:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             orders.close()
             _serve(Connection(handle), work)
@@ -162,8 +210,10 @@ def _settle() -> None:
 
 
 def _serve(desk: Connection, work: Work[Any, Any]) -> NoReturn:
-    """A worker: one task after the other until nobody listens."""
+    """A worker: one task after the other until the driver process is gone."""
+    Thread(target=_end_with, args=(desk.fileno(),), daemon=True).start()
     with suppress(EOFError, OSError):
+        desk.send(None)  # ready
         while True:
             task = desk.recv()
             try:
@@ -171,6 +221,14 @@ def _serve(desk: Connection, work: Work[Any, Any]) -> NoReturn:
             except Exception as error:
                 answer = False, _portable(error)
             desk.send(answer)
+    os._exit(0)
+
+
+def _end_with(handle: int) -> NoReturn:
+    """End this process when the other end of a socket is closed."""
+    poll = select.poll()
+    poll.register(handle, 0)  # a hang-up is always reported
+    poll.poll()
     os._exit(0)
 
 

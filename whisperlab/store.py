@@ -47,13 +47,16 @@ Say: TypeAlias = Callable[[str], object]
 STORE = "results.jsonl"
 LEDGER = "results.checked"
 TRACES = "traces"
+# Of a task: done, stopped by its own error, or stopped because its process died each time. The last is run again by
+# the next sweep: something else may have killed the process.
+STATUSES = ("ok", "failed", "died")
 SCHEMA = 1  # of a row; rows without one are of the first
 
 # What the fields of a row may hold; a failed one lacks most.
 _FIELDS = {
     "schema": COUNT,
     "key": TEXT,
-    "status": Field("ok or failed", lambda value: value in ("ok", "failed")),
+    "status": Field(" or ".join(STATUSES), lambda value: value in STATUSES),
     "config": OBJECT,
     "recording": TEXT,
     "model_digest": TEXT,
@@ -136,7 +139,7 @@ def read_extract(out: str | Path, most: int) -> Extract:
     path = _existing(out)
     newest = {place.key: place for place in _places(path)}
     sizes = Counter(place.recording for place in newest.values())
-    n_failed = sum(place.status == "failed" for place in newest.values())
+    n_failed = sum(place.status != "ok" for place in newest.values())
     chosen: set[str] = set()
     room = most
     for recording in sorted(sizes, key=lambda name: sha256(name.encode()).digest()):
@@ -149,7 +152,7 @@ def read_extract(out: str | Path, most: int) -> Extract:
 
 
 def done(out: str | Path) -> dict[str, str]:
-    """The status of every task in a store, ``ok`` or ``failed``, the newest counting; empty where there is no store.
+    """The status of every task in a store, one of `STATUSES`, the newest counting; empty where there is no store.
 
     Every row is checked, or was and has not changed since. Raises SweepError for a damaged store.
     """

@@ -158,11 +158,12 @@ def _digest(path: Path, part: tuple[float | None, float], _: tuple[int, int] | N
 
 
 def remaining(tasks: Iterable[Task], found: Mapping[str, str], *, retry_failed: bool = False) -> list[Task]:
-    """The tasks that have no row yet; with ``retry_failed`` those whose newest row is a failure, too.
+    """The tasks without a row and those whose process died; with ``retry_failed`` also those that failed.
 
     ``found`` is the status of every row by its key, as `whisperlab.store.done` gives it.
     """
-    return [task for task in tasks if task.key not in found or (retry_failed and found[task.key] == "failed")]
+    finished = ("ok",) if retry_failed else ("ok", "failed")
+    return [task for task in tasks if found.get(task.key) not in finished]
 
 
 def run_sweep(
@@ -197,7 +198,7 @@ def run_sweep(
         todo = remaining(tasks, store.statuses, retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
         _run_all(todo, out, store, executor, make_transcriber, progress, say)
-        lost = {task.key for task in tasks if store.statuses[task.key] == "failed"}
+        lost = {task.key for task in tasks if store.statuses[task.key] != "ok"}
         rows = newest_rows(out, lost) if lost else {}
     failed = tuple(rows[task.key] for task in tasks if task.key in lost)
     for row in failed:
@@ -442,7 +443,7 @@ def _run_all(
         for number, (task, result) in enumerate(results, 1):
             row = _lost(task, result.attempts) if isinstance(result, Lost) else result
             store.append(row)
-            failures += row["status"] == "failed"
+            failures += row["status"] != "ok"
             finished_s += task.recording.duration
             _advance(bar, finished_s, 0.0)
             bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
@@ -450,7 +451,7 @@ def _run_all(
 
 def _lost(task: Task, attempts: int) -> Row:
     died = f"the process that worked on it died, {attempts} times: was there enough memory?"
-    return {**_identity(task), "status": "failed", "error": died, "trace": None}
+    return {**_identity(task), "status": "died", "error": died, "trace": None}
 
 
 def _advance(bar: tqdm[Any], before_s: float, heard_s: float) -> None:

@@ -1,7 +1,8 @@
-"""How many threads torch computes an operator with."""
+"""How many threads torch computes an operator with, and which signals threads and new processes receive."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,3 +18,13 @@ def torch_threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def no_interrupts() -> Iterator[None]:
+    """Processes started within never receive Ctrl-C, which is for the process that starts them; here it waits."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

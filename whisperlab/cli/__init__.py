@@ -1,100 +1,102 @@
-"""The command line: one module per command, nothing heavy imported until a command runs.
+"""The command line: one module per command. `main` imports everything else, so that Ctrl-C during imports is caught.
 
-Exit codes: 0 done, 1 failed (with one line saying why), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed (with one line that says why), 2 wrong usage, 130 interrupted (Ctrl-C), 143 and 129
+stopped by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 
-from whisperlab import __version__
-from whisperlab.cli import (
-    bench,
-    compare,
-    data,
-    doctor,
-    models,
-    profile,
-    report,
-    score,
-    search,
-    sweep,
-    transcribe,
-)
-from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import Console
-from whisperlab.errors import WhisperlabError, enough_memory
-
-# Two OpenMP threads that share two cores with anything else wait for each other in a busy loop, for hundreds of
-# milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy processes, one
-# encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. Read when torch is loaded, so set before.
-SPIN = ("GOMP_SPINCOUNT", "10000")
-
-COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="whisperlab", description="The lab bench for streaming Whisper on code-switching speech."
-    )
-    parser.add_argument("--version", action="version", version=f"whisperlab {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2]
-        command = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            epilog="examples:\n" + "\n".join(f"  whisperlab {line}" for line in module.EXAMPLES),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print JSON alone on stdout, text on stderr")
-        command.set_defaults(run=module.run, parser=command)
-    return parser
+TYPE_CHECKING = False  # `typing` takes as long to import as all of this module
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (argparse itself leaves with 2 for wrong usage)."""
-    args = build_parser().parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault(*SPIN)
-    console = Console(sys.stdout, sys.stderr, args.json)
-    try:
-        # Whatever a library prints must not end up between JSON documents.
-        stdout = sys.stderr if args.json else sys.stdout
-        with redirect_stdout(stdout), _logged(console), enough_memory("for this command"):
-            languages_as_codes(args)
-            return int(args.run(args, console))
-    except KeyboardInterrupt:
-        console.note("whisperlab: interrupted")
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`): nothing to say, and nothing more may be flushed to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (WhisperlabError, OSError) as error:
-        console.error(error)
-        return 1
+    """Run one command; returns the exit code (argparse itself exits with 2 for wrong usage).
 
-
-@contextmanager
-def _logged(console: Console) -> Iterator[None]:
-    """What whisperlab logs, such as a model being fetched, as plain lines on stderr while a command runs."""
-    logger, handler = logging.getLogger("whisperlab"), logging.StreamHandler(console.err)
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files and worker processes are removed.
+    """
+    received: list[int] = []
+    handlers = {}
     try:
-        yield
+        import signal
+        import threading
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            if len(received) > 1 and number != signal.SIGINT:
+                return  # a terminal that closes sends SIGHUP twice: the first is being obeyed
+            if argv is None and _is_importing(frame):
+                _exit_now(number)
+            raise KeyboardInterrupt
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    handlers[number] = signal.signal(number, stop)
+        from whisperlab.cli.commands import run
+
+        return run(argv)
+    except BaseException as error:
+        # Libraries turn an interrupt of their import into errors of other types.
+        if received or isinstance(error, KeyboardInterrupt):
+            return _stopped(received[0] if received else 2)
+        return _failed(error)
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+        _flush()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _exit_now(number: int) -> NoReturn:
+    """Exit without an exception, which in the import of a C++ library can end in an abort or be lost."""
+    import atexit
+
+    code = _stopped(number)
+    atexit._run_exitfuncs()  # removes temporary folders and ends child processes
+    os._exit(code)
+
+
+def _stopped(number: int) -> int:
+    how = {1: "stopped by SIGHUP", 2: "interrupted", 15: "stopped by SIGTERM"}[number]
+    _say(f"whisperlab: {how}")
+    return 128 + number
+
+
+def _failed(error: BaseException) -> int:
+    """Say in one line why a command failed. Raises errors that are no user's mistake, such as a bug."""
+    from whisperlab.cli.console import one_line
+    from whisperlab.errors import WhisperlabError
+
+    if not isinstance(error, WhisperlabError | OSError):
+        raise error
+    if not isinstance(error, BrokenPipeError):  # the reader of the output is gone (`| head`): no error
+        _say(f"whisperlab: error: {one_line(error)}")
+    return 1
+
+
+def _say(line: str) -> None:
+    from contextlib import suppress
+
+    with suppress(OSError):  # the terminal is gone
+        print(line, file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    """Write what is buffered; what nobody can receive is dropped, before Python tries at its exit."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

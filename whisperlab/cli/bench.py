@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive, positive_int
 from whisperlab.cli.console import Console, counted, finite, table
+from whisperlab.cli.needs import PAGES, Needs, speech
 
 if TYPE_CHECKING:
+    from whisperlab.corpora import Recording
     from whisperlab.instruments import Figure
 
 Found = tuple[dict[str, Any], Sequence[Sequence[dict[str, Any]]]]  # for a program, and tables for a person
@@ -103,6 +105,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def needs(args: argparse.Namespace) -> Needs:
+    """The other systems, the speech, and what the report of a soak is made with."""
+    if args.what == "soak":
+        return {"scipy": "slopes", **PAGES, **speech(*SOAKED)}
+    if args.what == "pipeline":
+        faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
+        return {**faster, **speech(args.corpus)}
+    if args.what != "peers":
+        return {}
+    from whisperlab import peers
+
+    faster = (
+        {"faster_whisper": "one of the systems"} if any(map(_is_faster, peers.chosen(args.peers))) else {}
+    )
+    first = speech(args.corpus)
+    return {**faster, **(first or speech(*_controls(args, _speech(args))))}
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print one table."""
     from whisperlab.trace import provenance
@@ -158,18 +178,37 @@ def _peers(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import corpora, peers
 
     names = peers.chosen(args.peers)
-    recordings = corpora.load(args.corpus, args.split)[: args.limit]
-    languages = sorted({language for recording in recordings for language in recording.languages})
+    recordings = _speech(args)
     controls = [
         recording
-        for name in (f"ivr-{language}" for language in languages if len(languages) > 1)
-        if args.controls and name in corpora.list_corpora() and set(names) & set(peers.FOLLOWING)
+        for name in _controls(args, recordings)
         for recording in corpora.load(name, args.split)[: args.limit]
     ]
     rows = peers.compare(
         recordings, controls=controls, names=names, pace=args.pace, memory=args.memory, say=console.note
     )
     return {"rows": rows}, _readable(rows)
+
+
+def _speech(args: argparse.Namespace) -> Sequence[Recording]:
+    from whisperlab import corpora
+
+    return corpora.load(args.corpus, args.split)[: args.limit]
+
+
+def _controls(args: argparse.Namespace, recordings: Sequence[Recording]) -> list[str]:
+    """The corpora of one language in which false switches are counted."""
+    from whisperlab import corpora, peers
+
+    languages = sorted({language for recording in recordings for language in recording.languages})
+    follow = set(peers.chosen(args.peers)) & set(peers.FOLLOWING)
+    if not (args.controls and follow and len(languages) > 1):
+        return []
+    return [name for name in corpora.list_corpora() if name in {f"ivr-{language}" for language in languages}]
+
+
+def _is_faster(name: str) -> bool:
+    return name.startswith("faster-whisper")
 
 
 def _pipeline(args: argparse.Namespace, console: Console) -> Found:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
 from whisperlab.cli.console import Console, counted, finite, table
+from whisperlab.cli.needs import Needs, speech
 
 if TYPE_CHECKING:
     from whisperlab.contest import Finding, Outcome, Side
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hear each recording so often; only the comparison of times gains by it (default: 1)",
     )
     parser.add_argument("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
+
+
+def needs(args: argparse.Namespace) -> Needs:
+    """Significance tests; two folders of sweeps need no speech."""
+    runs = not (Path(args.a).is_dir() and Path(args.b).is_dir())
+    return {"scipy": "significance tests", **(speech(args.corpus or RUNNING["corpus"]) if runs else {})}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+from whisperlab.errors import WhisperlabError
 
 
 @dataclass(slots=True, frozen=True)
@@ -19,7 +22,7 @@ class Console:
     def show(self, text: str) -> None:
         """A result for a person; silent when stdout belongs to JSON."""
         if not self.json:
-            _print(text, self.out)
+            self._write(text)
 
     def document(self, value: Any) -> None:
         """A result for a program: one JSON document on a line of its own; silent without ``--json``."""
@@ -29,7 +32,25 @@ class Console:
                 text.encode(self.out.encoding or "utf-8")
             except UnicodeEncodeError:  # \u escapes are JSON, other escapes are not
                 text = json.dumps(value, allow_nan=False)
-            print(text, file=self.out, flush=True)
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            _print(text, self.out)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk: no fault of the input
+            raise WhisperlabError(f"stdout: {error.strerror}") from error
+
+    def check_reader(self) -> None:
+        """Raise BrokenPipeError when stdout is a pipe that nobody reads any more."""
+        try:
+            poll = select.poll()
+            poll.register(self.out.fileno(), 0)  # errors are always reported
+        except (OSError, ValueError):  # no file of the system
+            return
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise BrokenPipeError
 
     def note(self, text: str) -> None:
         """Something to know meanwhile."""

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.console import Console, table
+from whisperlab.cli.needs import Needs, speech
 from whisperlab.errors import CorpusError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in actions.choices.values():
         # Also after the action; SUPPRESS, or the action's default would undo a --json before it.
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def needs(args: argparse.Namespace) -> Needs:
+    """Building decodes prompts in G.722."""
+    return speech(*args.corpora) if args.action == "build" else {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -12,28 +12,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
+from whisperlab.cli.needs import EXTRAS, Needs, is_there
 from whisperlab.errors import WhisperlabError
 
 HELP = "what this machine offers and what is missing"
 EXAMPLES = ("doctor", "doctor --json")
 
-# What each extra of pyproject.toml brings, by distribution name.
-EXTRAS = {
-    "data": ("av",),
-    "report": ("matplotlib", "jinja2"),
-    "notebook": ("papermill", "nbconvert", "ipykernel", "ipywidgets"),
-    "profile": ("memray", "pyinstrument", "line-profiler"),
-    "peers": ("faster-whisper",),
-    "sweep": ("duckdb", "scipy"),
-    "ray": ("ray",),
-    "search": ("optuna",),
-}
 CPU_FLAGS = {
     "AVX2": ("avx2",),
     "AVX-512": ("avx512f",),
@@ -56,6 +46,11 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab doctor``."""
     parser.add_argument("--model", default="base", help="the weights to look for (default: %(default)s)")
+
+
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -168,7 +163,7 @@ def speech() -> Finding:
 def extras() -> Iterator[Finding]:
     """The optional libraries, extra by extra; ffmpeg is not among them, nothing here calls it."""
     for extra, names in EXTRAS.items():
-        missing = [name for name in names if not _installed(name)]
+        missing = [name for name in names if not is_there(name.replace("-", "_"))]
         if missing:
             advice = f"pip install 'whisperlab[{extra}]'"
             yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
@@ -182,14 +177,6 @@ def browser() -> Finding:
     if found:
         return Finding("browser", "OK", f"{found} (for the browser tests)")
     return Finding("browser", "WARN", "none; the browser tests need one", "apt-get install chromium")
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _read(path: str) -> str:

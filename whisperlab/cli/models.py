@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.console import Console, table
+from whisperlab.cli.needs import Needs
 from whisperlab.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab models``."""
     parser.add_argument("action", choices=("list", "fetch", "path", "verify"))
     parser.add_argument("name", nargs="?", help="a model name, or for verify also a checkpoint file")
+
+
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

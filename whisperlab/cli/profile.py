@@ -14,6 +14,7 @@ from typing import Any
 
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive
 from whisperlab.cli.console import Console, finite
+from whisperlab.cli.needs import PAGES, Needs, is_there
 
 HELP = "where memory and time go"
 EXAMPLES = (
@@ -34,6 +35,7 @@ PASSES = {
     "calls": "the functions with the most cumulative time (cProfile)",
     "latency": "percentiles of every operation, no profiler running",
 }
+TOOLS = {"heap": "memray", "cpu": "pyinstrument", "lines": "line_profiler"}  # that are optional
 WHOLE = ("page", "trace")  # fields for a page or a file of their own, too long for JSON
 
 
@@ -58,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
 
 
+def needs(args: argparse.Namespace) -> Needs:
+    """What the passes asked for by name are made with; of all passes, those that cannot run are left out."""
+    named = {TOOLS[name]: f"--{name}" for name in TOOLS if getattr(args, name) and not args.all}
+    return {**named, **(PAGES if args.out else {})}
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the passes asked for, one after another."""
     from whisperlab.audio import read_audio
@@ -76,6 +84,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     workload = Workload(
         args.audio, model_options(args), args.chunk_ms, args.seconds, functions=tuple(args.function)
     )
+    if left_out := [name for name in asked if name in TOOLS and not is_there(TOOLS[name])]:
+        told = ", ".join(f"{name} ({TOOLS[name]})" for name in left_out)
+        console.note(f"left out, not installed: {told}; pip install 'whisperlab[profile]'")
+        asked = [name for name in asked if name not in left_out]
     records: dict[str, Any] = {}
     for name in asked:
         console.note(f"{name.replace('_', '-')}: a fresh process")

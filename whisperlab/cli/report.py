@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.checks import from_json, shown
 from whisperlab.cli.console import Console
+from whisperlab.cli.needs import PAGES, Needs
 from whisperlab.errors import SweepError, TraceError
 
 if TYPE_CHECKING:
@@ -76,6 +77,20 @@ def parameter(text: str) -> tuple[str, Any]:
         return name, from_json(value)
     except ValueError:
         return name, value
+
+
+def needs(args: argparse.Namespace) -> Needs:
+    """What the pages of these sources are made with."""
+    from whisperlab.soak.findings import is_log
+
+    found = {"jinja2": PAGES["jinja2"]}
+    if any(path.suffix == ".ipynb" for path in args.sources):
+        found |= dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
+    if any(path.suffix != ".ipynb" for path in args.sources):
+        found |= PAGES
+    if any(path.is_file() and is_log(path) for path in args.sources):
+        found["scipy"] = "slopes of a soak"
+    return found
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

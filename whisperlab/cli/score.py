@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from whisperlab.checks import from_json, shown
 from whisperlab.cli.arguments import comma_list
 from whisperlab.cli.console import Console, table
+from whisperlab.cli.needs import Needs
 from whisperlab.errors import ConfigurationError, TraceError, UnknownLanguageError
 from whisperlab.files import read_text
 from whisperlab.languages import language_code
@@ -68,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="chinese,arabic",
         help="count traditional and simplified characters, or Arabic with and without vowel signs, as the same",
     )
+
+
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

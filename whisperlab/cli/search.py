@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import positive_int
 from whisperlab.cli.console import Console, counted, table
+from whisperlab.cli.needs import Needs
 from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
+from whisperlab.cli.sweep import needs as sweep_needs
 from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the proposals (default: %(default)s)")
     add_run_arguments(parser, split="dev", out="reports/search")
+
+
+def needs(args: argparse.Namespace) -> Needs:
+    """optuna, and what a sweep needs."""
+    return {"optuna": "search", **sweep_needs(args)}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

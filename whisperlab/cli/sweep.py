@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import comma_list, positive_int, share, whole_numbers
 from whisperlab.cli.console import Console, counted, table
+from whisperlab.cli.needs import Needs, speech
 from whisperlab.errors import SweepError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="skip what DIR already holds; the other options have to be given again",
+        help="skip what DIR already holds, except tasks whose process died; give the other options again",
     )
     parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed cells again")
     parser.add_argument(
@@ -95,6 +96,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
         action="store_true",
         help="with --ray, for nodes that do not see these files: audio goes out with the tasks, traces come back",
     )
+
+
+def needs(args: argparse.Namespace) -> Needs:
+    """A cluster needs Ray; the dry run is made here."""
+    cluster = {"ray": "--ray"} if args.ray and not getattr(args, "dry_run", False) else {}
+    return {**cluster, **speech(args.corpus)}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -130,9 +137,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.show(table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
     console.show(counted())
     if outcome.failed:
-        raise SweepError(
-            f"{len(outcome.failed)} of {outcome.planned} cells failed; --retry-failed runs them again"
-        )
+        own_error = any(row["status"] == "failed" for row in outcome.failed)
+        option = "--retry-failed" if own_error else "--resume"
+        raise SweepError(f"{len(outcome.failed)} of {outcome.planned} cells failed; {option} runs them again")
     return 0
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from whisperlab.checks import shown
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
 from whisperlab.cli.console import Console, file_name, finite
+from whisperlab.cli.needs import Needs
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.segments import ProcessResult, SessionSegment
 
@@ -88,14 +89,18 @@ def channel(text: str) -> str | int:
     return int(text)
 
 
+def needs(_: argparse.Namespace) -> Needs:
+    """No optional library."""
+    return {}
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Transcribe each audio in turn; one that cannot be read is told of, and the others are still done."""
     if args.language and args.languages:
         args.parser.error("--language is the one language spoken, --languages those that may occur: give one")
     if args.trace:
         make_room_for(args.trace, several=len(args.audio) > 1)
-    with TemporaryDirectory(prefix="whisperlab-") as scratch:
-        return transcribe_all(args, console, lambda: build_transcriber(args), Path(scratch))
+    return transcribe_all(args, console, lambda: build_transcriber(args))
 
 
 def build_transcriber(args: argparse.Namespace) -> Reusable:
@@ -105,15 +110,18 @@ def build_transcriber(args: argparse.Namespace) -> Reusable:
     return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
-def transcribe_all(
-    args: argparse.Namespace, console: Console, build: Callable[[], Reusable], scratch: Path
-) -> int:
-    """The loop over the audio files; ``build`` is called once, when the first of them has been read."""
+def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[], Reusable]) -> int:
+    """The loop over the audio files; ``build`` is called once, when the first of them has been read.
+
+    A trace that cannot be written is an error after the result was printed.
+    """
     from whisperlab.audio import read_audio
+    from whisperlab.trace import write_trace
 
     transcriber: Reusable | None = None
     failed = 0
-    for argument, path in zip(args.audio, trace_paths(args.audio, args.trace or scratch), strict=True):
+    paths = trace_paths(args.audio, args.trace) if args.trace else [None] * len(args.audio)
+    for argument, path in zip(args.audio, paths, strict=True):
         name = file_name(argument)
         try:
             audio = read_audio(argument, channel=args.channel, track=args.track)
@@ -125,15 +133,17 @@ def transcribe_all(
                     transcriber = build()
                 else:
                     transcriber.reset()
-                where = path if label is None else path.with_stem(f"{path.stem}-{label}")
-                traces[label] = _record(transcriber, samples, name, label, where, args, console)
-        except (AudioFormatError, OSError) as error:
-            failed += 1
-            console.error(error)
-        else:
+                traces[label] = _capture(transcriber, samples, name, label, args, console)
             console.document(merged(name, traces))
             for label, trace in traces.items():
                 console.note(summary(name if label is None else f"{name} ({label})", trace))
+                if path:
+                    write_trace(path if label is None else path.with_stem(f"{path.stem}-{label}"), trace)
+        except BrokenPipeError:
+            raise  # the reader of stdout is gone
+        except (AudioFormatError, OSError) as error:
+            failed += 1
+            console.error(error)
     return 1 if failed else 0
 
 
@@ -161,6 +171,8 @@ def make_room_for(target: Path, several: bool) -> None:
         raise ConfigurationError(
             f"--trace {target}: {folder} is not a folder and cannot be made one ({error.strerror})"
         ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigurationError(f"--trace {target}: {folder} is not writable")
 
 
 def document(name: str, trace: Trace) -> dict[str, Any]:
@@ -219,12 +231,11 @@ def summary(name: str, trace: Trace) -> str:
     return f"{told}\n{name}: {real_time_line(live)}" if live else told
 
 
-def _record(
+def _capture(
     transcriber: Reusable,
     audio: FloatArray,
     name: str,
     label: Label,
-    path: Path,
     args: argparse.Namespace,
     console: Console,
 ) -> Trace:
@@ -233,23 +244,27 @@ def _record(
 
     from whisperlab.audio import duration_s
     from whisperlab.realtime import OverloadOptions
-    from whisperlab.trace import record
+    from whisperlab.trace import capture
 
     with tqdm(
         total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None
     ) as bar:
+
+        def progress(heard_s: float) -> None:
+            bar.update(heard_s - bar.n)
+            console.check_reader()
+
         tell = Telling(transcriber, lambda segment: _tell(bar, console, segment, label))
-        return record(
+        return capture(
             tell,
             audio,
-            path,
             recording=Path(name).stem,
             audio_path=name,
             audio_options=_not_default({"channel": label or args.channel, "track": args.track}),
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
-            progress=lambda heard_s: bar.update(heard_s - bar.n),
+            progress=progress,
         )
 
 

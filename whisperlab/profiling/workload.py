@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisperlab.errors import WhisperlabError
+from whisperlab.threads import no_interrupts
 from whisperlab.timeline import samples
 
 if TYPE_CHECKING:
@@ -87,15 +89,29 @@ def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
 
     ``measure`` must be importable by name and ``task`` picklable, as a `Workload` is.
 
-    What the pass raises is raised here; WhisperlabError when the process was killed, as by a lack of memory.
+    What the pass raises is raised here; WhisperlabError when the process was killed, as by a lack of memory. An
+    interrupt here ends the process too, once it has removed its temporary files.
     """
+    before = set(active_children())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(measure, task).result()
+            with no_interrupts():
+                done = pool.submit(_stoppable, measure, task)
+            return done.result()
+        except KeyboardInterrupt:
+            for child in set(active_children()) - before:
+                child.terminate()
+            raise
         except BrokenProcessPool as error:
             raise WhisperlabError(
                 f"the {measure.__module__} pass was killed; was there enough memory?"
             ) from error
+
+
+def _stoppable(measure: Callable[[Task], Record], task: Task) -> Record:
+    """A pass that SIGTERM ends as Ctrl-C would."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return measure(task)
 
 
 def short_place(file: str, line: int) -> str:

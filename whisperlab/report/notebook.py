@@ -133,9 +133,9 @@ def _read(path: Path) -> NotebookNode:
 
 def _write_copy(source: Path, copy: Path) -> None:
     """The notebook as papermill wants it: with the name of a kernel, which not every notebook has."""
+    notebook = _read(source)
     import nbformat
 
-    notebook = _read(source)
     notebook.metadata["kernelspec"] = {"name": _KERNEL, "language": "python", "display_name": "Python 3"}
     nbformat.write(notebook, copy)  # type: ignore[no-untyped-call]
 
