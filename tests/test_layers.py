@@ -26,6 +26,7 @@ LAYERS = (
     "rich",
     "timeline",
     "audio",
+    "gain",
     "buffer",
     "segments",
     "metrics",

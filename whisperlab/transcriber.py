@@ -56,6 +56,7 @@ from whisperlab.errors import (
     StreamEndedError,
     enough_memory,
 )
+from whisperlab.gain import dbfs
 from whisperlab.hot import hot
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
 from whisperlab.linear import Precision, check_precision
@@ -382,7 +383,7 @@ class SessionRestartTranscriber:
             self._text_encoder, stack, decoding, self.metrics, n_languages, share=session.share
         )
         with enough_memory("for voice activity detection"):
-            self._gate = SpeechGate(vad, SileroDetector())
+            self._gate = SpeechGate(vad, SileroDetector(), quiet_detector=SileroDetector())
         self._worker: ThreadPoolExecutor | None = None
         if session.parallel_ms:
             self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (threads,))
@@ -445,6 +446,7 @@ class SessionRestartTranscriber:
             0,
         )
         self._warned_at: float | None = None
+        self._warned_of_level = False
         self._news = _News()
 
     def _engine(
@@ -561,7 +563,7 @@ class SessionRestartTranscriber:
     def get_statistics(self) -> dict[str, Any]:
         """Counts and latencies since the stream began, JSON-able.
 
-        While another thread works on the stream each of the five parts is of one moment, and later parts may be newer.
+        While another thread works on the stream each of its parts is of one moment, and later parts may be newer.
         """
         _check_process()
         with self._reading:
@@ -600,6 +602,11 @@ class SessionRestartTranscriber:
                 "load_level": self._load_level,
                 "gaps": counts["gaps"],
                 "gap_s": seconds(counts["gap_samples"]),
+            },
+            "level": {
+                "recent_dbfs": dbfs(self._gate.level.value),
+                "quiet_speech_s": seconds(self._gate.quiet),
+                "quiet_speech_dbfs": dbfs(self._gate.quiet_level),
             },
         }
 
@@ -933,6 +940,18 @@ class SessionRestartTranscriber:
             )
             self._warned_at = now
 
+    def _warn_of_level(self) -> None:
+        """Log a warning, once per stream, when a second of speech was quiet."""
+        level = dbfs(self._gate.quiet_level)
+        if self._warned_of_level or level is None or self._gate.quiet < SAMPLE_RATE:
+            return
+        self._warned_of_level = True
+        logger.warning(
+            "the speech is very quiet: %.0f dBFS (RMS of its loudest 32 ms); it is amplified, but words may be wrong: "
+            "raise the level of the recording",
+            level,
+        )
+
     @property
     def _state(self) -> int | None:
         return None if self._language is None else self.languages.index(self._language)
@@ -1090,6 +1109,7 @@ class SessionRestartTranscriber:
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed speech: a change that the best path shows is decided now or not."""
         self._news.speech.append(closed)
+        self._warn_of_level()
         self._settle()
         if self._mode == "auto":
             if self._language is None and self._heard and not self._questions:
