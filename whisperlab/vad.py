@@ -90,8 +90,8 @@ class SpeechGate:
 
     ``quiet_detector`` is given the amplified frames while the recent level of the stream is below normal; the greater
     of both probabilities counts. The other detector always gets the audio as it is, so a stream of normal level gives
-    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the samples of the closed spans that were
-    below normal, ``quiet_level`` the level of the newest of them.
+    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the samples of the closed
+    spans that were below normal, ``quiet_level`` the level of the newest of them.
     """
 
     def __init__(
