@@ -19,9 +19,6 @@ DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded --no-dec
 DEMO_LISTENING := --cache-sizes 50 --hash-precisions 2,0 --keys logmel,near --no-decode
 DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
-# Threads that wait for each other should not burn the cores while they do (see whisperlab/cli/__init__.py).
-export GOMP_SPINCOUNT ?= 10000
-
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 .PHONY: help demo test lint notebooks bench soak fuzz sbom clean environment weights speech browser

@@ -31,6 +31,7 @@ from whisperlab.encoder import Network, ShortWindowEncoder
 from whisperlab.instruments import in_turns, middle, ratio
 from whisperlab.linear import Precision
 from whisperlab.models import Weights
+from whisperlab.threads import THREADS
 from whisperlab.timeline import samples
 from whisperlab.trace import provenance
 
@@ -167,7 +168,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: both")
     parser.add_argument("--tuned", action="store_true", help="also with max_autotune")
     arguments = parser.parse_args()

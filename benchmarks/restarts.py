@@ -22,6 +22,7 @@ from whisperlab.decoder import DecoderOptions, SpeechDecoder, text_of
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.scoring import align, area_under_roc, expected_calibration_error, units
 from whisperlab.scoring.text import TextCounts, switch_text, text_counts
+from whisperlab.threads import THREADS, torch_threads
 from whisperlab.timeline import samples
 from whisperlab.trace import Reference, ReferenceSegment, Trace, capture
 from whisperlab.transcriber import prepared
@@ -64,7 +65,8 @@ def main() -> None:
     told: list[list[tuple[float, bool]]] = []
     for recording in tqdm(recordings, unit="recording"):
         audio, reference = recording.audio(), Reference.from_dict(recording.reference)
-        whole = tuple(alone(decoder, audio, segment) for segment in reference.segments)
+        with torch_threads(THREADS):
+            whole = tuple(alone(decoder, audio, segment) for segment in reference.segments)
         turns = [(0.0, whole[0].lang), *((segment.start, segment.lang) for segment in whole[1:])]
         oracle = capture(SessionRestartTranscriber(model, oracle=turns), audio, recording=recording.id)
         steps = align(Reference(" ".join(s.text for s in whole), whole), text(oracle))

@@ -24,6 +24,7 @@ from whisperlab import corpora, models
 from whisperlab.encoder import ShortWindowEncoder
 from whisperlab.linear import check_precision
 from whisperlab.scoring import wilson
+from whisperlab.threads import THREADS
 from whisperlab.timeline import samples
 from whisperlab.trace import provenance
 from whisperlab.verdict import in_pairs, judge
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--nothing", type=int, default=200, help="trials without a difference")
     parser.add_argument("--planted", type=int, default=50, help="trials with one")
     parser.add_argument("--slowdown", type=float, default=0.05)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=THREADS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     weights = models.load_weights("base")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -1065,9 +1066,11 @@ def test_the_doctor_looks_at_everything_and_says_what_to_do(
     by_name = {finding["name"]: finding for finding in findings}
     assert run("doctor", "--model", "enormous") == 1
     assert "whisperlab models list" in capsys.readouterr().out
-    assert {"python", "processor", "torch", "compiler", "disk", "weights", "speech", "browser"} <= set(
-        by_name
-    )
+    named = {"python", "processor", "torch", "threads", "compiler", "disk", "weights", "speech", "browser"}
+    assert named <= set(by_name)
+    share = re.match(r"one thread 1.00, two threads (\d+\.\d\d) of the time; ", by_name["threads"]["detail"])
+    assert share
+    assert float(share[1]) > 0
     assert by_name["weights"]["status"] == "WARN"
     assert by_name["weights"]["advice"] == "whisperlab models fetch base"
     assert all(finding["advice"] for finding in findings if finding["status"] == "FAIL")

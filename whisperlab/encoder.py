@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.gain import lifted
 from whisperlab.hot import hot
 from whisperlab.linear import Precision, Product, activations, padded_rows, product
 from whisperlab.models import Weights
@@ -275,11 +276,14 @@ class ShortWindowEncoder:
             )
 
     def mel(self, windows: Sequence[NDArray[np.float32]], n_total: int) -> torch.Tensor:
-        """Log-mel spectrograms of windows followed by silence, shape (windows, mels, n_total / 160)."""
+        """Log-mel spectrograms of windows followed by silence, shape (windows, mels, n_total / 160).
+
+        Quiet windows are amplified first (`whisperlab.gain.lifted`).
+        """
         from whisper.audio import log_mel_spectrogram
 
         padded = np.zeros((len(windows), n_total), dtype=np.float32)
         for row, window in zip(padded, windows, strict=True):
-            row[: len(window)] = window
+            row[: len(window)] = lifted(window)
         # one by one: openai-whisper cuts off what is 80 dB below the loudest of all it is given
         return torch.stack([log_mel_spectrogram(row, self._n_mels, device=self.device) for row in padded])

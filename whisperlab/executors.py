@@ -17,7 +17,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from whisperlab.errors import ConfigurationError, MissingDependencyError, brief
 from whisperlab.nursery import Memory, Nursery, Work, Worker, WorkerDiedError
-from whisperlab.threads import torch_threads
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -70,7 +69,7 @@ class Executor(Protocol[Task, Done]):
 
 
 class InProcess(Generic[Task, Result]):
-    """One task after the other, here, on one thread as everywhere: bfloat16 sums depend on how many there are."""
+    """One task after the other, here."""
 
     def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
         self._factory = factory
@@ -79,13 +78,11 @@ class InProcess(Generic[Task, Result]):
         """In the order given."""
         work = self._factory()
         for task in tasks:
-            with torch_threads(1):
-                result = work(task)
-            yield task, result
+            yield task, work(task)
 
 
 class LocalProcesses(Generic[Task, Result]):
-    """Several processes of this machine, which compute on one thread each.
+    """Several processes of this machine.
 
     The work is made once and its weights are shared (`whisperlab.nursery`). A worker that dies, whatever killed it, is
     replaced and its task tried again, `ATTEMPTS` times in all. Only a worker that had a task counts: the death of the
@@ -232,9 +229,6 @@ class _Actor:
     """A worker of the cluster."""
 
     def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
-        import torch
-
-        torch.set_num_threads(1)
         self._work = factory()
 
     def do(self, task: Any, *luggage: Any) -> Any:

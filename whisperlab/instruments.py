@@ -27,6 +27,7 @@ from whisperlab.cache import KEYS, EncoderCache
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.profiling.memory import status
 from whisperlab.segments import SessionSegment
+from whisperlab.threads import THREADS, torch_threads
 from whisperlab.timeline import SAMPLE_RATE, samples
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ CHUNK = SAMPLE_RATE // 10  # 100 ms
 HELD_S = 10  # seconds both buffers keep; 625 KB, as in the guide
 ROUNDS = 31
 CALLS = 2000  # per round, of what takes about a microsecond
-THREADS = 4
+RECORDING = 4  # threads that record at once
 
 SPEECH: FloatArray = np.random.default_rng(0).uniform(-1, 1, CHUNK).astype(np.float32)
 
@@ -330,7 +331,7 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     ]
     shared = [_shared_record_ns() for _ in range(ROUNDS)]
     figures.append(
-        Figure(f"record() from {THREADS} threads at once, by the wall clock", *shown("ns", shared))
+        Figure(f"record() from {RECORDING} threads at once, by the wall clock", *shown("ns", shared))
     )
     figures.append(Figure("resident memory grown", _grown_bytes(metrics, records), "bytes", n=records))
     return figures
@@ -338,21 +339,21 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
 
 def _shared_record_ns() -> float:
     """Wall time per record while several threads record into one operation as fast as they can."""
-    metrics, start = PerformanceMetrics(), threading.Barrier(THREADS + 1)
+    metrics, start = PerformanceMetrics(), threading.Barrier(RECORDING + 1)
 
     def work() -> None:
         start.wait()
         for _ in range(CALLS):
             metrics.record("lid.total", 0.001)
 
-    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    threads = [threading.Thread(target=work) for _ in range(RECORDING)]
     for thread in threads:
         thread.start()
     start.wait()
     began = time.perf_counter_ns()
     for thread in threads:
         thread.join()
-    return (time.perf_counter_ns() - began) / (THREADS * CALLS)
+    return (time.perf_counter_ns() - began) / (RECORDING * CALLS)
 
 
 def _grown_bytes(metrics: PerformanceMetrics, records: int) -> int:
@@ -377,8 +378,9 @@ def cache_figures(model: Whisper | Weights) -> list[Figure]:
 
     window = (0.1 * np.random.default_rng(0).standard_normal(samples(2))).astype(np.float32)
     encoder = ShortWindowEncoder(weights_of(model))
-    short = encoder.encode(window, margin=0).features
-    padded = encoder.encode(window, margin=samples(28)).features
+    with torch_threads(THREADS):
+        short = encoder.encode(window, margin=0).features
+        padded = encoder.encode(window, margin=samples(28)).features
     figures = []
     for key in KEYS:
         lookup_ms, hash_ms = _lookups(EncoderCache(key=key), short, window)

@@ -24,6 +24,7 @@ from whisperlab.audio import FloatArray
 from whisperlab.errors import ConfigurationError
 from whisperlab.lid import LanguageIdentifier, LidOptions, check_languages, softmax
 from whisperlab.models import Weights, weights_of
+from whisperlab.threads import THREADS, torch_threads
 from whisperlab.timeline import MAX_WINDOW, Span, samples, seconds
 from whisperlab.transcriber import prepared
 
@@ -185,9 +186,10 @@ class WindowListener:
     ) -> tuple[NDArray[np.float64], float]:
         """Logits of a window followed by samples of silence, shape (languages,), and the encoder's seconds."""
         began = self._clock()
-        features = self._encoder.encode(window, silence, pool_after).features
-        took = self._clock() - began
-        return self._identifier.logits(features), took
+        with torch_threads(THREADS):
+            features = self._encoder.encode(window, silence, pool_after).features
+            took = self._clock() - began
+            return self._identifier.logits(features), took
 
 
 def blocks(segments: Iterable[ReferenceSegment]) -> list[tuple[Span, str]]:

@@ -3,7 +3,7 @@
 A fork shares all memory until somebody writes to it. Weights that a library has laid out for the processor can be
 shared in no other way: they cannot be sent, and made again they are there twice. The process that drives may have
 threads, whose locks a fork would copy in whatever state they are, so the *nursery* is a fresh process that drives
-nothing, computes on one thread, as its workers do, and has no pool of threads that they would miss.
+nothing, computes on one thread, and has no pool of threads that its workers would miss.
 
 Workers end when the driver process is gone, also in the middle of a task: the pipe between them is closed then. The
 death of the nursery ends no worker. Another nursery is opened when the next worker is hired.

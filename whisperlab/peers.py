@@ -27,7 +27,7 @@ from whisperlab.profiling.memory import status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.scoring import Score, bootstrap_intervals, pooled, score
 from whisperlab.segments import SessionSegment, Switch
-from whisperlab.threads import torch_threads
+from whisperlab.threads import THREADS, torch_threads
 from whisperlab.timeline import MEL_RATE, samples
 from whisperlab.trace import Pace, Reference, StreamTranscriber, capture
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-THREADS = 2  # for every peer: the smallest machine this is run on has two cores
 WARM_UP_S = 3.0  # what each peer hears once, unmeasured, before anything is timed
 MEMORY_S = 30.0  # what a peer hears while its memory is measured
 
@@ -69,7 +68,7 @@ RATES = (
     "real_time_factor",
 )
 CONTROLS = "false_switches_per_hour_controls"
-COSTS = ("real_time_factor", "encoder_calls_per_s", "encoded_s_per_s", "peak_memory_bytes")
+COSTS = ("threads", "real_time_factor", "encoder_calls_per_s", "encoded_s_per_s", "peak_memory_bytes")
 
 _log = logging.getLogger(__name__)
 
@@ -276,6 +275,11 @@ def all_peers(
     def weights() -> models.Weights:
         return models.load_weights(model, say=say)
 
+    def ours(**options: Any) -> StreamTranscriber:
+        from whisperlab.transcriber import SessionRestartTranscriber
+
+        return SessionRestartTranscriber(weights(), threads=threads, **options)
+
     def multilingual(*, prompt: bool) -> Callable[[Pace], Peer]:
         return lambda _: faster_multilingual(engine(), condition_on_previous_text=prompt)
 
@@ -286,7 +290,7 @@ def all_peers(
 
     def auto(reference: Reference) -> StreamTranscriber:
         if not following:
-            following.append(_transcriber(weights(), languages=languages))
+            following.append(ours(languages=languages))
         following[0].reset()
         return following[0]  # type: ignore[no-any-return]
 
@@ -301,8 +305,8 @@ def all_peers(
         "faster-whisper int8, multilingual, no prompt": multilingual(prompt=False),
         "faster-whisper int8, oracle segments": lambda _: faster_oracle(engine()),
         "whisperlab, auto": mode(auto),
-        "whisperlab, forced": mode(lambda ref: _transcriber(weights(), language=true_turns(ref)[0][1])),
-        "whisperlab, oracle": mode(lambda ref: _transcriber(weights(), oracle=true_turns(ref))),
+        "whisperlab, forced": mode(lambda ref: ours(language=true_turns(ref)[0][1])),
+        "whisperlab, oracle": mode(lambda ref: ours(oracle=true_turns(ref))),
     }
 
 
@@ -320,12 +324,6 @@ def chosen(names: Iterable[str] | None) -> list[str]:
         if not any(part in name for name in known):
             raise ConfigurationError(f"no peer is named {part!r}; there are: {'; '.join(known)}")
     return [name for name in known if any(part in name for part in wanted)]
-
-
-def _transcriber(model: models.Weights, **options: Any) -> StreamTranscriber:
-    from whisperlab.transcriber import SessionRestartTranscriber
-
-    return SessionRestartTranscriber(model, **options)
 
 
 # Running
@@ -408,6 +406,7 @@ def compare(
         alone = list(interleaved(controls, following, clock=clock, say=say))
     rows = summarise(results, recordings, rng or np.random.default_rng(0), alone, controls)
     for row in rows:
+        row["threads"] = threads
         truth = _until(Reference.from_dict(recordings[0].reference), MEMORY_S)
         task = _Alone(row["peer"], tuple(languages), model, threads, recordings[0], truth)
         row["peak_memory_bytes"] = in_fresh_process(peak_memory, task) if memory else None

@@ -25,6 +25,7 @@ from whisperlab.errors import AudioFormatError
 from whisperlab.lid import LidOptions
 from whisperlab.models import Weights
 from whisperlab.text_stack import DecoderState, TextStack
+from whisperlab.threads import THREADS
 from whisperlab.timeline import MAX_WINDOW
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
 
@@ -191,17 +192,24 @@ class PlainTranscriber(SessionRestartTranscriber):
     Args:
         model: a loaded openai-whisper model.
         languages: the allowed languages.
+        threads: compute threads.
         guide: take the guide's buffers, and its cache of 50 entries with the key ``'rounded'`` at 6 decimals.
     """
 
     def __init__(
-        self, model: Whisper, languages: Sequence[str] | None = None, *, guide: bool = False
+        self,
+        model: Whisper,
+        languages: Sequence[str] | None = None,
+        *,
+        guide: bool = False,
+        threads: int = THREADS,
     ) -> None:
         self._model, self._guide = model, guide
         super().__init__(
             model,
             languages,
             precision="fp32",
+            threads=threads,
             cache_size=50 if guide else 0,
             decoding=DecoderOptions(
                 margins_s=(30.0,)

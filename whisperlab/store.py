@@ -64,6 +64,7 @@ _FIELDS = {
     "duration": AMOUNT_OR_NULL,
     "compute_s": AMOUNT_OR_NULL,
     "peak_rss_bytes": AMOUNT_OR_NULL,
+    "threads": AMOUNT_OR_NULL,
     "statistics": STATISTICS,
     "counts": OBJECT,
     "rates": OBJECT,

@@ -388,6 +388,7 @@ def _identity(task: Task) -> Row:
         "compute_s": None,
         "response_p95_s": None,
         "peak_rss_bytes": None,
+        "threads": None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -402,6 +403,7 @@ def _measured(trace: Trace, config: Config) -> Row:
         "compute_s": trace.compute_s,
         "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
+        "threads": trace.config.get("threads"),
     }
 
 

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,6 +58,7 @@ from whisperlab.errors import (
     UnknownLanguageError,
     enough_memory,
 )
+from whisperlab.gain import dbfs
 from whisperlab.hot import hot
 from whisperlab.languages import language_code
 from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
@@ -68,7 +68,7 @@ from whisperlab.models import Weights, load_weights, weights_of
 from whisperlab.segments import LanguageFlag, LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.smoothing import LONGEST_GAP_S, PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
 from whisperlab.text_stack import TextStack
-from whisperlab.threads import torch_threads
+from whisperlab.threads import THREADS, check_threads, torch_threads
 from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
 
@@ -129,9 +129,10 @@ class SessionOptions:
     confident disagreement is reported (`LanguageFlag`).
 
     ``share``: a window that is asked for twice, by the proof of a switch and by the decode after it, is encoded once.
-    ``parallel_ms`` above 0 decodes running speech in a second thread while language-ID goes on, each on one core; what
-    it found is used when so much more audio has been heard, or when a pause or a switch needs it. The moment is one of
-    the stream, not of the clock, so the result does not depend on the machine.
+    ``parallel_ms`` above 0 decodes running speech in a second thread while language-ID goes on, each with the
+    transcriber's number of compute threads; what it found is used when so much more audio has been heard, or when a
+    pause or a switch needs it. The moment is one of the stream, not of the clock, so the result does not depend on the
+    machine.
     """
 
     step_ms: int = 1000
@@ -261,6 +262,7 @@ class SessionRestartTranscriber:
             is fastest on this device without harm to the text (`whisperlab.linear.check_precision`).
         compiled: run the encoder as compiled code (`whisperlab.compiled`), made first if need be, in a minute or two;
             where that cannot be, the reason is logged and ``config()["compiled"]`` is False. For fp32 and bf16.
+        threads: compute threads of this transcriber. torch's own setting is put back after every call.
         language: the one language spoken (mode *forced*: no language-ID).
         oracle: known switches as ``(seconds, language)`` pairs from 0 on (mode *oracle*, for upper bounds).
         language_prior: positive weights by language; those not named weigh 1.
@@ -279,7 +281,7 @@ class SessionRestartTranscriber:
     error out of torch), the stream is half done: from then on both raise `StreamBrokenError` until `reset`. `latest`
     still tells what the broken call had made final, and the statistics can be read.
 
-    Determinism: the same audio, options and number of torch's threads give the same results to the last bit, in any
+    Determinism: the same audio and options, ``threads`` among them, give the same results to the last bit, in any
     chunks and any process. With fp32 and int8 one thread and two do so too. With bf16 oneDNN shares long sums out among
     the threads: in 40 s of the development speech half the posteriors differed, by 0.04 at most, and two words of the
     text were spelt otherwise; times, languages and switches were the same.
@@ -302,6 +304,7 @@ class SessionRestartTranscriber:
         *,
         precision: str | None = None,
         compiled: bool = False,
+        threads: int = THREADS,
         language: str | None = None,
         oracle: Sequence[tuple[float, str]] | None = None,
         language_prior: Mapping[str, float] | None = None,
@@ -336,12 +339,14 @@ class SessionRestartTranscriber:
         self._mode = _mode(language, oracle)
         if languages is not None and self._mode != "auto":
             raise ConfigurationError(f"languages are for mode auto, but mode {self._mode} was asked for too")
-        if isinstance(model, str | Path):
-            model = load_weights(model, device or "cpu")
-        weights = weights_of(model)
+        self._threads = check_threads(threads)
         split = (lid.pool_after or 0) if compiled else None
+        with torch_threads(threads):
+            if isinstance(model, str | Path):
+                model = load_weights(model, device or "cpu")
+            weights = weights_of(model)
+            encoder, stack = self._engine(weights, precision, split)
         n_languages = weights.n_languages
-        encoder, stack = self._engine(weights, precision, split)
         encoder.check_pooling(lid.pool_after)
         if language is not None:
             languages = [language]
@@ -365,6 +370,7 @@ class SessionRestartTranscriber:
             "precision": encoder.precision,
             "decoder_precision": stack.precision,
             "compiled": encoder.compiled,
+            "threads": threads,
             "mode": self._mode,
             "language_prior": dict(language_prior or {}),
             "cache_size": cache_size,
@@ -402,10 +408,10 @@ class SessionRestartTranscriber:
             self._text_encoder, stack, decoding, self.metrics, n_languages, share=session.share
         )
         with enough_memory("for voice activity detection"):
-            self._gate = SpeechGate(vad, SileroDetector())
+            self._gate = SpeechGate(vad, SileroDetector(), quiet_detector=SileroDetector())
         self._worker: ThreadPoolExecutor | None = None
         if session.parallel_ms:
-            self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (1,))
+            self._worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (threads,))
         self._turns = threading.RLock()  # held by the one thread that works on the stream
         self._reading = threading.Lock()  # keeps a new stream from beginning while statistics are read
         self._half_done = ""  # the call under way, or the one that was broken off
@@ -414,7 +420,7 @@ class SessionRestartTranscriber:
     def reset(self) -> None:
         """Begin a new stream: forget audio, text, cache and statistics; keep the model."""
         _check_process()
-        with self._turns:
+        with self._turns, torch_threads(self._threads):
             self._half_done = "reset"
             if self._worker:
                 self._worker.submit(int).result()  # whatever it was decoding: the thread is free after it
@@ -468,6 +474,7 @@ class SessionRestartTranscriber:
         self._warned_at: float | None = None
         self._outside_told: set[str] = set()  # languages outside the allowed ones that a warning has named
         self._evidence = np.full(len(self.languages), FOUND_S[0])  # seconds of speech found of each language
+        self._warned_of_level = False
         self._news = _News()
 
     def _engine(
@@ -500,7 +507,11 @@ class SessionRestartTranscriber:
             self._half_done = "process"
             self._news = _News()
             self._given += len(audio)
-            with self.metrics.measure("chunk.total"), self._own_core(), enough_memory("for the stream"):
+            with (
+                self.metrics.measure("chunk.total"),
+                torch_threads(self._threads),
+                enough_memory("for the stream"),
+            ):
                 self._take(bounded(self._resampler.resample_chunk(audio)) if self._resampler else audio)
             self._half_done = ""
             return self.latest
@@ -538,7 +549,7 @@ class SessionRestartTranscriber:
             self._half_done = "skip"
             self._news = _News()
             if n_samples:
-                with self._own_core():
+                with torch_threads(self._threads):
                     self._flush()
                     self._resampler = _resampler(self.sampling_rate)
                     self._given += n_samples
@@ -554,7 +565,7 @@ class SessionRestartTranscriber:
             self._half_done = "finalize"
             self._news = _News()
             if not self._ended:
-                with enough_memory("for the stream"):
+                with torch_threads(self._threads), enough_memory("for the stream"):
                     self._finalize()
             self._half_done = ""
             return self.latest
@@ -573,15 +584,6 @@ class SessionRestartTranscriber:
                 "done; what that call had made final is in latest, and reset() starts a new stream"
             )
 
-    @contextmanager
-    def _own_core(self) -> Iterator[None]:
-        """One core for each of two threads: with two for each, they would wait for each other, spinning."""
-        if self._worker is None:
-            yield
-            return
-        with torch_threads(1):
-            yield
-
     def config(self) -> dict[str, Any]:
         """Everything that decides what this transcriber does, JSON-able."""
         return dict(self._config)
@@ -589,7 +591,7 @@ class SessionRestartTranscriber:
     def get_statistics(self) -> dict[str, Any]:
         """Counts and latencies since the stream began, JSON-able.
 
-        While another thread works on the stream each of the five parts is of one moment, and later parts may be newer.
+        While another thread works on the stream each of its parts is of one moment, and later parts may be newer.
         """
         _check_process()
         with self._reading:
@@ -633,6 +635,11 @@ class SessionRestartTranscriber:
                 "language_flags": counts["language_flags"],
                 "language_outside": counts["language_outside"],
                 "language_outside_s": seconds(counts["language_outside_samples"]),
+            },
+            "level": {
+                "recent_dbfs": dbfs(self._gate.level.value),
+                "quiet_speech_s": seconds(self._gate.quiet),
+                "quiet_speech_dbfs": dbfs(self._gate.quiet_level),
             },
         }
 
@@ -1006,6 +1013,18 @@ class SessionRestartTranscriber:
             )
             self._warned_at = now
 
+    def _warn_of_level(self) -> None:
+        """Log a warning, once per stream, when a second of speech was quiet."""
+        level = dbfs(self._gate.quiet_level)
+        if self._warned_of_level or level is None or self._gate.quiet < SAMPLE_RATE:
+            return
+        self._warned_of_level = True
+        logger.warning(
+            "the speech is very quiet: %.0f dBFS (RMS of its loudest 32 ms); it is amplified, but words may be wrong: "
+            "raise the level of the recording",
+            level,
+        )
+
     @property
     def _state(self) -> int | None:
         return None if self._language is None else self.languages.index(self._language)
@@ -1215,6 +1234,7 @@ class SessionRestartTranscriber:
     def _end_speech(self, closed: Span) -> None:
         """A pause (or the end of the stream) closed speech: a change that the best path shows is decided now or not."""
         self._news.speech.append(closed)
+        self._warn_of_level()
         self._settle()
         if self._mode == "auto":
             if self._language is None and self._heard and not self._questions:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from whisperlab.checks import check_types, shown
 from whisperlab.errors import ConfigurationError
+from whisperlab.gain import MAX_GAIN_DB, NORMAL, RecentLevel, gain_for, level_of
 from whisperlab.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
 
 _NEEDED_BYTES = 128 << 20  # of address space, while Silero is loaded: 79 MB at once, and some
@@ -50,12 +51,14 @@ class VadOptions:
     """When speech begins and ends.
 
     ``onset`` and ``offset`` are Silero's own defaults (0.5, and 0.15 below it). ``min_silence_ms`` is longer
-    than most pauses inside a sentence, so that a closed span is an utterance.
+    than most pauses inside a sentence, so that a closed span is an utterance. ``max_gain_db`` limits the automatic gain
+    for quiet audio (`whisperlab.gain`); 0 turns it off.
     """
 
     onset: float = 0.5
     offset: float = 0.35
     min_silence_ms: int = 480
+    max_gain_db: float = MAX_GAIN_DB
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -64,6 +67,10 @@ class VadOptions:
         if not 32 <= self.min_silence_ms <= LONGEST_MS:
             raise ConfigurationError(
                 f"min_silence_ms must be 32 to {LONGEST_MS}, got {shown(self.min_silence_ms)}"
+            )
+        if not 0 <= self.max_gain_db <= MAX_GAIN_DB:
+            raise ConfigurationError(
+                f"max_gain_db must be 0 to {MAX_GAIN_DB:g}, got {shown(self.max_gain_db)}"
             )
 
 
@@ -80,11 +87,23 @@ class SpeechGate:
 
     ``span_start`` is the first sample of the speech going on, or None in silence. ``heard_until`` is the end
     of the last frame judged, ``voiced_until`` that of the last frame with speech.
+
+    ``quiet_detector`` is given the amplified frames while the recent level of the stream is below normal; the greater
+    of both probabilities counts. The other detector always gets the audio as it is, so a stream of normal level gives
+    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the samples of the closed
+    spans that were below normal, ``quiet_level`` the level of the newest of them.
     """
 
-    def __init__(self, options: VadOptions, detector: VoiceActivityDetector, history_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        options: VadOptions,
+        detector: VoiceActivityDetector,
+        history_s: float = 30.0,
+        quiet_detector: VoiceActivityDetector | None = None,
+    ) -> None:
         self._options = options
         self._detector = detector
+        self._quiet_detector = quiet_detector if options.max_gain_db else None
         self._min_silence = options.min_silence_ms * SAMPLE_RATE // 1000
         self._recent: deque[VadFrame] = deque(maxlen=round(history_s * SAMPLE_RATE / VAD_FRAME))
         self.reset()
@@ -93,6 +112,10 @@ class SpeechGate:
         """Begin a new stream."""
         self._detector.reset()
         self._recent.clear()
+        self.level = RecentLevel()
+        self.quiet, self.quiet_level = 0, 0.0
+        self._span_level = 0.0
+        self._amplifies = False
         self._quiet_since: int | None = None
         self.span_start: int | None = None
         self.heard_until = 0
@@ -101,7 +124,7 @@ class SpeechGate:
     def push(self, samples: NDArray[np.float32]) -> Span | None:
         """Judge the next 512 samples; returns the speech span this frame closed, if it closed one."""
         start = self.heard_until
-        probability = self._detector(samples)
+        probability = self._probability(samples)
         self.heard_until = start + VAD_FRAME
         self._recent.append(VadFrame(start, probability))
         if self.span_start is None:
@@ -118,12 +141,27 @@ class SpeechGate:
             return self.close()
         return None
 
+    def _probability(self, samples: NDArray[np.float32]) -> float:
+        """That of speech in a frame: as it is, or as it is amplified if the stream is quiet."""
+        level = level_of(samples)
+        probability = self._detector(samples)
+        self._span_level = max(level, self._span_level) if self.span_start is not None else level
+        gain = gain_for(self.level.push(level), self._options.max_gain_db)
+        if self._quiet_detector and gain > 1 and level > 0:
+            if not self._amplifies:
+                self._quiet_detector.reset()
+            probability = max(probability, self._quiet_detector(samples * np.float32(gain)))
+        self._amplifies = gain > 1
+        return probability
+
     def close(self) -> Span | None:
         """End the speech going on, at its last frame of speech; None when there is none."""
         if self.span_start is None:
             return None
         end = self.heard_until if self._quiet_since is None else self._quiet_since
         span, self.span_start, self._quiet_since = Span(self.span_start, end), None, None
+        if self._span_level < NORMAL:
+            self.quiet, self.quiet_level = self.quiet + len(span), self._span_level
         return span
 
     def leap(self, end: int) -> None:
@@ -132,6 +170,7 @@ class SpeechGate:
         Only for a gate in silence: `close` it first.
         """
         self._detector.reset()
+        self._amplifies = False
         first = max(self.heard_until, end - (self._recent.maxlen or 0) * VAD_FRAME)
         self._recent.extend(VadFrame(start, 0.0) for start in range(first, end, VAD_FRAME))
         self.heard_until = end

@@ -7,6 +7,7 @@ from typing import Any
 
 from whisperlab.checks import shown
 from whisperlab.languages import language_code
+from whisperlab.threads import THREADS
 
 
 def comma_list(text: str) -> list[str]:
@@ -66,6 +67,19 @@ def share(text: str) -> float:
     return number
 
 
+def add_threads_argument(
+    parser: argparse.ArgumentParser, default: int | None = THREADS, of: str = ""
+) -> None:
+    """``--threads``; ``of`` names what they are of where a command does several things."""
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        default=default,
+        metavar="N",
+        help=f"{of}compute threads (default: {THREADS}; whisperlab doctor measures what a second one brings)",
+    )
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments shared by the commands that run a model."""
     parser.add_argument(
@@ -84,6 +98,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunk-ms", type=positive_int, default=100, metavar="MS", help="audio handed over at a time"
     )
+    add_threads_argument(parser)
 
 
 def languages_as_codes(args: argparse.Namespace) -> None:
@@ -101,4 +116,5 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
         "languages": args.languages,
         "lid_hop_ms": args.lid_hop_ms,
         "device": args.device,
+        "threads": args.threads,
     }

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.cli.arguments import positive, positive_int
+from whisperlab.cli.arguments import add_threads_argument, positive, positive_int
 from whisperlab.cli.console import Console, counted, finite, table
 from whisperlab.cli.needs import PAGES, Needs, speech
 
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="peers, pipeline: also measure peak memory, each alone in a fresh process",
     )
+    add_threads_argument(parser, of="peers: ")
     parser.add_argument(
         "--arms", type=_names, metavar="NAME,...", help="pipeline: only those with such a text in their name"
     )
@@ -185,7 +186,13 @@ def _peers(args: argparse.Namespace, console: Console) -> Found:
         for recording in corpora.load(name, args.split)[: args.limit]
     ]
     rows = peers.compare(
-        recordings, controls=controls, names=names, pace=args.pace, memory=args.memory, say=console.note
+        recordings,
+        controls=controls,
+        names=names,
+        pace=args.pace,
+        memory=args.memory,
+        threads=args.threads,
+        say=console.note,
     )
     return {"rows": rows}, _readable(rows)
 
@@ -237,15 +244,13 @@ def _soak(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.soak.plan import Plan
     from whisperlab.soak.sounds import Sounds, clips
     from whisperlab.soak.stream import SoakedTranscriber, soak, young_process
-    from whisperlab.threads import torch_threads
 
     plan, log = Plan(args.hours, args.seed), args.out / "soak.jsonl"
     speech = clips([recording for name in SOAKED for recording in corpora.load(name)])
     sounds = Sounds(speech)
     transcriber = SoakedTranscriber(MODEL, languages=sounds.languages)
     shape = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
-    # processor time is counted of one thread
-    with torch_threads(1), tqdm(total=plan.duration_s, bar_format=shape) as bar:
+    with tqdm(total=plan.duration_s, bar_format=shape) as bar:
         whole = soak(
             transcriber,
             plan,

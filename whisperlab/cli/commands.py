@@ -28,9 +28,10 @@ from whisperlab.cli.console import Console
 from whisperlab.cli.needs import require
 from whisperlab.errors import enough_memory
 
-# Two OpenMP threads that share two cores with anything else wait for each other in a busy loop, for hundreds of
-# milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy processes, one
-# encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. Read when torch is loaded, so set before.
+# For --threads 2 and more. Two OpenMP threads that share two cores with anything else wait for each other in a busy
+# loop, for hundreds of milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy
+# processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. Read when torch is loaded,
+# so set before.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
 COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)

@@ -13,9 +13,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.cli.arguments import positive_int
+from whisperlab.cli.arguments import add_threads_argument, positive_int
 from whisperlab.cli.console import Console, counted, finite, table
 from whisperlab.cli.needs import Needs, speech
+from whisperlab.threads import THREADS
 
 if TYPE_CHECKING:
     from whisperlab.contest import Finding, Outcome, Side
@@ -29,7 +30,14 @@ EXAMPLES = (
     """compare reports/old-sweep reports/new-sweep""",
 )
 # How recordings are run: not for sweeps, which were.
-RUNNING: dict[str, Any] = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base"}
+RUNNING: dict[str, Any] = {
+    "corpus": "ivr-five",
+    "split": "dev",
+    "limit": None,
+    "rounds": 1,
+    "model": "base",
+    "threads": THREADS,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hear each recording so often; only the comparison of times gains by it (default: 1)",
     )
     parser.add_argument("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
+    add_threads_argument(parser, default=None)
 
 
 def needs(args: argparse.Namespace) -> Needs:
@@ -101,7 +110,8 @@ def _contest(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
     a, b = Side.of(args.a), Side.of(args.b)
     commits = {"a": _commit(a), "b": _commit(b)}
     recordings = corpora.load(how["corpus"], how["split"])[: how["limit"]]
-    outcome = contest(a, b, recordings, model=how["model"], rounds=how["rounds"], say=console.note)
+    asked = {name: how[name] for name in ("model", "rounds", "threads")}
+    outcome = contest(a, b, recordings, **asked, say=console.note)
     return {"commits": commits, "recordings": len(recordings), **how}, outcome
 
 

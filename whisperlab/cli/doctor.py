@@ -70,7 +70,9 @@ def examine(model: str) -> Iterator[Finding]:
     """All findings, the foundations first."""
     yield python()
     yield processor(_read("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
-    yield torch()
+    yield (library := torch())
+    if library.status != "FAIL":
+        yield threads()
     yield compiler()
     yield disk()
     yield weights(model)
@@ -99,18 +101,23 @@ def processor(cpuinfo: str, cores: int) -> Finding:
 
 
 def torch() -> Finding:
-    """The build of torch, its threads and devices."""
+    """The build of torch and its devices."""
     try:
         import torch as library
     except (ImportError, OSError) as error:
         return Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
-    threads = library.get_num_threads()
     device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
     isa = library.backends.cpu.get_cpu_capability()
-    detail = f"{library.__version__}, {isa}, {threads} threads, {device}"
-    if threads > len(os.sched_getaffinity(0)):
-        return Finding("torch", "WARN", detail, "more threads than cores: set OMP_NUM_THREADS")
-    return Finding("torch", "OK", detail)
+    return Finding("torch", "OK", f"{library.__version__}, {isa}, {device}")
+
+
+def threads() -> Finding:
+    """What a second compute thread brings at this moment."""
+    from whisperlab.threads import WORTH, second_thread
+
+    share = second_thread()
+    told = "--threads 2 is faster while the second core is free" if share <= WORTH else "keep 1"
+    return Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {told}")
 
 
 def compiler() -> Finding:

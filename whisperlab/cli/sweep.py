@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.cli.arguments import comma_list, positive_int, share, whole_numbers
+from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_int, share, whole_numbers
 from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.errors import SweepError
+from whisperlab.threads import THREADS
 
 if TYPE_CHECKING:
     from whisperlab.corpora import Recording
@@ -83,8 +84,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
         "--workers",
         type=positive_int,
         metavar="N",
-        help="so many workers, each on one thread (default: this process; with --ray one for each processor)",
+        help="so many workers, each with --threads (default: this process; with --ray one for each processor)",
     )
+    add_threads_argument(parser)
     parser.add_argument(
         "--ray",
         metavar="auto|HOST:PORT",
@@ -200,7 +202,10 @@ def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
 def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
     """What all configurations have in common; the languages are those of the recordings when none are given."""
     spoken = sorted({language for recording in recordings for language in recording.languages})
-    return {"model": args.model, "languages": args.languages or spoken or None, "device": args.device}
+    more = (
+        {} if args.threads == THREADS else {"threads": args.threads}
+    )  # the default changes no name of a row
+    return {"model": args.model, "languages": args.languages or spoken or None, "device": args.device, **more}
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -225,7 +230,6 @@ def check_out(args: argparse.Namespace) -> None:
 def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
     """What would be run, how long it would take, and what that is known from."""
     from whisperlab import cost, store, sweep
-    from whisperlab.threads import torch_threads
 
     todo = sweep.remaining(tasks, store.done(args.out), retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
@@ -236,8 +240,7 @@ def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
         there = args.out.is_dir()
         known = cost.from_rows(store.read_extract(args.out, store.MOST_ROWS).rows) if there else {}
         audio = todo[0].recording.audio()
-        with torch_threads(1):
-            costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
+        costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
         heard = sum({id(one): one.audio_s for one in costs.values()}.values())
         plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": heard}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from whisperlab.checks import shown
+from whisperlab.checks import on_threads, shown
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
 from whisperlab.cli.console import Console, file_name, finite
 from whisperlab.cli.needs import Needs
@@ -225,7 +225,8 @@ def summary(name: str, trace: Trace) -> str:
 
     told = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
-        f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time)"
+        f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time"
+        f"{on_threads(trace.config.get('threads'))})"
     )
     live = trace.statistics.get("real_time")
     return f"{told}\n{name}: {real_time_line(live)}" if live else told

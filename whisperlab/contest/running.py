@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from whisperlab.contest.workers import at_work
 from whisperlab.errors import ConfigurationError
 from whisperlab.models import Weights, load_weights
 from whisperlab.peers import Peer, PeerResult, interleaved, score_result, streaming, warm_up
+from whisperlab.threads import THREADS
 from whisperlab.trace import Reference
 from whisperlab.transcriber import SessionRestartTranscriber, grouped
 
@@ -30,6 +31,7 @@ def contest(
     *,
     model: str = "base",
     rounds: int = 1,
+    threads: int = THREADS,
     repository: Path = Path(),
     rng: np.random.Generator | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -38,7 +40,8 @@ def contest(
     """Both sides on every recording, ``rounds`` times, in turns; a verdict on each of `MEASURES`.
 
     Times are paired by recording and round, rates by recording: a further round tells nothing new of them. Revisions
-    are those of ``repository``, or of the repository around it.
+    are those of ``repository``, or of the repository around it. ``threads`` are those of both,
+    unless a side names its own.
 
     Raises:
         ConfigurationError: no recordings or rounds, no such option, no such revision.
@@ -49,7 +52,7 @@ def contest(
             f"a contest needs recordings and at least one round, got {len(recordings)}, {rounds}"
         )
     sides = {"A": a, "B": b}
-    with _peers(sides, recordings, model, repository, say) as peers:
+    with _peers(sides, recordings, model, threads, repository, say) as peers:
         warm_up(recordings[0], peers)
         results: list[PeerResult] = []
         for number in range(rounds):
@@ -63,22 +66,25 @@ def _peers(
     sides: Mapping[str, Side],
     recordings: Sequence[Recording],
     model: str,
+    threads: int,
     repository: Path,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Peer]]:
     """Both in this process with one model, or each in its own where a revision is to run."""
     languages = sorted({language for recording in recordings for language in recording.languages})
     if any(side.revision for side in sides.values()):
-        with at_work(sides, repository, model=model, languages=languages, say=say) as peers:
+        how: dict[str, Any] = {"model": model, "languages": languages, "threads": threads}
+        with at_work(sides, repository, **how, say=say) as peers:
             yield peers
     else:
         weights = load_weights(model)
-        yield {name: _peer(side, weights, languages) for name, side in sides.items()}
+        yield {name: _peer(side, weights, languages, threads) for name, side in sides.items()}
 
 
-def _peer(side: Side, weights: Weights, languages: Sequence[str]) -> Peer:
+def _peer(side: Side, weights: Weights, languages: Sequence[str], threads: int) -> Peer:
+    options = {"threads": threads, **grouped(side.options)}
     try:
-        transcriber = SessionRestartTranscriber(weights, languages=languages or None, **grouped(side.options))
+        transcriber = SessionRestartTranscriber(weights, languages=languages or None, **options)
     except TypeError as error:
         raise ConfigurationError(f"no such option of a transcriber: {error}") from error
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ def set_up(asked: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(asked["threads"])
     options = dict(asked["options"])
+    if "threads" in signature(make).parameters:  # revisions before it follow torch's setting
+        options.setdefault("threads", asked["threads"])
     for name, (module, group) in asked["groups"].items():
         if name in options:
             options[name] = getattr(import_module(module), group)(**options[name])

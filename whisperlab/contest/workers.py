@@ -17,8 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 import whisperlab
 from whisperlab.audio import FloatArray
 from whisperlab.contest.revisions import PACKAGE, check_out, commit_of
@@ -40,6 +38,7 @@ def at_work(
     *,
     model: str,
     languages: Sequence[str],
+    threads: int,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Peer]]:
     """Each side as a peer, its model loaded; processes and checkouts are gone when this is left, however it is.
@@ -56,7 +55,7 @@ def at_work(
             title = f"{name} ({f'{REVISION}{side.revision}' if side.revision else 'this whisperlab'})"
             worker = stack.enter_context(_started(title, code, scratch / f"{name}.log"))
             say(f"{title}: loading {model}")
-            worker.set_up(side, model, languages)
+            worker.set_up(side, model, languages, threads)
             peers[name] = worker.hear
         yield peers
 
@@ -69,7 +68,7 @@ class _Worker:
     def __init__(self, title: str, code: Path, log: Path, process: subprocess.Popen[bytes]) -> None:
         self._title, self._code, self._log, self._process = title, code, log, process
 
-    def set_up(self, side: Side, model: str, languages: Sequence[str]) -> None:
+    def set_up(self, side: Side, model: str, languages: Sequence[str], threads: int) -> None:
         """Make the transcriber. Raises WhisperlabError, with the revision's own words, where that fails."""
         answer = self._ask(
             {
@@ -77,7 +76,7 @@ class _Worker:
                 "languages": list(languages) or None,
                 "options": dict(side.options),
                 "groups": {name: [group.__module__, group.__name__] for name, group in GROUPS.items()},
-                "threads": torch.get_num_threads(),
+                "threads": threads,
             }
         )
         if not Path(answer["package"] or "/").resolve().is_relative_to(self._code.resolve()):

@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from whisperlab.checks import on_threads
 from whisperlab.profiling.workload import Workload
 
 
 @dataclass(slots=True, frozen=True)
 class Latency:
-    """What ``PerformanceMetrics`` says of each operation, in milliseconds, and the whole in seconds."""
+    """What ``PerformanceMetrics`` says of each operation, in milliseconds, and the whole in seconds.
+
+    ``threads`` are the compute threads of the transcriber, if it tells them.
+    """
 
     compute_s: float
     duration_s: float
     operations: Mapping[str, Mapping[str, Any]]
+    threads: int | None = None
 
     def describe(self) -> str:
         """The table for a person."""
@@ -26,7 +31,7 @@ class Latency:
         )
         return (
             f"latency in milliseconds ({self.compute_s:.2f} s for {self.duration_s:.1f} s of audio, "
-            f"{self.compute_s / self.duration_s:.2f} of real time)\n"
+            f"{self.compute_s / self.duration_s:.2f} of real time{on_threads(self.threads)})\n"
             f"  {'operation':24s} {'count':>8s} {'p50':>9s} {'p95':>9s} {'p99':>9s} {'max':>9s}\n{rows}"
         )
 
@@ -57,4 +62,5 @@ def measure(workload: Workload) -> Latency:
     started = time.perf_counter()
     workload.feed(transcriber, audio)
     compute_s = time.perf_counter() - started
-    return Latency(compute_s, duration_s(audio), dict(transcriber.get_statistics()["performance"]))
+    operations = dict(transcriber.get_statistics()["performance"])
+    return Latency(compute_s, duration_s(audio), operations, transcriber.config().get("threads"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from whisperlab.checks import on_threads
 from whisperlab.report.tally import CacheTally, Result, measured_alike, percent
 
 GUIDE_KEY, GUIDE_PRECISION = "rounded", 6  # the guide's key and its default
@@ -133,8 +134,8 @@ def _running(results: Sequence[Result]) -> list[str]:
     peak = max((result.peak_rss_bytes or 0 for result in results), default=0)
     memory = f"; peak resident memory {peak / 2**20:,.0f} MiB" if peak else ""
     return [
-        f"A second of audio took {fastest.real_time_factor:.2f} s ({fastest.name}) to "
-        f"{slowest.real_time_factor:.2f} s ({slowest.name}) of computing{memory}."
+        f"A second of audio took {fastest.real_time_factor:.2f} s ({fastest.name}){on_threads(fastest.threads)} to "
+        f"{slowest.real_time_factor:.2f} s ({slowest.name}){on_threads(slowest.threads)} of computing{memory}."
     ]
 
 

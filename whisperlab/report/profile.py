@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
+from whisperlab.checks import on_threads
 from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page
 from whisperlab.report.profile_figures import course_figure, parts_figure
@@ -241,7 +242,8 @@ def findings(records: Mapping[str, Any]) -> Iterable[str]:
     if latency := records.get("latency"):
         yield (
             f"{latency.duration_s:.1f} s of audio took {latency.compute_s:.1f} s "
-            f"({latency.compute_s / latency.duration_s:.2f} of real time) with no profiler running"
+            f"({latency.compute_s / latency.duration_s:.2f} of real time{on_threads(latency.threads)}) "
+            "with no profiler running"
         )
     if (lines := records.get("lines")) and lines.functions:
         function = lines.functions[0]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from whisperlab.checks import on_threads
 from whisperlab.files import write_whole
 from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page, write_page
@@ -111,7 +112,8 @@ def told(log: Log, found: Findings) -> Iterator[str]:
         words = "; ".join(f"{name} {a:,} and {b:,} times" for name, (a, b) in unlike.items())
         yield f"The work in the two windows: {words or 'every operation ran as often in one as in the other'}"
     elapsed = log.samples[-1]["elapsed"]
-    yield f"{_length(log.heard_s)} of audio took {_length(elapsed)}, {elapsed / log.heard_s:.2f} of real time"
+    took = f"{_length(elapsed)}, {elapsed / log.heard_s:.2f} of real time{on_threads(log.header['threads'])}"
+    yield f"{_length(log.heard_s)} of audio took {took}"
 
 
 def warnings(log: Log, found: Findings) -> Iterator[str]:

@@ -207,6 +207,7 @@ def _row_of(key: str, trace: Trace) -> dict[str, Any]:
         "compute_s": trace.compute_s,
         "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
+        "threads": trace.config.get("threads"),
         "created": trace.header["created"],
     }
 

@@ -150,6 +150,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         "compute_s",
         "response_p95_s",
         "peak_rss_bytes",
+        "threads",
         "created",
     )
     cache = cache_tally(row)
@@ -226,6 +227,7 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
         lambda r: r.real_time_factor,
         "{:.2f}".format,
     ),
+    Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
     Column(
         "Response p95",
         "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording",

@@ -151,6 +151,12 @@ class Result:
         return _ratio(math.fsum(row.get("compute_s") or 0.0 for row in self.rows), self.duration)
 
     @property
+    def threads(self) -> int | None:
+        """Compute threads of its runs; None when no row tells, or the runs differ."""
+        told = {row.get("threads") for row in self.rows}
+        return told.pop() if len(told) == 1 else None
+
+    @property
     def response_p95(self) -> float | None:
         """The worst recording's 95th percentile of response times, in seconds; None when none was measured."""
         return max(

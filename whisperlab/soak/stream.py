@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
 
 from whisperlab.audio import FloatArray, chunks
 from whisperlab.decoder import DecoderOptions, SpeechDecoder
@@ -163,7 +162,7 @@ def _header(transcriber: SessionRestartTranscriber, plan: Plan) -> dict[str, Any
         "config": transcriber.config(),
         "plan": {**asdict(plan), "warm_up_s": plan.warm_up_s, "duration_s": plan.duration_s},
         "chunk_ms": 1000 * CHUNK // SAMPLE_RATE,
-        "threads": torch.get_num_threads(),
+        "threads": transcriber.config()["threads"],
         "memory": gauges.memory(),
     }
 
