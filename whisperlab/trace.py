@@ -44,13 +44,14 @@ from whisperlab.checks import (
 from whisperlab.errors import ConfigurationError, TraceError, brief
 from whisperlab.files import whole
 from whisperlab.realtime import LiveTranscriber, OverloadOptions, RealTimeFeed
-from whisperlab.segments import LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
+from whisperlab.segments import LanguageFlag, LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span, samples, seconds
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 2
+SCHEMA = 3
+READABLE = (2, 3)  # schema 3 adds the kinds untranscribed and language_flag
 
 Pace = Literal["fast", "real"]
 Json = Mapping[str, Any]
@@ -150,6 +151,18 @@ _FIELDS: dict[str, dict[str, Field]] = {
     "text": {**_CLOCKS, "committed": TEXT, "tentative": TEXT, "language": TEXT_OR_NULL},
     "segment": {**_CLOCKS, **SEGMENT},
     "gap": {**_CLOCKS, "start": _TIME, "end": _TIME},
+    "untranscribed": {**_CLOCKS, "start": _TIME, "end": _TIME},
+    "language_flag": {
+        **_CLOCKS,
+        **{
+            "start": _TIME,
+            "end": _TIME,
+            "label": TEXT,
+            "language": TEXT,
+            "probability": NUMBER,
+            "outside": FLAG,
+        },
+    },
     "load": {**_CLOCKS, "level": COUNT},
     "end": {**_CLOCKS, "statistics": STATISTICS, "compute_s": AMOUNT, "peak_rss_bytes": AMOUNT_OR_NULL},
 }
@@ -157,6 +170,8 @@ _FIELDS: dict[str, dict[str, Field]] = {
 _ORDERED = {
     "speech": (("start", "end"),),
     "gap": (("start", "end"),),
+    "untranscribed": (("start", "end"),),
+    "language_flag": (("start", "end"),),
     "segment": (("start_time", "end_time"),),
 }
 
@@ -311,6 +326,24 @@ class Trace:
         return tuple(Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("gap"))
 
     @property
+    def untranscribed(self) -> tuple[Span, ...]:
+        """Speech for which no text was found."""
+        return tuple(
+            Span(samples(event["start"]), samples(event["end"])) for event in self.of_kind("untranscribed")
+        )
+
+    @property
+    def flags(self) -> tuple[LanguageFlag, ...]:
+        """Final segments that sound like another language than the one they were transcribed in."""
+        return tuple(
+            LanguageFlag(
+                Span(samples(event["start"]), samples(event["end"])),
+                *(event[name] for name in ("label", "language", "probability", "outside")),
+            )
+            for event in self.of_kind("language_flag")
+        )
+
+    @property
     def config(self) -> Json:
         """The configuration of the transcriber."""
         return dict(self.header["config"])
@@ -433,8 +466,10 @@ def read_trace(path: str | Path) -> Trace:
         raise TraceError(f"cannot read the trace {path}: {error}") from error
     if not lines or lines[0]["kind"] != "header":
         raise TraceError(f"{path} is not a trace: its first line is not a header")
-    if lines[0]["schema"] != SCHEMA:
-        raise TraceError(f"{path} has trace schema {lines[0]['schema']}; this version reads schema {SCHEMA}")
+    if lines[0]["schema"] not in READABLE:
+        raise TraceError(
+            f"{path} has trace schema {lines[0]['schema']}; this version reads {' and '.join(map(str, READABLE))}"
+        )
     kinds = [line["kind"] for line in lines]
     if kinds.count("end") != 1 or kinds[-1] != "end" or kinds.count("header") != 1:
         raise TraceError(f"{path} is not one whole trace: it needs one header first and one end line last")
@@ -451,6 +486,8 @@ def _check_records(trace: Trace, path: Path) -> None:
             trace.switches,
             trace.frames,
             trace.speech,
+            trace.untranscribed,
+            trace.flags,
             trace.committed,
             trace.reference,
         ):
@@ -554,6 +591,10 @@ def _live_calls(
 def _events(result: ProcessResult, when: Json, shown: tuple[str, str | None]) -> Iterator[Json]:
     for gap in result.gaps:
         yield {"kind": "gap", **when, "start": seconds(gap.start), "end": seconds(gap.end)}
+    for span in result.untranscribed:
+        yield {"kind": "untranscribed", **when, "start": seconds(span.start), "end": seconds(span.end)}
+    for flag in result.flags:
+        yield {"kind": "language_flag", **when, **flag.to_dict(), "outside": flag.outside}
     for span in result.speech:
         yield {"kind": "speech", **when, "start": seconds(span.start), "end": seconds(span.end)}
     for frame in result.frames:

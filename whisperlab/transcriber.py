@@ -270,7 +270,7 @@ class SessionRestartTranscriber:
         decode: False runs voice activity and language-ID only, for experiments on these; switches are then
             confirmed without text.
         lid_p95_limit_ms, hit_rate_limit: a warning is logged when crossed, at most once per
-            ``log_interval_seconds``.
+            ``log_interval_seconds``; None, the default, never warns. The guide's limits are 10 ms and 0.4.
 
     Threads: `process`, `finalize` and `reset` may come from any thread and take turns: the second waits for the first.
     Everything that only reads (`latest`, `config`, `get_statistics`, the summary, the export) may be asked by any
@@ -318,8 +318,8 @@ class SessionRestartTranscriber:
         smoothing: SmoothingOptions = SmoothingOptions(),
         decoding: DecoderOptions = DecoderOptions(),
         session: SessionOptions = SessionOptions(),
-        lid_p95_limit_ms: float = 10.0,
-        hit_rate_limit: float = 0.4,
+        lid_p95_limit_ms: float | None = None,
+        hit_rate_limit: float | None = None,
         enable_logging: bool = False,
         log_interval_seconds: float = 300.0,
     ) -> None:
@@ -330,7 +330,10 @@ class SessionRestartTranscriber:
             *(("decode", decode, bool), ("vad", vad, VadOptions), ("lid", lid, LidOptions)),
             *(("smoothing", smoothing, SmoothingOptions), ("decoding", decoding, DecoderOptions)),
             *(("session", session, SessionOptions), ("enable_logging", enable_logging, bool)),
-            *(("lid_p95_limit_ms", lid_p95_limit_ms, float), ("hit_rate_limit", hit_rate_limit, float)),
+            *(
+                ("lid_p95_limit_ms", lid_p95_limit_ms, float | None),
+                ("hit_rate_limit", hit_rate_limit, float | None),
+            ),
             *(("device", device, str | None), ("language", language, str | None)),
             ("language_prior", language_prior, Mapping | None),
         ):
@@ -996,18 +999,18 @@ class SessionRestartTranscriber:
 
     def _warn(self) -> None:
         """Log a warning, at most once per interval, when language-ID is slow or the cache is of no use."""
-        if self._counts["lid_frames"] % 100:
-            return
         p95_limit, hit_limit, interval_s = self._limits
+        if self._counts["lid_frames"] % 100 or (p95_limit is None and hit_limit is None):
+            return
         now = time.monotonic()
         if self._warned_at is not None and now - self._warned_at < interval_s:
             return
         p95 = self.metrics.get_statistics()["lid.total"]["p95"]
         hit_rate = self.encoder_cache.get_statistics()["hit_rate"]
-        if p95 > p95_limit:
+        if p95_limit is not None and p95 > p95_limit:
             logger.warning("language-ID is slow: lid.total p95 %.1f ms, limit %.1f ms", p95, p95_limit)
             self._warned_at = now
-        if hit_rate < hit_limit:
+        if hit_limit is not None and hit_rate < hit_limit:
             logger.warning(
                 "the encoder cache hits rarely: %.1f %%, limit %.1f %%", 100 * hit_rate, 100 * hit_limit
             )

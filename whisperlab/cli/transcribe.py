@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +17,7 @@ from whisperlab.cli.console import Console, file_name, finite
 from whisperlab.cli.needs import Needs
 from whisperlab.errors import AudioFormatError, ConfigurationError
 from whisperlab.segments import ProcessResult, SessionSegment
+from whisperlab.timeline import Span, seconds
 
 if TYPE_CHECKING:
     from whisperlab.audio import FloatArray
@@ -175,6 +178,10 @@ def make_room_for(target: Path, several: bool) -> None:
         raise ConfigurationError(f"--trace {target}: {folder} is not writable")
 
 
+_ALL = 99  # languages: so many are allowed when none are named
+_FLAGGED = ("untranscribed", "language_outside", "language_doubtful")
+
+
 def document(name: str, trace: Trace) -> dict[str, Any]:
     """The JSON document of one audio; with pace ``real`` its segments tell when they came out."""
     segments = [asdict(segment) for segment in trace.segments]
@@ -186,6 +193,9 @@ def document(name: str, trace: Trace) -> dict[str, Any]:
         "duration": trace.duration,
         "segments": finite(segments),
         "switches": [switch.to_dict() for switch in trace.switches],
+        "untranscribed": [{"start": seconds(s.start), "end": seconds(s.end)} for s in trace.untranscribed],
+        "language_outside": [flag.to_dict() for flag in trace.flags if flag.outside],
+        "language_doubtful": [flag.to_dict() for flag in trace.flags if not flag.outside],
         "statistics": finite(trace.statistics),
     }
 
@@ -195,15 +205,19 @@ def merged(name: str, traces: dict[Label, Trace]) -> dict[str, Any]:
     documents = {label: document(name, trace) for label, trace in traces.items()}
     if None in documents:
         return documents[None]
+    times = {"segments": "start_time", "switches": "time"} | dict.fromkeys(_FLAGGED, "start")
     for label, each in documents.items():
-        for item in (*each["segments"], *each["switches"]):
-            item["channel"] = label
+        for kind in times:
+            for item in each[kind]:
+                item["channel"] = label
     every = documents.values()
     return {
         "audio": name,
         "duration": max(each["duration"] for each in every),
-        "segments": sorted((s for each in every for s in each["segments"]), key=lambda s: s["start_time"]),
-        "switches": sorted((s for each in every for s in each["switches"]), key=lambda s: s["time"]),
+        **{
+            kind: sorted((item for each in every for item in each[kind]), key=itemgetter(time))
+            for kind, time in times.items()
+        },
         "statistics": {str(label): each["statistics"] for label, each in documents.items()},
     }
 
@@ -229,7 +243,34 @@ def summary(name: str, trace: Trace) -> str:
         f"{on_threads(trace.config.get('threads'))})"
     )
     live = trace.statistics.get("real_time")
-    return f"{told}\n{name}: {real_time_line(live)}" if live else told
+    lines = [told, *([real_time_line(live)] if live else []), *doubts(trace)]
+    return f"\n{name}: ".join(lines)
+
+
+def doubts(trace: Trace) -> Iterator[str]:
+    """What a reader of the text should know: speech without text, other languages, languages not named."""
+    if spans := trace.untranscribed:
+        yield f"speech without text: {listed(spans)}"
+    for flag in trace.flags:
+        where = f"{seconds(flag.span.start):.1f}-{seconds(flag.span.end):.1f} s"
+        why = " (not an allowed language)" if flag.outside else ""
+        yield f"{where} as {flag.label} sounds like {flag.language}{why}, probability {flag.probability:.2f}"
+    if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= _ALL:
+        found = Counter[str]()
+        for segment in trace.segments:
+            found[segment.language] += round(1000 * (segment.end_time - segment.start_time))
+        names = ",".join(code for code, _ in found.most_common(5)) or "en,es"
+        yield f"all languages were allowed; naming those that occur makes fewer errors, such as --languages {names}"
+
+
+def listed(spans: Sequence[Span], most: int = 10) -> str:
+    """Spans for a person.
+
+    >>> listed([Span(16000, 32000)])
+    '1.0-2.0 s'
+    """
+    told = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]]
+    return ", ".join(told) + (f" and {len(spans) - most} more" if len(spans) > most else "")
 
 
 def _capture(

@@ -345,15 +345,16 @@ def _mark_true_switches(trace: Trace, *stack: Axes) -> None:
 
 
 def _mark_gaps(trace: Trace, *stack: Axes) -> None:
-    """Hatching through all the axes wherever a machine that did not keep up dropped audio."""
-    for gap in trace.gaps:
+    """Hatching through all the axes where audio was dropped, dots where speech has no text."""
+    marks = [(gap, "////") for gap in trace.gaps] + [(span, "..") for span in trace.untranscribed]
+    for span, hatch in marks:
         for axes in stack:
             axes.axvspan(
-                seconds(gap.start),
-                seconds(gap.end),
+                seconds(span.start),
+                seconds(span.end),
                 facecolor="none",
                 edgecolor=MUTED,
-                hatch="////",
+                hatch=hatch,
                 linewidth=0,
             )
 

@@ -9,7 +9,7 @@ from whisperlab.errors import AudioFormatError
 from whisperlab.report import figures, player
 from whisperlab.scoring.text import Aligned, align
 from whisperlab.segments import SessionSegment
-from whisperlab.timeline import seconds
+from whisperlab.timeline import Span, seconds
 from whisperlab.trace import Trace
 
 _TOLD = 10  # gaps that are listed
@@ -48,7 +48,7 @@ class RecordingView:
 
     @property
     def dropped(self) -> str:
-        """A sentence on audio that was dropped."""
+        """Sentences on audio that was dropped and speech without reliable text."""
         return dropped(self.trace)
 
     @property
@@ -106,14 +106,25 @@ def describe(trace: Trace) -> str:
 
 
 def dropped(trace: Trace) -> str:
-    """A sentence on audio that was dropped, with a space before it; nothing where all was heard."""
-    if not trace.gaps:
-        return ""
-    gaps = [f"{seconds(gap.start):.1f}-{seconds(gap.end):.1f}" for gap in trace.gaps[:_TOLD]]
-    if more := len(trace.gaps) - len(gaps):
-        gaps.append(f"and {more} more")
-    lost = seconds(sum(map(len, trace.gaps)))
-    return f" Not heard, because the machine did not keep up: {lost:.1f} s ({', '.join(gaps)})."
+    """Sentences on audio that was dropped and speech without reliable text, each after a space; empty without any."""
+    told = (
+        ("Not heard, because the machine did not keep up", trace.gaps),
+        ("Speech without text", trace.untranscribed),
+        ("In a language that was not allowed", [flag.span for flag in trace.flags if flag.outside]),
+    )
+    return "".join(f" {what}: {_spans(spans)}." for what, spans in told if spans)
+
+
+def _spans(spans: Sequence[Span]) -> str:
+    """Total length of spans and where they lie.
+
+    >>> _spans([Span(16000, 32000)])
+    '1.0 s (1.0-2.0)'
+    """
+    listed = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f}" for span in spans[:_TOLD]]
+    if more := len(spans) - len(listed):
+        listed.append(f"and {more} more")
+    return f"{seconds(sum(map(len, spans))):.1f} s ({', '.join(listed)})"
 
 
 def _sound(trace: Trace, limit: int) -> tuple[str, str]:
