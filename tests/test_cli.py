@@ -797,7 +797,7 @@ def test_a_language_that_is_none_is_told_before_any_work(
 
 def test_a_language_may_be_given_in_any_usual_way() -> None:
     given = ["transcribe", "a.wav", "--languages", "pt-BR,English,iw", "--language", "cmn-Hans"]
-    parsed = cli.build_parser().parse_args(given)
+    parsed = commands.build_parser().parse_args(given)
     languages_as_codes(parsed)
     assert (parsed.languages, parsed.language) == (["pt", "en", "he"], "zh")
 

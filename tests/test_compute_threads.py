@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from whisperlab import SessionRestartTranscriber
 from whisperlab.audio import FloatArray
-from whisperlab.cli import build_parser
 from whisperlab.cli.arguments import model_options
+from whisperlab.cli.commands import build_parser
 from whisperlab.cli.sweep import shared
 from whisperlab.errors import AudioFormatError, ConfigurationError, StreamBrokenError
 from whisperlab.threads import second_thread, torch_threads

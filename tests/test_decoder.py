@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from whisperlab.audio import FloatArray
 from whisperlab.decoder import (
+    REPETITION,
     AlignAtt,
     CommitPolicy,
     DecoderOptions,
@@ -23,6 +24,7 @@ from whisperlab.decoder import (
     Word,
     agreed,
     confidence_of,
+    following,
     monotone_path,
     repeated_tail,
     text_of,
@@ -91,33 +93,63 @@ def test_attention_to_the_margin_counts_for_nothing() -> None:
     gram=st.lists(st.integers(0, 5), min_size=2, max_size=12),
     times=st.integers(3, 6),
 )
-def test_an_n_gram_said_three_times_is_a_loop(before: list[int], gram: list[int], times: int) -> None:
+def test_an_n_gram_said_three_times_is_a_repetition(before: list[int], gram: list[int], times: int) -> None:
     tokens = before + gram * times
-    cut = repeated_tail(tokens)
-    assert 0 < cut < len(tokens)
-    assert tokens[-cut:] == tokens[-cut - cut // 2 : -cut // 2] or len(set(tokens[-cut:])) == 1
+    period, found = repeated_tail(tokens)
+    assert found >= 3
+    assert tokens[-period * found :] == tokens[-period:] * found
+    assert tokens[-period * (found + 1) : -period * found] != tokens[-period:]
 
 
 @given(tokens=st.lists(st.integers(0, 10**6), unique=True, max_size=60))
-def test_without_a_repetition_there_is_no_loop(tokens: list[int]) -> None:
-    assert repeated_tail(tokens) == 0
+def test_different_tokens_are_no_repetition(tokens: list[int]) -> None:
+    assert repeated_tail(tokens) == (0, 0)
 
 
 @pytest.mark.parametrize(
-    "tokens,cut",
+    "tokens,found",
     [
-        ([], 0),
-        ([4, 4, 4], 0),  # "no, no, no"
-        ([4, 4, 4, 4], 3),
-        ([1, 2, 1, 2], 0),  # "bye bye, bye bye"
-        ([9, 1, 2, 1, 2, 1, 2], 4),
-        ([1, 2, 1, 2, 1, 2, 9], 0),  # over and done with
-        ([*range(12)] * 3, 24),
-        ([*range(13)] * 3, 0),  # longer than a loop's turn may be
+        ([], (0, 0)),
+        ([4, 4, 4], (0, 0)),  # "no, no, no"
+        ([4, 4, 4, 4], (1, 4)),
+        ([1, 2, 1, 2], (0, 0)),  # "bye bye, bye bye"
+        ([9, 1, 2, 1, 2, 1, 2], (2, 3)),
+        ([1, 2, 1, 2, 1, 2, 9], (0, 0)),  # over and done with
+        ([*range(12)] * 3, (12, 3)),
+        ([*range(13)] * 3, (0, 0)),  # longer than a repetition may be
     ],
 )
-def test_what_counts_as_a_loop(tokens: list[int], cut: int) -> None:
-    assert repeated_tail(tokens) == cut
+def test_what_counts_as_a_repetition(tokens: list[int], found: tuple[int, int]) -> None:
+    assert repeated_tail(tokens) == found
+
+
+@pytest.mark.parametrize(
+    "places,period,follow",
+    [
+        # Positions of 20 ms, from real windows: "5, 5, 5, 5, 5," of four fives, and "tendricasion" said once.
+        ([5, 37, 46, 77, 87, 117, 108, 139, 138, 163], 2, 5),
+        ([0, 15, 25, 30, 40, 15, 20, 30, 40, 10], 5, 1),
+        ([10, 25, 40, 11, 25, 40, 10, 24, 41], 3, 1),
+        ([10, 30, 50, 70, 70, 70, 70], 1, 4),  # stands still at the end of the audio
+        ([10, 18, 26, 34], 1, 4),  # a fast "no no no no"
+        ([10, 10, 10, 10], 1, 1),
+    ],
+)
+def test_repetitions_follow_speech_that_repeats_and_loops_return(
+    places: list[int], period: int, follow: int
+) -> None:
+    assert following(np.array(places), period) == follow
+
+
+@given(
+    start=st.integers(0, 50),
+    step=st.integers(REPETITION, 60),
+    times=st.integers(3, 20),
+    period=st.integers(1, 6),
+)
+def test_steady_repetition_follows_whatever_its_pace(start: int, step: int, times: int, period: int) -> None:
+    places = np.array([start + step * turn + token for turn in range(times) for token in range(period)])
+    assert following(places, period) == times
 
 
 # --- words --------------------------------------------------------------------------------------------

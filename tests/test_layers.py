@@ -44,6 +44,7 @@ LAYERS = (
     "vad",
     "text_stack",
     "decoder",
+    "coverage",
     "lid",
     "smoothing",
     "transcriber",

@@ -127,7 +127,7 @@ def repeated_tail(tokens: Sequence[int], longest: int = 12) -> tuple[int, int]:
     >>> repeated_tail([5, 1, 2, 1, 2, 1, 2])
     (2, 3)
     """
-    for n in range(1, longest + 1):
+    for n in range(1, min(longest, len(tokens)) + 1):
         unit, times = list(tokens[-n:]), 1
         while list(tokens[-n * (times + 1) : -n * times]) == unit:
             times += 1
