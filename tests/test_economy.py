@@ -57,7 +57,10 @@ def test_before_guide_and_ours_are_always_among_the_chosen() -> None:
 def test_every_arm_differs_from_ours_in_what_it_names(models: economy.Models, arm: Arm) -> None:
     ours = ARMS["ours"].transcriber(models, ["en", "es"])
     other = arm.transcriber(models, ["en", "es"])
-    assert other.config() != ours.config() or type(other) is not type(ours)
+    chosen_anyway = (
+        ours.config()["precision"] == "int8" and arm.name == "with int8"
+    )  # without bfloat16 products
+    assert chosen_anyway or other.config() != ours.config() or type(other) is not type(ours)
 
 
 @pytest.mark.model

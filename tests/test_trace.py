@@ -202,7 +202,7 @@ def drop_header(lines: list[str]) -> list[str]:
 
 
 def newer_schema(lines: list[str]) -> list[str]:
-    return [lines[0].replace('"schema": 2', '"schema": 3'), *lines[1:]]
+    return [lines[0].replace('"schema": 3', '"schema": 4'), *lines[1:]]
 
 
 def two_runs(lines: list[str]) -> list[str]:
@@ -231,7 +231,7 @@ def lost_field(lines: list[str]) -> list[str]:
         (drop_end, "not one whole trace"),
         (cut_line, ":3 is not JSON"),
         (drop_header, "first line is not a header"),
-        (newer_schema, "trace schema 3; this version reads schema 2"),
+        (newer_schema, "trace schema 4; this version reads 2 and 3"),
         (two_runs, "not one whole trace"),
         (two_headers, "not one whole trace"),
         (foreign_line, ":3 is not a trace line"),
@@ -350,3 +350,37 @@ def test_the_commit_of_somebody_elses_checkout_is_not_ours(
     installed.touch()
     monkeypatch.setattr(trace_module, "__file__", str(installed))
     assert trace_module._commit.__wrapped__() is None
+
+
+def test_speech_without_text_and_language_flags_come_back_and_traces_of_schema_2_are_read(
+    tmp_path: Path,
+) -> None:
+    spans = (Span(0, 16_000), Span(32_000, 40_000))
+    flag = LanguageFlag(Span(0, 16_000), "en", "fr", 0.9, outside=True)
+    result = ProcessResult("", "", "en", untranscribed=spans, flags=(flag,))
+
+    class Silent:
+        """A transcriber that finds no text."""
+
+        def process(self, chunk: FloatArray, /) -> ProcessResult:
+            return result
+
+        def finalize(self) -> ProcessResult:
+            return ProcessResult("", "", "en")
+
+        def get_statistics(self) -> dict[str, Any]:
+            return {}
+
+        def config(self) -> dict[str, Any]:
+            return {}
+
+    trace = record(Silent(), np.zeros(1600, np.float32), tmp_path / "t.jsonl", recording="r")
+    again = read_trace(tmp_path / "t.jsonl")
+    assert trace.untranscribed == again.untranscribed == spans
+    assert again.flags == (flag,)
+    lines = (
+        (tmp_path / "t.jsonl").read_text(encoding="utf-8").replace('"schema": 3', '"schema": 2').splitlines()
+    )
+    old = [line for line in lines if '"kind": "untranscribed"' not in line and "language_flag" not in line]
+    (tmp_path / "old.jsonl").write_text("\n".join(old) + "\n", encoding="utf-8")
+    assert read_trace(tmp_path / "old.jsonl").untranscribed == ()

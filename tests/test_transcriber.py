@@ -816,7 +816,7 @@ def test_a_stream_of_nothing_ends_as_nothing(make: Make) -> None:
 def test_statistics_are_those_of_the_contract(whole: Run, scene: Scene) -> None:
     told = json.loads(json.dumps(whole.statistics, allow_nan=False))
     contract = {"performance", "encoder_cache", "buffers", "lid", "sessions"}
-    assert told.keys() == contract | {"self_cost_ns"}
+    assert told.keys() == contract | {"self_cost_ns", "level"}
     assert told["performance"].keys() == OPERATIONS
     assert told["lid"]["frames"] == len(whole.frames)
     onsets = sum(frame.onset is not None for frame in whole.frames)
