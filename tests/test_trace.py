@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from whisperlab import trace as trace_module
-from whisperlab.audio import audio_digest
+from whisperlab.audio import FloatArray, audio_digest
 from whisperlab.errors import ConfigurationError, TraceError
-from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.segments import LanguageFlag, LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.timeline import SAMPLE_RATE, Span
 from whisperlab.trace import Reference, ReferenceSegment, Trace, provenance, read_trace, record, write_trace
 
