@@ -6,22 +6,24 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jiwer
 import numpy as np
 import pytest
 
 from whisperlab import SessionRestartTranscriber, corpora
-from whisperlab.audio import FloatArray
+from whisperlab.audio import FloatArray, write_wav
 from whisperlab.decoder import DecoderOptions
 from whisperlab.models import weights_of
+from whisperlab.scoring import units
 from whisperlab.segments import ProcessResult
 from whisperlab.timeline import SAMPLE_RATE
 from whisperlab.trace import Trace, capture
 from whisperlab.transcriber import Policy, SessionOptions
 
 if TYPE_CHECKING:
+    from conftest import Scene
     from whisper.model import Whisper
 
 pytestmark = pytest.mark.model
@@ -149,3 +151,20 @@ def test_a_language_outside_the_allowed_ones_is_flagged_and_those_within_are_not
     assert all(flag.label in ("en", "es") and 0.8 <= flag.probability <= 1 for flag in flags)
     assert flagged["fr"].statistics["sessions"]["language_outside"] == len(flags)
     assert "sounds like fr" in caplog.text
+
+
+def test_the_first_python_example_of_the_readme_prints_every_word(
+    base_model: Whisper,
+    scene: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    example = readme.split("```python\n", 1)[1].split("```", 1)[0]
+    write_wav(tmp_path / "call.wav", scene.audio)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102
+    live = capsys.readouterr().out.split("\n[", 1)[0]
+    assert units(live) == units(" ".join(segment.text for segment in names["segments"]))
