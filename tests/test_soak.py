@@ -96,6 +96,12 @@ class StandInStack:
 
     device, precision, n_vocabulary, max_tokens = torch.device("cpu"), "fp32", 51865, 448
 
+    def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
+        return features[:1]
+
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, len(rows))  # no language is likelier than another
+
 
 class StandInIdentifier:
     """Sure of a language for every range of what the encoder found."""
