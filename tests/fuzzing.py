@@ -22,7 +22,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -763,7 +763,7 @@ def read_store(path: Path) -> None:
 
 
 def read_configuration(path: Path) -> None:
-    _peer(contest.Side.of(str(path)), weights(), ["en", "es"])
+    _peer(contest.Side.of(str(path)), weights(), ["en", "es"], 1)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------
@@ -1087,8 +1087,10 @@ def _checkpoint(dims: dict[str, int]) -> dict[str, Any]:
 
 
 def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
-    said = [segment for segment in recording.segments if segment.end <= 12]
-    whole = asdict(recording) | {"audio_path": folder / "speech.wav", "segments": tuple(said)}
+    said = [replace(s, end=min(s.end, 2.0)) for s in recording.segments if s.start < 2.0]
+    whole = asdict(recording) | {
+        **{"audio_path": folder / "speech.wav", "duration": 2.0, "segments": tuple(said)},
+    }
     corpora.write_manifest(folder / "audio.manifest", [corpora.Recording(**whole)])
     nemo = {
         "audio_filepath": "speech.wav",
