@@ -1089,7 +1089,9 @@ def _checkpoint(dims: dict[str, int]) -> dict[str, Any]:
 def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
     said = [replace(s, end=min(s.end, 2.0)) for s in recording.segments if s.start < 2.0]
     whole = asdict(recording) | {
-        "audio_path": folder / "speech.wav", "duration": 2.0, "segments": tuple(said),
+        "audio_path": folder / "speech.wav",
+        "duration": 2.0,
+        "segments": tuple(said),
     }
     corpora.write_manifest(folder / "audio.manifest", [corpora.Recording(**whole)])
     nemo = {

@@ -95,6 +95,14 @@ def test_speech_that_gives_no_text_is_reported_and_the_search_ends() -> None:
     assert len(asked) == 1  # alone: from the word on is the window that gave these words
 
 
+def test_unlikely_text_is_not_taken() -> None:
+    words = [word(" hello", 0.0, 5.0)]
+    invented = [Word(" thanks", (1,), samples(1.0), samples(2.0), -2.0)]
+    found, left = completed(words, frames(0.0, 5.0), Span(0, samples(5.0)), lambda span: invented)
+    assert [each.text for each in found] == [" hello"]
+    assert len(left) == 1
+
+
 def test_a_window_without_any_word_is_reported_whole() -> None:
     found, left = completed([], frames(1.0, 3.0), TEN, lambda span: ())
     assert found == []

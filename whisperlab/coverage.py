@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from whisperlab.decoder import Word
+from whisperlab.decoder import Hypothesis, Word
 from whisperlab.timeline import VAD_FRAME, Span, samples
 
 WORD_S, LETTER_S, FIGURE_S = (
@@ -21,6 +21,9 @@ WORD_S, LETTER_S, FIGURE_S = (
     0.35,
 )  # voiced seconds that a word, each letter and each figure may take
 LEAST_S = 0.7  # voiced seconds beyond a word's reach that are speech without text
+LEAST_LOG_PROBABILITY = (
+    -0.7
+)  # of a token on average: short windows cut out of speech make Whisper invent text
 
 
 @dataclass(slots=True, frozen=True)
@@ -83,7 +86,8 @@ def completed(
     """Words with what they leave out decoded again, and the speech that has no text even so.
 
     Arguments as for `uncovered`; ``decode`` gives the words of a span decoded by itself. Speech without text is decoded
-    again from the word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone.
+    again from the word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone. Text
+    that is less likely than `LEAST_LOG_PROBABILITY` is not taken.
     """
     found, searched_until = list(words), span.start
     while hole := next(
@@ -98,11 +102,15 @@ def completed(
                 continue
         searched_until = hole.span.end
         at = hole.index + 1
-        if hole.span != span and (alone := decode(hole.span)):
+        if hole.span != span and _is_likely(alone := decode(hole.span)):
             if at > first:
                 found[at - 1] = replace(found[at - 1], end=min(found[at - 1].end, hole.span.start))
             found[at:at] = alone
     return found, [h.span for h in uncovered(found, voiced, span, first)]
+
+
+def _is_likely(words: Sequence[Word]) -> bool:
+    return bool(words) and Hypothesis(tuple(words)).log_probability >= LEAST_LOG_PROBABILITY
 
 
 def _missing(words: Sequence[Word], voiced: Sequence[int], span: Span, first: int) -> int:

@@ -87,7 +87,7 @@ _made_in: list[int] = []  # the process that made the first transcriber, which a
 WHISPER_S = seconds(MAX_WINDOW)
 LONGEST_GAP = samples(LONGEST_GAP_S)
 CUT_LAG = 2 * SAMPLE_RATE  # samples that stay behind a cut: the newest words are still being said
-SAME_PLACE = SAMPLE_RATE // 2  # samples within which two decodes leave out the same speech
+STALL = SAMPLE_RATE  # samples of speech after the committed words, without text, that mean it has stopped too soon
 REPROOF = 3 * SAMPLE_RATE // 10  # samples to hear on before a refused change is put to the proof again
 TIDY = 10 * SAMPLE_RATE  # samples after which free memory is given back again
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio holds no word worth decoding
@@ -202,7 +202,6 @@ class _Speech:
     start: int
     policy: CommitPolicy
     seen_until: int = 0
-    left_out: Uncovered | None = None  # speech without text in the latest hypothesis
 
     @property
     def committed_until(self) -> int:
@@ -1078,15 +1077,11 @@ class SessionRestartTranscriber:
             return
         speech.seen_until = end
         left_out = self._left_out(speech, hypothesis.words, end)
-        before, speech.left_out = speech.left_out, left_out
-        if left_out is None:
-            horizon = end
-        elif self._stays_out(speech, left_out, before):
+        if left_out and speech.policy.committed and self._stalled(speech, left_out):
             self._finish(left_out.word_start)
             self._speech = self._new_speech(self._final_until)
             return
-        else:
-            horizon = left_out.word_start
+        horizon = left_out.word_start if left_out else end
         self._commit(speech.policy.update(hypothesis, min(self._sure_until(), horizon), end))
 
     def _left_out(self, speech: _Speech, words: Sequence[Word], end: int) -> Uncovered | None:
@@ -1095,15 +1090,13 @@ class SessionRestartTranscriber:
         voiced = self._gate.voiced_frames(span)
         return next(iter(uncovered(words, voiced, span, len(speech.policy.committed))), None)
 
-    def _stays_out(self, speech: _Speech, left_out: Uncovered, before: Uncovered | None) -> bool:
-        """Whether decoding on would not find this speech: it follows committed text, or was left out before.
+    def _stalled(self, speech: _Speech, left_out: Uncovered) -> bool:
+        """Whether decoding on would not find this speech, because it follows the committed words.
 
         A forced prefix that ends a sentence can make Whisper end the text there, whatever is said after it; or it goes
         on from where its last words are said again.
         """
-        if left_out.index < len(speech.policy.committed):
-            return bool(speech.policy.committed)
-        return before is not None and abs(before.word_start - left_out.word_start) <= SAME_PLACE
+        return left_out.index < len(speech.policy.committed) and left_out.voiced >= STALL
 
     def _sure_until(self) -> int:
         """The sample before which language-ID will not find that another language was spoken."""
