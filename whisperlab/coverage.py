@@ -86,8 +86,8 @@ def completed(
     """Words with what they leave out decoded again, and the speech that has no text even so.
 
     Arguments as for `uncovered`; ``decode`` gives the words of a span decoded by itself. Speech without text is decoded
-    again from the word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone. Text
-    that is less likely than `LEAST_LOG_PROBABILITY` is not taken.
+    again from the word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone.
+    Text that is less likely than `LEAST_LOG_PROBABILITY` is not taken.
     """
     found, searched_until = list(words), span.start
     while hole := next(
