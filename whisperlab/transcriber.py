@@ -95,6 +95,7 @@ FLAG_SPEECH = 3 * SAMPLE_RATE // 2  # samples of speech that its language can be
 FLAG_PROBABILITY = (
     0.8  # and the probability that is confident: on *dev* none of 111 stretches was flagged wrongly
 )
+INVENTED = -1.5  # mean log-probability of a token below which text for less speech than that is not taken
 FOUND_S = (
     0.3,
     3.0,
@@ -1190,6 +1191,9 @@ class SessionRestartTranscriber:
         span = Span(speech.committed_until, end)
         voiced = self._gate.voiced_frames(span)
         found, left = completed(words, voiced, span, self._decoded_alone, len(committed))
+        short = len(voiced) * VAD_FRAME < FLAG_SPEECH and not committed
+        if short and Hypothesis(tuple(found)).log_probability < INVENTED:
+            found = []
         if not is_meaningful(text_of(found)) and len(voiced) * VAD_FRAME >= MIN_SPEECH:
             left = [Span(voiced[0], min(voiced[-1] + VAD_FRAME, end))]
         self._news.untranscribed += left
