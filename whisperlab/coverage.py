@@ -87,7 +87,7 @@ def completed(
 
     Arguments as for `uncovered`; ``decode`` gives the words of a span decoded by itself. Speech without text is decoded
     again from the word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone.
-    Text that is less likely than `LEAST_LOG_PROBABILITY` is not taken.
+    Text of speech decoded alone is taken only if it is as likely as `LEAST_LOG_PROBABILITY`.
     """
     found, searched_until = list(words), span.start
     while hole := next(
