@@ -63,7 +63,7 @@ bench: environment weights speech ## the guide's benchmark page, and the peers o
 
 soak: environment weights speech ## three hours of audio through one stream: reports/soak.html (HOURS=0.5 for less)
 	$(call say,soak: $(HOURS) hours of audio)
-	@$(BIN)/whisperlab bench soak --hours $(HOURS) --out $(REPORTS)
+	@$(BIN)/python -m benchmarks.soak --hours $(HOURS) --out $(REPORTS)
 
 sbom: environment ## what is installed, as a CycloneDX bill of materials: reports/sbom.json
 	@mkdir -p $(REPORTS)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from whisperlab import ProcessResult, SessionRestartTranscriber, corpora
-from whisperlab.audio import read_audio
+from whisperlab import ProcessResult, SessionRestartTranscriber, data
+from whisperlab.data.audio_files import read_audio
 
 CHUNK = 1600
 CORPORA = ("ivr-five", "ivr-en-es")
@@ -57,7 +57,7 @@ def recordings(limit: int | None) -> dict[str, list[list[object]]]:
     """Transcribe every recording of both *dev* splits."""
     found: dict[str, list[list[object]]] = {}
     for corpus in CORPORA:
-        for recording in tqdm(corpora.load(corpus, "dev")[:limit], desc=corpus):
+        for recording in tqdm(data.load(corpus, "dev")[:limit], desc=corpus):
             languages = sorted({segment.lang for segment in recording.segments})
             transcriber = SessionRestartTranscriber(languages=languages, precision="fp32", threads=1)
             audio = read_audio(recording.audio_path)

@@ -25,15 +25,16 @@ from typing import Any
 
 import torch
 
-from whisperlab import corpora, models
-from whisperlab.compiled import CompiledNetwork, Head, Tail, compiled_encoder
-from whisperlab.encoder import Network, ShortWindowEncoder
-from whisperlab.instruments import in_turns, middle, ratio
-from whisperlab.linear import Precision
-from whisperlab.models import Weights
-from whisperlab.threads import THREADS
-from whisperlab.timeline import samples
-from whisperlab.trace import provenance
+from whisperlab import data
+from whisperlab.evaluation.trace import provenance
+from whisperlab.experiments.microbenchmarks import in_turns, middle, ratio
+from whisperlab.model import weights as models
+from whisperlab.model.compiled_encoder import CompiledNetwork, Head, Tail, compiled_encoder
+from whisperlab.model.encoder import Network, ShortWindowEncoder
+from whisperlab.model.linear import Precision
+from whisperlab.model.weights import Weights
+from whisperlab.util.threads import THREADS
+from whisperlab.util.timeline import samples
 
 WINDOWS_S = (2, 3, 6)
 N_WINDOWS = 8  # one of each recording, from its fifth second on
@@ -145,7 +146,7 @@ def over(forward: Forward, mels: Sequence[torch.Tensor]) -> Callable[[], torch.T
 
 def speech(encoder: ShortWindowEncoder) -> dict[float, list[torch.Tensor]]:
     """Log-mel spectrograms of windows of every length."""
-    recordings = corpora.load("ivr-five", "dev")[:N_WINDOWS]
+    recordings = data.load("ivr-five", "dev")[:N_WINDOWS]
     audio = [recording.audio()[samples(FROM_S) :] for recording in recordings]
     return {
         length_s: [encoder.mel([one[: samples(length_s)]], samples(length_s)) for one in audio]

@@ -15,12 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 import whisperlab
-from whisperlab import SessionRestartTranscriber, corpora, models
-from whisperlab.audio import FloatArray, chunks
-from whisperlab.lid import LidOptions
-from whisperlab.smoothing import Look
-from whisperlab.timeline import SAMPLE_RATE, Span
-from whisperlab.trace import Reference
+from whisperlab import SessionRestartTranscriber, data
+from whisperlab.evaluation.trace import Reference
+from whisperlab.model import weights
+from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.smoothing import Look
+from whisperlab.util.audio_arrays import FloatArray, chunks
+from whisperlab.util.timeline import SAMPLE_RATE, Span
 
 SOURCES = (
     "encoder.py",
@@ -60,11 +61,11 @@ class Recording:
 
 def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[Recording]:
     """All recordings of a split. The first time this encodes every window: some minutes."""
-    recordings = corpora.load(corpus, split)
+    recordings = data.load(corpus, split)
     languages = sorted({code for recording in recordings for code in recording.languages})
     lid = LidOptions(sure_hops=1, **({} if english_bias is None else {"english_bias": english_bias}))
     transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span", lid=lid)
-    folder = models.cache_dir() / "benchmarks"
+    folder = weights.cache_dir() / "benchmarks"
     found = []
     for recording in tqdm(recordings, desc=f"frames of {corpus} {split}", unit="recording"):
         audio = recording.audio()

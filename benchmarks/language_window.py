@@ -26,15 +26,24 @@ import numpy as np
 from tqdm import tqdm
 
 import whisperlab
-from whisperlab import corpora, models
-from whisperlab.audio import audio_digest
-from whisperlab.instruments import middle
-from whisperlab.lid import LidOptions
-from whisperlab.lid_curve import Condition, Heard, Place, WindowListener, measure, places, together
-from whisperlab.scoring import best_temperature, expected_calibration_error
-from whisperlab.trace import provenance
+from whisperlab import data
+from whisperlab.evaluation.scoring import best_temperature, expected_calibration_error
+from whisperlab.evaluation.trace import provenance
+from whisperlab.experiments.language_windows import (
+    Condition,
+    Heard,
+    Place,
+    WindowListener,
+    measure,
+    places,
+    together,
+)
+from whisperlab.experiments.microbenchmarks import middle
+from whisperlab.model import weights
+from whisperlab.streaming.language_id import LidOptions
+from whisperlab.util.audio_arrays import audio_digest
 
-SOURCES = ("encoder.py", "lid_curve.py", "linear.py", "text_stack.py")  # what logits depend on
+SOURCES = ("encoder.py", "language_windows.py", "linear.py", "text_stack.py")  # what logits depend on
 CORPORA = ("ivr-five", "ivr-en-es")
 WINDOWS_S = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 SILENCES_S = (0.0, 0.5, 1.0, 2.0)
@@ -68,9 +77,7 @@ def passes() -> list[Pass]:
 def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pass) -> dict[Condition, Heard]:
     """What was heard of a corpus in a pass, computed recording by recording unless it is kept."""
     parts = []
-    for recording in tqdm(
-        corpora.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"
-    ):
+    for recording in tqdm(data.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"):
         where = places([recording], min(WINDOWS_S), one.hop_s)
         path = _path(recording, where, one.conditions, listener, model)
         if not path.exists():
@@ -82,7 +89,7 @@ def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pas
 
 
 def _path(
-    recording: corpora.Recording,
+    recording: data.Recording,
     where: Sequence[Place],
     conditions: Sequence[Condition],
     listener: WindowListener,
@@ -92,7 +99,7 @@ def _path(
     digest.update(repr((model, listener.precision, where, conditions)).encode())
     for name in SOURCES:
         digest.update((Path(whisperlab.__file__).parent / name).read_bytes())
-    return models.cache_dir() / "benchmarks" / f"windows-{digest.hexdigest()[:24]}.npz"
+    return weights.cache_dir() / "benchmarks" / f"windows-{digest.hexdigest()[:24]}.npz"
 
 
 def _keep(path: Path, heard: Mapping[Condition, Heard]) -> None:
@@ -225,10 +232,10 @@ def main() -> None:
     parser.add_argument("--model", default="base")
     parser.add_argument("--out", type=Path, help="default: reports/language-window-SPLIT.json")
     arguments = parser.parse_args()
-    listener = WindowListener(models.load_weights(arguments.model))
+    listener = WindowListener(weights.load_weights(arguments.model))
     found: list[dict[str, Any]] = []
     for corpus in CORPORA:
-        recordings = corpora.load(corpus, arguments.split)
+        recordings = data.load(corpus, arguments.split)
         allowed = sorted({code for recording in recordings for code in recording.languages})
         for one in passes():
             heard = load(corpus, arguments.split, listener, arguments.model, one)

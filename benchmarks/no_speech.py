@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from whisperlab import SessionRestartTranscriber, models
-from whisperlab.audio import FloatArray
-from whisperlab.corpora.debian import Package, fetch, unpack, verified
-from whisperlab.corpora.prompts import decode_g722
-from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import capture
+from whisperlab import SessionRestartTranscriber
+from whisperlab.data.debian import Package, fetch, unpack, verified
+from whisperlab.data.prompts import decode_g722
+from whisperlab.evaluation.trace import capture
+from whisperlab.model import weights
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.timeline import SAMPLE_RATE
 
 MUSIC = Package(
     "asterisk-moh-opsound-g722",
@@ -35,7 +36,7 @@ LEVELS_DB = (-20.0, -60.0)
 
 def music() -> Iterator[tuple[str, FloatArray]]:
     """The pieces of hold music by name; the package is downloaded once."""
-    packages = models.cache_dir() / "packages"
+    packages = weights.cache_dir() / "packages"
     fetch([MUSIC], packages, print)
     for name, raw in sorted(unpack(verified(MUSIC, packages, accept_newer=False)).items()):
         if name.endswith(".g722"):
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--languages", default="en,es,fr,it,ru")
     arguments = parser.parse_args()
     transcriber = SessionRestartTranscriber(
-        models.load_weights("base"), languages=arguments.languages.split(",")
+        weights.load_weights("base"), languages=arguments.languages.split(",")
     )
     total = text = voiced = 0.0
     for name, audio in tqdm([*music(), *made(min(MADE_S, arguments.most))], unit="sound"):

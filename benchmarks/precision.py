@@ -18,12 +18,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisperlab import corpora, lid_curve, linear, models
+from whisperlab import data
 from whisperlab.cli.console import table
-from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.lid import LidOptions
-from whisperlab.lid_curve import Condition, Heard, WindowListener
-from whisperlab.timeline import samples
+from whisperlab.experiments import language_windows
+from whisperlab.experiments.language_windows import Condition, Heard, WindowListener
+from whisperlab.model import linear
+from whisperlab.model import weights as models
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.streaming.language_id import LidOptions
+from whisperlab.util.timeline import samples
 
 CONDITION = Condition(2.5, 0.5)
 CORPORA = ("ivr-five", "ivr-en-es")
@@ -66,9 +69,7 @@ def listener(name: str) -> WindowListener:
         linear._EightBit = ours  # type: ignore[misc]
 
 
-def error(
-    encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: list[corpora.Recording]
-) -> float:
+def error(encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: list[data.Recording]) -> float:
     """Relative error of the encoder's output over a window in the middle of each recording."""
     shares = []
     for recording in recordings:
@@ -111,12 +112,12 @@ def main() -> None:
     listeners = {name: listener(name) for name in names}
     exact = listeners["fp32"]._encoder
     for corpus in CORPORA:
-        recordings = corpora.load(corpus, arguments.split)
+        recordings = data.load(corpus, arguments.split)
         allowed = sorted({code for recording in recordings for code in recording.languages})
-        among = lid_curve.places(recordings, CONDITION.window_s)
-        where = lid_curve.sample(among, arguments.places, np.random.default_rng(0))
+        among = language_windows.places(recordings, CONDITION.window_s)
+        where = language_windows.sample(among, arguments.places, np.random.default_rng(0))
         heard = {
-            name: lid_curve.measure(one, recordings, where, [CONDITION])[CONDITION]
+            name: language_windows.measure(one, recordings, where, [CONDITION])[CONDITION]
             for name, one in listeners.items()
         }
         print(

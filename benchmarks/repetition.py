@@ -23,16 +23,17 @@ import jiwer
 import numpy as np
 from tqdm import tqdm
 
-from whisperlab import SessionRestartTranscriber, corpora, models
-from whisperlab.audio import FloatArray
-from whisperlab.corpora.debian import unpack, verified
-from whisperlab.corpora.prompts import clean_text, decode_g722, parse_texts, trim
-from whisperlab.corpora.recipes import VOICES
-from whisperlab.errors import CorpusError
-from whisperlab.scoring import units
-from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME
-from whisperlab.trace import capture
+from whisperlab import SessionRestartTranscriber, data
+from whisperlab.data.debian import unpack, verified
+from whisperlab.data.prompts import clean_text, decode_g722, parse_texts, trim
+from whisperlab.data.recipes import VOICES
+from whisperlab.evaluation.scoring import units
+from whisperlab.evaluation.trace import capture
+from whisperlab.model import weights as models
 from whisperlab.transcriber import SessionOptions
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import CorpusError
+from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME
 
 REPETITIONS = (2, 3, 4, 5, 6, 8, 12, 20)
 PAUSES_MS = (0, 100, 200, 300, 400, 500, 600, 700)
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th stretch only")
     parser.add_argument("--json", type=Path, help="write every stretch with its text to this file")
     arguments = parser.parse_args()
-    corpora.build("ivr-five")
+    data.build("ivr-five")
     voices = {language: Voice(language) for language in arguments.languages.split(",")}
     weights = models.load_weights("base")
     rows = []

@@ -15,17 +15,18 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from whisperlab import SessionRestartTranscriber, corpora, models
-from whisperlab.audio import FloatArray
-from whisperlab.corpora import Recording
-from whisperlab.decoder import DecoderOptions, SpeechDecoder, text_of
+from whisperlab import SessionRestartTranscriber, data
+from whisperlab.data import Recording
+from whisperlab.evaluation.scoring import align, area_under_roc, expected_calibration_error, units
+from whisperlab.evaluation.scoring.text import TextCounts, switch_text, text_counts
+from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace, capture
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.scoring import align, area_under_roc, expected_calibration_error, units
-from whisperlab.scoring.text import TextCounts, switch_text, text_counts
-from whisperlab.threads import THREADS, torch_threads
-from whisperlab.timeline import samples
-from whisperlab.trace import Reference, ReferenceSegment, Trace, capture
+from whisperlab.model import weights
+from whisperlab.streaming.decoding import DecoderOptions, SpeechDecoder, text_of
 from whisperlab.transcriber import prepared
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.threads import THREADS, torch_threads
+from whisperlab.util.timeline import samples
 
 
 def alone(decoder: SpeechDecoder, audio: FloatArray, segment: ReferenceSegment) -> ReferenceSegment:
@@ -56,9 +57,9 @@ def main() -> None:
     parser.add_argument("--corpus", default="ivr-five")
     parser.add_argument("--split", default="dev")
     arguments = parser.parse_args()
-    recordings: list[Recording] = corpora.load(arguments.corpus, arguments.split)
+    recordings: list[Recording] = data.load(arguments.corpus, arguments.split)
     languages = sorted({code for recording in recordings for code in recording.languages})
-    model = models.load_weights("base")
+    model = weights.load_weights("base")
     decoder = SpeechDecoder(*prepared(model), DecoderOptions(), PerformanceMetrics())
     near: list[TextCounts] = []
     every: list[TextCounts] = []

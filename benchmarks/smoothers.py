@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from language_frames import Recording, load
 
-from whisperlab.scoring import pooled, score
-from whisperlab.segments import Switch
-from whisperlab.smoothing import LanguageTracker, Look, SmoothingOptions, Turn, switch_cost
-from whisperlab.timeline import seconds
+from whisperlab.evaluation.scoring import pooled, score
+from whisperlab.streaming.results import Switch
+from whisperlab.streaming.smoothing import LanguageTracker, Look, SmoothingOptions, Turn, switch_cost
+from whisperlab.util.timeline import seconds
 
 LAG = 0.45  # of a window, from a switch to the first frame that shows it
 CORPORA = ("ivr-five", "ivr-en-es")

@@ -26,16 +26,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from whisperlab import corpora
-from whisperlab.audio import read_audio, write_wav
+from whisperlab import data
 from whisperlab.cli.console import table
-from whisperlab.timeline import samples
-from whisperlab.trace import provenance
+from whisperlab.data.audio_files import read_audio, write_wav
+from whisperlab.evaluation.trace import provenance
+from whisperlab.util.timeline import samples
 
 STREAM = """
 import json, time
 from whisperlab import SessionRestartTranscriber
-from whisperlab.audio import chunks, read_audio
+from whisperlab.util.audio_arrays import chunks
+from whisperlab.data.audio_files import read_audio
 transcriber = SessionRestartTranscriber("base", languages=["en", "es"], threads={threads})
 audio = read_audio({path!r})
 for chunk in chunks(audio[:32000], 1600):
@@ -127,7 +128,7 @@ def main() -> None:
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         os.environ.pop(name, None)
     cores = len(os.sched_getaffinity(0))
-    audio = read_audio(corpora.load("ivr-en-es", "test")[0].audio_path)[: samples(arguments.seconds)]
+    audio = read_audio(data.load("ivr-en-es", "test")[0].audio_path)[: samples(arguments.seconds)]
     audio_s = len(audio) / samples(1)
     numbers = [int(number) for number in arguments.threads.split(",")]
     found: dict[tuple[str, int, int], list[Took]] = {}

@@ -20,14 +20,15 @@ from statistics import median
 import numpy as np
 import torch
 
-from whisperlab import corpora, models
-from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.linear import check_precision
-from whisperlab.scoring import wilson
-from whisperlab.threads import THREADS
-from whisperlab.timeline import samples
-from whisperlab.trace import provenance
-from whisperlab.verdict import in_pairs, judge
+from whisperlab import data
+from whisperlab.evaluation.scoring import wilson
+from whisperlab.evaluation.trace import provenance
+from whisperlab.experiments.significance import in_pairs, judge
+from whisperlab.model import weights as models
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.linear import check_precision
+from whisperlab.util.threads import THREADS
+from whisperlab.util.timeline import samples
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     weights = models.load_weights("base")
     encoder = ShortWindowEncoder(weights, check_precision(None, weights.device))
-    window = corpora.load("ivr-five", "dev")[0].audio()[samples(5) : samples(6)]
+    window = data.load("ivr-five", "dev")[0].audio()[samples(5) : samples(6)]
 
     def stage() -> None:
         for _ in range(arguments.calls):

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from whisperlab import corpora
-from whisperlab.audio import FloatArray, duration_s, read_audio, write_wav
-from whisperlab.corpora import load
-from whisperlab.timeline import samples
-from whisperlab.trace import Reference, ReferenceSegment
+from whisperlab import data
+from whisperlab.data import load
+from whisperlab.data.audio_files import read_audio, write_wav
+from whisperlab.evaluation.trace import Reference, ReferenceSegment
+from whisperlab.util.audio_arrays import FloatArray, duration_s
+from whisperlab.util.timeline import samples
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -69,7 +70,7 @@ def _few_objects_to_look_through() -> None:
 @pytest.fixture(scope="session")
 def base_model() -> Whisper:
     """Whisper base. Where it cannot be had, its tests fail: they are the proof that the rest works."""
-    from whisperlab.models import load_model
+    from whisperlab.model.weights import load_model
 
     return load_model("base")
 
@@ -116,7 +117,7 @@ def browser() -> Iterator[Browser]:
 def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest with the beginning of a real recording, up to its first switch and the prompt after it."""
     folder = tmp_path_factory.mktemp("excerpt")
-    whole = corpora.load("ivr-five", "test")[0]
+    whole = data.load("ivr-five", "test")[0]
     switch = next(i for i, s in enumerate(whole.segments) if s.lang != whole.segments[0].lang)
     heard = whole.segments[: switch + 1]
     audio = read_audio(whole.audio_path)[: samples(heard[-1].end + 0.5)]
@@ -129,5 +130,5 @@ def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=" ".join(segment.text for segment in heard),
         lang=",".join(sorted({segment.lang for segment in heard})),
     )
-    corpora.write_manifest(folder / "manifest.jsonl", [short])
+    data.write_manifest(folder / "manifest.jsonl", [short])
     return folder / "manifest.jsonl"

@@ -32,12 +32,23 @@ import soundfile
 import torch
 from guard import serve
 
-from whisperlab import audio, contest, corpora, models, store, sweep
+from whisperlab import data as corpora
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
-from whisperlab.contest.running import _peer
-from whisperlab.decoder import DecoderOptions
-from whisperlab.errors import (
+from whisperlab.data import audio_files
+from whisperlab.evaluation.scoring import score_trace
+from whisperlab.evaluation.trace import read_trace, write_trace
+from whisperlab.experiments import comparison, results_store, sweep
+from whisperlab.experiments.comparison.running import _peer
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model import weights as models
+from whisperlab.streaming.decoding import DecoderOptions
+from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.results import ProcessResult
+from whisperlab.streaming.smoothing import SmoothingOptions
+from whisperlab.streaming.vad import VadOptions
+from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
+from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,
     ConfigurationError,
@@ -47,15 +58,7 @@ from whisperlab.errors import (
     WeightsError,
     WhisperlabError,
 )
-from whisperlab.lid import LidOptions
-from whisperlab.metrics import PerformanceMetrics
-from whisperlab.scoring import score_trace
-from whisperlab.segments import ProcessResult
-from whisperlab.smoothing import SmoothingOptions
-from whisperlab.timeline import SAMPLE_RATE, Span
-from whisperlab.trace import read_trace, write_trace
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
-from whisperlab.vad import VadOptions
+from whisperlab.util.timeline import SAMPLE_RATE, Span
 
 Rng = random.Random
 Run = Callable[[], None]
@@ -259,8 +262,10 @@ DAMAGE = {
 
 
 def read_sound(path: Path) -> None:
-    check_sound(audio.read_audio(path))
-    assert audio.read_audio(path).tobytes() == audio.read_audio(path).tobytes(), "two readings differ"
+    check_sound(audio_files.read_audio(path))
+    assert audio_files.read_audio(path).tobytes() == audio_files.read_audio(path).tobytes(), (
+        "two readings differ"
+    )
 
 
 def check_sound(found: np.ndarray) -> None:
@@ -293,10 +298,10 @@ def wav_of_fields(rng: Rng) -> Run:
     def run() -> None:
         path = Path("case.wav")
         path.write_bytes(data)
-        found = audio.read_audio(path)
+        found = audio_files.read_audio(path)
         check_sound(found)
         if plain:
-            expected = audio.as_audio(np.frombuffer(payload, dtype).reshape(-1, channels))
+            expected = audio_files.as_audio(np.frombuffer(payload, dtype).reshape(-1, channels))
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
     return run
@@ -395,7 +400,7 @@ def array_to_audio(rng: Rng) -> Run:
     )
 
     def run() -> None:
-        found = audio.as_audio(array, rate)
+        found = audio_files.as_audio(array, rate)
         assert found.dtype == np.float32
         assert found.ndim == 1
         assert np.isfinite(found).all()
@@ -486,7 +491,7 @@ def check_result(result: ProcessResult, heard: SessionRestartTranscriber) -> Non
 @cache
 def speech() -> np.ndarray:
     """Real speech, from the seeds."""
-    return audio.read_audio(SEEDS / "speech.wav")
+    return audio_files.read_audio(SEEDS / "speech.wav")
 
 
 @cache
@@ -568,7 +573,7 @@ def transcriber_options(rng: Rng) -> Run:
         made = {name: value() if isinstance(value, partial) else value for name, value in chosen.items()}
         heard = SessionRestartTranscriber(weights(), **made)
         assert "NaN" not in json.dumps(heard.config())
-        for chunk in audio.chunks(speech()[: round(SPEECH_S * SAMPLE_RATE)], 3200):
+        for chunk in audio_files.chunks(speech()[: round(SPEECH_S * SAMPLE_RATE)], 3200):
             check_result(heard.process(chunk), heard)
         check_result(heard.finalize(), heard)
 
@@ -637,7 +642,7 @@ def audio_options(rng: Rng) -> Run:
     n_samples = wild(rng, 1600)
 
     def run() -> None:
-        pieces = list(audio.chunks(speech()[:3200], n_samples))
+        pieces = list(audio_files.chunks(speech()[:3200], n_samples))
         assert sum(map(len, pieces)) == 3200
 
     return run
@@ -754,16 +759,16 @@ def read_whole_trace(path: Path) -> None:
 def read_store(path: Path) -> None:
     folder = Path("sweep")
     folder.mkdir(exist_ok=True)
-    path.replace(folder / store.STORE)
-    rows = store.read_rows(folder)
-    assert store.done(folder) == {row["key"]: row["status"] for row in rows}
+    path.replace(folder / results_store.STORE)
+    rows = results_store.read_rows(folder)
+    assert results_store.done(folder) == {row["key"]: row["status"] for row in rows}
     sweep.summarise(rows)
-    with store.connect(folder) as connection:
+    with results_store.connect(folder) as connection:
         connection.sql("select count(*) from results").fetchall()
 
 
 def read_configuration(path: Path) -> None:
-    _peer(contest.Side.of(str(path)), weights(), ["en", "es"], 1)
+    _peer(comparison.Side.of(str(path)), weights(), ["en", "es"], 1)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------
@@ -874,7 +879,7 @@ def command(rng: Rng) -> Run:
         suffix, data = run.args  # type: ignore[attr-defined]
         path = Path(f"damaged-{name}.{suffix}")
         if name == "store":
-            path = Path("damaged-sweep") / store.STORE
+            path = Path("damaged-sweep") / results_store.STORE
             path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
         return str(path.parent if name == "store" else path)
@@ -1005,8 +1010,8 @@ def make_seeds(folder: Path) -> None:
     """Valid inputs, made of the beginning of a real recording."""
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     recording = corpora.load("ivr-five", "dev")[0]
-    said = audio.read_audio(recording.audio_path)[: 2 * SAMPLE_RATE]
-    audio.write_wav(folder / "speech.wav", said)
+    said = audio_files.read_audio(recording.audio_path)[: 2 * SAMPLE_RATE]
+    audio_files.write_wav(folder / "speech.wav", said)
     _audio_seeds(folder / "audio", said[SAMPLE_RATE // 2 :][: round(CLIP_S * SAMPLE_RATE)])
     torch.manual_seed(0)
     _checkpoint_seeds(folder)
@@ -1114,8 +1119,8 @@ def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
         make_transcriber=sweep.transcriber_maker(tiny),
         progress=False,
     )
-    (folder / "results.store").write_bytes((done / store.STORE).read_bytes())
-    trace = next((done / store.TRACES).glob("*.jsonl"))
+    (folder / "results.store").write_bytes((done / results_store.STORE).read_bytes())
+    trace = next((done / results_store.TRACES).glob("*.jsonl"))
     (folder / "speech.trace").write_bytes(trace.read_bytes())
     with contextlib.redirect_stdout(io.StringIO()) as told:
         from whisperlab.cli import main

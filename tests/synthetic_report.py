@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from whisperlab.audio import audio_digest, read_audio, write_wav
-from whisperlab.scoring.latency import response_p95
-from whisperlab.scoring.summary import score_trace
-from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import SCHEMA, Trace, write_trace
+from whisperlab.data.audio_files import read_audio, write_wav
+from whisperlab.evaluation.scoring.latency import response_p95
+from whisperlab.evaluation.scoring.summary import score_trace
+from whisperlab.evaluation.trace import SCHEMA, Trace, write_trace
+from whisperlab.util.audio_arrays import audio_digest
+from whisperlab.util.timeline import SAMPLE_RATE
 
 SAID = {
     "en": "please enter your password followed by the pound key",

@@ -19,14 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from whisperlab import RingBuffer
 from whisperlab.buffer import RingView
-from whisperlab.errors import (
+from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,
     ConfigurationError,
     NotYetError,
     OverwrittenError,
 )
-from whisperlab.timeline import Span
+from whisperlab.util.timeline import Span
 
 
 def ramp(start: int, n: int) -> npt.NDArray[np.float32]:

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from whisperlab import EncoderCache
-from whisperlab.audio import FloatArray
 from whisperlab.cache import KEYS, AudioHash, LogMelKey, NearKey, StreamSpan
-from whisperlab.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
 
 RATE = 16_000
 

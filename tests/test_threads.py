@@ -30,15 +30,15 @@ import torch
 
 import whisperlab
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
-from whisperlab.audio import FloatArray, chunks
-from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import StreamBrokenError, StreamEndedError
-from whisperlab.linear import has_bf16
-from whisperlab.live import LiveView
-from whisperlab.models import weights_of
-from whisperlab.segments import ProcessResult, SessionSegment
-from whisperlab.timeline import SAMPLE_RATE, VAD_FRAME
+from whisperlab.jupyter.live_view import LiveView
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.linear import has_bf16
+from whisperlab.model.weights import weights_of
+from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.transcriber import SessionOptions
+from whisperlab.util.audio_arrays import FloatArray, chunks
+from whisperlab.util.errors import StreamBrokenError, StreamEndedError
+from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -412,8 +412,8 @@ def test_a_live_view_draws_one_moment_whoever_feeds_it_meanwhile(monkeypatch: py
         assert segments[-1].end_time == heard_s
         return ""
 
-    monkeypatch.setattr("whisperlab.live.live_figure", drawn)
-    monkeypatch.setattr("whisperlab.live.to_svg", lambda *what: "")
+    monkeypatch.setattr("whisperlab.jupyter.live_view.live_figure", drawn)
+    monkeypatch.setattr("whisperlab.jupyter.live_view.to_svg", lambda *what: "")
     view = LiveView(Talker(), every_s=1e9, show=lambda markup: None)
     second = np.zeros(SAMPLE_RATE, np.float32)
     view.process(second)
@@ -617,7 +617,7 @@ def test_a_reset_waits_for_a_decode_that_an_interrupt_left_behind(
 def test_two_transcribers_in_two_threads_hear_what_each_hears_alone(
     base_model: Whisper, sentence: FloatArray, shared: bool
 ) -> None:
-    from whisperlab.models import load_weights
+    from whisperlab.model.weights import load_weights
 
     precisions = ["int8", "bf16" if has_bf16(torch.device("cpu")) else "fp32"]
     models = [base_model, base_model if shared else load_weights("base")]
@@ -643,7 +643,7 @@ def test_two_transcribers_in_two_threads_hear_what_each_hears_alone(
 
 @pytest.mark.model
 def test_a_model_is_prepared_once_however_many_threads_ask(base_model: Whisper) -> None:
-    from whisperlab.models import load_weights
+    from whisperlab.model.weights import load_weights
     from whisperlab.transcriber import prepared
 
     weights, barrier = load_weights("base"), threading.Barrier(3)
@@ -904,7 +904,7 @@ FORKING = """
     import json, os, sys
     import numpy as np
     from whisperlab import SessionRestartTranscriber
-    from whisperlab.errors import ForkedError
+    from whisperlab.util.errors import ForkedError
 
     audio = np.load(sys.argv[1])
 

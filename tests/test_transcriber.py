@@ -21,24 +21,25 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
-from whisperlab.audio import FloatArray, chunks, duration_s, read_audio
-from whisperlab.corpora import load
-from whisperlab.decoder import Hypothesis
-from whisperlab.errors import (
+from whisperlab.data import load
+from whisperlab.data.audio_files import read_audio
+from whisperlab.evaluation.scoring import Score, align, score, units
+from whisperlab.evaluation.trace import Reference
+from whisperlab.experiments.sweep import Grid, transcriber_maker
+from whisperlab.streaming.decoding import Hypothesis
+from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions, Turn
+from whisperlab.streaming.vad import VadOptions
+from whisperlab.transcriber import REPROOF, SessionOptions
+from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
+from whisperlab.util.errors import (
     AudioFormatError,
     ConfigurationError,
     StreamEndedError,
     UnknownLanguageError,
 )
-from whisperlab.lid import LidOptions
-from whisperlab.scoring import Score, align, score, units
-from whisperlab.segments import LanguageFrame, ProcessResult, SessionSegment, Switch
-from whisperlab.smoothing import LanguageTracker, SmoothingOptions, Turn
-from whisperlab.sweep import Grid, transcriber_maker
-from whisperlab.timeline import SAMPLE_RATE, Span, samples
-from whisperlab.trace import Reference
-from whisperlab.transcriber import REPROOF, SessionOptions
-from whisperlab.vad import VadOptions
+from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
 
 if TYPE_CHECKING:
     from conftest import Scene

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from whisperlab.buffer import RingBuffer
     from whisperlab.cache import EncoderCache
     from whisperlab.metrics import PerformanceMetrics
-    from whisperlab.segments import ProcessResult, SessionSegment, Switch
+    from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
     from whisperlab.transcriber import SessionRestartTranscriber
 
     __version__: str
@@ -24,9 +24,9 @@ _HOME = {
     "RingBuffer": "whisperlab.buffer",
     "EncoderCache": "whisperlab.cache",
     "PerformanceMetrics": "whisperlab.metrics",
-    "ProcessResult": "whisperlab.segments",
-    "SessionSegment": "whisperlab.segments",
-    "Switch": "whisperlab.segments",
+    "ProcessResult": "whisperlab.streaming.results",
+    "SessionSegment": "whisperlab.streaming.results",
+    "Switch": "whisperlab.streaming.results",
     "SessionRestartTranscriber": "whisperlab.transcriber",
 }
 
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """``%load_ext whisperlab``: the magics ``%%latency``, ``%%peak_memory`` and ``%%heap``."""
-    from whisperlab.magics import Magics
+    from whisperlab.jupyter.magics import Magics
 
     shell.register_magics(Magics)
 

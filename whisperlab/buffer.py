@@ -27,17 +27,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whisperlab import rich
-from whisperlab.audio import BELOW_ONE, FloatArray, as_samples, full_scale
-from whisperlab.checks import shown
-from whisperlab.errors import (
+from whisperlab.util import html
+from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, as_samples, full_scale
+from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,
     ConfigurationError,
     NotYetError,
     OverwrittenError,
 )
-from whisperlab.timeline import Span
+from whisperlab.util.timeline import Span
+from whisperlab.util.validation import shown
 
 _LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
 _LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # numpy's own: compares twice as fast
@@ -257,10 +257,10 @@ class RingBuffer:
     def _repr_html_(self) -> str:
         """What Jupyter shows: how full it is, and what was lost."""
         held = len(self)
-        return rich.facts(
+        return html.facts(
             f"{type(self).__name__} of {self.capacity:,} samples",
             {
-                "held": f"{rich.bar(held / self.capacity)} {held / self.capacity:.0%}, {held:,} samples",
+                "held": f"{html.bar(held / self.capacity)} {held / self.capacity:.0%}, {held:,} samples",
                 "span": f"{self.start:,} to {self.end:,}",
                 "memory": f"{self.nbytes / 2**20:.2f} MiB",
                 "overruns": self.overruns,

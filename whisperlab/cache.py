@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from whisperlab import rich
-from whisperlab.audio import FloatArray, as_chunk
-from whisperlab.checks import check_type, shown
-from whisperlab.errors import AudioFormatError, ConfigurationError
-from whisperlab.timeline import SAMPLE_RATE
+from whisperlab.util import html
+from whisperlab.util.audio_arrays import FloatArray, as_chunk
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.validation import check_type, shown
 
 if TYPE_CHECKING:
     import torch
@@ -419,10 +419,10 @@ class EncoderCache:
         told = self.get_statistics()
         checked, false = told["shadow"]["checked"], told["shadow"]["false_hit_rate"]
         lookup = told["lookup_ms"]
-        return rich.facts(
+        return html.facts(
             f"EncoderCache, key {told['key']}",
             {
-                "hit rate": f"{rich.bar(told['hit_rate'])} {told['hit_rate']:.1%} of "
+                "hit rate": f"{html.bar(told['hit_rate'])} {told['hit_rate']:.1%} of "
                 f"{told['hits'] + told['misses']:,} look-ups",
                 "false hits": f"{false:.1%} of {checked:,} checked" if checked else "none checked",
                 "held": f"{told['size']:,} of {told['max_size']:,} entries, {told['bytes'] / 2**20:.1f} MiB",

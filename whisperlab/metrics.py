@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from whisperlab import rich
-from whisperlab.checks import check_type, shown
-from whisperlab.errors import ConfigurationError, TimerError
+from whisperlab.util import html
+from whisperlab.util.errors import ConfigurationError, TimerError
+from whisperlab.util.validation import check_type, shown
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -388,10 +388,10 @@ class PerformanceMetrics:
             (name, told["count"], told["p50"], told["p95"], told["p99"], told["max"], self._spark(name))
             for name, told in self.get_statistics().items()
         ]
-        return rich.rows("Latency in milliseconds", head, lines)
+        return html.rows("Latency in milliseconds", head, lines)
 
     def _spark(self, operation: str) -> str:
-        return rich.spark([float(ns) for ns in self.samples_ns(operation)[-24:]])
+        return html.spark([float(ns) for ns in self.samples_ns(operation)[-24:]])
 
     def get_summary(self) -> str:
         """A table for a person, and what measuring cost."""

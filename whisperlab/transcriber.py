@@ -30,14 +30,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from whisperlab.allocator import give_back
-from whisperlab.audio import FloatArray, as_chunk, bounded
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
-from whisperlab.checks import check_type, check_types, shown
-from whisperlab.compiled import compiled_encoder
-from whisperlab.coverage import Uncovered, completed, uncovered
-from whisperlab.decoder import (
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.compiled_encoder import compiled_encoder
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.languages import language_code
+from whisperlab.model.linear import Precision, check_precision
+from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.weights import Weights, load_weights, weights_of
+from whisperlab.streaming.coverage import Uncovered, completed, uncovered
+from whisperlab.streaming.decoding import (
     AlignAtt,
     CommitPolicy,
     DecoderOptions,
@@ -49,8 +52,26 @@ from whisperlab.decoder import (
     is_meaningful,
     text_of,
 )
-from whisperlab.encoder import ShortWindowEncoder
-from whisperlab.errors import (
+from whisperlab.streaming.language_id import LanguageIdentifier, LidOptions, Posterior, check_languages
+from whisperlab.streaming.results import (
+    LanguageFlag,
+    LanguageFrame,
+    Onset,
+    ProcessResult,
+    SessionSegment,
+    Switch,
+)
+from whisperlab.streaming.smoothing import (
+    LONGEST_GAP_S,
+    PATIENCE,
+    LanguageTracker,
+    Look,
+    SmoothingOptions,
+    Turn,
+)
+from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
+from whisperlab.util.audio_arrays import FloatArray, as_chunk, bounded
+from whisperlab.util.errors import (
     ConfigurationError,
     ForkedError,
     StreamBrokenError,
@@ -58,19 +79,12 @@ from whisperlab.errors import (
     UnknownLanguageError,
     enough_memory,
 )
-from whisperlab.gain import dbfs
-from whisperlab.hot import hot
-from whisperlab.languages import language_code
-from whisperlab.lid import LanguageIdentifier, LidOptions, Posterior, check_languages
-from whisperlab.linear import Precision, check_precision
-from whisperlab.metrics import PerformanceMetrics
-from whisperlab.models import Weights, load_weights, weights_of
-from whisperlab.segments import LanguageFlag, LanguageFrame, Onset, ProcessResult, SessionSegment, Switch
-from whisperlab.smoothing import LONGEST_GAP_S, PATIENCE, LanguageTracker, Look, SmoothingOptions, Turn
-from whisperlab.text_stack import TextStack
-from whisperlab.threads import THREADS, check_threads, torch_threads
-from whisperlab.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
-from whisperlab.vad import SileroDetector, SpeechGate, VadOptions
+from whisperlab.util.gain import dbfs
+from whisperlab.util.line_profile import hot
+from whisperlab.util.memory import give_back
+from whisperlab.util.threads import THREADS, check_threads, torch_threads
+from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
+from whisperlab.util.validation import check_type, check_types, shown
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -253,14 +267,14 @@ class SessionRestartTranscriber:
     """Streaming transcription that follows the speaker's language.
 
     Args:
-        model: a name (``'base'``), a checkpoint path, `whisperlab.models.Weights`, or a loaded openai-whisper model.
+        model: a name (``'base'``), a checkpoint path, `Weights`, or a loaded openai-whisper model.
         languages: the allowed languages, such as ``['en', 'es']``; None allows all 99.
         sampling_rate: of the chunks given to `process`; other than 16000 is resampled as it comes.
         lid_hop_ms: time between language-ID frames.
         device: ``'cpu'`` or ``'cuda'``; None takes the CPU.
         precision: of the matrix products, ``'fp32'``, ``'bf16'`` or ``'int8'``; None takes for encoder and decoder what
-            is fastest on this device without harm to the text (`whisperlab.linear.check_precision`).
-        compiled: run the encoder as compiled code (`whisperlab.compiled`), made first if need be, in a minute or two;
+            is fastest on this device without harm to the text (`whisperlab.model.linear.check_precision`).
+        compiled: run the encoder as compiled code (`compiled_encoder`), made first if need be, in a minute or two;
             where that cannot be, the reason is logged and ``config()["compiled"]`` is False. For fp32 and bf16.
         threads: compute threads of this transcriber. torch's own setting is put back after every call.
         language: the one language spoken (mode *forced*: no language-ID).

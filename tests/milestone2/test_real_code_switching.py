@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from whisperlab import SessionRestartTranscriber, SessionSegment
-from whisperlab.audio import FloatArray, chunks, read_audio
-from whisperlab.scoring import score
-from whisperlab.scoring.language import WIDEST_S, match_switches, true_switches
-from whisperlab.segments import Switch
-from whisperlab.timeline import SAMPLE_RATE
-from whisperlab.trace import Reference
+from whisperlab.data.audio_files import read_audio
+from whisperlab.evaluation.scoring import score
+from whisperlab.evaluation.scoring.language import WIDEST_S, match_switches, true_switches
+from whisperlab.evaluation.trace import Reference
+from whisperlab.streaming.results import Switch
+from whisperlab.util.audio_arrays import FloatArray, chunks
+from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from conftest import Scene
@@ -86,7 +87,7 @@ def test_real_speech_is_followed_and_told_of(
 
 def main() -> None:
     """Print the page of each recording, then the latency of every operation."""
-    from whisperlab.corpora import load
+    from whisperlab.data import load
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

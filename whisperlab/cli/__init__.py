@@ -77,7 +77,7 @@ def _stopped(number: int) -> int:
 def _failed(error: BaseException) -> int:
     """Say in one line why a command failed. Raises errors that are no user's mistake, such as a bug."""
     from whisperlab.cli.console import one_line
-    from whisperlab.errors import WhisperlabError
+    from whisperlab.util.errors import WhisperlabError
 
     if not isinstance(error, WhisperlabError | OSError):
         raise error

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from whisperlab.checks import shown
-from whisperlab.languages import language_code
-from whisperlab.threads import THREADS
+from whisperlab.model.languages import language_code
+from whisperlab.util.threads import THREADS
+from whisperlab.util.validation import shown
 
 
 def comma_list(text: str) -> list[str]:

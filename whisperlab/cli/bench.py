@@ -3,29 +3,27 @@
 What is compared is run in turns within one process, so that a busy machine slows both; ratios are what to
 keep. `cache` encodes with the weights of Whisper base; `pipeline` runs the plain pipeline, the guide's and ours, and
 ours with each optimisation off in turn; `peers` runs openai-whisper and faster-whisper on the same audio with the
-same weights; `soak` streams hours of generated scenes and tells whether memory, containers or latency grow.
+same weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import add_threads_argument, positive, positive_int
 from whisperlab.cli.console import Console, counted, finite, table
-from whisperlab.cli.needs import PAGES, Needs, speech
+from whisperlab.cli.needs import Needs, speech
 
 if TYPE_CHECKING:
-    from whisperlab.corpora import Recording
-    from whisperlab.instruments import Figure
+    from whisperlab.data import Recording
+    from whisperlab.experiments.microbenchmarks import Figure
 
 Found = tuple[dict[str, Any], Sequence[Sequence[dict[str, Any]]]]  # for a program, and tables for a person
 
-HELP = "small measurements, the pipeline before and after, the peers, and a soak"
+HELP = "small measurements, the pipeline before and after, and the other systems"
 EXAMPLES = (
     "bench buffer",
     "bench cache --json",
@@ -33,7 +31,6 @@ EXAMPLES = (
     "bench pipeline --arms parallel,int8 --seconds 10 --no-accuracy --no-memory --no-offline",
     "bench peers --corpus ivr-five --pace real",
     "bench peers --limit 2 --peers auto,multilingual --no-controls --no-memory",
-    "bench soak --hours 0.25 --out reports",
 )
 
 
@@ -93,32 +90,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="pipeline: also take turns with faster-whisper, which hears each stretch whole",
     )
-    parser.add_argument(
-        "--hours", type=positive, default=3.0, help="soak: hours of audio (default: %(default)g)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="soak: decides what is heard when")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("reports"),
-        metavar="DIR",
-        help="soak: where its log, page and JSON go (default: %(default)s)",
-    )
 
 
 def needs(args: argparse.Namespace) -> Needs:
     """The other systems, the speech, and what the report of a soak is made with."""
-    if args.what == "soak":
-        return {"scipy": "slopes", **PAGES, **speech(*SOAKED)}
     if args.what == "pipeline":
         faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
         return {**faster, **speech(args.corpus)}
     if args.what != "peers":
         return {}
-    from whisperlab import peers
+    from whisperlab.experiments import other_systems
 
     faster = (
-        {"faster_whisper": "one of the systems"} if any(map(_is_faster, peers.chosen(args.peers))) else {}
+        {"faster_whisper": "one of the systems"}
+        if any(map(_is_faster, other_systems.chosen(args.peers)))
+        else {}
     )
     first = speech(args.corpus)
     return {**faster, **(first or speech(*_controls(args, _speech(args))))}
@@ -126,7 +112,7 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print one table."""
-    from whisperlab.trace import provenance
+    from whisperlab.evaluation.trace import provenance
 
     found, shown = _BENCHES[args.what](args, console)
     console.document(finite({"bench": args.what, **found, **provenance()}))
@@ -138,22 +124,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _buffer(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab.instruments import buffer_figures
+    from whisperlab.experiments.microbenchmarks import buffer_figures
 
     console.note("np.concatenate and the ring buffer in turns: some twenty seconds")
     return _figures(buffer_figures())
 
 
 def _metrics(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab.instruments import metrics_figures
+    from whisperlab.experiments.microbenchmarks import metrics_figures
 
     console.note("timing the timers, then ten million records: some fifteen seconds")
     return _figures(metrics_figures())
 
 
 def _cache(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab.instruments import cache_figures
-    from whisperlab.models import load_weights
+    from whisperlab.experiments.microbenchmarks import cache_figures
+    from whisperlab.model.weights import load_weights
 
     return _figures(cache_figures(load_weights("base")))
 
@@ -176,16 +162,17 @@ def _worded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peers(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab import corpora, peers
+    from whisperlab import data
+    from whisperlab.experiments import other_systems
 
-    names = peers.chosen(args.peers)
+    names = other_systems.chosen(args.peers)
     recordings = _speech(args)
     controls = [
         recording
         for name in _controls(args, recordings)
-        for recording in corpora.load(name, args.split)[: args.limit]
+        for recording in data.load(name, args.split)[: args.limit]
     ]
-    rows = peers.compare(
+    rows = other_systems.compare(
         recordings,
         controls=controls,
         names=names,
@@ -198,20 +185,21 @@ def _peers(args: argparse.Namespace, console: Console) -> Found:
 
 
 def _speech(args: argparse.Namespace) -> Sequence[Recording]:
-    from whisperlab import corpora
+    from whisperlab import data
 
-    return corpora.load(args.corpus, args.split)[: args.limit]
+    return data.load(args.corpus, args.split)[: args.limit]
 
 
 def _controls(args: argparse.Namespace, recordings: Sequence[Recording]) -> list[str]:
     """The corpora of one language in which false switches are counted."""
-    from whisperlab import corpora, peers
+    from whisperlab import data
+    from whisperlab.experiments import other_systems
 
     languages = sorted({language for recording in recordings for language in recording.languages})
-    follow = set(peers.chosen(args.peers)) & set(peers.FOLLOWING)
+    follow = set(other_systems.chosen(args.peers)) & set(other_systems.FOLLOWING)
     if not (args.controls and follow and len(languages) > 1):
         return []
-    return [name for name in corpora.list_corpora() if name in {f"ivr-{language}" for language in languages}]
+    return [name for name in data.list_corpora() if name in {f"ivr-{language}" for language in languages}]
 
 
 def _is_faster(name: str) -> bool:
@@ -219,11 +207,12 @@ def _is_faster(name: str) -> bool:
 
 
 def _pipeline(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab import corpora, economy
+    from whisperlab import data
+    from whisperlab.experiments import ablation
 
-    recordings = corpora.load(args.corpus, args.split)[: args.limit]
-    economy.chosen(args.arms)  # a wrong name is told before a model is loaded
-    found = economy.measure(
+    recordings = data.load(args.corpus, args.split)[: args.limit]
+    ablation.chosen(args.arms)  # a wrong name is told before a model is loaded
+    found = ablation.measure(
         recordings[: args.limit or 3],
         names=args.arms,
         stretch_s=args.seconds,
@@ -232,44 +221,12 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
         offline=args.offline,
         say=console.note,
     )
-    return found.to_dict(), economy.readable(found)
-
-
-def _soak(args: argparse.Namespace, console: Console) -> Found:
-    from tqdm import tqdm
-
-    from whisperlab import corpora
-    from whisperlab.report.index import write_index
-    from whisperlab.report.soak import from_log, told, write_soak
-    from whisperlab.soak.plan import Plan
-    from whisperlab.soak.sounds import Sounds, clips
-    from whisperlab.soak.stream import SoakedTranscriber, soak, young_process
-
-    plan, log = Plan(args.hours, args.seed), args.out / "soak.jsonl"
-    speech = clips([recording for name in SOAKED for recording in corpora.load(name)])
-    sounds = Sounds(speech)
-    transcriber = SoakedTranscriber(MODEL, languages=sounds.languages)
-    shape = "{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
-    with tqdm(total=plan.duration_s, bar_format=shape) as bar:
-        whole = soak(
-            transcriber,
-            plan,
-            sounds,
-            log,
-            yardstick=lambda: young_process(MODEL, speech[0].audio, speech[0].lang),
-            progress=lambda heard_s: bar.update(heard_s - bar.n),
-        )
-    report = from_log(log, shlex.join(["whisperlab", *args.argv]))
-    for path in (*write_soak(report, args.out / "soak.html"), write_index(args.out)):
-        console.note(str(path))
-    if not whole:
-        raise KeyboardInterrupt  # now that the report of what was heard is there
-    return {"found": report.to_dict()["found"]}, [[{"soak": line} for line in told(report.log, report.found)]]
+    return found.to_dict(), ablation.readable(found)
 
 
 def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
     """The rows of the peers as tables narrow enough to read: text, languages, cost."""
-    from whisperlab.peers import CONTROLS, COSTS, RATES, readable
+    from whisperlab.experiments.other_systems import CONTROLS, COSTS, RATES, readable
 
     in_mb = [
         {**row, "peak_memory_bytes": (size := row["peak_memory_bytes"]) and f"{size / 1e6:.0f} MB"}
@@ -285,7 +242,6 @@ def _names(text: str) -> list[str]:
 
 
 MODEL = "base"
-SOAKED = ("ivr-five", "ivr-en-es")  # whose speech a soak is made of
 
 _DECIDED = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
 
@@ -295,5 +251,4 @@ _BENCHES: dict[str, Callable[[argparse.Namespace, Console], Found]] = {
     "cache": _cache,
     "pipeline": _pipeline,
     "peers": _peers,
-    "soak": _soak,
 }

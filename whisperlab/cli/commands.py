@@ -26,7 +26,7 @@ from whisperlab.cli import (
 from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console
 from whisperlab.cli.needs import require
-from whisperlab.errors import enough_memory
+from whisperlab.util.errors import enough_memory
 
 # For --threads 2 and more. Two OpenMP threads that share two cores with anything else wait for each other in a busy
 # loop, for hundreds of milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy

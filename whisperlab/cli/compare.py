@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from whisperlab.cli.arguments import add_threads_argument, positive_int
 from whisperlab.cli.console import Console, counted, finite, table
 from whisperlab.cli.needs import Needs, speech
-from whisperlab.threads import THREADS
+from whisperlab.util.threads import THREADS
 
 if TYPE_CHECKING:
-    from whisperlab.contest import Finding, Outcome, Side
+    from whisperlab.experiments.comparison import Finding, Outcome, Side
 
 HELP = "is one configuration, revision or sweep better than another?"
 EXAMPLES = (
@@ -67,7 +67,7 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Compare, and print a verdict on each measure."""
-    from whisperlab.trace import provenance
+    from whisperlab.evaluation.trace import provenance
 
     texts = args.a, args.b
     folders = [Path(text).is_dir() for text in texts]
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _sweeps(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Outcome]:
-    from whisperlab.contest import compare_sweeps
+    from whisperlab.experiments.comparison import compare_sweeps
 
     if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
         args.parser.error(f"{', '.join(given)}: nothing is run to compare two sweeps")
@@ -103,13 +103,13 @@ def _sweeps(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any],
 
 
 def _contest(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Outcome]:
-    from whisperlab import corpora
-    from whisperlab.contest import Side, contest
+    from whisperlab import data
+    from whisperlab.experiments.comparison import Side, contest
 
     how = {name: value if (value := getattr(args, name)) is not None else RUNNING[name] for name in RUNNING}
     a, b = Side.of(args.a), Side.of(args.b)
     commits = {"a": _commit(a), "b": _commit(b)}
-    recordings = corpora.load(how["corpus"], how["split"])[: how["limit"]]
+    recordings = data.load(how["corpus"], how["split"])[: how["limit"]]
     asked = {name: how[name] for name in ("model", "rounds", "threads")}
     outcome = contest(a, b, recordings, **asked, say=console.note)
     return {"commits": commits, "recordings": len(recordings), **how}, outcome
@@ -117,7 +117,7 @@ def _contest(args: argparse.Namespace, console: Console) -> tuple[dict[str, Any]
 
 def _commit(side: Side) -> str | None:
     """The commit a side's revision means; None for the whisperlab that is running, whose origin is told anyway."""
-    from whisperlab.contest.revisions import commit_of
+    from whisperlab.experiments.comparison.revisions import commit_of
 
     return side.revision and commit_of(side.revision, Path())
 

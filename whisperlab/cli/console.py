@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from whisperlab.errors import WhisperlabError
+from whisperlab.util.errors import WhisperlabError
 
 
 @dataclass(slots=True, frozen=True)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.console import Console, table
 from whisperlab.cli.needs import Needs, speech
-from whisperlab.errors import CorpusError, MissingDependencyError
+from whisperlab.util.errors import CorpusError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from whisperlab.corpora import Recording
+    from whisperlab.data import Recording
 
 HELP = "build, list, describe and play speech corpora"
 EXAMPLES = (
@@ -70,10 +70,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _build(args: argparse.Namespace, console: Console) -> None:
-    from whisperlab import corpora
+    from whisperlab import data
 
     folders = {
-        name: corpora.build(
+        name: data.build(
             name, args.seed, packages_dir=args.packages, accept_newer=args.accept_newer, say=console.note
         )
         for name in args.corpora
@@ -84,9 +84,9 @@ def _build(args: argparse.Namespace, console: Console) -> None:
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:
-    from whisperlab import corpora
+    from whisperlab import data
 
-    found = [corpora.info(name) for name in corpora.list_corpora()]
+    found = [data.info(name) for name in data.list_corpora()]
     console.document(found)
     console.show(
         table(
@@ -104,12 +104,12 @@ def _list(args: argparse.Namespace, console: Console) -> None:
 
 
 def _info(args: argparse.Namespace, console: Console) -> None:
-    from whisperlab import corpora
+    from whisperlab import data
 
-    recordings = corpora.load(args.corpus, build_missing=False)
+    recordings = data.load(args.corpus, build_missing=False)
     splits = sorted({recording.split for recording in recordings})
     rows = [facts(split, [r for r in recordings if r.split == split]) for split in splits]
-    terms = corpora.info(args.corpus) if args.corpus in corpora.list_corpora() else {}
+    terms = data.info(args.corpus) if args.corpus in data.list_corpora() else {}
     console.document({"corpus": args.corpus, "about": terms or None, "splits": rows})
     for lang, licence in terms.get("licences", {}).items():
         console.show(f"{lang}: {licence}; {terms['credits'][lang]}")
@@ -132,7 +132,7 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, Any]:
 
 
 def _play(args: argparse.Namespace, console: Console) -> None:
-    from whisperlab.audio import write_wav
+    from whisperlab.data.audio_files import write_wav
 
     recording = find(args.recording, args.corpus)
     at = "" if recording.offset is None else f" from {recording.offset:.1f} s"
@@ -161,16 +161,16 @@ def _play(args: argparse.Namespace, console: Console) -> None:
 
 def find(name: str, manifest: str | None) -> Recording:
     """The recording of an id; without a manifest, in the corpus and split that the id itself names."""
-    from whisperlab import corpora
+    from whisperlab import data
 
     corpus = manifest or name.rpartition("-")[0].rpartition("-")[0]
-    if manifest is None and (Path(name).exists() or corpus not in corpora.list_corpora()):
+    if manifest is None and (Path(name).exists() or corpus not in data.list_corpora()):
         kind = "a file" if Path(name).exists() else "no recording of a built corpus"
         raise CorpusError(
             f"{name!r} is {kind}: play takes the id of a recording, such as ivr-five-test-00; one of your own needs "
             "its manifest, too: play ID --corpus MANIFEST (data info MANIFEST lists what it holds)"
         )
-    recordings = corpora.load(corpus, build_missing=False)
+    recordings = data.load(corpus, build_missing=False)
     for recording in recordings:
         if recording.id == name:
             return recording

@@ -19,7 +19,7 @@ from typing import Literal
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
 from whisperlab.cli.needs import EXTRAS, Needs, is_there
-from whisperlab.errors import WhisperlabError
+from whisperlab.util.errors import WhisperlabError
 
 HELP = "what this machine offers and what is missing"
 EXAMPLES = ("doctor", "doctor --json")
@@ -113,7 +113,7 @@ def torch() -> Finding:
 
 def threads() -> Finding:
     """What a second compute thread brings at this moment."""
-    from whisperlab.threads import WORTH, second_thread
+    from whisperlab.util.threads import WORTH, second_thread
 
     share = second_thread()
     told = "--threads 2 is faster while the second core is free" if share <= WORTH else "keep 1"
@@ -130,7 +130,7 @@ def compiler() -> Finding:
 
 def disk() -> Finding:
     """Room for weights, speech and traces."""
-    from whisperlab.models import cache_dir
+    from whisperlab.model.weights import cache_dir
 
     folder = cache_dir()
     there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -144,7 +144,7 @@ def disk() -> Finding:
 
 def weights(model: str) -> Finding:
     """Whether the model's weights are here and are what they should be."""
-    from whisperlab import models
+    from whisperlab.model import weights as models
 
     try:
         found = models.verify(model)
@@ -159,9 +159,9 @@ def weights(model: str) -> Finding:
 
 def speech() -> Finding:
     """Which corpora have been built."""
-    from whisperlab import corpora
+    from whisperlab import data
 
-    built = [name for name in corpora.list_corpora() if corpora.is_built(name)]
+    built = [name for name in data.list_corpora() if data.is_built(name)]
     if built:
         return Finding("speech", "OK", f"built: {', '.join(built)}")
     return Finding("speech", "WARN", "no corpus built yet", "whisperlab data build ivr-five")

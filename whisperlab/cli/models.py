@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from whisperlab.cli.console import Console, table
 from whisperlab.cli.needs import Needs
-from whisperlab.errors import WeightsError
+from whisperlab.util.errors import WeightsError
 
 if TYPE_CHECKING:
-    from whisperlab.models import Verification
+    from whisperlab.model.weights import Verification
 
 HELP = "list, fetch, find and verify weights"
 EXAMPLES = ("models list", "models fetch base", "models verify base --json")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _list(console: Console) -> int:
-    from whisperlab import models
+    from whisperlab.model import weights as models
 
     rows = [
         {
@@ -56,7 +56,7 @@ def _list(console: Console) -> int:
 
 
 def _path(name: str, fetch: bool, console: Console) -> int:
-    from whisperlab import models
+    from whisperlab.model import weights as models
 
     path = models.fetch(name, say=console.note) if fetch else models.model_path(name)
     if path is None:
@@ -67,7 +67,7 @@ def _path(name: str, fetch: bool, console: Console) -> int:
 
 
 def _verify(name: str, console: Console) -> int:
-    from whisperlab import models
+    from whisperlab.model import weights as models
 
     found = models.verify(name)
     if found.trusted is False:

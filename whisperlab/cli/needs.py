@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TypeAlias
 
-from whisperlab.errors import MissingDependencyError
+from whisperlab.util.errors import MissingDependencyError
 
 Needs: TypeAlias = Mapping[str, str]  # what each library, by its import name, is needed for
 
@@ -45,7 +45,7 @@ def is_there(name: str) -> bool:
 
 def speech(*corpora: str) -> Needs:
     """What those of the corpora need that are not built yet; manifests need nothing."""
-    from whisperlab.corpora import is_built, list_corpora
+    from whisperlab.data import is_built, list_corpora
 
     missing = [name for name in dict.fromkeys(corpora) if name in list_corpora() and not is_built(name)]
     return {"av": f"to build {', '.join(missing)}"} if missing else {}

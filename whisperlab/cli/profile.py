@@ -20,7 +20,7 @@ HELP = "where memory and time go"
 EXAMPLES = (
     "profile call.wav --languages en,es",
     "profile call.wav --memory --heap --python-memory --seconds 30 --json",
-    "profile call.wav --lines --function whisperlab.vad:SpeechGate.push",
+    "profile call.wav --lines --function whisperlab.streaming.vad:SpeechGate.push",
     "profile call.wav --all --seconds 20 --out reports/profile.html",
 )
 
@@ -68,11 +68,11 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the passes asked for, one after another."""
-    from whisperlab.audio import read_audio
-    from whisperlab.files import write_whole
+    from whisperlab.data.audio_files import read_audio
+    from whisperlab.evaluation.trace import provenance
     from whisperlab.profiling.workload import Workload, in_fresh_process
     from whisperlab.report.page import write_page
-    from whisperlab.trace import provenance
+    from whisperlab.util.files import write_whole
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out is a page: its name ends with .html, got {args.out}")

@@ -1,4 +1,4 @@
-"""Turn what was measured into offline HTML pages: a sweep's folder, traces, a soak's log, or notebooks.
+"""Turn what was measured into offline HTML pages: a sweep's folder, traces, or notebooks.
 
 Notebooks are executed. Every page is one file that needs no network. The index.html beside it lists all pages of the
 folder.
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.checks import from_json, shown
 from whisperlab.cli.console import Console
 from whisperlab.cli.needs import PAGES, Needs
-from whisperlab.errors import SweepError, TraceError
+from whisperlab.util.errors import SweepError, TraceError
+from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
@@ -26,7 +26,6 @@ EXAMPLES = (
     "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
     "report reports/new-sweep --baseline reports/old-sweep --out reports",
     "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
-    "report reports/soak.jsonl",
 )
 
 
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="SOURCE",
-        help="a sweep's folder, trace files, a soak's log, or notebooks",
+        help="a sweep's folder, trace files, or notebooks",
     )
     parser.add_argument(
         "--out",
@@ -81,29 +80,22 @@ def parameter(text: str) -> tuple[str, Any]:
 
 def needs(args: argparse.Namespace) -> Needs:
     """What the pages of these sources are made with."""
-    from whisperlab.soak.findings import is_log
-
     found = {"jinja2": PAGES["jinja2"]}
     if any(path.suffix == ".ipynb" for path in args.sources):
         found |= dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
     if any(path.suffix != ".ipynb" for path in args.sources):
         found |= PAGES
-    if any(path.is_file() and is_log(path) for path in args.sources):
-        found["scipy"] = "slopes of a soak"
     return found
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the pages and the index beside them, and print where they are."""
     from whisperlab.report.index import write_index
-    from whisperlab.soak.findings import is_log
 
     folders = [path for path in args.sources if path.is_dir()]
     notebooks = [path for path in args.sources if path.suffix == ".ipynb"]
-    soaks = [path for path in args.sources if path.is_file() and is_log(path)]
-    traces = [path for path in args.sources if path not in (*folders, *notebooks, *soaks)]
+    traces = [path for path in args.sources if path not in (*folders, *notebooks)]
     jobs = [(_sweep, [folder]) for folder in folders]
-    jobs += [(_soak, [soak]) for soak in soaks]
     jobs += [(_traces, traces)] if traces else []
     jobs += [(_notebook, [notebook]) for notebook in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
@@ -111,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     named = [*args.sources, *([args.baseline] if args.baseline else [])]
     if missing := [str(path) for path in named if not path.exists()]:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
-    if args.baseline and (notebooks or soaks or len(jobs) > 1):
+    if args.baseline and (notebooks or len(jobs) > 1):
         args.parser.error("--baseline goes with one sweep or some traces, and no notebooks")
     pages = []
     for job, sources in jobs:
@@ -138,18 +130,11 @@ def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> No
     _beside(_report(sources, title, _command(sources)), args.baseline).render(page)
 
 
-def _soak(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    """The log of a soak, also of one that was killed, as a page with its JSON beside it."""
-    from whisperlab.report.soak import from_log, write_soak
-
-    write_soak(from_log(sources[0], _command(sources)), page)
-
-
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
     """The report of a sweep's folder, or of traces."""
+    from whisperlab.evaluation.trace import read_trace
+    from whisperlab.experiments.results_store import MOST_ROWS, STORE, read_extract
     from whisperlab.report.sweep import from_rows, from_traces
-    from whisperlab.store import MOST_ROWS, STORE, read_extract
-    from whisperlab.trace import read_trace
 
     folder = sources[0]
     if not folder.is_dir():

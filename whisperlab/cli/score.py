@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.checks import from_json, shown
 from whisperlab.cli.arguments import comma_list
 from whisperlab.cli.console import Console, table
 from whisperlab.cli.needs import Needs
-from whisperlab.errors import ConfigurationError, TraceError, UnknownLanguageError
-from whisperlab.files import read_text
-from whisperlab.languages import language_code
+from whisperlab.model.languages import language_code
+from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
+from whisperlab.util.files import read_text
+from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
-    from whisperlab.scoring import Score
-    from whisperlab.trace import Reference
+    from whisperlab.evaluation.scoring import Score
+    from whisperlab.evaluation.trace import Reference
 
     References = Mapping[str, Reference]
 
@@ -78,7 +78,7 @@ def needs(_: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print the rates of each recording and of all together."""
-    from whisperlab.scoring import normalizer_name, pooled
+    from whisperlab.evaluation.scoring import normalizer_name, pooled
 
     rules = {
         "fold_diacritics": not args.keep_diacritics,
@@ -121,8 +121,8 @@ def files(heard: Iterable[Path]) -> Iterator[Path]:
 
 def read_references(manifest: Path) -> dict[str, Reference]:
     """The reference of each recording of a manifest, by its id and by the name of its audio file."""
-    from whisperlab.corpora import read_manifest
-    from whisperlab.trace import Reference
+    from whisperlab.data import read_manifest
+    from whisperlab.evaluation.trace import Reference
 
     references = {}
     for recording in read_manifest(manifest):
@@ -137,8 +137,8 @@ def scored(
     paths: Iterable[Path], references: References, rules: Mapping[str, Any]
 ) -> Iterator[tuple[str, Score]]:
     """The name and score of every recording in the files."""
-    from whisperlab.scoring import score_trace
-    from whisperlab.trace import read_trace
+    from whisperlab.evaluation.scoring import score_trace
+    from whisperlab.evaluation.trace import read_trace
 
     for path in paths:
         documents = read_documents(path)
@@ -171,9 +171,9 @@ def read_documents(path: Path) -> list[dict[str, Any]] | None:
 def _score_document(
     document: Mapping[str, Any], references: References, rules: Mapping[str, Any]
 ) -> tuple[str, Score]:
-    from whisperlab.scoring import score
-    from whisperlab.segments import SessionSegment, Switch
-    from whisperlab.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
+    from whisperlab.evaluation.scoring import score
+    from whisperlab.evaluation.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
+    from whisperlab.streaming.results import SessionSegment, Switch
 
     check_fields(document, DOCUMENT, "it is one")
     for segment in document["segments"]:

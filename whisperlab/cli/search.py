@@ -18,10 +18,10 @@ from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.needs import Needs
 from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
 from whisperlab.cli.sweep import needs as sweep_needs
-from whisperlab.errors import SweepError
+from whisperlab.util.errors import SweepError
 
 if TYPE_CHECKING:
-    from whisperlab.design import Trial
+    from whisperlab.experiments.search import Trial
 
 HELP = "configurations worth having, out of many"
 EXAMPLES = (
@@ -52,17 +52,18 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the trials that are not there yet and print the Pareto front; 1 when a trial failed."""
-    from whisperlab import corpora, models
-    from whisperlab.design import Space, check_recordings, search
-    from whisperlab.lid import check_languages
+    from whisperlab import data
+    from whisperlab.experiments.search import Space, check_recordings, search
+    from whisperlab.model import weights
+    from whisperlab.streaming.language_id import check_languages
 
     space = Space.from_json(args.space)
     check_out(args)
-    recordings = corpora.load(args.corpus, args.split)[: args.limit]
+    recordings = data.load(args.corpus, args.split)[: args.limit]
     check_recordings(recordings)
-    model = models.load_weights(args.model, args.device, say=console.note)
+    model = weights.load_weights(args.model, args.device, say=console.note)
     check_languages(shared(args, recordings)["languages"], model.n_languages)
-    digest = models.model_digest(model)
+    digest = weights.model_digest(model)
     with running(args, model, digest, console) as options:
         found = search(
             space,

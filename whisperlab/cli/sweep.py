@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_int, share, whole_numbers
 from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.needs import Needs, speech
-from whisperlab.errors import SweepError
-from whisperlab.threads import THREADS
+from whisperlab.util.errors import SweepError
+from whisperlab.util.threads import THREADS
 
 if TYPE_CHECKING:
-    from whisperlab.corpora import Recording
-    from whisperlab.models import Weights
-    from whisperlab.store import Row
-    from whisperlab.sweep import Grid, Task
+    from whisperlab.data import Recording
+    from whisperlab.experiments.results_store import Row
+    from whisperlab.experiments.sweep import Grid, Task
+    from whisperlab.model.weights import Weights
 
 HELP = "a grid of configurations over recordings"
 EXAMPLES = (
@@ -108,21 +108,23 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
-    from whisperlab import corpora, models, store, sweep
-    from whisperlab.lid import check_languages
+    from whisperlab import data
+    from whisperlab.experiments import results_store, sweep
+    from whisperlab.model import weights
+    from whisperlab.streaming.language_id import check_languages
 
     if not args.dry_run:
         check_out(args)
-    recordings = corpora.load(args.corpus, args.split)[: args.limit]
+    recordings = data.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
-    model = models.load_weights(args.model, args.device, say=console.note)
+    model = weights.load_weights(args.model, args.device, say=console.note)
     check_languages(shared(args, recordings)["languages"], model.n_languages)
-    digest = models.model_digest(model)
+    digest = weights.model_digest(model)
     if args.dry_run:
         return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
-    extract = store.read_extract(args.out, store.MOST_ROWS)
+    extract = results_store.read_extract(args.out, results_store.MOST_ROWS)
     results = summary(extract.rows)
     if not extract.is_whole:
         console.note(f"the table is {extract.words()}")
@@ -168,7 +170,7 @@ def running(
 
 def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> dict[str, Any]:
     """This process with the model it has loaded, or an executor whose workers load their own."""
-    from whisperlab import executors, shipping, sweep
+    from whisperlab.experiments import executors, payload, sweep
 
     if args.ship_audio and args.ray is None:
         args.parser.error("--ship-audio goes with --ray")
@@ -181,13 +183,13 @@ def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Co
         return {"executor": executors.LocalProcesses(factory, args.workers)}
     options = {"n_workers": args.workers, "say": console.note}
     if args.ship_audio:
-        return {"executor": shipping.Shipping(out, load, args.ray, **options)}
+        return {"executor": payload.Shipping(out, load, args.ray, **options)}
     return {"executor": executors.RayCluster(factory, args.ray, **options)}
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
     """The grid the arguments describe."""
-    from whisperlab.sweep import Grid
+    from whisperlab.experiments.sweep import Grid
 
     return Grid(
         cache_size=args.cache_sizes,
@@ -209,8 +211,8 @@ def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[st
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One record per configuration: ``whisperlab.sweep.summarise`` without NaN."""
-    from whisperlab.sweep import summarise
+    """One record per configuration: ``whisperlab.experiments.sweep.summarise`` without NaN."""
+    from whisperlab.experiments.sweep import summarise
 
     records: list[dict[str, Any]] = json.loads(summarise(rows).to_json(orient="records"))
     return records
@@ -218,7 +220,7 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def check_out(args: argparse.Namespace) -> None:
     """Refuse a folder that holds results, unless they are to be gone on with."""
-    from whisperlab.store import STORE
+    from whisperlab.experiments.results_store import STORE
 
     store = args.out / STORE
     if store.exists() and not (args.resume or args.retry_failed):
@@ -229,16 +231,20 @@ def check_out(args: argparse.Namespace) -> None:
 
 def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
     """What would be run, how long it would take, and what that is known from."""
-    from whisperlab import cost, store, sweep
+    from whisperlab.experiments import cost, results_store, sweep
 
-    todo = sweep.remaining(tasks, store.done(args.out), retry_failed=args.retry_failed)
+    todo = sweep.remaining(tasks, results_store.done(args.out), retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
     n_workers = args.workers or 1
     plan: dict[str, Any] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
     console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
     if todo:
         there = args.out.is_dir()
-        known = cost.from_rows(store.read_extract(args.out, store.MOST_ROWS).rows) if there else {}
+        known = (
+            cost.from_rows(results_store.read_extract(args.out, results_store.MOST_ROWS).rows)
+            if there
+            else {}
+        )
         audio = todo[0].recording.audio()
         costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)

@@ -11,17 +11,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from whisperlab.checks import on_threads, shown
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
 from whisperlab.cli.console import Console, file_name, finite
 from whisperlab.cli.needs import Needs
-from whisperlab.errors import AudioFormatError, ConfigurationError
-from whisperlab.segments import ProcessResult, SessionSegment
-from whisperlab.timeline import Span, seconds
+from whisperlab.streaming.results import ProcessResult, SessionSegment
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.timeline import Span, seconds
+from whisperlab.util.validation import on_threads, shown
 
 if TYPE_CHECKING:
-    from whisperlab.audio import FloatArray
-    from whisperlab.trace import StreamTranscriber, Trace
+    from whisperlab.evaluation.trace import StreamTranscriber, Trace
+    from whisperlab.util.audio_arrays import FloatArray
 
     Label = str | int | None  # of a channel: left and right, or numbers where there are not two
 
@@ -118,8 +118,8 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
 
     A trace that cannot be written is an error after the result was printed.
     """
-    from whisperlab.audio import read_audio
-    from whisperlab.trace import write_trace
+    from whisperlab.data.audio_files import read_audio
+    from whisperlab.evaluation.trace import write_trace
 
     transcriber: Reusable | None = None
     failed = 0
@@ -235,7 +235,7 @@ def line(segment: SessionSegment, label: Label = None) -> str:
 
 def summary(name: str, trace: Trace) -> str:
     """What became of one audio, in a line, and in real time in another how far the work fell behind."""
-    from whisperlab.realtime import real_time_line
+    from whisperlab.streaming.real_time import real_time_line
 
     told = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
@@ -284,9 +284,9 @@ def _capture(
     """One recording through the transcriber, telling of each segment as it becomes final."""
     from tqdm import tqdm
 
-    from whisperlab.audio import duration_s
-    from whisperlab.realtime import OverloadOptions
-    from whisperlab.trace import capture
+    from whisperlab.evaluation.trace import capture
+    from whisperlab.streaming.real_time import OverloadOptions
+    from whisperlab.util.audio_arrays import duration_s
 
     with tqdm(
         total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None

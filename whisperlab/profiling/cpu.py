@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from whisperlab.errors import MissingDependencyError
 from whisperlab.profiling.workload import Workload
+from whisperlab.util.errors import MissingDependencyError
 
 INTERVAL_S = 0.001
 NARROW = 100  # characters a line of the tree may have

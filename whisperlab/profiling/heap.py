@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from whisperlab.errors import MissingDependencyError
 from whisperlab.profiling.workload import Workload, short_place
+from whisperlab.util.errors import MissingDependencyError
 
 TOP = 20
 MOMENTS = 400  # points of the course of memory that are kept

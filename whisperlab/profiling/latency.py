@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from whisperlab.checks import on_threads
 from whisperlab.profiling.workload import Workload
+from whisperlab.util.validation import on_threads
 
 
 @dataclass(slots=True, frozen=True)
@@ -56,7 +56,7 @@ def where_time_goes(operations: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
 
 def measure(workload: Workload) -> Latency:
     """Stream the recording and read the transcriber's own timers."""
-    from whisperlab.audio import duration_s
+    from whisperlab.util.audio_arrays import duration_s
 
     transcriber, audio = workload.load()
     started = time.perf_counter()

@@ -1,7 +1,7 @@
 """What each line of the hot functions takes, by line_profiler. Its own cost falls on every line: trust the shares.
 
 The same functions are measured when a program runs under ``kernprof -l -v``, or with ``LINE_PROFILE=1`` in its
-environment (`whisperlab.hot`).
+environment (`whisperlab.util.line_profile`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from whisperlab.errors import ConfigurationError, MissingDependencyError
 from whisperlab.profiling.workload import Workload, short_place
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError
 
 # The functions that take most of a chunk: one frame of language-ID, the encoder, its attention, a token, a decode.
 HOT = (
     "whisperlab.transcriber:SessionRestartTranscriber._posteriors",
-    "whisperlab.encoder:EagerNetwork.__call__",
-    "whisperlab.encoder:_Block._attention",
-    "whisperlab.text_stack:TextStack.extend",
-    "whisperlab.decoder:SpeechDecoder._draft",
+    "whisperlab.model.encoder:EagerNetwork.__call__",
+    "whisperlab.model.encoder:_Block._attention",
+    "whisperlab.model.text_decoder:TextStack.extend",
+    "whisperlab.streaming.decoding:SpeechDecoder._draft",
 )
 
 

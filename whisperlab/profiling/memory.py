@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisperlab.errors import MissingDependencyError
 from whisperlab.profiling.owned import owned
 from whisperlab.profiling.workload import Workload
+from whisperlab.util.errors import MissingDependencyError
 
 _MIB = 2**20
 

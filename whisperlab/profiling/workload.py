@@ -11,13 +11,13 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whisperlab.errors import WhisperlabError
-from whisperlab.threads import no_interrupts
-from whisperlab.timeline import samples
+from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.threads import no_interrupts
+from whisperlab.util.timeline import samples
 
 if TYPE_CHECKING:
-    from whisperlab.audio import FloatArray
-    from whisperlab.trace import StreamTranscriber
+    from whisperlab.evaluation.trace import StreamTranscriber
+    from whisperlab.util.audio_arrays import FloatArray
 
 Record = TypeVar("Record")
 Task = TypeVar("Task")
@@ -53,14 +53,14 @@ class Workload:
         from whisper.tokenizer import get_tokenizer
 
         import whisperlab.transcriber  # noqa: F401
-        from whisperlab.audio import read_audio
+        from whisperlab.data.audio_files import read_audio
 
         read_audio(self.audio)
         get_tokenizer(multilingual=True)
 
     def load(self) -> tuple[StreamTranscriber, FloatArray]:
         """The transcriber with its model in memory, and the audio."""
-        from whisperlab.audio import read_audio
+        from whisperlab.data.audio_files import read_audio
 
         audio = read_audio(self.audio)
         if self.seconds is not None:
@@ -74,7 +74,7 @@ class Workload:
         half_way: Callable[[], object] = lambda: None,
     ) -> None:
         """The whole recording, as fast as it is taken; ``half_way`` is called once, after half of it."""
-        from whisperlab.audio import chunks
+        from whisperlab.util.audio_arrays import chunks
 
         parts = list(chunks(audio, samples(self.chunk_ms / 1000)))
         for number, chunk in enumerate(parts):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whisperlab.report.counts import Result, percent, results
 from whisperlab.report.tables import Column, Table, table
-from whisperlab.report.tally import Result, percent, results
 
 Json = Mapping[str, Any]
 

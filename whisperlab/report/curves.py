@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from whisperlab.evaluation.scoring import wilson
+from whisperlab.evaluation.scoring.calibration import ReliabilityBin
+from whisperlab.report.counts import percent
 from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
-from whisperlab.report.tally import percent
-from whisperlab.scoring import wilson
-from whisperlab.scoring.calibration import ReliabilityBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

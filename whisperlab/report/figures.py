@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import numpy as np
 
-from whisperlab.audio import FloatArray
-from whisperlab.errors import MissingDependencyError
-from whisperlab.report.tally import CacheTally, Operation, Result, percent
-from whisperlab.scoring.language import Label, frame_labels, segment_labels, true_switches
-from whisperlab.timeline import SAMPLE_RATE, seconds
+from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_labels, true_switches
+from whisperlab.report.counts import CacheTally, Operation, Result, percent
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from whisperlab.trace import Trace
+    from whisperlab.evaluation.trace import Trace
 
 P = ParamSpec("P")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from whisperlab.checks import on_threads
-from whisperlab.report.tally import CacheTally, Result, measured_alike, percent
+from whisperlab.report.counts import CacheTally, Result, measured_alike, percent
+from whisperlab.util.validation import on_threads
 
 GUIDE_KEY, GUIDE_PRECISION = "rounded", 6  # the guide's key and its default
 GUIDE_SAVING = 0.50  # "50-60 % reduction in encoder computations"

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from whisperlab.report.figures import INK, MUTED, OTHER, PALETTE, _figure, _styled
-from whisperlab.segments import LanguageFrame, SessionSegment, Switch
-from whisperlab.timeline import seconds
+from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
+from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

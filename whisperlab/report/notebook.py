@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.errors import ConfigurationError, MissingDependencyError, NotebookError
+from whisperlab.evaluation.trace import provenance
 from whisperlab.report.page import TEMPLATES, assets, described, fact, write_page
-from whisperlab.trace import provenance
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -11,9 +11,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.errors import MissingDependencyError
-from whisperlab.files import write_whole
-from whisperlab.rich import told
+from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.files import write_whole
+from whisperlab.util.html import told
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render_page(template: str, **context: Any) -> str:
-    """The page a template gives with ``context``; a name it asks for and does not get is an error."""
+def render_page(template: str | Path, **context: Any) -> str:
+    """Render a template with ``context``. A name that the template uses and ``context`` lacks is an error.
+
+    A template is a name in `TEMPLATES`, or the path of a file that extends one of them.
+    """
     own = {name: _trusted(text) for name, text in assets().items()}
-    return _environment().get_template(template).render(**context, **own)
+    environment = _environment()
+    if isinstance(template, Path):
+        made = environment.from_string(template.read_text(encoding="utf-8"))
+    else:
+        made = environment.get_template(template)
+    return made.render(**context, **own)
 
 
 def assets() -> dict[str, str]:

@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from whisperlab.errors import AudioFormatError
-from whisperlab.timeline import SAMPLE_RATE
+from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.timeline import SAMPLE_RATE
 
 
 def data_uri(audio: Mapping[str, Any], limit: int) -> str:
@@ -17,7 +17,8 @@ def data_uri(audio: Mapping[str, Any], limit: int) -> str:
     Raises AudioFormatError when the file is unknown, cannot be read, is not the one the trace was made from
     (its digest differs), or would take more than ``limit`` characters.
     """
-    from whisperlab.audio import audio_digest, read_audio, read_part
+    from whisperlab.data.audio_files import read_audio, read_part
+    from whisperlab.util.audio_arrays import audio_digest
 
     if not audio.get("path"):
         raise AudioFormatError("the trace does not say where its audio lies")

@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
-from whisperlab.checks import on_threads
 from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page
 from whisperlab.report.profile_figures import course_figure, parts_figure
 from whisperlab.report.tables import Column, Table, milliseconds, table
+from whisperlab.util.validation import on_threads
 
 _MIB = 2**20
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from whisperlab.errors import AudioFormatError
+from whisperlab.evaluation.scoring.text import Aligned, align
+from whisperlab.evaluation.trace import Trace
 from whisperlab.report import figures, player
-from whisperlab.scoring.text import Aligned, align
-from whisperlab.segments import SessionSegment
-from whisperlab.timeline import Span, seconds
-from whisperlab.trace import Trace
+from whisperlab.streaming.results import SessionSegment
+from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.timeline import Span, seconds
 
 _TOLD = 10  # gaps that are listed
 

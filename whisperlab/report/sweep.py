@@ -9,16 +9,13 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from whisperlab.errors import TraceError
+from whisperlab.evaluation.scoring.latency import response_p95
+from whisperlab.evaluation.scoring.summary import score_trace
+from whisperlab.evaluation.trace import Trace, provenance, read_trace
+from whisperlab.experiments.results_store import flat_config, nested_config
 from whisperlab.report import figures
 from whisperlab.report.baseline import Pair, baseline_table, pairs
-from whisperlab.report.design import design
-from whisperlab.report.figures import Drawing
-from whisperlab.report.findings import TRUSTED, findings, warnings
-from whisperlab.report.page import render_page, write_page
-from whisperlab.report.recording import views
-from whisperlab.report.tables import Table, flat_rows, operation_table, result_table, run_table
-from whisperlab.report.tally import (
+from whisperlab.report.counts import (
     Result,
     check_row,
     config_name,
@@ -26,10 +23,13 @@ from whisperlab.report.tally import (
     results,
     varying,
 )
-from whisperlab.scoring.latency import response_p95
-from whisperlab.scoring.summary import score_trace
-from whisperlab.store import flat_config, nested_config
-from whisperlab.trace import Trace, provenance, read_trace
+from whisperlab.report.figures import Drawing
+from whisperlab.report.findings import TRUSTED, findings, warnings
+from whisperlab.report.page import render_page, write_page
+from whisperlab.report.recording import views
+from whisperlab.report.search import design
+from whisperlab.report.tables import Table, flat_rows, operation_table, result_table, run_table
+from whisperlab.util.errors import TraceError
 
 Json = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from whisperlab.report.tally import (
+from whisperlab.report.counts import (
     CacheTally,
     Operation,
     Result,

@@ -1,0 +1,530 @@
+"""The soak: plan and sounds repeat to the sample, what grows or gets slower is found, and nothing of ours does.
+
+A transcriber with stand-ins for the network and the detector streams hours in a minute: buffers, cache, gate,
+smoothing, sessions and timers are the real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.soak import gauges
+from benchmarks.soak.findings import findings, is_log, read_log
+from benchmarks.soak.page import from_log, told, warnings, write_soak
+from benchmarks.soak.plan import BLOCK_TILES, KINDS, LONG, TILE, Piece, Plan
+from benchmarks.soak.sounds import Sounds, clips
+from benchmarks.soak.stream import SoakedTranscriber, StageTimes, soak, young_process
+from whisperlab import data
+from whisperlab.cli import main
+from whisperlab.model.encoder import Encoded, positions
+from whisperlab.model.weights import Weights
+from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.streaming.decoding import Hypothesis, Word
+from whisperlab.streaming.results import ProcessResult
+from whisperlab.streaming.vad import SpeechGate, VadOptions
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import ConfigurationError, TraceError
+from whisperlab.util.memory import give_back
+from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
+
+if TYPE_CHECKING:
+    from conftest import Scene
+
+HOURS = float(
+    os.environ.get("WHISPERLAB_SOAK_HOURS", "0.25")
+)  # of the law below; three take a minute and a half
+SHORT, LONGER = Plan(0.1), Plan(0.2)
+LANGUAGES = ["en", "es", "fr"]
+FEATURES = 16
+
+
+class StandInEncoder:
+    """Tells languages by how often the samples change their sign; costs next to nothing."""
+
+    precision, compiled, device = "fp32", False, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.reset_counts()
+
+    def with_own_counts(self) -> StandInEncoder:
+        return StandInEncoder()
+
+    def check_pooling(self, pool_after: int | None) -> None:
+        pass
+
+    def reset_counts(self) -> None:
+        self.calls = self.encoded_samples = 0
+
+    def encode_batch(
+        self, windows: Sequence[FloatArray], margin: int, pool_after: Any = None
+    ) -> list[Encoded]:
+        self.calls += len(windows)
+        self.encoded_samples += sum(len(window) + margin for window in windows)
+        return [self._encoded(window) for window in windows]
+
+    def encode(self, audio: FloatArray, margin: int, pool_after: Any = None) -> Encoded:
+        return self.encode_batch([audio], margin, pool_after)[0]
+
+    def _encoded(self, window: FloatArray) -> Encoded:
+        crossings = float(np.mean(np.signbit(window[1:]) != np.signbit(window[:-1])))
+        n = positions(len(window))
+        return Encoded(torch.full((n, FEATURES), crossings), n)
+
+
+class StandInStack:
+    """No network at all."""
+
+    device, precision, n_vocabulary, max_tokens = torch.device("cpu"), "fp32", 51865, 448
+
+    def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
+        return features[:1]
+
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, len(rows))  # no language is likelier than another
+
+
+class StandInIdentifier:
+    """Sure of a language for every range of what the encoder found."""
+
+    def posterior(self, features: torch.Tensor) -> np.ndarray[Any, Any]:
+        found = np.full(len(LANGUAGES), 0.02)
+        found[int(float(features[0, 0]) * 40) % len(LANGUAGES)] = 1 - 0.02 * (len(LANGUAGES) - 1)
+        return found
+
+
+class StandInDecoder:
+    """A word every half a second of speech."""
+
+    def __init__(self, encoder: StandInEncoder) -> None:
+        self._encoder = encoder
+        self.reset()
+
+    def reset(self) -> None:
+        self.redecodes = self.shared = 0
+
+    def encoded(self, audio: FloatArray, offset: int, margin_s: float = 1.0) -> Encoded:
+        return self._encoder.encode(audio, round(margin_s * SAMPLE_RATE))
+
+    def likelihoods(self, audio: FloatArray, offset: int, languages: Sequence[str]) -> list[float]:
+        return [-0.1 * (1 + place) for place, _ in enumerate(languages)]
+
+    def decode(
+        self, audio: FloatArray, offset: int, language: str, prefix: Sequence[Word] = (), *_: Any, **__: Any
+    ) -> Hypothesis:
+        step = SAMPLE_RATE // 2
+        begin = prefix[-1].end if prefix else offset
+        starts = range(begin, offset + len(audio) - step, step)
+        new = [Word(f" {language}{at % 97}", (at % 97,), at, at + step, -0.1) for at in starts]
+        return Hypothesis((*prefix, *new))
+
+
+class LoudnessDetector:
+    """Speech is what is loud."""
+
+    def reset(self) -> None:
+        pass
+
+    def __call__(self, frame: FloatArray) -> float:
+        return 0.9 if float(np.square(frame).mean()) > 1e-5 else 0.1
+
+
+class StandInTranscriber(SoakedTranscriber):
+    """The transcriber with nothing learnt in it."""
+
+    def __init__(self) -> None:
+        dims = {"n_vocab": 51865}
+        weights = Weights("stand-in", dims, {}, torch.zeros(0), torch.device("cpu"))
+        super().__init__(weights, languages=LANGUAGES, lid_p95_limit_ms=1e9, hit_rate_limit=0)
+        self._identifier = StandInIdentifier()
+        self._decoder = StandInDecoder(self._text_encoder)
+        self._gate = SpeechGate(VadOptions(), LoudnessDetector())
+        self.reset()
+
+    def _engine(self, weights: Any, precision: Any, split: Any) -> Any:
+        return StandInEncoder(), StandInStack()
+
+
+class Leaking(StandInTranscriber):
+    """Keeps everything it ever found, and what it was found in."""
+
+    def __init__(self) -> None:
+        self.everything: list[Any] = []
+        super().__init__()
+
+    def process(self, chunk: Any) -> ProcessResult:
+        result = super().process(chunk)
+        self.everything.append((result, np.ones(2500)))  # 20 KB a chunk: 0.7 GB an hour
+        return result
+
+
+class Counted(StandInTranscriber):
+    """Timed by a clock that only goes on when there is work, so that the same work takes the same time."""
+
+    def __init__(self) -> None:
+        self.worked = 0
+        super().__init__()
+
+    def _timers(self, enable_logging: bool, log_interval_seconds: float) -> StageTimes:
+        return StageTimes(processor=self._clock)
+
+    def _clock(self) -> int:
+        self.worked += 1000
+        return self.worked
+
+    def _judge(self) -> Any:
+        self.worked += 10_000
+        return super()._judge()
+
+    def _frame(self, *question: Any) -> Any:
+        self.worked += 1_000_000
+        return super()._frame(*question)
+
+
+class Slowing(Counted):
+    """Does more for a frame as the stream gets longer: a tenth more at the end of twelve minutes."""
+
+    def _frame(self, *question: Any) -> Any:
+        self.worked += 100_000 * self._heard // round(LONGER.duration_s * SAMPLE_RATE)
+        return super()._frame(*question)
+
+
+@pytest.fixture(scope="module")
+def sounds() -> Sounds:
+    return Sounds(clips(data.load("ivr-five", "dev")[:6]))
+
+
+def listened(transcriber: SoakedTranscriber, sounds: Sounds, folder: Path, plan: Plan = SHORT) -> Path:
+    log = folder / "soak.jsonl"
+    assert soak(transcriber, plan, sounds, log)
+    return log
+
+
+@pytest.fixture(scope="module")
+def short(sounds: Sounds, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of some minutes, by the counted clock."""
+    return listened(Counted(), sounds, tmp_path_factory.mktemp("short"))
+
+
+def windows(plan: Plan, sounds: Sounds) -> dict[str, bytes]:
+    """Digests of the samples of both windows."""
+    found = {"first": hashlib.sha256(), "last": hashlib.sha256()}
+    for piece in plan.pieces():
+        if piece.part in found:
+            for tile in sounds.tiles(piece):
+                found[piece.part].update(tile.tobytes())
+    return {part: made.digest() for part, made in found.items()}
+
+
+# ---- what is heard ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [1 / 15, 0.25, 1.0, 3.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pieces_follow_each_other_and_fill_the_plan(hours: float, seed: int) -> None:
+    plan = Plan(hours, seed)
+    pieces = list(plan.pieces())
+    starts = np.cumsum([0, *(piece.n_tiles for piece in pieces)])
+    assert [piece.start for piece in pieces] == starts[:-1].tolist()
+    assert starts[-1] == plan.n_tiles
+    assert plan.duration_s <= hours * 3600 < plan.duration_s + seconds(BLOCK_TILES * TILE)
+
+
+def test_the_last_window_is_the_first_again_at_the_same_phase_of_every_clock(sounds: Sounds) -> None:
+    plan = Plan(0.2)
+    made = windows(plan, sounds)
+    assert made["first"] == made["last"] != windows(Plan(0.2, seed=1), sounds)["first"]
+    begins = {p: next(piece.start for piece in plan.pieces() if piece.part == p) for p in ("first", "last")}
+    assert all(begin % BLOCK_TILES == 0 for begin in begins.values())
+    assert all(TILE % step == 0 for step in (VAD_FRAME, SAMPLE_RATE // 10, SAMPLE_RATE))
+
+
+def test_warm_up_and_windows_of_a_long_soak_have_every_kind_of_sound_and_its_middle_has_the_long_ones() -> (
+    None
+):
+    pieces = list(Plan(3.0).pieces())
+    for part in ("warm-up", "first", "last"):
+        assert {piece.kind for piece in pieces if piece.part == part} == set(KINDS)
+    longest = {kind: max(p.n_tiles for p in pieces if p.kind == kind) for kind in LONG}
+    assert longest == LONG
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_repeats_to_the_sample_and_is_audio(sounds: Sounds, kind: str) -> None:
+    once, again, other = (
+        np.concatenate(list(sounds.tiles(Piece("between", kind, 0, 3, seed)))) for seed in (5, 5, 6)
+    )
+    assert once.dtype == np.float32
+    assert once.shape == (3 * TILE,)
+    assert abs(once).max() <= 1
+    assert np.array_equal(once, again)
+    assert np.array_equal(once, other) == (kind == "digital zero")
+
+
+def test_sounds_are_what_their_names_say(sounds: Sounds) -> None:
+    def loudness(kind: str) -> FloatArray:
+        audio = np.concatenate(list(sounds.tiles(Piece("between", kind, 0, 6, 3))))
+        return np.sqrt(np.square(audio).reshape(-1, SAMPLE_RATE // 5).mean(1))
+
+    assert not loudness("digital zero").any()
+    assert 0 < loudness("quiet room").max() < 1e-3
+    assert loudness("monologue").min() > 0.01 > loudness("speech").min()
+    clipped = np.concatenate(list(sounds.tiles(Piece("between", "clipping", 0, 6, 3))))
+    assert (abs(clipped) == 1).mean() > 0.01
+    steps = np.concatenate(list(sounds.tiles(Piece("between", "DC steps", 0, 6, 3))))
+    assert abs(steps.reshape(-1, SAMPLE_RATE // 2).mean(1)).max() > 0.1
+
+
+def test_making_sounds_holds_no_more_after_minutes_than_after_one(sounds: Sounds) -> None:
+    tracemalloc.start()
+    for piece in list(SHORT.pieces())[:40]:
+        for _ in sounds.tiles(piece):
+            pass
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2**20
+    assert peak < 2**24
+
+
+def test_a_soak_in_one_language_or_of_no_length_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="two languages or more, got en"):
+        Sounds(clips(data.load("ivr-en", "dev")[:1]))
+    with pytest.raises(ConfigurationError, match=r"got 0\.01"):
+        Plan(0.01)
+
+
+# ---- what is read off ------------------------------------------------------------------------------------
+
+
+def taking(n: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Memory and files before and after taking n bytes and opening a file."""
+    before = gauges.memory()
+    taken = bytearray(b"x") * n
+    with open("/dev/null", "rb"):
+        after = gauges.memory()
+    assert len(taken) == n
+    return before, after
+
+
+def test_gauges_of_memory_see_what_is_taken() -> None:
+    before, after = in_fresh_process(taking, 2**25)  # an old process may have so much to spare
+    for name in ("resident", "anonymous", "dirty", "heap"):
+        assert after[name] - before[name] > 2**25 / 2
+    assert after["files"] == before["files"] + 1
+
+
+def test_every_collection_below_an_object_is_counted_with_its_limit() -> None:
+    inner = SimpleNamespace(texts=["a", "bcd"], samples=np.zeros(3, np.float32), tensor=torch.zeros(5))
+    holder = SimpleNamespace(queue=deque([1, 2], maxlen=7), by_name={"x": [1, 2, 3], "y": [4]}, inner=inner)
+    inner.round_about = holder
+    assert gauges.containers(holder) == {
+        "queue": (2, 7),
+        "by_name": (2, None),
+        "by_name[]": (4, None),
+        "inner.texts": (2, None),
+        "inner.texts[]": (4, None),
+        "inner.samples": (12, None),
+        "inner.tensor": (20, None),
+    }
+
+
+def test_stages_are_timed_by_two_clocks_at_once() -> None:
+    times = StageTimes(processor=partial(next, itertools.count(0, 3_000_000)))
+    with times.measure("outer"), times.measure("inner"):
+        assert times.measure("inner")(lambda: 5)() == 5
+    taken = times.drain()
+    assert taken["outer"][0] == [15.0]
+    assert taken["inner"][0] == [3.0, 9.0]
+    assert all(len(wall) == len(cpu) and min(wall) > 0 for cpu, wall in taken.values())
+    assert times.get_statistics()["inner"]["count"] == 2
+    assert times.drain() == {}
+
+
+@pytest.mark.model
+def test_a_young_process_tells_what_its_piece_of_work_takes(scene: Scene) -> None:
+    with young_process("base", scene.audio, "en") as measure:
+        took = [measure() for _ in range(3)]
+    assert all(ms is not None and ms > 0 for ms in took)
+
+
+# ---- what is found ---------------------------------------------------------------------------------------
+
+
+def test_nothing_grows_with_the_stream(sounds: Sounds, tmp_path: Path) -> None:
+    transcriber = StandInTranscriber()
+    found = findings(read_log(listened(transcriber, sounds, tmp_path, Plan(HOURS))))
+    assert transcriber.get_statistics()["sessions"]["switches"] > 100 * HOURS
+    assert [held for held in found.held if not held.within] == []
+    assert {held.name for held in found.held if held.limit} >= {"vad buffer, samples", "_gate._recent"}
+    assert found.memory_holds is not False
+    assert all(first == last for first, last in found.work.values())
+
+
+def holed_heap(n: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Memory before and after giving back what was freed between n blocks that stay."""
+    large, stay = zip(*((bytearray(b"x") * 100_000, bytearray(b"x") * 30_000) for _ in range(n)), strict=True)
+    del large  # blocks below 128 KiB lie in the heap of a young process; glibc maps greater ones
+    before = gauges.memory()
+    give_back()
+    assert len(stay) == n
+    return before, gauges.memory()
+
+
+def test_freed_memory_between_blocks_that_stay_is_given_back() -> None:
+    before, after = in_fresh_process(holed_heap, 500)
+    assert after["resident"] < before["resident"] - 25_000_000
+    assert after["heap"] == pytest.approx(before["heap"], abs=1_000_000)
+
+
+def test_a_stream_gives_memory_back_every_ten_seconds(
+    sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcriber, given = StandInTranscriber(), []
+    monkeypatch.setattr("whisperlab.transcriber.give_back", lambda: given.append(transcriber._heard))
+    listened(transcriber, sounds, tmp_path)
+    assert len(given) == SHORT.duration_s // 10
+    apart = [later - earlier for earlier, later in itertools.pairwise([0, *given])]
+    assert all(10 * SAMPLE_RATE <= samples < 10 * SAMPLE_RATE + 1600 for samples in apart)
+
+
+def test_a_leak_is_found_and_named(sounds: Sounds, tmp_path: Path) -> None:
+    log = read_log(listened(Leaking(), sounds, tmp_path))
+    found = findings(log)
+    assert found.memory_holds is False
+    assert {"everything", "everything[][]"} <= {held.name for held in found.held if held.grows}
+    assert not found.bounded
+    assert any("everything grows" in warning for warning in warnings(log, found))
+    assert any("MB an hour or MORE" in warning for warning in warnings(log, found))
+
+
+def test_the_same_work_is_called_equal(short: Path) -> None:
+    found = findings(read_log(short))
+    assert found.latency_holds
+    assert {change.call for change in found.changes} == {"equal"}
+
+
+def test_a_stream_that_gets_slower_is_found(sounds: Sounds, tmp_path: Path) -> None:
+    log = read_log(listened(Slowing(), sounds, tmp_path, LONGER))
+    found = findings(log)
+    assert found.latency_holds is False
+    calls = {verdict.measure: verdict.call for verdict in found.stages}
+    assert calls["lid.total"] == "difference"
+    assert calls["vad.detect"] == "no difference"
+    assert any("slower" in line.casefold() for line in told(log, found))
+
+
+def test_a_machine_that_gets_slower_is_not_held_against_the_stream(sounds: Sounds, tmp_path: Path) -> None:
+    transcriber = Slowing()
+
+    @contextmanager
+    def yardstick() -> Iterator[Any]:
+        yield lambda: 10 * (1 + 0.1 * transcriber._heard / (LONGER.duration_s * SAMPLE_RATE))
+
+    log = tmp_path / "soak.jsonl"
+    assert soak(transcriber, LONGER, sounds, log, yardstick=yardstick)
+    found = findings(read_log(log))
+    assert found.machine is not None
+    assert found.machine.call == "slower"
+    assert all(change.uncorrected > change.ratio for change in found.changes if change.measure == "p99")
+    assert "slower" not in {change.call for change in found.changes}
+
+
+# ---- logs and pages --------------------------------------------------------------------------------------
+
+
+def test_a_log_cut_anywhere_is_judged_as_far_as_it_goes(short: Path, tmp_path: Path) -> None:
+    whole = short.read_bytes()
+    cut = tmp_path / "soak.jsonl"
+    cut.write_bytes(whole[: len(whole) * 3 // 4])
+    log = read_log(cut)
+    assert 0 < log.heard_s < read_log(short).heard_s
+    assert not log.whole
+    assert findings(log).resident.n > 1
+    assert "cut short" in next(iter(warnings(log, findings(log))))
+
+
+def test_what_is_no_log_is_refused_with_its_line(short: Path, tmp_path: Path) -> None:
+    lines = short.read_text().splitlines(keepends=True)
+    bad = tmp_path / "bad.jsonl"
+    for text, message in (
+        ("", "not the log of a soak"),
+        ("".join([*lines[:3], "{\n", *lines[3:]]), "bad.jsonl:4: not JSON"),
+        ("".join([*lines[:3], "[]\n"]), "bad.jsonl:4: not a line"),
+        (lines[0].replace('"schema": 1', '"schema": 99'), "schema 99"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(TraceError, match=message):
+            read_log(bad)
+    bad.write_text(lines[0])
+    with pytest.raises(TraceError, match="nothing to judge: 0 s were heard"):
+        findings(read_log(bad))
+    assert is_log(short)
+    bad.write_text("{}\n")
+    assert not is_log(bad)
+
+
+def test_the_page_and_its_json_say_the_same_and_need_nothing_else(short: Path, tmp_path: Path) -> None:
+    page, document = write_soak(from_log(short, "whisperlab <soak>"), tmp_path / "soak.html")
+    text = page.read_text()
+    assert not re.search(r"(src|href)=[\"']?https?://", text)
+    assert "whisperlab &lt;soak&gt;" in text
+    assert text.count("<svg") == 4
+    read = json.loads(document.read_text())
+    assert read["found"]["latency_holds"] is True
+    assert read["whole"]
+    assert "raw" not in read["samples"][-1]
+    assert len(read["samples"]) == len(read_log(short).samples)
+
+
+def test_the_report_command_takes_the_log_of_a_soak(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(short), "--out", str(tmp_path / "killed.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pages"] == [str(tmp_path / "killed.html")]
+    assert (tmp_path / "killed.json").exists()
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_an_interrupted_soak_reports_what_was_heard(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.soak",
+        "--hours",
+        "0.0667",
+        "--out",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    log = tmp_path / "soak.jsonl"
+    while process.poll() is None and not (log.exists() and len(read_log(log).steady) >= 2):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, noise = process.communicate()
+    assert process.returncode == 130, noise
+    assert "Traceback" not in noise
+    read = json.loads((tmp_path / "soak.json").read_text())
+    assert read["whole"] is False
+    assert read["heard_s"] >= 56
+    assert (tmp_path / "index.html").exists()
+    assert all(held["within"] for held in read["found"]["held"])

@@ -1,0 +1,117 @@
+"""Commands where optional libraries are missing: each says before any work all that it lacks, and how to get it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whisperlab.cli import commands
+from whisperlab.cli.needs import EXTRAS
+from whisperlab.data.audio_files import write_wav
+
+BLOCKED = {name.replace("-", "_") for names in EXTRAS.values() for name in names} | {
+    "nbformat",
+    "ctranslate2",
+}
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+PAGES = "jinja2 (HTML pages), matplotlib (figures)"
+
+# Command lines that need more than the core, and what each lacks without any extra.
+LACKING = {
+    "report book.ipynb": "jinja2 (HTML pages), papermill (notebooks), nbconvert (notebooks), ipykernel (notebooks); "
+    "pip install 'whisperlab[notebook,report]'",
+    "report trace.jsonl": f"{PAGES}; pip install 'whisperlab[report]'",
+    "compare {} {} --corpus ok.jsonl": "scipy (significance tests); pip install 'whisperlab[sweep]'",
+    "compare {} {}": "scipy (significance tests), av (to build ivr-five); pip install 'whisperlab[data,sweep]'",
+    "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",
+    "sweep --corpus ok.jsonl --ray auto": "ray (--ray); pip install 'whisperlab[ray]'",
+    "sweep --corpus ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
+    "bench peers --corpus ok.jsonl": "faster_whisper (one of the systems), av (to build ivr-en, ivr-es); "
+    "pip install 'whisperlab[data,peers]'",
+    "bench peers --corpus ok.jsonl --no-controls": "faster_whisper (one of the systems); "
+    "pip install 'whisperlab[peers]'",
+    "bench pipeline --corpus ok.jsonl": "faster_whisper (comparison; --no-offline leaves it out); "
+    "pip install 'whisperlab[peers]'",
+    "bench soak": f"scipy (slopes), {PAGES}, av (to build ivr-five, ivr-en-es); "
+    "pip install 'whisperlab[data,report,sweep]'",
+    "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
+    f"line_profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
+    "data build ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
+}
+# Command lines that need the core alone, and a part of what they print.
+CORE = {
+    "transcribe nothing.wav": "nothing.wav: no such file",
+    "score nothing.txt nothing.txt": "nothing.txt",
+    "models list": "large-v3",
+    "data info ok.jsonl": "recordings",
+    "doctor": "pip install 'whisperlab[peers]'",
+}
+
+
+def whisperlab(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """A command line, without extras."""
+    return without_extras(folder, ["-m", "whisperlab", *line.split()])
+
+
+def without_extras(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Python in a folder, where no extra is installed and no corpus built."""
+    (folder / "sitecustomize.py").write_text(BLOCKER.format(blocked=BLOCKED))
+    write_wav(folder / "call.wav", np.zeros(16_000, np.float32))
+    recording = {"audio_filepath": "call.wav", "duration": 1.0, "text": "", "lang": "en,es", "split": "test"}
+    (folder / "ok.jsonl").write_text(json.dumps(recording) + "\n")
+    path = os.pathsep.join([str(folder), str(Path(commands.__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": path, "WHISPERLAB_CACHE": str(folder / "cache")}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("line", LACKING)
+def test_all_that_a_command_lacks_is_told_at_once_before_any_work(tmp_path: Path, line: str) -> None:
+    ran = whisperlab(tmp_path, line)
+    assert ran.stderr == f"whisperlab: error: not installed: {LACKING[line]}\n"
+    assert (ran.returncode, ran.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("line", CORE)
+def test_what_needs_the_core_alone_works_without_extras(tmp_path: Path, line: str) -> None:
+    ran = whisperlab(tmp_path, line)
+    assert CORE[line] in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_every_command_is_tried_without_extras() -> None:
+    tried = {line.split()[0] for line in (*LACKING, *CORE)}
+    assert tried == {module.__name__.rpartition(".")[2] for module in commands.COMMANDS}
+
+
+def test_all_passes_of_a_profile_leave_out_those_that_cannot_run(tmp_path: Path) -> None:
+    ran = whisperlab(tmp_path, "profile call.wav --all --model nothing.pt")
+    first, second, *_ = ran.stderr.splitlines()
+    assert first == (
+        "left out, not installed: heap (memray), cpu (pyinstrument), lines (line_profiler); "
+        "pip install 'whisperlab[profile]'"
+    )
+    assert second == "memory: a fresh process"
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_notebook_run_by_the_library_names_what_is_missing(tmp_path: Path) -> None:
+    code = "from whisperlab.report.notebook import run_notebook; run_notebook('book.ipynb', 'page.html')"
+    (tmp_path / "book.ipynb").write_text("{}")
+    ran = without_extras(tmp_path, ["-c", code])
+    assert "MissingDependencyError: notebooks need papermill, nbconvert and ipykernel" in ran.stderr

@@ -1,0 +1,394 @@
+"""A trace gives back what was recorded, tells its two clocks apart, and refuses what is not a whole trace."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisperlab.evaluation import trace as trace_module
+from whisperlab.evaluation.trace import (
+    Reference,
+    ReferenceSegment,
+    Trace,
+    provenance,
+    read_trace,
+    record,
+    write_trace,
+)
+from whisperlab.streaming.results import LanguageFlag, LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.util.audio_arrays import FloatArray, audio_digest
+from whisperlab.util.errors import ConfigurationError, TraceError
+from whisperlab.util.timeline import SAMPLE_RATE, Span
+
+AUDIO = np.linspace(-0.5, 0.5, SAMPLE_RATE // 4, dtype=np.float32)  # 0.25 s: two whole chunks and a half
+FRAME = LanguageFrame(1600, 1600, 1024, {"en": 0.75, "es": 0.25}, "en", False)
+SEGMENT = SessionSegment("hola señor", "es", 0.1, 0.2, True, 0.875)
+SWITCH = Switch(0.1, "en", "es", 0.2)
+RESULTS = (
+    ProcessResult("", "he", "en", frames=(FRAME,), speech=(Span(0, 1600),)),
+    ProcessResult("hello", "", "es", switches=(SWITCH,)),
+    ProcessResult("", "", "es"),
+)
+LAST = ProcessResult("hola señor", "", "es", segments=(SEGMENT,))
+
+
+@dataclass
+class FakeClock:
+    """Time that passes only by sleeping or working."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, duration_s: float) -> None:
+        assert duration_s >= 0
+        self.now += duration_s
+
+
+@dataclass
+class FakeTranscriber:
+    """Hands out prepared results, each after ``work_s`` of work; refuses a chunk it was not prepared for."""
+
+    clock: FakeClock
+    work_s: float = 0.0
+    statistics: dict[str, Any] = field(default_factory=lambda: {"lid": {"frames": 1}})
+    heard: list[int] = field(default_factory=list)
+
+    def process(self, chunk: np.ndarray) -> ProcessResult:
+        self.clock.sleep(self.work_s)
+        self.heard.append(len(chunk))
+        return RESULTS[len(self.heard) - 1]
+
+    def finalize(self) -> ProcessResult:
+        assert len(self.heard) == len(RESULTS)
+        self.clock.sleep(self.work_s)
+        return LAST
+
+    def get_statistics(self) -> dict[str, Any]:
+        return self.statistics
+
+    def config(self) -> dict[str, Any]:
+        return {"model": "fake", "languages": ("en", "es")}
+
+
+REFERENCE = Reference(
+    "hello hola señor",
+    (ReferenceSegment(0, 0.1, "en", "hello"), ReferenceSegment(0.1, 0.2, "es", "hola señor")),
+)
+
+
+def record_fake(path: Path, *, work_s: float = 0.0, **options: Any) -> Trace:
+    clock = FakeClock()
+    options = {"recording": "r1", "reference": REFERENCE, "clock": clock, "sleep": clock.sleep, **options}
+    return record(FakeTranscriber(clock, work_s), AUDIO, path, **options)
+
+
+def test_a_trace_read_back_is_the_trace_that_was_recorded(tmp_path: Path) -> None:
+    recorded = record_fake(tmp_path / "new" / "r1.jsonl")
+    assert read_trace(tmp_path / "new" / "r1.jsonl") == recorded
+
+
+def test_a_trace_can_be_read_by_eye(tmp_path: Path) -> None:
+    record_fake(tmp_path / "t")
+    assert "señor" in (tmp_path / "t").read_text(encoding="utf-8")
+
+
+def test_a_trace_gives_the_records_back(tmp_path: Path) -> None:
+    trace = record_fake(tmp_path / "t")
+    assert trace.segments == (SEGMENT,)
+    assert trace.switches == (SWITCH,)
+    assert trace.frames == (FRAME,)
+    assert trace.speech == (Span(0, 1600),)
+    assert trace.reference == REFERENCE
+    assert (trace.recording, trace.duration) == ("r1", 0.25)
+    assert trace.config == {"model": "fake", "languages": ["en", "es"]}
+    assert trace.statistics == {"lid": {"frames": 1}}
+
+
+def test_a_trace_without_reference_says_none(tmp_path: Path) -> None:
+    assert record_fake(tmp_path / "t", reference=None).reference is None
+
+
+def test_the_header_names_the_audio_and_where_it_was_run(tmp_path: Path) -> None:
+    header = record_fake(tmp_path / "t", audio_path="a/r1.wav").header
+    assert header["audio"] == {
+        "path": "a/r1.wav",
+        "sha256": audio_digest(AUDIO),
+        "duration": 0.25,
+        "sampling_rate": 16000,
+    }
+    assert header.keys() >= provenance().keys()
+
+
+def test_events_carry_both_clocks_and_waiting_is_not_computing(tmp_path: Path) -> None:
+    trace = record_fake(tmp_path / "t", work_s=0.02, pace="real")
+    (switch,), (segment,) = trace.of_kind("switch"), trace.of_kind("segment")
+    # The second chunk is complete at 0.2 s and takes 0.02 s; the last, short one is complete at 0.25 s.
+    assert (switch["at"], switch["elapsed"]) == (0.2, pytest.approx(0.22))
+    assert (segment["at"], segment["elapsed"]) == (0.25, pytest.approx(0.29))
+    assert trace.compute_s == pytest.approx(4 * 0.02)
+    assert trace.real_time_factor == pytest.approx(4 * 0.02 / 0.25)
+
+
+def test_at_fast_pace_nothing_is_waited_for(tmp_path: Path) -> None:
+    trace = record_fake(tmp_path / "t", work_s=0.02)
+    assert trace.events[-1]["elapsed"] == pytest.approx(trace.compute_s)
+
+
+def test_text_is_noted_only_when_it_changed(tmp_path: Path) -> None:
+    texts = [
+        (e["committed"], e["tentative"], e["language"]) for e in record_fake(tmp_path / "t").of_kind("text")
+    ]
+    assert texts == [("", "he", "en"), ("hello", "", "es"), ("hola señor", "", "es")]
+
+
+def test_progress_hears_how_much_audio_was_heard(tmp_path: Path) -> None:
+    heard: list[float] = []
+    record_fake(tmp_path / "t", progress=heard.append)
+    assert heard == [0.1, 0.2, 0.25, 0.25]
+
+
+def test_statistics_json_cannot_hold_become_plain(tmp_path: Path) -> None:
+    clock = FakeClock()
+    odd = {"rate": float("nan"), "n": np.int64(3), "p": np.float32(0.5), "key": Path("x"), 1: (True, None)}
+    record(FakeTranscriber(clock, statistics=odd), AUDIO, tmp_path / "t", recording="r", clock=clock)
+    plain = {"rate": None, "n": 3, "p": 0.5, "key": "x", "1": [True, None]}
+    assert read_trace(tmp_path / "t").statistics == plain
+
+
+def test_a_run_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with pytest.raises(IndexError):
+        record(FakeTranscriber(clock), np.tile(AUDIO, 4), tmp_path / "t", recording="r", clock=clock)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_trace_that_was_there(tmp_path: Path) -> None:
+    kept = record_fake(tmp_path / "t")
+    with pytest.raises(ValueError, match="JSON"):
+        write_trace(tmp_path / "t", Trace(kept.header, ({"kind": "end", "at": float("nan")},)))
+    assert read_trace(tmp_path / "t") == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"chunk_ms": 0}, "chunk_ms"),
+        ({"chunk_ms": -5}, "chunk_ms"),
+        ({"pace": "slow"}, "fast, real, got 'slow'"),
+    ],
+)
+def test_impossible_options_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        record_fake(tmp_path / "t", **options)
+
+
+def test_empty_audio_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="0 samples"):
+        record(FakeTranscriber(FakeClock()), AUDIO[:0], tmp_path / "t", recording="r")
+
+
+def drop_end(lines: list[str]) -> list[str]:
+    return lines[:-1]
+
+
+def cut_line(lines: list[str]) -> list[str]:
+    return [*lines[:2], lines[2][:10]]
+
+
+def drop_header(lines: list[str]) -> list[str]:
+    return lines[1:]
+
+
+def newer_schema(lines: list[str]) -> list[str]:
+    return [lines[0].replace('"schema": 3', '"schema": 4'), *lines[1:]]
+
+
+def two_runs(lines: list[str]) -> list[str]:
+    return lines + lines
+
+
+def two_headers(lines: list[str]) -> list[str]:
+    return [lines[0], *lines]
+
+
+def foreign_line(lines: list[str]) -> list[str]:
+    return [*lines[:2], '{"kind": "note"}', *lines[2:]]
+
+
+def list_line(lines: list[str]) -> list[str]:
+    return [*lines[:2], "[1]", *lines[2:]]
+
+
+def lost_field(lines: list[str]) -> list[str]:
+    return [line.replace('"decided_at"', '"when"') for line in lines]
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (drop_end, "not one whole trace"),
+        (cut_line, ":3 is not JSON"),
+        (drop_header, "first line is not a header"),
+        (newer_schema, "trace schema 4; this version reads 2 and 3"),
+        (two_runs, "not one whole trace"),
+        (two_headers, "not one whole trace"),
+        (foreign_line, ":3 is not a trace line"),
+        (list_line, ":3 is not a trace line"),
+        (lost_field, "a switch line without decided_at"),
+        (lambda lines: [], "first line is not a header"),
+    ],
+)
+def test_a_file_that_is_not_a_whole_trace_is_refused(
+    tmp_path: Path, damage: Callable[[list[str]], list[str]], message: str
+) -> None:
+    path = tmp_path / "t.jsonl"
+    record_fake(path)
+    path.write_text("\n".join(damage(path.read_text().splitlines())))
+    with pytest.raises(TraceError, match=message):
+        read_trace(path)
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("header", {"schema": "2"}, "whose schema should be a whole number"),
+        ("header", {"audio": {"duration": 0}}, "whose audio should be an object with a duration above 0"),
+        ("header", {"audio": {"duration": 1, "path": 7}}, "whose audio should be"),
+        ("header", {"pace": ["fast"]}, "whose pace should be fast or real"),
+        ("header", {"reference": {"segments": 7}}, "a reference needs segments"),
+        ("header", {"reference": {"segments": [], "text": 7}}, "a reference needs its text as a string"),
+        ("frame", {"end": "0.1"}, "whose end should be seconds"),
+        ("frame", {"window": 1e300}, "whose window should be seconds"),
+        ("frame", {"posterior": {"en": "1"}}, "whose posterior should be the probability of each language"),
+        ("frame", {"onset": {"window": 1}}, "whose onset should be null or"),
+        ("frame", {"label": {}}, "whose label should be a string"),
+        ("speech", {"start": 2.0, "end": 1.0}, "start should not be more than end, got 2.0 and 1.0"),
+        ("segment", {"start_time": 2.0, "end_time": 1.0}, "start_time should not be more than end_time"),
+        ("segment", {"confidence": None}, "whose confidence should be a number"),
+        ("text", {"committed": None}, "whose committed should be a string"),
+        ("end", {"compute_s": "1"}, "whose compute_s should be a number of 0 or more"),
+        ("end", {"statistics": {"performance": 7}}, "whose statistics should be"),
+        ("end", {"statistics": {"performance": {"op": {"count": 1}}}}, "whose statistics should be"),
+        ("end", {"statistics": {"encoder_cache": {"hits": "1"}}}, "whose statistics should be"),
+        ("end", {"statistics": {"encoder_cache": {"shadow": [1]}}}, "whose statistics should be"),
+    ],
+)
+def test_a_line_with_a_field_of_another_type_is_refused_with_its_place(
+    tmp_path: Path, kind: str, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "t.jsonl"
+    record_fake(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    place = next(n for n, line in enumerate(lines) if line["kind"] == kind)
+    lines[place] |= change
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(TraceError, match=re.escape(message)) as refused:
+        read_trace(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "damage", ["[" * 100_000, '{"kind": "text", "at": 1e999}', "1" * 5000, '{"kind": []}']
+)
+def test_json_that_nobody_should_have_to_read_is_a_trace_error(tmp_path: Path, damage: str) -> None:
+    record_fake(tmp_path / "t")
+    with (tmp_path / "t").open("a") as file:
+        file.write(damage)
+    with pytest.raises(TraceError, match=r"t:\d+ is not"):
+        read_trace(tmp_path / "t")
+
+
+def test_a_missing_file_and_a_binary_file_are_trace_errors(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="cannot read the trace"):
+        read_trace(tmp_path / "none.jsonl")
+    (tmp_path / "sound.wav").write_bytes(b"RIFF\xff\xfe\x00")
+    with pytest.raises(TraceError, match="cannot read the trace"):
+        read_trace(tmp_path / "sound.wav")
+
+
+def test_a_reference_is_ordered_and_its_text_may_be_left_to_the_segments() -> None:
+    lines = [
+        {"start": s, "end": s + 1, "lang": "en", "text": t, "gap_before_ms": 5}
+        for s, t in [(3, "b"), (1, "a")]
+    ]
+    reference = Reference.from_dict({"segments": lines})
+    assert reference.text == "a b"
+    assert [segment.start for segment in reference.segments] == [1, 3]
+    assert Reference.from_dict(reference.to_dict()) == reference
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": "a"},
+        {"segments": [{"start": 0, "end": 1, "text": "a"}]},
+        {"segments": [{"start": 2, "end": 1, "lang": "en", "text": "a"}]},
+        {"segments": [{"start": "0", "end": 1, "lang": "en", "text": "a"}]},
+        {"segments": [{"start": 0, "end": float("nan"), "lang": "en", "text": "a"}]},
+    ],
+)
+def test_a_reference_that_cannot_be_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(TraceError, match="reference"):
+        Reference.from_dict(bad)
+
+
+def test_provenance_names_machine_versions_and_commit() -> None:
+    found = json.loads(json.dumps(provenance()))
+    assert found["machine"].keys() == {"cpu_model", "cores", "memory_bytes", "os", "python"}
+    assert found["machine"]["cores"] >= 1
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["commit"] is None or len(found["commit"].removesuffix("-dirty")) == 40
+
+
+def test_the_commit_of_somebody_elses_checkout_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "venv" / "trace.py"
+    installed.parent.mkdir()
+    installed.touch()
+    monkeypatch.setattr(trace_module, "__file__", str(installed))
+    assert trace_module._commit.__wrapped__() is None
+
+
+def test_speech_without_text_and_language_flags_come_back_and_traces_of_schema_2_are_read(
+    tmp_path: Path,
+) -> None:
+    spans = (Span(0, 16_000), Span(32_000, 40_000))
+    flag = LanguageFlag(Span(0, 16_000), "en", "fr", 0.9, outside=True)
+    result = ProcessResult("", "", "en", untranscribed=spans, flags=(flag,))
+
+    class Silent:
+        """A transcriber that finds no text."""
+
+        def process(self, chunk: FloatArray, /) -> ProcessResult:
+            return result
+
+        def finalize(self) -> ProcessResult:
+            return ProcessResult("", "", "en")
+
+        def get_statistics(self) -> dict[str, Any]:
+            return {}
+
+        def config(self) -> dict[str, Any]:
+            return {}
+
+    trace = record(Silent(), np.zeros(1600, np.float32), tmp_path / "t.jsonl", recording="r")
+    again = read_trace(tmp_path / "t.jsonl")
+    assert trace.untranscribed == again.untranscribed == spans
+    assert again.flags == (flag,)
+    lines = (
+        (tmp_path / "t.jsonl").read_text(encoding="utf-8").replace('"schema": 3', '"schema": 2').splitlines()
+    )
+    old = [line for line in lines if '"kind": "untranscribed"' not in line and "language_flag" not in line]
+    (tmp_path / "old.jsonl").write_text("\n".join(old) + "\n", encoding="utf-8")
+    assert read_trace(tmp_path / "old.jsonl").untranscribed == ()

@@ -1,0 +1,521 @@
+"""Executors: the same rows whoever works, workers that die and are replaced, and drivers that are killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from test_sweep import DIGEST, GRID, Parrot, make_recording
+
+from whisperlab.cli import main
+from whisperlab.cli.console import Console
+from whisperlab.cli.sweep import who_works
+from whisperlab.data.manifest import Recording
+from whisperlab.evaluation.trace import read_trace
+from whisperlab.experiments.executors import InProcess, LocalProcesses, Lost, RayCluster
+from whisperlab.experiments.payload import Shipping
+from whisperlab.experiments.results_store import STORE, Row, read_rows
+from whisperlab.experiments.sweep import identity, load_maker, run_sweep, task_worker
+from whisperlab.experiments.worker_pool import OPENINGS
+from whisperlab.streaming.results import ProcessResult
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import ConfigurationError, SweepError
+
+# What a row says that two runs of the same task may say differently.
+PASSING = ("compute_s", "response_p95_s", "peak_rss_bytes", "created", "statistics")
+
+
+def parrots() -> Callable[..., Parrot]:
+    """What a worker loads, in place of a model."""
+    return Parrot
+
+
+def lasting(row: Row) -> Row:
+    kept = {name: value for name, value in row.items() if name not in PASSING}
+    cache = {**row["statistics"]["encoder_cache"]}
+    cache.pop("lookup_ms")
+    compute = ("real_time_factor",)
+    kept["rates"] = {name: value for name, value in kept["rates"].items() if name not in compute}
+    kept["counts"] = {name: value for name, value in kept["counts"].items() if name != "compute"}
+    return {**kept, "cache": cache}
+
+
+def outcome(out: Path) -> list[Row]:
+    """Rows without what passes, in an order of their own, and traces that can be read."""
+    rows = read_rows(out)
+    assert all(read_trace(out / row["trace"]).segments for row in rows)
+    return sorted(map(lasting, rows), key=lambda row: str(row["key"]))
+
+
+class SlowParrot(Parrot):
+    """Takes its time, so that it can be killed meanwhile."""
+
+    def process(self, chunk: FloatArray) -> ProcessResult:
+        time.sleep(0.03)
+        return super().process(chunk)
+
+
+def slow_parrots() -> Callable[..., Parrot]:
+    return SlowParrot
+
+
+def blind_parrots() -> Callable[..., Parrot]:
+    """On a node where no file of ours can be read."""
+    from whisperlab.experiments import sweep as module
+
+    def unseen(path: object) -> FloatArray:
+        raise FileNotFoundError(path)
+
+    module.read_audio = unseen
+    return Parrot
+
+
+def sweep(recordings: list[Recording], out: Path, executor: Any, **options: Any) -> Any:
+    given = {"model_digest": DIGEST, "executor": executor, "progress": False, **options}
+    return run_sweep(GRID.configurations(), recordings, out, **given)
+
+
+def check_that_records_are_the_same(
+    recordings: list[Recording], here: Path, there: Path, executor: Any
+) -> None:
+    sweep(recordings, here, InProcess(partial(task_worker, here, parrots)))
+    assert sweep(recordings, there, executor).ran == 12
+    assert outcome(here) == outcome(there)
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[Recording]:
+    return [make_recording(tmp_path, f"r{n}", "hello " * n) for n in range(1, 4)]
+
+
+def test_records_are_the_same_whoever_worked(recordings: list[Recording], tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    alone = run_sweep(
+        GRID.configurations(), recordings, here, model_digest=DIGEST, make_transcriber=Parrot, progress=False
+    )
+    shared = sweep(recordings, there, LocalProcesses(partial(task_worker, there, parrots), 2))
+    assert (alone.ran, shared.ran) == (12, 12)
+    assert outcome(here) == outcome(there)
+
+
+def test_a_new_configuration_is_all_that_is_computed(recordings: list[Recording], tmp_path: Path) -> None:
+    executor = InProcess(partial(task_worker, tmp_path, parrots))
+    sweep(recordings, tmp_path, executor)
+    more = [*GRID.configurations(), {**GRID.configurations()[0], "cache_size": 7}]
+    found = run_sweep(more, recordings, tmp_path, model_digest=DIGEST, executor=executor, progress=False)
+    assert (found.planned, found.found, found.ran) == (15, 12, 3)
+
+
+def test_a_sweep_has_one_who_works(recordings: list[Recording], tmp_path: Path) -> None:
+    for options in ({}, {"make_transcriber": Parrot, "executor": InProcess(parrots)}):
+        with pytest.raises(ConfigurationError, match="either make_transcriber or an executor"):
+            run_sweep([{}], recordings, tmp_path, model_digest=DIGEST, **options)
+    with pytest.raises(ConfigurationError, match="at least one worker, got 0"):
+        LocalProcesses(parrots, 0)
+
+
+# --- workers that die ---------------------------------------------------------------------------------
+
+
+def deadly(folder: str) -> Callable[[int], int]:
+    """Work that kills its process at every third task, the first time it comes, and at task 7 always."""
+
+    def work(task: int) -> int:
+        mark = Path(folder) / str(task)
+        if task == 7 or (task % 3 == 0 and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 10 * task
+
+    return work
+
+
+def test_a_worker_that_dies_is_replaced_and_its_task_done(tmp_path: Path) -> None:
+    executor: LocalProcesses[int, int] = LocalProcesses(partial(deadly, str(tmp_path)), 2)
+    found = dict(executor.run(range(10)))
+    lost = found.pop(7)
+    assert isinstance(lost, Lost)
+    assert lost.attempts == 3
+    assert found == {task: 10 * task for task in range(10) if task != 7}
+
+
+def killing_its_nursery(folder: str) -> Callable[[int], int]:
+    """Work whose first task kills the process it was forked from, and whose second its own, once."""
+
+    def work(task: int) -> int:
+        mark = Path(folder) / str(task)
+        if task in (0, 1) and not mark.exists():
+            mark.touch()
+            os.kill((os.getppid, os.getpid)[task](), signal.SIGKILL)
+        time.sleep(0.1)
+        return 10 * task
+
+    return work
+
+
+def test_the_death_of_a_nursery_costs_no_attempt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    executor: LocalProcesses[int, int] = LocalProcesses(partial(killing_its_nursery, str(tmp_path)), 2)
+    assert dict(executor.run(range(6))) == {task: 10 * task for task in range(6)}
+    assert caplog.text.count("tried again") == 1  # of the task that killed its own process
+
+
+def test_nurseries_killed_at_any_moment_cost_no_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    """``WHISPERLAB_KILLS=100`` kills so many."""
+    rng, left, over = random.Random(3), int(os.environ.get("WHISPERLAB_KILLS", 3)), threading.Event()
+
+    def kill() -> None:
+        nonlocal left
+        for _ in range(min(left, OPENINGS - 1)):  # more in a row end the run
+            if over.wait(rng.uniform(0.0, 3.0)):
+                break
+            for process in multiprocessing.active_children():
+                process.kill()
+                left -= 1
+
+    while left:
+        over.clear()
+        killer = threading.Thread(target=kill)
+        killer.start()
+        executor: LocalProcesses[int, int] = LocalProcesses(partial(slow, 0.05), 2)
+        found = dict(executor.run(range(100)))
+        over.set()
+        killer.join()
+        assert not any(isinstance(result, Lost) for result in found.values())
+        assert len(found) == 100
+    assert "tried again" not in caplog.text
+
+
+class DoomedParrot(Parrot):
+    """Kills its process, as long as it is told to, or fails."""
+
+    def process(self, chunk: FloatArray) -> ProcessResult:
+        how = Path(os.environ["DOOM"]).read_text()
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "fail":
+            raise ValueError("its own error")
+        return super().process(chunk)
+
+
+def doomed_parrots() -> Callable[..., Parrot]:
+    return DoomedParrot
+
+
+@pytest.mark.parametrize("how,status,ran", [("kill", "died", 1), ("fail", "failed", 0)])
+def test_resuming_runs_a_task_again_whose_process_died_and_none_that_failed(
+    recordings: list[Recording],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    status: str,
+    ran: int,
+) -> None:
+    doom, out = tmp_path / "doom", tmp_path / "out"
+    monkeypatch.setenv("DOOM", str(doom))
+    given: Any = [GRID.configurations()[:1], recordings[:1], out]
+    executor = LocalProcesses(partial(task_worker, out, doomed_parrots), 2)
+    doom.write_text(how)
+    first = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
+    assert [row["status"] for row in first.failed] == [status]
+    doom.write_text("")
+    second = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
+    assert (second.ran, len(second.failed)) == (ran, 1 - ran)
+
+
+def slow(seconds: float) -> Callable[[int], int]:
+    def work(task: int) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
+    return work
+
+
+def test_workers_do_not_outlive_whoever_reads(tmp_path: Path) -> None:
+    executor: LocalProcesses[int, int] = LocalProcesses(partial(slow, 0.01), 2)
+    results = executor.run(range(100))
+    pids = {next(results)[1] for _ in range(6)}
+    results.close()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < until, "workers are still there"
+        time.sleep(0.02)
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def _workers() -> list[int]:
+    """The children of our children: what a nursery has forked."""
+    parents = _parents()
+    return [pid for pid, parent in parents.items() if parents.get(parent) == os.getpid()]
+
+
+@pytest.mark.slow
+def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], tmp_path: Path) -> None:
+    """``WHISPERLAB_KILLS=20`` kills so many."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
+    rng = random.Random(2)
+    left, over = int(os.environ.get("WHISPERLAB_KILLS", 3)), threading.Event()
+
+    def kill() -> None:
+        nonlocal left
+        while not over.wait(rng.uniform(0.05, 0.8)):
+            if left and (found := _workers()):
+                with suppress(ProcessLookupError):
+                    os.kill(rng.choice(found), signal.SIGKILL)
+                    left -= 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    rounds = 0
+    while left or not rounds:  # a sweep whose tasks were unlucky three times is continued
+        rounds += 1
+        target = out / str(rounds)
+        executor = LocalProcesses(partial(task_worker, target, slow_parrots), 2)
+        while sweep(recordings, target, executor, retry_failed=True).failed:
+            pass
+        assert outcome(target) == outcome(whole)
+    over.set()
+    killer.join()
+
+
+def failing(words: str) -> Callable[[int], int]:
+    raise ConfigurationError(words)
+
+
+def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such model"):
+        list(LocalProcesses(partial(failing, "no such model"), 2).run([1, 2]))
+
+
+# --- Ray ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two Ray nodes, each a process of its own; Ray listens to the network, so they ask for a token."""
+    with pytest.MonkeyPatch.context() as patch:
+        here = str(Path(__file__).parent)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()
+
+
+@pytest.mark.slow
+def test_two_ray_nodes_give_the_records_of_one_process(
+    cluster: Any, recordings: list[Recording], tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    executor = RayCluster(partial(task_worker, there, parrots), cluster.address)
+    check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
+
+
+@pytest.mark.slow
+def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_path: Path) -> None:
+    executor: RayCluster[int, int] = RayCluster(partial(deadly, str(tmp_path)), cluster.address, 2)
+    found = dict(executor.run(range(10)))
+    assert isinstance(found.pop(7), Lost)
+    assert found == {task: 10 * task for task in range(10) if task != 7}
+
+
+@pytest.mark.slow
+def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recording], tmp_path: Path) -> None:
+    """``WHISPERLAB_KILLS=5`` kills so many, one for each sweep."""
+    whole = tmp_path / "whole"
+    sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
+    for number in range(int(os.environ.get("WHISPERLAB_KILLS", 1))):
+        doomed = cluster.add_node(num_cpus=1)
+        out = tmp_path / f"out{number}"
+        dying = threading.Timer(
+            random.Random(number).uniform(2, 6), cluster.remove_node, [doomed], {"allow_graceful": False}
+        )
+        dying.start()
+        found = sweep(
+            recordings, out, RayCluster(partial(task_worker, out, slow_parrots), cluster.address, 3)
+        )
+        dying.join()
+        assert found.failed == ()
+        assert outcome(out) == outcome(whole)
+
+
+@pytest.mark.slow
+def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
+    cluster: Any, recordings: list[Recording], tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    told: list[str] = []
+    executor = Shipping(there, blind_parrots, cluster.address, say=told.append)
+    check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
+    assert "processors" in told[0]
+    assert "ray status --address" in told[0] or "http://" in told[0]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_real_records_are_the_same_whoever_worked(cluster: Any, excerpt: Path, tmp_path: Path) -> None:
+    """Whisper base on real speech, by the command line: stopped after a task, resumed on nodes and in processes."""
+    grid = ["--hash-precisions", "6,0", "--cache-sizes", "10,50", "--languages", "en,es"]
+    args = ["sweep", "--corpus", str(excerpt), *grid, "--out"]
+    assert main([*args, str(tmp_path / "here")]) == 0
+    for name, elsewhere in (("there", ["--ray", cluster.address]), ("processes", [])):
+        shutil.copytree(tmp_path / "here", tmp_path / name)
+        store = tmp_path / name / STORE
+        store.write_text(store.read_text().splitlines(keepends=True)[0])
+        assert main([*args, str(tmp_path / name), *elsewhere, "--workers", "2", "--resume"]) == 0
+        assert outcome(tmp_path / "here") == outcome(tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(
+    cluster: Any, tmp_path: Path, mode: str
+) -> None:
+    code = f"""
+        import test_executors as t
+        try:
+            list(t.RayCluster(t.parrots, {cluster.address!r}).run([1]))
+        except t.ConfigurationError as error:
+            print(error)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**environment, "RAY_AUTH_MODE": mode, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"the Ray cluster at {cluster.address} did not let this process in" in ran.stdout
+    assert "ray get-auth-token --generate" in ran.stdout
+
+
+def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def none(**options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", none)
+    with pytest.raises(ConfigurationError, match="`ray start --head` makes one, open to the network"):
+        list(RayCluster(parrots).run([1]))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("what", ["weights", "version", "precision"])
+def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str) -> None:
+    from whisperlab.model.weights import load_weights, model_digest
+
+    ours = identity(model_digest(load_weights("base")), "cpu")
+    load_maker("base", "cpu", ours)
+    with pytest.raises(
+        SweepError, match=f"a worker has another {what} than who drives the sweep: .*, not other"
+    ):
+        load_maker("base", "cpu", {**ours, what: "other"})
+
+
+def test_a_worker_is_told_who_drives() -> None:
+    """By value: a default would be looked up in the worker, and be its own."""
+    args = Namespace(ship_audio=False, ray="auto", workers=None, out=Path(), model="base", device="cpu")
+    _, load = who_works(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))[
+        "executor"
+    ]._factory.args
+    assert load.args == ("base", "cpu", identity(DIGEST, "cpu"))
+
+
+@pytest.mark.parametrize("device,loaded", [("cpu", 1), ("cuda", 0)])
+def test_a_model_is_loaded_before_the_fork_unless_a_fork_could_not_use_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, loaded: int
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def fake(*given: Any) -> Callable[..., Parrot]:
+        made.append(given)
+        return Parrot
+
+    monkeypatch.setattr("whisperlab.experiments.sweep._loaded_maker", fake)
+    make = load_maker("base", device, {"version": "1"})
+    assert len(made) == loaded
+    for config in GRID.configurations()[:2]:
+        assert isinstance(make(config), Parrot)
+    assert made == [("base", device, (("version", "1"),))]
+
+
+def test_a_cluster_that_does_not_answer_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        list(RayCluster(parrots, "127.0.0.1:1").run([1]))
+
+
+# --- drivers that are killed --------------------------------------------------------------------------
+
+
+DRIVER = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from functools import partial
+    from pathlib import Path
+    import test_executors as t
+    from test_sweep import make_recording
+
+    if __name__ == "__main__":
+        folder = Path({folder!r})
+        recordings = [make_recording(folder, f"r{{n}}", "hello " * n) for n in range(1, 4)]
+        executor = {executor}
+        print("begun", flush=True)
+        t.sweep(recordings, folder / "out", executor)
+"""
+HERE = "t.InProcess(partial(t.task_worker, folder / 'out', t.parrots))"
+PROCESSES = "t.LocalProcesses(partial(t.task_worker, folder / 'out', t.parrots), 2)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor,moments", [(HERE, 6), (PROCESSES, 3)], ids=["here", "processes"])
+def test_a_driver_killed_at_any_moment_loses_nothing(
+    recordings: list[Recording], tmp_path: Path, executor: str, moments: int
+) -> None:
+    """``WHISPERLAB_KILLS=50`` does this fifty times."""
+    sweep(recordings, tmp_path / "whole", InProcess(partial(task_worker, tmp_path / "whole", parrots)))
+    rng = random.Random(1)
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent(
+            DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor)
+        )
+    )
+    for _ in range(int(os.environ.get("WHISPERLAB_KILLS", moments))):
+        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(rng.uniform(0.0, 0.6 if executor == HERE else 6.0))
+            process.send_signal(signal.SIGKILL)
+    sweep(recordings, tmp_path / "out", InProcess(partial(task_worker, tmp_path / "out", parrots)))
+    assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")

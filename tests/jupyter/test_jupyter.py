@@ -1,0 +1,278 @@
+"""At home in Jupyter: what objects look like, magics, the live view, and JupyterLab itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+
+from whisperlab import EncoderCache, PerformanceMetrics, ProcessResult, RingBuffer, SessionSegment, Switch
+from whisperlab.jupyter.live_view import LAST_S, LiveView
+from whisperlab.streaming.results import LanguageFrame
+from whisperlab.util.timeline import SAMPLE_RATE
+
+ATTACK = "<script>alert(1)</script>"
+
+
+def segment(text: str, start: float = 0.0, language: str = "en") -> SessionSegment:
+    return SessionSegment(text, language, start, start + 1.0, True, 0.9)
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+def test_a_ring_shows_how_full_it_is_and_what_it_lost() -> None:
+    ring = RingBuffer(1000)
+    ring.append(np.zeros(750, np.float32))
+    assert "75%, 750 samples" in ring._repr_html_()
+    ring.append(np.zeros(500, np.float32))
+    markup = ring._repr_html_()
+    assert "100%" in markup
+    assert re.search("dropped samples</th><td>250<", markup)
+
+
+def test_a_cache_shows_its_hit_rate_beside_its_false_hits() -> None:
+    import torch
+
+    cache = EncoderCache(max_size=2, shadow_rate=1.0)
+    audio = np.zeros(SAMPLE_RATE, np.float32)
+    assert cache.get(audio) is None
+    cache.put(torch.zeros(3), audio)
+    assert cache.get(audio) is not None
+    assert "50.0% of 2 look-ups" in cache._repr_html_()
+    assert "none checked" in cache._repr_html_()
+    cache.record_shadow(agree=False, distance=1.0)
+    assert "100.0% of 1 checked" in cache._repr_html_()
+
+
+def test_metrics_show_every_operation() -> None:
+    metrics = PerformanceMetrics()
+    for ms in (1, 2, 30):
+        metrics.record("lid.total", ms / 1000)
+    markup = metrics._repr_html_()
+    assert '<td dir="auto">lid.total</td>' in markup
+    assert "▁▁█" in markup
+
+
+def test_segments_and_results_show_text_as_text() -> None:
+    said = segment(ATTACK)
+    result = ProcessResult(
+        ATTACK,
+        ATTACK,
+        "en",
+        switches=(Switch(1.0, "en", "es", 2.0),),
+        segments=(said, segment("hola", 1.0, "es")),
+    )
+    for shown in (said, result, ProcessResult("", "", None)):
+        markup = shown._repr_html_()
+        assert "<script" not in markup
+    assert "&lt;script&gt;" in result._repr_html_()
+    assert "en to es at 1.0 s" in result._repr_html_()
+
+
+# --- the live view ------------------------------------------------------------------------------------
+
+
+class Talker:
+    """Says a sentence every second, and switches its language with each."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        self.heard += len(chunk)
+        language = "en" if self.heard // SAMPLE_RATE % 2 else "es"
+        frame = LanguageFrame(self.heard, 100, 100, {"en": 0.7, "es": 0.3}, language, False)
+        done = (segment(f"sentence {ATTACK}", self.heard / SAMPLE_RATE - 1, language),)
+        whole = self.heard % SAMPLE_RATE == 0
+        return ProcessResult("", "still open", language, segments=done if whole else (), frames=(frame,))
+
+    def finalize(self) -> ProcessResult:
+        return ProcessResult("", "", "en", segments=(segment("the end", self.heard / SAMPLE_RATE),))
+
+    def get_statistics(self) -> dict[str, Any]:
+        return {"heard": self.heard}
+
+    def config(self) -> dict[str, Any]:
+        return {"model": "talker"}
+
+
+CHUNK = np.zeros(SAMPLE_RATE // 10, np.float32)
+
+
+def test_a_live_view_draws_at_its_own_pace_and_leaves_the_last_picture() -> None:
+    shown: list[str] = []
+    now = iter(np.arange(0, 100, 0.05))
+    view = LiveView(Talker(), every_s=1.0, show=shown.append, clock=lambda: float(next(now)))
+    for _ in range(40):
+        result = view.process(CHUNK)
+        assert result.tentative == "still open"
+    during = len(shown)
+    assert 4 < during < 12  # 40 chunks of 0.15 to 0.2 s of this clock, a picture a second
+    assert '<i dir="auto">still open</i>' in shown[-1]
+    assert view.finalize().segments[0].text == "the end"
+    assert len(shown) == during + 1
+    assert "the end" in shown[-1]
+    assert "still open" not in shown[-1]
+    assert "<script" not in shown[-1]
+    assert view.get_statistics() == {"heard": 64_000}
+    assert view.config() == {"model": "talker"}
+
+
+def test_a_live_view_of_a_long_stream_keeps_what_it_shows_and_no_more() -> None:
+    view = LiveView(Talker(), every_s=1e9, show=lambda markup: None)
+    for _ in range(6000):
+        view.process(CHUNK)
+    for kept in (view._segments, view._frames, view._latency):
+        assert len(kept) <= max(100, LAST_S * 100)
+    assert "599" in view.html() or "600" in view.html()
+
+
+def test_outside_of_a_notebook_a_live_view_is_the_transcriber() -> None:
+    view = LiveView(Talker())
+    assert view.process(CHUNK).language == "es"
+
+
+# --- magics -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell() -> InteractiveShell:
+    made = InteractiveShell()
+    made.run_line_magic("load_ext", "whisperlab")
+    return made
+
+
+def test_latency_shows_the_cell_and_the_operations_timed_in_it(shell: InteractiveShell) -> None:
+    metrics = PerformanceMetrics()
+    metrics.record("earlier", 1.0)
+    shell.user_ns["metrics"] = metrics
+    shell.run_cell_magic("latency", "-n 3", "metrics.record('lid.total', 0.002)")
+    found: pd.DataFrame = shell.user_ns["_latency"]
+    assert list(found.index) == ["the cell", "lid.total"]
+    assert found.loc["the cell", "count"] == 3
+    assert found.loc["lid.total", "p50"] == pytest.approx(2.0)
+
+
+def test_peak_memory_sees_what_a_cell_held_for_a_while(shell: InteractiveShell) -> None:
+    shell.run_cell_magic("peak_memory", "", "import numpy as np\nx = np.ones(2**26, np.uint8)\ndel x")
+    found = shell.user_ns["_peak_memory"]["MiB"]
+    assert 60 < found["peak above before"] < 200
+    assert found["after"] < found["peak"] - 30
+
+
+def test_heap_names_the_line_that_held_most(shell: InteractiveShell, tmp_path: Path) -> None:
+    page = tmp_path / "flame.html"
+    shell.run_cell_magic("heap", f"-f {page}", "import numpy as np\nheld = [np.ones(2**25, np.uint8)]")
+    found: pd.DataFrame = shell.user_ns["_heap"]
+    assert found["MiB"].iloc[0] >= 32
+    assert found.attrs["peak_bytes"] >= 2**25
+    assert "<html" in page.read_text(encoding="utf-8")
+
+
+def test_a_cell_that_fails_fails_with_its_own_error(shell: InteractiveShell) -> None:
+    for magic in ("latency", "peak_memory", "heap"):
+        with pytest.raises(ZeroDivisionError):
+            shell.run_cell_magic(magic, "", "1 / 0")
+
+
+@pytest.mark.parametrize("line", ["-n 0", "-n many", "-x 3", "words"])
+def test_options_that_make_no_sense_are_refused(shell: InteractiveShell, line: str) -> None:
+    with pytest.raises(UsageError, match="%%latency"):
+        shell.run_cell_magic("latency", line, "1")
+    assert "_latency" not in shell.user_ns
+
+
+# --- JupyterLab itself --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A JupyterLab server on loopback, as a person starts it; its address with the token, and its folder."""
+    import os
+    import subprocess
+    import sys
+    import time
+    from urllib.request import urlopen
+
+    folder = tmp_path_factory.mktemp("lab")
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--allow-root",
+    ]
+    environment = {
+        **os.environ,
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+    }
+    (folder / "work").mkdir()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder / "work", env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(240):
+                found = list((folder / "runtime").glob("jpserver-*.json"))
+                if found and (told := found[0].read_text()):
+                    server = json.loads(told)
+                    address = f"{server['url']}lab?token={server['token']}"
+                    with urlopen(address, timeout=10) as answer:  # noqa: S310 - loopback
+                        assert answer.status == 200
+                    break
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.25)
+            else:
+                pytest.fail(f"JupyterLab did not start: {(folder / 'log').read_text()}")
+            yield address, folder / "work"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+CELLS = (
+    "%load_ext whisperlab",
+    """import numpy as np
+from whisperlab import PerformanceMetrics, RingBuffer
+ring, metrics = RingBuffer(1600), PerformanceMetrics()""",
+    """%%latency
+for _ in range(50):
+    with metrics.measure("ring.append"):
+        ring.append(np.zeros(800, np.float32))""",
+    "ring",
+)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(
+    browser: Any, lab: tuple[str, Path]
+) -> None:
+    import nbformat
+
+    address, folder = lab
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, folder / "lab.ipynb")
+    page = browser.new_page()
+    page.goto(address.replace("/lab?", "/lab/tree/lab.ipynb?"), timeout=120_000)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    page.wait_for_selector("text=dropped samples", timeout=120_000)
+    assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
+    assert page.locator("text=RingBuffer of 1,600 samples").count() == 1
+    page.keyboard.press("Control+s")
+    page.close()

@@ -1,0 +1,147 @@
+"""The compiled encoder beside the one it is made from, and what happens where it cannot be made."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from whisperlab.model import compiled_encoder as module
+from whisperlab.model import weights as models
+from whisperlab.model.compiled_encoder import Head, Tail, artefact, compiled_encoder
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.linear import Precision, has_bf16
+from whisperlab.model.weights import Weights
+from whisperlab.transcriber import SessionRestartTranscriber
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.timeline import POSITION, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from conftest import Scene
+
+SPLIT = 3
+PRECISION: Precision = "bf16" if has_bf16(torch.device("cpu")) else "fp32"
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return models.load_weights("base")
+
+
+@pytest.fixture(scope="module")
+def quick(weights: Weights) -> ShortWindowEncoder:
+    """Compiled when it is first asked for; the code stays in the cache of the machine."""
+    return compiled_encoder(weights, PRECISION, SPLIT)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.parametrize("pool_after", [None, SPLIT])
+@pytest.mark.parametrize("n", [1, POSITION + 1, 2 * SAMPLE_RATE, 51_111, 9 * SAMPLE_RATE])
+def test_compiled_it_says_what_it_says_uncompiled(
+    quick: ShortWindowEncoder, weights: Weights, scene: Scene, n: int, pool_after: int | None
+) -> None:
+    assert quick.compiled
+    exact = ShortWindowEncoder(weights).encode(scene.audio[:n], 8000, pool_after)
+    found = quick.encode(scene.audio[:n], 8000, pool_after)
+    assert found.features.shape == exact.features.shape
+    assert found.n_audio == exact.n_audio
+    error = (found.features.float() - exact.features).norm() / exact.features.norm()
+    assert error < (0.05 if PRECISION == "bf16" else 1e-3)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_compiled_it_takes_thirty_seconds_and_batches(quick: ShortWindowEncoder, scene: Scene) -> None:
+    assert quick.encode(scene.audio[:SAMPLE_RATE], 30 * SAMPLE_RATE).features.shape[0] == 1500
+    windows = [scene.audio[start : start + 20_000] for start in (0, 16_000)]
+    together = quick.encode_batch(windows, 8000, SPLIT)
+    for found, window in zip(together, windows, strict=True):
+        torch.testing.assert_close(found.features, quick.encode(window, 8000, SPLIT).features)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_code_is_made_once(quick: ShortWindowEncoder, weights: Weights) -> None:
+    told: list[str] = []
+    again = compiled_encoder(weights, PRECISION, SPLIT, told.append)
+    assert again.compiled
+    assert told == []
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_pooling_where_it_was_not_cut_is_refused(quick: ShortWindowEncoder, scene: Scene) -> None:
+    with pytest.raises(ConfigurationError, match="after 3 blocks"):
+        quick.encode(scene.audio[:SAMPLE_RATE], 0, 2)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_a_transcriber_that_is_compiled_says_so_and_hears_the_same_language(
+    quick: ShortWindowEncoder, weights: Weights, scene: Scene
+) -> None:
+    plain, fast = (
+        SessionRestartTranscriber(weights, ["en", "es"], precision=PRECISION, compiled=on, decode=False)
+        for on in (False, True)
+    )
+    assert (plain.config()["compiled"], fast.config()["compiled"]) == (False, True)
+    frames = [one.process(scene.audio[: 6 * SAMPLE_RATE]).frames for one in (plain, fast)]
+    assert len(frames[0]) > 3
+    for slow, quicker in zip(*frames, strict=False):
+        assert abs(slow.posterior["en"] - quicker.posterior["en"]) < 0.1
+
+
+@pytest.mark.model
+def test_without_a_compiler_it_runs_uncompiled_and_says_why(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with caplog.at_level(logging.WARNING):
+        found = compiled_encoder(weights, "fp32", SPLIT)
+    assert not found.compiled
+    assert "the encoder runs uncompiled" in caplog.text
+    assert "compiler" in caplog.text.lower()
+    assert list((tmp_path / "compiled").iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.model
+def test_damaged_code_is_thrown_away(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
+    path = artefact(Head, weights, PRECISION, SPLIT)
+    path.parent.mkdir()
+    path.write_bytes(b"no code at all")
+    assert not compiled_encoder(weights, PRECISION, SPLIT).compiled
+    assert "the encoder runs uncompiled" in caplog.text
+    assert not path.exists()
+
+
+@pytest.mark.model
+def test_an_artefact_is_named_by_all_it_depends_on(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        artefact(make, weights, precision, split).name
+        for make in (Head, Tail)
+        for precision in ("fp32", "bf16")
+        for split in (0, 3)
+    }
+    assert len(names) == 8
+    before = artefact(Head, weights, "fp32", 3)
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    assert artefact(Head, weights, "fp32", 3) != before
+    monkeypatch.setattr(module, "VERSION", 0)
+    assert artefact(Head, weights, "fp32", 3) != before
+
+
+@pytest.mark.model
+def test_what_is_not_compiled_is_refused(weights: Weights) -> None:
+    with pytest.raises(ConfigurationError, match="int8"):
+        compiled_encoder(weights, "int8", SPLIT)
+    with pytest.raises(ConfigurationError, match="split must be 0 to 5"):
+        compiled_encoder(weights, "fp32", 6)

@@ -1,0 +1,326 @@
+"""Each profiler is a pass of its own in a fresh process and says what it measured, in plain units."""
+
+from __future__ import annotations
+
+import cProfile
+import gzip
+import json
+import os
+import pstats
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisperlab.data.audio_files import write_wav
+from whisperlab.profiling import calls, cpu, heap, latency, lines, memory, ops, python_memory
+from whisperlab.profiling.owned import owned
+from whisperlab.profiling.workload import Workload, in_fresh_process
+from whisperlab.streaming.results import ProcessResult
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, WhisperlabError
+from whisperlab.util.timeline import SAMPLE_RATE
+
+MIB = 2**20
+HELD = 64  # MiB the hungry transcriber keeps while streaming
+
+
+class HungryTranscriber:
+    """Takes 64 MiB with the first chunk and sorts with every chunk; fails when told to."""
+
+    def __init__(self, failure: str = "") -> None:
+        self.failure = failure
+        self.held: Any = None
+        self.heard: list[int] = []
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        if self.failure:
+            raise ConfigurationError(self.failure)
+        if self.held is None:
+            self.held = b"\1" * (HELD * MIB)
+        self.heard.append(len(chunk))
+        self.busy()
+        return ProcessResult("", "", None)
+
+    def busy(self) -> list[int]:
+        return sorted(range(2000), key=lambda number: -number)
+
+    def finalize(self) -> ProcessResult:
+        return ProcessResult("", "", None)
+
+    def get_statistics(self) -> dict[str, Any]:
+        operation = {"count": len(self.heard), "p50": 1.0, "p95": 2.0, "p99": 3.0, "max": 4.0}
+        return {"performance": {"chunk.total": operation}}
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+def hungry(**options: Any) -> HungryTranscriber:
+    return HungryTranscriber(**options)
+
+
+def process_id(workload: Workload) -> int:
+    """A pass that only tells where it ran, and that torch was not loaded there before it."""
+    assert "torch" not in sys.modules
+    return os.getpid()
+
+
+def die(workload: Workload) -> int:
+    """A pass that is killed."""
+    os._exit(9)
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Workload:
+    """A second of a ramp through the hungry transcriber."""
+    write_wav(tmp_path / "ramp.wav", np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32))
+    return Workload(str(tmp_path / "ramp.wav"), make=hungry)
+
+
+def test_every_pass_has_a_process_of_its_own(workload: Workload) -> None:
+    first, second = (in_fresh_process(process_id, workload) for _ in range(2))
+    assert len({first, second, os.getpid()}) == 3
+
+
+def test_a_pass_that_was_killed_is_an_error_that_names_it(workload: Workload) -> None:
+    with pytest.raises(WhisperlabError, match="pass was killed"):
+        in_fresh_process(die, workload)
+
+
+def test_what_a_pass_raises_comes_back_whole(workload: Workload) -> None:
+    broken = Workload(workload.audio, {"failure": "asked for the moon"}, make=hungry)
+    with pytest.raises(ConfigurationError, match="asked for the moon"):
+        in_fresh_process(latency.measure, broken)
+    with pytest.raises(AudioFormatError, match="no such file"):
+        in_fresh_process(latency.measure, Workload("none.wav", make=hungry))
+
+
+def test_the_whole_recording_is_fed_or_only_its_beginning(workload: Workload) -> None:
+    for seconds, n_chunks in ((None, 10), (0.25, 3)):
+        asked = Workload(workload.audio, make=hungry, seconds=seconds)
+        transcriber, audio = asked.load()
+        asked.feed(transcriber, audio)
+        assert len(transcriber.heard) == n_chunks  # type: ignore[attr-defined]
+
+
+def test_resident_memory_shows_what_streaming_added(workload: Workload) -> None:
+    record = in_fresh_process(memory.measure, workload)
+    assert HELD * MIB <= record.grown < 2 * HELD * MIB
+    assert record.start <= record.loaded < record.peak
+    assert "MiB above loaded" in record.describe()
+
+
+def test_the_parents_peak_is_not_inherited(workload: Workload) -> None:
+    ballast = np.ones(4 * HELD * MIB, np.uint8)
+    record = in_fresh_process(memory.measure, workload)
+    assert record.grown < ballast.nbytes
+
+
+def test_python_memory_counts_numpy_and_is_labelled_as_without_torch(workload: Workload) -> None:
+    record = in_fresh_process(python_memory.measure, workload)
+    assert record.peak >= record.current >= HELD * MIB
+    assert record.top[0].bytes >= HELD * MIB
+    assert record.top[0].place.startswith("tests/test_profiling.py:")
+    assert "without torch" in record.describe()
+
+
+def test_the_profile_lists_functions_by_cumulative_time(workload: Workload) -> None:
+    record = in_fresh_process(calls.measure, workload)
+    times = [function.cumulative_s for function in record.top]
+    assert times == sorted(times, reverse=True)
+    assert len(record.top) <= calls.TOP
+    busy = next(function for function in record.top if function.name.endswith(" busy"))
+    assert busy.calls == 10
+    assert busy.name in record.describe()
+
+
+def test_the_totals_of_the_profile_are_those_of_pstats() -> None:
+    profiler = cProfile.Profile()
+    profiler.runcall(sorted, range(1000), key=lambda number: -number)
+    stats = pstats.Stats(profiler)
+    assert calls.from_stats(stats).total_s == stats.total_tt  # type: ignore[attr-defined]
+
+
+# --- planted faults, found by name --------------------------------------------------------------------
+
+
+class LeakyTranscriber(HungryTranscriber):
+    """Keeps a copy of every chunk, and dawdles in one line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = b""
+        self.hoard: list[np.ndarray] = []
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        self.hoard.append(np.repeat(chunk, 50))  # planted leak
+        for _ in range(3):
+            time.sleep(0.002)  # planted slow line
+        return ProcessResult("", "", None)
+
+
+LEAK = next(
+    number
+    for number, line in enumerate(Path(__file__).read_text().splitlines(), 1)
+    if "# planted leak" in line
+)
+
+
+@pytest.fixture
+def leaky(workload: Workload) -> Workload:
+    return Workload(
+        workload.audio, make=LeakyTranscriber, functions=(f"{__name__}:LeakyTranscriber.process",)
+    )
+
+
+def test_a_planted_leak_is_found_by_name_in_both_memory_reports(leaky: Workload) -> None:
+    """numpy makes the array in its own code, so memray names numpy's line and the stack leads here."""
+    grown = in_fresh_process(python_memory.measure, leaky).grown
+    assert any(line.place == f"tests/test_profiling.py:{LEAK}" for line in grown[:2]), grown
+    record = in_fresh_process(heap.measure, leaky)
+    assert "LeakyTranscriber" in record.page or "process" in record.page
+    chunk_bytes = SAMPLE_RATE * 50 * 4
+    assert any(site.bytes >= 0.9 * chunk_bytes for site in record.kept[:3]), record.kept[:3]
+    assert record.peak >= chunk_bytes
+
+
+def test_a_planted_slow_line_is_found_by_name(leaky: Workload) -> None:
+    (function,) = in_fresh_process(lines.measure, leaky).functions
+    assert function.name == "LeakyTranscriber.process"
+    assert "# planted slow line" in function.slowest.code
+    assert function.slowest.share > 0.5
+    assert function.slowest.hits == 30
+
+
+def test_the_tree_of_calls_shows_who_took_the_time(leaky: Workload) -> None:
+    record = in_fresh_process(cpu.measure, leaky)
+    assert "LeakyTranscriber.process" in record.tree
+    assert record.samples > 10
+    assert "<script" in record.page
+
+
+def test_a_function_that_is_not_there_is_told(workload: Workload) -> None:
+    for name in (
+        "whisperlab.streaming.vad:Nothing.here",
+        "no.such.module:f",
+        "whisperlab.streaming.vad:SAMPLE_RATE",
+        "whisperlab",
+    ):
+        with pytest.raises(ConfigurationError, match="function"):
+            in_fresh_process(lines.measure, Workload(workload.audio, make=hungry, functions=(name,)))
+
+
+class TorchTranscriber(HungryTranscriber):
+    """Multiplies matrices with torch."""
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        import torch
+
+        torch.ones(300, 300) @ torch.ones(300, 300)
+        return ProcessResult("", "", None)
+
+
+def test_torchs_operators_are_listed_and_their_course_is_chromes(workload: Workload) -> None:
+    record = in_fresh_process(ops.measure, Workload(workload.audio, make=TorchTranscriber))
+    by_name = {operator.name: operator for operator in record.top}
+    assert by_name["aten::mm"].calls == 10
+    assert record.own_s >= by_name["aten::mm"].own_s > 0
+    events = json.loads(gzip.decompress(record.trace))["traceEvents"]
+    assert sum(event.get("name") == "aten::mm" for event in events) == 10
+
+
+# --- what an object holds -----------------------------------------------------------------------------
+
+
+def test_what_is_owned_is_counted_once_and_by_attribute() -> None:
+    import torch
+
+    shared = torch.zeros(100_000)
+
+    class Inner:
+        __slots__ = ("__hidden", "weights")
+
+        def __init__(self) -> None:
+            self.weights = [shared[:10], np.zeros(200_000, np.int8)]
+            self.__hidden = torch.zeros(50_000)
+
+    class Holder:
+        def __init__(self) -> None:
+            self._inner = Inner()
+            self.again = shared.view(10, -1)
+            self.name = "no bytes"
+            self.small = np.zeros(10, np.int8)
+
+    assert owned(Holder()) == {"inner": 400_000 + 200_000 + 200_000, "the rest": 10}
+
+
+@pytest.mark.model
+def test_what_our_transcriber_owns_is_its_weights_and_its_buffers() -> None:
+    from whisperlab import SessionRestartTranscriber
+    from whisperlab.model.linear import has_bf16
+
+    transcriber = SessionRestartTranscriber(languages=["en", "es"])
+    held = owned(transcriber)
+    assert held["vad_audio_buffer"] == 60 * SAMPLE_RATE * 4
+    encoder = held.get("lid_encoder", 0)
+    # In int8 the convolutions (0.9 million weights) and the positions (0.8) stay in float32.
+    expected = 2 * 18.4e6 if has_bf16(torch_device()) else 18.4e6 + 3 * 1.7e6
+    assert expected < encoder < 1.15 * expected
+
+
+def torch_device() -> Any:
+    import torch
+
+    return torch.device("cpu")
+
+
+# --- as a program ------------------------------------------------------------------------------------
+
+
+PROGRAM = """
+import numpy as np
+from whisperlab.model.text_decoder import TextStack
+print("extend is", type(TextStack.extend).__name__, getattr(TextStack.extend, "__wrapped__", None) is not None)
+"""
+
+
+@pytest.mark.parametrize(
+    "command,environment,marked",
+    [
+        ([sys.executable], {}, False),
+        ([sys.executable], {"LINE_PROFILE": "1"}, True),
+        ([sys.executable, "-m", "kernprof", "-l", "-v"], {}, True),
+    ],
+    ids=["plain", "LINE_PROFILE", "kernprof"],
+)
+def test_hot_functions_are_profiled_when_somebody_asks(
+    tmp_path: Path, command: list[str], environment: dict[str, str], marked: bool
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [*command, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert f"extend is function {marked}" in done.stdout, done.stdout
+
+
+def test_latency_is_what_the_transcribers_own_timers_say(workload: Workload) -> None:
+    record = in_fresh_process(latency.measure, workload)
+    assert record.duration_s == 1.0
+    assert record.compute_s > 0
+    assert record.operations["chunk.total"]["count"] == 10
+    assert "chunk.total" in record.describe()
+
+
+def test_only_linux_can_say_how_much_is_resident() -> None:
+    status = memory.status()
+    assert 0 < status["VmRSS"] <= status["VmHWM"]

@@ -1,0 +1,161 @@
+"""The page of a profile: numbers that are reconciled, faults that are named, and pages within the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browsing import DESKTOP, PHONE, Visit, opened
+from playwright.sync_api import Browser
+
+from whisperlab.data.audio_files import write_wav
+from whisperlab.profiling import calls, cpu, heap, latency, lines, memory, ops, python_memory
+from whisperlab.profiling.workload import Workload, in_fresh_process
+from whisperlab.report.profile import ProfileReport, memory_numbers, reconciled
+from whisperlab.streaming.results import ProcessResult
+from whisperlab.util.timeline import SAMPLE_RATE
+
+MIB = 2**20
+ATTACK = "<script>document.title='owned'</script>"
+PASSES = {
+    "memory": memory,
+    "heap": heap,
+    "python_memory": python_memory,
+    "cpu": cpu,
+    "lines": lines,
+    "ops": ops,
+    "calls": calls,
+    "latency": latency,
+}
+
+
+class Holder:
+    """Holds 32 MiB, and multiplies a little with each chunk."""
+
+    def __init__(self) -> None:
+        import torch  # noqa: F401 - not while chunks are timed
+
+        self.weights = np.ones(32 * MIB, np.uint8)
+
+    def process(self, chunk: np.ndarray, /) -> ProcessResult:
+        import torch
+
+        np.ones(200_000) @ np.ones(200_000)
+        torch.ones(200, 200) @ torch.ones(200, 200)
+        return ProcessResult("", "", None)
+
+    def finalize(self) -> ProcessResult:
+        return ProcessResult("", "", None)
+
+    def get_statistics(self) -> dict[str, Any]:
+        operation = {"count": 10, "total": 10.0, "p50": 1.0, "p95": 2.0, "p99": 3.0, "max": 4.0}
+        return {"performance": {"chunk.total": operation}}
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every pass, of a small workload."""
+    path = tmp_path_factory.mktemp("profile") / "ramp.wav"
+    write_wav(path, np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32))
+    workload = Workload(str(path), make=Holder, functions=(f"{__name__}:Holder.process",))
+    return {name: in_fresh_process(one.measure, workload) for name, one in PASSES.items()}
+
+
+def report(records: dict[str, Any]) -> ProfileReport:
+    origin = {"whisperlab": "0", "commit": ATTACK, "machine": {"cpu": ATTACK}, "versions": {}}
+    return ProfileReport(records, f"{ATTACK}.wav", 1.0, f"whisperlab profile {ATTACK}", origin)
+
+
+def test_the_memory_numbers_fit_together(records: dict[str, Any]) -> None:
+    checks = reconciled(records)
+    assert len(checks) == 4
+    assert all(check.holds for check in checks), [check.words for check in checks]
+    sizes = {number.name: number.bytes for number in memory_numbers(records)}
+    assert all(number.sees and number.misses for number in memory_numbers(records))
+    held = sizes["tensors and arrays the transcriber holds (arithmetic)"]
+    assert held == 32 * MIB
+    assert sizes["on the heap at the peak (memray)"] > held
+
+
+def test_numbers_that_do_not_fit_are_told_first(records: dict[str, Any]) -> None:
+    broken = {**records, "heap": replace(records["heap"], peak=900 * MIB)}
+    failed = [check.words for check in reconciled(broken) if not check.holds]
+    assert len(failed) == 1
+    assert "this is unexplained" in failed[0]
+    page = report(broken).page()
+    assert page.index("Read this first") < page.index("What was found</h2>")
+
+
+def test_a_page_of_some_passes_has_only_their_parts(records: dict[str, Any]) -> None:
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    page = report({"latency": records["latency"]}).page(now=now)
+    assert "Latency in milliseconds" in page
+    for absent in ("<iframe", 'id="memory"', 'id="lines"'):
+        assert absent not in page
+    assert "2026-11-26" in page
+
+
+@pytest.fixture
+def page(records: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "profile.html"
+    path.write_text(report(records).page(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def visit(browser: Browser, page: Path) -> Iterator[Visit]:
+    with opened(browser, page, viewport=DESKTOP) as visit:
+        yield visit
+
+
+@pytest.mark.browser
+def test_it_opens_offline_and_its_frames_run_their_own_scripts_alone(visit: Visit, page: Path) -> None:
+    assert page.stat().st_size < 8_000_000
+    visit.page.wait_for_load_state("networkidle")
+    frames = visit.page.locator("iframe")
+    assert frames.count() == 2
+    for number, word in ((0, "process"), (1, "Flame")):
+        frames.nth(number).scroll_into_view_if_needed()
+        frame = visit.page.frame_locator("iframe").nth(number)
+        frame.locator(f"text={word}").first.wait_for(timeout=20_000)
+    assert visit.fetched() == []
+    assert [line for line in visit.noise if "Content Security Policy" in line and "script-src" in line] == []
+    assert visit.page.title().startswith("Profile of <script>")
+
+
+@pytest.mark.browser
+def test_the_slowest_line_and_the_hostile_names_show_as_text(visit: Visit) -> None:
+    text = visit.page.locator("main").inner_text()
+    assert ATTACK in text
+    assert "Holder.process" in text
+    slowest = visit.page.locator("tr.slowest code").first.inner_text()
+    assert "ones(" in slowest
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_it_fits_every_width(browser: Browser, page: Path, viewport: Any) -> None:
+    with opened(browser, page, viewport=viewport) as visit:
+        assert visit.overflow() <= 0
+
+
+@pytest.mark.browser
+def test_its_tables_sort(visit: Visit) -> None:
+    visit.page.locator("#ops thead button", has_text="Own ms").click()
+    values = [float(value) for value in visit.column("ops", 3)]
+    assert values == sorted(values)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_serious_stands_in_the_way_of_anybody(browser: Browser, page: Path, theme: Any) -> None:
+    with opened(browser, page, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
+        assert visit.grave() == []

@@ -1,0 +1,484 @@
+"""Decoding: real speech gives its text, guesses and prefixes change nothing they should not, loops end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperlab.evaluation.scoring import align
+from whisperlab.evaluation.trace import Reference, ReferenceSegment
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.weights import weights_of
+from whisperlab.streaming.decoding import (
+    REPETITION,
+    AlignAtt,
+    CommitPolicy,
+    DecoderOptions,
+    Hypothesis,
+    LocalAgreement,
+    SpeechDecoder,
+    Word,
+    agreed,
+    confidence_of,
+    following,
+    monotone_path,
+    repeated_tail,
+    text_of,
+    token_starts,
+    tokenizer_for,
+)
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
+
+if TYPE_CHECKING:
+    from conftest import Scene
+    from whisper.model import Whisper
+
+
+def word(text: str, end: int = 0, log_probability: float = 0.0, tokens: tuple[int, ...] = (7,)) -> Word:
+    return Word(text, tokens, 0, end, log_probability)
+
+
+def words(*texts: str) -> list[Word]:
+    return [word(text) for text in texts]
+
+
+def tokens_of(said: Sequence[Word]) -> list[int]:
+    return [token for each in said for token in each.tokens]
+
+
+# --- paths through attention --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 1), (4, 4), (9, 5), (6, 40), (30, 150)])
+def test_the_path_begins_each_row_where_openai_whispers_does(shape: tuple[int, int]) -> None:
+    from whisper.timing import dtw
+
+    rng = np.random.default_rng(shape)
+    for _ in range(20):
+        cost = rng.normal(size=shape)
+        rows, columns = dtw(torch.from_numpy(cost))
+        expected = columns[np.diff(rows, prepend=-1).astype(bool)]
+        assert monotone_path(cost).tolist() == expected.tolist()
+
+
+def test_attention_along_a_staircase_is_followed() -> None:
+    weights = torch.full((2, 4, 40), 1e-3)
+    for row in range(4):
+        weights[:, row, 10 * row : 10 * row + 10] = 1.0
+    assert token_starts(weights, 40).tolist() == pytest.approx([0, 10, 20, 30], abs=1)
+
+
+def test_attention_to_the_margin_counts_for_nothing() -> None:
+    weights = torch.rand(2, 5, 60, generator=torch.Generator().manual_seed(0))
+    assert token_starts(weights, 20).tolist() == token_starts(weights[:, :, :20], 20).tolist()
+    assert token_starts(weights, 20).max() < 20
+
+
+# --- loops --------------------------------------------------------------------------------------------
+
+
+@given(
+    before=st.lists(st.integers(0, 5), max_size=10),
+    gram=st.lists(st.integers(0, 5), min_size=2, max_size=12),
+    times=st.integers(3, 6),
+)
+def test_an_n_gram_said_three_times_is_a_repetition(before: list[int], gram: list[int], times: int) -> None:
+    tokens = before + gram * times
+    period, found = repeated_tail(tokens)
+    assert found >= 3
+    assert tokens[-period * found :] == tokens[-period:] * found
+    assert tokens[-period * (found + 1) : -period * found] != tokens[-period:]
+
+
+@given(tokens=st.lists(st.integers(0, 10**6), unique=True, max_size=60))
+def test_different_tokens_are_no_repetition(tokens: list[int]) -> None:
+    assert repeated_tail(tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "tokens,found",
+    [
+        ([], (0, 0)),
+        ([4, 4, 4], (0, 0)),  # "no, no, no"
+        ([4, 4, 4, 4], (1, 4)),
+        ([1, 2, 1, 2], (0, 0)),  # "bye bye, bye bye"
+        ([9, 1, 2, 1, 2, 1, 2], (2, 3)),
+        ([1, 2, 1, 2, 1, 2, 9], (0, 0)),  # over and done with
+        ([*range(12)] * 3, (12, 3)),
+        ([*range(13)] * 3, (0, 0)),  # longer than a repetition may be
+    ],
+)
+def test_what_counts_as_a_repetition(tokens: list[int], found: tuple[int, int]) -> None:
+    assert repeated_tail(tokens) == found
+
+
+@pytest.mark.parametrize(
+    "places,period,follow",
+    [
+        # Positions of 20 ms, from real windows: "5, 5, 5, 5, 5," of four fives, and "tendricasion" said once.
+        ([5, 37, 46, 77, 87, 117, 108, 139, 138, 163], 2, 5),
+        ([0, 15, 25, 30, 40, 15, 20, 30, 40, 10], 5, 1),
+        ([10, 25, 40, 11, 25, 40, 10, 24, 41], 3, 1),
+        ([10, 30, 50, 70, 70, 70, 70], 1, 4),  # stands still at the end of the audio
+        ([10, 18, 26, 34], 1, 4),  # a fast "no no no no"
+        ([10, 10, 10, 10], 1, 1),
+    ],
+)
+def test_repetitions_follow_speech_that_repeats_and_loops_return(
+    places: list[int], period: int, follow: int
+) -> None:
+    assert following(np.array(places), period) == follow
+
+
+@given(
+    start=st.integers(0, 50),
+    step=st.integers(REPETITION, 60),
+    times=st.integers(3, 20),
+    period=st.integers(1, 6),
+)
+def test_steady_repetition_follows_whatever_its_pace(start: int, step: int, times: int, period: int) -> None:
+    places = np.array([start + step * turn + token for turn in range(times) for token in range(period)])
+    assert following(places, period) == times
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "one,other,same",
+    [
+        (" Hello,", " hello", True),
+        (" don't", " dont", True),
+        (" Señor", " señor!", True),
+        (" señor", " senor", False),
+        (" 你好。", "你好", True),
+        (" .", " . ", True),
+        (" .", " !", False),
+    ],
+)
+def test_words_agree_by_their_letters(one: str, other: str, same: bool) -> None:
+    assert (word(one).key == word(other).key) is same
+    assert agreed([word(one)], [word(other)]) == same
+
+
+def test_agreement_ends_at_the_first_difference() -> None:
+    assert agreed(words("a", "b", "c", "d"), words("a", "b", "x", "d")) == 2
+    assert agreed(words("a", "b"), words("a", "b", "c")) == 2
+    assert agreed([], words("a")) == 0
+
+
+def test_confidence_is_the_geometric_mean_over_tokens() -> None:
+    said = [word(" a", 0, float(np.log(0.5)), (1,)), word(" b", 0, float(3 * np.log(0.25)), (2, 3, 4))]
+    assert confidence_of(said) == pytest.approx((0.5 * 0.25**3) ** 0.25)
+    assert confidence_of([]) == 0
+    assert text_of(said) == "a b"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"margins_s": ()},
+        {"margins_s": (1.0, -1.0)},
+        {"margins_s": (float("nan"),)},
+        {"tokens_per_second": 0.0},
+        {"tokens_per_second": float("nan")},
+        {"spare_tokens": -1},
+    ],
+)
+def test_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        DecoderOptions(**options)
+
+
+def test_the_tokenizer_always_asks_to_transcribe() -> None:
+    for language in ("en", "es", "zh"):
+        tokenizer = tokenizer_for(language)
+        said = [tokenizer.decode([token]) for token in tokenizer.sot_sequence]
+        assert said == ["<|startoftranscript|>", f"<|{language}|>", "<|transcribe|>"]
+
+
+# --- local agreement ----------------------------------------------------------------------------------
+
+some_words = st.lists(st.sampled_from([" a", " b", " c", " C."]), max_size=6)
+
+
+@given(tails=st.lists(st.tuples(some_words, st.integers(0, 12)), max_size=12))
+def test_committed_words_only_grow_and_begin_every_later_hypothesis(
+    tails: list[tuple[list[str], int]],
+) -> None:
+    """As in the decoder, each hypothesis begins with what was committed; the n-th word ends at n."""
+    agreement = LocalAgreement()
+    before: tuple[Word, ...] = ()
+    for texts, horizon in tails:
+        committed = list(agreement.committed)
+        new = [word(text, end=len(committed) + i + 1) for i, text in enumerate(texts)]
+        hypothesis = (*committed, *new)
+        brought = agreement.update(Hypothesis(hypothesis), horizon, heard=horizon)
+
+        assert agreement.committed == committed + brought
+        assert [*agreement.committed, *agreement.tentative] == list(hypothesis)
+        assert all(each.end <= horizon for each in brought)
+        n = len(agreement.committed)
+        assert brought == [] or [w.key for w in before[:n]] == [w.key for w in hypothesis[:n]]
+        before = hypothesis
+
+
+@given(texts=some_words, horizon=st.integers(0, 8))
+def test_what_was_heard_once_is_not_committed_and_what_was_heard_twice_is(
+    texts: list[str], horizon: int
+) -> None:
+    agreement = LocalAgreement()
+    hypothesis = Hypothesis(tuple(word(text, end=i + 1) for i, text in enumerate(texts)))
+    assert agreement.update(hypothesis, 100, 100) == []
+    assert len(agreement.update(hypothesis, horizon, 100)) == min(len(texts), horizon)
+
+
+def test_a_word_beyond_the_horizon_keeps_back_those_after_it() -> None:
+    agreement = LocalAgreement()
+    hypothesis = Hypothesis((word(" a", 1), word(" b", 9), word(" c", 2)))
+    agreement.update(hypothesis, 5, 5)
+    assert text_of(agreement.update(hypothesis, 5, 5)) == "a"
+    assert text_of(agreement.tentative) == "b c"
+
+
+def test_the_newer_spelling_is_committed() -> None:
+    agreement = LocalAgreement()
+    agreement.update(Hypothesis((word(" hello"),)), 1, 1)
+    assert agreement.update(Hypothesis((word(" Hello,"),)), 1, 1) == [word(" Hello,")]
+
+
+# --- attention left behind ------------------------------------------------------------------------------
+
+
+def test_alignatt_commits_at_once_what_ends_before_the_last_moments_and_the_horizon() -> None:
+    policy = AlignAtt(lag=10)
+    hypothesis = Hypothesis((word(" a", 5), word(" b", 20), word(" c", 31), word(" d", 35)))
+    assert text_of(policy.update(hypothesis, horizon=100, heard=40)) == "a b"
+    assert text_of(policy.tentative) == "c d"
+    assert policy.update(hypothesis, horizon=31, heard=41) == [word(" c", 31)]
+    assert policy.update(hypothesis, horizon=34, heard=100) == []
+    assert text_of(policy.update(hypothesis, horizon=35, heard=100)) == "d"
+    assert policy.tentative == ()
+
+
+@pytest.mark.parametrize("policy", [LocalAgreement(), AlignAtt(5)])
+def test_policies_offer_the_same_protocol(policy: CommitPolicy) -> None:
+    for _ in range(2):
+        policy.update(Hypothesis((word(" a", 1),)), 10, 10)
+    assert (text_of(policy.committed), policy.tentative) == ("a", ())
+
+
+# --- decoding real speech -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts(base_model: Whisper) -> tuple[ShortWindowEncoder, TextStack]:
+    return ShortWindowEncoder(weights_of(base_model)), TextStack(weights_of(base_model))
+
+
+@pytest.fixture(scope="module")
+def decoder(parts: tuple[ShortWindowEncoder, TextStack]) -> SpeechDecoder:
+    return SpeechDecoder(*parts, DecoderOptions(), PerformanceMetrics())
+
+
+@pytest.fixture(scope="module")
+def segment(scene: Scene) -> ReferenceSegment:
+    """A Spanish sentence of some seconds."""
+    return scene.first_in("es")
+
+
+@pytest.fixture(scope="module")
+def clip(scene: Scene, segment: ReferenceSegment) -> FloatArray:
+    """Its audio, cut to no whole number of positions."""
+    audio = scene.clip(segment)
+    return audio[: len(audio) // POSITION * POSITION - POSITION + 1]
+
+
+@pytest.fixture(scope="module")
+def said(decoder: SpeechDecoder, clip: FloatArray) -> Hypothesis:
+    return decoder.decode(clip, 0, "es")
+
+
+def error_rate(reference: ReferenceSegment, text: str) -> float:
+    steps = align(Reference(reference.text, (reference,)), text)
+    return sum(step.kind != "hit" for step in steps) / sum(step.reference is not None for step in steps)
+
+
+@pytest.mark.model
+def test_speech_decoded_in_its_language_gives_its_words(segment: ReferenceSegment, said: Hypothesis) -> None:
+    assert error_rate(segment, text_of(said.words)) <= 0.5
+    assert not said.looped
+    assert 0.3 < confidence_of(said.words) < 1
+
+
+@pytest.mark.model
+def test_the_language_reaches_the_decoder(
+    decoder: SpeechDecoder, clip: FloatArray, segment: ReferenceSegment, said: Hypothesis
+) -> None:
+    """Told that the same Spanish is English, Whisper writes something else."""
+    as_english = text_of(decoder.decode(clip, 0, "en").words)
+    assert error_rate(segment, as_english) > error_rate(segment, text_of(said.words))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("guess", ["right", "wrong", "half right", "too long", "said twice"])
+def test_a_guess_changes_no_token(
+    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis, guess: str
+) -> None:
+    right, nonsense = list(said.words), [word(" wrong", tokens=(2085,))] * 3
+    guesses = {
+        "right": right,
+        "wrong": nonsense,
+        "half right": right[: len(right) // 2] + nonsense,
+        "too long": right + nonsense * 200,
+        "said twice": right * 2,
+    }
+    found = decoder.decode(clip, 0, "es", guess=guesses[guess])
+    assert tokens_of(found.words) == tokens_of(said.words)
+    assert found.looped == said.looped
+    assert [w.start for w in found.words] == pytest.approx([w.start for w in said.words], abs=POSITION)
+    assert found.log_probability == pytest.approx(said.log_probability, abs=1e-3)
+
+
+@pytest.mark.model
+def test_a_prefix_is_kept_as_it_is_and_continued(
+    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis
+) -> None:
+    prefix = said.words[:4]
+    continued = decoder.decode(clip, 0, "es", prefix)
+    assert continued.words[:4] == prefix
+    assert tokens_of(continued.words) == tokens_of(said.words)
+    guessed = decoder.decode(clip, 0, "es", prefix, guess=said.words[4:])
+    assert tokens_of(guessed.words) == tokens_of(said.words)
+
+
+@pytest.mark.model
+def test_a_prompt_lends_its_style_and_neither_text_nor_times(
+    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis
+) -> None:
+    """After text in capitals Whisper goes on in capitals; the words and their places stay."""
+    prompt = tokenizer_for("es").encode(" EL NÚMERO QUE USTED MARCÓ NO ESTÁ EN SERVICIO. LLAME MÁS TARDE.")
+    shouted = decoder.decode(clip, 0, "es", prompt=prompt)
+    assert sum(map(str.isupper, text_of(shouted.words))) > 10 > sum(map(str.isupper, text_of(said.words)))
+    said_at, shouted_at = ({w.key: w.start for w in found.words} for found in (said, shouted))
+    shared = [(at, shouted_at[key]) for key, at in said_at.items() if key in shouted_at]
+    assert len(shared) >= 8
+    assert all(abs(one - other) < SAMPLE_RATE / 4 for one, other in shared)
+    long = decoder.decode(clip, 0, "es", prompt=prompt * 40)  # more than the decoder can hold
+    assert long.words
+
+
+@pytest.mark.model
+def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
+    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+) -> None:
+    encoder = parts[0].with_own_counts()
+    decoder = SpeechDecoder(encoder, parts[1], DecoderOptions(), PerformanceMetrics())
+    spanish, english = decoder.likelihoods(clip, 0, ("es", "en"))
+    assert encoder.calls == 1
+    assert spanish == pytest.approx(said.log_probability, abs=1e-3)
+    assert english is not None
+    assert spanish is not None
+    assert spanish > english
+    assert decoder.likelihoods(np.zeros(SAMPLE_RATE, np.float32), 0, ("es", "en")) == [None, None]
+
+
+@pytest.mark.model
+def test_words_lie_in_their_window_and_do_not_run_backwards(clip: FloatArray, said: Hypothesis) -> None:
+    times = [time for each in said.words for time in (each.start, each.end)]
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= len(clip)
+    assert times[-1] - times[0] > len(clip) / 2
+
+
+@pytest.mark.model
+def test_words_after_a_prefix_do_not_begin_before_it_ends(
+    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis
+) -> None:
+    """Another hypothesis had placed the prefix later than this one would."""
+    late = replace(said.words[1], end=said.words[1].end + SAMPLE_RATE)
+    new = decoder.decode(clip, 0, "es", (said.words[0], late)).words[2:]
+    times = [late.end, *(time for each in new for time in (each.start, each.end))]
+    assert times == sorted(times)
+    assert times[-1] <= len(clip)
+
+
+@pytest.mark.model
+def test_an_offset_moves_all_words_alike(decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis) -> None:
+    moved = decoder.decode(clip, 1234, "es")
+    assert moved.words == tuple(replace(w, start=w.start + 1234, end=w.end + 1234) for w in said.words)
+
+
+# --- nothing said, too much said ----------------------------------------------------------------------
+
+
+def noise(duration_s: float) -> FloatArray:
+    return np.random.default_rng(0).normal(0, 0.1, round(duration_s * SAMPLE_RATE)).astype(np.float32)
+
+
+@pytest.mark.model
+def test_silence_says_nothing(decoder: SpeechDecoder) -> None:
+    assert decoder.decode(np.zeros(2 * SAMPLE_RATE, np.float32), 0, "en") == Hypothesis(())
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextStack], language: str) -> None:
+    """Whatever Whisper makes of noise, with its checks for silence turned off and no silence after it."""
+    options = DecoderOptions(margins_s=(0.0,), no_speech=1.0, tokens_per_second=12.0, spare_tokens=8)
+    found = SpeechDecoder(*parts, options, PerformanceMetrics()).decode(noise(3.0), 0, language)
+    assert len(tokens_of(found.words)) <= 8 + 3 * 12
+
+
+@pytest.mark.model
+def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
+    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+) -> None:
+    encoder, stack = parts
+    options = DecoderOptions(margins_s=(0.5, 1.0, 2.0), tokens_per_second=1.0, spare_tokens=2)
+    small = SpeechDecoder(encoder, stack, options, PerformanceMetrics())
+    calls = encoder.calls
+    found = small.decode(clip, 0, "es")
+    assert found.looped
+    assert len(tokens_of(found.words)) == 2 + int(seconds(len(clip))) < len(tokens_of(said.words))
+    assert encoder.calls - calls == 3
+    assert small.redecodes == 2
+    assert small.decode(clip, 0, "es", retry=False).looped
+    assert encoder.calls - calls == 4
+    assert small.redecodes == 2
+
+
+@pytest.mark.model
+def test_a_prefix_that_loops_is_not_looped_on(decoder: SpeechDecoder, clip: FloatArray) -> None:
+    prefix = [word(" no", tokens=(572,), end=POSITION)] * 30
+    found = decoder.decode(clip, 0, "es", prefix)
+    assert found.words[:30] == tuple(prefix)
+    assert tokens_of(found.words[30:])[:4] != [572] * 4
+    assert len(tokens_of(found.words)) <= 8 + 12 * len(clip) / SAMPLE_RATE
+
+
+@pytest.mark.model
+def test_a_prefix_beyond_the_budget_stays_and_nothing_is_added(
+    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+) -> None:
+    options = DecoderOptions(margins_s=(1.0,), tokens_per_second=0.1, spare_tokens=0)
+    small = SpeechDecoder(*parts, options, PerformanceMetrics())
+    assert small.decode(clip, 0, "es", said.words).words == said.words
+
+
+@pytest.mark.model
+def test_text_already_committed_is_kept_where_the_model_hears_nobody(decoder: SpeechDecoder) -> None:
+    prefix = tuple(words(" hola"))
+    assert decoder.decode(np.zeros(SAMPLE_RATE, np.float32), 0, "es", prefix).words[:1] == prefix

@@ -1,0 +1,140 @@
+"""What is looked at before it is used: options by their types, JSON by what the standard knows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from whisperlab.streaming.decoding import DecoderOptions
+from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.smoothing import SmoothingOptions
+from whisperlab.streaming.vad import VadOptions
+from whisperlab.transcriber import SessionOptions
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.validation import AMOUNT, TEXT, check_type, check_types, from_json, shown, wrong_field
+
+
+@dataclass
+class Options:
+    """One field of each type that options have."""
+
+    whole: int = 1
+    number: float = 0.5
+    maybe: int | None = None
+    switch: bool = True
+    one_of: Literal["a", "b"] = "a"
+    several: tuple[float, ...] = (1.0, 2)
+
+
+@pytest.mark.parametrize(
+    "field,value,allowed",
+    [
+        ("whole", 1.0, "a whole number"),
+        ("whole", True, "a whole number"),
+        ("whole", "1", "a whole number"),
+        ("whole", 2**63, "a whole number"),
+        ("whole", -(2**63) - 1, "a whole number"),
+        ("whole", np.int64(1), "a whole number"),
+        ("number", math.nan, "a number"),
+        ("number", None, "a number"),
+        ("number", 10**400, "a number"),
+        ("number", 2**63, "a number"),
+        ("number", np.zeros(3), "a number"),
+        ("maybe", "x", "a whole number or None"),
+        ("switch", 1, "True or False"),
+        ("one_of", "c", "one of a, b"),
+        ("one_of", [], "one of a, b"),
+        ("several", 1.0, "a list, each a number"),
+        ("several", (1.0, "x"), "a list, each a number"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_what_is_allowed(
+    field: str, value: Any, allowed: str
+) -> None:
+    options = Options(**{field: value})
+    with pytest.raises(ConfigurationError) as refused:
+        check_types(options)
+    assert str(refused.value) == f"{field} must be {allowed}, got {shown(value)}"
+
+
+@pytest.mark.parametrize("given", [{}, {"number": 1, "several": [0.5]}, {"number": -math.inf}])
+def test_values_of_the_right_types_pass_as_they_are(given: dict[str, Any]) -> None:
+    options = Options(**given)  # a list is what JSON has
+    check_types(options)
+    assert {name: getattr(options, name) for name in given} == given
+
+
+def test_numbers_of_numpy_are_numbers_and_its_truths_are_none() -> None:
+    check_type("x", np.float64(0.5), float)
+    with pytest.raises(ConfigurationError, match="x must be a number"):
+        check_type("x", np.bool_(True), float)
+
+
+@pytest.mark.parametrize(
+    "group,options",
+    [
+        (VadOptions, {"min_silence_ms": "480"}),
+        (VadOptions, {"min_silence_ms": 10**9}),  # a buffer was made for so much
+        (LidOptions, {"sure_hops": 10**9}),  # and for so much
+        (LidOptions, {"alone_ms": math.nan}),
+        (LidOptions, {"pool_after": 1.5}),
+        (SmoothingOptions, {"margin": "1"}),
+        (SmoothingOptions, {"min_duration_ms": math.inf}),
+        (DecoderOptions, {"margins_s": 1.0}),
+        (DecoderOptions, {"margins_s": (math.inf,)}),
+        (DecoderOptions, {"tokens_per_second": math.inf}),
+        (DecoderOptions, {"spare_tokens": 10**9}),
+        (DecoderOptions, {"no_speech": math.nan}),
+        (SessionOptions, {"policy": ["agreement"]}),
+        (SessionOptions, {"share": None}),
+        (SessionOptions, {"step_ms": 10**400}),
+        (SessionOptions, {"snap_ms": 10**9}),
+    ],
+)
+def test_options_at_and_beyond_their_ends_are_refused(group: type, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        group(**options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("NaN", "[-Infinity]", "1e999", "-1e999", "1" * 400, "1" * 5000, '"\\ud800"', '"\\uDE00 alone"'),
+        *("[" * 100_000, '{"a":' * 100_000, "", "{", "\ufeff1"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_json_that_only_python_reads_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(text)
+
+
+def test_json_that_the_standard_knows_is_read() -> None:
+    assert from_json('{"a": [1, -2.5e3, null, true, "\\ud83d\\ude00"]}') == {
+        "a": [1, -2500.0, None, True, "😀"]
+    }
+    assert from_json(b"[1e-999, 9223372036854775807]") == [0.0, 2**63 - 1]
+    with pytest.raises(ValueError, match="utf-8"):
+        from_json(b'"\xff"')
+
+
+def test_a_value_is_shown_in_one_short_line_whatever_it_is() -> None:
+    assert shown("x" * 500).endswith("xxx...")
+    assert len(shown("x" * 500)) < 90
+    assert shown("a\nb") == repr("a\nb")
+    assert shown(10**5000) == "a very large int"
+    assert shown("\ud800").encode()
+    assert "\n" not in shown(np.zeros((3, 3)))
+
+
+def test_a_field_is_told_by_its_name_and_what_it_should_be() -> None:
+    fields = {"text": TEXT, "time": AMOUNT}
+    assert wrong_field({"text": "", "time": 0}, fields) is None
+    assert wrong_field({"time": 1}, fields) is None  # what is missing is another question
+    assert wrong_field({"text": None, "time": 0}, fields) == "text should be a string, got None"
+    assert wrong_field({"text": "", "time": -1}, fields) == "time should be a number of 0 or more, got -1"
+    assert wrong_field({"time": True}, fields) == "time should be a number of 0 or more, got True"

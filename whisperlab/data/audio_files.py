@@ -1,0 +1,139 @@
+"""Audio in: files and arrays become mono float32 at 16 kHz, cut into chunks, fed as fast as wanted.
+
+Every function behind this module may rely on what ``as_audio`` promises: one dimension, float32, finite,
+nominally within [-1, 1). Whatever cannot be brought into that form raises ``AudioFormatError`` here.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from whisperlab.data.containers import decode
+from whisperlab.util.audio_arrays import FloatArray, Part, _check_values, _in_time, _mixed, _weights, as_audio
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.files import write_whole
+from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.validation import shown
+
+logger = logging.getLogger("whisperlab")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SIDES = {"left": 1, "right": 2}
+
+
+def read_audio(
+    path: str | os.PathLike[str], *, channel: str | int = "mix", track: int | None = None
+) -> FloatArray:
+    """The samples of an audio file of any rate and channel count, on the file's own clock.
+
+    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Files joined
+    end to end are read to the end. Gaps in the timestamps become silence. A warning is logged for these, and for a
+    file that is cut short, damaged or has several tracks. No other file is opened, whatever this one names.
+
+    ``channel`` is ``mix``, ``left``, ``right``, a number from 1, or ``each``: then the shape is (channels, n). The mix
+    is the mean. If the mean cancels (opposite phase), it is half the difference or the louder channel, which is logged.
+    ``track`` is the number of the audio track from 1; None is the default track.
+
+    Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, no such
+    channel or track, more than 2**30 values (3.1 hours of stereo at 48 kHz).
+    """
+    _check_channel(channel)
+    file = _check_file(path)
+    parts = decode(file, track)
+    try:
+        audio = _chosen(parts, channel, f"{path}: ")
+    except AudioFormatError as error:
+        raise AudioFormatError(f"{path}: {error}") from error
+    if not audio.size:  # or so few, at a high rate, that none is left at 16 kHz
+        raise AudioFormatError(f"{path}: an audio file without a single sample")
+    return audio
+
+
+def read_part(path: str | os.PathLike[str], start_s: float | None, length_s: float) -> FloatArray:
+    """The samples of a part of an audio file; of all of it when ``start_s`` is None. Errors as for `read_audio`."""
+    if start_s is None:
+        return read_audio(path)
+    written = os.stat(_check_file(path))
+    first, length = round(start_s * SAMPLE_RATE), round(length_s * SAMPLE_RATE)
+    part = _newest_read(os.fspath(path), written.st_size, written.st_mtime_ns)[first : first + length]
+    if not part.size:
+        raise AudioFormatError(f"{path}: nothing to read from {start_s:g} s on")
+    return part.copy()
+
+
+@lru_cache(maxsize=1)
+def _newest_read(path: str, *_: int) -> FloatArray:
+    """A file that is read part by part is decoded once, until its size or time changes."""
+    return read_audio(path)
+
+
+def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
+    """Write 16-bit PCM at 16 kHz; the file appears whole or not at all.
+
+    Samples are rounded to the nearest step and clipped, so audio that came from 16-bit PCM is kept exactly.
+    """
+    pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
+    made = io.BytesIO()  # libsndfile itself would tell of a full disk in words that say nothing of it
+    soundfile.write(made, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    write_whole(os.fspath(path), made.getvalue())
+
+
+def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
+    """The parts as one recording: (n,), or (channels, n) for ``each``."""
+    for part in parts:
+        _check_values(part.samples)
+    n_channels = max((part.samples.shape[1] for part in parts), default=1)
+    if channel == "mix":
+        weights = _weights(parts, name)
+        return _in_time(
+            parts,
+            lambda part: _mixed(
+                part.samples, None if weights is None or part.samples.shape[1] != len(weights) else weights
+            ),
+        )
+    if channel == "each":
+        return np.stack([_in_time(parts, partial(_one, index=index)) for index in range(n_channels)])
+    index = _SIDES.get(str(channel), channel)
+    assert isinstance(index, int)
+    if index > n_channels:
+        has = "1 channel" if n_channels == 1 else f"{n_channels} channels"
+        raise AudioFormatError(f"there is no channel {channel}: the file has {has}")
+    return _in_time(parts, partial(_one, index=index - 1))
+
+
+def _one(part: Part, index: int) -> FloatArray:
+    """One channel of a part; the mean where the part has fewer channels than the rest."""
+    if index < part.samples.shape[1]:
+        return np.ascontiguousarray(part.samples[:, index])
+    return _mixed(part.samples, None)
+
+
+def _check_channel(channel: object) -> None:
+    if channel in ("mix", "each", *_SIDES):
+        return
+    if not isinstance(channel, int) or isinstance(channel, bool) or channel < 1:
+        raise ConfigurationError(
+            f"channel is mix, left, right, each or a number from 1, got {shown(channel)}"
+        )
+
+
+def _check_file(path: str | os.PathLike[str]) -> Path:
+    """Say the plain reasons plainly, before a decoder says them in its own words."""
+    file = Path(path)
+    if _ADDRESS.match(os.fspath(path)) and not file.exists():
+        raise AudioFormatError(f"{path}: addresses are not opened, expected a file: download it first")
+    if not file.exists():
+        raise AudioFormatError(f"{path}: no such file")
+    if not file.is_file():
+        raise AudioFormatError(f"{path}: not a file, expected audio such as WAV or FLAC")
+    if file.stat().st_size == 0:
+        raise AudioFormatError(f"{path}: the file is empty (0 bytes)")
+    return file

@@ -1,0 +1,292 @@
+"""Audio files to samples: libsndfile first, then FFmpeg (PyAV), and a log line for all that is not whole.
+
+`decode` returns parts: files joined end to end, stretches between gaps in the timestamps, and stretches in another
+format are parts of one recording. ``joins.py`` finds joined files and unfinished headers.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from whisperlab.data.ffmpeg import PROMISES, Findings, read_with_ffmpeg
+from whisperlab.data.joins import Layout, layout
+from whisperlab.util.audio_arrays import Part
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, brief, is_lack_of_memory
+from whisperlab.util.validation import check_type, shown
+
+logger = logging.getLogger("whisperlab")
+
+_SMALL_BLOCK = 2**10
+_ESTIMATE = "libsndfile read less than it expected"  # by the first frames of an MP3 file that gives no count
+_ESTIMATED = 0.95  # such an estimate is not better than that
+_BLOCK = 2**18  # values decoded at once: the length that a header states decides nothing
+_WORSE_S = 0.5  # FFmpeg's reading of a damaged file may be so much shorter than libsndfile's
+# What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
+_CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_SIZE = 0x7FFFF000  # from here on a size is none: written to a pipe, it could not be known
+_BY_EXTENSION = (".vox", ".gsm")  # headerless, of one rate and width: libsndfile goes by the name
+_PRINTS = b"\xf0\x7e"  # MIDI sample dump: libsndfile prints about it on stdout
+_MPG123 = re.compile(rb"libmpg123|^Note: |^Warning: |^\s*$")  # lines that libmpg123 prints on stderr
+_MPG123_LOST = re.compile(rb"Illegal|resync|Skipped")  # it also complains of bits that FFmpeg and LAME write
+_stderr = threading.Lock()
+
+
+def decode(path: Path, track: int | None = None) -> list[Part]:
+    """The parts of an audio file, in order. ``track`` counts the audio tracks from 1; None takes the default one.
+
+    Logs one warning for all that is missing or damaged, and one for gaps. Raises ``AudioFormatError``.
+    """
+    if track is not None:
+        check_type("track", track, int)
+        if track < 1:
+            raise ConfigurationError(f"track counts from 1, got {shown(track)}")
+    with path.open("rb") as file:
+        reading = _Reading(file, Findings(path, track))
+        try:
+            parts = reading.parts()
+        except (AudioFormatError, ConfigurationError):
+            raise
+        except Exception as error:  # libraries raise all kinds for a damaged file
+            if is_lack_of_memory(error):
+                raise
+            raise AudioFormatError(f"{path}: the file cannot be decoded ({brief(error)})") from error
+    reading.tell(parts)
+    return parts
+
+
+class Window(io.RawIOBase):
+    """The bytes ``start`` to ``end`` of an open file as a file of its own, some of them replaced."""
+
+    def __init__(
+        self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
+    ) -> None:
+        self.name = name  # FFmpeg knows some formats by the extension
+        self._file, self.start, self._end = file, start, end
+        self._patches = patches
+        self._at = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in the window."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position in the window; returns it."""
+        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
+        self._at = max(0, from_where[whence] + offset)
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        """Fill ``into``; returns how many bytes there were."""
+        at = self.start + self._at
+        if at >= self._end:
+            return 0
+        self._file.seek(at)
+        data = bytearray(self._file.read(min(len(into), self._end - at)))
+        for where, patch in self._patches.items():
+            for i, byte in enumerate(patch, where - at):
+                if 0 <= i < len(data):
+                    data[i] = byte
+        into[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One file being decoded."""
+
+    file: IO[bytes]
+    found: Findings
+
+    def parts(self) -> list[Part]:
+        """All parts; raises AudioFormatError when the first joined file cannot be read."""
+        size = self.found.path.stat().st_size
+        found = layout(self.file, size)
+        self.found.problems += found.problems
+        parts: list[Part] = []
+        for number, (start, end) in enumerate(found.spans, 1):
+            window = Window(self.file, start, end, f"audio{self.found.path.suffix}", found.patches)
+            whole = len(found.spans) == 1 and not found.patches
+            try:
+                parts += self._decode(window, found, whole)
+            except AudioFormatError as error:
+                if self.found.is_full or not parts:
+                    raise
+                self.found.problems.append(
+                    f"joined file {number} of {len(found.spans)} cannot be read: {error}"
+                )
+        if len(found.spans) > 1:
+            logger.info("%s: %d files joined in one", self.found.path, len(found.spans))
+        return parts
+
+    def tell(self, parts: list[Part]) -> None:
+        """Log what is not as it should be."""
+        if self.found.problems:
+            logger.warning(
+                "%s: the file was cut short or is damaged (%s); %.3f s of it were read",
+                self.found.path,
+                "; ".join(dict.fromkeys(self.found.problems)),
+                _length_s(parts),
+            )
+        if self.found.gaps:
+            shown_gaps = [f"{length:.2f} s at {start:.2f} s" for start, length in self.found.gaps[:5]]
+            more = [f"{len(self.found.gaps) - 5} more"] if len(self.found.gaps) > 5 else []
+            logger.warning(
+                "%s: silence fills gaps in the timestamps: %s", self.found.path, ", ".join(shown_gaps + more)
+            )
+
+    def _decode(self, window: Window, found: Layout, whole: bool) -> list[Part]:
+        """One of the joined files, by libsndfile or else by FFmpeg."""
+        reason = "libsndfile reads one track only"
+        if self.found.track in (None, 1) and (found.tracks == 1 or not find_spec("av")):
+            try:
+                part, lost, promised_s = self._with_libsndfile(window, whole)
+                if lost == PROMISES and window.start in found.estimated:
+                    lost = _ESTIMATE if _length_s([part]) < _ESTIMATED * promised_s else ""
+                    promised_s = 0.0
+            except (soundfile.SoundFileError, OSError) as error:
+                if is_lack_of_memory(error):
+                    raise
+                reason = getattr(error, "error_string", None) or str(error)
+            else:
+                if not lost and not found.damaged:
+                    return [part]
+                if lost == PROMISES and not found.is_ogg:  # FFmpeg would read the same
+                    self.found.problems.append(lost)
+                    return [part]
+                parts = self._better(window, whole, part, lost)
+                missing_s = promised_s - sum(each.gap_s for each in parts) - _length_s(parts)
+                if not lost.startswith(PROMISES) and missing_s > 0.0005:
+                    self.found.problems.append(f"{missing_s:.3f} s are missing")
+                return parts
+        return read_with_ffmpeg(window, self.found, reason)
+
+    def _better(self, window: Window, whole: bool, part: Part, lost: str) -> list[Part]:
+        """What FFmpeg reads of a damaged file, when it is installed and reads as much; else libsndfile's part."""
+        found = self.found
+        n_problems, n_gaps, n_values = len(found.problems), len(found.gaps), found.n_values
+        found.n_values -= part.samples.size
+        try:
+            parts = read_with_ffmpeg(window, found, lost)
+        except AudioFormatError:
+            if found.is_full:
+                raise
+            parts = []
+        # After a mere estimate, only what is clearly longer is better.
+        margin_s = _WORSE_S if lost == _ESTIMATE else -_WORSE_S
+        if not parts or _length_s(parts) < _length_s([part]) + margin_s:
+            del found.problems[n_problems:], found.gaps[n_gaps:]
+            found.n_values = n_values
+            if lost.startswith(
+                "libsndfile:"
+            ):  # and the block with the error is lost: read again in small ones
+                part, _, _ = self._with_libsndfile(window, whole, _SMALL_BLOCK)
+            parts = [part]
+            if lost and not find_spec("av"):
+                lost += ", pip install av may read more"
+            elif lost == _ESTIMATE:
+                lost = ""
+        if len(found.gaps) > n_gaps and lost == PROMISES:  # silence stands for what is missing
+            lost = ""
+        if lost and len(found.problems) == n_problems and lost != _ESTIMATE:
+            found.problems.append(lost)
+        return parts
+
+    def _with_libsndfile(self, window: Window, whole: bool, block: int = _BLOCK) -> tuple[Part, str, float]:
+        """The samples, why some are missing (else empty), and the seconds that the header promises (0: unknown).
+
+        A whole file is read without Python in between.
+        """
+        window.seek(0)
+        head = window.read(4) or b""
+        if head.startswith(_PRINTS):
+            raise soundfile.SoundFileError("Format not recognised.")
+        source: Any = window
+        if whole:
+            by_name = self.found.path.suffix.lower() in _BY_EXTENSION
+            # Its own descriptor: libsndfile moves the position, and closes it.
+            source = os.fsencode(self.found.path) if by_name else os.open(self.found.path, os.O_RDONLY)
+        window.seek(0)
+        is_mpeg = head.startswith(b"ID3") or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+        with _hushed(is_mpeg) as chatter:
+            blocks: list[npt.NDArray[np.float32]] = []
+            lost = ""
+            with soundfile.SoundFile(source) as sound:
+                self.found.check_channels(sound.channels)
+                promised, log, rate = sound.frames, str(sound.extra_info), int(sound.samplerate)
+                n_frames = max(1, block // sound.channels)
+                try:
+                    while len(values := sound.read(n_frames, dtype="float32", always_2d=True)):
+                        self.found.count(values.size)
+                        blocks.append(values)
+                        if len(values) < n_frames:  # soundfile would go on, and read some of it twice
+                            break
+                except soundfile.SoundFileError as error:
+                    lost = f"libsndfile: {getattr(error, 'error_string', None) or error}"
+                samples = np.concatenate([np.zeros((0, sound.channels), np.float32), *blocks])
+        complaint = next((line for line in chatter if _MPG123_LOST.search(line)), b"")
+        if not lost and complaint:
+            lost = f"libmpg123: {complaint.decode(errors='replace').strip()}"
+        if not lost and (len(samples) < promised < _UNKNOWN_SIZE or _is_cut(log)):
+            lost = PROMISES
+        return Part(samples, rate), lost, promised / max(rate, 1) if promised < _UNKNOWN_SIZE else 0.0
+
+
+def _length_s(parts: list[Part]) -> float:
+    return sum(len(part.samples) / max(part.rate, 1) for part in parts)
+
+
+def _is_cut(log: str) -> bool:
+    """Whether libsndfile has found fewer bytes than a header promises."""
+    sizes = [(int(promised), int(found)) for promised, found in _CUT.findall(log)]
+    return any(found < promised < _UNKNOWN_SIZE for promised, found in sizes)
+
+
+@contextmanager
+def _hushed(hush: bool) -> Iterator[list[bytes]]:
+    """Keep libmpg123, which prints on stderr, from doing so; its lines are in the list afterwards."""
+    lines: list[bytes] = []
+    if not hush:
+        yield lines
+        return
+    with _stderr, tempfile.TemporaryFile() as kept:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # there is none
+            yield lines
+            return
+        try:
+            os.dup2(kept.fileno(), 2)
+            yield lines
+        finally:
+            os.dup2(stderr, 2)
+            kept.seek(0)
+            for line in kept:
+                if _MPG123.search(line):
+                    lines.append(line)
+                else:  # another thread's
+                    os.write(stderr, line)
+            os.close(stderr)

@@ -1,0 +1,275 @@
+"""Corpora on disk: built once per recipe and seed, whole or not at all, the same bytes every time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whisperlab.data import debian
+from whisperlab.data.audio_files import write_wav
+from whisperlab.data.card import card
+from whisperlab.data.debian import Package, Say
+from whisperlab.data.manifest import Recording, read_manifest, write_manifest
+from whisperlab.data.prompts import (
+    SPLITS,
+    Prompt,
+    clean_text,
+    decode_g722,
+    fold,
+    make_prompt,
+    parse_texts,
+    sentences,
+    split_of,
+)
+from whisperlab.data.recipes import RECIPES, VOICES, Recipe, Voice, recipe
+from whisperlab.data.scenes import Placed, Scene, plan_scenes, render
+from whisperlab.evaluation.trace import ReferenceSegment
+from whisperlab.model.weights import cache_dir
+from whisperlab.util.errors import ConfigurationError, CorpusError
+from whisperlab.util.timeline import seconds
+
+RECIPE_VERSION = 2  # raise it when the audio or the times change: corpora built before are then rebuilt
+
+Texts = Mapping[str, Mapping[str, str]]  # language to key to clean text
+
+
+def list_corpora() -> list[str]:
+    """The names that ``build``, ``load`` and ``info`` know."""
+    return list(RECIPES)
+
+
+def corpus_dir(name: str, seed: int = 0) -> Path:
+    """The folder a corpus is in, or would be."""
+    if seed < 0:
+        raise ConfigurationError(f"seed should be 0 or more, got {seed}")
+    return cache_dir() / "corpora" / recipe(name).name / str(seed)
+
+
+def is_built(name: str, seed: int = 0) -> bool:
+    """Whether the corpus is there, made by the present version of its recipe, its manifests undamaged."""
+    try:
+        folder = corpus_dir(name, seed)
+        made = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        whole = all(
+            debian.sha256(folder / file) == digest for file, digest in made.get("manifests", {}).items()
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(whole and made.get("version") == RECIPE_VERSION)
+
+
+def load(
+    source: str | PathLike[str], split: str | None = None, seed: int = 0, build_missing: bool = True
+) -> list[Recording]:
+    """The recordings of a corpus or of a manifest of your own; slice the list for a quick look.
+
+    ``source`` is a name from ``list_corpora``, built first when it is missing unless ``build_missing`` is
+    false, or the path of a manifest. ``split`` is ``dev`` or ``test``, None takes all; recordings of a
+    manifest that belong to no split are in each.
+    """
+    name = str(source)
+    if name not in RECIPES:
+        if not Path(source).is_file():
+            raise ConfigurationError(f"{name!r} is neither a manifest nor one of {', '.join(RECIPES)}")
+        recordings = read_manifest(source)
+    elif not build_missing and not is_built(name, seed):
+        raise CorpusError(f"{name} is not built yet for seed {seed}")
+    else:
+        folder = build(name, seed)
+        recordings = [r for each in SPLITS for r in read_manifest(folder / f"manifest-{each}.jsonl")]
+    wanted = [r for r in recordings if split is None or r.split in ("", split)]
+    if not wanted:
+        there = sorted({r.split for r in recordings})
+        raise ConfigurationError(f"{name} has no split {split!r}; it has {', '.join(there)}")
+    return wanted
+
+
+def info(name: str, seed: int = 0) -> dict[str, Any]:
+    """A corpus in a few JSON-able words: what it is, on what terms, whether it is built, and its size then.
+
+    ``splits`` is empty while it is not built, else it maps split to recordings, minutes and switches.
+    """
+    made = recipe(name)
+    built = is_built(name, seed)
+    recordings = load(name, seed=seed, build_missing=False) if built else []
+    return {
+        "name": name,
+        "description": made.description,
+        "languages": list(made.languages),
+        "seed": seed,
+        "built": built,
+        "path": str(corpus_dir(name, seed)),
+        "splits": {split: _size([r for r in recordings if r.split == split]) for split in SPLITS if built},
+        "licences": {voice.lang: voice.licence for voice in made.voices},
+        "credits": {voice.lang: voice.credit for voice in made.voices},
+    }
+
+
+def _size(recordings: Sequence[Recording]) -> dict[str, float]:
+    return {
+        "recordings": len(recordings),
+        "minutes": round(sum(r.duration for r in recordings) / 60, 2),
+        "switches": sum(r.switches for r in recordings),
+    }
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def build(
+    name: str,
+    seed: int = 0,
+    *,
+    packages_dir: str | PathLike[str] | None = None,
+    accept_newer: bool = False,
+    say: Say = _silent,
+) -> Path:
+    """Build a corpus unless it is there; returns its folder.
+
+    The Debian packages come from ``packages_dir`` or through ``apt-get download``, once: 55 MB for all five
+    languages. They have to be those the recipes were made with unless ``accept_newer``. ``say`` gets a line
+    for each step. Processes that build the same corpus wait for each other, and the folder appears whole or
+    not at all. Raises CorpusError for what cannot be had, ConfigurationError for an unknown name.
+    """
+    target = corpus_dir(name, seed)
+    if is_built(name, seed):
+        return target
+    packages = cache_dir() / "packages" if packages_dir is None else Path(packages_dir)
+    try:
+        with _new_folder(target) as folder:
+            if is_built(name, seed):
+                return target  # another process has built it while this one waited
+            if packages_dir is None:
+                say(f"{name}: fetching prompts in {', '.join(v.language for v in recipe(name).voices)}")
+                debian.fetch(recipe(name).packages, packages, say)
+            _build(folder, recipe(name), seed, packages, accept_newer, say)
+    except OSError as error:
+        raise CorpusError(
+            f"{name} could not be built in {target.parent}: {error}; WHISPERLAB_CACHE can name a folder elsewhere"
+        ) from error
+    return target
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``target`` when it has a ``recipe.json`` in the end.
+
+    Only one process at a time has it; the kernel drops the lock with the process.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    with target.with_name(f".{target.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        partial.mkdir()
+        try:
+            yield partial
+            if (partial / "recipe.json").exists():
+                shutil.rmtree(target, ignore_errors=True)  # made by another version of the recipe
+                partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: bool, say: Say) -> None:
+    files = {package.name: debian.verified(package, packages, accept_newer) for package in made.packages}
+    texts = _read_texts(files)
+    sentence_of = sentences(texts)
+    pool: list[Prompt] = []
+    for voice in made.voices:
+        say(f"{made.name}: reading {voice.language}")
+        pool += _read_prompts(voice, texts[voice.lang], sentence_of, files)
+    (folder / "audio").mkdir()
+    recordings = []
+    for split in SPLITS:
+        say(f"{made.name}: splicing {split}")
+        ours = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
+        write_manifest(folder / f"manifest-{split}.jsonl", ours)
+        recordings += ours
+    used = [
+        Package(p.name, debian.version_of(files[p.name]), debian.sha256(files[p.name])) for p in made.packages
+    ]
+    (folder / "CARD.md").write_text(card(made, seed, recordings, used), encoding="utf-8")
+    state = {
+        "version": RECIPE_VERSION,
+        "name": made.name,
+        "seed": seed,
+        "packages": {p.name: p.sha256 for p in used},
+        "manifests": {path.name: debian.sha256(path) for path in sorted(folder.glob("manifest-*.jsonl"))},
+    }
+    (folder / "recipe.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """The clean texts of all languages by their keys."""
+    texts = {}
+    for lang, voice in VOICES.items():
+        name = f"usr/share/doc/{voice.texts.name}/core-sounds-{lang}.txt.gz"
+        content = debian.unpack(files[voice.texts.name])
+        if name not in content:
+            raise CorpusError(f"{voice.texts.name} has no {name}")
+        parsed = parse_texts(content[name])
+        texts[lang] = {key: words for key, text in parsed.items() if (words := clean_text(key, text))}
+    return texts
+
+
+def _read_prompts(
+    voice: Voice, texts: Mapping[str, str], sentence_of: Mapping[str, str], files: Mapping[str, Path]
+) -> list[Prompt]:
+    """The usable prompts of one language in order of their keys; of equal wordings the first."""
+    content = debian.unpack(files[voice.audio.name])
+    # usr/share/asterisk/sounds/VOICE/KEY.g722
+    recordings = {name.split("/", 5)[-1].removesuffix(".g722"): raw for name, raw in content.items()}
+    prompts: dict[str, Prompt] = {}
+    for key in sorted(texts.keys() & recordings.keys()):
+        prompt = make_prompt(sentence_of[key], voice.lang, texts[key], decode_g722(recordings[key]))
+        if prompt is not None:
+            prompts.setdefault(fold(prompt.text), prompt)
+    return list(prompts.values())
+
+
+def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Prompt]) -> list[Recording]:
+    """Plan and write the scenes of a split. Chance comes from the seed and the name of what is made."""
+    recordings = []
+    plan = _rng(seed, f"{made.name}-{split}")
+    for index, scene in enumerate(plan_scenes(plan, pool, made.languages, made.seconds[split])):
+        name = f"{made.name}-{split}-{index:02d}"
+        recording = _recording(name, scene, split, made, folder)
+        write_wav(recording.audio_path, render(scene, _rng(seed, name)))
+        recordings.append(recording)
+    return recordings
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *name.encode()])
+
+
+def _recording(name: str, scene: Scene, split: str, made: Recipe, folder: Path) -> Recording:
+    segments = tuple(_segment(placed) for placed in scene.placed)
+    heard = {segment.lang for segment in segments}
+    return Recording(
+        id=name,
+        audio_path=folder / "audio" / f"{name}.wav",
+        duration=seconds(len(scene)),
+        text=" ".join(segment.text for segment in segments),
+        lang=",".join(lang for lang in made.languages if lang in heard),
+        segments=segments,
+        split=split,
+        corpus=made.name,
+        snr=scene.snr_db,
+    )
+
+
+def _segment(placed: Placed) -> ReferenceSegment:
+    return ReferenceSegment(
+        seconds(placed.start), seconds(placed.end), placed.prompt.lang, placed.prompt.text
+    )

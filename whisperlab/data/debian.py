@@ -1,0 +1,222 @@
+"""Debian packages as a source of data: fetched with apt-get, checked against known digests, read in memory.
+
+Nothing is installed and no root is needed. Where there is no apt-get, a folder with the .deb files will do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from whisperlab.util.errors import CorpusError
+
+Say = Callable[[str], None]
+
+_MEMBER_LIMIT = 8 << 20  # bytes; the largest prompt has 0.5 MB
+_UNPACKED_LIMIT = 128 << 20  # bytes; the largest package unpacks to 22 MB
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_GZIP_MAGIC = b"\x1f\x8b"
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
+
+
+@dataclass(slots=True, frozen=True)
+class Package:
+    """A Debian package in the version the recipes were made with."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
+    """Have ``apt-get download`` put the packages that ``folder`` lacks, or holds damaged, there.
+
+    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the system's package
+    lists do not know them (they are empty in most containers), fresh lists are fetched into a temporary folder; the
+    system's own are left as they are. Raises CorpusError.
+    """
+    packages = list(packages)
+    if not _lacking(packages, folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel drops it with the last process that holds it
+        for left_behind in folder.glob(".fetching-*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        if wanted := _lacking(packages, folder):
+            _fetch(wanted, folder, say, lock)
+
+
+def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
+    """The names of the packages of which the folder has neither the pinned file nor one of another version."""
+    return [
+        package.name
+        for package in packages
+        if not any(_may_do(package, path) for path in _found(package, folder))
+    ]
+
+
+def _may_do(package: Package, path: Path) -> bool:
+    return version_of(path) != package.version or sha256(path) == package.sha256
+
+
+def _fetch(wanted: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
+    if shutil.which("apt-get") is None:
+        raise CorpusError(
+            "there is no apt-get on this system. Download these Debian packages on another one and give the "
+            f"folder they are in as packages_dir: {' '.join(wanted)}"
+        )
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
+        _download(wanted, Path(partial), say, lock)
+        for deb in Path(partial).glob("*.deb"):
+            deb.replace(folder / deb.name)
+
+
+def _download(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
+    if not _apt_get(["download", *names], folder, lock):
+        return
+    say("the package lists of this system do not help; fetching fresh ones for this download")
+    (folder / "lists" / "partial").mkdir(parents=True)
+    own = [f"Dir::State::Lists={folder / 'lists'}", f"Dir::Cache={folder}", "Debug::NoLocking=true"]
+    reason = _apt_get(["update"], folder, lock, own) or _apt_get(["download", *names], folder, lock, own)
+    if reason:
+        raise CorpusError(
+            f"apt-get could not download {' '.join(names)}: {reason}; packages_dir takes them from a folder"
+        )
+
+
+def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
+    """Run apt-get in ``folder``; returns why it failed, nothing when it did not.
+
+    It shares the lock, for it may outlive this process and go on writing.
+    """
+    settings = ["Acquire::Retries=3", *options]
+    if os.geteuid() == 0:  # else root's apt-get hands the work to a user who may not write to the folder
+        settings.append("APT::Sandbox::User=root")
+    flags = [part for setting in settings for part in ("-o", setting)]
+    done = subprocess.run(
+        ["apt-get", "-q", *flags, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        pass_fds=[lock.fileno()],
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+    return "; ".join(errors) or f"exit status {done.returncode}" if done.returncode else ""
+
+
+def _found(package: Package, folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{package.name}_*.deb"))
+
+
+def version_of(deb: Path) -> str:
+    """The version in the name of a package's file."""
+    return deb.name.split("_")[1]
+
+
+def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
+    """The package's file in ``folder``, its digest checked.
+
+    Another version than the recipes' raises CorpusError, unless ``accept_newer`` asks to take it.
+    """
+    found = _found(package, folder)
+    if not found:
+        raise CorpusError(f"there is no {package.name}_{package.version}_all.deb in {folder}")
+    for path in found:
+        if sha256(path) == package.sha256:
+            return path
+    newest = found[-1]
+    version = version_of(newest)
+    if version == package.version:
+        raise CorpusError(
+            f"{newest} is not the package it is named after (SHA-256 {sha256(newest)}, expected "
+            f"{package.sha256}); delete it and build again"
+        )
+    if not accept_newer:
+        raise CorpusError(
+            f"{package.name} comes in version {version} here, the recipes were made with {package.version}: "
+            "other audio, other results. accept_newer=True takes it all the same"
+        )
+    return newest
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpack(path: Path) -> dict[str, bytes]:
+    """The regular files of a .deb by their paths (``usr/share/...``), read into memory only.
+
+    Raises CorpusError for a damaged package, a member that points outside it and one larger than a prompt
+    could be.
+    """
+    files: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(fileobj=io.BytesIO(_plain(_data_tar(path.read_bytes()))), mode="r:") as archive:
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                total += member.size
+                name = _inside(member.name)
+                if member.size > _MEMBER_LIMIT or total > _UNPACKED_LIMIT:
+                    raise ValueError(f"{member.name} is larger than any prompt")
+                content = archive.extractfile(member)
+                assert content is not None
+                files[name] = content.read()
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, ValueError, EOFError, OSError) as error:
+        raise CorpusError(f"{path} cannot be unpacked: {error}") from error
+    return files
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name} points outside the package")
+    return str(path)
+
+
+def _plain(packed: bytes) -> bytes:
+    """A tar archive without its compression, refused when it is larger than a package's could be.
+
+    tarfile would not do: it holds in memory what stands between the files, however long that is.
+    """
+    stream: lzma.LZMADecompressor | zlib._Decompress
+    if packed.startswith(_XZ_MAGIC):
+        stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
+    elif packed.startswith(_GZIP_MAGIC):
+        stream = zlib.decompressobj(wbits=31)
+    else:
+        return packed
+    content = stream.decompress(packed, _UNPACKED_LIMIT)
+    if not stream.eof:
+        full = len(content) == _UNPACKED_LIMIT
+        raise ValueError(f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "it is cut short")
+    return content
+
+
+def _data_tar(deb: bytes) -> bytes:
+    """The member ``data.tar.*`` of a .deb: an ``ar`` archive, members padded to even lengths (deb(5))."""
+    if not deb.startswith(_AR_MAGIC):
+        raise ValueError("not a Debian package")
+    at = len(_AR_MAGIC)
+    while at + _AR_HEADER <= len(deb):
+        header, start = deb[at : at + _AR_HEADER], at + _AR_HEADER
+        size = abs(int(header[48:58]))
+        if header.startswith(b"data.tar"):
+            return deb[start : start + size]
+        at = start + size + size % 2
+    raise ValueError("no data.tar in it")

@@ -1,0 +1,318 @@
+"""Manifests: a list of recordings with what is said in them, as JSON lines in NeMo's form."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from whisperlab.data.audio_files import read_audio, read_part
+from whisperlab.evaluation.trace import Reference, ReferenceSegment
+from whisperlab.model.languages import language_code
+from whisperlab.util.audio_arrays import FloatArray, duration_s
+from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
+from whisperlab.util.files import read_text, write_whole
+from whisperlab.util.validation import from_json, is_number, shown
+
+logger = logging.getLogger("whisperlab")
+
+_ROUNDING_S = 0.01  # by how much a segment may end after its recording: people round
+
+
+@dataclass(slots=True, frozen=True)
+class Recording:
+    """One line of a manifest: an audio file and what is said in it.
+
+    ``duration`` is in seconds. With an ``offset`` the recording is that part of its file, ``duration`` seconds from
+    there on, and times are relative to the part; without (None) it is the whole file. ``lang`` is a Whisper code or
+    several joined by commas, empty when unknown.
+    ``split`` is empty when the recording belongs to no split. ``snr`` is the signal-to-noise ratio in dB of
+    noise that was added, None when none was.
+    """
+
+    id: str
+    audio_path: Path
+    duration: float
+    text: str
+    lang: str
+    segments: tuple[ReferenceSegment, ...]
+    split: str
+    corpus: str
+    snr: float | None = None
+    offset: float | None = None
+
+    def audio(self) -> FloatArray:
+        """The samples. Raises AudioFormatError as `whisperlab.data.audio_files.read_audio` does."""
+        return read_part(self.audio_path, self.offset, self.duration)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes in ``lang``, one by one."""
+        return tuple(self.lang.split(",")) if self.lang else ()
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """The seconds before each segment, since the end of the one before; negative where they overlap."""
+        ends = (0.0, *(segment.end for segment in self.segments))
+        return tuple(segment.start - end for segment, end in zip(self.segments, ends, strict=False))
+
+    @property
+    def switches(self) -> int:
+        """How often the language changes from one segment to the next."""
+        return sum(a.lang != b.lang for a, b in zip(self.segments, self.segments[1:], strict=False))
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """Text and segments as a trace keeps them: ``{"text", "segments": [{start, end, lang, text}]}``."""
+        return Reference(self.text, self.segments).to_dict()
+
+
+def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
+    """Write one line per recording; audio under the manifest's folder is named relative to it.
+
+    The file appears when it is complete.
+    """
+    target = Path(path)
+    lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
+    write_whole(target, "".join(lines).encode())
+
+
+def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:
+    """The recordings of a manifest, in its order.
+
+    Each line is a JSON object with ``audio_filepath`` (relative to the manifest's folder, or absolute),
+    ``duration`` in seconds and ``text``; optional are ``offset`` (seconds), ``lang``, ``segments`` (``start``, ``end``,
+    ``lang``, ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. With an ``offset`` the recording
+    is ``duration`` seconds of the file from there on, and segments count from there. Languages are those that
+    `language_code` takes. Without ``segments`` a recording in one language is one segment. Without ``id`` a recording
+    is called after its file, a part after file and offset (``call@12.5``). Unknown fields and empty lines are skipped.
+
+    Raises ManifestError naming file and line; with ``check_audio`` also when an audio file is missing, or ends before
+    an offset or a segment. Where a duration differs from what the file has, that of the file is taken, and a warning is
+    logged.
+    """
+    source = Path(path)
+    recordings: dict[str, Recording] = {}
+    wrong: list[str] = []
+    for place, line in _lines(source):
+        fields = _object(line, place, source)
+        duration, offset = _number(fields, "duration", place), None
+        if fields.get("offset") is not None:
+            offset = _number(fields, "offset", place)
+        if check_audio:
+            audio = source.parent / _text(fields, "audio_filepath", place)
+            if not audio.is_file():
+                raise ManifestError(f"{place}: there is no audio file {audio}")
+            there_s, offset = _there(audio, offset, duration, place)
+            if abs(there_s - duration) > _tolerance(duration):
+                wrong.append(f"{place}: duration is {duration:g} s, but {audio.name} has {there_s:.2f} s")
+                duration = there_s
+        recording = _from_dict({**fields, "duration": duration, "offset": offset}, source, place)
+        if recording.id in recordings and offset is not None and "id" not in fields:
+            recording = replace(recording, id=f"{recording.id}+{_short(duration)}")
+        if recording.id in recordings:
+            raise ManifestError(f"{place}: the id {shown(recording.id)} was given before")
+        recordings[recording.id] = recording
+    if not recordings:
+        raise ManifestError(f"{source}: no recording in it")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        logger.warning("%s%s. The durations of the files are used", "; ".join(wrong[:3]), more)
+    return list(recordings.values())
+
+
+def _there(audio: Path, offset: float | None, duration: float, place: str) -> tuple[float, float | None]:
+    """The seconds of audio there are for a line, and its offset: None when that is the whole file.
+
+    The header is believed where it agrees with the line; else the file is decoded, for a header can be wrong too.
+    """
+    wanted = (offset or 0.0) + duration
+    try:
+        there_s = float(soundfile.info(audio).duration)
+    except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
+        there_s = 0.0
+    if there_s < wanted - _tolerance(duration) or (
+        offset is None and there_s > wanted + _tolerance(duration)
+    ):
+        try:
+            there_s = duration_s(read_audio(audio))
+        except AudioFormatError:  # that is told when the recording is used
+            return duration, offset
+    if offset is None or (offset == 0 and abs(there_s - duration) <= _tolerance(duration)):
+        return there_s, None
+    if offset >= there_s:
+        raise ManifestError(f"{place}: offset is {offset:g} s, but {audio.name} ends at {there_s:.2f} s")
+    return min(duration, there_s - offset), offset
+
+
+def _tolerance(duration: float) -> float:
+    """The seconds by which a stated duration may differ from the file's: 5 %, within 0.1 and 0.5 s."""
+    return min(0.5, max(0.1, 0.05 * duration))
+
+
+def _short(number: float) -> str:
+    """Seconds in a name: ``12.5``, ``6``."""
+    return f"{round(number, 3):.10g}"
+
+
+def _to_dict(recording: Recording, folder: Path) -> dict[str, Any]:
+    audio = recording.audio_path
+    return {
+        "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
+        **({} if recording.offset is None else {"offset": recording.offset}),
+        "duration": recording.duration,
+        "text": recording.text,
+        "lang": recording.lang,
+        "id": recording.id,
+        "split": recording.split,
+        "corpus": recording.corpus,
+        "noise_snr_db": recording.snr,
+        "segments": [
+            {**asdict(segment), "gap_before_ms": round(1000 * gap, 4)}
+            for segment, gap in zip(recording.segments, recording.gaps, strict=True)
+        ],
+    }
+
+
+def _lines(source: Path) -> Iterator[tuple[str, str]]:
+    """Each line that is not empty with its place, ``file:number``."""
+    try:
+        content = read_text(source)
+    except OSError as error:
+        raise ManifestError(f"{source}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{source}: not a text in UTF-8 or UTF-16: {error}") from error
+    for number, line in enumerate(content.split("\n"), 1):
+        if line.strip():
+            yield f"{source}:{number}", line
+
+
+def _object(line: str, place: str, source: Path) -> dict[str, Any]:
+    try:
+        value = from_json(line)
+    except ValueError as error:
+        found = _other_format(source) or f"not JSON: {error}"
+        raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from error
+    if not isinstance(value, dict):
+        found = _other_format(source) or shown(value)
+        raise ManifestError(f"{place}: expected one JSON object per line, found {found}")
+    return value
+
+
+def _other_format(source: Path) -> str:
+    """What a file is that is no manifest, where it is a format that people take for one."""
+    content = read_text(source).strip()
+    try:
+        whole = from_json(content)
+    except ValueError:
+        whole = None
+    if isinstance(whole, list):
+        return f"a JSON array of {len(whole)}: write each of its items on a line of its own"
+    if isinstance(whole, dict):
+        return "one JSON object over several lines: write it on one line"
+    if content.startswith(("{", "[")):
+        return ""
+    if "-->" in content:
+        return "subtitles (SRT or WebVTT)"
+    first = content.partition("\n")[0]
+    separator = max(",;\t|", key=first.count)
+    if separator in first:
+        return f"a table with columns separated by {separator!r}"
+    return ""
+
+
+def _from_dict(fields: Mapping[str, Any], source: Path, place: str) -> Recording:
+    audio = source.parent / _text(fields, "audio_filepath", place)
+    duration, offset = _number(fields, "duration", place), fields["offset"]
+    text = _text(fields, "text", place)
+    lang = _languages(_text(fields, "lang", place, ""), place)
+    snr = fields.get("noise_snr_db")
+    return Recording(
+        id=_text(fields, "id", place, audio.stem if offset is None else f"{audio.stem}@{_short(offset)}"),
+        audio_path=audio,
+        duration=duration,
+        text=text,
+        lang=lang,
+        segments=_segments(fields, text, lang, duration, place),
+        split=_text(fields, "split", place, ""),
+        corpus=_text(fields, "corpus", place, source.stem),
+        snr=None if snr is None else _number(fields, "noise_snr_db", place, low=-math.inf),
+        offset=offset,
+    )
+
+
+def _segments(
+    fields: Mapping[str, Any], text: str, lang: str, duration: float, place: str
+) -> tuple[ReferenceSegment, ...]:
+    if "segments" not in fields:
+        return (ReferenceSegment(0.0, duration, lang, text),) if lang and "," not in lang else ()
+    listed = fields["segments"]
+    if not isinstance(listed, list):
+        raise ManifestError(f"{place}: segments should be a list, got {shown(listed)}")
+    segments = tuple(_segment(item, f"{place}: segment {n}") for n, item in enumerate(listed, 1))
+    _check_order(segments, duration, place)
+    return segments
+
+
+def _segment(item: Any, place: str) -> ReferenceSegment:
+    if not isinstance(item, dict):
+        raise ManifestError(f"{place}: expected a JSON object, got {shown(item)}")
+    lang = _language(_text(item, "lang", place), place)
+    start, end = _number(item, "start", place), _number(item, "end", place)
+    try:
+        return ReferenceSegment(start, end, lang, _text(item, "text", place))
+    except TraceError as error:
+        raise ManifestError(f"{place}: {error}") from error
+
+
+def _check_order(segments: tuple[ReferenceSegment, ...], duration: float, place: str) -> None:
+    last = 0.0
+    for n, segment in enumerate(segments, 1):
+        if not last <= segment.start < segment.end <= duration + _ROUNDING_S:
+            raise ManifestError(
+                f"{place}: segment {n} should start at {last} s or later and end after that, within the "
+                f"{duration} s of the recording; got {segment.start} to {segment.end}"
+            )
+        last = segment.start
+
+
+def _languages(lang: str, place: str) -> str:
+    return ",".join(dict.fromkeys(_language(name, place) for name in lang.split(","))) if lang.strip() else ""
+
+
+def _language(name: str, place: str) -> str:
+    try:
+        return language_code(name)
+    except UnknownLanguageError as error:
+        raise ManifestError(f"{place}: lang: {error}") from error
+
+
+def _value(fields: Mapping[str, Any], name: str, place: str, default: Any) -> Any:
+    if name not in fields and default is None:
+        raise ManifestError(f"{place}: the field {name!r} is missing")
+    return fields.get(name, default)
+
+
+def _text(fields: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
+    value = _value(fields, name, place, default)
+    if not isinstance(value, str):
+        raise ManifestError(f"{place}: {name} should be a string, got {shown(value)}")
+    return value
+
+
+def _number(
+    fields: Mapping[str, Any], name: str, place: str, default: float | None = None, *, low: float = 0.0
+) -> float:
+    value = _value(fields, name, place, default)
+    if not is_number(value) or value < low:
+        raise ManifestError(
+            f"{place}: {name} should be a number{' of 0 or more' * (low == 0)}, got {shown(value)}"
+        )
+    return float(value)

@@ -1,0 +1,68 @@
+"""What a recogniser got right, and how sure it was: text, languages, switches, delays. Counts add up, then divide.
+
+Nothing here needs a model: scores are made from traces, or from plain lists for any other recogniser.
+"""
+
+from __future__ import annotations
+
+from whisperlab.evaluation.scoring.calibration import (
+    ReliabilityBin,
+    area_under_roc,
+    best_temperature,
+    expected_calibration_error,
+    reliability,
+)
+from whisperlab.evaluation.scoring.language import (
+    TOLERANCES_S,
+    WIDEST_S,
+    Boundary,
+    match_switches,
+    true_switches,
+)
+from whisperlab.evaluation.scoring.latency import response_p95
+from whisperlab.evaluation.scoring.summary import (
+    Score,
+    bootstrap_interval,
+    bootstrap_intervals,
+    pooled,
+    score,
+    score_trace,
+    wilson,
+)
+from whisperlab.evaluation.scoring.text import (
+    FOLDS,
+    NORMALIZERS,
+    Aligned,
+    TextCounts,
+    align,
+    normalizer_name,
+    units,
+)
+
+__all__ = [
+    "FOLDS",
+    "NORMALIZERS",
+    "TOLERANCES_S",
+    "WIDEST_S",
+    "Aligned",
+    "Boundary",
+    "ReliabilityBin",
+    "Score",
+    "TextCounts",
+    "align",
+    "area_under_roc",
+    "best_temperature",
+    "bootstrap_interval",
+    "bootstrap_intervals",
+    "expected_calibration_error",
+    "match_switches",
+    "normalizer_name",
+    "pooled",
+    "reliability",
+    "response_p95",
+    "score",
+    "score_trace",
+    "true_switches",
+    "units",
+    "wilson",
+]

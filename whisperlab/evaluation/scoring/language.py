@@ -1,0 +1,162 @@
+"""Language labels over time, and the boundaries between them.
+
+Two questions: for how much of the reference speech was the label wrong, and which language switches were
+found, where a switch is a boundary (a time and the language it leads into).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from whisperlab.evaluation.trace import Reference
+from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
+from whisperlab.util.timeline import seconds
+
+UNLABELLED = ""  # hypothesis "language" of reference speech that no label covers
+
+TOLERANCES_S = (0.5, 1.0, 2.0)  # how far a found boundary may lie from the true one
+WIDEST_S = max(TOLERANCES_S)  # false switches and delays are counted at this tolerance
+
+
+@dataclass(slots=True, frozen=True)
+class Label:
+    """A language given to the time from ``start`` to ``end``, in seconds."""
+
+    start: float
+    end: float
+    language: str
+
+
+@dataclass(slots=True, frozen=True)
+class LabelTime:
+    """Seconds of reference speech by (true language, given language)."""
+
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def __add__(self, other: LabelTime) -> LabelTime:
+        pairs = sorted(self.seconds.keys() | other.seconds.keys())
+        return LabelTime({pair: self.seconds.get(pair, 0.0) + other.seconds.get(pair, 0.0) for pair in pairs})
+
+    @property
+    def speech_s(self) -> float:
+        """Reference speech in seconds."""
+        return math.fsum(self.seconds.values())
+
+    @property
+    def wrong_s(self) -> float:
+        """Reference speech whose label is not its language, speech without any label included."""
+        return math.fsum(time for (true, given), time in self.seconds.items() if true != given)
+
+
+@dataclass(slots=True, frozen=True)
+class Boundary:
+    """A true switch: anywhere from ``start`` (old language ends) to ``end`` (new one begins) is right.
+
+    The time of the switch is its ``end``.
+    """
+
+    start: float
+    end: float
+    language: str
+
+    def distance(self, time: float) -> float:
+        """Seconds from a time to the gap between the languages; 0 inside it."""
+        return max(self.start - time, 0.0, time - self.end)
+
+
+def segment_labels(segments: Iterable[SessionSegment]) -> list[Label]:
+    """The labels final segments give to their own time."""
+    return [Label(s.start_time, s.end_time, s.language) for s in segments if s.is_final]
+
+
+def frame_labels(frames: Sequence[LanguageFrame]) -> list[Label]:
+    """The labels language-ID frames give: each to the time since the frame before, at most its window."""
+    ends = [0, *(frame.end for frame in frames)]
+    return [
+        Label(seconds(max(before, frame.end - frame.window)), seconds(frame.end), frame.label)
+        for before, frame in zip(ends, frames, strict=False)
+    ]
+
+
+def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
+    """How the reference speech was labelled. Where labels overlap, the one that begins last counts."""
+    ordered = sorted(labels, key=lambda label: (label.start, label.end))
+    time: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for segment in reference.segments:
+        near = [label for label in ordered if label.start < segment.end and label.end > segment.start]
+        edges = {segment.start, segment.end} | {t for label in near for t in (label.start, label.end)}
+        inside = sorted(t for t in edges if segment.start <= t <= segment.end)
+        for start, end in pairwise(inside):
+            covering = [label.language for label in near if label.start <= start and label.end >= end]
+            time[segment.lang, covering[-1] if covering else UNLABELLED] += end - start
+    return LabelTime(dict(time))
+
+
+def true_switches(reference: Reference) -> list[Boundary]:
+    """The boundaries between consecutive reference segments of different languages."""
+    return [
+        Boundary(min(old.end, new.start), new.start, new.lang)
+        for old, new in pairwise(reference.segments)
+        if old.lang != new.lang
+    ]
+
+
+# Lengths of language blocks that misses are counted by, and the limits between them in seconds.
+BLOCKS = ("under 1 s", "1-2 s", "2-4 s", "over 4 s")
+BLOCKS_S = (1.0, 2.0, 4.0)
+
+
+def block_misses(
+    reference: Reference, found: Iterable[tuple[Boundary, Switch]]
+) -> dict[str, tuple[int, int]]:
+    """Of the language blocks after the first: how many there are and how many were missed, by their length.
+
+    A block reaches from a switch to the next one; it was missed when its switch is in no pair of ``found``.
+    """
+    ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
+    ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
+    matched = {boundary.end for boundary, _ in found}
+    counts = dict.fromkeys(BLOCKS, (0, 0))
+    for boundary, end in zip(true_switches(reference), ends, strict=False):
+        name = BLOCKS[bisect_right(BLOCKS_S, end - boundary.end)]
+        blocks, missed = counts[name]
+        counts[name] = blocks + 1, missed + (boundary.end not in matched)
+    return counts
+
+
+def match_switches(
+    true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
+) -> list[tuple[Boundary, Switch]]:
+    """One-to-one pairs of true and found switches into the same language, within the tolerance.
+
+    As many pairs as possible and, among those, the least distance in sum.
+    """
+    pairs = []
+    for language in sorted({boundary.language for boundary in true}):
+        wanted = [boundary for boundary in true if boundary.language == language]
+        offered = sorted((s for s in found if s.to_language == language), key=lambda switch: switch.time)
+        pairs += _match(wanted, offered, tolerance_s)
+    return sorted(pairs, key=lambda pair: pair[0].end)
+
+
+def _match(
+    true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
+) -> list[tuple[Boundary, Switch]]:
+    # Gaps do not overlap, so some best matching keeps the order of time, and dynamic programming over
+    # prefixes finds it: best[j] is (pairs, -distance, matching) of the true switches so far and found[:j].
+    empty: tuple[int, float, tuple[tuple[Boundary, Switch], ...]] = (0, 0.0, ())
+    best = [empty] * (len(found) + 1)
+    for boundary in true:
+        above, best = best, [empty]
+        for j, switch in enumerate(found):
+            options = [above[j + 1], best[j]]
+            if (distance := boundary.distance(switch.time)) <= tolerance_s:
+                n, cost, pairs = above[j]
+                options.append((n + 1, cost - distance, (*pairs, (boundary, switch))))
+            best.append(max(options, key=lambda option: option[:2]))
+    return list(best[-1][2])

@@ -1,0 +1,277 @@
+"""Mixed error rate: words where a script has spaces, characters where it has none, counted per language.
+
+The convention of the SEAME and ASCEND corpora: edits over mixed units / units of the reference. (jiwer's
+``mer`` is another thing, the *match* error rate.) jiwer does the alignment.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import regex
+
+from whisperlab.evaluation.trace import Reference
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.util.validation import shown
+
+UNTAGGED = "und"  # ISO 639: language undetermined
+
+# Scripts written without spaces: one letter with its combining marks is one unit.
+_SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+_UNSPACED = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS) + r"]&&[\p{L}\p{N}]]"
+# Elsewhere a word: it has a letter or a digit, for a mark or a modifier alone (an accent, a tatweel) is none.
+_WORD = rf"[\p{{Lm}}--{_UNSPACED}]*[[[\p{{L}}--\p{{Lm}}]\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]*"
+_UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|{_WORD}")
+# Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they part no words.
+_INVISIBLE = regex.compile(r"[\p{Cf}\p{Me}\p{Default_Ignorable_Code_Point}]")
+_APOSTROPHE = regex.compile("['’‘ʼ]")
+# Vowel signs and the tatweel go; of one letter's variants (alef, yeh, kaf) and of digits one stays.
+_ARABIC_MARK = regex.compile(r"(?V1)[[\p{M}&&\p{scx=Arabic}]--[\u0653-\u0655]]|\u0640")
+_ARABIC = str.maketrans("أإآٱىیک٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹", "ااااييك01234567890123456789")
+NORMALIZERS = ("plain", "whisper")
+FOLDS = ("chinese", "arabic")
+_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
+
+
+@dataclass(slots=True, frozen=True)
+class Aligned:
+    """One step of an alignment: a reference unit, a hypothesis unit, or both, and the reference's language.
+
+    Both and equal is a hit, both and different a substitution, only a reference a deletion, only a hypothesis
+    an insertion. An insertion belongs to the language of the reference unit before it. ``start`` and
+    ``end`` are where a reference unit was spoken, in seconds: its segment's time in equal shares.
+    """
+
+    reference: str | None
+    hypothesis: str | None
+    language: str
+    start: float = 0.0
+    end: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """One of ``hit``, ``substitution``, ``deletion``, ``insertion``."""
+        if self.reference is None:
+            return "insertion"
+        if self.hypothesis is None:
+            return "deletion"
+        return "hit" if self.reference == self.hypothesis else "substitution"
+
+
+@dataclass(slots=True, frozen=True)
+class TextCounts:
+    """What became of the units of a reference, and how many were made up."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __add__(self, other: TextCounts) -> TextCounts:
+        return TextCounts(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+    @property
+    def reference_words(self) -> int:
+        """Units in the reference."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def hypothesis_words(self) -> int:
+        """Units in the hypothesis."""
+        return self.hits + self.substitutions + self.insertions
+
+    @property
+    def errors(self) -> int:
+        """Edits that turn the reference into the hypothesis."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str:
+    """The name of a way to normalise text, as `units` takes it and tables show it: ``whisper+chinese``.
+
+    ``plain`` is what `units` does to all text. ``whisper`` applies openai-whisper's normalisers first: the English one
+    (number words, contractions, spelling, fillers) to English text, the basic one to all other. Folds make one of
+    ``chinese`` (traditional and simplified characters) and of ``arabic`` (vowel signs, tatweel, variants of a letter,
+    digits) whatever the language. Raises ConfigurationError for names that do not exist.
+    """
+    base, *joined = normalizer.split("+") if isinstance(normalizer, str) else (normalizer,)
+    wanted = {*joined, *folds}
+    if base not in NORMALIZERS or not wanted <= {*FOLDS}:
+        raise ConfigurationError(
+            f"normalizer must be {' or '.join(NORMALIZERS)}, with folds among {', '.join(FOLDS)}; got "
+            f"{shown('+'.join(map(str, (base, *sorted(map(str, wanted))))))}"
+        )
+    return "+".join((base, *(fold for fold in FOLDS if fold in wanted)))
+
+
+def units(
+    text: str, *, fold_diacritics: bool = True, normalizer: str = "plain", language: str = UNTAGGED
+) -> list[str]:
+    """The units a text is scored in: compatibility-normalised (NFKC), case-folded, without punctuation.
+
+    Folding takes the accents off Latin and Greek letters and the dots off Cyrillic ``ё``, which many
+    transcripts leave out; combining marks of other scripts are letters in all but name and stay. Turn it
+    off for a language such as Vietnamese, whose accents tell words apart.
+    Apostrophes are dropped, any other punctuation parts words. A mark that belongs to no letter is dropped. Numbers are
+    not spelled out. Other ways to normalise come before that: see `normalizer_name`.
+
+    >>> units("¿Qué? I'd book一个room!")
+    ['que', 'id', 'book', '一', '个', 'room']
+    >>> units("¿Qué?", fold_diacritics=False)
+    ['qué']
+    """
+    base, *folds = normalizer_name(normalizer).split("+")
+    if base == "whisper":
+        text = _whisper_normalizer(language == "en")(_APOSTROPHE.sub("'", text))
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    if "arabic" in folds:
+        plain = _ARABIC_MARK.sub("", plain).translate(_ARABIC)
+    if "chinese" in folds:
+        plain = _simplified()(plain)
+    plain = _APOSTROPHE.sub("", plain)
+    if fold_diacritics:
+        plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
+    return list(_UNIT.findall(unicodedata.normalize("NFC", plain)))
+
+
+@lru_cache
+def _whisper_normalizer(english: bool) -> Callable[[str], str]:
+    """openai-whisper's normaliser, read from its folder: the package would load torch, which scores do without."""
+    package = find_spec("whisper")
+    assert package is not None
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0]) / "normalizers"
+    spec = spec_from_file_location(
+        "whisper_normalizers", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Callable[[str], str] = getattr(
+        module, "EnglishTextNormalizer" if english else "BasicTextNormalizer"
+    )()
+    return made
+
+
+@lru_cache
+def _simplified() -> Callable[[str], str]:
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        raise MissingDependencyError(
+            "folding Chinese characters needs OpenCC: pip install 'whisperlab[chinese]'"
+        ) from error
+    convert: Callable[[str], str] = OpenCC("t2s").convert
+    return convert
+
+
+def align(
+    reference: Reference,
+    hypothesis: str | Sequence[tuple[str, str]],
+    *,
+    fold_diacritics: bool = True,
+    normalizer: str = "plain",
+) -> tuple[Aligned, ...]:
+    """The cheapest way from a reference to a hypothesis text, unit by unit.
+
+    The reference is the text of its segments, each unit tagged with its segment's language. Only when no
+    segment has text, the reference's own ``text`` is taken, tagged ``und``. The hypothesis is a text, or texts with
+    their languages, by which a normalizer may go; a text alone is taken for the reference's language where it has one.
+    """
+    rules: dict[str, Any] = {"fold_diacritics": fold_diacritics, "normalizer": normalizer}
+    wanted = _tagged(reference, rules)
+    if isinstance(hypothesis, str):
+        spoken = {language for _, language, *_ in wanted}
+        hypothesis = [(hypothesis, spoken.pop() if len(spoken) == 1 else UNTAGGED)]
+    said = [unit for text, language in hypothesis for unit in units(text, language=language, **rules)]
+    # Units hold no white space, so jiwer's own splitting gives them back.
+    found = jiwer.process_words(" ".join(unit for unit, *_ in wanted), " ".join(said))
+    steps: list[Aligned] = []
+    for chunk in found.alignments[0]:
+        left = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if left:
+            answers: list[str | None] = [*right] or [None] * len(left)
+            pairs = zip(left, answers, strict=True)
+            steps += (Aligned(unit, answer, lang, *times) for (unit, lang, *times), answer in pairs)
+        else:
+            before = max(chunk.ref_start_idx - 1, 0)
+            language = wanted[before][1] if wanted else UNTAGGED
+            steps += (Aligned(None, unit, language) for unit in right)
+    return tuple(steps)
+
+
+def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
+    """An alignment counted, for each language of the reference."""
+    one = {
+        "hit": TextCounts(hits=1),
+        "substitution": TextCounts(substitutions=1),
+        "deletion": TextCounts(deletions=1),
+        "insertion": TextCounts(insertions=1),
+    }
+    counts: dict[str, TextCounts] = {}
+    for step in steps:
+        counts[step.language] = counts.get(step.language, TextCounts()) + one[step.kind]
+    return counts
+
+
+@dataclass(slots=True, frozen=True)
+class SwitchText:
+    """What became of the units next to the language switches; ``deleted_s`` is the speech time of those left out."""
+
+    counts: TextCounts = TextCounts()
+    deleted_s: float = 0.0
+
+    def __add__(self, other: SwitchText) -> SwitchText:
+        return SwitchText(self.counts + other.counts, self.deleted_s + other.deleted_s)
+
+
+def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
+    """The steps within ``reach`` reference units of a change of the reference's language, on either side, counted.
+
+    An insertion counts where the reference unit before it does. These are the points of interest of PIER (Ugan et
+    al. 2025, arXiv 2501.09512), taken at the switches.
+    """
+    languages = [step.language for step in steps if step.reference is not None]
+    changes = [i for i in range(1, len(languages)) if languages[i] != languages[i - 1]]
+    near = {i for change in changes for i in range(change - reach, change + reach)}
+    chosen, at = [], -1
+    for step in steps:
+        at += step.reference is not None
+        if max(at, 0) in near:
+            chosen.append(step)
+    counts = sum(text_counts(chosen).values(), TextCounts())
+    return SwitchText(counts, sum(step.end - step.start for step in chosen if step.kind == "deletion"))
+
+
+def add_by_language(left: Mapping[str, TextCounts], right: Mapping[str, TextCounts]) -> dict[str, TextCounts]:
+    """The counts of both, language by language."""
+    languages = sorted(left.keys() | right.keys())
+    return {lang: left.get(lang, TextCounts()) + right.get(lang, TextCounts()) for lang in languages}
+
+
+def _tagged(reference: Reference, rules: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
+    """The units of a reference with their language, start and end."""
+    parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
+    if not any(text for text, *_ in parts):
+        parts = [(reference.text, UNTAGGED, 0.0, 0.0)]
+    tagged = []
+    for text, language, start, end in parts:
+        found = units(text, language=language, **rules)
+        each = (end - start) / max(len(found), 1)
+        tagged += [(unit, language, start + i * each, start + (i + 1) * each) for i, unit in enumerate(found)]
+    return tagged

@@ -1,0 +1,292 @@
+"""The encoder as machine code: exported by torch.export, compiled by AOTInductor, and kept for the next process.
+
+torch.compile makes the same code, but in every process anew, when a window first comes. Here it is compiled once,
+before audio comes, and loaded from the cache after that; any number of positions and of threads takes the same code. It
+needs a C++ compiler; without one, or for whatever else compiling may fail by, the network runs uncompiled and the
+reason is logged.
+
+The network is cut in two where positions may be pooled, so that language-ID (pooled) and text (not) share the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import stat
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+
+from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, fused_attention
+from whisperlab.model.linear import ROWS, Precision, activations, padded_rows
+from whisperlab.model.weights import Weights, cache_dir, tensor_digest
+from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
+from whisperlab.util.files import whole
+
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Say = Callable[[str], None]
+
+LONGEST = 1536  # positions in 30 s, filled up
+VERSION = 1  # of what is compiled; part of the name of an artefact
+
+_log = logging.getLogger(__name__)
+_loading = threading.Lock()
+_digests: WeakKeyDictionary[Weights, str] = WeakKeyDictionary()
+
+
+class _Blocks(torch.nn.Module):
+    """Some blocks of the encoder in torch's own operators, the weights buffers: shape (1, rows, state) to the same.
+
+    The second argument has shape (rows,): 0 where there is a position, -inf where a row only fills up.
+    """
+
+    def __init__(self, weights: Weights, precision: Precision, numbers: Sequence[int]) -> None:
+        super().__init__()
+        self._kind, self._n_head, self._numbers = (
+            activations(precision),
+            weights.dims["n_audio_head"],
+            tuple(numbers),
+        )
+        layers = {
+            "attn_ln": "attn_ln",
+            "mix": "attn.out",
+            "mlp_ln": "mlp_ln",
+            "expand": "mlp.0",
+            "contract": "mlp.2",
+        }
+        for number in numbers:
+            block = f"encoder.blocks.{number}"
+            self._keep(f"{number}_attn", *fused_attention(weights, f"{block}.attn", self._n_head))
+            for name, theirs in layers.items():
+                self._keep_layer(weights, f"{number}_{name}", f"{block}.{theirs}")
+
+    def _keep_layer(self, weights: Weights, name: str, theirs: str) -> None:
+        self._keep(name, *(weights.tensor(f"{theirs}.{part}") for part in ("weight", "bias")))
+
+    def _keep(self, name: str, *tensors: torch.Tensor) -> None:
+        for part, tensor in zip(("weight", "bias"), tensors, strict=False):
+            self.register_buffer(f"{name}_{part}", tensor.detach().to(self._kind).contiguous())
+
+    def _parts(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+
+    def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, *self._parts(name))
+
+    def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], *self._parts(name))
+
+    def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The blocks one after the other."""
+        for number in self._numbers:
+            x = x + self._linear(f"{number}_mix", self._attention(number, x, seen))
+            wide = F.gelu(self._linear(f"{number}_expand", self._norm(f"{number}_mlp_ln", x)))
+            x = x + self._linear(f"{number}_contract", wide)
+        return x
+
+    def _attention(self, number: int, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        fused = self._linear(f"{number}_attn", self._norm(f"{number}_attn_ln", x))
+        query, key, value = fused.view(*x.shape[:2], 3, self._n_head, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (query @ key.transpose(-1, -2) + seen).softmax(-1) @ value
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class Head(_Blocks):
+    """Convolutions, places and the first blocks: log-mel of shape (1, 2 rows, mels) to (1, rows, state)."""
+
+    def __init__(self, weights: Weights, precision: Precision, split: int) -> None:
+        super().__init__(weights, precision, range(split))
+        for n in (1, 2):
+            weight, bias = (weights.tensor(f"encoder.conv{n}.{part}") for part in ("weight", "bias"))
+            self._keep(f"conv{n}", weight.transpose(1, 2).flatten(1), bias)
+        places = weights.tensor("encoder.positional_embedding")
+        self._keep("places", F.pad(places, (0, 0, 0, LONGEST - len(places))))
+
+    def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The first part of `whisper.model.AudioEncoder.forward`."""
+        for name, stride in (("conv1", 1), ("conv2", 2)):
+            n_frames, padded = x.shape[1], F.pad(x, (0, 0, 1, 1))
+            frames = torch.cat([padded[:, k : k + n_frames : stride] for k in range(3)], -1)
+            x = F.gelu(self._linear(name, frames))
+        return super().forward(x + self.get_buffer("places_weight")[: x.shape[1]], seen)
+
+
+class Tail(_Blocks):
+    """The other blocks and the last layer norm."""
+
+    def __init__(self, weights: Weights, precision: Precision, split: int) -> None:
+        super().__init__(weights, precision, range(split, weights.dims["n_audio_layer"]))
+        self._keep_layer(weights, "norm", "encoder.ln_post")
+
+    def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The second part of `whisper.model.AudioEncoder.forward`."""
+        return self._norm("norm", super().forward(x, seen))
+
+
+class CompiledNetwork:
+    """A `whisperlab.model.encoder.Network` of two compiled parts; windows of a batch run one after the other."""
+
+    __slots__ = ("_head", "_kind", "_split", "_tail")
+
+    def __init__(self, head: Forward, tail: Forward, precision: Precision, split: int) -> None:
+        self._head, self._tail, self._split = head, tail, split
+        self._kind = activations(precision)
+
+    def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
+        """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
+        if pool_after not in (None, self._split):
+            raise ConfigurationError(
+                f"this encoder was compiled to pool after {self._split} blocks or not at all, got {pool_after}"
+            )
+        return torch.cat([self._one(window, pool_after is not None) for window in mel])
+
+    def _one(self, mel: torch.Tensor, pooled: bool) -> torch.Tensor:
+        n = mel.shape[-1] // 2
+        frames = F.pad(mel.T, (0, 0, 0, 2 * (_filled(n) - n))).to(self._kind)
+        x = self._head(frames[None].contiguous(), self._seen(n))
+        if pooled:
+            x = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
+            n = x.shape[1]
+            x = F.pad(x, (0, 0, 0, _filled(n) - n)).contiguous()
+        return self._tail(x, self._seen(n))[:, :n]
+
+    def _seen(self, n: int) -> torch.Tensor:
+        seen = torch.zeros(_filled(n), dtype=self._kind)
+        seen[n:] = -torch.inf
+        return seen
+
+
+def _filled(n: int) -> int:
+    """Rows for so many positions: few different numbers, for oneDNN keeps code for each."""
+    return padded_rows(n) if n <= FEW_ROWS else -(-n // MANY_ROWS) * MANY_ROWS
+
+
+def compiled_encoder(
+    weights: Weights, precision: Precision, split: int, say: Say = _log.info
+) -> ShortWindowEncoder:
+    """The encoder compiled, in fp32 or bf16, to be pooled after ``split`` blocks where that is asked for.
+
+    Compiling takes a minute or two, once for a model, precision, split, torch and kind of processor; the code is kept
+    in the cache. Where it fails the encoder returned is the uncompiled one, and a warning says why.
+
+    Raises:
+        ConfigurationError: int8, a split that is no number of blocks, or a device other than the CPU.
+    """
+    if precision == "int8" or weights.device.type != "cpu":
+        raise ConfigurationError(
+            "the compiled encoder is for fp32 and bf16 on the CPU, got "
+            f"precision {precision} on {weights.device}"
+        )
+    if not 0 <= split < weights.dims["n_audio_layer"]:
+        raise ConfigurationError(
+            f"split must be 0 to {weights.dims['n_audio_layer'] - 1} blocks, got {split}"
+        )
+    try:
+        head, tail = (_loaded(make, weights, precision, split, say) for make in (Head, Tail))
+    except Exception as error:  # a compiler fails in countless ways, and none should cost the stream
+        _log.warning("the encoder runs uncompiled: %s", brief(error))
+        return ShortWindowEncoder(weights, precision)
+    return ShortWindowEncoder(weights, precision, CompiledNetwork(head, tail, precision, split))
+
+
+def artefact(make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int) -> Path:
+    """Where the code of a part lies, or will: a name for all that it depends on."""
+    cpu = torch.cpu
+    instructions = (cpu._is_vnni_supported(), cpu._is_avx512_bf16_supported(), cpu._is_amx_tile_supported())
+    facts = (
+        *(VERSION, make.__name__, precision, split, _digest(weights)),
+        *(torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions),
+    )
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    name = Path(weights.name).stem
+    return cache_dir() / "compiled" / f"{name}-{precision}-{make.__name__.lower()}{split}-{digest}.pt2"
+
+
+def _digest(weights: Weights) -> str:
+    """Of the encoder's tensors, read once for a model."""
+    if weights not in _digests:
+        state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
+        _digests[weights] = tensor_digest(state, mapped=weights.mapped)
+    return _digests[weights]
+
+
+def _loaded(
+    make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int, say: Say
+) -> Forward:
+    """A part's code from the cache, compiled first if it is not there; called once, so that it is warm."""
+    path = artefact(make, weights, precision, split)
+    with _loading:
+        if not path.exists():
+            _check_ours(path)
+            say(f"compiling the encoder ({make.__name__.lower()}, {precision}): a minute, once")
+            _compile(make(weights, precision, split).eval(), _example(make, weights, precision), path)
+        try:
+            _check_ours(path)
+            part = _load(path)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            if not is_lack_of_memory(error):
+                path.unlink(missing_ok=True)  # damaged, or written by something else: to be compiled anew
+            raise
+    with torch.inference_mode():
+        for _ in range(2):
+            part(*_example(make, weights, precision))
+    return part
+
+
+def _check_ours(path: Path) -> None:
+    """Raise ConfigurationError for code that another user could have written: loading it runs it."""
+    for place in filter(os.path.lexists, (path.parent, path)):
+        state = place.lstat()
+        if stat.S_ISLNK(state.st_mode) or state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o022:
+            raise ConfigurationError(
+                f"{place} is a link, belongs to another user or can be written by others "
+                f"({stat.filemode(state.st_mode)}, user {state.st_uid}); compiled code is loaded only from a folder "
+                "of your own: chmod go-w, or name another with WHISPERLAB_CACHE"
+            )
+
+
+def _load(path: Path) -> Forward:
+    from torch._inductor import aoti_load_package
+
+    with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{path} is damaged at {damaged}")
+    package: Forward = aoti_load_package(str(path))
+    return package
+
+
+def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Path) -> None:
+    """Write the code of a module for any number of rows; it appears under its name when it is whole."""
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    frames_a_row = example[0].shape[1] // example[1].shape[0]
+    some = torch.export.Dim("some", min=1, max=LONGEST // ROWS)
+    shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
+    options = {"freezing": True, "cpp.dynamic_threads": True}
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with whole(path) as part, torch.no_grad(), fresh_cache(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module, example, dynamic_shapes=shapes)
+        aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)
+        part.chmod(0o600)
+
+
+def _example(
+    make: type[Head] | type[Tail], weights: Weights, precision: Precision
+) -> tuple[torch.Tensor, ...]:
+    rows, kind = 9 * ROWS, activations(precision)
+    shape = (
+        (1, 2 * rows, weights.dims["n_mels"]) if make is Head else (1, rows, weights.dims["n_audio_state"])
+    )
+    return torch.zeros(shape, dtype=kind), torch.zeros(rows, dtype=kind)

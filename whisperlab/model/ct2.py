@@ -1,0 +1,173 @@
+"""Read Whisper weights from CTranslate2's ``model.bin`` and name them as openai-whisper does. NumPy only.
+
+CTranslate2 stacks what openai-whisper keeps apart: query, key and value of a self-attention in one matrix,
+key and value of a cross-attention in another. Nothing is computed, only cut and renamed, so the result is
+bit for bit what was stored.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperlab.util.errors import WeightsError
+
+Variables = dict[str, NDArray[Any]]
+
+_VERSION = 6
+_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}  # CTranslate2's DataType enumeration
+
+# CTranslate2's module -> the openai-whisper modules stacked in it along the first axis.
+_OUTSIDE = {
+    "encoder/conv1": ("encoder.conv1",),
+    "encoder/conv2": ("encoder.conv2",),
+    "encoder/layer_norm": ("encoder.ln_post",),
+    "decoder/layer_norm": ("decoder.ln",),
+    "decoder/embeddings": ("decoder.token_embedding",),
+}
+_BLOCK = {
+    "self_attention/layer_norm": ("attn_ln",),
+    "self_attention/linear_0": ("attn.query", "attn.key", "attn.value"),
+    "self_attention/linear_1": ("attn.out",),
+    "ffn/layer_norm": ("mlp_ln",),
+    "ffn/linear_0": ("mlp.0",),
+    "ffn/linear_1": ("mlp.2",),
+}
+_CROSS = {
+    "attention/layer_norm": ("cross_attn_ln",),
+    "attention/linear_0": ("cross_attn.query",),
+    "attention/linear_1": ("cross_attn.key", "cross_attn.value"),
+    "attention/linear_2": ("cross_attn.out",),
+}
+_LEAF = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+_POSITIONS = {
+    f"{half}/position_encodings/encodings": f"{half}.positional_embedding" for half in ("encoder", "decoder")
+}
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A place in the bytes of a ``model.bin`` that moves as things are read."""
+
+    data: bytes
+    at: int = 0
+
+    def take(self, n_bytes: int) -> memoryview:
+        if self.at + n_bytes > len(self.data):
+            raise WeightsError(
+                f"model.bin is cut short: byte {self.at + n_bytes} of {len(self.data)} was asked for"
+            )
+        self.at += n_bytes
+        return memoryview(self.data)[self.at - n_bytes : self.at]
+
+    def number(self, kind: str) -> int:
+        """One little-endian unsigned integer: ``B`` 8, ``H`` 16 or ``I`` 32 bits."""
+        return int(struct.unpack("<" + kind, self.take(struct.calcsize(kind)))[0])
+
+    def string(self) -> str:
+        """A 16-bit length and that many bytes, of which the last is NUL."""
+        return bytes(self.take(self.number("H"))).rstrip(b"\0").decode()
+
+    def variable(self) -> tuple[str, NDArray[Any]]:
+        name = self.string()
+        shape = [self.number("I") for _ in range(self.number("B"))]
+        code = self.number("B")
+        if code not in _DTYPES:
+            raise WeightsError(f"model.bin stores {name} as type {code}, which is none of {sorted(_DTYPES)}")
+        return name, np.frombuffer(self.take(self.number("I")), _DTYPES[code]).reshape(shape)
+
+
+def read_variables(data: bytes) -> Variables:
+    """All variables of a CTranslate2 Whisper, name to array; the arrays are read-only views of ``data``.
+
+    Raises WeightsError when the bytes are cut short, of another format version or of another model kind.
+    """
+    cursor = _Cursor(data)
+    version, kind = cursor.number("I"), cursor.string()
+    if (version, kind) != (_VERSION, "WhisperSpec"):
+        raise WeightsError(
+            f"expected a CTranslate2 WhisperSpec of version {_VERSION}, got {kind!r} of {version}"
+        )
+    cursor.number("I")  # the revision of the specification changes no weights
+    return dict(cursor.variable() for _ in range(cursor.number("I")))
+
+
+def dimensions(variables: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """openai-whisper's ``ModelDimensions`` as a dict, read off the shapes."""
+    audio, text = (variables[name].shape for name in _POSITIONS)
+    return {
+        "n_mels": variables["encoder/conv1/weight"].shape[1],
+        "n_audio_ctx": audio[0],
+        "n_audio_state": audio[1],
+        "n_audio_head": int(variables["encoder/num_heads"]),
+        "n_audio_layer": _layers(variables, "encoder"),
+        "n_vocab": variables["decoder/embeddings/weight"].shape[0],
+        "n_text_ctx": text[0],
+        "n_text_state": text[1],
+        "n_text_head": int(variables["decoder/num_heads"]),
+        "n_text_layer": _layers(variables, "decoder"),
+    }
+
+
+def to_openai(variables: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], Variables]:
+    """``(dims, state_dict)`` as openai-whisper's checkpoints have them, the arrays in their stored precision.
+
+    Raises WeightsError when a variable is missing or quantised, or a key bias is not zero (openai-whisper's
+    keys have no bias, so it could not be kept).
+    """
+    try:
+        dims = dimensions(variables)
+        state = {new: variables[old] for old, new in _POSITIONS.items()}
+        for module, targets in _modules(dims):
+            state.update(_unstack(variables, module, targets))
+    except KeyError as error:
+        raise WeightsError(f"model.bin has no variable {error.args[0]!r}") from error
+    return dims, state
+
+
+def _layers(variables: Mapping[str, NDArray[Any]], half: str) -> int:
+    return len(
+        {name.split("/")[1] for name in variables if name.startswith(f"{half}/layer_") and "/ffn/" in name}
+    )
+
+
+def _modules(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    yield from _OUTSIDE.items()
+    for half, n_layers, parts in (
+        ("encoder", dims["n_audio_layer"], _BLOCK),
+        ("decoder", dims["n_text_layer"], _BLOCK | _CROSS),
+    ):
+        for layer in range(n_layers):
+            for part, names in parts.items():
+                yield f"{half}/layer_{layer}/{part}", tuple(f"{half}.blocks.{layer}.{name}" for name in names)
+
+
+def _unstack(
+    variables: Mapping[str, NDArray[Any]], module: str, targets: tuple[str, ...]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The weight and bias of one CTranslate2 module, cut into openai-whisper's."""
+    for leaf in _leaves(module):
+        stacked = variables[f"{module}/{leaf}"]
+        if stacked.dtype.kind != "f":
+            raise WeightsError(
+                f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used"
+            )
+        for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
+            if target.endswith(".key") and leaf == "bias":
+                if part.any():
+                    raise WeightsError(
+                        f"model.bin has a bias for {target}, which openai-whisper has no place for"
+                    )
+            else:
+                yield f"{target}.{_LEAF[leaf]}", part
+
+
+def _leaves(module: str) -> tuple[str, ...]:
+    if module.endswith("layer_norm"):
+        return ("gamma", "beta")
+    return ("weight",) if module.endswith("embeddings") else ("weight", "bias")

