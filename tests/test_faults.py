@@ -81,7 +81,7 @@ from whisperlab.util.errors import (
     WeightsError,
     WhisperlabError,
 )
-from whisperlab.util.files import write_whole
+from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -420,7 +420,7 @@ def test_a_damaged_checkpoint_is_refused_or_holds_the_very_weights(home: Path) -
     content, expected = checkpoint_bytes(home, small_state()), tensor_digest(small_state())
     refused = 0
     for damage in damaged(content):
-        write_whole(path, damage)  # in place, the file mapped before would be cut under the reader
+        write_atomic(path, damage)  # in place, the file mapped before would be cut under the reader
         with may_refuse(WeightsError, re.escape(str(path))):
             refused += 1
             assert tensor_digest(models.load_weights(path).state) == expected
@@ -434,11 +434,11 @@ def test_damage_to_weights_in_the_cache_is_seen_and_mended_by_the_next_fetch(
     path = models.fetch("base")
     content = path.read_bytes()
     for damage in damaged(content):
-        write_whole(path, damage)
+        write_atomic(path, damage)
         with may_refuse(WeightsError, "no weights for base"):
             loaded = models.load_weights("base", download=False)
             assert tensor_digest(loaded.state) == tensor_digest(published)
-    write_whole(path, content[:-100])
+    write_atomic(path, content[:-100])
     models.fetch("base")
     assert models.verify("base").trusted
 

@@ -23,7 +23,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, weights
 from whisperlab.util import files
 from whisperlab.util.errors import ConfigurationError, CorpusError, WeightsError
-from whisperlab.util.files import whole, write_whole
+from whisperlab.util.files import atomic_path, write_atomic
 
 PACKAGE = Path(whisperlab.__file__).parent
 ROOT = PACKAGE.parent
@@ -163,13 +163,13 @@ def test_a_file_is_not_written_through_a_link_laid_in_its_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "token_hex", lambda n: "guessed")
-    with whole(tmp_path / "page.html") as name_of_it:
+    with atomic_path(tmp_path / "page.html") as name_of_it:
         pass
     victim = tmp_path / "victim"
     victim.write_text("mine")
     name_of_it.symlink_to(victim)
     with pytest.raises(FileExistsError):
-        write_whole(tmp_path / "page.html", b"theirs")
+        write_atomic(tmp_path / "page.html", b"theirs")
     assert victim.read_text() == "mine"
 
 

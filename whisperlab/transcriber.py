@@ -77,11 +77,11 @@ from whisperlab.util.errors import (
     StreamBrokenError,
     StreamEndedError,
     UnknownLanguageError,
-    enough_memory,
+    translate_oom,
 )
 from whisperlab.util.gain import dbfs
-from whisperlab.util.line_profile import hot
-from whisperlab.util.memory import give_back
+from whisperlab.util.line_profile import line_profiled
+from whisperlab.util.memory import trim_heap
 from whisperlab.util.threads import THREADS, check_threads, torch_threads
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 from whisperlab.util.validation import check_type, check_types, shown
@@ -424,7 +424,7 @@ class SessionRestartTranscriber:
         self._decoder = SpeechDecoder(
             self._text_encoder, stack, decoding, self.metrics, n_languages, share=session.share
         )
-        with enough_memory("for voice activity detection"):
+        with translate_oom("for voice activity detection"):
             self._gate = SpeechGate(vad, SileroDetector(), quiet_detector=SileroDetector())
         self._worker: ThreadPoolExecutor | None = None
         if session.parallel_ms:
@@ -527,7 +527,7 @@ class SessionRestartTranscriber:
             with (
                 self.metrics.measure("chunk.total"),
                 torch_threads(self._threads),
-                enough_memory("for the stream"),
+                translate_oom("for the stream"),
             ):
                 self._take(bounded(self._resampler.resample_chunk(audio)) if self._resampler else audio)
             self._half_done = ""
@@ -582,7 +582,7 @@ class SessionRestartTranscriber:
             self._half_done = "finalize"
             self._news = _News()
             if not self._ended:
-                with torch_threads(self._threads), enough_memory("for the stream"):
+                with torch_threads(self._threads), translate_oom("for the stream"):
                     self._finalize()
             self._half_done = ""
             return self.latest
@@ -727,7 +727,7 @@ class SessionRestartTranscriber:
             self._reach()
             if self._heard - self._tidied_at >= TIDY:  # now that nothing passing is held
                 self._tidied_at = self._heard
-                give_back()
+                trim_heap()
 
     def _flush(self) -> None:
         """Take in what the resampler still holds."""
@@ -868,7 +868,7 @@ class SessionRestartTranscriber:
     def _by_language(self, posterior: Posterior) -> dict[str, float]:
         return dict(zip(self.languages, posterior.tolist(), strict=True))
 
-    @hot
+    @line_profiled
     def _posteriors(self, questions: Sequence[_Question]) -> list[tuple[Posterior, bool]]:
         """Language posteriors of windows, through the encoder cache; and whether the cache had them.
 
@@ -1271,7 +1271,7 @@ def prepared(
     after so many blocks (`compiled_encoder`).
     """
     weights = weights_of(model)
-    with enough_memory(f"to prepare {weights.name}"):
+    with translate_oom(f"to prepare {weights.name}"):
         return _prepared_once(weights, precision, split)
 
 

@@ -16,7 +16,7 @@ from whisperlab.experiments.significance import Verdict
 from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.tables import Column, Table, milliseconds, table
-from whisperlab.util.files import write_whole
+from whisperlab.util.files import write_atomic
 from whisperlab.util.validation import on_threads
 
 _WORDS = {
@@ -85,7 +85,7 @@ def write_soak(report: SoakReport, page: str | Path) -> tuple[Path, Path]:
     """Write the page, and beside it the JSON."""
     page = Path(page)
     told = json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
-    return write_page(page, report.page()), write_whole(page.with_suffix(".json"), f"{told}\n".encode())
+    return write_page(page, report.page()), write_atomic(page.with_suffix(".json"), f"{told}\n".encode())
 
 
 def told(log: Log, found: Findings) -> Iterator[str]:

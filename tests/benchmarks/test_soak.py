@@ -44,7 +44,7 @@ from whisperlab.streaming.results import ProcessResult
 from whisperlab.streaming.vad import SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, TraceError
-from whisperlab.util.memory import give_back
+from whisperlab.util.memory import trim_heap
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ def holed_heap(n: int) -> tuple[dict[str, int], dict[str, int]]:
     large, stay = zip(*((bytearray(b"x") * 100_000, bytearray(b"x") * 30_000) for _ in range(n)), strict=True)
     del large  # blocks below 128 KiB lie in the heap of a young process; glibc maps greater ones
     before = gauges.memory()
-    give_back()
+    trim_heap()
     assert len(stay) == n
     return before, gauges.memory()
 
@@ -399,7 +399,7 @@ def test_a_stream_gives_memory_back_every_ten_seconds(
     sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber, given = StandInTranscriber(), []
-    monkeypatch.setattr("whisperlab.transcriber.give_back", lambda: given.append(transcriber._heard))
+    monkeypatch.setattr("whisperlab.transcriber.trim_heap", lambda: given.append(transcriber._heard))
     listened(transcriber, sounds, tmp_path)
     assert len(given) == SHORT.duration_s // 10
     apart = [later - earlier for earlier, later in itertools.pairwise([0, *given])]

@@ -26,7 +26,7 @@ from whisperlab.cli import (
 from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console
 from whisperlab.cli.needs import require
-from whisperlab.util.errors import enough_memory
+from whisperlab.util.errors import translate_oom
 
 # For --threads 2 and more. Two OpenMP threads that share two cores with anything else wait for each other in a busy
 # loop, for hundreds of milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy
@@ -67,7 +67,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     console = Console(sys.stdout, sys.stderr, args.json)
     # Whatever a library prints must not end up between JSON documents.
     stdout = sys.stderr if args.json else sys.stdout
-    with redirect_stdout(stdout), _logged(console), enough_memory("for this command"):
+    with redirect_stdout(stdout), _logged(console), translate_oom("for this command"):
         languages_as_codes(args)
         require(args.needs(args))
         return int(args.run(args, console))

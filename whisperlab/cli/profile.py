@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.evaluation.trace import provenance
     from whisperlab.profiling.workload import Workload, in_fresh_process
     from whisperlab.report.page import write_page
-    from whisperlab.util.files import write_whole
+    from whisperlab.util.files import write_atomic
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out is a page: its name ends with .html, got {args.out}")
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.show(records[name].describe())
     console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
     if args.trace:
-        write_whole(args.trace, records["ops"].trace)
+        write_atomic(args.trace, records["ops"].trace)
     if args.out:
         from whisperlab.report.profile import ProfileReport
 

@@ -20,7 +20,7 @@ import soundfile
 from whisperlab.data.containers import decode
 from whisperlab.util.audio_arrays import FloatArray, Part, _check_values, _in_time, _mixed, _weights, as_audio
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
-from whisperlab.util.files import write_whole
+from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.validation import shown
 
@@ -83,7 +83,7 @@ def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
     pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
     made = io.BytesIO()  # libsndfile itself would tell of a full disk in words that say nothing of it
     soundfile.write(made, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    write_whole(os.fspath(path), made.getvalue())
+    write_atomic(os.fspath(path), made.getvalue())
 
 
 def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:

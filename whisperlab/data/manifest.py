@@ -18,7 +18,7 @@ from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
-from whisperlab.util.files import read_text, write_whole
+from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.validation import from_json, is_number, shown
 
 logger = logging.getLogger("whisperlab")
@@ -81,7 +81,7 @@ def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -
     """
     target = Path(path)
     lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
-    write_whole(target, "".join(lines).encode())
+    write_atomic(target, "".join(lines).encode())
 
 
 def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:

@@ -36,7 +36,7 @@ from whisperlab.streaming.results import (
 )
 from whisperlab.util.audio_arrays import FloatArray, audio_digest, chunks, paced
 from whisperlab.util.errors import ConfigurationError, TraceError, brief
-from whisperlab.util.files import whole
+from whisperlab.util.files import atomic_path
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 from whisperlab.util.validation import (
     AMOUNT,
@@ -456,7 +456,7 @@ def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, 
 
 def write_trace(path: str | Path, trace: Trace) -> None:
     """Write a trace as JSON lines; the file appears under its name only when it is complete."""
-    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for line in (trace.header, *trace.events):
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -14,7 +14,7 @@ from whisperlab.experiments.executors import Lost, RayCluster
 from whisperlab.experiments.results_store import Row
 from whisperlab.experiments.sweep import MakeTranscriber, Task, run_task
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.files import write_whole
+from whisperlab.util.files import write_atomic
 
 
 class Shipping:
@@ -38,7 +38,7 @@ class Shipping:
                     continue
                 row, trace = result
                 if trace is not None:
-                    write_whole(self._out / row["trace"], gzip.decompress(trace))
+                    write_atomic(self._out / row["trace"], gzip.decompress(trace))
                 yield task, row
 
 

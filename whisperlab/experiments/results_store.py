@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from whisperlab.evaluation.trace import STATISTICS
 from whisperlab.util.errors import MissingDependencyError, SweepError, brief
-from whisperlab.util.files import whole
+from whisperlab.util.files import atomic_path
 from whisperlab.util.validation import (
     AMOUNT_OR_NULL,
     COUNT,
@@ -231,7 +231,7 @@ def to_parquet(out: str | Path, path: str | Path) -> Path:
 
     Raises SweepError when it cannot be written.
     """
-    with connect(out) as connection, whole(path) as unfinished:
+    with connect(out) as connection, atomic_path(path) as unfinished:
         import duckdb
 
         try:

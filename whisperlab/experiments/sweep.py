@@ -47,7 +47,7 @@ from whisperlab.experiments.results_store import (
 )
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
-from whisperlab.util.memory import give_back
+from whisperlab.util.memory import trim_heap
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
@@ -491,7 +491,7 @@ def _reset_peak_memory() -> None:
     allocator keeps it, no peak is below those before.
     """
     gc.collect()
-    give_back()
+    trim_heap()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

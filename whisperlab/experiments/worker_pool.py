@@ -28,7 +28,7 @@ from threading import Thread
 from typing import Any, Generic, NoReturn, TypeVar
 
 from whisperlab.util.errors import WhisperlabError
-from whisperlab.util.memory import give_back
+from whisperlab.util.memory import trim_heap
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
@@ -206,7 +206,7 @@ def _settle() -> None:
     """Leave workers little to write to: objects out of the collector's way, free pages given back."""
     gc.collect()
     gc.freeze()
-    give_back()
+    trim_heap()
 
 
 def _serve(desk: Connection, work: Work[Any, Any]) -> NoReturn:

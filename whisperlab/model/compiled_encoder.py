@@ -29,7 +29,7 @@ from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, fu
 from whisperlab.model.linear import ROWS, Precision, activations, padded_rows
 from whisperlab.model.weights import Weights, cache_dir, tensor_digest
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
-from whisperlab.util.files import whole
+from whisperlab.util.files import atomic_path
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Say = Callable[[str], None]
@@ -275,7 +275,7 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
     shapes = {"x": {1: frames_a_row * ROWS * some}, "seen": {0: ROWS * some}}
     options = {"freezing": True, "cpp.dynamic_threads": True}
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with whole(path) as part, torch.no_grad(), fresh_cache(), warnings.catch_warnings():
+    with atomic_path(path) as part, torch.no_grad(), fresh_cache(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, example, dynamic_shapes=shapes)
         aoti_compile_and_package(exported, package_path=str(part), inductor_configs=options)

@@ -26,7 +26,7 @@ from whisperlab.model.linear import Precision, Product, activations, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.gain import lifted
-from whisperlab.util.line_profile import hot
+from whisperlab.util.line_profile import line_profiled
 from whisperlab.util.timeline import MAX_WINDOW, POSITION
 
 # Up to so many positions (12 s) attention is quicker as two products with all its weights in memory, on a CPU.
@@ -119,7 +119,7 @@ class _Block:
         x = self._mix.added(seen, x)
         return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
 
-    @hot
+    @line_profiled
     def _attention(self, fused: torch.Tensor, n: int) -> torch.Tensor:
         """From shape (windows, positions, 3 states) to one state."""
         n_windows, n_rows, _ = fused.shape
@@ -184,7 +184,7 @@ class EagerNetwork:
         self._blocks = [_Block(weights, name, precision) for name in names]
         self._norm = Norm(weights, "encoder.ln_post", self._kind)
 
-    @hot
+    @line_profiled
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
 

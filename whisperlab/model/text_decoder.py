@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from whisperlab.model.encoder import Encoded, Norm, fused_attention, product_of
 from whisperlab.model.linear import Precision, Product, activations, product
 from whisperlab.model.weights import Weights
-from whisperlab.util.line_profile import hot
+from whisperlab.util.line_profile import line_profiled
 
 SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development split were of the first two
 
@@ -100,7 +100,7 @@ class TextStack:
         state.alignment = state.alignment[:, :n_tokens]
         state.n_tokens = min(state.n_tokens, n_tokens)
 
-    @hot
+    @line_profiled
     def extend(
         self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False
     ) -> torch.Tensor:

@@ -36,7 +36,7 @@ from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from whisperlab.model.ct2 import read_variables, to_openai
-from whisperlab.util.errors import ConfigurationError, WeightsError, brief, enough_memory, is_lack_of_memory
+from whisperlab.util.errors import ConfigurationError, WeightsError, brief, is_lack_of_memory, translate_oom
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def load_model(
     ConfigurationError for a device that is not there, and OutOfMemoryError.
     """
     target = _resolve(name_or_path)
-    with enough_memory(f"to load {target}"):
+    with translate_oom(f"to load {target}"):
         if isinstance(target, str):
             return _build(_first(target, _sources(download), say), target, device)
         checkpoint = _read_checked(target)
@@ -280,7 +280,7 @@ def load_weights(
             f"{target.removesuffix('.en')}"
         )
     name: str | None = None
-    with enough_memory(f"to load {target}"):
+    with translate_oom(f"to load {target}"):
         if isinstance(target, str):
             checkpoint, name = _first(target, _sources(download), say), target
         else:
@@ -321,7 +321,7 @@ def weights_of(model: Whisper | Weights) -> Weights:
 
 def fetch(name: str, say: Say = _log.info) -> Path:
     """Make sure a model lies on this machine, verified, and tell where; downloads only when it does not."""
-    with enough_memory(f"to fetch {name}"):
+    with translate_oom(f"to fetch {name}"):
         return _first(_known(name), _sources(download=True), say).path
 
 
@@ -376,7 +376,7 @@ def ct2_folder(name: str, say: Say = _log.info) -> Path:
     name = _known(name)
     folder = cache_dir() / "models" / f"{name}-ctranslate2"
     packaged = _packaged(name)
-    with enough_memory(f"to check or fetch {folder}"):
+    with translate_oom(f"to check or fetch {folder}"):
         if _is_ct2_of(name, folder):
             return folder
         with _sole_fetcher(say) as lock:

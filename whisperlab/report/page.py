@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.util.errors import MissingDependencyError
-from whisperlab.util.files import write_whole
-from whisperlab.util.html import told
+from whisperlab.util.files import write_atomic
+from whisperlab.util.html import format_value
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -47,7 +47,7 @@ def assets() -> dict[str, str]:
 
 def write_page(path: str | Path, page: str) -> Path:
     """Write a page; it appears under its name only when it is complete."""
-    return write_whole(path, page.encode())
+    return write_atomic(path, page.encode())
 
 
 def described(value: Any) -> str:
@@ -56,7 +56,7 @@ def described(value: Any) -> str:
     >>> described(None), described(True), described(["en", "es"]), described({"sure": 0.7})
     ('none', 'yes', 'en, es', 'sure: 0.7')
     """
-    return told(value, "none")
+    return format_value(value, "none")
 
 
 def fact(name: str, value: Any) -> tuple[str, str]:

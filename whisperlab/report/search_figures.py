@@ -25,7 +25,7 @@ from whisperlab.report.figures import (
     _frame,
     _styled,
 )
-from whisperlab.util.html import told
+from whisperlab.util.html import format_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,7 +173,7 @@ def _option(name: str, results: Sequence[Result]) -> _Column:
         return _scaled(title, np.array(numbers), lambda value: f"{value:.4g}")
     steps = sorted({*map(repr, values)}, key=lambda text: _rank(values, text))
     place = {text: (n + 0.5) / len(steps) for n, text in enumerate(steps)}
-    words = {repr(value): told(value, "none") for value in values}
+    words = {repr(value): format_value(value, "none") for value in values}
     kept = steps[:: -(-len(steps) // MAX_LABELS)]
     heights = np.array([place[repr(value)] for value in values])
     return _Column(title, heights, tuple((place[text], _cut(words[text])) for text in kept))

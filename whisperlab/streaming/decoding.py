@@ -27,7 +27,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.text_decoder import DecoderState, TextStack
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.line_profile import hot
+from whisperlab.util.line_profile import line_profiled
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import check_types, shown
 
@@ -330,7 +330,7 @@ class SpeechDecoder:
             self._last = place, encoded
         return encoded
 
-    @hot
+    @line_profiled
     def _draft(
         self,
         encoded: Encoded,

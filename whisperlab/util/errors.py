@@ -106,10 +106,10 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def enough_memory(doing: str) -> Iterator[None]:
+def translate_oom(doing: str) -> Iterator[None]:
     """Turn whatever says that memory ran out into OutOfMemoryError; ``doing`` are the words after "not enough memory".
 
-    >>> with enough_memory("to load base"):
+    >>> with translate_oom("to load base"):
     ...     raise RuntimeError("not enough memory: you tried to allocate 4096 bytes.")
     Traceback (most recent call last):
     whisperlab.util.errors.OutOfMemoryError: not enough memory to load base (4096 bytes asked for at once)

@@ -13,7 +13,7 @@ _swept: set[Path] = set()  # folders this process has cleared of what dead ones 
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Another path to write to, which nobody can foresee; the file takes the name ``path`` when the block ends well.
 
     By then it is on disk. Otherwise it goes, and what was there before stays. The first write to a folder clears away
@@ -48,9 +48,9 @@ def read_text(path: str | Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig")
 
 
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file that appears under its name only when it is complete; errors as for `whole`."""
-    with whole(path) as unfinished:
+def write_atomic(path: str | Path, content: bytes) -> Path:
+    """Write a file that appears under its name only when it is complete; errors as for `atomic_path`."""
+    with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)
 

@@ -19,7 +19,7 @@ def facts(title: str, values: Mapping[str, Any]) -> str:
     '<table><caption>ring</caption><tbody><tr><th scope="row">held</th><td>3</td></tr></tbody></table>'
     """
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(told(value))}</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(format_value(value))}</td></tr>'
         for name, value in values.items()
     )
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
@@ -29,17 +29,17 @@ def rows(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
     """A table of rows below a title."""
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{escape(told(value))}</td>' for value in line) + "</tr>"
+        "<tr>" + "".join(f'<td dir="auto">{escape(format_value(value))}</td>' for value in line) + "</tr>"
         for line in body
     )
     return f"<table><caption>{escape(title)}</caption><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def told(value: Any, nothing: str = "-") -> str:
+def format_value(value: Any, nothing: str = "-") -> str:
     """A value for people.
 
-    >>> told(None), told(0.12345), told(1234567), told(["en", "es"]), told(True), told({"p50": 1.0})
-    ('-', '0.123', '1,234,567', 'en, es', 'yes', 'p50: 1')
+    >>> [format_value(value) for value in (None, 0.12345, 1234567, ["en", "es"], True, {"p50": 1.0})]
+    ['-', '0.123', '1,234,567', 'en, es', 'yes', 'p50: 1']
     """
     if value is None:
         return nothing
@@ -50,9 +50,11 @@ def told(value: Any, nothing: str = "-") -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {told(inner, nothing)}" for name, inner in value.items()) or nothing
+        return (
+            ", ".join(f"{name}: {format_value(inner, nothing)}" for name, inner in value.items()) or nothing
+        )
     if isinstance(value, list | tuple):
-        return ", ".join(told(inner, nothing) for inner in value) or nothing
+        return ", ".join(format_value(inner, nothing) for inner in value) or nothing
     return str(value)
 
 

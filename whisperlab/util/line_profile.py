@@ -1,4 +1,4 @@
-"""The mark of hot functions: they are profiled line by line when somebody asks for it, and are as they are when not.
+"""The mark of functions whose lines are profiled on request.
 
 ``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` ask for it; both need line_profiler. What is
 marked costs nothing otherwise, because the function itself is handed back.
@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _OFF = ("", "0", "off", "false", "no")  # as line_profiler reads its own switch
 
 
-def hot(function: Function) -> Function:
+def line_profiled(function: Function) -> Function:
     """Mark a function as one whose lines are worth knowing."""
     if not _wanted():
         return function

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return every free page of the heap to the system; nothing happens where the C library is not glibc.
 
     Blocks of all sizes come and go with every window, and what stays between them keeps the heap from shrinking: after
