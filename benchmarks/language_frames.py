@@ -18,7 +18,7 @@ import whisperlab
 from whisperlab import SessionRestartTranscriber, data
 from whisperlab.evaluation.trace import Reference
 from whisperlab.model import weights
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.smoothing import Look
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.timeline import SAMPLE_RATE, Span
@@ -63,8 +63,10 @@ def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[
     """All recordings of a split. The first time this encodes every window: some minutes."""
     recordings = data.load(corpus, split)
     languages = sorted({code for recording in recordings for code in recording.languages})
-    lid = LidOptions(sure_hops=1, **({} if english_bias is None else {"english_bias": english_bias}))
-    transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span", lid=lid)
+    lid = LanguageIdOptions(
+        confident_hop_factor=1, **({} if english_bias is None else {"english_bias": english_bias})
+    )
+    transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span", language_id=lid)
     folder = weights.cache_dir() / "benchmarks"
     found = []
     for recording in tqdm(recordings, desc=f"frames of {corpus} {split}", unit="recording"):
@@ -98,7 +100,9 @@ def _compute(transcriber: SessionRestartTranscriber, audio: FloatArray, path: Pa
 
 def _digest(transcriber: SessionRestartTranscriber, audio: FloatArray) -> str:
     folder = Path(whisperlab.__file__).parent
-    config = {name: transcriber.config()[name] for name in ("model", "precision", "languages", "vad", "lid")}
+    config = {
+        name: transcriber.config()[name] for name in ("model", "compute", "languages", "vad", "language_id")
+    }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name in SOURCES:
         digest.update((folder / name).read_bytes())

@@ -40,7 +40,7 @@ from whisperlab.experiments.language_windows import (
 )
 from whisperlab.experiments.microbenchmarks import middle
 from whisperlab.model import weights
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.util.audio_arrays import audio_digest
 
 SOURCES = ("encoder.py", "language_windows.py", "linear.py", "text_stack.py")  # what logits depend on
@@ -156,7 +156,7 @@ def rows(
 
 def rules(allowed: Sequence[str]) -> dict[str, tuple[Sequence[str] | None, float]]:
     """What may be answered, and what is taken off English."""
-    bias = LidOptions().english_bias
+    bias = LanguageIdOptions().english_bias
     return {
         "all": (None, 0.0),
         "all, English down": (None, bias),
@@ -196,7 +196,7 @@ def cost(heard: Heard, beside: Heard) -> dict[str, Any]:
 
 def calibration(heard: Heard, allowed: Sequence[str]) -> dict[str, Any]:
     """Of the product's posterior, on half of the recordings; the temperature is the best for the other half."""
-    bias = LidOptions().english_bias
+    bias = LanguageIdOptions().english_bias
     fitted, judged = heard.halves()
     temperature = best_temperature(fitted.among(allowed), fitted.truth, fitted.log_prior(bias))
     errors = {}
@@ -248,7 +248,7 @@ def main() -> None:
         "split": arguments.split,
         "model": arguments.model,
         "precision": listener.precision,
-        "english_bias": LidOptions().english_bias,
+        "english_bias": LanguageIdOptions().english_bias,
         "hop_s": HOP_S,
         "rows": found,
         **provenance(),

@@ -25,7 +25,7 @@ from whisperlab.experiments.language_windows import Condition, Heard, WindowList
 from whisperlab.model import linear
 from whisperlab.model import weights as models
 from whisperlab.model.encoder import ShortWindowEncoder
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.util.timeline import samples
 
 CONDITION = Condition(2.5, 0.5)
@@ -84,7 +84,7 @@ def error(encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: li
 
 def difference(found: Heard, exact: Heard, allowed: list[str], rng: np.random.Generator) -> str:
     """Points of accuracy against fp32 at the same places, with a 95 % interval over recordings."""
-    bias = LidOptions().english_bias
+    bias = LanguageIdOptions().english_bias
     gained = found.right(allowed, bias).astype(float) - exact.right(allowed, bias)
     names = np.array([place.recording for place in found.places])
     by_recording = [gained[names == name] for name in np.unique(names)]
@@ -126,7 +126,7 @@ def main() -> None:
         rows = [
             {
                 "precision": name,
-                "right": f"{100 * found.right(allowed, LidOptions().english_bias).mean():.1f} %",
+                "right": f"{100 * found.right(allowed, LanguageIdOptions().english_bias).mean():.1f} %",
                 "points against fp32": difference(found, heard["fp32"], allowed, np.random.default_rng(0)),
                 "encoder's error": f"{100 * error(listeners[name]._encoder, exact, recordings):.1f} %",
             }

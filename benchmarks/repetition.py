@@ -30,7 +30,7 @@ from whisperlab.data.recipes import VOICES
 from whisperlab.evaluation.scoring import units
 from whisperlab.evaluation.trace import capture
 from whisperlab.model import weights as models
-from whisperlab.transcriber import SessionOptions
+from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import CorpusError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME

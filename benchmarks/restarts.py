@@ -22,8 +22,8 @@ from whisperlab.evaluation.scoring.text import TextCounts, switch_text, text_cou
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace, capture
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights
-from whisperlab.streaming.decoding import DecoderOptions, SpeechDecoder, text_of
-from whisperlab.transcriber import prepared
+from whisperlab.model.engine import prepared
+from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder, text_of
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import samples
@@ -60,7 +60,7 @@ def main() -> None:
     recordings: list[Recording] = data.load(arguments.corpus, arguments.split)
     languages = sorted({code for recording in recordings for code in recording.languages})
     model = weights.load_weights("base")
-    decoder = SpeechDecoder(*prepared(model), DecoderOptions(), PerformanceMetrics())
+    decoder = SpeechDecoder(*prepared(model), DecodingOptions(), PerformanceMetrics())
     near: list[TextCounts] = []
     every: list[TextCounts] = []
     told: list[list[tuple[float, bool]]] = []

@@ -19,7 +19,13 @@ from language_frames import Recording, load
 
 from whisperlab.evaluation.scoring import pooled, score
 from whisperlab.streaming.results import Switch
-from whisperlab.streaming.smoothing import LanguageTracker, Look, SmoothingOptions, Turn, switch_cost
+from whisperlab.streaming.smoothing import (
+    LanguageChange,
+    LanguageTracker,
+    SmoothingOptions,
+    WindowPosterior,
+    switch_cost,
+)
 from whisperlab.util.timeline import seconds
 
 LAG = 0.45  # of a window, from a switch to the first frame that shows it
@@ -29,7 +35,7 @@ SHOWN_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95")
 
 Label = Callable[[np.ndarray], int]
 # From what a frame saw, the whole window first, to what the language is now held to be, if that is sure.
-Smoother = Callable[[list[Look]], Turn | None]
+Smoother = Callable[[list[WindowPosterior]], LanguageChange | None]
 
 
 class Held:
@@ -38,13 +44,13 @@ class Held:
     def __init__(self, label: Label, hold: int) -> None:
         self._label_of, self._hold, self._run, self._label, self._began = label, hold, 0, -1, 0
 
-    def __call__(self, looks: list[Look]) -> Turn | None:
+    def __call__(self, looks: list[WindowPosterior]) -> LanguageChange | None:
         label, window = self._label_of(looks[0].posterior), looks[0].window
         if label != self._label:
             self._label, self._run = label, 0
             self._began = window.end - round(LAG * len(window))
         self._run += 1
-        return Turn(label, self._began) if self._run >= self._hold else None
+        return LanguageChange(label, self._began) if self._run >= self._hold else None
 
 
 def arg_max(posterior: np.ndarray) -> int:
@@ -107,7 +113,7 @@ class Tracker:
         self._onsets = onsets
         self._current: int | None = None
 
-    def __call__(self, looks: list[Look]) -> Turn | None:
+    def __call__(self, looks: list[WindowPosterior]) -> LanguageChange | None:
         self._tracker.push(*looks if self._onsets else looks[:1])
         turn = self._tracker.change(self._current)
         if turn:

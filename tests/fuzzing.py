@@ -42,8 +42,8 @@ from whisperlab.experiments import comparison, results_store, sweep
 from whisperlab.experiments.comparison.running import _peer
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
-from whisperlab.streaming.decoding import DecoderOptions
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
@@ -563,7 +563,12 @@ def transcriber_options(rng: Rng) -> Run:
         "log_interval_seconds": 300.0,
     }
     chosen = wild_options(rng, plain, share=0.12)
-    groups = {"vad": VadOptions, "lid": LidOptions, "smoothing": SmoothingOptions, "decoding": DecoderOptions}
+    groups = {
+        "vad": VadOptions,
+        "lid": LanguageIdOptions,
+        "smoothing": SmoothingOptions,
+        "decoding": DecodingOptions,
+    }
     for name, group in {**groups, "session": SessionOptions}.items():
         if rng.random() < 0.3:
             inner = wild_options(rng, {field.name: field.default for field in fields(group)}, share=0.2)
@@ -957,7 +962,7 @@ SEEDS = Path("seeds")
 @cache
 def targets() -> dict[str, Target]:
     """All of them, with their seeds."""
-    option_groups = (VadOptions, LidOptions, SmoothingOptions, DecoderOptions, SessionOptions)
+    option_groups = (VadOptions, LanguageIdOptions, SmoothingOptions, DecodingOptions, SessionOptions)
     wrong = (ConfigurationError, AudioFormatError, BufferRangeError)
     return {
         "audio": Files(_seeds("audio"), DAMAGE, read_sound, (AudioFormatError,)),
@@ -1144,9 +1149,9 @@ def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
         "key": "rounded",
         "lid_hop_ms": 100,
         "vad": asdict(VadOptions()),
-        "lid": asdict(LidOptions()),
+        "lid": asdict(LanguageIdOptions()),
         "smoothing": asdict(SmoothingOptions()),
-        "decoding": asdict(DecoderOptions()),
+        "decoding": asdict(DecodingOptions()),
         "session": asdict(SessionOptions()),
     }
     (folder / "all.configuration").write_text(json.dumps(configuration))

@@ -27,7 +27,7 @@ from whisperlab.evaluation.scoring import Score, align, score, units
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
 from whisperlab.streaming.decoding import Hypothesis
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions, Turn
 from whisperlab.streaming.vad import VadOptions
@@ -246,7 +246,8 @@ def test_while_the_language_is_sure_it_is_asked_for_less_often_and_near_a_switch
     hop = SAMPLE_RATE // 10
     runs = {
         hops: listen(
-            make(lid_hop_ms=100, decode=False, lid=LidOptions(sure_hops=hops)), chunks(scene.audio, CHUNK)
+            make(lid_hop_ms=100, decode=False, language_id=LanguageIdOptions(confident_hop_factor=hops)),
+            chunks(scene.audio, CHUNK),
         )
         for hops in (1, 3)
     }
@@ -268,7 +269,9 @@ def test_after_a_pause_a_frame_looks_twice_and_the_second_look_is_at_what_was_sa
         assert 0.6 * SAMPLE_RATE <= frame.onset.window <= 2 * SAMPLE_RATE
         assert sum(frame.onset.posterior.values()) == pytest.approx(1)
         assert frame.onset.posterior.keys() == frame.posterior.keys()
-    without = listen(make(lid=LidOptions(onset_ms=0), decode=False), chunks(sentence.audio, CHUNK))
+    without = listen(
+        make(language_id=LanguageIdOptions(onset_ms=0), decode=False), chunks(sentence.audio, CHUNK)
+    )
     assert not any(frame.onset for frame in without.frames)
 
 
@@ -278,10 +281,10 @@ def test_frames_tell_how_much_of_their_window_was_speech(whole: Run) -> None:
 
 
 def test_frames_in_batches_are_the_same_frames_answered_together(make: Make, scene: Scene) -> None:
-    every_hop = {"sure_hops": 1, "onset_ms": 0}
+    every_hop = {"confident_hop_factor": 1, "onset_ms": 0}
     alone, batched = (
         listen(
-            make(decode=False, precision="fp32", lid=LidOptions(**every_hop, batch=n)),
+            make(decode=False, precision="fp32", language_id=LanguageIdOptions(**every_hop, batch=n)),
             chunks(scene.audio, CHUNK),
         )
         for n in (1, 3)
@@ -300,7 +303,7 @@ def test_a_batch_waits_through_a_pause_with_its_windows_still_held(make: Make, s
     rate = SAMPLE_RATE // 1000
     speech = sentence.audio[600 * rate : 2100 * rate]
     pause = np.zeros(400 * rate, np.float32)
-    lid = LidOptions(batch=64, sure_hops=1, window_ms=1000, onset_ms=0)
+    lid = LanguageIdOptions(batch=64, confident_hop_factor=1, window_ms=1000, onset_ms=0)
     audio = np.concatenate([speech, pause, speech, pause, speech])
     run = listen(make(decode=False, lid_hop_ms=10, lid=lid), chunks(audio, CHUNK))
     assert len(run.frames) > 64
@@ -350,7 +353,7 @@ def test_a_window_asked_for_twice_is_encoded_once(make: Make, scene: Scene, whol
 
 def test_a_refused_change_is_not_put_to_the_proof_again_at_once(make: Make, scene: Scene) -> None:
     strict = SessionOptions(confirm_posterior=1.0, confirm_text=-np.inf)
-    transcriber = make(session=strict, decode=False, lid=LidOptions(sure_hops=1))
+    transcriber = make(session=strict, decode=False, language_id=LanguageIdOptions(confident_hop_factor=1))
     asked: list[int] = []
     confirmed = transcriber._confirmed
 
@@ -448,9 +451,9 @@ def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
     make = transcriber_maker(base_model)
     (asked,) = Grid(decode=False, fixed={"languages": ["en"]}).configurations()
     config = make(asked).config()
-    assert config["lid"]["sure_hops"] == 1
-    assert config["lid"]["english_bias"] == LidOptions().english_bias
-    assert make({**asked, "lid": {"sure": 0.9}}).config()["lid"] == asdict(LidOptions(sure=0.9))
+    assert config["lid"]["confident_hop_factor"] == 1
+    assert config["lid"]["english_bias"] == LanguageIdOptions().english_bias
+    assert make({**asked, "lid": {"sure": 0.9}}).config()["lid"] == asdict(LanguageIdOptions(sure=0.9))
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:
@@ -714,7 +717,7 @@ def test_speech_whose_language_nobody_knows_yet_is_not_lost(make: Make, scene: S
     audio = np.concatenate([scene.audio] * 3)
     transcriber = make(
         lid_hop_ms=2000,
-        lid=LidOptions(min_speech_ms=35_000),
+        language_id=LanguageIdOptions(min_speech_ms=35_000),
         vad=VadOptions(min_silence_ms=40_000),
         session=SessionOptions(step_ms=3000),
     )
@@ -727,7 +730,7 @@ def test_short_windows_of_language_id_do_not_break_the_ends_of_speech(make: Make
     """Boundaries close to the present: a switch may be decided just as the speech ends."""
     audio = np.concatenate([scene.audio, np.zeros(SAMPLE_RATE, np.float32)])
     transcriber = make(
-        lid=LidOptions(window_ms=400, margin_ms=400, min_speech_ms=0),
+        language_id=LanguageIdOptions(window_ms=400, trailing_silence_ms=400, min_speech_ms=0),
         smoothing=SmoothingOptions(seconds_between_switches=0.5, min_duration_ms=0, margin=0.0),
         vad=VadOptions(min_silence_ms=100),
     )
@@ -845,7 +848,7 @@ def test_its_parts_are_the_objects_themselves(make: Make) -> None:
 
 
 def test_the_buffer_of_language_id_holds_its_window_however_small_the_hop(make: Make) -> None:
-    assert make(lid_hop_ms=10).audio_buffer_for_lid.capacity >= LidOptions().window_ms * 16
+    assert make(lid_hop_ms=10).audio_buffer_for_lid.capacity >= LanguageIdOptions().window_ms * 16
 
 
 def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
@@ -888,8 +891,10 @@ def test_prometheus_gets_the_counts_of_a_stream_with_its_times(make: Make, sente
 
 
 def test_the_near_key_keeps_sure_answers_only_and_is_seldom_wrong(make: Make, scene: Scene) -> None:
-    asked = LidOptions(sure_hops=1)  # an answer stands for half a second, which is as long as sureness rests
-    transcriber = make(key="near", decode=False, lid_hop_ms=100, shadow_rate=1.0, lid=asked)
+    asked = LanguageIdOptions(
+        confident_hop_factor=1
+    )  # an answer stands for half a second, which is as long as sureness rests
+    transcriber = make(key="near", decode=False, lid_hop_ms=100, shadow_rate=1.0, language_id=asked)
     run = listen(transcriber, chunks(scene.audio, CHUNK))
     cache = run.statistics["encoder_cache"]
     assert cache["hits"] > 0
@@ -907,7 +912,7 @@ def test_a_coarse_key_answers_wrongly_and_shadow_checks_say_so(make: Make, scene
         shadow_rate=1.0,
         decode=False,
         lid_hop_ms=400,
-        lid=LidOptions(500, 500),
+        language_id=LanguageIdOptions(500, 500),
     )
     cache = listen(transcriber, chunks(scene.audio, CHUNK)).statistics["encoder_cache"]
     assert cache["hits"] > 0
@@ -923,7 +928,7 @@ def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
 def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
     make: Make, sentence: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    every_hop = LidOptions(sure_hops=1)
+    every_hop = LanguageIdOptions(confident_hop_factor=1)
     transcriber = make(
         lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", lid=every_hop
     )
@@ -972,7 +977,7 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
         ({"key": None}, "key must be a string"),
         ({"lid_p95_limit_ms": math.nan}, "lid_p95_limit_ms must be a number"),
         (
-            {"lid": LidOptions(pool_after=99)},
+            {"lid": LanguageIdOptions(pool_after=99)},
             "pool_after must be None or 0 to 5",
         ),  # was told at the first frame
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
@@ -25,9 +25,11 @@ from whisperlab.evaluation.trace import provenance
 from whisperlab.experiments.results_store import append
 from whisperlab.experiments.worker_pool import Nursery
 from whisperlab.metrics import PerformanceMetrics, Timing
+from whisperlab.model.engine import prepared
 from whisperlab.model.weights import load_weights
-from whisperlab.streaming.decoding import DecoderOptions, SpeechDecoder
-from whisperlab.transcriber import SessionRestartTranscriber, prepared
+from whisperlab.streaming.assembly import Parts
+from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
@@ -114,8 +116,8 @@ class SoakedTranscriber(SessionRestartTranscriber):
 
     metrics: StageTimes
 
-    def _timers(self, enable_logging: bool, log_interval_seconds: float) -> PerformanceMetrics:
-        return StageTimes()
+    def __init__(self, *args: Any, parts: Parts = Parts(), **options: Any) -> None:
+        super().__init__(*args, parts=replace(parts, metrics=lambda *_: StageTimes()), **options)
 
 
 def soak(
@@ -162,7 +164,7 @@ def _header(transcriber: SessionRestartTranscriber, plan: Plan) -> dict[str, Any
         "config": transcriber.config(),
         "plan": {**asdict(plan), "warm_up_s": plan.warm_up_s, "duration_s": plan.duration_s},
         "chunk_ms": 1000 * CHUNK // SAMPLE_RATE,
-        "threads": transcriber.config()["threads"],
+        "threads": transcriber.config()["compute"]["threads"],
         "memory": gauges.memory(),
     }
 
@@ -288,7 +290,7 @@ def young_process(model: str, speech: FloatArray, language: str) -> Iterator[Mea
 
 
 def _yardstick(model: str, speech: FloatArray, language: str) -> Callable[[None], float]:
-    decoder = SpeechDecoder(*prepared(load_weights(model)), DecoderOptions(), PerformanceMetrics())
+    decoder = SpeechDecoder(*prepared(load_weights(model)), DecodingOptions(), PerformanceMetrics())
 
     def work(_: None) -> float:
         began = time.thread_time_ns()

@@ -27,8 +27,8 @@ from whisperlab.buffer import RingBuffer
 from whisperlab.data import read_manifest
 from whisperlab.evaluation.trace import read_trace
 from whisperlab.experiments.results_store import STORE, done, read_rows
-from whisperlab.streaming.decoding import DecoderOptions
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.transcriber import SessionOptions
@@ -115,7 +115,10 @@ def test_any_array_goes_into_a_ring_or_changes_nothing(little_memory: None, arra
 
 
 @fuzz
-@given(st.sampled_from([VadOptions, LidOptions, SmoothingOptions, DecoderOptions, SessionOptions]), st.data())
+@given(
+    st.sampled_from([VadOptions, LanguageIdOptions, SmoothingOptions, DecodingOptions, SessionOptions]),
+    st.data(),
+)
 def test_any_option_is_taken_or_refused(little_memory: None, group: type, data: st.DataObject) -> None:
     numbers = st.one_of(st.integers(), st.floats(), st.integers(-3, 99), st.sampled_from(fuzzing.WILD))
     name = data.draw(st.sampled_from([field.name for field in fields(group)]))

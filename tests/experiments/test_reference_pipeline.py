@@ -22,7 +22,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.text_decoder import TextStack
 from whisperlab.model.weights import weights_of
-from whisperlab.streaming.decoding import DecoderOptions, SpeechDecoder
+from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import AudioFormatError, BufferRangeError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, Span, samples
@@ -146,7 +146,7 @@ def test_the_whole_stack_refuses_tokens_it_would_get_wrong(base_model: Whisper, 
 
 @pytest.mark.model
 def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> None:
-    weights, options = weights_of(base_model), DecoderOptions(margins_s=(30.0,))
+    weights, options = weights_of(base_model), DecodingOptions(trailing_silence_s=(30.0,))
     ours = SpeechDecoder(ShortWindowEncoder(weights), TextStack(weights), options, PerformanceMetrics())
     plain = SpeechDecoder(PaddedEncoder(base_model), WholeStack(base_model), options, PerformanceMetrics())
     said, expected = (decoder.decode(clip, 0, "es").words for decoder in (plain, ours))
@@ -167,7 +167,7 @@ def test_the_plain_pipeline_asks_at_every_hop_for_thirty_seconds(
         transcriber.process(chunk)
     transcriber.finalize()
     told = transcriber.get_statistics()
-    assert len(transcriber.config()["decoding"]["margins_s"]) == 1
+    assert len(transcriber.config()["decoding"]["trailing_silence_s"]) == 1
     assert told["lid"]["frames"] > 15
     assert told["lid"]["encoded_s"] == 30 * told["lid"]["encoder_calls"] == 30 * told["lid"]["frames"]
     assert told["encoder_cache"]["max_size"] == (50 if guide else 0)

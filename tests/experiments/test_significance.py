@@ -10,7 +10,7 @@ import pytest
 
 from whisperlab.experiments.comparison import Side, contest
 from whisperlab.experiments.significance import LEAST, in_pairs, judge, together
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.transcriber import grouped
 from whisperlab.util.errors import ConfigurationError
 
@@ -120,7 +120,7 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
     for given in (text, str(tmp_path / "options.json")):
         side = Side.of(given)
         assert side == Side({"precision": "fp32", "lid": {"sure": 0.9}})
-        assert grouped(side.options) == {"precision": "fp32", "lid": LidOptions(sure=0.9)}
+        assert grouped(side.options) == {"precision": "fp32", "lid": LanguageIdOptions(sure=0.9)}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,9 @@ def test_two_configurations_meet_on_real_speech(excerpt: Path) -> None:
     recordings = load(str(excerpt), "test")
     with pytest.raises(ConfigurationError, match="no such option"):
         contest(Side({"presicion": "fp32"}), Side(), recordings)
-    outcome = contest(Side({"lid": {"sure_hops": 1, "alone_ms": 30_000}}), Side(), recordings, rounds=2)
+    outcome = contest(
+        Side({"lid": {"confident_hop_factor": 1, "onset_only_ms": 30_000}}), Side(), recordings, rounds=2
+    )
     by_name = {finding.measure.name: finding.verdict for finding in outcome.findings}
     assert by_name["computing / audio"].n == 2
     assert by_name["mixed error rate"].n == 1

@@ -127,7 +127,7 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
         (50, 2),
     ]
     assert grid.configurations()[0] == {
-        "lid": {"sure_hops": 1, "onset_ms": 0},
+        "lid": {"confident_hop_factor": 1, "onset_ms": 0},
         "languages": ["en"],
         "decode": False,
         "cache_size": 10,

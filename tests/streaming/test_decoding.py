@@ -22,7 +22,7 @@ from whisperlab.streaming.decoding import (
     REPETITION,
     AlignAtt,
     CommitPolicy,
-    DecoderOptions,
+    DecodingOptions,
     Hypothesis,
     LocalAgreement,
     SpeechDecoder,
@@ -188,9 +188,9 @@ def test_confidence_is_the_geometric_mean_over_tokens() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"margins_s": ()},
-        {"margins_s": (1.0, -1.0)},
-        {"margins_s": (float("nan"),)},
+        {"trailing_silence_s": ()},
+        {"trailing_silence_s": (1.0, -1.0)},
+        {"trailing_silence_s": (float("nan"),)},
         {"tokens_per_second": 0.0},
         {"tokens_per_second": float("nan")},
         {"spare_tokens": -1},
@@ -198,7 +198,7 @@ def test_confidence_is_the_geometric_mean_over_tokens() -> None:
 )
 def test_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
-        DecoderOptions(**options)
+        DecodingOptions(**options)
 
 
 def test_the_tokenizer_always_asks_to_transcribe() -> None:
@@ -289,7 +289,7 @@ def parts(base_model: Whisper) -> tuple[ShortWindowEncoder, TextStack]:
 
 @pytest.fixture(scope="module")
 def decoder(parts: tuple[ShortWindowEncoder, TextStack]) -> SpeechDecoder:
-    return SpeechDecoder(*parts, DecoderOptions(), PerformanceMetrics())
+    return SpeechDecoder(*parts, DecodingOptions(), PerformanceMetrics())
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,7 @@ def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
     parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
 ) -> None:
     encoder = parts[0].with_own_counts()
-    decoder = SpeechDecoder(encoder, parts[1], DecoderOptions(), PerformanceMetrics())
+    decoder = SpeechDecoder(encoder, parts[1], DecodingOptions(), PerformanceMetrics())
     spanish, english = decoder.likelihoods(clip, 0, ("es", "en"))
     assert encoder.calls == 1
     assert spanish == pytest.approx(said.log_probability, abs=1e-3)
@@ -437,7 +437,9 @@ def test_silence_says_nothing(decoder: SpeechDecoder) -> None:
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextStack], language: str) -> None:
     """Whatever Whisper makes of noise, with its checks for silence turned off and no silence after it."""
-    options = DecoderOptions(margins_s=(0.0,), no_speech=1.0, tokens_per_second=12.0, spare_tokens=8)
+    options = DecodingOptions(
+        trailing_silence_s=(0.0,), no_speech=1.0, tokens_per_second=12.0, spare_tokens=8
+    )
     found = SpeechDecoder(*parts, options, PerformanceMetrics()).decode(noise(3.0), 0, language)
     assert len(tokens_of(found.words)) <= 8 + 3 * 12
 
@@ -447,7 +449,7 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
     parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
 ) -> None:
     encoder, stack = parts
-    options = DecoderOptions(margins_s=(0.5, 1.0, 2.0), tokens_per_second=1.0, spare_tokens=2)
+    options = DecodingOptions(trailing_silence_s=(0.5, 1.0, 2.0), tokens_per_second=1.0, spare_tokens=2)
     small = SpeechDecoder(encoder, stack, options, PerformanceMetrics())
     calls = encoder.calls
     found = small.decode(clip, 0, "es")
@@ -473,7 +475,7 @@ def test_a_prefix_that_loops_is_not_looped_on(decoder: SpeechDecoder, clip: Floa
 def test_a_prefix_beyond_the_budget_stays_and_nothing_is_added(
     parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
 ) -> None:
-    options = DecoderOptions(margins_s=(1.0,), tokens_per_second=0.1, spare_tokens=0)
+    options = DecodingOptions(trailing_silence_s=(1.0,), tokens_per_second=0.1, spare_tokens=0)
     small = SpeechDecoder(*parts, options, PerformanceMetrics())
     assert small.decode(clip, 0, "es", said.words).words == said.words
 

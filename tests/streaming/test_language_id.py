@@ -17,7 +17,7 @@ from whisperlab.model.text_decoder import TextStack
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.language_id import (
     LanguageIdentifier,
-    LidOptions,
+    LanguageIdOptions,
     check_languages,
     log_prior,
     softmax,
@@ -216,16 +216,16 @@ def test_softmax_is_a_distribution_whatever_the_size_of_the_logits(logits: list[
     [
         {"window_ms": 99},
         {"window_ms": 30_001},
-        {"margin_ms": -1},
-        {"margin_ms": 30_001},
+        {"trailing_silence_ms": -1},
+        {"trailing_silence_ms": 30_001},
         {"min_speech_ms": -1},
         {"temperature": 0.0},
         {"temperature": float("nan")},
         {"english_bias": float("inf")},
         {"sure": 1.5},
-        {"sure_hops": 0},
+        {"confident_hop_factor": 0},
     ],
 )
 def test_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
-        LidOptions(**options)
+        LanguageIdOptions(**options)

@@ -16,11 +16,11 @@ from whisperlab.streaming.smoothing import (
     DOUBT,
     FLOOR,
     RAMP,
+    LanguageChange,
     LanguageTracker,
-    Look,
     SmoothingOptions,
     TransitViterbi,
-    Turn,
+    WindowPosterior,
     noise_of,
     switch_cost,
 )
@@ -39,8 +39,8 @@ def window_of(frame: int) -> Span:
     return Span(max((frame + 1) * HOP - WINDOW, 0), (frame + 1) * HOP)
 
 
-def look(posterior: Sequence[float] | NDArray[np.float64], window: Span) -> Look:
-    return Look(window, np.asarray(posterior, dtype=float))
+def look(posterior: Sequence[float] | NDArray[np.float64], window: Span) -> WindowPosterior:
+    return WindowPosterior(window, np.asarray(posterior, dtype=float))
 
 
 # --- the best path ------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_rarer_switches_and_more_languages_make_one_dearer() -> None:
 
 def follow(
     frames: Sequence[NDArray[np.float64]], options: SmoothingOptions, current: int | None = A
-) -> tuple[list[int], list[Turn | None]]:
+) -> tuple[list[int], list[LanguageChange | None]]:
     """The label and the decided change after each frame, while the caller stays in ``current``."""
     tracker = LanguageTracker(len(frames[0]), options)
     labels, changes = [], []
@@ -311,7 +311,7 @@ def test_one_language_alone_never_changes_and_is_found_at_once() -> None:
     labels, changes = follow([np.array([1.0])] * 5, SmoothingOptions(), current=0)
     assert (labels, changes) == ([0] * 5, [None] * 5)
     _, changes = follow([np.array([1.0])] * 5, SmoothingOptions(min_duration_ms=0), current=None)
-    assert changes[0] == Turn(0, 0)
+    assert changes[0] == LanguageChange(0, 0)
 
 
 @pytest.mark.parametrize(

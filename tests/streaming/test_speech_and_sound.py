@@ -17,7 +17,7 @@ from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.scoring import units
 from whisperlab.evaluation.trace import Trace, capture
 from whisperlab.model.weights import weights_of
-from whisperlab.streaming.decoding import DecoderOptions
+from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.transcriber import Policy, SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
@@ -108,7 +108,7 @@ def test_a_sentence_after_repeated_words_is_kept_and_so_are_they(
 def test_speech_for_which_no_text_is_found_is_reported(base_model: Whisper, english: object) -> None:
     audio, _ = joined(english, ["vm-sorry", "vm-sorry"], 100, [])
     # A probability of "no speech" above 0 and a token probability below 1 are always met: nothing is text.
-    decoding = DecoderOptions(no_speech=-1.0, min_log_probability=1.0)
+    decoding = DecodingOptions(no_speech=-1.0, min_log_probability=1.0)
     transcriber = SessionRestartTranscriber(base_model, language="en", decoding=decoding)
     results: list[ProcessResult] = [transcriber.process(audio), transcriber.finalize()]
     spans = [span for result in results for span in result.untranscribed]

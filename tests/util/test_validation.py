@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from whisperlab.streaming.decoding import DecoderOptions
-from whisperlab.streaming.language_id import LidOptions
+from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.transcriber import SessionOptions
@@ -79,16 +79,16 @@ def test_numbers_of_numpy_are_numbers_and_its_truths_are_none() -> None:
     [
         (VadOptions, {"min_silence_ms": "480"}),
         (VadOptions, {"min_silence_ms": 10**9}),  # a buffer was made for so much
-        (LidOptions, {"sure_hops": 10**9}),  # and for so much
-        (LidOptions, {"alone_ms": math.nan}),
-        (LidOptions, {"pool_after": 1.5}),
+        (LanguageIdOptions, {"confident_hop_factor": 10**9}),  # and for so much
+        (LanguageIdOptions, {"onset_only_ms": math.nan}),
+        (LanguageIdOptions, {"pool_after": 1.5}),
         (SmoothingOptions, {"margin": "1"}),
         (SmoothingOptions, {"min_duration_ms": math.inf}),
-        (DecoderOptions, {"margins_s": 1.0}),
-        (DecoderOptions, {"margins_s": (math.inf,)}),
-        (DecoderOptions, {"tokens_per_second": math.inf}),
-        (DecoderOptions, {"spare_tokens": 10**9}),
-        (DecoderOptions, {"no_speech": math.nan}),
+        (DecodingOptions, {"trailing_silence_s": 1.0}),
+        (DecodingOptions, {"trailing_silence_s": (math.inf,)}),
+        (DecodingOptions, {"tokens_per_second": math.inf}),
+        (DecodingOptions, {"spare_tokens": 10**9}),
+        (DecodingOptions, {"no_speech": math.nan}),
         (SessionOptions, {"policy": ["agreement"]}),
         (SessionOptions, {"share": None}),
         (SessionOptions, {"step_ms": 10**400}),

@@ -35,13 +35,17 @@ from whisperlab.experiments.reference_pipeline import PlainTranscriber
 from whisperlab.experiments.significance import block_ratio
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import ShortWindowEncoder, positions
+from whisperlab.model.engine import prepared
 from whisperlab.model.linear import Precision, activations, product
 from whisperlab.model.weights import Weights, load_model, load_weights, tensor_shapes
 from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
-from whisperlab.streaming.decoding import DecoderOptions
-from whisperlab.streaming.language_id import LanguageIdentifier, LidOptions, check_languages
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared
+from whisperlab.streaming.assembly import Parts
+from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.language_id import LanguageIdentifier, LanguageIdOptions, check_languages
+from whisperlab.streaming.language_probe import LanguageProbe
+from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.threads import THREADS, torch_threads
@@ -93,21 +97,24 @@ class Models:
         return load_model(self._name)
 
 
-class AlwaysAsking(SessionRestartTranscriber):
-    """Asks for the language at every hop, whether people speak or not: nothing is saved by not asking."""
+def always_due(probe: LanguageProbe) -> bool:
+    """A language-ID frame at every hop, in silence too: nothing is saved by evaluating fewer frames."""
+    return probe.received >= probe.window
 
-    def _due(self) -> bool:
-        return self._heard >= self._window
+
+class AlwaysAsking(SessionRestartTranscriber):
+    """Evaluates a language-ID frame at every hop, whatever the audio holds."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, parts=Parts(frame_due=always_due), **options)
 
 
 class AskedAtWill(SessionRestartTranscriber):
-    """Takes a language-ID frame whenever it is told to, to measure what one costs."""
+    """Evaluates a language-ID frame on request, to measure what one costs."""
 
     def take_frame(self) -> None:
-        """One frame of what was heard last."""
-        self._ask()
-        with self.metrics.measure("lid.total"):
-            self._answer()
+        """Evaluate one frame of the newest audio."""
+        self.evaluate_frame()
 
 
 Kind = Literal["before", "guide", "ours", "off", "on"]
@@ -157,25 +164,42 @@ _ARMS = (
         "off",
         "without short windows",
         "language-ID and decoding padded to 30 s",
-        lid=LidOptions(margin_ms=27_500, onset_margin_ms=28_000),
-        decoding=DecoderOptions(margins_s=(30.0,)),
+        language_id=LanguageIdOptions(trailing_silence_ms=27_500, onset_trailing_silence_ms=28_000),
+        decoding=DecodingOptions(trailing_silence_s=(30.0,)),
     ),
     _ours("off", "without bfloat16", "products in 32-bit floats", precision="fp32"),
     _ours("off", "with int8", "products in 8 bits, in the encoder too", precision="int8"),
-    _ours("off", "without pooling", "all positions through all blocks", lid=LidOptions(pool_after=None)),
-    _ours("off", "without second looks", "the last 2.5 s alone", lid=LidOptions(onset_ms=0)),
-    _ours("off", "always both looks", "2.5 s and what was said since", lid=LidOptions(alone_ms=30_000)),
-    _ours("off", "without adaptive hop", "asked every 100 ms of speech", lid=LidOptions(sure_hops=1)),
+    _ours(
+        "off",
+        "without pooling",
+        "all positions through all blocks",
+        language_id=LanguageIdOptions(pool_after=None),
+    ),
+    _ours("off", "without second looks", "the last 2.5 s alone", language_id=LanguageIdOptions(onset_ms=0)),
+    _ours(
+        "off",
+        "always both looks",
+        "2.5 s and what was said since",
+        language_id=LanguageIdOptions(onset_only_ms=30_000),
+    ),
+    _ours(
+        "off",
+        "without adaptive hop",
+        "asked every 100 ms of speech",
+        language_id=LanguageIdOptions(confident_hop_factor=1),
+    ),
     Arm(
         "without gating",
         "off",
         "asked every 100 ms, in silence too, both looks",
-        {"lid": LidOptions(sure_hops=1, alone_ms=30_000)},
+        {"language_id": LanguageIdOptions(confident_hop_factor=1, onset_only_ms=30_000)},
         AlwaysAsking,
     ),
     _ours("off", "without sharing", "proof and decode encode apart", session=SessionOptions(share=False)),
     _ours("on", "with the near cache", "a sure answer stands for 0.5 s", key="near"),
-    _ours("on", "with batches of 3", "frames encoded three at a time", lid=LidOptions(batch=3)),
+    _ours(
+        "on", "with batches of 3", "frames encoded three at a time", language_id=LanguageIdOptions(batch=3)
+    ),
     _ours(
         "on",
         "in parallel",
@@ -445,21 +469,21 @@ def frame_figures(
     window = np.resize(speech, samples(3))[samples(1) :]
     encoder, _ = prepared(models.weights)
     padded, model = whisper.pad_or_trim(window), models.whisper
-    margin_ms, kind = LidOptions().margin_ms, activations(encoder.precision)
+    trailing_silence_ms, kind = LanguageIdOptions().trailing_silence_ms, activations(encoder.precision)
     mel = encoder.mel([window], len(window))
     square = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
     peak = product(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
 
-    def frame(margin_ms: int) -> Callable[[], object]:
-        options = LidOptions(window_ms=2000, margin_ms=margin_ms, onset_ms=0)
-        asked = AskedAtWill(models.weights, languages, lid=options, cache_size=0, decode=False)
+    def frame(trailing_silence_ms: int) -> Callable[[], object]:
+        options = LanguageIdOptions(window_ms=2000, trailing_silence_ms=trailing_silence_ms, onset_ms=0)
+        asked = AskedAtWill(models.weights, languages, language_id=options, cache_size=0, decode=False)
         asked.process(window)
         return asked.take_frame
 
     subjects: dict[str, Callable[[], object]] = {
         "openai-whisper": lambda: model.detect_language(whisper.log_mel_spectrogram(padded)),
         "frame": frame(0),
-        "frame with margin": frame(margin_ms),
+        "frame with margin": frame(trailing_silence_ms),
         "encoder": lambda: encoder.forward(mel, None),
         "peak": lambda: peak(square),
     }
@@ -470,7 +494,7 @@ def frame_figures(
     return [
         ratio("openai-whisper's detect_language / a frame of 2 s", times["openai-whisper"], times["frame"]),
         ratio(
-            f"openai-whisper's detect_language / a frame of 2 s and {margin_ms / 1000:g} s of silence",
+            f"openai-whisper's detect_language / a frame of 2 s and {trailing_silence_ms / 1000:g} s of silence",
             times["openai-whisper"],
             times["frame with margin"],
         ),

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from whisperlab.model.engine import prepared
 from whisperlab.model.weights import Weights, weights_of
-from whisperlab.streaming.language_id import LanguageIdentifier, LidOptions, check_languages, softmax
-from whisperlab.transcriber import prepared
+from whisperlab.streaming.language_id import LanguageIdentifier, LanguageIdOptions, check_languages, softmax
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.threads import THREADS, torch_threads
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 Logits: TypeAlias = NDArray[np.float64]  # shape (windows, languages); -inf for a language that is not allowed
 Clock: TypeAlias = Callable[[], float]
 
-POOL_AFTER = LidOptions().pool_after  # as the transcriber's language-ID has it
+POOL_AFTER = LanguageIdOptions().pool_after  # as the transcriber's language-ID has it
 
 
 @dataclass(slots=True, frozen=True)
 class Condition:
-    """How a window is heard: its length, the silence after it, and where positions are pooled (see `LidOptions`).
+    """A window's length, the silence after it, and where positions are pooled (see `LanguageIdOptions`).
 
     Silence of 30 s pads to the 30 s Whisper was trained on.
 

@@ -20,10 +20,11 @@ import torch
 from whisperlab.buffer import RingBuffer
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder, positions
 from whisperlab.model.text_decoder import DecoderState, TextStack
-from whisperlab.model.weights import Weights
-from whisperlab.streaming.decoding import DecoderOptions
-from whisperlab.streaming.language_id import LidOptions
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
+from whisperlab.streaming.assembly import Parts
+from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.language_id import LanguageIdOptions
+from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, as_chunk
 from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.threads import THREADS
@@ -204,24 +205,26 @@ class PlainTranscriber(SessionRestartTranscriber):
         guide: bool = False,
         threads: int = THREADS,
     ) -> None:
-        self._model, self._guide = model, guide
+        parts = Parts(
+            engine=lambda *_: (PaddedEncoder(model), WholeStack(model)),
+            buffer=RingBuffer if guide else ConcatenatedBuffer,
+        )
         super().__init__(
             model,
             languages,
+            parts=parts,
             precision="fp32",
             threads=threads,
             cache_size=50 if guide else 0,
-            decoding=DecoderOptions(
-                margins_s=(30.0,)
-            ),  # a second margin would only decode the same once more
-            lid=LidOptions(window_ms=WINDOW_MS, margin_ms=28_000, pool_after=None, onset_ms=0, sure_hops=1),
+            decoding=DecodingOptions(
+                trailing_silence_s=(30.0,)
+            ),  # a second try would decode the same window again
+            language_id=LanguageIdOptions(
+                window_ms=WINDOW_MS,
+                trailing_silence_ms=28_000,
+                pool_after=None,
+                onset_ms=0,
+                confident_hop_factor=1,
+            ),
             session=SessionOptions(share=False, flag_language=False),
         )
-
-    def _engine(
-        self, weights: Weights, precision: str | None, split: int | None
-    ) -> tuple[ShortWindowEncoder, TextStack]:
-        return PaddedEncoder(self._model), WholeStack(self._model)
-
-    def _buffer(self, capacity: int) -> RingBuffer:
-        return RingBuffer(capacity) if self._guide else ConcatenatedBuffer(capacity)

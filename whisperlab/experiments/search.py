@@ -7,25 +7,25 @@ where it stopped. It looks for the Pareto front of `OBJECTIVES`: the configurati
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
+from whisperlab.config import GROUPS, TranscriberConfig
 from whisperlab.experiments.comparison import json_options
 from whisperlab.experiments.pareto import pareto_front
 from whisperlab.experiments.results_store import Row, Say, nested_config, newest_rows
 from whisperlab.experiments.sweep import Config, MakeTranscriber, Task, plan, run_sweep, summarise
-from whisperlab.transcriber import GROUPS, SessionRestartTranscriber
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.options import flat, migrated
 
 if TYPE_CHECKING:
     import optuna
@@ -399,34 +399,16 @@ class _Kind:
 
 
 def _told(described: Mapping[str, Any]) -> Iterator[tuple[str, Any, _Kind]]:
-    """Every option that is described, by its full name, with what it takes."""
-    for name, value in described.items():
-        if name in GROUPS:
-            if not isinstance(value, Mapping):
-                raise ConfigurationError(f"{name} is a group of options, an object, got {value!r}")
-            kinds = {one.name: _Kind(one.default, str(one.type)) for one in fields(GROUPS[name])}
-            yield from (
-                (f"{name}.{option}", *_known(option, value, kinds, f"{name} has")) for option in value
-            )
-        else:
-            yield (name, *_known(name, described, _top_options(), f"a search has {', '.join(GROUPS)},"))
-
-
-def _known(
-    name: str, described: Mapping[str, Any], kinds: Mapping[str, _Kind], there: str
-) -> tuple[Any, _Kind]:
-    if name not in kinds:
-        raise ConfigurationError(f"no option {name!r}: {there} {', '.join(kinds)}")
-    return described[name], kinds[name]
-
-
-def _top_options() -> dict[str, _Kind]:
-    parameters = inspect.signature(SessionRestartTranscriber.__init__).parameters
-    return {
-        name: _Kind(one.default, str(one.annotation))
-        for name, one in parameters.items()
-        if name not in _NOT_OPTIONS and name not in GROUPS
+    """Every option that is described, by its dotted name, with its type."""
+    if group := next((n for n, v in described.items() if n in GROUPS and not isinstance(v, Mapping)), None):
+        raise ConfigurationError(f"{group} is a group of options, an object, got {described[group]!r}")
+    kinds = {
+        name: _Kind(known.default, str(known.hint)) for name, known in TranscriberConfig.options().items()
     }
+    for name, value in flat(migrated(described)).items():
+        if name in _NOT_OPTIONS or name not in kinds:
+            raise ConfigurationError(f"no option {name!r}: a search has {', '.join(kinds)}")
+        yield name, value, kinds[name]
 
 
 def _axis(name: str, value: Any, kind: _Kind) -> Choice | Range:

@@ -64,7 +64,7 @@ AXES = ("cache_size", "hash_precision", "key", "lid_hop_ms")
 
 # Language is asked for at every hop: left to itself the transcriber would skip some while it is sure, and hide what
 # cache, key and hop do. Second looks, which never go through the cache, are left out.
-EVERY_HOP: Config = {"sure_hops": 1, "onset_ms": 0}
+EVERY_HOP: Config = {"confident_hop_factor": 1, "onset_ms": 0}
 
 
 @dataclass(slots=True, frozen=True)
@@ -222,9 +222,10 @@ def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
 
     Groups of options are objects: ``{"lid": {"sure": 0.9}}``.
     """
-    from whisperlab.transcriber import SessionRestartTranscriber, grouped
+    from whisperlab.config import TranscriberConfig
+    from whisperlab.transcriber import SessionRestartTranscriber
 
-    return lambda config: SessionRestartTranscriber(**{**grouped(config), "model": model})
+    return lambda config: SessionRestartTranscriber(model, config=TranscriberConfig.from_json(config))
 
 
 def identity(digest: str, device: str) -> dict[str, str]:
@@ -253,8 +254,8 @@ def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTrans
 
 
 def _loaded_maker(model: str, device: str, drivers: tuple[tuple[str, str], ...]) -> MakeTranscriber:
+    from whisperlab.model.engine import prepared
     from whisperlab.model.weights import load_weights, model_digest
-    from whisperlab.transcriber import prepared
 
     weights = load_weights(model, device)
     ours = identity(model_digest(weights), device)

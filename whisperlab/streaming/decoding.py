@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.text_decoder import DecoderState, TextStack
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.line_profile import line_profiled
+from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
-from whisperlab.util.validation import check_types, shown
+from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
     from whisper.tokenizer import Tokenizer
@@ -50,32 +51,37 @@ def is_meaningful(text: str) -> bool:
 
 
 @dataclass(slots=True, frozen=True)
-class DecoderOptions:
-    """How hypotheses are made.
+class DecodingOptions(Options):
+    """How hypotheses are made. Text is dropped when ``no_speech`` and ``min_log_probability`` both say so."""
 
-    ``margins_s`` are the seconds of silence after the window: the first for every decode, the next ones only
-    when a repetition loop was found, or no text at all: with little silence after it Whisper takes speech that begins
-    within a word for none now and then. ``tokens_per_second`` bounds the text: fast Russian, the densest of our
-    recordings, needs 9. ``no_speech`` and ``min_log_probability`` are openai-whisper's thresholds for "nothing
-    was said": the text is dropped when both say so.
-    """
+    GROUP: ClassVar[str] = "decoding"
 
-    margins_s: tuple[float, ...] = (1.0, 10.0)
-    tokens_per_second: float = 12.0
-    spare_tokens: int = 8
-    no_speech: float = 0.6
-    min_log_probability: float = -1.0
+    trailing_silence_s: tuple[float, ...] = option(
+        (1.0, 10.0),
+        "seconds of silence after the window: the first for every decode, the others for a second try after a "
+        "repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
+    )
+    tokens_per_second: float = option(
+        12.0,
+        "limit of the text; fast Russian, the densest of our recordings, needs 9",
+        0,
+        above=True,
+        below=True,
+    )
+    spare_tokens: int = option(8, "tokens allowed beyond that limit", 0, MOST_TOKENS)
+    no_speech: float = option(
+        0.6, "no-speech probability above which text can be dropped; openai-whisper's default"
+    )
+    min_log_probability: float = option(
+        -1.0, "mean log-probability below which text can be dropped; openai-whisper's default"
+    )
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        if not self.margins_s or not all(0 <= margin_s <= 30 for margin_s in self.margins_s):
+    def check(self) -> None:
+        """Raise ConfigurationError for silences that are missing or out of range."""
+        if not self.trailing_silence_s or not all(0 <= value <= 30 for value in self.trailing_silence_s):
             raise ConfigurationError(
-                f"margins_s needs one or more values of 0 to 30, got {shown(self.margins_s)}"
-            )
-        if not 0 < self.tokens_per_second < math.inf or not 0 <= self.spare_tokens <= MOST_TOKENS:
-            raise ConfigurationError(
-                f"tokens_per_second must be above 0 and spare_tokens 0 to {MOST_TOKENS}, got "
-                f"{shown(self.tokens_per_second)} and {shown(self.spare_tokens)}"
+                "decoding.trailing_silence_s needs one or more values of 0 to 30, "
+                f"got {shown(self.trailing_silence_s)}"
             )
 
 
@@ -241,7 +247,7 @@ class SpeechDecoder:
         self,
         encoder: ShortWindowEncoder,
         stack: TextStack,
-        options: DecoderOptions,
+        options: DecodingOptions,
         metrics: PerformanceMetrics,
         n_languages: int = 99,
         *,
@@ -286,14 +292,14 @@ class SpeechDecoder:
             prompt: tokens of text said before the window; of long ones the newest `MAX_PROMPT` count.
             retry: False takes the first margin only; the hypothesis then says when it ``looped``.
         """
-        margins_s = self._options.margins_s[: None if retry else 1]
-        for attempt, margin_s in enumerate(margins_s):
+        trailing_silence_s = self._options.trailing_silence_s[: None if retry else 1]
+        for attempt, margin_s in enumerate(trailing_silence_s):
             encoded = self.encoded(audio, offset, margin_s)
             with self._metrics.measure("whisper.decode"), torch.inference_mode():
                 draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
             if not draft.looped and not self._is_nothing(draft, prefix):
                 break
-            self.redecodes += attempt + 1 < len(margins_s)
+            self.redecodes += attempt + 1 < len(trailing_silence_s)
         if self._is_nothing(draft, prefix):
             return Hypothesis(())
         return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
@@ -319,7 +325,7 @@ class SpeechDecoder:
 
         With ``share`` the last one is kept, for whoever asks for it next.
         """
-        margin_s = self._options.margins_s[0] if margin_s is None else margin_s
+        margin_s = self._options.trailing_silence_s[0] if margin_s is None else margin_s
         place = offset, len(audio), margin_s
         if self._last and self._last[0] == place:
             self.shared += 1

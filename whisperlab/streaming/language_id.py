@@ -8,9 +8,9 @@ that name the allowed languages are computed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from whisperlab.model.languages import CODES, language_code
 from whisperlab.model.text_decoder import TextStack
 from whisperlab.streaming.decoding import tokenizer_for
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
+from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import LONGEST_MS
-from whisperlab.util.validation import check_types, is_number, shown
+from whisperlab.util.validation import is_number, shown
 
 Posterior = NDArray[np.float64]  # shape (languages,), sums to 1
 
@@ -49,62 +50,68 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
 
 
 @dataclass(slots=True, frozen=True)
-class LidOptions:
-    """What one language-ID frame looks at.
+class LanguageIdOptions(Options):
+    """When language-ID evaluates a frame, and on which audio.
 
-    The window is the last ``window_ms`` of audio whatever it holds, followed by ``margin_ms`` of silence; a
-    frame is taken only while people speak and after ``min_speech_ms`` of speech. When the last pause of ``pause_ms``
-    or more ended ``min_speech_ms`` to ``onset_ms`` ago, the frame has a second look at what was said since, followed
-    by ``onset_margin_ms`` of silence: a new language is alone there. ``onset_ms=0`` is never; a second look is never
-    longer than the first. One of ``alone_ms`` or more takes the place of the first: on the development splits that
-    saves a quarter of the work and finds as many switches.
-    ``temperature`` divides the logits; on the development splits 1.0 leaves a calibration error of 0.03.
-    ``english_bias`` is what Whisper base overrates English by, in log-odds against a few others; it is taken off
-    before the softmax, but not when all languages are allowed, where it hurts. On the development splits 3.0 brought
-    the share of right windows from 93 to 96 % (five languages) and from 92 to 99.7 % (one bilingual speaker).
-    While the language of the session is at least ``sure`` probable, only every ``sure_hops``-th frame is taken; 1
-    takes all. ``batch`` frames are encoded together once the last of them is due, or speech ends: less work, answered
-    later. ``pool_after`` is the number of encoder blocks after which neighbouring positions are averaged in
-    pairs, None for never: after 3 it takes a fifth off a frame and no accuracy, before the first block (0) two fifths
-    and 4 points of it.
+    The first window of a frame is the last ``window_ms`` of audio, whatever it contains. A frame is evaluated only
+    during speech and after ``min_speech_ms`` of it. If the last pause ended ``min_speech_ms`` to ``onset_ms`` ago, the
+    frame gets a second window that starts at the end of the pause: it holds only the new language after a switch.
     """
 
-    window_ms: int = 2500
-    margin_ms: int = 500
-    pool_after: int | None = 3
-    min_speech_ms: int = 600
-    pause_ms: int = 96
-    onset_ms: int = 2000
-    onset_margin_ms: int = 500
-    alone_ms: int = 800
-    temperature: float = 1.0
-    english_bias: float = 3.0
-    sure: float = 0.7
-    sure_hops: int = 5
-    batch: int = 1
+    GROUP: ClassVar[str] = "language_id"
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        at_least = {"window_ms": 100, "pause_ms": 32, "sure_hops": 1, "batch": 1}
-        at_most = {
-            "min_speech_ms": LONGEST_MS,
-            "sure_hops": 1000,
-            "batch": 64,
-            "sure": 1,
-            "pool_after": math.inf,
-        }
-        for name, value in asdict(self).items():
-            low, high = at_least.get(name, 0), at_most.get(name, 30_000)
-            if name not in ("temperature", "english_bias") and value is not None and not low <= value <= high:
-                raise ConfigurationError(f"{name} must be {_range(low, high)}, got {shown(value)}")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigurationError(f"temperature must be above 0, got {shown(self.temperature)}")
-        if not math.isfinite(self.english_bias):
-            raise ConfigurationError(f"english_bias must be a finite number, got {self.english_bias}")
-
-
-def _range(low: float, high: float) -> str:
-    return f"at least {low}" if math.isinf(high) else f"{low} to {high}"
+    hop_ms: int = option(100, "time between two language-ID frames, milliseconds", 10, 10_000)
+    window_ms: int = option(2500, "audio of the first window, milliseconds", 100, 30_000)
+    trailing_silence_ms: int = option(500, "silence appended to the first window, milliseconds", 0, 30_000)
+    pool_after: int | None = option(
+        3,
+        "number of encoder blocks after which neighbouring positions are averaged in pairs; None: never. After 3 "
+        "a frame costs a fifth less at the same accuracy; before the first block (0) two fifths less, 4 points worse",
+        0,
+    )
+    min_speech_ms: int = option(600, "speech needed before a frame is evaluated, milliseconds", 0, LONGEST_MS)
+    pause_ms: int = option(
+        96, "length of a pause after which a second window can start, milliseconds", 32, 30_000
+    )
+    onset_ms: int = option(2000, "longest second window, milliseconds; 0: no second window", 0, 30_000)
+    onset_trailing_silence_ms: int = option(
+        500, "silence appended to the second window, milliseconds", 0, 30_000
+    )
+    onset_only_ms: int = option(
+        800,
+        "a second window of this length or more replaces the first; on *dev* that saves a quarter of the work and "
+        "finds as many switches",
+        0,
+        30_000,
+    )
+    temperature: float = option(
+        1.0,
+        "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*",
+        0,
+        above=True,
+        below=True,
+    )
+    english_bias: float = option(
+        3.0,
+        "log-odds by which Whisper base overrates English against a few other languages, subtracted before the "
+        "softmax unless all languages are allowed. On *dev* right windows rose from 93 to 96 % (five languages) and "
+        "from 92 to 99.7 % (one bilingual speaker)",
+        above=True,
+        below=True,
+    )
+    confident_above: float = option(
+        0.7, "probability of the current language from which it counts as confident", 0, 1
+    )
+    confident_hop_factor: int = option(
+        5, "while the current language is confident, only every n-th frame is evaluated; 1: all", 1, 1000
+    )
+    batch: int = option(
+        1,
+        "frames encoded together, once the last of them is due or speech ends: less work, later results",
+        1,
+        64,
+    )
+    prior: Mapping[str, float] = option({}, "positive weights by language; languages not named weigh 1")
 
 
 class LanguageIdentifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from whisperlab.util import html
 from whisperlab.util.timeline import Span, seconds
@@ -152,6 +152,81 @@ class ProcessResult:
     def switched(self) -> bool:
         """Whether a language switch was decided in this call."""
         return bool(self.switches)
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What one call has produced so far."""
+
+    committed: list[str] = field(default_factory=list)
+    switches: list[Switch] = field(default_factory=list)
+    segments: list[SessionSegment] = field(default_factory=list)
+    frames: list[LanguageFrame] = field(default_factory=list)
+    speech: list[Span] = field(default_factory=list)
+    gaps: list[Span] = field(default_factory=list)
+    untranscribed: list[Span] = field(default_factory=list)
+    flags: list[LanguageFlag] = field(default_factory=list)
+
+
+class ResultBuilder:
+    """Collects what the running call of ``process``, ``skip`` or ``finalize`` produces.
+
+    Another thread may call `build` at any time: it reads what one call has produced so far.
+    """
+
+    __slots__ = ("_new",)
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the result of a new call."""
+        self._new = _Collected()
+
+    def commit(self, text: str) -> None:
+        """Add text that will not change any more."""
+        self._new.committed.append(text)
+
+    def add(self, record: Switch | SessionSegment | LanguageFrame | LanguageFlag) -> None:
+        """Add a switch, a final segment, a language-ID frame or a language flag."""
+        new = self._new
+        if isinstance(record, LanguageFrame):
+            new.frames.append(record)
+        elif isinstance(record, SessionSegment):
+            new.segments.append(record)
+        elif isinstance(record, Switch):
+            new.switches.append(record)
+        else:
+            new.flags.append(record)
+
+    def add_speech(self, span: Span) -> None:
+        """Add speech that a pause has closed."""
+        self._new.speech.append(span)
+
+    def add_gap(self, span: Span) -> None:
+        """Add a part of the stream that was lost."""
+        self._new.gaps.append(span)
+
+    def add_untranscribed(self, spans: Iterable[Span]) -> None:
+        """Add speech for which no text was found."""
+        self._new.untranscribed.extend(spans)
+
+    def build(self, tentative: str, language: str | None, load_level: int) -> ProcessResult:
+        """The result of the call so far."""
+        new = self._new
+        return ProcessResult(
+            "".join(new.committed),
+            tentative,
+            language,
+            tuple(new.switches),
+            tuple(new.segments),
+            tuple(new.frames),
+            tuple(new.speech),
+            tuple(new.gaps),
+            load_level,
+            tuple(new.untranscribed),
+            tuple(new.flags),
+        )
 
 
 def _times(spans: Iterable[Span]) -> str:

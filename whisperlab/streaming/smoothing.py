@@ -1,20 +1,20 @@
-"""From jumpy posteriors to a language that holds: Viterbi with transits, and sustained detection; no audio, no model.
+"""Smoothing: from noisy posteriors to a stable language. Viterbi with transits, and sustained detection.
 
-A window of some seconds cannot change language at once. When the speaker does, the log-odds of the new language against
-the old one rise in a straight line while the new speech fills the window: on the development splits from -5.5 when it
-makes up 4 % of the window to +5.5 at 88 %. So the chain has two kinds of states: a language *settled*, and a
-*transit* from one language to another that began at a certain sample. Each predicts what the frame should look like;
-a frame counts by its squared distance from that (Gaussian noise of `noise_of` in each log-probability). A transit is
-seen while it is under way, and its beginning is the boundary: no lag to make up for afterwards.
+A window of several seconds cannot change language at once. After a switch the log-odds of the new language against the
+old one rise in a straight line while the new speech fills the window: on *dev* from -5.5 when it makes up 4 % of the
+window to +5.5 at 88 %. So the chain has two kinds of states: a *settled* language, and a *transit* from one language
+to another that began at a certain sample. Each state predicts the log-probabilities of a frame. A frame adds the
+squared distance from that prediction (Gaussian noise of `noise_of` in each log-probability). A transit is found while
+the window still holds both languages, and its beginning is the boundary: no delay has to be subtracted afterwards.
 
-A frame may look twice: at the whole window, and at what was said since the last pause. Speech mostly changes language
-at a pause, and then the second window holds the new language alone, long before the first is full of it. Short windows
-deviate more from what a language predicts (`NOISE` by their length), so they weigh less.
+A frame can have two windows: the first, and the speech since the last pause. Speech mostly changes language at a
+pause; the second window then holds only the new language, long before the first does. Short windows deviate more from
+the prediction (`NOISE` by their length), so they weigh less.
 
-Staying is free; leaving costs ``-log(p / (1 - p))`` shared among the other languages, ``p`` being the chance of a
-switch since the last frame. Windows overlap, so ten frames a second do not bring ten independent observations: each
-counts for `SmoothingOptions.evidence_per_second` times the seconds since the last one. A switch is *decided* when the
-best path has ended in the new language for a minimum time and beats every other language by a margin.
+Staying costs nothing; leaving costs ``-log(p / (1 - p))``, shared among the other languages, where ``p`` is the
+probability of a switch since the last frame. Windows overlap, so ten frames per second are not ten independent
+observations: each counts for `SmoothingOptions.evidence_per_second` times the seconds since the last one. A switch is
+*decided* when the best path has ended in the new language for a minimum time and leads every other by a margin.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
-from whisperlab.util.validation import check_types, shown
 
 Array = NDArray[np.float64]
 
@@ -47,33 +48,29 @@ FIRST_S = 0.1  # what a frame counts for that has none before it
 
 
 @dataclass(slots=True, frozen=True)
-class SmoothingOptions:
+class SmoothingOptions(Options):
     """How much evidence a change of language takes.
 
-    ``seconds_between_switches`` is what people expect of their audio; the switch cost follows from it.
-    ``evidence_per_second`` is the number of independent observations a second of speech is worth, in each window.
-    ``min_duration_ms`` and ``margin`` (log-odds against the next best language) must both be met before a language
-    is decided; a language that has led for `PATIENCE` needs no margin, because no two ever lie farther apart than the
-    cost of a switch.
+    A change needs both ``min_duration_ms`` and ``margin``. A language that has led for `PATIENCE` needs no margin:
+    no two languages ever lie farther apart than the cost of a switch.
     """
 
-    seconds_between_switches: float = 4.0
-    evidence_per_second: float = 0.8
-    min_duration_ms: int = 100
-    margin: float = 1.0
+    GROUP: ClassVar[str] = "smoothing"
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("seconds_between_switches", "evidence_per_second"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigurationError(
-                    f"{name} must be above 0 and finite, got {shown(getattr(self, name))}"
-                )
-        if self.min_duration_ms < 0 or not self.margin >= 0:
-            raise ConfigurationError(
-                "min_duration_ms and margin must be >= 0, got "
-                f"{shown(self.min_duration_ms)} and {shown(self.margin)}"
-            )
+    seconds_between_switches: float = option(
+        4.0,
+        "expected time between two switches, seconds; the cost of a switch follows from it",
+        0,
+        above=True,
+        below=True,
+    )
+    evidence_per_second: float = option(
+        0.8, "independent observations per second of speech, in each window", 0, above=True, below=True
+    )
+    min_duration_ms: int = option(
+        100, "how long a new language must lead before a change is decided, milliseconds", 0
+    )
+    margin: float = option(1.0, "log-odds against the next best language before a change is decided", 0)
 
 
 def switch_cost(frame_s: float, seconds_between_switches: float, n_states: int) -> float:
@@ -96,16 +93,16 @@ def noise_of(window: Span) -> float:
 
 
 @dataclass(slots=True, frozen=True)
-class Look:
-    """A window, and the probability of each language in it, shape (languages,)."""
+class WindowPosterior:
+    """A window and the probability of each language in it, shape (languages,)."""
 
     window: Span
     posterior: Array
 
 
 @dataclass(slots=True, frozen=True)
-class Turn:
-    """A change of language: the new state and the sample it is thought to have begun at."""
+class LanguageChange:
+    """A change of language: the new state and the estimated sample of its beginning."""
 
     state: int
     boundary: int
@@ -149,19 +146,19 @@ class TransitViterbi:
         self.state = 0
         self.boundary = 0
 
-    def push(self, looks: Sequence[Look]) -> None:
+    def push(self, windows: Sequence[WindowPosterior]) -> None:
         """Advance by one frame: one or more windows that end together, the longest first."""
-        window, known = looks[0].window, self._heard_until
+        window, known = windows[0].window, self._heard_until
         gap_s = 0.0 if known is None else min(seconds(window.end - known), LONGEST_GAP_S)
         if known is not None and gap_s > 0 and len(self._settled) > 1:
             self._begin_transits(max(known, window.start), gap_s)
-        for look in looks:
-            self._weigh(look, self._evidence * (gap_s or FIRST_S))
+        for observed in windows:
+            self._weigh(observed, self._evidence * (gap_s or FIRST_S))
         self._settle(window)
         self._heard_until = window.end
         self._rank()
 
-    def sure_until(self, state: int) -> int:
+    def reliable_until(self, state: int) -> int:
         """The sample before which ``state`` was certainly not left.
 
         Of a transit that has just begun nothing is known yet: it lies behind staying by what a switch costs. Once a
@@ -185,10 +182,10 @@ class TransitViterbi:
         self._began = np.append(self._began, at)
         self._from = np.vstack((self._from, left))
 
-    def _weigh(self, look: Look, n_observations: float) -> None:
+    def _weigh(self, observed: WindowPosterior, n_observations: float) -> None:
         """Subtract from every state the squared distance between what it predicts and what was seen."""
-        window, weight = look.window, n_observations / (2 * noise_of(look.window) ** 2)
-        seen = np.maximum(np.log(np.maximum(look.posterior, 1e-9)), FLOOR)
+        window, weight = observed.window, n_observations / (2 * noise_of(observed.window) ** 2)
+        seen = np.maximum(np.log(np.maximum(observed.posterior, 1e-9)), FLOOR)
         unlikely = (seen + DOUBT) ** 2  # distance of each language's log-probability from "not spoken"
         everywhere = unlikely.sum()
         self._settled -= weight * (everywhere - unlikely + seen**2)
@@ -229,33 +226,33 @@ class LanguageTracker:
         self._heard: Span | None = None
         self._ends_since = 0  # end of the frame before the first of the run the best path ends with
 
-    def push(self, look: Look, *more: Look) -> int:
+    def push(self, observed: WindowPosterior, *more: WindowPosterior) -> int:
         """Take the next frame, seen in one window or several that end together, the longest first.
 
         Returns the state the best path now ends in.
         """
         before = self._chain.state
-        self._chain.push((look, *more))
+        self._chain.push((observed, *more))
         if self._heard is None or self._chain.state != before:
-            self._ends_since = look.window.start if self._heard is None else self._heard.end
-        self._heard = look.window
+            self._ends_since = observed.window.start if self._heard is None else self._heard.end
+        self._heard = observed.window
         return self._chain.state
 
-    def change(self, current: int | None) -> Turn | None:
+    def change(self, current: int | None) -> LanguageChange | None:
         """The change away from ``current`` (None: no language yet) if it is sustained."""
-        turn = self.outlook(current)
-        if turn is None or self._heard is None:
+        change = self.outlook(current)
+        if change is None or self._heard is None:
             return None
         held = self._heard.end - self._ends_since
-        rivals = np.delete(self._chain.scores, turn.state)
+        rivals = np.delete(self._chain.scores, change.state)
         clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
-        return turn if clear and held >= self._min_duration else None
+        return change if clear and held >= self._min_duration else None
 
-    def sure_until(self, current: int) -> int:
+    def reliable_until(self, current: int) -> int:
         """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""
-        return self._chain.sure_until(current)
+        return self._chain.reliable_until(current)
 
-    def outlook(self, current: int | None) -> Turn | None:
+    def outlook(self, current: int | None) -> LanguageChange | None:
         """The change the best path shows now, sustained or not; None when it stays in ``current``."""
         chain = self._chain
-        return Turn(chain.state, chain.boundary) if self._heard and chain.state != current else None
+        return LanguageChange(chain.state, chain.boundary) if self._heard and chain.state != current else None

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, RecentLevel, gain_for, level_of
+from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
-from whisperlab.util.validation import check_types, shown
 
 _NEEDED_BYTES = 128 << 20  # of address space, while Silero is loaded: 79 MB at once, and some
 
@@ -47,30 +47,37 @@ class SileroDetector:
 
 
 @dataclass(slots=True, frozen=True)
-class VadOptions:
-    """When speech begins and ends.
+class VadOptions(Options):
+    """When speech begins and ends."""
 
-    ``onset`` and ``offset`` are Silero's own defaults (0.5, and 0.15 below it). ``min_silence_ms`` is longer
-    than most pauses inside a sentence, so that a closed span is an utterance. ``max_gain_db`` limits the automatic gain
-    for quiet audio (`whisperlab.util.gain`); 0 turns it off.
-    """
+    GROUP: ClassVar[str] = "vad"
 
-    onset: float = 0.5
-    offset: float = 0.35
-    min_silence_ms: int = 480
-    max_gain_db: float = MAX_GAIN_DB
+    onset: float = option(
+        0.5, "probability from which a frame starts speech; Silero's default", 0, 1, above=True, below=True
+    )
+    offset: float = option(
+        0.35,
+        "probability below which speech ends; Silero's default, 0.15 below `onset`",
+        0,
+        1,
+        above=True,
+        below=True,
+    )
+    min_silence_ms: int = option(
+        480, "silence that ends speech; longer than most pauses inside a sentence", 32, LONGEST_MS
+    )
+    max_gain_db: float = option(
+        MAX_GAIN_DB,
+        "limit of the automatic gain for quiet audio (`whisperlab.util.gain`); 0: no gain",
+        0,
+        MAX_GAIN_DB,
+    )
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        if not 0 < self.offset <= self.onset < 1:
-            raise ConfigurationError(f"0 < offset <= onset < 1 is needed, got {self.offset} and {self.onset}")
-        if not 32 <= self.min_silence_ms <= LONGEST_MS:
+    def check(self) -> None:
+        """Raise ConfigurationError if ``offset`` is above ``onset``."""
+        if self.offset > self.onset:
             raise ConfigurationError(
-                f"min_silence_ms must be 32 to {LONGEST_MS}, got {shown(self.min_silence_ms)}"
-            )
-        if not 0 <= self.max_gain_db <= MAX_GAIN_DB:
-            raise ConfigurationError(
-                f"max_gain_db must be 0 to {MAX_GAIN_DB:g}, got {shown(self.max_gain_db)}"
+                f"vad.offset must be at most vad.onset, got {self.offset} and {self.onset}"
             )
 
 

@@ -115,6 +115,10 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, str) and value in get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(
+        origin := get_origin(hint), type
+    ):  # Mapping[str, float]: its items are checked where it is used
+        return isinstance(value, origin)
     if hint is float:
         return not math.isnan(value) if isinstance(value, float) else _fits(value, int)
     if hint is int:
@@ -138,7 +142,7 @@ def _words(hint: Any) -> str:
         str: "a string",
         NoneType: "None",
     }
-    return plain.get(hint) or f"a {hint.__name__}"
+    return plain.get(hint) or f"a {(get_origin(hint) or hint).__name__}"
 
 
 def _no_constant(name: str) -> Any:

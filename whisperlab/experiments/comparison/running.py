@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whisperlab.config import TranscriberConfig
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.comparison.measures import (
     ENCODED,
@@ -32,7 +33,7 @@ from whisperlab.experiments.other_systems import (
     warm_up,
 )
 from whisperlab.model.weights import Weights, load_weights
-from whisperlab.transcriber import SessionRestartTranscriber, grouped
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.threads import THREADS
 
@@ -98,11 +99,8 @@ def _peers(
 
 
 def _peer(side: Side, weights: Weights, languages: Sequence[str], threads: int) -> Peer:
-    options = {"threads": threads, **grouped(side.options)}
-    try:
-        transcriber = SessionRestartTranscriber(weights, languages=languages or None, **options)
-    except TypeError as error:
-        raise ConfigurationError(f"no such option of a transcriber: {error}") from error
+    config = TranscriberConfig.from_json({"compute.threads": threads, **side.options})
+    transcriber = SessionRestartTranscriber(weights, languages=languages or None, config=config)
 
     def fresh(_: Reference) -> SessionRestartTranscriber:
         transcriber.reset()

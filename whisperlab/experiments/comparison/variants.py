@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from whisperlab.transcriber import grouped
+from whisperlab.config import TranscriberConfig
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.validation import from_json, shown
 
@@ -36,7 +36,7 @@ class Side:
         """
         if not text.startswith(REVISION):
             side = cls(json_options(text))
-            grouped(side.options)
+            TranscriberConfig.from_json(side.options)
             return side
         revision, _, configuration = text.removeprefix(REVISION).partition(" ")
         if not revision:

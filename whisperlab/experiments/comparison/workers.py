@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import whisperlab
+from whisperlab.config import GROUPS
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.comparison.revisions import PACKAGE, check_out, commit_of
 from whisperlab.experiments.comparison.variants import REVISION, Side
 from whisperlab.experiments.other_systems import EncoderWork, Heard, Peer
 from whisperlab.streaming.results import SessionSegment, Switch
-from whisperlab.transcriber import GROUPS
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import WhisperlabError
 

@@ -1,0 +1,253 @@
+"""TranscriberConfig: every option of a transcriber in one frozen record, JSON in and out.
+
+Each option is declared once, in its group: type, default, allowed range and reason. Options have dotted names, such as
+``language_id.window_ms``, in sweeps, searches, traces, rows and reports.
+
+The groups are plain dataclasses and not those of a validation library: the checks are one function
+(`whisperlab.util.options`), the errors name the option, the range and the value, and the core gets no new dependency.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import ClassVar, cast
+
+from whisperlab.cache import KEYS, MAX_PRECISION
+from whisperlab.model.languages import CODES, language_code
+from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.language_id import LanguageIdOptions, check_languages
+from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.streaming.smoothing import SmoothingOptions
+from whisperlab.streaming.vad import VadOptions
+from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
+from whisperlab.util.options import (
+    JsonValue,
+    Option,
+    Options,
+    described,
+    flat,
+    migrated,
+    nested,
+    option,
+    plain,
+)
+from whisperlab.util.threads import THREADS
+from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.validation import check_type, shown
+
+
+@dataclass(slots=True, frozen=True)
+class CacheOptions(Options):
+    """The encoder cache in front of language-ID (`whisperlab.cache.EncoderCache`)."""
+
+    GROUP: ClassVar[str] = "cache"
+
+    size: int = option(50, "most entries; 50 are 5 s of language-ID at 10 Hz", 0)
+    hash_precision: int = option(
+        6, "decimals that the 'rounded' key keeps, fineness of 'logmel'", 0, MAX_PRECISION
+    )
+    key: str = option("rounded", f"what makes two windows equal: {', '.join(KEYS)}")
+    shadow_rate: float = option(0.0, "share of the hits that are recomputed to measure false hits", 0, 1)
+
+    def check(self) -> None:
+        """Raise ConfigurationError for an unknown key."""
+        if self.key not in KEYS:
+            raise ConfigurationError(f"cache.key must be one of {', '.join(KEYS)}, got {shown(self.key)}")
+
+
+@dataclass(slots=True, frozen=True)
+class ComputeOptions(Options):
+    """Where and how matrix products run."""
+
+    GROUP: ClassVar[str] = "compute"
+
+    device: str | None = option(None, "'cpu' or 'cuda'; None: the CPU")
+    precision: str | None = option(
+        None,
+        "'fp32', 'bf16' or 'int8'; None: for encoder and decoder each the fastest that does no harm to the text "
+        "on this device (`whisperlab.model.linear.check_precision`)",
+    )
+    compiled: bool = option(
+        False,
+        "run the encoder as compiled code (`whisperlab.model.compiled_encoder`), made first if need be, in one or two "
+        "minutes; for fp32 and bf16",
+    )
+    threads: int = option(
+        THREADS, "compute threads of one transcriber; torch's own setting is restored after each call"
+    )
+
+
+@dataclass(slots=True, frozen=True)
+class MonitoringOptions(Options):
+    """Warnings and log lines. The guide's limits are 10 ms and 0.4."""
+
+    GROUP: ClassVar[str] = "monitoring"
+
+    lid_p95_limit_ms: float | None = option(None, "warn if the p95 of `lid.total` exceeds this; None: never")
+    hit_rate_limit: float | None = option(None, "warn if the cache hit rate is below this; None: never")
+    enable_logging: bool = option(False, "log a summary of the latencies regularly")
+    log_interval_s: float = option(300.0, "time between two summaries or two warnings, seconds")
+
+
+@dataclass(slots=True, frozen=True)
+class TranscriberConfig(Options):
+    """Every option of `whisperlab.SessionRestartTranscriber`.
+
+    ``language`` fixes the language: no language-ID runs. ``oracle`` gives the language switches as (seconds, language)
+    pairs from 0 on, for upper bounds in experiments. They exclude each other, and ``languages``.
+
+    >>> config = TranscriberConfig(languages=("en", "es")).replace({"language_id.window_ms": 2000})
+    >>> config.changes()
+    {'languages': ['en', 'es'], 'language_id': {'window_ms': 2000}}
+    >>> TranscriberConfig.from_json(config.to_json()) == config
+    True
+    """
+
+    languages: tuple[str, ...] | None = option(None, "allowed languages; None: all that the model knows")
+    sampling_rate: int = option(
+        SAMPLE_RATE, "samples per second of the chunks; other rates than 16000 are resampled", 1000, 1_000_000
+    )
+    language: str | None = option(None, "the only language of the audio: language-ID does not run")
+    oracle: tuple[tuple[float, str], ...] | None = option(
+        None, "the language switches as (seconds, language) pairs"
+    )
+    decode: bool = option(True, "False: only voice activity and language-ID run, and switches need no text")
+    vad: VadOptions = VadOptions()
+    language_id: LanguageIdOptions = LanguageIdOptions()
+    smoothing: SmoothingOptions = SmoothingOptions()
+    decoding: DecodingOptions = DecodingOptions()
+    session: SessionOptions = SessionOptions()
+    cache: CacheOptions = CacheOptions()
+    compute: ComputeOptions = ComputeOptions()
+    monitoring: MonitoringOptions = MonitoringOptions()
+
+    def __post_init__(self) -> None:
+        for name, checked in (("languages", _codes), ("language", _code), ("oracle", _switches)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, checked(getattr(self, name)))
+        Options.__post_init__(self)
+
+    def check(self) -> None:
+        """Raise ConfigurationError for options that exclude each other or groups of another type."""
+        for name, group in GROUPS.items():
+            if not isinstance(getattr(self, name), group):
+                raise ConfigurationError(f"{name} must be {group.__name__}, got {shown(getattr(self, name))}")
+        if self.language is not None and self.oracle is not None:
+            raise ConfigurationError("language and oracle exclude each other")
+        if self.languages is not None and (self.language is not None or self.oracle is not None):
+            other = "language" if self.language is not None else "oracle"
+            raise ConfigurationError(f"languages and {other} exclude each other")
+
+    @property
+    def mode(self) -> str:
+        """How the language is known: ``'forced'`` (given), ``'oracle'`` (given with switches) or ``'auto'``."""
+        return "forced" if self.language is not None else "oracle" if self.oracle is not None else "auto"
+
+    @classmethod
+    def options(cls) -> Mapping[str, Option]:
+        """Every option by its dotted name."""
+        found = dict(described(cls))
+        for group, made in GROUPS.items():
+            found |= {f"{group}.{name}": known for name, known in described(made).items()}
+        return found
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object] | str) -> TranscriberConfig:
+        """A configuration from JSON; options that are missing have their defaults.
+
+        Names are nested (``{"cache": {"size": 10}}``) or dotted (``{"cache.size": 10}``); names of earlier versions
+        (`whisperlab.util.options.migrated`) are read too. Raises ConfigurationError
+        for unknown names and for values of another type or out of range.
+        """
+        if isinstance(value, str):
+            value = json.loads(value)
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"a configuration is an object of options, got {shown(value)}")
+        return cls().replace(flat(migrated(value)))
+
+    def replace(self, options: Mapping[str, object]) -> TranscriberConfig:
+        """A copy with other values of some options, given by their dotted names or as groups."""
+        own: dict[str, object] = {}
+        grouped: dict[str, dict[str, object]] = {}
+        for name, value in options.items():
+            group, _, inner = name.partition(".")
+            if inner and group in GROUPS:
+                grouped.setdefault(group, {})[inner] = _frozen(value)
+            elif group in GROUPS and isinstance(value, Mapping):
+                grouped.setdefault(group, {}).update({key: _frozen(item) for key, item in value.items()})
+            else:
+                own[name] = _frozen(value)
+        known = {each.name for each in fields(self)}
+        unknown = [name for name in own if name not in known]
+        for group, inner_options in grouped.items():
+            names = described(GROUPS[group])
+            unknown += [f"{group}.{name}" for name in inner_options if name not in names]
+        if unknown:
+            raise ConfigurationError(f"unknown option {', '.join(unknown)}; {_nearest(unknown[0])}")
+        for group, inner_options in grouped.items():
+            own[group] = replace(own.get(group, getattr(self, group)), **inner_options)  # type: ignore[type-var]
+        return replace(self, **own)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """All options, nested by group, as JSON values. `from_json` reads it."""
+        return cast("dict[str, JsonValue]", plain(asdict(self)))
+
+    def changes(self) -> dict[str, JsonValue]:
+        """The options that differ from the defaults, nested by group."""
+        base = flat(TranscriberConfig().to_json())
+        return nested({name: value for name, value in self.flat().items() if value != base[name]})
+
+    def flat(self) -> dict[str, JsonValue]:
+        """All options by their dotted names, as JSON values."""
+        return flat(self.to_json())
+
+
+GROUPS: dict[str, type[Options]] = {
+    "vad": VadOptions,
+    "language_id": LanguageIdOptions,
+    "smoothing": SmoothingOptions,
+    "decoding": DecodingOptions,
+    "session": SessionOptions,
+    "cache": CacheOptions,
+    "compute": ComputeOptions,
+    "monitoring": MonitoringOptions,
+}
+
+
+def _codes(languages: Sequence[str]) -> tuple[str, ...]:
+    return check_languages(languages, len(CODES))
+
+
+def _code(language: object) -> str:
+    check_type("language", language, str | None)
+    return language_code(str(language))
+
+
+def _switches(oracle: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
+    try:
+        times = tuple((float(time_s), language_code(code)) for time_s, code in oracle)
+        in_order = times == tuple(sorted(times))
+    except UnknownLanguageError:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        times, in_order = (), False
+    if not (in_order and times and times[0][0] == 0):
+        raise ConfigurationError(
+            f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}"
+        )
+    return times
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    known = list(TranscriberConfig.options())
+    close = get_close_matches(name, known, 3, 0.5) or [each for each in known if each.endswith(name)]
+    return f"similar options: {', '.join(close)}" if close else "TranscriberConfig.options() lists all"
+
+
+def _frozen(value: object) -> object:
+    """A JSON value as the record holds it: lists become tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

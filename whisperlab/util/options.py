@@ -1,0 +1,201 @@
+"""Groups of options: frozen dataclasses whose fields state type, default, allowed range and reason once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from typing import ClassVar, TypeAlias, TypeVar, cast, get_type_hints
+
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.validation import check_type, shown
+
+T = TypeVar("T")
+JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+
+# Names of options before there were groups for all of them, and their names now. `migrated` applies them.
+RENAMED = {
+    "lid_hop_ms": "language_id.hop_ms",
+    "language_prior": "language_id.prior",
+    "lid.margin_ms": "language_id.trailing_silence_ms",
+    "lid.onset_margin_ms": "language_id.onset_trailing_silence_ms",
+    "lid.alone_ms": "language_id.onset_only_ms",
+    "lid.sure": "language_id.confident_above",
+    "lid.sure_hops": "language_id.confident_hop_factor",
+    "decoding.margins_s": "decoding.trailing_silence_s",
+    "cache_size": "cache.size",
+    "hash_precision": "cache.hash_precision",
+    "key": "cache.key",
+    "shadow_rate": "cache.shadow_rate",
+    "device": "compute.device",
+    "precision": "compute.precision",
+    "compiled": "compute.compiled",
+    "threads": "compute.threads",
+    "lid_p95_limit_ms": "monitoring.lid_p95_limit_ms",
+    "hit_rate_limit": "monitoring.hit_rate_limit",
+    "enable_logging": "monitoring.enable_logging",
+    "log_interval_seconds": "monitoring.log_interval_s",
+}
+
+# The groups of a configuration, and all its fields in order (`whisperlab.config.TranscriberConfig`).
+GROUP_NAMES = (
+    "vad",
+    "language_id",
+    "smoothing",
+    "decoding",
+    "session",
+    "cache",
+    "compute",
+    "monitoring",
+)
+ORDER = ("model", "mode", "languages", "sampling_rate", "language", "oracle", "decode", *GROUP_NAMES)
+
+
+@dataclass(slots=True, frozen=True)
+class Option:
+    """What is known of one option: its annotated type, default, allowed range and meaning.
+
+    ``above`` excludes the lower bound, ``below`` the upper one.
+    """
+
+    hint: object
+    default: object
+    low: float
+    high: float
+    above: bool
+    below: bool
+    meaning: str
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ConfigurationError for a value of another type or outside the range. None and texts have no range."""
+        check_type(name, value, self.hint)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        too_low = value <= self.low if self.above else value < self.low
+        too_high = value >= self.high if self.below else value > self.high
+        if too_low or too_high:
+            raise ConfigurationError(f"{name} must be {self.range}, got {shown(value)}")
+
+    @property
+    def range(self) -> str:
+        """The allowed range in words.
+
+        >>> Option(int, 1, 1, 64, False, False, "").range, Option(float, 1, 0, math.inf, True, True, "").range
+        ('1 to 64', 'above 0 and finite')
+        """
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "finite"
+        if math.isinf(self.high):
+            return f"above {self.low:g} and finite" if self.above else f"at least {self.low:g}"
+        if self.above and self.below:
+            return f"above {self.low:g} and below {self.high:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+
+def option(
+    default: T,
+    meaning: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> T:
+    """A field of a group of options. ``meaning`` says what it does, in which unit, and why this is the default."""
+    metadata = {"low": low, "high": high, "above": above, "below": below, "meaning": meaning}
+    if isinstance(default, dict):
+        return cast(T, field(default_factory=default.copy, metadata=metadata))
+    return field(default=default, metadata=metadata)
+
+
+class Options:
+    """Base of a group of options. Fields are checked when a group is made."""
+
+    __slots__ = ()
+    GROUP: ClassVar[str] = ""  # name of the group in a configuration, for error messages
+
+    def __post_init__(self) -> None:
+        for name, known in described(type(self)).items():
+            known.check(f"{self.GROUP}.{name}".lstrip("."), getattr(self, name))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigurationError for fields that do not go together."""
+
+
+def described(group: type[object]) -> Mapping[str, Option]:
+    """The options of a group by name."""
+    hints = get_type_hints(group)
+    return {known.name: _described(known, hints[known.name]) for known in _declared(group)}
+
+
+def _declared(group: type[object]) -> Iterator[Field[object]]:
+    return (known for known in fields(group) if "meaning" in known.metadata)  # type: ignore[arg-type]
+
+
+def _described(known: Field[object], hint: object) -> Option:
+    default = known.default if known.default_factory is MISSING else known.default_factory()
+    return Option(hint, default, **known.metadata)
+
+
+def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Nested options by their dotted names. Names that are dotted already stay.
+
+    >>> flat({"cache": {"size": 10}, "decode": False})
+    {'cache.size': 10, 'decode': False}
+    """
+    found: dict[str, object] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Options):
+            inner = asdict(inner)  # type: ignore[call-overload]
+        if name in GROUP_NAMES and isinstance(inner, Mapping):
+            found |= {f"{name}.{key}": item for key, item in inner.items()}
+        else:
+            found[name] = inner
+    return cast("dict[str, JsonValue]", plain(found))
+
+
+def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Options by dotted names as groups; the inverse of `flat`.
+
+    >>> nested({"cache.size": 10, "decode": False})
+    {'cache': {'size': 10}, 'decode': False}
+    """
+    found: dict[str, object] = {}
+    for name, item in value.items():
+        group, _, inner = name.partition(".")
+        if inner and group in GROUP_NAMES:
+            cast("dict[str, object]", found.setdefault(group, {}))[inner] = item
+        else:
+            found[name] = item
+    return cast("dict[str, JsonValue]", found)
+
+
+def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Options under the names of earlier versions, nested under today's. Other names stay as they are.
+
+    >>> migrated({"cache_size": 10, "lid": {"sure": 0.9, "window_ms": 2000}, "key": "near"})
+    {'cache': {'size': 10, 'key': 'similar'}, 'language_id': {'confident_above': 0.9, 'window_ms': 2000}}
+    """
+    found: dict[str, object] = {}
+    for name, item in value.items():
+        inside = item if isinstance(item, Mapping) and name in (*GROUP_NAMES, "lid") else {"": item}
+        for key, inner in inside.items():
+            old = f"{name}.{key}" if key else name
+            new = RENAMED.get(old, old.replace("lid.", "language_id.", 1) if old.startswith("lid.") else old)
+            found[new] = "similar" if new == "cache.key" and inner == "near" else inner
+    return dict(_sorted(nested(found)))
+
+
+def _sorted(value: Mapping[str, JsonValue]) -> Iterable[tuple[str, JsonValue]]:
+    """Options in the order of the record, others behind them."""
+    return sorted(value.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else len(ORDER))
+
+
+def plain(value: object) -> object:
+    """A value of the record as JSON holds it: tuples become lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
