@@ -45,9 +45,10 @@ from whisperlab.model import weights as models
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import ProcessResult
+from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,

@@ -67,9 +67,10 @@ from whisperlab.streaming import vad
 from whisperlab.streaming.decoding import Hypothesis, LocalAgreement, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import ProcessResult
+from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import LanguageTracker
 from whisperlab.streaming.vad import SileroDetector
-from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import (
     CorpusError,

@@ -35,7 +35,7 @@ from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.linear import has_bf16
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.results import ProcessResult, SessionSegment
-from whisperlab.transcriber import SessionOptions
+from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import StreamBrokenError, StreamEndedError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME
@@ -484,7 +484,9 @@ class SlowDetector:
 @pytest.mark.model
 def test_statistics_do_not_wait_for_a_chunk_and_finalize_does(base_model: Whisper) -> None:
     transcriber = make(base_model, decode=False)
-    detector = transcriber._gate._detector = SlowDetector(transcriber._gate._detector, at=20)
+    detector = transcriber.parts.stream.gate._detector = SlowDetector(
+        transcriber.parts.stream.gate._detector, at=20
+    )
     silence = np.zeros(SAMPLE_RATE, np.float32)
     ends: list[str] = []
 
@@ -592,14 +594,14 @@ def test_a_reset_waits_for_a_decode_that_an_interrupt_left_behind(
     base_model: Whisper, sentence: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber = make(base_model, session=SessionOptions(parallel_ms=400))
-    decode, go = transcriber._decoder.decode, threading.Event()
+    decode, go = transcriber.parts.decoder.decode, threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         assert go.wait(60)
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr(transcriber._decoder, "decode", slow)
-    monkeypatch.setattr("whisperlab.transcriber._Pending", lambda *what: interrupt())
+    monkeypatch.setattr(transcriber.parts.decoder, "decode", slow)
+    monkeypatch.setattr("whisperlab.streaming.text_session.Pending", lambda *what: interrupt())
     with pytest.raises(KeyboardInterrupt):
         listen(transcriber, sentence)
     resetting = threading.Thread(target=transcriber.reset)
@@ -643,8 +645,8 @@ def test_two_transcribers_in_two_threads_hear_what_each_hears_alone(
 
 @pytest.mark.model
 def test_a_model_is_prepared_once_however_many_threads_ask(base_model: Whisper) -> None:
+    from whisperlab.model.engine import prepared
     from whisperlab.model.weights import load_weights
-    from whisperlab.transcriber import prepared
 
     weights, barrier = load_weights("base"), threading.Barrier(3)
     found: list[Any] = []
@@ -705,12 +707,14 @@ def replayed(
     def made(**options: Any) -> SessionRestartTranscriber:
         transcriber = make(base_model, **options)
         for part, names in {
-            transcriber._decoder: ("decode", "likelihoods"),
+            transcriber.parts.decoder: ("decode", "likelihoods"),
             transcriber: ("_posteriors", "_look"),
         }.items():
             for name in names:
                 monkeypatch.setattr(part, name, remembered(name, getattr(part, name)))
-        transcriber._gate._detector = ReplayedDetector(transcriber._gate._detector, [])
+        transcriber.parts.stream.gate._detector = ReplayedDetector(
+            transcriber.parts.stream.gate._detector, []
+        )
         return transcriber
 
     return made
@@ -761,8 +765,8 @@ def check_after_interrupt(
     """The stream went on rightly or says that it is broken; and begins anew like any other."""
     how, segments = listen_interrupted(transcriber, audio, interrupting)
     assert segments == (wanted[0][: len(segments)] if how == "broken" else wanted[0])
-    assert free(transcriber._turns)
-    assert free(transcriber._reading)
+    assert free(transcriber._guard.working)
+    assert free(transcriber._guard.reading)
     transcriber.get_statistics()
     transcriber.export_prometheus_metrics()
     transcriber.reset()
@@ -809,7 +813,7 @@ def test_an_interrupt_at_any_line_of_reset_is_mended_by_another(
             transcriber.process(silence)
         except StreamBrokenError:
             assert interrupted
-        assert free(transcriber._turns)
+        assert free(transcriber._guard.working)
         transcriber.reset()
         transcriber.process(silence)
         assert transcriber.get_statistics()["sessions"]["heard_s"] == 0.1
@@ -875,7 +879,7 @@ def test_an_error_out_of_the_decoder_leaves_what_was_final_and_asks_for_a_reset(
     transcriber = replayed(session=SessionOptions(parallel_ms=parallel_ms))
     wanted = listen(transcriber, conversation)
     transcriber.reset()
-    decode, left = transcriber._decoder.decode, 6
+    decode, left = transcriber.parts.decoder.decode, 6
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         nonlocal left
@@ -885,7 +889,7 @@ def test_an_error_out_of_the_decoder_leaves_what_was_final_and_asks_for_a_reset(
         return decode(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transcriber._decoder, "decode", failing)
+        patch.setattr(transcriber.parts.decoder, "decode", failing)
         with pytest.raises(MemoryError, match="not enough memory for the stream") as failed:
             listen(transcriber, conversation)
     assert str(failed.value.__cause__) == "no room for the window"

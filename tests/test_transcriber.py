@@ -29,9 +29,10 @@ from whisperlab.experiments.sweep import Grid, transcriber_maker
 from whisperlab.streaming.decoding import Hypothesis
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
-from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions, Turn
+from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
+from whisperlab.streaming.switching import RETRY
 from whisperlab.streaming.vad import VadOptions
-from whisperlab.transcriber import REPROOF, SessionOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import (
     AudioFormatError,
@@ -305,7 +306,7 @@ def test_a_batch_waits_through_a_pause_with_its_windows_still_held(make: Make, s
     pause = np.zeros(400 * rate, np.float32)
     lid = LanguageIdOptions(batch=64, confident_hop_factor=1, window_ms=1000, onset_ms=0)
     audio = np.concatenate([speech, pause, speech, pause, speech])
-    run = listen(make(decode=False, lid_hop_ms=10, lid=lid), chunks(audio, CHUNK))
+    run = listen(make(decode=False, lid_hop_ms=10, language_id=lid), chunks(audio, CHUNK))
     assert len(run.frames) > 64
     assert [frame.end for frame in run.frames] == sorted(frame.end for frame in run.frames)
 
@@ -337,7 +338,7 @@ def test_a_stream_given_up_while_a_decode_is_under_way_leaves_nothing_of_it(
     transcriber.reset()
     for chunk in itertools.islice(chunks(sentence.audio, CHUNK), 20):
         transcriber.process(chunk)
-    assert transcriber._pending is not None
+    assert transcriber.parts.runner.pending is not None  # type: ignore[attr-defined]
     transcriber.reset()
     assert listen(transcriber, chunks(sentence.audio, CHUNK)).outcome == first.outcome
 
@@ -355,18 +356,19 @@ def test_a_refused_change_is_not_put_to_the_proof_again_at_once(make: Make, scen
     strict = SessionOptions(confirm_posterior=1.0, confirm_text=-np.inf)
     transcriber = make(session=strict, decode=False, language_id=LanguageIdOptions(confident_hop_factor=1))
     asked: list[int] = []
-    confirmed = transcriber._confirmed
+    detector, history = transcriber.parts.stream.detector, transcriber.parts.stream.history
+    confirms = detector.confirms
 
     def noted(*args: Any) -> bool:
-        asked.append(transcriber._heard)
-        return confirmed(*args)
+        asked.append(history.received)
+        return confirms(*args)
 
-    transcriber._confirmed = noted  # type: ignore[method-assign]
+    detector.confirms = noted  # type: ignore[method-assign]
     run = listen(transcriber, chunks(scene.audio, CHUNK))
     ends = {span.end for span in run.speech}  # there a change is decided now or never
     gaps = [b - a for a, b in itertools.pairwise(asked) if not any(a < end <= b for end in ends)]
     assert len(gaps) > 3
-    assert min(gaps) >= REPROOF - SAMPLE_RATE // 10
+    assert min(gaps) >= RETRY - SAMPLE_RATE // 10
 
 
 def test_a_switch_waits_until_its_own_words_confirm_it(make: Make, scene: Scene, whole: Run) -> None:
@@ -397,8 +399,8 @@ def test_a_silence_is_no_time_in_which_a_change_was_in_the_air(make: Make, scene
     ):
         for chunk in chunks(piece, CHUNK):
             transcriber.process(chunk)
-    assert transcriber._contested > 0
-    assert transcriber._contested < 2.5 * SAMPLE_RATE
+    contested = transcriber.parts.stream.detector.contested  # type: ignore[attr-defined]
+    assert 0 < contested < 2.5 * SAMPLE_RATE
     assert transcriber.get_statistics()["sessions"]["switches"] == 0
 
 
@@ -406,20 +408,22 @@ def test_doubt_about_the_language_does_not_let_speech_outgrow_what_is_decoded_at
     make: Make, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber = make(session=SessionOptions(max_speech_s=4.0))
-    monkeypatch.setattr(transcriber, "_outlook", lambda: Turn(1, 0))  # never decided, never gone
-    monkeypatch.setattr(transcriber, "_turn", lambda turn: None)
-    transcriber._language = "en"
+    stream, text = transcriber.parts.stream, transcriber.parts.stream.text
+    monkeypatch.setattr(stream.detector, "is_open", lambda current: True)  # never decided, never gone
+    monkeypatch.setattr(stream.detector, "at_hop", lambda current: None)
+    monkeypatch.setattr(stream.detector, "at_pause", lambda current: None)
+    text.language = "en"
     longest = 0
     for chunk in chunks(np.concatenate([scene.clip(s) for s in scene.segments] * 2), CHUNK):
         transcriber.process(chunk)
-        if transcriber._speech:
-            longest = max(longest, transcriber._heard - transcriber._speech.start)
+        if text.speech:
+            longest = max(longest, stream.history.received - text.speech.start)
     assert longest <= 6 * SAMPLE_RATE
 
 
 def test_a_first_language_taken_wrongly_is_put_right_without_a_switch(make: Make, sentence: Scene) -> None:
     transcriber = make()
-    transcriber._language = "es"  # as if the first frames had said so
+    transcriber.parts.stream.text.language = "es"  # as if the first frames had said so
     run = listen(transcriber, chunks(sentence.audio, CHUNK))
     assert run.switches == []
     assert {segment.language for segment in run.segments} == {"en"}
@@ -432,13 +436,13 @@ def test_a_prompt_is_dropped_at_a_switch_and_restored_with_its_language(
     given: dict[float, list[tuple[str, tuple[int, ...]]]] = {}
     for prompt_s in (0.0, 60.0):
         transcriber = make(oracle=turns, session=SessionOptions(prompt_s=prompt_s))
-        decode, asked = transcriber._decoder.decode, given.setdefault(prompt_s, [])
+        decode, asked = transcriber.parts.decoder.decode, given.setdefault(prompt_s, [])
 
         def spy(*args: Any, decode: Any = decode, asked: Any = asked, **options: Any) -> Any:
             asked.append((args[2], tuple(options["prompt"])))
             return decode(*args, **options)
 
-        monkeypatch.setattr(transcriber._decoder, "decode", spy)
+        monkeypatch.setattr(transcriber.parts.decoder, "decode", spy)
         listen(transcriber, chunks(scene.audio, CHUNK))
     assert {prompt for _, prompt in given[0.0]} == {()}
     assert {prompt for language, prompt in given[60.0] if language == "es"} == {()}
@@ -451,9 +455,10 @@ def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
     make = transcriber_maker(base_model)
     (asked,) = Grid(decode=False, fixed={"languages": ["en"]}).configurations()
     config = make(asked).config()
-    assert config["lid"]["confident_hop_factor"] == 1
-    assert config["lid"]["english_bias"] == LanguageIdOptions().english_bias
-    assert make({**asked, "lid": {"sure": 0.9}}).config()["lid"] == asdict(LanguageIdOptions(sure=0.9))
+    assert config["language_id"]["confident_hop_factor"] == 1
+    assert config["language_id"]["english_bias"] == LanguageIdOptions().english_bias
+    made = make({**asked, "language_id": {"confident_above": 0.9}}).config()["language_id"]
+    assert made == asdict(LanguageIdOptions(confident_above=0.9))
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:
@@ -478,7 +483,7 @@ def test_transcribers_of_one_model_share_its_weights_and_count_for_themselves(
     listen(first, chunks(sentence.audio, CHUNK))
     assert first.get_statistics()["lid"]["encoder_calls"] > 0
     assert second.get_statistics()["lid"]["encoder_calls"] == 0
-    assert first._lid_encoder.forward is second._lid_encoder.forward
+    assert first.parts.lid_encoder.forward is second.parts.lid_encoder.forward
 
 
 def test_an_oracle_that_repeats_a_language_makes_no_switch_of_it(make: Make, sentence: Scene) -> None:
@@ -521,9 +526,9 @@ def test_speech_that_goes_on_and_on_is_cut_before_its_newest_words(
 ) -> None:
     """Without any pause to cut at, and when the last moment is the quietest: there is always something left."""
     transcriber = make(language="en", session=SessionOptions(max_speech_s=2.0, step_ms=500))
-    monkeypatch.setattr(transcriber._gate, "pauses", lambda within: [])
+    monkeypatch.setattr(transcriber.parts.stream.gate, "pauses", lambda within: [])
     monkeypatch.setattr(
-        transcriber._gate, "quietest", lambda within: within.end if quietest == "newest" else None
+        transcriber.parts.stream.gate, "quietest", lambda within: within.end if quietest == "newest" else None
     )
     run = listen(transcriber, chunks(np.concatenate([sentence.audio] * 3), CHUNK))
     check_that_text_only_grows(run)
@@ -535,13 +540,13 @@ def test_speech_goes_on_after_a_prefix_that_whisper_takes_for_the_end(
 ) -> None:
     """Whisper may end its text after a committed sentence; what is said after it without a pause is heard anew."""
     transcriber = make(language="es", session=SessionOptions(step_ms=500))
-    decode = transcriber._decoder.decode
+    decode = transcriber.parts.decoder.decode
 
     def ends_after_the_prefix(*args: Any, **options: Any) -> Hypothesis:
         found, prefix = decode(*args, **options), args[3]
         return Hypothesis(tuple(prefix)) if prefix else found
 
-    monkeypatch.setattr(transcriber._decoder, "decode", ends_after_the_prefix)
+    monkeypatch.setattr(transcriber.parts.decoder, "decode", ends_after_the_prefix)
     audio = scene.clip(scene.first_in("es"))
     run = listen(transcriber, chunks(audio, CHUNK))
     check_that_text_only_grows(run)
@@ -854,10 +859,11 @@ def test_the_buffer_of_language_id_holds_its_window_however_small_the_hop(make: 
 def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
     asked = make(key="logmel", hash_precision=2, language_prior={"es": 2.0}, decode=False, precision="fp32")
     config = json.loads(json.dumps(asked.config()))
-    assert (config["precision"], asked.config()["decoder_precision"]) == ("fp32", "fp32")
-    assert (config["mode"], config["languages"], config["lid_hop_ms"]) == ("auto", ["en", "es"], HOP_MS)
-    assert (config["key"], config["hash_precision"], config["decode"]) == ("logmel", 2, False)
-    assert config["language_prior"] == {"es": 2.0}
+    assert (config["compute"]["precision"], config["decoder_precision"]) == ("fp32", "fp32")
+    assert (config["mode"], config["languages"], config["decode"]) == ("auto", ["en", "es"], False)
+    assert (config["cache"]["key"], config["cache"]["hash_precision"]) == ("logmel", 2)
+    assert config["language_id"]["hop_ms"] == HOP_MS
+    assert config["language_id"]["prior"] == {"es": 2.0}
     assert make(language="ru").config()["mode"] == "forced"
     assert make(oracle=[(0, "ru")]).config()["mode"] == "oracle"
 
@@ -912,7 +918,7 @@ def test_a_coarse_key_answers_wrongly_and_shadow_checks_say_so(make: Make, scene
         shadow_rate=1.0,
         decode=False,
         lid_hop_ms=400,
-        language_id=LanguageIdOptions(500, 500),
+        language_id=LanguageIdOptions(window_ms=500, trailing_silence_ms=500),
     )
     cache = listen(transcriber, chunks(scene.audio, CHUNK)).statistics["encoder_cache"]
     assert cache["hits"] > 0
@@ -930,7 +936,12 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
 ) -> None:
     every_hop = LanguageIdOptions(confident_hop_factor=1)
     transcriber = make(
-        lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", lid=every_hop
+        lid_p95_limit_ms=0.0,
+        hit_rate_limit=1.01,
+        decode=False,
+        lid_hop_ms=10,
+        key="span",
+        language_id=every_hop,
     )
     audio = np.concatenate([sentence.audio] * 4)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
@@ -953,31 +964,31 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
         ({"languages": "en"}, "list of codes"),
         ({"language": "xx"}, "'xx'"),
         ({"language": "en", "oracle": [(0.0, "en")]}, "exclude each other"),
-        ({"language": "en", "languages": ["en", "es"]}, "mode forced"),
+        ({"language": "en", "languages": ["en", "es"]}, "languages and language exclude each other"),
         ({"languages": ["englsh"]}, r"closest are en \(english\)"),
         ({"precision": "fp8"}, "'fp8'"),
         ({"oracle": [(1.0, "en")]}, "from 0 on"),
         ({"oracle": [(0.0, "en"), (2.0, "es"), (1.0, "en")]}, "in order"),
         ({"sampling_rate": 0}, "sampling_rate"),
-        ({"lid_hop_ms": 0}, "lid_hop_ms"),
+        ({"lid_hop_ms": 0}, "hop_ms must be 10 to 10000"),
         ({"language_prior": {"fr": 1.0}}, "'fr'"),
         ({"key": "magic"}, "'magic'"),
         ({"shadow_rate": 2.0}, "shadow_rate"),
         ({"sampling_rate": "16000"}, "sampling_rate must be a whole number"),
-        ({"lid_hop_ms": math.nan}, "lid_hop_ms must be a whole number"),
+        ({"lid_hop_ms": math.nan}, "hop_ms must be a whole number"),
         ({"languages": 7}, "languages needs a list"),
         ({"languages": [None]}, "unknown language None"),
-        ({"language_prior": [("en", 1.0)]}, "language_prior must be"),
+        ({"language_prior": [("en", 1.0)]}, "language_id.prior must be"),
         ({"language_prior": {"en": "1"}}, "prior of 'en' must be a positive number"),
         ({"oracle": [(math.nan, "en")]}, "oracle needs"),
         ({"oracle": [0.0]}, "oracle needs"),
         ({"oracle": 7}, "oracle needs"),
         ({"decode": None}, "decode must be True or False"),
-        ({"vad": {"onset": 0.5}}, "vad must be a VadOptions"),
+        ({"vad": 0.5}, "vad must be VadOptions"),
         ({"key": None}, "key must be a string"),
         ({"lid_p95_limit_ms": math.nan}, "lid_p95_limit_ms must be a number"),
         (
-            {"lid": LanguageIdOptions(pool_after=99)},
+            {"language_id": LanguageIdOptions(pool_after=99)},
             "pool_after must be None or 0 to 5",
         ),  # was told at the first frame
     ],

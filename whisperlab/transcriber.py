@@ -127,13 +127,13 @@ class SessionRestartTranscriber:
             if isinstance(model, str | Path):
                 model = load_weights(model, compute.device or "cpu")
             weights = weights_of(model)
-            self._parts = assemble(self.configuration, weights, parts)
-        self.languages = self._parts.languages
-        self.metrics, self.encoder_cache = self._parts.metrics, self._parts.cache
+            self.parts = assemble(self.configuration, weights, parts)
+        self.languages = self.parts.languages
+        self.metrics, self.encoder_cache = self.parts.metrics, self.parts.cache
         self.metrics.attach("encoder_cache", self.encoder_cache.collect)
         self.metrics.attach("sessions", self._collect)
         self._model_name, self._device = weights.name, str(weights.device)
-        self._stream = self._parts.stream
+        self._stream = self.parts.stream
         self._guard = StreamGuard()
         self.reset()
 
@@ -152,12 +152,12 @@ class SessionRestartTranscriber:
         check_process()
         with self._guard.working, torch_threads(self.configuration.compute.threads):
             self._guard.begin("reset")
-            self._parts.runner.begin()
+            self.parts.runner.begin()
             with self._guard.reading:
                 self.metrics.reset()
-                self._parts.probe.begin()
-                self._parts.proof.decodes = 0
-                self._parts.text_encoder.reset_counts()
+                self.parts.probe.begin()
+                self.parts.proof.decodes = 0
+                self.parts.text_encoder.reset_counts()
                 self._stream.begin()
             self._guard.done()
 
@@ -229,7 +229,7 @@ class SessionRestartTranscriber:
         """Evaluate one language-ID frame on the newest audio, whether one is due or not, to measure what one costs."""
         check_process()
         with self._guard.working, torch_threads(self.configuration.compute.threads):
-            self._parts.probe.add_frame()
+            self.parts.probe.add_frame()
             with self.metrics.measure("lid.total"):
                 self._stream.detector.at_pause(self._stream.text.language)
 
@@ -249,9 +249,9 @@ class SessionRestartTranscriber:
     def config(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON: all options, and the model, precision and device in use."""
         found: dict[str, Any] = self.configuration.to_json()
-        encoder, decoder = self._parts.precisions
+        encoder, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
-        compute["compiled"] = self._parts.lid_encoder.compiled
+        compute["compiled"] = self.parts.lid_encoder.compiled
         return {
             "model": self._model_name,
             "mode": self._stream.detector.mode,
@@ -268,12 +268,12 @@ class SessionRestartTranscriber:
         """
         check_process()
         with self._guard.reading:
-            return statistics(self._parts)
+            return statistics(self.parts)
 
     def get_performance_summary(self) -> str:
         """Latency of every operation, hit rate of the cache and what load omitted, as text."""
         check_process()
-        return summary(self._parts)
+        return summary(self.parts)
 
     def export_prometheus_metrics(self) -> str:
         """Latencies and counts in Prometheus' text format; ``metrics.serve`` answers scrapes with the same."""

@@ -31,7 +31,7 @@ from whisperlab.streaming.real_time import (
     RealTimeFeed,
 )
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.transcriber import SessionOptions
+from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds

@@ -19,7 +19,7 @@ from whisperlab.evaluation.trace import Trace, capture
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.transcriber import Policy, SessionOptions
+from whisperlab.streaming.session_options import Policy, SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import SAMPLE_RATE
 

@@ -11,9 +11,9 @@ import pytest
 
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
+from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
-from whisperlab.transcriber import SessionOptions
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.validation import AMOUNT, TEXT, check_type, check_types, from_json, shown, wrong_field
 

@@ -111,7 +111,9 @@ class LanguageIdOptions(Options):
         1,
         64,
     )
-    prior: Mapping[str, float] = option({}, "positive weights by language; languages not named weigh 1")
+    prior: Mapping[str, float] | None = option(
+        None, "positive weights by language; languages not named weigh 1"
+    )
 
 
 class LanguageIdentifier:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from typing import ClassVar, TypeAlias, TypeVar, cast, get_type_hints
 
 from whisperlab.util.errors import ConfigurationError
@@ -103,8 +103,6 @@ def option(
 ) -> T:
     """A field of a group of options. ``meaning`` says what it does, in which unit, and why this is the default."""
     metadata = {"low": low, "high": high, "above": above, "below": below, "meaning": meaning}
-    if isinstance(default, dict):
-        return cast(T, field(default_factory=default.copy, metadata=metadata))
     return field(default=default, metadata=metadata)
 
 
@@ -134,8 +132,7 @@ def _declared(group: type[object]) -> Iterator[Field[object]]:
 
 
 def _described(known: Field[object], hint: object) -> Option:
-    default = known.default if known.default_factory is MISSING else known.default_factory()
-    return Option(hint, default, **known.metadata)
+    return Option(hint, known.default, **known.metadata)
 
 
 def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
