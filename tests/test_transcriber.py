@@ -889,7 +889,7 @@ def test_prometheus_gets_the_counts_of_a_stream_with_its_times(make: Make, sente
 
 def test_the_near_key_keeps_sure_answers_only_and_is_seldom_wrong(make: Make, scene: Scene) -> None:
     asked = LidOptions(sure_hops=1)  # an answer stands for half a second, which is as long as sureness rests
-    transcriber = make(key="near", decode=False, lid_hop_ms=100, shadow_rate=1.0, lid=asked)
+    transcriber = make(key="similar", decode=False, lid_hop_ms=100, shadow_rate=1.0, lid=asked)
     run = listen(transcriber, chunks(scene.audio, CHUNK))
     cache = run.statistics["encoder_cache"]
     assert cache["hits"] > 0

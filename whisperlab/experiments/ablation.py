@@ -174,7 +174,7 @@ _ARMS = (
         AlwaysAsking,
     ),
     _ours("off", "without sharing", "proof and decode encode apart", session=SessionOptions(share=False)),
-    _ours("on", "with the near cache", "a sure answer stands for 0.5 s", key="near"),
+    _ours("on", "with the similar cache", "a sure answer stands for 0.5 s", key="similar"),
     _ours("on", "with batches of 3", "frames encoded three at a time", lid=LidOptions(batch=3)),
     _ours(
         "on",
