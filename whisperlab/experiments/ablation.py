@@ -37,13 +37,13 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import ShortWindowEncoder, positions
 from whisperlab.model.linear import Precision, activations, product
 from whisperlab.model.weights import Weights, load_model, load_weights, tensor_shapes
-from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.streaming.decoding import DecoderOptions
 from whisperlab.streaming.language_id import LanguageIdentifier, LidOptions, check_languages
 from whisperlab.transcriber import SessionOptions, SessionRestartTranscriber, prepared
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.process import process_memory, reset_peak_rss
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.util.validation import on_threads
@@ -323,11 +323,11 @@ def _memory(task: _Alone) -> Memory:
     arm, audio = ARMS[task.arm], task.recording.audio()[: samples(task.heard_s)]
     get_tokenizer(multilingual=True)
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
-    libraries = status()
-    reset_peak()
+    libraries = process_memory()
+    reset_peak_rss()
     transcriber = arm.transcriber(Models(task.setting.model), task.setting.languages)
     _feed(transcriber, audio, time.perf_counter)
-    after = status()
+    after = process_memory()
     return Memory(
         after["VmHWM"] - libraries["VmRSS"],
         after["VmRSS"] - libraries["VmRSS"],
