@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from whisperlab.util import html
-from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, as_samples, full_scale
+from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, Samples, as_samples, full_scale
 from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,
@@ -35,8 +35,6 @@ from whisperlab.util.errors import (
 )
 from whisperlab.util.timeline import Span
 from whisperlab.util.validation import shown
-
-Samples: TypeAlias = npt.NDArray[Any]  # of any accepted type
 
 _LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
 _LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # a numpy scalar compares twice as fast

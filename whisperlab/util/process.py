@@ -35,7 +35,7 @@ def process_memory() -> dict[str, int]:
 
 
 def memory_rollup(pid: int | str = "self") -> dict[str, int]:
-    """Rss, Pss (shared pages divided by their users) and others of a process; empty where there is no such file."""
+    """Rss, Pss (shared pages divided by their users) and others of a process; empty if the file is missing."""
     return memory_fields(f"/proc/{pid}/smaps_rollup")
 
 

@@ -1,7 +1,7 @@
 """Export of one or several streams to Prometheus: labels, merging of metric families, the scrape endpoint.
 
 A `StreamExporter` is a ``prometheus_client`` collector for one stream. When several are exported together, each
-metric name appears once with the samples of all streams, and the label ``stream`` tells the streams apart.
+metric name appears once with the samples of all streams, and the label ``stream`` distinguishes the streams.
 """
 
 from __future__ import annotations

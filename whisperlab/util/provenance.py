@@ -45,7 +45,7 @@ class Provenance(TypedDict):
 def provenance() -> Provenance:
     """Version, commit, machine and libraries of this run.
 
-    ``commit`` is None outside a git checkout of whisperlab and ends in ``-dirty`` if files were changed.
+    ``commit`` ends in ``-dirty`` if files were changed; outside a git checkout of whisperlab it is None.
     """
     return {
         "whisperlab": version("whisperlab"),
