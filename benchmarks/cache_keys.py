@@ -17,7 +17,7 @@ from language_frames import Recording, load
 from tqdm import tqdm
 
 from whisperlab import EncoderCache
-from whisperlab.cache import Key, LogMelKey, NearKey, RoundedKey
+from whisperlab.cache import Key, LogMelKey, RoundedKey, SimilarKey
 
 AT_MOST = 0.01  # false hits among hits
 DRAWS = 1000  # bootstrap resamples over recordings
@@ -31,10 +31,10 @@ def candidates() -> Iterator[Key]:
         for n_bands in (8, 16, 40):
             yield LogMelKey(step_db, n_bands)
     for within_db in (0.3, 1.0, 2.0, 4.0):
-        yield NearKey(within_db, for_s=np.inf, least_confidence=0)  # a distance test and nothing else
+        yield SimilarKey(within_db, for_s=np.inf, least_confidence=0)  # a distance test and nothing else
         for for_s in (0.1, 0.2, 0.3, 0.5, 1.0):
             for least_confidence in (0.9, 0.99, 0.995, 0.999):
-                yield NearKey(within_db, for_s, least_confidence)
+                yield SimilarKey(within_db, for_s, least_confidence)
 
 
 def ask(key: Key, entries: int, recordings: list[Recording]) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Break each of the three instruments in ten small ways, one at a time, and see whether the tests notice.
+"""Mutation testing of buffer, cache and metrics: ten small changes each, one at a time; do the tests fail?
 
     python benchmarks/mutants.py                 # all thirty: some minutes
-    python benchmarks/mutants.py buffer --list   # what would be broken, and how
+    python benchmarks/mutants.py buffer --list   # print the changes and run nothing
 
-A mutant lives in a copy of the repository's package and tests, in a temporary folder; nothing here is touched.
-Exits with 1 when fewer than nine of ten were caught in any instrument.
+Every mutant runs in a temporary copy of the package and its tests. Exits with 1 when the tests of any part catch fewer
+than nine of ten mutants.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ LIMIT_S = 120  # a mutant that makes the tests hang is caught
 
 @dataclass(slots=True, frozen=True)
 class Mutant:
-    """One small change: the text (found once in the instrument's module) and what takes its place."""
+    """One small change: a text that occurs once in the file, and its replacement."""
 
     before: str
     after: str
+    file: str = ""  # inside the package; by default the module of the part
 
 
 MUTANTS = {
@@ -55,10 +56,10 @@ MUTANTS = {
         Mutant("self._given + end - start\n", "self._given + end - start - 1\n"),
     ),
     "cache": (
-        Mutant("+ np.float32(0)).tobytes()", ").tobytes()"),
+        Mutant("+ np.float32(0)).tobytes()", ").tobytes()", "util/cache_keys.py"),
         Mutant("        self._entries.move_to_end(asked)\n", ""),
         Mutant("popitem(last=False)", "popitem(last=True)"),
-        Mutant("            self._tally.evictions += 1\n", ""),
+        Mutant("            self._counts.evictions += 1\n", ""),
         Mutant("and self._held_bytes() > limit", "and self._held_bytes() < limit"),
         Mutant(
             "value = None if entry is None else _copy(entry.value)",
@@ -66,7 +67,7 @@ MUTANTS = {
         ),
         Mutant("if asked.silent and stored.silent:", "if asked.silent or stored.silent:"),
         Mutant('len(window).to_bytes(8, "big"), ', ""),
-        Mutant("self._tally.false_hits += not agree", "self._tally.false_hits += agree"),
+        Mutant("self._counts.false_hits += not agree", "self._tally.false_hits += agree"),
         Mutant("if self.max_size == 0 or entry.nbytes > limit:", "if self.max_size == 0:"),
     ),
     "metrics": (
@@ -90,16 +91,16 @@ MUTANTS = {
 
 
 def main() -> int:
-    """Run the mutants that were asked for and report."""
+    """Run the chosen mutants and print the survivors."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("instrument", nargs="*", help=f"out of {', '.join(MUTANTS)}; all of them by default")
-    parser.add_argument("--list", action="store_true", help="show the changes and run nothing")
+    parser.add_argument("part", nargs="*", help=f"out of {', '.join(MUTANTS)}; all of them by default")
+    parser.add_argument("--list", action="store_true", help="print the changes and run nothing")
     arguments = parser.parse_args()
-    chosen = arguments.instrument or list(MUTANTS)
+    chosen = arguments.part or list(MUTANTS)
     if unknown := set(chosen) - set(MUTANTS):
-        parser.error(f"expected instruments out of {', '.join(MUTANTS)}, got {', '.join(sorted(unknown))}")
+        parser.error(f"expected parts out of {', '.join(MUTANTS)}, got {', '.join(sorted(unknown))}")
     if arguments.list:
         for name in chosen:
             for mutant in MUTANTS[name]:
@@ -119,20 +120,20 @@ def main() -> int:
 
 
 def mutated(source: str, mutant: Mutant) -> str:
-    """The source with the one change; ``ValueError`` when the text is not there exactly once."""
+    """The source with the change; raises ``ValueError`` unless the text occurs exactly once."""
     if source.count(mutant.before) != 1:
         raise ValueError(f"expected {mutant.before!r} once, found it {source.count(mutant.before)} times")
     return source.replace(mutant.before, mutant.after)
 
 
 def caught(name: str, mutant: Mutant) -> bool:
-    """Whether the instrument's own tests fail (or hang) on a copy with the change."""
+    """Whether the part's own tests fail (or hang) on a copy with the change."""
     with tempfile.TemporaryDirectory(prefix="whisperlab-mutant-") as folder:
         copy = Path(folder)
         for part in ("whisperlab", "tests"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
-        module = copy / "whisperlab" / f"{name}.py"
+        module = copy / "whisperlab" / (mutant.file or f"{name}.py")
         module.write_text(mutated(module.read_text(encoding="utf-8"), mutant), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60"]
         try:
@@ -146,7 +147,7 @@ def caught(name: str, mutant: Mutant) -> bool:
             )
         except subprocess.TimeoutExpired:
             return True
-        if done.returncode not in (0, 1):  # pytest: passed, failed; anything else is no verdict
+        if done.returncode not in (0, 1):  # pytest: passed, failed; any other code is an error
             raise RuntimeError(f"the tests of {name} did not run: {done.stdout[-500:]}{done.stderr[-500:]}")
         return done.returncode == 1
 

@@ -55,7 +55,7 @@ def statistics(hits: int, misses: int, checked: int, false_hits: int) -> dict[st
             "misses": misses,
             "hit_rate": hits / max(hits + misses, 1),
             "evictions": 3,
-            "hits_by_cause": {"silence": hits // 4, "repeat": 0, "near": hits - hits // 4},
+            "hits_by_cause": {"silence": hits // 4, "repeat": 0, "similar": hits - hits // 4},
             "lookup_ms": {"p50": 0.05, "p95": 0.09, "n": hits + misses},
             "shadow": {"checked": checked, "false_hits": false_hits},
         },

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from whisperlab import EncoderCache
-from whisperlab.cache import KEYS, AudioHash, LogMelKey, NearKey, StreamSpan
+from whisperlab.cache import KEYS, AudioHash, LogMelKey, SimilarKey, StreamSpan
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 
@@ -229,12 +229,12 @@ def test_the_guides_key_misses_audio_shifted_by_one_step_of_16_bit_pcm() -> None
         assert cache.precompute_hash(audio) != cache.precompute_hash(shifted)
 
 
-def test_precision_zero_answers_one_voice_with_another_and_says_near() -> None:
+def test_precision_zero_answers_one_voice_with_another_and_says_similar() -> None:
     """The guide's advice to lower the precision: nearly all speech rounds to zero and is one entry."""
     cache = EncoderCache(hash_precision=0)
     cache.put(value(), tone(200))
     assert cache.get(tone(3000)) is not None
-    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "near": 1}
+    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "similar": 1}
 
 
 def test_the_span_key_knows_a_window_by_its_place_and_not_by_its_sound() -> None:
@@ -261,7 +261,7 @@ def test_the_logmel_key_hits_on_a_window_one_hop_later_and_not_on_another_sound(
     cache.put(value(), stream[: 2 * RATE])
     assert cache.get(stream[1600 : 1600 + 2 * RATE]) is not None
     assert cache.get(tone(440)) is None
-    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "near": 1}
+    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "similar": 1}
 
 
 def test_a_finer_logmel_step_parts_what_a_coarse_one_joins() -> None:
@@ -296,9 +296,9 @@ def test_logmel_bands_find_a_tone_where_it_is() -> None:
 
 
 @pytest.fixture
-def near() -> Callable[..., bytes]:
+def similar() -> Callable[..., bytes]:
     """The hash of two seconds of one steady noise, from a sample on; by default of the same stream."""
-    cache, sound = EncoderCache(key="near"), noise(3, 10 * RATE)
+    cache, sound = EncoderCache(key="similar"), noise(3, 10 * RATE)
 
     def hashed(start: int, n: int = 2 * RATE, stream: str = "call", gain: float = 1.0) -> bytes:
         window = sound[start : start + n] * np.float32(gain)
@@ -307,42 +307,46 @@ def near() -> Callable[..., bytes]:
     return hashed
 
 
-def test_the_near_key_stands_for_half_a_second_and_is_then_asked_anew(near: Callable[..., bytes]) -> None:
-    first = near(0)
-    assert [near(start) == first for start in (1600, 4800, 8000)] == [True, True, True]
-    second = near(8001)
+def test_the_similar_key_stands_for_half_a_second_and_is_then_asked_anew(
+    similar: Callable[..., bytes],
+) -> None:
+    first = similar(0)
+    assert [similar(start) == first for start in (1600, 4800, 8000)] == [True, True, True]
+    second = similar(8001)
     assert second != first
-    assert near(16_000) == second  # half a second counts from the window that was asked anew
-    assert near(15_200, gain=1.08) == second  # 0.7 dB
+    assert similar(16_000) == second  # half a second counts from the window that was asked anew
+    assert similar(15_200, gain=1.08) == second  # 0.7 dB
 
 
-def test_the_near_key_parts_windows_that_sound_otherwise_or_lie_elsewhere(near: Callable[..., bytes]) -> None:
+def test_the_similar_key_parts_windows_that_sound_otherwise_or_lie_elsewhere(
+    similar: Callable[..., bytes],
+) -> None:
     for other in (
         {"gain": 1.15},  # 1.2 dB
         {"stream": "another call"},
         {"n": 2 * RATE - 1},
     ):
-        first = near(16_000)
-        assert near(16_160) == first
-        assert near(16_320, **other) != first
+        first = similar(16_000)
+        assert similar(16_160) == first
+        assert similar(16_320, **other) != first
 
 
-def test_the_near_key_does_not_answer_for_what_lies_before(near: Callable[..., bytes]) -> None:
-    assert near(16_000) != near(14_400)
+def test_the_similar_key_does_not_answer_for_what_lies_before(similar: Callable[..., bytes]) -> None:
+    assert similar(16_000) != similar(14_400)
 
 
-def test_the_near_key_asks_for_a_span_and_for_options_that_can_work() -> None:
-    with pytest.raises(ConfigurationError, match=r"'near' key needs .*span=\(stream, start, length\)"):
-        EncoderCache(key="near").get(noise(0))
+def test_the_similar_key_asks_for_a_span_and_for_options_that_can_work() -> None:
+    with pytest.raises(ConfigurationError, match=r"'similar' key needs .*span=\(stream, start, length\)"):
+        EncoderCache(key="similar").get(noise(0))
     for options in ({"within_db": -1.0}, {"for_s": float("nan")}, {"least_confidence": 1.5}, {"n_bands": 0}):
         with pytest.raises(ConfigurationError, match=next(iter(options))):
-            NearKey(**options)  # type: ignore[arg-type]
+            SimilarKey(**options)  # type: ignore[arg-type]
 
 
 def test_keys_are_equal_when_they_answer_alike() -> None:
-    used = NearKey()
+    used = SimilarKey()
     used.material(noise(0), ("s", 0, len(noise(0))))
-    assert used == NearKey() != NearKey(within_db=2.0)
+    assert used == SimilarKey() != SimilarKey(within_db=2.0)
 
 
 def test_a_key_of_ones_own_needs_a_name_and_one_method() -> None:
@@ -369,7 +373,7 @@ def test_a_hit_on_the_same_audio_is_a_repeat_whatever_the_span() -> None:
     cache = EncoderCache(key="logmel")
     cache.put(value(), audio_hash=cache.precompute_hash(noise(0), ("first", 0, 2 * RATE)))
     cache.get(audio_hash=cache.precompute_hash(noise(0), ("second", 1600, 2 * RATE)))
-    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 1, "near": 0}
+    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 1, "similar": 0}
 
 
 @pytest.mark.parametrize(
@@ -378,9 +382,9 @@ def test_a_hit_on_the_same_audio_is_a_repeat_whatever_the_span() -> None:
         (0.0, 0.0, "silence"),
         (0.0009, 0.0005, "silence"),
         (-0.0009, 0.0, "silence"),
-        (0.3, 0.0, "near"),
-        (0.0, -0.3, "near"),
-        (0.0011, 0.0, "near"),
+        (0.3, 0.0, "similar"),
+        (0.0, -0.3, "similar"),
+        (0.0011, 0.0, "similar"),
         (0.3, 0.3, "repeat"),
     ],
 )
@@ -395,7 +399,7 @@ def test_a_hash_made_elsewhere_works_and_its_hits_are_not_vouched_for() -> None:
     cache = EncoderCache()
     cache.put(value(), audio_hash=b"own")
     assert cache.get(audio_hash=b"own") is not None
-    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "near": 1}
+    assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "similar": 1}
 
 
 def test_a_replaced_value_is_judged_by_its_own_audio() -> None:
@@ -509,7 +513,7 @@ def test_values_go_to_the_device_asked_for_and_cuda_only_where_there_is_one(
     cache.put(value(), noise(0))
     found = cache.get(noise(0))
     assert found.device.type == ("cuda" if present else "cpu") == cache.device.type
-    assert ("no CUDA" in caplog.text) is not present
+    assert ("CUDA is missing" in caplog.text) is not present
 
 
 # Bounds, clock, threads, speed.
@@ -552,7 +556,7 @@ def test_statistics_are_json_and_start_empty() -> None:
         "hit_rate": 0.0,
         "evictions": 0,
         "refused": 0,
-        "hits_by_cause": {"silence": 0, "repeat": 0, "near": 0},
+        "hits_by_cause": {"silence": 0, "repeat": 0, "similar": 0},
         "key": "rounded",
         "hash_precision": 6,
         "device": "cpu",

@@ -900,7 +900,7 @@ def test_the_near_key_keeps_sure_answers_only_and_is_seldom_wrong(make: Make, sc
     asked = LanguageIdOptions(
         confident_hop_factor=1
     )  # an answer stands for half a second, which is as long as sureness rests
-    transcriber = make(key="near", decode=False, lid_hop_ms=100, shadow_rate=1.0, language_id=asked)
+    transcriber = make(key="similar", decode=False, lid_hop_ms=100, shadow_rate=1.0, language_id=asked)
     run = listen(transcriber, chunks(scene.audio, CHUNK))
     cache = run.statistics["encoder_cache"]
     assert cache["hits"] > 0

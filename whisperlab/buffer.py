@@ -1,21 +1,18 @@
-"""A ring of samples in memory taken once: what comes in is copied once, and nothing is allocated afterwards.
+"""RingBuffer: a circular buffer of samples in memory allocated once, with one copy in and one copy out.
 
-Guarantee: whatever the chunking, the ring holds the newest ``capacity`` samples that were appended and not
-consumed, in order, and ``end == consumed + dropped_samples + len(ring)`` at any time. The price is one look
-at every sample (is it finite?), one copy in and one copy out. Samples are known by their absolute index in
-the stream, which never starts again.
+Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, in
+order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices in the
+stream, which never restart. Cost: one check that every sample is finite, one copy in, one copy out.
 
-A ring made with ``mirrored=True`` keeps every sample twice, ``capacity`` apart, so that any stretch of it lies
-in one piece: ``view`` hands out the newest samples without copying, whatever their number. The price is twice
-the memory and a second copy in. A view is only as good as the samples under it: the producer goes on, and
-what it has overwritten is found out, by ``RingView``, and never handed out in silence.
+``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous and ``view`` returns
+the newest samples without a copy. It doubles the memory and adds a second copy in. The producer may overwrite the
+samples under a view; `RingView` detects this and raises.
 
-One thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer:
-the producer announces (``_claimed``) what it is about to overwrite before it copies and publishes (``_end``)
-what it has copied afterwards; the consumer looks at the announcement again after its own copy, and a copy
-the producer could have run into is made again, never handed out. An append that is interrupted in the middle
-(``KeyboardInterrupt``) costs the samples it was about to overwrite and its own, nothing else. This relies on
-loads and stores of one thread being seen in order by the other, which the interpreter lock gives.
+Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
+The producer sets ``_claimed`` to the end of what it is about to overwrite, copies, then sets ``_end``. The consumer
+reads ``_claimed`` again after its own copy and repeats the copy if the producer may have written into it. An append
+that is interrupted (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite, nothing else.
+This needs one thread's loads and stores to be seen in order by the other, which the interpreter lock gives.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisperlab.util import html
-from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, as_samples, full_scale
+from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, Samples, as_samples, full_scale
 from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,
@@ -40,14 +37,14 @@ from whisperlab.util.timeline import Span
 from whisperlab.util.validation import shown
 
 _LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
-_LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # numpy's own: compares twice as fast
+_LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # a numpy scalar compares twice as fast
 
 
 class RingBuffer:
-    """A circular buffer of float samples that overwrites its oldest when full, and counts what that cost.
+    """A circular buffer of float samples. When full, it overwrites the oldest samples and counts them as dropped.
 
-    ``capacity`` is in samples; ``dtype`` is float32 or float64 (what reads return); ``mirrored`` makes ``view``
-    possible. Raises ``ConfigurationError``, a ``ValueError``, for anything else.
+    ``capacity`` is in samples; ``dtype``, float32 or float64, is the type of stored and returned samples;
+    ``mirrored`` enables ``view``. Raises ``ConfigurationError``, a ``ValueError``, for invalid options.
 
     >>> ring = RingBuffer(capacity=4)
     >>> ring.append(np.array([1, 2, 3], np.float32))
@@ -77,39 +74,39 @@ class RingBuffer:
         self._dtype = _checked_dtype(dtype)
         self._mirrored = mirrored
         self._data = _allocate(self._capacity * (2 if mirrored else 1), self._dtype)
-        memory: Any = self._data
-        self._memory: Any = memoryview(memory)  # takes a chunk in half the time a slice of an array needs
+        # assigning to a memoryview takes half the time of assigning to a slice of an array
+        self._memory: Any = memoryview(self._data)  # type: ignore[arg-type]
         self._strides = self._data.strides
         self._readable = self._data[:]
         self._readable.setflags(write=False)
-        # written by the producer alone
-        self._claimed = 0  # samples before this index may be in the middle of being written
+        # written by the producer only
+        self._claimed = 0  # samples that end here may be half written: their old content is lost
         self._end = 0
-        self._torn = 0  # samples before this index were lost to an append that did not end
+        self._torn = 0  # samples before this index were lost to an interrupted append
         self._overruns = 0
-        # written by the consumer alone
-        self._taken = 0  # the first index the consumer has not disposed of
-        self._given = 0  # samples consumed or cleared, which is fewer than _taken when some were lost
+        # written by the consumer only
+        self._taken = 0  # first index that was not consumed or cleared
+        self._given = 0  # number of samples consumed or cleared; less than _taken when some were lost
 
     def append(self, samples: npt.ArrayLike) -> None:
-        """Copy a chunk of any length in, overwriting the oldest samples when there is no room.
+        """Append a chunk of any length, shape (n,); overwrites the oldest samples when there is no room.
 
-        Floats go in as they are, int16 and int32 PCM is scaled to [-1, 1). A chunk longer than the capacity
-        leaves its newest samples. Raises ``AudioFormatError`` and changes nothing when the chunk has another
-        type or rank, or holds samples that are NaN, infinite or beyond 1e15, which is no audio.
+        Floats are stored unchanged, int16 and int32 PCM is scaled to [-1, 1). Of a chunk longer than the capacity
+        the newest samples are kept. Raises ``AudioFormatError``, and changes nothing, for other types and ranks and
+        for samples that are NaN, infinite or beyond 1e15.
         """
         chunk: Any = samples
         begin, capacity = self._end, self._capacity
         first = begin % capacity
-        try:  # the sum of squares is the cheapest look that no NaN and no infinity hides from
+        try:  # the sum of squares is the cheapest test that finds every NaN and infinity
             last = first + len(chunk)
             usual = (
                 last <= capacity
-                and chunk.strides == self._strides  # one dimension, in one piece
+                and chunk.strides == self._strides  # one dimension, contiguous
                 and chunk.dtype is self._dtype
                 and chunk.dot(chunk) < _LOUDEST_SQUARED
             )
-        except (AttributeError, TypeError):  # no array
+        except (AttributeError, TypeError):  # not an array
             usual = False
         if not usual:
             chunk = _checked_chunk(samples)
@@ -130,7 +127,7 @@ class RingBuffer:
             raise
 
     def consume(self, n: int) -> FloatArray:
-        """Remove and return the n oldest samples; when fewer are held, raise ``NotYetError``, taking none."""
+        """Remove and return the n oldest samples. With fewer held, raises ``NotYetError`` and removes none."""
         n = _checked_count(n)
         while True:
             start, end = self._bounds()
@@ -139,16 +136,16 @@ class RingBuffer:
                     f"asked to consume {shown(n)} samples, but the buffer holds {_held(start, end)}"
                 )
             samples = self._copy_out(start, n)
-            # As `_intact`, but without a call: no other thread comes in between, and sees as lost what is being taken.
+            # `_intact` inlined: a call would let another thread in, which would count these samples as lost.
             if self._claimed - self._capacity <= start and self._torn <= start:
                 self._taken, self._given = start + n, self._given + n
                 return samples
 
     def read(self, span: Span) -> FloatArray:
-        """A copy of an absolute span, which stays in the buffer.
+        """A copy of an absolute span; the samples stay in the buffer.
 
-        Raises ``OverwrittenError`` when its first samples are gone (overwritten or consumed) and
-        ``NotYetError`` when its last have not come; both say what was asked and what is held.
+        Raises ``OverwrittenError`` when its first samples are gone (overwritten or consumed) and ``NotYetError``
+        when its last samples are still to come. Both messages name the requested and the held span.
         """
         while True:
             start, end = self._bounds()
@@ -161,7 +158,7 @@ class RingBuffer:
                 return samples
 
     def peek(self, n: int) -> FloatArray:
-        """A copy of the n newest samples; raises ``BufferRangeError`` when fewer are held."""
+        """A copy of the n newest samples. Raises ``BufferRangeError`` when fewer are held."""
         n = _checked_count(n)
         while True:
             start, end = self._bounds()
@@ -175,12 +172,12 @@ class RingBuffer:
                 return samples
 
     def view(self, n: int) -> RingView:
-        """The n newest samples where they lie, at a cost that does not depend on n; the ring must be mirrored.
+        """The n newest samples without a copy, in constant time. The ring must be mirrored.
 
-        Raises ``BufferRangeError`` when fewer are held. See ``RingView`` for how long it may be used.
+        Raises ``BufferRangeError`` when fewer are held. `RingView` says how long the samples stay valid.
         """
         if not self._mirrored:
-            raise ConfigurationError("a view needs samples in one piece: RingBuffer(..., mirrored=True)")
+            raise ConfigurationError("a view needs contiguous samples: RingBuffer(..., mirrored=True)")
         n = _checked_count(n)
         start, end = self._bounds()
         if not 0 <= n <= end - start:
@@ -191,7 +188,7 @@ class RingBuffer:
         return RingView(self, self._readable[first : first + n], end - n)
 
     def read_all(self) -> FloatArray:
-        """A copy of everything held, oldest first."""
+        """A copy of all samples held, oldest first."""
         while True:
             start, end = self._bounds()
             samples = self._copy_out(start, end - start)
@@ -199,7 +196,7 @@ class RingBuffer:
                 return samples
 
     def clear(self) -> None:
-        """Drop everything held, on purpose: it does not count as lost. Indices go on. For the consumer."""
+        """Remove all samples; they do not count as dropped, and indices continue. For the consumer thread."""
         while True:
             start, end = self._bounds()
             if self._claimed - self._capacity <= start and self._torn <= start:  # as in `consume`
@@ -217,45 +214,45 @@ class RingBuffer:
 
     @property
     def end(self) -> int:
-        """Absolute index one past the newest sample: how many were ever appended."""
+        """Absolute index one past the newest sample: the number of samples ever appended."""
         return self._end
 
     @property
     def capacity(self) -> int:
-        """How many samples fit."""
+        """Samples that fit."""
         return self._capacity
 
     @property
     def free(self) -> int:
-        """How many samples fit without overwriting any."""
+        """Samples that can be appended without overwriting any."""
         return self._capacity - len(self)
 
     @property
     def nbytes(self) -> int:
-        """Size of the sample memory in bytes, fixed at construction; a mirrored ring has all samples twice."""
+        """Size of the sample memory in bytes, fixed at construction; a mirrored ring needs twice as much."""
         return self._data.nbytes
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.floating]:
         """Type of the samples held."""
         return self._dtype
 
     @property
     def overruns(self) -> int:
-        """How many appends found less room than they needed."""
+        """Number of appends that overwrote samples."""
         return self._overruns
 
     @property
     def dropped_samples(self) -> int:
-        """How many samples were overwritten before anyone consumed or cleared them."""
-        while True:  # a third thread may ask while the consumer takes some
+        """Number of samples that were overwritten before they were consumed or cleared."""
+        while True:  # a third thread may read this while the consumer consumes
             given = self._given
             start = self.start
             if given == self._given:
                 return start - given
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows: how full it is, and what was lost."""
+        """HTML for Jupyter: fill level and dropped samples."""
         held = len(self)
         return html.facts(
             f"{type(self).__name__} of {self.capacity:,} samples",
@@ -274,22 +271,22 @@ class RingBuffer:
         )
 
     def _bounds(self) -> tuple[int, int]:
-        """First and one past last index held; read in the order that keeps them apart, whoever writes."""
+        """First index held and one past the last; this order of reads keeps them consistent under writes."""
         taken, torn = self._taken, self._torn
         end = self._end
         return max(taken, end - self._capacity, torn), end
 
     def _intact(self, start: int) -> bool:
-        """Whether samples just looked at from ``start`` on are whole: the producer kept out of their place."""
+        """Whether the samples from ``start`` on, just copied, were not overwritten meanwhile."""
         return max(self._claimed - self._capacity, self._torn) <= start
 
     def _give_up(self) -> None:
-        """After an append that did not end: what it may have written over is lost, the rest is as it was."""
+        """Mark as lost the samples that an interrupted append may have overwritten; the rest is unchanged."""
         self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))
         self._claimed = self._end
 
-    def _copy_in(self, chunk: npt.NDArray[Any], end: int) -> None:
-        """Put a chunk (at most ``capacity`` long, of any accepted type) where samples ending at the index belong."""
+    def _copy_in(self, chunk: Samples, end: int) -> None:
+        """Store a chunk, at most ``capacity`` long, as the samples before index ``end``."""
         n = len(chunk)
         first = (end - n) % self._capacity
         head = min(n, self._capacity - first)
@@ -310,11 +307,11 @@ class RingBuffer:
 
 
 class RingView:
-    """The newest samples of a ring at one moment, not copied; for ``with``, or checked at every ``samples``.
+    """The newest samples of a ring at one moment, without a copy. Use it in ``with``, or through ``samples``.
 
-    They stay what they were until the producer needs their place: ``ring.capacity - len(view)`` more samples.
-    What a ``with`` block computes counts only when the block ends without ``OverwrittenError``; take a
-    copy of what should be kept longer. An array taken out of the block is not watched any more.
+    The samples are valid until the producer overwrites them: for ``ring.capacity - len(view)`` more samples.
+    A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then. Copy samples
+    that must live longer; an array used after the block is not checked any more.
 
     >>> ring = RingBuffer(capacity=4, mirrored=True)
     >>> ring.append(np.array([1, 2, 3], np.float32))
@@ -333,17 +330,17 @@ class RingView:
 
     @property
     def span(self) -> Span:
-        """Which samples of the stream these are."""
+        """Absolute span of the samples."""
         return Span(self._start, self._start + len(self._samples))
 
     @property
     def intact(self) -> bool:
-        """Whether none of the samples has been overwritten or is about to be."""
+        """Whether all samples are still valid."""
         return self._ring._intact(self._start)
 
     @property
     def samples(self) -> FloatArray:
-        """The samples, read-only; ``OverwrittenError`` when they are no longer what they were."""
+        """The samples, read-only. Raises ``OverwrittenError`` when some were overwritten."""
         if not self._ring._intact(self._start):
             seen, ring = self.span, self._ring
             raise OverwrittenError(
@@ -360,24 +357,24 @@ class RingView:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if kind is None:
-            self.samples  # noqa: B018 - raises when the block has looked at overwritten samples
+            self.samples  # noqa: B018 - raises when the block has read overwritten samples
 
 
-def _convert(chunk: npt.NDArray[Any], place: npt.NDArray[Any]) -> None:
-    """Copy samples into the ring and scale PCM there: ``np.multiply(chunk, ...)`` would buffer the cast."""
+def _convert(chunk: Samples, place: Samples) -> None:
+    """Copy samples into the ring and scale PCM there; ``np.multiply(chunk, ...)`` would allocate for the cast."""
     np.copyto(place, chunk, casting="same_kind")
     if chunk.dtype.kind == "i":
         np.multiply(place, 1.0 / full_scale(chunk.dtype), out=place)
         np.minimum(place, BELOW_ONE, out=place)  # int32's largest value rounds up to full scale
 
 
-def _checked_chunk(samples: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Samples of any accepted type, one-dimensional, without one that must be refused; not copied."""
+def _checked_chunk(samples: npt.ArrayLike) -> Samples:
+    """The samples as a valid one-dimensional array, without a copy; raises ``AudioFormatError`` otherwise."""
     chunk = as_samples(samples)
     if chunk.ndim != 1:
         raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
     if chunk.dtype.kind == "f" and not _square_sum(chunk) < float(_LOUDEST_SQUARED):
-        # NaN compares false; the limit is a float64, for a float16 it would be infinity, and no infinity beyond it
+        # NaN compares false. The limit is a float64: as a float16 it would be infinite and exclude nothing.
         bad = int(np.count_nonzero(~(np.abs(chunk) <= np.float64(_LOUDEST))))
         if bad:
             raise AudioFormatError(
@@ -386,7 +383,7 @@ def _checked_chunk(samples: npt.ArrayLike) -> npt.NDArray[Any]:
     return chunk
 
 
-def _square_sum(chunk: npt.NDArray[Any]) -> float:
+def _square_sum(chunk: Samples) -> float:
     """``vdot`` overflows to infinity without a warning, ``dot`` with one; but ``vdot`` copies a strided chunk."""
     if chunk.flags.c_contiguous:
         return float(np.vdot(chunk, chunk))
@@ -417,20 +414,21 @@ def _checked_count(n: int) -> int:
         raise ConfigurationError(f"expected a whole number of samples, got {shown(n)}") from error
 
 
-def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:
     try:
         checked = np.dtype(dtype)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}") from error
-    if checked not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}")
-    return checked
+    for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
+        if checked == allowed:
+            return allowed
+    raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}")
 
 
-def _allocate(capacity: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The ring's memory with every page touched, so that no append waits for the system to hand one out."""
+def _allocate(capacity: int, dtype: np.dtype[np.floating]) -> Samples:
+    """Memory with every page touched, so that no append waits for a page fault."""
     if capacity * dtype.itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        # more than the machine has: the system might promise it, and end the process when it is touched
+        # more than the machine has: Linux may grant it and kill the process when the pages are touched
         raise ConfigurationError(f"a capacity of {shown(capacity)} samples does not fit in memory")
     try:
         return np.full(capacity, 0.0, dtype)

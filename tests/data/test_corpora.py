@@ -132,7 +132,7 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "duration below zero": ({**LINE, "duration": -1}, "got -1"),
     "duration not a number": (
         '{"audio_filepath": "call.wav", "duration": NaN, "text": ""}',
-        "NaN is no JSON",
+        "NaN is not JSON",
     ),
     "no language": ({**LINE, "lang": "xx,en"}, "lang: unknown language 'xx'"),
     "a language misspelt": ({**LINE, "lang": "portugese"}, "closest are pt (portuguese)"),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisperlab.evaluation import trace as trace_module
 from whisperlab.evaluation.trace import (
     Reference,
     ReferenceSegment,
@@ -23,6 +22,7 @@ from whisperlab.evaluation.trace import (
     write_trace,
 )
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.util import provenance as provenance_module
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, TraceError
 from whisperlab.util.timeline import SAMPLE_RATE, Span
@@ -210,7 +210,7 @@ def drop_header(lines: list[str]) -> list[str]:
 
 
 def newer_schema(lines: list[str]) -> list[str]:
-    return [lines[0].replace('"schema": 3', '"schema": 4'), *lines[1:]]
+    return [lines[0].replace('"schema": 4', '"schema": 5'), *lines[1:]]
 
 
 def two_runs(lines: list[str]) -> list[str]:
@@ -236,12 +236,12 @@ def lost_field(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (drop_end, "not one whole trace"),
+        (drop_end, "not one complete trace"),
         (cut_line, ":3 is not JSON"),
         (drop_header, "first line is not a header"),
-        (newer_schema, "trace schema 4; this version reads 2 and 3"),
-        (two_runs, "not one whole trace"),
-        (two_headers, "not one whole trace"),
+        (newer_schema, "trace schema 5; this version reads 2 to 4"),
+        (two_runs, "not one complete trace"),
+        (two_headers, "not one complete trace"),
         (foreign_line, ":3 is not a trace line"),
         (list_line, ":3 is not a trace line"),
         (lost_field, "a switch line without decided_at"),
@@ -356,39 +356,51 @@ def test_the_commit_of_somebody_elses_checkout_is_not_ours(
     installed = tmp_path / "venv" / "trace.py"
     installed.parent.mkdir()
     installed.touch()
-    monkeypatch.setattr(trace_module, "__file__", str(installed))
-    assert trace_module._commit.__wrapped__() is None
+    monkeypatch.setattr(provenance_module, "__file__", str(installed))
+    assert provenance_module._commit.__wrapped__() is None
 
 
-def test_speech_without_text_and_language_flags_come_back_and_traces_of_schema_2_are_read(
-    tmp_path: Path,
-) -> None:
+class Silent:
+    """A transcriber that finds no text."""
+
     spans = (Span(0, 16_000), Span(32_000, 40_000))
     flag = LanguageFlag(Span(0, 16_000), "en", "fr", 0.9, outside=True)
-    result = ProcessResult("", "", "en", untranscribed=spans, flags=(flag,))
+    cache_key = "similar"
 
-    class Silent:
-        """A transcriber that finds no text."""
+    def process(self, chunk: FloatArray, /) -> ProcessResult:
+        return ProcessResult("", "", "en", untranscribed=self.spans, flags=(self.flag,))
 
-        def process(self, chunk: FloatArray, /) -> ProcessResult:
-            return result
+    def finalize(self) -> ProcessResult:
+        return ProcessResult("", "", "en")
 
-        def finalize(self) -> ProcessResult:
-            return ProcessResult("", "", "en")
+    def get_statistics(self) -> dict[str, Any]:
+        causes = {"silence": 1, "repeat": 0, self.cache_key: 2}
+        return {"encoder_cache": {"key": self.cache_key, "hits": 3, "hits_by_cause": causes}}
 
-        def get_statistics(self) -> dict[str, Any]:
-            return {}
+    def config(self) -> dict[str, Any]:
+        return {}
 
-        def config(self) -> dict[str, Any]:
-            return {}
 
+def test_speech_without_text_and_language_flags_come_back(tmp_path: Path) -> None:
     trace = record(Silent(), np.zeros(1600, np.float32), tmp_path / "t.jsonl", recording="r")
     again = read_trace(tmp_path / "t.jsonl")
-    assert trace.untranscribed == again.untranscribed == spans
-    assert again.flags == (flag,)
-    lines = (
-        (tmp_path / "t.jsonl").read_text(encoding="utf-8").replace('"schema": 3', '"schema": 2').splitlines()
-    )
-    old = [line for line in lines if '"kind": "untranscribed"' not in line and "language_flag" not in line]
-    (tmp_path / "old.jsonl").write_text("\n".join(old) + "\n", encoding="utf-8")
-    assert read_trace(tmp_path / "old.jsonl").untranscribed == ()
+    assert trace.untranscribed == again.untranscribed == Silent.spans
+    assert again.flags == (Silent.flag,)
+
+
+@pytest.mark.parametrize("schema", [2, 3])
+def test_traces_of_earlier_schemas_are_read_in_todays_form(tmp_path: Path, schema: int) -> None:
+    class Earlier(Silent):
+        cache_key = "near"
+
+    today = record(Silent(), np.zeros(1600, np.float32), tmp_path / "t.jsonl", recording="r")
+    record(Earlier(), np.zeros(1600, np.float32), tmp_path / "old.jsonl", recording="r")
+    text = (tmp_path / "old.jsonl").read_text(encoding="utf-8").replace('"schema": 4', f'"schema": {schema}')
+    lines = text.splitlines()
+    if schema == 2:  # it had no such kinds
+        lines = [line for line in lines if '"untranscribed"' not in line and "language_flag" not in line]
+    (tmp_path / "old.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    old = read_trace(tmp_path / "old.jsonl")
+    assert old.header["schema"] == today.header["schema"]
+    assert old.statistics == today.statistics
+    assert old.untranscribed == (() if schema == 2 else Silent.spans)

@@ -136,7 +136,7 @@ def test_rates_of_a_cache_are_added_before_they_are_divided() -> None:
     for hits, misses, checked, false in ((30, 70, 30, 1), (10, 90, 10, 0)):
         shadow = {"checked": checked, "false_hits": false}
         count.take({"hits": hits, "misses": misses, "shadow": shadow})
-    rate, wrong = count.figures("near")
+    rate, wrong = count.figures("similar")
     assert (rate.value, rate.n) == (0.2, 200)
     assert (wrong.value, wrong.n) == (1 / 40, 40)
     assert wrong.low is not None
@@ -171,17 +171,17 @@ def test_the_table_is_whole_and_can_be_drawn(excerpt: Path) -> None:
     recordings = load(str(excerpt), "test")
     found = ablation.measure(
         recordings,
-        names=["int8", "near"],
+        names=["int8", "similar"],
         stretch_s=1.5,
         weighed=["ours"],
         accuracy=recordings,
-        judged=["ours", "with int8", "with the near cache"],
+        judged=["ours", "with int8", "with the similar cache"],
         offline=True,
         rounds=6,
     )
     assert json.loads(json.dumps(found.to_dict()))["claims"]
     rows = {row["arm"]: row for row in found.rows}
-    assert list(rows) == ["before", "guide", "ours", "with int8", "with the near cache"]
+    assert list(rows) == ["before", "guide", "ours", "with int8", "with the similar cache"]
     assert rows["before"]["chunk_ms_p95_ratio"] == 1
     assert rows["ours"]["chunk_ms_mean_ratio"] < 0.5
     assert rows["before"]["encoder_s_per_s"] > 3 * rows["ours"]["encoder_s_per_s"]
@@ -198,7 +198,7 @@ def test_the_table_is_whole_and_can_be_drawn(excerpt: Path) -> None:
     ratio = figures["ours / faster-whisper"]
     assert ratio.low is not None
     assert 0 < ratio.low <= ratio.value
-    assert 0 <= figures["with the near cache: hit rate"].value < 1
+    assert 0 <= figures["with the similar cache: hit rate"].value < 1
     tables = ablation.readable(found)
     assert [row["arm"] for row in tables[0]] == list(rows)
     for figure in (ladder_figure(found.rows), pareto_figure(found.rows)):

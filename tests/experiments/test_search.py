@@ -65,7 +65,7 @@ def recordings(tmp_path: Path) -> list[Recording]:
 def alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time and memory are measured the same whatever the machine is doing."""
     monkeypatch.setattr("whisperlab.experiments.sweep.response_p95", lambda trace: 0.05)
-    monkeypatch.setattr("whisperlab.evaluation.trace.peak_rss_bytes", lambda: 2**20)
+    monkeypatch.setattr("whisperlab.evaluation.trace.recorder.peak_rss_bytes", lambda: 2**20)
 
 
 def run(recordings: list[Recording], out: Path, maker: Any = Wordy, **options: Any) -> Found:
@@ -156,7 +156,7 @@ def test_groups_of_a_configuration_become_their_options() -> None:
         ('{"lid_hop_ms": ["100", "200"]}', "values like 100, got '100'"),
         ('{"key": {"low": 1, "high": 2}}', "key: takes a list"),
         ('{"compiled": [true, 0]}', "values like False, got 0"),
-        ('{"lid": {"sure": [0.5, NaN]}}', "NaN is no JSON"),
+        ('{"lid": {"sure": [0.5, NaN]}}', "NaN is not JSON"),
         ('{"lid": {"sure": [0.5, null]}}', "got None"),
         ('{"lid_hop_ms": 100}', "an option with several values"),
         ('{"model": ["base", "tiny"]}', "give them as arguments"),

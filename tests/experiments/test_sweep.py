@@ -138,9 +138,9 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
 
 
 def test_the_span_and_near_keys_have_no_precision_to_sweep() -> None:
-    grid = Grid(hash_precision=(6, 2, 0), key=("rounded", "span", "logmel", "near"))
+    grid = Grid(hash_precision=(6, 2, 0), key=("rounded", "span", "logmel", "similar"))
     keys = [configuration["key"] for configuration in grid.configurations()]
-    assert {key: keys.count(key) for key in keys} == {"rounded": 3, "span": 1, "logmel": 3, "near": 1}
+    assert {key: keys.count(key) for key in keys} == {"rounded": 3, "span": 1, "logmel": 3, "similar": 1}
 
 
 def test_a_value_given_twice_is_run_once() -> None:
@@ -548,7 +548,7 @@ def test_a_frame_has_a_line_per_row_and_dotted_columns(recordings: list[Recordin
     frame = to_frame(read_rows(tmp_path))
     assert len(frame) == 8
     assert {"key", "config.key", "recording", "status", "rates.mixed_error_rate"} <= set(frame.columns)
-    assert "statistics.encoder_cache.hits_by_cause.near" in frame.columns
+    assert "statistics.encoder_cache.hits_by_cause.similar" in frame.columns
     assert not [name for name in frame.columns if name.startswith("counts")]
     assert frame.loc[frame["status"] == "failed", "rates.mixed_error_rate"].isna().all()
 

@@ -22,6 +22,7 @@ from whisperlab.profiling.owned import owned
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, WhisperlabError
+from whisperlab.util.process import process_memory
 from whisperlab.util.timeline import SAMPLE_RATE
 
 MIB = 2**20
@@ -322,5 +323,5 @@ def test_latency_is_what_the_transcribers_own_timers_say(workload: Workload) -> 
 
 
 def test_only_linux_can_say_how_much_is_resident() -> None:
-    status = memory.status()
+    status = process_memory()
     assert 0 < status["VmRSS"] <= status["VmHWM"]

@@ -1,4 +1,4 @@
-"""What is looked at before it is used: options by their types, JSON by what the standard knows."""
+"""Validation: options against their types, JSON against the standard."""
 
 from __future__ import annotations
 

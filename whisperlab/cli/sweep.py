@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, split="test", out="reports/sweep")
     parser.add_argument("--cache-sizes", type=whole_numbers, default=[10, 50], metavar="10,50")
     parser.add_argument("--hash-precisions", type=whole_numbers, default=[6, 4, 2, 1, 0], metavar="6,4,2,1,0")
-    parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel,near")
+    parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel,similar")
     parser.add_argument("--lid-hop-ms", type=whole_numbers, default=[100], metavar="100,300")
     parser.add_argument(
         "--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked"

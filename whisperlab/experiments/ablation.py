@@ -38,7 +38,6 @@ from whisperlab.model.encoder import ShortWindowEncoder, positions
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import Precision, activations, product
 from whisperlab.model.weights import Weights, load_model, load_weights, tensor_shapes
-from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.streaming.assembly import Parts
 from whisperlab.streaming.decoding import DecodingOptions
@@ -48,6 +47,7 @@ from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.process import process_memory, reset_peak_rss
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, samples
 from whisperlab.util.validation import on_threads
@@ -196,7 +196,7 @@ _ARMS = (
         AlwaysAsking,
     ),
     _ours("off", "without sharing", "proof and decode encode apart", session=SessionOptions(share=False)),
-    _ours("on", "with the near cache", "a sure answer stands for 0.5 s", key="near"),
+    _ours("on", "with the similar cache", "a sure answer stands for 0.5 s", key="similar"),
     _ours(
         "on", "with batches of 3", "frames encoded three at a time", language_id=LanguageIdOptions(batch=3)
     ),
@@ -347,11 +347,11 @@ def _memory(task: _Alone) -> Memory:
     arm, audio = ARMS[task.arm], task.recording.audio()[: samples(task.heard_s)]
     get_tokenizer(multilingual=True)
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
-    libraries = status()
-    reset_peak()
+    libraries = process_memory()
+    reset_peak_rss()
     transcriber = arm.transcriber(Models(task.setting.model), task.setting.languages)
     _feed(transcriber, audio, time.perf_counter)
-    after = status()
+    after = process_memory()
     return Memory(
         after["VmHWM"] - libraries["VmRSS"],
         after["VmRSS"] - libraries["VmRSS"],

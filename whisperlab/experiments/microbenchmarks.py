@@ -24,9 +24,9 @@ import numpy as np
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.profiling.memory import status
 from whisperlab.streaming.results import SessionSegment
 from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.process import process_memory
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 
@@ -362,7 +362,7 @@ def _grown_bytes(metrics: PerformanceMetrics, records: int) -> int:
     def fill(n: int) -> int:
         for _ in range(n):
             metrics.record("lid.total", 0.001)
-        return status()["VmRSS"]
+        return process_memory()["VmRSS"]
 
     before = fill(10_000)
     return fill(records) - before

@@ -23,11 +23,11 @@ import numpy as np
 from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled, score
 from whisperlab.evaluation.trace import Pace, Reference, StreamTranscriber, capture
 from whisperlab.model import weights as models
-from whisperlab.profiling.memory import status
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.streaming.results import SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.util.process import process_memory
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import MEL_RATE, samples
 
@@ -432,7 +432,7 @@ def peak_memory(task: _Alone) -> int:
     with torch_threads(task.threads):
         peer = all_peers(task.languages, task.model, task.threads)[task.name]("fast")
         peer(task.recording.audio()[: samples(MEMORY_S)], task.reference)
-    return status()["VmHWM"]
+    return process_memory()["VmHWM"]
 
 
 # The table

@@ -22,8 +22,8 @@ from IPython.display import display
 
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.profiling.heap import traced
-from whisperlab.profiling.memory import reset_peak, status
 from whisperlab.report.page import write_page
+from whisperlab.util.process import process_memory, reset_peak_rss
 
 _MIB = 2**20
 
@@ -57,10 +57,10 @@ class Magics(IPythonMagics):
         """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, reset before), and after."""
         _arguments("peak_memory", line)
         gc.collect()
-        before = status()
-        reset_peak()
+        before = process_memory()
+        reset_peak_rss()
         self._run(cell)
-        after = status()
+        after = process_memory()
         parts = {
             "before": before["VmRSS"],
             "peak": after["VmHWM"],

@@ -10,11 +10,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from whisperlab.profiling.owned import owned
 from whisperlab.profiling.workload import Workload
-from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.process import process_memory, reset_peak_rss
 
 _MIB = 2**20
 
@@ -62,16 +61,16 @@ class ResidentMemory:
 
 def measure(workload: Workload) -> ResidentMemory:
     """Stream the recording and report memory; call it in a fresh process."""
-    start = status()["VmRSS"]
+    start = process_memory()["VmRSS"]
     workload.import_libraries()
     gc.collect()
-    libraries = status()
+    libraries = process_memory()
     transcriber, audio = workload.load()
     gc.collect()
-    loaded = status()["VmRSS"]
-    reset_peak()
+    loaded = process_memory()["VmRSS"]
+    reset_peak_rss()
     workload.feed(transcriber, audio)
-    end = status()
+    end = process_memory()
     return ResidentMemory(
         start,
         libraries["VmRSS"],
@@ -81,18 +80,3 @@ def measure(workload: Workload) -> ResidentMemory:
         end["RssFile"] - libraries["RssFile"],
         owned(transcriber),
     )
-
-
-def reset_peak() -> None:
-    """Let VmHWM begin anew at what is resident now (proc(5))."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def status() -> dict[str, int]:
-    """The memory fields of ``/proc/self/status`` in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except FileNotFoundError as error:
-        raise MissingDependencyError("resident memory is read from /proc, which only Linux has") from error
-    fields = (line.split() for line in lines if line.endswith(" kB"))
-    return {name.rstrip(":"): int(kibibytes) * 1024 for name, kibibytes, _ in fields}

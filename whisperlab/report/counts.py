@@ -35,7 +35,7 @@ _PLAIN_NAMES = {
 class CacheTally:
     """What the encoder cache did, as counts that add up over recordings.
 
-    ``silence``, ``repeat`` and ``near`` are the hits by cause; ``checked`` hits were recomputed and
+    ``silence``, ``repeat`` and ``similar`` are the hits by cause; ``checked`` hits were recomputed and
     ``false_hits`` of them gave another language than the audio at hand. ``encode_s`` is the time spent in
     the encoder for language-ID, ``saved_s`` what the hits would have cost at that run's mean encode.
     """
@@ -44,7 +44,7 @@ class CacheTally:
     misses: int = 0
     silence: int = 0
     repeat: int = 0
-    near: int = 0
+    similar: int = 0
     checked: int = 0
     false_hits: int = 0
     evictions: int = 0
@@ -225,7 +225,7 @@ def cache_tally(row: Json) -> CacheTally:
         misses=int(cache.get("misses") or 0),
         silence=int(causes.get("silence") or 0),
         repeat=int(causes.get("repeat") or 0),
-        near=int(causes.get("near") or 0),
+        similar=int(causes.get("similar") or 0),
         checked=int(shadow.get("checked") or 0),
         false_hits=int(shadow.get("false_hits") or 0),
         evictions=int(cache.get("evictions") or 0),

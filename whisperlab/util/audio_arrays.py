@@ -1,4 +1,4 @@
-"""Arrays of audio: what is accepted, how channels are mixed, chunks, digests."""
+"""Arrays of audio: accepted types, mixing of channels, chunks, digests."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from whisperlab.util.validation import check_type, is_number, shown
 logger = logging.getLogger("whisperlab")
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
+Samples: TypeAlias = npt.NDArray[Any]  # of any accepted type
 
 MAX_FILE_CHANNELS = 1024  # libsndfile's own limit
-MAX_CHANNELS = 8  # 7.1 surround: an axis of an array that is no longer may be the channels
-_LONGER = 4  # by this factor the axis of time is longer, where both axes are longer than that
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a rate outside is a damaged header that would resample to gigabytes
+MAX_CHANNELS = 8  # 7.1 surround: an axis up to this length may be the channels
+_LONGER = 4  # if both axes are longer than MAX_CHANNELS, the time axis must be longer by this factor
+MIN_RATE, MAX_RATE = (
+    1_000,
+    768_000,
+)  # Hz; other rates come from damaged headers and would resample to gigabytes
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
-_BLOCK_S = 0.5  # in which the phase of channels is compared
-_LOUD = 0.01  # of the energy of the loudest block: only such blocks are compared
+_BLOCK_S = 0.5  # the phase of channels is compared in blocks of this length
+_LOUD = 0.01  # share of the loudest block's energy from which a block is compared
 _CANCELLED = (
-    0.4  # of the energy that the mean of unrelated channels has: below, the channels cancel each other
+    0.4  # share of the energy of the mean of unrelated channels below which channels cancel each other
 )
-_OFTEN = 0.05  # of the loud blocks
-_PCM_AS_FLOAT = 128.0  # no audio overshoots [-1, 1) that far: such floats are unscaled integers
+_OFTEN = 0.05  # share of the loud blocks
+_PCM_AS_FLOAT = 128.0  # audio never overshoots [-1, 1) that far: such floats are unscaled integers
 _LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
 
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A stretch of a recording in one format: samples (n, channels), their rate, and the silence before it."""
+    """A part of a recording in one format: samples of shape (n, channels), their rate, and the silence before it."""
 
     samples: npt.NDArray[np.float32]
     rate: int
@@ -46,11 +50,11 @@ class Part:
 
 
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
-    """An array as contiguous mono float32 at 16 kHz; the input itself when it already is that.
+    """An array as contiguous mono float32 at 16 kHz; returned as it is if it already has that form.
 
-    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as `read_audio` does, other rates are resampled. Up to
-    eight channels may be on either axis; more, on the axis that is clearly shorter. Anything else, and NaN or infinite
-    samples, raises ``AudioFormatError``.
+    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as in `read_audio`, other rates are resampled. Up to
+    eight channels may be on either axis; more channels must be on the clearly shorter axis. Raises
+    ``AudioFormatError`` for anything else and for NaN or infinite samples.
 
     >>> as_audio(np.array([0, 16384, -32768], dtype=np.int16))
     array([ 0. ,  0.5, -1. ], dtype=float32)
@@ -62,7 +66,7 @@ def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArr
 
 
 def as_chunk(array: npt.ArrayLike) -> FloatArray:
-    """`as_audio` for a chunk of a stream: channels are always averaged, so that the chunk size changes nothing."""
+    """`as_audio` for a chunk of a stream: always averages the channels, so that the chunk size does not matter."""
     samples = _by_time(_scaled(as_samples(array)))
     _check_values(samples)
     return _mixed(samples, None)
@@ -83,15 +87,14 @@ def _check_rate(sampling_rate: int) -> None:
 
 
 def bounded(resampled: FloatArray) -> FloatArray:
-    """What a resampler made, kept in the range that its input was in: it overshoots, and audio must stay audio."""
+    """Clip resampled audio, in place, to the range of valid input: resampling overshoots."""
     return np.clip(resampled, -_LOUDEST, _LOUDEST, out=resampled)
 
 
-def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:
-    """The array of a thing that may be audio: real floats, or int16 or int32 PCM; of any rank and not copied.
+def as_samples(array: npt.ArrayLike) -> Samples:
+    """An array-like of real floats, or of int16 or int32 PCM, as an array of any rank, without a copy.
 
-    Raises ``AudioFormatError`` for everything else. Bytes, int64 and unsigned integers are refused because
-    their full scale would be a guess.
+    Raises ``AudioFormatError`` for everything else. Bytes, int64 and unsigned integers have no defined full scale.
     """
     try:
         samples = np.asarray(array)
@@ -104,12 +107,12 @@ def as_samples(array: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def full_scale(dtype: np.dtype[Any]) -> float:
-    """The value that an amplitude of 1 has in a sample type: 32768.0 for int16, 1.0 for floats."""
+    """The value of amplitude 1 in a sample type: 32768.0 for int16, 1.0 for floats."""
     return 1.0 if dtype.kind == "f" else float(2 ** (8 * dtype.itemsize - 1))
 
 
 def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
-    """The audio in pieces of ``n_samples``, the last one shorter when it does not divide; views, not copies.
+    """The audio in chunks of ``n_samples``, as views; the last one may be shorter.
 
     >>> [len(chunk) for chunk in chunks(np.zeros(5, np.float32), 2)]
     [2, 2, 1]
@@ -123,15 +126,15 @@ def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
 def paced(
     source: Iterable[FloatArray], clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Iterator[FloatArray]:
-    """The chunks of a source, each handed over when a microphone would: once its last sample has been heard.
+    """The chunks of a source at the pace of a microphone: each when its last sample would have been recorded.
 
-    The due times follow the clock from the first chunk on, not the consumer: one that falls behind gets
-    its chunks at once until it has caught up. ``clock`` and ``sleep`` count seconds.
+    Due times follow the clock from the first chunk on. A consumer that falls behind gets its chunks at once until it
+    has caught up. ``clock`` and ``sleep`` count seconds.
     """
-    began, heard = clock(), 0
+    began, n_recorded = clock(), 0
     for chunk in source:
-        heard += len(chunk)
-        wait_s = began + seconds(heard) - clock()
+        n_recorded += len(chunk)
+        wait_s = began + seconds(n_recorded) - clock()
         if wait_s > 0:
             sleep(wait_s)
         yield chunk
@@ -147,18 +150,18 @@ def duration_s(audio: FloatArray) -> float:
 
 
 def audio_digest(audio: FloatArray) -> str:
-    """SHA-256 of the samples as little-endian float32, in hex: names the audio whatever file it came from."""
+    """SHA-256 of the samples as little-endian float32, in hex: identifies audio independently of its file."""
     return hashlib.sha256(np.ascontiguousarray(audio, dtype="<f4").data).hexdigest()
 
 
-def _scaled(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Samples of any accepted type as float32; integers divided by their full scale."""
+def _scaled(samples: Samples) -> npt.NDArray[np.float32]:
+    """Samples of any accepted type as float32; integers are divided by their full scale."""
     if samples.dtype.kind == "i":
         scaled = samples.astype(np.float32, order="C")
         scaled /= np.float32(full_scale(samples.dtype))
         np.minimum(scaled, BELOW_ONE, out=scaled)  # int32's largest value rounds up to 2**31
         return scaled
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which _check_values refuses
         return np.asarray(samples, dtype=np.float32, order="C")
 
 
@@ -181,7 +184,7 @@ def _by_time(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _mixed(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatArray:
-    """One channel out of (n,) or (n, c): the mean, or a weighted sum."""
+    """Mono from shape (n,) or (n, c): the mean, or the weighted sum."""
     if samples.ndim == 1:
         return samples
     if weights is not None:
@@ -191,10 +194,9 @@ def _mixed(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> Floa
 
 
 def _weights(parts: Sequence[Part], name: str) -> FloatArray | None:
-    """How to mix channels that cancel each other in their mean; None for the mean.
+    """Weights for channels that cancel each other in their mean; None to use the mean.
 
-    Half the difference of two channels keeps what only one of them has. A recording that is in phase at times and in
-    opposite phase at others is in each channel: the louder one is taken.
+    For two channels in opposite phase: half their difference. For a phase that changes: the loudest channel alone.
     """
     widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
     if widest == 1:
@@ -208,17 +210,17 @@ def _weights(parts: Sequence[Part], name: str) -> FloatArray | None:
     weights = np.zeros(widest, np.float32)
     if widest == 2 and np.mean(difference[loud] < least) <= _OFTEN:
         weights[:] = 0.5, -0.5
-        told = "half their difference is used"
+        chosen = "half their difference is used"
     else:
         louder = int(own.sum(axis=0).argmax())
         weights[louder] = 1
-        told = f"channel {louder + 1}, the loudest, is used"
-    logger.warning("%sthe channels cancel each other (opposite phase): %s", name, told)
+        chosen = f"channel {louder + 1}, the loudest, is used"
+    logger.warning("%sthe channels cancel each other (opposite phase): %s", name, chosen)
     return weights
 
 
-def _energies(part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Per block: the energy of each channel, of their mean, and of half the difference of the first two."""
+def _energies(part: Part) -> tuple[Samples, Samples, Samples]:
+    """Energy per block: of each channel, of their mean, and of half the difference of the first two."""
     own, mean, difference = [], [], []
     n = max(1, int(_BLOCK_S * part.rate))
     for start in range(0, len(part.samples) // n * n or int(len(part.samples) >= n // 5), n):
@@ -230,7 +232,7 @@ def _energies(part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArr
 
 
 def _in_time(parts: Sequence[Part], one: Callable[[Part], FloatArray]) -> FloatArray:
-    """One channel of all parts at 16 kHz, with the silence between them."""
+    """All parts, each made mono by ``one``, at 16 kHz with the silence between them."""
     pieces: list[FloatArray] = []
     for part in parts:
         if part.gap_s:

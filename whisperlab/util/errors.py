@@ -1,7 +1,7 @@
-"""Everything whisperlab raises on purpose: one tree, one class per thing a caller can act on.
+"""The errors that whisperlab raises: one tree, with one class per situation that a caller can handle.
 
-The classes also derive from the built-in a Python programmer would expect (``ValueError`` for a bad
-argument, ``IndexError`` for a span that is not there), so code written against built-ins keeps working.
+Each class also derives from the matching built-in (``ValueError`` for a bad argument, ``IndexError`` for a missing
+span), so code that catches built-in errors works too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What libraries say in a RuntimeError, or an OSError, when an allocation fails: torch, oneDNN, C++, the system.
+# Messages of a RuntimeError or OSError for a failed allocation: torch, oneDNN, C++, the system.
 _NO_MEMORY = re.compile(
     r"(not enough|out of|can't allocate|cannot allocate) memory|bad_alloc|could not create a primitive$",
     re.IGNORECASE,
@@ -19,51 +19,51 @@ _ASKED = re.compile(r"\d+ bytes|[\d.]+ [KMGTPE]iB")
 
 
 class WhisperlabError(Exception):
-    """Base of all errors whisperlab raises on purpose; the command line prints these as one line."""
+    """Base of all whisperlab errors; the command line prints them as one line."""
 
 
 class ConfigurationError(WhisperlabError, ValueError):
-    """An option has a value that cannot work; the message names the option, its value and what is allowed."""
+    """An option has an invalid value; the message names the option, the value and the allowed values."""
 
 
 class UnknownLanguageError(ConfigurationError):
-    """A language code that Whisper does not know."""
+    """A language code that Whisper does not support."""
 
 
 class AudioFormatError(WhisperlabError, ValueError):
-    """Audio that cannot be used: wrong rank, type, NaN or infinite samples, or an unreadable file."""
+    """Invalid audio: wrong rank or type, NaN or infinite samples, or an unreadable file."""
 
 
 class BufferRangeError(WhisperlabError, IndexError):
-    """Samples were asked of a buffer that does not hold them."""
+    """A buffer does not hold the requested samples."""
 
 
 class OverwrittenError(BufferRangeError):
-    """The samples asked for were there once; newer ones have overwritten them."""
+    """Newer samples have overwritten the requested ones."""
 
 
 class NotYetError(BufferRangeError):
-    """The samples asked for have not been appended yet."""
+    """The requested samples have not been appended yet."""
 
 
 class TimerError(WhisperlabError, RuntimeError):
-    """A timer was stopped that nobody had started."""
+    """A timer was stopped without having been started."""
 
 
 class StreamEndedError(WhisperlabError, RuntimeError):
-    """Audio was given to a stream that had been finalised; ``reset`` starts a new one."""
+    """Audio was given to a finalised stream; ``reset`` starts a new one."""
 
 
 class StreamBrokenError(WhisperlabError, RuntimeError):
-    """An interrupt or an error broke off the work on a stream, which is half done; ``reset`` starts a new one."""
+    """An interrupt or error left a stream in an incomplete state; ``reset`` starts a new one."""
 
 
 class ForkedError(WhisperlabError, RuntimeError):
-    """A transcriber was used in a process forked from one that had made one: its native threads are not there."""
+    """A transcriber was used after a fork: the new process lacks its native threads."""
 
 
 class WeightsError(WhisperlabError):
-    """Model weights could not be found, fetched, verified or loaded; the message lists what was tried."""
+    """Model weights could not be found, fetched, verified or loaded; the message lists the attempts."""
 
 
 class CorpusError(WhisperlabError):
@@ -71,48 +71,48 @@ class CorpusError(WhisperlabError):
 
 
 class ManifestError(WhisperlabError, ValueError):
-    """A manifest line is not what the manifest format asks for; the message names file and line."""
+    """A manifest line violates the manifest format; the message names file and line."""
 
 
 class TraceError(WhisperlabError, ValueError):
-    """A trace file is damaged, of another schema version, or not a trace."""
+    """A file is damaged, has an unsupported trace schema, or is not a trace."""
 
 
 class SweepError(WhisperlabError):
-    """A sweep cannot run as asked or its results store is damaged."""
+    """A sweep cannot run as configured, or its results store is damaged."""
 
 
 class NotebookError(WhisperlabError):
-    """A notebook could not be executed to its end; the message names the cell and the error."""
+    """A notebook failed; the message names the cell and the error."""
 
 
 class OutOfMemoryError(WhisperlabError, MemoryError):
-    """Memory ran out; the message says for what, and how much was asked for where the library tells."""
+    """Memory ran out; the message names the purpose and, if the library reports it, the requested size."""
 
 
 class MissingDependencyError(WhisperlabError, ImportError):
-    """An optional library or system package is not installed; the message names it and how to get it."""
+    """An optional library or system package is missing; the message says how to install it."""
 
 
 def brief(error: Exception) -> str:
-    """An error in one line of bearable length: torch's run to pages."""
+    """An error in one line of at most 200 characters: torch's messages run to pages."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed: torch and others say so in a RuntimeError."""
-    told = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
-    return isinstance(error, MemoryError) or bool(told)
+    """Whether an error means that an allocation failed: torch and others raise a RuntimeError then."""
+    matches = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(matches)
 
 
 @contextmanager
 def translate_oom(doing: str) -> Iterator[None]:
-    """Turn whatever says that memory ran out into OutOfMemoryError; ``doing`` are the words after "not enough memory".
+    """Turn every error for lack of memory into OutOfMemoryError; ``doing`` follows "not enough memory" in the text.
 
     >>> with translate_oom("to load base"):
     ...     raise RuntimeError("not enough memory: you tried to allocate 4096 bytes.")
     Traceback (most recent call last):
-    whisperlab.util.errors.OutOfMemoryError: not enough memory to load base (4096 bytes asked for at once)
+    whisperlab.util.errors.OutOfMemoryError: not enough memory to load base (4096 bytes requested at once)
     """
     try:
         yield
@@ -122,5 +122,5 @@ def translate_oom(doing: str) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         asked = _ASKED.search(str(error))
-        amount = f" ({asked[0]} asked for at once)" if asked else ""
+        amount = f" ({asked[0]} requested at once)" if asked else ""
         raise OutOfMemoryError(f"not enough memory {doing}{amount}") from error

@@ -1,18 +1,17 @@
-"""What Jupyter shows of our objects: small tables in HTML, everything in them escaped.
+"""Small HTML tables for Jupyter, with all values escaped.
 
-Only markup and no style sheet: a table looks as the notebook's own tables do, light or dark.
+They have no style sheet, so they look like the notebook's own tables, light or dark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
 
 _BAR = "▁▂▃▄▅▆▇█"
 
 
-def facts(title: str, values: Mapping[str, Any]) -> str:
+def facts(title: str, values: Mapping[str, object]) -> str:
     """A table of names and values below a title.
 
     >>> facts("ring", {"held": 3})
@@ -25,7 +24,7 @@ def facts(title: str, values: Mapping[str, Any]) -> str:
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
 
 
-def rows(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
+def rows(title: str, head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
     """A table of rows below a title."""
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = "".join(
@@ -35,8 +34,8 @@ def rows(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
     return f"<table><caption>{escape(title)}</caption><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def format_value(value: Any, nothing: str = "-") -> str:
-    """A value for people.
+def format_value(value: object, nothing: str = "-") -> str:
+    """A value as text: numbers to three significant digits, collections without brackets.
 
     >>> [format_value(value) for value in (None, 0.12345, 1234567, ["en", "es"], True, {"p50": 1.0})]
     ['-', '0.123', '1,234,567', 'en, es', 'yes', 'p50: 1']
@@ -69,7 +68,7 @@ def bar(share: float, width: int = 12) -> str:
 
 
 def spark(values: Sequence[float]) -> str:
-    """Values as a line of small bars, the greatest full.
+    """Values as a sparkline; the greatest value has the full height.
 
     >>> spark([0, 1, 2]), spark([])
     ('▁▅█', '')

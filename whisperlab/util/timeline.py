@@ -1,27 +1,27 @@
-"""Time in samples: spans, the rates Whisper fixes, and the only conversion between seconds and samples.
+"""Time in samples: spans, Whisper's fixed rates, and the conversion between seconds and samples.
 
-Everything inside whisperlab counts samples of 1/16000 s as integers, so that spans add up exactly; seconds
-appear only where people or files meet the program.
+All code inside whisperlab counts samples of 1/16000 s as integers, so that spans add up exactly. Seconds appear only
+in the user interface and in files.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SAMPLE_RATE = 16_000  # samples a second: what Whisper was trained on
+SAMPLE_RATE = 16_000  # samples per second: the rate of Whisper's training audio
 MEL_HOP = 160  # samples between mel frames (10 ms)
-MEL_RATE = SAMPLE_RATE // MEL_HOP  # 100 mel frames a second
-POSITION = 2 * MEL_HOP  # samples under one encoder position (20 ms): the second convolution has stride 2
-LONGEST_MS = 60_000  # of what an option may make a stream wait for: as much as its buffer of audio holds
-MAX_WINDOW = 30 * SAMPLE_RATE  # samples Whisper can see at once
-VAD_FRAME = 512  # samples Silero decides on at once (32 ms)
+MEL_RATE = SAMPLE_RATE // MEL_HOP  # 100 mel frames per second
+POSITION = 2 * MEL_HOP  # samples per encoder position (20 ms): the second convolution has stride 2
+LONGEST_MS = 60_000  # upper limit of options that delay a stream: the length of its audio buffer
+MAX_WINDOW = 30 * SAMPLE_RATE  # samples of one Whisper window
+VAD_FRAME = 512  # samples per Silero decision (32 ms)
 
 assert SAMPLE_RATE % MEL_HOP == 0
 assert SAMPLE_RATE % POSITION == 0
 
 
 def samples(time_s: float) -> int:
-    """The sample nearest to a time in seconds (halves go to the even sample, as ``round`` does).
+    """The sample nearest to a time in seconds; halves round to the even sample, as in ``round``.
 
     >>> samples(0.1), samples(2.5)
     (1600, 40000)
@@ -40,7 +40,7 @@ def seconds(n_samples: int) -> float:
 
 @dataclass(slots=True, frozen=True, order=True)
 class Span:
-    """A half-open stretch of a stream, ``[start, end)`` in samples since the stream began."""
+    """A half-open span of a stream, ``[start, end)`` in samples since the stream began."""
 
     start: int
     end: int
@@ -58,7 +58,7 @@ class Span:
         return seconds(len(self))
 
     def intersect(self, other: Span) -> Span | None:
-        """The stretch two spans share, or None when they share none.
+        """The overlap of two spans, or None.
 
         >>> Span(0, 10).intersect(Span(5, 20))
         Span(start=5, end=10)

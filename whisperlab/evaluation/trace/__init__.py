@@ -1,0 +1,36 @@
+"""The trace: everything that one transcriber did with one recording, as JSON lines on two clocks.
+
+``at`` is the delay clock (seconds of audio fed so far), ``elapsed`` the wall clock (seconds since the start). Scoring
+and reports read traces only, so they need no model, and a trace that a colleague sends is a bug report that can be
+replayed. Line 1 is the header (machine, versions, configuration, audio, reference). The last line has the kind ``end``
+and the statistics; a file without it is incomplete and cannot be read.
+"""
+
+from __future__ import annotations
+
+from whisperlab.evaluation.trace.files import read_trace, write_trace
+from whisperlab.evaluation.trace.migration import SCHEMA, migrated_statistics
+from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
+from whisperlab.evaluation.trace.records import Reference, ReferenceSegment, Trace
+from whisperlab.evaluation.trace.schema import DOCUMENT, SEGMENT, STATISTICS, SWITCH, Pace, check_fields
+from whisperlab.util.provenance import provenance
+
+__all__ = [
+    "DOCUMENT",
+    "SCHEMA",
+    "SEGMENT",
+    "STATISTICS",
+    "SWITCH",
+    "Pace",
+    "Reference",
+    "ReferenceSegment",
+    "StreamTranscriber",
+    "Trace",
+    "capture",
+    "check_fields",
+    "migrated_statistics",
+    "provenance",
+    "read_trace",
+    "record",
+    "write_trace",
+]

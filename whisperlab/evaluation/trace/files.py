@@ -1,0 +1,60 @@
+"""Reading and writing of traces as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from whisperlab.evaluation.trace.migration import migrated
+from whisperlab.evaluation.trace.records import Trace
+from whisperlab.evaluation.trace.schema import check_line
+from whisperlab.util.errors import TraceError, brief
+from whisperlab.util.files import atomic_path
+from whisperlab.util.json_values import Json
+from whisperlab.util.validation import from_json
+
+
+def write_trace(path: str | Path, trace: Trace) -> None:
+    """Write a trace as JSON lines. The file appears only when it is complete."""
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for line in (trace.header, *trace.events):
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace of this or an earlier version. Raises TraceError, with file and line, for anything else."""
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [_parse(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot read the trace {path}: {error}") from error
+    if not lines or lines[0]["kind"] != "header":
+        raise TraceError(f"{path} is not a trace: its first line is not a header")
+    header, *events = migrated(lines, path)
+    kinds = [event["kind"] for event in events]
+    if kinds.count("end") != 1 or kinds[-1] != "end" or "header" in kinds:
+        raise TraceError(f"{path} is not one complete trace: it needs one header first and one end line last")
+    trace = Trace(header, tuple(events))
+    _check_records(trace, path)
+    return trace
+
+
+def _parse(line: str, where: str) -> Json:
+    try:
+        value = from_json(line)
+    except ValueError as error:
+        raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
+    return check_line(value, where)
+
+
+def _check_records(trace: Trace, path: Path) -> None:
+    """Raise TraceError unless every record can be built from the lines."""
+    records = "segments switches frames speech untranscribed flags committed reference config statistics"
+    try:
+        for name in (*records.split(), "real_time_factor"):
+            getattr(trace, name)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise TraceError(f"{path} is damaged: {brief(error)}") from error

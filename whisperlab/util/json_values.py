@@ -1,0 +1,31 @@
+"""Types of JSON values, and the conversion of our records to plain JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Json: TypeAlias = Mapping[str, Any]  # a JSON object as it was read: fields are checked when they are used
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+
+def to_json(value: object) -> JsonValue:
+    """A value as plain JSON: NaN and infinities become None, numpy numbers and arrays plain, paths strings.
+
+    >>> to_json({"p95": float("nan"), "n": np.int64(3), 1: (True,)})
+    {'p95': None, 'n': 3, '1': [True]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, np.generic | np.ndarray):
+        return to_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [to_json(item) for item in value]
+    return str(value)

@@ -1,0 +1,65 @@
+"""Memory and processor of this machine, and memory of processes, as Linux reports them in /proc. All sizes in bytes."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+from whisperlab.util.errors import MissingDependencyError
+
+
+def proc_text(path: str) -> str:
+    """The text of a file in /proc; empty where it cannot be read (another system, a process that ended)."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def memory_fields(path: str) -> dict[str, int]:
+    """The fields of a /proc file that are given in kB (1,024 bytes), in bytes; empty where it cannot be read."""
+    fields = (line.split() for line in proc_text(path).splitlines() if line.endswith(" kB"))
+    return {name.rstrip(":"): int(kibibytes) * 1024 for name, kibibytes, _ in fields}
+
+
+def process_memory() -> dict[str, int]:
+    """The memory fields of this process: VmRSS (resident), VmHWM (its peak), RssAnon, RssFile and others (proc(5)).
+
+    Raises MissingDependencyError on systems without /proc.
+    """
+    found = memory_fields("/proc/self/status")
+    if not found:
+        raise MissingDependencyError("resident memory is read from /proc, which only Linux has")
+    return found
+
+
+def memory_rollup(pid: int | str = "self") -> dict[str, int]:
+    """Rss, Pss (shared pages divided by their users) and others of a process; empty if the file is missing."""
+    return memory_fields(f"/proc/{pid}/smaps_rollup")
+
+
+def peak_rss_bytes() -> int | None:
+    """The peak of resident memory since the process began or `reset_peak_rss` (VmHWM); None without /proc.
+
+    For one figure per configuration, start a fresh process for each.
+    """
+    return memory_fields("/proc/self/status").get("VmHWM")
+
+
+def reset_peak_rss() -> None:
+    """Restart VmHWM at the current resident memory (proc(5)). Raises OSError where the system does not allow it."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's model name."""
+    lines = proc_text("/proc/cpuinfo").splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def total_memory_bytes() -> int | None:
+    """The memory of the machine; None without /proc."""
+    return memory_fields("/proc/meminfo").get("MemTotal")
