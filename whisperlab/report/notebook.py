@@ -106,8 +106,8 @@ def _facts(notebook: NotebookNode, source: str | Path) -> dict[str, str]:
         ),
         "whisperlab": origin["whisperlab"],
         "commit": described(origin["commit"]),
-        **dict(fact(name, value) for name, value in (origin["machine"] or {}).items()),
-        **{name: described(value) for name, value in (origin["versions"] or {}).items()},
+        **dict(fact(name, value) for name, value in origin["machine"].items()),
+        **{name: described(value) for name, value in origin["versions"].items()},
     }
 
 
