@@ -347,13 +347,13 @@ def test_one_channel_is_transcribed_as_if_it_were_the_file(
     streams = capsys.readouterr()
     (document,) = documents(streams.out)
     assert "channel" not in document["segments"][0]
-    assert f"error: {call}: there is no channel right: the file has 1 channel" in streams.err
+    assert f"error: {call}: channel right does not exist: the file has 1 channel" in streams.err
 
 
 def test_a_track_can_be_named(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("transcribe", call, "--track", "1") == 0
     assert run("transcribe", call, "--track", "2") == 1
-    assert "there is no audio track 2" in capsys.readouterr().err
+    assert "audio track 2 does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["https://x/a.wav", "file:///a.wav"])
