@@ -757,7 +757,7 @@ def test_playing_a_manifest_without_an_id_says_what_is_needed(
     for what, kind in ((manifest, "a file"), ("call", "no recording of a built corpus")):
         assert run("data", "play", what) == 1
         (told,) = capsys.readouterr().err.splitlines()
-        assert f"{str(what)!r} is {kind}: play takes the id of a recording" in told
+        assert f"{str(what)!r} is {kind}: play needs the id of a recording" in told
         assert "--corpus MANIFEST" in told
 
 

@@ -30,7 +30,8 @@ from whisperlab.util.errors import translate_oom
 
 # For --threads 2 and more. OpenMP threads wait for each other in a busy loop. If they share their cores with other
 # processes, a wait can take hundreds of milliseconds. A short spin costs nothing on an idle machine. With two other
-# busy processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. torch reads it at import.
+# busy processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. torch reads it
+# at import.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
 COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)

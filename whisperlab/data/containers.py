@@ -6,31 +6,27 @@ format are parts of one recording. ``joins.py`` finds joined files and unfinishe
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from whisperlab.data.ffmpeg import PROMISES, Findings, read_with_ffmpeg
-from whisperlab.data.joins import Layout, layout
+from whisperlab.data.joins import Layout, Window, layout
 from whisperlab.util.audio_arrays import Part
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.validation import check_type, shown
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 logger = logging.getLogger("whisperlab")
 
@@ -72,51 +68,6 @@ def decode(path: Path, track: int | None = None) -> list[Part]:
             raise AudioFormatError(f"{path}: the file cannot be decoded ({brief(error)})") from error
     reading.log(parts)
     return parts
-
-
-class Window(io.RawIOBase):
-    """The bytes ``start`` to ``end`` of an open file as a separate file, with ``patches`` applied."""
-
-    def __init__(
-        self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
-    ) -> None:
-        self.name = name  # FFmpeg recognises some formats by the extension
-        self._file, self.start, self._end, self._patches = file, start, end, patches
-        self._at = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The position in the window."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the window; returns it."""
-        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
-        self._at = max(0, from_where[whence] + offset)
-        return self._at
-
-    def readinto(self, into: Buffer) -> int:
-        """Fill ``into``; returns the number of bytes read."""
-        at = self.start + self._at
-        if at >= self._end:
-            return 0
-        self._file.seek(at)
-        view = memoryview(into).cast("B")
-        data = bytearray(self._file.read(min(len(view), self._end - at)))
-        for where, patch in self._patches.items():
-            for i, byte in enumerate(patch, where - at):
-                if 0 <= i < len(data):
-                    data[i] = byte
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 @dataclass(slots=True)

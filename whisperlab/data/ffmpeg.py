@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from av import AudioFrame, AudioStream
     from av.container import InputContainer
 
-    from whisperlab.data.containers import Window
+    from whisperlab.data.joins import Window
 
 LogLine: TypeAlias = tuple[int, str, str]  # level, part of FFmpeg, text
 logger = logging.getLogger("whisperlab")

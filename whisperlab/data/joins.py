@@ -6,13 +6,18 @@ b.ogg`` and text-to-speech servers produce such files.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _BLOCK = 2**20  # bytes searched at once
 _LARGEST_FILE = 2**62
@@ -49,6 +54,51 @@ class Layout:
     estimated: set[int] = field(default_factory=set)  # starts of MP3 files whose first frame gives no count
     is_ogg: bool = False
     damaged: bool = False  # an Ogg file with damaged pages
+
+
+class Window(io.RawIOBase):
+    """The bytes ``start`` to ``end`` of an open file as a separate file, with ``patches`` applied."""
+
+    def __init__(
+        self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
+    ) -> None:
+        self.name = name  # FFmpeg recognises some formats by the extension
+        self._file, self.start, self._end, self._patches = file, start, end, patches
+        self._at = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in the window."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position in the window; returns it."""
+        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
+        self._at = max(0, from_where[whence] + offset)
+        return self._at
+
+    def readinto(self, into: Buffer) -> int:
+        """Fill ``into``; returns the number of bytes read."""
+        at = self.start + self._at
+        if at >= self._end:
+            return 0
+        self._file.seek(at)
+        view = memoryview(into).cast("B")
+        data = bytearray(self._file.read(min(len(view), self._end - at)))
+        for where, patch in self._patches.items():
+            for i, byte in enumerate(patch, where - at):
+                if 0 <= i < len(data):
+                    data[i] = byte
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class _Kind(NamedTuple):
