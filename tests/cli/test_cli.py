@@ -347,13 +347,13 @@ def test_one_channel_is_transcribed_as_if_it_were_the_file(
     streams = capsys.readouterr()
     (document,) = documents(streams.out)
     assert "channel" not in document["segments"][0]
-    assert f"error: {call}: there is no channel right: the file has 1 channel" in streams.err
+    assert f"error: {call}: channel right does not exist: the file has 1 channel" in streams.err
 
 
 def test_a_track_can_be_named(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("transcribe", call, "--track", "1") == 0
     assert run("transcribe", call, "--track", "2") == 1
-    assert "there is no audio track 2" in capsys.readouterr().err
+    assert "audio track 2 does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["https://x/a.wav", "file:///a.wav"])
@@ -757,7 +757,7 @@ def test_playing_a_manifest_without_an_id_says_what_is_needed(
     for what, kind in ((manifest, "a file"), ("call", "no recording of a built corpus")):
         assert run("data", "play", what) == 1
         (told,) = capsys.readouterr().err.splitlines()
-        assert f"{str(what)!r} is {kind}: play takes the id of a recording" in told
+        assert f"{str(what)!r} is {kind}: play needs the id of a recording" in told
         assert "--corpus MANIFEST" in told
 
 

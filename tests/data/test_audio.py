@@ -322,14 +322,14 @@ def test_a_channel_can_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     np.testing.assert_allclose(read_audio(path, channel="each"), [left, right], atol=1e-6)
     assert not caplog.messages
     with pytest.raises(
-        AudioFormatError, match=r"stereo\.wav: there is no channel 3: the file has 2 channels"
+        AudioFormatError, match=r"stereo\.wav: channel 3 does not exist: the file has 2 channels"
     ):
         read_audio(path, channel=3)
 
 
 def test_a_mono_file_has_one_channel(tmp_path: Path) -> None:
     write_wav(tmp_path / "mono.wav", tone(16_000, 1.0).astype(np.float32))
-    with pytest.raises(AudioFormatError, match="there is no channel right: the file has 1 channel"):
+    with pytest.raises(AudioFormatError, match="channel right does not exist: the file has 1 channel"):
         read_audio(tmp_path / "mono.wav", channel="right")
     assert read_audio(tmp_path / "mono.wav", channel="each").shape == (1, 16_000)
     assert np.array_equal(

@@ -406,11 +406,13 @@ def test_the_default_track_is_read_or_the_one_asked_for(
 
 def test_a_track_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     write(tmp_path / "two.mka", noise(1.0), tracks=2)
-    with pytest.raises(AudioFormatError, match=r"no audio track 3; the tracks are: 1 .*aac.*; 2 .*aac"):
+    with pytest.raises(
+        AudioFormatError, match=r"audio track 3 does not exist; the tracks are: 1 .*aac.*; 2 .*aac"
+    ):
         read_audio(tmp_path / "two.mka", track=3)
     (tmp_path / "one.wav").write_bytes(encoded(noise(1.0), **KINDS["wav"]))
     assert duration_s(read_audio(tmp_path / "one.wav", track=1)) == 1.0
-    with pytest.raises(AudioFormatError, match=r"no audio track 2; the tracks are: 1 pcm_s16le"):
+    with pytest.raises(AudioFormatError, match=r"audio track 2 does not exist; the tracks are: 1 pcm_s16le"):
         read_audio(tmp_path / "one.wav", track=2)
 
 

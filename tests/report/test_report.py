@@ -520,7 +520,7 @@ def test_minutes_of_sound_do_not_crash_the_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"path": None}, "does not say where"),
+        ({"path": None}, "has no path"),
         ({"path": "/nowhere/a.wav"}, "nowhere"),
         ({"sha256": "0" * 64}, "has changed since"),
     ],
@@ -551,15 +551,15 @@ def labels(trace: Trace) -> list[str]:
     return [text.get_text() for axes in timeline_figure(trace).axes for text in axes.texts]
 
 
-def test_a_timeline_shows_what_was_true_above_what_was_heard() -> None:
+def test_a_timeline_shows_true_languages_above_detected_languages() -> None:
     trace = make_trace("a", ("en", "es", "ru"), config=configuration(), wrong=0.0)
     assert labels(trace) == ["en", "es", "ru"] * 2
 
 
-def test_without_text_the_heard_languages_are_runs_of_the_frames() -> None:
+def test_without_text_the_detected_languages_are_runs_of_the_frames() -> None:
     trace = make_trace("a", ("en", "es"), config=configuration(), wrong=0.0)
     silent = replace(trace, events=tuple(event for event in trace.events if event["kind"] != "segment"))
-    runs = figures.heard(silent)
+    runs = figures.detected_languages(silent)
     assert [run.language for run in runs] == ["en", "es"]
     assert runs[0].end == runs[1].start == pytest.approx(5.9)
     assert labels(silent) == ["en", "es", "en", "es"]

@@ -1,6 +1,6 @@
-"""The command line: one module per command. `main` imports everything else, so that Ctrl-C during imports is caught.
+"""The command line: one module per command. `main` imports the rest, so that it catches Ctrl-C during imports.
 
-Exit codes: 0 done, 1 failed (with one line that says why), 2 wrong usage, 130 interrupted (Ctrl-C), 143 and 129
+Exit codes: 0 success, 1 failure (with a one-line reason), 2 wrong usage, 130 interrupted (Ctrl-C), 143 and 129
 stopped by SIGTERM and SIGHUP.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (argparse itself exits with 2 for wrong usage).
+    """Run one command; returns the exit code (argparse exits with 2 for wrong usage).
 
-    SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files and worker processes are removed.
+    SIGTERM and SIGHUP have the same effect as Ctrl-C: temporary files and worker processes are removed.
     """
     received: list[int] = []
     handlers = {}
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         def stop(number: int, frame: FrameType | None) -> None:
             received.append(number)
             if len(received) > 1 and number != signal.SIGINT:
-                return  # a terminal that closes sends SIGHUP twice: the first is being obeyed
+                return  # a closing terminal sends SIGHUP twice; the first one is being handled
             if argv is None and _is_importing(frame):
                 _exit_now(number)
             raise KeyboardInterrupt
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(argv)
     except BaseException as error:
-        # Libraries turn an interrupt of their import into errors of other types.
+        # Libraries convert an interrupt during their import into other errors.
         if received or isinstance(error, KeyboardInterrupt):
-            return _stopped(received[0] if received else 2)
-        return _failed(error)
+            return _report_stop(received[0] if received else 2)
+        return _report_failure(error)
     finally:
         _flush()
         for number, handler in handlers.items():
@@ -60,41 +60,41 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _exit_now(number: int) -> NoReturn:
-    """Exit without an exception, which in the import of a C++ library can end in an abort or be lost."""
+    """Exit without an exception: in the import of a C++ library it can be lost, or abort the process."""
     import atexit
 
-    code = _stopped(number)
+    code = _report_stop(number)
     atexit._run_exitfuncs()  # removes temporary folders and ends child processes
     os._exit(code)
 
 
-def _stopped(number: int) -> int:
-    how = {1: "stopped by SIGHUP", 2: "interrupted", 15: "stopped by SIGTERM"}[number]
-    _say(f"whisperlab: {how}")
+def _report_stop(number: int) -> int:
+    reason = {1: "stopped by SIGHUP", 2: "interrupted", 15: "stopped by SIGTERM"}[number]
+    _print_error(f"whisperlab: {reason}")
     return 128 + number
 
 
-def _failed(error: BaseException) -> int:
-    """Say in one line why a command failed. Raises errors that are no user's mistake, such as a bug."""
+def _report_failure(error: BaseException) -> int:
+    """Print the reason of a failure in one line. Raises unexpected errors, which are bugs."""
     from whisperlab.cli.console import one_line
     from whisperlab.util.errors import WhisperlabError
 
     if not isinstance(error, WhisperlabError | OSError):
         raise error
-    if not isinstance(error, BrokenPipeError):  # the reader of the output is gone (`| head`): no error
-        _say(f"whisperlab: error: {one_line(error)}")
+    if not isinstance(error, BrokenPipeError):  # not an error: the reader of the output has ended (`| head`)
+        _print_error(f"whisperlab: error: {one_line(error)}")
     return 1
 
 
-def _say(line: str) -> None:
+def _print_error(line: str) -> None:
     from contextlib import suppress
 
-    with suppress(OSError):  # the terminal is gone
+    with suppress(OSError):  # the terminal is closed
         print(line, file=sys.stderr, flush=True)
 
 
 def _flush() -> None:
-    """Write what is buffered; what nobody can receive is dropped, before Python tries at its exit."""
+    """Write buffered output. Discards it if the receiver has ended; otherwise Python would fail at its exit."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()

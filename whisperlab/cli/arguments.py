@@ -1,9 +1,12 @@
-"""Arguments that several commands share, and the types argparse checks them with."""
+"""Arguments that several commands share, and types for argparse."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypedDict
 
 from whisperlab.model.languages import language_code
 from whisperlab.util.threads import THREADS
@@ -11,7 +14,7 @@ from whisperlab.util.validation import shown
 
 
 def comma_list(text: str) -> list[str]:
-    """An argument like ``en,es``: at least one name, no empty ones.
+    """An argument like ``en,es``: one name or more, none of them empty.
 
     >>> comma_list("en, es")
     ['en', 'es']
@@ -34,83 +37,73 @@ def whole_numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected whole numbers like 10,50, got {shown(text)}") from error
 
 
-def positive(text: str) -> float:
-    """An argument that must be a number above zero and finite."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above zero, got {shown(text)}")
+def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
+    """An argument type for numbers of a kind that fit."""
+
+    def number(text: str) -> float:
+        with suppress(ValueError):
+            if fits(found := kind(text)):
+                return found
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
+
     return number
 
 
-def positive_int(text: str) -> int:
-    """An argument that must be a whole number above zero."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {shown(text)}")
-    return number
-
-
-def share(text: str) -> float:
-    """An argument from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {shown(text)}")
-    return number
+positive = _number(float, lambda number: 0 < number < math.inf, "a number above zero")
+positive_int = _number(int, lambda number: number > 0, "a whole number above zero")
+share = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
 
 
 def add_threads_argument(
     parser: argparse.ArgumentParser, default: int | None = THREADS, of: str = ""
 ) -> None:
-    """``--threads``; ``of`` names what they are of where a command does several things."""
+    """``--threads``; ``of`` is the prefix of its help text, for a command that does several things."""
     parser.add_argument(
         "--threads",
         type=positive_int,
         default=default,
         metavar="N",
-        help=f"{of}compute threads (default: {THREADS}; whisperlab doctor measures what a second one brings)",
+        help=f"{of}compute threads (default: {THREADS}; whisperlab doctor measures the effect of a second one)",
     )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments shared by the commands that run a model."""
+    """The arguments of all commands that run a model."""
     parser.add_argument(
         "--model", default="base", help="model name or checkpoint file (default: %(default)s)"
     )
     parser.add_argument(
-        "--languages",
-        type=comma_list,
-        metavar="en,es",
-        help="the languages that may occur (default: all 99)",
+        "--languages", type=comma_list, metavar="en,es", help="the languages that may occur (default: all 99)"
     )
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
-    parser.add_argument(
-        "--lid-hop-ms", type=positive_int, default=100, metavar="MS", help="time between language-ID frames"
-    )
-    parser.add_argument(
-        "--chunk-ms", type=positive_int, default=100, metavar="MS", help="audio handed over at a time"
-    )
+    for name, text in (
+        ("lid-hop", "time between language-ID frames"),
+        ("chunk", "length of the audio chunks"),
+    ):
+        parser.add_argument(f"--{name}-ms", type=positive_int, default=100, metavar="MS", help=text)
     add_threads_argument(parser)
 
 
 def languages_as_codes(args: argparse.Namespace) -> None:
-    """Replace the languages given by Whisper's codes. Raises UnknownLanguageError for what names no language."""
+    """Replace the given languages by Whisper's codes. Raises UnknownLanguageError for an unknown language."""
     if getattr(args, "languages", None):
         args.languages = [language_code(name) for name in args.languages]
     if getattr(args, "language", None):
         args.language = language_code(args.language)
 
 
-def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments above as options of the transcriber."""
+class ModelOptions(TypedDict):
+    """Keyword arguments of the transcriber."""
+
+    model: str
+    languages: list[str] | None
+    lid_hop_ms: int
+    device: str | None
+    threads: int
+
+
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """The arguments of `add_model_arguments` as keyword arguments of the transcriber."""
     return {
         "model": args.model,
         "languages": args.languages,

@@ -1,4 +1,4 @@
-"""All commands: their grammar, and one run of one of them. Nothing heavy is imported until a command runs."""
+"""The parser of all commands, and the run of one. Commands import heavy libraries only when they run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from whisperlab.cli.console import Console
 from whisperlab.cli.needs import require
 from whisperlab.util.errors import translate_oom
 
-# For --threads 2 and more. Two OpenMP threads that share two cores with anything else wait for each other in a busy
-# loop, for hundreds of milliseconds now and then. A short spin costs nothing on an idle machine: with two other busy
-# processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. Read when torch is loaded,
-# so set before.
+# For --threads 2 and more. OpenMP threads wait for each other in a busy loop. If they share their cores with other
+# processes, a wait can take hundreds of milliseconds. A short spin costs nothing on an idle machine. With two other
+# busy processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. torch reads it
+# at import.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
 COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="whisperlab", description="The lab bench for streaming Whisper on code-switching speech."
     )
@@ -60,12 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run one command, once all that it needs is known to be there; returns the exit code."""
+    """Check the dependencies of one command and run it; returns the exit code."""
     args = build_parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault(*SPIN)
     console = Console(sys.stdout, sys.stderr, args.json)
-    # Whatever a library prints must not end up between JSON documents.
+    # Output of libraries must not mix with JSON documents.
     stdout = sys.stderr if args.json else sys.stdout
     with redirect_stdout(stdout), _logged(console), translate_oom("for this command"):
         languages_as_codes(args)
@@ -75,7 +75,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _logged(console: Console) -> Iterator[None]:
-    """What whisperlab logs, such as a model being fetched, as plain lines on stderr while a command runs."""
+    """Print log messages, such as a download of a model, as plain lines on stderr while a command runs."""
     logger, handler = logging.getLogger("whisperlab"), logging.StreamHandler(console.err)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""Who hears what: results on stdout, what is said to people on stderr, JSON alone when it was asked for."""
+"""Output of the commands: results on stdout, messages on stderr, and with ``--json`` only JSON on stdout."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from whisperlab.util.errors import WhisperlabError
 
 @dataclass(slots=True, frozen=True)
 class Console:
-    """The two streams of a command and whether stdout belongs to JSON."""
+    """The output streams of a command; with ``json``, stdout contains only JSON."""
 
     out: TextIO
     err: TextIO
     json: bool
 
     def show(self, text: str) -> None:
-        """A result for a person; silent when stdout belongs to JSON."""
+        """Print a result as text, unless stdout is for JSON."""
         if not self.json:
             self._write(text)
 
-    def document(self, value: Any) -> None:
-        """A result for a program: one JSON document on a line of its own; silent without ``--json``."""
+    def document(self, value: object) -> None:
+        """Print a result as one line of JSON. Does nothing without ``--json``."""
         if self.json:
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
             try:
@@ -39,30 +39,30 @@ class Console:
             _print(text, self.out)
         except BrokenPipeError:
             raise
-        except OSError as error:  # a full disk: no fault of the input
+        except OSError as error:  # such as a full disk
             raise WhisperlabError(f"stdout: {error.strerror}") from error
 
     def check_reader(self) -> None:
-        """Raise BrokenPipeError when stdout is a pipe that nobody reads any more."""
+        """Raise BrokenPipeError if stdout is a pipe whose reader has ended."""
         try:
             poll = select.poll()
             poll.register(self.out.fileno(), 0)  # errors are always reported
-        except (OSError, ValueError):  # no file of the system
+        except (OSError, ValueError):  # stdout is not a system file
             return
         if any(event & select.POLLERR for _, event in poll.poll(0)):
             raise BrokenPipeError
 
     def note(self, text: str) -> None:
-        """Something to know meanwhile."""
+        """Print a message on stderr."""
         _print(text, self.err)
 
     def error(self, error: BaseException) -> None:
-        """Why something failed, as one line."""
+        """Print the reason of a failure on stderr, in one line."""
         self.note(f"whisperlab: error: {one_line(error)}")
 
 
 def file_name(name: str) -> str:
-    """The name of a file as text that any encoding for Unicode takes: bytes that are no text become ``\\xff``.
+    """A file name as text that any Unicode encoding accepts: bytes that are not text become ``\\xff``.
 
     >>> print(file_name("bad\\udcff.wav"))
     bad\\xff.wav
@@ -71,13 +71,13 @@ def file_name(name: str) -> str:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print; what the stream cannot encode is escaped."""
+    """Print. Characters that the stream cannot encode are escaped."""
     encoding = stream.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def one_line(error: BaseException) -> str:
-    """The words of an error without line breaks; its name when it has none."""
+    """The message of an error without line breaks, or its type if it has no message."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,6 @@
-"""Speech with transcripts: build the corpora on this machine, look at them, listen to them.
+"""Speech with transcripts: build the corpora on this machine, list, describe and play them.
 
-The corpora are spliced human speech, not code-switching corpora: their cards say what they are made of.
+The corpora are spliced human speech, not code-switching corpora. Each has a card with its contents and licences.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.cli.console import Console, table
 from whisperlab.cli.needs import Needs, speech
@@ -33,38 +33,33 @@ PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab data`` and its four actions."""
+    """Add the arguments of ``whisperlab data`` and its four actions."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="make corpora from their packages, unless they are there")
+    build = actions.add_parser("build", help="build corpora from their packages, unless they exist")
     build.add_argument("corpora", nargs="+", metavar="NAME")
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--packages", type=Path, metavar="DIR", help="a folder with the .deb files")
-    build.add_argument("--accept-newer", action="store_true", help="take packages of another version too")
-    actions.add_parser("list", help="the corpora there are")
-    info = actions.add_parser("info", help="what a corpus, or a manifest of your own, holds")
+    build.add_argument("--accept-newer", action="store_true", help="accept packages of another version")
+    actions.add_parser("list", help="list the corpora")
+    info = actions.add_parser("info", help="describe a corpus or a manifest")
     info.add_argument("corpus", metavar="NAME|MANIFEST")
-    play = actions.add_parser("play", help="hear a recording and see its reference as it is spoken")
+    play = actions.add_parser("play", help="play a recording and print its reference in step")
     play.add_argument("recording", metavar="RECORDING", help="the id of a recording")
-    play.add_argument("--corpus", metavar="MANIFEST", help="a manifest to find the recording in")
-    play.add_argument("--silent", action="store_true", help="show the reference only")
+    play.add_argument("--corpus", metavar="MANIFEST", help="the manifest that contains the recording")
+    play.add_argument("--silent", action="store_true", help="print only the reference")
     for action in actions.choices.values():
-        # Also after the action; SUPPRESS, or the action's default would undo a --json before it.
+        # --json is accepted after the action too. With SUPPRESS its default does not undo a --json before it.
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """Building decodes prompts in G.722."""
+    """PyAV for building: the prompts are in G.722."""
     return speech(*args.corpora) if args.action == "build" else {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Carry out one action."""
-    actions: dict[str, Callable[[argparse.Namespace, Console], None]] = {
-        "build": _build,
-        "list": _list,
-        "info": _info,
-        "play": _play,
-    }
+    """Run one action."""
+    actions = {"build": _build, "list": _list, "info": _info, "play": _play}
     actions[args.action](args, console)
     return 0
 
@@ -88,19 +83,16 @@ def _list(args: argparse.Namespace, console: Console) -> None:
 
     found = [data.info(name) for name in data.list_corpora()]
     console.document(found)
-    console.show(
-        table(
-            [
-                {
-                    "name": corpus["name"],
-                    "languages": ",".join(corpus["languages"]),
-                    "built": "yes" if corpus["built"] else "no",
-                    "description": corpus["description"],
-                }
-                for corpus in found
-            ]
-        )
-    )
+    rows = [
+        {
+            "name": corpus["name"],
+            "languages": ",".join(corpus["languages"]),
+            "built": "yes" if corpus["built"] else "no",
+            "description": corpus["description"],
+        }
+        for corpus in found
+    ]
+    console.show(table(rows))
 
 
 def _info(args: argparse.Namespace, console: Console) -> None:
@@ -109,15 +101,16 @@ def _info(args: argparse.Namespace, console: Console) -> None:
     recordings = data.load(args.corpus, build_missing=False)
     splits = sorted({recording.split for recording in recordings})
     rows = [facts(split, [r for r in recordings if r.split == split]) for split in splits]
-    terms = data.info(args.corpus) if args.corpus in data.list_corpora() else {}
-    console.document({"corpus": args.corpus, "about": terms or None, "splits": rows})
-    for lang, licence in terms.get("licences", {}).items():
-        console.show(f"{lang}: {licence}; {terms['credits'][lang]}")
+    about = data.info(args.corpus) if args.corpus in data.list_corpora() else None
+    console.document({"corpus": args.corpus, "about": about, "splits": rows})
+    if about:
+        for lang, licence in about["licences"].items():
+            console.show(f"{lang}: {licence}; {about['credits'][lang]}")
     console.show(table(rows))
 
 
-def facts(split: str, recordings: Sequence[Recording]) -> dict[str, Any]:
-    """What the recordings of one split come to: how many, how long, in which languages, how many switches."""
+def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
+    """The recordings of one split in numbers: count, minutes, switches, seconds of speech by language."""
     languages = Counter[str]()
     for segment in (segment for recording in recordings for segment in recording.segments):
         languages[segment.lang] += round(segment.end - segment.start)
@@ -150,7 +143,7 @@ def _play(args: argparse.Namespace, console: Console) -> None:
         follow(recording, console.show)
     else:
         with TemporaryDirectory(prefix="whisperlab-") as folder:
-            audio = recording.audio_path.absolute()  # no name can be an option
+            audio = recording.audio_path.absolute()  # an absolute path is never taken for an option
             if recording.offset is not None:
                 audio = Path(folder) / "part.wav"
                 write_wav(audio, recording.audio())
@@ -160,15 +153,15 @@ def _play(args: argparse.Namespace, console: Console) -> None:
 
 
 def find(name: str, manifest: str | None) -> Recording:
-    """The recording of an id; without a manifest, in the corpus and split that the id itself names."""
+    """The recording with an id. Without a manifest, the id itself names the corpus and the split."""
     from whisperlab import data
 
     corpus = manifest or name.rpartition("-")[0].rpartition("-")[0]
     if manifest is None and (Path(name).exists() or corpus not in data.list_corpora()):
         kind = "a file" if Path(name).exists() else "no recording of a built corpus"
         raise CorpusError(
-            f"{name!r} is {kind}: play takes the id of a recording, such as ivr-five-test-00; one of your own needs "
-            "its manifest, too: play ID --corpus MANIFEST (data info MANIFEST lists what it holds)"
+            f"{name!r} is {kind}: play needs the id of a recording, such as ivr-five-test-00. For your own recordings "
+            "name the manifest too: play ID --corpus MANIFEST (data info MANIFEST describes it)"
         )
     recordings = data.load(corpus, build_missing=False)
     for recording in recordings:
@@ -183,7 +176,7 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show each reference segment when it begins."""
+    """Show each reference segment at the time when it starts."""
     began = clock()
     for segment in recording.segments:
         sleep(max(0.0, began + segment.start - clock()))
@@ -191,10 +184,10 @@ def follow(
 
 
 def player() -> Sequence[str]:
-    """The command of the first sound player there is."""
+    """The command of the first installed sound player."""
     for command in PLAYERS:
         if shutil.which(command[0]):
             return command
     raise MissingDependencyError(
-        "no sound player (Debian: apt-get install alsa-utils); --silent shows the reference without sound"
+        "no sound player found (Debian: apt-get install alsa-utils); --silent prints the reference without sound"
     )

@@ -1,4 +1,4 @@
-"""Turn what was measured into offline HTML pages: a sweep's folder, traces, or notebooks.
+"""Write offline HTML pages from a sweep's folder, traces or notebooks.
 
 Notebooks are executed. Every page is one file that needs no network. The index.html beside it lists all pages of the
 folder.
@@ -10,7 +10,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.cli.console import Console
 from whisperlab.cli.needs import PAGES, Needs
@@ -30,14 +30,9 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab report``."""
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        type=Path,
-        metavar="SOURCE",
-        help="a sweep's folder, trace files, or notebooks",
-    )
+    """Add the arguments of ``whisperlab report``."""
+    help_sources = "a sweep's folder, trace files, or notebooks"
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=help_sources)
     parser.add_argument(
         "--out",
         type=Path,
@@ -49,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         type=Path,
         metavar="SOURCE",
-        help="an earlier sweep's folder, or a trace, to show each measure beside",
+        help="an earlier sweep's folder, or a trace, to compare with",
     )
-    parser.add_argument("--title", help="the heading of a page made of a sweep or of traces")
+    parser.add_argument("--title", help="the title of a page of a sweep or of traces")
     parser.add_argument(
         "-p",
         "--parameter",
@@ -59,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="notebooks: a value, as JSON or plain text, instead of the one in the cell of parameters",
+        help="notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text",
     )
 
 
-def parameter(text: str) -> tuple[str, Any]:
-    """An argument like ``LIMIT=3``; what is no JSON is taken as text.
+def parameter(text: str) -> tuple[str, object]:
+    """An argument like ``LIMIT=3``. A value that is not JSON is text.
 
     >>> parameter('KEYS=["span"]'), parameter("CORPUS=ivr-five")
     (('KEYS', ['span']), ('CORPUS', 'ivr-five'))
@@ -79,7 +74,7 @@ def parameter(text: str) -> tuple[str, Any]:
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """What the pages of these sources are made with."""
+    """The libraries that the pages of these sources need."""
     found = {"jinja2": PAGES["jinja2"]}
     if any(path.suffix == ".ipynb" for path in args.sources):
         found |= dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
@@ -89,27 +84,25 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Write the pages and the index beside them, and print where they are."""
+    """Write the pages and their index, and print the paths."""
     from whisperlab.report.index import write_index
 
     folders = [path for path in args.sources if path.is_dir()]
     notebooks = [path for path in args.sources if path.suffix == ".ipynb"]
     traces = [path for path in args.sources if path not in (*folders, *notebooks)]
-    jobs = [(_sweep, [folder]) for folder in folders]
-    jobs += [(_traces, traces)] if traces else []
-    jobs += [(_notebook, [notebook]) for notebook in notebooks]
+    jobs = [[folder] for folder in folders] + ([traces] if traces else []) + [[each] for each in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
-        args.parser.error(f"--out is one page, but {len(jobs)} would be written: give a folder")
+        args.parser.error(f"--out names one page, but the sources make {len(jobs)}: give a folder")
     named = [*args.sources, *([args.baseline] if args.baseline else [])]
     if missing := [str(path) for path in named if not path.exists()]:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
     if args.baseline and (notebooks or len(jobs) > 1):
-        args.parser.error("--baseline goes with one sweep or some traces, and no notebooks")
+        args.parser.error("--baseline works with one sweep or with traces, not with notebooks")
     pages = []
-    for job, sources in jobs:
+    for sources in jobs:
         page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
         console.note(f"{', '.join(map(str, sources))} -> {page}")
-        job(sources, page, args)
+        _write(sources, page, args)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
@@ -118,16 +111,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _sweep(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    """One sweep's folder as a page."""
-    title = args.title or sources[0].name
-    _beside(_report(sources, title, _command(sources)), args.baseline).render(page)
+def _write(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
+    """Write the page of a sweep's folder, of traces, or of a notebook, which is executed."""
+    if sources[0].suffix == ".ipynb":
+        from whisperlab.report.notebook import run_notebook
 
-
-def _traces(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    """Traces, together, as a page."""
-    title = args.title or "Traces"
-    _beside(_report(sources, title, _command(sources)), args.baseline).render(page)
+        run_notebook(sources[0], page, dict(args.parameter))
+        return
+    title = args.title or (sources[0].name if sources[0].is_dir() else "Traces")
+    report = _report(sources, title, shlex.join(["whisperlab", "report", *map(str, sources)]))
+    if args.baseline:
+        report = report.beside(_report([args.baseline], args.baseline.name))
+    report.render(page)
 
 
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
@@ -141,22 +136,6 @@ def _report(sources: Sequence[Path], title: str, command: str | None = None) -> 
         return from_traces(map(read_trace, sources), title=title, command=command)
     extract = read_extract(folder, MOST_ROWS)
     if not extract.rows:
-        raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); traces are given as files")
+        raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); give traces as files")
     remarks = [] if extract.is_whole else [f"This page is {extract.words()}"]
     return from_rows(extract.rows, folder=folder, title=title, command=command, remarks=remarks)
-
-
-def _beside(report: SweepReport, baseline: Path | None) -> SweepReport:
-    """The report with its baseline, if there is one."""
-    return report.beside(_report([baseline], baseline.name)) if baseline else report
-
-
-def _notebook(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    """A notebook, executed, as a page; its own first heading is the title."""
-    from whisperlab.report.notebook import run_notebook
-
-    run_notebook(sources[0], page, dict(args.parameter))
-
-
-def _command(sources: Sequence[Path]) -> str:
-    return shlex.join(["whisperlab", "report", *map(str, sources)])

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.trace import StreamTranscriber, Trace
     from whisperlab.util.audio_arrays import FloatArray
 
-    Label = str | int | None  # of a channel: left and right, or numbers where there are not two
+    Label = str | int | None  # of a channel: left and right, or numbers if there are not two
 
     class Reusable(StreamTranscriber, Protocol):
-        """A transcriber that serves one recording after another without loading its model again."""
+        """A transcriber for several recordings: it keeps its model."""
 
         load_level: int
 
         def skip(self, n_samples: int, /) -> ProcessResult:
-            """Go on so much later in the stream."""
+            """Skip samples of the stream."""
 
         def reset(self) -> None:
-            """Forget the stream and its statistics; keep the model."""
+            """Start a new stream with new statistics; keep the model."""
 
 
 HELP = "audio files to text, languages and switches"
@@ -47,7 +47,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab transcribe``."""
+    """Add the arguments of ``whisperlab transcribe``."""
     parser.add_argument(
         "audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3; any rate and channels"
     )
@@ -57,28 +57,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=channel,
         default="mix",
         metavar="CHANNEL",
-        help="mix (default), left, right, a number from 1, or each: every channel as its own stream, labelled",
+        help="mix (default), left, right, a number from 1, or each: one labelled stream per channel",
     )
     parser.add_argument(
         "--track",
         type=positive_int,
         metavar="N",
-        help="the audio track, from 1 (default: the file's default)",
+        help="number of the audio track, from 1 (default: the file's default track)",
     )
-    parser.add_argument("--language", metavar="es", help="the one language spoken: no language-ID is run")
+    parser.add_argument("--language", metavar="es", help="the only language of the audio: skips language ID")
     parser.add_argument(
         "--pace",
         choices=("fast", "real"),
         default="fast",
-        help="feed at once, or as a microphone would: a machine too slow for it drops audio, and tells",
+        help="fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)",
     )
     parser.add_argument(
-        "--trace", type=Path, metavar="FILE", help="keep the trace here (with several AUDIO: a folder)"
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write the trace to this file (with several AUDIO: to this folder)",
     )
 
 
 def channel(text: str) -> str | int:
-    """An argument that names a channel, or all of them.
+    """An argument that names one channel, the mix, or each channel.
 
     >>> channel("left"), channel("3")
     ('left', 3)
@@ -98,25 +101,27 @@ def needs(_: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Transcribe each audio in turn; one that cannot be read is told of, and the others are still done."""
+    """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed."""
     if args.language and args.languages:
-        args.parser.error("--language is the one language spoken, --languages those that may occur: give one")
+        args.parser.error(
+            "--language is the only language, --languages are the possible ones: give one of the two"
+        )
     if args.trace:
-        make_room_for(args.trace, several=len(args.audio) > 1)
+        make_trace_folder(args.trace, several=len(args.audio) > 1)
     return transcribe_all(args, console, lambda: build_transcriber(args))
 
 
 def build_transcriber(args: argparse.Namespace) -> Reusable:
-    """The real transcriber as the arguments describe it; loads the model."""
+    """The transcriber that the arguments describe. Loads the model."""
     from whisperlab.transcriber import SessionRestartTranscriber
 
     return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
 def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[], Reusable]) -> int:
-    """The loop over the audio files; ``build`` is called once, when the first of them has been read.
+    """Transcribe all audio files. ``build`` is called once, after the first file was read.
 
-    A trace that cannot be written is an error after the result was printed.
+    If a trace cannot be written, the result is printed before the error.
     """
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import write_trace
@@ -143,7 +148,7 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
                 if path:
                     write_trace(path if label is None else path.with_stem(f"{path.stem}-{label}"), trace)
         except BrokenPipeError:
-            raise  # the reader of stdout is gone
+            raise  # the reader of stdout has ended
         except (AudioFormatError, OSError) as error:
             failed += 1
             console.error(error)
@@ -151,7 +156,7 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
 
 
 def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
-    """The streams in what `read_audio` returned: one without a label, or each channel under its label."""
+    """The streams of the audio by their labels: one with the label None, or one per channel."""
     if audio.ndim == 1:
         return {None: audio}
     labels: list[Label] = ["left", "right"] if len(audio) == 2 else [*range(1, len(audio) + 1)]
@@ -159,31 +164,31 @@ def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
 
 
 def trace_paths(audio: list[str], target: Path) -> list[Path]:
-    """Where each trace goes: the target itself for one audio, else numbered files in the target."""
+    """The path of each trace: the target itself for one audio file, else numbered files in the target."""
     if len(audio) == 1 and not target.is_dir():
         return [target]
     return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
 
 
-def make_room_for(target: Path, several: bool) -> None:
-    """Make the folder of the traces before any work is done; ConfigurationError when that cannot be."""
+def make_trace_folder(target: Path, several: bool) -> None:
+    """Make the folder of the traces before the work starts. Raises ConfigurationError if that is impossible."""
     folder = target if several else target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"--trace {target}: {folder} is not a folder and cannot be made one ({error.strerror})"
+            f"--trace {target}: cannot make the folder {folder} ({error.strerror})"
         ) from error
     if not os.access(folder, os.W_OK):
         raise ConfigurationError(f"--trace {target}: {folder} is not writable")
 
 
-_ALL = 99  # languages: so many are allowed when none are named
+_ALL = 99  # allowed languages by default
 _FLAGGED = ("untranscribed", "language_outside", "language_doubtful")
 
 
 def document(name: str, trace: Trace) -> dict[str, Any]:
-    """The JSON document of one audio; with pace ``real`` its segments tell when they came out."""
+    """The JSON document of one audio file. With pace ``real`` segments have the time when they became final."""
     segments = [asdict(segment) for segment in trace.segments]
     if trace.header["pace"] == "real":
         for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
@@ -201,7 +206,7 @@ def document(name: str, trace: Trace) -> dict[str, Any]:
 
 
 def merged(name: str, traces: dict[Label, Trace]) -> dict[str, Any]:
-    """The JSON document of one audio; those of several channels as one, in the order of time."""
+    """The JSON document of one audio file. Segments and switches of several channels are merged in time order."""
     documents = {label: document(name, trace) for label, trace in traces.items()}
     if None in documents:
         return documents[None]
@@ -223,7 +228,7 @@ def merged(name: str, traces: dict[Label, Trace]) -> dict[str, Any]:
 
 
 def line(segment: SessionSegment, label: Label = None) -> str:
-    """A segment for a person.
+    """A segment as a line of text.
 
     >>> line(SessionSegment(" hola", "es", 12.3, 15.84, True, 0.9))
     '[12.3 - 15.8] es: hola'
@@ -234,43 +239,45 @@ def line(segment: SessionSegment, label: Label = None) -> str:
 
 
 def summary(name: str, trace: Trace) -> str:
-    """What became of one audio, in a line, and in real time in another how far the work fell behind."""
+    """One line about an audio file, a second one about its lag in real time, and lines of warnings."""
     from whisperlab.streaming.real_time import real_time_line
 
-    told = (
+    main = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
         f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time"
         f"{on_threads(trace.config.get('threads'))})"
     )
     live = trace.statistics.get("real_time")
-    lines = [told, *([real_time_line(live)] if live else []), *doubts(trace)]
+    lines = [main, *([real_time_line(live)] if live else []), *warnings(trace)]
     return f"\n{name}: ".join(lines)
 
 
-def doubts(trace: Trace) -> Iterator[str]:
-    """What a reader of the text should know: speech without text, other languages, languages not named."""
+def warnings(trace: Trace) -> Iterator[str]:
+    """Warnings about the text: speech without text, doubtful languages, no list of languages."""
     if spans := trace.untranscribed:
-        yield f"speech without text: {listed(spans)}"
+        yield f"speech without text: {format_spans(spans)}"
     for flag in trace.flags:
-        where = f"{seconds(flag.span.start):.1f}-{seconds(flag.span.end):.1f} s"
         why = " (not an allowed language)" if flag.outside else ""
-        yield f"{where} as {flag.label} sounds like {flag.language}{why}, probability {flag.probability:.2f}"
+        yield (
+            f"{format_spans([flag.span])} transcribed as {flag.label} may be {flag.language}{why}, "
+            f"probability {flag.probability:.2f}"
+        )
     if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= _ALL:
         found = Counter[str]()
         for segment in trace.segments:
             found[segment.language] += round(1000 * (segment.end_time - segment.start_time))
         names = ",".join(code for code, _ in found.most_common(5)) or "en,es"
-        yield f"all languages were allowed; naming those that occur makes fewer errors, such as --languages {names}"
+        yield f"all languages were allowed; a list of the possible ones reduces errors, such as --languages {names}"
 
 
-def listed(spans: Sequence[Span], most: int = 10) -> str:
-    """Spans for a person.
+def format_spans(spans: Sequence[Span], most: int = 10) -> str:
+    """Spans in seconds as text.
 
-    >>> listed([Span(16000, 32000)])
+    >>> format_spans([Span(16000, 32000)])
     '1.0-2.0 s'
     """
-    told = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]]
-    return ", ".join(told) + (f" and {len(spans) - most} more" if len(spans) > most else "")
+    first = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]]
+    return ", ".join(first) + (f" and {len(spans) - most} more" if len(spans) > most else "")
 
 
 def _capture(
@@ -281,7 +288,7 @@ def _capture(
     args: argparse.Namespace,
     console: Console,
 ) -> Trace:
-    """One recording through the transcriber, telling of each segment as it becomes final."""
+    """The trace of one recording. Prints each segment when it becomes final."""
     from tqdm import tqdm
 
     from whisperlab.evaluation.trace import capture
@@ -292,17 +299,21 @@ def _capture(
         total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None
     ) as bar:
 
-        def progress(heard_s: float) -> None:
-            bar.update(heard_s - bar.n)
+        def progress(fed_s: float) -> None:
+            bar.update(fed_s - bar.n)
             console.check_reader()
 
-        tell = Telling(transcriber, lambda segment: _tell(bar, console, segment, label))
+        def show(segment: SessionSegment) -> None:
+            with bar.external_write_mode(file=console.out):
+                console.show(line(segment, label))
+
+        options = {"channel": label or args.channel, "track": args.track}
         return capture(
-            tell,
+            ReportingTranscriber(transcriber, show),
             audio,
             recording=Path(name).stem,
             audio_path=name,
-            audio_options=_not_default({"channel": label or args.channel, "track": args.track}),
+            audio_options={key: value for key, value in options.items() if value not in (None, "mix")},
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
@@ -310,46 +321,35 @@ def _capture(
         )
 
 
-def _not_default(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value not in (None, "mix")}
+class ReportingTranscriber:
+    """Wraps a transcriber and reports each final segment."""
 
-
-def _tell(bar: Any, console: Console, segment: SessionSegment, label: Label) -> None:
-    with bar.external_write_mode(file=console.out):
-        console.show(line(segment, label))
-
-
-class Telling:
-    """A transcriber that tells of each segment once it is final, and is otherwise the one it wraps."""
-
-    def __init__(self, inner: Reusable, tell: Callable[[SessionSegment], None]) -> None:
-        self._inner = inner
-        self._tell = tell
-        self.get_statistics = inner.get_statistics
-        self.config = inner.config
+    def __init__(self, inner: Reusable, report: Callable[[SessionSegment], None]) -> None:
+        self._inner, self._report = inner, report
+        self.get_statistics, self.config = inner.get_statistics, inner.config
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
-        """The inner result of one chunk."""
-        return self._told(self._inner.process(chunk))
+        """Process one chunk."""
+        return self._reported(self._inner.process(chunk))
 
     def skip(self, n_samples: int, /) -> ProcessResult:
-        """The inner result of a gap."""
-        return self._told(self._inner.skip(n_samples))
+        """Skip samples of the stream."""
+        return self._reported(self._inner.skip(n_samples))
+
+    def finalize(self) -> ProcessResult:
+        """End the stream."""
+        return self._reported(self._inner.finalize())
 
     @property
     def load_level(self) -> int:
-        """The inner load level."""
+        """The load level of the wrapped transcriber."""
         return self._inner.load_level
 
     @load_level.setter
     def load_level(self, level: int) -> None:
         self._inner.load_level = level
 
-    def finalize(self) -> ProcessResult:
-        """The inner result of the end."""
-        return self._told(self._inner.finalize())
-
-    def _told(self, result: ProcessResult) -> ProcessResult:
+    def _reported(self, result: ProcessResult) -> ProcessResult:
         for segment in result.segments:
-            self._tell(segment)
+            self._report(segment)
         return result

@@ -1,14 +1,14 @@
-"""Speech with exact times of its language switches: recipes that build it on this machine, and manifests.
+"""Speech with exact times of its language switches: corpora that are built on this machine, and manifests.
 
-No package registry carries a code-switching corpus. What Debian does carry are telephone prompts, read by
-people, the same sentences in five languages, with their texts. The recipes splice these into scenes of 40
-to 90 seconds whose language changes every few seconds, at known samples. Read every number made with them
-as one of *spliced human speech, not a code-switching corpus*: a splice is easier than a person who switches.
+No package registry carries a code-switching corpus. Debian carries telephone prompts with their texts: the same
+sentences, read by people in five languages. The recipes splice these prompts into scenes of 40 to 90 seconds. The
+language changes every few seconds, at known samples. Every number measured with them is one of *spliced human speech,
+not of a code-switching corpus*: a splice is easier than a speaker switching in mid-conversation.
 
-Guarantees: a sentence is heard in ``dev`` or in ``test``, in whatever language, never in both; the same
-recipe and seed give the same files, byte for byte.
+Guarantees: a sentence occurs in ``dev`` or in ``test``, in any language, never in both. The same recipe and seed give
+the same files, byte for byte.
 
-A manifest is JSON lines in NeMo's form, so recordings of your own are one file away: ``datasets/README.md``.
+A manifest is JSON lines in NeMo's format. `datasets/README.md` shows how to write one for your own recordings.
 
 >>> list_corpora()
 ['ivr-five', 'ivr-en-es', 'ivr-en', 'ivr-es', 'ivr-fr', 'ivr-it', 'ivr-ru']

@@ -1,7 +1,7 @@
-"""Audio in: files and arrays become mono float32 at 16 kHz, cut into chunks, fed as fast as wanted.
+"""Reading and writing audio files. The result is what ``as_audio`` returns: mono float32 at 16 kHz.
 
-Every function behind this module may rely on what ``as_audio`` promises: one dimension, float32, finite,
-nominally within [-1, 1). Whatever cannot be brought into that form raises ``AudioFormatError`` here.
+Samples have one dimension, are finite and nominally within [-1, 1). Files that cannot be converted to this form raise
+``AudioFormatError``.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _SIDES = {"left": 1, "right": 2}
 def read_audio(
     path: str | os.PathLike[str], *, channel: str | int = "mix", track: int | None = None
 ) -> FloatArray:
-    """The samples of an audio file of any rate and channel count, on the file's own clock.
+    """The samples of an audio file of any rate and channel count, placed by the file's timestamps.
 
-    libsndfile reads WAV, FLAC, OGG and MP3; any other container goes to FFmpeg when PyAV is installed. Files joined
-    end to end are read to the end. Gaps in the timestamps become silence. A warning is logged for these, and for a
-    file that is cut short, damaged or has several tracks. No other file is opened, whatever this one names.
+    libsndfile reads WAV, FLAC, OGG and MP3. FFmpeg reads other containers if PyAV is installed. Files joined end to
+    end are read to the end. Gaps in the timestamps become silence. A warning is logged for gaps, and for a file that
+    is cut short, damaged or has several tracks. Other files are never opened, even if this file refers to them.
 
     ``channel`` is ``mix``, ``left``, ``right``, a number from 1, or ``each``: then the shape is (channels, n). The mix
-    is the mean. If the mean cancels (opposite phase), it is half the difference or the louder channel, which is logged.
-    ``track`` is the number of the audio track from 1; None is the default track.
+    is the mean. If the channels cancel each other (opposite phase), it is half the difference or the louder channel,
+    and a warning is logged. ``track`` is the number of the audio track from 1; None is the default track.
 
     Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, no such
     channel or track, more than 2**30 values (3.1 hours of stereo at 48 kHz).
@@ -52,13 +52,13 @@ def read_audio(
         audio = _chosen(parts, channel, f"{path}: ")
     except AudioFormatError as error:
         raise AudioFormatError(f"{path}: {error}") from error
-    if not audio.size:  # or so few, at a high rate, that none is left at 16 kHz
+    if not audio.size:  # a few samples at a high rate can become none at 16 kHz
         raise AudioFormatError(f"{path}: an audio file without a single sample")
     return audio
 
 
 def read_part(path: str | os.PathLike[str], start_s: float | None, length_s: float) -> FloatArray:
-    """The samples of a part of an audio file; of all of it when ``start_s`` is None. Errors as for `read_audio`."""
+    """The samples of a part of an audio file, or of the complete file if ``start_s`` is None. Errors: `read_audio`."""
     if start_s is None:
         return read_audio(path)
     written = os.stat(_check_file(path))
@@ -71,19 +71,19 @@ def read_part(path: str | os.PathLike[str], start_s: float | None, length_s: flo
 
 @lru_cache(maxsize=1)
 def _newest_read(path: str, *_: int) -> FloatArray:
-    """A file that is read part by part is decoded once, until its size or time changes."""
+    """Decodes a file once for reading it part by part, until its size or time changes."""
     return read_audio(path)
 
 
 def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
-    """Write 16-bit PCM at 16 kHz; the file appears whole or not at all.
+    """Write 16-bit PCM at 16 kHz. The file appears only when it is complete.
 
-    Samples are rounded to the nearest step and clipped, so audio that came from 16-bit PCM is kept exactly.
+    Samples are rounded to the nearest step and clipped. Audio that was read from 16-bit PCM stays the same.
     """
     pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
-    made = io.BytesIO()  # libsndfile itself would tell of a full disk in words that say nothing of it
-    soundfile.write(made, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    write_atomic(os.fspath(path), made.getvalue())
+    packed = io.BytesIO()  # libsndfile's own error for a full disk does not mention the disk
+    soundfile.write(packed, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    write_atomic(os.fspath(path), packed.getvalue())
 
 
 def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
@@ -93,24 +93,25 @@ def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
     n_channels = max((part.samples.shape[1] for part in parts), default=1)
     if channel == "mix":
         weights = _weights(parts, name)
-        return _in_time(
-            parts,
-            lambda part: _mixed(
-                part.samples, None if weights is None or part.samples.shape[1] != len(weights) else weights
-            ),
-        )
+        return _in_time(parts, partial(_mix, weights=weights))
     if channel == "each":
         return np.stack([_in_time(parts, partial(_one, index=index)) for index in range(n_channels)])
     index = _SIDES.get(str(channel), channel)
     assert isinstance(index, int)
     if index > n_channels:
         has = "1 channel" if n_channels == 1 else f"{n_channels} channels"
-        raise AudioFormatError(f"there is no channel {channel}: the file has {has}")
+        raise AudioFormatError(f"channel {channel} does not exist: the file has {has}")
     return _in_time(parts, partial(_one, index=index - 1))
 
 
+def _mix(part: Part, weights: FloatArray | None) -> FloatArray:
+    """The weighted sum of the channels; the mean without weights, or if their number differs."""
+    fits = weights is not None and part.samples.shape[1] == len(weights)
+    return _mixed(part.samples, weights if fits else None)
+
+
 def _one(part: Part, index: int) -> FloatArray:
-    """One channel of a part; the mean where the part has fewer channels than the rest."""
+    """One channel of a part; the mean if the part has fewer channels."""
     if index < part.samples.shape[1]:
         return np.ascontiguousarray(part.samples[:, index])
     return _mixed(part.samples, None)
@@ -126,7 +127,7 @@ def _check_channel(channel: object) -> None:
 
 
 def _check_file(path: str | os.PathLike[str]) -> Path:
-    """Say the plain reasons plainly, before a decoder says them in its own words."""
+    """Raise AudioFormatError with a simple reason for a path that no decoder can open."""
     file = Path(path)
     if _ADDRESS.match(os.fspath(path)) and not file.exists():
         raise AudioFormatError(f"{path}: addresses are not opened, expected a file: download it first")

@@ -1,4 +1,4 @@
-"""The card of a built corpus: what is in it, where it comes from, whom to thank, what it is not."""
+"""The card of a built corpus: contents, origin, credits, licences and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from whisperlab.data.recipes import Recipe
 
 
 def card(recipe: Recipe, seed: int, recordings: Sequence[Recording], packages: Sequence[Package]) -> str:
-    """The text of CARD.md, with the header data cards have; no date in it, so that builds are the same."""
+    """The text of CARD.md with the usual header of data cards. It has no date, so that builds are identical."""
     return "\n".join(
         [
             *_header(recipe),
@@ -19,8 +19,8 @@ def card(recipe: Recipe, seed: int, recordings: Sequence[Recording], packages: S
             "",
             f"{recipe.description[0].upper()}{recipe.description[1:]}.",
             "",
-            "This is **spliced human speech, not a code-switching corpus**: telephone prompts, read by",
-            "people, one after another. A splice is easier than a person who switches: keep them apart.",
+            "This is **spliced human speech, not a code-switching corpus**: telephone prompts, read by people,",
+            "one after another. A splice is easier than a speaker switching: do not mix the two in results.",
             "",
             *_counts(recordings),
             _METHOD,
@@ -74,27 +74,27 @@ def _speech(recordings: Sequence[Recording]) -> str:
 _METHOD = """\
 ## How it is made
 
-* Left out: digits, letters and other single words (`digits/`, `letters/`, `phonetic/`, `silence/`,
-  `dictate/`), texts with brackets or signs nobody speaks, texts that lost accented letters to `?`, prompts
-  with less than 1.5 s or more than 20 s of speech, and those with fewer than 5 or more than 28 characters a
-  second. Of equal wordings one is kept.
-* Trimmed to their speech (30 dB below the loud parts, to 10 ms) with 30 ms around it, and brought towards
-  -20 dB of full scale by 6 dB at most. Segment times are those of the speech, not of the file.
+* Excluded: digits, letters and other single words (`digits/`, `letters/`, `phonetic/`, `silence/`,
+  `dictate/`), texts with brackets or symbols, texts with `?` in place of accented letters, prompts with less
+  than 1.5 s or more than 20 s of speech, and prompts with fewer than 5 or more than 28 characters per second.
+  Of prompts with the same words, one is kept.
+* Prompts are trimmed to their speech (30 dB below the loud parts, to 10 ms) plus 30 ms on each side. Their
+  level is moved towards -20 dB of full scale by at most 6 dB. Segment times are those of the speech.
 * A scene has 8 to 20 blocks of one or two prompts in 40 to 90 seconds, with 0 to 600 ms between prompts;
   neighbouring blocks differ in language where there are two. No prompt is used twice in a split, no sentence
   twice in a scene.
-* Every second scene is clean (pauses between prompts are digital silence). The others have pink noise, 20 dB
-  and 10 dB below the speech in turn: `noise_snr_db` in the manifest.
-* `dev` and `test` never share a sentence, in no language: prompts that say the same are found by their keys
-  and their texts and go where a hash of the first key says, the same for every corpus and seed.
-* Texts are the speakers' scripts. The Spanish ones mostly lack accents: score with diacritics folded. Some
-  scripts differ from what was read.
+* Every second scene is clean (pauses between prompts are digital silence). The others have pink noise,
+  alternately 20 dB and 10 dB below the speech: `noise_snr_db` in the manifest.
+* `dev` and `test` never share a sentence, in any language. Prompts with the same sentence are found by their
+  keys and texts. A hash of the first key assigns them to a split, the same in every corpus and seed.
+* Texts are the speakers' scripts. Most Spanish scripts lack accents: score with diacritics folded. Some
+  scripts differ from the recording.
 """
 
 
 def _credits(recipe: Recipe) -> list[str]:
     lines = [f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in recipe.voices]
-    note = "The audio here is a changed work (cut, levelled, joined, partly with noise) on the same terms."
+    note = "This audio is an adapted work (cut, levelled, joined, partly with noise) under the same licences."
     return ["## Licences and credits", "", *lines, "", note, ""]
 
 

@@ -1,30 +1,29 @@
-"""Audio files to samples: libsndfile first, then FFmpeg (PyAV), and a log line for all that is not whole.
+"""Decoding of audio files: libsndfile first, then FFmpeg (PyAV), and a log line for each incomplete file.
 
-`decode` returns parts: files joined end to end, stretches between gaps in the timestamps, and stretches in another
+`decode` returns parts. Files joined end to end, stretches between gaps in the timestamps, and stretches in another
 format are parts of one recording. ``joins.py`` finds joined files and unfinished headers.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from whisperlab.data.ffmpeg import PROMISES, Findings, read_with_ffmpeg
-from whisperlab.data.joins import Layout, layout
+from whisperlab.data.joins import Layout, Window, layout
 from whisperlab.util.audio_arrays import Part
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.validation import check_type, shown
@@ -32,14 +31,16 @@ from whisperlab.util.validation import check_type, shown
 logger = logging.getLogger("whisperlab")
 
 _SMALL_BLOCK = 2**10
-_ESTIMATE = "libsndfile read less than it expected"  # by the first frames of an MP3 file that gives no count
-_ESTIMATED = 0.95  # such an estimate is not better than that
-_BLOCK = 2**18  # values decoded at once: the length that a header states decides nothing
-_WORSE_S = 0.5  # FFmpeg's reading of a damaged file may be so much shorter than libsndfile's
-# What libsndfile logs of a header that promises more bytes of samples than the file has, where both are known.
+_ESTIMATE = (
+    "libsndfile read less than it expected"  # an MP3 file without a count: estimated from its first frames
+)
+_ESTIMATED = 0.95  # accuracy of such an estimate
+_BLOCK = 2**18  # values decoded at once: the length in a header is never used to allocate memory
+_WORSE_S = 0.5  # for a damaged file, FFmpeg may read this much less than libsndfile
+# libsndfile's log line for a header that promises more bytes of samples than the file has.
 _CUT = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_SIZE = 0x7FFFF000  # from here on a size is none: written to a pipe, it could not be known
-_BY_EXTENSION = (".vox", ".gsm")  # headerless, of one rate and width: libsndfile goes by the name
+_UNKNOWN_SIZE = 0x7FFFF000  # this size and larger ones mean unknown: the file was written to a pipe
+_BY_EXTENSION = (".vox", ".gsm")  # headerless, one rate and width: libsndfile needs the file name
 _PRINTS = b"\xf0\x7e"  # MIDI sample dump: libsndfile prints about it on stdout
 _MPG123 = re.compile(rb"libmpg123|^Note: |^Warning: |^\s*$")  # lines that libmpg123 prints on stderr
 _MPG123_LOST = re.compile(rb"Illegal|resync|Skipped")  # it also complains of bits that FFmpeg and LAME write
@@ -47,9 +48,9 @@ _stderr = threading.Lock()
 
 
 def decode(path: Path, track: int | None = None) -> list[Part]:
-    """The parts of an audio file, in order. ``track`` counts the audio tracks from 1; None takes the default one.
+    """The parts of an audio file, in order. ``track`` is the audio track from 1; None is the default track.
 
-    Logs one warning for all that is missing or damaged, and one for gaps. Raises ``AudioFormatError``.
+    Logs one warning for missing and damaged audio, and one for gaps. Raises ``AudioFormatError``.
     """
     if track is not None:
         check_type("track", track, int)
@@ -65,64 +66,19 @@ def decode(path: Path, track: int | None = None) -> list[Part]:
             if is_lack_of_memory(error):
                 raise
             raise AudioFormatError(f"{path}: the file cannot be decoded ({brief(error)})") from error
-    reading.tell(parts)
+    reading.log(parts)
     return parts
-
-
-class Window(io.RawIOBase):
-    """The bytes ``start`` to ``end`` of an open file as a file of its own, some of them replaced."""
-
-    def __init__(
-        self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
-    ) -> None:
-        self.name = name  # FFmpeg knows some formats by the extension
-        self._file, self.start, self._end = file, start, end
-        self._patches = patches
-        self._at = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The position in the window."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position in the window; returns it."""
-        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
-        self._at = max(0, from_where[whence] + offset)
-        return self._at
-
-    def readinto(self, into: Any) -> int:
-        """Fill ``into``; returns how many bytes there were."""
-        at = self.start + self._at
-        if at >= self._end:
-            return 0
-        self._file.seek(at)
-        data = bytearray(self._file.read(min(len(into), self._end - at)))
-        for where, patch in self._patches.items():
-            for i, byte in enumerate(patch, where - at):
-                if 0 <= i < len(data):
-                    data[i] = byte
-        into[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 @dataclass(slots=True)
 class _Reading:
-    """One file being decoded."""
+    """The decoding of one file."""
 
     file: IO[bytes]
     found: Findings
 
     def parts(self) -> list[Part]:
-        """All parts; raises AudioFormatError when the first joined file cannot be read."""
+        """All parts. Raises AudioFormatError if the first joined file cannot be read."""
         size = self.found.path.stat().st_size
         found = layout(self.file, size)
         self.found.problems += found.problems
@@ -142,8 +98,8 @@ class _Reading:
             logger.info("%s: %d files joined in one", self.found.path, len(found.spans))
         return parts
 
-    def tell(self, parts: list[Part]) -> None:
-        """Log what is not as it should be."""
+    def log(self, parts: list[Part]) -> None:
+        """Log missing and damaged audio, and gaps."""
         if self.found.problems:
             logger.warning(
                 "%s: the file was cut short or is damaged (%s); %.3f s of it were read",
@@ -159,7 +115,7 @@ class _Reading:
             )
 
     def _decode(self, window: Window, found: Layout, whole: bool) -> list[Part]:
-        """One of the joined files, by libsndfile or else by FFmpeg."""
+        """One of the joined files, read by libsndfile or else by FFmpeg."""
         reason = "libsndfile reads one track only"
         if self.found.track in (None, 1) and (found.tracks == 1 or not find_spec("av")):
             try:
@@ -185,7 +141,7 @@ class _Reading:
         return read_with_ffmpeg(window, self.found, reason)
 
     def _better(self, window: Window, whole: bool, part: Part, lost: str) -> list[Part]:
-        """What FFmpeg reads of a damaged file, when it is installed and reads as much; else libsndfile's part."""
+        """FFmpeg's parts of a damaged file if it is installed and reads at least as much, else libsndfile's part."""
         found = self.found
         n_problems, n_gaps, n_values = len(found.problems), len(found.gaps), found.n_values
         found.n_values -= part.samples.size
@@ -195,36 +151,34 @@ class _Reading:
             if found.is_full:
                 raise
             parts = []
-        # After a mere estimate, only what is clearly longer is better.
+        # libsndfile's estimate may be wrong: then FFmpeg must read clearly more.
         margin_s = _WORSE_S if lost == _ESTIMATE else -_WORSE_S
         if not parts or _length_s(parts) < _length_s([part]) + margin_s:
             del found.problems[n_problems:], found.gaps[n_gaps:]
             found.n_values = n_values
-            if lost.startswith(
-                "libsndfile:"
-            ):  # and the block with the error is lost: read again in small ones
+            if lost.startswith("libsndfile:"):  # the block with the error is lost: use smaller blocks
                 part, _, _ = self._with_libsndfile(window, whole, _SMALL_BLOCK)
             parts = [part]
             if lost and not find_spec("av"):
                 lost += ", pip install av may read more"
             elif lost == _ESTIMATE:
                 lost = ""
-        if len(found.gaps) > n_gaps and lost == PROMISES:  # silence stands for what is missing
+        if len(found.gaps) > n_gaps and lost == PROMISES:  # silence replaces the missing audio
             lost = ""
         if lost and len(found.problems) == n_problems and lost != _ESTIMATE:
             found.problems.append(lost)
         return parts
 
     def _with_libsndfile(self, window: Window, whole: bool, block: int = _BLOCK) -> tuple[Part, str, float]:
-        """The samples, why some are missing (else empty), and the seconds that the header promises (0: unknown).
+        """The samples, the reason why some are missing (else empty), and the seconds by the header (0: unknown).
 
-        A whole file is read without Python in between.
+        A whole file is read by libsndfile directly, without Python callbacks.
         """
         window.seek(0)
         head = window.read(4) or b""
         if head.startswith(_PRINTS):
             raise soundfile.SoundFileError("Format not recognised.")
-        source: Any = window
+        source: Window | bytes | int = window
         if whole:
             by_name = self.found.path.suffix.lower() in _BY_EXTENSION
             # Its own descriptor: libsndfile moves the position, and closes it.
@@ -242,7 +196,7 @@ class _Reading:
                     while len(values := sound.read(n_frames, dtype="float32", always_2d=True)):
                         self.found.count(values.size)
                         blocks.append(values)
-                        if len(values) < n_frames:  # soundfile would go on, and read some of it twice
+                        if len(values) < n_frames:  # the next read could return some samples twice
                             break
                 except soundfile.SoundFileError as error:
                     lost = f"libsndfile: {getattr(error, 'error_string', None) or error}"
@@ -260,14 +214,14 @@ def _length_s(parts: list[Part]) -> float:
 
 
 def _is_cut(log: str) -> bool:
-    """Whether libsndfile has found fewer bytes than a header promises."""
+    """Whether libsndfile found fewer bytes than a header promises."""
     sizes = [(int(promised), int(found)) for promised, found in _CUT.findall(log)]
     return any(found < promised < _UNKNOWN_SIZE for promised, found in sizes)
 
 
 @contextmanager
 def _hushed(hush: bool) -> Iterator[list[bytes]]:
-    """Keep libmpg123, which prints on stderr, from doing so; its lines are in the list afterwards."""
+    """Capture the lines that libmpg123 prints on stderr; they are in the list afterwards."""
     lines: list[bytes] = []
     if not hush:
         yield lines
@@ -275,7 +229,7 @@ def _hushed(hush: bool) -> Iterator[list[bytes]]:
     with _stderr, tempfile.TemporaryFile() as kept:
         try:
             stderr = os.dup(2)
-        except OSError:  # there is none
+        except OSError:  # stderr is closed
             yield lines
             return
         try:
@@ -287,6 +241,6 @@ def _hushed(hush: bool) -> Iterator[list[bytes]]:
             for line in kept:
                 if _MPG123.search(line):
                     lines.append(line)
-                else:  # another thread's
+                else:  # printed by another thread
                     os.write(stderr, line)
             os.close(stderr)

@@ -1,4 +1,4 @@
-"""Corpora on disk: built once per recipe and seed, whole or not at all, the same bytes every time."""
+"""Corpora on disk: built once per recipe and seed, atomically, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -30,50 +30,49 @@ from whisperlab.data.prompts import (
     split_of,
 )
 from whisperlab.data.recipes import RECIPES, VOICES, Recipe, Voice, recipe
-from whisperlab.data.scenes import Placed, Scene, plan_scenes, render
+from whisperlab.data.scenes import Scene, plan_scenes, render
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.weights import cache_dir
 from whisperlab.util.errors import ConfigurationError, CorpusError
 from whisperlab.util.timeline import seconds
 
-RECIPE_VERSION = 2  # raise it when the audio or the times change: corpora built before are then rebuilt
+RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
 
 Texts = Mapping[str, Mapping[str, str]]  # language to key to clean text
 
 
 def list_corpora() -> list[str]:
-    """The names that ``build``, ``load`` and ``info`` know."""
+    """The names that ``build``, ``load`` and ``info`` accept."""
     return list(RECIPES)
 
 
 def corpus_dir(name: str, seed: int = 0) -> Path:
-    """The folder a corpus is in, or would be."""
+    """The folder of a corpus, built or not."""
     if seed < 0:
         raise ConfigurationError(f"seed should be 0 or more, got {seed}")
     return cache_dir() / "corpora" / recipe(name).name / str(seed)
 
 
 def is_built(name: str, seed: int = 0) -> bool:
-    """Whether the corpus is there, made by the present version of its recipe, its manifests undamaged."""
+    """Whether the corpus exists with undamaged manifests, built by the current version of its recipe."""
     try:
         folder = corpus_dir(name, seed)
         made = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        whole = all(
-            debian.sha256(folder / file) == digest for file, digest in made.get("manifests", {}).items()
-        )
+        manifests = made.get("manifests", {})
+        undamaged = all(debian.sha256(folder / file) == digest for file, digest in manifests.items())
     except (OSError, ValueError, AttributeError):
         return False
-    return bool(whole and made.get("version") == RECIPE_VERSION)
+    return bool(undamaged and made.get("version") == RECIPE_VERSION)
 
 
 def load(
     source: str | PathLike[str], split: str | None = None, seed: int = 0, build_missing: bool = True
 ) -> list[Recording]:
-    """The recordings of a corpus or of a manifest of your own; slice the list for a quick look.
+    """The recordings of a corpus or of a manifest.
 
-    ``source`` is a name from ``list_corpora``, built first when it is missing unless ``build_missing`` is
-    false, or the path of a manifest. ``split`` is ``dev`` or ``test``, None takes all; recordings of a
-    manifest that belong to no split are in each.
+    ``source`` is a name from ``list_corpora`` or the path of a manifest. A missing corpus is built first, unless
+    ``build_missing`` is false. ``split`` is ``dev`` or ``test``; None returns all. Recordings of a manifest without a
+    split belong to every split.
     """
     name = str(source)
     if name not in RECIPES:
@@ -92,11 +91,22 @@ def load(
     return wanted
 
 
-def info(name: str, seed: int = 0) -> dict[str, Any]:
-    """A corpus in a few JSON-able words: what it is, on what terms, whether it is built, and its size then.
+class CorpusInfo(TypedDict):
+    """Facts about a corpus. ``splits`` maps a split to recordings, minutes and switches; it is empty until built."""
 
-    ``splits`` is empty while it is not built, else it maps split to recordings, minutes and switches.
-    """
+    name: str
+    description: str
+    languages: list[str]
+    seed: int
+    built: bool
+    path: str
+    splits: dict[str, dict[str, float]]
+    licences: dict[str, str]  # by language, as the credits
+    credits: dict[str, str]
+
+
+def info(name: str, seed: int = 0) -> CorpusInfo:
+    """The facts about a corpus, ready for JSON."""
     made = recipe(name)
     built = is_built(name, seed)
     recordings = load(name, seed=seed, build_missing=False) if built else []
@@ -121,24 +131,20 @@ def _size(recordings: Sequence[Recording]) -> dict[str, float]:
     }
 
 
-def _silent(line: str) -> None:
-    pass
-
-
 def build(
     name: str,
     seed: int = 0,
     *,
     packages_dir: str | PathLike[str] | None = None,
     accept_newer: bool = False,
-    say: Say = _silent,
+    say: Say = lambda line: None,
 ) -> Path:
-    """Build a corpus unless it is there; returns its folder.
+    """Build a corpus unless it exists; returns its folder.
 
-    The Debian packages come from ``packages_dir`` or through ``apt-get download``, once: 55 MB for all five
-    languages. They have to be those the recipes were made with unless ``accept_newer``. ``say`` gets a line
-    for each step. Processes that build the same corpus wait for each other, and the folder appears whole or
-    not at all. Raises CorpusError for what cannot be had, ConfigurationError for an unknown name.
+    The Debian packages come from ``packages_dir``, or once from ``apt-get download``: 55 MB for all five languages.
+    They must have the recipes' version unless ``accept_newer``. ``say`` receives a line per step. Processes that build
+    the same corpus wait for each other. The folder appears only when it is complete. Raises CorpusError if a package
+    is missing or damaged, and ConfigurationError for an unknown name.
     """
     target = corpus_dir(name, seed)
     if is_built(name, seed):
@@ -161,20 +167,20 @@ def build(
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that becomes ``target`` when it has a ``recipe.json`` in the end.
+    """A folder to fill. It becomes ``target`` if it contains ``recipe.json`` at the end.
 
-    Only one process at a time has it; the kernel drops the lock with the process.
+    Only one process at a time has it. The kernel releases the lock when the process ends.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     with target.with_name(f".{target.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
         partial.mkdir()
         try:
             yield partial
             if (partial / "recipe.json").exists():
-                shutil.rmtree(target, ignore_errors=True)  # made by another version of the recipe
+                shutil.rmtree(target, ignore_errors=True)  # built by another version of the recipe
                 partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -192,9 +198,9 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
     recordings = []
     for split in SPLITS:
         say(f"{made.name}: splicing {split}")
-        ours = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
-        write_manifest(folder / f"manifest-{split}.jsonl", ours)
-        recordings += ours
+        of_split = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
+        write_manifest(folder / f"manifest-{split}.jsonl", of_split)
+        recordings += of_split
     used = [
         Package(p.name, debian.version_of(files[p.name]), debian.sha256(files[p.name])) for p in made.packages
     ]
@@ -210,7 +216,7 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
 
 
 def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """The clean texts of all languages by their keys."""
+    """The clean texts of all languages, by language and key."""
     texts = {}
     for lang, voice in VOICES.items():
         name = f"usr/share/doc/{voice.texts.name}/core-sounds-{lang}.txt.gz"
@@ -225,7 +231,7 @@ def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def _read_prompts(
     voice: Voice, texts: Mapping[str, str], sentence_of: Mapping[str, str], files: Mapping[str, Path]
 ) -> list[Prompt]:
-    """The usable prompts of one language in order of their keys; of equal wordings the first."""
+    """The usable prompts of one language, in the order of their keys; the first of each wording."""
     content = debian.unpack(files[voice.audio.name])
     # usr/share/asterisk/sounds/VOICE/KEY.g722
     recordings = {name.split("/", 5)[-1].removesuffix(".g722"): raw for name, raw in content.items()}
@@ -238,7 +244,7 @@ def _read_prompts(
 
 
 def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Prompt]) -> list[Recording]:
-    """Plan and write the scenes of a split. Chance comes from the seed and the name of what is made."""
+    """Plan and write the scenes of a split. The random numbers depend on the seed and on the name of each scene."""
     recordings = []
     plan = _rng(seed, f"{made.name}-{split}")
     for index, scene in enumerate(plan_scenes(plan, pool, made.languages, made.seconds[split])):
@@ -254,22 +260,19 @@ def _rng(seed: int, name: str) -> np.random.Generator:
 
 
 def _recording(name: str, scene: Scene, split: str, made: Recipe, folder: Path) -> Recording:
-    segments = tuple(_segment(placed) for placed in scene.placed)
-    heard = {segment.lang for segment in segments}
+    segments = tuple(
+        ReferenceSegment(seconds(each.start), seconds(each.end), each.prompt.lang, each.prompt.text)
+        for each in scene.placed
+    )
+    spoken = {segment.lang for segment in segments}
     return Recording(
         id=name,
         audio_path=folder / "audio" / f"{name}.wav",
         duration=seconds(len(scene)),
         text=" ".join(segment.text for segment in segments),
-        lang=",".join(lang for lang in made.languages if lang in heard),
+        lang=",".join(lang for lang in made.languages if lang in spoken),
         segments=segments,
         split=split,
         corpus=made.name,
         snr=scene.snr_db,
-    )
-
-
-def _segment(placed: Placed) -> ReferenceSegment:
-    return ReferenceSegment(
-        seconds(placed.start), seconds(placed.end), placed.prompt.lang, placed.prompt.text
     )

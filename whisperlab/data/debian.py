@@ -1,6 +1,6 @@
-"""Debian packages as a source of data: fetched with apt-get, checked against known digests, read in memory.
+"""Debian packages as a source of data: fetched with apt-get, checked against known digests, unpacked in memory.
 
-Nothing is installed and no root is needed. Where there is no apt-get, a folder with the .deb files will do.
+Nothing is installed, and no root access is needed. Without apt-get, a folder with the .deb files works too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, e
 
 @dataclass(slots=True, frozen=True)
 class Package:
-    """A Debian package in the version the recipes were made with."""
+    """A Debian package in the version that the recipes use."""
 
     name: str
     version: str
@@ -42,18 +42,18 @@ class Package:
 
 
 def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
-    """Have ``apt-get download`` put the packages that ``folder`` lacks, or holds damaged, there.
+    """Download the packages that are missing or damaged in ``folder`` with ``apt-get download``.
 
-    Processes that fetch to the same folder take turns, and what a killed one left is removed. When the system's package
-    lists do not know them (they are empty in most containers), fresh lists are fetched into a temporary folder; the
-    system's own are left as they are. Raises CorpusError.
+    Processes that fetch to the same folder take turns. Files left by killed processes are removed. If the system's
+    package lists do not contain the packages (most containers have empty lists), fresh lists are fetched into a
+    temporary folder; the system's lists do not change. Raises CorpusError.
     """
     packages = list(packages)
     if not _lacking(packages, folder):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel drops it with the last process that holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the last holder ends
         for left_behind in folder.glob(".fetching-*"):
             shutil.rmtree(left_behind, ignore_errors=True)
         if wanted := _lacking(packages, folder):
@@ -61,23 +61,19 @@ def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
 
 
 def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
-    """The names of the packages of which the folder has neither the pinned file nor one of another version."""
-    return [
-        package.name
-        for package in packages
-        if not any(_may_do(package, path) for path in _found(package, folder))
-    ]
+    """The names of the packages without a usable file in the folder: the pinned one, or one of another version."""
 
+    def usable(package: Package, path: Path) -> bool:
+        return version_of(path) != package.version or sha256(path) == package.sha256
 
-def _may_do(package: Package, path: Path) -> bool:
-    return version_of(path) != package.version or sha256(path) == package.sha256
+    return [each.name for each in packages if not any(usable(each, path) for path in _found(each, folder))]
 
 
 def _fetch(wanted: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if shutil.which("apt-get") is None:
         raise CorpusError(
-            "there is no apt-get on this system. Download these Debian packages on another one and give the "
-            f"folder they are in as packages_dir: {' '.join(wanted)}"
+            "this system has no apt-get. Download these Debian packages on another system and give their "
+            f"folder as packages_dir: {' '.join(wanted)}"
         )
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
         _download(wanted, Path(partial), say, lock)
@@ -88,23 +84,23 @@ def _fetch(wanted: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None
 def _download(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if not _apt_get(["download", *names], folder, lock):
         return
-    say("the package lists of this system do not help; fetching fresh ones for this download")
+    say("the package lists of this system lack the packages; fetching fresh lists for this download")
     (folder / "lists" / "partial").mkdir(parents=True)
     own = [f"Dir::State::Lists={folder / 'lists'}", f"Dir::Cache={folder}", "Debug::NoLocking=true"]
     reason = _apt_get(["update"], folder, lock, own) or _apt_get(["download", *names], folder, lock, own)
     if reason:
         raise CorpusError(
-            f"apt-get could not download {' '.join(names)}: {reason}; packages_dir takes them from a folder"
+            f"apt-get could not download {' '.join(names)}: {reason}; packages_dir can name a folder with the files"
         )
 
 
 def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
-    """Run apt-get in ``folder``; returns why it failed, nothing when it did not.
+    """Run apt-get in ``folder``; returns the reason of a failure, or an empty string.
 
-    It shares the lock, for it may outlive this process and go on writing.
+    apt-get inherits the lock, because it may outlive this process and continue to write.
     """
     settings = ["Acquire::Retries=3", *options]
-    if os.geteuid() == 0:  # else root's apt-get hands the work to a user who may not write to the folder
+    if os.geteuid() == 0:  # apt-get would drop to a user without write access to the folder
         settings.append("APT::Sandbox::User=root")
     flags = [part for setting in settings for part in ("-o", setting)]
     done = subprocess.run(
@@ -128,13 +124,13 @@ def version_of(deb: Path) -> str:
 
 
 def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
-    """The package's file in ``folder``, its digest checked.
+    """The package's file in ``folder`` after a check of its digest.
 
-    Another version than the recipes' raises CorpusError, unless ``accept_newer`` asks to take it.
+    Raises CorpusError for another version than the recipes' unless ``accept_newer``.
     """
     found = _found(package, folder)
     if not found:
-        raise CorpusError(f"there is no {package.name}_{package.version}_all.deb in {folder}")
+        raise CorpusError(f"{folder}: {package.name}_{package.version}_all.deb is missing")
     for path in found:
         if sha256(path) == package.sha256:
             return path
@@ -143,12 +139,12 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
     if version == package.version:
         raise CorpusError(
             f"{newest} is not the package it is named after (SHA-256 {sha256(newest)}, expected "
-            f"{package.sha256}); delete it and build again"
+            f"{package.sha256}): delete it and build again"
         )
     if not accept_newer:
         raise CorpusError(
-            f"{package.name} comes in version {version} here, the recipes were made with {package.version}: "
-            "other audio, other results. accept_newer=True takes it all the same"
+            f"{package.name} has version {version} here, but the recipes were made with {package.version}: "
+            "other audio, other results. accept_newer=True uses it anyway"
         )
     return newest
 
@@ -160,10 +156,9 @@ def sha256(path: Path) -> str:
 
 
 def unpack(path: Path) -> dict[str, bytes]:
-    """The regular files of a .deb by their paths (``usr/share/...``), read into memory only.
+    """The regular files of a .deb by their paths (``usr/share/...``), in memory only.
 
-    Raises CorpusError for a damaged package, a member that points outside it and one larger than a prompt
-    could be.
+    Raises CorpusError for a damaged package, a member that points outside it, and a member that is too large.
     """
     files: dict[str, bytes] = {}
     total = 0
@@ -190,9 +185,9 @@ def _inside(name: str) -> str:
 
 
 def _plain(packed: bytes) -> bytes:
-    """A tar archive without its compression, refused when it is larger than a package's could be.
+    """A tar archive without its compression. Raises ValueError above the size limit.
 
-    tarfile would not do: it holds in memory what stands between the files, however long that is.
+    tarfile's own decompression has no limit: it keeps the data between the files in memory.
     """
     stream: lzma.LZMADecompressor | zlib._Decompress
     if packed.startswith(_XZ_MAGIC):
@@ -204,7 +199,9 @@ def _plain(packed: bytes) -> bytes:
     content = stream.decompress(packed, _UNPACKED_LIMIT)
     if not stream.eof:
         full = len(content) == _UNPACKED_LIMIT
-        raise ValueError(f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "it is cut short")
+        raise ValueError(
+            f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "the file is cut short"
+        )
     return content
 
 

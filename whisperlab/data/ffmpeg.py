@@ -1,4 +1,4 @@
-"""What FFmpeg (PyAV) reads of an audio file: one track, on the file's own clock, and what is wrong with it."""
+"""Decoding with FFmpeg (PyAV): one audio track, placed by the file's timestamps, and a list of its problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,22 @@ import numpy.typing as npt
 from whisperlab.util.audio_arrays import MAX_FILE_CHANNELS, Part
 from whisperlab.util.errors import AudioFormatError, brief, is_lack_of_memory
 
+if TYPE_CHECKING:
+    from av import AudioFrame, AudioStream
+    from av.container import InputContainer
+
+    from whisperlab.data.joins import Window
+
+LogLine: TypeAlias = tuple[int, str, str]  # level, part of FFmpeg, text
 logger = logging.getLogger("whisperlab")
 
 PROMISES = "its header promises more"
-_MAX_VALUES = 2**30  # decoded, of all channels: 4 GiB. Silence packed as FLAC swells without bound
-_CUT_S = 0.1  # by how much a stream may be shorter than its container says: encoders fill up their last frame
-_GAP_S = 0.1  # a shorter hole in the timestamps is jitter
-_MAX_GAPS_S = 3600.0  # of silence filled in: a forged timestamp must not fill the memory
-_SET_BACK_S = 1.0  # a timestamp that much before the last one starts a new clock
-_SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg guesses it for the others
+_MAX_VALUES = 2**30  # decoded values of all channels (4 GiB): a small FLAC file can hold days of silence
+_CUT_S = 0.1  # a stream may be this much shorter than its container says: encoders pad their last frame
+_GAP_S = 0.1  # shorter gaps in the timestamps are jitter
+_MAX_GAPS_S = 3600.0  # seconds of silence to fill in: a forged timestamp must not exhaust memory
+_SET_BACK_S = 1.0  # a timestamp this much before the last one starts a new clock
+_SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg estimates the duration of the others
 _ENDS_EARLY = re.compile("ended prematurely|partial file|truncated", re.IGNORECASE)
 _TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 _RAW = (
@@ -40,7 +47,7 @@ _log_level = threading.Lock()
 
 @dataclass(slots=True)
 class Findings:
-    """What has been read of a file so far and what is wrong with it."""
+    """The progress of reading one file, and the problems found."""
 
     path: Path
     track: int | None
@@ -50,11 +57,11 @@ class Findings:
 
     @property
     def is_full(self) -> bool:
-        """Whether more has been decoded than a file may hold."""
+        """Whether the limit of decoded values is exceeded."""
         return self.n_values > _MAX_VALUES
 
     def count(self, n_values: int) -> None:
-        """Add decoded values; raises AudioFormatError beyond the limit."""
+        """Count decoded values. Raises AudioFormatError beyond the limit."""
         self.n_values += n_values
         if self.is_full:
             raise AudioFormatError(
@@ -63,15 +70,15 @@ class Findings:
             )
 
     def check_channels(self, n_channels: int) -> None:
-        """Raise AudioFormatError for a count that no file has."""
+        """Raise AudioFormatError for an impossible number of channels."""
         if not 1 <= n_channels <= MAX_FILE_CHANNELS:
             raise AudioFormatError(
                 f"{self.path}: expected 1 to {MAX_FILE_CHANNELS} channels, got {n_channels}"
             )
 
 
-def read_with_ffmpeg(window: Any, found: Findings, reason: str) -> list[Part]:
-    """The parts that FFmpeg reads; ``reason`` is why libsndfile did not."""
+def read_with_ffmpeg(window: Window, found: Findings, reason: str) -> list[Part]:
+    """The parts of a file read by FFmpeg; ``reason`` says why libsndfile could not read it."""
     raw = _RAW_EXTENSIONS.fullmatch(found.path.suffix)
     try:
         import av
@@ -80,29 +87,26 @@ def read_with_ffmpeg(window: Any, found: Findings, reason: str) -> list[Part]:
         raise AudioFormatError(f"{found.path}: {reason} ({hint})") from error
     window.seek(0)
     if raw:
-        window.name = "audio"  # else FFmpeg makes up a rate
-    with _ffmpeg_log() as told:
+        window.name = "audio"  # without an extension FFmpeg does not invent a rate
+    with _ffmpeg_log() as log:
         try:
-            with (
-                # FFmpeg gets the open file and may open no other: a playlist could name any.
-                av.open(
-                    window, "r", metadata_errors="ignore", options={"protocol_whitelist": "none"}
-                ) as container,
-            ):
-                return _parts(container, found, told)
+            # FFmpeg receives the open file and must not open others: a playlist could name any file.
+            options = {"protocol_whitelist": "none"}
+            with av.open(window, "r", metadata_errors="ignore", options=options) as container:
+                return _parts(container, found, log)
         except AudioFormatError:
             raise
         except Exception as error:
-            if _is_ours(error):
+            if _memory_ran_out(error):
                 raise
-            reasons = f"{reason.rstrip('.')}; FFmpeg: {_words(error, told)}"
+            reasons = f"{reason.rstrip('.')}; FFmpeg: {_reason(error, log)}"
             hint = f"; {_RAW}" if raw else ""
             raise AudioFormatError(
                 f"{found.path}: not audio that libsndfile or FFmpeg can read ({reasons}){hint}"
             ) from error
 
 
-def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) -> list[Part]:
+def _parts(container: InputContainer, found: Findings, log: list[LogLine]) -> list[Part]:
     import av
 
     stream = _chosen(list(container.streams.audio), found)
@@ -114,9 +118,9 @@ def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) ->
         try:
             packet = next(packets, None)
         except Exception as error:
-            if _is_ours(error):
+            if _memory_ran_out(error):
                 raise
-            why = why or _words(error, told)
+            why = why or _reason(error, log)
             n_bad += 1
             break
         if packet is None:
@@ -131,15 +135,16 @@ def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) ->
         except EOFError:
             continue
         except Exception as error:
-            if _is_ours(error):
+            if _memory_ran_out(error):
                 raise
             n_bad += 1
-            why = why or _words(error, told)
+            why = why or _reason(error, log)
             continue
         for frame in frames:
-            clock.add(frame)
+            if isinstance(frame, av.AudioFrame):
+                clock.add(frame)
     parts = clock.parts()
-    early = next((words.strip() for _, _, words in told if _ENDS_EARLY.search(words)), "")
+    early = next((text.strip() for _, _, text in log if _ENDS_EARLY.search(text)), "")
     promised_s = (container.duration or 0) / av.time_base
     if n_bad:
         found.problems.append(f"{n_bad} damaged packet{'s' * (n_bad > 1)}{f', {why}' if why else ''}")
@@ -154,8 +159,8 @@ def _parts(container: Any, found: Findings, told: list[tuple[int, str, str]]) ->
     return parts
 
 
-def _chosen(tracks: list[Any], found: Findings) -> Any:
-    """The audio stream to read: the one asked for, else the default, else the first that can be decoded."""
+def _chosen(tracks: list[AudioStream], found: Findings) -> AudioStream:
+    """The audio stream to read: the requested one, else the default, else the first that can be decoded."""
     from av.stream import Disposition
 
     if not tracks:
@@ -163,7 +168,7 @@ def _chosen(tracks: list[Any], found: Findings) -> Any:
     listed = "; ".join(f"{number} {_described(each)}" for number, each in enumerate(tracks, 1))
     if found.track and found.track > len(tracks):
         raise AudioFormatError(
-            f"{found.path}: there is no audio track {found.track}; the tracks are: {listed}"
+            f"{found.path}: audio track {found.track} does not exist; the tracks are: {listed}"
         )
     readable = [each for each in tracks if each.codec_context is not None]
     default = [each for each in readable if each.disposition & Disposition.default]
@@ -175,15 +180,15 @@ def _chosen(tracks: list[Any], found: Findings) -> Any:
     if len(tracks) > 1:
         number = tracks.index(chosen) + 1
         logger.warning("%s: audio track %d of %d is read (%s)", found.path, number, len(tracks), listed)
-    chosen.codec_context.thread_count = 1  # FFmpeg's threads would log outside of `_ffmpeg_log`
+    chosen.codec_context.thread_count = 1  # `_ffmpeg_log` does not capture the log of other threads
     return chosen
 
 
 class _Clock:
-    """Puts frames where their timestamps say: holes become gaps, another format starts another part."""
+    """Places frames by their timestamps: holes become gaps, and another format starts another part."""
 
     def __init__(self, found: Findings, start_s: float) -> None:
-        self.jumped = False  # a timestamp was not followed
+        self.jumped = False  # a timestamp was ignored
         self.now_s = 0.0
         self._found = found
         self._offset_s = -start_s
@@ -191,7 +196,7 @@ class _Clock:
         self._filled_s = 0.0
         self._kept: list[tuple[float, int, list[npt.NDArray[np.float32]]]] = []  # gap, rate, blocks
 
-    def add(self, frame: Any) -> None:
+    def add(self, frame: AudioFrame) -> None:
         """Append a decoded frame."""
         n_channels, rate = frame.layout.nb_channels, int(frame.sample_rate)
         if not frame.samples:
@@ -210,11 +215,11 @@ class _Clock:
         self.now_s += gap_s + frame.samples / max(rate, 1)
 
     def parts(self) -> list[Part]:
-        """All that was added."""
+        """The frames added so far, as parts."""
         return [Part(np.concatenate(blocks), rate, gap_s) for gap_s, rate, blocks in self._kept]
 
-    def _gap(self, frame: Any) -> float:
-        """Seconds of silence before a frame. Follows a clock that was set back, and ignores an absurd leap."""
+    def _gap(self, frame: AudioFrame) -> float:
+        """Seconds of silence before a frame. Follows a clock that was set back; ignores leaps beyond the limit."""
         if frame.pts is None or not frame.time_base:
             return 0.0
         stamp_s = float(frame.pts * frame.time_base)
@@ -235,8 +240,8 @@ class _Clock:
         return gap_s
 
 
-def _values(frame: Any) -> npt.NDArray[np.float32]:
-    """The samples of a frame, (n, channels). PyAV's ``to_ndarray`` reads beyond the planes of 8 channels and more."""
+def _values(frame: AudioFrame) -> npt.NDArray[np.float32]:
+    """The samples of a frame, (n, channels). PyAV's ``to_ndarray`` reads out of bounds from 8 channels on."""
     from av.audio.plane import AudioPlane
 
     n, n_channels = frame.samples, frame.layout.nb_channels
@@ -247,27 +252,27 @@ def _values(frame: Any) -> npt.NDArray[np.float32]:
     else:
         values = np.frombuffer(memoryview(AudioPlane(frame, 0)), dtype, n * n_channels).reshape(n, n_channels)
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is rejected later
             return values.astype(np.float32)
     middle, full = (128.0, 128.0) if dtype.kind == "u" else (0.0, 2.0 ** (8 * dtype.itemsize - 1))
     return ((values - middle) / full).astype(np.float32)
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether memory ran out. FFmpeg says so too of a forged size that it refuses to allocate."""
+def _memory_ran_out(error: Exception) -> bool:
+    """Whether memory ran out. FFmpeg also reports this for a forged size that it refuses to allocate."""
     import av
 
     return is_lack_of_memory(error) and not isinstance(error, av.FFmpegError)
 
 
-def _words(error: Exception, told: list[tuple[int, str, str]]) -> str:
-    """Why FFmpeg failed: its last log line, or else the error without its number and file name."""
-    if told:
-        return told[-1][2].strip()
+def _reason(error: Exception, log: list[LogLine]) -> str:
+    """FFmpeg's reason for an error: its last log line, else the error without number and file name."""
+    if log:
+        return log[-1][2].strip()
     return str(getattr(error, "strerror", None) or brief(error))
 
 
-def _described(stream: Any) -> str:
+def _described(stream: AudioStream) -> str:
     context = stream.codec_context
     words = [stream.metadata.get("language"), stream.metadata.get("title"), "no decoder"]
     if context is not None:
@@ -276,14 +281,14 @@ def _described(stream: Any) -> str:
 
 
 @contextmanager
-def _ffmpeg_log() -> Iterator[list[tuple[int, str, str]]]:
-    """What FFmpeg logs as errors: level, part, words. Nothing of it is printed."""
+def _ffmpeg_log() -> Iterator[list[LogLine]]:
+    """Capture FFmpeg's error log instead of printing it."""
     import av.logging
 
-    with _log_level, av.logging.Capture(False) as told:
+    with _log_level, av.logging.Capture(False) as log:
         before = av.logging.get_level()
         av.logging.set_level(av.logging.ERROR)
         try:
-            yield told
+            yield log
         finally:
             av.logging.set_level(before)

@@ -1,28 +1,31 @@
-"""How an audio file is laid out: files joined end to end, unfinished headers, damaged Ogg pages.
+"""The layout of an audio file: files joined end to end, unfinished headers, damaged Ogg pages.
 
-libsndfile reads the first of several joined files and takes a size of 0 as the truth. Recorders that are killed,
-``cat a.ogg b.ogg`` and text-to-speech servers produce such files.
+libsndfile reads only the first of several joined files, and believes a size of 0. Killed recorders, ``cat a.ogg
+b.ogg`` and text-to-speech servers produce such files.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _BLOCK = 2**20  # bytes searched at once
 _LARGEST_FILE = 2**62
-_OVERLAP = 128  # longer than what any pattern matches
+_OVERLAP = 128  # bytes; longer than any match of the patterns
 _MP3_FRAME = 1441  # bytes: no frame is longer
-_CRC_PAGES = 512  # Ogg pages checked at once: at most 32 MiB
-_TAIL_S = 0.1  # bytes after the samples that would last no longer are a tag or padding
-# What a second file of the same kind begins with. Long enough that samples do not look like it by chance.
+_BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_TAIL_S = 0.1  # a shorter remainder after the samples is a tag or padding
+# First bytes of a file, and of a second file of the same format. Long enough never to occur in samples by chance.
 _SECOND = (
     (re.compile(rb"fLaC"), rb"fLaC[\0\x80]\0\0\x22"),
     (re.compile(rb"(?:RIFF|RIFX|RF64).{4}WAVE", re.DOTALL), rb"(?:RIFF|RIFX|RF64).{4}WAVE[a-zA-Z]\w{2}[ \w]"),
@@ -36,27 +39,70 @@ _SECOND = (
     (re.compile(rb"\0\0\0.ftyp", re.DOTALL), rb"\0\0\0[\x10-\x40]ftyp[ -~]{4}\0\0"),
 )
 _MP3 = re.compile(rb"\xff[\xe2-\xff]")
-# An MP3 frame that tells how many frames and bytes follow it.
+# An MP3 frame with the number of frames and bytes that follow it.
 _XING = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa\xfb].{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\0-\x0f]"
 
 
 @dataclass(slots=True)
 class Layout:
-    """What `layout` found."""
+    """The result of `layout`."""
 
     spans: list[tuple[int, int]]  # bytes of each joined file
-    patches: dict[int, bytes] = field(
-        default_factory=dict
-    )  # header fields to read in place of unfinished ones
+    patches: dict[int, bytes] = field(default_factory=dict)  # header fields that replace unfinished ones
     problems: list[str] = field(default_factory=list)
-    tracks: int = 1  # streams at the same time, as far as libsndfile's formats go
+    tracks: int = 1  # simultaneous streams, in the formats that libsndfile reads
     estimated: set[int] = field(default_factory=set)  # starts of MP3 files whose first frame gives no count
     is_ogg: bool = False
-    damaged: bool = False  # some pages of an Ogg file are
+    damaged: bool = False  # an Ogg file with damaged pages
+
+
+class Window(io.RawIOBase):
+    """The bytes ``start`` to ``end`` of an open file as a separate file, with ``patches`` applied."""
+
+    def __init__(
+        self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
+    ) -> None:
+        self.name = name  # FFmpeg recognises some formats by the extension
+        self._file, self.start, self._end, self._patches = file, start, end, patches
+        self._at = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in the window."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position in the window; returns it."""
+        from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
+        self._at = max(0, from_where[whence] + offset)
+        return self._at
+
+    def readinto(self, into: Buffer) -> int:
+        """Fill ``into``; returns the number of bytes read."""
+        at = self.start + self._at
+        if at >= self._end:
+            return 0
+        self._file.seek(at)
+        view = memoryview(into).cast("B")
+        data = bytearray(self._file.read(min(len(view), self._end - at)))
+        for where, patch in self._patches.items():
+            for i, byte in enumerate(patch, where - at):
+                if 0 <= i < len(data):
+                    data[i] = byte
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class _Kind(NamedTuple):
-    """A format of chunks: bytes before the first chunk, bytes of an id, its size field, padding, id of the samples."""
+    """A chunked format: bytes before the first chunk, bytes of an id, size format, padding, id of the samples."""
 
     header: int
     id_bytes: int
@@ -77,8 +123,8 @@ _KINDS = {
 
 class _Chunk(NamedTuple):
     id: bytes
-    size: int  # of the payload, as the header says
-    payload: int  # where it begins
+    size: int  # bytes of the payload, by the header
+    payload: int  # position of its first byte
 
     def size_at(self, kind: _Kind) -> int:
         return self.payload - struct.calcsize(kind.size)
@@ -87,11 +133,8 @@ class _Chunk(NamedTuple):
 def layout(file: IO[bytes], size: int) -> Layout:
     """Find joined files, unfinished headers and damaged pages in a file of ``size`` bytes."""
     head = _at(file, 0, 64)
-    begin = 0
-    if head.startswith(b"ID3"):
-        begin = 10 + sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False)
-        )
+    begin = _tag_bytes(head) if head.startswith(b"ID3") else 0
+    if begin:
         head = _at(file, begin, 64)
     if head.startswith(b"OggS"):
         return _ogg(file, size)
@@ -118,7 +161,7 @@ def _at(file: IO[bytes], at: int, n: int) -> bytes:
 
 
 def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[int]:
-    """Where a pattern begins in the bytes ``start`` to ``end``."""
+    """The positions of a pattern in the bytes ``start`` to ``end``."""
     compiled, last = re.compile(pattern, re.DOTALL), -1
     for at in range(start, end, _BLOCK):
         for match in compiled.finditer(_at(file, at, min(_BLOCK + _OVERLAP, end - at))):
@@ -128,7 +171,7 @@ def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[i
 
 
 def _said_end(file: IO[bytes], head: bytes, begin: int) -> int:
-    """Where a WAV or AIFF file ends by its own header; a file may be embedded in it before. 0 when it does not say."""
+    """The end of a WAV or AIFF file by its own header, 0 if unknown. Another file may be embedded before that end."""
     if head[:4] not in (b"RIFF", b"RIFX", b"FORM"):
         return 0
     (size,) = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])
@@ -136,7 +179,7 @@ def _said_end(file: IO[bytes], head: bytes, begin: int) -> int:
 
 
 def _mp3_starts(file: IO[bytes], tables: list[int], begin: int, end: int) -> list[int]:
-    """Where further MP3 files begin: at a frame with a count in it, or where the counted bytes of one end."""
+    """The starts of further MP3 files: a frame with a byte count, or the end of the bytes counted by such a frame."""
     starts = {at for at in tables if at - begin > _MP3_FRAME}
     for at, until in pairwise([*tables, end]):
         counted = _counted_bytes(_at(file, at, 64))
@@ -149,7 +192,7 @@ def _mp3_starts(file: IO[bytes], tables: list[int], begin: int, end: int) -> lis
 
 
 def _counted_bytes(frame: bytes) -> int:
-    """The length of an MP3 file as its first frame gives it; 0 when it does not."""
+    """The length of an MP3 file in bytes by its first frame; 0 if the frame has no count."""
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
     flags = int.from_bytes(frame[at + 4 : at + 8])
     if not flags & 2:
@@ -159,15 +202,13 @@ def _counted_bytes(frame: bytes) -> int:
 
 
 def _tag_bytes(head: bytes) -> int:
-    """The length of an MP3 tag that begins here; 0 for none."""
+    """The length of the MP3 tag at the start of ``head``; 0 without a tag."""
     if head.startswith(b"TAG"):
         return 128
     if head.startswith(b"APETAGEX"):
         return 32 + int.from_bytes(head[12:16], "little")
     if head.startswith(b"ID3"):
-        return 10 + sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)
-        )
+        return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
     return 0
 
 
@@ -175,11 +216,11 @@ def _tag_bytes(head: bytes) -> int:
 
 
 def _check_chunks(file: IO[bytes], start: int, end: int, found: Layout) -> None:
-    """Patch the size of samples that a recorder left at 0, and tell of bytes that belong to no chunk."""
+    """Patch a size of samples that a recorder left at 0, and report bytes that belong to no chunk."""
     magic = _at(file, start, 12)
     if magic[:4] == b".snd" and magic[8:12] == b"\0" * 4 and end > start + int.from_bytes(magic[4:8]):
         found.patches[start + 8] = b"\xff" * 4
-        _tell_unfinished(found, end - start - int.from_bytes(magic[4:8]))
+        _report_unfinished(found, end - start - int.from_bytes(magic[4:8]))
         return
     kind = _KINDS.get(magic[:4])
     if not kind or (magic[:4] in (b"RIFF", b"RIFX", b"RF64") and magic[8:] != b"WAVE"):
@@ -194,9 +235,9 @@ def _check_chunks(file: IO[bytes], start: int, end: int, found: Layout) -> None:
     said, there = _said_size(file, chunks), end - chunk.payload
     own = 8 if kind.samples == b"SSND" else 4 if kind is _KINDS[b"caff"] else 0  # fields before the samples
     if said <= own:
-        if there > own and not _is_chunks(file, chunk.payload + said, end, kind):
+        if there > own and _unexplained(file, chunk.payload + said, end, kind):
             found.patches |= _patched(file, start, end, kind, chunks)
-            _tell_unfinished(found, there - own)
+            _report_unfinished(found, there - own)
     elif said < there and said < 0x7FFFF000:
         rest = _unexplained(file, chunk.payload + said + -said % kind.pad, end, kind)
         rate = _byte_rate(file, chunks)
@@ -206,19 +247,19 @@ def _check_chunks(file: IO[bytes], start: int, end: int, found: Layout) -> None:
             )
 
 
-def _tell_unfinished(found: Layout, n_bytes: int) -> None:
+def _report_unfinished(found: Layout, n_bytes: int) -> None:
     found.problems.append(f"its header is unfinished: it gives 0 bytes of samples, there are {n_bytes:,}")
 
 
 def _chunks(file: IO[bytes], at: int, end: int, kind: _Kind) -> Iterator[_Chunk]:
-    """The chunks from a position on, as long as they look like chunks."""
+    """The chunks from a position on, up to the first bytes that do not look like a chunk."""
     field_bytes = struct.calcsize(kind.size)
     while at + kind.id_bytes + field_bytes <= end:
         head = _at(file, at, kind.id_bytes + field_bytes)
         if not all(32 <= byte < 127 for byte in head[:4]):
             return
         (size,) = struct.unpack(kind.size, head[kind.id_bytes :])
-        if kind.id_bytes == 16:  # Wave64 counts the header in
+        if kind.id_bytes == 16:  # Wave64 includes the header in the size
             size -= 24
         payload = at + len(head)
         yield _Chunk(head[: kind.id_bytes], size, payload)
@@ -227,12 +268,8 @@ def _chunks(file: IO[bytes], at: int, end: int, kind: _Kind) -> Iterator[_Chunk]
         at = payload + size + -size % kind.pad
 
 
-def _is_chunks(file: IO[bytes], at: int, end: int, kind: _Kind) -> bool:
-    return not _unexplained(file, at, end, kind)
-
-
 def _unexplained(file: IO[bytes], at: int, end: int, kind: _Kind) -> int:
-    """How many of the bytes from a position on are in no chunk and no tag."""
+    """The number of bytes from a position on that are in no chunk and no tag."""
     for chunk in _chunks(file, at, end, kind):
         if chunk.size < 0 or chunk.payload + chunk.size > end:
             break
@@ -243,7 +280,7 @@ def _unexplained(file: IO[bytes], at: int, end: int, kind: _Kind) -> int:
 
 
 def _said_size(file: IO[bytes], chunks: list[_Chunk]) -> int:
-    """The size of the samples as the header gives it; RF64 has it in another chunk. Unknown is 2**63."""
+    """The size of the samples by the header (RF64: by another chunk); 2**63 if unknown."""
     size = chunks[-1].size
     table = next((chunk for chunk in chunks if chunk.id == b"ds64"), None)
     if table and size == 0xFFFFFFFF:
@@ -252,13 +289,13 @@ def _said_size(file: IO[bytes], chunks: list[_Chunk]) -> int:
 
 
 def _byte_rate(file: IO[bytes], chunks: list[_Chunk]) -> int:
-    """Bytes of samples per second, where a WAV file says so; else 0."""
+    """Bytes of samples per second by the header of a WAV file; 0 if unknown."""
     form = next((chunk for chunk in chunks if chunk.id.startswith(b"fmt ")), None)
     return int.from_bytes(_at(file, form.payload + 8, 4), "little") if form else 0
 
 
 def _patched(file: IO[bytes], start: int, end: int, kind: _Kind, chunks: list[_Chunk]) -> dict[int, bytes]:
-    """The size fields of an unfinished header, as they should be."""
+    """The correct size fields of an unfinished header, by position."""
     samples = chunks[-1]
     size = end - samples.payload
     counted = size + (24 if kind.id_bytes == 16 else 0)
@@ -289,7 +326,7 @@ class _Page(NamedTuple):
 
 
 def _ogg(file: IO[bytes], size: int) -> Layout:
-    """The links of a chained Ogg file, and what is wrong with its pages."""
+    """The links of a chained Ogg file, and the problems of its pages."""
     pages = list(_pages(file, size))
     whole = [page for page in pages if page.end <= size]
     starts, firsts = [0], 0
@@ -301,7 +338,7 @@ def _ogg(file: IO[bytes], size: int) -> Layout:
     if len(whole) < len(pages) or not (whole and whole[-1].flags & 4):
         found.problems.append("its last Ogg page is missing")
     skipped = sum(page.start - before.end for before, page in pairwise(pages))
-    bad = sum(_bad_pages(file, whole[i : i + _CRC_PAGES]) for i in range(0, len(whole), _CRC_PAGES))
+    bad = sum(_is_bad(_at(file, page.start, page.end - page.start)) for page in whole)
     if bad or skipped:
         found.damaged = True
         found.problems.append(f"{max(bad, 1)} damaged Ogg page{'s' * (bad > 1)}")
@@ -320,32 +357,11 @@ def _pages(file: IO[bytes], size: int) -> Iterator[_Page]:
         at = end
 
 
-def _bad_pages(file: IO[bytes], pages: list[_Page]) -> int:
-    """How many pages do not have the checksum that they carry.
+def _is_bad(page: bytes) -> bool:
+    """Whether the checksum of an Ogg page is wrong.
 
-    The checksum begins with 0, so that zeros before a page change nothing: all pages are computed side by side.
+    Ogg uses the polynomial of zlib's CRC-32 with the bits in the opposite order, and starts from 0 (RFC 3533).
     """
-    longest = max(page.end - page.start for page in pages)
-    columns = np.zeros((longest, len(pages)), np.uint8)
-    carried = np.zeros(len(pages), np.uint32)
-    for i, page in enumerate(pages):
-        data = bytearray(_at(file, page.start, page.end - page.start))
-        carried[i] = int.from_bytes(data[22:26], "little")
-        data[22:26] = b"\0" * 4
-        columns[longest - len(data) :, i] = np.frombuffer(data, np.uint8)
-    computed = np.zeros(len(pages), np.uint32)
-    for row in columns:
-        computed = (computed << np.uint32(8)) ^ _CRC[(computed >> np.uint32(24)) ^ row]
-    return int(np.count_nonzero(computed != carried))
-
-
-def _crc_table() -> npt.NDArray[np.uint32]:
-    table = np.arange(256, dtype=np.uint32) << np.uint32(24)
-    for _ in range(8):
-        table = (table << np.uint32(1)) ^ np.where(
-            table >> np.uint32(31), np.uint32(0x04C11DB7), np.uint32(0)
-        )
-    return table
-
-
-_CRC = _crc_table()
+    content = page[:22] + b"\0" * 4 + page[26:]
+    crc = zlib.crc32(content.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2) != int.from_bytes(page[22:26], "little")

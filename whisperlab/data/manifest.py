@@ -1,4 +1,4 @@
-"""Manifests: a list of recordings with what is said in them, as JSON lines in NeMo's form."""
+"""Manifests: lists of recordings with their transcripts, as JSON lines in NeMo's format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import soundfile
 
@@ -21,32 +21,26 @@ from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, 
 from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.validation import from_json, is_number, shown
 
+Fields: TypeAlias = Mapping[str, object]  # of a JSON object
 logger = logging.getLogger("whisperlab")
 
-_ROUNDING_S = 0.01  # by how much a segment may end after its recording: people round
+_ROUNDING_S = 0.01  # a segment may end this much after its recording: people round
 
 
 @dataclass(slots=True, frozen=True)
 class Recording:
-    """One line of a manifest: an audio file and what is said in it.
-
-    ``duration`` is in seconds. With an ``offset`` the recording is that part of its file, ``duration`` seconds from
-    there on, and times are relative to the part; without (None) it is the whole file. ``lang`` is a Whisper code or
-    several joined by commas, empty when unknown.
-    ``split`` is empty when the recording belongs to no split. ``snr`` is the signal-to-noise ratio in dB of
-    noise that was added, None when none was.
-    """
+    """One line of a manifest: an audio file and its transcript."""
 
     id: str
     audio_path: Path
-    duration: float
+    duration: float  # seconds
     text: str
-    lang: str
-    segments: tuple[ReferenceSegment, ...]
-    split: str
+    lang: str  # Whisper codes joined by commas; empty if unknown
+    segments: tuple[ReferenceSegment, ...]  # times relative to the recording
+    split: str  # empty if it belongs to no split
     corpus: str
-    snr: float | None = None
-    offset: float | None = None
+    snr: float | None = None  # signal-to-noise ratio of added noise in dB
+    offset: float | None = None  # start in the file in seconds, for a part of a file
 
     def audio(self) -> FloatArray:
         """The samples. Raises AudioFormatError as `whisperlab.data.audio_files.read_audio` does."""
@@ -59,25 +53,25 @@ class Recording:
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """The seconds before each segment, since the end of the one before; negative where they overlap."""
+        """The seconds between each segment and the end of the one before; negative if they overlap."""
         ends = (0.0, *(segment.end for segment in self.segments))
         return tuple(segment.start - end for segment, end in zip(self.segments, ends, strict=False))
 
     @property
     def switches(self) -> int:
-        """How often the language changes from one segment to the next."""
+        """The number of segments whose language differs from that of the segment before."""
         return sum(a.lang != b.lang for a, b in zip(self.segments, self.segments[1:], strict=False))
 
     @property
-    def reference(self) -> dict[str, Any]:
-        """Text and segments as a trace keeps them: ``{"text", "segments": [{start, end, lang, text}]}``."""
+    def reference(self) -> dict[str, object]:
+        """Text and segments in the form of a trace: ``{"text", "segments": [{start, end, lang, text}]}``."""
         return Reference(self.text, self.segments).to_dict()
 
 
 def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
-    """Write one line per recording; audio under the manifest's folder is named relative to it.
+    """Write one line per recording. Audio in the manifest's folder gets a relative path.
 
-    The file appears when it is complete.
+    The file appears only when it is complete.
     """
     target = Path(path)
     lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
@@ -85,31 +79,31 @@ def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -
 
 
 def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:
-    """The recordings of a manifest, in its order.
+    """The recordings of a manifest, in the same order.
 
-    Each line is a JSON object with ``audio_filepath`` (relative to the manifest's folder, or absolute),
-    ``duration`` in seconds and ``text``; optional are ``offset`` (seconds), ``lang``, ``segments`` (``start``, ``end``,
-    ``lang``, ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. With an ``offset`` the recording
-    is ``duration`` seconds of the file from there on, and segments count from there. Languages are those that
-    `language_code` takes. Without ``segments`` a recording in one language is one segment. Without ``id`` a recording
-    is called after its file, a part after file and offset (``call@12.5``). Unknown fields and empty lines are skipped.
+    Each line is a JSON object with ``audio_filepath`` (absolute, or relative to the manifest's folder), ``duration``
+    in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang``, ``segments`` (a list of ``start``,
+    ``end``, ``lang``, ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. Unknown fields and empty
+    lines are skipped.
 
-    Raises ManifestError naming file and line; with ``check_audio`` also when an audio file is missing, or ends before
-    an offset or a segment. Where a duration differs from what the file has, that of the file is taken, and a warning is
-    logged.
+    With an ``offset`` the recording is ``duration`` seconds of the file from there on; segments are relative to it.
+    `language_code` lists the accepted languages. Without ``segments``, a recording in one language is one segment.
+    Without ``id``, the id is the file's name, or file name and offset (``call@12.5``).
+
+    Raises ManifestError with file and line. With ``check_audio`` also raises it if an audio file is missing, or ends
+    before an offset or a segment. If a duration differs from the file's, the file's is used, and a warning is logged.
     """
     source = Path(path)
     recordings: dict[str, Recording] = {}
     wrong: list[str] = []
     for place, line in _lines(source):
         fields = _object(line, place, source)
-        duration, offset = _number(fields, "duration", place), None
-        if fields.get("offset") is not None:
-            offset = _number(fields, "offset", place)
+        duration = _number(fields, "duration", place)
+        offset = None if fields.get("offset") is None else _number(fields, "offset", place)
         if check_audio:
             audio = source.parent / _text(fields, "audio_filepath", place)
             if not audio.is_file():
-                raise ManifestError(f"{place}: there is no audio file {audio}")
+                raise ManifestError(f"{place}: the audio file {audio} does not exist")
             there_s, offset = _there(audio, offset, duration, place)
             if abs(there_s - duration) > _tolerance(duration):
                 wrong.append(f"{place}: duration is {duration:g} s, but {audio.name} has {there_s:.2f} s")
@@ -129,9 +123,10 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
 
 
 def _there(audio: Path, offset: float | None, duration: float, place: str) -> tuple[float, float | None]:
-    """The seconds of audio there are for a line, and its offset: None when that is the whole file.
+    """The actual seconds of audio of a line, and its offset: None for the whole file.
 
-    The header is believed where it agrees with the line; else the file is decoded, for a header can be wrong too.
+    The duration in the audio file's header is used if it agrees with the line. Otherwise the file is decoded, because
+    headers can be wrong too.
     """
     wanted = (offset or 0.0) + duration
     try:
@@ -143,7 +138,7 @@ def _there(audio: Path, offset: float | None, duration: float, place: str) -> tu
     ):
         try:
             there_s = duration_s(read_audio(audio))
-        except AudioFormatError:  # that is told when the recording is used
+        except AudioFormatError:  # raised again when the recording is used
             return duration, offset
     if offset is None or (offset == 0 and abs(there_s - duration) <= _tolerance(duration)):
         return there_s, None
@@ -153,7 +148,7 @@ def _there(audio: Path, offset: float | None, duration: float, place: str) -> tu
 
 
 def _tolerance(duration: float) -> float:
-    """The seconds by which a stated duration may differ from the file's: 5 %, within 0.1 and 0.5 s."""
+    """The allowed difference between a stated duration and the file's, in seconds: 5 %, between 0.1 and 0.5 s."""
     return min(0.5, max(0.1, 0.05 * duration))
 
 
@@ -162,7 +157,7 @@ def _short(number: float) -> str:
     return f"{round(number, 3):.10g}"
 
 
-def _to_dict(recording: Recording, folder: Path) -> dict[str, Any]:
+def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
     audio = recording.audio_path
     return {
         "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
@@ -182,7 +177,7 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, Any]:
 
 
 def _lines(source: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not empty with its place, ``file:number``."""
+    """The lines that are not empty, with their places ``file:number``."""
     try:
         content = read_text(source)
     except OSError as error:
@@ -194,28 +189,29 @@ def _lines(source: Path) -> Iterator[tuple[str, str]]:
             yield f"{source}:{number}", line
 
 
-def _object(line: str, place: str, source: Path) -> dict[str, Any]:
+def _object(line: str, place: str, source: Path) -> dict[str, object]:
+    cause = None
     try:
         value = from_json(line)
+        if isinstance(value, dict):
+            return value
+        found = shown(value)
     except ValueError as error:
-        found = _other_format(source) or f"not JSON: {error}"
-        raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from error
-    if not isinstance(value, dict):
-        found = _other_format(source) or shown(value)
-        raise ManifestError(f"{place}: expected one JSON object per line, found {found}")
-    return value
+        cause, found = error, f"not JSON: {error}"
+    found = _other_format(source) or found
+    raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from cause
 
 
 def _other_format(source: Path) -> str:
-    """What a file is that is no manifest, where it is a format that people take for one."""
+    """The format of a file that is often mistaken for a manifest; empty if unknown."""
     content = read_text(source).strip()
     try:
-        whole = from_json(content)
+        document = from_json(content)
     except ValueError:
-        whole = None
-    if isinstance(whole, list):
-        return f"a JSON array of {len(whole)}: write each of its items on a line of its own"
-    if isinstance(whole, dict):
+        document = None
+    if isinstance(document, list):
+        return f"a JSON array of {len(document)}: write each item on its own line"
+    if isinstance(document, dict):
         return "one JSON object over several lines: write it on one line"
     if content.startswith(("{", "[")):
         return ""
@@ -223,14 +219,13 @@ def _other_format(source: Path) -> str:
         return "subtitles (SRT or WebVTT)"
     first = content.partition("\n")[0]
     separator = max(",;\t|", key=first.count)
-    if separator in first:
-        return f"a table with columns separated by {separator!r}"
-    return ""
+    return f"a table with columns separated by {separator!r}" if separator in first else ""
 
 
-def _from_dict(fields: Mapping[str, Any], source: Path, place: str) -> Recording:
+def _from_dict(fields: Fields, source: Path, place: str) -> Recording:
     audio = source.parent / _text(fields, "audio_filepath", place)
-    duration, offset = _number(fields, "duration", place), fields["offset"]
+    duration = _number(fields, "duration", place)
+    offset = None if fields["offset"] is None else _number(fields, "offset", place)
     text = _text(fields, "text", place)
     lang = _languages(_text(fields, "lang", place, ""), place)
     snr = fields.get("noise_snr_db")
@@ -249,7 +244,7 @@ def _from_dict(fields: Mapping[str, Any], source: Path, place: str) -> Recording
 
 
 def _segments(
-    fields: Mapping[str, Any], text: str, lang: str, duration: float, place: str
+    fields: Fields, text: str, lang: str, duration: float, place: str
 ) -> tuple[ReferenceSegment, ...]:
     if "segments" not in fields:
         return (ReferenceSegment(0.0, duration, lang, text),) if lang and "," not in lang else ()
@@ -261,7 +256,7 @@ def _segments(
     return segments
 
 
-def _segment(item: Any, place: str) -> ReferenceSegment:
+def _segment(item: object, place: str) -> ReferenceSegment:
     if not isinstance(item, dict):
         raise ManifestError(f"{place}: expected a JSON object, got {shown(item)}")
     lang = _language(_text(item, "lang", place), place)
@@ -294,23 +289,21 @@ def _language(name: str, place: str) -> str:
         raise ManifestError(f"{place}: lang: {error}") from error
 
 
-def _value(fields: Mapping[str, Any], name: str, place: str, default: Any) -> Any:
+def _value(fields: Fields, name: str, place: str, default: object = None) -> object:
     if name not in fields and default is None:
         raise ManifestError(f"{place}: the field {name!r} is missing")
     return fields.get(name, default)
 
 
-def _text(fields: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
+def _text(fields: Fields, name: str, place: str, default: str | None = None) -> str:
     value = _value(fields, name, place, default)
     if not isinstance(value, str):
         raise ManifestError(f"{place}: {name} should be a string, got {shown(value)}")
     return value
 
 
-def _number(
-    fields: Mapping[str, Any], name: str, place: str, default: float | None = None, *, low: float = 0.0
-) -> float:
-    value = _value(fields, name, place, default)
+def _number(fields: Fields, name: str, place: str, *, low: float = 0.0) -> float:
+    value = _value(fields, name, place)
     if not is_number(value) or value < low:
         raise ManifestError(
             f"{place}: {name} should be a number{' of 0 or more' * (low == 0)}, got {shown(value)}"

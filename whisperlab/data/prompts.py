@@ -1,4 +1,4 @@
-"""Prompts: sentences read by people, cleaned, trimmed to their speech and levelled."""
+"""Prompts: sentences read by people, with clean texts, trimmed to their speech and levelled."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
 
 SPLITS = ("dev", "test")
 
-# Cleaning. Everything left out makes the reference doubtful, not the recognition hard.
+# Cleaning. Excluded prompts have a doubtful reference; difficult speech is never a reason.
 _NOT_SENTENCES = ("digits/", "letters/", "phonetic/", "silence/", "dictate/")
 _TEXTS_LIMIT = 8 << 20  # bytes
-_NEVER_SPOKEN = re.compile(r"[\[\](){}<>/\\*#_|]")  # stage directions, alternatives, names of files
+_NEVER_SPOKEN = re.compile(r"[\[\](){}<>/\\*#_|]")  # stage directions, alternatives, file names
 _LOST_LETTER = re.compile(r"\?(?!\s*$)")  # the Italian texts lost some accented letters to "?"
 _EDGES = ' \t.…"“”«»;,'  # a prompt is often a part of a sentence: "... to mute or unmute yourself"
 _PROMPT_S = (1.5, 20.0)  # seconds of speech
-_CHARACTERS_A_SECOND = (5.0, 28.0)  # outside, text and recording are not of the same sentence
+_CHARACTERS_A_SECOND = (5.0, 28.0)  # outside, text and recording differ
 
 # Trimming and levelling
 _LEVEL_FRAME = 160  # samples (10 ms)
-_QUIET_DB = 30.0  # this far below a prompt's loud frames lies room tone, hum, breath: chosen on all 1,300
+_QUIET_DB = 30.0  # below the loud frames: room tone, hum and breath start here (checked on all 1,300 prompts)
 _MARGIN = 480  # samples (30 ms) kept around the speech
-_LEVEL_DB = -20.0  # dB of full scale every prompt's speech is brought towards,
-_GAIN_LIMIT_DB = 6.0  # by this much at most: voices keep some of their differences
+_LEVEL_DB = -20.0  # dB of full scale: the level of every prompt moves towards it,
+_GAIN_LIMIT_DB = 6.0  # by at most this much: voices keep some of their differences
 
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """One usable prompt: its audio with at most 30 ms around the speech, and where in it the speech lies.
+    """One usable prompt: audio with at most 30 ms around its speech, and the span of the speech.
 
-    ``sentence`` is the same for all prompts that say the same, in whatever language.
+    ``sentence`` is the same for all prompts with the same meaning, in any language.
     """
 
     sentence: str
@@ -51,9 +51,9 @@ class Prompt:
 
 
 def parse_texts(raw: bytes) -> dict[str, str]:
-    """``key: text`` lines (gzip, UTF-8, ``;`` comments) as a mapping; of a key given twice the first counts.
+    """``key: text`` lines (gzip, UTF-8, ``;`` comments) as a mapping. The first line of a repeated key counts.
 
-    Raises CorpusError for anything else.
+    Raises CorpusError for other content.
     """
     try:
         stream = zlib.decompressobj(wbits=31)  # gzip
@@ -72,7 +72,7 @@ def parse_texts(raw: bytes) -> dict[str, str]:
 
 
 def clean_text(key: str, text: str) -> str | None:
-    """The words that are spoken, or None when the text cannot be trusted to be just that.
+    """The spoken words, or None if the text may contain anything else.
 
     >>> clean_text("confbridge-mute-out", "...to mute or unmute yourself.")
     'to mute or unmute yourself'
@@ -86,7 +86,7 @@ def clean_text(key: str, text: str) -> str | None:
 
 
 def fold(text: str) -> str:
-    """Lower case without accents and punctuation: equal for two texts that are the same words.
+    """Lower case without accents and punctuation: equal for two texts with the same words.
 
     >>> fold("Désolé, ce numéro...")
     'desole ce numero'
@@ -96,10 +96,10 @@ def fold(text: str) -> str:
 
 
 def sentences(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Which sentence each key says: the first key of all that share its words in any of the languages.
+    """The sentence of each key: the first of all keys that share its words in any language.
 
-    ``texts`` maps language to key to text. Prompts come in twins (``confbridge-mute-in`` and ``-out``, three
-    takes of one joke); splitting by key alone would tune on one twin and test on the other.
+    ``texts`` maps language to key to text. Some prompts are nearly the same (``confbridge-mute-in`` and ``-out``, three
+    takes of one joke). A split by key would put them in both *dev* and *test*.
     """
     parent: dict[str, str] = {}
 
@@ -122,9 +122,9 @@ def split_of(sentence: str) -> str:
 
 
 def decode_g722(raw: bytes) -> FloatArray:
-    """The samples of a headerless G.722 file (16 kHz); an empty file has none.
+    """The samples of a headerless G.722 file (16 kHz); an empty array for an empty file.
 
-    Raises CorpusError when it cannot be decoded and MissingDependencyError without PyAV.
+    Raises CorpusError if decoding fails and MissingDependencyError without PyAV.
     """
     if not raw:
         return np.zeros(0, dtype=np.float32)
@@ -145,7 +145,7 @@ def decode_g722(raw: bytes) -> FloatArray:
 
 
 def make_prompt(sentence: str, lang: str, text: str, audio: FloatArray) -> Prompt | None:
-    """A prompt ready to be placed, or None when text and recording do not fit each other or our needs."""
+    """A prompt that is ready for a scene, or None if its length or its speaking rate is out of range."""
     if len(audio) < samples(_PROMPT_S[0]) or not np.any(audio):
         return None
     trimmed, speech = trim(audio)
@@ -160,8 +160,7 @@ def make_prompt(sentence: str, lang: str, text: str, audio: FloatArray) -> Promp
 def trim(audio: FloatArray) -> tuple[FloatArray, Span]:
     """The audio with at most 30 ms around its speech, and the span of the speech in it, to 10 ms.
 
-    Speech begins and ends with the first and last 10 ms that are less than 30 dB below the loud ones (the
-    95th percentile).
+    Speech starts and ends with the first and last 10 ms that are less than 30 dB below the 95th percentile.
     """
     power = _power(audio[: len(audio) // _LEVEL_FRAME * _LEVEL_FRAME].reshape(-1, _LEVEL_FRAME))
     loud = np.flatnonzero(power > np.percentile(power, 95) * 10 ** (-_QUIET_DB / 10))
@@ -171,7 +170,7 @@ def trim(audio: FloatArray) -> tuple[FloatArray, Span]:
 
 
 def level(audio: FloatArray, speech: Span) -> FloatArray:
-    """The audio with its speech brought towards -20 dB of full scale, by 6 dB at most."""
+    """The audio with its speech moved towards -20 dB of full scale, by at most 6 dB."""
     power = float(_power(audio[speech.start : speech.end]))
     gain_db = np.clip(_LEVEL_DB - 10 * np.log10(power), -_GAIN_LIMIT_DB, _GAIN_LIMIT_DB)
     return audio * np.float32(10 ** (gain_db / 20))

@@ -1,4 +1,4 @@
-"""What there is to build: voices with their packages, licences and credits, and the recipes made of them."""
+"""The recipes of the corpora, and their voices with packages, licences and credits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VERSION = "1.6.1-1"
 
 @dataclass(slots=True, frozen=True)
 class Voice:
-    """One language's prompts: who speaks, on what terms, and the packages with recordings and texts."""
+    """The prompts of one language: speaker, terms, and the packages with recordings and texts."""
 
     lang: str
     language: str
@@ -26,7 +26,7 @@ class Voice:
 
 @dataclass(slots=True, frozen=True)
 class Recipe:
-    """A corpus to build: its languages, and the seconds of audio that each split has at least."""
+    """A corpus to build: its languages, and the minimum seconds of audio per split."""
 
     name: str
     languages: tuple[str, ...]
@@ -40,14 +40,14 @@ class Recipe:
 
     @property
     def packages(self) -> list[Package]:
-        """What has to be fetched: its recordings, and the texts of all languages (the split needs them)."""
+        """The packages to fetch: its recordings, and the texts of all languages (the split needs them)."""
         return [voice.audio for voice in self.voices] + [voice.texts for voice in VOICES.values()]
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; ConfigurationError when there is none."""
+    """The recipe of that name. Raises ConfigurationError for an unknown name."""
     if name not in RECIPES:
-        raise ConfigurationError(f"there is no corpus {name!r}; there are {', '.join(RECIPES)}")
+        raise ConfigurationError(f"unknown corpus {name!r}; the corpora are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
@@ -128,20 +128,20 @@ RECIPES = {
             "ivr-five",
             ("en", "es", "fr", "it", "ru"),
             {"dev": 360, "test": 360},
-            "five languages by four voices: easy, since mostly the voice changes with the language",
+            "five languages by four voices: easy, because the voice often changes with the language",
         ),
         Recipe(
             "ivr-en-es",
             ("en", "es"),
             {"dev": 300, "test": 300},
-            "English and Spanish by one bilingual speaker: hard, since nothing but the language changes",
+            "English and Spanish by one bilingual speaker: hard, because only the language changes",
         ),
         *(
             Recipe(
                 f"ivr-{voice.lang}",
                 (voice.lang,),
                 {"dev": 60, "test": 120},
-                f"control, {voice.language} alone: every switch found in it is false",
+                f"control, only {voice.language}: every switch found in it is false",
             )
             for voice in VOICES.values()
         ),

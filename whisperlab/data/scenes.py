@@ -1,4 +1,4 @@
-"""Scenes: prompts placed one after another so that the language changes at known samples."""
+"""Scenes: prompts placed one after another, so that the language changes at known samples."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from whisperlab.util.timeline import SAMPLE_RATE, samples, seconds
 
 _BLOCKS = (8, 20)  # a block is one or two prompts of one language
 _LENGTH_S = (40.0, 90.0)
-_AIM_S = (45.0, 78.0)  # a scene ends with the block that reaches a length drawn from here
+_AIM_S = (45.0, 78.0)  # a scene ends with the block that reaches a length drawn from this range
 _TWO_PROMPTS = 0.35  # the share of blocks with two prompts
-_GAP_MS = 600  # the longest pause between the speech of two prompts; the shortest is none
-_TAIL = 8000  # samples (0.5 s) after the last word, so that a stream can hear that it has ended
+_GAP_MS = 600  # the longest pause between the speech of two prompts; the shortest is 0
+_TAIL = 8000  # samples (0.5 s) after the last word, so that voice-activity detection sees its end
 _NOISES_DB = (None, 20.0, None, 10.0)  # signal-to-noise ratio, scene after scene
 _PINK_ABOVE_HZ = 50.0
-_TRIES = 1000  # about one draw in two is a scene
+_TRIES = 1000  # about every second draw succeeds
 
 
 @dataclass(slots=True, frozen=True)
 class Placed:
-    """A prompt in a scene: its speech starts at sample ``start``."""
+    """A prompt in a scene; its speech starts at sample ``start``."""
 
     prompt: Prompt
     start: int
@@ -38,14 +38,14 @@ class Placed:
 
 @dataclass(slots=True, frozen=True)
 class Scene:
-    """Placed prompts by time, in ``blocks`` blocks; noise is ``snr_db`` below the speech, None for none."""
+    """Placed prompts by time, in ``blocks`` blocks. Noise is ``snr_db`` below the speech; None means clean."""
 
     placed: tuple[Placed, ...]
     blocks: int
     snr_db: float | None = None
 
     def __len__(self) -> int:
-        """Length in samples, with the half second of quiet at the end."""
+        """Length in samples, including the half second of quiet at the end."""
         return self.placed[-1].end + _TAIL
 
     @property
@@ -58,10 +58,10 @@ class Scene:
 def plan_scenes(
     rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float
 ) -> Iterator[Scene]:
-    """Scenes until they are ``length_s`` seconds together; no prompt is used twice.
+    """Scenes with a total length of at least ``length_s`` seconds. No prompt is used twice.
 
-    Every second one is clean, the others have noise at 20 and 10 dB in turn. Raises CorpusError when the
-    pool is too small.
+    Every second scene is clean; the others have noise at 20 and 10 dB alternately. Raises CorpusError if the pool is
+    too small.
     """
     left = list(pool)
     total, index = 0.0, 0
@@ -86,10 +86,10 @@ def _plan_scene(
 def _draw(
     rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None
 ) -> Scene | None:
-    """Blocks up to a drawn length, or None when the prompts do not suffice.
+    """Blocks up to a random length, or None if the prompts run out.
 
-    Neighbouring blocks differ in language (where there are two), and no sentence is heard twice in a scene,
-    not even in two languages.
+    Neighbouring blocks differ in language if there are several. No sentence occurs twice in a scene, not even in two
+    languages.
     """
     deck = [pool[i] for i in rng.permutation(len(pool))]
     aim = samples(rng.uniform(*_AIM_S))
@@ -99,8 +99,8 @@ def _draw(
         lang = _other_language(rng, languages, placed[-1].prompt.lang if placed else None)
         size = 1 + int(rng.random() < _TWO_PROMPTS)
         for _ in range(size):
-            heard = {p.prompt.sentence for p in placed}
-            prompt = next((p for p in deck if p.lang == lang and p.sentence not in heard), None)
+            used = {p.prompt.sentence for p in placed}
+            prompt = next((p for p in deck if p.lang == lang and p.sentence not in used), None)
             if prompt is None:
                 return None
             gap = samples(int(rng.integers(_GAP_MS + 1)) / 1000)
@@ -115,12 +115,12 @@ def _other_language(rng: np.random.Generator, languages: Sequence[str], previous
 
 
 def render(scene: Scene, rng: np.random.Generator) -> FloatArray:
-    """The scene's samples. Its signal-to-noise ratio is that of the speech alone, pauses not counted."""
+    """The scene's samples. The signal-to-noise ratio refers to the speech without pauses."""
     audio = np.zeros(len(scene), dtype=np.float32)
     for placed in scene.placed:
         clip = _faded(placed.prompt)
         at = placed.start - placed.prompt.speech.start
-        outside = max(0, -at)  # a scene may open with speech: there is no room for the margin before it
+        outside = max(0, -at)  # a scene may start with speech: its margin would begin before the scene
         audio[at + outside : at + len(clip)] += clip[outside:]
     if scene.snr_db is not None:
         noise = np.sqrt(_speech_power(scene)) * 10 ** (-scene.snr_db / 20)
@@ -129,7 +129,7 @@ def render(scene: Scene, rng: np.random.Generator) -> FloatArray:
 
 
 def _faded(prompt: Prompt) -> FloatArray:
-    """The prompt with its margins faded, so that no cut clicks and margins that overlap add up."""
+    """The prompt with its margins faded, so that cuts do not click and overlapping margins add up."""
     audio = prompt.audio.copy()
     before, after = prompt.speech.start, len(audio) - prompt.speech.end
     audio[:before] *= np.sin(np.linspace(0, np.pi / 2, before, dtype=np.float32)) ** 2

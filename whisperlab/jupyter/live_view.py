@@ -1,12 +1,12 @@
-"""A stream to look at while it runs: languages, posteriors, text and latency, in a notebook.
+"""A live view of a running stream in a notebook: languages, posteriors, text and latency.
 
     view = LiveView(SessionRestartTranscriber(languages=["en", "es"]))
     for chunk in chunks:
         view.process(chunk)
     view.finalize()
 
-Jupyter shows one picture that is drawn anew twice a second, and the last one stays, in the saved notebook and in its
-page too, for it is a drawing and no widget.
+Jupyter shows one picture that is updated twice a second. It is an SVG, not a widget, so that the last picture remains
+in the saved notebook and in its page.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.trace import StreamTranscriber
     from whisperlab.util.audio_arrays import FloatArray
 
-LAST_S = 30.0  # seconds of the stream that the picture shows
-FRAMES_A_S = 100  # language-ID frames a second, at most
+LAST_S = 30.0  # seconds of the stream in the picture
+MAX_FRAME_RATE = 100  # language-ID frames per second
 
 
 class LiveView:
-    """A transcriber that shows what it does; for everything else it is the one it wraps.
+    """Wraps a transcriber and shows its results while it runs.
 
-    One thread feeds and finishes; `html` may be asked by any other meanwhile.
+    One thread calls `process` and `finalize`; other threads may call `html` at any time.
 
     Args:
         transcriber: any `StreamTranscriber`.
-        every_s: wall seconds between two pictures; drawing one takes some 50 ms.
-        sampling_rate: of the chunks.
-        show: takes the markup of each picture, instead of the notebook.
+        every_s: wall-clock seconds between two pictures; drawing one takes about 50 ms.
+        sampling_rate: sampling rate of the chunks.
+        show: receives the markup of each picture instead of the notebook.
+        clock: wall clock in seconds.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class LiveView:
         self._tentative = ""
         self._segments: deque[SessionSegment] = deque(maxlen=100)
         self._switches: deque[Switch] = deque(maxlen=100)
-        self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * FRAMES_A_S))
+        self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * MAX_FRAME_RATE))
         self._latency: deque[tuple[float, float, float]] = deque(maxlen=3000)
         self._drawn_at = -float("inf")
-        self._noting = threading.Lock()
+        self._lock = threading.Lock()
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
-        """The inner result of one chunk."""
+        """Process one chunk; draws a picture if the last one is older than ``every_s``."""
         began = self._clock()
         result = self._inner.process(chunk)
         took_ms = (self._clock() - began) * 1000
@@ -75,20 +76,20 @@ class LiveView:
         return result
 
     def finalize(self) -> ProcessResult:
-        """The inner result of the end; draws the picture that stays."""
+        """End the stream and draw the last picture."""
         result = self._inner.finalize()
         self._take(result)
         self._draw()
         return result
 
     def html(self) -> str:
-        """The picture as markup: the drawing, then the text with its languages."""
-        with self._noting:  # what is drawn is of one moment, and drawing it takes long
+        """The picture as markup: the figure, then the text with its languages."""
+        with self._lock:  # copies the state of one moment, because drawing is slow
             heard_s, language, tentative = self.heard_s, self._language, self._tentative
             segments, switches = list(self._segments), list(self._switches)
             frames, latency = list(self._frames), list(self._latency)
         drawing = live_figure(segments, switches, frames, latency, heard_s, last_s=LAST_S)
-        words = f"{heard_s:.1f} s heard, language {language or 'not known yet'}"
+        words = f"{heard_s:.1f} s received, language {language or 'not yet detected'}"
         text = "".join(
             f'<span lang="{escape(segment.language)}" dir="auto"><b>{escape(segment.language)}</b> '
             f"{escape(segment.text.strip())}</span> "
@@ -98,7 +99,7 @@ class LiveView:
         return f"{to_svg(drawing, 'live', words)}<p>{text}{open_text}</p>"
 
     def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
-        with self._noting:
+        with self._lock:
             if length_s:
                 self.heard_s += length_s
                 self._latency.append((self.heard_s, took_ms, length_s * 1000))
@@ -113,7 +114,7 @@ class LiveView:
 
 
 def _in_notebook() -> Callable[[str], object]:
-    """Shows markup in one place of the notebook; without IPython nowhere."""
+    """A function that shows markup in one output of the notebook; it does nothing without IPython."""
     try:
         from IPython import get_ipython
         from IPython.display import HTML, DisplayHandle

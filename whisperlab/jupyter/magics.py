@@ -1,7 +1,7 @@
-"""Magics for IPython and Jupyter: what a cell costs in time, in resident memory, on the heap.
+"""Magics for IPython and Jupyter: the time, resident memory and heap of a cell.
 
-``%load_ext whisperlab`` brings ``%%latency``, ``%%peak_memory`` and ``%%heap``. Each shows a data frame and leaves it
-in ``_latency``, ``_peak_memory`` or ``_heap``. They are passes of their own, one at a time: each disturbs the others.
+``%load_ext whisperlab`` loads ``%%latency``, ``%%peak_memory`` and ``%%heap``. Each shows a data frame and stores it in
+``_latency``, ``_peak_memory`` or ``_heap``. Use one at a time: each measurement disturbs the others.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import argparse
 import gc
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import pandas as pd
 from IPython.core.error import UsageError
@@ -20,6 +19,7 @@ from IPython.core.magic import Magics as IPythonMagics
 from IPython.core.magic import cell_magic, magics_class
 from IPython.display import display
 
+from whisperlab.cli.arguments import positive_int
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.profiling.heap import traced
 from whisperlab.report.page import write_page
@@ -34,10 +34,10 @@ class Magics(IPythonMagics):
 
     @cell_magic
     def latency(self, line: str, cell: str) -> None:
-        """Run the cell and show milliseconds: the cell's own, and of the operations that were timed while it ran.
+        """Run the cell and show the milliseconds of the cell, and of the operations timed during the run.
 
-        ``%%latency -n 5`` runs it five times. Operations are those of every `PerformanceMetrics` that a variable of
-        the notebook holds, itself or as its ``metrics``.
+        ``%%latency -n 5`` runs it five times. Operations come from every `PerformanceMetrics` in a variable of the
+        notebook, or in the attribute ``metrics`` of a variable.
         """
         rounds = _arguments("latency", line, n=1).n
         metrics = PerformanceMetrics()
@@ -54,7 +54,7 @@ class Magics(IPythonMagics):
 
     @cell_magic
     def peak_memory(self, line: str, cell: str) -> None:
-        """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, reset before), and after."""
+        """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, which is reset), and after."""
         _arguments("peak_memory", line)
         gc.collect()
         before = process_memory()
@@ -74,9 +74,9 @@ class Magics(IPythonMagics):
 
     @cell_magic
     def heap(self, line: str, cell: str) -> None:
-        """Run the cell under memray and show the lines that held most at the peak of the heap.
+        """Run the cell under memray and show the code lines with the most memory at the peak of the heap.
 
-        ``%%heap -f PAGE`` also writes memray's flame graph, one HTML file.
+        ``%%heap -f PAGE`` also writes memray's flame graph, an HTML file.
         """
         page = _arguments("heap", line, f=Path()).f
         found = traced(lambda: self._run(cell))
@@ -100,7 +100,7 @@ class Magics(IPythonMagics):
         self.shell.run_cell(cell).raise_error()  # type: ignore[no-untyped-call]
 
     def _metrics(self) -> list[PerformanceMetrics]:
-        """Every metrics object that the notebook can reach by a name."""
+        """Every metrics object in the notebook's variables."""
         assert self.shell is not None
         found: dict[int, PerformanceMetrics] = {}
         for value in list(self.shell.user_ns.values()):
@@ -116,24 +116,18 @@ class Magics(IPythonMagics):
 
 
 def _counts(metrics: PerformanceMetrics) -> dict[str, float]:
-    return {name: told["count"] for name, told in metrics.get_statistics().items()}
+    return {name: values["count"] for name, values in metrics.get_statistics().items()}
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}")
 
 
-def _arguments(name: str, line: str, **options: Any) -> argparse.Namespace:
-    """The options of a magic's first line, each with its default, whose type it has."""
+def _arguments(name: str, line: str, **options: int | Path) -> argparse.Namespace:
+    """Parse the first line of a magic. ``options`` are the defaults; they decide the types."""
     parser = _Parser(prog=f"%%{name}", add_help=False)
     for option, default in options.items():
-        kind: Callable[[str], Any] = _rounds if isinstance(default, int) else type(default)
+        kind = positive_int if isinstance(default, int) else type(default)
         parser.add_argument(f"-{option}", type=kind, default=default)
     return parser.parse_args(shlex.split(line))
-
-
-def _rounds(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
-    return int(text)

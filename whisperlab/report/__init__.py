@@ -1,6 +1,6 @@
-"""Reports: traces and sweep results become one offline HTML file each, and an index of them.
+"""Reports: one offline HTML file per set of traces or sweep, and an index of all pages.
 
-Nothing here loads the model; matplotlib and jinja2 (extra ``report``) are loaded when a page is made.
+Reports never load a model. matplotlib and jinja2 (extra ``report``) are imported when a page is made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Figures of the reports: matplotlib figures out of records, and their markup for a page.
+"""Figures of the reports: matplotlib figures, and their SVG for a page.
 
-Colours are Okabe and Ito's, told apart with any colour vision, and colour never is the only sign: bars carry
-their language, cells their number. A figure works alone (``timeline_figure(trace)`` in a notebook), and
-``to_svg`` turns it into markup that follows the page's light or dark theme.
+The colours are Okabe and Ito's, which people with any colour vision can distinguish. Colour is never the only sign:
+bars show their language, cells their number. A figure works alone (``timeline_figure(trace)`` in a notebook).
+``to_svg`` makes markup that follows the page's light or dark theme.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Black text is readable on all of them; Okabe and Ito's own black is left to text.
+# Black text is readable on all of them; Okabe and Ito's own black is used for text.
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
 OTHER = "#9AA0A6"  # all languages beyond the palette
 INK = "#1d2126"  # becomes the page's text colour
@@ -41,8 +41,7 @@ MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
 GOOD, BAD, UNSURE, WORK = "#009E73", "#D55E00", "#F0E442", "#9AA0A6"
 
-# Where the time axis of a timeline begins and ends, as shares of the figure's width: the page moves its
-# playhead between them.
+# Start and end of a timeline's time axis, as shares of the figure's width. The page moves its playhead between them.
 TIMELINE_LEFT, TIMELINE_RIGHT = 0.085, 0.985
 
 _STYLE: Any = {
@@ -67,33 +66,33 @@ _STYLE: Any = {
 
 
 NARROW = 7.2  # inches; on a phone still readable
-LETTER = 0.085  # inches a letter of the labels takes
+LETTER = 0.085  # inches per letter of a label
 
 _RATE_TITLES = {
-    "hit_rate": "hit rate: answered from the cache",
-    "false_hit_rate": "false-hit rate: answers that were wrong",
+    "hit_rate": "hit rate: results from the cache",
+    "false_hit_rate": "false-hit rate: hits with a wrong result",
 }
 
 _OUTCOMES = (
     (WORK, "", "computed by the encoder"),
-    (GOOD, "", "answered from the cache, right"),
-    (UNSURE, "..", "answered, never checked"),
-    (BAD, "//", "answered from the cache, WRONG language"),
+    (GOOD, "", "cache hit, right language"),
+    (UNSURE, "..", "cache hit, not checked"),
+    (BAD, "//", "cache hit, WRONG language"),
 )
 
 
 @dataclass(slots=True, frozen=True)
 class Drawing:
-    """A figure of the page: ``parts`` are ``<svg>`` side by side, ``caption`` says how to read it."""
+    """A figure of a page: ``parts`` are ``<svg>`` side by side, ``caption`` explains how to read them."""
 
     parts: tuple[str, ...]
     caption: str
 
 
 def _style(salt: str | None = None) -> AbstractContextManager[None]:
-    """The look of all figures, while they are drawn; the program's own settings stay as they are.
+    """Apply the style of all figures temporarily; matplotlib's global settings do not change.
 
-    ``salt`` makes identifiers in SVG depend on it alone, so that the same figure is the same text.
+    With ``salt`` the identifiers in SVG depend on it alone, so that the same figure is the same text.
     """
     try:
         from matplotlib import rc_context
@@ -115,11 +114,10 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 @_styled
 def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
-    """One recording through time: true languages, heard languages, speech, and the posterior beneath.
+    """One recording over time: true languages, detected languages, speech, and the posterior below.
 
-    Dashed lines are true switches, triangles the moments a switch was decided, ticks along the top of the
-    posterior the frames the cache answered; hatched is audio that was dropped. ``width`` in inches; ``colours`` by
-    language, so that several timelines agree.
+    Dashed lines are true switches. Triangles are the times of the decisions. Ticks along the top of the posterior are
+    cache hits. Dropped audio is hatched. ``width`` is in inches. ``colours`` by language make several timelines agree.
     """
     known = language_colours([trace]) if colours is None else colours
     figure = _figure(width, 3.7)
@@ -136,12 +134,12 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
 
 @_styled
 def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
-    """Every stage of one recording on one time axis, from the sound to the text.
+    """Every stage of one recording on one time axis, from the audio to the text.
 
-    Downwards: waveform; speech found; posterior of each frame, and as dots under it the likeliest language of what was
-    said since the last pause; path of the smoothing; switches decided (a line from
-    the boundary, where the language changed, to the triangle, when that was known); languages of the text; truth.
-    Dashed lines are true switches, hatched is audio that was dropped. ``audio`` is what was fed, shape (n,), 16 kHz.
+    From the top: waveform; detected speech; posterior of each frame, with dots below it for the most likely language
+    since the last pause; path of the smoothing; switches (a line from the boundary, where the language changed, to a
+    triangle at the decision); languages of the text; true languages. Dashed lines are true switches. Dropped audio is
+    hatched. ``audio`` is the fed audio, shape (n,), 16 kHz.
     """
     colours = language_colours([trace])
     figure = _figure(width, 6.4)
@@ -156,7 +154,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     _draw_posterior(posterior, trace, colours)
     path = [(label.start, label.end, label.language) for label in _runs(frame_labels(trace.frames))]
     true = [(s.start, s.end, s.lang) for s in trace.reference.segments] if trace.reference else []
-    text = [(label.start, label.end, label.language) for label in heard(trace)]
+    text = [(label.start, label.end, label.language) for label in detected_languages(trace)]
     for place, bars in ((0, path), (2, text), (3, true)):
         _draw_row(rows, place, bars, colours)
     for switch in trace.switches:
@@ -174,28 +172,28 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
 
 
 def language_colours(traces: Iterable[Trace]) -> dict[str, str]:
-    """A colour per language of some traces: those spoken first, then those heard, then the frames' labels.
+    """A colour per language of the traces: spoken languages first, then those of the text, then the frames' labels.
 
-    Languages beyond the palette are left out; they are drawn in ``OTHER``.
+    Languages beyond the palette have no entry; they are drawn in ``OTHER``.
     """
-    spoken, heard, labels = set[str](), set[str](), set[str]()
+    spoken, text, labels = set[str](), set[str](), set[str]()
     for trace in traces:
         spoken |= {segment.lang for segment in trace.reference.segments} if trace.reference else set()
-        heard |= {segment.language for segment in trace.segments}
+        text |= {segment.language for segment in trace.segments}
         labels |= {frame.label for frame in trace.frames}
-    names = dict.fromkeys([*sorted(spoken), *sorted(heard), *sorted(labels)])
+    names = dict.fromkeys([*sorted(spoken), *sorted(text), *sorted(labels)])
     return dict(zip(names, PALETTE, strict=False))
 
 
-def heard(trace: Trace) -> list[Label]:
-    """The languages heard, in time order: those of the text, or without text those of the smoothed frames."""
+def detected_languages(trace: Trace) -> list[Label]:
+    """The languages of the text in time order, or of the smoothed frames if there is no text."""
     if trace.segments:
         return sorted(segment_labels(trace.segments), key=lambda label: (label.start, label.end))
     return _runs(frame_labels(trace.frames))
 
 
 def _runs(labels: Iterable[Label]) -> list[Label]:
-    """Labels of one language that follow each other without a gap as one."""
+    """Merge consecutive labels of the same language without a gap between them."""
     runs: list[Label] = []
     for label in labels:
         if runs and (runs[-1].end, runs[-1].language) == (label.start, label.language):
@@ -207,7 +205,7 @@ def _runs(labels: Iterable[Label]) -> list[Label]:
 
 @_styled
 def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_hit_rate"]) -> Figure:
-    """One of the cache's rates over hash precision (across) and cache size (down); show both, side by side.
+    """One of the cache's rates by hash precision (columns) and cache size (rows). Show both rates side by side.
 
     The counts of all results that share a precision and a size are added before dividing.
     """
@@ -216,8 +214,8 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
     axes = figure.subplots()
     _draw_cells(axes, [[_pooled(results, size, p) for p in precisions] for size in sizes], rate)
     axes.set_title(_RATE_TITLES[rate], fontsize=10)
-    axes.set_xticks(_middles(precisions), map(_told, precisions))
-    axes.set_yticks(_middles(sizes), map(_told, sizes))
+    axes.set_xticks(_middles(precisions), map(_label, precisions))
+    axes.set_yticks(_middles(sizes), map(_label, sizes))
     axes.set_xlabel("hash precision (decimals)")
     axes.set_ylabel("cache size")
     _frame(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
@@ -226,7 +224,7 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
 
 @_styled
 def outcomes_figure(results: Sequence[Result]) -> Figure:
-    """What became of every 100 look-ups: computed, answered rightly, unchecked, answered wrongly."""
+    """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
     figure = _figure(NARROW, 1.2 + 0.5 * len(results))
     axes = figure.subplots()
     for place, result in enumerate(results):
@@ -244,16 +242,16 @@ def outcomes_figure(results: Sequence[Result]) -> Figure:
 
 @_styled
 def tradeoff_figure(results: Sequence[Result]) -> Figure:
-    """What saving costs: encoder time saved (across), language error (up), a point per configuration."""
+    """Encoder time saved (x) against language error (y), a point per configuration."""
     figure = _figure(NARROW, 3.8)
     axes = figure.subplots()
     keys = dict.fromkeys(_key(result) for result in results)
     for key, colour, marker in zip(keys, PALETTE, "osD^vPX", strict=False):
-        told = [point for result in results if _key(result) == key and (point := _point(result))]
-        x, y = [point[0] for point in told], [point[1] for point in told]
+        points = [point for result in results if _key(result) == key and (point := _point(result))]
+        x, y = [point[0] for point in points], [point[1] for point in points]
         axes.plot(x, y, marker, color=colour, markeredgecolor=INK, markersize=9, alpha=0.9, label=key)
-    axes.set_xlabel("encoder time saved, % (to the right: cheaper)")
-    axes.set_ylabel("language error, % of speech time (up: worse)")
+    axes.set_xlabel("encoder time saved, % (right is cheaper)")
+    axes.set_ylabel("language error, % of speech time (up is worse)")
     axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
     axes.set_xlim(-3, 103)
@@ -265,7 +263,7 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
 
 @_styled
 def latency_figure(operations: Sequence[Operation]) -> Figure:
-    """The typical and the worst of each operation on a logarithmic axis: median, 95th and 99th percentile."""
+    """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
     names = [operation.name for operation in operations]
     figure = _figure(NARROW, 1.05 + 0.3 * len(names))
     axes = figure.subplots()
@@ -278,7 +276,7 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("milliseconds (each line of the grid is ten times longer)")
+    axes.set_xlabel("milliseconds (factor 10 between grid lines)")
     axes.grid(visible=True, axis="x")
     figure.legend(frameon=False, ncols=3, loc="upper right")
     _frame(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
@@ -286,9 +284,9 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:
-    """A figure as an inline ``<svg>`` without any address in it; ``alt`` is read out in its place.
+    """A figure as an inline ``<svg>`` without addresses; screen readers read ``alt``.
 
-    ``name`` has to be unique in the page: identifiers begin with it. Text takes the page's colour.
+    ``name`` is the prefix of all identifiers and must be unique in the page. Text has the page's colour.
     """
     with _style(salt=name), io.StringIO() as file:
         figure.savefig(file, format="svg")
@@ -304,19 +302,19 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
 
 
 def _shortened(attribute: re.Match[str]) -> str:
-    """Coordinates with two decimals: a hundredth of a point is below what any screen shows."""
+    """Round coordinates to two decimals. A hundredth of a point is invisible on any screen."""
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of ``width`` x ``height`` inches that belongs to no window."""
+    """A figure of ``width`` x ``height`` inches without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
 def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
-    """Margins in inches, the measure texts have."""
+    """Set the margins in inches, the unit of text sizes."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
         left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height
@@ -324,7 +322,7 @@ def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: flo
 
 
 def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
-    """Lowest and highest sample of each of some thousand stretches."""
+    """Draw the minimum and maximum of up to 1,500 stretches."""
     stretches = np.array_split(audio, min(len(audio), 1500))
     times = np.cumsum([len(stretch) for stretch in stretches]) / SAMPLE_RATE
     lows, highs = [stretch.min() for stretch in stretches], [stretch.max() for stretch in stretches]
@@ -338,14 +336,14 @@ def _draw_speech(axes: Axes, trace: Trace, place: float, height: float) -> None:
 
 
 def _mark_true_switches(trace: Trace, *stack: Axes) -> None:
-    """A dashed line through all the axes wherever a new language begins."""
+    """Draw a dashed line through all axes at each true switch."""
     for switch in true_switches(trace.reference) if trace.reference else ():
         for axes in stack:
             axes.axvline(switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
 
 
 def _mark_gaps(trace: Trace, *stack: Axes) -> None:
-    """Hatching through all the axes where audio was dropped, dots where speech has no text."""
+    """Hatch all axes where audio was dropped; draw dots where speech has no text."""
     marks = [(gap, "////") for gap in trace.gaps] + [(span, "..") for span in trace.untranscribed]
     for span, hatch in marks:
         for axes in stack:
@@ -363,11 +361,12 @@ def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     reference = trace.reference
     true = [(s.start, s.end, s.lang) for s in reference.segments] if reference else []
     _draw_row(axes, 0, true, colours)
-    _draw_row(axes, 1, [(label.start, label.end, label.language) for label in heard(trace)], colours)
+    detected = [(label.start, label.end, label.language) for label in detected_languages(trace)]
+    _draw_row(axes, 1, detected, colours)
     decided = [switch.decided_at for switch in trace.switches]
     axes.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
     _draw_speech(axes, trace, 1.86, 0.18)
-    axes.set_yticks([0, 1, 1.95], ["true", "heard", "speech"])
+    axes.set_yticks([0, 1, 1.95], ["true", "detected", "speech"])
     axes.set_ylim(2.1, -0.45)
     axes.tick_params(length=0, labelbottom=False)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -404,7 +403,7 @@ def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
 
 
 def _draw_cells(axes: Axes, cells: list[list[CacheTally]], rate: str) -> None:
-    """A grid of rates on colour; a cell that has none is left blank and says why."""
+    """Draw a grid of rates on colour. A cell without a rate shows the reason."""
     shares = [[getattr(cell, rate) for cell in line] for line in cells]
     values = [[float("nan") if share is None else share for share in line] for line in shares]
     axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
@@ -425,7 +424,7 @@ def _draw_outcome(axes: Axes, place: int, shares: Sequence[float]) -> None:
     start = 0.0
     for share, (colour, hatch, _) in zip(shares, _OUTCOMES, strict=True):
         axes.barh(place, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4)
-        if share >= 4:  # a narrower bar has no room for its number
+        if share >= 4:  # a narrower bar has no space for its number
             axes.text(start + share / 2, place, f"{share:.0f}", ha="center", va="center", color="#000000")
         start += share
 
@@ -441,7 +440,7 @@ def _outcome_legend(figure: Figure) -> None:
 
 
 def _outcome(cache: CacheTally) -> tuple[float, float, float, float]:
-    """The shares of the look-ups, in per cent, in the order of ``_OUTCOMES``."""
+    """Percentages of the look-ups in the order of ``_OUTCOMES``."""
     answered = 100 * (cache.hit_rate or 0.0)
     wrong = cache.false_hit_rate
     if wrong is None:
@@ -459,13 +458,13 @@ def _pooled(results: Sequence[Result], size: object, precision: object) -> Cache
 
 
 def _values(results: Sequence[Result], name: str) -> list[Any]:
-    """The values a field of the configurations takes, ascending; None for a configuration without it."""
+    """The values of a field of the configurations, ascending; None for configurations without the field."""
     return sorted(
         {result.config.get(name) for result in results}, key=lambda value: (value is not None, value)
     )
 
 
-def _told(value: object) -> str:
+def _label(value: object) -> str:
     return "any" if value is None else str(value)
 
 

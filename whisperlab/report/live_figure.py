@@ -1,4 +1,4 @@
-"""The figure of a stream under way."""
+"""The figure of a running stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whisperlab.util.timeline import seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Latency = tuple[float, float, float]  # seconds heard, milliseconds taken, milliseconds of audio
+Latency = tuple[float, float, float]  # seconds of stream, milliseconds of computing, milliseconds of audio
 
 
 @_styled
@@ -21,29 +21,26 @@ def live_figure(
     switches: Iterable[Switch],
     frames: Sequence[LanguageFrame],
     latency: Sequence[Latency],
-    heard_s: float,
+    end_s: float,
     *,
     last_s: float,
 ) -> Figure:
-    """The last seconds of a stream: final segments, probability of each language, milliseconds of each chunk.
+    """The last seconds of a stream: final segments, probability of each language, computing time of each chunk.
 
-    The dashed line in the last panel is the length of a chunk: above it a chunk takes longer than it lasts.
+    The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
     """
     figure = _figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
-    left = max(0.0, heard_s - last_s)
+    left = max(0.0, end_s - last_s)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted(
         {language for frame in frames for language in frame.posterior} | {s.language for s in shown}
     )
-    colours = {
-        language: PALETTE[place] if place < len(PALETTE) else OTHER
-        for place, language in enumerate(languages)
-    }
+    colours = dict(zip(languages, [*PALETTE, *[OTHER] * len(languages)], strict=False))
     for segment in shown:
-        width = segment.end_time - segment.start_time
-        above.barh(0, width, left=segment.start_time, height=0.8, color=colours[segment.language])
-        middle_s = max(segment.start_time, left) + (segment.end_time - max(segment.start_time, left)) / 2
+        start, end = segment.start_time, segment.end_time
+        above.barh(0, end - start, left=start, height=0.8, color=colours[segment.language])
+        middle_s = (max(start, left) + end) / 2
         above.text(middle_s, 0, segment.language, ha="center", va="center", color=INK, clip_on=True)
     for switch in switches:
         if switch.decided_at >= left:
@@ -66,8 +63,8 @@ def live_figure(
     below.vlines([each[0] for each in taken], 0, [each[1] for each in taken], color=PALETTE[0])
     below.plot([each[0] for each in taken], [each[2] for each in taken], "--", color=MUTED)
     below.set_ylim(bottom=0)
-    below.set_ylabel("ms a chunk")
+    below.set_ylabel("ms per chunk")
     below.set_xlabel("seconds of audio")
-    below.set_xlim(left, max(heard_s, left + 1))
+    below.set_xlim(left, max(end_s, left + 1))
     figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)
     return figure

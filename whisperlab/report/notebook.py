@@ -1,7 +1,7 @@
 """A notebook, executed with parameters, as one HTML page that needs no network.
 
-papermill executes it and nbconvert makes the page. nbconvert's own template fetches scripts from three
-places on the web; ours leaves these out, and its content security policy forbids the page any other.
+papermill executes the notebook, and nbconvert makes the page. nbconvert's own template loads scripts from the web;
+the template here does not, and its content security policy blocks every connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.evaluation.trace import provenance
 from whisperlab.report.page import TEMPLATES, assets, described, fact, write_page
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _TEMPLATE = "notebook.html.j2"
-_KERNEL = "python3"  # jupyter runs the Python it is run by under this name
-_HIDDEN = "hide-input"  # the tag of cells whose result is for reading and whose code is not
+_KERNEL = "python3"  # Jupyter's name of the kernel with the current Python
+_HIDDEN = "hide-input"  # tag of cells whose code is hidden
 
 
-def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str, Any] | None = None) -> Path:
+def run_notebook(
+    path: str | Path, out_html: str | Path, parameters: Mapping[str, object] | None = None
+) -> Path:
     """Execute a notebook in a fresh kernel and write its page; returns the page's path.
 
-    ``parameters`` replace those of the cell tagged ``parameters``. The notebook runs in its own folder and
-    stays as it is. When a cell fails the page is written all the same, the error in it, and NotebookError
-    names the cell. Raises ConfigurationError for a parameter that the notebook does not have.
+    ``parameters`` replace those of the cell tagged ``parameters``. The notebook runs in its own folder; its file does
+    not change. If a cell fails, the page is still written with the error in it, and NotebookError names the cell.
+    Raises ConfigurationError for an unknown parameter.
     """
     source, page, values = Path(path), Path(out_html), dict(parameters or {})
     with TemporaryDirectory(prefix="whisperlab-notebook-") as folder:
@@ -45,16 +47,16 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
         failure = _execute(copy, executed, values, source.resolve().parent)
         write_page(page, to_html(_read(executed), source=path))
     if failure:
-        raise NotebookError(f"{source}: {failure}; {page} shows how far it came")
+        raise NotebookError(f"{source}: {failure}; {page} shows the cells up to the error")
     return page
 
 
 def to_html(
     notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", now: datetime | None = None
 ) -> str:
-    """An executed notebook as a page; its first heading is the title, the paragraph below it the description.
+    """An executed notebook as a page. Its first heading is the title, the paragraph below it the description.
 
-    ``source`` is the notebook's path as the page's provenance has it.
+    ``source`` is the notebook's path, for the page's provenance.
     """
     try:
         from jinja2 import DictLoader
@@ -65,7 +67,7 @@ def to_html(
     title, about = _introduction(notebook)
     notebook = deepcopy(notebook)
     notebook.metadata["title"] = title
-    notebook.metadata.pop("widgets", None)  # dead weight: what would draw them comes from the web
+    notebook.metadata.pop("widgets", None)  # useless in the page: their renderer would come from the web
     remove = {"enabled": True, "remove_input_tags": {_HIDDEN}}
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
         config=Config(TagRemovePreprocessor=remove),
@@ -84,7 +86,7 @@ def to_html(
 
 
 def _with_contents(page: str) -> str:
-    """The page with an address for every second heading, and a list of them in the place left for it."""
+    """Add an anchor to every second-level heading, and the table of contents."""
     entries: list[str] = []
 
     def addressed(heading: re.Match[str]) -> str:
@@ -96,7 +98,7 @@ def _with_contents(page: str) -> str:
 
 
 def _facts(notebook: NotebookNode, source: str | Path) -> dict[str, str]:
-    """What the notebook was run with, and where."""
+    """Command, versions and machine of the run."""
     run = notebook.metadata.get("papermill", {})
     given = [f"{name}={json.dumps(value)}" for name, value in run.get("parameters", {}).items()]
     origin = provenance()
@@ -125,14 +127,14 @@ def _read(path: Path) -> NotebookNode:
     try:
         notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except FileNotFoundError as error:
-        raise NotebookError(f"{path}: there is no such notebook") from error
+        raise NotebookError(f"{path}: no such notebook") from error
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
         raise NotebookError(f"{path}: not a notebook: {str(error)[:200]}") from error
     return notebook
 
 
 def _write_copy(source: Path, copy: Path) -> None:
-    """The notebook as papermill wants it: with the name of a kernel, which not every notebook has."""
+    """Write a copy with the name of a kernel, which papermill needs and some notebooks lack."""
     notebook = _read(source)
     import nbformat
 
@@ -140,8 +142,8 @@ def _write_copy(source: Path, copy: Path) -> None:
     nbformat.write(notebook, copy)  # type: ignore[no-untyped-call]
 
 
-def _check_parameters(source: Path, copy: Path, values: Mapping[str, Any]) -> None:
-    """Refuse parameters the notebook does not have: papermill would only warn, and not use them."""
+def _check_parameters(source: Path, copy: Path, values: Mapping[str, object]) -> None:
+    """Raise ConfigurationError for unknown parameters: papermill would only warn and ignore them."""
     try:
         from papermill import inspect_notebook
     except ImportError as error:
@@ -153,8 +155,8 @@ def _check_parameters(source: Path, copy: Path, values: Mapping[str, Any]) -> No
         )
 
 
-def _execute(notebook: Path, executed: Path, values: Mapping[str, Any], folder: Path) -> str:
-    """Run a notebook in ``folder``; ``executed`` is written cell by cell. Returns why it stopped, or nothing."""
+def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folder: Path) -> str:
+    """Run a notebook in ``folder``; ``executed`` is written cell by cell. Returns the reason of a failure, or ''."""
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -167,20 +169,20 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, Any], folder: 
             dict(values),
             progress_bar=sys.stderr.isatty(),
             cwd=str(folder),
-            config=Config(KernelManager={"transport": "ipc"}),  # TCP is open to every user of the machine
+            config=Config(KernelManager={"transport": "ipc"}),  # TCP is open to all users of the machine
         )
     except PapermillExecutionError as error:
         first = error.source.strip().partition("\n")[0]
         return f"the cell that begins with {first!r} failed with {error.ename}: {error.evalue}"
     except DeadKernelError as error:
-        return f"its Python died: {error}"
+        return f"its Python process ended: {error}"
     except NoSuchKernel as error:
         raise _missing() from error
     return ""
 
 
 def _introduction(notebook: NotebookNode) -> tuple[str, str]:
-    """The text of the first heading and of the paragraph below it."""
+    """The text of the first heading, and of the paragraph below it."""
     for cell in notebook.cells:
         found = re.search(
             r"^# +(.+?)\s*\n\s*(.*?)\s*(?:\n\s*\n|\Z)", cell.source + "\n", re.MULTILINE | re.DOTALL
@@ -191,5 +193,5 @@ def _introduction(notebook: NotebookNode) -> tuple[str, str]:
 
 
 def _plain(markdown: str) -> str:
-    """Text without the marks of emphasis and code, on one line."""
+    """The text on one line, without Markdown's marks of emphasis and code."""
     return " ".join(re.sub(r"[*_`]", "", markdown).split())

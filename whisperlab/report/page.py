@@ -1,7 +1,7 @@
-"""One HTML file out of a template: style and script inside, nothing fetched, everything escaped.
+"""One HTML file from a template: style and script are inline, nothing is loaded, everything is escaped.
 
-The page forbids itself the network with a content security policy, and allows only the one script whose
-digest it names: markup that came in with a transcript could not run even if it were not escaped.
+The page's content security policy blocks the network and allows only the script with the given digest. Markup in a
+transcript could not run even if it were not escaped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
@@ -17,14 +17,15 @@ from whisperlab.util.html import format_value
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render_page(template: str | Path, **context: Any) -> str:
-    """Render a template with ``context``. A name that the template uses and ``context`` lacks is an error.
+def render_page(template: str | Path, **context: object) -> str:
+    """Render a template with ``context``. A variable of the template that is missing in ``context`` is an error.
 
-    A template is a name in `TEMPLATES`, or the path of a file that extends one of them.
+    ``template`` is a name in `TEMPLATES`, or the path of a file that extends one of them.
     """
     own = {name: _trusted(text) for name, text in assets().items()}
     environment = _environment()
@@ -36,7 +37,7 @@ def render_page(template: str | Path, **context: Any) -> str:
 
 
 def assets() -> dict[str, str]:
-    """Style and script of every page, and the digest by which the page lets the script run."""
+    """Style and script of every page, and the digest that allows the script to run."""
     script = _asset("page.js")
     return {
         "style": _asset("page.css"),
@@ -46,27 +47,28 @@ def assets() -> dict[str, str]:
 
 
 def write_page(path: str | Path, page: str) -> Path:
-    """Write a page; it appears under its name only when it is complete."""
+    """Write a page. The file appears only when it is complete."""
     return write_atomic(path, page.encode())
 
 
-def described(value: Any) -> str:
-    """A configuration value for people.
+def described(value: object) -> str:
+    """A configuration value as text.
 
-    >>> described(None), described(True), described(["en", "es"]), described({"sure": 0.7})
-    ('none', 'yes', 'en, es', 'sure: 0.7')
+    >>> described(None), described(True), described(["en", "es"]), described({"stay": 0.7})
+    ('none', 'yes', 'en, es', 'stay: 0.7')
     """
     return format_value(value, "none")
 
 
-def fact(name: str, value: Any) -> tuple[str, str]:
-    """A name and a value of where something comes from; sizes in GiB.
+def fact(name: str, value: object) -> tuple[str, str]:
+    """Name and value of a provenance fact as text; sizes in GiB.
 
     >>> fact("memory_bytes", 2**34), fact("cpu_model", None)
     (('memory', '16.0 GiB'), ('cpu model', 'none'))
     """
-    size = f"{value / 2**30:.1f} GiB" if name.endswith("_bytes") and value else described(value)
-    return name.removesuffix("_bytes").replace("_", " "), size
+    if name.endswith("_bytes") and isinstance(value, int):
+        return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**30:.1f} GiB"
+    return name.replace("_", " "), described(value)
 
 
 def _environment() -> Environment:
@@ -92,8 +94,8 @@ def _asset(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _trusted(markup: str) -> Any:
-    """Markup of our own making, exempt from escaping: the style, the script, the figures."""
+def _trusted(markup: str) -> Markup:
+    """Our own markup, exempt from escaping: style, script, figures."""
     from markupsafe import Markup
 
     return Markup(markup)  # noqa: S704

@@ -1,27 +1,30 @@
-"""The sound of a recording inside a page: Ogg Vorbis in a data URI, so that nothing has to be fetched."""
+"""The audio of a recording inside a page: Ogg Vorbis in a data URI, so that nothing is loaded."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.timeline import SAMPLE_RATE
 
+if TYPE_CHECKING:
+    from whisperlab.util.audio_arrays import FloatArray
+
 
 def data_uri(audio: Mapping[str, Any], limit: int) -> str:
-    """The recording a trace's ``audio`` header speaks of, as ``data:audio/ogg;base64,...`` of 16 kHz mono.
+    """The recording in a trace's ``audio`` header as ``data:audio/ogg;base64,...``, 16 kHz mono.
 
-    Raises AudioFormatError when the file is unknown, cannot be read, is not the one the trace was made from
-    (its digest differs), or would take more than ``limit`` characters.
+    Raises AudioFormatError if the header has no path, the file cannot be read or has another digest than the traced
+    audio, or the result has more than ``limit`` characters.
     """
     from whisperlab.data.audio_files import read_audio, read_part
     from whisperlab.util.audio_arrays import audio_digest
 
     if not audio.get("path"):
-        raise AudioFormatError("the trace does not say where its audio lies")
+        raise AudioFormatError("the trace has no path of its audio")
     if (offset := audio.get("offset")) is not None:
         samples = read_part(audio["path"], offset, audio["duration"])
     else:
@@ -30,12 +33,12 @@ def data_uri(audio: Mapping[str, Any], limit: int) -> str:
         raise AudioFormatError(f"{audio['path']} has changed since the trace was made")
     text = base64.b64encode(_vorbis(samples)).decode("ascii")
     if len(text) > limit:
-        raise AudioFormatError(f"its sound would take {len(text):,} characters of the {limit:,} left")
+        raise AudioFormatError(f"its audio needs {len(text):,} characters, and {limit:,} are left")
     return "data:audio/ogg;base64," + text
 
 
-def _vorbis(samples: Any) -> bytes:
-    """Ogg Vorbis of mono audio, written a second at a time: libsndfile crashes on minutes in one block."""
+def _vorbis(samples: FloatArray) -> bytes:
+    """Mono audio as Ogg Vorbis, written second by second: libsndfile crashes on minutes in one block."""
     import soundfile
 
     packed = io.BytesIO()

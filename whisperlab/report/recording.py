@@ -98,7 +98,9 @@ def describe(trace: Trace) -> str:
     true = (
         [f"{s.lang} {s.start:.1f}-{s.end:.1f}" for s in trace.reference.segments] if trace.reference else []
     )
-    heard = [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.heard(trace)]
+    heard = [
+        f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.detected_languages(trace)
+    ]
     return (
         f"Languages of {trace.recording} in seconds. True: {', '.join(true) or 'not known'}. "
         f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
