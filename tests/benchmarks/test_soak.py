@@ -96,7 +96,7 @@ class StandInStack:
 
     device, precision, n_vocabulary, max_tokens = torch.device("cpu"), "fp32", 51865, 448
 
-    def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
+    def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
         return features[:1]
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

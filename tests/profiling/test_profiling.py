@@ -284,8 +284,8 @@ def torch_device() -> Any:
 
 PROGRAM = """
 import numpy as np
-from whisperlab.model.text_decoder import TextStack
-print("extend is", type(TextStack.extend).__name__, getattr(TextStack.extend, "__wrapped__", None) is not None)
+from whisperlab.model.text_decoder import TextDecoder
+print("extend is", type(TextDecoder.extend).__name__, getattr(TextDecoder.extend, "__wrapped__", None) is not None)
 """
 
 

@@ -16,7 +16,8 @@ from whisperlab.evaluation.scoring import align
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import ShortWindowEncoder
-from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.text_decoder import TextDecoder
+from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.decoding import (
     REPETITION,
@@ -34,7 +35,6 @@ from whisperlab.streaming.decoding import (
     repeated_tail,
     text_of,
     token_starts,
-    tokenizer_for,
 )
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
@@ -283,12 +283,12 @@ def test_policies_offer_the_same_protocol(policy: CommitPolicy) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(base_model: Whisper) -> tuple[ShortWindowEncoder, TextStack]:
-    return ShortWindowEncoder(weights_of(base_model)), TextStack(weights_of(base_model))
+def parts(base_model: Whisper) -> tuple[ShortWindowEncoder, TextDecoder]:
+    return ShortWindowEncoder(weights_of(base_model)), TextDecoder(weights_of(base_model))
 
 
 @pytest.fixture(scope="module")
-def decoder(parts: tuple[ShortWindowEncoder, TextStack]) -> SpeechDecoder:
+def decoder(parts: tuple[ShortWindowEncoder, TextDecoder]) -> SpeechDecoder:
     return SpeechDecoder(*parts, DecodingOptions(), PerformanceMetrics())
 
 
@@ -381,7 +381,7 @@ def test_a_prompt_lends_its_style_and_neither_text_nor_times(
 
 @pytest.mark.model
 def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
-    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
 ) -> None:
     encoder = parts[0].with_own_counts()
     decoder = SpeechDecoder(encoder, parts[1], DecodingOptions(), PerformanceMetrics())
@@ -435,7 +435,7 @@ def test_silence_says_nothing(decoder: SpeechDecoder) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("language", ["en", "ru"])
-def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextStack], language: str) -> None:
+def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextDecoder], language: str) -> None:
     """Whatever Whisper makes of noise, with its checks for silence turned off and no silence after it."""
     options = DecodingOptions(
         trailing_silence_s=(0.0,), no_speech=1.0, tokens_per_second=12.0, spare_tokens=8
@@ -446,7 +446,7 @@ def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextStack
 
 @pytest.mark.model
 def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
-    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
 ) -> None:
     encoder, stack = parts
     options = DecodingOptions(trailing_silence_s=(0.5, 1.0, 2.0), tokens_per_second=1.0, spare_tokens=2)
@@ -473,7 +473,7 @@ def test_a_prefix_that_loops_is_not_looped_on(decoder: SpeechDecoder, clip: Floa
 
 @pytest.mark.model
 def test_a_prefix_beyond_the_budget_stays_and_nothing_is_added(
-    parts: tuple[ShortWindowEncoder, TextStack], clip: FloatArray, said: Hypothesis
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
 ) -> None:
     options = DecodingOptions(trailing_silence_s=(1.0,), tokens_per_second=0.1, spare_tokens=0)
     small = SpeechDecoder(*parts, options, PerformanceMetrics())

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperlab.model.encoder import ShortWindowEncoder
-from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.language_id import (
     LanguageIdentifier,
@@ -34,8 +34,8 @@ ALL = check_languages(None)
 
 
 @pytest.fixture(scope="module")
-def stack(base_model: Whisper) -> TextStack:
-    return TextStack(weights_of(base_model))
+def stack(base_model: Whisper) -> TextDecoder:
+    return TextDecoder(weights_of(base_model))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def spanish(base_model: Whisper, scene: Scene) -> torch.Tensor:
 
 
 def posterior(
-    stack: TextStack,
+    stack: TextDecoder,
     features: torch.Tensor,
     languages: tuple[str, ...],
     prior: Mapping[str, float] | None = None,
@@ -61,7 +61,7 @@ def posterior(
 
 @pytest.mark.model
 def test_over_all_languages_it_is_openai_whispers(
-    base_model: Whisper, stack: TextStack, spanish: torch.Tensor, scene: Scene
+    base_model: Whisper, stack: TextDecoder, spanish: torch.Tensor, scene: Scene
 ) -> None:
     import whisper
 
@@ -72,7 +72,7 @@ def test_over_all_languages_it_is_openai_whispers(
 
 
 @pytest.mark.model
-def test_the_english_bias_is_taken_off_english_alone(stack: TextStack, spanish: torch.Tensor) -> None:
+def test_the_english_bias_is_taken_off_english_alone(stack: TextDecoder, spanish: torch.Tensor) -> None:
     bare = posterior(stack, spanish, FIVE)
     found = LanguageIdentifier(stack, FIVE, english_bias=3.0).posterior(spanish)
     debiased = dict(zip(FIVE, found.tolist(), strict=True))
@@ -83,7 +83,7 @@ def test_the_english_bias_is_taken_off_english_alone(stack: TextStack, spanish: 
 
 
 @pytest.mark.model
-def test_among_all_languages_english_keeps_its_weight(stack: TextStack, spanish: torch.Tensor) -> None:
+def test_among_all_languages_english_keeps_its_weight(stack: TextDecoder, spanish: torch.Tensor) -> None:
     bare, asked = (
         LanguageIdentifier(stack, ALL, english_bias=bias).posterior(spanish) for bias in (0.0, 3.0)
     )
@@ -92,7 +92,7 @@ def test_among_all_languages_english_keeps_its_weight(stack: TextStack, spanish:
 
 @pytest.mark.model
 def test_each_language_of_the_scene_is_heard_as_itself(
-    base_model: Whisper, stack: TextStack, scene: Scene
+    base_model: Whisper, stack: TextDecoder, scene: Scene
 ) -> None:
     encoder = ShortWindowEncoder(weights_of(base_model))
     for language in ("en", "es"):
@@ -103,7 +103,9 @@ def test_each_language_of_the_scene_is_heard_as_itself(
 
 @pytest.mark.model
 @pytest.mark.parametrize("languages", [ALL, FIVE, ("ru", "en"), ("es",)])
-def test_a_posterior_sums_to_one(stack: TextStack, spanish: torch.Tensor, languages: tuple[str, ...]) -> None:
+def test_a_posterior_sums_to_one(
+    stack: TextDecoder, spanish: torch.Tensor, languages: tuple[str, ...]
+) -> None:
     found = posterior(stack, spanish, languages)
     assert sum(found.values()) == pytest.approx(1)
     assert min(found.values()) >= 0
@@ -111,7 +113,7 @@ def test_a_posterior_sums_to_one(stack: TextStack, spanish: torch.Tensor, langua
 
 @pytest.mark.model
 def test_allowing_fewer_languages_is_renormalising_what_is_left(
-    stack: TextStack, spanish: torch.Tensor
+    stack: TextDecoder, spanish: torch.Tensor
 ) -> None:
     whole = posterior(stack, spanish, ALL)
     left = {code: whole[code] for code in FIVE}
@@ -120,12 +122,12 @@ def test_allowing_fewer_languages_is_renormalising_what_is_left(
 
 
 @pytest.mark.model
-def test_the_order_of_the_languages_is_the_callers(stack: TextStack, spanish: torch.Tensor) -> None:
+def test_the_order_of_the_languages_is_the_callers(stack: TextDecoder, spanish: torch.Tensor) -> None:
     assert posterior(stack, spanish, FIVE[::-1]) == pytest.approx(posterior(stack, spanish, FIVE), rel=1e-5)
 
 
 @pytest.mark.model
-def test_a_prior_multiplies_and_renormalises(stack: TextStack, spanish: torch.Tensor) -> None:
+def test_a_prior_multiplies_and_renormalises(stack: TextDecoder, spanish: torch.Tensor) -> None:
     plain = posterior(stack, spanish, FIVE)
     prior = {"en": 50.0, "es": 0.5}
     weighted = {code: share * prior.get(code, 1.0) for code, share in plain.items()}
@@ -136,13 +138,13 @@ def test_a_prior_multiplies_and_renormalises(stack: TextStack, spanish: torch.Te
 
 
 @pytest.mark.model
-def test_only_the_ratios_of_a_prior_count(stack: TextStack, spanish: torch.Tensor) -> None:
+def test_only_the_ratios_of_a_prior_count(stack: TextDecoder, spanish: torch.Tensor) -> None:
     same = posterior(stack, spanish, ("en", "es"), {"en": 3.0, "es": 3.0})
     assert same == pytest.approx(posterior(stack, spanish, ("en", "es")))
 
 
 @pytest.mark.model
-def test_a_temperature_is_a_power_of_the_posterior(stack: TextStack, spanish: torch.Tensor) -> None:
+def test_a_temperature_is_a_power_of_the_posterior(stack: TextDecoder, spanish: torch.Tensor) -> None:
     cold = posterior(stack, spanish, FIVE)
     powers = {code: share**0.5 for code, share in cold.items()}
     expected = {code: share / sum(powers.values()) for code, share in powers.items()}

@@ -36,7 +36,7 @@ from whisperlab.experiments.significance import block_ratio
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import ShortWindowEncoder, positions
 from whisperlab.model.engine import prepared
-from whisperlab.model.linear import Precision, activations, product
+from whisperlab.model.linear import Precision, activations, packed_linear
 from whisperlab.model.weights import Weights, load_model, load_weights, tensor_shapes
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.streaming.assembly import Parts
@@ -344,8 +344,11 @@ def _memory(task: _Alone) -> Memory:
     import whisper.timing  # all libraries first: they are not what is measured
     from whisper.tokenizer import get_tokenizer
 
+    from whisperlab.model.tokenizer import tokenizer_for
+
     arm, audio = ARMS[task.arm], task.recording.audio()[: samples(task.heard_s)]
     get_tokenizer(multilingual=True)
+    tokenizer_for("en")
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
     libraries = process_memory()
     reset_peak_rss()
@@ -472,7 +475,7 @@ def frame_figures(
     trailing_silence_ms, kind = LanguageIdOptions().trailing_silence_ms, activations(encoder.precision)
     mel = encoder.mel([window], len(window))
     square = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
-    peak = product(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
+    peak = packed_linear(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
 
     def frame(trailing_silence_ms: int) -> Callable[[], object]:
         options = LanguageIdOptions(window_ms=2000, trailing_silence_ms=trailing_silence_ms, onset_ms=0)

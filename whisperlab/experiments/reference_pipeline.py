@@ -19,7 +19,7 @@ import torch
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder, positions
-from whisperlab.model.text_decoder import DecoderState, TextStack
+from whisperlab.model.text_decoder import DecoderState, TextDecoder
 from whisperlab.streaming.assembly import Parts
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
@@ -95,7 +95,7 @@ class _PlainState(DecoderState):
     kept: dict[torch.nn.Module, torch.Tensor] | None = None
 
 
-class WholeStack(TextStack):
+class WholeStack(TextDecoder):
     """openai-whisper's decoder. In the place of hidden states stand the logits of the whole vocabulary."""
 
     def __init__(self, model: Whisper) -> None:
@@ -143,7 +143,7 @@ class WholeStack(TextStack):
             state.alignment = torch.cat([state.alignment, weights], 1)
         return logits
 
-    def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
+    def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
         """Logits after one first token."""
         return self.extend(self.open(Encoded(features, len(features))), [token])
 

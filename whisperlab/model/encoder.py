@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from whisperlab.model.linear import Precision, Product, activations, padded_rows, product
+from whisperlab.model.linear import PackedLinear, Precision, activations, packed_linear, padded_rows
+from whisperlab.model.mel import log_mel_spectrogram
 from whisperlab.model.weights import Weights
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.gain import lifted
@@ -72,9 +73,9 @@ def fused_attention(weights: Weights, name: str, n_head: int) -> tuple[torch.Ten
     return torch.cat([query * scale, key, value]), bias
 
 
-def product_of(weights: Weights, name: str, precision: Precision) -> Product:
-    """The product of a linear layer."""
-    return product(weights.tensor(f"{name}.weight"), weights.tensor(f"{name}.bias"), precision)
+def linear_layer(weights: Weights, name: str, precision: Precision) -> PackedLinear:
+    """One linear layer of the model."""
+    return packed_linear(weights.tensor(f"{name}.weight"), weights.tensor(f"{name}.bias"), precision)
 
 
 class Norm:
@@ -107,11 +108,13 @@ class _Block:
         kind = activations(precision)
         self._n_head = weights.dims["n_audio_head"]
         self._attention_norm = Norm(weights, f"{name}.attn_ln", kind)
-        self._query_key_value = product(*fused_attention(weights, f"{name}.attn", self._n_head), precision)
-        self._mix = product_of(weights, f"{name}.attn.out", precision)
+        self._query_key_value = packed_linear(
+            *fused_attention(weights, f"{name}.attn", self._n_head), precision
+        )
+        self._mix = linear_layer(weights, f"{name}.attn.out", precision)
         self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
-        self._expand = product_of(weights, f"{name}.mlp.0", precision)
-        self._contract = product_of(weights, f"{name}.mlp.2", precision)
+        self._expand = linear_layer(weights, f"{name}.mlp.0", precision)
+        self._contract = linear_layer(weights, f"{name}.mlp.2", precision)
 
     def __call__(self, x: torch.Tensor, n: int) -> torch.Tensor:
         """Shape (windows, positions, state) to the same; no position looks beyond the first ``n``."""
@@ -144,11 +147,13 @@ class _Block:
 class _Convolution:
     """A convolution over three neighbouring frames, and GELU: one product on a view that repeats the frames."""
 
-    __slots__ = ("_product", "_stride")
+    __slots__ = ("_linear", "_stride")
 
     def __init__(self, weights: Weights, name: str, stride: int, precision: Precision) -> None:
         weight = weights.tensor(f"{name}.weight")  # (outputs, inputs, 3)
-        self._product = product(weight.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"), precision)
+        self._linear = packed_linear(
+            weight.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"), precision
+        )
         self._stride = stride
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +161,7 @@ class _Convolution:
         n_windows, n_frames, n_inputs = x.shape
         padded = F.pad(x, (0, 0, 1, 1))
         shape = n_windows, n_frames // self._stride, 3 * n_inputs
-        return self._product.gelu(
+        return self._linear.gelu(
             padded.as_strided(shape, ((n_frames + 2) * n_inputs, self._stride * n_inputs, 1))
         )
 
@@ -280,10 +285,8 @@ class ShortWindowEncoder:
 
         Quiet windows are amplified first (`whisperlab.util.gain.lifted`).
         """
-        from whisper.audio import log_mel_spectrogram
-
         padded = np.zeros((len(windows), n_total), dtype=np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window)] = lifted(window)
         # one by one: openai-whisper cuts off what is 80 dB below the loudest of all it is given
-        return torch.stack([log_mel_spectrogram(row, self._n_mels, device=self.device) for row in padded])
+        return torch.stack([log_mel_spectrogram(row, self._n_mels, self.device) for row in padded])

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from whisperlab.model.compiled_encoder import compiled_encoder
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.linear import Precision, check_precision
-from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import Weights, weights_of
 from whisperlab.util.errors import translate_oom
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
 _prepared: WeakKeyDictionary[
-    Weights, tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextStack]]
+    Weights, tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextDecoder]]
 ] = WeakKeyDictionary()
 _preparing = threading.Lock()
 
 
 def prepared(
     model: Whisper | Weights, precision: str | None = None, split: int | None = None
-) -> tuple[ShortWindowEncoder, TextStack]:
+) -> tuple[ShortWindowEncoder, TextDecoder]:
     """Encoder and decoder of a model. Transcribers of the same model share them, so weights are in memory once.
 
     ``precision`` None chooses for each the fastest here that does no harm to the text (`check_precision`). A ``split``
@@ -37,7 +37,7 @@ def prepared(
 
 def _prepared_once(
     weights: Weights, precision: str | None, split: int | None
-) -> tuple[ShortWindowEncoder, TextStack]:
+) -> tuple[ShortWindowEncoder, TextDecoder]:
     for_encoder = check_precision(precision, weights.device, "encoder")
     if split is not None and precision is None and for_encoder == "int8":
         for_encoder = "fp32"  # 8-bit products are not compiled
@@ -51,5 +51,5 @@ def _prepared_once(
                 else compiled_encoder(weights, for_encoder, split)
             )
         if for_decoder not in stacks:
-            stacks[for_decoder] = TextStack(weights, for_decoder)
+            stacks[for_decoder] = TextDecoder(weights, for_decoder)
         return encoders[for_encoder, split], stacks[for_decoder]

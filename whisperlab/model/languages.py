@@ -14,24 +14,26 @@ from whisperlab.util.validation import shown
 
 # Whisper's code, then what else names the language. A name of two words has an underscore here.
 _NAMES = """
-af afr afrikaans|am amh amharic|ar ara arb arabic العربية|as asm assamese|az aze azj azerbaijani|ba bak bashkir
-be bel belarusian|bg bul bulgarian|bn ben bengali bangla|bo bod tib tibetan|br bre breton|bs bos bosnian
-ca cat catalan valencian|cs ces cze czech|cy cym wel welsh|da dan danish|de deu ger german deutsch|el ell gre greek
-en eng english|es spa spanish castilian español|et est ekk estonian|eu eus baq basque|fa fas per pes prs persian farsi
-fi fin finnish|fo fao faroese|fr fra fre french français|gl glg galician|gu guj gujarati|ha hau hausa|haw hawaiian
-he iw heb hebrew|hi hin hindi हिन्दी|hr hrv croatian|ht hat haitian haitian_creole|hu hun hungarian magyar
-hy hye arm armenian|id in ind indonesian|is isl ice icelandic|it ita italian italiano|ja jpn japanese 日本語
-jw jv jav javanese|ka kat geo georgian|kk kaz kazakh|km khm khmer|kn kan kannada|ko kor korean 한국어|la lat latin
-lb ltz luxembourgish letzeburgesch|ln lin lingala|lo lao|lt lit lithuanian|lv lav lvs latvian|mg mlg plt malagasy
-mi mri mao maori|mk mkd mac macedonian|ml mal malayalam|mn mon khk mongolian|mr mar marathi|ms msa may zsm malay
-mt mlt maltese|my mya bur myanmar burmese|ne nep npi nepali|nl nld dut dutch flemish nederlands
-nn nno nynorsk norwegian_nynorsk|no nb nor nob norwegian bokmål|oc oci occitan|pa pan punjabi panjabi
-pl pol polish polski|ps pus pbt pashto pushto|pt por portuguese português|ro mo ron rum mol romanian moldavian moldovan
-ru rus russian русский|sa san sanskrit|sd snd sindhi|si sin sinhala sinhalese|sk slk slo slovak|sl slv slovenian slovene
-sn sna shona|so som somali|sq sqi alb als albanian|sr srp serbian|su sun sundanese|sv swe swedish svenska
-sw swa swh swahili|ta tam tamil|te tel telugu|tg tgk tajik|th tha thai|tk tuk turkmen|tl tgl fil tagalog filipino
-tr tur turkish türkçe|tt tat tatar|uk ukr ukrainian українська|ur urd urdu|uz uzb uzn uzbek|vi vie vietnamese
-yi ji yid ydd yiddish|yo yor yoruba|yue cantonese|zh zho chi cmn chinese mandarin 中文
+en eng english|zh zho chi cmn chinese mandarin 中文|de deu ger german deutsch|es spa spanish castilian español
+ru rus russian русский|ko kor korean 한국어|fr fra fre french français|ja jpn japanese 日本語
+pt por portuguese português|tr tur turkish türkçe|pl pol polish polski|ca cat catalan valencian
+nl nld dut dutch flemish nederlands|ar ara arb arabic العربية|sv swe swedish svenska|it ita italian italiano
+id in ind indonesian|hi hin hindi हिन्दी|fi fin finnish|vi vie vietnamese|he iw heb hebrew
+uk ukr ukrainian українська|el ell gre greek|ms msa may zsm malay|cs ces cze czech
+ro mo ron rum mol romanian moldavian moldovan|da dan danish|hu hun hungarian magyar|ta tam tamil
+no nb nor nob norwegian bokmål|th tha thai|ur urd urdu|hr hrv croatian|bg bul bulgarian|lt lit lithuanian
+la lat latin|mi mri mao maori|ml mal malayalam|cy cym wel welsh|sk slk slo slovak|te tel telugu
+fa fas per pes prs persian farsi|lv lav lvs latvian|bn ben bengali bangla|sr srp serbian|az aze azj azerbaijani
+sl slv slovenian slovene|kn kan kannada|et est ekk estonian|mk mkd mac macedonian|br bre breton
+eu eus baq basque|is isl ice icelandic|hy hye arm armenian|ne nep npi nepali|mn mon khk mongolian|bs bos bosnian
+kk kaz kazakh|sq sqi alb als albanian|sw swa swh swahili|gl glg galician|mr mar marathi|pa pan punjabi panjabi
+si sin sinhala sinhalese|km khm khmer|sn sna shona|yo yor yoruba|so som somali|af afr afrikaans|oc oci occitan
+ka kat geo georgian|be bel belarusian|tg tgk tajik|sd snd sindhi|gu guj gujarati|am amh amharic
+yi ji yid ydd yiddish|lo lao|uz uzb uzn uzbek|fo fao faroese|ht hat haitian haitian_creole
+ps pus pbt pashto pushto|tk tuk turkmen|nn nno nynorsk norwegian_nynorsk|mt mlt maltese|sa san sanskrit
+lb ltz luxembourgish letzeburgesch|my mya bur myanmar burmese|bo bod tib tibetan|tl tgl fil tagalog filipino
+mg mlg plt malagasy|as asm assamese|tt tat tatar|haw hawaiian|ln lin lingala|ha hau hausa|ba bak bashkir
+jw jv jav javanese|su sun sundanese|yue cantonese
 """
 _CODES = {
     name.replace("_", " "): names[0]

@@ -1,77 +1,99 @@
-"""Matrix products at a chosen precision: 32-bit floats, bfloat16, or 8-bit integers with 32-bit sums.
+"""Linear layers with packed weights in fp32, bf16 or int8, and the only place that uses torch's unstable operators.
 
-On a CPU the floats go through oneDNN with weights packed once: on processors that torch's default library does not
-favour, 32-bit products take half the time that way, and additions and the GELU after a product cost no pass of
-their own. bfloat16 keeps 8 bits of every number and doubles the speed again where the CPU multiplies it
-(AVX-512 BF16, AMX).
+On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On processors that torch's default library does
+not favour, fp32 takes half the time that way, and a following addition or GELU needs no pass of its own. bf16 is twice
+as fast again where the CPU multiplies it (AVX-512 BF16, AMX).
 
-An 8-bit product reads a quarter of the memory. Rounding costs accuracy, and where it is lost is known: a few channels
-of Whisper's activations are far louder than the rest, and one scale for a whole window drowns the quiet positions. Here
-each row of the input (a position, a token) is brought to the same loudness first, as each row of the weights is. On
-two-second windows of speech that leaves 5 to 6 % of the encoder's output in error (9 % on a CPU without VNNI), against
-16 to 26 % with torch's own dynamic quantisation of whole tensors.
+int8 reads a quarter of the memory. Its rounding error comes from a few channels of Whisper's activations that are far
+larger than the rest: one scale for a whole window leaves few steps for small rows. Here each row of the input (a
+position, a token) has its own scale, and so has each row of the weights. On two-second windows of speech the relative
+error of the encoder's output is 5 to 6 % (9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of
+whole tensors.
+
+The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
+tried once per process on a small example (`operator_works`). If it is missing or wrong, a warning is logged, and plain
+torch is used instead: `torch.nn.functional.linear` for fp32 and bf16; fp32 is then chosen in place of int8.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.validation import shown
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
 Part: TypeAlias = Literal["encoder", "decoder"]
+Operator: TypeAlias = Literal["fp32", "bf16", "int8", "int8 rows"]
 
-QUIETEST = 1e-9  # a row of zeros has no loudness to divide by
-PACKED_ROWS = 100  # positions in 2 s: what packed weights are laid out for
+SMALLEST = 1e-9  # the least scale: a row of zeros has none
+PACKED_ROWS = 100  # positions in 2 s, for which packed weights are laid out
 
-# oneDNN writes code for every number of rows it meets, some 600 KB a product, and keeps it. Rows that come by the dozen
-# (`ROWS`), and no more than so many at once, keep that below 30 MB whatever lengths a stream brings.
+# oneDNN generates code for every number of rows, about 600 KB per layer, and keeps it. Numbers of rows that are
+# multiples of `ROWS` up to `MOST_ROWS` keep that below 30 MB, whatever lengths a stream has.
 ROWS = 16
 MOST_ROWS = 8 * ROWS
 
+# The largest relative error of an operator that works; a wrong result is off by far more.
+_TOLERANCE: dict[Operator, float] = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.03, "int8 rows": 0.03}
 
-class Product(Protocol):
+_log = logging.getLogger(__name__)
+
+
+class PackedLinear(Protocol):
     """The function ``x -> x @ weight.T + bias``, from shape (..., inputs) to (..., outputs).
 
     Input and output have the type of `activations` of its precision.
     """
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The product."""
+        """The linear layer."""
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """GELU of the product."""
+        """The linear layer, then GELU."""
 
     def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        """The product added to a tensor of its shape, which stays as it is."""
+        """The linear layer plus a tensor of its output's shape, which is not changed."""
+
+
+# --- which precision --------------------------------------------------------------------------------------
 
 
 def has_int8(device: torch.device) -> bool:
-    """Whether 8-bit products run here: on a CPU with the instructions torch's x86 kernels need."""
-    return device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
+    """Whether int8 layers run here: on an x86 CPU, with torch's quantised operators."""
+    engine: str = torch.backends.quantized.engine
+    return device.type == "cpu" and engine in ("x86", "fbgemm") and operator_works("int8")
 
 
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than 32-bit floats."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    cpu = torch.cpu
-    instructions = (cpu._is_avx512_bf16_supported, cpu._is_amx_tile_supported)
-    return device.type == "cpu" and _has_packing() and any(has() for has in instructions)
+    _, avx512_bf16, amx = cpu_instructions()
+    return device.type == "cpu" and (avx512_bf16 or amx) and operator_works("bf16")
+
+
+def cpu_instructions() -> tuple[bool, bool, bool]:
+    """Whether the CPU has VNNI, AVX-512 BF16 and AMX; False where torch cannot say."""
+    names = ("vnni", "avx512_bf16", "amx_tile")
+    found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in names)
+    vnni, avx512_bf16, amx = (bool(supported and supported()) for supported in found)
+    return vnni, avx512_bf16, amx
 
 
 def check_precision(asked: str | None, device: torch.device, part: Part = "encoder") -> Precision:
-    """The precision asked for, or for None the one that is fastest here without harm to the text.
+    """The precision asked for; for None the fastest that does not harm the text.
 
-    That is bfloat16 for the encoder where the CPU multiplies it, and 8 bits for the decoder, whose single tokens
-    wait for the weights to be read; else 8 bits for both, else 32-bit floats.
+    That is bf16 for the encoder where the CPU multiplies it, otherwise int8. The decoder reads all weights for every
+    single token, so int8 is fastest for it. Where int8 is not available, fp32 is taken.
 
     Raises ConfigurationError for a precision that is unknown or cannot run on the device.
     """
@@ -86,7 +108,8 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
         )
     if asked == "int8" and not has_int8(device):
         raise ConfigurationError(
-            f"precision int8 needs an x86 CPU, got device {device}; fp32 runs everywhere"
+            "precision int8 needs an x86 CPU and a torch with quantised operators, got device "
+            f"{device} and torch {torch.__version__}; fp32 runs everywhere"
         )
     if asked == "bf16" and not has_bf16(device):
         raise ConfigurationError(
@@ -97,24 +120,27 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
 
 
 def activations(precision: Precision) -> torch.dtype:
-    """The type of what a product takes and gives."""
+    """The type of the input and output of a layer."""
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def product(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision) -> Product:
-    """The product with a weight of shape (outputs, inputs), of which a copy in that precision is kept, and no other."""
+# --- layers -----------------------------------------------------------------------------------------------
+
+
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision) -> PackedLinear:
+    """The layer of a weight of shape (outputs, inputs). It keeps a copy in that precision and no other."""
     if bias is None:
         bias = torch.zeros(len(weight), device=weight.device)
     weight, bias = weight.detach().float().contiguous(), bias.detach().float()
     if precision == "int8":
-        return _EightBit(weight, bias)
+        return (Int8Linear if operator_works("int8") else PlainLinear)(weight, bias)
     kind = activations(precision)
-    packed = weight.device.type == "cpu" and _has_packing()
-    return (_Packed if packed else _Plain)(weight.to(kind), bias.to(kind))
+    packed = weight.device.type == "cpu" and operator_works(precision)
+    return (OneDnnLinear if packed else PlainLinear)(weight.to(kind), bias.to(kind))
 
 
-class _Plain:
-    """Through torch's own product: on a GPU, or where there is no oneDNN."""
+class PlainLinear:
+    """Torch's own linear layer: on a GPU, or where the faster operators do not work."""
 
     __slots__ = ("_bias", "_weight")
 
@@ -131,8 +157,8 @@ class _Plain:
         return to + self(x)
 
 
-class _Packed:
-    """Through oneDNN, with what follows the product done while it is written."""
+class OneDnnLinear:
+    """oneDNN's linear layer, which adds or applies GELU while it writes the output."""
 
     __slots__ = ("_bias", "_weight")
 
@@ -141,20 +167,79 @@ class _Packed:
         self._bias = bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._followed_by("none", "", x)
+        return self._pointwise(x, "none", "")
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        return self._followed_by("gelu", "none", x)
+        return self._pointwise(x, "gelu", "none")
 
     def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         add = torch.ops.mkldnn._linear_pointwise.binary
-        pairs = zip(_some_rows(x), _some_rows(to), strict=True)
+        pairs = zip(split_rows(x), split_rows(to), strict=True)
         return _joined([add(rows, base, self._weight, self._bias, "add") for rows, base in pairs], to.shape)
 
-    def _followed_by(self, what: str, variant: str, x: torch.Tensor) -> torch.Tensor:
+    def _pointwise(self, x: torch.Tensor, name: str, variant: str) -> torch.Tensor:
         linear = torch.ops.mkldnn._linear_pointwise
-        parts = [linear(rows, self._weight, self._bias, what, [], variant) for rows in _some_rows(x)]
+        parts = [linear(rows, self._weight, self._bias, name, [], variant) for rows in split_rows(x)]
         return _joined(parts, (*x.shape[:-1], len(self._bias)))
+
+
+class Int8Linear:
+    """Torch's dynamically quantised linear layer, with one scale per row of the input."""
+
+    __slots__ = ("_bias", "_reduce_range", "_weight")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        scales = weight.abs().amax(1).clamp_min(SMALLEST).double() / 127
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        with warnings.catch_warnings():
+            # Deprecated in torch 2.13, which has no other way yet to the weights of its int8 operators.
+            warnings.filterwarnings(
+                "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning
+            )
+            quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self._weight = torch.ops.quantized.linear_prepack(quantised, None)
+        self._bias = bias
+        # Without VNNI the sum of two products of the full 8-bit range overflows its 16 bits.
+        self._reduce_range = not cpu_instructions()[0]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[:-1].numel() == 1:  # one row needs no scale of its own
+            return self._linear(x).add_(self._bias)
+        scale = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST)  # five times as fast as vector_norm
+        return torch.addcmul(self._bias, self._linear(x / scale), scale)
+
+    def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self(x))
+
+    def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        return self(x).add_(to)
+
+    def _linear(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self._weight, reduce_range=self._reduce_range)
+        return y
+
+
+class Int8Rows:
+    """The function ``x -> x @ weight.T`` with each row of the weight rounded to 8 bits.
+
+    From float32 of shape (n, inputs) to (n, outputs); off by about 1 % in norm, for a quarter of the memory reads.
+    """
+
+    __slots__ = ("_rows", "_scale")
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        rows = torch.empty(weight.shape, dtype=torch.int8)
+        scale = weight.abs().amax(1).float().clamp_min(SMALLEST) / 127
+        for start in range(0, len(weight), 4096):  # all of a vocabulary in float32 would take 106 MB
+            part = slice(start, start + 4096)
+            rows[part] = (weight[part].float() / scale[part, None]).round().to(torch.int8)
+        self._rows, self._scale = rows, scale.bfloat16()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch._weight_int8pack_mm(x.bfloat16(), self._rows, self._scale).float()
+
+
+# --- rows -------------------------------------------------------------------------------------------------
 
 
 def padded_rows(n: int) -> int:
@@ -162,8 +247,8 @@ def padded_rows(n: int) -> int:
     return -(-n // ROWS) * ROWS
 
 
-def _some_rows(x: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The rows by as many as may be multiplied at once, filled up to a round number unless there is only one."""
+def split_rows(x: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The rows in parts of at most `MOST_ROWS`, zero-padded to a multiple of `ROWS` unless there is only one row."""
     rows = x.reshape(-1, x.shape[-1])
     lacking = padded_rows(len(rows)) - len(rows)
     if lacking and len(rows) > 1:
@@ -176,40 +261,37 @@ def _joined(parts: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor
     return rows[: math.prod(shape[:-1])].view(*shape)
 
 
-class _EightBit:
-    """Through torch's dynamically quantised product, one row of the input as loud as the next."""
-
-    __slots__ = ("_bias", "_narrow", "_weight")
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        scales = weight.abs().amax(1).clamp_min(QUIETEST).double() / 127
-        zeros = torch.zeros(len(weight), dtype=torch.long)
-        with warnings.catch_warnings():
-            # Deprecated in torch 2.13, which has no other way yet to the weights its 8-bit kernels take.
-            warnings.filterwarnings(
-                "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning
-            )
-            eight_bit = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self._weight = torch.ops.quantized.linear_prepack(eight_bit, None)
-        self._bias = bias
-        # Without VNNI two products of full 8-bit range overflow the 16 bits they are added in.
-        self._narrow = not torch.cpu._is_vnni_supported()
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[:-1].numel() == 1:  # one row is as loud as itself
-            y: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self._weight, reduce_range=self._narrow)
-            return y.add_(self._bias)
-        loudness = x.abs().amax(-1, keepdim=True).clamp_min_(QUIETEST)  # five times as fast as vector_norm
-        y = torch.ops.quantized.linear_dynamic(x / loudness, self._weight, reduce_range=self._narrow)
-        return torch.addcmul(self._bias, y, loudness)
-
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self(x))
-
-    def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        return self(x).add_(to)
+# --- self-check -------------------------------------------------------------------------------------------
 
 
-def _has_packing() -> bool:
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+@cache
+def operator_works(operator: Operator) -> bool:
+    """Whether torch's operator exists and computes a small example on the CPU correctly; logs a warning if not."""
+    try:
+        error = _error(operator)
+    except Exception as failure:  # another torch may refuse the call with any error
+        if is_lack_of_memory(failure):
+            raise
+        reason = brief(failure)
+    else:
+        if error < _TOLERANCE[operator]:
+            return True
+        reason = f"relative error {error:.3g}"
+    _log.warning("torch %s: its %s operator is not used (%s)", torch.__version__, operator, reason)
+    return False
+
+
+def _error(operator: Operator) -> float:
+    """The largest relative error of the operator's functions against plain torch."""
+    kind = torch.bfloat16 if operator == "bf16" else torch.float32
+    weight, x, to = (torch.arange(32 * 32).add(n).sin().view(32, 32).to(kind) for n in (1, 2, 3))
+    bias = weight[0]
+    exact = PlainLinear(weight, torch.zeros(32) if operator == "int8 rows" else bias)
+    with torch.inference_mode():
+        if operator == "int8 rows":
+            pairs = [(Int8Rows(weight)(x), exact(x))]
+        else:
+            layer: PackedLinear = (Int8Linear if operator == "int8" else OneDnnLinear)(weight, bias)
+            pairs = [(layer(x), exact(x)), (layer.gelu(x), exact.gelu(x))]
+            pairs += [(layer.added(x, to), exact.added(x, to)), (layer(x[:1]), exact(x[:1]))]
+        return max(float((found - right).norm() / right.norm()) for found, right in pairs)

@@ -1,10 +1,9 @@
-"""Whisper's text decoder as a function of new tokens, what was computed before, and one encoded window.
+"""Whisper's text decoder as a function of new tokens, the state so far, and one encoded window.
 
-openai-whisper keeps its key/value cache in module hooks and projects every token on the whole vocabulary.
-Here the cache is a plain value: the keys and values of the window are computed once (`open`), each call of
-`extend` adds tokens and returns their hidden states, and the caller decides which rows of the vocabulary it
-wants (99 languages, or everything for the last token only). Attention weights of the alignment heads are
-kept on request, for word times.
+openai-whisper keeps its key/value cache in module hooks and projects every token on the whole vocabulary. Here the
+cache is a plain value. `TextDecoder.open` computes the keys and values of a window once; `TextDecoder.extend` adds
+tokens and returns their hidden states. The caller chooses the rows of the vocabulary to project on: 99 languages, or
+all rows for the last token only. Attention weights of the alignment heads are kept on request, for word times.
 """
 
 from __future__ import annotations
@@ -15,8 +14,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.encoder import Encoded, Norm, fused_attention, product_of
-from whisperlab.model.linear import Precision, Product, activations, product
+from whisperlab.model.encoder import Encoded, Norm, fused_attention, linear_layer
+from whisperlab.model.linear import (
+    Int8Rows,
+    PackedLinear,
+    Precision,
+    activations,
+    operator_works,
+    packed_linear,
+)
 from whisperlab.model.weights import Weights
 from whisperlab.util.line_profile import line_profiled
 
@@ -25,7 +31,7 @@ SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development 
 
 @dataclass(slots=True)
 class DecoderState:
-    """All the decoder knows of one window: cross keys and values, and those of the tokens so far.
+    """The decoder's state for one window: cross-attention keys and values, and those of the tokens so far.
 
     Tensors have shape (heads, length, head size), one per layer. ``alignment`` holds attention weights of shape
     (alignment heads, tokens, positions) for the tokens whose `extend` asked for them.
@@ -38,7 +44,7 @@ class DecoderState:
 
 
 class _Block:
-    """The products and norms of one block of the decoder, but for the cross-attention's keys and values."""
+    """The layers of one decoder block, without the cross-attention's keys and values."""
 
     __slots__ = (
         *("attention_norm", "query_key_value", "mix"),
@@ -49,25 +55,25 @@ class _Block:
     def __init__(self, weights: Weights, name: str, precision: Precision) -> None:
         n_head, kind = weights.dims["n_text_head"], activations(precision)
         self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
-        self.query_key_value = product(*fused_attention(weights, f"{name}.attn", n_head), precision)
-        self.mix = product_of(weights, f"{name}.attn.out", precision)
+        self.query_key_value = packed_linear(*fused_attention(weights, f"{name}.attn", n_head), precision)
+        self.mix = linear_layer(weights, f"{name}.attn.out", precision)
         self.cross_norm = Norm(weights, f"{name}.cross_attn_ln", kind)
         weight, bias = fused_attention(weights, f"{name}.cross_attn", n_head)
-        self.cross_query = product(weight.chunk(3)[0], bias.chunk(3)[0], precision)
-        self.cross_mix = product_of(weights, f"{name}.cross_attn.out", precision)
+        self.cross_query = packed_linear(weight.chunk(3)[0], bias.chunk(3)[0], precision)
+        self.cross_mix = linear_layer(weights, f"{name}.cross_attn.out", precision)
         self.mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
-        self.expand = product_of(weights, f"{name}.mlp.0", precision)
-        self.contract = product_of(weights, f"{name}.mlp.2", precision)
+        self.expand = linear_layer(weights, f"{name}.mlp.0", precision)
+        self.contract = linear_layer(weights, f"{name}.mlp.2", precision)
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         """The two fully connected layers, added to their input."""
         return self.contract.added(self.expand.gelu(self.mlp_norm(x)), x)
 
 
-class TextStack:
-    """The decoder half of Whisper; ``precision`` is that of its blocks' products.
+class TextDecoder:
+    """The decoder half of Whisper; ``precision`` is that of the linear layers in its blocks.
 
-    The vocabulary is kept as the weights store it, in half precision: what is used of it is exact all the same.
+    The vocabulary keeps its stored precision (half precision); the rows used are converted exactly.
     """
 
     def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
@@ -79,14 +85,15 @@ class TextStack:
         self._norm = Norm(weights, "decoder.ln")
         self._places = weights.tensor("decoder.positional_embedding")
         self._vocabulary = weights.tensor("decoder.token_embedding.weight", as_stored=True)
-        self._coarse = _coarse(self._vocabulary)
+        rounds = self.device.type == "cpu" and operator_works("int8 rows")
+        self._rounded = Int8Rows(self._vocabulary) if rounds else None
         self._n_head = weights.dims["n_text_head"]
         self.max_tokens = weights.dims["n_text_ctx"]
         self.n_vocabulary = weights.dims["n_vocab"]
         self._alignment_heads = [heads.nonzero()[:, 0].to(self.device) for heads in weights.alignment_heads]
 
     def open(self, encoded: Encoded) -> DecoderState:
-        """Keys and values of a window for every layer, ready for the first token."""
+        """The state of a window before its first token: keys and values of every layer."""
         with torch.inference_mode():
             cross = [(key, value) for key, value in self._across(encoded.features).contiguous()]
         empty = cross[0][0][:, :0]
@@ -95,7 +102,7 @@ class TextStack:
         return DecoderState(cross, [(empty, empty)] * len(self._blocks), alignment)
 
     def rewind(self, state: DecoderState, n_tokens: int) -> None:
-        """Forget every token after the first ``n_tokens``."""
+        """Remove every token after the first ``n_tokens``."""
         state.past = [(key[:, :n_tokens], value[:, :n_tokens]) for key, value in state.past]
         state.alignment = state.alignment[:, :n_tokens]
         state.n_tokens = min(state.n_tokens, n_tokens)
@@ -110,7 +117,7 @@ class TextStack:
         """
         start, end = state.n_tokens, state.n_tokens + len(tokens)
         if end > self.max_tokens:
-            raise ValueError(f"Whisper decodes at most {self.max_tokens} tokens at once, got {end}")
+            raise ValueError(f"tokens: Whisper decodes at most {self.max_tokens} per window, got {end}")
         with torch.inference_mode():
             x = self._embedded(tokens, start)
             kept: list[torch.Tensor] = []
@@ -127,10 +134,10 @@ class TextStack:
                 state.alignment = torch.cat([state.alignment, torch.cat(kept)], 1)
             return self._norm(x.float())
 
-    def glance(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Hidden state after one first token, shape (1, state): `open` and `extend` without anything to go on with.
+    def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
+        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue.
 
-        Self-attention of one token is its own value.
+        Self-attention over one token is the token's own value.
         """
         with torch.inference_mode():
             x = self._embedded([token], 0)
@@ -149,22 +156,22 @@ class TextStack:
             return F.linear(hidden, weight.float())
 
     def likely_logits(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`logits` (plus ``mask``) where they matter, shape (n, vocabulary).
+        """`logits` (plus ``mask``), exact for the likeliest tokens only, shape (n, vocabulary).
 
-        The `SHORTLIST` likeliest tokens of each row are exact, so is therefore the choice among them; the rest
-        come from weights rounded to 8 bits (off by about 1 % in norm), which take a quarter of the memory to
-        read. That reading is what a token costs: on two cores with AVX2, 1.1 ms against 7.6 ms.
+        The `SHORTLIST` likeliest tokens of each row are exact, and therefore the choice among them. The rest come from
+        weights rounded to 8 bits (`Int8Rows`). Reading the vocabulary is most of a token's time: on two cores with
+        AVX2, 1.1 ms with rounded weights against 7.6 ms.
         """
-        if self._coarse is None:
+        if self._rounded is None:
             exact = self.logits(hidden)
             return exact if mask is None else exact + mask
         with torch.inference_mode():
-            coarse = torch._weight_int8pack_mm(hidden.bfloat16(), *self._coarse).float()
+            rounded = self._rounded(hidden)
             if mask is not None:
-                coarse += mask
-            best = coarse.topk(SHORTLIST).indices
+                rounded += mask
+            best = rounded.topk(SHORTLIST).indices
             among = (self._vocabulary[best].float() @ hidden[:, :, None])[..., 0]
-            return coarse.scatter_(1, best, among if mask is None else among + mask[best])
+            return rounded.scatter_(1, best, among if mask is None else among + mask[best])
 
     def _across(self, features: torch.Tensor) -> torch.Tensor:
         """Keys and values of a window for every layer, shape (layers, 2, heads, positions, head size)."""
@@ -204,8 +211,8 @@ class TextStack:
         return weights
 
 
-def _keys_and_values(weights: Weights, precision: Precision) -> Product:
-    """The cross-attention's keys and values of every layer as one product: layer by layer, keys before values."""
+def _keys_and_values(weights: Weights, precision: Precision) -> PackedLinear:
+    """Keys and values of the cross-attention of every layer as one linear layer: per layer keys, then values."""
     n_head = weights.dims["n_text_head"]
     fused = [
         fused_attention(weights, f"decoder.blocks.{n}.cross_attn", n_head)
@@ -214,16 +221,4 @@ def _keys_and_values(weights: Weights, precision: Precision) -> Product:
     weight, bias = (
         torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True)
     )
-    return product(weight, bias, precision)
-
-
-def _coarse(vocabulary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The vocabulary rounded to 8 bits a weight, and the scale of each row; None where torch cannot use it."""
-    if vocabulary.device.type != "cpu" or not hasattr(torch, "_weight_int8pack_mm"):
-        return None
-    rounded = torch.empty(vocabulary.shape, dtype=torch.int8)
-    scale = vocabulary.abs().amax(1).float().clamp_min(1e-9) / 127
-    for rows in range(0, len(vocabulary), 4096):  # a part at a time: all of it in float32 is 106 MB
-        part = slice(rows, rows + 4096)
-        rounded[part] = (vocabulary[part].float() / scale[part, None]).round().to(torch.int8)
-    return rounded, scale.bfloat16()
+    return packed_linear(weight, bias, precision)

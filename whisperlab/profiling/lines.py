@@ -20,7 +20,7 @@ HOT = (
     "whisperlab.transcriber:SessionRestartTranscriber._posteriors",
     "whisperlab.model.encoder:EagerNetwork.__call__",
     "whisperlab.model.encoder:_Block._attention",
-    "whisperlab.model.text_decoder:TextStack.extend",
+    "whisperlab.model.text_decoder:TextDecoder.extend",
     "whisperlab.streaming.decoding:SpeechDecoder._draft",
 )
 

@@ -49,14 +49,12 @@ class Workload:
         """Load all that our transcriber imports sooner or later: for passes that libraries are no part of."""
         if self.make is not session_restart_transcriber:
             return
-        import whisper.timing  # noqa: F401
-        from whisper.tokenizer import get_tokenizer
-
         import whisperlab.transcriber  # noqa: F401
         from whisperlab.data.audio_files import read_audio
+        from whisperlab.model.tokenizer import tokenizer_for
 
         read_audio(self.audio)
-        get_tokenizer(multilingual=True)
+        tokenizer_for("en")
 
     def load(self) -> tuple[StreamTranscriber, FloatArray]:
         """The transcriber with its model in memory, and the audio."""

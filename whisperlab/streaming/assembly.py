@@ -14,7 +14,7 @@ from whisperlab.cache import EncoderCache
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import prepared
-from whisperlab.model.text_decoder import TextStack
+from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import Weights
 from whisperlab.streaming.audio_history import AudioHistory
 from whisperlab.streaming.decoding import SpeechDecoder
@@ -39,7 +39,7 @@ from whisperlab.util.errors import translate_oom
 if TYPE_CHECKING:
     from whisperlab.config import TranscriberConfig
 
-Engine: TypeAlias = tuple[ShortWindowEncoder, TextStack]
+Engine: TypeAlias = tuple[ShortWindowEncoder, TextDecoder]
 
 
 @dataclass(slots=True, frozen=True)

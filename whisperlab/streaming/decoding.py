@@ -15,25 +15,23 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.alignment import median_filter
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
-from whisperlab.model.text_decoder import DecoderState, TextStack
+from whisperlab.model.text_decoder import DecoderState, TextDecoder
+from whisperlab.model.tokenizer import Tokenizer, tokenizer_for
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.line_profile import line_profiled
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import shown
-
-if TYPE_CHECKING:
-    from whisper.tokenizer import Tokenizer
 
 MOST_TOKENS = 448  # that the decoder can hold
 REPETITION = 4  # encoder positions (80 ms): a syllable that somebody repeats takes longer
@@ -209,12 +207,9 @@ def attended(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
 
 def _sharpened(attention: torch.Tensor, n_audio: int) -> torch.Tensor:
     """Attention standardised over rows, smoothed over seven positions and averaged over heads: (rows, positions)."""
-    from whisper.timing import median_filter
-
     weights = attention[:, :, : max(n_audio, 1)]
     std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
-    smooth: torch.Tensor = median_filter((weights - mean) / (std + 1e-9), 7)
-    return smooth.mean(0)
+    return median_filter((weights - mean) / (std + 1e-9), 7).mean(0)
 
 
 @dataclass(slots=True)
@@ -246,7 +241,7 @@ class SpeechDecoder:
     def __init__(
         self,
         encoder: ShortWindowEncoder,
-        stack: TextStack,
+        stack: TextDecoder,
         options: DecodingOptions,
         metrics: PerformanceMetrics,
         n_languages: int = 99,
@@ -431,14 +426,6 @@ class SpeechDecoder:
         mask[list(tokenizer.non_speech_tokens)] = -torch.inf
         mask[tokenizer.eot + 1 :] = -torch.inf
         return mask.to(self._stack.device)
-
-
-@lru_cache(maxsize=128)
-def tokenizer_for(language: str, n_languages: int = 99) -> Any:
-    """Whisper's multilingual tokenizer set to transcribe (never translate) a language."""
-    from whisper.tokenizer import get_tokenizer
-
-    return get_tokenizer(True, num_languages=n_languages, language=language, task="transcribe")
 
 
 def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:

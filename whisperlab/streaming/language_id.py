@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from whisperlab.model.languages import CODES, language_code
-from whisperlab.model.text_decoder import TextStack
-from whisperlab.streaming.decoding import tokenizer_for
+from whisperlab.model.text_decoder import TextDecoder
+from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import LONGEST_MS
@@ -35,7 +35,7 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     """
     known = tokenizer_for("en", n_languages).all_language_codes
     if languages is None:
-        return tuple(sorted(known))  # the tokenizer's own order is that of a set
+        return tuple(sorted(known))
     if isinstance(languages, str) or not isinstance(languages, Collection) or not len(languages):
         raise ConfigurationError(
             f"languages needs a list of codes such as ['en', 'es'], got {shown(languages)}"
@@ -121,7 +121,7 @@ class LanguageIdentifier:
 
     def __init__(
         self,
-        stack: TextStack,
+        stack: TextDecoder,
         languages: tuple[str, ...],
         prior: Mapping[str, float] | None = None,
         temperature: float = 1.0,
@@ -144,7 +144,7 @@ class LanguageIdentifier:
 
     def logits(self, features: torch.Tensor) -> NDArray[np.float64]:
         """What the model itself says: a logit for each allowed language."""
-        hidden = self._stack.glance(features, self._sot)
+        hidden = self._stack.first_token_pass(features, self._sot)
         found: NDArray[np.float64] = self._stack.logits(hidden, self._rows)[0].double().cpu().numpy()
         return found
 

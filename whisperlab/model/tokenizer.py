@@ -1,0 +1,183 @@
+"""Whisper's multilingual tokenizer: text to token ids and back, special tokens, and words.
+
+It gives the same tokens as openai-whisper's tokenizer, from the same vocabulary, and needs tiktoken only. The
+vocabulary is in ``data/``, with the licence of openai-whisper, from which the rules here are taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisperlab.model.languages import CODES
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+_VOCABULARY = Path(__file__).parent / "data" / "multilingual.tiktoken.gz"
+_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+_N_TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms
+_WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # languages written without spaces between words
+_REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character
+
+# Symbols of annotations such as "[DAVID]" or "♪♪♪". The decoder never produces them.
+_SYMBOLS = (
+    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
+    *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))"),
+    *("[[", "]]", "{{", "}}", "♪♪", "♪♪♪"),
+)
+# U+2640 to U+267F share their first two bytes: their first token may be suppressed even if there are several.
+_MUSIC = "♩♪♫♬♭♮♯"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The multilingual tokenizer, set to transcribe one language."""
+
+    encoding: Encoding
+    language: str
+    all_language_codes: tuple[str, ...]  # in the order of their tokens
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text without special tokens."""
+        return self.encoding.encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids. Timestamp tokens are left out, other special tokens are kept."""
+        return self.encoding.decode([token for token in tokens if token < self.timestamp_begin])
+
+    def special(self, name: str) -> int:
+        """Id of the special token ``<|name|>``."""
+        return self.encoding.encode_single_token(f"<|{name}|>")
+
+    @cached_property
+    def eot(self) -> int:
+        """End of the text."""
+        return self.special("endoftext")
+
+    @cached_property
+    def sot(self) -> int:
+        """Start of a transcript."""
+        return self.special("startoftranscript")
+
+    @cached_property
+    def sot_prev(self) -> int:
+        """Start of the prompt, which is earlier text."""
+        return self.special("startofprev")
+
+    @cached_property
+    def no_speech(self) -> int:
+        """The window holds no speech."""
+        return self.special("nospeech")
+
+    @cached_property
+    def no_timestamps(self) -> int:
+        """The transcript has no timestamp tokens."""
+        return self.special("notimestamps")
+
+    @cached_property
+    def timestamp_begin(self) -> int:
+        """The first timestamp, 0.00 s. All ids from here on are timestamps."""
+        return self.special("0.00")
+
+    @cached_property
+    def all_language_tokens(self) -> tuple[int, ...]:
+        """Tokens of `all_language_codes`."""
+        return tuple(map(self.special, self.all_language_codes))
+
+    @cached_property
+    def sot_sequence(self) -> tuple[int, ...]:
+        """The tokens before the text: start, language, task."""
+        return self.sot, self.special(self.language), self.special("transcribe")
+
+    @cached_property
+    def non_speech_tokens(self) -> tuple[int, ...]:
+        """Tokens of speaker tags and annotations, sorted. Common punctuation is not among them.
+
+        Hyphens and apostrophes are suppressed at the beginning of a word only.
+        """
+        found = {self.encode(" -")[0], self.encode(" '")[0]}
+        for symbol in (*_SYMBOLS, *_MUSIC):
+            for tokens in (self.encode(symbol), self.encode(f" {symbol}")):
+                if len(tokens) == 1 or symbol in _MUSIC:
+                    found.add(tokens[0])
+        return tuple(sorted(found))
+
+    def split_to_word_tokens(self, tokens: Sequence[int]) -> tuple[list[str], list[list[int]]]:
+        """Texts and tokens of the words. A word begins at a space, at punctuation or at a special token.
+
+        Languages without spaces are split into characters.
+        """
+        characters, groups = self._split_characters(tokens)
+        if self.language in _WITHOUT_SPACES:
+            return characters, groups
+        words: list[str] = []
+        of_words: list[list[int]] = []
+        for text, group in zip(characters, groups, strict=True):
+            begins = group[0] >= self.eot or text.startswith(" ") or text.strip() in string.punctuation
+            if begins or not words:
+                words.append(text)
+                of_words.append(group)
+            else:
+                words[-1] += text
+                of_words[-1].extend(group)
+        return words, of_words
+
+    def _split_characters(self, tokens: Sequence[int]) -> tuple[list[str], list[list[int]]]:
+        """The shortest runs of tokens that decode to whole characters."""
+        whole = self.encoding.decode(tokens)
+        texts: list[str] = []
+        groups: list[list[int]] = []
+        group: list[int] = []
+        offset = 0
+        for token in tokens:
+            group.append(token)
+            text = self.encoding.decode(group)
+            cut = text.find(_REPLACEMENT)
+            if cut < 0 or whole[offset + cut] == _REPLACEMENT:  # else the text itself holds the character
+                texts.append(text)
+                groups.append(group)
+                group = []
+                offset += len(text)
+        return texts, groups
+
+
+@lru_cache(maxsize=128)
+def tokenizer_for(language: str, n_languages: int = 99) -> Tokenizer:
+    """The tokenizer of a model with so many languages, set to transcribe (never translate) one of them.
+
+    Raises ValueError for a code that the model does not know; `whisperlab.model.languages` checks codes of users.
+    """
+    codes = CODES[:n_languages]
+    if language not in codes:
+        raise ValueError(f"language must be one of {len(codes)} codes of Whisper, got {language!r}")
+    return Tokenizer(_encoding(n_languages), language, codes)
+
+
+@lru_cache
+def _encoding(n_languages: int) -> Encoding:
+    """The vocabulary and, after it, the special tokens."""
+    import tiktoken
+
+    lines = gzip.decompress(_VOCABULARY.read_bytes()).splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+    names = [
+        *("endoftext", "startoftranscript"),
+        *CODES[:n_languages],
+        *("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"),
+        *(f"{step * 0.02:.2f}" for step in range(_N_TIMESTAMPS)),
+    ]
+    special = {f"<|{name}|>": len(ranks) + number for number, name in enumerate(names)}
+    return tiktoken.Encoding(
+        name="multilingual.tiktoken",
+        explicit_n_vocab=len(ranks) + len(special),
+        pat_str=_PATTERN,
+        mergeable_ranks=ranks,
+        special_tokens=special,
+    )
