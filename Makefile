@@ -1,18 +1,18 @@
-# Every target works on a fresh clone and makes what it needs first. `make help` lists them.
+# Every target works on a fresh clone and first makes everything it needs. `make help` lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# What the tests and the demo listen to; built once, kept in WHISPERLAB_CACHE (default ~/.cache/whisperlab).
+# Speech for the tests and the demo; built once, kept in WHISPERLAB_CACHE (default ~/.cache/whisperlab).
 CORPORA := ivr-five ivr-en-es
 MODEL := base
 REPORTS := reports
 HOURS ?= 3
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-# The demo's sweep: the guide's two knobs, then keys that listen, then the text of the same recordings.
+# The demo's sweep: cache size and hash precision, then spectral keys, then the text of the same recordings.
 DEMO := $(REPORTS)/demo-sweep
 DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(DEMO) --resume
 DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded --no-decode
@@ -27,8 +27,8 @@ say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: environment weights speech ## real weights and real speech, a small sweep, notebooks: reports/index.html
-	$(call say,what this machine offers)
+demo: environment weights speech ## real weights and speech, a small sweep, the notebooks: writes reports/index.html
+	$(call say,checking this machine)
 	@$(BIN)/whisperlab doctor
 	$(call say,a small sweep over cache size and hash precision)
 	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_GRID)
@@ -39,54 +39,54 @@ demo: environment weights speech ## real weights and real speech, a small sweep,
 	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
 	@printf '\nOpen %s\n' "$(abspath $(REPORTS)/index.html)"
 
-test: environment lint browser weights speech ## lint, types, and every test: model, browser and notebooks too
+test: environment lint browser weights speech ## lint, types and all tests, including model, browser and notebook tests
 	$(call say,tests)
 	@$(BIN)/python -m pytest --doctest-modules whisperlab tests
 
-lint: environment ## ruff, mypy --strict, and no outputs in notebooks
+lint: environment ## ruff, mypy --strict, and a check that notebooks have no outputs
 	$(call say,lint and types)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS),echo "no notebooks yet")
 
-notebooks: environment weights speech ## run the notebooks, each to one offline page under reports/
+notebooks: environment weights speech ## run the notebooks; each becomes one offline page in reports/
 	$(call say,notebooks)
 	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
 
-bench: environment weights speech ## the guide's benchmark page, and the peers on the same audio
+bench: environment weights speech ## microbenchmarks, and other systems on the same audio
 	$(call say,benchmarks)
 	@$(BIN)/whisperlab bench buffer
 	@$(BIN)/whisperlab bench metrics
 	@$(BIN)/whisperlab bench cache
 	@$(BIN)/whisperlab bench peers
 
-soak: environment weights speech ## three hours of audio through one stream: reports/soak.html (HOURS=0.5 for less)
+soak: environment weights speech ## stream three hours of audio: writes reports/soak.html (HOURS=0.5 for less)
 	$(call say,soak: $(HOURS) hours of audio)
 	@$(BIN)/python -m benchmarks.soak --hours $(HOURS) --out $(REPORTS)
 
-sbom: environment ## what is installed, as a CycloneDX bill of materials: reports/sbom.json
+sbom: environment ## write the installed packages as a CycloneDX bill of materials: reports/sbom.json
 	@mkdir -p $(REPORTS)
 	@$(PYTHON) -m venv $(VENV)-sbom
 	@$(VENV)-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
 	@$(VENV)-sbom/bin/cyclonedx-py environment $(BIN)/python --of JSON -o $(REPORTS)/sbom.json
 
-fuzz: environment speech ## damaged files and odd options by the thousand, and again where coverage leads (hours)
+fuzz: environment speech ## thousands of damaged files and odd options, then coverage-guided fuzzing (hours)
 	$(call say,fuzzing)
 	@$(BIN)/python benchmarks/fuzz.py --cases 10000
 	@$(BIN)/python benchmarks/fuzz.py --cases 10000 --guided
 
-clean: ## remove the environment, caches and reports (weights and speech stay where WHISPERLAB_CACHE says)
+clean: ## remove the environment, caches and reports (keeps weights and speech in WHISPERLAB_CACHE)
 	@rm -rf $(VENV) $(VENV)-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find $(REPORTS) -mindepth 1 ! -name README.md ! -name timeline.svg -delete
 
-# --- what the targets need ----------------------------------------------------------------------------------
+# --- prerequisites ------------------------------------------------------------------------------------------
 
 environment: $(READY)
 
 $(READY): constraints.txt pyproject.toml
-	$(call say,environment: $(VENV) - some minutes and about 2 GB the first time)
+	$(call say,environment: $(VENV) (some minutes and about 2 GB the first time))
 	@command -v $(PYTHON) >/dev/null || { echo "whisperlab needs Python 3.11 or newer (Debian: apt-get install python3 python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "whisperlab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V); try make PYTHON=python3.11" >&2; exit 1; }
@@ -111,5 +111,5 @@ browser:
 		echo "==> Chromium, for the browser tests"; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
 	else \
-		echo "the browser tests need Chromium (Debian: apt-get install chromium)" >&2; exit 1; \
+		echo "The browser tests need Chromium (Debian: apt-get install chromium)" >&2; exit 1; \
 	fi

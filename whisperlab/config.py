@@ -22,8 +22,8 @@ from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
+from whisperlab.util.json_values import JsonValue
 from whisperlab.util.options import (
-    JsonValue,
     Option,
     Options,
     described,

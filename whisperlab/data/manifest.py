@@ -19,6 +19,7 @@ from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text, write_atomic
+from whisperlab.util.json_values import JsonValue
 from whisperlab.util.validation import from_json, is_number, shown
 
 Fields: TypeAlias = Mapping[str, object]  # of a JSON object
@@ -63,7 +64,7 @@ class Recording:
         return sum(a.lang != b.lang for a, b in zip(self.segments, self.segments[1:], strict=False))
 
     @property
-    def reference(self) -> dict[str, object]:
+    def reference(self) -> dict[str, JsonValue]:
         """Text and segments in the form of a trace: ``{"text", "segments": [{start, end, lang, text}]}``."""
         return Reference(self.text, self.segments).to_dict()
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
-from typing import ClassVar, TypeAlias, TypeVar, cast, get_type_hints
+from typing import ClassVar, TypeVar, cast, get_type_hints
 
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.json_values import JsonValue
 from whisperlab.util.validation import check_type, shown
 
 T = TypeVar("T")
-JsonValue: TypeAlias = "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 # Names of options before there were groups for all of them, and their names now. `migrated` applies them.
 RENAMED = {
