@@ -114,7 +114,10 @@ def _fits(value: object, hint: object) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in parts
     if origin is tuple:
-        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+        if not isinstance(value, list | tuple):
+            return False
+        hints = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(hints) and all(map(_fits, value, hints))
     if isinstance(origin, type):  # Mapping[str, float]: its items are checked where it is used
         return isinstance(value, origin)
     if hint is float:
@@ -134,6 +137,8 @@ def _words(hint: object) -> str:
     if origin is Literal:
         return f"one of {', '.join(parts)}"
     if origin is tuple:
+        if parts[-1] is not Ellipsis:
+            return f"a list of {' and '.join(map(_words, parts))}"
         return f"a list, each {_words(parts[0])}"
     return _TYPES.get(hint) or f"a {getattr(get_origin(hint) or hint, '__name__', hint)}"
 
