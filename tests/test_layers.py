@@ -20,7 +20,7 @@ LEVELS = (
     ("util",),
     ("buffer", "cache", "metrics"),
     ("model",),
-    ("streaming",),
+    ("streaming", "config"),
     ("transcriber",),
     ("data", "evaluation"),
     ("profiling",),

@@ -33,7 +33,7 @@ from whisperlab.util.options import (
     option,
     plain,
 )
-from whisperlab.util.threads import THREADS
+from whisperlab.util.threads import MOST_THREADS, THREADS
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.validation import check_type, shown
 
@@ -75,7 +75,7 @@ class ComputeOptions(Options):
         "minutes; for fp32 and bf16",
     )
     threads: int = option(
-        THREADS, "compute threads of one transcriber; torch's own setting is restored after each call"
+        THREADS, "compute threads; torch's own setting is restored after each call", 1, MOST_THREADS
     )
 
 

@@ -224,7 +224,7 @@ def test_softmax_is_a_distribution_whatever_the_size_of_the_logits(logits: list[
         {"temperature": 0.0},
         {"temperature": float("nan")},
         {"english_bias": float("inf")},
-        {"sure": 1.5},
+        {"confident_above": 1.5},
         {"confident_hop_factor": 0},
     ],
 )

@@ -79,7 +79,7 @@ def test_a_transcriber_computes_with_its_own_threads_and_leaves_the_users_settin
     wanted = options.get("threads", 1)
     with ThreadsInUse() as use:
         transcriber = make(base_model, **options)
-        assert (transcriber.config()["threads"], torch.get_num_threads()) == (wanted, 3)
+        assert (transcriber.config()["compute"]["threads"], torch.get_num_threads()) == (wanted, 3)
         calls: list[Callable[[], object]] = [
             lambda: transcriber.process(speech[: SAMPLE_RATE * 3 // 2]),
             lambda: transcriber.skip(SAMPLE_RATE),
