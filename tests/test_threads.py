@@ -708,7 +708,7 @@ def replayed(
         transcriber = make(base_model, **options)
         for part, names in {
             transcriber.parts.decoder: ("decode", "likelihoods"),
-            transcriber: ("_posteriors", "_look"),
+            transcriber.parts.probe.encoder: ("posteriors", "posterior"),
         }.items():
             for name in names:
                 monkeypatch.setattr(part, name, remembered(name, getattr(part, name)))

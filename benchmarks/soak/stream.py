@@ -117,7 +117,11 @@ class SoakedTranscriber(SessionRestartTranscriber):
     metrics: StageTimes
 
     def __init__(self, *args: Any, parts: Parts = Parts(), **options: Any) -> None:
-        super().__init__(*args, parts=replace(parts, metrics=lambda *_: StageTimes()), **options)
+        super().__init__(*args, parts=replace(parts, metrics=lambda *_: self.make_timers()), **options)
+
+    def make_timers(self) -> StageTimes:
+        """The timers of the stages."""
+        return StageTimes()
 
 
 def soak(

@@ -35,13 +35,13 @@ from benchmarks.soak.plan import BLOCK_TILES, KINDS, LONG, TILE, Piece, Plan
 from benchmarks.soak.sounds import Sounds, clips
 from benchmarks.soak.stream import SoakedTranscriber, StageTimes, soak, young_process
 from whisperlab import data
-from whisperlab.cli import main
+from whisperlab.config import TranscriberConfig
 from whisperlab.model.encoder import Encoded, positions
 from whisperlab.model.weights import Weights
 from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.streaming.assembly import Parts
 from whisperlab.streaming.decoding import Hypothesis, Word
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.streaming.vad import SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, TraceError
 from whisperlab.util.memory import trim_heap
@@ -104,7 +104,12 @@ class StandInStack:
 
 
 class StandInIdentifier:
-    """Sure of a language for every range of what the encoder found."""
+    """Certain of one language for every range of the encoder's output."""
+
+    languages = LANGUAGES
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
 
     def posterior(self, features: torch.Tensor) -> np.ndarray[Any, Any]:
         found = np.full(len(LANGUAGES), 0.02)
@@ -115,7 +120,7 @@ class StandInIdentifier:
 class StandInDecoder:
     """A word every half a second of speech."""
 
-    def __init__(self, encoder: StandInEncoder) -> None:
+    def __init__(self, encoder: StandInEncoder, *_: Any, **__: Any) -> None:
         self._encoder = encoder
         self.reset()
 
@@ -139,7 +144,7 @@ class StandInDecoder:
 
 
 class LoudnessDetector:
-    """Speech is what is loud."""
+    """Loud audio is speech."""
 
     def reset(self) -> None:
         pass
@@ -149,19 +154,22 @@ class LoudnessDetector:
 
 
 class StandInTranscriber(SoakedTranscriber):
-    """The transcriber with nothing learnt in it."""
+    """The transcriber with stand-ins for everything that was trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, **parts: Any) -> None:
         dims = {"n_vocab": 51865}
         weights = Weights("stand-in", dims, {}, torch.zeros(0), torch.device("cpu"))
-        super().__init__(weights, languages=LANGUAGES, lid_p95_limit_ms=1e9, hit_rate_limit=0)
-        self._identifier = StandInIdentifier()
-        self._decoder = StandInDecoder(self._text_encoder)
-        self._gate = SpeechGate(VadOptions(), LoudnessDetector())
-        self.reset()
-
-    def _engine(self, weights: Any, precision: Any, split: Any) -> Any:
-        return StandInEncoder(), StandInStack()
+        made: dict[str, Any] = {
+            "engine": lambda *_: (StandInEncoder(), StandInStack()),
+            "voice_detector": LoudnessDetector,
+            "identifier": StandInIdentifier,
+            "decoder": StandInDecoder,
+            **parts,
+        }
+        config = TranscriberConfig(languages=LANGUAGES).replace(
+            {"monitoring.lid_p95_limit_ms": 1e9, "monitoring.hit_rate_limit": 0.0, "vad.max_gain_db": 0.0}
+        )
+        super().__init__(weights, config=config, parts=Parts(**made))
 
 
 class Leaking(StandInTranscriber):
@@ -178,34 +186,41 @@ class Leaking(StandInTranscriber):
 
 
 class Counted(StandInTranscriber):
-    """Timed by a clock that only goes on when there is work, so that the same work takes the same time."""
+    """Timed by a clock that only advances with work, so that the same work takes the same time."""
 
     def __init__(self) -> None:
         self.worked = 0
-        super().__init__()
 
-    def _timers(self, enable_logging: bool, log_interval_seconds: float) -> StageTimes:
+        def judged(detector: LoudnessDetector, frame: FloatArray) -> float:
+            self.worked += 10_000
+            return LoudnessDetector.__call__(detector, frame)
+
+        def identified(identifier: StandInIdentifier, features: torch.Tensor) -> Any:
+            self.worked += self.frame_work()
+            return StandInIdentifier.posterior(identifier, features)
+
+        super().__init__(
+            voice_detector=type("CountedDetector", (LoudnessDetector,), {"__call__": judged}),
+            identifier=type("CountedIdentifier", (StandInIdentifier,), {"posterior": identified}),
+        )
+
+    def make_timers(self) -> StageTimes:
         return StageTimes(processor=self._clock)
+
+    def frame_work(self) -> int:
+        return 1_000_000
 
     def _clock(self) -> int:
         self.worked += 1000
         return self.worked
 
-    def _judge(self) -> Any:
-        self.worked += 10_000
-        return super()._judge()
-
-    def _frame(self, *question: Any) -> Any:
-        self.worked += 1_000_000
-        return super()._frame(*question)
-
 
 class Slowing(Counted):
     """Does more for a frame as the stream gets longer: a tenth more at the end of twelve minutes."""
 
-    def _frame(self, *question: Any) -> Any:
-        self.worked += 100_000 * self._heard // round(LONGER.duration_s * SAMPLE_RATE)
-        return super()._frame(*question)
+    def frame_work(self) -> int:
+        longer = round(LONGER.duration_s * SAMPLE_RATE)
+        return 1_000_000 + 100_000 * self.parts.stream.history.received // longer
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +389,7 @@ def test_nothing_grows_with_the_stream(sounds: Sounds, tmp_path: Path) -> None:
     found = findings(read_log(listened(transcriber, sounds, tmp_path, Plan(HOURS))))
     assert transcriber.get_statistics()["sessions"]["switches"] > 100 * HOURS
     assert [held for held in found.held if not held.within] == []
-    assert {held.name for held in found.held if held.limit} >= {"vad buffer, samples", "_gate._recent"}
+    assert {held.name for held in found.held if held.limit} >= {"vad buffer, samples", "_stream.gate._recent"}
     assert found.memory_holds is not False
     assert all(first == last for first, last in found.work.values())
 
@@ -399,7 +414,10 @@ def test_a_stream_gives_memory_back_every_ten_seconds(
     sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber, given = StandInTranscriber(), []
-    monkeypatch.setattr("whisperlab.transcriber.trim_heap", lambda: given.append(transcriber._heard))
+    monkeypatch.setattr(
+        "whisperlab.streaming.stream.trim_heap",
+        lambda: given.append(transcriber.parts.stream.history.received),
+    )
     listened(transcriber, sounds, tmp_path)
     assert len(given) == SHORT.duration_s // 10
     apart = [later - earlier for earlier, later in itertools.pairwise([0, *given])]
@@ -437,7 +455,11 @@ def test_a_machine_that_gets_slower_is_not_held_against_the_stream(sounds: Sound
 
     @contextmanager
     def yardstick() -> Iterator[Any]:
-        yield lambda: 10 * (1 + 0.1 * transcriber._heard / (LONGER.duration_s * SAMPLE_RATE))
+        yield (
+            lambda: (
+                10 * (1 + 0.1 * transcriber.parts.stream.history.received / (LONGER.duration_s * SAMPLE_RATE))
+            )
+        )
 
     log = tmp_path / "soak.jsonl"
     assert soak(transcriber, LONGER, sounds, log, yardstick=yardstick)
@@ -493,14 +515,6 @@ def test_the_page_and_its_json_say_the_same_and_need_nothing_else(short: Path, t
     assert read["whole"]
     assert "raw" not in read["samples"][-1]
     assert len(read["samples"]) == len(read_log(short).samples)
-
-
-def test_the_report_command_takes_the_log_of_a_soak(
-    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["report", str(short), "--out", str(tmp_path / "killed.html"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["pages"] == [str(tmp_path / "killed.html")]
-    assert (tmp_path / "killed.json").exists()
 
 
 @pytest.mark.model

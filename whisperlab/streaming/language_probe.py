@@ -84,8 +84,6 @@ class LanguageEncoder:
     recomputed for the shadow rate count on another encoder.
     """
 
-    __slots__ = ("_found", "_identifier", "_metrics", "_options", "_shadow", "_stream", "cache", "encoder")
-
     def __init__(
         self,
         options: LanguageIdOptions,
