@@ -15,10 +15,9 @@ from whisperlab.cli import commands
 from whisperlab.cli.needs import EXTRAS
 from whisperlab.data.audio_files import write_wav
 
-BLOCKED = {name.replace("-", "_") for names in EXTRAS.values() for name in names} | {
-    "nbformat",
-    "ctranslate2",
-}
+# The libraries of the extras, and those that come with them.
+BLOCKED = {name for names in EXTRAS.values() for name in names}
+BLOCKED |= {"nbformat", "ctranslate2", "numba", "llvmlite", "triton"}
 BLOCKER = """
 import sys
 
@@ -30,6 +29,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 PAGES = "jinja2 (HTML pages), matplotlib (figures)"
+SYSTEMS = "openai-whisper (one of the systems), faster-whisper (one of the systems)"
 
 # Command lines that need more than the core, and what each lacks without any extra.
 LACKING = {
@@ -41,16 +41,17 @@ LACKING = {
     "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",
     "sweep --corpus ok.jsonl --ray auto": "ray (--ray); pip install 'whisperlab[ray]'",
     "sweep --corpus ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
-    "bench peers --corpus ok.jsonl": "faster_whisper (one of the systems), av (to build ivr-en, ivr-es); "
-    "pip install 'whisperlab[data,peers]'",
-    "bench peers --corpus ok.jsonl --no-controls": "faster_whisper (one of the systems); "
-    "pip install 'whisperlab[peers]'",
-    "bench pipeline --corpus ok.jsonl": "faster_whisper (comparison; --no-offline leaves it out); "
-    "pip install 'whisperlab[peers]'",
-    "bench soak": f"scipy (slopes), {PAGES}, av (to build ivr-five, ivr-en-es); "
-    "pip install 'whisperlab[data,report,sweep]'",
+    "bench peers --corpus ok.jsonl": f"{SYSTEMS}, av (to build ivr-en, ivr-es); "
+    "pip install 'whisperlab[data,other-systems,reference]'",
+    "bench peers --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
+    "bench peers --corpus ok.jsonl --no-controls --peers int8": "faster-whisper (one of the systems); "
+    "pip install 'whisperlab[other-systems]'",
+    "bench pipeline --corpus ok.jsonl": "openai-whisper (reference pipeline), "
+    "faster-whisper (comparison; --no-offline leaves it out); pip install 'whisperlab[other-systems,reference]'",
+    "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); "
+    "pip install 'whisperlab[reference]'",
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
-    f"line_profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
+    f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
     "data build ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
 }
 # Command lines that need the core alone, and a part of what they print.
@@ -59,7 +60,7 @@ CORE = {
     "score nothing.txt nothing.txt": "nothing.txt",
     "models list": "large-v3",
     "data info ok.jsonl": "recordings",
-    "doctor": "pip install 'whisperlab[peers]'",
+    "doctor": "reference: without openai-whisper -> pip install 'whisperlab[reference]'",
 }
 
 
