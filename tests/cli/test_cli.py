@@ -1096,7 +1096,7 @@ def test_a_full_disk_fails_the_doctor(
     assert run("doctor") == 1
     streams = capsys.readouterr()
     assert "FAIL  disk" in streams.out
-    assert streams.err.splitlines()[-1].endswith("not usable before these are mended: disk")
+    assert streams.err.splitlines()[-1].endswith("not usable until these are fixed: disk")
 
 
 def test_instructions_are_read_from_the_processor_flags() -> None:

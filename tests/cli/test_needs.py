@@ -1,4 +1,4 @@
-"""Commands where optional libraries are missing: each says before any work all that it lacks, and how to get it."""
+"""Commands without optional libraries: each names all that are missing before any work, and how to install them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from whisperlab.cli import commands
 from whisperlab.cli.needs import EXTRAS
 from whisperlab.data.audio_files import write_wav
 
-BLOCKED = {name.replace("-", "_") for names in EXTRAS.values() for name in names} | {
-    "nbformat",
-    "ctranslate2",
-}
+if TYPE_CHECKING:
+    from conftest import Scene
+
+# The libraries of the extras, and those that come with them.
+BLOCKED = {name for names in EXTRAS.values() for name in names}
+BLOCKED |= {"nbformat", "ctranslate2", "numba", "llvmlite", "triton"}
 BLOCKER = """
 import sys
 
@@ -30,6 +33,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 PAGES = "jinja2 (HTML pages), matplotlib (figures)"
+SYSTEMS = "openai-whisper (one of the systems), faster-whisper (one of the systems)"
 
 # Command lines that need more than the core, and what each lacks without any extra.
 LACKING = {
@@ -41,16 +45,17 @@ LACKING = {
     "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",
     "sweep --corpus ok.jsonl --ray auto": "ray (--ray); pip install 'whisperlab[ray]'",
     "sweep --corpus ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
-    "bench peers --corpus ok.jsonl": "faster_whisper (one of the systems), av (to build ivr-en, ivr-es); "
-    "pip install 'whisperlab[data,peers]'",
-    "bench peers --corpus ok.jsonl --no-controls": "faster_whisper (one of the systems); "
-    "pip install 'whisperlab[peers]'",
-    "bench pipeline --corpus ok.jsonl": "faster_whisper (comparison; --no-offline leaves it out); "
-    "pip install 'whisperlab[peers]'",
-    "bench soak": f"scipy (slopes), {PAGES}, av (to build ivr-five, ivr-en-es); "
-    "pip install 'whisperlab[data,report,sweep]'",
+    "bench peers --corpus ok.jsonl": f"{SYSTEMS}, av (to build ivr-en, ivr-es); "
+    "pip install 'whisperlab[data,other-systems,reference]'",
+    "bench peers --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
+    "bench peers --corpus ok.jsonl --no-controls --peers int8": "faster-whisper (one of the systems); "
+    "pip install 'whisperlab[other-systems]'",
+    "bench pipeline --corpus ok.jsonl": "openai-whisper (reference pipeline), "
+    "faster-whisper (comparison; --no-offline leaves it out); pip install 'whisperlab[other-systems,reference]'",
+    "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); "
+    "pip install 'whisperlab[reference]'",
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
-    f"line_profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
+    f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
     "data build ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
 }
 # Command lines that need the core alone, and a part of what they print.
@@ -59,7 +64,7 @@ CORE = {
     "score nothing.txt nothing.txt": "nothing.txt",
     "models list": "large-v3",
     "data info ok.jsonl": "recordings",
-    "doctor": "pip install 'whisperlab[peers]'",
+    "doctor": "reference: without openai-whisper -> pip install 'whisperlab[reference]'",
 }
 
 
@@ -68,14 +73,17 @@ def whisperlab(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
     return without_extras(folder, ["-m", "whisperlab", *line.split()])
 
 
-def without_extras(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Python in a folder, where no extra is installed and no corpus built."""
+def without_extras(
+    folder: Path, arguments: list[str], *, empty_cache: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Python in a folder, where no extra is installed and, with an empty cache, no corpus is built."""
     (folder / "sitecustomize.py").write_text(BLOCKER.format(blocked=BLOCKED))
     write_wav(folder / "call.wav", np.zeros(16_000, np.float32))
     recording = {"audio_filepath": "call.wav", "duration": 1.0, "text": "", "lang": "en,es", "split": "test"}
     (folder / "ok.jsonl").write_text(json.dumps(recording) + "\n")
     path = os.pathsep.join([str(folder), str(Path(commands.__file__).parents[2])])
-    environment = {**os.environ, "PYTHONPATH": path, "WHISPERLAB_CACHE": str(folder / "cache")}
+    cache = {"WHISPERLAB_CACHE": str(folder / "cache")} if empty_cache else {}
+    environment = {**os.environ, "PYTHONPATH": path, **cache}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -92,6 +100,19 @@ def test_what_needs_the_core_alone_works_without_extras(tmp_path: Path, line: st
     ran = whisperlab(tmp_path, line)
     assert CORE[line] in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.model
+def test_speech_is_transcribed_without_extras(tmp_path: Path, scene: Scene) -> None:
+    code = (
+        "import sys, numpy; from whisperlab import SessionRestartTranscriber\n"
+        "transcriber = SessionRestartTranscriber('base', languages=['en', 'es'])\n"
+        "transcriber.process(numpy.load('scene.npy'))\n"
+        "print(' '.join(segment.text for segment in transcriber.finalize().segments))\n"
+    )
+    np.save(tmp_path / "scene.npy", scene.clip(scene.segments[0]))
+    ran = without_extras(tmp_path, ["-c", code], empty_cache=False)
+    assert "wrong" in ran.stdout, ran.stderr
 
 
 def test_every_command_is_tried_without_extras() -> None:

@@ -75,7 +75,7 @@ def test_the_code_is_made_once(quick: ShortWindowEncoder, weights: Weights) -> N
 @pytest.mark.model
 @pytest.mark.slow
 def test_pooling_where_it_was_not_cut_is_refused(quick: ShortWindowEncoder, scene: Scene) -> None:
-    with pytest.raises(ConfigurationError, match="after 3 blocks"):
+    with pytest.raises(ConfigurationError, match="compiled for 3 blocks"):
         quick.encode(scene.audio[:SAMPLE_RATE], 0, 2)
 
 

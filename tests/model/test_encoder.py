@@ -1,4 +1,4 @@
-"""The encoder on short windows and the decoder stack beside openai-whisper's own, number by number."""
+"""The encoder on short windows and the text decoder, compared number by number with openai-whisper's."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_batch_of_several_lengths_or_none_is_refused(base_model: Whisper, clip
             encoder.encode_batch(windows, 0)
 
 
-# --- products -----------------------------------------------------------------------------------------
+# --- linear layers -----------------------------------------------------------------------------------------
 
 
 PRECISIONS = [name for name in ("fp32", "bf16", "int8") if name != "bf16" or has_bf16(torch.device("cpu"))]
@@ -185,7 +185,7 @@ PRECISIONS = [name for name in ("fp32", "bf16", "int8") if name != "bf16" or has
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [(1,), (2,), (16,), (300,), (3, 90)], ids=str)
-def test_a_product_is_the_linear_layer_whatever_follows_it(
+def test_a_packed_layer_is_the_linear_layer_whatever_follows_it(
     precision: Precision, shape: tuple[int, ...]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -203,10 +203,10 @@ def test_a_product_is_the_linear_layer_whatever_follows_it(
         assert found.dtype is kind
         assert found.shape == exact.shape
         assert relative_error(found.float(), exact) < 0.02
-    torch.testing.assert_close((given, base), kept)  # what was given is left as it was
+    torch.testing.assert_close((given, base), kept)  # the arguments are unchanged
 
 
-def test_products_meet_few_numbers_of_rows_whatever_lengths_a_stream_brings(
+def test_layers_meet_few_numbers_of_rows_whatever_lengths_a_stream_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """oneDNN keeps code for every number of rows it has met, over half a megabyte each."""
@@ -272,8 +272,8 @@ def test_in_eight_bits_the_decoder_says_nearly_the_same(
     eight = TextDecoder(weights_of(base_model), "int8")
     found, expected = (extended(one, encoded, [tokens]) for one in (eight, stack))
     assert 0 < relative_error(found, expected) < 0.1
-    glance = eight.first_token_pass(encoded.features, tokens[0])
-    assert relative_error(glance, stack.first_token_pass(encoded.features, tokens[0])) < 0.1
+    found = eight.first_token_pass(encoded.features, tokens[0])
+    assert relative_error(found, stack.first_token_pass(encoded.features, tokens[0])) < 0.1
 
 
 @pytest.mark.model
@@ -288,7 +288,7 @@ def test_every_linear_layer_is_in_eight_bits(base_model: Whisper, monkeypatch: p
             made.append(tuple(weight.shape))
             super().__init__(weight, bias)
 
-    monkeypatch.setattr(linear, "_EightBit", Counted)
+    monkeypatch.setattr(linear, "Int8Linear", Counted)
     weights = weights_of(base_model)
     layers, state = weights.dims["n_audio_layer"], weights.dims["n_audio_state"]
     ShortWindowEncoder(weights, "int8")
@@ -322,7 +322,7 @@ def test_rows_of_zeros_stay_the_bias() -> None:
     torch.testing.assert_close(packed_linear(weight, bias, "int8")(torch.zeros(2, 8)), bias.expand(2, 4))
 
 
-def test_what_was_given_to_a_product_is_left_as_it_was() -> None:
+def test_a_packed_layer_leaves_its_arguments_unchanged() -> None:
     weight, x = torch.randn(4, 8), torch.randn(2, 8)
     before = weight.clone(), x.clone()
     packed_linear(weight, None, "int8")(x)
@@ -340,7 +340,7 @@ def test_a_precision_that_cannot_be_had_is_refused() -> None:
         check_precision("fp8", cpu)
 
 
-# --- the decoder stack --------------------------------------------------------------------------------
+# --- the text decoder --------------------------------------------------------------------------------
 
 
 def extended(stack: TextDecoder, encoded: Encoded, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -419,11 +419,11 @@ def test_the_alignment_is_the_attention_of_openai_whispers_alignment_heads(
 
 
 @pytest.mark.model
-def test_a_glance_is_opening_the_window_and_giving_it_one_token(
+def test_a_first_token_pass_is_opening_the_window_and_extending_by_one_token(
     stack: TextDecoder, encoded: Encoded, tokens: list[int]
 ) -> None:
-    glance = stack.first_token_pass(encoded.features, tokens[0])
-    torch.testing.assert_close(glance, extended(stack, encoded, [tokens[:1]]), **CLOSE)
+    found = stack.first_token_pass(encoded.features, tokens[0])
+    torch.testing.assert_close(found, extended(stack, encoded, [tokens[:1]]), **CLOSE)
 
 
 @pytest.mark.model

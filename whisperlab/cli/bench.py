@@ -96,18 +96,18 @@ def needs(args: argparse.Namespace) -> Needs:
     """The other systems, the speech, and what the report of a soak is made with."""
     if args.what == "pipeline":
         faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
-        return {**faster, **speech(args.corpus)}
+        return {"whisper": "reference pipeline", **faster, **speech(args.corpus)}
     if args.what != "peers":
         return {}
     from whisperlab.experiments import other_systems
 
-    faster = (
-        {"faster_whisper": "one of the systems"}
-        if any(map(_is_faster, other_systems.chosen(args.peers)))
-        else {}
-    )
+    names = other_systems.chosen(args.peers)
+    systems = {
+        **({"whisper": "one of the systems"} if "openai-whisper" in names else {}),
+        **({"faster_whisper": "one of the systems"} if any(map(_is_faster, names)) else {}),
+    }
     first = speech(args.corpus)
-    return {**faster, **(first or speech(*_controls(args, _speech(args))))}
+    return {**systems, **(first or speech(*_controls(args, _speech(args))))}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

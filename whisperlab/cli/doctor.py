@@ -1,6 +1,6 @@
-"""Look over this machine: what whisperlab needs, what it can use, and what is missing and how to get it.
+"""Check this machine: required and optional parts, and how to install missing ones.
 
-OK is fine, WARN costs speed or an optional command, FAIL means whisperlab cannot work.
+OK is fine, WARN costs speed or an optional command, FAIL means that whisperlab cannot work.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Literal
 
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
-from whisperlab.cli.needs import EXTRAS, Needs, is_there
+from whisperlab.cli.needs import EXTRAS, Needs, distribution, is_there
 from whisperlab.util.errors import WhisperlabError
 
-HELP = "what this machine offers and what is missing"
+HELP = "check this machine and list missing parts"
 EXAMPLES = ("doctor", "doctor --json")
 
 CPU_FLAGS = {
@@ -35,7 +35,7 @@ ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's tr
 
 @dataclass(slots=True, frozen=True)
 class Finding:
-    """One thing looked at; ``advice`` says what to do when it is not OK."""
+    """The result of one check; ``advice`` says how to fix it if it is not OK."""
 
     name: str
     status: Literal["OK", "WARN", "FAIL"]
@@ -45,7 +45,7 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab doctor``."""
-    parser.add_argument("--model", default="base", help="the weights to look for (default: %(default)s)")
+    parser.add_argument("--model", default="base", help="the weights to check (default: %(default)s)")
 
 
 def needs(_: argparse.Namespace) -> Needs:
@@ -54,7 +54,7 @@ def needs(_: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Print every finding; 1 when one of them is a FAIL."""
+    """Print every finding; returns 1 if one of them is a FAIL."""
     findings = list(examine(args.model))
     console.document([asdict(finding) for finding in findings])
     for finding in findings:
@@ -62,12 +62,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.show(f"{finding.status:<4}  {finding.name:<9} {finding.detail}{advice}")
     failed = [finding.name for finding in findings if finding.status == "FAIL"]
     if failed:
-        console.note(f"whisperlab: error: not usable before these are mended: {', '.join(failed)}")
+        console.note(f"whisperlab: error: not usable until these are fixed: {', '.join(failed)}")
     return 1 if failed else 0
 
 
 def examine(model: str) -> Iterator[Finding]:
-    """All findings, the foundations first."""
+    """All findings, the required parts first."""
     yield python()
     yield processor(_read("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
     yield (library := torch())
@@ -88,7 +88,7 @@ def python() -> Finding:
 
 
 def processor(cpuinfo: str, cores: int) -> Finding:
-    """Cores this process may use, and the instructions that make the encoder fast.
+    """The cores this process may use, and the CPU instructions that speed up the encoder.
 
     >>> processor("flags : fpu avx2 avx512f", 2)
     Finding(name='processor', status='WARN', detail='2 cores; AVX2, AVX-512; no BF16, no VNNI', advice='')
@@ -112,16 +112,16 @@ def torch() -> Finding:
 
 
 def threads() -> Finding:
-    """What a second compute thread brings at this moment."""
+    """The gain of a second compute thread, measured now."""
     from whisperlab.util.threads import WORTH, second_thread
 
     share = second_thread()
-    told = "--threads 2 is faster while the second core is free" if share <= WORTH else "keep 1"
-    return Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {told}")
+    advice = "--threads 2 is faster while the second core is free" if share <= WORTH else "keep 1"
+    return Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {advice}")
 
 
 def compiler() -> Finding:
-    """A C++ compiler, which only the compiled encoder needs."""
+    """A C++ compiler, needed by the compiled encoder only."""
     found = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
     if found:
         return Finding("compiler", "OK", f"{found} (for the compiled encoder)")
@@ -129,7 +129,7 @@ def compiler() -> Finding:
 
 
 def disk() -> Finding:
-    """Room for weights, speech and traces."""
+    """Free space for weights, speech and traces."""
     from whisperlab.model.weights import cache_dir
 
     folder = cache_dir()
@@ -138,12 +138,12 @@ def disk() -> Finding:
     status: Literal["OK", "WARN", "FAIL"] = (
         "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
     )
-    advice = "" if status == "OK" else "make room, or set WHISPERLAB_CACHE to a roomier folder"
+    advice = "" if status == "OK" else "free some space, or set WHISPERLAB_CACHE to a folder on another disk"
     return Finding("disk", status, f"{free / 1e9:.1f} GB free for {folder}", advice)
 
 
 def weights(model: str) -> Finding:
-    """Whether the model's weights are here and are what they should be."""
+    """Whether the model's weights are on this machine, with the known digest."""
     from whisperlab.model import weights as models
 
     try:
@@ -158,7 +158,7 @@ def weights(model: str) -> Finding:
 
 
 def speech() -> Finding:
-    """Which corpora have been built."""
+    """The corpora that are built."""
     from whisperlab import data
 
     built = [name for name in data.list_corpora() if data.is_built(name)]
@@ -168,18 +168,18 @@ def speech() -> Finding:
 
 
 def extras() -> Iterator[Finding]:
-    """The optional libraries, extra by extra; ffmpeg is not among them, nothing here calls it."""
+    """The optional libraries of each extra. ffmpeg is never used."""
     for extra, names in EXTRAS.items():
-        missing = [name for name in names if not is_there(name.replace("-", "_"))]
+        missing = [distribution(name) for name in names if not is_there(name)]
         if missing:
             advice = f"pip install 'whisperlab[{extra}]'"
             yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
         else:
-            yield Finding("extra", "OK", f"{extra}: {', '.join(names)}")
+            yield Finding("extra", "OK", f"{extra}: {', '.join(map(distribution, names))}")
 
 
 def browser() -> Finding:
-    """Chromium, which only the browser tests need."""
+    """Chromium, needed by the browser tests only."""
     found = shutil.which("chromium")
     if found:
         return Finding("browser", "OK", f"{found} (for the browser tests)")

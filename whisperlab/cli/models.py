@@ -1,4 +1,4 @@
-"""Model weights: which there are, where they lie, and whether they are what they should be."""
+"""Model weights: list, download, locate and verify them."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def _verify(name: str, console: Console) -> int:
 
     found = models.verify(name)
     if found.trusted is False:
-        raise WeightsError(f"{found.path} is not what it should be: {found.evidence}")
+        raise WeightsError(f"{found.path} is damaged or altered: {found.evidence}")
     console.document({**asdict(found), "path": str(found.path)})
     console.show(described(found))
     return 0
 
 
 def described(found: Verification) -> str:
-    """What is known about a checkpoint, in a line."""
+    """The facts about a checkpoint in one line."""
     return f"{found.path}: {found.n_values:,} parameters, {found.evidence}"

@@ -71,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def needs(_: argparse.Namespace) -> Needs:
-    """No optional library."""
-    return {}
+def needs(args: argparse.Namespace) -> Needs:
+    """openai-whisper for its normalizers."""
+    return {"whisper": "--normalizer whisper"} if args.normalizer == "whisper" else {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

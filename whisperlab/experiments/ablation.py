@@ -435,7 +435,7 @@ def beside_offline(
     """Real-time factors of ours, fed in chunks, and of faster-whisper, which hears each stretch whole, in turns.
 
     The packaged weights are fetched in faster-whisper's format if they are not in the cache. Raises
-    MissingDependencyError without the extra ``peers``.
+    MissingDependencyError without the extra ``other-systems``.
     """
     engine = load_faster_whisper(setting.model, say=say)
     transcriber = ARMS[OURS].transcriber(Models(setting.model), setting.languages)

@@ -236,14 +236,13 @@ def encoder_work(statistics: Mapping[str, Any]) -> EncoderWork:
 def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = _log.info) -> WhisperModel:
     """faster-whisper in int8 on the CPU, on the packaged weights, its engine under a `LanguageWitness`.
 
-    Raises MissingDependencyError without the extra ``peers``, and WeightsError as `models.ct2_folder` does.
+    Raises MissingDependencyError without the extra ``other-systems``, and WeightsError as `models.ct2_folder` does.
     """
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise MissingDependencyError(
-            f"the peers need faster-whisper, which cannot be imported ({error}): "
-            "pip install 'whisperlab[peers]'"
+            f"faster-whisper cannot be imported ({error}): pip install 'whisperlab[other-systems]'"
         ) from error
     folder = models.ct2_folder(model, say=say)
     engine = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)

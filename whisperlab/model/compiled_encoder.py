@@ -1,11 +1,10 @@
-"""The encoder as machine code: exported by torch.export, compiled by AOTInductor, and kept for the next process.
+"""The encoder as machine code: exported by torch.export, compiled by AOTInductor, and cached on disk.
 
-torch.compile makes the same code, but in every process anew, when a window first comes. Here it is compiled once,
-before audio comes, and loaded from the cache after that; any number of positions and of threads takes the same code. It
-needs a C++ compiler; without one, or for whatever else compiling may fail by, the network runs uncompiled and the
-reason is logged.
+torch.compile would compile in every process, at the first window. Here the code is compiled once, before any audio,
+and later loaded from the cache. The same code runs for any number of positions and threads. Compiling needs a C++
+compiler. If it fails, the network runs uncompiled and the reason is logged.
 
-The network is cut in two where positions may be pooled, so that language-ID (pooled) and text (not) share the weights.
+The network is split where positions may be pooled. Language ID (pooled) and text (not pooled) share the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, fused_attention
-from whisperlab.model.linear import ROWS, Precision, activations, padded_rows
+from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
 from whisperlab.model.weights import Weights, cache_dir, tensor_digest
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.files import atomic_path
@@ -34,8 +33,8 @@ from whisperlab.util.files import atomic_path
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Say = Callable[[str], None]
 
-LONGEST = 1536  # positions in 30 s, filled up
-VERSION = 1  # of what is compiled; part of the name of an artefact
+LONGEST = 1536  # positions in 30 s, padded
+VERSION = 1  # of the compiled functions; part of an artefact's name
 
 _log = logging.getLogger(__name__)
 _loading = threading.Lock()
@@ -43,25 +42,17 @@ _digests: WeakKeyDictionary[Weights, str] = WeakKeyDictionary()
 
 
 class _Blocks(torch.nn.Module):
-    """Some blocks of the encoder in torch's own operators, the weights buffers: shape (1, rows, state) to the same.
+    """Some blocks of the encoder, with their weights as buffers: shape (1, rows, state) to the same.
 
-    The second argument has shape (rows,): 0 where there is a position, -inf where a row only fills up.
+    The second argument has shape (rows,): 0 for a position, -inf for a row of padding.
     """
 
     def __init__(self, weights: Weights, precision: Precision, numbers: Sequence[int]) -> None:
         super().__init__()
-        self._kind, self._n_head, self._numbers = (
-            activations(precision),
-            weights.dims["n_audio_head"],
-            tuple(numbers),
-        )
-        layers = {
-            "attn_ln": "attn_ln",
-            "mix": "attn.out",
-            "mlp_ln": "mlp_ln",
-            "expand": "mlp.0",
-            "contract": "mlp.2",
-        }
+        self._kind, self._n_head = activations(precision), weights.dims["n_audio_head"]
+        self._numbers = tuple(numbers)
+        layers = {"attn_ln": "attn_ln", "mix": "attn.out", "mlp_ln": "mlp_ln", "expand": "mlp.0"}
+        layers["contract"] = "mlp.2"
         for number in numbers:
             block = f"encoder.blocks.{number}"
             self._keep(f"{number}_attn", *fused_attention(weights, f"{block}.attn", self._n_head))
@@ -85,7 +76,7 @@ class _Blocks(torch.nn.Module):
         return F.layer_norm(x, x.shape[-1:], *self._parts(name))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The blocks one after the other."""
+        """All blocks in order."""
         for number in self._numbers:
             x = x + self._linear(f"{number}_mix", self._attention(number, x, seen))
             wide = F.gelu(self._linear(f"{number}_expand", self._norm(f"{number}_mlp_ln", x)))
@@ -100,7 +91,7 @@ class _Blocks(torch.nn.Module):
 
 
 class Head(_Blocks):
-    """Convolutions, places and the first blocks: log-mel of shape (1, 2 rows, mels) to (1, rows, state)."""
+    """Convolutions, positional embedding and the first blocks: log-mel (1, 2 rows, mels) to (1, rows, state)."""
 
     def __init__(self, weights: Weights, precision: Precision, split: int) -> None:
         super().__init__(weights, precision, range(split))
@@ -132,7 +123,7 @@ class Tail(_Blocks):
 
 
 class CompiledNetwork:
-    """A `whisperlab.model.encoder.Network` of two compiled parts; windows of a batch run one after the other."""
+    """A `whisperlab.model.encoder.Network` of two compiled parts. The windows of a batch run one by one."""
 
     __slots__ = ("_head", "_kind", "_split", "_tail")
 
@@ -144,7 +135,7 @@ class CompiledNetwork:
         """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
         if pool_after not in (None, self._split):
             raise ConfigurationError(
-                f"this encoder was compiled to pool after {self._split} blocks or not at all, got {pool_after}"
+                f"pool_after: this encoder was compiled for {self._split} blocks or None, got {pool_after}"
             )
         return torch.cat([self._one(window, pool_after is not None) for window in mel])
 
@@ -165,20 +156,20 @@ class CompiledNetwork:
 
 
 def _filled(n: int) -> int:
-    """Rows for so many positions: few different numbers, for oneDNN keeps code for each."""
+    """Number of padded rows for n positions. There are few different ones, because oneDNN keeps code for each."""
     return padded_rows(n) if n <= FEW_ROWS else -(-n // MANY_ROWS) * MANY_ROWS
 
 
 def compiled_encoder(
     weights: Weights, precision: Precision, split: int, say: Say = _log.info
 ) -> ShortWindowEncoder:
-    """The encoder compiled, in fp32 or bf16, to be pooled after ``split`` blocks where that is asked for.
+    """The compiled encoder in fp32 or bf16, which can pool after ``split`` blocks.
 
-    Compiling takes a minute or two, once for a model, precision, split, torch and kind of processor; the code is kept
-    in the cache. Where it fails the encoder returned is the uncompiled one, and a warning says why.
+    Compiling takes a minute or two, once per model, precision, split, version of torch and kind of processor; the code
+    is cached. If it fails, the uncompiled encoder is returned and a warning is logged.
 
     Raises:
-        ConfigurationError: int8, a split that is no number of blocks, or a device other than the CPU.
+        ConfigurationError: precision int8, a split outside the model's blocks, or a device other than the CPU.
     """
     if precision == "int8" or weights.device.type != "cpu":
         raise ConfigurationError(
@@ -191,19 +182,22 @@ def compiled_encoder(
         )
     try:
         head, tail = (_loaded(make, weights, precision, split, say) for make in (Head, Tail))
-    except Exception as error:  # a compiler fails in countless ways, and none should cost the stream
+    except Exception as error:  # a compiler can fail in any way, and the stream must go on
         _log.warning("the encoder runs uncompiled: %s", brief(error))
         return ShortWindowEncoder(weights, precision)
     return ShortWindowEncoder(weights, precision, CompiledNetwork(head, tail, precision, split))
 
 
 def artefact(make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int) -> Path:
-    """Where the code of a part lies, or will: a name for all that it depends on."""
-    cpu = torch.cpu
-    instructions = (cpu._is_vnni_supported(), cpu._is_avx512_bf16_supported(), cpu._is_amx_tile_supported())
+    """The path of a part's code. Its name is a digest of everything that the code depends on."""
     facts = (
         *(VERSION, make.__name__, precision, split, _digest(weights)),
-        *(torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *instructions),
+        *(
+            torch.__version__,
+            platform.machine(),
+            torch.backends.cpu.get_cpu_capability(),
+            *cpu_instructions(),
+        ),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = Path(weights.name).stem
@@ -211,7 +205,7 @@ def artefact(make: type[Head] | type[Tail], weights: Weights, precision: Precisi
 
 
 def _digest(weights: Weights) -> str:
-    """Of the encoder's tensors, read once for a model."""
+    """Digest of the encoder's tensors, computed once per model."""
     if weights not in _digests:
         state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
         _digests[weights] = tensor_digest(state, mapped=weights.mapped)
@@ -221,7 +215,7 @@ def _digest(weights: Weights) -> str:
 def _loaded(
     make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int, say: Say
 ) -> Forward:
-    """A part's code from the cache, compiled first if it is not there; called once, so that it is warm."""
+    """A part's code from the cache, compiled first if it is missing, and called twice to warm up."""
     path = artefact(make, weights, precision, split)
     with _loading:
         if not path.exists():
@@ -235,7 +229,7 @@ def _loaded(
             raise
         except Exception as error:
             if not is_lack_of_memory(error):
-                path.unlink(missing_ok=True)  # damaged, or written by something else: to be compiled anew
+                path.unlink(missing_ok=True)  # damaged or foreign code is compiled again
             raise
     with torch.inference_mode():
         for _ in range(2):
@@ -244,21 +238,21 @@ def _loaded(
 
 
 def _check_ours(path: Path) -> None:
-    """Raise ConfigurationError for code that another user could have written: loading it runs it."""
+    """Raise ConfigurationError if another user could have written the code, because loading code runs it."""
     for place in filter(os.path.lexists, (path.parent, path)):
         state = place.lstat()
         if stat.S_ISLNK(state.st_mode) or state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o022:
             raise ConfigurationError(
                 f"{place} is a link, belongs to another user or can be written by others "
                 f"({stat.filemode(state.st_mode)}, user {state.st_uid}); compiled code is loaded only from a folder "
-                "of your own: chmod go-w, or name another with WHISPERLAB_CACHE"
+                "of your own: run chmod go-w, or name another folder with WHISPERLAB_CACHE"
             )
 
 
 def _load(path: Path) -> Forward:
     from torch._inductor import aoti_load_package
 
-    with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+    with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"{path} is damaged at {damaged}")
     package: Forward = aoti_load_package(str(path))
@@ -266,7 +260,7 @@ def _load(path: Path) -> Forward:
 
 
 def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Path) -> None:
-    """Write the code of a module for any number of rows; it appears under its name when it is whole."""
+    """Write the code of a module for any number of rows. The file appears under its name when it is complete."""
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 

@@ -1,8 +1,7 @@
 """Read Whisper weights from CTranslate2's ``model.bin`` and name them as openai-whisper does. NumPy only.
 
-CTranslate2 stacks what openai-whisper keeps apart: query, key and value of a self-attention in one matrix,
-key and value of a cross-attention in another. Nothing is computed, only cut and renamed, so the result is
-bit for bit what was stored.
+CTranslate2 stacks matrices that openai-whisper keeps apart: query, key and value of a self-attention, key and value of
+a cross-attention. The stored values are cut and renamed, not computed, so they stay the same bit by bit.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.util.errors import WeightsError
 
-Variables = dict[str, NDArray[Any]]
+Array = NDArray[np.generic]
+Variables = dict[str, Array]
 
 _VERSION = 6
 _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}  # CTranslate2's DataType enumeration
@@ -52,7 +51,7 @@ _POSITIONS = {
 
 @dataclass(slots=True)
 class _Cursor:
-    """A place in the bytes of a ``model.bin`` that moves as things are read."""
+    """A position in the bytes of a ``model.bin``, advanced by every read."""
 
     data: bytes
     at: int = 0
@@ -60,7 +59,7 @@ class _Cursor:
     def take(self, n_bytes: int) -> memoryview:
         if self.at + n_bytes > len(self.data):
             raise WeightsError(
-                f"model.bin is cut short: byte {self.at + n_bytes} of {len(self.data)} was asked for"
+                f"model.bin is cut short: byte {self.at + n_bytes} is needed and it has {len(self.data)}"
             )
         self.at += n_bytes
         return memoryview(self.data)[self.at - n_bytes : self.at]
@@ -73,19 +72,19 @@ class _Cursor:
         """A 16-bit length and that many bytes, of which the last is NUL."""
         return bytes(self.take(self.number("H"))).rstrip(b"\0").decode()
 
-    def variable(self) -> tuple[str, NDArray[Any]]:
+    def variable(self) -> tuple[str, Array]:
         name = self.string()
         shape = [self.number("I") for _ in range(self.number("B"))]
         code = self.number("B")
         if code not in _DTYPES:
-            raise WeightsError(f"model.bin stores {name} as type {code}, which is none of {sorted(_DTYPES)}")
+            raise WeightsError(f"model.bin stores {name} as type {code}, expected one of {sorted(_DTYPES)}")
         return name, np.frombuffer(self.take(self.number("I")), _DTYPES[code]).reshape(shape)
 
 
 def read_variables(data: bytes) -> Variables:
-    """All variables of a CTranslate2 Whisper, name to array; the arrays are read-only views of ``data``.
+    """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``.
 
-    Raises WeightsError when the bytes are cut short, of another format version or of another model kind.
+    Raises WeightsError if the bytes are cut short, or of another format version or model kind.
     """
     cursor = _Cursor(data)
     version, kind = cursor.number("I"), cursor.string()
@@ -93,12 +92,12 @@ def read_variables(data: bytes) -> Variables:
         raise WeightsError(
             f"expected a CTranslate2 WhisperSpec of version {_VERSION}, got {kind!r} of {version}"
         )
-    cursor.number("I")  # the revision of the specification changes no weights
+    cursor.number("I")  # the specification's revision, which does not affect weights
     return dict(cursor.variable() for _ in range(cursor.number("I")))
 
 
-def dimensions(variables: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """openai-whisper's ``ModelDimensions`` as a dict, read off the shapes."""
+def dimensions(variables: Mapping[str, Array]) -> dict[str, int]:
+    """openai-whisper's ``ModelDimensions`` as a dict, taken from the shapes."""
     audio, text = (variables[name].shape for name in _POSITIONS)
     return {
         "n_mels": variables["encoder/conv1/weight"].shape[1],
@@ -114,11 +113,11 @@ def dimensions(variables: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     }
 
 
-def to_openai(variables: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], Variables]:
-    """``(dims, state_dict)`` as openai-whisper's checkpoints have them, the arrays in their stored precision.
+def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables]:
+    """``(dims, state_dict)`` as in openai-whisper's checkpoints, with the arrays in their stored precision.
 
-    Raises WeightsError when a variable is missing or quantised, or a key bias is not zero (openai-whisper's
-    keys have no bias, so it could not be kept).
+    Raises WeightsError if a variable is missing or quantised, or if a key bias is not zero (openai-whisper's keys have
+    no bias).
     """
     try:
         dims = dimensions(variables)
@@ -130,7 +129,7 @@ def to_openai(variables: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], Va
     return dims, state
 
 
-def _layers(variables: Mapping[str, NDArray[Any]], half: str) -> int:
+def _layers(variables: Mapping[str, Array], half: str) -> int:
     return len(
         {name.split("/")[1] for name in variables if name.startswith(f"{half}/layer_") and "/ffn/" in name}
     )
@@ -148,9 +147,9 @@ def _modules(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _unstack(
-    variables: Mapping[str, NDArray[Any]], module: str, targets: tuple[str, ...]
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The weight and bias of one CTranslate2 module, cut into openai-whisper's."""
+    variables: Mapping[str, Array], module: str, targets: tuple[str, ...]
+) -> Iterator[tuple[str, Array]]:
+    """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
     for leaf in _leaves(module):
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
@@ -160,9 +159,7 @@ def _unstack(
         for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
             if target.endswith(".key") and leaf == "bias":
                 if part.any():
-                    raise WeightsError(
-                        f"model.bin has a bias for {target}, which openai-whisper has no place for"
-                    )
+                    raise WeightsError(f"model.bin has a bias for {target}, where openai-whisper has none")
             else:
                 yield f"{target}.{_LEAF[leaf]}", part
 

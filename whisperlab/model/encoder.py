@@ -1,13 +1,12 @@
-"""Whisper's audio encoder on windows as short as the audio, never padded to 30 s unless asked.
+"""Whisper's audio encoder on windows as short as the audio, without padding to 30 s.
 
-openai-whisper insists on 3,000 mel frames: 2 s of speech then costs as much as 30 s. The network itself has
-no such need, because its convolutions and attention take any length and its positional embedding is fixed.
-Cutting the embedding to the window gives the same arithmetic on fewer positions; what changes is that the
-model no longer sees the silence it was trained to see after the speech. `encode` therefore takes a *margin*:
-zeros appended to the audio, which buy most of that back at a fraction of the cost.
+openai-whisper requires 3,000 mel frames, so 2 s of speech costs as much as 30 s. The network itself takes any length:
+its convolutions and attention do, and its positional embedding is fixed. Cutting the embedding to the window gives the
+same arithmetic on fewer positions. The difference is that Whisper was trained with silence after the speech. `encode`
+therefore takes a *margin* of zeros after the audio, which restores most of the accuracy at a fraction of the cost.
 
-The network is built anew from its tensors: query, key and value as one product, the convolutions as products over
-overlapping frames, additions and GELU inside the products (`linear`), attention without a padding mask.
+The network is built from its tensors: query, key and value are one linear layer, the convolutions are linear layers
+over overlapping frames, and additions and GELU are part of the linear layers (`whisperlab.model.linear`).
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from whisperlab.util.gain import lifted
 from whisperlab.util.line_profile import line_profiled
 from whisperlab.util.timeline import MAX_WINDOW, POSITION
 
-# Up to so many positions (12 s) attention is quicker as two products with all its weights in memory, on a CPU.
+# Up to this number of positions (12 s) attention on a CPU is faster as two matrix products with all weights in memory.
 PLAIN_ATTENTION = 600
 
-# oneDNN keeps code for every shape of these products too, over 1 MB each, and torch for every shape of fused attention
-# in bfloat16, for ever: above so many positions they are filled up to a rounder number than the other products are.
+# oneDNN also keeps generated code for every shape of these products (over 1 MB each), and torch for every shape of
+# fused attention in bfloat16. Above `FEW_ROWS` positions, rows are padded to a multiple of `MANY_ROWS`.
 FEW_ROWS = 160
 MANY_ROWS = 64
 
@@ -43,8 +42,8 @@ MANY_ROWS = 64
 class Encoded:
     """Encoder output of one window.
 
-    ``features`` has shape (positions, state), a position being 20 ms (40 when pooled); the first ``n_audio``
-    positions lie under audio, the rest under the margin of silence. Their type is that of the encoder's precision.
+    ``features`` has shape (positions, state) and the type of the encoder's precision. A position is 20 ms, or 40 ms
+    if pooled. The first ``n_audio`` positions are audio, the rest is the margin of silence.
     """
 
     features: torch.Tensor
@@ -52,7 +51,7 @@ class Encoded:
 
 
 def positions(n_samples: int) -> int:
-    """Encoder positions needed to cover that many samples, rounded up.
+    """Number of encoder positions that cover so many samples, rounded up.
 
     >>> positions(32000), positions(32001)
     (100, 101)
@@ -61,10 +60,10 @@ def positions(n_samples: int) -> int:
 
 
 def fused_attention(weights: Weights, name: str, n_head: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of query, key and value as one product, in this order.
+    """Weight and bias of query, key and value as one linear layer, in this order.
 
-    Whisper's keys have no bias. Queries are already divided by the square root of the head size, a power of two in
-    every model, so that attention need not do it.
+    Whisper's keys have no bias. Queries are divided by the square root of the head size here instead of in the
+    attention; it is a power of two in every model, so the result is the same.
     """
     query, key, value = (weights.tensor(f"{name}.{part}.weight") for part in ("query", "key", "value"))
     query_bias, value_bias = (weights.tensor(f"{name}.{part}.bias") for part in ("query", "value"))
@@ -145,7 +144,7 @@ class _Block:
 
 
 class _Convolution:
-    """A convolution over three neighbouring frames, and GELU: one product on a view that repeats the frames."""
+    """A convolution over three neighbouring frames, then GELU: one linear layer on a view that repeats the frames."""
 
     __slots__ = ("_linear", "_stride")
 
@@ -174,7 +173,7 @@ class Network(Protocol):
 
 
 class EagerNetwork:
-    """The network as products run one after the other. With precision int8 its convolutions stay in float32."""
+    """The network without compilation. With precision int8 its convolutions stay in float32."""
 
     __slots__ = ("_blocks", "_convolutions", "_kind", "_norm", "_places")
 
@@ -193,7 +192,7 @@ class EagerNetwork:
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
 
-        Positions are filled up to a round number, for the products' sake, with rows that no other sees.
+        The positions are padded to a multiple of `whisperlab.model.linear.ROWS`; attention ignores the padding.
         """
         n = mel.shape[-1] // 2
         x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
@@ -210,11 +209,10 @@ class EagerNetwork:
 
 
 class ShortWindowEncoder:
-    """The encoder half of Whisper, counting the calls made and the audio seen.
+    """The encoder half of Whisper, which counts its calls and the audio encoded.
 
-    ``calls`` and ``encoded_samples`` (margins included) grow by every window encoded; they are what
-    "encoder work" means in every report. ``forward`` is the network itself, an `EagerNetwork` unless one is given:
-    compiled code.
+    ``calls`` and ``encoded_samples`` (margins included) grow with every window; reports call them "encoder work".
+    ``forward`` is the network: an `EagerNetwork`, or the compiled network given.
     """
 
     __slots__ = (
@@ -232,12 +230,12 @@ class ShortWindowEncoder:
         self.reset_counts()
 
     def reset_counts(self) -> None:
-        """Start counting from zero."""
+        """Set the counts to zero."""
         self.calls = 0
         self.encoded_samples = 0
 
     def with_own_counts(self) -> ShortWindowEncoder:
-        """The same network, sharing its weights, on an account of its own."""
+        """An encoder with the same network and weights, and counts of its own."""
         other = copy(self)
         other.reset_counts()
         return other
@@ -248,9 +246,9 @@ class ShortWindowEncoder:
         Args:
             audio: float32 samples at 16 kHz, at most 30 s.
             margin: samples of silence to append; the sum is rounded up to whole positions and cut at 30 s.
-            pool_after: average neighbouring positions in pairs after so many blocks, so that the rest of the
-                network works on half as many, of 40 ms each; None keeps all. Whisper was not trained for that:
-                fine for telling the language, not for text.
+            pool_after: average neighbouring positions in pairs after so many blocks; the rest of the network works on
+                half as many positions of 40 ms. None keeps all. Whisper was not trained for pooling: the features suit
+                language identification, not text.
         """
         return self.encode_batch([audio], margin, pool_after)[0]
 
@@ -269,12 +267,15 @@ class ShortWindowEncoder:
         with torch.inference_mode():
             features = self.forward(self.mel(windows, n_total), pool_after)
         calls, encoded = len(windows), len(windows) * n_total
-        self.calls, self.encoded_samples = self.calls + calls, self.encoded_samples + encoded  # seen together
+        self.calls, self.encoded_samples = (
+            self.calls + calls,
+            self.encoded_samples + encoded,
+        )  # consistent for readers
         n_audio = positions(length)
         return [Encoded(window, n_audio if pool_after is None else -(-n_audio // 2)) for window in features]
 
     def check_pooling(self, pool_after: int | None) -> None:
-        """Raise ConfigurationError for a number of blocks that this model does not have before its last."""
+        """Raise ConfigurationError unless a block of this model follows after so many."""
         if pool_after is not None and not 0 <= pool_after < self._n_blocks:
             raise ConfigurationError(
                 f"pool_after must be None or 0 to {self._n_blocks - 1}, the blocks before the last, got {pool_after}"
@@ -288,5 +289,5 @@ class ShortWindowEncoder:
         padded = np.zeros((len(windows), n_total), dtype=np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window)] = lifted(window)
-        # one by one: openai-whisper cuts off what is 80 dB below the loudest of all it is given
+        # one by one: the dynamic range is limited to 80 dB below the loudest value of each window
         return torch.stack([log_mel_spectrogram(row, self._n_mels, self.device) for row in padded])

@@ -1,7 +1,7 @@
-"""Names of languages: whatever people write for one, as the code that Whisper has for it.
+"""Names of languages, translated to Whisper's codes, without a model or torch.
 
-Takes Whisper's codes in any case, English names, ISO 639-2 and -3 codes, codes that were withdrawn (``iw``) and
-locales (``pt-BR``, ``zh_Hans``, ``en_US.UTF-8``). Needs no model and no torch.
+Accepts Whisper's codes in any case, English names, ISO 639-2 and -3 codes, withdrawn codes (``iw``) and locales
+(``pt-BR``, ``zh_Hans``, ``en_US.UTF-8``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from whisperlab.util.errors import UnknownLanguageError
 from whisperlab.util.validation import shown
 
-# Whisper's code, then what else names the language. A name of two words has an underscore here.
+# Whisper's code, then other names of the language, in the order of Whisper's tokens. Underscores stand for spaces.
 _NAMES = """
 en eng english|zh zho chi cmn chinese mandarin 中文|de deu ger german deutsch|es spa spanish castilian español
 ru rus russian русский|ko kor korean 한국어|fr fra fre french français|ja jpn japanese 日本語
@@ -40,12 +40,12 @@ _CODES = {
     for names in (entry.split() for entry in _NAMES.replace("\n", "|").split("|") if entry)
     for name in names
 }
-CODES = tuple(dict.fromkeys(_CODES.values()))  # of Whisper large-v3; smaller ones lack yue
+CODES = tuple(dict.fromkeys(_CODES.values()))  # in the order of their tokens; models before large-v3 lack yue
 _AUTO = {"auto", "automatic", "detect", "any", "all", "mul", "multi", "multilingual"}
 
 
 def language_code(name: object) -> str:
-    """Whisper's code for a language; raises `UnknownLanguageError` that names the closest ones.
+    """Whisper's code for a language. Raises `UnknownLanguageError`, which names the closest languages.
 
     >>> [language_code(name) for name in ("EN", "pt-BR", "zh_Hans", "iw", "deu", "Haitian Creole")]
     ['en', 'pt', 'zh', 'he', 'de', 'ht']
@@ -58,7 +58,7 @@ def language_code(name: object) -> str:
         return code
     if given in _AUTO:
         raise UnknownLanguageError(
-            f"{shown(name)} names no language: leave it out, and every language may occur"
+            f"{shown(name)} is not the name of a language: leave it out to allow every language"
         )
     close = get_close_matches(given, _CODES, n=3, cutoff=0.5 if len(given) < 4 else 0.7)
     codes = dict.fromkeys(f"{_CODES[one]} ({_english(_CODES[one])})" for one in close)

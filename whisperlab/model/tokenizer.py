@@ -36,13 +36,21 @@ _SYMBOLS = (
 _MUSIC = "♩♪♫♬♭♮♯"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokenizer:
     """The multilingual tokenizer, set to transcribe one language."""
 
     encoding: Encoding
     language: str
-    all_language_codes: tuple[str, ...]  # in the order of their tokens
+    all_language_codes: tuple[str, ...]
+    all_language_tokens: tuple[int, ...]  # in the order of the codes
+    sot_sequence: tuple[int, ...]  # the tokens before the text: start of transcript, language, task
+    sot: int  # start of transcript
+    eot: int  # end of the text
+    sot_prev: int  # start of the prompt, which is earlier text
+    no_speech: int  # the window holds no speech
+    no_timestamps: int  # the transcript has no timestamps
+    timestamp_begin: int  # 0.00 s; all ids from here on are timestamps
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
@@ -51,50 +59,6 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids. Timestamp tokens are left out, other special tokens are kept."""
         return self.encoding.decode([token for token in tokens if token < self.timestamp_begin])
-
-    def special(self, name: str) -> int:
-        """Id of the special token ``<|name|>``."""
-        return self.encoding.encode_single_token(f"<|{name}|>")
-
-    @cached_property
-    def eot(self) -> int:
-        """End of the text."""
-        return self.special("endoftext")
-
-    @cached_property
-    def sot(self) -> int:
-        """Start of a transcript."""
-        return self.special("startoftranscript")
-
-    @cached_property
-    def sot_prev(self) -> int:
-        """Start of the prompt, which is earlier text."""
-        return self.special("startofprev")
-
-    @cached_property
-    def no_speech(self) -> int:
-        """The window holds no speech."""
-        return self.special("nospeech")
-
-    @cached_property
-    def no_timestamps(self) -> int:
-        """The transcript has no timestamp tokens."""
-        return self.special("notimestamps")
-
-    @cached_property
-    def timestamp_begin(self) -> int:
-        """The first timestamp, 0.00 s. All ids from here on are timestamps."""
-        return self.special("0.00")
-
-    @cached_property
-    def all_language_tokens(self) -> tuple[int, ...]:
-        """Tokens of `all_language_codes`."""
-        return tuple(map(self.special, self.all_language_codes))
-
-    @cached_property
-    def sot_sequence(self) -> tuple[int, ...]:
-        """The tokens before the text: start, language, task."""
-        return self.sot, self.special(self.language), self.special("transcribe")
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
@@ -157,7 +121,25 @@ def tokenizer_for(language: str, n_languages: int = 99) -> Tokenizer:
     codes = CODES[:n_languages]
     if language not in codes:
         raise ValueError(f"language must be one of {len(codes)} codes of Whisper, got {language!r}")
-    return Tokenizer(_encoding(n_languages), language, codes)
+    encoding = _encoding(n_languages)
+
+    def special(name: str) -> int:
+        return encoding.encode_single_token(f"<|{name}|>")
+
+    sot = special("startoftranscript")
+    return Tokenizer(
+        encoding,
+        language,
+        codes,
+        all_language_tokens=tuple(map(special, codes)),
+        sot_sequence=(sot, special(language), special("transcribe")),
+        sot=sot,
+        eot=special("endoftext"),
+        sot_prev=special("startofprev"),
+        no_speech=special("nospeech"),
+        no_timestamps=special("notimestamps"),
+        timestamp_begin=special("0.00"),
+    )
 
 
 @lru_cache

@@ -1,7 +1,7 @@
-"""The mark of functions whose lines are profiled on request.
+"""The line-profile mark: a decorator for functions whose lines are profiled on request.
 
-``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` ask for it; both need line_profiler. What is
-marked costs nothing otherwise, because the function itself is handed back.
+``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` switch it on; both need line_profiler. Otherwise
+the decorator returns the function itself, at no cost and without importing line_profiler.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
-_OFF = ("", "0", "off", "false", "no")  # as line_profiler reads its own switch
+_OFF = ("", "0", "off", "false", "no")  # the values that line_profiler takes for off
 
 
 def line_profiled(function: Function) -> Function:
-    """Mark a function as one whose lines are worth knowing."""
+    """Mark a function for line profiling."""
     if not _wanted():
         return function
     from line_profiler import profile
@@ -26,7 +26,7 @@ def line_profiled(function: Function) -> Function:
 
 
 def _wanted() -> bool:
-    """Whether the environment asks for it, or kernprof runs this program and has switched line_profiler on."""
+    """Whether the environment switches it on, or kernprof does, which runs this program."""
     if os.environ.get("LINE_PROFILE", "").lower() not in _OFF:
         return True
     loaded = sys.modules.get("line_profiler")

@@ -1,4 +1,4 @@
-"""What the C library's allocator keeps of freed memory, given back to the system."""
+"""Returning freed memory from the C library's allocator to the system."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from functools import cache
 
 
 def trim_heap() -> None:
-    """Return every free page of the heap to the system; nothing happens where the C library is not glibc.
+    """Return all free pages of the heap to the system. Does nothing if the C library is not glibc.
 
-    Blocks of all sizes come and go with every window, and what stays between them keeps the heap from shrinking: after
-    some minutes of a stream it holds more free memory than it would ever need again. This takes about a millisecond
-    (malloc_trim(3)), and the pages that are needed again come back one by one.
+    Every window allocates blocks of all sizes, and those still in use keep the heap from shrinking. After some minutes
+    of a stream it holds more free memory than it needs. malloc_trim(3) takes about a millisecond.
     """
     if trim := _malloc_trim():
         trim(0)
@@ -22,6 +21,6 @@ def trim_heap() -> None:
 def _malloc_trim() -> Callable[[int], int] | None:
     try:
         found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library, or no such thing as the program itself
+    except (AttributeError, OSError, TypeError):  # another C library or system
         return None
     return found

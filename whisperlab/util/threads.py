@@ -1,9 +1,8 @@
-"""How many threads torch computes an operator with: one per transcriber, unless the user asks for more;
-and which signals threads and new processes receive.
+"""The number of torch's compute threads (one per transcriber by default), and signals of new processes.
 
-Threads of one operator wait for each other in a busy loop. On an idle machine of two cores a second thread saves a
-fifth of the time; beside other busy processes it costs up to twenty times as much. `torch_threads` sets the number
-around the work of a transcriber and restores the user's afterwards. It takes less than a microsecond.
+Threads of one operator wait for each other in a busy loop. On an idle machine with two cores a second thread saves a
+fifth of the time; beside other busy processes it takes up to twenty times as long. `torch_threads` sets the number for
+the work of a transcriber and restores the user's number afterwards, in less than a microsecond.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from whisperlab.util.validation import check_type, shown
 
 THREADS = 1  # the default of every entry point
 MOST_THREADS = 256
-WORTH = 0.75  # share of the time on one thread at which a second thread is worth a core, or below
+WORTH = 0.75  # a second thread is worth a core if it reduces the time to this share or less
 
 
 def check_threads(n: int) -> int:
-    """The number of threads, or ConfigurationError."""
+    """The number of threads itself; ConfigurationError if it is not 1 to `MOST_THREADS`."""
     check_type("threads", n, int)
     if not 1 <= n <= MOST_THREADS:
         raise ConfigurationError(f"threads must be 1 to {MOST_THREADS}, got {shown(n)}")
@@ -31,7 +30,7 @@ def check_threads(n: int) -> int:
 
 @contextmanager
 def torch_threads(n: int) -> Iterator[None]:
-    """Compute with n threads inside an operator, in this Python thread, and restore the number that was set before."""
+    """Use n threads per operator in this Python thread, and restore the previous number afterwards."""
     import torch
 
     before = torch.get_num_threads()
@@ -47,7 +46,7 @@ def torch_threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def no_interrupts() -> Iterator[None]:
-    """Processes started within never receive Ctrl-C, which is for the process that starts them; here it waits."""
+    """Start processes that never receive Ctrl-C. In this process Ctrl-C takes effect at the end of the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -56,9 +55,9 @@ def no_interrupts() -> Iterator[None]:
 
 
 def second_thread(rounds: int = 30) -> float:
-    """Time on two threads as a share of the time on one, now: the sum of rounds that run both in turn, about a second.
+    """Time on two threads divided by the time on one, measured now in interleaved rounds; takes about a second.
 
-    The work is what an encoder block of Whisper base does with 2.5 s of audio: products, normalisation, GELU.
+    The work is that of an encoder block of Whisper base on 2.5 s of audio: matrix products, normalisation, GELU.
     """
     import torch
     from torch.nn.functional import gelu, layer_norm
@@ -71,5 +70,5 @@ def second_thread(rounds: int = 30) -> float:
                 began = perf_counter_ns()
                 for _ in range(6):
                     layer_norm(gelu(rows @ narrow) @ wide, (512,))
-                took[n] += (perf_counter_ns() - began) * (number > 0)  # the first round starts the threads
+                took[n] += (perf_counter_ns() - began) * (number > 0)  # the first round is a warm-up
     return took[2] / took[1]

@@ -151,8 +151,10 @@ def units(
 def _whisper_normalizer(english: bool) -> Callable[[str], str]:
     """openai-whisper's normaliser, read from its folder: the package would load torch, which scores do without."""
     package = find_spec("whisper")
-    assert package is not None
-    assert package.submodule_search_locations
+    if package is None or not package.submodule_search_locations:
+        raise MissingDependencyError(
+            "the normalizer 'whisper' needs openai-whisper: pip install 'whisperlab[reference]'"
+        )
     folder = Path(package.submodule_search_locations[0]) / "normalizers"
     spec = spec_from_file_location(
         "whisper_normalizers", folder / "__init__.py", submodule_search_locations=[str(folder)]
