@@ -502,7 +502,7 @@ def test_scores_of_different_normalisation_do_not_add() -> None:
 
 
 def test_no_scores_cannot_be_pooled() -> None:
-    with pytest.raises(ConfigurationError, match="no scores"):
+    with pytest.raises(ConfigurationError, match="empty sequence of scores"):
         pooled([])
 
 
