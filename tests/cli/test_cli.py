@@ -640,7 +640,7 @@ def test_a_transcript_with_something_missing_is_refused_by_place(
     lines = [json.dumps(document), json.dumps(document | wrong)]
     (tmp_path / "out.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert run("score", tmp_path / "out.jsonl", "--reference", manifest) == 1
-    assert "out.jsonl, document 2: expected what" in capsys.readouterr().err
+    assert "out.jsonl, document 2: not the output of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "9" * 4000 + "x"], ids=["digits", "letters"])

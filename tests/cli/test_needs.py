@@ -124,10 +124,10 @@ def test_all_passes_of_a_profile_leave_out_those_that_cannot_run(tmp_path: Path)
     ran = whisperlab(tmp_path, "profile call.wav --all --model nothing.pt")
     first, second, *_ = ran.stderr.splitlines()
     assert first == (
-        "left out, not installed: heap (memray), cpu (pyinstrument), lines (line_profiler); "
+        "skipped, not installed: heap (memray), cpu (pyinstrument), lines (line_profiler); "
         "pip install 'whisperlab[profile]'"
     )
-    assert second == "memory: a fresh process"
+    assert second == "pass memory"
     assert "Traceback" not in ran.stderr
 
 

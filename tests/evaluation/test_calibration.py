@@ -294,5 +294,5 @@ def test_a_prior_has_a_number_for_each_class_and_a_temperature_is_positive() -> 
 
 @pytest.mark.parametrize("positive", [[True, True], [False, False]])
 def test_an_area_needs_both_kinds(positive: list[bool]) -> None:
-    with pytest.raises(ConfigurationError, match="positive ones and others"):
+    with pytest.raises(ConfigurationError, match="positive and negative items"):
         area_under_roc([0.1, 0.2], positive)

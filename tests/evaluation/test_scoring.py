@@ -167,7 +167,7 @@ def test_scores_of_two_normalizers_do_not_add_up_and_each_is_named_in_its_counts
     whisper = scored(normalizer="whisper+arabic")
     assert Score.from_dict(whisper.to_dict()) == whisper
     assert Score.from_dict({n: v for n, v in scored().to_dict().items() if n != "normalizer"}) == scored()
-    with pytest.raises(ConfigurationError, match="do not add up"):
+    with pytest.raises(ConfigurationError, match="cannot be added"):
         scored() + whisper
     for wrong in ("jiwer", "plain+latin", "", "chinese"):
         with pytest.raises(ConfigurationError, match="normalizer must be plain or whisper"):
@@ -502,7 +502,7 @@ def test_scores_of_different_normalisation_do_not_add() -> None:
 
 
 def test_no_scores_cannot_be_pooled() -> None:
-    with pytest.raises(ConfigurationError, match="no scores"):
+    with pytest.raises(ConfigurationError, match="empty sequence of scores"):
         pooled([])
 
 

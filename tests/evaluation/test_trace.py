@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -366,6 +366,10 @@ class Silent:
     spans = (Span(0, 16_000), Span(32_000, 40_000))
     flag = LanguageFlag(Span(0, 16_000), "en", "fr", 0.9, outside=True)
     cache_key = "similar"
+    options: ClassVar[dict[str, Any]] = {
+        "cache": {"size": 5, "key": "similar"},
+        "language_id": {"confident_above": 0.9},
+    }
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         return ProcessResult("", "", "en", untranscribed=self.spans, flags=(self.flag,))
@@ -378,7 +382,7 @@ class Silent:
         return {"encoder_cache": {"key": self.cache_key, "hits": 3, "hits_by_cause": causes}}
 
     def config(self) -> dict[str, Any]:
-        return {}
+        return self.options
 
 
 def test_speech_without_text_and_language_flags_come_back(tmp_path: Path) -> None:
@@ -392,6 +396,7 @@ def test_speech_without_text_and_language_flags_come_back(tmp_path: Path) -> Non
 def test_traces_of_earlier_schemas_are_read_in_todays_form(tmp_path: Path, schema: int) -> None:
     class Earlier(Silent):
         cache_key = "near"
+        options: ClassVar[dict[str, Any]] = {"cache_size": 5, "key": "near", "lid": {"sure": 0.9}}
 
     today = record(Silent(), np.zeros(1600, np.float32), tmp_path / "t.jsonl", recording="r")
     record(Earlier(), np.zeros(1600, np.float32), tmp_path / "old.jsonl", recording="r")
@@ -403,4 +408,5 @@ def test_traces_of_earlier_schemas_are_read_in_todays_form(tmp_path: Path, schem
     old = read_trace(tmp_path / "old.jsonl")
     assert old.header["schema"] == today.header["schema"]
     assert old.statistics == today.statistics
+    assert old.config == today.config
     assert old.untranscribed == (() if schema == 2 else Silent.spans)

@@ -125,7 +125,7 @@ def test_python_memory_counts_numpy_and_is_labelled_as_without_torch(workload: W
     record = in_fresh_process(python_memory.measure, workload)
     assert record.peak >= record.current >= HELD * MIB
     assert record.top[0].bytes >= HELD * MIB
-    assert record.top[0].place.startswith("tests/test_profiling.py:")
+    assert record.top[0].place.startswith("profiling/test_profiling.py:")
     assert "without torch" in record.describe()
 
 
@@ -181,7 +181,7 @@ def leaky(workload: Workload) -> Workload:
 def test_a_planted_leak_is_found_by_name_in_both_memory_reports(leaky: Workload) -> None:
     """numpy makes the array in its own code, so memray names numpy's line and the stack leads here."""
     grown = in_fresh_process(python_memory.measure, leaky).grown
-    assert any(line.place == f"tests/test_profiling.py:{LEAK}" for line in grown[:2]), grown
+    assert any(line.place == f"profiling/test_profiling.py:{LEAK}" for line in grown[:2]), grown
     record = in_fresh_process(heap.measure, leaky)
     assert "LeakyTranscriber" in record.page or "process" in record.page
     chunk_bytes = SAMPLE_RATE * 50 * 4

@@ -18,7 +18,15 @@ import numpy as np
 import soundfile
 
 from whisperlab.data.containers import decode
-from whisperlab.util.audio_arrays import FloatArray, Part, _check_values, _in_time, _mixed, _weights, as_audio
+from whisperlab.util.audio_arrays import (
+    FloatArray,
+    Part,
+    as_audio,
+    check_values,
+    joined_parts,
+    mixing_weights,
+    mono,
+)
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -89,32 +97,32 @@ def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
 def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
     """The parts as one recording: (n,), or (channels, n) for ``each``."""
     for part in parts:
-        _check_values(part.samples)
+        check_values(part.samples)
     n_channels = max((part.samples.shape[1] for part in parts), default=1)
     if channel == "mix":
-        weights = _weights(parts, name)
-        return _in_time(parts, partial(_mix, weights=weights))
+        weights = mixing_weights(parts, name)
+        return joined_parts(parts, partial(_mix, weights=weights))
     if channel == "each":
-        return np.stack([_in_time(parts, partial(_one, index=index)) for index in range(n_channels)])
+        return np.stack([joined_parts(parts, partial(_one, index=index)) for index in range(n_channels)])
     index = _SIDES.get(str(channel), channel)
     assert isinstance(index, int)
     if index > n_channels:
         has = "1 channel" if n_channels == 1 else f"{n_channels} channels"
         raise AudioFormatError(f"channel {channel} does not exist: the file has {has}")
-    return _in_time(parts, partial(_one, index=index - 1))
+    return joined_parts(parts, partial(_one, index=index - 1))
 
 
 def _mix(part: Part, weights: FloatArray | None) -> FloatArray:
     """The weighted sum of the channels; the mean without weights, or if their number differs."""
     fits = weights is not None and part.samples.shape[1] == len(weights)
-    return _mixed(part.samples, weights if fits else None)
+    return mono(part.samples, weights if fits else None)
 
 
 def _one(part: Part, index: int) -> FloatArray:
     """One channel of a part; the mean if the part has fewer channels."""
     if index < part.samples.shape[1]:
         return np.ascontiguousarray(part.samples[:, index])
-    return _mixed(part.samples, None)
+    return mono(part.samples, None)
 
 
 def _check_channel(channel: object) -> None:

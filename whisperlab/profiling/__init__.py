@@ -1,5 +1,5 @@
-"""Profilers, one file each, every one a pass of its own in a fresh process.
+"""Profilers, one file each. Each runs as a separate pass in a fresh process.
 
-Passes are never combined: profilers disturb each other and all of them disturb the clock, so latency is
-taken in a pass without any.
+Passes are never combined: profilers disturb each other, and all of them disturb the clock. Latency is therefore
+measured in a pass without a profiler.
 """

@@ -1,41 +1,26 @@
-"""Where the time goes, as a tree of calls, by pyinstrument.
+"""CPU time as a call tree, by pyinstrument.
 
-It samples every millisecond instead of following each call, so functions called often look no slower than they are.
+pyinstrument samples every millisecond instead of tracing each call, so frequently called functions are not distorted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from whisperlab.profiling.records import CpuProfile
 from whisperlab.profiling.workload import Workload
 from whisperlab.util.errors import MissingDependencyError
 
 INTERVAL_S = 0.001
-NARROW = 100  # characters a line of the tree may have
-
-
-@dataclass(slots=True, frozen=True)
-class CpuProfile:
-    """The tree as text, and as a page of its own that unfolds."""
-
-    sampled_s: float
-    samples: int
-    tree: str
-    page: str = field(repr=False)
-
-    def describe(self) -> str:
-        """The tree for a person."""
-        return f"call tree (pyinstrument, {self.samples} samples in {self.sampled_s:.2f} s)\n{self.tree}"
+NARROW = 100  # maximum characters in a line of the tree
 
 
 def measure(workload: Workload) -> CpuProfile:
-    """Stream the recording under pyinstrument, started once the model is loaded."""
+    """Stream the recording under pyinstrument, started after the model is loaded."""
     try:
         from pyinstrument import Profiler
         from pyinstrument.renderers import HTMLRenderer
     except ImportError as error:
         raise MissingDependencyError(
-            "the tree of calls needs pyinstrument: pip install 'whisperlab[profile]'"
+            "the call tree needs pyinstrument: pip install 'whisperlab[profile]'"
         ) from error
     transcriber, audio = workload.load()
     profiler = Profiler(interval=INTERVAL_S)

@@ -1,8 +1,8 @@
-"""What the heap holds, by memray: every allocation, torch's and numpy's too, with the Python lines that made it.
+"""Heap memory, by memray: every allocation, including those of torch and numpy, with its line of Python code.
 
-The heap is not resident memory: pages that nothing was written to are on the heap only, and what the allocator keeps of
-freed blocks is resident only. Files mapped into memory count in full though the system may drop them, so they stand
-apart here. memray's reports are no documented interface: this is the only place that uses them.
+The heap differs from resident memory: unwritten pages are on the heap only, and freed blocks that the allocator keeps
+are resident only. Mapped files count in full although the system may drop their pages, so they are listed separately.
+memray's reporters are not a documented interface; only this module uses them.
 """
 
 from __future__ import annotations
@@ -10,67 +10,25 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from whisperlab.profiling.records import Heap, Moment, Site
 from whisperlab.profiling.workload import Workload, short_place
 from whisperlab.util.errors import MissingDependencyError
 
+if TYPE_CHECKING:
+    from memray import FileReader
+
 TOP = 20
-MOMENTS = 400  # points of the course of memory that are kept
-_MIB = 2**20
-_OURS = "whisperlab"
-
-Moment = tuple[float, int, int]  # seconds since the start, bytes resident, bytes on the heap
-
-
-@dataclass(slots=True, frozen=True)
-class Site:
-    """Bytes that one line of code had allocated, in how many allocations, for which part of the pipeline."""
-
-    place: str
-    function: str
-    stage: str
-    bytes: int
-    blocks: int
-
-
-@dataclass(slots=True, frozen=True)
-class Heap:
-    """Bytes on the heap, made while the model was loaded and the recording streamed.
-
-    ``peak`` leaves out ``mapped``, the files that lay in memory at the peak. ``stages`` are bytes by part of the
-    pipeline at the peak, ``top`` the lines that held most then, ``kept`` those that held most at the end. ``page`` is
-    memray's flame graph of the peak.
-    """
-
-    peak: int
-    mapped: int
-    allocations: int
-    stages: dict[str, int]
-    top: tuple[Site, ...]
-    kept: tuple[Site, ...]
-    course: tuple[Moment, ...]
-    page: str = field(repr=False)
-
-    def describe(self) -> str:
-        """The figures for a person."""
-        stages = "\n".join(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items())
-        lines = "\n".join(
-            f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10]
-        )
-        return (
-            f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)\n"
-            f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part\n"
-            f"{stages}\n  by line\n{lines}"
-        )
+MOMENTS = 400  # points kept of memory over time
+_PACKAGE = "whisperlab"
 
 
 def measure(workload: Workload) -> Heap:
     """Load the transcriber and stream the recording under memray; call it in a fresh process."""
-    kept: list[object] = []  # so that the end is seen with the transcriber still there
+    kept: list[object] = []  # keeps the transcriber alive until the end
 
     def run() -> None:
         transcriber, audio = workload.load()
@@ -82,7 +40,7 @@ def measure(workload: Workload) -> Heap:
 
 
 def traced(run: Callable[[], object]) -> Heap:
-    """What a call puts on the heap. Only one can be traced at a time in a process."""
+    """Heap use of a call. memray traces only one call at a time in a process."""
     try:
         from memray import FileDestination, FileReader, Tracker
     except ImportError as error:
@@ -98,7 +56,7 @@ def traced(run: Callable[[], object]) -> Heap:
             reader.close()
 
 
-def _read(reader: Any) -> Heap:
+def _read(reader: FileReader) -> Heap:
     held = list(reader.get_high_watermark_allocation_records(merge_threads=True))
     mapped = sum(record.size for record in held if _is_mapped_file(record))
     inside = [record for record in held if not _is_mapped_file(record)]
@@ -120,7 +78,7 @@ def _read(reader: Any) -> Heap:
 
 
 def _is_mapped_file(record: Any) -> bool:
-    """Whether an allocation is the mapping of a checkpoint: an mmap below torch's reader of files."""
+    """Whether an allocation is a mapped checkpoint: an mmap below torch's file reader."""
     from memray import AllocatorType
 
     if record.allocator != AllocatorType.MMAP:
@@ -129,7 +87,7 @@ def _is_mapped_file(record: Any) -> bool:
 
 
 def _sites(records: Iterable[Any]) -> list[Site]:
-    """Records added up by the line nearest to the allocation, the greatest first."""
+    """Records summed by the line nearest to the allocation, in descending order of size."""
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for record in records:
         stack = record.stack_trace()
@@ -142,16 +100,16 @@ def _sites(records: Iterable[Any]) -> list[Site]:
 
 
 def _stage(stack: Sequence[tuple[str, str, int]]) -> str:
-    """The part of the pipeline an allocation was made for: the module of ours that is nearest to it."""
+    """The part of the pipeline that an allocation belongs to: the nearest module of whisperlab in the stack."""
     for _, file, _ in stack:
         parts = Path(file).parts
-        if _OURS in parts and "profiling" not in parts:
+        if _PACKAGE in parts and "profiling" not in parts:
             return Path(parts[-1]).stem
     return "libraries"
 
 
 def _course(snapshots: Sequence[Any]) -> tuple[Moment, ...]:
-    """Memory over time, thinned out, its highest point kept."""
+    """Memory over time, thinned to `MOMENTS` points; every point is the highest of its interval."""
     if not snapshots:
         return ()
     start, step = snapshots[0].time, -(-len(snapshots) // MOMENTS)
@@ -161,8 +119,8 @@ def _course(snapshots: Sequence[Any]) -> tuple[Moment, ...]:
     return tuple(((shot.time - start) / 1000, shot.rss, shot.heap) for shot in kept)
 
 
-def _flame_graph(reader: Any, records: Sequence[Any]) -> str:
-    """memray's own page, with all it needs inside."""
+def _flame_graph(reader: FileReader, records: Sequence[Any]) -> str:
+    """memray's own page, self-contained."""
     from memray.reporters.flamegraph import FlameGraphReporter
 
     page = io.StringIO()

@@ -1,42 +1,14 @@
-"""How long each operation takes, with no profiler running."""
+"""Latency of each operation, without a profiler."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
+from whisperlab.profiling.records import Latency
 from whisperlab.profiling.workload import Workload
-from whisperlab.util.validation import on_threads
 
-
-@dataclass(slots=True, frozen=True)
-class Latency:
-    """What ``PerformanceMetrics`` says of each operation, in milliseconds, and the whole in seconds.
-
-    ``threads`` are the compute threads of the transcriber, if it tells them.
-    """
-
-    compute_s: float
-    duration_s: float
-    operations: Mapping[str, Mapping[str, Any]]
-    threads: int | None = None
-
-    def describe(self) -> str:
-        """The table for a person."""
-        rows = "\n".join(
-            f"  {name:24s} {o['count']:8d} {o['p50']:9.3f} {o['p95']:9.3f} {o['p99']:9.3f} {o['max']:9.3f}"
-            for name, o in self.operations.items()
-        )
-        return (
-            f"latency in milliseconds ({self.compute_s:.2f} s for {self.duration_s:.1f} s of audio, "
-            f"{self.compute_s / self.duration_s:.2f} of real time{on_threads(self.threads)})\n"
-            f"  {'operation':24s} {'count':>8s} {'p50':>9s} {'p95':>9s} {'p99':>9s} {'max':>9s}\n{rows}"
-        )
-
-
-# Operations that contain no other: together with what is left of `chunk.total` they are the whole of it.
+# Operations that contain no others: with the remainder of `chunk.total` they sum up to all of it.
 LEAVES = (
     *("vad.buffer_append", "lid.buffer_append", "vad.detect"),
     *("lid.frame_extract", "lid.encoder_forward", "lid.detect", "lid.smoothing", "lid.sustained_detection"),
@@ -44,10 +16,10 @@ LEAVES = (
 )
 
 
-def where_time_goes(operations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Milliseconds of a stream by the operation that took them, the rest of `chunk.total` under ``the rest``.
+def where_time_goes(operations: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Milliseconds of a stream by operation; the remainder of `chunk.total` is called ``the rest``.
 
-    Operations at the end of the stream belong to no chunk and count too.
+    Operations at the end of the stream count too, although they are outside any chunk.
     """
     spent = {name: float(operations[name]["total"]) for name in LEAVES if name in operations}
     rest = float(operations["chunk.total"]["total"]) - sum(spent.values())
@@ -55,7 +27,7 @@ def where_time_goes(operations: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
 
 
 def measure(workload: Workload) -> Latency:
-    """Stream the recording and read the transcriber's own timers."""
+    """Stream the recording and read the transcriber's timers."""
     from whisperlab.util.audio_arrays import duration_s
 
     transcriber, audio = workload.load()

@@ -1,55 +1,19 @@
-"""Which of torch's operators take the time and the memory, by torch.profiler."""
+"""Time and memory of torch's operators, by torch.profiler."""
 
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from whisperlab.profiling.records import Operator, Operators
 from whisperlab.profiling.workload import Workload
 
 TOP = 20
-_MIB = 2**20
-
-
-@dataclass(slots=True, frozen=True)
-class Operator:
-    """One operator: calls, its own seconds and those of all it called, and the bytes it allocated itself."""
-
-    name: str
-    calls: int
-    own_s: float
-    total_s: float
-    own_bytes: int
-
-
-@dataclass(slots=True, frozen=True)
-class Operators:
-    """The operators with the most time of their own.
-
-    ``trace`` is the course of all of them in Chrome's format, gzipped: ui.perfetto.dev and chrome://tracing draw it.
-    """
-
-    own_s: float
-    top: tuple[Operator, ...]
-    trace: bytes = field(repr=False)
-
-    def describe(self) -> str:
-        """The table for a person."""
-        rows = "\n".join(
-            f"  {operator.own_s / self.own_s:6.1%} {operator.own_s:8.3f} {operator.calls:8d}"
-            f" {operator.own_bytes / _MIB:10.1f}  {operator.name}"
-            for operator in self.top
-        )
-        return (
-            f"torch's operators (torch.profiler, {self.own_s:.2f} s in all)\n"
-            f"   share    own s    calls   own MiB  operator\n{rows}"
-        )
 
 
 def measure(workload: Workload) -> Operators:
-    """Stream the recording under torch.profiler, started once the model is loaded."""
+    """Stream the recording under torch.profiler, started after the model is loaded."""
     from torch.profiler import ProfilerActivity, profile
 
     transcriber, audio = workload.load()

@@ -1,22 +1,23 @@
-"""What an object holds in tensors and arrays, added up from their sizes: memory by arithmetic, not by measurement."""
+"""Memory of an object's tensors and arrays, computed from their sizes instead of measured."""
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
-SMALL = 64 * 1024  # attributes that hold less are one entry together
+SMALL = 64 * 1024  # attributes with less are summed in one entry
 _CLOSED = (str, bytes, int, float, complex, bool, type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
 def owned(holder: object) -> dict[str, int]:
-    """Bytes of the tensors and arrays below each attribute, the greatest first; what two attributes share counts once.
+    """Bytes of the tensors and arrays below each attribute, in descending order; shared memory counts once.
 
-    Weights packed for a kernel count as the numbers they are, whatever the kernel adds.
+    Weights packed for a kernel count with the size of their numbers, without additions of the kernel.
     """
     seen: set[int] = set()
     sizes = {name.lstrip("_"): _size(value, seen) for name, value in attributes(holder)}
@@ -26,8 +27,8 @@ def owned(holder: object) -> dict[str, int]:
     return ranked | ({"the rest": small} if small else {})
 
 
-def _size(value: Any, seen: set[int]) -> int:
-    """Bytes below a value that were not seen yet."""
+def _size(value: object, seen: set[int]) -> int:
+    """Bytes below a value, without memory in ``seen``."""
     waiting, total = [value], 0
     while waiting:
         value = waiting.pop()
@@ -41,8 +42,8 @@ def _size(value: Any, seen: set[int]) -> int:
     return total
 
 
-def _bytes(value: Any, seen: set[int]) -> int | None:
-    """Bytes of a tensor or array, 0 when its memory was seen; None for anything else."""
+def _bytes(value: object, seen: set[int]) -> int | None:
+    """Bytes of a tensor or array, 0 if its memory is in ``seen``; None for other objects."""
     if isinstance(value, np.ndarray):
         while isinstance(value.base, np.ndarray):
             value = value.base
@@ -67,16 +68,16 @@ def _bytes(value: Any, seen: set[int]) -> int | None:
     return int(size)
 
 
-def _below(value: Any) -> Iterator[Any]:
+def _below(value: object) -> Iterator[object]:
     if isinstance(value, Mapping):
         yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset) or type(value).__name__ == "deque":
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from value
     yield from (inner for _, inner in attributes(value))
 
 
-def attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of what an object keeps, in its ``__dict__`` and in slots."""
+def attributes(value: object) -> Iterator[tuple[str, Any]]:
+    """Names and values of an object's attributes, in its ``__dict__`` and in slots."""
     yield from getattr(value, "__dict__", {}).items()
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())

@@ -1,4 +1,4 @@
-"""What is profiled, and the fresh process it runs in."""
+"""The workload of a profile, and the fresh process in which a pass runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Task = TypeVar("Task")
 
 
 def session_restart_transcriber(**options: Any) -> StreamTranscriber:
-    """The transcriber as its constructor's options describe it."""
+    """The transcriber with its constructor's options."""
     from whisperlab.transcriber import SessionRestartTranscriber
 
     return SessionRestartTranscriber(**options)
@@ -32,21 +32,19 @@ def session_restart_transcriber(**options: Any) -> StreamTranscriber:
 
 @dataclass(slots=True, frozen=True)
 class Workload:
-    """One recording through one transcriber, as data that a fresh process can be handed.
-
-    ``seconds`` cuts the recording short. ``make`` must be importable by name and is given ``options``.
-    ``functions`` are those to profile line by line instead of the usual ones, named ``package.module:Class.method``.
-    """
+    """One recording and one transcriber, as picklable data for a fresh process."""
 
     audio: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)  # arguments of `make`
     chunk_ms: int = 100
-    seconds: float | None = None
-    make: Callable[..., StreamTranscriber] = session_restart_transcriber
-    functions: tuple[str, ...] = ()
+    seconds: float | None = None  # use only the beginning of the recording
+    make: Callable[..., StreamTranscriber] = session_restart_transcriber  # importable by name
+    functions: tuple[
+        str, ...
+    ] = ()  # to profile by line, as package.module:Class.method; default: the marked ones
 
     def import_libraries(self) -> None:
-        """Load all that our transcriber imports sooner or later: for passes that libraries are no part of."""
+        """Import every library of our transcriber in advance, for passes that must exclude libraries."""
         if self.make is not session_restart_transcriber:
             return
         import whisperlab.transcriber  # noqa: F401
@@ -71,7 +69,7 @@ class Workload:
         audio: FloatArray,
         half_way: Callable[[], object] = lambda: None,
     ) -> None:
-        """The whole recording, as fast as it is taken; ``half_way`` is called once, after half of it."""
+        """Feed the recording as fast as possible; ``half_way`` is called once, after half of it."""
         from whisperlab.util.audio_arrays import chunks
 
         parts = list(chunks(audio, samples(self.chunk_ms / 1000)))
@@ -83,12 +81,11 @@ class Workload:
 
 
 def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
-    """The record of one pass, measured in a process that has done nothing else before.
+    """Run one pass in a new process and return its record.
 
-    ``measure`` must be importable by name and ``task`` picklable, as a `Workload` is.
-
-    What the pass raises is raised here; WhisperlabError when the process was killed, as by a lack of memory. An
-    interrupt here ends the process too, once it has removed its temporary files.
+    ``measure`` must be importable by name and ``task`` picklable, as a `Workload` is. Errors of the pass are raised
+    here; WhisperlabError means that the process was killed, for example for lack of memory. An interrupt also ends the
+    process, after it has removed its temporary files.
     """
     before = set(active_children())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -107,13 +104,13 @@ def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
 
 
 def _stoppable(measure: Callable[[Task], Record], task: Task) -> Record:
-    """A pass that SIGTERM ends as Ctrl-C would."""
+    """Run a pass in which SIGTERM has the effect of Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return measure(task)
 
 
 def short_place(file: str, line: int) -> str:
-    """A line of code by the last two parts of its file: where the environment lies says nothing.
+    """A line of code with the last two parts of its path.
 
     >>> short_place("/env/lib/whisper/decoding.py", 12)
     'whisper/decoding.py:12'

@@ -1,7 +1,7 @@
-"""The report of a profile: what each pass saw, and why the memory numbers differ.
+"""The report of a profile: the results of each pass, and the reasons why the memory numbers differ.
 
-Records of `whisperlab.profiling`, by the name of their pass, become one page. Pages that a profiler makes itself lie in
-frames of their own: the policy of the page names the digests of their scripts, so nothing else can run.
+The records of `whisperlab.profiling` become one page. Pages that a profiler generates are embedded in frames. The
+content security policy of the page allows exactly their scripts, by digest.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import itemgetter
-from typing import Any
 
+from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
 from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page
 from whisperlab.report.profile_figures import course_figure, parts_figure
 from whisperlab.report.tables import Column, Table, milliseconds, table
+from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
 
 _MIB = 2**20
 
-# How far apart two numbers may lie before the page says that something is unexplained.
-TOLERANCE = 1 / 3  # of the greater one: much is asked for in whole blocks, and touched in part
-SLACK = 48 * _MIB  # code that kernels write for themselves, and blocks the allocator keeps
+# The difference between two numbers from which the page reports them as unexplained.
+TOLERANCE = 1 / 3  # of the greater number: many allocated blocks are only partly touched
+SLACK = 48 * _MIB  # code that kernels generate, and blocks that the allocator keeps
 
 _FORGETFUL = (
     'for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, '
@@ -39,7 +39,7 @@ _SCRIPT = re.compile(r"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL | re.IGNOR
 
 @dataclass(slots=True, frozen=True)
 class Number:
-    """One memory number: what it is, its bytes, what it sees, and what it does not."""
+    """One memory number in bytes, with the memory that it includes (``sees``) and excludes (``misses``)."""
 
     name: str
     bytes: int
@@ -49,7 +49,7 @@ class Number:
 
 @dataclass(slots=True, frozen=True)
 class Check:
-    """Two numbers that must agree or be in order: whether they do, and the sentence that says so."""
+    """A relation between two numbers: whether it holds, and the sentence for the page."""
 
     holds: bool
     words: str
@@ -57,7 +57,7 @@ class Check:
 
 @dataclass(slots=True, frozen=True)
 class Frame:
-    """A page within the page."""
+    """An embedded page."""
 
     title: str
     about: str
@@ -65,22 +65,22 @@ class Frame:
 
     @property
     def packed(self) -> str:
-        """The page in base64, compressed for the main page to unpack: a third of its size."""
+        """The page, compressed to a third and in base64; the main page unpacks it."""
         return base64.b64encode(gzip.compress(self.page.encode(), 9, mtime=0)).decode("ascii")
 
 
 @dataclass(slots=True, frozen=True)
 class ProfileReport:
-    """Records by the name of their pass, and where they come from."""
+    """The records of a profile and their origin."""
 
-    records: Mapping[str, Any]
+    records: Records
     audio: str
     seconds: float | None
     command: str
-    origin: Mapping[str, Any]
+    origin: Json
 
     def page(self, *, now: datetime | None = None) -> str:
-        """The page as text."""
+        """The page as HTML."""
         frames = list(self._frames())
         checks = reconciled(self.records)
         return render_page(
@@ -103,18 +103,18 @@ class ProfileReport:
     def _frames(self) -> Iterable[Frame]:
         if "cpu" in self.records:
             about = "Click a line to unfold it; the menus on top fold libraries away."
-            yield Frame("Tree of calls (pyinstrument)", about, _offline(self.records["cpu"].page))
+            yield Frame("Call tree (pyinstrument)", about, _offline(self.records["cpu"].page))
         if "heap" in self.records:
-            about = "Width is bytes held at the peak; click a block to look into it."
+            about = "The width is bytes held at the peak. Click a block to zoom in."
             yield Frame("Flame graph of the heap (memray)", about, _offline(self.records["heap"].page))
 
 
 def script_digests(pages: Iterable[str]) -> Iterable[str]:
-    """What a content security policy names the inline scripts and handlers of pages by."""
+    """The sources that a content security policy must list for the inline scripts and handlers of pages."""
     for page in pages:
         handlers = _HANDLER.findall(page)
         if handlers:
-            yield "unsafe-hashes"  # without it a policy knows no handlers; it allows those named and no other
+            yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
         for text in (*_SCRIPT.findall(page), *handlers):
             if text.strip():
                 digest = hashlib.sha256(text.encode()).digest()
@@ -122,39 +122,37 @@ def script_digests(pages: Iterable[str]) -> Iterable[str]:
 
 
 def _offline(page: str) -> str:
-    """A profiler's page without the fonts it would fetch, and with a storage that forgets: its frame has none."""
+    """A profiler's page without external fonts, and with a dummy storage, because its frame has none."""
     page = re.sub(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>", "", page)
     page = re.sub(r"https://fonts\.googleapis\.com/[^\"'`)\s]*", "data:text/css,", page)
     return page.replace("<head>", f"<head><script>{_FORGETFUL}</script>", 1)
 
 
-def memory_numbers(records: Mapping[str, Any]) -> list[Number]:
-    """The numbers that the memory passes found, the widest view first."""
+def memory_numbers(records: Records) -> list[Number]:
+    """The numbers of the memory passes, the widest view first."""
     found: list[Number] = []
     if memory := records.get("memory"):
-        found.append(
+        found += [
             Number(
                 "resident at the peak, above the libraries (VmHWM)",
                 memory.above_libraries,
-                "every page that was touched, whoever asked for it: what the system charges",
-                "what was asked for and never touched; it cannot say who holds it",
-            )
-        )
-        found.append(
+                "every page that was touched: the figure that the system counts",
+                "memory that was allocated and never touched; the owners of the memory",
+            ),
             Number(
                 "of it anonymous, at the end (RssAnon)",
                 memory.anonymous,
                 "memory that is in no file",
-                "weights that lie in a mapped file; the peak, for the system keeps no peak of it",
-            )
-        )
+                "weights in a mapped file; the peak, because the system records no peak of it",
+            ),
+        ]
     if heap := records.get("heap"):
         found.append(
             Number(
                 "on the heap at the peak (memray)",
                 heap.peak,
-                "every block asked for, by the line that asked, torch's and numpy's too",
-                "libraries loaded before; code that kernels write; what the allocator keeps of freed blocks",
+                "every allocated block, including torch's and numpy's, by line of code",
+                "libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
             )
         )
         if heap.mapped:
@@ -162,8 +160,8 @@ def memory_numbers(records: Mapping[str, Any]) -> list[Number]:
                 Number(
                     "files mapped at the peak (memray)",
                     heap.mapped,
-                    "the whole of a mapped checkpoint",
-                    "that the system lends these pages and may take them back: they are no cost to the heap",
+                    "the complete mapped checkpoint",
+                    "whether its pages are resident: the system may drop and reload them",
                 )
             )
     if memory:
@@ -171,7 +169,7 @@ def memory_numbers(records: Mapping[str, Any]) -> list[Number]:
             Number(
                 "tensors and arrays the transcriber holds (arithmetic)",
                 sum(memory.owned.values()),
-                "weights, buffers, cache, timers: what stays",
+                "weights, buffers, cache, timers: everything that stays",
                 "everything that lives for one chunk: activations, keys and values, spectrograms",
             )
         )
@@ -180,20 +178,20 @@ def memory_numbers(records: Mapping[str, Any]) -> list[Number]:
             Number(
                 "Python objects while streaming, at the peak (tracemalloc)",
                 python.peak,
-                "objects of Python and arrays of numpy made after the model was loaded",
+                "Python objects and numpy arrays created after the model was loaded",
                 "torch: its tensors, weights and workspaces. Never quote it as peak memory",
             )
         )
     return found
 
 
-def reconciled(records: Mapping[str, Any]) -> list[Check]:
-    """What must hold between the numbers, each pass having been a run of its own."""
-    memory, heap, python = (records.get(name) for name in ("memory", "heap", "python_memory"))
+def reconciled(records: Records) -> list[Check]:
+    """The relations that must hold between the numbers; each pass was a separate run."""
+    memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
     checks: list[Check] = []
 
     def check(holds: bool, words: str) -> None:
-        checks.append(Check(holds, f"{words}: {'as it must be' if holds else 'this is unexplained'}"))
+        checks.append(Check(holds, f"{words}: {'as expected' if holds else 'this is unexplained'}"))
 
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
@@ -216,19 +214,19 @@ def reconciled(records: Mapping[str, Any]) -> list[Check]:
     if memory:
         check(
             memory.above_libraries >= memory.anonymous * (1 - TOLERANCE),
-            f"the peak ({_mib(memory.above_libraries)}) is not below what is anonymous at the end "
+            f"the peak ({_mib(memory.above_libraries)}) is not below the anonymous memory at the end "
             f"({_mib(memory.anonymous)})",
         )
     return checks
 
 
-def findings(records: Mapping[str, Any]) -> Iterable[str]:
-    """The head lines, in numbers of these passes."""
+def findings(records: Records) -> Iterable[str]:
+    """The main results, in sentences."""
     if memory := records.get("memory"):
         name, size = next(iter(memory.owned.items()), ("nothing", 0))
         yield (
             f"Model and streaming add {_mib(memory.above_libraries)} to the libraries, {_mib(memory.grown)} of it "
-            f"while streaming; the greatest single holder is {name} with {_mib(size)}"
+            f"while streaming; the largest part is {name} with {_mib(size)}"
         )
     if (heap := records.get("heap")) and heap.stages:
         part, size = next(iter(heap.stages.items()))
@@ -243,7 +241,7 @@ def findings(records: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"{latency.duration_s:.1f} s of audio took {latency.compute_s:.1f} s "
             f"({latency.compute_s / latency.duration_s:.2f} of real time{on_threads(latency.threads)}) "
-            "with no profiler running"
+            "without a profiler"
         )
     if (lines := records.get("lines")) and lines.functions:
         function = lines.functions[0]
@@ -253,111 +251,102 @@ def findings(records: Mapping[str, Any]) -> Iterable[str]:
             f"with {slowest.share:.0%} of it: {slowest.code.strip()}"
         )
     if (ops := records.get("ops")) and ops.top:
-        yield f"Of torch's operators {ops.top[0].name} takes most: {ops.top[0].own_s / ops.own_s:.0%}"
+        yield f"The torch operator with the most time is {ops.top[0].name}: {ops.top[0].own_s / ops.own_s:.0%}"
 
 
-def _drawings(records: Mapping[str, Any]) -> Iterable[Drawing]:
+def _drawings(records: Records) -> Iterable[Drawing]:
     if heap := records.get("heap"):
-        words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no course"
+        words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
         yield Drawing(
             (to_svg(course_figure(heap.course), "course", words),),
-            "Memory while the model is loaded and the recording streams, as memray samples it (memray's own memory "
-            "is resident, too).",
+            "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory is "
+            "included).",
         )
         words = "; ".join(f"{part}: {_mib(size)}" for part, size in heap.stages.items())
         yield Drawing(
             (to_svg(parts_figure(_in_mib(heap.stages), "MiB on the heap at the peak"), "stages", words),),
-            "Who asked for it: the module of whisperlab nearest to the allocation.",
+            "Heap by the module of whisperlab nearest to the allocation.",
         )
     if memory := records.get("memory"):
         words = "; ".join(f"{name}: {_mib(size)}" for name, size in memory.owned.items())
         yield Drawing(
             (to_svg(parts_figure(_in_mib(memory.owned), "MiB of tensors and arrays"), "owned", words),),
-            "What the transcriber holds all the time, by attribute, added up from sizes; shared weights count once.",
+            "Permanent memory of the transcriber by attribute, from the sizes; shared weights count once.",
         )
 
 
 def _number_table(numbers: Sequence[Number]) -> Table:
     columns: tuple[Column[Number], ...] = (
-        Column("Number", "What is counted", lambda n: n.name),
+        Column("Number", "The counted memory", lambda n: n.name),
         Column("MiB", "Mebibytes", lambda n: n.bytes / _MIB, "{:,.1f}".format),
-        Column("Sees", "What is in it", lambda n: n.sees),
-        Column("Does not see", "What is not", lambda n: n.misses),
+        Column("Includes", "Memory in the number", lambda n: n.sees),
+        Column("Excludes", "Memory not in the number", lambda n: n.misses),
     )
-    return table(
-        "numbers", "Memory, by four kinds of counting, each in a process of its own", columns, numbers
-    )
+    return table("numbers", "Memory, counted in four ways, each in a separate process", columns, numbers)
 
 
-def _tables(records: Mapping[str, Any]) -> Iterable[tuple[str, Table]]:
-    columns: tuple[Column[Any], ...]
+def _tables(records: Records) -> Iterable[tuple[str, Table]]:
+    """Name and table of every pass that has tables."""
     if latency := records.get("latency"):
-        rows = [{"operation": name, **told} for name, told in latency.operations.items()]
-        columns = (
-            Column("Operation", "The part of the pipeline that was timed", itemgetter("operation")),
-            Column("n", "How often", itemgetter("count"), "{:,}".format),
-            Column("p50", "Half took no longer", itemgetter("p50"), milliseconds),
-            Column("p95", "95 % took no longer", itemgetter("p95"), milliseconds),
-            Column("p99", "99 % took no longer", itemgetter("p99"), milliseconds),
-            Column("Longest", "The longest single one", itemgetter("max"), milliseconds),
-        )
-        yield (
-            "latency",
-            table("latency", "Latency in milliseconds, no profiler running", columns, rows),
-        )
+        caption = "Latency in milliseconds, without a profiler"
+        yield "latency", table("latency", caption, _LATENCIES, list(latency.operations.items()))
     if heap := records.get("heap"):
         yield "heap", table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
         yield "kept", table("kept", "Lines that held most at the end (memray)", _SITES, heap.kept)
     if python := records.get("python_memory"):
-        for name, caption, rows in (
-            ("python", "Python objects held at the end (tracemalloc)", python.top),
-            ("grown", "Python objects more at the end than half-way (tracemalloc)", python.grown),
-        ):
-            columns = (
-                Column("Line", "Where they were made", lambda row: row.place),
-                Column("KiB", "Kibibytes", lambda row: row.bytes / 1024, "{:,.1f}".format),
-                Column("Blocks", "How many", lambda row: row.blocks, "{:,}".format),
-            )
-            yield name, table(name, caption, columns, rows)
+        caption = "Python objects held at the end (tracemalloc)"
+        yield "python", table("python", caption, _LINES, python.top)
+        caption = "Growth of Python objects from half-way to the end (tracemalloc)"
+        yield "grown", table("grown", caption, _LINES, python.grown)
     if ops := records.get("ops"):
-        columns = (
-            Column("Operator", "As torch names it", lambda row: row.name),
-            Column("Calls", "How often", lambda row: row.calls, "{:,}".format),
-            Column("Share", "Own time / own time of all", lambda row: row.own_s / ops.own_s, "{:.1%}".format),
-            Column("Own ms", "Without what it called", lambda row: row.own_s * 1000, milliseconds),
-            Column(
-                "Own MiB",
-                "Allocated less freed",
-                lambda row: row.own_bytes / _MIB,
-                "{:,.1f}".format,
-            ),
+        total_s = ops.own_s
+        share: Column[Operator] = Column(
+            "Share", "Own time / own time of all", lambda row: row.own_s / total_s, "{:.1%}".format
         )
+        columns = (*_OPERATORS[:2], share, *_OPERATORS[2:])
         yield "ops", table("ops", "torch's operators (torch.profiler)", columns, ops.top)
     if calls := records.get("calls"):
-        columns = (
-            Column("Function", "And where it is", lambda row: row.name),
-            Column("Calls", "How often", lambda row: row.calls, "{:,}".format),
-            Column("Own s", "Without what it called", lambda row: row.own_s, "{:.3f}".format),
-            Column("Cumulative s", "With what it called", lambda row: row.cumulative_s, "{:.3f}".format),
-        )
-        yield (
-            "calls",
-            table("calls", "The 20 functions with the most cumulative time (cProfile)", columns, calls.top),
-        )
+        caption = "The 20 functions with the most cumulative time (cProfile)"
+        yield "calls", table("calls", caption, _CALLS, calls.top)
 
 
-_SITES: tuple[Column[Any], ...] = (
+_LATENCIES: tuple[Column[tuple[str, Mapping[str, float]]], ...] = (
+    Column("Operation", "The timed part of the pipeline", lambda row: row[0]),
+    Column("n", "Number of calls", lambda row: row[1]["count"], "{:,}".format),
+    Column("p50", "Half took no longer", lambda row: row[1]["p50"], milliseconds),
+    Column("p95", "95 % took no longer", lambda row: row[1]["p95"], milliseconds),
+    Column("p99", "99 % took no longer", lambda row: row[1]["p99"], milliseconds),
+    Column("Longest", "The longest call", lambda row: row[1]["max"], milliseconds),
+)
+_SITES: tuple[Column[Site], ...] = (
     Column("Line", "The line nearest to the allocation", lambda row: row.place),
     Column("Function", "Its function", lambda row: row.function),
     Column("For", "The module of whisperlab nearest to it", lambda row: row.stage),
     Column("MiB", "Mebibytes", lambda row: row.bytes / _MIB, "{:,.2f}".format),
-    Column("Blocks", "How many", lambda row: row.blocks, "{:,}".format),
+    Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
+)
+_LINES: tuple[Column[AllocatingLine], ...] = (
+    Column("Line", "The line that allocated them", lambda row: row.place),
+    Column("KiB", "Kibibytes", lambda row: row.bytes / 1024, "{:,.1f}".format),
+    Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
+)
+_OPERATORS: tuple[Column[Operator], ...] = (
+    Column("Operator", "Its name in torch", lambda row: row.name),
+    Column("Calls", "Number of calls", lambda row: row.calls, "{:,}".format),
+    Column("Own ms", "Without called operators", lambda row: row.own_s * 1000, milliseconds),
+    Column("Own MiB", "Allocated minus freed", lambda row: row.own_bytes / _MIB, "{:,.1f}".format),
+)
+_CALLS: tuple[Column[CalledFunction], ...] = (
+    Column("Function", "With its place", lambda row: row.name),
+    Column("Calls", "Number of calls", lambda row: row.calls, "{:,}".format),
+    Column("Own s", "Without called functions", lambda row: row.own_s, "{:.3f}".format),
+    Column("Cumulative s", "With called functions", lambda row: row.cumulative_s, "{:.3f}".format),
 )
 
 
-def _flat(records: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _flat(records: Records) -> list[dict[str, object]]:
     """The rows of every table, for the CSV."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {"table": "numbers", "name": number.name, "bytes": number.bytes} for number in memory_numbers(records)
     ]
     for name, shown in _tables(records):

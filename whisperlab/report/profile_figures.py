@@ -1,4 +1,4 @@
-"""Figures of a profile: memory over time, and who holds it."""
+"""Figures of a profile: memory over time and by part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
 
 @_styled
 def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figure:
-    """A quantity by its parts, a bar each, the greatest first; what is beyond ``most`` bars is left out."""
+    """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
     figure = _figure(NARROW, 0.8 + 0.3 * max(len(kept), 1))
     axes = figure.subplots()
@@ -50,7 +50,7 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figu
 
 @_styled
 def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figure:
-    """Values by percentile, a line each, both axes logarithmic: the farther right, the rarer."""
+    """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
     figure = _figure(NARROW, 3.2)
     axes = figure.subplots()
     for number, (name, values) in enumerate(lines.items()):

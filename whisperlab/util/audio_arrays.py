@@ -60,23 +60,23 @@ def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArr
     array([ 0. ,  0.5, -1. ], dtype=float32)
     """
     samples = _by_time(_scaled(as_samples(array)))
-    _check_values(samples)
+    check_values(samples)
     _check_rate(sampling_rate)
-    return _resampled(_mixed(samples, _weights([Part(samples, sampling_rate)], "")), sampling_rate)
+    return _resampled(mono(samples, mixing_weights([Part(samples, sampling_rate)], "")), sampling_rate)
 
 
 def as_chunk(array: npt.ArrayLike) -> FloatArray:
     """`as_audio` for a chunk of a stream: always averages the channels, so that the chunk size does not matter."""
     samples = _by_time(_scaled(as_samples(array)))
-    _check_values(samples)
-    return _mixed(samples, None)
+    check_values(samples)
+    return mono(samples, None)
 
 
-def _resampled(mono: FloatArray, sampling_rate: int) -> FloatArray:
+def _resampled(audio: FloatArray, sampling_rate: int) -> FloatArray:
     _check_rate(sampling_rate)
     if sampling_rate == SAMPLE_RATE:
-        return mono
-    return bounded(soxr.resample(mono, sampling_rate, SAMPLE_RATE))
+        return audio
+    return bounded(soxr.resample(audio, sampling_rate, SAMPLE_RATE))
 
 
 def _check_rate(sampling_rate: int) -> None:
@@ -161,7 +161,7 @@ def _scaled(samples: Samples) -> npt.NDArray[np.float32]:
         scaled /= np.float32(full_scale(samples.dtype))
         np.minimum(scaled, BELOW_ONE, out=scaled)  # int32's largest value rounds up to 2**31
         return scaled
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which _check_values refuses
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which check_values refuses
         return np.asarray(samples, dtype=np.float32, order="C")
 
 
@@ -183,7 +183,7 @@ def _by_time(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return samples if by_time else samples.T
 
 
-def _mixed(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatArray:
+def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatArray:
     """Mono from shape (n,) or (n, c): the mean, or the weighted sum."""
     if samples.ndim == 1:
         return samples
@@ -193,7 +193,7 @@ def _mixed(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> Floa
     return mean
 
 
-def _weights(parts: Sequence[Part], name: str) -> FloatArray | None:
+def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
     """Weights for channels that cancel each other in their mean; None to use the mean.
 
     For two channels in opposite phase: half their difference. For a phase that changes: the loudest channel alone.
@@ -231,17 +231,18 @@ def _energies(part: Part) -> tuple[Samples, Samples, Samples]:
     return np.reshape(own, (-1, part.samples.shape[1])), np.array(mean), np.array(difference)
 
 
-def _in_time(parts: Sequence[Part], one: Callable[[Part], FloatArray]) -> FloatArray:
-    """All parts, each made mono by ``one``, at 16 kHz with the silence between them."""
+def joined_parts(parts: Sequence[Part], to_mono: Callable[[Part], FloatArray]) -> FloatArray:
+    """All parts in mono at 16 kHz, with the silence between them."""
     pieces: list[FloatArray] = []
     for part in parts:
         if part.gap_s:
             pieces.append(np.zeros(samples_in(part.gap_s), np.float32))
-        pieces.append(_resampled(one(part), part.rate))
+        pieces.append(_resampled(to_mono(part), part.rate))
     return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
 
 
-def _check_values(samples: npt.NDArray[np.float32]) -> None:
+def check_values(samples: npt.NDArray[np.float32]) -> None:
+    """Raise AudioFormatError for NaN and infinite samples and for a peak far beyond 1."""
     bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
     if bad:
         raise AudioFormatError(f"expected finite samples, but {bad} of {samples.size} are NaN or infinite")

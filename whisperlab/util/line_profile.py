@@ -1,7 +1,7 @@
-"""The line-profile mark: a decorator for functions whose lines are profiled on request.
+"""The line-profile mark: a decorator for functions whose lines can be profiled.
 
-``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` switch it on; both need line_profiler. Otherwise
-the decorator returns the function itself, at no cost and without importing line_profiler.
+``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` profile them; both need line_profiler. Otherwise
+the decorator returns the function itself, so it costs nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-_OFF = ("", "0", "off", "false", "no")  # the values that line_profiler takes for off
+MARKED: list[Callable[..., object]] = []  # every marked function of the modules imported so far
+
+_OFF = ("", "0", "off", "false", "no")  # as in line_profiler
 
 
 def line_profiled(function: Function) -> Function:
     """Mark a function for line profiling."""
+    MARKED.append(function)
     if not _wanted():
         return function
     from line_profiler import profile
@@ -26,7 +29,7 @@ def line_profiled(function: Function) -> Function:
 
 
 def _wanted() -> bool:
-    """Whether the environment switches it on, or kernprof does, which runs this program."""
+    """Whether the environment variable is set, or kernprof runs this program with line_profiler on."""
     if os.environ.get("LINE_PROFILE", "").lower() not in _OFF:
         return True
     loaded = sys.modules.get("line_profiler")

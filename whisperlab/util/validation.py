@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeGuard, Union, get_args, get_origin
 
 from whisperlab.util.errors import ConfigurationError
 
@@ -39,12 +39,6 @@ def on_threads(n: int | None) -> str:
     (' on 1 thread', ' on 2 threads', '')
     """
     return "" if n is None else f" on {n} thread{'s' * (n != 1)}"
-
-
-def check_types(options: object) -> None:
-    """Raise ConfigurationError for the first field of a dataclass that does not match its annotation."""
-    for name, hint in get_type_hints(type(options)).items():
-        check_type(name, getattr(options, name), hint)
 
 
 def check_type(name: str, value: object, hint: object) -> None:

@@ -1,6 +1,6 @@
-"""What a recogniser got right, and how sure it was: text, languages, switches, delays. Counts add up, then divide.
+"""Scoring: text, languages, switches, delays and calibration. Counts are summed first and divided afterwards.
 
-Nothing here needs a model: scores are made from traces, or from plain lists for any other recogniser.
+No model is needed: scores are computed from traces, or from plain lists for any other recogniser.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether a confidence means what it says: reliability, expected calibration error, temperature, area under the ROC.
+"""Calibration of confidences: reliability, expected calibration error, temperature, area under the ROC curve.
 
-A recogniser is calibrated when, of all answers it gives with confidence 0.8, eight in ten are right (Guo et al.
-2017, arXiv 1706.04599). Smoothing trusts the posterior as a probability, so it needs that; choosing which segments
-to show a person needs only that right ones score above wrong ones, which the area under the ROC measures.
+A recogniser is calibrated when, of all its answers with confidence 0.8, eight in ten are right (Guo et al. 2017, arXiv
+1706.04599). Smoothing uses the posterior as a probability, so it needs calibration. Choosing segments to review needs
+only that right answers score above wrong ones, which the area under the ROC curve measures.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from whisperlab.util.errors import ConfigurationError
 Confidence: TypeAlias = NDArray[np.float64]  # shape (answers,), 0 to 1
 Logits: TypeAlias = NDArray[np.float64]  # shape (answers, classes); -inf for a class that is not allowed
 
-COLDEST, HOTTEST = 0.05, 20.0  # where a temperature is looked for
+COLDEST, HOTTEST = 0.05, 20.0  # range of the search for a temperature
 
 
 @dataclass(slots=True, frozen=True)
 class ReliabilityBin:
-    """The answers whose confidence is above ``low`` and at most ``high`` (in the first bin also 0).
+    """The answers with a confidence above ``low`` and at most ``high`` (the first bin includes 0).
 
-    ``accuracy`` is the share of the ``n`` answers that are right, ``confidence`` the mean of what they claimed.
+    ``accuracy`` is the share of right answers among the ``n``, ``confidence`` their mean confidence.
     """
 
     low: float
@@ -38,12 +38,12 @@ class ReliabilityBin:
 
     @property
     def gap(self) -> float:
-        """Accuracy less confidence: below 0 where the answers claimed too much."""
+        """Accuracy minus confidence: negative for overconfident answers."""
         return self.accuracy - self.confidence
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> tuple[ReliabilityBin, ...]:
-    """Accuracy beside confidence in bins of equal width, for a diagram; empty bins are left out.
+    """Accuracy and confidence in bins of equal width, for a reliability diagram; without empty bins.
 
     ``confidence`` is 0 to 1 and ``correct`` true or false, both of shape (answers,).
 
@@ -68,9 +68,9 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> tu
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """How far confidence lies from accuracy, on average over the answers: 0 is calibrated (Guo et al., eq. 3).
+    """Mean distance of confidence and accuracy over the answers: 0 is calibrated (Guo et al., eq. 3).
 
-    Few answers in many bins make it too large, since chance alone parts the two.
+    With few answers in many bins it is biased upwards, because chance alone separates the two.
     """
     found = reliability(confidence, correct, bins)
     n = sum(part.n for part in found)
@@ -86,15 +86,15 @@ def negative_log_likelihood(
 
 
 def best_temperature(logits: ArrayLike, truth: ArrayLike, log_prior: ArrayLike = 0.0) -> float:
-    """The temperature under which the true classes are likeliest, between 0.05 and 20 (Guo et al., section 4.2).
+    """The temperature between 0.05 and 20 with the greatest likelihood of the true classes (Guo et al., section 4.2).
 
-    Fit it on other answers than those you judge it by. Where every answer is right, colder is always better, and where
-    guessing would do better than the logits, hotter is: then it is that end of the range.
+    Fit and evaluate it on different answers. If every answer is right, the result is the lower end of the range; if
+    the logits are worse than chance, the upper end.
 
     Args:
         logits: shape (answers, classes); -inf for a class that is not allowed.
         truth: shape (answers,), the true class of each by its column.
-        log_prior: what is added after dividing, a number for each class, as `LanguageIdentifier` does.
+        log_prior: one number per class, added after the division, as in `LanguageIdentifier`.
     """
     scores, true = _checked_logits(logits, truth)
     loss = _likelihood_of(scores, true, log_prior)
@@ -103,7 +103,7 @@ def best_temperature(logits: ArrayLike, truth: ArrayLike, log_prior: ArrayLike =
 
 
 def area_under_roc(score: ArrayLike, positive: ArrayLike) -> float:
-    """The probability that one that is ``positive`` scores above one that is not; equal scores count half.
+    """The probability that a ``positive`` item scores above a negative one; equal scores count half.
 
     >>> area_under_roc([0.9, 0.8, 0.8, 0.1], [True, True, False, False])
     0.875
@@ -112,14 +112,14 @@ def area_under_roc(score: ArrayLike, positive: ArrayLike) -> float:
     above, below = scores[positives], np.sort(scores[~positives])
     if not len(above) or not len(below):
         raise ConfigurationError(
-            f"an area under the ROC needs positive ones and others, got {len(above)} positive of {len(scores)}"
+            f"an area under the ROC needs positive and negative items, got {len(above)} positive of {len(scores)}"
         )
     lower, not_higher = np.searchsorted(below, above), np.searchsorted(below, above, side="right")
     return float((lower + not_higher).sum() / (2 * len(above) * len(below)))
 
 
 def _lowest(loss: Callable[[float], float], low: float, high: float, within: float = 1e-6) -> float:
-    """Where a function with a single valley is lowest, by golden section."""
+    """The minimum of a function with one valley, by golden-section search."""
     shrink = (math.sqrt(5) - 1) / 2
     a, b = high - shrink * (high - low), low + shrink * (high - low)
     at_a, at_b = loss(a), loss(b)
@@ -146,7 +146,7 @@ def _likelihood_of(logits: Logits, truth: NDArray[np.intp], log_prior: ArrayLike
         if not temperature > 0:
             raise ConfigurationError(f"temperature must be > 0, got {temperature}")
         scores = logits / temperature + prior
-        # Relative to the true class first: the sum then keeps what a very likely one lacks to certainty.
+        # Relative to the true class, so that the sum stays exact for probabilities close to 1.
         behind = scores - scores[np.arange(len(truth)), truth, None]
         return float(np.logaddexp.reduce(behind, axis=1).mean())
 
@@ -165,7 +165,7 @@ def _checked_logits(logits: ArrayLike, truth: ArrayLike) -> tuple[Logits, NDArra
     if np.isnan(scores).any() or np.isposinf(scores).any():
         raise ConfigurationError("logits must be finite, or -inf for a class that is not allowed")
     if np.isneginf(scores[np.arange(len(true)), true]).any():
-        raise ConfigurationError("a true class is among those that are not allowed: its logit is -inf")
+        raise ConfigurationError("truth contains a class that is not allowed: its logit is -inf")
     return scores, true.astype(np.intp)
 
 

@@ -1,7 +1,6 @@
-"""Language labels over time, and the boundaries between them.
+"""Scores of language labels over time: speech with a wrong label, and language switches found or missed.
 
-Two questions: for how much of the reference speech was the label wrong, and which language switches were
-found, where a switch is a boundary (a time and the language it leads into).
+A switch is a boundary: a time and the new language.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from whisperlab.evaluation.trace import Reference
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.timeline import seconds
 
-UNLABELLED = ""  # hypothesis "language" of reference speech that no label covers
+UNLABELLED = ""  # hypothesis "language" of reference speech without a label
 
-TOLERANCES_S = (0.5, 1.0, 2.0)  # how far a found boundary may lie from the true one
+TOLERANCES_S = (0.5, 1.0, 2.0)  # allowed distance of a found boundary from the true one
 WIDEST_S = max(TOLERANCES_S)  # false switches and delays are counted at this tolerance
 
 
 @dataclass(slots=True, frozen=True)
 class Label:
-    """A language given to the time from ``start`` to ``end``, in seconds."""
+    """The language label of the time from ``start`` to ``end``, in seconds."""
 
     start: float
     end: float
@@ -34,7 +33,7 @@ class Label:
 
 @dataclass(slots=True, frozen=True)
 class LabelTime:
-    """Seconds of reference speech by (true language, given language)."""
+    """Seconds of reference speech by (true language, label)."""
 
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
@@ -49,15 +48,15 @@ class LabelTime:
 
     @property
     def wrong_s(self) -> float:
-        """Reference speech whose label is not its language, speech without any label included."""
+        """Seconds of reference speech with a wrong label or none."""
         return math.fsum(time for (true, given), time in self.seconds.items() if true != given)
 
 
 @dataclass(slots=True, frozen=True)
 class Boundary:
-    """A true switch: anywhere from ``start`` (old language ends) to ``end`` (new one begins) is right.
+    """A true switch: any time from ``start`` (old language ends) to ``end`` (new language begins) is right.
 
-    The time of the switch is its ``end``.
+    ``end`` counts as the time of the switch.
     """
 
     start: float
@@ -70,12 +69,12 @@ class Boundary:
 
 
 def segment_labels(segments: Iterable[SessionSegment]) -> list[Label]:
-    """The labels final segments give to their own time."""
+    """The labels of final segments, each for its own time."""
     return [Label(s.start_time, s.end_time, s.language) for s in segments if s.is_final]
 
 
 def frame_labels(frames: Sequence[LanguageFrame]) -> list[Label]:
-    """The labels language-ID frames give: each to the time since the frame before, at most its window."""
+    """The labels of language-ID frames, each for the time since the previous frame, at most its window."""
     ends = [0, *(frame.end for frame in frames)]
     return [
         Label(seconds(max(before, frame.end - frame.window)), seconds(frame.end), frame.label)
@@ -84,7 +83,7 @@ def frame_labels(frames: Sequence[LanguageFrame]) -> list[Label]:
 
 
 def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
-    """How the reference speech was labelled. Where labels overlap, the one that begins last counts."""
+    """The labels of the reference speech. Where labels overlap, the one that begins last counts."""
     ordered = sorted(labels, key=lambda label: (label.start, label.end))
     time: defaultdict[tuple[str, str], float] = defaultdict(float)
     for segment in reference.segments:
@@ -106,7 +105,7 @@ def true_switches(reference: Reference) -> list[Boundary]:
     ]
 
 
-# Lengths of language blocks that misses are counted by, and the limits between them in seconds.
+# Classes of block length, and the limits between them in seconds.
 BLOCKS = ("under 1 s", "1-2 s", "2-4 s", "over 4 s")
 BLOCKS_S = (1.0, 2.0, 4.0)
 
@@ -114,9 +113,9 @@ BLOCKS_S = (1.0, 2.0, 4.0)
 def block_misses(
     reference: Reference, found: Iterable[tuple[Boundary, Switch]]
 ) -> dict[str, tuple[int, int]]:
-    """Of the language blocks after the first: how many there are and how many were missed, by their length.
+    """Number of language blocks and of missed blocks, by length; the first block is excluded.
 
-    A block reaches from a switch to the next one; it was missed when its switch is in no pair of ``found``.
+    A block reaches from one switch to the next. It is missed if its switch is in no pair of ``found``.
     """
     ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
     ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
@@ -134,7 +133,7 @@ def match_switches(
 ) -> list[tuple[Boundary, Switch]]:
     """One-to-one pairs of true and found switches into the same language, within the tolerance.
 
-    As many pairs as possible and, among those, the least distance in sum.
+    The matching has the most pairs and, among such matchings, the least total distance.
     """
     pairs = []
     for language in sorted({boundary.language for boundary in true}):
@@ -147,8 +146,8 @@ def match_switches(
 def _match(
     true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
 ) -> list[tuple[Boundary, Switch]]:
-    # Gaps do not overlap, so some best matching keeps the order of time, and dynamic programming over
-    # prefixes finds it: best[j] is (pairs, -distance, matching) of the true switches so far and found[:j].
+    # Gaps do not overlap, so one of the best matchings keeps the order of time. Dynamic programming over prefixes
+    # finds it: best[j] is (pairs, -distance, matching) of the true switches so far and found[:j].
     empty: tuple[int, float, tuple[tuple[Boundary, Switch], ...]] = (0, 0.0, ())
     best = [empty] * (len(found) + 1)
     for boundary in true:

@@ -1,8 +1,8 @@
-"""How long things took, from raw samples: delays of decisions on the audio clock, and compute per audio.
+"""Delays of decisions on the audio clock, response times, and compute per audio, from raw samples.
 
-A switch that was never found has no delay, and leaving it out would flatter whoever finds only the easy
-ones. So percentiles come twice: over all true switches, a missed one being later than any other, and over
-the found ones alone.
+A missed switch has no delay, and excluding it would favour a recogniser that finds only easy switches. So every
+percentile exists twice: over all true switches, where a missed one counts as later than any other, and over the found
+switches alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from whisperlab.streaming.results import Switch
 
 @dataclass(slots=True, frozen=True)
 class ComputeTime:
-    """Seconds of computing and the seconds of audio they were spent on."""
+    """Seconds of computing, and seconds of audio processed."""
 
     compute_s: float = 0.0
     audio_s: float = 0.0
@@ -31,17 +31,17 @@ class ComputeTime:
 
 
 def decision_delays(pairs: Iterable[tuple[Boundary, Switch]]) -> tuple[float, ...]:
-    """Seconds of audio heard from a true switch, where the new language begins, to its decision."""
+    """Seconds of audio from each true switch, where the new language begins, to its decision."""
     return tuple(switch.decided_at - boundary.end for boundary, switch in pairs)
 
 
 def word_latencies(
     reference: Reference, committed: Iterable[tuple[str, float]], *, fold_diacritics: bool = True
 ) -> tuple[float, ...]:
-    """Seconds from the end of each word that was recognised right to the moment its text could no longer change.
+    """Seconds from the end of each correctly recognised word until its text was final.
 
-    ``committed`` is the text that became final and when, in order. On the wall clock of a stream fed in real time
-    this includes computing and queueing; on the clock of the audio it does not. True ends are those of `align`.
+    ``committed`` is the final text with its times, in order. On the wall clock of a real-time stream the latency
+    includes computing and queueing; on the audio clock it does not. `align` estimates the true ends.
     """
     times: list[float] = []
     said: list[str] = []
@@ -49,20 +49,20 @@ def word_latencies(
         found = units(text, fold_diacritics=fold_diacritics)
         said += found
         times += [at] * len(found)
-    latencies, heard = [], 0
+    latencies, place = [], 0
     for step in align(reference, " ".join(said), fold_diacritics=fold_diacritics):
         if step.kind == "hit":
-            latencies.append(times[heard] - step.end)
-        heard += step.hypothesis is not None
+            latencies.append(times[place] - step.end)
+        place += step.hypothesis is not None
     return tuple(latencies)
 
 
 def response_times(service: Sequence[float], interval: float) -> tuple[float, ...]:
-    """How long each chunk of a live stream waits and is worked on, from what it takes to work on each.
+    """Waiting plus processing time of each chunk of a live stream, from the processing times.
 
-    Chunks come every ``interval``, in the unit of ``service``, whether the last one is done or not; one that is late
-    makes those behind it wait. Percentiles of ``service`` alone leave that out (coordinated omission; Tene 2013, "How
-    not to measure latency").
+    Chunks arrive every ``interval``, in the unit of ``service``, whether or not the last one is done; a slow chunk
+    delays the chunks behind it. Percentiles of ``service`` alone omit that (coordinated omission; Tene 2013, "How not
+    to measure latency").
 
     >>> response_times([1.0, 25.0, 1.0, 1.0], 10.0)
     (1.0, 25.0, 16.0, 7.0)
@@ -76,19 +76,18 @@ def response_times(service: Sequence[float], interval: float) -> tuple[float, ..
 
 
 def response_p95(trace: Trace) -> float | None:
-    """The 95th percentile of the `response_times` of a trace's chunks, were they to come in real time, in seconds.
+    """The 95th percentile of the `response_times` of a trace's chunks at real-time pace, in seconds.
 
-    None for a trace that does not tell what each chunk took.
+    None for a trace without processing times per chunk.
     """
     service = trace.service_s
     return percentile(response_times(service, trace.chunk_s), 95) if service else None
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:
-    """The q-th percentile of the values and of ``missed`` more that lie beyond every value.
+    """The q-th percentile of the values together with ``missed`` infinite ones.
 
-    The smallest value that at least q percent do not exceed: infinite when that is a missed one, NaN when
-    there is nothing at all.
+    The smallest value that at least q percent do not exceed; infinite if it is a missed one, NaN without values.
 
     >>> percentile([3.0, 1.0, 2.0], 50), percentile([3.0, 1.0, 2.0], 50, missed=3)
     (2.0, 3.0)

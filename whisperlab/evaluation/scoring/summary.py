@@ -1,4 +1,4 @@
-"""The score of a recording: counts that add up over recordings, and the rates they divide into."""
+"""The score of a recording: counts that can be summed over recordings, and the rates computed from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +36,17 @@ from whisperlab.evaluation.scoring.text import (
 from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.json_values import Json, JsonValue, to_json
 from whisperlab.util.validation import is_number, shown
 
 SECONDS_PER_HOUR = 3600
 
-RateTree = dict[str, Any]
+RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
 
 
 @dataclass(slots=True, frozen=True)
 class SwitchCounts:
-    """True switches, found switches, and how many pairs they make at each tolerance (key: seconds)."""
+    """True switches, found switches, and matched pairs at each tolerance (key: seconds)."""
 
     true: int = 0
     found: int = 0
@@ -58,36 +59,28 @@ class SwitchCounts:
 
 @dataclass(slots=True, frozen=True)
 class Score:
-    """The counts of one or more recordings. Scores add; ``rates`` divides.
-
-    ``text`` counts by the reference's language. ``labels`` is reference speech time by true and given
-    language, given by the final segments; ``frame_labels`` the same, given by the language-ID frames (empty
-    when there were none). ``delays`` are the decision delays of the switches found, in seconds. ``switch_text`` is
-    what became of the words within two of a switch, ``word_latencies`` the seconds from the end of a right word to
-    its final text, where it is known when that came. ``normalizer`` names how text was normalised. ``blocks``
-    counts language blocks, and those missed, by length.
-    """
+    """The counts of one or more recordings. Scores can be added; ``rates`` divides the sums."""
 
     recordings: int
     audio_s: float
     fold_diacritics: bool
-    text: Mapping[str, TextCounts]
-    labels: LabelTime
-    frame_labels: LabelTime
+    text: Mapping[str, TextCounts]  # by language of the reference
+    labels: LabelTime  # of the final segments
+    frame_labels: LabelTime  # of the language-ID frames; empty without frames
     switches: SwitchCounts
-    delays: tuple[float, ...]
+    delays: tuple[float, ...]  # from true switch to decision, of the switches found, in seconds
     compute: ComputeTime
-    switch_text: SwitchText
-    word_latencies: tuple[float, ...]
-    blocks: Mapping[str, tuple[int, int]]
+    switch_text: SwitchText  # the words within two of a switch
+    word_latencies: tuple[float, ...]  # from the end of a right word to its final text, in seconds
+    blocks: Mapping[str, tuple[int, int]]  # language blocks and missed ones, by length
     normalizer: str = "plain"
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
-            raise ConfigurationError("a score with diacritics folded and one without do not add up")
+            raise ConfigurationError("scores with and without folded diacritics cannot be added")
         if self.normalizer != other.normalizer:
             raise ConfigurationError(
-                f"scores of the normalizers {self.normalizer} and {other.normalizer} do not add up"
+                f"scores of the normalizers {self.normalizer} and {other.normalizer} cannot be added"
             )
         return Score(
             self.recordings + other.recordings,
@@ -109,16 +102,16 @@ class Score:
         )
 
     def rates(self) -> RateTree:
-        """The rates by name, JSON-able: None where there is nothing to divide by or a delay is endless.
+        """The rates by name, JSON-able: None for a division by zero or an infinite delay.
 
-        Percentages are fractions, times are seconds. ``false_switches_per_hour`` and the delays count a
-        switch as found within the widest tolerance; ``decision_delay_p50`` and ``_p95`` count a missed
-        switch as decided never, ``decision_delay_found_*`` leave it out.
+        Percentages are fractions, times are seconds. ``false_switches_per_hour`` and the delays use the widest
+        tolerance. ``decision_delay_p50`` and ``_p95`` count a missed switch as an infinite delay;
+        ``decision_delay_found_*`` exclude it.
         """
-        return {name: _json(value) for name, value in _rates(self).items()}
+        return {name: to_json(value) for name, value in _rates(self).items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON has them; ``from_dict`` reads it."""
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The counts as JSON, which ``from_dict`` reads."""
         return {
             "recordings": self.recordings,
             "audio_s": self.audio_s,
@@ -136,8 +129,8 @@ class Score:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Score:
-        """The score a ``to_dict`` was made of. Raises ConfigurationError for anything else."""
+    def from_dict(cls, value: Json) -> Score:
+        """The score from its ``to_dict``. Raises ConfigurationError for anything else."""
         normalizer = value.get("normalizer", "plain") if isinstance(value, Mapping) else "plain"
         if not _holds_numbers({**value, "normalizer": 0} if isinstance(value, Mapping) else value):
             raise ConfigurationError(f"not the counts of a score, which are numbers: {shown(value)}")
@@ -173,11 +166,11 @@ def score(
     fold_diacritics: bool = True,
     normalizer: str = "plain",
 ) -> Score:
-    """Score what any recogniser said about one recording of ``duration`` seconds.
+    """Score the output of any recogniser for one recording of ``duration`` seconds.
 
-    The text is that of the final segments in order of time, compared as a whole. ``compute_s`` is wall time
-    spent computing, when it is known. ``committed`` is the text that became final and the second at which it did; its
-    words are those of the plain normalizer. ``normalizer`` is one that `normalizer_name` knows.
+    The text of the final segments, in order of time, is compared as a whole. ``compute_s`` is the wall time of
+    computing, if known. ``committed`` is the final text with its times in seconds; its words are split with the plain
+    normalizer. ``normalizer`` is a name as in `normalizer_name`.
     """
     normalizer = normalizer_name(normalizer)
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
@@ -211,7 +204,7 @@ def score_trace(
     fold_diacritics: bool = True,
     normalizer: str = "plain",
 ) -> Score:
-    """Score a trace against a reference, by default its own. Raises ConfigurationError when it has none."""
+    """Score a trace against a reference, by default its own. Raises ConfigurationError without one."""
     known = reference or trace.reference
     if known is None:
         raise ConfigurationError(f"the trace of {trace.recording!r} has no reference and none was given")
@@ -229,10 +222,10 @@ def score_trace(
 
 
 def pooled(scores: Iterable[Score]) -> Score:
-    """The sum of scores. Raises ConfigurationError when there are none."""
+    """The sum of scores. Raises ConfigurationError for an empty sequence."""
     every = list(scores)
     if not every:
-        raise ConfigurationError("there are no scores to pool")
+        raise ConfigurationError("cannot pool an empty sequence of scores")
     return reduce(add, every)
 
 
@@ -254,15 +247,15 @@ def bootstrap_intervals(
     n: int = 1000,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float] | None]:
-    """The percentile bootstrap interval of each rate, resampling recordings (one score each), the same for all rates.
+    """Percentile bootstrap interval of each rate. All rates use the same resamples of recordings (one score each).
 
-    A rate of one language is named with a dot: ``error_rate_by_language.es``. An end is infinite when a
-    delay there is endless. Resamples in which the rate has nothing to divide by are left out; None when
-    all are, or when there are fewer than two recordings: one tells nothing about the spread.
+    The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
+    is infinite. Resamples with a division by zero are excluded. The interval is None if all are excluded, or for
+    fewer than two recordings.
     """
     names, whole = list(rate_names), _rates(pooled(scores))
     for name in names:
-        _value(whole, name)  # a name that cannot be is refused even without an interval
+        _value(whole, name)  # raises for an unknown name even without an interval
     if len(scores) < 2:
         return dict.fromkeys(names)
     drawn = rng.integers(len(scores), size=(n, len(scores)))
@@ -276,7 +269,7 @@ def bootstrap_intervals(
 def _resampled_ratio(
     parts: Callable[[Score], tuple[float, float]], scores: Sequence[Score], drawn: NDArray[np.int64]
 ) -> list[float]:
-    """A ratio of sums in every row of ``drawn``, without adding up all else that a score counts."""
+    """A ratio of sums for every row of ``drawn``, without adding complete scores."""
     part, whole = np.array([parts(score) for score in scores], float)[drawn].sum(1).T
     return [_ratio(*pair) for pair in zip(part.tolist(), whole.tolist(), strict=True)]
 
@@ -288,7 +281,7 @@ def _interval(values: Sequence[float], level: float) -> tuple[float, float] | No
 
 
 def _rates(score: Score) -> RateTree:
-    """The rates, with NaN for nothing to divide by and infinity for never."""
+    """The rates, with NaN for a division by zero and infinity for a missed switch."""
     total = sum(score.text.values(), TextCounts())
     switches, hours = score.switches, score.audio_s / SECONDS_PER_HOUR
     missed = switches.true - len(score.delays)
@@ -325,7 +318,7 @@ def _all_words(score: Score) -> tuple[int, int]:
     return total.errors, total.reference_words
 
 
-# The rates that are a sum over recordings divided by another.
+# The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "mixed_error_rate": _all_words,
     "switch_error_rate": lambda score: (
@@ -352,12 +345,6 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _json(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _value(rates: RateTree, name: str) -> float:
     family, _, language = name.partition(".")
     if isinstance(rates.get(family), dict) and language:
@@ -368,7 +355,7 @@ def _value(rates: RateTree, name: str) -> float:
 
 
 def _holds_numbers(value: object) -> bool:
-    """Whether there are numbers at every end of a value, and nothing else."""
+    """Whether all leaves of a value are numbers."""
     if isinstance(value, Mapping):
         return all(map(_holds_numbers, value.values()))
     if isinstance(value, list):
@@ -377,7 +364,7 @@ def _holds_numbers(value: object) -> bool:
 
 
 def _nested(time: LabelTime) -> dict[str, dict[str, float]]:
-    """Seconds by true, then by given language."""
+    """Seconds by true language, then by label."""
     nested: dict[str, dict[str, float]] = {}
     for (true, given), duration_s in time.seconds.items():
         nested.setdefault(true, {})[given] = duration_s

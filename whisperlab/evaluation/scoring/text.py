@@ -1,7 +1,7 @@
-"""Mixed error rate: words where a script has spaces, characters where it has none, counted per language.
+"""Mixed error rate: word errors for scripts with spaces, character errors for scripts without, per language.
 
-The convention of the SEAME and ASCEND corpora: edits over mixed units / units of the reference. (jiwer's
-``mer`` is another thing, the *match* error rate.) jiwer does the alignment.
+The convention of the SEAME and ASCEND corpora: edits / units of the reference, where a unit is a word or a character.
+jiwer computes the alignment. (Its ``mer`` is the *match* error rate, a different measure.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import jiwer
 import regex
@@ -24,16 +24,16 @@ from whisperlab.util.validation import shown
 
 UNTAGGED = "und"  # ISO 639: language undetermined
 
-# Scripts written without spaces: one letter with its combining marks is one unit.
+# Scripts without spaces: one letter with its combining marks is one unit.
 _SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 _UNSPACED = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS) + r"]&&[\p{L}\p{N}]]"
-# Elsewhere a word: it has a letter or a digit, for a mark or a modifier alone (an accent, a tatweel) is none.
+# In other scripts a word is a unit. It has a letter or a digit: an accent or a tatweel alone does not count.
 _WORD = rf"[\p{{Lm}}--{_UNSPACED}]*[[[\p{{L}}--\p{{Lm}}]\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]*"
 _UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|{_WORD}")
-# Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they part no words.
+# Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they do not split words.
 _INVISIBLE = regex.compile(r"[\p{Cf}\p{Me}\p{Default_Ignorable_Code_Point}]")
 _APOSTROPHE = regex.compile("['’‘ʼ]")
-# Vowel signs and the tatweel go; of one letter's variants (alef, yeh, kaf) and of digits one stays.
+# Vowel signs and the tatweel are removed; variants of a letter (alef, yeh, kaf) and of digits become one.
 _ARABIC_MARK = regex.compile(r"(?V1)[[\p{M}&&\p{scx=Arabic}]--[\u0653-\u0655]]|\u0640")
 _ARABIC = str.maketrans("أإآٱىیک٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹", "ااااييك01234567890123456789")
 NORMALIZERS = ("plain", "whisper")
@@ -41,13 +41,20 @@ FOLDS = ("chinese", "arabic")
 _ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
 
 
+class TextRules(TypedDict):
+    """How text is normalised before it is compared: the options of `units`."""
+
+    fold_diacritics: bool
+    normalizer: str
+
+
 @dataclass(slots=True, frozen=True)
 class Aligned:
     """One step of an alignment: a reference unit, a hypothesis unit, or both, and the reference's language.
 
-    Both and equal is a hit, both and different a substitution, only a reference a deletion, only a hypothesis
-    an insertion. An insertion belongs to the language of the reference unit before it. ``start`` and
-    ``end`` are where a reference unit was spoken, in seconds: its segment's time in equal shares.
+    Two equal units are a hit, two different units a substitution, only a reference unit a deletion, only a hypothesis
+    unit an insertion. An insertion has the language of the reference unit before it. ``start`` and ``end`` estimate
+    the time of a reference unit in seconds: the units of a segment share its time equally.
     """
 
     reference: str | None
@@ -68,7 +75,7 @@ class Aligned:
 
 @dataclass(slots=True, frozen=True)
 class TextCounts:
-    """What became of the units of a reference, and how many were made up."""
+    """Hits and errors of the units of a reference, and insertions."""
 
     hits: int = 0
     substitutions: int = 0
@@ -95,17 +102,17 @@ class TextCounts:
 
     @property
     def errors(self) -> int:
-        """Edits that turn the reference into the hypothesis."""
+        """Substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
 
 def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str:
-    """The name of a way to normalise text, as `units` takes it and tables show it: ``whisper+chinese``.
+    """The full name of a text normalisation, such as ``whisper+chinese``, for `units` and for tables.
 
-    ``plain`` is what `units` does to all text. ``whisper`` applies openai-whisper's normalisers first: the English one
-    (number words, contractions, spelling, fillers) to English text, the basic one to all other. Folds make one of
-    ``chinese`` (traditional and simplified characters) and of ``arabic`` (vowel signs, tatweel, variants of a letter,
-    digits) whatever the language. Raises ConfigurationError for names that do not exist.
+    ``plain`` is the normalisation that `units` applies to all text. ``whisper`` first applies openai-whisper's
+    normalisers: the English one (number words, contractions, spelling, fillers) to English text, the basic one to other
+    text. The fold ``chinese`` unifies traditional and simplified characters; ``arabic`` unifies vowel signs, tatweel,
+    variants of a letter, and digits. Folds apply to every language. Raises ConfigurationError for unknown names.
     """
     base, *joined = normalizer.split("+") if isinstance(normalizer, str) else (normalizer,)
     wanted = {*joined, *folds}
@@ -120,13 +127,12 @@ def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str
 def units(
     text: str, *, fold_diacritics: bool = True, normalizer: str = "plain", language: str = UNTAGGED
 ) -> list[str]:
-    """The units a text is scored in: compatibility-normalised (NFKC), case-folded, without punctuation.
+    """Split a text into its units for scoring: compatibility-normalised (NFKC), case-folded, without punctuation.
 
-    Folding takes the accents off Latin and Greek letters and the dots off Cyrillic ``ё``, which many
-    transcripts leave out; combining marks of other scripts are letters in all but name and stay. Turn it
-    off for a language such as Vietnamese, whose accents tell words apart.
-    Apostrophes are dropped, any other punctuation parts words. A mark that belongs to no letter is dropped. Numbers are
-    not spelled out. Other ways to normalise come before that: see `normalizer_name`.
+    ``fold_diacritics`` removes the accents of Latin and Greek letters and the dots of Cyrillic ``ё``, which many
+    transcripts omit. Combining marks of other scripts carry meaning and stay. Turn it off for a language such as
+    Vietnamese, in which accents distinguish words. Apostrophes are removed; other punctuation separates words. A mark
+    without a letter is removed. Numbers stay digits. ``normalizer`` is a name as in `normalizer_name`.
 
     >>> units("¿Qué? I'd book一个room!")
     ['que', 'id', 'book', '一', '个', 'room']
@@ -149,7 +155,7 @@ def units(
 
 @lru_cache
 def _whisper_normalizer(english: bool) -> Callable[[str], str]:
-    """openai-whisper's normaliser, read from its folder: the package would load torch, which scores do without."""
+    """openai-whisper's normaliser, loaded from its folder, because importing the package would load torch."""
     package = find_spec("whisper")
     if package is None or not package.submodule_search_locations:
         raise MissingDependencyError(
@@ -188,19 +194,19 @@ def align(
     fold_diacritics: bool = True,
     normalizer: str = "plain",
 ) -> tuple[Aligned, ...]:
-    """The cheapest way from a reference to a hypothesis text, unit by unit.
+    """The alignment of a reference and a hypothesis with the fewest edits, unit by unit.
 
-    The reference is the text of its segments, each unit tagged with its segment's language. Only when no
-    segment has text, the reference's own ``text`` is taken, tagged ``und``. The hypothesis is a text, or texts with
-    their languages, by which a normalizer may go; a text alone is taken for the reference's language where it has one.
+    The reference is the text of its segments, each unit tagged with the language of its segment. If no segment has
+    text, the reference's ``text`` is used, tagged ``und``. The hypothesis is a text, or texts with their languages,
+    which a normalizer may use; a text alone is assumed to be in the language of a monolingual reference.
     """
-    rules: dict[str, Any] = {"fold_diacritics": fold_diacritics, "normalizer": normalizer}
+    rules: TextRules = {"fold_diacritics": fold_diacritics, "normalizer": normalizer}
     wanted = _tagged(reference, rules)
     if isinstance(hypothesis, str):
         spoken = {language for _, language, *_ in wanted}
         hypothesis = [(hypothesis, spoken.pop() if len(spoken) == 1 else UNTAGGED)]
     said = [unit for text, language in hypothesis for unit in units(text, language=language, **rules)]
-    # Units hold no white space, so jiwer's own splitting gives them back.
+    # Units contain no white space, so jiwer splits the text into the same units.
     found = jiwer.process_words(" ".join(unit for unit, *_ in wanted), " ".join(said))
     steps: list[Aligned] = []
     for chunk in found.alignments[0]:
@@ -218,7 +224,7 @@ def align(
 
 
 def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
-    """An alignment counted, for each language of the reference."""
+    """The counts of an alignment, by language of the reference."""
     one = {
         "hit": TextCounts(hits=1),
         "substitution": TextCounts(substitutions=1),
@@ -233,7 +239,7 @@ def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
 
 @dataclass(slots=True, frozen=True)
 class SwitchText:
-    """What became of the units next to the language switches; ``deleted_s`` is the speech time of those left out."""
+    """Counts of the units next to language switches; ``deleted_s`` is the speech time of the deleted ones."""
 
     counts: TextCounts = TextCounts()
     deleted_s: float = 0.0
@@ -243,10 +249,10 @@ class SwitchText:
 
 
 def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
-    """The steps within ``reach`` reference units of a change of the reference's language, on either side, counted.
+    """Counts of the steps within ``reach`` reference units of a language switch, on either side.
 
-    An insertion counts where the reference unit before it does. These are the points of interest of PIER (Ugan et
-    al. 2025, arXiv 2501.09512), taken at the switches.
+    An insertion counts if the reference unit before it counts. These are the points of interest of PIER (Ugan et al.
+    2025, arXiv 2501.09512), at the switches.
     """
     languages = [step.language for step in steps if step.reference is not None]
     changes = [i for i in range(1, len(languages)) if languages[i] != languages[i - 1]]
@@ -261,12 +267,12 @@ def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
 
 
 def add_by_language(left: Mapping[str, TextCounts], right: Mapping[str, TextCounts]) -> dict[str, TextCounts]:
-    """The counts of both, language by language."""
+    """The sums of two counts, language by language."""
     languages = sorted(left.keys() | right.keys())
     return {lang: left.get(lang, TextCounts()) + right.get(lang, TextCounts()) for lang in languages}
 
 
-def _tagged(reference: Reference, rules: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
+def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, float, float]]:
     """The units of a reference with their language, start and end."""
     parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
     if not any(text for text, *_ in parts):

@@ -4,7 +4,7 @@
 |-|-|
 | 2 | the oldest that can be read |
 | 3 | adds the kinds ``untranscribed`` and ``language_flag`` |
-| 4 | the cache key and hit cause ``near`` is called ``similar`` |
+| 4 | options have today's names, in groups; the cache key and hit cause ``near`` is called ``similar`` |
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
+from whisperlab.util.options import migrated as migrated_options
 
 SCHEMA = 4
 OLDEST = 2
@@ -27,7 +28,7 @@ def migrated(lines: Sequence[Json], path: object) -> tuple[Json, ...]:
             f"{path} has trace schema {schema}; this version reads {OLDEST} to {SCHEMA}: update whisperlab"
         )
     if schema < 4:
-        header = {**header, "config": _renamed_key(header["config"])}
+        header = {**header, "config": migrated_options(header["config"])}
         events = [
             {**event, "statistics": migrated_statistics(event["statistics"])}
             if event["kind"] == "end"
@@ -42,14 +43,10 @@ def migrated_statistics(statistics: Json) -> Json:
     cache = statistics.get("encoder_cache")
     if not isinstance(cache, Mapping):
         return statistics
-    causes = cache.get("hits_by_cause")
-    if isinstance(causes, Mapping) and "near" in causes:
-        cache = {**cache, "hits_by_cause": {_SIMILAR.get(name, name): n for name, n in causes.items()}}
-    return {**statistics, "encoder_cache": _renamed_key(cache)}
-
-
-_SIMILAR = {"near": "similar"}
-
-
-def _renamed_key(options: Json) -> Json:
-    return {**options, "key": "similar"} if options.get("key") == "near" else options
+    renamed = {"near": "similar"}
+    cache = dict(cache)
+    if isinstance(causes := cache.get("hits_by_cause"), Mapping):
+        cache["hits_by_cause"] = {renamed.get(name, name): n for name, n in causes.items()}
+    if cache.get("key") == "near":
+        cache["key"] = "similar"
+    return {**statistics, "encoder_cache": cache}

@@ -1,0 +1,281 @@
+"""The records that the passes return: plain data, each with a text form, importable without the profilers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypedDict
+
+from whisperlab.util.validation import on_threads
+
+_KIB = 1024
+_MIB = 2**20
+
+Moment = tuple[float, int, int]  # seconds since the start, bytes resident, bytes on the heap
+
+
+@dataclass(slots=True, frozen=True)
+class ResidentMemory:
+    """Resident bytes at four moments, their split at the end, and the sizes of the transcriber's tensors."""
+
+    start: int  # the interpreter alone
+    libraries: int  # with all libraries
+    loaded: int  # with the model
+    peak: int  # while streaming
+    anonymous: int  # at the end, above the libraries, in no file
+    file_backed: int  # at the end, above the libraries, in mapped files
+    owned: Mapping[str, int]  # tensors and arrays of the transcriber by attribute, from their sizes
+
+    @property
+    def grown(self) -> int:
+        """The peak above the loaded model."""
+        return self.peak - self.loaded
+
+    @property
+    def above_libraries(self) -> int:
+        """The peak above the libraries."""
+        return self.peak - self.libraries
+
+    def describe(self) -> str:
+        """The figures as text."""
+        held = "\n".join(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items())
+        return (
+            "resident memory (VmHWM, reset after the model was loaded)\n"
+            f"  at start  {self.start / _MIB:8.1f} MiB\n"
+            f"  libraries {self.libraries / _MIB:8.1f} MiB\n"
+            f"  loaded    {self.loaded / _MIB:8.1f} MiB\n"
+            f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded\n"
+            f"  at end    {self.anonymous / _MIB:8.1f} MiB anonymous above the libraries, "
+            f"{self.file_backed / _MIB:.1f} of files\n"
+            f"  of which the transcriber holds, by the sizes of its tensors and arrays\n{held}"
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Site:
+    """Bytes and number of blocks allocated by one line of code, and the part of the pipeline it worked for."""
+
+    place: str
+    function: str
+    stage: str
+    bytes: int
+    blocks: int
+
+
+@dataclass(slots=True, frozen=True)
+class Heap:
+    """Bytes on the heap, allocated while the model was loaded and the recording streamed."""
+
+    peak: int  # without mapped files
+    mapped: int  # files mapped at the peak
+    allocations: int
+    stages: dict[str, int]  # bytes at the peak by part of the pipeline
+    top: tuple[Site, ...]  # the lines that held most at the peak
+    kept: tuple[Site, ...]  # the lines that held most at the end
+    course: tuple[Moment, ...]
+    page: str = field(repr=False)  # memray's flame graph of the peak
+
+    def describe(self) -> str:
+        """The figures as text."""
+        stages = "\n".join(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items())
+        lines = "\n".join(
+            f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10]
+        )
+        return (
+            f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)\n"
+            f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part\n"
+            f"{stages}\n  by line\n{lines}"
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class AllocatingLine:
+    """Memory allocated by one line of code and still in use."""
+
+    place: str
+    bytes: int
+    blocks: int
+
+
+@dataclass(slots=True, frozen=True)
+class PythonMemory:
+    """Bytes of Python objects and numpy arrays that were created while streaming."""
+
+    current: int  # at the end
+    peak: int
+    top: tuple[AllocatingLine, ...]  # at the end
+    grown: tuple[
+        AllocatingLine, ...
+    ]  # the growth from half-way to the end: a long stream may fill memory with it
+
+    def describe(self) -> str:
+        """The figures as text."""
+        return (
+            "Python objects and numpy arrays only, without torch (tracemalloc, since the model was loaded)\n"
+            f"  {self.current / _KIB:9.1f} KiB at the end, {self.peak / _KIB:.1f} KiB at the peak; held by\n"
+            f"{_listed(self.top)}\n  grown since half-way\n{_listed(self.grown)}"
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class CpuProfile:
+    """The tree as text, and as an interactive HTML page."""
+
+    sampled_s: float
+    samples: int
+    tree: str
+    page: str = field(repr=False)
+
+    def describe(self) -> str:
+        """The tree as text."""
+        return f"call tree (pyinstrument, {self.samples} samples in {self.sampled_s:.2f} s)\n{self.tree}"
+
+
+@dataclass(slots=True, frozen=True)
+class ProfiledLine:
+    """One line: number of runs, seconds, and share of the function's time."""
+
+    number: int
+    hits: int
+    total_s: float
+    share: float
+    code: str
+
+
+@dataclass(slots=True, frozen=True)
+class ProfiledFunction:
+    """One function with its lines in order; lines that never ran are omitted."""
+
+    name: str
+    place: str
+    total_s: float
+    lines: tuple[ProfiledLine, ...]
+
+    @property
+    def slowest(self) -> ProfiledLine:
+        """The line with the greatest share."""
+        return max(self.lines, key=lambda line: line.total_s)
+
+
+@dataclass(slots=True, frozen=True)
+class Lines:
+    """The functions that ran, in descending order of time."""
+
+    functions: tuple[ProfiledFunction, ...]
+
+    def describe(self) -> str:
+        """The tables as text."""
+        return "line by line (line_profiler: its overhead is in every line, use the shares)\n" + "\n".join(
+            f"  {function.name} ({function.place}), {function.total_s:.3f} s\n"
+            + "\n".join(
+                f"    {line.share:6.1%} {line.hits:8d}  {line.number:5d}  {line.code}"
+                for line in function.lines
+            )
+            for function in self.functions
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Operator:
+    """One operator: calls, own seconds, seconds including the operators it called, and own allocated bytes."""
+
+    name: str
+    calls: int
+    own_s: float
+    total_s: float
+    own_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class Operators:
+    """The operators with the most own time.
+
+    ``trace`` has the calls of all operators in Chrome's trace format, gzipped, for ui.perfetto.dev or chrome://tracing.
+    """
+
+    own_s: float
+    top: tuple[Operator, ...]
+    trace: bytes = field(repr=False)
+
+    def describe(self) -> str:
+        """The table as text."""
+        rows = "\n".join(
+            f"  {operator.own_s / self.own_s:6.1%} {operator.own_s:8.3f} {operator.calls:8d}"
+            f" {operator.own_bytes / _MIB:10.1f}  {operator.name}"
+            for operator in self.top
+        )
+        return (
+            f"torch's operators (torch.profiler, {self.own_s:.2f} s in total)\n"
+            f"   share    own s    calls   own MiB  operator\n{rows}"
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class CalledFunction:
+    """One function: number of calls, its own seconds, and its seconds including the functions it called."""
+
+    name: str
+    calls: int
+    own_s: float
+    cumulative_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class Calls:
+    """The functions with the most cumulative time, in descending order."""
+
+    total_s: float
+    top: tuple[CalledFunction, ...]
+
+    def describe(self) -> str:
+        """The table as text."""
+        rows = "\n".join(
+            f"  {function.cumulative_s:10.3f} {function.own_s:8.3f} {function.calls:9d}  {function.name}"
+            for function in self.top
+        )
+        return (
+            f"functions by cumulative time (cProfile, {self.total_s:.2f} s in total)\n"
+            f"  cumulative s    own s     calls  function\n{rows}"
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Latency:
+    """Statistics of each operation from ``PerformanceMetrics``, and the total time."""
+
+    compute_s: float
+    duration_s: float
+    operations: Mapping[str, Mapping[str, float]]  # milliseconds
+    threads: int | None = None  # compute threads of the transcriber, if its configuration has them
+
+    def describe(self) -> str:
+        """The table as text."""
+        rows = "\n".join(
+            f"  {name:24s} {o['count']:8d} {o['p50']:9.3f} {o['p95']:9.3f} {o['p99']:9.3f} {o['max']:9.3f}"
+            for name, o in self.operations.items()
+        )
+        return (
+            f"latency in milliseconds ({self.compute_s:.2f} s for {self.duration_s:.1f} s of audio, "
+            f"{self.compute_s / self.duration_s:.2f} of real time{on_threads(self.threads)})\n"
+            f"  {'operation':24s} {'count':>8s} {'p50':>9s} {'p95':>9s} {'p99':>9s} {'max':>9s}\n{rows}"
+        )
+
+
+def _listed(lines: tuple[AllocatingLine, ...]) -> str:
+    return "\n".join(f"  {line.bytes / _KIB:9.1f} KiB  {line.place}" for line in lines) or "  nothing"
+
+
+class Records(TypedDict, total=False):
+    """The records of a profile, by the name of their pass."""
+
+    memory: ResidentMemory
+    heap: Heap
+    python_memory: PythonMemory
+    cpu: CpuProfile
+    lines: Lines
+    ops: Operators
+    calls: Calls
+    latency: Latency
+
+
+Record: TypeAlias = ResidentMemory | Heap | PythonMemory | CpuProfile | Lines | Operators | Calls | Latency
