@@ -66,9 +66,8 @@ def test_there_are_notebooks() -> None:
         "06_ring_buffer.ipynb",
         "07_memory.ipynb",
         "08_latency.ipynb",
-        "09_peers.ipynb",
+        "09_other_systems.ipynb",
         "10_your_own_audio.ipynb",
-        "11_hundred_nodes.ipynb",
     ]
 
 
@@ -258,7 +257,7 @@ SMALL = {
         "PLACES": 6,
         "CONFIDENCE_PLACES": 10,
     },
-    "04_switching": {"SURE_HOPS": 3},
+    "04_switching": {"CONFIDENT_HOP_FACTOR": 3},
     "05_before_after": {
         "SPLIT": "test",
         "STRETCH_S": 1.0,
@@ -271,9 +270,8 @@ SMALL = {
     "06_ring_buffer": {"HELD_S": [1, 10], "ROUNDS": 6},
     "07_memory": {"SECONDS": 3.0},
     "08_latency": {"LID_HOP_MS": 500},
-    "09_peers": {"PEERS": ["multilingual, no prompt", "auto"]},
+    "09_other_systems": {"PEERS": ["multilingual, no prompt", "auto"]},
     "10_your_own_audio": {"SECONDS": 8.0, "EVERY_S": 3.0},
-    "11_hundred_nodes": {"SECONDS": 6.0, "EMPTY_TASKS": 30, "CONFIGURATIONS": 10, "NODES": [1, 10, 100]},
 }
 
 # Those that hear no speech and have no parameter for it.
