@@ -88,7 +88,7 @@ def test_a_notebook_says_first_what_will_be_learnt_and_last_what_was_found(path:
     first, *_, last = cells(path)
     assert first.cell_type == "markdown"
     assert re.match(r"# .+\n\n.*You will .*", first.source, re.DOTALL)
-    assert "## What was found" in last.source
+    assert "## Findings" in last.source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -293,7 +293,7 @@ def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_
     text = page.read_text(encoding="utf-8")
     assert FETCHED.findall(text) == []
     assert re.search('<svg[^>]* role="img"', text)
-    assert "What was found" in text
+    assert "Findings" in text
     assert "Traceback" not in text
     assert len(text) < 4_000_000
     assert not hostile or ("&lt;script&gt;alert(1)" in text and "<script>alert(1)" not in text)
