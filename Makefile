@@ -16,7 +16,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DEMO := $(REPORTS)/demo-sweep
 DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(DEMO) --resume
 DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded --no-decode
-DEMO_LISTENING := --cache-sizes 50 --hash-precisions 2,0 --keys logmel,similar --no-decode
+DEMO_SPECTRAL := --cache-sizes 50 --hash-precisions 2,0 --keys logmel,similar --no-decode
 DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
@@ -32,7 +32,7 @@ demo: environment weights speech ## real weights and speech, a small sweep, the 
 	@$(BIN)/whisperlab doctor
 	$(call say,a small sweep over cache size and hash precision)
 	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_GRID)
-	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_LISTENING)
+	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_SPECTRAL)
 	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_TEXT)
 	@$(BIN)/whisperlab report $(DEMO) --out $(REPORTS)
 	$(call say,notebooks)
