@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive
-from whisperlab.cli.console import Console, finite
+from whisperlab.cli.console import Console
 from whisperlab.cli.needs import PAGES, Needs, is_there
 
 HELP = "where memory and time go"
@@ -107,4 +107,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _short(record: Any) -> Any:
     """A record for JSON, without what is a page or a file of its own."""
-    return finite({name: value for name, value in asdict(record).items() if name not in WHOLE})
+    return {name: value for name, value in asdict(record).items() if name not in WHOLE}
