@@ -1,5 +1,5 @@
-"""The soak: hours of one stream, to see whether memory, containers or latency grow with its length.
+"""The soak: hours of one stream, to check that memory, collections and latency do not grow with its length.
 
-`plan` says what is heard when, `sounds` makes it, `stream` feeds it and writes a log of samples (`gauges`), and
-`findings` reads the log: it needs neither model nor audio, so a soak that was killed can be judged all the same.
+`plan` decides the order of the sounds, `sounds` makes them, `stream` feeds them and logs samples of `gauges`, and
+`findings` evaluates the log. Evaluation needs neither model nor audio, so the log of a killed run can be evaluated too.
 """

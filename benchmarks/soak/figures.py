@@ -1,24 +1,23 @@
-"""Figures of a soak over hours of audio: memory, latency, what is held, and what was heard."""
+"""Figures of a soak over hours of audio: memory, latency, sizes of collections, and the sounds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.soak.findings import Growth, Log, by_minute
 from whisperlab.report.figures import INK, MUTED, NARROW, OTHER, PALETTE, _figure, _frame, _styled
+from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Json = Mapping[str, Any]
-
 _MB = 1e6
 _CURVES = (("resident", 0, "-"), ("anonymous", 4, "-"), ("heap", 2, "-"), ("heap_free", 1, "--"))
-_FAMILIES = {  # what sounds alike has one colour; every kind has a row of its own
+_FAMILIES = {  # similar sounds share a colour; every kind has its own row
     "speech": 2,
     "fast switches": 2,
     "monologue": 2,
@@ -32,7 +31,7 @@ _IN_NOISE = 1
 
 @_styled
 def memory_figure(log: Log, resident: Growth) -> Figure:
-    """Megabytes over hours of audio, by minutes; the dashed line has the slope that was found."""
+    """Megabytes per minute over hours of audio; the dotted line has the measured slope."""
     figure = _figure(NARROW, 3.4)
     axes = figure.subplots()
     for name, colour, line in _CURVES:
@@ -55,7 +54,7 @@ def memory_figure(log: Log, resident: Growth) -> Figure:
 
 @_styled
 def chunk_figure(log: Log) -> Figure:
-    """Percentiles of a chunk by minutes, in milliseconds of processor time; dots are the 95th by the wall."""
+    """Percentiles of a chunk per minute, in milliseconds of CPU time; dots are the 95th percentile of wall time."""
     figure = _figure(NARROW, 3.2)
     axes = figure.subplots()
     for place, (name, colour) in enumerate((("p50", 2), ("p95", 0), ("p99", 5))):
@@ -65,10 +64,10 @@ def chunk_figure(log: Log) -> Figure:
             label=name,
         )
     wall = by_minute(log.samples, lambda sample: max(sample["chunk"]["wall"][1], 1e-3))
-    axes.plot(*wall, ".", color=MUTED, markersize=3, label="p95 by the wall")
+    axes.plot(*wall, ".", color=MUTED, markersize=3, label="p95 of wall time")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylabel("ms for 100 ms of audio")
+    axes.set_ylabel("ms per 100 ms of audio")
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     _over_hours(axes, log)
     _frame(figure, top=0.35, bottom=0.5, left=0.7, right=0.15)
@@ -77,14 +76,14 @@ def chunk_figure(log: Log) -> Figure:
 
 @_styled
 def held_figure(log: Log) -> Figure:
-    """How full everything with a limit was, in shares of the limit."""
-    looks = [sample for sample in log.samples if "bounds" in sample]
-    names = list(looks[-1]["bounds"]) if looks else []
+    """The size of everything with a limit, in percent of the limit."""
+    counted = [sample for sample in log.samples if "bounds" in sample]
+    names = list(counted[-1]["bounds"]) if counted else []
     figure = _figure(NARROW, 2.6)
     axes = figure.subplots()
-    hours = [sample["at"] / 3600 for sample in looks]
+    hours = [sample["at"] / 3600 for sample in counted]
     for number, name in enumerate(names):
-        shares = [100 * sample["bounds"][name][0] / max(sample["bounds"][name][1], 1) for sample in looks]
+        shares = [100 * sample["bounds"][name][0] / max(sample["bounds"][name][1], 1) for sample in counted]
         axes.plot(hours, shares, ("-", "--", "-.", ":")[number % 4], color=PALETTE[number], label=name)
     axes.set_ylim(0, 110)
     axes.set_ylabel("% of the limit")
@@ -96,7 +95,7 @@ def held_figure(log: Log) -> Figure:
 
 @_styled
 def schedule_figure(log: Log) -> Figure:
-    """What was heard when, a row for each kind of sound."""
+    """The sounds over time, a row per kind."""
     kinds = list(dict.fromkeys(piece["sound"] for piece in log.pieces))
     figure = _figure(NARROW, 0.75 + 0.24 * len(kinds))
     axes = figure.subplots()
@@ -118,9 +117,9 @@ def _colour(kind: str) -> str:
 
 
 def _over_hours(axes: Axes, log: Log) -> None:
-    """The time axis, with the warm-up and the two windows that are compared shaded."""
+    """Set up the time axis; shade the warm-up and the two compared windows."""
     axes.set_xlabel("hours of audio")
-    axes.set_xlim(0, max(log.heard_s, 1) / 3600)
+    axes.set_xlim(0, max(log.fed_s, 1) / 3600)
     axes.grid(visible=True, axis="y")
     for start, end, colour in _shaded(log.samples, log.header["plan"]["warm_up_s"]):
         axes.axvspan(start / 3600, end / 3600, color=colour, alpha=0.15, linewidth=0, zorder=0)

@@ -1,12 +1,12 @@
-"""What the log of a soak says: how fast memory grew, what else grew, and whether the end was slower than the beginning.
+"""Evaluation of a soak's log: growth of memory and collections, and latency at the end against the beginning.
 
-Growth is the median of all slopes between two moments (Theil 1950; Sen 1968, Journal of the American Statistical
-Association 63) after the warm-up, with its 95 % interval. Of memory a moment is the least of a minute: temporary blocks
-come and go, what leaks is there at every moment. The most of each minute stands beside it.
+Growth is the median of all slopes between two points (Theil 1950; Sen 1968, Journal of the American Statistical
+Association 63) after the warm-up, with its 95 % interval. A point of memory is the minimum of a minute: temporary
+blocks disappear, but a leak is present at every moment. The maximum of each minute is reported too.
 
-The two windows are the same audio, so their chunks are compared in pairs, in processor time. The processor itself is
-not the same from one hour to the next; a young process that does the same piece of work in both windows says by how
-much, and times of the last window are corrected for that. Without the correction they are told as well.
+The two windows have the same audio, so their chunks are compared in pairs, in CPU time. The speed of the machine
+changes over hours. A reference process measures this change with the same piece of work in both windows, and the times
+of the last window are corrected for it. Uncorrected times are reported too.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.experiments.significance import Verdict, block_ratio, judge, together
 from whisperlab.util.errors import MissingDependencyError, TraceError
+from whisperlab.util.json_values import Json
 
 LOG_SCHEMA = 1
-LIMIT = 1.0  # MB of resident memory an hour of audio may add
-WORTH = 0.05  # a change of latency that is worth knowing
+LIMIT = 1.0  # allowed growth of resident memory, MB per hour of audio
+WORTH = 0.05  # smallest relevant change of latency
 PERCENTILES = (50, 95, 99)
 MINUTE_S = 60.0
-SMOOTHED = 5  # blocks whose yardsticks are looked at together: one alone is jumpy
+SMOOTHED = 5  # blocks per median of the reference times: single times vary too much
 _MB = 1e6
 _MEMORY = ("resident", "anonymous", "dirty", "heap", "heap_free")
 _COUNTS = ("python_blocks", "files", "threads")
-_SURE = 0.999  # there are a hundred collections to look at
+_CONFIDENCE = 0.999  # a hundred collections are tested
 
 Array = NDArray[np.float64]
-Json = Mapping[str, Any]
 Call = Literal["equal", "slower", "faster", "not enough data"]
 
 
 @dataclass(slots=True, frozen=True)
 class Log:
-    """The lines of a log by kind; ``whole`` when the plan was heard to its end."""
+    """The lines of a log by kind; ``whole`` if the plan was completed."""
 
     header: Json
     pieces: tuple[Json, ...]
@@ -51,8 +52,8 @@ class Log:
     whole: bool
 
     @property
-    def heard_s(self) -> float:
-        """Seconds of audio heard."""
+    def fed_s(self) -> float:
+        """Seconds of audio fed."""
         return float(self.samples[-1]["at"]) if self.samples else 0.0
 
     @property
@@ -63,7 +64,7 @@ class Log:
 
 @dataclass(slots=True, frozen=True)
 class Growth:
-    """How much something grew in an hour of audio, with the 95 % interval; None where too little was heard."""
+    """Growth per hour of audio with its 95 % interval; None if the stream was too short."""
 
     measure: str
     unit: str
@@ -77,7 +78,7 @@ class Growth:
 
 @dataclass(slots=True, frozen=True)
 class Held:
-    """A collection after the warm-up: the least and most it held, what it may hold, and whether it grows."""
+    """A collection after the warm-up: smallest and largest size, limit, growth per hour."""
 
     name: str
     least: int
@@ -88,16 +89,16 @@ class Held:
 
     @property
     def within(self) -> bool:
-        """Whether it kept its limit and does not grow."""
+        """Whether it is within its limit and does not grow."""
         return not self.grows and (self.limit is None or self.most <= self.limit)
 
 
 @dataclass(slots=True, frozen=True)
 class Change:
-    """A percentile of the chunks of the last window beside that of the first, in milliseconds of processor time.
+    """A percentile of the chunks in the first and the last window, in milliseconds of CPU time.
 
-    ``ratio`` is corrected for the machine and has a 95 % interval; ``uncorrected`` is that of the times as they were,
-    ``wall`` that of the clock on the wall.
+    ``ratio`` is corrected for the machine and has a 95 % interval. ``uncorrected`` is the ratio without correction,
+    ``wall`` the ratio of wall times.
     """
 
     measure: str
@@ -112,13 +113,13 @@ class Change:
 
     @property
     def call(self) -> Call:
-        """``equal``: no change shown, and none worth knowing hidden in the interval."""
-        return called(self.low, self.high)
+        """``equal`` means that the interval excludes relevant changes."""
+        return classify(self.low, self.high)
 
 
 @dataclass(slots=True, frozen=True)
 class Findings:
-    """All that a log says."""
+    """The result of an evaluation."""
 
     growth: tuple[Growth, ...]
     held: tuple[Held, ...]
@@ -134,7 +135,7 @@ class Findings:
 
     @property
     def memory_holds(self) -> bool | None:
-        """Whether resident memory grows by less than `LIMIT` an hour; None when the interval does not tell."""
+        """Whether resident memory grows by less than `LIMIT` per hour; None if the interval includes the limit."""
         low, high = self.resident.low, self.resident.high
         if low is None or high is None or low < LIMIT <= high:
             return None
@@ -142,19 +143,19 @@ class Findings:
 
     @property
     def bounded(self) -> bool:
-        """Whether every collection kept its limits."""
+        """Whether every collection is within its limit and does not grow."""
         return all(held.within for held in self.held)
 
     @property
     def latency_holds(self) -> bool | None:
-        """Whether the end was no slower than the beginning; None when the intervals do not tell."""
+        """Whether the end was no slower than the beginning; None if the intervals are too wide."""
         calls = {change.call for change in self.changes}
         if not calls or "slower" in calls:
             return None if not calls else False
         return None if "not enough data" in calls else True
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+    def to_dict(self) -> dict[str, object]:
+        """The findings, ready for JSON."""
         return {
             **asdict(self),
             "changes": [{**asdict(change), "call": change.call} for change in self.changes],
@@ -165,20 +166,10 @@ class Findings:
         }
 
 
-def is_log(path: Path) -> bool:
-    """Whether a file begins as the log of a soak does."""
-    with path.open("rb") as file:
-        try:
-            first = json.loads(file.readline(2**20))
-        except ValueError:
-            return False
-    return isinstance(first, dict) and first.get("kind") == "header" and "plan" in first
-
-
 def read_log(path: str | Path) -> Log:
-    """The log of a soak, also of one that was killed: a last line cut short is left out.
+    """Read the log of a soak. The incomplete last line of a killed run is skipped.
 
-    Raises TraceError, with file and line, for anything else that is damaged.
+    Raises TraceError with file and line for other damage.
     """
     try:
         lines = Path(path).read_bytes().splitlines(keepends=True)
@@ -186,14 +177,14 @@ def read_log(path: str | Path) -> Log:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
     rows = [_line(path, number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
     if not rows or rows[0]["kind"] != "header" or "plan" not in rows[0]:
-        raise TraceError(f"{path}: not the log of a soak: it begins with a header that has a plan")
+        raise TraceError(f"{path}: not the log of a soak: the first line must be a header with a plan")
     if rows[0]["schema"] > LOG_SCHEMA:
-        raise TraceError(f"{path}: schema {rows[0]['schema']}, and this whisperlab knows {LOG_SCHEMA}")
+        raise TraceError(f"{path}: schema {rows[0]['schema']}; this version reads up to {LOG_SCHEMA}")
     pieces, samples = (tuple(row for row in rows if row["kind"] == kind) for kind in ("piece", "sample"))
     return Log(rows[0], pieces, samples, bool(rows[-1].get("whole")))
 
 
-def _line(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
+def _line(path: str | Path, number: int, line: bytes) -> Json:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -204,11 +195,11 @@ def _line(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def findings(log: Log, rng: np.random.Generator | None = None) -> Findings:
-    """What a log says. Raises TraceError when nothing was heard after the warm-up."""
+    """Evaluate a log. Raises TraceError if it ends before the warm-up does."""
     rng = rng or np.random.default_rng(0)
     if not log.steady:
         warm_up_s = log.header["plan"]["warm_up_s"]
-        raise TraceError(f"nothing to judge: {log.heard_s:g} s were heard, and {warm_up_s:g} s are warm-up")
+        raise TraceError(f"too short: {log.fed_s:g} s of audio, and the warm-up takes {warm_up_s:g} s")
     first, last = _windows(log)
     return Findings(
         growth=tuple(_growths(log)),
@@ -221,7 +212,7 @@ def findings(log: Log, rng: np.random.Generator | None = None) -> Findings:
 
 
 def slope(hours: Sequence[float], values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """The median slope of values over hours, and its interval."""
+    """The median slope of values over hours, with its interval."""
     try:
         from scipy.stats import theilslopes
     except ImportError as error:
@@ -230,10 +221,10 @@ def slope(hours: Sequence[float], values: Sequence[float], level: float = 0.95) 
     return float(found.slope), float(found.low_slope), float(found.high_slope)
 
 
-def called(low: float, high: float) -> Call:
-    """What the interval of a ratio of times says.
+def classify(low: float, high: float) -> Call:
+    """The conclusion from the interval of a ratio of times.
 
-    >>> called(0.99, 1.02), called(1.03, 1.2), called(0.9, 1.1)
+    >>> classify(0.99, 1.02), classify(1.03, 1.2), classify(0.9, 1.1)
     ('equal', 'slower', 'not enough data')
     """
     if low >= 1 - WORTH and high <= 1 + WORTH:
@@ -246,9 +237,9 @@ def called(low: float, high: float) -> Call:
 def by_minute(
     samples: Sequence[Json],
     value: Callable[[Json], float],
-    of: Callable[[list[float]], Any] = np.median,
+    of: Callable[[list[float]], float] = median,
 ) -> tuple[list[float], list[float]]:
-    """Hours of audio, and the median of each minute or what else there is ``of`` it."""
+    """Hours of audio, and the median (or another statistic ``of``) of each minute."""
     minutes = groupby(samples, key=lambda sample: int(sample["at"] // MINUTE_S))
     parts = [list(part) for _, part in minutes]
     hours = [float(np.median([sample["at"] for sample in part])) / 3600 for part in parts]
@@ -261,10 +252,10 @@ def _growths(log: Log) -> Iterator[Growth]:
             yield _growth(log, name, name, "MB", min)
     yield _growth(log, "resident, most", "resident", "MB", max)
     for name in _COUNTS:
-        yield _growth(log, name, name, "", np.median)
+        yield _growth(log, name, name, "", median)
 
 
-def _growth(log: Log, measure: str, name: str, unit: str, of: Callable[[list[float]], Any]) -> Growth:
+def _growth(log: Log, measure: str, name: str, unit: str, of: Callable[[list[float]], float]) -> Growth:
     scale = _MB if unit else 1.0
     hours, values = by_minute(log.steady, lambda sample: sample["memory"][name] / scale, of)
     middle, low, high = slope(hours, values) if len(hours) > 2 else (None, None, None)
@@ -272,27 +263,27 @@ def _growth(log: Log, measure: str, name: str, unit: str, of: Callable[[list[flo
 
 
 def _helds(log: Log) -> Iterator[Held]:
-    looks = [sample for sample in log.steady if "containers" in sample]
-    if len(looks) < 3:
+    counted = [sample for sample in log.steady if "containers" in sample]
+    if len(counted) < 3:
         return
-    hours = [sample["at"] / 3600 for sample in looks]
+    hours = [sample["at"] / 3600 for sample in counted]
     for of in ("bounds", "containers"):
-        for name in sorted(set().union(*(look[of] for look in looks))):
-            sizes = [look[of].get(name, (0, None)) for look in looks]
+        for name in sorted(set().union(*(sample[of] for sample in counted))):
+            sizes = [sample[of].get(name, (0, None)) for sample in counted]
             limits = {limit for _, limit in sizes if limit is not None}
             yield _held(name, hours, [size for size, _ in sizes], max(limits, default=None))
 
 
 def _held(name: str, hours: Sequence[float], sizes: Sequence[int], limit: int | None) -> Held:
-    """What has no limit grows when the slope says so and its last third holds more than its first ever did."""
+    """Without a limit, growth needs a positive slope, and a larger maximum in the last third than in the first."""
     third = max(len(sizes) // 3, 1)
-    middle, low, _ = slope(hours, sizes, _SURE) if len(set(sizes)) > 1 else (0.0, 0.0, 0.0)
+    middle, low, _ = slope(hours, sizes, _CONFIDENCE) if len(set(sizes)) > 1 else (0.0, 0.0, 0.0)
     grows = limit is None and low > 0 and max(sizes[-third:]) > max(sizes[:third])
     return Held(name, min(sizes), max(sizes), limit, middle, grows)
 
 
 def _windows(log: Log) -> tuple[list[Json], list[Json]]:
-    """The blocks of both windows, as many of each as there are of both."""
+    """The blocks of both windows, the same number of each."""
     first, last = ([s for s in log.samples if s["part"] == part] for part in ("first", "last"))
     n = min(len(first), len(last))
     return first[:n], last[:n]
@@ -306,8 +297,8 @@ def _all_stages(window: Sequence[Json]) -> set[str]:
     return set().union(*(sample["stages"] for sample in window))
 
 
-def _yardsticks(window: Sequence[Json]) -> Array:
-    """The young process's milliseconds around each block; ones when there was none."""
+def _reference_times(window: Sequence[Json]) -> Array:
+    """Smoothed milliseconds of the reference process for each block; ones without a reference."""
     found = np.array([_or_nan(sample["yardstick_ms"]) for sample in window], float)
     if not len(found) or np.isnan(found).any():
         return np.ones(len(found))
@@ -318,7 +309,7 @@ def _yardsticks(window: Sequence[Json]) -> Array:
 def _changes(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generator) -> Iterator[Change]:
     if not first:
         return
-    pace = _yardsticks(first) / _yardsticks(last)
+    pace = _reference_times(first) / _reference_times(last)
     before, after, wall_before, wall_after = (
         [np.array(sample["raw"]["chunk.total"][clock]) for sample in window]
         for clock in (0, 1)
@@ -349,7 +340,7 @@ def _percentile(times: Array, q: int) -> float:
 
 
 def _machine(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generator) -> Change | None:
-    """By how much the machine itself was slower in the last window: the young process's times."""
+    """The change of the machine: the reference times of both windows."""
     times = [np.array([_or_nan(sample["yardstick_ms"]) for sample in w], float) for w in (first, last)]
     if not first or np.isnan(times).any():
         return None
@@ -368,8 +359,8 @@ def _machine(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generat
 
 
 def _stages(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generator) -> list[Verdict]:
-    """Processor time of each stage by blocks in pairs, corrected for the machine; blocks without the stage left out."""
-    pace = _yardsticks(first) / _yardsticks(last)
+    """CPU time of each stage in pairs of blocks, corrected for the machine, without blocks that lack the stage."""
+    pace = _reference_times(first) / _reference_times(last)
     found = []
     for name in sorted(_all_stages(first) & _all_stages(last)):
         pairs = [

@@ -1,4 +1,4 @@
-"""What can grow in a process: its memory, its files and threads, and everything that a transcriber collects."""
+"""Gauges of growth in a process: memory, open files, threads, and all collections of a transcriber."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from whisperlab.profiling.owned import attributes
 from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.process import memory_rollup
 
 _FIELDS = {"Rss": "resident", "Private_Dirty": "dirty", "Anonymous": "anonymous"}
 _COLLECTIONS = (list, tuple, set, frozenset, deque, Mapping, str, bytes, bytearray)
@@ -36,47 +36,41 @@ class _Mallinfo(ctypes.Structure):
 def memory() -> dict[str, int]:
     """Bytes of this process, and counts.
 
-    ``resident``, ``dirty`` (private) and ``anonymous`` are the system's, ``heap`` is what malloc has given out (of its
-    main arena, and mapped blocks) and ``heap_free`` what it keeps; ``python_blocks`` counts small objects of Python,
-    ``files`` those open, ``threads`` all of the process.
+    ``resident``, ``dirty`` (private) and ``anonymous`` come from the system. ``heap`` is the memory allocated by malloc
+    (main arena and mapped blocks), ``heap_free`` the memory that malloc keeps. ``python_blocks`` counts small Python
+    objects, ``files`` the open files, ``threads`` all threads.
     """
-    found = {**_rollup(), **_heap()}
-    return found | {
-        "python_blocks": sys.getallocatedblocks(),
-        "files": len(os.listdir("/proc/self/fd")) - 1,  # one is the listing itself
-        "threads": len(os.listdir("/proc/self/task")),
-    }
-
-
-def _rollup() -> dict[str, int]:
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
-    except OSError as error:
-        raise MissingDependencyError(
-            "memory is read from /proc/self/smaps_rollup, which needs Linux 4.14"
-        ) from error
-    sizes = dict(line.split()[:2] for line in lines)
-    return {name: int(sizes[f"{field}:"]) * 1024 for field, name in _FIELDS.items()}
+    sizes = memory_rollup()
+    if not sizes:
+        raise MissingDependencyError("memory is read from /proc/self/smaps_rollup, which needs Linux 4.14")
+    return (
+        {name: sizes[field] for field, name in _FIELDS.items()}
+        | _heap()
+        | {
+            "python_blocks": sys.getallocatedblocks(),
+            "files": len(os.listdir("/proc/self/fd")) - 1,  # without the one of the listing itself
+            "threads": len(os.listdir("/proc/self/task")),
+        }
+    )
 
 
 def _heap() -> dict[str, int]:
-    """Nothing where the C library has no mallinfo2 (glibc before 2.33, musl)."""
+    """Sizes from malloc; empty if the C library has no mallinfo2 (glibc before 2.33, musl)."""
     try:
-        ask = ctypes.CDLL(None).mallinfo2
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
     except AttributeError:
         return {}
-    ask.restype = _Mallinfo
-    told = ask()
-    return {"heap": told.uordblks + told.hblkhd, "heap_free": told.fordblks}
+    mallinfo2.restype = _Mallinfo
+    sizes = mallinfo2()
+    return {"heap": sizes.uordblks + sizes.hblkhd, "heap_free": sizes.fordblks}
 
 
 def containers(holder: object) -> dict[str, tuple[int, int | None]]:
-    """How much every collection below an object holds and may hold, by the path of attributes that leads there.
+    """Size and limit of every collection below an object, by the path of attributes that leads to it.
 
-    Only deques say what they may hold; None for the others.
-
-    Items of lists, deques, mappings, sets and tuples, letters of strings, bytes of arrays and tensors. What lies in
-    a collection counts under ``path[]``, all of its items together; what several paths lead to under the shortest.
+    Sizes are items of lists, deques, mappings, sets and tuples, characters of strings, and bytes of arrays and tensors.
+    Only deques have a limit; it is None for the others. The items of a collection count together under ``path[]``.
+    An object with several paths counts under the shortest one.
     """
     found: dict[str, tuple[int, int | None]] = {}
     seen = {id(holder)}
@@ -97,7 +91,7 @@ def containers(holder: object) -> dict[str, tuple[int, int | None]]:
     return found
 
 
-def _size(value: Any) -> int | None:
+def _size(value: object) -> int | None:
     if isinstance(value, _COLLECTIONS):
         return len(value)
     if isinstance(value, np.ndarray):
@@ -116,7 +110,7 @@ def _below(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def bounds(statistics: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """What a transcriber's statistics say is held of what may be held."""
+    """Size and limit of the bounded parts of a transcriber, from its statistics."""
     cache, buffers = statistics["encoder_cache"], statistics["buffers"]
     operations = statistics["performance"].values()
     return {

@@ -1,7 +1,7 @@
-"""What a soak hears when: a warm-up, a stretch that comes again at the end, and everything between them.
+"""The plan of a soak: a warm-up, a window that is repeated at the end, and other sounds between them.
 
-The first and the last window are the same samples behind the same lead-in, so that latency is compared over the same
-work. All pieces begin at whole tiles: at the same phase of voice-activity frames, language-ID hops and decode steps.
+The first and the last window have the same samples after the same lead-in, so that latency is compared over the same
+work. All pieces start at whole tiles: at the same phase of voice-activity frames, language-ID hops and decode steps.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
 
 TILE = lcm(VAD_FRAME, SAMPLE_RATE // 10, SAMPLE_RATE)  # samples (4 s)
-BLOCK_TILES = 2  # of what is sampled at once
+BLOCK_TILES = 2  # tiles per sample of the log
 BLOCK_S = seconds(BLOCK_TILES * TILE)
-WINDOW_S = 600.0  # the warm-up, and each of the stretches that are compared
+WINDOW_S = 600.0  # length of the warm-up and of each compared window
 SHORTEST_S = 240.0
 
 Part = Literal["warm-up", "lead-in", "first", "between", "last"]
 
-# How long a sound lasts in tiles, from and to (not included). Windows and warm-up have all of them.
+# Length of each sound in tiles, [shortest, longest). Windows and warm-up contain all of them.
 KINDS: dict[str, tuple[int, int]] = {
     "speech": (8, 18),
     "fast switches": (6, 12),
@@ -41,16 +41,12 @@ KINDS: dict[str, tuple[int, int]] = {
     "DC steps": (3, 6),
 }
 LONG = {"monologue": 150, "quiet room": 45, "music": 60, "digital zero": 30, "fast switches": 60}  # tiles
-LEAD_IN = (
-    ("digital zero", 3),
-    ("speech", 5),
-    ("digital zero", 2),
-)  # forgets what was before, as far as a pause can
+LEAD_IN = (("digital zero", 3), ("speech", 5), ("digital zero", 2))  # gives both windows the same history
 
 
 @dataclass(slots=True, frozen=True)
 class Piece:
-    """One sound of a kind out of `KINDS`; ``start`` and ``n_tiles`` in tiles, ``seed`` decides how it sounds."""
+    """One sound of a kind in `KINDS`; ``start`` and ``n_tiles`` in tiles, ``seed`` for its random numbers."""
 
     part: Part
     kind: str
@@ -60,18 +56,18 @@ class Piece:
 
     @property
     def start_s(self) -> float:
-        """Where it begins in the stream, in seconds."""
+        """Start in the stream, in seconds."""
         return seconds(self.start * TILE)
 
     @property
     def duration_s(self) -> float:
-        """How long it lasts."""
+        """Length in seconds."""
         return seconds(self.n_tiles * TILE)
 
 
 @dataclass(slots=True, frozen=True)
 class Plan:
-    """A soak of so many hours of audio. In one of less than an hour warm-up and windows are a sixth of it each."""
+    """A soak of a number of hours of audio. Below an hour, warm-up and windows are a sixth of it each."""
 
     hours: float = 3.0
     seed: int = 0
@@ -89,17 +85,17 @@ class Plan:
 
     @property
     def n_tiles(self) -> int:
-        """Tiles of the whole."""
+        """Tiles of the stream."""
         return _whole_blocks(self.hours * 3600)
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio of the whole."""
+        """Seconds of audio of the stream."""
         return seconds(self.n_tiles * TILE)
 
     @property
     def warm_up_s(self) -> float:
-        """Seconds of audio before memory counts."""
+        """Seconds of audio before memory is evaluated."""
         return seconds(self.window_tiles * TILE)
 
     def pieces(self) -> Iterator[Piece]:
@@ -132,19 +128,19 @@ def _lead_in() -> Iterator[tuple[str, int, int]]:
 
 
 def _between(rng: np.random.Generator, n_tiles: int) -> Iterator[tuple[str, int, int]]:
-    """The usual mixture, and one of the long pieces in turn wherever a quarter of an hour is left for it."""
-    left, turn = n_tiles, 0
+    """The usual mixture, and one of the long pieces in turn while a quarter of an hour or more is left."""
+    left, n_long = n_tiles, 0
     while left >= 225:
-        kind, length = list(LONG.items())[turn % len(LONG)]
+        kind, length = list(LONG.items())[n_long % len(LONG)]
         yield kind, length, int(rng.integers(2**31))
         usual = min(left - length, 75)
         yield from _mixed(rng, usual)
-        left, turn = left - length - usual, turn + 1
+        left, n_long = left - length - usual, n_long + 1
     yield from _mixed(rng, left)
 
 
 def _mixed(rng: np.random.Generator, n_tiles: int) -> Iterator[tuple[str, int, int]]:
-    """All kinds in any order, again and again; they are shorter where they would not all have room."""
+    """All kinds in random order, repeatedly; shorter if they would not all fit."""
     share = min(1.0, n_tiles / sum(high for _, high in KINDS.values()))
     while n_tiles > 0:
         for kind in rng.permutation(list(KINDS)):

@@ -1,7 +1,7 @@
-"""The sounds of a soak, tile by tile: real speech as it is or spoilt, and music, noise and silence made here.
+"""The sounds of a soak, tile by tile: real speech, clean or distorted, and synthetic music, noise and silence.
 
-Only the speech to choose from is held, as 16-bit samples; everything else lives for one tile or one clip. The same
-seed gives the same samples.
+Only the speech clips stay in memory, as 16-bit samples. Everything else exists for one tile or one clip. The same seed
+gives the same samples.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from whisperlab.util.timeline import SAMPLE_RATE, samples
 
 LOUDNESS = 0.1  # root mean square of speech (-20 dB of full scale)
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
-ROOM = 10 ** (-70 / 20)  # loudness of a quiet room
-UNDER_DB = 12.0  # how far music lies below the speech over it
+ROOM = 10 ** (-70 / 20)  # root mean square of a quiet room
+UNDER_DB = 12.0  # level of music below the speech over it
 BABBLERS = 6
 _GAPS_MS = (0, 700)
-_CUT_S = (0.6, 1.5)  # how much of a clip is said before the next language comes
+_CUT_S = (0.6, 1.5)  # seconds of a clip before the next language
 _FRAME = 160  # samples (10 ms)
-_QUIET = 10 ** (-30 / 20)  # of the loudness of a clip: what lies below is a pause
+_QUIET = 10 ** (-30 / 20)  # relative to the loudness of a clip: quieter frames are pauses
 _FADE = 80  # samples
 
 _BEAT = SAMPLE_RATE // 2
 _CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))  # semitones above the key: I, vi, IV, V
 _HARMONICS = (1.0, 0.5, 0.3, 0.15)
 
-Parts = Iterator[FloatArray]  # stretches of any length that follow each other without end
+Parts = Iterator[FloatArray]  # an endless sequence of arrays of any length
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,7 +53,7 @@ class Clip:
 
 
 def clips(recordings: Sequence[Recording]) -> list[Clip]:
-    """What is said in some recordings, a clip for each of their segments."""
+    """The speech of recordings, a clip per segment."""
     found = []
     for recording in recordings:
         pcm = np.rint(recording.audio() * 32767).astype(np.int16)
@@ -62,7 +62,7 @@ def clips(recordings: Sequence[Recording]) -> list[Clip]:
 
 
 class Sounds:
-    """Makes the pieces of a plan out of speech in two languages or more."""
+    """Makes the pieces of a plan from speech in two or more languages."""
 
     def __init__(self, speech: Sequence[Clip]) -> None:
         self._clips: dict[str, list[Clip]] = {}
@@ -95,7 +95,7 @@ class Sounds:
         return sorted(self._clips)
 
     def tiles(self, piece: Piece) -> Parts:
-        """The samples of a piece by tiles, float32 in [-1, 1]."""
+        """The samples of a piece, tile by tile, float32 in [-1, 1]."""
         parts = _tiles(self._kinds[piece.kind](np.random.default_rng(piece.seed)))
         for _ in range(piece.n_tiles):
             yield np.clip(next(parts), -1, 1)
@@ -106,7 +106,7 @@ class Sounds:
         gaps_ms: tuple[int, int] = _GAPS_MS,
         cut_s: tuple[float, float] | None = None,
     ) -> Parts:
-        """Clips with pauses between them, each in another language than the one before."""
+        """Clips with pauses between them. Each has another language than the one before."""
         languages, before = self.languages, ""
         while True:
             before = str(rng.choice([code for code in languages if code != before]))
@@ -115,7 +115,7 @@ class Sounds:
             yield np.zeros(samples(int(rng.integers(*gaps_ms)) / 1000), np.float32)
 
     def _monologue(self, rng: np.random.Generator) -> Parts:
-        """One language, and never a pause."""
+        """One language without pauses."""
         language = str(rng.choice(self.languages))
         while True:
             yield _faded(_without_pauses(self._any(rng, language).audio))
@@ -136,20 +136,20 @@ class Sounds:
         return (loudness * tile for tile in kind(rng))
 
     def _babble(self, rng: np.random.Generator) -> Parts:
-        """Several people at once, of no language in particular."""
+        """Several speakers at once, in mixed languages."""
         voices = [_tiles(self._speech(rng, gaps_ms=(0, 200))) for _ in range(BABBLERS)]
         for together in zip(*voices, strict=True):
             yield np.asarray(np.sum(together, 0) / np.float32(LOUDNESS * BABBLERS**0.5), np.float32)
 
     def _clipping(self, rng: np.random.Generator) -> Parts:
-        """Speech that now and then is far too loud."""
+        """Speech that is far too loud in random places."""
         for audio in self._speech(rng):
             gain = np.ones(-(-len(audio) // _BEAT), np.float32)
             gain[rng.random(len(gain)) < 0.4] = rng.uniform(10, 40)
             yield np.clip(audio * np.repeat(gain, _BEAT)[: len(audio)], -1, 1)
 
     def _dc_steps(self, rng: np.random.Generator) -> Parts:
-        """Speech on an offset that jumps."""
+        """Speech with a DC offset that jumps."""
         for tile in _tiles(self._speech(rng)):
             steps = rng.uniform(-0.4, 0.4, TILE // _BEAT).astype(np.float32)
             yield tile + np.repeat(steps, _BEAT)
@@ -174,7 +174,7 @@ def _tiles(parts: Parts) -> Parts:
 
 
 def _faded(audio: FloatArray) -> FloatArray:
-    """The same, begun and ended without a click."""
+    """Fade the ends, so that they do not click. Changes the array."""
     ramp = np.linspace(0, 1, min(_FADE, len(audio)), dtype=np.float32)
     audio[: len(ramp)] *= ramp
     audio[len(audio) - len(ramp) :] *= ramp[::-1]
@@ -182,7 +182,7 @@ def _faded(audio: FloatArray) -> FloatArray:
 
 
 def _without_pauses(audio: FloatArray) -> FloatArray:
-    """The 10 ms frames that are no pause."""
+    """The audio without its quiet 10 ms frames."""
     frames = audio[: len(audio) // _FRAME * _FRAME].reshape(-1, _FRAME)
     power = np.square(frames).mean(1)
     spoken: FloatArray = frames[power > _QUIET**2 * np.percentile(power, 95)].reshape(-1)
@@ -200,7 +200,7 @@ def _pink(rng: np.random.Generator) -> Parts:
 
 
 def _music(rng: np.random.Generator) -> Parts:
-    """Bars of a chord, played one note a beat with vibrato, over a bass and a drum; as loud as speech."""
+    """Bars of a chord, one note per beat with vibrato, over a bass and a drum; as loud as speech."""
     key = 110 * 2 ** (int(rng.integers(12)) / 12)
     while True:
         chord = _CHORDS[int(rng.integers(4))]
@@ -211,7 +211,7 @@ def _music(rng: np.random.Generator) -> Parts:
 
 
 def _tone(rng: np.random.Generator, hertz: float) -> FloatArray:
-    """A note for a beat: harmonics, 5 Hz of vibrato, a quick attack and a slow decay."""
+    """A note of one beat: harmonics, 5 Hz vibrato, a quick attack and a slow decay."""
     time = np.arange(_BEAT, dtype=np.float32) / np.float32(SAMPLE_RATE)
     phase = 2 * np.pi * hertz * time + 0.15 * np.sin(2 * np.pi * 5 * time + rng.uniform(0, 6))
     envelope = np.minimum(time / 0.01, 1) * np.exp(-3 * time) * np.minimum((time[-1] - time) / 0.01, 1)

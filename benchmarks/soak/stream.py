@@ -1,7 +1,7 @@
-"""One stream fed with a plan, and the log of it: JSON lines that are on disk as soon as what they tell has happened.
+"""Feeds a plan into one stream and logs it as JSON lines. Each line is on disk before the stream continues.
 
-Stages are timed by two clocks at once. The processor time of the thread says what the work costs, whatever else the
-machine does; the wall says what a listener waits for.
+Stages are timed by two clocks. The CPU time of the thread is the cost of the work, independent of other processes. The
+wall time is the waiting time of a user.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from benchmarks.soak.sounds import Sounds
 from whisperlab.evaluation.trace import provenance
 from whisperlab.experiments.results_store import append
 from whisperlab.experiments.worker_pool import Nursery
-from whisperlab.metrics import PerformanceMetrics, Timing
+from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.engine import prepared
 from whisperlab.model.weights import load_weights
 from whisperlab.streaming.assembly import Parts
@@ -33,133 +32,96 @@ from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Measure = Callable[[], float | None]
-Yardstick = Callable[[], AbstractContextManager[Measure]]
+Reference = Callable[[], AbstractContextManager[Measure]]
+Samples = tuple[list[float], list[float]]  # milliseconds of CPU and wall time
 
 CHUNK = SAMPLE_RATE // 10
-LOOK_BLOCKS = 8  # every so many blocks all that the transcriber collects is counted, too
-_YARDSTICK_S = 3.0  # of speech
+COUNT_BLOCKS = 8  # blocks between two counts of all collections of the transcriber
+_REFERENCE_S = 3.0  # seconds of speech
 
 
 class StageTimes(PerformanceMetrics):
-    """Timers that also keep every sample, by both clocks, until it is taken away: for one thread.
+    """Timers that also keep every sample of CPU and wall time until `drain`. Only for one thread.
 
-    ``processor`` counts nanoseconds of its time.
+    ``processor`` is a clock of CPU time in nanoseconds.
     """
 
-    __slots__ = ("processor", "taken")
+    __slots__ = ("kept", "processor")
 
     def __init__(self, processor: Callable[[], int] = time.thread_time_ns) -> None:
         self.processor = processor
-        self.taken: dict[str, tuple[list[int], list[int]]] = {}  # nanoseconds, processor and wall
+        self.kept: dict[str, tuple[list[int], list[int]]] = {}  # nanoseconds of CPU and wall time
         super().__init__()
-        self.taken.clear()  # of the calibration
+        self.kept.clear()  # without the samples of the calibration
 
-    def drain(self) -> dict[str, tuple[list[float], list[float]]]:
-        """Milliseconds of each operation since the last call, processor time and wall."""
+    @contextmanager
+    def measure(self, operation: str) -> Iterator[None]:  # type: ignore[override]
+        """Time a ``with`` block or, as a decorator, every call of a function."""
+        cpu, wall = self.kept.setdefault(operation, ([], []))
+        with super().measure(operation):
+            cpu_began, wall_began = self.processor(), time.perf_counter_ns()
+            try:
+                yield
+            finally:
+                cpu.append(self.processor() - cpu_began)
+                wall.append(time.perf_counter_ns() - wall_began)
+
+    def drain(self) -> dict[str, Samples]:
+        """CPU and wall milliseconds of each operation since the last call."""
         found = {
             name: ([ns / 1e6 for ns in cpu], [ns / 1e6 for ns in wall])
-            for name, (cpu, wall) in self.taken.items()
+            for name, (cpu, wall) in self.kept.items()
             if cpu
         }
-        for cpu, wall in self.taken.values():
-            cpu.clear()
-            wall.clear()
+        for samples in self.kept.values():
+            for clock in samples:
+                clock.clear()
         return found
 
-    def _timing(self, operation: str) -> Timing:
-        samples = self.taken.setdefault(operation, ([], []))
-        timing = _Both(self._operation(operation), self._clock, self.processor, samples)
-        self._of_thread.timings.setdefault(operation, timing)
-        return timing
 
-
-class _Both(Timing):
-    """A stopwatch on two clocks."""
-
-    __slots__ = ("_clocks", "_running", "_samples")
-
-    def __init__(
-        self,
-        operation: Any,
-        clock: Callable[[], int],
-        processor: Callable[[], int],
-        samples: tuple[list[int], list[int]],
-    ) -> None:
-        super().__init__(operation, clock)
-        self._clocks, self._samples = (processor, clock), samples
-        self._running: list[tuple[int, int]] = []
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        processor, wall = self._clocks
-        self._running.append((processor(), wall()))
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        for kept, clock, began in zip(self._samples, self._clocks, self._running.pop(), strict=True):
-            kept.append(clock() - began)
-        super().__exit__(kind, error, traceback)
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        @wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return timed
-
-
-class SoakedTranscriber(SessionRestartTranscriber):
-    """The transcriber as it is, timed by `StageTimes`."""
-
-    metrics: StageTimes
-
-    def __init__(self, *args: Any, parts: Parts = Parts(), **options: Any) -> None:
-        super().__init__(*args, parts=replace(parts, metrics=lambda *_: self.make_timers()), **options)
-
-    def make_timers(self) -> StageTimes:
-        """The timers of the stages."""
-        return StageTimes()
+TIMED = Parts(metrics=lambda *_: StageTimes())  # the parts of a transcriber for `soak`
 
 
 def soak(
-    transcriber: SoakedTranscriber,
+    transcriber: SessionRestartTranscriber,
     plan: Plan,
     sounds: Sounds,
     log: Path,
     *,
-    yardstick: Yardstick = lambda: nullcontext(lambda: None),
-    progress: Callable[[float], object] = lambda heard_s: None,
+    reference: Reference = lambda: nullcontext(lambda: None),
+    progress: Callable[[float], object] = lambda fed_s: None,
 ) -> bool:
-    """Feed the whole plan and log it; returns whether it was heard to its end, and not interrupted.
+    """Feed the plan and log it. Returns whether the plan was completed, that is, not interrupted.
 
     Args:
-        log: the file of JSON lines to write; one that is there is replaced.
-        yardstick: opened at the begin of each window that is compared; asked in every block of it for the milliseconds
-            that one piece of work takes which is always the same.
-        progress: is called after each block with the seconds of audio heard.
+        transcriber: made with ``parts=TIMED``.
+        log: the file of JSON lines to write; an existing file is replaced.
+        reference: opened at the start of each compared window. In every block of the window it returns the
+            milliseconds of a constant piece of work.
+        progress: called after each block with the seconds of audio fed.
     """
+    stages = transcriber.metrics
+    assert isinstance(stages, StageTimes), "make the transcriber with parts=TIMED"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     append(log, _header(transcriber, plan))
-    soaking = _Soak(transcriber, log)
-    whole = True
+    soaking = _Soak(transcriber, stages, log)
+    complete = True
     try:
         for piece, block in _blocks(plan, sounds, soaking.note):
-            soaking.measured(piece.part, yardstick)
-            soaking.hear(piece, block)
-            progress(soaking.heard_s)
+            soaking.set_window(piece.part, reference)
+            soaking.feed(piece, block)
+            progress(soaking.fed_s)
     except KeyboardInterrupt:
-        whole = False
+        complete = False
     finally:
         soaking.close()
-    append(log, {"kind": "end", "at": soaking.heard_s, "whole": whole})
-    return whole
+    append(log, {"kind": "end", "at": soaking.fed_s, "whole": complete})
+    return complete
 
 
-def _header(transcriber: SessionRestartTranscriber, plan: Plan) -> dict[str, Any]:
+def _header(transcriber: SessionRestartTranscriber, plan: Plan) -> dict[str, object]:
     return {
         "kind": "header",
         "schema": LOG_SCHEMA,
@@ -176,7 +138,7 @@ def _header(transcriber: SessionRestartTranscriber, plan: Plan) -> dict[str, Any
 def _blocks(
     plan: Plan, sounds: Sounds, note: Callable[[Piece], None]
 ) -> Iterator[tuple[Piece, list[FloatArray]]]:
-    """The tiles of all pieces, some at a time, with the piece that the first of them is of."""
+    """The tiles of all pieces in blocks, each with the piece of its first tile."""
     block: list[FloatArray] = []
     first: Piece | None = None
     for piece in plan.pieces():
@@ -190,22 +152,22 @@ def _blocks(
 
 
 class _Soak:
-    """The stream under way: what was heard of it, and the clocks around it."""
+    """A running soak: its progress, and the reference process of the current window."""
 
-    def __init__(self, transcriber: SoakedTranscriber, log: Path) -> None:
-        self._transcriber, self._log = transcriber, log
+    def __init__(self, transcriber: SessionRestartTranscriber, stages: StageTimes, log: Path) -> None:
+        self._transcriber, self._stages, self._log = transcriber, stages, log
         self._began, self._blocks = time.perf_counter(), 0
         self._open: AbstractContextManager[Measure] | None = None
         self._measure: Measure | None = None
         self._window = ""
 
     @property
-    def heard_s(self) -> float:
-        """Seconds of audio heard."""
+    def fed_s(self) -> float:
+        """Seconds of audio fed."""
         return seconds(self._blocks * BLOCK_TILES * TILE)
 
     def note(self, piece: Piece) -> None:
-        """A piece begins."""
+        """Log the start of a piece."""
         append(
             self._log,
             {
@@ -217,37 +179,36 @@ class _Soak:
             },
         )
 
-    def measured(self, part: str, yardstick: Yardstick) -> None:
-        """Open the yardstick where a window that is compared begins, close it where that ends."""
+    def set_window(self, part: str, reference: Reference) -> None:
+        """Open the reference at the start of a compared window, and close it at its end."""
         window = part if part in ("first", "last") else ""
         if window == self._window:
             return
         self.close()
         self._window = window
         if window:
-            self._open = yardstick()
+            self._open = reference()
             self._measure = self._open.__enter__()
 
     def close(self) -> None:
-        """Let go of the yardstick."""
+        """Close the reference."""
         if self._open:
             self._open.__exit__(None, None, None)
         self._open = self._measure = None
 
-    def hear(self, piece: Piece, block: list[FloatArray]) -> None:
-        """Feed a block, and log what it cost."""
-        metrics = self._transcriber.metrics
-        metrics.drain()
+    def feed(self, piece: Piece, block: list[FloatArray]) -> None:
+        """Feed a block, and log its cost."""
+        self._stages.drain()
         for tile in block:
             for chunk in chunks(tile, CHUNK):
                 self._transcriber.process(chunk)
         self._blocks += 1
-        append(self._log, self._sample(piece.part, metrics.drain()))
+        append(self._log, self._sample(piece.part, self._stages.drain()))
 
-    def _sample(self, part: str, taken: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
-        sample: dict[str, Any] = {
+    def _sample(self, part: str, taken: Mapping[str, Samples]) -> dict[str, object]:
+        sample: dict[str, object] = {
             "kind": "sample",
-            "at": self.heard_s,
+            "at": self.fed_s,
             "elapsed": round(time.perf_counter() - self._began, 3),
             "part": part,
             "memory": gauges.memory(),
@@ -263,7 +224,7 @@ class _Soak:
         if self._measure:
             sample["yardstick_ms"] = self._measure()
             sample["raw"] = {name: [_rounded(cpu), _rounded(wall)] for name, (cpu, wall) in taken.items()}
-        if self._blocks % LOOK_BLOCKS == 0:
+        if self._blocks % COUNT_BLOCKS == 0:
             statistics = self._transcriber.get_statistics()
             sample["containers"] = gauges.containers(self._transcriber)
             sample["bounds"] = gauges.bounds(statistics)
@@ -276,14 +237,13 @@ def _rounded(values: list[float]) -> list[float]:
 
 
 @contextmanager
-def young_process(model: str, speech: FloatArray, language: str) -> Iterator[Measure]:
-    """A process just started that decodes some speech whenever it is asked: milliseconds of its processor time.
+def reference_process(model: str, speech: FloatArray, language: str) -> Iterator[Measure]:
+    """A fresh process. Each call decodes the same speech there and returns the milliseconds of CPU time.
 
-    It is as old at the end of a soak as it was at the beginning. So what has changed between two of its answers is the
-    machine.
+    The process is equally fresh in both windows, so that a difference between them comes from the machine.
     """
-    clip = speech[: round(_YARDSTICK_S * SAMPLE_RATE)]
-    with Nursery(partial(_yardstick, model, clip, language)) as nursery:
+    clip = speech[: round(_REFERENCE_S * SAMPLE_RATE)]
+    with Nursery(partial(_reference_work, model, clip, language)) as nursery:
         worker = nursery.hire()
 
         def measure() -> float:
@@ -293,7 +253,7 @@ def young_process(model: str, speech: FloatArray, language: str) -> Iterator[Mea
         yield measure
 
 
-def _yardstick(model: str, speech: FloatArray, language: str) -> Callable[[None], float]:
+def _reference_work(model: str, speech: FloatArray, language: str) -> Callable[[None], float]:
     decoder = SpeechDecoder(*prepared(load_weights(model)), DecodingOptions(), PerformanceMetrics())
 
     def work(_: None) -> float:

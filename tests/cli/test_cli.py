@@ -23,7 +23,7 @@ import soundfile
 from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import Console, finite, table
+from whisperlab.cli.console import Console, table
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
@@ -1171,7 +1171,9 @@ def test_a_table_has_names_aligned_columns_and_a_dash_for_nothing() -> None:
 
 
 def test_what_json_cannot_say_becomes_null() -> None:
-    assert finite({"a": [float("nan"), float("inf"), 1.5], 2: "nan"}) == {"a": [None, None, 1.5], "2": "nan"}
+    out = io.StringIO()
+    Console(out, io.StringIO(), json=True).document({"a": [float("nan"), float("inf"), 1.5], 2: "nan"})
+    assert json.loads(out.getvalue()) == {"a": [None, None, 1.5], "2": "nan"}
 
 
 def test_an_error_without_words_is_told_by_its_name() -> None:

@@ -32,7 +32,7 @@ TONE = np.sin(np.linspace(0, 600, 48_000)).astype(np.float32) * np.float32(0.3) 
 
 
 def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "cli")))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

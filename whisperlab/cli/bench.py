@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import add_threads_argument, positive, positive_int
-from whisperlab.cli.console import Console, counted, finite, table
+from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.needs import Needs, speech
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.evaluation.trace import provenance
 
     found, shown = _BENCHES[args.what](args, console)
-    console.document(finite({"bench": args.what, **found, **provenance()}))
+    console.document({"bench": args.what, **found, **provenance()})
     for rows in shown:
         console.show(table(rows))
     if args.what in ("peers", "pipeline"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import add_threads_argument, positive_int
-from whisperlab.cli.console import Console, counted, finite, table
+from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.threads import THREADS
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "b": args.b,
             **facts,
             "normalizer": "plain",
-            "verdicts": [finite(finding.to_dict()) for finding in outcome.findings],
+            "verdicts": [finding.to_dict() for finding in outcome.findings],
             "remarks": list(outcome.remarks),
             **provenance(),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import select
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -27,6 +27,9 @@ class Console:
     def document(self, value: object) -> None:
         """Print a result as one line of JSON. Does nothing without ``--json``."""
         if self.json:
+            from whisperlab.util.json_values import to_json  # imports numpy
+
+            value = to_json(value)
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
             try:
                 text.encode(self.out.encoding or "utf-8")
@@ -102,7 +105,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:
-    """The line below a table that shows an error rate: how words were counted."""
+    """The line below a table with an error rate: how words are counted."""
     return f"words wrong: normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"
 
 
@@ -110,14 +113,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def finite(value: Any) -> Any:
-    """The same JSON-able value with NaN and infinities as null, which is all that JSON can say of them."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value

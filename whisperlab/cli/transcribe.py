@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
-from whisperlab.cli.console import Console, file_name, finite
+from whisperlab.cli.console import Console, file_name
 from whisperlab.cli.needs import Needs
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
     class Reusable(StreamTranscriber, Protocol):
         """A transcriber for several recordings: it keeps its model."""
-
-        load_level: int
-
-        def skip(self, n_samples: int, /) -> ProcessResult:
-            """Skip samples of the stream."""
 
         def reset(self) -> None:
             """Start a new stream with new statistics; keep the model."""
@@ -196,12 +191,12 @@ def document(name: str, trace: Trace) -> dict[str, Any]:
     return {
         "audio": name,
         "duration": trace.duration,
-        "segments": finite(segments),
+        "segments": segments,
         "switches": [switch.to_dict() for switch in trace.switches],
         "untranscribed": [{"start": seconds(s.start), "end": seconds(s.end)} for s in trace.untranscribed],
         "language_outside": [flag.to_dict() for flag in trace.flags if flag.outside],
         "language_doubtful": [flag.to_dict() for flag in trace.flags if not flag.outside],
-        "statistics": finite(trace.statistics),
+        "statistics": trace.statistics,
     }
 
 
@@ -245,7 +240,7 @@ def summary(name: str, trace: Trace) -> str:
     main = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
         f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time"
-        f"{on_threads(trace.config.get('threads'))})"
+        f"{on_threads(trace.config.get('compute', {}).get('threads'))})"
     )
     live = trace.statistics.get("real_time")
     lines = [main, *([real_time_line(live)] if live else []), *warnings(trace)]
@@ -303,13 +298,14 @@ def _capture(
             bar.update(fed_s - bar.n)
             console.check_reader()
 
-        def show(segment: SessionSegment) -> None:
-            with bar.external_write_mode(file=console.out):
-                console.show(line(segment, label))
+        def show(result: ProcessResult) -> None:
+            for segment in result.segments:
+                with bar.external_write_mode(file=console.out):
+                    console.show(line(segment, label))
 
         options = {"channel": label or args.channel, "track": args.track}
         return capture(
-            ReportingTranscriber(transcriber, show),
+            transcriber,
             audio,
             recording=Path(name).stem,
             audio_path=name,
@@ -318,38 +314,5 @@ def _capture(
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
             progress=progress,
+            on_result=show,
         )
-
-
-class ReportingTranscriber:
-    """Wraps a transcriber and reports each final segment."""
-
-    def __init__(self, inner: Reusable, report: Callable[[SessionSegment], None]) -> None:
-        self._inner, self._report = inner, report
-        self.get_statistics, self.config = inner.get_statistics, inner.config
-
-    def process(self, chunk: FloatArray, /) -> ProcessResult:
-        """Process one chunk."""
-        return self._reported(self._inner.process(chunk))
-
-    def skip(self, n_samples: int, /) -> ProcessResult:
-        """Skip samples of the stream."""
-        return self._reported(self._inner.skip(n_samples))
-
-    def finalize(self) -> ProcessResult:
-        """End the stream."""
-        return self._reported(self._inner.finalize())
-
-    @property
-    def load_level(self) -> int:
-        """The load level of the wrapped transcriber."""
-        return self._inner.load_level
-
-    @load_level.setter
-    def load_level(self, level: int) -> None:
-        self._inner.load_level = level
-
-    def _reported(self, result: ProcessResult) -> ProcessResult:
-        for segment in result.segments:
-            self._report(segment)
-        return result

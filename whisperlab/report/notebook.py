@@ -109,7 +109,7 @@ def _facts(notebook: NotebookNode, source: str | Path) -> dict[str, str]:
         "whisperlab": origin["whisperlab"],
         "commit": described(origin["commit"]),
         **dict(fact(name, value) for name, value in origin["machine"].items()),
-        **{name: described(value) for name, value in origin["versions"].items()},
+        **origin["versions"],
     }
 
 

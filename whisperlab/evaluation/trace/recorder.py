@@ -61,12 +61,14 @@ def capture(
     clock: Clock = time.perf_counter,
     sleep: Sleep = time.sleep,
     progress: Callable[[float], object] | None = None,
+    on_result: Callable[[ProcessResult], object] | None = None,
 ) -> Trace:
     """Feed 16 kHz ``audio`` of shape ``(n,)`` through a fresh transcriber and return the trace.
 
     With pace ``real`` a chunk is fed when its last sample would have been spoken. A transcriber that is too slow falls
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
-    needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed.
+    needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
+    ``on_result`` before it with the result.
     ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was read, if not the defaults;
     ``audio_offset`` is the start of the audio in its file, in seconds, if it is a part of it.
     Raises ConfigurationError for empty audio and for an invalid chunk length or pace.
@@ -92,7 +94,7 @@ def capture(
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep), clock, sleep)
         statistics = live.get_statistics
-    events = _run(calls, statistics, clock, progress or (lambda _: None))
+    events = _run(calls, statistics, clock, progress or (lambda _: None), on_result or (lambda _: None))
     return Trace(cast(Json, to_json(header)), tuple(events))
 
 
@@ -108,6 +110,7 @@ def _run(
     statistics: Callable[[], Mapping[str, Any]],
     clock: Clock,
     progress: Callable[[float], object],
+    on_result: Callable[[ProcessResult], object],
 ) -> Iterator[Json]:
     n_fed, compute_s, chunk, service_s = 0, 0.0, 0, list[float]()
     last_text: tuple[str, str | None] = ("", None)
@@ -126,6 +129,7 @@ def _run(
         for kind, fields in _events(result, last_text, level):
             yield {"kind": kind, **clocks, **fields}
         last_text, level = (result.tentative, result.language), result.load_level
+        on_result(result)
         progress(seconds(n_fed))
     end = {
         "kind": "end",
