@@ -64,7 +64,8 @@ from whisperlab.model.weights import Weights, tensor_digest, tensor_shapes
 from whisperlab.report import notebook
 from whisperlab.report.page import render_page, write_page
 from whisperlab.streaming import vad
-from whisperlab.streaming.decoding import Hypothesis, LocalAgreement, SpeechDecoder, Word
+from whisperlab.streaming.commit_policies import LocalAgreement
+from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.streaming.session_options import SessionOptions

@@ -19,22 +19,15 @@ from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import weights_of
+from whisperlab.streaming.attention import REPETITION, following, monotone_path, repeated_tail, token_starts
+from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement, agreed
 from whisperlab.streaming.decoding import (
-    REPETITION,
-    AlignAtt,
-    CommitPolicy,
     DecodingOptions,
     Hypothesis,
-    LocalAgreement,
     SpeechDecoder,
     Word,
-    agreed,
     confidence_of,
-    following,
-    monotone_path,
-    repeated_tail,
     text_of,
-    token_starts,
 )
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
@@ -224,7 +217,7 @@ def test_committed_words_only_grow_and_begin_every_later_hypothesis(
         committed = list(agreement.committed)
         new = [word(text, end=len(committed) + i + 1) for i, text in enumerate(texts)]
         hypothesis = (*committed, *new)
-        brought = agreement.update(Hypothesis(hypothesis), horizon, heard=horizon)
+        brought = agreement.update(Hypothesis(hypothesis), horizon, end=horizon)
 
         assert agreement.committed == committed + brought
         assert [*agreement.committed, *agreement.tentative] == list(hypothesis)
@@ -264,11 +257,11 @@ def test_the_newer_spelling_is_committed() -> None:
 def test_alignatt_commits_at_once_what_ends_before_the_last_moments_and_the_horizon() -> None:
     policy = AlignAtt(lag=10)
     hypothesis = Hypothesis((word(" a", 5), word(" b", 20), word(" c", 31), word(" d", 35)))
-    assert text_of(policy.update(hypothesis, horizon=100, heard=40)) == "a b"
+    assert text_of(policy.update(hypothesis, horizon=100, end=40)) == "a b"
     assert text_of(policy.tentative) == "c d"
-    assert policy.update(hypothesis, horizon=31, heard=41) == [word(" c", 31)]
-    assert policy.update(hypothesis, horizon=34, heard=100) == []
-    assert text_of(policy.update(hypothesis, horizon=35, heard=100)) == "d"
+    assert policy.update(hypothesis, horizon=31, end=41) == [word(" c", 31)]
+    assert policy.update(hypothesis, horizon=34, end=100) == []
+    assert text_of(policy.update(hypothesis, horizon=35, end=100)) == "d"
     assert policy.tentative == ()
 
 

@@ -1,9 +1,9 @@
-"""Which speech has no text: the words of a hypothesis compared with the voiced time that they cover.
+"""Coverage: finds speech without text, by comparing words with the voiced time that they cover.
 
-Word times come from a monotone path through attention, which leaves no time between two words: speech that the
-decoder has left out makes the word before it too long. `uncovered` finds such words. A word *reaches* over
-`WORD_S` of voiced time and some more per letter and figure; in 845 words of the *dev* split of ``ivr-five`` 99 % stay
-within their reach by `LEAST_S`.
+Word times come from a monotone path through attention, which leaves no time between two words. So speech that the
+decoder omitted makes the word before it too long. `uncovered` finds such words. The *reach* of a word is `WORD_S` of
+voiced time plus some per letter and figure. Of 845 words of ``ivr-five`` *dev*, 99 % exceed their reach by less than
+`LEAST_S`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LEAST_LOG_PROBABILITY = (
 class Uncovered:
     """Speech without text within or after a word.
 
-    ``index`` is the word, -1 for speech before the first word. ``word_start`` is where that word begins (or where the
-    words begin to count), ``span`` the speech from the end of the word's reach on, ``voiced`` its voiced samples.
+    ``index`` is the word, -1 for speech before the first word. ``word_start`` is the start of that word (or of the
+    span), ``span`` the speech after the word's reach, ``voiced`` its voiced samples.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Uncovered:
 
 
 def reach(text: str) -> int:
-    """Voiced samples that a word may take. Letters of an abbreviation are spelled, so they take as long as figures.
+    """Voiced samples that a word may take. Letters of an abbreviation are spelled, so they count as figures.
 
     >>> reach("yes") < reach("yesterday") < reach("PBX") < reach("1234567890")
     True
@@ -58,9 +58,9 @@ def uncovered(words: Sequence[Word], voiced: Sequence[int], span: Span, first: i
     Args:
         words: the words of a hypothesis, in order of time.
         voiced: first samples of the frames with speech (`whisperlab.streaming.vad.SpeechGate.voiced_frames`), in order.
-        span: what the hypothesis was made of; frames outside do not count.
-        first: number of leading words that are final. Speech before ``span.start`` is not looked at, so ``span``
-            begins where they end.
+        span: the audio of the hypothesis; frames outside do not count.
+        first: number of leading words that are final. Speech before ``span.start`` is ignored, so ``span``
+            starts where they end.
     """
     frames = voiced[bisect_left(voiced, span.start) : bisect_left(voiced, span.end)]
     starts = [span.start, *(max(word.start, span.start) for word in words[first:])]
@@ -83,17 +83,17 @@ def completed(
     decode: Callable[[Span], Sequence[Word]],
     first: int = 0,
 ) -> tuple[list[Word], list[Span]]:
-    """Words with what they leave out decoded again, and the speech that has no text even so.
+    """Decode speech without text again. Returns the words, and the speech that still has no text.
 
-    Arguments as for `uncovered`; ``decode`` gives the words of a span decoded by itself. Speech without text is decoded
-    again from the word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone.
-    Text of speech decoded alone is taken only if it is as likely as `LEAST_LOG_PROBABILITY`.
+    Arguments as for `uncovered`; ``decode`` returns the words of a span. Speech without text is decoded again from the
+    word before it to the end of ``span``. If that covers no more of it, the speech is decoded alone; its text counts
+    only if it is as likely as `LEAST_LOG_PROBABILITY`.
     """
     found, searched_until = list(words), span.start
     while hole := next(
         (h for h in uncovered(found, voiced, span, first) if h.span.start >= searched_until), None
     ):
-        if hole.word_start > span.start or first:  # else this is the window that gave these words
+        if hole.word_start > span.start or first:  # else the same window would be decoded again
             again = [*found[: max(hole.index, first)], *decode(Span(hole.word_start, span.end))]
             if _missing(again, voiced, span, first) <= _missing(found, voiced, span, first) - samples(
                 LEAST_S

@@ -1,9 +1,9 @@
-"""Which language is spoken: Whisper's own posterior at the start-of-transcript token, over the languages allowed.
+"""Language identification: Whisper's posterior at the start-of-transcript token, over the allowed languages.
 
-Language logits outside the allowed set are masked before the softmax, the model's preference for English (two
-thirds of its training data; Radford et al. 2022, arXiv 2212.04356, appendix E) is taken off, a log-prior may be added,
-and a temperature calibrated on development data turns logits into probabilities. Only the rows of the vocabulary
-that name the allowed languages are computed.
+Languages outside the allowed set are masked before the softmax. The model's preference for English (two thirds of its
+training data; Radford et al. 2022, arXiv 2212.04356, appendix E) is subtracted, a log-prior can be added, and a
+temperature calibrated on *dev* turns logits into probabilities. Only the vocabulary rows of the allowed languages are
+computed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Posterior = NDArray[np.float64]  # shape (languages,), sums to 1
 
 
 def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> tuple[str, ...]:
-    """Whisper's codes of the allowed set, in the order given, without repeats; None means all the model knows.
+    """Whisper's codes of the allowed set, in the order given, without repeats; None: all languages of the model.
 
-    Names, regions and other codes are taken as `language_code` takes them. Raises `UnknownLanguageError` for a language
-    that Whisper, or this model, does not know.
+    Names, regions and other codes are converted by `language_code`. Raises `UnknownLanguageError` for a language
+    that Whisper, or this model, does not support.
     """
     known = tokenizer_for("en", n_languages).all_language_codes
     if languages is None:
@@ -44,7 +44,7 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     for code in codes:
         if code not in known:
             raise UnknownLanguageError(
-                f"this model does not know {code!r}: it needs one of {len(CODES)} languages, such as large-v3"
+                f"this model does not support {code!r}: use a model of {len(CODES)} languages, such as large-v3"
             )
     return codes
 
@@ -143,7 +143,7 @@ class LanguageIdentifier:
         return softmax(self.logits(features) / self._temperature + self._log_prior)
 
     def logits(self, features: torch.Tensor) -> NDArray[np.float64]:
-        """What the model itself says: a logit for each allowed language."""
+        """The model's logit of each allowed language, without prior and temperature."""
         hidden = self._stack.first_token_pass(features, self._sot)
         found: NDArray[np.float64] = self._stack.logits(hidden, self._rows)[0].double().cpu().numpy()
         return found

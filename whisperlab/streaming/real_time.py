@@ -1,11 +1,11 @@
-"""Real time on a machine that may be too slow for it: load is shed in a stated order, and what it cost is counted.
+"""Real time on a machine that may be too slow: a queue with a bounded lag that omits work in a fixed order.
 
-Between a source that cannot wait (the callback of a microphone) and a transcriber that takes the time it takes stands
-a `RealTimeFeed` with a queue of fixed size. Its *lag* is the audio offered and not yet worked on. As the lag grows,
-first language-ID frames are left out, then decode steps, then the oldest audio is dropped; as it falls, all comes back.
+`RealTimeFeed` is a queue of fixed size between a source that cannot wait, such as a microphone, and a transcriber. Its
+*lag* is the audio that was offered and is not processed yet. As the lag grows, first language-ID frames are omitted,
+then decode steps, then the oldest audio is dropped. As it falls, the work returns. Everything omitted is counted.
 
 Guarantee: at any moment ``offered == processed + dropped + waiting + working`` in samples, and the lag is at most
-``drop_ms`` and one piece of `PIECE_MS`, whatever the load. The price is a copy of each chunk and a lock held for it.
+``drop_ms`` plus one piece of `PIECE_MS`. The cost is one copy of each chunk under a lock.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from whisperlab.util.timeline import SAMPLE_RATE, Span
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-PIECE_MS = 100  # audio worked on between two looks at the lag
-GAPS_KEPT = 100  # the newest; all are counted
+PIECE_MS = 100  # audio processed between two checks of the lag
+GAPS_KEPT = 100  # newest gaps kept with their times; all are counted
 WARN_S = 10.0  # seconds between two warnings of dropped audio
 
 _LOGGER = logging.getLogger("whisperlab")
@@ -40,12 +40,12 @@ _LOGGER = logging.getLogger("whisperlab")
 
 @dataclass(slots=True, frozen=True)
 class OverloadOptions:
-    """How far work may lie behind the audio, and what is given up for it; times in ms of audio not yet worked on.
+    """Thresholds of the lag, in milliseconds of audio that is not processed yet.
 
-    Above ``skip_lid_ms`` language-ID frames are left out (load level 1), above ``longer_steps_ms`` decode steps too
-    (level 2). Both thresholds are longer than one decode or one change of language takes on a machine that keeps up.
-    No more than ``drop_ms`` ever waits: the oldest audio is dropped. A measure lasts, and a drop goes on, until the
-    lag is no more than ``recover`` of its threshold; so there are few long gaps and no flutter of levels.
+    Above ``skip_lid_ms`` language-ID frames are omitted (load level 1), above ``longer_steps_ms`` decode steps too
+    (level 2). Both are longer than one decode or one language change takes on a machine that is fast enough. At most
+    ``drop_ms`` of audio waits: then the oldest is dropped. Each measure ends when the lag has fallen to ``recover``
+    times its threshold, so there are few long gaps and levels do not alternate quickly.
     """
 
     skip_lid_ms: int = 1500
@@ -63,7 +63,7 @@ class OverloadOptions:
             raise ConfigurationError(f"recover must be 0 or more and below 1, got {self.recover}")
 
     def level(self, lag_ms: float, before: int) -> int:
-        """The load level at a lag, when it has been another one before: up at a threshold, down well below it.
+        """The load level at a lag, given the level before: it rises at a threshold and falls well below it.
 
         >>> options = OverloadOptions(skip_lid_ms=1000, longer_steps_ms=2000, drop_ms=4000)
         >>> [options.level(lag_ms, before=1) for lag_ms in (2001, 2000, 501, 500)]
@@ -76,15 +76,15 @@ class OverloadOptions:
 
 
 class LiveTranscriber(Protocol):
-    """What a feed works with; `whisperlab.SessionRestartTranscriber` is one."""
+    """The transcriber behind a feed, such as `whisperlab.SessionRestartTranscriber`."""
 
     load_level: int
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
-        """Take the next chunk of the stream."""
+        """Process the next chunk of the stream."""
 
     def skip(self, n_samples: int, /) -> ProcessResult:
-        """Go on so much later in the stream."""
+        """Continue so many samples later in the stream."""
 
     def finalize(self) -> ProcessResult:
         """End the stream."""
@@ -95,9 +95,9 @@ class LiveTranscriber(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class LoadCounts:
-    """What became of the audio offered, in samples; all of one moment, so that they add up.
+    """The offered audio by its state, in samples. All values are of one moment, so they add up.
 
-    ``processed`` is by load level, ``working`` is in the hands of the transcriber.
+    ``processed`` is by load level; the transcriber works on ``working``.
     """
 
     offered: int
@@ -109,19 +109,19 @@ class LoadCounts:
 
     @property
     def lag(self) -> int:
-        """Samples offered and not yet worked on."""
+        """Samples offered and not processed yet."""
         return self.waiting + self.working
 
 
 class RealTimeFeed:
-    """A queue in front of a transcriber that sheds load rather than fall behind without end.
+    """A queue in front of a transcriber that omits work instead of lagging without limit.
 
     Args:
-        transcriber: at the beginning of a stream; nobody else may feed it.
-        sampling_rate: of the chunks, the one the transcriber was made for.
-        clock: counts seconds; paces the warnings.
+        transcriber: at the start of a stream; only the feed may call it.
+        sampling_rate: of the chunks; the same as the transcriber's.
+        clock: seconds; limits how often warnings are logged.
 
-    Offer from any thread, and work in one other, with `run` or `pump`:
+    Any thread may call `offer`; one other thread works, with `run` or `pump`:
 
     >>> feed = RealTimeFeed(transcriber)  # doctest: +SKIP
     >>> worker = threading.Thread(target=feed.run, args=(print,))  # doctest: +SKIP
@@ -144,13 +144,13 @@ class RealTimeFeed:
         self._ring = RingBuffer(options.drop_ms * sampling_rate // 1000)
         self._kept = int(
             options.recover * self._ring.capacity
-        )  # what a drop leaves, the newest chunk included
+        )  # samples that a drop leaves, the newest chunk included
         self._changed = threading.Condition()  # guards everything below
-        self._taken_until = 0  # where the next piece begins, unless audio was dropped meanwhile
+        self._taken_until = 0  # start of the next piece, unless audio was dropped meanwhile
         self._working = 0
         self._level = 0
         self._processed = [0, 0, 0]
-        self._dropped = 0  # samples of gaps that the transcriber knows of
+        self._dropped = 0  # samples of gaps that were passed to the transcriber
         self._n_gaps = 0
         self._gaps: deque[Span] = deque(maxlen=GAPS_KEPT)
         self._max_lag = 0
@@ -162,14 +162,14 @@ class RealTimeFeed:
 
     @property
     def metrics(self) -> PerformanceMetrics | None:
-        """The metrics of the transcriber, where it has them: they export the feed's figures, too."""
+        """The metrics of the transcriber, if it has any; they export the figures of the feed too."""
         found = getattr(self._transcriber, "metrics", None)
         return found if isinstance(found, PerformanceMetrics) else None
 
     def offer(self, chunk: npt.ArrayLike) -> None:
-        """Queue a copy of a chunk, whatever that costs the oldest audio waiting; never waits for work.
+        """Queue a copy of a chunk; drops the oldest audio if the queue is full. Never waits for the transcriber.
 
-        Takes what `SessionRestartTranscriber.process` takes. Raises `AudioFormatError` for anything else and
+        Accepts the same chunks as `SessionRestartTranscriber.process`. Raises `AudioFormatError` for anything else and
         `StreamEndedError` after `close`; both change nothing.
         """
         audio = as_chunk(chunk)
@@ -184,21 +184,21 @@ class RealTimeFeed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """No more audio will come; what waits is still worked on."""
+        """End the source. The audio that waits is still processed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def pump(self) -> ProcessResult | None:
-        """Do what is `due`; None when nothing is."""
+        """Run the work that is `due`. Returns None if there is none."""
         work = self.due()
         return work[1]() if work else None
 
     def due(self) -> tuple[int, Callable[[], ProcessResult]] | None:
-        """What is to be done next, to be called at once, and the samples it moves on; None when nothing waits.
+        """The next work, as a number of samples and a function to call at once; None if nothing waits.
 
-        That is the next piece to work on, the next gap to tell the transcriber of or, once all is done that a closed
-        feed holds, ``finalize``. An error of the transcriber passes through; the piece it hit counts as processed.
+        The work is the next piece of audio, the next gap, or ``finalize`` once a closed feed is empty. An error of
+        the transcriber is raised by the function; its piece counts as processed.
         """
         with self._changed:
             lag_ms = len(self._ring) / self._rate * 1000
@@ -219,9 +219,9 @@ class RealTimeFeed:
         return (len(piece), partial(self._process, piece, level)) if len(piece) else None
 
     def run(self, on_result: Callable[[ProcessResult], object]) -> None:
-        """Work, in this thread, until the feed is closed and all it holds is done; every result goes to a function.
+        """Work in this thread until the feed is closed and empty, and pass every result to a function.
 
-        An error of the transcriber or of the function ends it and passes through.
+        An error of the transcriber or of the function ends the work and is raised.
         """
         while not self._ended:
             with self._changed:
@@ -231,44 +231,46 @@ class RealTimeFeed:
                 on_result(result)
 
     def counts(self) -> LoadCounts:
-        """What became of the audio so far."""
+        """The audio so far by its state."""
         with self._changed:
             return self._counts()
 
     def get_statistics(self) -> dict[str, Any]:
-        """The transcriber's statistics and ``"real_time"``: lag, load level and losses, JSON-able."""
+        """The statistics of the transcriber, and ``"real_time"``: lag, load level and losses. JSON-able."""
         return {**self._transcriber.get_statistics(), "real_time": self._statistics()}
 
     def get_summary(self) -> str:
-        """Lag and losses in a line, for a person."""
+        """Lag and losses as one line of text."""
         return real_time_line(self._statistics())
 
     def collect(self) -> Iterator[Metric]:
-        """What a ``prometheus_client`` registry asks of a collector; for `PerformanceMetrics.serve` and its like."""
+        """The figures of the feed as ``prometheus_client`` metrics, for `PerformanceMetrics.serve`."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        told = self.get_statistics()
-        live = told["real_time"]
-        yield GaugeMetricFamily("whisperlab_lag_seconds", "Audio offered, not yet worked on.", live["lag_s"])
+        found = self.get_statistics()
+        live = found["real_time"]
+        yield GaugeMetricFamily(
+            "whisperlab_lag_seconds", "Audio offered and not processed yet.", live["lag_s"]
+        )
         yield GaugeMetricFamily("whisperlab_max_lag_seconds", "The longest lag so far.", live["max_lag_s"])
         yield GaugeMetricFamily(
-            "whisperlab_load_level", "Work left out: 0 none, 1 and 2 more.", live["level"]
+            "whisperlab_load_level",
+            "Omitted work: 0 none, 1 language-ID frames, 2 decode steps too.",
+            live["level"],
         )
-        audio = CounterMetricFamily(
-            "whisperlab_audio_seconds", "Audio by what became of it.", labels=["outcome"]
-        )
+        audio = CounterMetricFamily("whisperlab_audio_seconds", "Audio by its outcome.", labels=["outcome"])
         for level, audio_s in live["processed_s"].items():
             audio.add_metric([f"level_{level}"], audio_s)
         audio.add_metric(["dropped"], live["dropped_s"])
         yield audio
-        yield CounterMetricFamily("whisperlab_gaps", "Stretches of audio that were dropped.", live["gaps"])
-        lid, sessions = told.get("lid", {}), told.get("sessions", {})
+        yield CounterMetricFamily("whisperlab_gaps", "Times that audio was dropped.", live["gaps"])
+        lid, sessions = found.get("lid", {}), found.get("sessions", {})
         yield CounterMetricFamily(
-            "whisperlab_lid_frames_shed", "Language-ID frames left out because of load.", lid.get("shed", 0)
+            "whisperlab_lid_frames_shed", "Language-ID frames omitted because of load.", lid.get("shed", 0)
         )
         yield CounterMetricFamily(
             "whisperlab_decode_steps_shed",
-            "Decode steps left out because of load.",
+            "Decode steps omitted because of load.",
             sessions.get("steps_shed", 0),
         )
 
@@ -282,11 +284,11 @@ class RealTimeFeed:
                 self._working = 0
 
     def _counts(self) -> LoadCounts:
-        untold = self._ring.start - self._taken_until
+        pending = self._ring.start - self._taken_until
         return LoadCounts(
             self._ring.end,
             (self._processed[0], self._processed[1], self._processed[2]),
-            self._dropped + untold,
+            self._dropped + pending,
             len(self._ring),
             self._working,
             self._max_lag,
@@ -312,7 +314,7 @@ class RealTimeFeed:
         }
 
     def _warn(self, ending: bool) -> None:
-        """Log a warning when audio was dropped since the last: at once, then every `WARN_S`, and at the end."""
+        """Log a warning about dropped audio: at once, then at most every `WARN_S`, and at the end."""
         if self._dropped == self._warned_of:
             return
         now = self._clock()
@@ -323,7 +325,7 @@ class RealTimeFeed:
 
 
 def real_time_line(statistics: Mapping[str, Any]) -> str:
-    """The ``"real_time"`` statistics of a feed in a line.
+    """The ``"real_time"`` statistics of a feed as one line.
 
     >>> real_time_line({"max_lag_s": 8.04, "processed_s": {"0": 40.0, "1": 2.5, "2": 9}, "dropped_s": 4.5, "gaps": 1})
     'lag at most 8.0 s; worked at load level 0 for 40.0 s, 1 for 2.5 s, 2 for 9.0 s; dropped 4.5 s in 1 gaps'

@@ -1,4 +1,4 @@
-"""The records that flow out of a transcriber. All frozen and slotted: made often, kept long, never changed."""
+"""Records that a transcriber returns. All are frozen and slotted: many are made, and none is changed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SessionSegment:
     confidence: float
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows."""
+        """The segment as an HTML table, for Jupyter."""
         return html.rows("", _SEGMENT, [_cells(self)])
 
 
 @dataclass(slots=True, frozen=True)
 class Switch:
-    """A change of language: where it happened (``time``) and how much audio had been heard when that was decided.
+    """A change of language: the boundary (``time``) and the stream position of the decision (``decided_at``).
 
     Both in seconds since the stream began.
     """
@@ -53,7 +53,7 @@ class Switch:
 
 @dataclass(slots=True, frozen=True)
 class Onset:
-    """What the ``window`` samples of speech since the last pause sound like: the probability of each language."""
+    """Language posterior of the ``window`` samples of speech since the last pause."""
 
     window: int
     posterior: Mapping[str, float]
@@ -63,11 +63,10 @@ class Onset:
 class LanguageFrame:
     """One language-ID decision point.
 
-    ``end`` is the sample the frame was taken at and ``window`` the number of samples before it that were
-    looked at; in ``speech`` of them people spoke (a posterior after silence rests on little). ``posterior`` maps each
-    allowed language to its probability (they sum to 1); ``label`` is the smoothed language at the frame. ``cached``
-    tells whether the encoder cache answered. ``onset`` is the second look at the samples since the last pause, when
-    there was one.
+    ``end`` is the sample of the frame and ``window`` the length of the first window, which ends there; ``speech`` of
+    its samples are speech (a posterior after silence has little evidence). ``posterior`` maps each allowed language to
+    its probability (they sum to 1); ``label`` is the smoothed language. ``cached`` says whether the encoder cache had
+    the window. ``onset`` is the second window, from the last pause on, if there was one.
     """
 
     end: int
@@ -84,7 +83,7 @@ class LanguageFlag:
     """A final segment that sounds like another language than the one it was transcribed in.
 
     ``span`` is the speech, ``label`` the language it was transcribed in, ``language`` the likeliest of all languages
-    and ``probability`` its probability among all of them. ``outside`` tells that it is not an allowed language.
+    and ``probability`` its probability among all of them. ``outside`` says that it is not an allowed language.
     """
 
     span: Span
@@ -106,15 +105,14 @@ class LanguageFlag:
 
 @dataclass(slots=True, frozen=True)
 class ProcessResult:
-    """What one call of ``process`` or ``finalize`` brought.
+    """The result of one call of ``process``, ``skip`` or ``finalize``.
 
-    ``committed`` is text that became unchangeable in this call, ``tentative`` the whole present guess beyond
-    all committed text (it may still change), ``language`` the language of the running session (None before
-    the first decision). ``segments`` became final in this call; ``switches`` were decided in it; ``frames``
-    and ``speech`` are the language-ID frames and closed speech spans it produced. ``gaps`` are the stretches of the
-    stream that were lost in it, and ``load_level`` tells how much work was left out for want of time (0: none).
-    ``untranscribed`` are stretches of speech for which no text was found in any decode; they lie in speech that became
-    final in this call. ``flags`` tell of segments of this call that sound like another language than their own.
+    ``committed`` is the text that this call made unchangeable. ``tentative`` is all newer text, which may still change.
+    ``language`` is the language of the running session (None before the first decision). ``segments`` became final in
+    this call; ``switches`` were decided in it; ``frames`` and ``speech`` are its language-ID frames and closed speech
+    spans. ``gaps`` are parts of the stream that were lost. ``load_level`` says how much work is omitted for load (0:
+    none). ``untranscribed`` are parts of speech for which no decode found text; that speech became final in this call.
+    ``flags`` mark segments of this call that sound like another language than their own.
     """
 
     committed: str
@@ -130,7 +128,7 @@ class ProcessResult:
     flags: tuple[LanguageFlag, ...] = ()
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows: the segments that became final, and what is still open."""
+        """Final segments and tentative text as HTML tables, for Jupyter."""
         switches = "; ".join(
             f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s"
             for switch in self.switches
@@ -142,7 +140,7 @@ class ProcessResult:
                 "committed": self.committed,
                 "tentative": self.tentative,
                 "switches": switches or None,
-                "lost": lost or None,
+                "lost audio": lost or None,
                 "speech without text": _times(self.untranscribed) or None,
             },
         )

