@@ -410,7 +410,8 @@ def test_doubt_about_the_language_does_not_let_speech_outgrow_what_is_decoded_at
     transcriber = make(session=SessionOptions(max_speech_s=4.0))
     stream, text = transcriber.parts.stream, transcriber.parts.stream.text
     monkeypatch.setattr(stream.detector, "is_open", lambda current: True)  # never decided, never gone
-    monkeypatch.setattr(stream.detector, "at_hop", lambda current: None)
+    at_hop = stream.detector.at_hop
+    monkeypatch.setattr(stream.detector, "at_hop", lambda current: at_hop(current) and None)
     monkeypatch.setattr(stream.detector, "at_pause", lambda current: None)
     text.language = "en"
     longest = 0
