@@ -57,7 +57,7 @@ MUTANTS = {
     ),
     "cache": (
         Mutant("+ np.float32(0)).tobytes()", ").tobytes()", "util/cache_keys.py"),
-        Mutant("        self._entries.move_to_end(asked)\n", ""),
+        Mutant("        self._entries.move_to_end(wanted)\n", ""),
         Mutant("popitem(last=False)", "popitem(last=True)"),
         Mutant("            self._counts.evictions += 1\n", ""),
         Mutant("and self._held_bytes() > limit", "and self._held_bytes() < limit"),
@@ -65,7 +65,7 @@ MUTANTS = {
             "value = None if entry is None else _copy(entry.value)",
             "value = None if entry is None else entry.value",
         ),
-        Mutant("if asked.silent and stored.silent:", "if asked.silent or stored.silent:"),
+        Mutant("if wanted.silent and stored.silent:", "if wanted.silent or stored.silent:"),
         Mutant('len(window).to_bytes(8, "big"), ', ""),
         Mutant("self._counts.false_hits += not agree", "self._tally.false_hits += agree"),
         Mutant("if self.max_size == 0 or entry.nbytes > limit:", "if self.max_size == 0:"),

@@ -30,7 +30,7 @@ from whisperlab.util.timeline import Span
 
 
 def ramp(start: int, n: int) -> npt.NDArray[np.float32]:
-    """Samples that tell their own absolute index (exact in float32 up to 2**24)."""
+    """Samples whose value is their absolute index (exact in float32 up to 2**24)."""
     return np.arange(start, start + n, dtype=np.float32)
 
 
@@ -45,7 +45,7 @@ def filled(capacity: int, n: int) -> RingBuffer:
 
 @contextmanager
 def interrupted_appends(half: bool) -> Iterator[None]:
-    """Ctrl-C arrives when an append has announced itself and written all of its chunk, or half."""
+    """Ctrl-C arrives when an append has set its claim and written all or half of its chunk."""
     copy_in = RingBuffer._copy_in
 
     def interrupted(ring: RingBuffer, chunk: npt.NDArray[Any], end: int) -> None:
@@ -58,7 +58,7 @@ def interrupted_appends(half: bool) -> Iterator[None]:
 
 
 class RingAgainstList(RuleBasedStateMachine):
-    """Every operation on the ring, and the same on a list that is obviously right."""
+    """Every operation on the ring, and the same on a plain list."""
 
     @initialize(capacity=st.integers(1, 12), mirrored=st.booleans())
     def build(self, capacity: int, mirrored: bool) -> None:
@@ -269,7 +269,7 @@ def test_what_is_not_audio_is_refused_and_changes_nothing(samples: Any) -> None:
 def test_loud_samples_are_kept_without_a_warning_and_beyond_any_audio_they_are_refused(
     step: int, dtype: Any
 ) -> None:
-    """Whatever they are appended with: their sum of squares alone would depend on the chunking."""
+    """Independently of the other samples of the chunk, which change the sum of squares."""
     ring = RingBuffer(4, dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -293,7 +293,7 @@ def test_what_comes_out_is_a_copy() -> None:
 
 def test_an_overwritten_span_says_what_was_asked_and_what_is_held() -> None:
     ring = filled(capacity=32_000, n=64_000)
-    with pytest.raises(OverwrittenError, match=r"asked for samples 16000-48000, .* now holds 32000-64000"):
+    with pytest.raises(OverwrittenError, match=r"cannot read samples 16000-48000: .* now holds 32000-64000"):
         ring.read(Span(16_000, 48_000))
 
 
@@ -302,13 +302,13 @@ def test_a_consumed_span_is_gone_and_a_future_one_not_there_yet() -> None:
     ring.consume(10)
     with pytest.raises(OverwrittenError, match="now holds 10-50"):
         ring.read(Span(5, 20))
-    with pytest.raises(NotYetError, match="asked for samples 40-60"):
+    with pytest.raises(NotYetError, match="cannot read samples 40-60"):
         ring.read(Span(40, 60))
 
 
 def test_consuming_too_much_takes_nothing() -> None:
     ring = filled(capacity=100, n=50)
-    with pytest.raises(NotYetError, match=r"consume 51 samples, but the buffer holds 50 \(samples 0-50\)"):
+    with pytest.raises(NotYetError, match=r"consume 51 samples: the buffer holds 50 \(samples 0-50\)"):
         ring.consume(51)
     assert len(ring) == 50
 
@@ -332,7 +332,7 @@ def traced() -> Iterator[None]:
 
 
 def peak_and_kept(call: Callable[[], None], times: int) -> tuple[int, int]:
-    """Bytes a call allocates at its height, and bytes still there after many calls."""
+    """Peak bytes allocated by a call, and bytes that remain after many calls."""
     call()  # counters and caches reach their size
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
@@ -356,7 +356,7 @@ def peak_and_kept(call: Callable[[], None], times: int) -> tuple[int, int]:
 )
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_append_allocates_no_sample_memory(traced: None, chunk: npt.NDArray[Any], mirrored: bool) -> None:
-    """A chunk here is 32 to 240 kB; what is seen is a few view headers, gone after the call."""
+    """A chunk here is 32 to 240 kB; only a few view headers are allocated, and freed after the call."""
     ring = RingBuffer(50_000, mirrored=mirrored)
     for _ in range(5):
         ring.append(chunk)
@@ -434,7 +434,7 @@ def test_a_consumer_that_is_overrun_sees_gaps_but_never_a_tear_and_the_gaps_are_
         return np.array_equal(got, source[first : first + len(got)])
 
     def look(n: int) -> bool:
-        """A view of the newest n; whether it was found to be overwritten before the look had ended."""
+        """A view of the newest n samples; returns whether it was overwritten during the read."""
         try:
             with ring.view(n) as newest:
                 kept = newest.copy()
@@ -491,7 +491,7 @@ def test_a_view_says_when_its_samples_have_been_overwritten() -> None:
     ring.append(ramp(11, 1))
     assert not view.intact
     with pytest.raises(
-        OverwrittenError, match=r"samples 3-8 were viewed and since overwritten; .* now holds 4-12"
+        OverwrittenError, match=r"the viewed samples 3-8 were overwritten: .* now holds 4-12"
     ):
         view.samples  # noqa: B018
 
@@ -507,7 +507,7 @@ def test_work_on_a_view_that_was_overwritten_meanwhile_does_not_pass() -> None:
 
     with pytest.raises(OverwrittenError):
         slow_work(then=list)
-    with pytest.raises(ZeroDivisionError):  # what went wrong inside is told first
+    with pytest.raises(ZeroDivisionError):  # the error of the block comes first
         slow_work(then=lambda: 1 // 0)
 
 
@@ -528,7 +528,7 @@ def test_a_compact_ring_has_no_view_and_says_what_would_have() -> None:
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_a_half_precision_infinity_is_refused(value: float) -> None:
-    """The limit of 1e15 is infinity in float16, and no infinity is beyond that."""
+    """The limit of 1e15 is infinite in float16, so that no value would exceed it."""
     ring = RingBuffer(4)
     with pytest.raises(AudioFormatError, match="1 of 2 are not"):
         ring.append(np.array([value, 1], np.float16))
@@ -546,7 +546,7 @@ def test_a_number_of_samples_is_whole(call: str, n: Any) -> None:
 
 
 def test_more_memory_than_the_machine_has_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system might promise it, and end the process when the ring touches it."""
+    """Linux may grant the memory and kill the process when the ring touches it."""
     asked = []
     monkeypatch.setattr(np, "full", lambda *args: asked.append(args))
     with pytest.raises(ConfigurationError, match="does not fit in memory"):

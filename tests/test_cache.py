@@ -132,7 +132,7 @@ CacheAgainstList.TestCase.settings = settings(max_examples=1000, stateful_step_c
 TestCacheAgainstList = pytest.mark.slow(CacheAgainstList.TestCase)
 
 
-# What the guide calls.
+# The calls of the guide.
 
 
 def test_the_guides_calls_work_as_written_there() -> None:
@@ -366,7 +366,7 @@ def test_a_key_of_ones_own_needs_a_name_and_one_method() -> None:
     assert (counted["key"], counted["hash_precision"]) == ("loudness", None)
 
 
-# What a hit was.
+# Causes of hits.
 
 
 def test_a_hit_on_the_same_audio_is_a_repeat_whatever_the_span() -> None:

@@ -1,8 +1,8 @@
-"""What may be called from which thread, what an interrupt leaves, and what a child process can do.
+"""Thread safety, interrupts at any line, and child processes.
 
-Protections are shown by real threads and at every line: an interrupt is raised, by a trace function, just before the
-k-th line of the package that a call runs. The interpreter itself lets one in at fewer places: never between the lines
-of a ``with`` statement's end and the release of its lock, so none is raised there.
+The tests use real threads. Interrupts are raised by a trace function just before the k-th line of the package that a
+call executes. The interpreter itself interrupts in fewer places: never between the end of a ``with`` block and the
+release of its lock, so the tests raise none there.
 
 ``WHISPERLAB_INTERRUPTS=3000`` interrupts a stream three thousand times.
 """
@@ -54,7 +54,7 @@ Work = Callable[[], object]
 
 
 def run_together(*works: Work) -> None:
-    """Each in a thread of its own; the first error of any is raised here."""
+    """Run each in its own thread; the first error is raised here."""
     errors: list[BaseException] = []
 
     def guarded(work: Work) -> None:
@@ -74,7 +74,7 @@ def run_together(*works: Work) -> None:
 
 
 def while_it_runs(work: Work, *reads: Work) -> None:
-    """Call the reads over and over, each in a thread, until the work is done."""
+    """Repeat the reads, each in its own thread, until the work is done."""
     done = threading.Event()
 
     def over_and_over(read: Work) -> None:
@@ -95,7 +95,7 @@ def interrupt() -> None:
 
 
 class Interrupt:
-    """A context that does something before the ``at``-th line of the package, and counts the lines."""
+    """A context that runs an action before the ``at``-th line of the package and counts the lines."""
 
     def __init__(self, at: int, do: Work = interrupt) -> None:
         self._at, self._do = at, do
@@ -136,7 +136,7 @@ class Interrupt:
 
 
 def interrupted_everywhere(work: Work, check: Callable[[bool], object], most: int = 10_000) -> int:
-    """Do the work with an interrupt before its first line, its second, ..., until there is none; each is checked."""
+    """Repeat the work with an interrupt before its first line, its second, and so on; check after each."""
     for at in range(1, most):
         try:
             with Interrupt(at):
@@ -171,7 +171,7 @@ def met_everywhere(work: Work, meanwhile: Work, check: Work, most: int = 10_000)
 
 
 def free(lock: Any) -> bool:
-    """Whether another thread can have the lock."""
+    """Whether another thread can acquire the lock."""
     found: list[bool] = []
 
     def ask() -> None:

@@ -132,9 +132,7 @@ class RingBuffer:
         while True:
             start, end = self._bounds()
             if not 0 <= n <= end - start:
-                raise NotYetError(
-                    f"asked to consume {shown(n)} samples, but the buffer holds {_held(start, end)}"
-                )
+                raise NotYetError(f"cannot consume {shown(n)} samples: the buffer holds {_held(start, end)}")
             samples = self._copy_out(start, n)
             # `_intact` inlined: a call would let another thread in, which would count these samples as lost.
             if self._claimed - self._capacity <= start and self._torn <= start:
@@ -151,8 +149,9 @@ class RingBuffer:
             start, end = self._bounds()
             if not start <= span.start <= span.end <= end:
                 error = OverwrittenError if span.start < start else NotYetError
-                asked = f"asked for samples {span.start}-{span.end}"
-                raise error(f"{asked}, but the buffer now holds {start}-{end}")
+                raise error(
+                    f"cannot read samples {span.start}-{span.end}: the buffer now holds {start}-{end}"
+                )
             samples = self._copy_out(span.start, len(span))
             if self._intact(span.start):
                 return samples
@@ -164,9 +163,7 @@ class RingBuffer:
             start, end = self._bounds()
             if not 0 <= n <= end - start:
                 held = _held(start, end)
-                raise BufferRangeError(
-                    f"asked for the newest {shown(n)} samples, but the buffer holds {held}"
-                )
+                raise BufferRangeError(f"cannot read the newest {shown(n)} samples: the buffer holds {held}")
             samples = self._copy_out(end - n, n)
             if self._intact(end - n):
                 return samples
@@ -182,7 +179,7 @@ class RingBuffer:
         start, end = self._bounds()
         if not 0 <= n <= end - start:
             raise BufferRangeError(
-                f"asked to view the newest {shown(n)} samples, but the buffer holds {_held(start, end)}"
+                f"cannot view the newest {shown(n)} samples: the buffer holds {_held(start, end)}"
             )
         first = (end - n) % self._capacity
         return RingView(self, self._readable[first : first + n], end - n)
@@ -344,7 +341,7 @@ class RingView:
         if not self._ring._intact(self._start):
             seen, ring = self.span, self._ring
             raise OverwrittenError(
-                f"samples {seen.start}-{seen.end} were viewed and since overwritten; "
+                f"the viewed samples {seen.start}-{seen.end} were overwritten: "
                 f"the buffer now holds {ring.start}-{ring.end}"
             )
         return self._samples

@@ -229,12 +229,12 @@ class EncoderCache:
         Give either the audio or its hash. Hits of a hash that ``precompute_hash`` did not make count as ``similar``,
         because such a hash has no facts about the audio.
         """
-        asked = self._asked(audio, audio_hash)
+        wanted = self._hash_of(audio, audio_hash)
         began = self._clock()
         with self._lock:
-            entry = self._find(asked)
+            entry = self._find(wanted)
             value = None if entry is None else _copy(entry.value)
-            self._counts.lookup_ns.append(asked.elapsed_ns + self._clock() - began)
+            self._counts.lookup_ns.append(wanted.elapsed_ns + self._clock() - began)
         return value
 
     def put(
@@ -248,9 +248,9 @@ class EncoderCache:
         Replaces a value stored under the same hash. A value larger than ``max_bytes`` is not stored and counts as
         ``refused``.
         """
-        asked = self._asked(audio, audio_hash)
+        wanted = self._hash_of(audio, audio_hash)
         value = _owned(encoder_output, self.device)
-        entry = _Entry(value, asked, value.nbytes)
+        entry = _Entry(value, wanted, value.nbytes)
         with self._lock:
             self._store(entry)
 
@@ -332,7 +332,7 @@ class EncoderCache:
             },
         )
 
-    def _asked(self, audio: npt.ArrayLike | None, audio_hash: bytes | None) -> AudioHash:
+    def _hash_of(self, audio: npt.ArrayLike | None, audio_hash: bytes | None) -> AudioHash:
         if (audio is None) == (audio_hash is None):
             given = "neither" if audio is None else "both"
             raise ConfigurationError(f"expected either audio or audio_hash, got {given}")
@@ -344,14 +344,14 @@ class EncoderCache:
             return AudioHash(audio_hash)
         raise ConfigurationError(f"expected audio_hash as bytes, got {type(audio_hash).__name__}")
 
-    def _find(self, asked: AudioHash) -> _Entry | None:
+    def _find(self, wanted: AudioHash) -> _Entry | None:
         """Find the entry, make it the most recently used and count the hit or miss. The caller holds the lock."""
-        entry = self._entries.get(asked)
+        entry = self._entries.get(wanted)
         if entry is None:
             self._counts.misses += 1
             return None
-        self._entries.move_to_end(asked)
-        self._counts.hits[_cause(asked, entry.audio)] += 1
+        self._entries.move_to_end(wanted)
+        self._counts.hits[_cause(wanted, entry.audio)] += 1
         return entry
 
     def _store(self, entry: _Entry) -> None:
@@ -371,11 +371,11 @@ class EncoderCache:
         return sum(entry.nbytes for entry in self._entries.values())
 
 
-def _cause(asked: AudioHash, stored: AudioHash) -> Cause:
+def _cause(wanted: AudioHash, stored: AudioHash) -> Cause:
     """The cause of a hit. Speech that hits a silent window, or silence that hits speech, is ``similar``."""
-    if asked.silent and stored.silent:
+    if wanted.silent and stored.silent:
         return "silence"
-    return "repeat" if asked.identity and asked.identity == stored.identity else "similar"
+    return "repeat" if wanted.identity and wanted.identity == stored.identity else "similar"
 
 
 def _owned(value: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -240,7 +240,7 @@ def test_scores_that_part_all_have_area_one_and_equal_scores_a_half() -> None:
     assert area_under_roc([5, 5, 5], [False, True, True]) == 0.5
 
 
-# --- what cannot be scored is told
+# --- invalid input raises
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A trace gives back what was recorded, tells its two clocks apart, and refuses what is not a whole trace."""
+"""A trace returns the recorded events on two clocks, and incomplete or damaged files raise errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each profiler is a pass of its own in a fresh process and says what it measured, in plain units."""
+"""Each profiler runs as a pass in a fresh process and reports its figures in plain units."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELD = 64  # MiB the hungry transcriber keeps while streaming
 
 
 class HungryTranscriber:
-    """Takes 64 MiB with the first chunk and sorts with every chunk; fails when told to."""
+    """Allocates 64 MiB with the first chunk and sorts with every chunk; fails on request."""
 
     def __init__(self, failure: str = "") -> None:
         self.failure = failure
@@ -65,7 +65,7 @@ def hungry(**options: Any) -> HungryTranscriber:
 
 
 def process_id(workload: Workload) -> int:
-    """A pass that only tells where it ran, and that torch was not loaded there before it."""
+    """A pass that returns its process id and checks that torch was not loaded before it."""
     assert "torch" not in sys.modules
     return os.getpid()
 

@@ -80,20 +80,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out must end with .html, got {args.out}")
-    asked = [name for name in PASSES if args.all or getattr(args, name)] or list(PASSES)
+    chosen = [name for name in PASSES if args.all or getattr(args, name)] or list(PASSES)
     for option, needed in (("trace", "ops"), ("function", "lines")):
-        if getattr(args, option) and needed not in asked:
+        if getattr(args, option) and needed not in chosen:
             args.parser.error(f"--{option} needs the pass --{needed}")
     read_audio(args.audio)  # raises for a bad file before a process starts
     workload = Workload(
         args.audio, model_options(args), args.chunk_ms, args.seconds, functions=tuple(args.function)
     )
-    if left_out := [name for name in asked if name in TOOLS and not is_there(TOOLS[name])]:
+    if left_out := [name for name in chosen if name in TOOLS and not is_there(TOOLS[name])]:
         missing = ", ".join(f"{name} ({TOOLS[name]})" for name in left_out)
         console.note(f"skipped, not installed: {missing}; pip install 'whisperlab[profile]'")
-        asked = [name for name in asked if name not in left_out]
+        chosen = [name for name in chosen if name not in left_out]
     records: dict[str, Record] = {}
-    for name in asked:
+    for name in chosen:
         console.note(f"pass {name.replace('_', '-')}")
         records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
         console.show(records[name].describe())

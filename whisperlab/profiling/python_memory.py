@@ -21,8 +21,8 @@ def measure(workload: Workload) -> PythonMemory:
         end = tracemalloc.take_snapshot()
     finally:
         tracemalloc.stop()
-    ours = tracemalloc.Filter(inclusive=False, filename_pattern=tracemalloc.__file__)
-    half, end = (snapshot.filter_traces([ours]) for snapshot in (*halves, end))
+    own_traces = tracemalloc.Filter(inclusive=False, filename_pattern=tracemalloc.__file__)
+    half, end = (snapshot.filter_traces([own_traces]) for snapshot in (*halves, end))
     top = tuple(_line(entry, entry.size, entry.count) for entry in end.statistics("lineno")[:TOP])
     grown = tuple(
         _line(entry, entry.size_diff, entry.count_diff)

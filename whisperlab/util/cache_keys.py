@@ -152,22 +152,22 @@ class SimilarKey:
 
     def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
         """The span of the reference window; raises ``ConfigurationError`` without a span."""
-        asked = _checked_span(self.name, audio, span)
+        wanted = _checked_span(self.name, audio, span)
         decibels = _band_decibels(audio, self.n_bands)
         reference = self._reference
-        if reference is None or not self._similar(asked, decibels, *reference):
-            self._reference = reference = asked, decibels
+        if reference is None or not self._similar(wanted, decibels, *reference):
+            self._reference = reference = wanted, decibels
         return json.dumps(reference[0]).encode()
 
     def _similar(
         self,
-        asked: StreamSpan,
+        wanted: StreamSpan,
         decibels: npt.NDArray[np.float32],
         known: StreamSpan,
         known_decibels: npt.NDArray[np.float32],
     ) -> bool:
-        later = asked[1] - known[1]
-        if asked[0] != known[0] or asked[2] != known[2] or not 0 <= later <= self.for_s * SAMPLE_RATE:
+        later = wanted[1] - known[1]
+        if wanted[0] != known[0] or wanted[2] != known[2] or not 0 <= later <= self.for_s * SAMPLE_RATE:
             return False
         return float(np.mean((decibels - known_decibels) ** 2)) <= self.within_db**2
 

@@ -15,7 +15,7 @@ _NO_MEMORY = re.compile(
     r"(not enough|out of|can't allocate|cannot allocate) memory|bad_alloc|could not create a primitive$",
     re.IGNORECASE,
 )
-_ASKED = re.compile(r"\d+ bytes|[\d.]+ [KMGTPE]iB")
+_REQUESTED = re.compile(r"\d+ bytes|[\d.]+ [KMGTPE]iB")
 
 
 class WhisperlabError(Exception):
@@ -121,6 +121,6 @@ def translate_oom(doing: str) -> Iterator[None]:
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_lack_of_memory(error):
             raise
-        asked = _ASKED.search(str(error))
-        amount = f" ({asked[0]} requested at once)" if asked else ""
+        requested = _REQUESTED.search(str(error))
+        amount = f" ({requested[0]} requested at once)" if requested else ""
         raise OutOfMemoryError(f"not enough memory {doing}{amount}") from error
