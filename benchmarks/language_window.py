@@ -31,12 +31,12 @@ from whisperlab.evaluation.scoring import best_temperature, expected_calibration
 from whisperlab.evaluation.trace import provenance
 from whisperlab.experiments.language_windows import (
     Condition,
-    Heard,
     Place,
-    WindowListener,
+    WindowLogits,
+    WindowScorer,
+    concatenate,
     measure,
     places,
-    together,
 )
 from whisperlab.experiments.microbenchmarks import middle
 from whisperlab.model import weights
@@ -74,7 +74,7 @@ def passes() -> list[Pass]:
     return [*found, Pass("padded", padded, PADDED_HOP_S)]
 
 
-def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pass) -> dict[Condition, Heard]:
+def load(corpus: str, split: str, listener: WindowScorer, model: str, one: Pass) -> dict[Condition, WindowLogits]:
     """What was heard of a corpus in a pass, computed recording by recording unless it is kept."""
     parts = []
     for recording in tqdm(data.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"):
@@ -85,14 +85,14 @@ def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pas
             with tqdm(total=total, desc=recording.id, unit="window", leave=False) as bar:
                 _keep(path, measure(listener, [recording], where, one.conditions, bar.update))
         parts.append(_kept(path, where, one.conditions, listener.languages))
-    return {condition: together(part[condition] for part in parts) for condition in one.conditions}
+    return {condition: concatenate(part[condition] for part in parts) for condition in one.conditions}
 
 
 def _path(
     recording: data.Recording,
     where: Sequence[Place],
     conditions: Sequence[Condition],
-    listener: WindowListener,
+    listener: WindowScorer,
     model: str,
 ) -> Path:
     digest = hashlib.sha256(audio_digest(recording.audio()).encode())
@@ -102,7 +102,7 @@ def _path(
     return weights.cache_dir() / "benchmarks" / f"windows-{digest.hexdigest()[:24]}.npz"
 
 
-def _keep(path: Path, heard: Mapping[Condition, Heard]) -> None:
+def _keep(path: Path, heard: Mapping[Condition, WindowLogits]) -> None:
     arrays = {}
     for number, part in enumerate(heard.values()):
         arrays[f"ends-{number}"] = np.array([place.end for place in part.places])
@@ -116,11 +116,11 @@ def _keep(path: Path, heard: Mapping[Condition, Heard]) -> None:
 
 def _kept(
     path: Path, where: Sequence[Place], conditions: Sequence[Condition], languages: tuple[str, ...]
-) -> dict[Condition, Heard]:
+) -> dict[Condition, WindowLogits]:
     at = {place.end: place for place in where}
     with np.load(path) as kept:
         return {
-            condition: Heard(
+            condition: WindowLogits(
                 languages,
                 tuple(at[end] for end in kept[f"ends-{number}"].tolist()),
                 kept[f"logits-{number}"].astype(float),
@@ -131,7 +131,7 @@ def _kept(
 
 
 def rows(
-    corpus: str, name: str, heard: Mapping[Condition, Heard], allowed: Sequence[str]
+    corpus: str, name: str, heard: Mapping[Condition, WindowLogits], allowed: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """A row for each condition of a pass and each choice of places: accuracies with intervals, cost, calibration."""
     longest, beside = Condition(max(WINDOWS_S), 0), next(iter(heard.values()))
@@ -165,9 +165,9 @@ def rules(allowed: Sequence[str]) -> dict[str, tuple[Sequence[str] | None, float
     }
 
 
-def accuracy(heard: Heard, allowed: Sequence[str] | None, english_bias: float) -> dict[str, Any]:
+def accuracy(heard: WindowLogits, allowed: Sequence[str] | None, english_bias: float) -> dict[str, Any]:
     """Right of all, balanced over languages, each language's own, and 95 % over recordings of the plain share."""
-    right = heard.right(allowed, english_bias)
+    right = heard.correct(allowed, english_bias)
     spoken = np.array([place.language for place in heard.places])
     by_language = {
         language: float(right[spoken == language].mean()) for language in np.unique(spoken).tolist()
@@ -184,7 +184,7 @@ def accuracy(heard: Heard, allowed: Sequence[str] | None, english_bias: float) -
     }
 
 
-def cost(heard: Heard, beside: Heard) -> dict[str, Any]:
+def cost(heard: WindowLogits, beside: WindowLogits) -> dict[str, Any]:
     """Median milliseconds of the encoder, and times those of another condition at the same place, in the same turn."""
     other = dict(zip(beside.places, beside.encoder_s.tolist(), strict=True))
     pairs = zip(heard.places, heard.encoder_s.tolist(), strict=True)
@@ -194,16 +194,16 @@ def cost(heard: Heard, beside: Heard) -> dict[str, Any]:
     return {"ms": ms, "times": times, "interval": [low, high], "n": len(ratios)}
 
 
-def calibration(heard: Heard, allowed: Sequence[str]) -> dict[str, Any]:
+def calibration(heard: WindowLogits, allowed: Sequence[str]) -> dict[str, Any]:
     """Of the product's posterior, on half of the recordings; the temperature is the best for the other half."""
     bias = LanguageIdOptions().english_bias
     fitted, judged = heard.halves()
-    temperature = best_temperature(fitted.among(allowed), fitted.truth, fitted.log_prior(bias))
+    temperature = best_temperature(fitted.masked(allowed), fitted.truth, fitted.log_prior(bias))
     errors = {}
     for name, degree in (("error", 1.0), ("error_at_best", temperature)):
         rule = allowed, bias, degree
         confidence = judged.posteriors(*rule).max(axis=1)
-        errors[name] = expected_calibration_error(confidence, judged.right(*rule))
+        errors[name] = expected_calibration_error(confidence, judged.correct(*rule))
     return {"temperature": temperature, "n": len(judged), **errors}
 
 
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--model", default="base")
     parser.add_argument("--out", type=Path, help="default: reports/language-window-SPLIT.json")
     arguments = parser.parse_args()
-    listener = WindowListener(weights.load_weights(arguments.model))
+    listener = WindowScorer(weights.load_weights(arguments.model))
     found: list[dict[str, Any]] = []
     for corpus in CORPORA:
         recordings = data.load(corpus, arguments.split)

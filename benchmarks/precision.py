@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from whisperlab import data
 from whisperlab.cli.console import table
 from whisperlab.experiments import language_windows
-from whisperlab.experiments.language_windows import Condition, Heard, WindowListener
+from whisperlab.experiments.language_windows import Condition, WindowLogits, WindowScorer
 from whisperlab.model import linear
 from whisperlab.model import weights as models
 from whisperlab.model.encoder import ShortWindowEncoder
@@ -58,13 +58,13 @@ class PerTensor:
         return to + self(x)
 
 
-def listener(name: str) -> WindowListener:
+def listener(name: str) -> WindowScorer:
     """A listener of its own weights, so that nothing prepared before is used."""
     weights, ours = models.load_weights("base"), linear.Int8Linear
     if name == "plain int8":
         linear.Int8Linear = PerTensor  # type: ignore[assignment,misc]
     try:
-        return WindowListener(weights, "int8" if name == "plain int8" else name)
+        return WindowScorer(weights, "int8" if name == "plain int8" else name)
     finally:
         linear.Int8Linear = ours  # type: ignore[misc]
 
@@ -82,10 +82,10 @@ def error(encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: li
     return float(np.mean(shares))
 
 
-def difference(found: Heard, exact: Heard, allowed: list[str], rng: np.random.Generator) -> str:
+def difference(found: WindowLogits, exact: WindowLogits, allowed: list[str], rng: np.random.Generator) -> str:
     """Points of accuracy against fp32 at the same places, with a 95 % interval over recordings."""
     bias = LanguageIdOptions().english_bias
-    gained = found.right(allowed, bias).astype(float) - exact.right(allowed, bias)
+    gained = found.correct(allowed, bias).astype(float) - exact.correct(allowed, bias)
     names = np.array([place.recording for place in found.places])
     by_recording = [gained[names == name] for name in np.unique(names)]
     drawn = [
@@ -126,7 +126,7 @@ def main() -> None:
         rows = [
             {
                 "precision": name,
-                "right": f"{100 * found.right(allowed, LanguageIdOptions().english_bias).mean():.1f} %",
+                "right": f"{100 * found.correct(allowed, LanguageIdOptions().english_bias).mean():.1f} %",
                 "points against fp32": difference(found, heard["fp32"], allowed, np.random.default_rng(0)),
                 "encoder's error": f"{100 * error(listeners[name]._encoder, exact, recordings):.1f} %",
             }

@@ -17,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from whisperlab.experiments.comparison.revisions import PACKAGE, check_out, commit_of
+
 import whisperlab
 from whisperlab.config import GROUPS
 from whisperlab.evaluation.trace import Reference
-from whisperlab.experiments.comparison.revisions import PACKAGE, check_out, commit_of
 from whisperlab.experiments.comparison.variants import REVISION, Side
 from whisperlab.experiments.other_systems import EncoderWork, Heard, Peer
 from whisperlab.streaming.results import SessionSegment, Switch
