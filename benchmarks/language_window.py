@@ -74,7 +74,9 @@ def passes() -> list[Pass]:
     return [*found, Pass("padded", padded, PADDED_HOP_S)]
 
 
-def load(corpus: str, split: str, listener: WindowScorer, model: str, one: Pass) -> dict[Condition, WindowLogits]:
+def load(
+    corpus: str, split: str, listener: WindowScorer, model: str, one: Pass
+) -> dict[Condition, WindowLogits]:
     """What was heard of a corpus in a pass, computed recording by recording unless it is kept."""
     parts = []
     for recording in tqdm(data.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"):

@@ -27,16 +27,15 @@ from whisperlab.experiments.microbenchmarks import (
     ROUNDS,
     SPEECH,
     TEXTS,
-    Figure,
     concatenated,
     metrics_figures,
-    ratio,
     ring_filled,
     slot_figures,
     traced_bytes,
     tracking_figures,
 )
 from whisperlab.streaming.decoding import MEANINGFUL, is_meaningful
+from whisperlab.util.statistics import Figure, ratio
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.timing import time_in_turns
 

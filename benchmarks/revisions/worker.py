@@ -1,9 +1,9 @@
-"""One side of a contest in a process of its own: the transcriber of the whisperlab that is first on the path.
+"""The worker's end: one side in a process of its own, with the whisperlab that is first on the path.
 
-Run as a file by the module `workers`, never imported: the path leads to another revision. It uses what every
-revision since the first transcriber has: its constructor, ``reset``, ``process``, ``finalize``, ``get_statistics``, and
-the fields of segments and switches. What is asked comes as JSON lines on stdin, audio as bytes after its line; answers
-are JSON lines on stdout, which nothing else may write to.
+`processes` runs this file; it is never imported, because the path leads to another revision. It uses the interface that
+every revision since the first transcriber has: the constructor, ``reset``, ``process``, ``finalize``,
+``get_statistics``, and the fields of segments and switches. Requests are JSON lines on stdin, audio follows its line as
+bytes; answers are JSON lines on stdout.
 """
 
 from __future__ import annotations
@@ -26,44 +26,49 @@ CHUNK = 1600  # samples handed over at a time: a tenth of a second
 
 
 def main() -> None:
-    """Set up as the first line asks, then hear a recording for each further one until there are none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that drives
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not end up between answers,
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may a process it starts read what is asked
+    """Set up as the first request says, then transcribe a recording for each further one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # the output of libraries must not end up between answers,
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and child processes must not read requests
     transcriber: Any = None
-    for line in questions:
-        asked = json.loads(line)
-        audio = np.frombuffer(questions.read(4 * asked.get("samples", 0)), np.float32)
+    for line in requests:
+        request = json.loads(line)
+        audio = np.frombuffer(requests.read(4 * request.get("samples", 0)), np.float32)
         try:
             if transcriber is None:
-                transcriber, answer = set_up(asked)
+                transcriber, answer = set_up(request)
             else:
-                answer = hear(transcriber, audio)
+                answer = transcribe(transcriber, audio)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def set_up(asked: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The transcriber with its model in memory, and where its code lies."""
+def set_up(request: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The transcriber with its model in memory, and where its code is."""
     import whisperlab
 
     make = whisperlab.SessionRestartTranscriber
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(asked["threads"])
-    options = dict(asked["options"])
-    if "threads" in signature(make).parameters:  # revisions before it follow torch's setting
-        options.setdefault("threads", asked["threads"])
-    for name, (module, group) in asked["groups"].items():
-        if name in options:
-            options[name] = getattr(import_module(module), group)(**options[name])
-    return make(asked["model"], languages=asked["languages"], **options), {"package": whisperlab.__file__}
+        torch.set_num_threads(request["threads"])
+    parameters = signature(make).parameters
+    options = dict(request["options"])
+    if "config" in parameters:  # revisions with one configuration record
+        config = import_module("whisperlab.config").TranscriberConfig
+        options = {"config": config.from_json({"compute.threads": request["threads"], **options})}
+    elif "threads" in parameters:  # older revisions use torch's setting
+        options.setdefault("threads", request["threads"])
+    for name, value in options.items():
+        if isinstance(value, dict) and name in parameters:  # a group of options
+            options[name] = type(parameters[name].default)(**value)
+    transcriber = make(request["model"], languages=request["languages"], **options)
+    return transcriber, {"package": whisperlab.__file__}
 
 
-def hear(transcriber: Any, audio: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """What the transcriber makes of a recording, and the seconds it computed."""
+def transcribe(transcriber: Any, audio: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """The output for a recording, and the seconds of computing."""
     transcriber.reset()
     before = encoder_work(transcriber)
     segments, switches, compute_s = [], [], 0.0
@@ -96,7 +101,7 @@ def segment_fields(segment: Any) -> dict[str, Any]:
 
 
 def encoder_work(transcriber: Any) -> tuple[float, float]:
-    """Calls of the encoders and seconds they were given; zero where the revision does not count them."""
+    """Encoder calls and their seconds; zero if the revision does not count them."""
     statistics = transcriber.get_statistics()
     parts = [statistics.get(name, {}) for name in ("lid", "sessions")]
     return sum(p.get("encoder_calls", 0) for p in parts), sum(p.get("encoded_s", 0.0) for p in parts)

@@ -117,7 +117,9 @@ def test_the_reference_decoder_equals_the_default_one(base_model: Whisper, encod
     assert theirs.n_tokens == mine.n_tokens == 6
     rows = torch.tensor([50259, 50262])
     glance = plain.logits(plain.first_token_pass(encoded.features, 50258), rows)
-    torch.testing.assert_close(glance, ours.logits(ours.first_token_pass(encoded.features, 50258), rows), **CLOSE)
+    torch.testing.assert_close(
+        glance, ours.logits(ours.first_token_pass(encoded.features, 50258), rows), **CLOSE
+    )
     assert not any(module._forward_hooks for module in base_model.modules())
 
 

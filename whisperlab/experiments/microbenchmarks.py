@@ -12,7 +12,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import make_dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.streaming.results import SessionSegment
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.process import process_memory
-from whisperlab.util.statistics import median_interval
+from whisperlab.util.statistics import Figure, Point, median_interval, ratio, summary
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 from whisperlab.util.timing import Subject, time_in_turns
@@ -42,41 +42,6 @@ CALLS = 2000  # per round, of calls that take about a microsecond
 RECORDING = 4  # threads that record at once
 
 SPEECH: FloatArray = np.random.default_rng(0).uniform(-1, 1, CHUNK).astype(np.float32)
-
-
-@dataclass(slots=True, frozen=True)
-class Figure:
-    """One measured value with its 95 % interval; ``n`` counts rounds or samples."""
-
-    figure: str
-    value: float
-    unit: str
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class Point:
-    """One point of a curve: median milliseconds at ``x`` with a 95 % interval."""
-
-    curve: str
-    line: str
-    x: float
-    ms: float
-    low: float | None
-    high: float | None
-
-
-def summary(name: str, unit: str, values: Sequence[float]) -> Figure:
-    """The median of some values with its interval and count."""
-    value, low, high = median_interval(values)
-    return Figure(name, value, unit, low, high, len(values))
-
-
-def ratio(name: str, a: Sequence[float], b: Sequence[float]) -> Figure:
-    """The median of ``a / b`` over rounds."""
-    return summary(name, "x", [x / y for x, y in zip(a, b, strict=True)])
 
 
 def nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:

@@ -1,9 +1,13 @@
-"""Confidence intervals: of a proportion, of a median, and by the bootstrap. All are 95 % intervals."""
+"""Confidence intervals of a proportion, of a median and by the bootstrap, and measured values with their interval.
+
+All are 95 % intervals.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TypeAlias
 
@@ -81,3 +85,38 @@ def block_ratio(
         return top / bottom
 
     return ratio(range(len(pairs))), central([ratio(rows) for rows in resamples(len(pairs), rng)])
+
+
+@dataclass(slots=True, frozen=True)
+class Figure:
+    """One measured value with its 95 % interval; ``n`` counts rounds or samples."""
+
+    figure: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Point:
+    """One point of a curve: median milliseconds at ``x`` with a 95 % interval."""
+
+    curve: str
+    line: str
+    x: float
+    ms: float
+    low: float | None
+    high: float | None
+
+
+def summary(name: str, unit: str, values: Sequence[float]) -> Figure:
+    """The median of some values with its interval and count."""
+    value, low, high = median_interval(values)
+    return Figure(name, value, unit, low, high, len(values))
+
+
+def ratio(name: str, a: Sequence[float], b: Sequence[float]) -> Figure:
+    """The median of ``a / b`` over rounds."""
+    return summary(name, "x", [x / y for x, y in zip(a, b, strict=True)])

@@ -14,7 +14,6 @@ import torch
 from whisperlab.config import TranscriberConfig
 from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
 from whisperlab.experiments.ablation.variants import Models
-from whisperlab.experiments.microbenchmarks import Figure, Point, ratio, summary
 from whisperlab.model.encoder import ShortWindowEncoder, positions
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import Precision, activations, packed_linear
@@ -22,7 +21,7 @@ from whisperlab.model.weights import Weights, tensor_shapes
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.statistics import median_interval
+from whisperlab.util.statistics import Figure, Point, median_interval, ratio, summary
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import MAX_WINDOW, samples
 from whisperlab.util.timing import time_in_turns

@@ -10,9 +10,8 @@ import numpy as np
 from whisperlab.experiments.ablation.claims import Claim, p95
 from whisperlab.experiments.ablation.timing import Memory, Timing
 from whisperlab.experiments.ablation.variants import BEFORE, Variant
-from whisperlab.experiments.microbenchmarks import Figure
 from whisperlab.experiments.other_systems import TableRow
-from whisperlab.util.statistics import Array, block_ratio
+from whisperlab.util.statistics import Array, Figure, block_ratio
 from whisperlab.util.text_table import with_interval
 
 MEASURES: dict[str, Callable[[Array], float]] = {

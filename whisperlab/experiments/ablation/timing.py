@@ -12,7 +12,6 @@ import numpy as np
 
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.ablation.variants import DEFAULT, VARIANTS, Models, Setting, Variant
-from whisperlab.experiments.microbenchmarks import Figure, ratio, summary
 from whisperlab.experiments.systems import (
     EncoderWork,
     Say,
@@ -27,7 +26,7 @@ from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.process import process_memory, reset_peak_rss
-from whisperlab.util.statistics import Array, wilson
+from whisperlab.util.statistics import Array, Figure, ratio, summary, wilson
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 from whisperlab.util.timing import feed, rotations, time_in_turns
 
