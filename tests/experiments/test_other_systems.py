@@ -326,7 +326,7 @@ def test_a_comparison_without_recordings_is_refused() -> None:
 
 def test_without_faster_whisper_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'whisperlab\[peers\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'whisperlab\[other-systems\]'"):
         systems.load_faster_whisper()
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from whisperlab.cli.arguments import add_threads_argument, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.cli.needs import Needs, speech
-from whisperlab.util.json_values import to_json
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
@@ -82,17 +81,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """faster-whisper and the speech."""
+    """The other systems and the speech."""
     if args.what == "pipeline":
         faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
-        return {**faster, **speech(args.corpus)}
+        return {"whisper": "reference pipeline", **faster, **speech(args.corpus)}
     if args.what != "systems":
         return {}
     from whisperlab.experiments.systems import select
 
-    any_faster = any(name.startswith("faster-whisper") for name in select(args.systems))
-    faster = {"faster_whisper": "one of the systems"} if any_faster else {}
-    return {**faster, **(speech(args.corpus) or speech(*_controls(args, _speech(args))))}
+    names = " ".join(select(args.systems))
+    libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
+    systems = {library: "one of the systems" for name, library in libraries.items() if name in names}
+    return {**systems, **(speech(args.corpus) or speech(*_controls(args, _speech(args))))}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.evaluation.trace import provenance
 
     found, tables = _BENCHES[args.what](args, console)
-    console.document(to_json({"bench": args.what, **found, **provenance()}))
+    console.document({"bench": args.what, **found, **provenance()})
     for rows in tables:
         console.show(text_table(rows))
     if args.what in ("systems", "pipeline"):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from whisperlab.cli.arguments import add_threads_argument, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.cli.needs import Needs, speech
-from whisperlab.util.json_values import to_json
 from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "remarks": list(outcome.remarks),
         **provenance(),
     }
-    console.document(to_json(document))
+    console.document(document)
     for line in (*(finding.summary() for finding in outcome.findings), *outcome.remarks, ""):
         console.show(line)
     console.show(text_table([_row(finding) for finding in outcome.findings]))

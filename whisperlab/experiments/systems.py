@@ -186,13 +186,13 @@ def encoder_work(statistics: Mapping[str, Any]) -> EncoderWork:
 def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = log.info) -> WhisperModel:
     """faster-whisper in int8 on the CPU with the packaged weights, its model wrapped in a `DetectionRecorder`.
 
-    Raises MissingDependencyError without the extra ``peers``, and WeightsError as `models.ct2_folder` does.
+    Raises MissingDependencyError without the extra ``other-systems``, and WeightsError as `models.ct2_folder` does.
     """
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise MissingDependencyError(
-            f"faster-whisper cannot be imported ({error}): pip install 'whisperlab[peers]'"
+            f"faster-whisper cannot be imported ({error}): pip install 'whisperlab[other-systems]'"
         ) from error
     folder = models.ct2_folder(model, say=say)
     engine = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)

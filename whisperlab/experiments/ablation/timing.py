@@ -202,7 +202,7 @@ def beside_offline(
     """Real-time factors of the default, fed in chunks, and of faster-whisper on whole stretches, in turns.
 
     Fetches the weights in faster-whisper's format if they are not cached. Raises MissingDependencyError without the
-    extra ``peers``.
+    extra ``other-systems``.
     """
     engine = load_faster_whisper(setting.model, say=say)
     transcriber = VARIANTS[DEFAULT].transcriber(Models(setting.model), setting.languages)
