@@ -10,6 +10,8 @@ CORPORA := ivr-five ivr-en-es
 MODEL := base
 REPORTS := reports
 HOURS ?= 3
+A ?= HEAD~1
+B ?= HEAD
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 # The demo's sweep: cache size and hash precision, then spectral keys, then the text of the same recordings.
@@ -21,11 +23,11 @@ DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench soak fuzz sbom clean environment weights speech browser
+.PHONY: help demo test lint notebooks bench soak compare-revisions fuzz sbom clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: environment weights speech ## real weights and speech, a small sweep, the notebooks: writes reports/index.html
 	$(call say,checking this machine)
@@ -59,11 +61,15 @@ bench: environment weights speech ## microbenchmarks, and other systems on the s
 	@$(BIN)/whisperlab bench buffer
 	@$(BIN)/whisperlab bench metrics
 	@$(BIN)/whisperlab bench cache
-	@$(BIN)/whisperlab bench peers
+	@$(BIN)/whisperlab bench systems
 
 soak: environment weights speech ## stream three hours of audio: writes reports/soak.html (HOURS=0.5 for less)
 	$(call say,soak: $(HOURS) hours of audio)
 	@$(BIN)/python -m benchmarks.soak --hours $(HOURS) --out $(REPORTS)
+
+compare-revisions: environment weights speech ## compare two revisions of the code (A=HEAD~1 B=HEAD; the same twice is an A/A test)
+	$(call say,$(A) and $(B))
+	@$(BIN)/python -m benchmarks.revisions '$(A)' '$(B)' --limit 2 --rounds 4
 
 sbom: environment ## write the installed packages as a CycloneDX bill of materials: reports/sbom.json
 	@mkdir -p $(REPORTS)

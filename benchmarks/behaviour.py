@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from whisperlab import ProcessResult, SessionRestartTranscriber, data
 from whisperlab.data.audio_files import read_audio
+from whisperlab.util.timing import feed
 
 CHUNK = 1600
 CORPORA = ("ivr-five", "ivr-en-es")
@@ -61,10 +62,7 @@ def recordings(limit: int | None) -> dict[str, list[list[object]]]:
             languages = sorted({segment.lang for segment in recording.segments})
             transcriber = SessionRestartTranscriber(languages=languages, precision="fp32", threads=1)
             audio = read_audio(recording.audio_path)
-            rows: list[list[object]] = []
-            for start in range(0, len(audio), CHUNK):
-                rows += events(transcriber.process(audio[start : start + CHUNK]))
-            rows += events(transcriber.finalize())
+            rows = [row for result in feed(transcriber, audio, CHUNK) for row in events(result)]
             found[f"{corpus}/{recording.audio_path.stem}"] = [row for row in rows if row != ["text", "", ""]]
     return found
 

@@ -1,9 +1,9 @@
-"""Which cache key answers most often while at most one answer in a hundred is false, on real speech.
+"""Which cache key hits most often with at most one false hit in a hundred, on real speech?
 
     python benchmarks/cache_keys.py --corpus ivr-five --split dev
 
-Every language-ID window is encoded once; then each key is asked about all of them in order, through a cache of its own,
-and every hit (not a sample of them) is compared with the window's own language. Choose on dev, report on test.
+Every language-ID window is encoded once. Each key then looks all of them up in order in a cache of its own, and
+every hit is compared with the language of the window. Choose on dev, report on test.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from whisperlab import EncoderCache
 from whisperlab.cache import Key, LogMelKey, RoundedKey, SimilarKey
+from whisperlab.util.statistics import central, resamples
 
 AT_MOST = 0.01  # false hits among hits
-DRAWS = 1000  # bootstrap resamples over recordings
 
 
 def candidates() -> Iterator[Key]:
@@ -55,15 +55,14 @@ def ask(key: Key, entries: int, recordings: list[Recording]) -> np.ndarray:
 
 def interval(counts: np.ndarray, part: int, whole: int) -> str:
     """A share of all recordings with its 95 % interval, resampling recordings."""
-    drawn = counts[np.random.default_rng(0).integers(len(counts), size=(DRAWS, len(counts)))].sum(axis=1)
-    shares = drawn[:, part] / np.maximum(drawn[:, whole], 1)
-    low, high = np.percentile(shares, (2.5, 97.5))
+    drawn = counts[resamples(len(counts), np.random.default_rng(0))].sum(axis=1)
+    low, high = central(drawn[:, part] / np.maximum(drawn[:, whole], 1))
     total = counts.sum(axis=0)
     return f"{total[part] / max(total[whole], 1):6.1%} ({low:.1%} to {high:.1%})"
 
 
 def main() -> None:
-    """Collect, ask, and print the table, the winner last."""
+    """Measure and print the table, the winner last."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,17 +71,17 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=50)
     arguments = parser.parse_args()
     recordings = load(arguments.corpus, arguments.split)
-    told = []
-    for key in tqdm(list(candidates()), desc="asking", unit="key"):
+    results = []
+    for key in tqdm(list(candidates()), desc="look-ups", unit="key"):
         counts = ask(key, arguments.entries, recordings)
-        told.append((key, counts))
+        results.append((key, counts))
         tqdm.write(f"{key!s:<80} hits {interval(counts, 1, 0)}  false {interval(counts, 2, 1)}")
     n = sum(len(recording.ends) for recording in recordings)
     print(
         f"\n{arguments.corpus} {arguments.split}: {len(recordings)} recordings, {n:,} windows, "
         f"{arguments.entries} entries"
     )
-    allowed = [(key, c) for key, c in told if c[:, 2].sum() <= AT_MOST * c[:, 1].sum()]
+    allowed = [(key, c) for key, c in results if c[:, 2].sum() <= AT_MOST * c[:, 1].sum()]
     best, counts = max(allowed, key=lambda pair: pair[1][:, 1].sum())
     print(
         f"most hits with at most {AT_MOST:.0%} false: {best}, {interval(counts, 1, 0)}, false {interval(counts, 2, 1)}"

@@ -1,15 +1,15 @@
-"""Whether a compiled encoder is quicker than the uncompiled one, on windows of real speech, by the wall clock.
+"""Is a compiled encoder faster than the uncompiled one, on windows of real speech, by the wall clock?
 
     python benchmarks/compiled.py --threads 1
     python benchmarks/compiled.py --threads 2 --precision bf16
     python benchmarks/compiled.py --threads 1 --tuned    # with inductor's max_autotune as well, which takes minutes
 
-`ShortWindowEncoder` (packed oneDNN products, `encoder`) stands beside the same network as a plain module: run as it is
-(`module`), compiled beforehand (`compiled`, what ``SessionRestartTranscriber(compiled=True)`` runs), through
-torch.compile with frozen weights, and through TorchScript. All take turns, window by window, log-mel in and features
-out, all positions kept. Ratios are to `encoder` of the same precision in the same turn: below 1 is quicker. First calls
-are those of a process; `compiled` finds its code in the cache, or makes it first. Errors are relative to the encoder in
-float32, all windows together.
+`encoder` is `ShortWindowEncoder` (packed oneDNN products). The same network as a plain module runs uncompiled
+(`module`), compiled ahead of time (`compiled`, as ``compute.compiled`` does), through torch.compile with frozen
+weights, and through TorchScript. All take turns, window by window, from log-mel to features, without pooling.
+Ratios are to `encoder` of the same precision in the same round: below 1 is faster. First calls are those of a
+process; `compiled` loads its code from the cache, or compiles it first. Errors are relative to the encoder in
+float32, over all windows.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from whisperlab import data
 from whisperlab.evaluation.trace import provenance
-from whisperlab.experiments.microbenchmarks import in_turns, middle, ratio
 from whisperlab.model import weights as models
 from whisperlab.model.compiled_encoder import CompiledNetwork, Head, Tail, compiled_encoder
 from whisperlab.model.encoder import Network, ShortWindowEncoder
 from whisperlab.model.linear import Precision
 from whisperlab.model.weights import Weights
+from whisperlab.util.statistics import median_interval, ratio
+from whisperlab.util.text_table import text_table, with_interval
 from whisperlab.util.threads import THREADS
 from whisperlab.util.timeline import samples
+from whisperlab.util.timing import time_in_turns
 
 WINDOWS_S = (2, 3, 6)
 N_WINDOWS = 8  # one of each recording, from its fifth second on
@@ -64,7 +65,7 @@ class Row:
 
 
 def forms(weights: Weights, precision: Precision, tuned: bool) -> dict[str, Forward]:
-    """Every form of the encoder by name, the one that others are compared with first."""
+    """Every form of the encoder by name; the first is the baseline."""
 
     def network(make: Callable[[torch.nn.Module], Part] = lambda part: part) -> Forward:
         head, tail = (make(kind(weights, precision, SPLIT).eval()) for kind in (Head, Tail))
@@ -121,7 +122,7 @@ def rows(
                 forward(mels[0])
             error[form] = float((torch.cat([forward(mel) for mel in mels]) - wanted).norm() / wanted.norm())
         turns = {form: over(forward, mels) for form, forward in subjects.items()}
-        times = in_turns(turns, rounds, clock=time.perf_counter_ns)
+        times = time_in_turns(turns, rounds, time.perf_counter_ns)
         for form, took in times.items():
             against = ratio(form, took, times["encoder"])
             yield Row(
@@ -129,7 +130,7 @@ def rows(
                 form=form,
                 window_s=window_s,
                 first_s=first_s[form],
-                ms=middle(took)[0],
+                ms=median_interval(took)[0],
                 ratio=against.value,
                 low=against.low,
                 high=against.high,
@@ -154,17 +155,8 @@ def speech(encoder: ShortWindowEncoder) -> dict[float, list[torch.Tensor]]:
     }
 
 
-def line(row: Row) -> str:
-    """A row of the printed table."""
-    within = "" if row.low is None else f"{row.low:.3f}-{row.high:.3f}"
-    return (
-        f"{row.precision}  {row.form:<24}{row.window_s:3g} s  first {row.first_s:6.2f} s  {row.ms:7.2f} ms"
-        f"  x {row.ratio:.3f}  {within:<12} n {row.n}  error {row.error:.2%}"
-    )
-
-
 def main() -> None:
-    """Measure, print a line for each row, and everything as JSON last."""
+    """Measure and print a table, then everything as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -179,13 +171,15 @@ def main() -> None:
     weights = models.load_weights("base")
     windows = speech(ShortWindowEncoder(weights))
     asked: Sequence[Precision] = [arguments.precision] if arguments.precision else ["bf16", "fp32"]
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     with torch.no_grad():
         for precision in asked:
             torch.compiler.reset()
             for row in rows(weights, precision, windows, arguments.rounds, arguments.tuned):
-                print(line(row), flush=True)
+                shown = with_interval(row.ratio, row.low and (row.low, row.high), ".3f")
+                print(f"{precision} {row.form}, {row.window_s:g} s: {row.ms:.2f} ms, x {shown}", flush=True)
                 found.append(asdict(row))
+    print(text_table(found))
     print(json.dumps({"threads": arguments.threads, "rows": found, **provenance()}))
 
 

@@ -1,7 +1,7 @@
-"""Every language-ID window of a corpus with its posterior, computed once and kept beside the speech.
+"""Every language-ID window of a corpus with its posterior, computed once and cached.
 
-Shared by the benchmarks that compare what is done with these frames (cache keys, smoothers). A window is taken
-every 100 ms of speech, none is spared. Kept under WHISPERLAB_CACHE/benchmarks, named by all they depend on.
+The benchmarks of cache keys and smoothers share these frames. There is a window for every 100 ms of speech. Files
+are in WHISPERLAB_CACHE/benchmarks, named by a digest of everything they depend on.
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ from whisperlab import SessionRestartTranscriber, data
 from whisperlab.evaluation.trace import Reference
 from whisperlab.model import weights
 from whisperlab.streaming.language_id import LanguageIdOptions
-from whisperlab.streaming.smoothing import Look
-from whisperlab.util.audio_arrays import FloatArray, chunks
+from whisperlab.streaming.smoothing import WindowPosterior
+from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import SAMPLE_RATE, Span
+from whisperlab.util.timing import feed
 
 SOURCES = (
-    "encoder.py",
-    "lid.py",
-    "linear.py",
-    "text_stack.py",
-    "transcriber.py",
-    "vad.py",
-)  # what a posterior depends on
+    "model/encoder.py",
+    "model/linear.py",
+    "model/text_decoder.py",
+    "streaming/audio_history.py",
+    "streaming/language_id.py",
+    "streaming/language_probe.py",
+    "streaming/stream.py",
+    "streaming/vad.py",
+)  # the code that a posterior depends on
 
 
 @dataclass(slots=True, frozen=True)
 class Recording:
     """A recording with its windows (ends and lengths in samples) and their posteriors (windows, languages).
 
-    ``onset_lengths`` and ``onset_posteriors`` are those of the second looks, since the last pause; length 0 for none.
+    ``onset_lengths`` and ``onset_posteriors`` belong to the windows since the last pause; length 0 for none.
     """
 
     audio: FloatArray
@@ -49,11 +52,13 @@ class Recording:
     onset_lengths: np.ndarray
     onset_posteriors: np.ndarray
 
-    def looks(self, index: int) -> list[Look]:
-        """What a frame saw: its window, and what was said since the last pause if it had a second look."""
+    def windows(self, index: int) -> list[WindowPosterior]:
+        """The windows of a frame with their posteriors: the first, and that since the last pause if there is one."""
         end, onset = int(self.ends[index]), int(self.onset_lengths[index])
-        found = [Look(self.window(index), self.posteriors[index])]
-        return [*found, Look(Span(end - onset, end), self.onset_posteriors[index])] if onset else found
+        found = [WindowPosterior(self.window(index), self.posteriors[index])]
+        if onset:
+            found.append(WindowPosterior(Span(end - onset, end), self.onset_posteriors[index]))
+        return found
 
     def window(self, index: int) -> Span:
         return Span(int(self.ends[index] - self.lengths[index]), int(self.ends[index]))
@@ -83,8 +88,7 @@ def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[
 
 def _compute(transcriber: SessionRestartTranscriber, audio: FloatArray, path: Path) -> None:
     transcriber.reset()
-    results = [transcriber.process(chunk) for chunk in chunks(audio, SAMPLE_RATE)]
-    frames = [frame for result in [*results, transcriber.finalize()] for frame in result.frames]
+    frames = [frame for result in feed(transcriber, audio, SAMPLE_RATE) for frame in result.frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
     np.savez(

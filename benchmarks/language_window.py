@@ -3,12 +3,11 @@
     python benchmarks/language_window.py --split dev     # choose here
     python benchmarks/language_window.py --split test    # report here
 
-Windows of 0.5 to 5 s lie wholly inside one language block, every half second of it, and are followed by 0 to 2 s of
-silence; every fourth is also padded to 30 s. Each stands with all 99 languages and with those of the corpus
-allowed, with and without the product's English bias; and all of it with positions pooled in pairs before the first
-encoder block, after the third, and not at all. Each pooling is a pass of its own; costs are relative to 2.5 + 0.5 s.
-Logits are kept under WHISPERLAB_CACHE/benchmarks recording by recording: a run that was stopped goes on.
-Two tables: every place a window fits, and only those where the longest does, so that all lengths hear the same places.
+Windows of 0.5 to 5 s lie within one language block, every half second of it, followed by 0 to 2 s of silence; every
+fourth is also padded to 30 s. Rules: all 99 languages or those of the corpus, with and without the English bias.
+Positions are pooled in pairs before the first encoder block, after the third, or not at all; each pooling is a pass.
+Costs are relative to 2.5 + 0.5 s. Logits are cached per recording in WHISPERLAB_CACHE/benchmarks, so a stopped run
+continues. There are two tables: all places where a window fits, and only those where the longest fits.
 """
 
 from __future__ import annotations
@@ -31,19 +30,24 @@ from whisperlab.evaluation.scoring import best_temperature, expected_calibration
 from whisperlab.evaluation.trace import provenance
 from whisperlab.experiments.language_windows import (
     Condition,
-    Heard,
     Place,
-    WindowListener,
+    WindowLogits,
+    WindowScorer,
+    concatenate,
     measure,
     places,
-    together,
 )
-from whisperlab.experiments.microbenchmarks import middle
 from whisperlab.model import weights
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.util.audio_arrays import audio_digest
+from whisperlab.util.statistics import central, median_interval, resamples
 
-SOURCES = ("encoder.py", "language_windows.py", "linear.py", "text_stack.py")  # what logits depend on
+SOURCES = (
+    "experiments/language_windows.py",
+    "model/encoder.py",
+    "model/linear.py",
+    "model/text_decoder.py",
+)  # the code that logits depend on
 CORPORA = ("ivr-five", "ivr-en-es")
 WINDOWS_S = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 SILENCES_S = (0.0, 0.5, 1.0, 2.0)
@@ -51,12 +55,11 @@ PADDED_S = 30.0
 HOP_S, PADDED_HOP_S = 0.5, 2.0
 BESIDE = (2.5, 0.5)  # window and silence that the costs of a pass are relative to
 POOLED: dict[str, int | None] = {"pooled before block 1": 0, "pooled after block 3": 3, "not pooled": None}
-DRAWS = 1000  # bootstrap resamples over recordings
 
 
 @dataclass(slots=True, frozen=True)
 class Pass:
-    """Conditions heard in turns, every ``hop_s`` of speech; what they cost is relative to the first of them."""
+    """Conditions that take turns every ``hop_s`` of speech; costs are relative to the first."""
 
     name: str
     conditions: tuple[Condition, ...]
@@ -64,7 +67,7 @@ class Pass:
 
 
 def passes() -> list[Pass]:
-    """One for each pooling, and one with windows padded to 30 s, its costs relative to the cheapest pooling."""
+    """One per pooling, and one with windows padded to 30 s whose costs are relative to the cheapest pooling."""
     grid = [(w, s) for w in WINDOWS_S for s in SILENCES_S if (w, s) != BESIDE]
     found = [
         Pass(name, tuple(Condition(*cell, pool) for cell in (BESIDE, *grid)), HOP_S)
@@ -74,8 +77,10 @@ def passes() -> list[Pass]:
     return [*found, Pass("padded", padded, PADDED_HOP_S)]
 
 
-def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pass) -> dict[Condition, Heard]:
-    """What was heard of a corpus in a pass, computed recording by recording unless it is kept."""
+def load(
+    corpus: str, split: str, listener: WindowScorer, model: str, one: Pass
+) -> dict[Condition, WindowLogits]:
+    """The logits of a corpus in a pass, computed per recording unless cached."""
     parts = []
     for recording in tqdm(data.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"):
         where = places([recording], min(WINDOWS_S), one.hop_s)
@@ -85,14 +90,14 @@ def load(corpus: str, split: str, listener: WindowListener, model: str, one: Pas
             with tqdm(total=total, desc=recording.id, unit="window", leave=False) as bar:
                 _keep(path, measure(listener, [recording], where, one.conditions, bar.update))
         parts.append(_kept(path, where, one.conditions, listener.languages))
-    return {condition: together(part[condition] for part in parts) for condition in one.conditions}
+    return {condition: concatenate(part[condition] for part in parts) for condition in one.conditions}
 
 
 def _path(
     recording: data.Recording,
     where: Sequence[Place],
     conditions: Sequence[Condition],
-    listener: WindowListener,
+    listener: WindowScorer,
     model: str,
 ) -> Path:
     digest = hashlib.sha256(audio_digest(recording.audio()).encode())
@@ -102,7 +107,7 @@ def _path(
     return weights.cache_dir() / "benchmarks" / f"windows-{digest.hexdigest()[:24]}.npz"
 
 
-def _keep(path: Path, heard: Mapping[Condition, Heard]) -> None:
+def _keep(path: Path, heard: Mapping[Condition, WindowLogits]) -> None:
     arrays = {}
     for number, part in enumerate(heard.values()):
         arrays[f"ends-{number}"] = np.array([place.end for place in part.places])
@@ -116,11 +121,11 @@ def _keep(path: Path, heard: Mapping[Condition, Heard]) -> None:
 
 def _kept(
     path: Path, where: Sequence[Place], conditions: Sequence[Condition], languages: tuple[str, ...]
-) -> dict[Condition, Heard]:
+) -> dict[Condition, WindowLogits]:
     at = {place.end: place for place in where}
     with np.load(path) as kept:
         return {
-            condition: Heard(
+            condition: WindowLogits(
                 languages,
                 tuple(at[end] for end in kept[f"ends-{number}"].tolist()),
                 kept[f"logits-{number}"].astype(float),
@@ -131,9 +136,9 @@ def _kept(
 
 
 def rows(
-    corpus: str, name: str, heard: Mapping[Condition, Heard], allowed: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """A row for each condition of a pass and each choice of places: accuracies with intervals, cost, calibration."""
+    corpus: str, name: str, heard: Mapping[Condition, WindowLogits], allowed: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    """A row per condition and choice of places: accuracies with intervals, cost, calibration."""
     longest, beside = Condition(max(WINDOWS_S), 0), next(iter(heard.values()))
     for condition, every in heard.items():
         same = every.at([place.fits(longest) for place in every.places])
@@ -155,60 +160,60 @@ def rows(
 
 
 def rules(allowed: Sequence[str]) -> dict[str, tuple[Sequence[str] | None, float]]:
-    """What may be answered, and what is taken off English."""
+    """Allowed languages and English bias by rule."""
     bias = LanguageIdOptions().english_bias
     return {
         "all": (None, 0.0),
-        "all, English down": (None, bias),
+        "all, English bias subtracted": (None, bias),
         "allowed": (allowed, 0.0),
-        "allowed, English down": (allowed, bias),
+        "allowed, English bias subtracted": (allowed, bias),
     }
 
 
-def accuracy(heard: Heard, allowed: Sequence[str] | None, english_bias: float) -> dict[str, Any]:
-    """Right of all, balanced over languages, each language's own, and 95 % over recordings of the plain share."""
-    right = heard.right(allowed, english_bias)
+def accuracy(heard: WindowLogits, allowed: Sequence[str] | None, english_bias: float) -> dict[str, object]:
+    """Accuracy with its interval over recordings, balanced over languages, and by language."""
+    right = heard.correct(allowed, english_bias)
     spoken = np.array([place.language for place in heard.places])
     by_language = {
         language: float(right[spoken == language].mean()) for language in np.unique(spoken).tolist()
     }
     _, recording = np.unique([place.recording for place in heard.places], return_inverse=True)
     counts = np.stack([np.bincount(recording, right), np.bincount(recording)], axis=1)
-    drawn = counts[np.random.default_rng(0).integers(len(counts), size=(DRAWS, len(counts)))].sum(axis=1)
+    drawn = counts[resamples(len(counts), np.random.default_rng(0))].sum(axis=1)
     return {
         "right": int(right.sum()),
         "share": float(right.mean()),
-        "interval": np.percentile(drawn[:, 0] / drawn[:, 1], (2.5, 97.5)).tolist(),
+        "interval": central(drawn[:, 0] / drawn[:, 1]),
         "balanced": float(np.mean(list(by_language.values()))),
         "by_language": by_language,
     }
 
 
-def cost(heard: Heard, beside: Heard) -> dict[str, Any]:
-    """Median milliseconds of the encoder, and times those of another condition at the same place, in the same turn."""
+def cost(heard: WindowLogits, beside: WindowLogits) -> dict[str, object]:
+    """Median milliseconds of the encoder, and the ratio to another condition at the same place."""
     other = dict(zip(beside.places, beside.encoder_s.tolist(), strict=True))
     pairs = zip(heard.places, heard.encoder_s.tolist(), strict=True)
     ratios = [took / other[place] for place, took in pairs if place in other]
-    times, low, high = middle(ratios)
+    times, low, high = median_interval(ratios)
     ms = float(np.median(heard.encoder_s) * 1000)
     return {"ms": ms, "times": times, "interval": [low, high], "n": len(ratios)}
 
 
-def calibration(heard: Heard, allowed: Sequence[str]) -> dict[str, Any]:
-    """Of the product's posterior, on half of the recordings; the temperature is the best for the other half."""
+def calibration(heard: WindowLogits, allowed: Sequence[str]) -> dict[str, object]:
+    """Calibration error on half of the recordings; the temperature is the best for the other half."""
     bias = LanguageIdOptions().english_bias
     fitted, judged = heard.halves()
-    temperature = best_temperature(fitted.among(allowed), fitted.truth, fitted.log_prior(bias))
+    temperature = best_temperature(fitted.masked(allowed), fitted.truth, fitted.log_prior(bias))
     errors = {}
     for name, degree in (("error", 1.0), ("error_at_best", temperature)):
         rule = allowed, bias, degree
         confidence = judged.posteriors(*rule).max(axis=1)
-        errors[name] = expected_calibration_error(confidence, judged.right(*rule))
+        errors[name] = expected_calibration_error(confidence, judged.correct(*rule))
     return {"temperature": temperature, "n": len(judged), **errors}
 
 
 def table(found: Sequence[Mapping[str, Any]], corpus: str, choice: str, rule: str) -> str:
-    """Balanced accuracy in per cent by window (down) and silence (across), a block of columns for each pass."""
+    """Balanced accuracy in per cent by window (down) and silence (across), a block of lines for each pass."""
     chosen = [row for row in found if (row["corpus"], row["places"]) == (corpus, choice)]
     lines = [f"\n{corpus}, {choice}, {rule}: mean of the languages, % right"]
     for one in passes():
@@ -232,8 +237,8 @@ def main() -> None:
     parser.add_argument("--model", default="base")
     parser.add_argument("--out", type=Path, help="default: reports/language-window-SPLIT.json")
     arguments = parser.parse_args()
-    listener = WindowListener(weights.load_weights(arguments.model))
-    found: list[dict[str, Any]] = []
+    listener = WindowScorer(weights.load_weights(arguments.model))
+    found: list[dict[str, object]] = []
     for corpus in CORPORA:
         recordings = data.load(corpus, arguments.split)
         allowed = sorted({code for recording in recordings for code in recording.languages})

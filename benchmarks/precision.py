@@ -1,12 +1,12 @@
-"""What a precision costs in languages heard right: fp32, bf16, int8, and torch's own 8 bits, at the same places.
+"""Language-ID accuracy by precision: fp32, bf16, int8, and torch's default 8 bits, at the same places.
 
     python benchmarks/precision.py --split dev
     python benchmarks/precision.py --split test --places 400
 
-Every window lies wholly inside one language and is heard once in each precision, encoder and decoder alike. *Plain
-int8* has one scale for all weights of a layer and one for all of its input, as torch's dynamic quantisation has it by
-default; ours has one for every row of both. Errors are of the encoder's output, in norm, relative to fp32. A difference
-in accuracy is that of the same windows; its interval comes from resampling recordings.
+Every window lies within one language and is scored once per precision of encoder and decoder. *Plain int8* has one
+scale for all weights of a layer and one for its input, as torch's dynamic quantisation by default; whisperlab has
+one per row of both. Errors are of the encoder's output, in norm, relative to fp32. Differences in accuracy are over
+the same windows; their intervals resample recordings.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab import data
-from whisperlab.cli.console import table
 from whisperlab.experiments import language_windows
-from whisperlab.experiments.language_windows import Condition, Heard, WindowListener
+from whisperlab.experiments.language_windows import Condition, WindowLogits, WindowScorer
 from whisperlab.model import linear
 from whisperlab.model import weights as models
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.streaming.language_id import LanguageIdOptions
+from whisperlab.util.statistics import central, resamples
+from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import samples
 
 CONDITION = Condition(2.5, 0.5)
 CORPORA = ("ivr-five", "ivr-en-es")
-RESAMPLES = 2000
 
 
 class PerTensor:
@@ -58,13 +58,13 @@ class PerTensor:
         return to + self(x)
 
 
-def listener(name: str) -> WindowListener:
-    """A listener of its own weights, so that nothing prepared before is used."""
+def scorer(name: str) -> WindowScorer:
+    """A scorer with weights of its own, so that nothing prepared before is used."""
     weights, ours = models.load_weights("base"), linear.Int8Linear
     if name == "plain int8":
         linear.Int8Linear = PerTensor  # type: ignore[assignment,misc]
     try:
-        return WindowListener(weights, "int8" if name == "plain int8" else name)
+        return WindowScorer(weights, "int8" if name == "plain int8" else name)
     finally:
         linear.Int8Linear = ours  # type: ignore[misc]
 
@@ -82,24 +82,20 @@ def error(encoder: ShortWindowEncoder, exact: ShortWindowEncoder, recordings: li
     return float(np.mean(shares))
 
 
-def difference(found: Heard, exact: Heard, allowed: list[str], rng: np.random.Generator) -> str:
+def difference(found: WindowLogits, exact: WindowLogits, allowed: list[str], rng: np.random.Generator) -> str:
     """Points of accuracy against fp32 at the same places, with a 95 % interval over recordings."""
     bias = LanguageIdOptions().english_bias
-    gained = found.right(allowed, bias).astype(float) - exact.right(allowed, bias)
+    gained = found.correct(allowed, bias).astype(float) - exact.correct(allowed, bias)
     names = np.array([place.recording for place in found.places])
     by_recording = [gained[names == name] for name in np.unique(names)]
-    drawn = [
-        np.concatenate(
-            [by_recording[i] for i in rng.integers(0, len(by_recording), len(by_recording))]
-        ).mean()
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = central(
+        [np.concatenate([by_recording[i] for i in draw]).mean() for draw in resamples(len(by_recording), rng)]
+    )
     return f"{100 * gained.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def main() -> None:
-    """Listen and print a table for each corpus."""
+    """Measure and print a table for each corpus."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -109,8 +105,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     names = ["fp32", *(["bf16"] if linear.has_bf16(torch.device("cpu")) else []), "int8", "plain int8"]
-    listeners = {name: listener(name) for name in names}
-    exact = listeners["fp32"]._encoder
+    scorers = {name: scorer(name) for name in names}
+    exact = scorers["fp32"]._encoder
     for corpus in CORPORA:
         recordings = data.load(corpus, arguments.split)
         allowed = sorted({code for recording in recordings for code in recording.languages})
@@ -118,7 +114,7 @@ def main() -> None:
         where = language_windows.sample(among, arguments.places, np.random.default_rng(0))
         heard = {
             name: language_windows.measure(one, recordings, where, [CONDITION])[CONDITION]
-            for name, one in listeners.items()
+            for name, one in scorers.items()
         }
         print(
             f"{corpus}, {arguments.split}: {len(where)} windows of {CONDITION}, {len(recordings)} recordings"
@@ -126,13 +122,13 @@ def main() -> None:
         rows = [
             {
                 "precision": name,
-                "right": f"{100 * found.right(allowed, LanguageIdOptions().english_bias).mean():.1f} %",
+                "right": f"{100 * found.correct(allowed, LanguageIdOptions().english_bias).mean():.1f} %",
                 "points against fp32": difference(found, heard["fp32"], allowed, np.random.default_rng(0)),
-                "encoder's error": f"{100 * error(listeners[name]._encoder, exact, recordings):.1f} %",
+                "encoder's error": f"{100 * error(scorers[name]._encoder, exact, recordings):.1f} %",
             }
             for name, found in heard.items()
         ]
-        print(table(rows), flush=True)
+        print(text_table(rows), flush=True)
 
 
 if __name__ == "__main__":

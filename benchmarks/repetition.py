@@ -1,4 +1,4 @@
-"""Repeated words: how many does live transcription lose? Human digits, letters and words from the speech packages.
+"""Repeated words lost by live transcription: human digits, letters and words from the speech packages.
 
     python benchmarks/repetition.py                       # 200 stretches, language given
     python benchmarks/repetition.py --mode auto --policy alignatt --json repetition.json
@@ -33,6 +33,8 @@ from whisperlab.model import weights as models
 from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import CorpusError
+from whisperlab.util.statistics import central, resamples
+from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME
 
 REPETITIONS = (2, 3, 4, 5, 6, 8, 12, 20)
@@ -138,7 +140,7 @@ def counted(voice: Voice, text: str, letters: bool = False) -> list[str]:
 
 
 def voiced_without_text(trace_statistics: Mapping[str, object]) -> float:
-    """Seconds of speech that the transcriber says it has no text for."""
+    """Seconds of speech reported as untranscribed."""
     sessions = trace_statistics["sessions"]
     assert isinstance(sessions, Mapping)
     return float(sessions.get("untranscribed_s", 0.0))
@@ -203,22 +205,27 @@ def show(rows: list[dict[str, object]]) -> None:
     groups = {"all": rows}
     for name in ("kind", "language"):
         groups |= {str(value): [r for r in rows if r[name] == value] for value in {r[name]: 0 for r in rows}}
-    print(f"{'':10}{'n':>5}{'words':>7}{'lost':>22}{'wrong':>22}{'reported without text':>26}")
-    for name, group in groups.items():
-        told = sum(float(str(r["untranscribed_s"])) for r in group)
-        words = sum(int(str(r["words"])) for r in group)
-        print(
-            f"{name:10}{len(group):5}{words:7}{rate(group, 'lost'):>22}{rate(group, 'wrong'):>22}{told:24.1f} s"
-        )
+    table = [
+        {
+            "stretches": name,
+            "n": len(group),
+            "words": sum(int(str(r["words"])) for r in group),
+            "lost": rate(group, "lost"),
+            "wrong": rate(group, "wrong"),
+            "untranscribed s": round(sum(float(str(r["untranscribed_s"])) for r in group), 1),
+        }
+        for name, group in groups.items()
+    ]
+    print(text_table(table))
 
 
 def rate(rows: list[dict[str, object]], what: str) -> str:
     """Share of all words with its 95 % interval over stretches."""
     rng = np.random.default_rng(0)
     words, part = (np.array([r[key] for r in rows], float) for key in ("words", what))
-    draws = rng.integers(len(rows), size=(2000, len(rows)))
-    low, high = np.percentile(part[draws].sum(1) / words[draws].sum(1), (2.5, 97.5))
-    return f"{part.sum() / words.sum():8.1%} ({low:.1%}-{high:.1%})"
+    draws = resamples(len(rows), rng)
+    low, high = central(part[draws].sum(1) / words[draws].sum(1))
+    return f"{part.sum() / words.sum():.1%} ({low:.1%}-{high:.1%})"
 
 
 if __name__ == "__main__":

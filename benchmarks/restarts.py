@@ -1,11 +1,11 @@
-"""What a restart costs in words, and whether confidence sorts the words that were got right from the others.
+"""Words lost or doubled at restarts, and how well confidence separates correct words from wrong ones.
 
     python benchmarks/restarts.py --corpus ivr-en-es --split test
 
-*Lost or doubled*: the stream is told its switches (mode oracle); its text is compared with that of each reference
-segment decoded by itself, in one piece. What is missing or too much within two words of a switch is the restart's.
-*Confidence*: in mode auto every word carries the confidence of its segment; the area under the ROC is the
-probability that a word got right has more of it than one got wrong (0.5: of no use, 1: sorts perfectly).
+*Lost or doubled*: the stream gets the true switches (mode oracle). Its text is compared with that of each reference
+segment decoded separately; words missing or added within two words of a switch count.
+*Confidence*: in mode auto every word has the confidence of its segment. The area under the ROC is the probability
+that a correct word has a higher confidence than a wrong one (0.5: useless, 1: perfect).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from whisperlab.model import weights
 from whisperlab.model.engine import prepared
 from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder, text_of
 from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.statistics import central, resamples
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import samples
 
 
 def alone(decoder: SpeechDecoder, audio: FloatArray, segment: ReferenceSegment) -> ReferenceSegment:
-    """The segment with the text the same decoder finds in it when it hears nothing else."""
+    """The segment with the text that the same decoder finds in it alone."""
     clip = audio[samples(segment.start) : samples(segment.end)]
     said = text_of(decoder.decode(clip, 0, segment.lang).words)
     return ReferenceSegment(segment.start, segment.end, segment.lang, said)
@@ -41,8 +42,8 @@ def text(trace: Trace) -> str:
     return " ".join(segment.text for segment in sorted(trace.segments, key=lambda s: s.start_time))
 
 
-def told_words(trace: Trace, reference: Reference) -> list[tuple[float, bool]]:
-    """Confidence of each word said, and whether it was right."""
+def word_confidence(trace: Trace, reference: Reference) -> list[tuple[float, bool]]:
+    """Confidence of each word, and whether it is correct."""
     ordered = sorted(trace.segments, key=lambda s: s.start_time)
     confidence = [s.confidence for s in ordered for _ in units(s.text)]
     steps = [step for step in align(reference, text(trace)) if step.hypothesis is not None]
@@ -74,12 +75,12 @@ def main() -> None:
         near.append(switch_text(steps).counts)
         every.append(sum(text_counts(steps).values(), TextCounts()))
         auto = SessionRestartTranscriber(model, languages=languages)
-        told.append(told_words(capture(auto, audio, recording=recording.id), reference))
+        told.append(word_confidence(capture(auto, audio, recording=recording.id), reference))
     rng = np.random.default_rng(0)
-    draws = [range(len(recordings)), *rng.integers(len(recordings), size=(1000, len(recordings)))]
+    draws = [range(len(recordings)), *resamples(len(recordings), rng, 1000)]
 
     def shown(name: str, values: list[float], n: int) -> None:
-        low, high = np.percentile(values[1:], (2.5, 97.5))
+        low, high = central(values[1:])
         print(f"{name}: {values[0]:.3f} ({low:.3f}-{high:.3f}), n = {n:,} words")
 
     n_words = sum(counts.reference_words for counts in every)

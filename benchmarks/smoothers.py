@@ -1,10 +1,10 @@
-"""Six ways from the same posteriors to language switches, on real speech.
+"""Six smoothers from the same posteriors to language switches, on real speech.
 
     python benchmarks/smoothers.py --split dev           # every setting; choose here
-    python benchmarks/smoothers.py --split test --best   # the product's tracker alone; report here
+    python benchmarks/smoothers.py --split test --best   # only whisperlab's tracker; report here
 
-All decide online: a switch counts from the frame at which it was decided. Boundaries are raw, not moved to pauses.
-The others than the product's get the lag of the window (0.45 of it, as measured) taken off their boundaries.
+All decide online: a switch counts from the frame of its decision. Boundaries are raw, not moved to pauses. Smoothers
+other than whisperlab's subtract the lag of the window (0.45 of it, as measured) from their boundaries.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ SHOWN = ("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "false_switches
 SHOWN_DELAYS = ("decision_delay_found_p50", "decision_delay_found_p95")
 
 Label = Callable[[np.ndarray], int]
-# From what a frame saw, the whole window first, to what the language is now held to be, if that is sure.
+# From the windows of a frame, the longest first, to the current language if it is certain.
 Smoother = Callable[[list[WindowPosterior]], LanguageChange | None]
 
 
 class Held:
-    """A label a frame, from any function of the posterior; a turn when the label has held for some frames."""
+    """A label per frame, from any function of the posterior; a change once it has held for some frames."""
 
     def __init__(self, label: Label, hold: int) -> None:
         self._label_of, self._hold, self._run, self._label, self._began = label, hold, 0, -1, 0
 
-    def __call__(self, looks: list[WindowPosterior]) -> LanguageChange | None:
-        label, window = self._label_of(looks[0].posterior), looks[0].window
+    def __call__(self, windows: list[WindowPosterior]) -> LanguageChange | None:
+        label, window = self._label_of(windows[0].posterior), windows[0].window
         if label != self._label:
             self._label, self._run = label, 0
             self._began = window.end - round(LAG * len(window))
@@ -54,12 +54,12 @@ class Held:
 
 
 def arg_max(posterior: np.ndarray) -> int:
-    """The likeliest language of the frame alone."""
+    """The most likely language of the frame alone."""
     return int(posterior.argmax())
 
 
 class MovingAverage:
-    """The likeliest language of the mean over some frames."""
+    """The most likely language of the mean over some frames."""
 
     def __init__(self, n: int) -> None:
         self._recent: deque[np.ndarray] = deque(maxlen=n)
@@ -83,7 +83,7 @@ class Hysteresis:
 
 
 class Viterbi:
-    """The usual chain, one state a language: the end of the best path, or its state ``lag`` frames back."""
+    """The usual chain with one state per language: the end of the best path, or its state ``lag`` frames earlier."""
 
     def __init__(self, evidence_per_second: float, lag: int) -> None:
         self._weight, self._lag = evidence_per_second * 0.1, lag
@@ -106,23 +106,23 @@ class Viterbi:
 
 
 class Tracker:
-    """The product's: transits as states, decided by a margin over every rival; with second looks or without."""
+    """whisperlab's: transits as states, a margin over every rival; with or without onset windows."""
 
     def __init__(self, n: int, options: SmoothingOptions, *, onsets: bool = True) -> None:
         self._tracker = LanguageTracker(n, options)
         self._onsets = onsets
         self._current: int | None = None
 
-    def __call__(self, looks: list[WindowPosterior]) -> LanguageChange | None:
-        self._tracker.push(*looks if self._onsets else looks[:1])
-        turn = self._tracker.change(self._current)
-        if turn:
-            self._current = turn.state
-        return turn
+    def __call__(self, windows: list[WindowPosterior]) -> LanguageChange | None:
+        self._tracker.push(*windows if self._onsets else windows[:1])
+        change = self._tracker.change(self._current)
+        if change:
+            self._current = change.state
+        return change
 
 
 def competitors() -> Iterator[tuple[str, Callable[[int], Smoother]]]:
-    """Every smoother with every setting, made anew for a number of languages."""
+    """A maker for every smoother and setting; it gets the number of languages."""
     for hold in (1, 3, 5, 10):
         yield f"arg-max, held {hold} frames", lambda n, h=hold: Held(arg_max, h)
         for width in (5, 10, 15):
@@ -140,7 +140,7 @@ def competitors() -> Iterator[tuple[str, Callable[[int], Smoother]]]:
     settings = itertools.product((False, True), (4.0, 8.0), (0.4, 0.55, 0.8), (1.0, 2.0, 3.0))
     for onsets, between, evidence, margin in settings:
         options = SmoothingOptions(between, evidence, margin=margin)
-        kind = "transits, two looks" if onsets else "transits"
+        kind = "transits, two windows" if onsets else "transits"
         name = f"{kind}, {between:g} s between switches, evidence {evidence:g}, margin {margin:g}"
         yield name, lambda n, o=options, two=onsets: Tracker(n, o, onsets=two)
 
@@ -151,26 +151,26 @@ def rates(recordings: list[Recording], make: Callable[[int], Smoother]) -> dict[
     for recording in recordings:
         smoother, current, switches = make(len(recording.languages)), None, []
         for i in range(len(recording.ends)):
-            looks = recording.looks(i)
-            turn = smoother(looks)
-            if turn is None or turn.state == current:
+            windows = recording.windows(i)
+            change = smoother(windows)
+            if change is None or change.state == current:
                 continue
             if current is not None:
-                codes = recording.languages[current], recording.languages[turn.state]
-                switches.append(Switch(seconds(turn.boundary), *codes, seconds(looks[0].window.end)))
-            current = turn.state
+                codes = recording.languages[current], recording.languages[change.state]
+                switches.append(Switch(seconds(change.boundary), *codes, seconds(windows[0].window.end)))
+            current = change.state
         duration = seconds(len(recording.audio))
         scores.append(score(recording.reference, (), tuple(switches), duration=duration))
     return pooled(scores).rates()
 
 
 def main() -> None:
-    """Print a line per smoother and setting: F1 at three tolerances, false ones an hour, delays of the found."""
+    """Print a line per smoother and setting: F1 at three tolerances, false switches per hour, delays."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--split", default="dev")
-    parser.add_argument("--best", action="store_true", help="the product's tracker with its defaults alone")
+    parser.add_argument("--best", action="store_true", help="only whisperlab's tracker with its defaults")
     arguments = parser.parse_args()
     loaded = {corpus: load(corpus, arguments.split) for corpus in CORPORA}
     entrants = list(competitors())

@@ -1,13 +1,13 @@
-"""Processor and wall seconds per second of audio: from Python, from a Jupyter kernel, from the command line; alone and
-beside busy processes.
+"""Processor and wall seconds per second of audio from Python, a Jupyter kernel and the command line, alone and beside
+busy processes.
 
     python benchmarks/threads.py                          # one thread, five rounds: some minutes
     python benchmarks/threads.py --threads 1,2 --rounds 3
 
-Every measurement is a fresh process. Python and the kernel time the stream alone; of the command line the whole process
-is timed, less one that transcribes a tenth of a second. Processor seconds are those of all threads. A round runs every
-case once, alone and in company in turn, so that a slow spell reaches all. The last column is the wall time times the
-share of a core that is left beside the busy processes: on one thread it should be near the processor time.
+Every measurement is a fresh process. Python and the kernel time the stream; for the command line, the time of a process
+that transcribes a tenth of a second is subtracted. Processor seconds are those of all threads. A round runs every case
+once, alone and beside busy processes. The last column is the wall time times the share of a core left by the busy
+processes: on one thread it should be near the processor time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from whisperlab import data
-from whisperlab.cli.console import table
 from whisperlab.data.audio_files import read_audio, write_wav
 from whisperlab.evaluation.trace import provenance
+from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import samples
 
 STREAM = """
@@ -97,7 +96,7 @@ def _took(printed: str) -> Took:
 
 @contextmanager
 def company(n: int) -> Iterator[None]:
-    """So many processes that compute all the time."""
+    """Run ``n`` processes that compute all the time."""
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(n)]
     try:
         yield
@@ -124,7 +123,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=2, help="busy processes (default: 2)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of audio (default: 20)")
     arguments = parser.parse_args()
-    # as a user has it: the settings of whoever runs this would hide what the default does
+    # The caller's settings would hide the effect of the defaults.
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         os.environ.pop(name, None)
     cores = len(os.sched_getaffinity(0))
@@ -143,12 +142,14 @@ def main() -> None:
                             took = case(path, threads)
                         found.setdefault((name, threads, n_busy), []).append(took)
                         print(f"{round_number} {name} {threads} {n_busy} {took}", file=sys.stderr, flush=True)
-    print(table([_row(*case, took, audio_s, cores) for case, took in found.items()]))
+    print(text_table([_row(*case, took, audio_s, cores) for case, took in found.items()]))
     told = [{"case": list(case), "took": took} for case, took in found.items()]
     print(json.dumps({"audio_s": audio_s, "cores": cores, "found": told, **provenance()}))
 
 
-def _row(name: str, threads: int, busy: int, took: list[Took], audio_s: float, cores: int) -> dict[str, Any]:
+def _row(
+    name: str, threads: int, busy: int, took: list[Took], audio_s: float, cores: int
+) -> dict[str, object]:
     """Medians per second of audio, with the least and the most."""
     processor, wall = ([one[i] / audio_s for one in took] for i in (0, 1))
     left = min(1.0, cores / (busy + 1))

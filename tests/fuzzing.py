@@ -39,7 +39,6 @@ from whisperlab.data import audio_files
 from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import read_trace, write_trace
 from whisperlab.experiments import comparison, results_store, sweep
-from whisperlab.experiments.comparison.running import _peer
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
 from whisperlab.streaming.decoding import DecodingOptions
@@ -774,7 +773,8 @@ def read_store(path: Path) -> None:
 
 
 def read_configuration(path: Path) -> None:
-    _peer(comparison.Side.of(str(path)), weights(), ["en", "es"], 1)
+    config = comparison.read_configuration(str(path))
+    SessionRestartTranscriber(weights(), ["en", "es"], config=config)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------

@@ -27,18 +27,17 @@ from whisperlab.experiments.microbenchmarks import (
     ROUNDS,
     SPEECH,
     TEXTS,
-    Figure,
     concatenated,
-    in_turns,
     metrics_figures,
-    ratio,
     ring_filled,
     slot_figures,
     traced_bytes,
     tracking_figures,
 )
 from whisperlab.streaming.decoding import MEANINGFUL, is_meaningful
+from whisperlab.util.statistics import Figure, ratio
 from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.timing import time_in_turns
 
 HELD = HELD_S * SAMPLE_RATE  # samples both buffers keep
 OPERATIONS = 1000
@@ -103,7 +102,7 @@ def measure_overhead(rounds: int) -> tuple[float, float, float]:
             with metrics.measure("vad.detect"):
                 np.sort(SPEECH[:400])
 
-    times = in_turns({"bare": bare, "timed": timed}, rounds)
+    times = time_in_turns({"bare": bare, "timed": timed}, rounds)
     added = (b - a for a, b in zip(times["bare"], times["timed"], strict=True))
     return median(times["bare"]), median(times["timed"]), median(added) / OPERATIONS * 1000
 
@@ -120,10 +119,12 @@ def append_p95_ms() -> float:
 def measure_page(rounds: int = ROUNDS) -> Page:
     """Run every benchmark of the page: some seconds."""
     everything = APPENDS * CHUNK
-    times = in_turns(
+    times = time_in_turns(
         {"plain": lambda: concatenated(HELD), "ring": lambda: ring_filled(HELD), "copy": copied}, rounds
     )
-    untrimmed = in_turns({"plain": lambda: concatenated(everything), "ring": lambda: ring_filled(HELD)}, 3)
+    untrimmed = time_in_turns(
+        {"plain": lambda: concatenated(everything), "ring": lambda: ring_filled(HELD)}, 3
+    )
     baseline, measured, overhead = measure_overhead(rounds)
     return Page(
         concatenate_ms=median(times["plain"]),

@@ -45,10 +45,10 @@ LACKING = {
     "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",
     "sweep --corpus ok.jsonl --ray auto": "ray (--ray); pip install 'whisperlab[ray]'",
     "sweep --corpus ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
-    "bench peers --corpus ok.jsonl": f"{SYSTEMS}, av (to build ivr-en, ivr-es); "
+    "bench systems --corpus ok.jsonl": f"{SYSTEMS}, av (to build ivr-en, ivr-es); "
     "pip install 'whisperlab[data,other-systems,reference]'",
-    "bench peers --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
-    "bench peers --corpus ok.jsonl --no-controls --peers int8": "faster-whisper (one of the systems); "
+    "bench systems --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
+    "bench systems --corpus ok.jsonl --no-controls --systems int8": "faster-whisper (one of the systems); "
     "pip install 'whisperlab[other-systems]'",
     "bench pipeline --corpus ok.jsonl": "openai-whisper (reference pipeline), "
     "faster-whisper (comparison; --no-offline leaves it out); pip install 'whisperlab[other-systems,reference]'",

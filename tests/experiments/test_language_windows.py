@@ -1,4 +1,4 @@
-"""The language-ID curve: where windows may lie, that all conditions hear the same, and that logits are Whisper's."""
+"""The language-ID curve: where windows may lie, that all conditions score the same, and that logits are Whisper's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.experiments.language_windows import (
     Condition,
-    Heard,
     Place,
-    WindowListener,
+    WindowLogits,
+    WindowScorer,
     blocks,
+    concatenate,
     measure,
     places,
     sample,
-    together,
 )
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.language_id import check_languages
@@ -161,14 +161,14 @@ def test_a_condition_that_cannot_be_is_refused(window_s: float, silence_s: float
 
 
 class Echo:
-    """Hears in each window how long it is, how loud its last sample is, and which silence followed."""
+    """Returns as logits the length of the window, the silence and the last sample."""
 
     languages = ALL
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, int | None]] = []
 
-    def hear(self, window: FloatArray, silence: int, pool_after: int | None, /) -> tuple[np.ndarray, float]:
+    def score(self, window: FloatArray, silence: int, pool_after: int | None, /) -> tuple[np.ndarray, float]:
         self.asked.append((len(window), silence, pool_after))
         logits = np.zeros(len(self.languages))
         logits[:3] = len(window), silence, window[-1]
@@ -182,14 +182,14 @@ def ramp(tmp_path: Path) -> Recording:
     return recording("ramp", (0, 4, "en"), (4, 5, "es"), path=tmp_path / "ramp.wav")
 
 
-def test_all_conditions_hear_the_same_places_in_turns(ramp: Recording) -> None:
+def test_all_conditions_score_the_same_places_in_turns(ramp: Recording) -> None:
     short, long = Condition(1, 0.5, 0), Condition(3, 0, None)
-    listener = Echo()
-    found = measure(listener, [ramp], places([ramp], 1.0, 1.0), [short, long])
+    scorer = Echo()
+    found = measure(scorer, [ramp], places([ramp], 1.0, 1.0), [short, long])
     assert [place.end / SAMPLE_RATE for place in found[short].places] == [1, 2, 3, 4, 5]
     assert [place.end / SAMPLE_RATE for place in found[long].places] == [3, 4]
     one, three = (samples(1), samples(0.5), 0), (samples(3), 0, None)
-    assert listener.asked == [one, one, one, three, one, three, one]
+    assert scorer.asked == [one, one, one, three, one, three, one]
     assert found[long].logits[:, 0].tolist() == [samples(3)] * 2
     assert found[short].logits[:, 2] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8, 1.0], abs=1e-3
@@ -203,15 +203,15 @@ def test_progress_counts_the_windows(ramp: Recording) -> None:
     assert counts == [1, 1, 2, 2, 1]
 
 
-def test_a_window_that_fits_nowhere_is_told(ramp: Recording) -> None:
-    with pytest.raises(ConfigurationError, match=r"no place has room for a window of 4\.5 s"):
+def test_a_window_that_fits_nowhere_is_refused(ramp: Recording) -> None:
+    with pytest.raises(ConfigurationError, match=r"no place fits a window of 4\.5 s"):
         measure(Echo(), [ramp], places([ramp], 1.0), [Condition(1, 0), Condition(4.5, 0)])
 
 
-# --- what was heard
+# --- the logits
 
 
-def heard(rows: list[tuple[str, float, float]], recordings: list[str] | None = None) -> Heard:
+def heard(rows: list[tuple[str, float, float]], recordings: list[str] | None = None) -> WindowLogits:
     """Windows by true language and the logits of English and Spanish; French has 1 everywhere, others -9."""
     logits = np.full((len(rows), len(ALL)), -9.0)
     logits[:, ALL.index("fr")] = 1.0
@@ -222,15 +222,15 @@ def heard(rows: list[tuple[str, float, float]], recordings: list[str] | None = N
         Place(name, i, 16_000 * i, 16_000, row[0])
         for i, (name, row) in enumerate(zip(names, rows, strict=True))
     )
-    return Heard(ALL, where, logits, np.arange(len(rows), dtype=float))
+    return WindowLogits(ALL, where, logits, np.arange(len(rows), dtype=float))
 
 
 def test_the_likeliest_of_the_allowed_languages_is_the_answer() -> None:
     part = heard([("es", 0.0, 0.5), ("es", 4.0, 2.0), ("en", 4.0, 0.0)])
-    assert part.right().tolist() == [False, False, True]  # French is likelier than Spanish in the first
-    assert part.right(["en", "es"]).tolist() == [True, False, True]
-    assert part.right(["en", "es"], english_bias=3.0).tolist() == [True, True, True]
-    assert part.right(["en", "es"], english_bias=3.0, temperature=2.0).tolist() == [True, True, False]
+    assert part.correct().tolist() == [False, False, True]  # French is likelier than Spanish in the first
+    assert part.correct(["en", "es"]).tolist() == [True, False, True]
+    assert part.correct(["en", "es"], english_bias=3.0).tolist() == [True, True, True]
+    assert part.correct(["en", "es"], english_bias=3.0, temperature=2.0).tolist() == [True, True, False]
 
 
 def test_a_posterior_is_over_the_allowed_languages_alone() -> None:
@@ -242,7 +242,7 @@ def test_a_posterior_is_over_the_allowed_languages_alone() -> None:
 
 def test_an_unknown_language_cannot_be_allowed() -> None:
     with pytest.raises(UnknownLanguageError, match="xx"):
-        heard([("es", 2.0, 1.0)]).among(["en", "xx"])
+        heard([("es", 2.0, 1.0)]).masked(["en", "xx"])
 
 
 def test_places_can_be_chosen_by_number_or_by_flag() -> None:
@@ -268,13 +268,13 @@ def test_a_single_recording_is_halved_by_its_blocks() -> None:
     assert not {place.block for place in first.places} & {place.block for place in second.places}
 
 
-def test_parts_put_together_keep_their_rows() -> None:
+def test_parts_put_concatenate_keep_their_rows() -> None:
     parts = heard([("en", 1.0, 0.0)], ["a"]), heard([("es", 0.0, 2.0), ("en", 3.0, 0.0)], ["b", "b"])
-    whole = together(parts)
+    whole = concatenate(parts)
     assert [place.recording for place in whole.places] == ["a", "b", "b"]
     assert whole.logits[:, EN].tolist() == [1.0, 0.0, 3.0]
     with pytest.raises(ConfigurationError, match="at least one part"):
-        together([])
+        concatenate([])
 
 
 # --- the model
@@ -287,11 +287,11 @@ def test_posteriors_are_those_of_the_product(base_model: Whisper, scene: Scene) 
     from whisperlab.model.text_decoder import TextDecoder
     from whisperlab.streaming.language_id import LanguageIdentifier
 
-    listener = WindowListener(base_model, "fp32")
+    scorer = WindowScorer(base_model, "fp32")
     window = scene.clip(scene.first_in("es"))[: samples(2.5)]
-    logits, took = listener.hear(window, samples(0.5), 0)
+    logits, took = scorer.score(window, samples(0.5), 0)
     place = Place("scene", 0, len(window), len(window), "es")
-    part = Heard(listener.languages, (place,), logits[None], np.array([took]))
+    part = WindowLogits(scorer.languages, (place,), logits[None], np.array([took]))
     features = ShortWindowEncoder(weights_of(base_model)).encode(window, samples(0.5), 0).features
     identifier = LanguageIdentifier(
         TextDecoder(weights_of(base_model)), ("es", "en"), temperature=1.5, english_bias=3.0

@@ -1,4 +1,4 @@
-"""The comparison arm: every peer is asked the same, timed alike, and scored by one set of rules."""
+"""Other systems: every one gets the same audio, is timed alike, and scored by one set of rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whisperlab import data
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import read_audio, write_wav
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
-from whisperlab.experiments import other_systems
+from whisperlab.experiments import other_systems, systems
 from whisperlab.model import weights
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
@@ -48,14 +48,14 @@ def said(text: str, language: str, start: float, end: float) -> SessionSegment:
     return SessionSegment(text, language, start, end, True, 0.9)
 
 
-def perfect(audio: FloatArray, truth: Reference) -> other_systems.Heard:
+def perfect(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
     segments = tuple(said(s.text, s.lang, s.start, s.end) for s in truth.segments)
     switches = (Switch(1.2, "en", "es", 2.0), Switch(2.2, "es", "en", 3.0))
-    return other_systems.Heard(segments, switches, other_systems.EncoderWork(3, 6.0))
+    return systems.SystemOutput(segments, switches, systems.EncoderWork(3, 6.0))
 
 
-def deaf_to_spanish(audio: FloatArray, truth: Reference) -> other_systems.Heard:
-    return other_systems.Heard((said("one two five six", "en", 0.0, 3.0),))
+def deaf_to_spanish(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
+    return systems.SystemOutput((said("one two five six", "en", 0.0, 3.0),))
 
 
 class ScriptedEngine:
@@ -77,7 +77,7 @@ class ScriptedFasterWhisper:
     """faster-whisper with two windows of two segments each: lazy, and segments without a language."""
 
     def __init__(self, languages: list[str]) -> None:
-        self.model: Any = other_systems.LanguageWitness(ScriptedEngine(languages))
+        self.model: Any = systems.DetectionRecorder(ScriptedEngine(languages))
         self.asked: list[dict[str, Any]] = []
 
     def transcribe(self, audio: FloatArray, **options: Any) -> tuple[Iterator[Any], Any]:
@@ -97,12 +97,14 @@ class ScriptedFasterWhisper:
                 )
 
 
-# What each peer is asked, and how its answer is read
+# The call to each system, and how its output is read
 
 
 def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_window() -> None:
     engine = ScriptedFasterWhisper(["en", "en", "es"])  # the first guess, then window by window
-    heard = other_systems.faster_multilingual(engine, condition_on_previous_text=False)(SILENCE, reference())
+    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=False)(
+        SILENCE, reference()
+    )
     assert [(s.text, s.language, s.start_time) for s in heard.segments] == [
         ("0.0", "en", 0.0),
         ("0.1", "en", 0.5),
@@ -110,7 +112,7 @@ def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_w
         ("1.1", "es", 1.5),
     ]
     assert heard.switches == (Switch(1.0, "en", "es", 3.0),)
-    assert heard.work == other_systems.EncoderWork(3, 90.0)
+    assert heard.work == systems.EncoderWork(3, 90.0)
     assert (heard.committed, heard.compute_s) == ((), None)
     assert engine.asked == [{"n_samples": 48000, "multilingual": True, "condition_on_previous_text": False}]
 
@@ -118,16 +120,16 @@ def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_w
 def test_faster_whisper_in_one_language_never_switches() -> None:
     engine = ScriptedFasterWhisper(["es", "es"])
     for _ in range(2):  # the work of the first recording is not that of the second
-        heard = other_systems.faster_one_language(engine)(SILENCE, reference())
+        heard = systems.faster_whisper(engine)(SILENCE, reference())
         assert {s.language for s in heard.segments} == {"es"}
-        assert (heard.switches, heard.work) == ((), other_systems.EncoderWork(1, 30.0))
+        assert (heard.switches, heard.work) == ((), systems.EncoderWork(1, 30.0))
 
 
 def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps_its_times() -> None:
     engine = ScriptedFasterWhisper([])
-    heard = other_systems.faster_oracle(engine)(SILENCE, reference())
+    heard = systems.faster_oracle(engine)(SILENCE, reference())
     segments, switches = heard.segments, heard.switches
-    assert heard.work == other_systems.EncoderWork(3, 90.0)
+    assert heard.work == systems.EncoderWork(3, 90.0)
     assert engine.asked == [
         {"n_samples": 16000, "language": "en"},
         {"n_samples": 12800, "language": "es"},
@@ -145,11 +147,11 @@ def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps
     ]
 
 
-def test_an_oracle_segment_in_which_nothing_was_heard_has_no_text_and_no_confidence() -> None:
+def test_an_oracle_segment_without_output_has_no_text_and_no_confidence() -> None:
     engine = SimpleNamespace(
-        transcribe=lambda audio, language: (iter(()), None), model=other_systems.LanguageWitness(None)
+        transcribe=lambda audio, language: (iter(()), None), model=systems.DetectionRecorder(None)
     )
-    heard = other_systems.faster_oracle(engine)(SILENCE, reference())
+    heard = systems.faster_oracle(engine)(SILENCE, reference())
     assert {(s.text, s.confidence) for s in heard.segments} == {("", 0.0)}
 
 
@@ -165,14 +167,14 @@ def test_openai_whispers_one_language_is_given_to_all_its_segments() -> None:
         part = {"text": " hola", "start": 0, "end": 1.5, "avg_logprob": 0.0}
         return {"language": "es", "segments": [part]}
 
-    peer = other_systems.openai_whisper(SimpleNamespace(transcribe=transcribe, encoder=encoder))
+    system = systems.openai_whisper(SimpleNamespace(transcribe=transcribe, encoder=encoder))
     for _ in range(2):  # nothing of the first stays behind
-        heard = peer(SILENCE, reference())
+        heard = system(SILENCE, reference())
         assert heard.segments == (SessionSegment("hola", "es", 0.0, 1.5, True, 1.0),)
-        assert (heard.switches, heard.work) == ((), other_systems.EncoderWork(2, 60.0))
+        assert (heard.switches, heard.work) == ((), systems.EncoderWork(2, 60.0))
 
 
-def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_count() -> None:
+def test_a_streaming_transcriber_receives_every_sample_once_and_its_last_words_count() -> None:
     class Counting:
         heard = 0
 
@@ -198,14 +200,14 @@ def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_coun
         made.append(Counting())
         return made[-1]
 
-    peer = other_systems.streaming(make)
-    heard = peer(SILENCE, reference())
-    peer(SILENCE, reference())
+    system = systems.streaming(make)
+    heard = system(SILENCE, reference())
+    system(SILENCE, reference())
     assert heard.segments[0].text == "48000 samples"
     assert heard.switches == (Switch(1.0, "en", "es", 1.1),)
-    assert (heard.work, heard.committed) == (other_systems.EncoderWork(4, 10.0), ((" hola", 1.1),))
+    assert (heard.work, heard.committed) == (systems.EncoderWork(4, 10.0), ((" hola", 1.1),))
     assert len(made) == 2
-    in_time = other_systems.streaming(make, pace="real")(SILENCE[: samples(1.2)], reference())
+    in_time = systems.streaming(make, pace="real")(SILENCE[: samples(1.2)], reference())
     assert in_time.committed[0][0] == " hola"
     assert in_time.committed[0][1] >= 1.1  # by the clock on the wall, which waits for the audio
     assert in_time.compute_s is not None
@@ -215,7 +217,7 @@ def test_a_streaming_transcriber_hears_every_sample_once_and_its_last_words_coun
 # Running and the table
 
 
-def test_every_peer_hears_every_recording_and_none_is_always_first(tmp_path: Path) -> None:
+def test_every_system_runs_on_every_recording_and_none_is_always_first(tmp_path: Path) -> None:
     scenes = [recording(tmp_path, name) for name in ("a", "b", "c")]
     calls = {"x": perfect, "y": perfect, "z": perfect}
     order = [(r.recording, r.name) for r in other_systems.interleaved(scenes, calls)]
@@ -226,16 +228,16 @@ def test_every_peer_hears_every_recording_and_none_is_always_first(tmp_path: Pat
     ]
 
 
-def test_a_peer_is_timed_from_its_call_to_its_answer(tmp_path: Path) -> None:
+def test_a_system_is_timed_from_its_call_to_its_return(tmp_path: Path) -> None:
     now = [0.0]
 
-    def slow(audio: FloatArray, truth: Reference) -> other_systems.Heard:
+    def slow(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
         now[0] += 1.5
-        return other_systems.Heard()
+        return systems.SystemOutput()
 
-    def streamed(audio: FloatArray, truth: Reference) -> other_systems.Heard:
+    def streamed(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
         now[0] += 3.0
-        return other_systems.Heard(compute_s=0.6)
+        return systems.SystemOutput(compute_s=0.6)
 
     both = {"slow": slow, "streamed": streamed}
     results = list(other_systems.interleaved([recording(tmp_path)], both, clock=lambda: now[0]))
@@ -243,7 +245,7 @@ def test_a_peer_is_timed_from_its_call_to_its_answer(tmp_path: Path) -> None:
     assert other_systems.score_result(results[0], reference()).rates()["real_time_factor"] == 0.5
 
 
-def test_a_peer_is_warmed_up_on_the_first_seconds_only_and_told_no_more_than_they_hold(
+def test_a_system_is_warmed_up_on_the_first_seconds_and_their_reference(
     tmp_path: Path,
 ) -> None:
     long = recording(tmp_path)
@@ -251,25 +253,25 @@ def test_a_peer_is_warmed_up_on_the_first_seconds_only_and_told_no_more_than_the
     write_wav(long.audio_path, np.zeros(10 * SAMPLE_RATE, np.float32))
     seen: list[tuple[int, int]] = []
 
-    def peer(audio: FloatArray, truth: Reference) -> other_systems.Heard:
+    def system(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
         seen.append((len(audio), len(truth.segments)))
-        return other_systems.Heard()
+        return systems.SystemOutput()
 
-    other_systems.warm_up(long, {"one": peer, "two": peer})
+    other_systems.warm_up(long, {"one": system, "two": system})
     assert seen == [(48000, 3), (48000, 3)]
 
 
-def test_the_table_tells_a_perfect_peer_from_one_that_is_deaf_to_a_language(tmp_path: Path) -> None:
+def test_the_table_separates_a_perfect_system_from_one_without_spanish(tmp_path: Path) -> None:
     scenes = [recording(tmp_path, name) for name in ("a", "b")]
     results = list(other_systems.interleaved(scenes, {"perfect": perfect, "deaf": deaf_to_spanish}))
     good, bad = other_systems.summarise(results, scenes, np.random.default_rng(0))
-    assert (good["peer"], good["recordings"], good["audio_s"]) == ("perfect", 2, 6.0)
+    assert (good["system"], good["recordings"], good["audio_s"]) == ("perfect", 2, 6.0)
     assert (good["mixed_error_rate"], good["language_error_rate"], good["switch_f1_at_1"]) == (0.0, 0.0, 1.0)
     assert good["mixed_error_rate_95"] == (0.0, 0.0)
     assert bad["mixed_error_rate"] == pytest.approx(2 / 6)
     assert bad["language_error_rate"] == pytest.approx(0.8 / 2.6)
     assert (bad["switch_recall_at_2"], bad["false_switches_per_hour"]) == (0.0, 0.0)
-    assert set(good) == {"peer", "recordings", "audio_s", "miss_rate_by_block", "normalizer"} | {
+    assert set(good) == {"system", "recordings", "audio_s", "miss_rate_by_block", "normalizer"} | {
         "encoder_calls_per_s",
         "encoded_s_per_s",
         *(name for rate in (*other_systems.RATES, other_systems.CONTROLS) for name in (rate, f"{rate}_95")),
@@ -279,46 +281,45 @@ def test_the_table_tells_a_perfect_peer_from_one_that_is_deaf_to_a_language(tmp_
     assert bad["miss_rate_by_block"]["under 1 s"] == 1.0
 
 
-def test_every_switch_in_a_control_is_false_and_only_those_who_can_follow_are_asked(
+def test_every_switch_in_a_control_is_false_and_only_following_systems_run_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = Recording("alone", tmp_path / "alone.wav", 3.0, "one", "en", SCENE[:1], "test", "made")
     write_wav(alone.audio_path, SILENCE)
     makers = {"whisperlab, auto": lambda pace: perfect, "openai-whisper": lambda pace: deaf_to_spanish}
-    monkeypatch.setattr(other_systems, "all_peers", lambda *args: makers)
+    monkeypatch.setattr(other_systems, "all_systems", lambda *args: makers)
     rows = other_systems.compare([recording(tmp_path)], controls=[alone], memory=False)
-    assert [(row["peer"], row[other_systems.CONTROLS]) for row in rows] == [
+    assert [(row["system"], row[other_systems.CONTROLS]) for row in rows] == [
         ("whisperlab, auto", 2 * 3600 / 3),
         ("openai-whisper", None),
     ]
     assert [row["peak_memory_bytes"] for row in rows] == [None, None]
 
 
-def test_peers_are_chosen_by_a_part_of_their_name() -> None:
-    assert other_systems.chosen(["oracle"]) == ["faster-whisper int8, oracle segments", "whisperlab, oracle"]
-    assert len(other_systems.chosen(None)) == 8
-    assert set(other_systems.FOLLOWING) <= set(other_systems.chosen(None))
-    with pytest.raises(ConfigurationError, match="no peer is named 'kaldi'; there are: openai-whisper"):
-        other_systems.chosen(["auto", "kaldi"])
+def test_systems_are_selected_by_a_part_of_their_name() -> None:
+    assert systems.select(["oracle"]) == ["faster-whisper int8, oracle segments", "whisperlab, oracle"]
+    assert len(systems.select(None)) == 8
+    assert set(systems.FOLLOWING) <= set(systems.select(None))
+    with pytest.raises(ConfigurationError, match="no system is named 'kaldi'; there are: openai-whisper"):
+        systems.select(["auto", "kaldi"])
 
 
-def test_the_table_as_a_data_frame_and_for_a_person(tmp_path: Path) -> None:
+def test_the_table_as_text(tmp_path: Path) -> None:
     scenes = [recording(tmp_path)]
     rows = other_systems.summarise(
         other_systems.interleaved(scenes, {"deaf": deaf_to_spanish}), scenes, np.random.default_rng(0)
     )
-    assert other_systems.to_frame(rows).loc["deaf", "language_error_rate"] == pytest.approx(0.8 / 2.6)
     shown = other_systems.readable(rows, ["mixed_error_rate", other_systems.CONTROLS])
     assert shown == [
         {
-            "peer": "deaf",
+            "system": "deaf",
             "mixed_error_rate": "0.33",
             other_systems.CONTROLS: "-",
         }  # one recording: no interval
     ]
 
 
-def test_to_compare_nothing_is_refused() -> None:
+def test_a_comparison_without_recordings_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="no recordings"):
         other_systems.compare([])
 
@@ -326,10 +327,10 @@ def test_to_compare_nothing_is_refused() -> None:
 def test_without_faster_whisper_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'whisperlab\[other-systems\]'"):
-        other_systems.load_faster_whisper()
+        systems.load_faster_whisper()
 
 
-def test_the_threads_of_torch_are_put_back_even_after_an_error(
+def test_the_threads_of_torch_are_restored_after_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -337,18 +338,17 @@ def test_the_threads_of_torch_are_put_back_even_after_an_error(
     before = torch.get_num_threads()
     seen: list[int] = []
 
-    def broken(*args: Any) -> dict[str, other_systems.Peer]:
+    def broken(*args: Any) -> dict[str, systems.System]:
         seen.append(torch.get_num_threads())
-        raise RuntimeError("a peer broke")
+        raise RuntimeError("a system broke")
 
-    monkeypatch.setattr(other_systems, "chosen", lambda names: ["broken"])
-    monkeypatch.setattr(other_systems, "all_peers", broken)
-    with pytest.raises(RuntimeError, match="a peer broke"):
+    monkeypatch.setattr(other_systems, "all_systems", broken)
+    with pytest.raises(RuntimeError, match="a system broke"):
         other_systems.compare([recording(tmp_path)], threads=before + 1)
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
 
 
-def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
+def test_a_comparison_is_one_row_per_system_and_the_warm_up_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Sequence[str]] = []
@@ -357,11 +357,11 @@ def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
         asked.append(languages)
         return {"perfect": lambda pace: perfect, "deaf": lambda pace: deaf_to_spanish}
 
-    monkeypatch.setattr(other_systems, "all_peers", two)
+    monkeypatch.setattr(other_systems, "all_systems", two)
     ticks = iter(range(100))
     rows = other_systems.compare([recording(tmp_path)], memory=False, clock=lambda: next(ticks))
-    assert [row["peer"] for row in rows] == ["perfect", "deaf"]
-    assert next(ticks) == 4  # two readings for each peer on the one recording
+    assert [row["system"] for row in rows] == ["perfect", "deaf"]
+    assert next(ticks) == 4  # two readings for each system on the one recording
     assert asked[-1] == ["en", "es"]
 
 
@@ -370,13 +370,14 @@ def test_a_comparison_is_one_row_per_peer_and_the_warm_up_is_not_counted(
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_language() -> None:
+def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right() -> None:
     scene = shortened(data.load("ivr-en-es", "dev")[0], n_segments=4)
-    calls = {name: make("fast") for name, make in other_systems.all_peers(["en", "es"]).items()}
+    calls = {name: make("fast") for name, make in systems.all_systems(["en", "es"]).items()}
     truth = Reference.from_dict(scene.reference)
     audio = read_audio(scene.audio_path)[: samples(scene.duration)]
     results = [
-        other_systems.run_peer(name, peer, scene, audio, time.perf_counter) for name, peer in calls.items()
+        other_systems.run_system(name, system, scene, audio, time.perf_counter)
+        for name, system in calls.items()
     ]
     scores = {result.name: other_systems.score_result(result, truth).rates() for result in results}
     assert all(rates["hypothesis_words"] > 0 for rates in scores.values())
@@ -388,29 +389,33 @@ def test_all_peers_hear_a_real_scene_and_the_oracle_is_never_wrong_about_the_lan
         )
         assert oracle["mixed_error_rate"] < 0.5
     assert scores["whisperlab, forced"]["switches_found"] == 0
-    assert all(result.heard.work.calls > 0 for result in results)
+    assert all(result.output.work.calls > 0 for result in results)
     assert all(bool(result.heard.committed) == ("whisperlab" in result.name) for result in results)
-    offline = [result.heard.work for result in results if "whisperlab" not in result.name]
+    offline = [result.output.work for result in results if "whisperlab" not in result.name]
     assert all(work.encoded_s == 30 * work.calls for work in offline)
 
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_the_memory_of_a_peer_is_that_of_a_process_of_its_own() -> None:
+def test_memory_is_that_of_a_fresh_process() -> None:
     recording = data.load("ivr-en-es", "dev")[0]
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = other_systems._Alone("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
+    task = other_systems.MemoryTask(
+        "whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ())
+    )
     peak = in_fresh_process(other_systems.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 
 
 @pytest.mark.model
-def test_the_engine_of_faster_whisper_tells_the_language_it_detects() -> None:
-    engine = other_systems.load_faster_whisper(threads=1)
+def test_the_engine_of_faster_whisper_records_the_detected_language() -> None:
+    engine = systems.load_faster_whisper(threads=1)
     scene = data.load("ivr-en-es", "dev")[0]
     first = next(segment for segment in scene.segments if segment.lang == "en")
     audio = read_audio(scene.audio_path)[samples(first.start) : samples(first.end)]
-    heard = other_systems.faster_multilingual(engine, condition_on_previous_text=True)(audio, reference())
+    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=True)(
+        audio, reference()
+    )
     assert engine.model.language == "en"
     assert {segment.language for segment in heard.segments} == {"en"}
     assert weights.ct2_folder("base").is_dir()

@@ -1,4 +1,4 @@
-"""The plain pipeline gives what ours gives, at the cost it stands for."""
+"""The reference pipeline gives the same output as the default one, at its own cost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from whisperlab.buffer import RingBuffer
 from whisperlab.experiments.reference_pipeline import (
     ConcatenatedBuffer,
     PaddedEncoder,
-    PlainTranscriber,
-    WholeStack,
+    ReferenceDecoder,
+    reference_transcriber,
 )
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
@@ -88,7 +88,7 @@ def encoded(base_model: Whisper, clip: FloatArray) -> Encoded:
 
 
 @pytest.mark.model
-def test_the_padded_encoder_is_ours_with_thirty_seconds(
+def test_the_padded_encoder_equals_the_short_window_encoder_on_thirty_seconds(
     base_model: Whisper, clip: FloatArray, encoded: Encoded
 ) -> None:
     ours = ShortWindowEncoder(weights_of(base_model)).encode(clip, MAX_WINDOW)
@@ -103,8 +103,8 @@ def test_the_padded_encoder_is_ours_with_thirty_seconds(
 
 
 @pytest.mark.model
-def test_the_whole_stack_says_what_ours_says(base_model: Whisper, encoded: Encoded) -> None:
-    ours, plain = TextDecoder(weights_of(base_model)), WholeStack(base_model)
+def test_the_reference_decoder_equals_the_default_one(base_model: Whisper, encoded: Encoded) -> None:
+    ours, plain = TextDecoder(weights_of(base_model)), ReferenceDecoder(base_model)
     start = [50258, 50262, 50359, 50363]
     mine, theirs = ours.open(encoded), plain.open(encoded)
     for tokens in (start, [383], [1000]):
@@ -125,7 +125,7 @@ def test_the_whole_stack_says_what_ours_says(base_model: Whisper, encoded: Encod
 
 @pytest.mark.model
 def test_a_rewound_state_goes_on_as_a_fresh_one(base_model: Whisper, encoded: Encoded) -> None:
-    plain = WholeStack(base_model)
+    plain = ReferenceDecoder(base_model)
     fresh, rewound = plain.open(encoded), plain.open(encoded)
     expected = plain.extend(fresh, [50258, 50262, 50359], keep_alignment=True)[-1:]
     plain.extend(rewound, [50258, 50262, 50363, 383], keep_alignment=True)
@@ -135,9 +135,11 @@ def test_a_rewound_state_goes_on_as_a_fresh_one(base_model: Whisper, encoded: En
 
 
 @pytest.mark.model
-def test_the_whole_stack_refuses_tokens_it_would_get_wrong(base_model: Whisper, encoded: Encoded) -> None:
+def test_the_reference_decoder_refuses_several_tokens_after_others(
+    base_model: Whisper, encoded: Encoded
+) -> None:
     """Several at once after others: torch's causal mask then hides from them what they should see."""
-    plain = WholeStack(base_model)
+    plain = ReferenceDecoder(base_model)
     state = plain.open(encoded)
     plain.extend(state, [50258])
     with pytest.raises(AssertionError, match="empty cache"):
@@ -150,7 +152,9 @@ def test_the_whole_stack_refuses_tokens_it_would_get_wrong(base_model: Whisper, 
 def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> None:
     weights, options = weights_of(base_model), DecodingOptions(trailing_silence_s=(30.0,))
     ours = SpeechDecoder(ShortWindowEncoder(weights), TextDecoder(weights), options, PerformanceMetrics())
-    plain = SpeechDecoder(PaddedEncoder(base_model), WholeStack(base_model), options, PerformanceMetrics())
+    plain = SpeechDecoder(
+        PaddedEncoder(base_model), ReferenceDecoder(base_model), options, PerformanceMetrics()
+    )
     said, expected = (decoder.decode(clip, 0, "es").words for decoder in (plain, ours))
     assert [word.text for word in said] == [word.text for word in expected]
     assert said
@@ -160,10 +164,10 @@ def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> No
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [False, True])
-def test_the_plain_pipeline_asks_at_every_hop_for_thirty_seconds(
+def test_the_reference_pipeline_encodes_thirty_seconds_at_every_hop(
     base_model: Whisper, scene: Scene, guide: bool
 ) -> None:
-    transcriber = PlainTranscriber(base_model, ["en", "es"], guide=guide)
+    transcriber = reference_transcriber(base_model, ["en", "es"], guide=guide)
     audio = scene.audio[: samples(3)]
     for chunk in chunks(audio, 1600):
         transcriber.process(chunk)

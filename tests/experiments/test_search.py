@@ -1,4 +1,4 @@
-"""Searches: a space that holds what it describes, proposals that come again, a front that nothing beats."""
+"""Searches: spaces as described, reproducible proposals, Pareto fronts."""
 
 from __future__ import annotations
 
@@ -15,44 +15,56 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sweep import DIGEST, Parrot, Untouchable, make_recording
 
+from whisperlab.cache import EncoderCache
+from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.experiments import search as search_module
 from whisperlab.experiments.executors import LocalProcesses
 from whisperlab.experiments.pareto import importances, pareto_front
-from whisperlab.experiments.results_store import flat_config, nested_config, read_rows
-from whisperlab.experiments.search import BATCH, OBJECTIVES, STARTUP, Choice, Found, Range, Space, search
+from whisperlab.experiments.results_store import read_rows
+from whisperlab.experiments.search import BATCH, OBJECTIVES, STARTUP, SearchResult, search
+from whisperlab.experiments.search_space import Choice, Range, Space
 from whisperlab.experiments.sweep import Config, task_worker
 from whisperlab.streaming.results import ProcessResult, SessionSegment
-from whisperlab.transcriber import grouped
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.options import flat, nested
 
 SPACE = {
-    "cache_size": {"low": 1, "high": 60},
-    "hash_precision": [6, 2, 0],
-    "lid": {"sure": {"low": 0.5, "high": 0.95}, "window_ms": 2000},
+    "cache.size": {"low": 1, "high": 60},
+    "cache.hash_precision": [6, 2, 0],
+    "language_id": {"confident_above": {"low": 0.5, "high": 0.95}, "window_ms": 2000},
 }
 
 
-def wrong_words(config: Config) -> int:
-    return int(abs(config["cache_size"] - 50) // 5)
+def wrong_words(config: TranscriberConfig | Config) -> int:
+    size = config.cache.size if isinstance(config, TranscriberConfig) else flat(config)["cache.size"]
+    return abs(size - 50) // 5
 
 
 class Wordy(Parrot):
-    """Says more wrong words the farther the size of the cache is from 50."""
+    """Returns more wrong words the farther the size of the cache is from 50."""
+
+    def __init__(self, config: TranscriberConfig | Config) -> None:
+        made = config if isinstance(config, TranscriberConfig) else TranscriberConfig.from_json(config)
+        self._config, self._heard = made, 0
+        self._cache = EncoderCache(made.cache.size, hash_precision=made.cache.hash_precision)
 
     def finalize(self) -> ProcessResult:
         words = "hello world" + " no" * wrong_words(self._config)
         said = SessionSegment(words, "en", 0.0, self._heard / 16000, True, 1.0)
         return ProcessResult(words, "", "en", segments=(said,))
 
+    def config(self) -> dict[str, Any]:
+        return self._config.to_json()
+
 
 class Choosy(Wordy):
     """Fails on precision 0."""
 
-    def __init__(self, config: Config) -> None:
-        if config["hash_precision"] == 0:
-            raise ValueError("precision 0 hurts")
+    def __init__(self, config: TranscriberConfig | Config) -> None:
         super().__init__(config)
+        if self._config.cache.hash_precision == 0:
+            raise ValueError("precision 0 hurts")
 
 
 @pytest.fixture
@@ -68,7 +80,7 @@ def alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperlab.evaluation.trace.recorder.peak_rss_bytes", lambda: 2**20)
 
 
-def run(recordings: list[Recording], out: Path, maker: Any = Wordy, **options: Any) -> Found:
+def run(recordings: list[Recording], out: Path, maker: Any = Wordy, **options: Any) -> SearchResult:
     """A search of 12 trials: at random at first, then two batches that learn."""
     space = Space(options.pop("space", SPACE))
     options = {"trials": STARTUP + BATCH, "model_digest": DIGEST, "progress": False, "seed": 3, **options}
@@ -86,11 +98,13 @@ finite = st.floats(-1e6, 1e6, allow_nan=False)
 def axes(draw: st.DrawFn) -> tuple[str, Any]:
     """An option of a transcriber, and what may be searched of it."""
     name = draw(
-        st.sampled_from(["cache_size", "lid_hop_ms", "lid.sure", "lid.batch", "session.step_ms", "key"])
+        st.sampled_from(
+            ["cache.size", "language_id.hop_ms", "smoothing.margin", "session.step_ms", "cache.key"]
+        )
     )
-    if name == "key":
+    if name == "cache.key":
         return name, draw(st.lists(st.text(min_size=1), min_size=1, max_size=4))
-    number = st.floats(0.001, 1e3) if name == "lid.sure" else st.integers(1, 10_000)
+    number = st.floats(0.001, 1e3) if name == "smoothing.margin" else st.integers(100, 10_000)
     if draw(st.booleans()):
         return name, draw(st.lists(number, min_size=1, max_size=4))
     low, high = sorted(draw(st.lists(number, min_size=2, max_size=2, unique=True)))
@@ -111,22 +125,24 @@ def axes(draw: st.DrawFn) -> tuple[str, Any]:
 def test_whatever_is_proposed_lies_in_the_space_and_comes_back_as_a_configuration(
     some: dict[str, Any], seed: int
 ) -> None:
-    space = Space(json.loads(json.dumps(nested_config({**some, "smoothing.margin": [0.5, 1.0]}))))
+    space = Space(json.loads(json.dumps(nested({**some, "language_id.confident_above": [0.5, 0.75]}))))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     for _ in range(5):
         values = space.propose(study.ask())
         assert values.keys() == space.options.keys()
         assert all(value in space.options[name] for name, value in values.items())
         assert all(
-            isinstance(value, int) for name, value in values.items() if name in ("cache_size", "lid.batch")
+            isinstance(value, int)
+            for name, value in values.items()
+            if name in ("cache.size", "session.step_ms")
         )
         config = space.configuration(values)
         assert json.loads(json.dumps(config)) == config
-        assert flat_config(config) == {**space.fixed, **values}
+        assert flat(config) == {**space.fixed, **values}
 
 
-def test_a_space_reaches_every_configuration_it_says_it_has() -> None:
-    space = Space({"cache_size": {"low": 1, "high": 10, "step": 4}, "lid": {"pool_after": [3, None]}})
+def test_a_space_reaches_every_configuration_it_counts() -> None:
+    space = Space({"cache.size": {"low": 1, "high": 10, "step": 4}, "language_id": {"pool_after": [3, None]}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     seen = {json.dumps(space.propose(study.ask()), sort_keys=True) for _ in range(200)}
     assert len(seen) == space.size == 6
@@ -134,38 +150,41 @@ def test_a_space_reaches_every_configuration_it_says_it_has() -> None:
 
 def test_groups_of_a_configuration_become_their_options() -> None:
     space = Space(SPACE)
-    made = grouped(space.configuration({"cache_size": 2, "hash_precision": 6, "lid.sure": 0.75}))
-    assert (made["lid"].sure, made["lid"].window_ms, made["cache_size"]) == (0.75, 2000, 2)
+    values = {"cache.size": 2, "cache.hash_precision": 6, "language_id.confident_above": 0.75}
+    made = TranscriberConfig.from_json(space.configuration(values))
+    assert (made.language_id.confident_above, made.language_id.window_ms, made.cache.size) == (0.75, 2000, 2)
 
 
 @pytest.mark.parametrize(
     "text, said",
     [
-        ('{"lid": {"sur": [0.5, 0.6]}}', "no option 'sur': lid has window_ms"),
+        ('{"language_id": {"window": [500, 600]}}', "no option 'language_id.window' to search over"),
         ('{"spam": [1, 2]}', "no option 'spam'"),
-        ('{"lid": [1, 2]}', "lid is a group of options"),
-        ('{"lid_hop_ms": []}', "lid_hop_ms: an empty list"),
-        ('{"lid_hop_ms": {"low": 200, "high": 100}}', "lid_hop_ms: an empty range"),
-        ('{"lid_hop_ms": {"low": 100, "high": 100}}', "low must be below high, got 100 and 100"),
-        ('{"lid_hop_ms": {"low": 100, "high": 200, "step": 300}}', "step must be above 0 and fit"),
-        ('{"lid_hop_ms": {"low": 0, "high": 200, "log": true}}', "low above 0"),
-        ('{"lid_hop_ms": {"low": 100, "up": 200}}', "a range has low, high"),
-        ('{"lid_hop_ms": {"low": 100, "high": null, "step": 10}}', "takes numbers"),
-        ('{"lid_hop_ms": {"low": 100, "high": 200, "log": 1}}', "log is true or false"),
-        ('{"lid_hop_ms": {"low": 100.5, "high": 200}}', "numbers of the type of 100"),
-        ('{"lid_hop_ms": ["100", "200"]}', "values like 100, got '100'"),
-        ('{"key": {"low": 1, "high": 2}}', "key: takes a list"),
-        ('{"compiled": [true, 0]}', "values like False, got 0"),
-        ('{"lid": {"sure": [0.5, NaN]}}', "NaN is not JSON"),
-        ('{"lid": {"sure": [0.5, null]}}', "got None"),
-        ('{"lid_hop_ms": 100}', "an option with several values"),
+        ('{"language_id": [1, 2]}', "language_id is a group of options"),
+        ('{"language_id.hop_ms": []}', "language_id.hop_ms: an empty list"),
+        ('{"language_id.hop_ms": {"low": 200, "high": 100}}', "language_id.hop_ms: an empty range"),
+        ('{"language_id.hop_ms": {"low": 100, "high": 100}}', "low must be below high, got 100 and 100"),
+        ('{"language_id.hop_ms": {"low": 100, "high": 200, "step": 300}}', "step must be above 0 and fit"),
+        ('{"language_id.hop_ms": {"low": 100, "high": 200, "step": 0.5}}', "step must be a whole number"),
+        ('{"cache.size": {"low": 0, "high": 200, "log": true}}', "low above 0"),
+        ('{"language_id.hop_ms": {"low": 100, "up": 200}}', "a range has low, high"),
+        ('{"language_id.hop_ms": {"low": 100, "high": null, "step": 10}}', "must be a whole number"),
+        ('{"language_id.hop_ms": {"low": 100, "high": 200, "log": 1}}', "log must be true or false"),
+        ('{"language_id.hop_ms": {"low": 100.5, "high": 200}}', "must be a whole number, got 100.5"),
+        ('{"language_id.hop_ms": ["100", "200"]}', "must be a whole number, got '100'"),
+        ('{"language_id.confident_above": [0.5, 7]}', "language_id.confident_above must be .*, got 7"),
+        ('{"cache.key": {"low": 1, "high": 2}}', "cache.key: needs a list of values"),
+        ('{"compute.compiled": [true, 0]}', "must be True or False, got 0"),
+        ('{"language_id": {"confident_above": [0.5, NaN]}}', "NaN is not JSON"),
+        ('{"language_id": {"confident_above": [0.5, null]}}', "must be a number, got None"),
+        ('{"language_id.hop_ms": 100}', "an option with several values"),
         ('{"model": ["base", "tiny"]}', "give them as arguments"),
         ('{"decode": [true, false]}', "no option 'decode'"),
-        ("[1]", "is no file"),
+        ("[1]", "is neither a file"),
         ("{", "is not JSON"),
     ],
 )
-def test_a_space_that_cannot_be_meant_is_refused_with_the_reason(text: str, said: str) -> None:
+def test_an_invalid_space_is_refused_with_the_reason(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         Space.from_json(text)
 
@@ -174,11 +193,11 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "space.json").write_text(json.dumps(SPACE))
     space = Space.from_json(str(tmp_path / "space.json"))
     assert space.options == {
-        "cache_size": Range(1, 60),
-        "hash_precision": Choice((6, 2, 0)),
-        "lid.sure": Range(0.5, 0.95),
+        "cache.size": Range(1, 60),
+        "cache.hash_precision": Choice((6, 2, 0)),
+        "language_id.confident_above": Range(0.5, 0.95),
     }
-    assert space.fixed == {"lid.window_ms": 2000}
+    assert space.fixed == {"language_id.window_ms": 2000}
 
 
 # --- the search -----------------------------------------------------------------------------------------
@@ -197,7 +216,7 @@ def test_the_same_seed_makes_the_same_proposals_and_another_does_not(
 
 
 @pytest.mark.parametrize("method", ["random", "adaptive"])
-def test_a_search_run_again_computes_nothing_and_says_the_same(
+def test_a_repeated_search_computes_nothing_and_returns_the_same(
     recordings: list[Recording], tmp_path: Path, method: Any
 ) -> None:
     first = run(recordings, tmp_path, method=method)
@@ -279,16 +298,18 @@ def test_objectives_are_pooled_over_the_recordings(recordings: list[Recording], 
 
 
 def test_a_trial_without_an_error_is_no_failure(recordings: list[Recording], tmp_path: Path) -> None:
-    found = run(recordings[:1], tmp_path, space={"hash_precision": [6, 2], "cache_size": 50})
+    found = run(recordings[:1], tmp_path, space={"cache.hash_precision": [6, 2], "cache.size": 50})
     assert found.front[0].to_dict()["mixed_error_rate"] == 0.0
     assert found.failed == ()
 
 
-def test_a_failed_trial_is_told_and_the_search_goes_on(recordings: list[Recording], tmp_path: Path) -> None:
+def test_a_failed_trial_is_reported_and_the_search_continues(
+    recordings: list[Recording], tmp_path: Path
+) -> None:
     said: list[str] = []
     found = run(recordings, tmp_path, Choosy, say=said.append)
     assert len(found.trials) == STARTUP + BATCH
-    assert {trial.values["hash_precision"] for trial in found.failed} == {0}
+    assert {trial.values["cache.hash_precision"] for trial in found.failed} == {0}
     assert found.failed[0].error == "r1: ValueError: precision 0 hurts"
     assert found.failed[0].to_dict()["mixed_error_rate"] is None
     assert not {trial.number for trial in found.failed} & {trial.number for trial in found.front}
@@ -303,11 +324,11 @@ def test_a_configuration_is_tried_once_and_a_small_space_ends_the_search(
     recordings: list[Recording], tmp_path: Path
 ) -> None:
     said: list[str] = []
-    small = {"cache_size": [10, 20], "hash_precision": [6, 2, 0]}
+    small = {"cache.size": [10, 20], "cache.hash_precision": [6, 2, 0]}
     for method in ("random", "adaptive"):
         found = run(recordings[:1], tmp_path / method, trials=50, space=small, method=method, say=said.append)
         assert len(found.trials) == len(read_rows(tmp_path / method)) == 6
-        assert "nothing new was proposed: the search ends before 50 trials" in said[-1]
+        assert "the search ends before 50 trials" in said[-1]
 
 
 def test_a_search_never_chooses_by_the_test_split(recordings: list[Recording], tmp_path: Path) -> None:
@@ -318,19 +339,17 @@ def test_a_search_never_chooses_by_the_test_split(recordings: list[Recording], t
 
 
 @pytest.mark.parametrize("options", [{"trials": 0}, {"method": "genetic"}])
-def test_a_search_that_cannot_be_meant_is_refused(
-    recordings: list[Recording], tmp_path: Path, options: Any
-) -> None:
+def test_an_invalid_search_is_refused(recordings: list[Recording], tmp_path: Path, options: Any) -> None:
     with pytest.raises(ConfigurationError, match="at least one trial and a method of random, adaptive"):
         run(recordings, tmp_path, **options)
 
 
-def test_a_search_without_text_has_nothing_to_go_by(recordings: list[Recording], tmp_path: Path) -> None:
+def test_a_search_without_text_is_refused(recordings: list[Recording], tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="the runs have no mixed_error_rate"):
         run(recordings, tmp_path, shared={"decode": False})
 
 
-def test_optuna_is_left_as_it_was_and_missed_by_name(
+def test_the_verbosity_of_optuna_is_restored_and_a_missing_optuna_named(
     recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = optuna.logging.get_verbosity()

@@ -261,16 +261,16 @@ SMALL = {
     "05_before_after": {
         "SPLIT": "test",
         "STRETCH_S": 1.0,
-        "ARMS": "",
-        "JUDGED": [],
-        "WEIGHED": [],
+        "VARIANTS": "",
+        "SCORED": [],
+        "MEMORY_OF": [],
         "ROUNDS": 6,
         "STREAM_S": 10.0,
     },
     "06_ring_buffer": {"HELD_S": [1, 10], "ROUNDS": 6},
     "07_memory": {"SECONDS": 3.0},
     "08_latency": {"LID_HOP_MS": 500},
-    "09_other_systems": {"PEERS": ["multilingual, no prompt", "auto"]},
+    "09_other_systems": {"SYSTEMS": ["multilingual, no prompt", "auto"]},
     "10_your_own_audio": {"SECONDS": 8.0, "EVERY_S": 3.0},
 }
 

@@ -50,7 +50,7 @@ from whisperlab.report.counts import (
 )
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.recording import describe
-from whisperlab.report.search import design
+from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
 from whisperlab.report.tables import flat_rows, milliseconds, result_table, run_table
 from whisperlab.util.audio_arrays import audio_digest
@@ -726,7 +726,7 @@ def test_options_of_a_group_vary_by_themselves(search: SweepReport) -> None:
 
 
 def test_nothing_on_the_front_is_beaten_and_all_else_is(search: SweepReport) -> None:
-    told = design(search.results, search.splits)
+    told = search_section(search.results, search.splits)
     assert told is not None
     front = [tuple(cell.sort for cell in line[2:]) for line in told.front.body]
     every = [(r.mixed_error, r.response_p95, r.peak_rss_bytes) for r in search.results]
@@ -741,7 +741,7 @@ def test_nothing_on_the_front_is_beaten_and_all_else_is(search: SweepReport) -> 
 
 def test_the_page_shows_what_is_worth_having_and_why(search: SweepReport) -> None:
     page = search.html()
-    assert '<section id="designs">' in page
+    assert '<section id="search">' in page
     (parallel,) = re.findall(r'<svg role="img" aria-label="Parallel coordinates over ([^.]*\.[^"]*)"', page)
     assert re.search(r"24 configurations, \d+ on the Pareto front: hop \d00 ms", parallel)
     assert "Importance of options. mixed error: lid.sure" in page
@@ -755,7 +755,7 @@ def test_choosing_on_test_is_warned_of() -> None:
 
 
 def test_a_plain_grid_is_told_so_too(report: SweepReport) -> None:
-    told = design(report.results, report.splits)
+    told = search_section(report.results, report.splits)
     assert told is not None
     assert [title for title, _, _ in told.front.head] == [
         "Configuration", "No.", "Mixed error", "Response p95", "Peak memory",
@@ -768,7 +768,7 @@ def test_without_text_the_errors_are_those_of_language(folder: Path) -> None:
         config = {**configuration(key, precision, size), "decode": False}
         rows.append(make_row(make_trace("scene", ("en", "es"), config=config), corpus="c"))
         del rows[-1]["response_p95_s"]
-    told = design(from_rows(rows).results, ())
+    told = search_section(from_rows(rows).results, ())
     assert told is not None
     assert [title for title, _, _ in told.front.head][2:] == [
         "Language error",
@@ -784,15 +784,15 @@ def test_with_nothing_to_choose_between_nothing_is_said(n: int, fields: int) -> 
         for number, row in enumerate(rows):
             row["config"] = {**configuration("span"), "cache_size": number + 1}
     report = from_rows(rows)
-    assert design(report.results, report.splits) is None
-    assert '<section id="designs">' not in report.html()
+    assert search_section(report.results, report.splits) is None
+    assert '<section id="search">' not in report.html()
 
 
 def test_pictures_of_many_configurations_stay_bounded_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_page, "MAX_LINES", 20)
     monkeypatch.setattr("whisperlab.report.tables.MAX_LINES", 30)
     few, many = (from_rows(searched(n)) for n in (20, 60))
-    shown = [design(report.results, report.splits) for report in (few, many)]
+    shown = [search_section(report.results, report.splits) for report in (few, many)]
     assert shown[0] is not None
     assert shown[1] is not None
     assert shown[1].parallel.caption.startswith("20 of 60 configurations: the front, and an even choice")
@@ -810,7 +810,7 @@ def test_a_front_of_all_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         row["config"]["lid_hop_ms"] = 100 * number
     for row in rows:  # all alike but for the options: equal points do not beat each other
         row.update(counts=rows[0]["counts"], rates=rows[0]["rates"], response_p95_s=0.5)
-    told = design(from_rows(rows).results, ())
+    told = search_section(from_rows(rows).results, ())
     assert told is not None
     assert len(told.front.body) == 6
     assert "Here no bar does." in told.importance.caption

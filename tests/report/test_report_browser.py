@@ -177,12 +177,12 @@ def test_a_segments_time_starts_the_sound_there(visit: Visit) -> None:
 
 
 def test_the_pictures_of_a_search_take_the_colours_of_the_theme(visit: Visit) -> None:
-    visit.page.click(".contents a[href='#designs']")
-    drawings = visit.page.locator("#designs svg")
+    visit.page.click(".contents a[href='#search']")
+    drawings = visit.page.locator("#search svg")
     assert drawings.count() == 3
     assert all(drawing.is_visible() for drawing in drawings.all())
-    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('#designs svg text')).fill")
-    behind = "[...document.querySelectorAll('#designs svg path')].map(p => getComputedStyle(p).fill).join()"
+    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('#search svg text')).fill")
+    behind = "[...document.querySelectorAll('#search svg path')].map(p => getComputedStyle(p).fill).join()"
     assert visit.changes_with_the_theme(behind)
 
 

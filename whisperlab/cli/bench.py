@@ -1,124 +1,109 @@
-"""Measurements on this machine: the ring buffer, the timers, the encoder cache; the whole pipeline; the peers.
+"""Measurements on this machine: ring buffer, timers, encoder cache, the whole pipeline, and other systems.
 
-What is compared is run in turns within one process, so that a busy machine slows both; ratios are what to
-keep. `cache` encodes with the weights of Whisper base; `pipeline` runs the plain pipeline, the guide's and ours, and
-ours with each optimisation off in turn; `peers` runs openai-whisper and faster-whisper on the same audio with the
-same weights.
+Compared subjects run in turns within one process, so that other load slows both: use the ratios. `cache` encodes with
+the weights of Whisper base; `pipeline` runs the reference pipeline, the guide's design and the default, and the default
+with each optimisation off in turn; `systems` runs openai-whisper and faster-whisper on the same audio with the same
+weights.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.cli.arguments import add_threads_argument, positive, positive_int
-from whisperlab.cli.console import Console, counted, table
+from whisperlab.cli.console import Console, counted
 from whisperlab.cli.needs import Needs, speech
+from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
-    from whisperlab.experiments.microbenchmarks import Figure
+    from whisperlab.experiments.other_systems import TableRow
+    from whisperlab.util.statistics import Figure
 
-Found = tuple[dict[str, Any], Sequence[Sequence[dict[str, Any]]]]  # for a program, and tables for a person
+Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
 
-HELP = "small measurements, the pipeline before and after, and the other systems"
+HELP = "microbenchmarks, the ablation of the pipeline, and the other systems"
 EXAMPLES = (
     "bench buffer",
     "bench cache --json",
     "bench pipeline --corpus ivr-five --limit 3",
-    "bench pipeline --arms parallel,int8 --seconds 10 --no-accuracy --no-memory --no-offline",
-    "bench peers --corpus ivr-five --pace real",
-    "bench peers --limit 2 --peers auto,multilingual --no-controls --no-memory",
+    "bench pipeline --variants parallel,int8 --seconds 10 --no-accuracy --no-memory --no-offline",
+    "bench systems --corpus ivr-five --pace real",
+    "bench systems --limit 2 --systems auto,multilingual --no-controls --no-memory",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab bench``."""
     parser.add_argument("what", choices=tuple(_BENCHES))
+    both, systems, pipeline = "systems, pipeline: ", "systems: ", "pipeline: "
     parser.add_argument(
-        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="peers, pipeline: the speech to use"
+        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help=f"{both}the speech (default: ivr-five)"
     )
-    parser.add_argument("--split", default="test", help="peers, pipeline: the split to use")
+    parser.add_argument("--split", default="test", help=f"{both}the split (default: test)")
     parser.add_argument(
         "--limit",
         type=positive_int,
         metavar="N",
-        help="peers, pipeline: only the first N recordings (pipeline times three unless told)",
+        help=f"{both}only the first N recordings (pipeline times three by default)",
     )
-    parser.add_argument(
-        "--peers", type=_names, metavar="NAME,...", help="peers: only those with such a text in their name"
-    )
+    for name, of in (("systems", systems), ("variants", pipeline)):
+        parser.add_argument(
+            f"--{name}",
+            type=_names,
+            metavar="NAME,...",
+            help=f"{of}only those with such a text in their name",
+        )
     parser.add_argument(
         "--pace",
         choices=("fast", "real"),
         default="fast",
-        help="peers: real feeds the streaming ones by the clock; word latency then counts computing",
-    )
-    parser.add_argument(
-        "--controls",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="peers: also count false switches in recordings of each of the languages alone",
-    )
-    parser.add_argument(
-        "--memory",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="peers, pipeline: also measure peak memory, each alone in a fresh process",
-    )
-    add_threads_argument(parser, of="peers: ")
-    parser.add_argument(
-        "--arms", type=_names, metavar="NAME,...", help="pipeline: only those with such a text in their name"
+        help=f"{systems}real feeds the streaming ones in real time; word latency then includes computing",
     )
     parser.add_argument(
         "--seconds",
         type=positive,
         default=15.0,
-        help="pipeline: how much of each recording is timed (default 15; the plain pipeline takes minutes for it)",
+        help=f"{pipeline}timed audio of each recording (default: 15; the reference pipeline takes minutes for it)",
     )
-    parser.add_argument(
-        "--accuracy",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="pipeline: also score whole recordings, for the arms that are faster than speech",
-    )
-    parser.add_argument(
-        "--offline",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="pipeline: also take turns with faster-whisper, which hears each stretch whole",
-    )
+    add_threads_argument(parser, of=systems)
+    switches = {
+        "controls": f"{systems}also count false switches in recordings of each language alone",
+        "memory": f"{both}also measure peak memory, each in a fresh process",
+        "accuracy": f"{pipeline}also score whole recordings, for variants faster than real time",
+        "offline": f"{pipeline}also run faster-whisper on whole stretches, in turns",
+    }
+    for name, text in switches.items():
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=text)
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """The other systems, the speech, and what the report of a soak is made with."""
+    """The other systems and the speech."""
     if args.what == "pipeline":
         faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
         return {"whisper": "reference pipeline", **faster, **speech(args.corpus)}
-    if args.what != "peers":
+    if args.what != "systems":
         return {}
-    from whisperlab.experiments import other_systems
+    from whisperlab.experiments.systems import select
 
-    names = other_systems.chosen(args.peers)
-    systems = {
-        **({"whisper": "one of the systems"} if "openai-whisper" in names else {}),
-        **({"faster_whisper": "one of the systems"} if any(map(_is_faster, names)) else {}),
-    }
-    first = speech(args.corpus)
-    return {**systems, **(first or speech(*_controls(args, _speech(args))))}
+    names = " ".join(select(args.systems))
+    libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
+    systems = {library: "one of the systems" for name, library in libraries.items() if name in names}
+    return {**systems, **(speech(args.corpus) or speech(*_controls(args, _speech(args))))}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Measure and print one table."""
+    """Measure and print one table or several."""
     from whisperlab.evaluation.trace import provenance
 
-    found, shown = _BENCHES[args.what](args, console)
+    found, tables = _BENCHES[args.what](args, console)
     console.document({"bench": args.what, **found, **provenance()})
-    for rows in shown:
-        console.show(table(rows))
-    if args.what in ("peers", "pipeline"):
+    for rows in tables:
+        console.show(text_table(rows))
+    if args.what in ("systems", "pipeline"):
         console.show(counted())
     return 0
 
@@ -126,14 +111,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _buffer(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments.microbenchmarks import buffer_figures
 
-    console.note("np.concatenate and the ring buffer in turns: some twenty seconds")
+    console.note("np.concatenate and the ring buffer in turns: about twenty seconds")
     return _figures(buffer_figures())
 
 
 def _metrics(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments.microbenchmarks import metrics_figures
 
-    console.note("timing the timers, then ten million records: some fifteen seconds")
+    console.note("timing the timers, then ten million records: about fifteen seconds")
     return _figures(metrics_figures())
 
 
@@ -145,27 +130,24 @@ def _cache(args: argparse.Namespace, console: Console) -> Found:
 
 
 def _figures(figures: Iterable[Figure]) -> Found:
-    rows = [asdict(figure) for figure in figures]
-    return {"rows": rows}, [[_worded(row) for row in rows]]
+    found = list(figures)
+    rows = [
+        {
+            "figure": figure.figure,
+            "value": f"{figure.value:,.3g}" if figure.value < 1000 else f"{figure.value:,.0f}",
+            "unit": figure.unit,
+            "95 % interval": "-" if figure.low is None else f"{figure.low:.3g} to {figure.high:.3g}",
+            "n": f"{figure.n:,}" if figure.n else "-",
+        }
+        for figure in found
+    ]
+    return {"rows": [asdict(figure) for figure in found]}, [rows]
 
 
-def _worded(row: dict[str, Any]) -> dict[str, Any]:
-    """A figure for a person: its interval in one cell."""
-    interval = "-" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
-    return {
-        "figure": row["figure"],
-        "value": f"{row['value']:,.3g}" if row["value"] < 1000 else f"{row['value']:,.0f}",
-        "unit": row["unit"],
-        "95 % interval": interval,
-        "n": f"{row['n']:,}" if row["n"] else "-",
-    }
-
-
-def _peers(args: argparse.Namespace, console: Console) -> Found:
+def _systems(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import data
     from whisperlab.experiments import other_systems
 
-    names = other_systems.chosen(args.peers)
     recordings = _speech(args)
     controls = [
         recording
@@ -175,13 +157,13 @@ def _peers(args: argparse.Namespace, console: Console) -> Found:
     rows = other_systems.compare(
         recordings,
         controls=controls,
-        names=names,
+        names=args.systems,
         pace=args.pace,
         memory=args.memory,
         threads=args.threads,
         say=console.note,
     )
-    return {"rows": rows}, _readable(rows)
+    return {"rows": rows}, _system_tables(rows)
 
 
 def _speech(args: argparse.Namespace) -> Sequence[Recording]:
@@ -191,30 +173,25 @@ def _speech(args: argparse.Namespace) -> Sequence[Recording]:
 
 
 def _controls(args: argparse.Namespace, recordings: Sequence[Recording]) -> list[str]:
-    """The corpora of one language in which false switches are counted."""
+    """The monolingual corpora in which false switches are counted."""
     from whisperlab import data
-    from whisperlab.experiments import other_systems
+    from whisperlab.experiments.systems import FOLLOWING, select
 
     languages = sorted({language for recording in recordings for language in recording.languages})
-    follow = set(other_systems.chosen(args.peers)) & set(other_systems.FOLLOWING)
-    if not (args.controls and follow and len(languages) > 1):
+    if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(languages) > 1):
         return []
     return [name for name in data.list_corpora() if name in {f"ivr-{language}" for language in languages}]
-
-
-def _is_faster(name: str) -> bool:
-    return name.startswith("faster-whisper")
 
 
 def _pipeline(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import data
     from whisperlab.experiments import ablation
 
+    ablation.select_variants(args.variants)  # checks the names before anything is loaded
     recordings = data.load(args.corpus, args.split)[: args.limit]
-    ablation.chosen(args.arms)  # a wrong name is told before a model is loaded
     found = ablation.measure(
         recordings[: args.limit or 3],
-        names=args.arms,
+        names=args.variants,
         stretch_s=args.seconds,
         memory=args.memory,
         accuracy=recordings if args.accuracy else (),
@@ -224,8 +201,8 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
     return found.to_dict(), ablation.readable(found)
 
 
-def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
-    """The rows of the peers as tables narrow enough to read: text, languages, cost."""
+def _system_tables(rows: list[TableRow]) -> list[list[dict[str, str]]]:
+    """The rows as tables of readable width: text, languages, cost."""
     from whisperlab.experiments.other_systems import CONTROLS, COSTS, RATES, readable
 
     in_mb = [
@@ -233,7 +210,8 @@ def _readable(rows: list[dict[str, Any]]) -> list[list[dict[str, str]]]:
         for row in rows
     ]
     text = [name for name in RATES if "error" in name or "deleted" in name or "latency" in name]
-    switches = [*(name for name in RATES if "switch_" in name and name not in text), *_DECIDED, CONTROLS]
+    delays = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
+    switches = [*(name for name in RATES if "switch_" in name and name not in text), *delays, CONTROLS]
     return [readable(in_mb, names) for names in (text, switches, COSTS)]
 
 
@@ -241,14 +219,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-MODEL = "base"
-
-_DECIDED = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
-
 _BENCHES: dict[str, Callable[[argparse.Namespace, Console], Found]] = {
     "buffer": _buffer,
     "metrics": _metrics,
     "cache": _cache,
     "pipeline": _pipeline,
-    "peers": _peers,
+    "systems": _systems,
 }

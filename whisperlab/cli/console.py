@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import select
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.text_table import text_table
+
+table = text_table  # the name the commands use
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,30 +88,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records with the same keys as aligned columns under their names.
-
-    >>> print(table([{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]))
-    name  size
-    base  74
-    tiny  39
-    """
-    if not rows:
-        return "(nothing)"
-    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
 def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:
     """The line below a table with an error rate: how words are counted."""
     return f"words wrong: normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,31 +1,31 @@
 """Search options of the transcriber for few errors, quick answers and little memory, all three at once.
 
-What comes out is a Pareto front: the configurations that no other beats in everything. A space is JSON, or a file of
-it: lists are choices, {"low": 0.5, "high": 0.95} is a range (also "step", "log": true), all else is fixed; vad, lid,
-smoothing, decoding and session are groups. A search can be stopped at any time; --resume with the same space, method
-and seed goes on where it stopped, also with more trials. It chooses by its results, so it runs on the split dev;
-what it finds is then run once on test. Times are measured beside the other workers: give each a core of its own.
+The result is a Pareto front: the configurations that no other beats in everything. A space is JSON, or a file of it:
+lists are choices, {"low": 0.5, "high": 0.95} is a range (also "step", "log": true), other values are fixed. A stopped
+search continues with --resume and the same space, method and seed, also with more trials. It chooses by its results,
+so it runs on the split dev; run the chosen configuration once on test. Times are measured beside the other workers:
+give each worker a core.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import positive_int
-from whisperlab.cli.console import Console, counted, table
+from whisperlab.cli.console import Console, counted
 from whisperlab.cli.needs import Needs
 from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
 from whisperlab.cli.sweep import needs as sweep_needs
 from whisperlab.util.errors import SweepError
+from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
-    from whisperlab.experiments.search import Trial
+    from whisperlab.experiments.search import SearchResult, Trial
 
-HELP = "configurations worth having, out of many"
+HELP = "the best configurations out of many"
 EXAMPLES = (
-    """search --space '{"lid": {"sure": {"low": 0.5, "high": 0.95}}, "precision": ["fp32", "bf16"]}' --trials 20""",
+    """search --space '{"language_id.confident_above": {"low": 0.5, "high": 0.95}}' --trials 20""",
     """search --space space.json --method random --seed 1 --trials 40 --workers 2 --out reports/search""",
     """search --space space.json --method random --seed 1 --trials 60 --out reports/search --resume --json""",
 )
@@ -46,14 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """optuna, and what a sweep needs."""
+    """optuna and the needs of a sweep."""
     return {"optuna": "search", **sweep_needs(args)}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run the trials that are not there yet and print the Pareto front; 1 when a trial failed."""
+    """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
     from whisperlab import data
-    from whisperlab.experiments.search import Space, check_recordings, search
+    from whisperlab.experiments.search import check_recordings, search
+    from whisperlab.experiments.search_space import Space
     from whisperlab.model import weights
     from whisperlab.streaming.language_id import check_languages
 
@@ -61,53 +62,51 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_out(args)
     recordings = data.load(args.corpus, args.split)[: args.limit]
     check_recordings(recordings)
+    options = shared(args, recordings)
     model = weights.load_weights(args.model, args.device, say=console.note)
-    check_languages(shared(args, recordings)["languages"], model.n_languages)
-    digest = weights.model_digest(model)
-    with running(args, model, digest, console) as options:
-        found = search(
-            space,
-            recordings,
-            args.out,
-            trials=args.trials,
-            method=args.method,
-            seed=args.seed,
-            shared=shared(args, recordings),
-            **options,
+    check_languages(options["languages"], model.n_languages)
+    limits = {"trials": args.trials, "method": args.method, "seed": args.seed}
+    with running(args, model, weights.model_digest(model), console) as run_options:
+        result = search(space, recordings, args.out, shared=options, **limits, **run_options)
+    splits = ", ".join(sorted({recording.split for recording in recordings} - {""})) or None
+    _show(args, console, result, splits, len(recordings))
+    if result.failed:
+        raise SweepError(
+            f"{len(result.failed)} of {len(result.trials)} trials failed, the first with {result.failed[0].error}; "
+            "--retry-failed runs them again"
         )
-    split = ", ".join(sorted({recording.split for recording in recordings} - {""})) or None
-    chosen_by = f"{len(recordings)} of the recordings of {args.corpus}, {f'split {split}' if split else 'of no split'}"
+    return 0
+
+
+def _show(
+    args: argparse.Namespace, console: Console, result: SearchResult, splits: str | None, n_recordings: int
+) -> None:
     console.document(
         {
             "out": str(args.out),
             "method": args.method,
             "seed": args.seed,
             "corpus": args.corpus,
-            "split": split,
-            "recordings": len(recordings),
-            "found": found.found,
-            "ran": found.ran,
-            "failed": len(found.failed),
+            "split": splits,
+            "recordings": n_recordings,
+            "found": result.found,
+            "ran": result.ran,
+            "failed": len(result.failed),
             "normalizer": "plain",
-            "front": [trial.to_dict() for trial in found.front],
-            "trials": [trial.to_dict() for trial in found.trials],
+            "front": [trial.to_dict() for trial in result.front],
+            "trials": [trial.to_dict() for trial in result.trials],
         }
     )
-    console.show(table([_line(trial) for trial in found.front]))
+    console.show(text_table([_row(trial) for trial in result.front]))
     console.show(
-        f"{len(found.front)} of {len(found.trials)} configurations are on the Pareto front; "
-        f"chosen by {chosen_by}: on others expect worse"
+        f"{len(result.front)} of {len(result.trials)} configurations are on the Pareto front; chosen by "
+        f"{n_recordings} of the recordings of {args.corpus}, {f'split {splits}' if splits else 'of no split'}: on "
+        "others expect worse"
     )
     console.show(counted())
-    if found.failed:
-        raise SweepError(
-            f"{len(found.failed)} of {len(found.trials)} trials failed, the first with {found.failed[0].error}; "
-            "--retry-failed runs them again"
-        )
-    return 0
 
 
-def _line(trial: Trial) -> Mapping[str, Any]:
+def _row(trial: Trial) -> dict[str, object]:
     words, response_s, memory = trial.objectives or (None,) * 3
     return {
         "trial": trial.number,

@@ -1,11 +1,8 @@
-"""How well Whisper tells the language of a window, by its length, the silence after it, and what may be answered.
+"""Accuracy of language identification by window length, trailing silence, allowed languages and English bias.
 
-Windows are taken from recordings whose language is known, each wholly inside one *block*: consecutive segments in
-one language. A window is encoded once and its logits over all languages are kept: which languages were
-allowed, what was taken off English and at which temperature is then arithmetic on the same rows.
-
-All conditions hear the same places in turns, so two conditions differ by nothing but themselves, in what they
-answer and in what they cost: compare place by place.
+Windows come from recordings of known language. Each lies within one *block*: consecutive segments in one language. A
+window is encoded once and its logits over all languages are kept; allowed languages, English bias and temperature are
+then arithmetic on the same rows. All conditions take turns at the same places, so they can be compared place by place.
 """
 
 from __future__ import annotations
@@ -42,9 +39,9 @@ POOL_AFTER = LanguageIdOptions().pool_after  # as the transcriber's language-ID 
 
 @dataclass(slots=True, frozen=True)
 class Condition:
-    """A window's length, the silence after it, and where positions are pooled (see `LanguageIdOptions`).
+    """Length of the window, silence after it, and the block after which positions are pooled (see `LanguageIdOptions`).
 
-    Silence of 30 s pads to the 30 s Whisper was trained on.
+    Silence of 30 s pads to the 30 s of Whisper's training.
 
     >>> str(Condition(2.5, 0.5)), str(Condition(1, 30, None))
     ('2.5 s + 0.5 s', '1 s padded to 30 s, not pooled')
@@ -69,9 +66,9 @@ class Condition:
 
 @dataclass(slots=True, frozen=True, order=True)
 class Place:
-    """Where windows end: sample ``end`` of a recording, with ``room`` samples of one language before it.
+    """The end of windows: sample ``end`` of a recording, after ``room`` samples in one language.
 
-    ``block`` counts the recording's language blocks.
+    ``block`` is the index of the language block in the recording.
     """
 
     recording: str
@@ -81,16 +78,15 @@ class Place:
     language: str
 
     def fits(self, condition: Condition) -> bool:
-        """Whether a window of that length lies wholly inside the block."""
+        """Whether a window of that length lies within the block."""
         return samples(condition.window_s) <= self.room
 
 
 @dataclass(slots=True, frozen=True, eq=False)
-class Heard:
-    """What Whisper made of one window at each of some places.
+class WindowLogits:
+    """Whisper's language logits for one window per place.
 
-    ``logits`` has a row for each place and a column for each of ``languages``; ``encoder_s`` are the seconds its
-    encoder took, shape (places,).
+    ``logits`` has shape (places, languages); ``encoder_s``, shape (places,), has the seconds of the encoder.
     """
 
     languages: tuple[str, ...]
@@ -103,19 +99,19 @@ class Heard:
 
     @property
     def truth(self) -> NDArray[np.intp]:
-        """The column of the language truly spoken, shape (places,)."""
+        """The column of the true language, shape (places,)."""
         column = {language: i for i, language in enumerate(self.languages)}
         return np.array([column[place.language] for place in self.places], np.intp)
 
-    def among(self, allowed: Iterable[str] | None = None) -> Logits:
-        """The logits with all languages but the allowed masked; None allows all."""
+    def masked(self, allowed: Iterable[str] | None = None) -> Logits:
+        """The logits with -inf for all but the allowed languages; None allows all."""
         if allowed is None:
             return self.logits
         codes = check_languages(list(allowed), len(self.languages))
         return np.where(np.isin(self.languages, codes), self.logits, -np.inf)
 
     def log_prior(self, english_bias: float) -> NDArray[np.float64]:
-        """What is added to each language's logit when that is taken off English, shape (languages,)."""
+        """The addend to each language's logit, shape (languages,): minus the bias for English."""
         return np.where(np.array(self.languages) == "en", -english_bias, 0.0)
 
     def posteriors(
@@ -123,52 +119,52 @@ class Heard:
     ) -> NDArray[np.float64]:
         """Probability of each language at each place, shape (places, languages).
 
-        `LanguageIdentifier`'s own where fewer than all are allowed; it takes nothing off English where all are.
+        Equal to `LanguageIdentifier`'s if fewer than all languages are allowed; it has no bias if all are.
         """
-        scores = self.among(allowed) / temperature + self.log_prior(english_bias)
+        scores = self.masked(allowed) / temperature + self.log_prior(english_bias)
         return np.array([softmax(row) for row in scores]).reshape(scores.shape)
 
-    def right(
+    def correct(
         self, allowed: Iterable[str] | None = None, english_bias: float = 0.0, temperature: float = 1.0
     ) -> NDArray[np.bool_]:
-        """Whether the likeliest language is the true one, shape (places,).
+        """Whether the most likely language is the true one, shape (places,).
 
-        The temperature matters only beside a bias: what is taken off English is not divided by it.
+        The temperature matters only with a bias, which is not divided by it.
         """
-        scores = self.among(allowed) / temperature + self.log_prior(english_bias)
-        right: NDArray[np.bool_] = scores.argmax(axis=1) == self.truth
-        return right
+        scores = self.masked(allowed) / temperature + self.log_prior(english_bias)
+        correct: NDArray[np.bool_] = scores.argmax(axis=1) == self.truth
+        return correct
 
-    def at(self, chosen: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_]) -> Heard:
-        """Some of the places: their numbers, or true for each that is chosen."""
+    def at(self, chosen: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_]) -> WindowLogits:
+        """Some of the places, by index or by mask."""
         asked = np.asarray(chosen)
         numbers = np.flatnonzero(asked) if asked.dtype == np.bool_ else asked.astype(np.intp)
         places = tuple(self.places[i] for i in numbers)
-        return Heard(self.languages, places, self.logits[numbers], self.encoder_s[numbers])
+        return WindowLogits(self.languages, places, self.logits[numbers], self.encoder_s[numbers])
 
-    def halves(self) -> tuple[Heard, Heard]:
-        """Every other recording, and the rest: one to choose by, one to judge by. Of a single recording, its blocks."""
+    def halves(self) -> tuple[WindowLogits, WindowLogits]:
+        """Two halves by alternate recordings, to fit and to evaluate; a single recording is split by its blocks."""
         names = [place.recording for place in self.places]
         units = names if len(set(names)) > 1 else [str(place.block) for place in self.places]
         odd = np.unique(units, return_inverse=True)[1] % 2 == 1
         return self.at(~odd), self.at(odd)
 
 
-class Listener(Protocol):
-    """Who is asked: `WindowListener`, or in a test something that knows its answers."""
+class Scorer(Protocol):
+    """Scores windows: `WindowScorer`, or a fake in a test."""
 
     languages: tuple[str, ...]
 
-    def hear(
+    def score(
         self, window: FloatArray, silence: int, pool_after: int | None, /
     ) -> tuple[NDArray[np.float64], float]:
         """Language logits of a window followed by samples of silence, and the encoder's seconds."""
 
 
-class WindowListener:
-    """A loaded Whisper model that gives its language logits for a window, and how long its encoder took.
+class WindowScorer:
+    """Language logits of a loaded Whisper model, and the time of its encoder.
 
-    ``precision`` as for the transcriber: None takes what is fastest here.
+    ``precision`` as for the transcriber: None selects the fastest on this machine.
     """
 
     def __init__(
@@ -181,7 +177,7 @@ class WindowListener:
         self._identifier = LanguageIdentifier(stack, self.languages, n_languages=n_languages)
         self._clock = clock
 
-    def hear(
+    def score(
         self, window: FloatArray, silence: int, pool_after: int | None = POOL_AFTER
     ) -> tuple[NDArray[np.float64], float]:
         """Logits of a window followed by samples of silence, shape (languages,), and the encoder's seconds."""
@@ -193,9 +189,9 @@ class WindowListener:
 
 
 def blocks(segments: Iterable[ReferenceSegment]) -> list[tuple[Span, str]]:
-    """The stretches in which one language is spoken, pauses between its segments included, with that language.
+    """The spans of consecutive segments in one language, pauses included, with that language.
 
-    A block ends before the next one begins, should segments overlap.
+    If segments overlap, a block ends where the next one begins.
     """
     runs = [(lang, list(run)) for lang, run in groupby(segments, key=lambda segment: segment.lang)]
     starts = [samples(run[0].start) for _, run in runs]
@@ -207,9 +203,9 @@ def blocks(segments: Iterable[ReferenceSegment]) -> list[tuple[Span, str]]:
 
 
 def places(recordings: Iterable[Recording], window_s: float, hop_s: float = 0.5) -> list[Place]:
-    """Every ``hop_s`` of each block, where a window of ``window_s`` fits.
+    """Every ``hop_s`` of each block at which a window of ``window_s`` fits.
 
-    Counted from the block's beginning, so the places of a longer window are among those of a shorter one.
+    Counted from the start of the block, so the places of a longer window are a subset of those of a shorter one.
     """
     hop, window = samples(hop_s), samples(window_s)
     if hop < 1:
@@ -224,36 +220,36 @@ def places(recordings: Iterable[Recording], window_s: float, hop_s: float = 0.5)
 
 
 def sample(among: Sequence[Place], n: int, rng: np.random.Generator) -> list[Place]:
-    """At most ``n`` places, in equal shares of each language as far as there are, spread over its blocks.
+    """At most ``n`` places, with equal shares of the languages if possible, spread over the blocks.
 
-    With equal shares, plain accuracy is balanced accuracy.
+    With equal shares, accuracy equals balanced accuracy.
     """
     drawn = [among[i] for i in rng.permutation(len(among))]
-    spread = _in_turns(drawn, lambda place: (place.recording, place.block))
-    return sorted(_in_turns(spread, lambda place: place.language)[:n])
+    spread = _round_robin(drawn, lambda place: (place.recording, place.block))
+    return sorted(_round_robin(spread, lambda place: place.language)[:n])
 
 
-def _in_turns(among: Sequence[Place], group: Callable[[Place], object]) -> list[Place]:
+def _round_robin(among: Sequence[Place], group: Callable[[Place], object]) -> list[Place]:
     """The first of each group, then the second of each, and so on."""
     seen: Counter[object] = Counter()
-    turns = []
+    rounds = []
     for place in among:
-        turns.append(seen[group(place)])
+        rounds.append(seen[group(place)])
         seen[group(place)] += 1
-    return [among[i] for i in np.argsort(turns, kind="stable")]
+    return [among[i] for i in np.argsort(rounds, kind="stable")]
 
 
 def measure(
-    listener: Listener,
+    scorer: Scorer,
     recordings: Iterable[Recording],
     where: Sequence[Place],
     conditions: Sequence[Condition],
     progress: Callable[[int], object] | None = None,
-) -> dict[Condition, Heard]:
-    """Hear every place under every condition whose window fits there, the conditions in turns.
+) -> dict[Condition, WindowLogits]:
+    """Score every place under every condition that fits there, the conditions in turns.
 
-    ``progress`` is called after each place with the number of windows encoded for it. Raises ConfigurationError
-    when a condition fits nowhere.
+    ``progress`` is called after each place with its number of windows. Raises ConfigurationError if a condition fits at
+    no place.
     """
     kept: dict[Condition, list[tuple[Place, NDArray[np.float64], float]]] = {c: [] for c in conditions}
     for recording in recordings:
@@ -263,27 +259,29 @@ def measure(
             fitting = [condition for condition in conditions if place.fits(condition)]
             for condition in fitting:
                 window = audio[place.end - samples(condition.window_s) : place.end]
-                heard = listener.hear(window, samples(condition.silence_s), condition.pool_after)
-                kept[condition].append((place, *heard))
+                scored = scorer.score(window, samples(condition.silence_s), condition.pool_after)
+                kept[condition].append((place, *scored))
             if progress:
                 progress(len(fitting))
     for condition, rows in kept.items():
         if not rows:
-            raise ConfigurationError(f"no place has room for a window of {condition.window_s:g} s")
-    return {condition: _heard(listener.languages, rows) for condition, rows in kept.items()}
+            raise ConfigurationError(f"no place fits a window of {condition.window_s:g} s")
+    return {condition: _joined(scorer.languages, rows) for condition, rows in kept.items()}
 
 
-def _heard(languages: tuple[str, ...], rows: Sequence[tuple[Place, NDArray[np.float64], float]]) -> Heard:
+def _joined(
+    languages: tuple[str, ...], rows: Sequence[tuple[Place, NDArray[np.float64], float]]
+) -> WindowLogits:
     where, logits, took = zip(*rows, strict=True)
-    return Heard(languages, where, np.array(logits), np.array(took))
+    return WindowLogits(languages, where, np.array(logits), np.array(took))
 
 
-def together(parts: Iterable[Heard]) -> Heard:
-    """Several as one, for example those of several recordings."""
+def concatenate(parts: Iterable[WindowLogits]) -> WindowLogits:
+    """Join the results of one model, for example of several recordings."""
     every = list(parts)
     if not every or any(part.languages != every[0].languages for part in every):
-        raise ConfigurationError("only what one model heard can be put together, at least one part")
-    return Heard(
+        raise ConfigurationError("parts to join need the same languages, and at least one part")
+    return WindowLogits(
         every[0].languages,
         tuple(place for part in every for place in part.places),
         np.concatenate([part.logits for part in every]),

@@ -1,9 +1,8 @@
-"""The plain pipeline: what a live transcriber costs before anything is optimised.
+"""The reference pipeline: the cost of live transcription before any optimisation, the guide's "before".
 
-It is the performance guide's "before": audio kept by ``np.concatenate``, every window padded to 30 s, openai-whisper's
-own modules in float32, the whole vocabulary projected for every token, language-ID at every hop, no cache. It runs
-through the logic of `SessionRestartTranscriber`, with plainer parts in the places of ours, so that a comparison
-measures the parts and not two ways to decide.
+Audio is kept by ``np.concatenate``, every window is padded to 30 s, openai-whisper's own modules run in float32, the
+whole vocabulary is projected for every token, language-ID runs at every hop, and there is no cache. The decision logic
+is that of `SessionRestartTranscriber`, so that a comparison measures the parts and nothing else.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ import numpy.typing as npt
 import torch
 
 from whisperlab.buffer import RingBuffer
+from whisperlab.config import TranscriberConfig
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder, positions
 from whisperlab.model.text_decoder import DecoderState, TextDecoder
 from whisperlab.streaming.assembly import Parts
-from whisperlab.streaming.decoding import DecodingOptions
-from whisperlab.streaming.language_id import LanguageIdOptions
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, as_chunk
 from whisperlab.util.errors import AudioFormatError
@@ -37,17 +34,17 @@ WINDOW_MS = 2000
 
 
 class ConcatenatedBuffer(RingBuffer):
-    """The newest ``capacity`` samples in an array that is made anew for every chunk; reads as `RingBuffer` does."""
+    """The newest ``capacity`` samples in an array that every append copies; otherwise like `RingBuffer`."""
 
     __slots__ = ()
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._data = self._readable = np.array([], dtype=np.float32)
-        self._memory = None  # lets go of the ring
+        self._memory = None  # frees the ring
 
     def append(self, samples: npt.ArrayLike) -> None:
-        """Make an array of the old and the new samples."""
+        """Copy the old and the new samples into a new array."""
         chunk = as_chunk(samples)
         end = self._end + len(chunk)
         self._overruns += len(chunk) > 0 and end - self._taken > self._capacity
@@ -60,7 +57,7 @@ class ConcatenatedBuffer(RingBuffer):
 
 
 class PaddedEncoder(ShortWindowEncoder):
-    """openai-whisper's encoder on windows padded to 30 s, whatever margin is asked for; pools nothing."""
+    """openai-whisper's encoder on windows padded to 30 s; ignores the margin and never pools."""
 
     __slots__ = ("_model",)
 
@@ -71,7 +68,7 @@ class PaddedEncoder(ShortWindowEncoder):
     def encode_batch(
         self, windows: Sequence[npt.NDArray[np.float32]], margin: int, pool_after: int | None = None
     ) -> list[Encoded]:
-        """Each window by itself; ``margin`` and ``pool_after`` change nothing."""
+        """Encode each window separately; ``margin`` and ``pool_after`` are ignored."""
         return [self._encoded(window) for window in windows]
 
     def _encoded(self, window: npt.NDArray[np.float32]) -> Encoded:
@@ -88,15 +85,15 @@ class PaddedEncoder(ShortWindowEncoder):
 
 
 @dataclass(slots=True)
-class _PlainState(DecoderState):
+class _ReferenceState(DecoderState):
     """openai-whisper's own cache: the keys and values of its modules, cross-attention included."""
 
     features: torch.Tensor | None = None
     kept: dict[torch.nn.Module, torch.Tensor] | None = None
 
 
-class WholeStack(TextDecoder):
-    """openai-whisper's decoder. In the place of hidden states stand the logits of the whole vocabulary."""
+class ReferenceDecoder(TextDecoder):
+    """openai-whisper's decoder; it returns logits of the whole vocabulary in place of hidden states."""
 
     def __init__(self, model: Whisper) -> None:
         self._model, self.device, self.precision = model, model.device, "fp32"
@@ -104,13 +101,13 @@ class WholeStack(TextDecoder):
         self._heads = [tuple(place) for place in model.alignment_heads.indices().T.tolist()]
 
     def open(self, encoded: Encoded) -> DecoderState:
-        """Nothing is computed before the first token."""
+        """A state without tokens; nothing is computed yet."""
         alignment = torch.empty(len(self._heads), 0, len(encoded.features), device=self.device)
-        return _PlainState([], [], alignment, features=encoded.features, kept={})
+        return _ReferenceState([], [], alignment, features=encoded.features, kept={})
 
     def rewind(self, state: DecoderState, n_tokens: int) -> None:
-        """Forget every token after the first ``n_tokens``."""
-        assert isinstance(state, _PlainState)
+        """Drop all tokens after the first ``n_tokens``."""
+        assert isinstance(state, _ReferenceState)
         assert state.kept is not None
         own = {
             module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)
@@ -126,9 +123,9 @@ class WholeStack(TextDecoder):
     ) -> torch.Tensor:
         """Logits of the whole vocabulary after each of the tokens, shape (new tokens, vocabulary).
 
-        More than one token can be added to an empty state only, as openai-whisper's mask has it.
+        openai-whisper's mask allows several tokens only in an empty state.
         """
-        assert isinstance(state, _PlainState)
+        assert isinstance(state, _ReferenceState)
         assert state.features is not None
         assert len(tokens) == 1 or not state.n_tokens, "openai-whisper's mask is for an empty cache"
         end = state.n_tokens + len(tokens)
@@ -156,8 +153,8 @@ class WholeStack(TextDecoder):
         return hidden.clone() if mask is None else hidden + mask
 
     @contextmanager
-    def _watched(self, state: _PlainState, attention: bool) -> Iterator[dict[int, torch.Tensor]]:
-        """Keep keys and values by openai-whisper's hooks; hands out the cross-attention's scores, layer by layer."""
+    def _watched(self, state: _ReferenceState, attention: bool) -> Iterator[dict[int, torch.Tensor]]:
+        """Cache keys and values by openai-whisper's hooks; yields the cross-attention scores by layer."""
         from whisper.model import MultiHeadAttention, disable_sdpa
 
         seen: dict[int, torch.Tensor] = {}
@@ -187,44 +184,39 @@ def _remove(hooks: Sequence[Any]) -> None:
         hook.remove()
 
 
-class PlainTranscriber(SessionRestartTranscriber):
-    """The plain pipeline; with ``guide`` the performance guide's: its ring buffers, and its cache of rounded audio.
+def reference_transcriber(
+    model: Whisper,
+    languages: Sequence[str] | None = None,
+    *,
+    guide: bool = False,
+    threads: int = THREADS,
+) -> SessionRestartTranscriber:
+    """A transcriber made of the reference parts.
 
     Args:
         model: a loaded openai-whisper model.
         languages: the allowed languages.
         threads: compute threads.
-        guide: take the guide's buffers, and its cache of 50 entries with the key ``'rounded'`` at 6 decimals.
+        guide: the design of the performance guide: ring buffers, and a cache of 50 entries with the key ``'rounded'``
+            at 6 decimals.
     """
-
-    def __init__(
-        self,
-        model: Whisper,
-        languages: Sequence[str] | None = None,
-        *,
-        guide: bool = False,
-        threads: int = THREADS,
-    ) -> None:
-        parts = Parts(
-            engine=lambda *_: (PaddedEncoder(model), WholeStack(model)),
-            buffer=RingBuffer if guide else ConcatenatedBuffer,
-        )
-        super().__init__(
-            model,
-            languages,
-            parts=parts,
-            precision="fp32",
-            threads=threads,
-            cache_size=50 if guide else 0,
-            decoding=DecodingOptions(
-                trailing_silence_s=(30.0,)
-            ),  # a second try would decode the same window again
-            language_id=LanguageIdOptions(
-                window_ms=WINDOW_MS,
-                trailing_silence_ms=28_000,
-                pool_after=None,
-                onset_ms=0,
-                confident_hop_factor=1,
-            ),
-            session=SessionOptions(share=False, flag_language=False),
-        )
+    parts = Parts(
+        engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)),
+        buffer=RingBuffer if guide else ConcatenatedBuffer,
+    )
+    config = TranscriberConfig().replace(
+        {
+            "compute.precision": "fp32",
+            "compute.threads": threads,
+            "cache.size": 50 if guide else 0,
+            "decoding.trailing_silence_s": [30.0],  # a second value would decode the same window again
+            "language_id.window_ms": WINDOW_MS,
+            "language_id.trailing_silence_ms": 28_000,
+            "language_id.pool_after": None,
+            "language_id.onset_ms": 0,
+            "language_id.confident_hop_factor": 1,
+            "session.share": False,
+            "session.flag_language": False,
+        }
+    )
+    return SessionRestartTranscriber(model, languages, config=config, parts=parts)

@@ -1,36 +1,36 @@
-"""Figures of the economy: before and after by chunk, work against accuracy, and how the cost grows."""
+"""Figures of the ablation: time per chunk, work against accuracy, and how costs grow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.util.json_values import Json
+from whisperlab.util.statistics import Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
-
-_KINDS = {"before": 3, "guide": 1, "ours": 2, "off": 0, "on": 4}  # colour of each kind of arm
+_KINDS = {"before": 3, "guide": 1, "default": 2, "off": 0, "on": 4}  # colour of each kind of variant
 _MARKERS = "os^D"
 
 
 @_styled
-def ladder_figure(rows: Sequence[Row], measure: str = "chunk_ms_p95") -> Figure:
-    """Milliseconds of a chunk (a column of the rows of `ablation.measure`), an arm a bar, on a log scale.
+def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure:
+    """A bar per variant on a log scale: milliseconds per chunk, a column of the rows of `ablation.measure`.
 
-    The figure at the bar is its ratio to the plain pipeline with the 95 % interval.
+    The label is the ratio to the reference pipeline with its 95 % interval.
     """
     figure = _figure(NARROW, 0.9 + 0.36 * len(rows))
     axes = figure.subplots()
     for place, row in enumerate(rows):
         value, (low, high) = row[measure], row[f"{measure}_ratio_95"]
         axes.barh(place, value, color=PALETTE[_KINDS[row["kind"]]], height=0.7)
-        told = "" if row["kind"] == "before" else f"  x {row[f'{measure}_ratio']:.3f} ({low:.3f}-{high:.3f})"
-        text = f"{value:,.0f} ms{told}"
+        ratio = "" if row["kind"] == "before" else f"  x {row[f'{measure}_ratio']:.3f} ({low:.3f}-{high:.3f})"
+        text = f"{value:,.0f} ms{ratio}"
         axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [row["arm"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -42,17 +42,17 @@ def ladder_figure(rows: Sequence[Row], measure: str = "chunk_ms_p95") -> Figure:
 
 
 @_styled
-def pareto_figure(rows: Sequence[Row], score: str = "switch_f1_at_1") -> Figure:
-    """A score against the encoder's seconds per second of audio, an arm a point with the score's interval.
+def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure:
+    """A point per variant: a score with its interval against encoder seconds per second of audio.
 
-    The line joins the arms that no other beats in both.
+    The line joins the variants that no other beats in both.
     """
     judged = sorted(
         (row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"]
     )
     figure = _figure(NARROW, 4.2)
     axes = figure.subplots()
-    front: list[Row] = []
+    front: list[Json] = []
     for row in judged:
         if not front or row[score] > front[-1][score]:
             front.append(row)
@@ -64,7 +64,7 @@ def pareto_figure(rows: Sequence[Row], score: str = "switch_f1_at_1") -> Figure:
         axes.plot(x, y, "o", color=PALETTE[_KINDS[row["kind"]]], markeredgecolor=INK, markersize=7)
         up = number % 2 == 0
         axes.annotate(
-            row["arm"],
+            row["variant"],
             (x, y),
             (6, 9 if up else -9),
             textcoords="offset points",
@@ -81,22 +81,22 @@ def pareto_figure(rows: Sequence[Row], score: str = "switch_f1_at_1") -> Figure:
     return figure
 
 
-def _places(rows: Sequence[Row], score: str) -> tuple[list[float], list[float]]:
+def _places(rows: Sequence[Json], score: str) -> tuple[list[float], list[float]]:
     return [row["encoded_s_per_s"] for row in rows], [row[score] for row in rows]
 
 
 @_styled
-def scaling_figure(points: Sequence[Any], *, log: bool = False, unit: str = "ms") -> Figure:
-    """Milliseconds over what the cost may grow with: a panel for each curve of some `microbenchmarks.Point`.
+def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "ms") -> Figure:
+    """A panel per curve: milliseconds over x.
 
-    ``log`` draws both axes logarithmic; ``unit`` is what stands at the axis of time.
+    ``log`` makes both axes logarithmic; ``unit`` labels the time axis.
     """
     curves = list(dict.fromkeys(point.curve for point in points))
     n_columns = min(len(curves), 2)
     n_rows = -(-len(curves) // n_columns)
     figure = _figure(NARROW, 2.6 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
-    for curve, axes in zip(curves, panels, strict=False):  # in this order: the panel after the last is left
+    for curve, axes in zip(curves, panels, strict=False):  # zip takes no panel after the last curve
         lines = list(dict.fromkeys(point.line for point in points if point.curve == curve))
         for number, line in enumerate(lines):
             mine = [point for point in points if (point.curve, point.line) == (curve, line)]

@@ -1,7 +1,7 @@
-"""Figures of accuracy: over window and silence, by rule, against cost, and beside the confidence claimed.
+"""Figures of language-ID accuracy: by window and silence, by rule, against cost, and against confidence.
 
-Shares come as counts, ``(right, n)``, and are drawn with Wilson's 95 % interval. That interval takes every
-answer as a trial of its own; answers about the same sentence are alike, so the true one is somewhat wider.
+Shares are given as counts ``(right, n)`` and drawn with Wilson's 95 % interval. It treats every answer as independent;
+answers about the same sentence are not, so the true interval is somewhat wider.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.scoring.calibration import ReliabilityBin
 from whisperlab.report.counts import percent
 from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.util.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,14 +22,12 @@ Count: TypeAlias = tuple[int, int]  # right, of so many
 
 _LINES = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6))  # a thin line in the palette's yellow is hard to see
 _MARKERS = "osD^vP"
-_APART = (
-    0.025  # of the axis: how far the lines of one figure are set aside, lest their intervals hide each other
-)
+_APART = 0.025  # of the axis: horizontal distance between lines, so that their intervals do not overlap
 
 
 @_styled
 def accuracy_map_figure(panels: Mapping[str, Mapping[tuple[float, float], Count]]) -> Figure:
-    """Accuracy by window (down) and silence after it (across), both in seconds, with its interval; a panel a title."""
+    """A panel per title: accuracy with its interval by window (rows) and silence after it (columns), in seconds."""
     windows = sorted({window for cells in panels.values() for window, _ in cells})
     silences = sorted({silence for cells in panels.values() for _, silence in cells})
     figure = _figure(NARROW, 1.2 + 0.46 * len(windows))
@@ -46,7 +44,7 @@ def accuracy_map_figure(panels: Mapping[str, Mapping[tuple[float, float], Count]
 
 @_styled
 def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Count]]]) -> Figure:
-    """Accuracy over the window's length in seconds, a line for each rule with its intervals; a panel a title."""
+    """A panel per title and a line per rule: accuracy with its intervals over the window's length in seconds."""
     figure = _figure(NARROW, 3.6)
     for axes, (title, rules) in zip(_row(figure, len(panels)), panels.items(), strict=True):
         ends = [window for counts in rules.values() for window in counts]
@@ -68,9 +66,9 @@ def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Coun
 
 @_styled
 def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figure:
-    """Accuracy against cost, relative to that of ``chosen``, a point each; the line joins those no other beats.
+    """A point per name: accuracy against cost; the line joins the points that no other beats.
 
-    A point is beaten by one that is no dearer and right more often.
+    A point is beaten by one of lower or equal cost and higher accuracy.
     """
     figure = _figure(NARROW, 4.2)
     axes = figure.subplots()
@@ -108,9 +106,9 @@ def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figur
 
 @_styled
 def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
-    """Accuracy over confidence, a line for each name; on the dashed line a confidence means what it says.
+    """A line per name: accuracy over confidence; on the dashed line both are equal.
 
-    Bars are intervals, and a halo is the larger the more answers a mark stands for.
+    Bars are intervals. The area of a halo shows the number of answers.
     """
     figure = _figure(NARROW, 4.2 + 0.2 * len(curves))
     axes = figure.subplots()
@@ -145,7 +143,7 @@ def _share(count: Count) -> float:
 
 
 def _draw_map(axes: Axes, cells: Sequence[Sequence[Count | None]]) -> None:
-    """A grid of shares on colour, the interval beneath each; nothing where nothing was measured."""
+    """A coloured grid of shares with their intervals; cells without a measurement stay empty."""
     values = [[float("nan") if count is None else _share(count) for count in line] for line in cells]
     axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
     for row, line in enumerate(cells):

@@ -1,23 +1,22 @@
-"""The figure of the peers: words wrong against computing, a peer a point."""
+"""The figure of the other systems."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from whisperlab.report.figures import INK, LETTER, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
-
 
 @_styled
-def peers_figure(rows: Sequence[Row], rates: Sequence[tuple[str, str]]) -> Figure:
-    """Some rates (a column of `other_systems.summarise` and what to call it), a panel each, a bar for each peer.
+def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Figure:
+    """A panel per rate and a bar per system, with its 95 % interval if there is one; whisperlab has its own colour.
 
-    The line at a bar is its 95 % interval, where there is one. Ours have a colour of their own.
+    ``rates`` are columns of `other_systems.summarise` and their titles.
     """
     figure = _figure(NARROW + 2, 0.9 + 0.34 * len(rows))
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
@@ -27,8 +26,8 @@ def peers_figure(rows: Sequence[Row], rates: Sequence[tuple[str, str]]) -> Figur
             if value is None:
                 axes.text(0, place, " none", va="center", color=INK, fontsize=8)
                 continue
-            ours = str(row["peer"]).startswith("whisperlab")
-            axes.barh(place, value, color=PALETTE[2 if ours else 0], height=0.7)
+            colour = PALETTE[2 if row["system"].startswith("whisperlab") else 0]
+            axes.barh(place, value, color=colour, height=0.7)
             low, high = row.get(f"{rate}_95") or (value, value)
             axes.plot([low, high], [place, place], color=INK, linewidth=1)
             axes.annotate(
@@ -43,8 +42,8 @@ def peers_figure(rows: Sequence[Row], rates: Sequence[tuple[str, str]]) -> Figur
         axes.margins(x=0.25)
         axes.set_xlim(left=0)
         axes.grid(visible=True, axis="x", color=MUTED)
-    panels[0].set_yticks(range(len(rows)), [row["peer"] for row in rows])
+    panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
     panels[0].invert_yaxis()
-    widest = max((len(str(row["peer"])) for row in rows), default=0)
+    widest = max((len(str(row["system"])) for row in rows), default=0)
     _frame(figure, top=0.1, bottom=0.55, left=0.2 + LETTER * widest, right=0.1)
     return figure

@@ -1,4 +1,4 @@
-"""Which configurations of a sweep are worth having, and which option made the difference: a section of its report."""
+"""The section of a sweep report about its options: the Pareto front and the importance of each option."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from whisperlab.report.tables import Column, Table, mebibytes, table
 
 MAX_LINES = 300  # configurations in a picture
 MAX_OPTIONS = 8  # axes of options in a picture
-MAX_WORDS = 12  # members of the front told to those who cannot see them
-FEWEST = 3  # configurations; below there is nothing to see that the table does not say
+MAX_WORDS = 12  # members of the front in the alternative text
+FEWEST = 3  # configurations; with fewer the table says as much
 
 MIXED = Objective("mixed error", "mixed error, %", lambda r: r.mixed_error, percent, 0.01)
 LANGUAGE = Objective("language error", "language error, %", lambda r: r.language_error, percent, 0.01)
@@ -25,10 +25,10 @@ MEMORY = Objective("peak memory", "peak memory, MiB", lambda r: r.peak_rss_bytes
 
 
 @dataclass(slots=True, frozen=True)
-class Design:
-    """What was varied and what came of it: the front as a table and a picture, importances, parallel coordinates.
+class SearchSection:
+    """The front as a table and a figure, importances, and parallel coordinates.
 
-    ``about`` says what it rests on, and on which split it was measured.
+    ``about`` names the data, the split and the limits of the result.
     """
 
     about: tuple[str, ...]
@@ -38,8 +38,8 @@ class Design:
     parallel: Drawing
 
 
-def design(results: Sequence[Result], splits: Sequence[str]) -> Design | None:
-    """The design of finished configurations; None where not two options or fewer than `FEWEST` were varied.
+def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSection | None:
+    """The section for finished configurations; None below two varied options or `FEWEST` configurations.
 
     ``splits`` are those of the recordings.
     """
@@ -55,7 +55,7 @@ def design(results: Sequence[Result], splits: Sequence[str]) -> Design | None:
     shown, marks = [told[n] for n in chosen], [on_front[n] for n in chosen]
     axes = [one.option for one in measured[0][1][:MAX_OPTIONS]]
     words = _words(told, members, objectives)
-    return Design(
+    return SearchSection(
         about=tuple(_about(told, members, objectives, list(splits))),
         front=_front_table(members, objectives),
         picture=Drawing(
@@ -77,7 +77,7 @@ def design(results: Sequence[Result], splits: Sequence[str]) -> Design | None:
 
 
 def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result]]:
-    """What all comparable results have been measured in, errors first, and those results."""
+    """The objectives that all comparable results have, errors first, and those results."""
     told = measured_alike(results)
     error = MIXED if any(result.mixed_error is not None for result in told) else LANGUAGE
     told = [result for result in told if error.value(result) is not None]
@@ -96,7 +96,7 @@ def _importances(results: Sequence[Result], options: Sequence[str], objective: O
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:
-    """The places of at most `MAX_LINES`: the front, then an even choice of the others, in the order they have."""
+    """At most `MAX_LINES` indices in order: the front and an even choice of the others."""
     members = [n for n, member in enumerate(on_front) if member][:MAX_LINES]
     others = [n for n, member in enumerate(on_front) if not member]
     room = min(MAX_LINES - len(members), len(others))
@@ -105,7 +105,7 @@ def _some(on_front: Sequence[bool]) -> list[int]:
 
 def _front_table(members: Sequence[Result], objectives: Sequence[Objective]) -> Table:
     columns: list[Column[tuple[int, Result]]] = [
-        Column("Configuration", "What was varied", lambda line: line[1].name),
+        Column("Configuration", "The varied options", lambda line: line[1].name),
         Column("No.", "Its number in the picture", lambda line: line[0], "{:.0f}".format),
         *(_column(objective) for objective in objectives),
     ]
@@ -127,7 +127,7 @@ def _about(
 ) -> Iterable[str]:
     yield (
         f"{len(members)} of {len(told)} configurations are on the Pareto front of "
-        f"{', '.join(objective.name for objective in objectives)}: whoever leaves one for another loses something."
+        f"{', '.join(objective.name for objective in objectives)}: no other configuration is better in all of them."
     )
     if "test" in splits:
         yield (
@@ -136,13 +136,13 @@ def _about(
         )
     elif splits:
         yield (
-            f"Measured on the split {', '.join(splits)}. The best of many is best partly by chance: run what you "
-            "choose once on speech that had no part in the choice."
+            f"Measured on the split {', '.join(splits)}. The best of many is best partly by chance: run the "
+            "chosen configuration once on other speech."
         )
     if MEMORY in objectives:
         yield (
-            "Memory is the peak of a whole process, model included. A process that ran several configurations keeps "
-            "some tens of MiB of the earlier ones, so small differences mean nothing."
+            "Memory is the peak of the whole process, model included. A process that ran several configurations keeps "
+            "some tens of MiB of the earlier ones, so small differences have no meaning."
         )
 
 
@@ -159,20 +159,20 @@ def _picture_words(objectives: Sequence[Objective], shown: int, of: int) -> str:
     _, cost, *more = objectives
     size = f" The larger a point, the more {more[0].name}." if more else ""
     wait = (
-        " Response is how long a chunk of a live stream waits and is worked on; p95 of the worst recording."
+        " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
         if cost is RESPONSE
         else ""
     )
     return (
-        f"{_chosen(shown, of)} Outlined green points are the front, numbered as in the table; to each grey "
-        f"one there is another that is nowhere worse and somewhere better.{size}{wait}"
+        f"{_chosen(shown, of)} Outlined green points are the front, numbered as in the table. For each grey "
+        f"point another configuration is nowhere worse and somewhere better.{size}{wait}"
     )
 
 
 def _parallel_words(objectives: Sequence[Objective], shown: int, of: int, axes: int, options: int) -> str:
     left_out = f" Of {options} options, the {axes} that explain most of the errors." if axes < options else ""
     return (
-        f"{_chosen(shown, of)} A line is a configuration: it crosses each axis at its value. Thick lines are the "
+        f"{_chosen(shown, of)} Each line is a configuration and crosses each axis at its value. Thick lines are the "
         f"Pareto front. The colour is the {objectives[0].name}, blue the least, orange the most.{left_out}"
     )
 
@@ -191,11 +191,11 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
         + ", ".join(f"{one.option} {percent(one.share)} (chance {percent(one.chance)})" for one in every)
         for objective, every in found
     )
-    nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar does."
+    nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
     return Drawing(
         (to_svg(search_figures.importance_figure(found), "importance", f"Importance of options. {alt}"),),
-        "How much of the differences between configurations each option explains by itself (correlation ratio). The "
-        "mark is what it would explain of shuffled results in 95 of 100 cases: only a filled bar, which passes it, "
-        f"shows anything, and of twenty useless options one passes.{nothing} Options that were changed together, as "
-        "an adaptive search does, share the credit.",
+        "The share of the differences between configurations that each option explains by itself (correlation ratio). "
+        "The mark is the share that shuffled results stay below in 95 of 100 cases: only a filled bar, beyond it, "
+        f"shows an effect, and one of twenty useless options passes by chance.{nothing} Options that change together, "
+        "as in an adaptive search, share the credit.",
     )

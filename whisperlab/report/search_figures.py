@@ -1,4 +1,4 @@
-"""Figures of what a sweep's options did: the Pareto front, parallel coordinates, the importance of each option."""
+"""Figures of the effect of a sweep's options: the Pareto front, parallel coordinates, importance."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_NUMBERED = 20  # members of a front that have room for a number
-FEW_VALUES = 6  # numbers of so many different values stand apart as names do
+MAX_NUMBERED = 20  # members of a front with a number
+FEW_VALUES = 6  # up to so many different numbers are spaced evenly, as names are
 MAX_LABELS = 10
 
 
 @dataclass(slots=True, frozen=True)
 class Objective:
-    """Something to make small: its name, what stands at an axis, the value of a configuration, that for people.
+    """A minimised quantity: name, axis label, value of a configuration, and its format.
 
-    ``unit`` is what one of the axis is in the value: 0.01 for per cent.
+    ``unit`` is the value of one unit of the axis: 0.01 for per cent.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Objective:
     unit: float = 1.0
 
     def of(self, results: Sequence[Result]) -> list[float]:
-        """The value of each; all of them must have one."""
+        """The value of each result; all results must have one."""
         return [float(value) for result in results if (value := self.value(result)) is not None]
 
 
@@ -58,9 +58,9 @@ class Objective:
 def front_figure(
     results: Sequence[Result], on_front: Sequence[bool], objectives: Sequence[Objective]
 ) -> Figure:
-    """Every configuration by its errors (up) and the second objective (across); the third, if any, is the size.
+    """A point per configuration: errors (y), second objective (x), third objective, if any (size).
 
-    Members of the front are numbered from the fewest errors on, and joined by a line where there are two objectives.
+    The front is numbered from the fewest errors on, and joined by a line if there are two objectives.
     """
     error, cost, *more = objectives
     y, x = np.array(error.of(results)) / error.unit, np.array(cost.of(results)) / cost.unit
@@ -68,7 +68,7 @@ def front_figure(
     figure = _figure(NARROW, 4.2)
     axes = figure.subplots()
     member = np.array(on_front)
-    if not more:  # with a third objective a line would go up and down
+    if not more:  # with a third objective the line would zigzag
         order = np.argsort(x[member], kind="stable")
         axes.plot(x[member][order], y[member][order], color=GOOD, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(x[~member], y[~member], size[~member], color=OTHER, alpha=0.5, label="beaten by another")
@@ -100,9 +100,9 @@ def parallel_figure(
     options: Sequence[str],
     objectives: Sequence[Objective],
 ) -> Figure:
-    """A line for each configuration through its options and its objectives; the front is drawn on top and thicker.
+    """A line per configuration through its options and objectives; the front is thicker and on top.
 
-    The colour is the first objective: blue is the least, orange the most.
+    The colour is the first objective, from blue (least) to orange (most).
     """
     columns = [_option(name, results) for name in options]
     columns += [_measured(objective, results) for objective in objectives]
@@ -128,7 +128,7 @@ def parallel_figure(
 
 @_styled
 def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Figure:
-    """A panel for each objective, in it a bar for each option; the mark is what chance gives.
+    """A panel per objective and a bar per option, with the share of chance as a mark.
 
     Bars beyond their mark are filled, the others hatched.
     """
@@ -155,7 +155,7 @@ def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -
 
 @dataclass(slots=True, frozen=True)
 class _Column:
-    """An axis of parallel coordinates: where each line crosses it, from 0 to 1, and what is written at it."""
+    """An axis of parallel coordinates: the height of each line, from 0 to 1, and the labels."""
 
     title: str
     heights: NDArray[np.float64]
@@ -213,7 +213,7 @@ def _draw_lines(
 
 
 def _sizes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Areas of points from 30 to 250; all alike where the values are."""
+    """Areas of points from 30 to 250; equal if all values are equal."""
     spread = values.max() - values.min()
     return 30 + 220 * (values - values.min()) / spread if spread else np.full(len(values), 60.0)
 

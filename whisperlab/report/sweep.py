@@ -27,7 +27,7 @@ from whisperlab.report.figures import Drawing
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
-from whisperlab.report.search import design
+from whisperlab.report.search import search_section
 from whisperlab.report.tables import Table, flat_rows, operation_table, result_table, run_table
 from whisperlab.util.errors import TraceError
 
@@ -114,7 +114,7 @@ class SweepReport:
             outcomes=_outcomes(self.results),
             heatmaps=_heatmaps(self.results, self.fields),
             tradeoff=_tradeoff(self.results),
-            design=design(self.results, self.splits),
+            search=search_section(self.results, self.splits),
             speed=_speed(self.shown),
             recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
             flat=flat_rows(listed),

@@ -27,7 +27,6 @@ from whisperlab.evaluation.scoring.summary import (
     pooled,
     score,
     score_trace,
-    wilson,
 )
 from whisperlab.evaluation.scoring.text import (
     FOLDS,
@@ -38,6 +37,7 @@ from whisperlab.evaluation.scoring.text import (
     normalizer_name,
     units,
 )
+from whisperlab.util.statistics import wilson
 
 __all__ = [
     "FOLDS",

@@ -373,16 +373,3 @@ def _nested(time: LabelTime) -> dict[str, dict[str, float]]:
 
 def _flat(nested: Mapping[str, Mapping[str, float]]) -> LabelTime:
     return LabelTime({(true, given): s for true, row in nested.items() for given, s in row.items()})
-
-
-def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; good down to small n and at 0 and 1.
-
-    >>> low, high = wilson(0, 20)
-    >>> round(low, 3), round(high, 3)
-    (0.0, 0.161)
-    """
-    share, spread = count / n, z * z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)

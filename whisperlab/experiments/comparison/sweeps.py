@@ -1,8 +1,7 @@
-"""Two sweeps against each other by the rows they hold: nothing is run.
+"""Compare two finished sweeps by their rows, without running anything.
 
-Rows are paired by recording and by the options that both sweeps know, without those in which the sweeps as a whole
-differ: an option, the weights or the version that has one value in one of them and another one in the other. These are
-what is compared.
+Rows are paired by recording and by the options of both sweeps. Options that differ between the sweeps as a whole (each
+has one value in A and another in B; likewise the weights and the version) are the subject of the comparison.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,14 +18,12 @@ from whisperlab.experiments.comparison.measures import (
     LANGUAGE,
     MIXED,
     TIME,
-    Found,
     Measure,
     Outcome,
-    judged,
-    note,
+    Pairs,
 )
-from whisperlab.experiments.other_systems import encoder_work
 from whisperlab.experiments.results_store import STORE, Row, read_rows
+from whisperlab.experiments.systems import encoder_work
 from whisperlab.util.errors import SweepError
 
 FRAMES = Measure("language error rate of frames", "difference", 0.01, "better", "worse")
@@ -37,35 +33,35 @@ _RATES = {
     LANGUAGE: "language_error_rate",
     FRAMES: "language_error_rate_frames",
 }
-_NOT_IN_TURNS = "the sweeps were not run in turns: what else the machine did meanwhile may be in the times"
+_NOT_IN_TURNS = "the sweeps were not run in turns: the times may include other load of the machine"
 
 
 @dataclass(slots=True, frozen=True)
 class _Paired:
-    """The rows of one configuration that both sweeps have, by recording and side."""
+    """The rows of one configuration in both sweeps, by recording and variant."""
 
     name: str
     rows: Mapping[Hashable, Mapping[str, Row]]
 
 
 def compare_sweeps(a: Path, b: Path, *, rng: np.random.Generator | None = None) -> Outcome:
-    """A verdict on each measure of each configuration, paired over recordings; corrected over all of them.
+    """Test each measure of each configuration, paired over recordings, with Holm's correction over all tests.
 
-    Times are compared only when both sweeps were run on one machine, as their traces tell, and never without the remark
-    that they were not run in turns. Raises SweepError when a folder holds no finished row, when nothing is in both, and
-    when several rows of one side would be the partner of one of the other.
+    Times are compared only when the traces name one machine, and with a remark that the sweeps were not interleaved.
+    Raises SweepError when a sweep has no finished row, when the sweeps share no recording, and when a row has several
+    partners.
     """
     rng = rng or np.random.default_rng(0)
-    sides = {"A": _finished(a), "B": _finished(b)}
-    differing, pairs = _paired(sides)
-    timed, about_times = _timed({"A": a, "B": b}, pairs)
-    parts = {
-        pair.name: judged(_found(pair, timed), rng, measures=_measures(pair, timed), configuration=pair.name)
-        for pair in pairs
+    rows = {"A": _finished(a), "B": _finished(b)}
+    differing, paired = _paired(rows)
+    timed, timing_remark = _timed({"A": a, "B": b}, paired)
+    outcomes = {
+        one.name: _pairs(one, timed).test(rng, measures=_measures(one, timed), configuration=one.name)
+        for one in paired
     }
-    findings = tuple(finding for part in parts.values() for finding in part.findings)
+    findings = tuple(finding for outcome in outcomes.values() for finding in outcome.findings)
     remarks = [f"{name}: {first} in A, {second} in B" for name, (first, second) in differing.items()]
-    return Outcome(findings, (*remarks, *_left_out(parts), about_times)).corrected()
+    return Outcome(findings, (*remarks, *_left_out(outcomes), timing_remark)).corrected()
 
 
 def _finished(folder: Path) -> list[Row]:
@@ -75,50 +71,47 @@ def _finished(folder: Path) -> list[Row]:
     return rows
 
 
-def _paired(sides: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str, str]], list[_Paired]]:
-    """What differs between the sweeps as a whole, and the rows of each configuration that both have."""
-    values = {side: _values(rows) for side, rows in sides.items()}
-    known = values["A"].keys() & values["B"].keys()
+def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str, str]], list[_Paired]]:
+    """The options in which the sweeps differ as a whole, and the rows of each configuration of both."""
+    a, b = (_values(rows) for rows in variants.values())
     differing = {
-        name: (*values["A"][name], *values["B"][name])
-        for name in sorted(known)
-        if len(values["A"][name]) == len(values["B"][name]) == 1 and values["A"][name] != values["B"][name]
+        name: (next(iter(a[name])), next(iter(b[name])))
+        for name in sorted(a.keys() & b.keys())
+        if len(a[name]) == len(b[name]) == 1 and a[name] != b[name]
     }
-    shared = sorted(known - differing.keys())
-    varied = [name for name in shared if len(values["A"][name] | values["B"][name]) > 1]
-    found: dict[tuple[str, ...], dict[Hashable, dict[str, Row]]] = {}
-    for side, rows in sides.items():
+    shared = sorted((a.keys() & b.keys()) - differing.keys())
+    varied = [name for name in shared if len(a[name] | b[name]) > 1]
+    groups: dict[tuple[str, ...], dict[Hashable, dict[str, Row]]] = {}
+    for variant, rows in variants.items():
         for row in rows:
             options = _options(row)
-            place = found.setdefault(tuple(options[name] for name in shared), {}).setdefault(_audio(row), {})
-            if side in place:
-                raise SweepError(_ambiguous(side, place[side], row))
-            place[side] = row
-    pairs = []
-    for key, places in found.items():
-        both = {audio: rows for audio, rows in places.items() if len(rows) == 2}
-        if both:
-            told = dict(zip(shared, key, strict=True))
-            pairs.append(_Paired(", ".join(f"{name}={told[name]}" for name in varied), both))
-    if not pairs:
+            group = groups.setdefault(tuple(options[name] for name in shared), {})
+            unit = group.setdefault((row["recording"], row.get("audio_sha256")), {})
+            if variant in unit:
+                raise SweepError(_ambiguous(variant, unit[variant], row))
+            unit[variant] = row
+    paired = []
+    for key, units in groups.items():
+        if both := {unit: rows for unit, rows in units.items() if len(rows) == 2}:
+            values = dict(zip(shared, key, strict=True))
+            paired.append(_Paired(", ".join(f"{name}={values[name]}" for name in varied), both))
+    if not paired:
         raise SweepError(
             "the sweeps have no recording in common under the same options; they share "
             f"{', '.join(shared) or 'no option'}"
         )
-    return {name: (first, second) for name, (first, second) in differing.items()}, pairs
+    return differing, paired
 
 
 def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
     """The values of each option that all rows have."""
-    values: dict[str, set[str]] = {}
     every = [_options(row) for row in rows]
-    for name in set.intersection(*({*options} for options in every)):
-        values[name] = {options[name] for options in every}
-    return values
+    names = set.intersection(*({*options} for options in every))
+    return {name: {options[name] for options in every} for name in names}
 
 
 def _options(row: Row) -> dict[str, str]:
-    """What a row was made with besides the audio, each value as JSON."""
+    """Configuration, weights and version of a row, each value as JSON."""
     made = {
         **row["config"],
         "weights": str(row.get("model_digest"))[:12],
@@ -127,52 +120,46 @@ def _options(row: Row) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
 
 
-def _audio(row: Row) -> Hashable:
-    return row["recording"], row.get("audio_sha256")
-
-
-def _ambiguous(side: str, first: Row, second: Row) -> str:
+def _ambiguous(variant: str, first: Row, second: Row) -> str:
     one, other = _options(first), _options(second)
     names = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
     return (
-        f"{side} has two results for {first['recording']} that the other sweep cannot tell apart: "
+        f"{variant} has two results for {first['recording']} under the options of the other sweep: "
         f"they differ in {', '.join(names)}"
     )
 
 
-def _left_out(parts: Mapping[str, Outcome]) -> list[str]:
-    """The remarks of all configurations: once what all have in common."""
-    everywhere = set.intersection(*({*part.remarks} for part in parts.values()))
+def _left_out(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The remarks of all configurations; one that all share appears once."""
+    shared = set.intersection(*({*outcome.remarks} for outcome in outcomes.values()))
     single = [
         f"{name}: {remark}"
-        for name, part in parts.items()
-        for remark in part.remarks
-        if remark not in everywhere
+        for name, outcome in outcomes.items()
+        for remark in outcome.remarks
+        if remark not in shared
     ]
-    return sorted(everywhere) + single
+    return sorted(shared) + single
 
 
-def _measures(pair: _Paired, timed: bool) -> tuple[Measure, ...]:
-    """Language-ID alone has no text, and is judged by its frames."""
-    decoded = [_has_text(row) for rows in pair.rows.values() for row in rows.values()]
+def _measures(paired: _Paired, timed: bool) -> tuple[Measure, ...]:
+    """Rows of language-ID alone have no text; their frames are compared."""
+    decoded = [
+        row["rates"].get(_RATES[MIXED]) is not None for rows in paired.rows.values() for row in rows.values()
+    ]
     rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
     return (*([TIME] if timed else []), *rates, ENCODED)
 
 
-def _has_text(row: Row) -> bool:
-    return row["rates"].get(_RATES[MIXED]) is not None
-
-
-def _found(pair: _Paired, timed: bool) -> Found:
-    found: Found = {}
-    for audio, rows in pair.rows.items():
-        for side, row in rows.items():
+def _pairs(paired: _Paired, timed: bool) -> Pairs:
+    pairs = Pairs()
+    for unit, rows in paired.rows.items():
+        for variant, row in rows.items():
             for measure, name in _RATES.items():
-                note(found, measure, audio, side, row["rates"].get(name))
-            note(found, ENCODED, audio, side, _encoded(row))
+                pairs.add(measure, unit, variant, row["rates"].get(name))
+            pairs.add(ENCODED, unit, variant, _encoded(row))
             if timed:
-                note(found, TIME, audio, side, row["compute_s"] / row["duration"])
-    return found
+                pairs.add(TIME, unit, variant, row["compute_s"] / row["duration"])
+    return pairs
 
 
 def _encoded(row: Row) -> float | None:
@@ -182,28 +169,26 @@ def _encoded(row: Row) -> float | None:
         return None
 
 
-def _timed(folders: Mapping[str, Path], pairs: Iterable[_Paired]) -> tuple[bool, str]:
-    """Whether times may be compared, and what must be said of that."""
+def _timed(folders: Mapping[str, Path], paired: Iterable[_Paired]) -> tuple[bool, str]:
+    """Whether times can be compared, and the remark about it."""
     machines: set[str] = set()
-    for pair in pairs:
-        for rows in pair.rows.values():
-            for side, row in rows.items():
-                machine = _machine(folders[side], row)
+    for one in paired:
+        for rows in one.rows.values():
+            for variant, row in rows.items():
+                machine = _machine(folders[variant], row)
                 if machine is None:
-                    return (
-                        False,
-                        f"times are not compared: the trace of a row of {side} does not tell the machine",
-                    )
-                machines.add(json.dumps(machine, sort_keys=True))
+                    return False, f"times are not compared: a trace of {variant} does not name the machine"
+                machines.add(machine)
     if len(machines) > 1:
         return False, f"times are not compared: the sweeps were run on {len(machines)} different machines"
     return True, _NOT_IN_TURNS
 
 
-def _machine(folder: Path, row: Row) -> Any:
-    """The machine of a row, by the first line of its trace; None when that does not tell."""
+def _machine(folder: Path, row: Row) -> str | None:
+    """The machine in the first line of a row's trace, as JSON; None if it is missing."""
     try:
         with (folder / row["trace"]).open(encoding="utf-8") as file:
-            return json.loads(file.readline())["machine"] or None
+            machine = json.loads(file.readline())["machine"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return json.dumps(machine, sort_keys=True) if machine else None

@@ -1,11 +1,11 @@
-"""How often a verdict errs: one stage against itself, and against itself with a planted slowdown, by the wall clock.
+"""Error rates of the significance test: a stage against itself, without and with an artificial slowdown.
 
-    python benchmarks/verdicts.py                       # 200 trials of nothing, 50 of 5 %
-    python benchmarks/verdicts.py --rounds 60 --slowdown 0.03
+    python benchmarks/significance.py                       # 200 trials without, 50 with a slowdown of 5 %
+    python benchmarks/significance.py --rounds 60 --slowdown 0.03
 
-The stage is the encoder on a window of real speech. The planted slowdown spins for a share of the stage's own median
-after every run. A verdict should call a difference in at most 5 % of the trials in which there is none, and in at
-least 90 % of those in which there is one.
+The stage is the encoder on a window of real speech, by the wall clock. The slowdown spins for a share of the stage's
+median after every run. The test should report a difference in at most 5 % of the trials without one, and in at least
+90 % of those with one.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from statistics import median
 
 import numpy as np
 import torch
 
 from whisperlab import data
-from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import provenance
-from whisperlab.experiments.significance import in_pairs, judge
+from whisperlab.experiments.significance import paired_test
 from whisperlab.model import weights as models
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.linear import check_precision
+from whisperlab.util.statistics import wilson
 from whisperlab.util.threads import THREADS
 from whisperlab.util.timeline import samples
+from whisperlab.util.timing import time_in_turns
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=40, help="pairs in a trial")
     parser.add_argument("--calls", type=int, default=2, help="calls of the stage in a run")
-    parser.add_argument("--nothing", type=int, default=200, help="trials without a difference")
-    parser.add_argument("--planted", type=int, default=50, help="trials with one")
+    parser.add_argument("--unchanged", type=int, default=200, help="trials without a slowdown")
+    parser.add_argument("--slowed", type=int, default=50, help="trials with one")
     parser.add_argument("--slowdown", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=THREADS)
     arguments = parser.parse_args()
@@ -54,36 +54,32 @@ def main() -> None:
 
     for _ in range(20):
         stage()
-    took = [_timed(stage) for _ in range(50)]
+    stage_s = median(time_in_turns({"stage": stage}, 50, time.perf_counter_ns)["stage"]) / 1000
 
     def slower() -> None:
         stage()
-        until = time.perf_counter() + arguments.slowdown * median(took)
+        until = time.perf_counter() + arguments.slowdown * stage_s
         while time.perf_counter() < until:
             pass
 
     rng = np.random.default_rng(0)
     found = {}
     for name, other, trials in (
-        ("nothing", stage, arguments.nothing),
-        ("planted", slower, arguments.planted),
+        ("unchanged", stage, arguments.unchanged),
+        ("slowed", slower, arguments.slowed),
     ):
         calls: Counter[str] = Counter()
         for _ in range(trials):
-            a, b = in_pairs(stage, other, arguments.rounds, time.perf_counter)
-            calls[judge("stage", a, b, rng).call] += 1
+            times = time_in_turns({"a": stage, "b": other}, arguments.rounds, time.perf_counter_ns)
+            calls[paired_test("stage", times["a"], times["b"], rng).conclusion] += 1
         low, high = wilson(calls["difference"], trials)
         share = calls["difference"] / trials
-        print(f"{name}: a difference called in {share:.1%} ({low:.1%}-{high:.1%}) of {trials}; {dict(calls)}")
+        print(
+            f"{name}: a difference reported in {share:.1%} ({low:.1%}-{high:.1%}) of {trials}; {dict(calls)}"
+        )
         found[name] = dict(calls)
-    options = {**vars(arguments), "stage_ms": 1000 * median(took)}
+    options = {**vars(arguments), "stage_ms": 1000 * stage_s}
     print(json.dumps({"options": options, "calls": found, **provenance()}))
-
-
-def _timed(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Sides of a contest in processes of their own, each with the code of its revision: the end that drives.
+"""The driver's end: one worker process per side, each with the code of its revision first on the path.
 
-A worker has the same interpreter, environment, number of threads and audio as the other; the code that is first on its
-path is all that differs. It is asked for one recording at a time, so two that are asked in turns never run together.
+Workers have the same interpreter, environment, number of threads and audio. A worker gets one recording at a time, so
+two workers that take turns never run at the same time.
 """
 
 from __future__ import annotations
@@ -13,22 +13,48 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import whisperlab
-from whisperlab.config import GROUPS
+from benchmarks.revisions.checkout import PACKAGE, check_out, commit_of
 from whisperlab.evaluation.trace import Reference
-from whisperlab.experiments.comparison.revisions import PACKAGE, check_out, commit_of
-from whisperlab.experiments.comparison.variants import REVISION, Side
-from whisperlab.experiments.other_systems import EncoderWork, Heard, Peer
+from whisperlab.experiments.comparison import read_options
+from whisperlab.experiments.systems import EncoderWork, System, SystemOutput
 from whisperlab.streaming.results import SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import WhisperlabError
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _HERE = Path(whisperlab.__file__).parent.parent
+THIS = "."  # the code of this checkout instead of a revision
+
+
+@dataclass(slots=True, frozen=True)
+class Side:
+    """A revision, None for the code of this checkout, and options that differ from its defaults."""
+
+    revision: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def from_text(cls, text: str) -> Side:
+        """From ``REVISION``, or ``REVISION CONFIGURATION`` with JSON or a file of it. Raises ConfigurationError.
+
+        The revision checks its own options.
+
+        >>> Side.from_text('v1~2 {"precision": "fp32"}')
+        Side(revision='v1~2', options={'precision': 'fp32'})
+        """
+        revision, _, configuration = text.partition(" ")
+        options = read_options(configuration.strip() or "{}")
+        return cls(None if revision == THIS else revision, options)
+
+    def commit(self, repository: Path) -> str | None:
+        """The full name of its commit; None for the code of this checkout."""
+        return None if self.revision is None else commit_of(self.revision, repository)
 
 
 @contextmanager
@@ -40,24 +66,21 @@ def at_work(
     languages: Sequence[str],
     threads: int,
     say: Callable[[str], None],
-) -> Iterator[dict[str, Peer]]:
-    """Each side as a peer, its model loaded; processes and checkouts are gone when this is left, however it is.
-
-    A side without a revision has the code of the whisperlab that is running.
-    """
-    commits = {name: side.revision and commit_of(side.revision, repository) for name, side in sides.items()}
+) -> Iterator[dict[str, System]]:
+    """Each side as a system with its model loaded. Processes and checkouts are removed on exit."""
+    commits = {name: side.commit(repository) for name, side in sides.items()}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="whisperlab-compare-")))
-        peers: dict[str, Peer] = {}
+        systems: dict[str, System] = {}
         for name, side in sides.items():
             commit = commits[name]
             code = check_out(commit, repository, scratch / name) if commit else _HERE
-            title = f"{name} ({f'{REVISION}{side.revision}' if side.revision else 'this whisperlab'})"
+            title = f"{name} ({side.revision or 'this checkout'})"
             worker = stack.enter_context(_started(title, code, scratch / f"{name}.log"))
             say(f"{title}: loading {model}")
             worker.set_up(side, model, languages, threads)
-            peers[name] = worker.hear
-        yield peers
+            systems[name] = worker.transcribe
+        yield systems
 
 
 class _Worker:
@@ -69,23 +92,21 @@ class _Worker:
         self._title, self._code, self._log, self._process = title, code, log, process
 
     def set_up(self, side: Side, model: str, languages: Sequence[str], threads: int) -> None:
-        """Make the transcriber. Raises WhisperlabError, with the revision's own words, where that fails."""
-        answer = self._ask(
-            {
-                "model": model,
-                "languages": list(languages) or None,
-                "options": dict(side.options),
-                "groups": {name: [group.__module__, group.__name__] for name, group in GROUPS.items()},
-                "threads": threads,
-            }
-        )
+        """Make the transcriber. Raises WhisperlabError with the revision's own error."""
+        request = {
+            "model": model,
+            "languages": list(languages) or None,
+            "options": dict(side.options),
+            "threads": threads,
+        }
+        answer = self._request(request)
         if not Path(answer["package"] or "/").resolve().is_relative_to(self._code.resolve()):
             raise WhisperlabError(f"{self._title} cannot run: its {PACKAGE}/ is no package")
 
-    def hear(self, audio: FloatArray, _: Reference) -> Heard:
-        """One recording, start to end."""
-        answer = self._ask({"samples": len(audio)}, audio.tobytes())
-        return Heard(
+    def transcribe(self, audio: FloatArray, _: Reference) -> SystemOutput:
+        """One whole recording."""
+        answer = self._request({"samples": len(audio)}, audio.tobytes())
+        return SystemOutput(
             segments=tuple(SessionSegment(**segment) for segment in answer["segments"]),
             switches=tuple(
                 Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in answer["switches"]
@@ -94,29 +115,29 @@ class _Worker:
             compute_s=answer["compute_s"],
         )
 
-    def _ask(self, question: Mapping[str, Any], audio: bytes = b"") -> dict[str, Any]:
+    def _request(self, request: Mapping[str, object], audio: bytes = b"") -> dict[str, Any]:
         to, back = self._process.stdin, self._process.stdout
         assert to is not None
         assert back is not None
-        with suppress(BrokenPipeError):  # it is dead, and so will not answer
-            to.write(json.dumps(question).encode() + b"\n" + audio)
+        with suppress(BrokenPipeError):  # a dead worker: the answer will be missing
+            to.write(json.dumps(request).encode() + b"\n" + audio)
             to.flush()
         line = back.readline()
         if not line.endswith(b"\n"):
-            raise WhisperlabError(f"{self._title} {self._end()}")
+            raise WhisperlabError(f"{self._title} {self._exit()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise WhisperlabError(f"{self._title} cannot run: {answer['error']}")
         return answer
 
-    def _end(self) -> str:
-        """How the process ended, and the last thing it said."""
+    def _exit(self) -> str:
+        """How the process ended, and its last output."""
         code = self._process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         memory = " (was there enough memory?)" if -code == signal.SIGKILL else ""
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-        return f"{how}{memory}; the last it said: {said}"
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+        return f"{how}{memory}; last output: {last}"
 
 
 @contextmanager

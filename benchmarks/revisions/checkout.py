@@ -1,4 +1,4 @@
-"""Revisions of whisperlab's code, taken out of a git repository without touching it."""
+"""Check out revisions of whisperlab's code without changing the git repository."""
 
 from __future__ import annotations
 
@@ -13,28 +13,25 @@ PACKAGE = "whisperlab"
 
 
 def commit_of(revision: str, repository: Path) -> str:
-    """The full name of the commit that a revision means: a branch, a tag, ``HEAD~3``, or part of a name.
+    """The full name of the commit of a revision: a branch, a tag, ``HEAD~3``, or an abbreviated name.
 
-    Raises ConfigurationError when ``repository`` is none, or has no such commit.
+    Raises ConfigurationError if ``repository`` is not a git repository or has no such commit.
     """
     top = _git(repository, "rev-parse", "--show-toplevel")
     if top.returncode:
         raise ConfigurationError(f"{repository.resolve()} is in no git repository: {_said(top)}")
     if "\0" in revision:
-        raise ConfigurationError(f"{revision!r} is no name of a revision")
+        raise ConfigurationError(f"{revision!r} is not a revision")
     found = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode or not _text(found).isalnum():  # ^main is answered, too, with what it leaves out
-        raise ConfigurationError(
-            f"{_text(top)} has no revision {revision!r}; a clone that is not whole may lack it"
-        )
+    if found.returncode or not _text(found).isalnum():  # ^main is accepted by git, as an exclusion
+        raise ConfigurationError(f"{_text(top)} has no revision {revision!r}; a shallow clone may lack it")
     return _text(found)
 
 
 def check_out(commit: str, repository: Path, folder: Path) -> Path:
-    """Write the package as it was at a commit into a new folder, and return that.
+    """Write the package of a commit into a new folder and return the folder.
 
-    Nothing is written to the repository, and what is being changed in it is not looked at. Raises ConfigurationError
-    for a commit without the package.
+    The repository and its working tree are not touched. Raises ConfigurationError for a commit without the package.
     """
     top = Path(_text(_git(repository, "rev-parse", "--show-toplevel")))
     packed = _git(top, "archive", "--format=tar", commit, "--", PACKAGE)

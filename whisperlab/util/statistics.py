@@ -1,0 +1,122 @@
+"""Confidence intervals of a proportion, of a median and by the bootstrap, and measured values with their interval.
+
+All are 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Interval: TypeAlias = tuple[float, float]
+Array: TypeAlias = NDArray[np.float64]
+Statistic: TypeAlias = Callable[[Array], float]
+
+RESAMPLES = 2000
+BLOCK = 30  # chunks (3 s) that `block_ratio` resamples together: neighbouring chunks cost alike
+
+
+def wilson(count: int, n: int, z: float = 1.96) -> Interval:
+    """Wilson's score interval of a proportion. It holds for small n and for proportions of 0 and 1.
+
+    >>> low, high = wilson(0, 20)
+    >>> round(low, 3), round(high, 3)
+    (0.0, 0.161)
+    """
+    share, spread = count / n, z * z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The median and its distribution-free interval (David and Nagaraja 2003, 7.1); None below six values.
+
+    The ends are order statistics, by the normal approximation of the binomial.
+
+    >>> median_interval([5, 1, 4, 2, 3, 6])
+    (3.5, 1, 6)
+    """
+    ordered, n = sorted(values), len(values)
+    outside = max(0, math.floor((n + 1) / 2 - 0.98 * math.sqrt(n)) - 1)  # values below, and as many above
+    low, high = (ordered[outside], ordered[n - 1 - outside]) if n >= 6 else (None, None)
+    return median(ordered), low, high
+
+
+def central(draws: Sequence[float] | Array) -> Interval:
+    """The interval that holds the central 95 % of resampled values."""
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def resamples(n: int, rng: np.random.Generator, times: int = RESAMPLES) -> NDArray[np.int64]:
+    """Bootstrap indices of ``n`` independent units, shape (times, n)."""
+    return rng.integers(n, size=(times, n))
+
+
+def block_ratio(
+    a: Sequence[Sequence[float]],
+    b: Sequence[Sequence[float]],
+    statistic: Statistic,
+    rng: np.random.Generator,
+    block: int = BLOCK,
+) -> tuple[float, Interval]:
+    """``statistic(a) / statistic(b)`` over the same chunks, with its interval.
+
+    Both are cut into blocks of neighbouring chunks. Blocks are resampled in pairs (block bootstrap; Künsch 1989,
+    Annals of Statistics 17(3)). Raises ValueError when ``a`` and ``b`` differ in length.
+    """
+    pairs = [
+        (np.asarray(mine[at : at + block], float), np.asarray(other[at : at + block], float))
+        for mine, other in zip(a, b, strict=True)
+        for at in range(0, len(mine), block)
+    ]
+
+    def ratio(rows: Sequence[int] | NDArray[np.int64]) -> float:
+        top, bottom = (
+            statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True)
+        )
+        return top / bottom
+
+    return ratio(range(len(pairs))), central([ratio(rows) for rows in resamples(len(pairs), rng)])
+
+
+@dataclass(slots=True, frozen=True)
+class Figure:
+    """One measured value with its 95 % interval; ``n`` counts rounds or samples."""
+
+    figure: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Point:
+    """One point of a curve: median milliseconds at ``x`` with a 95 % interval."""
+
+    curve: str
+    line: str
+    x: float
+    ms: float
+    low: float | None
+    high: float | None
+
+
+def summary(name: str, unit: str, values: Sequence[float]) -> Figure:
+    """The median of some values with its interval and count."""
+    value, low, high = median_interval(values)
+    return Figure(name, value, unit, low, high, len(values))
+
+
+def ratio(name: str, a: Sequence[float], b: Sequence[float]) -> Figure:
+    """The median of ``a / b`` over rounds."""
+    return summary(name, "x", [x / y for x, y in zip(a, b, strict=True)])

@@ -1,0 +1,62 @@
+"""Interleaved measurement: subjects run in turns, so that a slow spell of the machine slows all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count, islice
+from typing import Protocol, TypeAlias, TypeVar
+
+from whisperlab.util.audio_arrays import FloatArray, chunks
+
+Item = TypeVar("Item")
+Result_co = TypeVar("Result_co", covariant=True)
+
+Subject: TypeAlias = Callable[[], object]
+Times: TypeAlias = dict[str, list[float]]
+
+
+class Streamer(Protocol[Result_co]):
+    """An object that takes a recording chunk by chunk."""
+
+    def process(self, chunk: FloatArray, /) -> Result_co:
+        """Take the next chunk."""
+
+    def finalize(self) -> Result_co:
+        """End the stream."""
+
+
+def rotations(items: Iterable[Item], rounds: int | None = None) -> Iterator[list[Item]]:
+    """The items once per round; each round starts with the next one, so that none is always first.
+
+    >>> list(rotations("abc", 4))
+    [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['a', 'b', 'c']]
+    """
+    order = list(items)
+    for first in islice(count(), rounds):
+        at = first % max(len(order), 1)
+        yield order[at:] + order[:at]
+
+
+def time_in_turns(
+    subjects: Mapping[str, Subject], rounds: int, clock: Callable[[], int] = time.thread_time_ns
+) -> Times:
+    """Milliseconds of each subject, one per round; every round runs all subjects once (`rotations`).
+
+    ``clock`` returns nanoseconds. The default is the processor time of this thread: take ``time.perf_counter_ns``
+    for work in several threads.
+    """
+    times: Times = {name: [] for name in subjects}
+    for order in rotations(subjects, rounds):
+        for name in order:
+            began = clock()
+            subjects[name]()
+            times[name].append((clock() - began) / 1e6)
+    return times
+
+
+def feed(transcriber: Streamer[Result_co], audio: FloatArray, chunk_samples: int) -> Iterator[Result_co]:
+    """The result of each chunk and of the end of the stream; each is computed when the iterator advances."""
+    for chunk in chunks(audio, chunk_samples):
+        yield transcriber.process(chunk)
+    yield transcriber.finalize()
