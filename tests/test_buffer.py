@@ -490,9 +490,7 @@ def test_a_view_says_when_its_samples_have_been_overwritten() -> None:
     assert view.samples.tolist() == [3, 4, 5, 6, 7]
     ring.append(ramp(11, 1))
     assert not view.intact
-    with pytest.raises(
-        OverwrittenError, match=r"the viewed samples 3-8 were overwritten: .* now holds 4-12"
-    ):
+    with pytest.raises(OverwrittenError, match=r"the viewed samples 3-8 were overwritten: .* now holds 4-12"):
         view.samples  # noqa: B018
 
 

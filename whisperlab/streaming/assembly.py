@@ -79,76 +79,81 @@ class Assembly:
     precisions: tuple[str, str]  # of encoder and decoder
 
 
+@dataclass(slots=True, frozen=True)
+class _Common:
+    """The parts that several others use."""
+
+    metrics: PerformanceMetrics
+    history: AudioHistory
+    gate: SpeechGate
+    schedule: Schedule
+    results: ResultBuilder
+    cache: EncoderCache
+    monitor: Monitor
+
+
 def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assembly:
     """Make all parts of a transcriber.
 
     Raises ConfigurationError or UnknownLanguageError for options that this model does not support.
     """
-    options, compute, n_languages = config.language_id, config.compute, weights.n_languages
-    split = (options.pool_after or 0) if compute.compiled else None
-    encoder, stack = parts.engine(weights, compute.precision, split)
+    options, n_languages = config.language_id, weights.n_languages
+    split = (options.pool_after or 0) if config.compute.compiled else None
+    encoder, stack = parts.engine(weights, config.compute.precision, split)
     encoder.check_pooling(options.pool_after)
     languages = _languages(config, n_languages)
-    metrics = parts.metrics(config.monitoring.enable_logging, config.monitoring.log_interval_s)
-    history = AudioHistory(config.sampling_rate, _lid_capacity(config), metrics, parts.buffer)
-    with translate_oom("for voice activity detection"):
-        gate = SpeechGate(config.vad, parts.voice_detector(), quiet_detector=parts.voice_detector())
-    schedule = Schedule(options.hop_ms, config.session.step_ms)
-    cache = _cache(config, weights, encoder)
+    common = _common(config, weights, parts, encoder)
     lid_encoder, text_encoder = encoder.with_own_counts(), encoder.with_own_counts()
     identifier = parts.identifier(
         stack, languages, options.prior, options.temperature, n_languages, options.english_bias
     )
+    everything = parts.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
     named = config.mode != "auto" or config.languages is not None
     found = None if named else FoundLanguages(languages, options.english_bias)
-    lid = LanguageEncoder(options, lid_encoder, identifier, cache, metrics, found)
-    probe = LanguageProbe(options, lid, history, gate, schedule, metrics, parts.frame_due)
-    decoder = parts.decoder(
-        text_encoder, stack, config.decoding, metrics, n_languages, share=config.session.share
+    lid = LanguageEncoder(options, lid_encoder, identifier, common.cache, common.metrics, found)
+    probe = LanguageProbe(
+        options, lid, common.history, common.gate, common.schedule, common.metrics, parts.frame_due
     )
-    results = ResultBuilder()
-    monitor = Monitor(
-        config.monitoring.lid_p95_limit_ms,
-        config.monitoring.hit_rate_limit,
-        config.monitoring.log_interval_s,
-        metrics,
-        cache,
-        gate,
+    decoder = parts.decoder(
+        text_encoder, stack, config.decoding, common.metrics, n_languages, share=config.session.share
     )
     proof = ChangeProof(
-        languages, config.session, lid, decoder, history, metrics, window=probe.window, decode=config.decode
-    )
-    detector = _detector(config, languages, probe, history, gate, proof, results, metrics, monitor)
-    everything = parts.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
-    check = LanguageCheck(languages, everything, decoder, history, gate, results)
-    runner = _runner(config)
-    text = TextSession(
-        config.session,
-        decoder,
-        history,
-        gate,
-        detector,
-        check,
-        runner,
-        results,
-        metrics,
+        *(languages, config.session, lid, decoder, common.history, common.metrics),
+        window=probe.window,
         decode=config.decode,
     )
-    stream = Stream(schedule, history, gate, detector, text, results, monitor, metrics)
-    return Assembly(
-        languages,
-        stream,
-        metrics,
-        cache,
-        decoder,
-        probe,
-        proof,
-        check,
-        runner,
-        lid_encoder,
-        text_encoder,
-        (encoder.precision, stack.precision),
+    detector = _detector(config, languages, probe, proof, common)
+    check = LanguageCheck(languages, everything, decoder, common.history, common.gate, common.results)
+    runner = _runner(config)
+    text = TextSession(
+        *(config.session, decoder, common.history, common.gate, detector),
+        *(check, runner, common.results, common.metrics),
+        decode=config.decode,
     )
+    stream = Stream(
+        *(common.schedule, common.history, common.gate, detector),
+        *(text, common.results, common.monitor, common.metrics),
+    )
+    return Assembly(
+        *(languages, stream, common.metrics, common.cache, decoder, probe, proof, check, runner),
+        *(lid_encoder, text_encoder, (encoder.precision, stack.precision)),
+    )
+
+
+def _common(
+    config: TranscriberConfig, weights: Weights, parts: Parts, encoder: ShortWindowEncoder
+) -> _Common:
+    limits = config.monitoring
+    metrics = parts.metrics(limits.enable_logging, limits.log_interval_s)
+    history = AudioHistory(config.sampling_rate, _lid_capacity(config), metrics, parts.buffer)
+    with translate_oom("for voice activity detection"):
+        gate = SpeechGate(config.vad, parts.voice_detector(), quiet_detector=parts.voice_detector())
+    cache = _cache(config, weights, encoder)
+    monitor = Monitor(
+        *(limits.lid_p95_limit_ms, limits.hit_rate_limit, limits.log_interval_s, metrics, cache, gate)
+    )
+    schedule = Schedule(config.language_id.hop_ms, config.session.step_ms)
+    return _Common(metrics, history, gate, schedule, ResultBuilder(), cache, monitor)
 
 
 def _languages(config: TranscriberConfig, n_languages: int) -> tuple[str, ...]:
@@ -191,29 +196,16 @@ def _detector(
     config: TranscriberConfig,
     languages: tuple[str, ...],
     probe: LanguageProbe,
-    history: AudioHistory,
-    gate: SpeechGate,
     proof: ChangeProof,
-    results: ResultBuilder,
-    metrics: PerformanceMetrics,
-    monitor: Monitor,
+    common: _Common,
 ) -> SwitchDetector:
     if config.language is not None:
-        return FixedLanguage(languages[0], history)
+        return FixedLanguage(languages[0], common.history)
     if config.oracle is not None:
-        return GivenLanguages(config.oracle, history)
+        return GivenLanguages(config.oracle, common.history)
     return DetectedLanguage(
-        languages,
-        config.smoothing,
-        config.session.snap_ms,
-        config.language_id.confident_above,
-        probe,
-        history,
-        gate,
-        proof,
-        results,
-        metrics,
-        monitor,
+        *(languages, config.smoothing, config.session.snap_ms, config.language_id.confident_above),
+        *(probe, common.history, common.gate, proof, common.results, common.metrics, common.monitor),
     )
 
 
