@@ -118,7 +118,12 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
         text_encoder, stack, config.decoding, common.metrics, n_languages, share=config.session.share
     )
     proof = ChangeProof(
-        *(languages, config.session, lid, decoder, common.history, common.metrics),
+        languages,
+        config.session,
+        lid,
+        decoder,
+        common.history,
+        common.metrics,
         window=probe.window,
         decode=config.decode,
     )
@@ -126,17 +131,40 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
     check = LanguageCheck(languages, everything, decoder, common.history, common.gate, common.results)
     runner = _runner(config)
     text = TextSession(
-        *(config.session, decoder, common.history, common.gate, detector),
-        *(check, runner, common.results, common.metrics),
+        config.session,
+        decoder,
+        common.history,
+        common.gate,
+        detector,
+        check,
+        runner,
+        common.results,
+        common.metrics,
         decode=config.decode,
     )
     stream = Stream(
-        *(common.schedule, common.history, common.gate, detector),
-        *(text, common.results, common.monitor, common.metrics),
+        common.schedule,
+        common.history,
+        common.gate,
+        detector,
+        text,
+        common.results,
+        common.monitor,
+        common.metrics,
     )
     return Assembly(
-        *(languages, stream, common.metrics, common.cache, decoder, probe, proof, check, runner),
-        *(lid_encoder, text_encoder, (encoder.precision, stack.precision)),
+        languages,
+        stream,
+        common.metrics,
+        common.cache,
+        decoder,
+        probe,
+        proof,
+        check,
+        runner,
+        lid_encoder,
+        text_encoder,
+        (encoder.precision, stack.precision),
     )
 
 
@@ -150,7 +178,7 @@ def _common(
         gate = SpeechGate(config.vad, parts.voice_detector(), quiet_detector=parts.voice_detector())
     cache = _cache(config, weights, encoder)
     monitor = Monitor(
-        *(limits.lid_p95_limit_ms, limits.hit_rate_limit, limits.log_interval_s, metrics, cache, gate)
+        limits.lid_p95_limit_ms, limits.hit_rate_limit, limits.log_interval_s, metrics, cache, gate
     )
     schedule = Schedule(config.language_id.hop_ms, config.session.step_ms)
     return _Common(metrics, history, gate, schedule, ResultBuilder(), cache, monitor)
@@ -204,8 +232,17 @@ def _detector(
     if config.oracle is not None:
         return GivenLanguages(config.oracle, common.history)
     return DetectedLanguage(
-        *(languages, config.smoothing, config.session.snap_ms, config.language_id.confident_above),
-        *(probe, common.history, common.gate, proof, common.results, common.metrics, common.monitor),
+        languages,
+        config.smoothing,
+        config.session.snap_ms,
+        config.language_id.confident_above,
+        probe,
+        common.history,
+        common.gate,
+        proof,
+        common.results,
+        common.metrics,
+        common.monitor,
     )
 
 
