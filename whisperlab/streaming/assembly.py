@@ -104,13 +104,11 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
     languages = _languages(config, n_languages)
     common = _common(config, weights, parts, encoder)
     lid_encoder, text_encoder = encoder.with_own_counts(), encoder.with_own_counts()
+    everything = parts.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
     identifier = parts.identifier(
         stack, languages, options.prior, options.temperature, n_languages, options.english_bias
     )
-    everything = parts.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
-    named = config.mode != "auto" or config.languages is not None
-    found = None if named else FoundLanguages(languages, options.english_bias)
-    lid = LanguageEncoder(options, lid_encoder, identifier, common.cache, common.metrics, found)
+    lid = _language_encoder(config, languages, lid_encoder, identifier, common)
     probe = LanguageProbe(
         options, lid, common.history, common.gate, common.schedule, common.metrics, parts.frame_due
     )
@@ -130,18 +128,7 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
     detector = _detector(config, languages, probe, proof, common)
     check = LanguageCheck(languages, everything, decoder, common.history, common.gate, common.results)
     runner = _runner(config)
-    text = TextSession(
-        config.session,
-        decoder,
-        common.history,
-        common.gate,
-        detector,
-        check,
-        runner,
-        common.results,
-        common.metrics,
-        decode=config.decode,
-    )
+    text = _text_session(config, decoder, detector, check, runner, common)
     stream = Stream(
         common.schedule,
         common.history,
@@ -182,6 +169,18 @@ def _common(
     )
     schedule = Schedule(config.language_id.hop_ms, config.session.step_ms)
     return _Common(metrics, history, gate, schedule, ResultBuilder(), cache, monitor)
+
+
+def _language_encoder(
+    config: TranscriberConfig,
+    languages: tuple[str, ...],
+    encoder: ShortWindowEncoder,
+    identifier: LanguageIdentifier,
+    common: _Common,
+) -> LanguageEncoder:
+    named = config.mode != "auto" or config.languages is not None
+    found = None if named else FoundLanguages(languages, config.language_id.english_bias)
+    return LanguageEncoder(config.language_id, encoder, identifier, common.cache, common.metrics, found)
 
 
 def _languages(config: TranscriberConfig, n_languages: int) -> tuple[str, ...]:
@@ -243,6 +242,28 @@ def _detector(
         common.results,
         common.metrics,
         common.monitor,
+    )
+
+
+def _text_session(
+    config: TranscriberConfig,
+    decoder: SpeechDecoder,
+    detector: SwitchDetector,
+    check: LanguageCheck,
+    runner: Runner,
+    common: _Common,
+) -> TextSession:
+    return TextSession(
+        config.session,
+        decoder,
+        common.history,
+        common.gate,
+        detector,
+        check,
+        runner,
+        common.results,
+        common.metrics,
+        decode=config.decode,
     )
 
 
