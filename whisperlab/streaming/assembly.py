@@ -67,8 +67,6 @@ class Assembly:
 
     languages: tuple[str, ...]
     stream: Stream
-    metrics: PerformanceMetrics
-    cache: EncoderCache
     decoder: SpeechDecoder
     probe: LanguageProbe
     proof: ChangeProof
@@ -77,6 +75,16 @@ class Assembly:
     lid_encoder: ShortWindowEncoder
     text_encoder: ShortWindowEncoder
     precisions: tuple[str, str]  # of encoder and decoder
+
+    @property
+    def metrics(self) -> PerformanceMetrics:
+        """The timers of all parts."""
+        return self.stream.metrics
+
+    @property
+    def cache(self) -> EncoderCache:
+        """The encoder cache of language-ID."""
+        return self.probe.encoder.cache
 
 
 @dataclass(slots=True, frozen=True)
@@ -142,8 +150,6 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
     return Assembly(
         languages,
         stream,
-        common.metrics,
-        common.cache,
         decoder,
         probe,
         proof,
