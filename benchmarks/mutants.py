@@ -41,19 +41,22 @@ MUTANTS = {
             "self._data[: n - head], self._data[first : self._capacity]",
         ),
         Mutant("self._copy_in(chunk[-capacity:], end)", "self._copy_in(chunk[:capacity], end)"),
-        Mutant("start + n, self._given + n", "start + n, self._given"),
-        Mutant("return max(taken, end - self._capacity, torn), end", "return max(taken, torn), end"),
+        Mutant("start + n, self._n_consumed + n", "start + n, self._n_consumed"),
+        Mutant("return max(consumed, end - self._capacity, lost), end", "return max(consumed, lost), end"),
         Mutant(
-            "return max(self._claimed - self._capacity, self._torn) <= start",
+            "return max(self._writing_until - self._capacity, self._lost_until) <= start",
             "return self._end - self._capacity <= start",
         ),
         Mutant("1.0 / full_scale(chunk.dtype)", "1.0 / (full_scale(chunk.dtype) - 1)"),
         Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED", "and len(chunk) < 10**9"),
-        Mutant("self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))", "pass"),
+        Mutant(
+            "self._lost_until = max(self._lost_until, min(self._writing_until - self._capacity, self._end))",
+            "pass",
+        ),
         Mutant(
             "self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"
         ),
-        Mutant("self._given + end - start\n", "self._given + end - start - 1\n"),
+        Mutant("self._n_consumed + end - start\n", "self._n_consumed + end - start - 1\n"),
     ),
     "cache": (
         Mutant("+ np.float32(0)).tobytes()", ").tobytes()", "util/cache_keys.py"),

@@ -9,10 +9,11 @@ the newest samples without a copy. It doubles the memory and adds a second copy 
 samples under a view; `RingView` detects this and raises.
 
 Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
-The producer sets ``_claimed`` to the end of what it is about to overwrite, copies, then sets ``_end``. The consumer
-reads ``_claimed`` again after its own copy and repeats the copy if the producer may have written into it. An append
-that is interrupted (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite, nothing else.
-This needs one thread's loads and stores to be seen in order by the other, which the interpreter lock gives.
+Before the producer copies a chunk it sets ``_writing_until`` to the end of the chunk; after the copy it sets ``_end``.
+The consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written
+into it. An append that is interrupted (``KeyboardInterrupt``) loses its own samples and those it was about to
+overwrite, nothing else. The protocol needs one thread's loads and stores to be seen in order by the other, which the
+interpreter lock guarantees.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ class RingBuffer:
 
     __slots__ = (
         "_capacity",
-        "_claimed",
+        "_consumed_until",
         "_data",
         "_dtype",
         "_end",
-        "_given",
+        "_lost_until",
         "_memory",
         "_mirrored",
+        "_n_consumed",
         "_overruns",
         "_readable",
         "_strides",
-        "_taken",
-        "_torn",
+        "_writing_until",
     )
 
     def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32, *, mirrored: bool = False) -> None:
@@ -80,13 +81,17 @@ class RingBuffer:
         self._readable = self._data[:]
         self._readable.setflags(write=False)
         # written by the producer only
-        self._claimed = 0  # samples that end here may be half written: their old content is lost
+        self._writing_until = (
+            0  # the producer may be writing samples before this index, over those `capacity` earlier
+        )
         self._end = 0
-        self._torn = 0  # samples before this index were lost to an interrupted append
+        self._lost_until = 0  # samples before this index were lost to an interrupted append
         self._overruns = 0
         # written by the consumer only
-        self._taken = 0  # first index that was not consumed or cleared
-        self._given = 0  # number of samples consumed or cleared; less than _taken when some were lost
+        self._consumed_until = 0  # first index that was not consumed or cleared
+        self._n_consumed = (
+            0  # number of samples consumed or cleared; less than _consumed_until when some were lost
+        )
 
     def append(self, samples: npt.ArrayLike) -> None:
         """Append a chunk of any length, shape (n,); overwrites the oldest samples when there is no room.
@@ -112,9 +117,9 @@ class RingBuffer:
             chunk = _checked_chunk(samples)
         end = begin + len(chunk)
         try:
-            if end - self._taken > capacity and end > begin:
+            if end - self._consumed_until > capacity and end > begin:
                 self._overruns += 1
-            self._claimed = end
+            self._writing_until = end
             if usual:
                 self._memory[first:last] = chunk
                 if self._mirrored:
@@ -123,7 +128,7 @@ class RingBuffer:
                 self._copy_in(chunk[-capacity:], end)
             self._end = end
         except BaseException:
-            self._give_up()
+            self._abandon_append()
             raise
 
     def consume(self, n: int) -> FloatArray:
@@ -135,8 +140,8 @@ class RingBuffer:
                 raise NotYetError(f"cannot consume {shown(n)} samples: the buffer holds {_held(start, end)}")
             samples = self._copy_out(start, n)
             # `_intact` inlined: a call would let another thread in, which would count these samples as lost.
-            if self._claimed - self._capacity <= start and self._torn <= start:
-                self._taken, self._given = start + n, self._given + n
+            if self._writing_until - self._capacity <= start and self._lost_until <= start:
+                self._consumed_until, self._n_consumed = start + n, self._n_consumed + n
                 return samples
 
     def read(self, span: Span) -> FloatArray:
@@ -196,8 +201,8 @@ class RingBuffer:
         """Remove all samples; they do not count as dropped, and indices continue. For the consumer thread."""
         while True:
             start, end = self._bounds()
-            if self._claimed - self._capacity <= start and self._torn <= start:  # as in `consume`
-                self._taken, self._given = end, self._given + end - start
+            if self._writing_until - self._capacity <= start and self._lost_until <= start:  # as in `consume`
+                self._consumed_until, self._n_consumed = end, self._n_consumed + end - start
                 return
 
     def __len__(self) -> int:
@@ -243,10 +248,10 @@ class RingBuffer:
     def dropped_samples(self) -> int:
         """Number of samples that were overwritten before they were consumed or cleared."""
         while True:  # a third thread may read this while the consumer consumes
-            given = self._given
+            n_consumed = self._n_consumed
             start = self.start
-            if given == self._given:
-                return start - given
+            if n_consumed == self._n_consumed:
+                return start - n_consumed
 
     def _repr_html_(self) -> str:
         """HTML for Jupyter: fill level and dropped samples."""
@@ -269,18 +274,18 @@ class RingBuffer:
 
     def _bounds(self) -> tuple[int, int]:
         """First index held and one past the last; this order of reads keeps them consistent under writes."""
-        taken, torn = self._taken, self._torn
+        consumed, lost = self._consumed_until, self._lost_until
         end = self._end
-        return max(taken, end - self._capacity, torn), end
+        return max(consumed, end - self._capacity, lost), end
 
     def _intact(self, start: int) -> bool:
         """Whether the samples from ``start`` on, just copied, were not overwritten meanwhile."""
-        return max(self._claimed - self._capacity, self._torn) <= start
+        return max(self._writing_until - self._capacity, self._lost_until) <= start
 
-    def _give_up(self) -> None:
+    def _abandon_append(self) -> None:
         """Mark as lost the samples that an interrupted append may have overwritten; the rest is unchanged."""
-        self._torn = max(self._torn, min(self._claimed - self._capacity, self._end))
-        self._claimed = self._end
+        self._lost_until = max(self._lost_until, min(self._writing_until - self._capacity, self._end))
+        self._writing_until = self._end
 
     def _copy_in(self, chunk: Samples, end: int) -> None:
         """Store a chunk, at most ``capacity`` long, as the samples before index ``end``."""

@@ -47,9 +47,9 @@ class ConcatenatedBuffer(RingBuffer):
         """Copy the old and the new samples into a new array."""
         chunk = as_chunk(samples)
         end = self._end + len(chunk)
-        self._overruns += len(chunk) > 0 and end - self._taken > self._capacity
+        self._overruns += len(chunk) > 0 and end - self._consumed_until > self._capacity
         self._data = np.concatenate([self._data, chunk])[-self._capacity :]
-        self._claimed = self._end = end
+        self._writing_until = self._end = end
 
     def _copy_out(self, start: int, n: int) -> FloatArray:
         first = start - (self._end - len(self._data))
