@@ -136,7 +136,7 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     ),
     "no language": ({**LINE, "lang": "xx,en"}, "lang: unknown language 'xx'"),
     "a language misspelt": ({**LINE, "lang": "portugese"}, "closest are pt (portuguese)"),
-    "audio not there": ({**LINE, "audio_filepath": "gone.wav"}, "no audio file"),
+    "audio not there": ({**LINE, "audio_filepath": "gone.wav"}, "gone.wav does not exist"),
     "segments as a mapping": ({**LINE, "segments": {}}, "segments should be a list"),
     "a segment as text": ({**LINE, "segments": ["hola"]}, "segment 1: expected a JSON object"),
     "a segment without language": (

@@ -533,7 +533,7 @@ def test_sound_that_cannot_be_vouched_for_is_left_out(
     with pytest.raises(AudioFormatError, match=reason):
         player.data_uri(audio, 10**6)
     page = from_traces([replace(trace, header={**trace.header, "audio": audio})]).html()
-    assert "No sound here" in page
+    assert "No audio:" in page
     assert "<audio" not in page
 
 

@@ -91,7 +91,7 @@ def test_numbers_that_do_not_fit_are_told_first(records: dict[str, Any]) -> None
     assert len(failed) == 1
     assert "this is unexplained" in failed[0]
     page = report(broken).page()
-    assert page.index("Read this first") < page.index("Results</h2>")
+    assert page.index("Warnings</h2>") < page.index("Findings</h2>")
 
 
 def test_a_page_of_some_passes_has_only_their_parts(records: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from whisperlab.data.debian import Package
 from whisperlab.data.manifest import Recording
@@ -12,65 +13,64 @@ from whisperlab.data.recipes import Recipe
 
 def card(recipe: Recipe, seed: int, recordings: Sequence[Recording], packages: Sequence[Package]) -> str:
     """The text of CARD.md with the usual header of data cards. It has no date, so that builds are identical."""
-    return "\n".join(
-        [
-            *_header(recipe),
-            f"# {recipe.name}, seed {seed}",
-            "",
-            f"{recipe.description[0].upper()}{recipe.description[1:]}.",
-            "",
-            "This is **spliced human speech, not a code-switching corpus**: telephone prompts, read by people,",
-            "one after another. A splice is easier than a speaker switching: do not mix the two in results.",
-            "",
-            *_counts(recordings),
-            _METHOD,
-            *_credits(recipe),
-            *_origin(packages),
-        ]
-    )
-
-
-def _header(recipe: Recipe) -> list[str]:
     licences = sorted({voice.licence.lower().replace(" ", "-") for voice in recipe.voices})
-    return [
-        "---",
-        f"pretty_name: {recipe.name}",
-        f"language: [{', '.join(recipe.languages)}]",
-        f"license: [{', '.join(licences)}]",
-        "task_categories: [automatic-speech-recognition, audio-classification]",
-        "---",
-        "",
-    ]
+    credits = [f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in recipe.voices]
+    origin = [f"| {p.name} | {p.version} | {p.sha256} |" for p in packages]
+    return f"""\
+---
+pretty_name: {recipe.name}
+language: [{", ".join(recipe.languages)}]
+license: [{", ".join(licences)}]
+task_categories: [automatic-speech-recognition, audio-classification]
+---
+
+# {recipe.name}, seed {seed}
+
+{recipe.description[0].upper()}{recipe.description[1:]}.
+
+This is **spliced human speech, not a code-switching corpus**: telephone prompts, read by people,
+one after another. A splice is easier than a speaker switching: do not mix the two in results.
+
+## Counts
+
+| split | recordings | minutes | prompts | switches | seconds of speech |
+|-|-|-|-|-|-|
+{_NEWLINE.join(_counts(recordings))}
+
+{_METHOD}
+## Licences and credits
+
+{_NEWLINE.join(credits)}
+
+This audio is an adapted work (cut, levelled, joined, partly with noise) under the same licences.
+
+## Made from these Debian packages
+
+| package | version | SHA-256 |
+|-|-|-|
+{_NEWLINE.join(origin)}
+"""
 
 
-def _counts(recordings: Sequence[Recording]) -> list[str]:
-    rows = [
-        "## Counts",
-        "",
-        "| split | recordings | minutes | prompts | switches | seconds of speech |",
-        "|-|-|-|-|-|-|",
-    ]
+def _counts(recordings: Sequence[Recording]) -> Iterator[str]:
+    """The rows of the table, one per split."""
     for split in SPLITS:
-        ours = [r for r in recordings if r.split == split]
-        cells = [
+        members = [r for r in recordings if r.split == split]
+        spoken = Counter[str]()
+        for segment in (segment for r in members for segment in r.segments):
+            spoken[segment.lang] += segment.end - segment.start  # type: ignore[assignment]
+        cells = (
             split,
-            str(len(ours)),
-            f"{sum(r.duration for r in ours) / 60:.1f}",
-            str(sum(len(r.segments) for r in ours)),
-            str(sum(r.switches for r in ours)),
-            _speech(ours),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return [*rows, ""]
+            str(len(members)),
+            f"{sum(r.duration for r in members) / 60:.1f}",
+            str(sum(len(r.segments) for r in members)),
+            str(sum(r.switches for r in members)),
+            ", ".join(f"{lang} {length:.0f}" for lang, length in sorted(spoken.items())),
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
-def _speech(recordings: Sequence[Recording]) -> str:
-    spoken: dict[str, float] = {}
-    for segment in (segment for r in recordings for segment in r.segments):
-        spoken[segment.lang] = spoken.get(segment.lang, 0.0) + segment.end - segment.start
-    return ", ".join(f"{lang} {length:.0f}" for lang, length in sorted(spoken.items()))
-
-
+_NEWLINE = "\n"  # f-strings of Python 3.11 cannot contain it
 _METHOD = """\
 ## How it is made
 
@@ -90,14 +90,3 @@ _METHOD = """\
 * Texts are the speakers' scripts. Most Spanish scripts lack accents: score with diacritics folded. Some
   scripts differ from the recording.
 """
-
-
-def _credits(recipe: Recipe) -> list[str]:
-    lines = [f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in recipe.voices]
-    note = "This audio is an adapted work (cut, levelled, joined, partly with noise) under the same licences."
-    return ["## Licences and credits", "", *lines, "", note, ""]
-
-
-def _origin(packages: Sequence[Package]) -> list[str]:
-    rows = [f"| {p.name} | {p.version} | {p.sha256} |" for p in packages]
-    return ["## Made from these Debian packages", "", "| package | version | SHA-256 |", "|-|-|-|", *rows, ""]

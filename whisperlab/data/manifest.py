@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
 
 import soundfile
 
@@ -17,14 +15,30 @@ from whisperlab.data.audio_files import read_audio, read_part
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
-from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
+from whisperlab.util.errors import AudioFormatError, ManifestError, UnknownLanguageError
 from whisperlab.util.files import read_text, write_atomic
-from whisperlab.util.json_values import JsonValue
-from whisperlab.util.validation import from_json, is_number, shown
+from whisperlab.util.json_values import Json, JsonValue
+from whisperlab.util.validation import (
+    AMOUNT,
+    AMOUNT_OR_NULL,
+    TEXT,
+    Field,
+    from_json,
+    is_number,
+    shown,
+    wrong_field,
+)
 
-Fields: TypeAlias = Mapping[str, object]  # of a JSON object
 logger = logging.getLogger("whisperlab")
 
+_LINE = {  # fields of a recording
+    **dict.fromkeys(("audio_filepath", "text", "lang", "id", "split", "corpus"), TEXT),
+    "duration": AMOUNT,
+    "offset": AMOUNT_OR_NULL,
+    "noise_snr_db": Field("a number or null", lambda value: value is None or is_number(value)),
+    "segments": Field("a list", lambda value: isinstance(value, list)),
+}
+_SEGMENT = {"lang": TEXT, "start": AMOUNT, "end": AMOUNT, "text": TEXT}
 _ROUNDING_S = 0.01  # a segment may end this much after its recording: people round
 
 
@@ -98,18 +112,18 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     recordings: dict[str, Recording] = {}
     wrong: list[str] = []
     for place, line in _lines(source):
-        fields = _object(line, place, source)
-        duration = _number(fields, "duration", place)
-        offset = None if fields.get("offset") is None else _number(fields, "offset", place)
+        fields = _checked(_object(line, place, source), _LINE, ("audio_filepath", "duration", "text"), place)
+        duration, offset = float(fields["duration"]), fields.get("offset")
+        offset = None if offset is None else float(offset)
         if check_audio:
-            audio = source.parent / _text(fields, "audio_filepath", place)
+            audio = source.parent / fields["audio_filepath"]
             if not audio.is_file():
                 raise ManifestError(f"{place}: the audio file {audio} does not exist")
             there_s, offset = _there(audio, offset, duration, place)
             if abs(there_s - duration) > _tolerance(duration):
                 wrong.append(f"{place}: duration is {duration:g} s, but {audio.name} has {there_s:.2f} s")
                 duration = there_s
-        recording = _from_dict({**fields, "duration": duration, "offset": offset}, source, place)
+        recording = _recording(fields, duration, offset, source, place)
         if recording.id in recordings and offset is not None and "id" not in fields:
             recording = replace(recording, id=f"{recording.id}+{_short(duration)}")
         if recording.id in recordings:
@@ -190,7 +204,7 @@ def _lines(source: Path) -> Iterator[tuple[str, str]]:
             yield f"{source}:{number}", line
 
 
-def _object(line: str, place: str, source: Path) -> dict[str, object]:
+def _object(line: str, place: str, source: Path) -> Json:
     cause = None
     try:
         value = from_json(line)
@@ -223,64 +237,55 @@ def _other_format(source: Path) -> str:
     return f"a table with columns separated by {separator!r}" if separator in first else ""
 
 
-def _from_dict(fields: Fields, source: Path, place: str) -> Recording:
-    audio = source.parent / _text(fields, "audio_filepath", place)
-    duration = _number(fields, "duration", place)
-    offset = None if fields["offset"] is None else _number(fields, "offset", place)
-    text = _text(fields, "text", place)
-    lang = _languages(_text(fields, "lang", place, ""), place)
+def _checked(fields: Json, allowed: Mapping[str, Field], required: Sequence[str], place: str) -> Json:
+    """The same fields. Raises ManifestError if one is missing or has a wrong value."""
+    for name in required:
+        if name not in fields:
+            raise ManifestError(f"{place}: the field {name!r} is missing")
+    if wrong := wrong_field(fields, allowed):
+        raise ManifestError(f"{place}: {wrong}")
+    return fields
+
+
+def _recording(fields: Json, duration: float, offset: float | None, source: Path, place: str) -> Recording:
+    audio, lang = source.parent / fields["audio_filepath"], fields.get("lang", "")
+    if lang.strip():
+        lang = ",".join(dict.fromkeys(_language(name, place) for name in lang.split(",")))
+    if "segments" in fields:
+        segments = tuple(_segments(fields["segments"], duration, place))
+    else:
+        one_language = lang and "," not in lang
+        segments = (ReferenceSegment(0.0, duration, lang, fields["text"]),) if one_language else ()
     snr = fields.get("noise_snr_db")
     return Recording(
-        id=_text(fields, "id", place, audio.stem if offset is None else f"{audio.stem}@{_short(offset)}"),
+        id=fields.get("id", audio.stem if offset is None else f"{audio.stem}@{_short(offset)}"),
         audio_path=audio,
         duration=duration,
-        text=text,
-        lang=lang,
-        segments=_segments(fields, text, lang, duration, place),
-        split=_text(fields, "split", place, ""),
-        corpus=_text(fields, "corpus", place, source.stem),
-        snr=None if snr is None else _number(fields, "noise_snr_db", place, low=-math.inf),
+        text=fields["text"],
+        lang=lang.strip(),
+        segments=segments,
+        split=fields.get("split", ""),
+        corpus=fields.get("corpus", source.stem),
+        snr=None if snr is None else float(snr),
         offset=offset,
     )
 
 
-def _segments(
-    fields: Fields, text: str, lang: str, duration: float, place: str
-) -> tuple[ReferenceSegment, ...]:
-    if "segments" not in fields:
-        return (ReferenceSegment(0.0, duration, lang, text),) if lang and "," not in lang else ()
-    listed = fields["segments"]
-    if not isinstance(listed, list):
-        raise ManifestError(f"{place}: segments should be a list, got {shown(listed)}")
-    segments = tuple(_segment(item, f"{place}: segment {n}") for n, item in enumerate(listed, 1))
-    _check_order(segments, duration, place)
-    return segments
-
-
-def _segment(item: object, place: str) -> ReferenceSegment:
-    if not isinstance(item, dict):
-        raise ManifestError(f"{place}: expected a JSON object, got {shown(item)}")
-    lang = _language(_text(item, "lang", place), place)
-    start, end = _number(item, "start", place), _number(item, "end", place)
-    try:
-        return ReferenceSegment(start, end, lang, _text(item, "text", place))
-    except TraceError as error:
-        raise ManifestError(f"{place}: {error}") from error
-
-
-def _check_order(segments: tuple[ReferenceSegment, ...], duration: float, place: str) -> None:
+def _segments(items: Sequence[object], duration: float, place: str) -> Iterator[ReferenceSegment]:
     last = 0.0
-    for n, segment in enumerate(segments, 1):
-        if not last <= segment.start < segment.end <= duration + _ROUNDING_S:
+    for n, item in enumerate(items, 1):
+        here = f"{place}: segment {n}"
+        if not isinstance(item, dict):
+            raise ManifestError(f"{here}: expected a JSON object, got {shown(item)}")
+        fields = _checked(item, _SEGMENT, tuple(_SEGMENT), here)
+        start, end, lang = float(fields["start"]), float(fields["end"]), _language(fields["lang"], here)
+        if not last <= start < end <= duration + _ROUNDING_S:
             raise ManifestError(
-                f"{place}: segment {n} should start at {last} s or later and end after that, within the "
-                f"{duration} s of the recording; got {segment.start} to {segment.end}"
+                f"{here} should start at {last} s or later and end after that, within the {duration} s of the "
+                f"recording; got {start} to {end}"
             )
-        last = segment.start
-
-
-def _languages(lang: str, place: str) -> str:
-    return ",".join(dict.fromkeys(_language(name, place) for name in lang.split(","))) if lang.strip() else ""
+        last = start
+        yield ReferenceSegment(start, end, lang, fields["text"])
 
 
 def _language(name: str, place: str) -> str:
@@ -288,25 +293,3 @@ def _language(name: str, place: str) -> str:
         return language_code(name)
     except UnknownLanguageError as error:
         raise ManifestError(f"{place}: lang: {error}") from error
-
-
-def _value(fields: Fields, name: str, place: str, default: object = None) -> object:
-    if name not in fields and default is None:
-        raise ManifestError(f"{place}: the field {name!r} is missing")
-    return fields.get(name, default)
-
-
-def _text(fields: Fields, name: str, place: str, default: str | None = None) -> str:
-    value = _value(fields, name, place, default)
-    if not isinstance(value, str):
-        raise ManifestError(f"{place}: {name} should be a string, got {shown(value)}")
-    return value
-
-
-def _number(fields: Fields, name: str, place: str, *, low: float = 0.0) -> float:
-    value = _value(fields, name, place)
-    if not is_number(value) or value < low:
-        raise ManifestError(
-            f"{place}: {name} should be a number{' of 0 or more' * (low == 0)}, got {shown(value)}"
-        )
-    return float(value)

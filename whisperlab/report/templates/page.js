@@ -2,10 +2,10 @@
 (() => {
   const root = document.documentElement;
 
-  // Pages opened from a disk may be denied storage; the theme then lasts as long as the page.
+  // Browsers may deny storage to local files. The theme is then lost when the page is closed.
   const remembered = {
     get() { try { return localStorage.getItem("whisperlab-theme"); } catch { return null; } },
-    set(theme) { try { localStorage.setItem("whisperlab-theme", theme); } catch { /* not kept */ } },
+    set(theme) { try { localStorage.setItem("whisperlab-theme", theme); } catch { /* not stored */ } },
   };
 
   const isDark = () => root.dataset.theme
@@ -50,7 +50,7 @@
     }));
   }
 
-  // A text that a spreadsheet would take for a formula gets an apostrophe before it.
+  // An apostrophe keeps spreadsheets from running text as a formula.
   function csvCell(value) {
     if (value === null || value === undefined) return "";
     const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value);
@@ -80,7 +80,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  // The playheads follow the sound; a click on a timeline, or on a segment's time, moves the sound.
+  // The playheads follow the audio. A click on a timeline or on a segment's time seeks.
   function setUpRecording(article) {
     const audio = article.querySelector("audio");
     if (!audio) {
@@ -110,8 +110,8 @@
     }));
   }
 
-  // A data frame becomes a sortable table: its columns get buttons, its cells what they sort by. Its second head row
-  // holds nothing but the names of the index. Tables with cells that span rows stay as they are.
+  // Makes a data frame sortable: columns get buttons, cells get sort keys. The second head row only has the names of
+  // the index and is removed. Tables with cells that span rows do not change.
   const valueOf = (cell) => {
     const text = cell.textContent.trim();
     if (["", "-", "–", "NaN", "None", "nan"].includes(text)) return "";
@@ -127,7 +127,7 @@
     const names = head.rows.length === 2 ? [...head.rows[1].cells].map((cell) => cell.textContent) : [];
     if (head.rows.length === 2) head.deleteRow(1);
     const counted = [...body.rows].every((row, place) => row.cells[0].textContent.trim() === String(place));
-    if (counted && width > 1 && !names[0] && !head.rows[0].cells[0].textContent.trim()) {  // an index nobody chose
+    if (counted && width > 1 && !names[0] && !head.rows[0].cells[0].textContent.trim()) {  // a default index
       [...head.rows, ...body.rows].forEach((row) => row.deleteCell(0));
     }
     [...head.rows[0].cells].forEach((cell, column) => {
@@ -158,7 +158,7 @@
     table.after(save);
   }
 
-  // What scrolls sideways can be reached from the keyboard.
+  // Elements that scroll sideways get keyboard focus.
   function setUpScrolling() {
     document.querySelectorAll("main div, main pre").forEach((box) => {
       if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible" && !box.hasAttribute("tabindex")) {
@@ -167,7 +167,7 @@
     });
   }
 
-  // A page within the page comes compressed, and is unpacked when it comes into view.
+  // An embedded page is compressed. It is unpacked when it becomes visible.
   async function unpack(frame) {
     const bytes = Uint8Array.from(atob(frame.dataset.page), (letter) => letter.charCodeAt(0));
     frame.removeAttribute("data-page");
