@@ -94,7 +94,7 @@ class RingBuffer:
         )
 
     def append(self, samples: npt.ArrayLike) -> None:
-        """Append a chunk of any length, shape (n,); overwrites the oldest samples when there is no room.
+        """Append a chunk of any length, shape (n,); overwrites the oldest samples when the buffer is full.
 
         Floats are stored unchanged, int16 and int32 PCM is scaled to [-1, 1). Of a chunk longer than the capacity
         the newest samples are kept. Raises ``AudioFormatError``, and changes nothing, for other types and ranks and

@@ -277,7 +277,7 @@ class EncoderCache:
             self._rng.setstate(self._chance)
 
     def get_statistics(self) -> CacheStatistics:
-        """All counts since construction or ``clear``, JSON-able. A rate without measurements is None.
+        """All counts since construction or ``clear``, JSON-able. None stands for a rate without measurements.
 
         ``hit_rate`` is 0.0 before the first lookup. ``lookup_ms`` covers hashing, finding and copying, over the
         newest 1,000 lookups.

@@ -1,7 +1,7 @@
-"""Score what was heard against what was said: words by language, language of the speech, switches, delays.
+"""Score transcripts against references: words by language, language labels, switches, delays.
 
-Takes traces, or what `transcribe --json` printed. The reference is the one kept in a trace, or that of the
-same recording in --reference. Counts are added over the recordings first and divided afterwards.
+Reads traces, or the output of `transcribe --json`. The reference comes from the trace, or from the same recording in
+--reference. Counts are summed over the recordings first and divided afterwards.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import comma_list
 from whisperlab.cli.console import Console, table
@@ -17,15 +17,17 @@ from whisperlab.cli.needs import Needs
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text
+from whisperlab.util.json_values import Json
 from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.scoring import Score
+    from whisperlab.evaluation.scoring.text import TextRules
     from whisperlab.evaluation.trace import Reference
 
     References = Mapping[str, Reference]
 
-HELP = "traces or transcripts to error rates"
+HELP = "error rates of traces or transcripts"
 EXAMPLES = (
     "score reports/demo-sweep/traces",
     "score call.jsonl --reference manifest.jsonl --json",
@@ -44,30 +46,30 @@ COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab score``."""
     parser.add_argument(
-        "heard",
+        "paths",
         nargs="+",
         type=Path,
-        metavar="HEARD",
-        help="traces, folders of traces, or transcribe's JSON lines",
+        metavar="PATH",
+        help="traces, folders of traces, or JSON lines of transcribe",
     )
+    parser.add_argument("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
     parser.add_argument(
-        "--reference", type=Path, metavar="MANIFEST", help="a manifest with the true segments"
-    )
-    parser.add_argument(
-        "--keep-diacritics", action="store_true", help="count á for a as wrong (some references lack accents)"
+        "--keep-diacritics",
+        action="store_true",
+        help="count á for a as an error (some references lack accents)",
     )
     parser.add_argument(
         "--normalizer",
         choices=("plain", "whisper"),
         default="plain",
-        help="whisper: number words, contractions and English spelling as openai-whisper's normalizers have them",
+        help="whisper: normalize number words, contractions and English spelling as openai-whisper does",
     )
     parser.add_argument(
         "--fold",
         type=comma_list,
         default=[],
         metavar="chinese,arabic",
-        help="count traditional and simplified characters, or Arabic with and without vowel signs, as the same",
+        help="unify traditional and simplified characters, or Arabic with and without vowel signs",
     )
 
 
@@ -77,15 +79,15 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Print the rates of each recording and of all together."""
+    """Print the rates of each recording and of all recordings."""
     from whisperlab.evaluation.scoring import normalizer_name, pooled
 
-    rules = {
+    rules: TextRules = {
         "fold_diacritics": not args.keep_diacritics,
         "normalizer": normalizer_name(args.normalizer, args.fold),
     }
     references = read_references(args.reference) if args.reference else {}
-    scores = list(scored(files(args.heard), references, rules))
+    scores = list(scored(files(args.paths), references, rules))
     total = pooled(score for _, score in scores)
     rates = [(name, score.rates()) for name, score in scores]
     console.document(
@@ -95,12 +97,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "counts": total.to_dict(),
         }
     )
-    shown = [*rates, ("all together", total.rates())]
+    rows = [*rates, ("all together", total.rates())]
     console.show(
         table(
             [
-                {"recording": name} | {title: mine[rate] for title, rate in COLUMNS.items()}
-                for name, mine in shown
+                {"recording": name} | {title: row[rate] for title, rate in COLUMNS.items()}
+                for name, row in rows
             ]
         )
     )
@@ -110,9 +112,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def files(heard: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves, and the ``*.jsonl`` of folders in order of name."""
-    for path in heard:
+def files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files, and the ``*.jsonl`` files of folders in order of name."""
+    for path in paths:
         inside = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
         if not inside:
             raise TraceError(f"no *.jsonl in the folder {path}")
@@ -133,9 +135,7 @@ def read_references(manifest: Path) -> dict[str, Reference]:
     return references
 
 
-def scored(
-    paths: Iterable[Path], references: References, rules: Mapping[str, Any]
-) -> Iterator[tuple[str, Score]]:
+def scored(paths: Iterable[Path], references: References, rules: TextRules) -> Iterator[tuple[str, Score]]:
     """The name and score of every recording in the files."""
     from whisperlab.evaluation.scoring import score_trace
     from whisperlab.evaluation.trace import read_trace
@@ -152,37 +152,36 @@ def scored(
                     yield _score_document(document, references, rules)
                 except TraceError as error:
                     raise TraceError(
-                        f"{path}, document {number}: expected what `whisperlab transcribe --json` prints, "
-                        f"but {error}"
+                        f"{path}, document {number}: not the output of `whisperlab transcribe --json`: {error}"
                     ) from error
 
 
-def read_documents(path: Path) -> list[dict[str, Any]] | None:
-    """The documents ``transcribe --json`` wrote, or None when the file is not of that kind."""
+def read_documents(path: Path) -> list[Json] | None:
+    """The documents of ``transcribe --json``, or None for another kind of file."""
     try:
         lines = [from_json(line) for line in read_text(path).splitlines() if line.strip()]
     except ValueError:
         return None
     fields = {"audio", "duration", "segments", "switches"}
-    whole = all(isinstance(line, dict) and fields <= line.keys() and "kind" not in line for line in lines)
-    return lines if lines and whole else None
+    complete = all(isinstance(line, dict) and fields <= line.keys() and "kind" not in line for line in lines)
+    return lines if lines and complete else None
 
 
-def _score_document(
-    document: Mapping[str, Any], references: References, rules: Mapping[str, Any]
-) -> tuple[str, Score]:
+def _score_document(document: Json, references: References, rules: TextRules) -> tuple[str, Score]:
     from whisperlab.evaluation.scoring import score
     from whisperlab.evaluation.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
     from whisperlab.streaming.results import SessionSegment, Switch
 
-    check_fields(document, DOCUMENT, "it is one")
+    check_fields(document, DOCUMENT, "a document")
     for segment in document["segments"]:
-        check_fields(segment, SEGMENT, "it has a segment")
+        check_fields(segment, SEGMENT, "a segment")
     for switch in document["switches"]:
-        check_fields(switch, SWITCH, "it has a switch")
+        check_fields(switch, SWITCH, "a switch")
     name = Path(document["audio"]).stem
     if name not in references:
-        raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that has it")
+        raise ConfigurationError(
+            f"no reference for {shown(name)}: give --reference a manifest that contains it"
+        )
     fields = SessionSegment.__slots__
     segments = [
         SessionSegment(**{field: item[field] for field in fields} | {"language": _code(item["language"])})
@@ -191,17 +190,11 @@ def _score_document(
     switches = [
         Switch(s["time"], _code(s["from"]), _code(s["to"]), s["decided_at"]) for s in document["switches"]
     ]
-    return name, score(
-        references[name],
-        segments,
-        switches,
-        duration=document["duration"],
-        **rules,
-    )
+    return name, score(references[name], segments, switches, duration=document["duration"], **rules)
 
 
 def _code(language: str) -> str:
-    """Whisper's code for a language as another program names it; what is none stays, and counts as wrong."""
+    """Whisper's code for a language; an unknown language is returned unchanged and counts as an error."""
     try:
         return language_code(language)
     except UnknownLanguageError:

@@ -45,7 +45,7 @@ class Provenance(TypedDict):
 def provenance() -> Provenance:
     """Version, commit, machine and libraries of this run.
 
-    ``commit`` ends in ``-dirty`` if files were changed; outside a git checkout of whisperlab it is None.
+    ``commit`` ends in ``-dirty`` if files were changed; None stands for code outside a git checkout.
     """
     return {
         "whisperlab": version("whisperlab"),

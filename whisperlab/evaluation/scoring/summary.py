@@ -250,8 +250,8 @@ def bootstrap_intervals(
     """Percentile bootstrap interval of each rate. All rates use the same resamples of recordings (one score each).
 
     The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
-    is infinite. Resamples with a division by zero are excluded. The interval is None if all are excluded, or for
-    fewer than two recordings.
+    is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than two
+    recordings, the interval is None.
     """
     names, whole = list(rate_names), _rates(pooled(scores))
     for name in names:

@@ -1,4 +1,4 @@
-"""The fields that a line of each kind in a trace must have, and what they may hold."""
+"""Required fields of each kind of line in a trace, and their allowed values."""
 
 from __future__ import annotations
 
