@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Literal
 
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
 from whisperlab.cli.needs import EXTRAS, Needs, distribution, is_there
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.process import proc_text
 
 HELP = "check this machine and list missing parts"
 EXAMPLES = ("doctor", "doctor --json")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def examine(model: str) -> Iterator[Finding]:
     """All findings, the required parts first."""
     yield python()
-    yield processor(_read("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
+    yield processor(proc_text("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
     yield (library := torch())
     if library.status != "FAIL":
         yield threads()
@@ -184,10 +184,3 @@ def browser() -> Finding:
     if found:
         return Finding("browser", "OK", f"{found} (for the browser tests)")
     return Finding("browser", "WARN", "none; the browser tests need one", "apt-get install chromium")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
