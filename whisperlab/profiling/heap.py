@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.profiling.records import Heap, Moment, Site
 from whisperlab.profiling.workload import Workload, short_place
 from whisperlab.util.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from memray import FileReader
+    from memray import AllocationRecord, FileReader, MemorySnapshot
 
 TOP = 20
 MOMENTS = 400  # points kept of memory over time
@@ -77,7 +77,7 @@ def _read(reader: FileReader) -> Heap:
     )
 
 
-def _is_mapped_file(record: Any) -> bool:
+def _is_mapped_file(record: AllocationRecord) -> bool:
     """Whether an allocation is a mapped checkpoint: an mmap below torch's file reader."""
     from memray import AllocatorType
 
@@ -86,7 +86,7 @@ def _is_mapped_file(record: Any) -> bool:
     return any(function == "load" and "torch" in file for function, file, _ in record.stack_trace())
 
 
-def _sites(records: Iterable[Any]) -> list[Site]:
+def _sites(records: Iterable[AllocationRecord]) -> list[Site]:
     """Records summed by the line nearest to the allocation, in descending order of size."""
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for record in records:
@@ -108,7 +108,7 @@ def _stage(stack: Sequence[tuple[str, str, int]]) -> str:
     return "libraries"
 
 
-def _course(snapshots: Sequence[Any]) -> tuple[Moment, ...]:
+def _course(snapshots: Sequence[MemorySnapshot]) -> tuple[Moment, ...]:
     """Memory over time, thinned to `MOMENTS` points; every point is the highest of its interval."""
     if not snapshots:
         return ()
@@ -119,7 +119,7 @@ def _course(snapshots: Sequence[Any]) -> tuple[Moment, ...]:
     return tuple(((shot.time - start) / 1000, shot.rss, shot.heap) for shot in kept)
 
 
-def _flame_graph(reader: FileReader, records: Sequence[Any]) -> str:
+def _flame_graph(reader: FileReader, records: Sequence[AllocationRecord]) -> str:
     """memray's own page, self-contained."""
     from memray.reporters.flamegraph import FlameGraphReporter
 

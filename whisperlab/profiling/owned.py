@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -76,7 +75,7 @@ def _below(value: object) -> Iterator[object]:
     yield from (inner for _, inner in attributes(value))
 
 
-def attributes(value: object) -> Iterator[tuple[str, Any]]:
+def attributes(value: object) -> Iterator[tuple[str, object]]:
     """Names and values of an object's attributes, in its ``__dict__`` and in slots."""
     yield from getattr(value, "__dict__", {}).items()
     for kind in type(value).__mro__:

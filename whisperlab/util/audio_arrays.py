@@ -106,7 +106,7 @@ def as_samples(array: npt.ArrayLike) -> Samples:
     return samples
 
 
-def full_scale(dtype: np.dtype[Any]) -> float:
+def full_scale(dtype: np.dtype[np.generic]) -> float:
     """The value of amplitude 1 in a sample type: 32768.0 for int16, 1.0 for floats."""
     return 1.0 if dtype.kind == "f" else float(2 ** (8 * dtype.itemsize - 1))
 

@@ -39,10 +39,10 @@ class StreamTranscriber(Protocol):
     def finalize(self) -> ProcessResult:
         """End the stream and return the remaining results."""
 
-    def get_statistics(self) -> Mapping[str, Any]:
+    def get_statistics(self) -> Json:
         """Counters and latency percentiles so far, JSON-able."""
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Json:
         """The configuration, JSON-able."""
 
 
@@ -107,7 +107,7 @@ def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, 
 
 def _run(
     calls: Iterable[Call],
-    statistics: Callable[[], Mapping[str, Any]],
+    statistics: Callable[[], Json],
     clock: Clock,
     progress: Callable[[float], object],
     on_result: Callable[[ProcessResult], object],
