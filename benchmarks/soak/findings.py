@@ -21,11 +21,11 @@ from statistics import median
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from whisperlab.experiments.significance import Verdict, block_ratio, judge, together
+from whisperlab.experiments.significance import PairedResult, holm, paired_test
 from whisperlab.util.errors import MissingDependencyError, TraceError
 from whisperlab.util.json_values import Json
+from whisperlab.util.statistics import Array, block_ratio
 
 LOG_SCHEMA = 1
 LIMIT = 1.0  # allowed growth of resident memory, MB per hour of audio
@@ -38,7 +38,6 @@ _MEMORY = ("resident", "anonymous", "dirty", "heap", "heap_free")
 _COUNTS = ("python_blocks", "files", "threads")
 _CONFIDENCE = 0.999  # a hundred collections are tested
 
-Array = NDArray[np.float64]
 Call = Literal["equal", "slower", "faster", "not enough data"]
 
 
@@ -124,7 +123,7 @@ class Findings:
     growth: tuple[Growth, ...]
     held: tuple[Held, ...]
     changes: tuple[Change, ...]
-    stages: tuple[Verdict, ...]
+    stages: tuple[PairedResult, ...]
     machine: Change | None
     work: Mapping[str, tuple[int, int]]
 
@@ -344,7 +343,7 @@ def _machine(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generat
     times = [np.array([_or_nan(sample["yardstick_ms"]) for sample in w], float) for w in (first, last)]
     if not first or np.isnan(times).any():
         return None
-    found = judge("yardstick", times[0].tolist(), times[1].tolist(), rng, worth=WORTH)
+    found = paired_test("yardstick", times[0].tolist(), times[1].tolist(), rng, threshold=WORTH)
     return Change(
         measure="yardstick",
         first=float(np.median(times[0])),
@@ -358,7 +357,7 @@ def _machine(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generat
     )
 
 
-def _stages(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generator) -> list[Verdict]:
+def _stages(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generator) -> list[PairedResult]:
     """CPU time of each stage in pairs of blocks, corrected for the machine, without blocks that lack the stage."""
     pace = _reference_times(first) / _reference_times(last)
     found = []
@@ -370,8 +369,8 @@ def _stages(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generato
         ]
         if pairs:
             a, b = zip(*pairs, strict=True)
-            found.append(judge(name, a, b, rng, worth=WORTH))
-    return together(found)
+            found.append(paired_test(name, a, b, rng, threshold=WORTH))
+    return holm(found)
 
 
 def _or_nan(value: float | None) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.soak.figures import chunk_figure, held_figure, memory_figure, schedule_figure
 from benchmarks.soak.findings import LIMIT, WORTH, Change, Findings, Growth, Held, Log, findings, read_log
-from whisperlab.experiments.significance import Verdict
+from whisperlab.experiments.significance import PairedResult
 from whisperlab.report.figures import Drawing, to_svg
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.tables import Column, Table, milliseconds, table
@@ -242,7 +242,7 @@ _CHANGES: tuple[Column[Change], ...] = (
     Column("Result", f"Equal: the interval lies within {WORTH:.0%}", lambda c: _WORDS[c.call]),
 )
 
-_STAGES: tuple[Column[Verdict], ...] = (
+_STAGES: tuple[Column[PairedResult], ...] = (
     Column("Operation", "The part of the pipeline", lambda v: v.measure),
     Column("Blocks", "Number of pairs of 8 s of the same audio", lambda v: v.n),
     Column(
@@ -253,7 +253,7 @@ _STAGES: tuple[Column[Verdict], ...] = (
         lambda v: f"{v.low:.3f} to {v.high:.3f}",
     ),
     Column("p", "Signed-rank test with Holm's correction", lambda v: v.p, "{:.2g}".format),
-    Column("Result", f"No difference: the interval lies within {WORTH:.0%}", lambda v: v.call),
+    Column("Result", f"No difference: the interval lies within {WORTH:.0%}", lambda v: v.conclusion),
 )
 
 

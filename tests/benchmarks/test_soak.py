@@ -432,7 +432,7 @@ def test_a_stream_that_gets_slower_is_found(sounds: Sounds, tmp_path: Path) -> N
     log = read_log(logged(stand_in(Work(slowing=True)), sounds, tmp_path, LONGER))
     found = findings(log)
     assert found.latency_holds is False
-    calls = {verdict.measure: verdict.call for verdict in found.stages}
+    calls = {stage.measure: stage.conclusion for stage in found.stages}
     assert calls["lid.total"] == "difference"
     assert calls["vad.detect"] == "no difference"
     assert any("slower" in line.casefold() for line in conclusions(log, found))
