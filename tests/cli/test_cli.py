@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console, table
+from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
@@ -813,6 +814,12 @@ def test_a_language_may_be_given_in_any_usual_way() -> None:
 # ---- sweep and report ------------------------------------------------------------------------------------
 
 
+def known(config: TranscriberConfig | dict[str, Any]) -> TranscriberConfig:
+    if isinstance(config, TranscriberConfig):
+        return config
+    return TranscriberConfig.from_json({name: value for name, value in config.items() if name != "model"})
+
+
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The configurations for which a sweep asked a transcriber; key ``logmel`` gets one that fails."""
@@ -820,7 +827,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def make(config: Any) -> FakeTranscriber:
         configurations.append(config)
-        failure = OSError("out of luck") if config["key"] == "logmel" else None
+        failure = OSError("out of luck") if known(config).cache.key == "logmel" else None
         return FakeTranscriber(failure=failure)
 
     monkeypatch.setattr("whisperlab.model.weights.load_model", lambda *_, **__: object())
@@ -927,7 +934,8 @@ def dev(manifest: Path) -> Path:
     return manifest
 
 
-SPACE = '{"cache_size": [10, 50], "key": ["rounded", "span"], "lid": {"sure": {"low": 0.5, "high": 0.9}}}'
+SPACE = """{"cache.size": [10, 50], "cache.key": ["rounded", "span"],
+  "language_id": {"confident_above": {"low": 0.5, "high": 0.9}}}"""
 
 
 def test_a_search_prints_its_front_says_the_split_and_resumes(
@@ -942,8 +950,8 @@ def test_a_search_prints_its_front_says_the_split_and_resumes(
     assert set(first["front"][0]) == {
         "trial", "values", "mixed_error_rate", "response_p95_s", "peak_rss_bytes", "error",
     }  # fmt: skip
-    assert 0.5 <= made[0]["lid"]["sure"] <= 0.9
-    assert made[0]["languages"] == ["en", "es"]
+    assert 0.5 <= known(made[0]).language_id.confident_above <= 0.9
+    assert known(made[0]).languages == ("en", "es")
     assert run(*words) == 1
     assert "--resume" in capsys.readouterr().err
     assert run(*words, "--resume") == 0
@@ -952,7 +960,7 @@ def test_a_search_prints_its_front_says_the_split_and_resumes(
     assert "trial 6 of 6: 0 failed" in streams.err
     assert "on the Pareto front; chosen by 1 of the recordings" in streams.out
     assert "split dev: on others expect worse" in streams.out
-    assert "lid.sure" in streams.out
+    assert "language_id.confident_above" in streams.out
 
 
 def test_a_search_with_failed_trials_says_why(
@@ -961,7 +969,7 @@ def test_a_search_with_failed_trials_says_why(
     words = [
         "search",
         "--space",
-        '{"key": ["span", "logmel"]}',
+        '{"cache.key": ["span", "logmel"]}',
         "--corpus",
         dev,
         "--out",
@@ -970,7 +978,7 @@ def test_a_search_with_failed_trials_says_why(
     assert run(*words, "--json") == 1
     streams = capsys.readouterr()
     (document,) = documents(streams.out)
-    assert [trial["values"]["key"] for trial in document["trials"] if trial["error"]] == ["logmel"]
+    assert [trial["values"]["cache.key"] for trial in document["trials"] if trial["error"]] == ["logmel"]
     assert "1 of 2 trials failed, the first with call: OSError: out of luck" in streams.err
 
 
@@ -1131,26 +1139,6 @@ def test_a_small_bench_gives_figures_with_interval_count_and_origin(
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
     assert run("bench", what) == 0
     assert figure in capsys.readouterr().out
-
-
-def test_subjects_of_a_bench_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    subjects: dict[str, Callable[[], None]] = {name: lambda name=name: order.append(name) for name in "ab"}
-    monkeypatch.setattr(microbenchmarks, "ROUNDS", 3)
-    times = microbenchmarks.in_turns(subjects)
-    assert order == list("ababab")
-    assert [len(mine) for mine in times.values()] == [3, 3]
-
-
-def test_the_interval_of_a_median_holds_it_19_times_in_20() -> None:
-    rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(1000):
-        _, low, high = microbenchmarks.middle(rng.exponential(size=31).tolist())
-        assert low is not None
-        assert high is not None
-        held += low <= np.log(2) <= high
-    assert 930 <= held <= 990
 
 
 def test_profiling_a_file_that_is_not_there_starts_no_process(

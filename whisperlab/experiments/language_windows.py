@@ -121,7 +121,7 @@ class WindowLogits:
 
         Equal to `LanguageIdentifier`'s if fewer than all languages are allowed; it has no bias if all are.
         """
-        scores = self.masked(allowed) / temperature + self.log_prior(english_bias)
+        scores = self._scores(allowed, english_bias, temperature)
         return np.array([softmax(row) for row in scores]).reshape(scores.shape)
 
     def correct(
@@ -131,9 +131,12 @@ class WindowLogits:
 
         The temperature matters only with a bias, which is not divided by it.
         """
-        scores = self.masked(allowed) / temperature + self.log_prior(english_bias)
+        scores = self._scores(allowed, english_bias, temperature)
         correct: NDArray[np.bool_] = scores.argmax(axis=1) == self.truth
         return correct
+
+    def _scores(self, allowed: Iterable[str] | None, english_bias: float, temperature: float) -> Logits:
+        return self.masked(allowed) / temperature + self.log_prior(english_bias)
 
     def at(self, chosen: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_]) -> WindowLogits:
         """Some of the places, by index or by mask."""

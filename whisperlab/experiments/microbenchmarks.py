@@ -10,6 +10,7 @@ import gc
 import re
 import threading
 import time
+import timeit
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import make_dataclass
@@ -49,14 +50,9 @@ def nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:
     return summary(name, "ns", [ms / CALLS * 1e6 for ms in round_ms])
 
 
-def repeated(call: Subject, times: int | None = None) -> Subject:
-    """A subject that makes a call `CALLS` times, or as often as given."""
-
-    def run() -> None:
-        for _ in range(times or CALLS):
-            call()
-
-    return run
+def repeated(statement: str, setup: str = "pass", calls: int | None = None, **names: object) -> Subject:
+    """A subject that runs a statement `CALLS` times, in a loop without function calls (`timeit`)."""
+    return partial(timeit.Timer(statement, setup, globals=names).timeit, calls or CALLS)
 
 
 # --- the buffer ---------------------------------------------------------------------------------------
@@ -92,7 +88,7 @@ def traced_bytes(build: Subject) -> tuple[int, int]:
 def bytes_per_append() -> float:
     """Bytes that an append in steady state leaves allocated, by tracemalloc."""
     ring = RingBuffer(HELD_S * SAMPLE_RATE)
-    append = repeated(lambda: ring.append(SPEECH))
+    append = repeated("ring.append(speech)", ring=ring, speech=SPEECH)
     held = np.zeros(2, np.int64)  # preallocated: the readings themselves must not allocate
     tracemalloc.start()
     append()
@@ -111,13 +107,14 @@ def append_curve(
     place = np.empty(CHUNK, np.float32)
     for length_s in held_s:
         held, ring = np.zeros(samples(length_s), np.float32), RingBuffer(samples(length_s))
-        subjects: dict[str, Subject] = {
-            "np.concatenate": partial(lambda held: np.concatenate([held, SPEECH])[-len(held) :], held),
-            "RingBuffer": partial(ring.append, SPEECH),
-            "bare copy of the chunk": partial(np.copyto, place, SPEECH),
+        names = {"np": np, "held": held, "ring": ring, "place": place, "speech": SPEECH}
+        statements = {
+            "np.concatenate": "np.concatenate([held, speech])[-len(held):]",
+            "RingBuffer": "ring.append(speech)",
+            "bare copy of the chunk": "place[:] = speech",
         }
-        looped = {name: repeated(subject, calls) for name, subject in subjects.items()}
-        for name, took in time_in_turns(looped, rounds or ROUNDS).items():
+        subjects = {name: repeated(code, calls=calls, **names) for name, code in statements.items()}
+        for name, took in time_in_turns(subjects, rounds or ROUNDS).items():
             points.append(
                 Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took]))
             )
@@ -146,42 +143,23 @@ def _growth() -> list[Figure]:
 
 
 def _floor() -> list[Figure]:
-    place, ring = np.empty(CHUNK, np.float32), RingBuffer(HELD_S * SAMPLE_RATE)
-    mirrored = RingBuffer(HELD_S * SAMPLE_RATE, mirrored=True)
-    memory, n_places = np.empty(HELD_S * SAMPLE_RATE, np.float32), HELD_S * SAMPLE_RATE // CHUNK
-
-    # Loops instead of `repeated`: a call costs as much as a copy.
-    def copy() -> None:
-        for _ in range(CALLS):
-            place[:] = SPEECH
-
-    def copy_on() -> None:
-        for number in range(CALLS):
-            first = number % n_places * CHUNK
-            memory[first : first + CHUNK] = SPEECH
-
-    def check() -> None:
-        for _ in range(CALLS):
-            SPEECH.dot(SPEECH)
-
-    def append() -> None:
-        for _ in range(CALLS):
-            ring.append(SPEECH)
-
-    def append_mirrored() -> None:
-        for _ in range(CALLS):
-            mirrored.append(SPEECH)
-
-    times = time_in_turns(
-        {
-            "copy": copy,
-            "copy on": copy_on,
-            "check": check,
-            "append": append,
-            "append mirrored": append_mirrored,
-        },
-        ROUNDS,
-    )
+    n_held = HELD_S * SAMPLE_RATE
+    names = {
+        "place": np.empty(CHUNK, np.float32),
+        "memory": np.empty(n_held, np.float32),
+        "ring": RingBuffer(n_held),
+        "mirrored": RingBuffer(n_held, mirrored=True),
+        "speech": SPEECH,
+    }
+    next_place = f"memory[first : first + {CHUNK}] = speech; first = (first + {CHUNK}) % {n_held}"
+    subjects = {
+        "copy": repeated("place[:] = speech", **names),
+        "copy on": repeated(next_place, "first = 0", **names),
+        "check": repeated("speech.dot(speech)", **names),
+        "append": repeated("ring.append(speech)", **names),
+        "append mirrored": repeated("mirrored.append(speech)", **names),
+    }
+    times = time_in_turns(subjects, ROUNDS)
     return [
         nanoseconds("append of 100 ms", times["append"]),
         ratio("append / bare copy into one place", times["append"], times["copy"]),
@@ -199,21 +177,13 @@ def _reads() -> list[Figure]:
     for _ in range(HELD_S * 10 + 50):  # the newest samples wrap around the end of the memory
         ring.append(SPEECH)
 
-    def viewed(n: int) -> Subject:
-        def run() -> None:
-            for _ in range(CALLS):
-                with ring.view(n):
-                    pass
-
-        return run
-
-    subjects = {"copy 2 s": repeated(lambda: ring.peek(samples(2)), CALLS // 10)}
-    subjects |= {f"view {length_s} s": viewed(samples(length_s)) for length_s in (0.1, 2, 8)}
+    subjects: dict[str, Subject] = {"copy 2 s": repeated("ring.peek(n)", ring=ring, n=samples(2))}
+    for length_s in (0.1, 2, 8):
+        subjects[f"view {length_s} s"] = repeated("with ring.view(n): pass", ring=ring, n=samples(length_s))
     times = time_in_turns(subjects, ROUNDS)
-    copied = [10 * ms for ms in times["copy 2 s"]]
     return [
         nanoseconds("newest 2 s as a view", times["view 2 s"]),
-        ratio("newest 2 s as a copy / as a view", copied, times["view 2 s"]),
+        ratio("newest 2 s as a copy / as a view", times["copy 2 s"], times["view 2 s"]),
         ratio("view of 2 s / of 0.1 s", times["view 2 s"], times["view 0.1 s"]),
         ratio("view of 8 s / of 0.1 s", times["view 8 s"], times["view 0.1 s"]),
     ]
@@ -224,38 +194,17 @@ def _reads() -> list[Figure]:
 
 def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     """The cost of a measurement beside two readings of the clock, which are the minimum."""
-    metrics, clock = PerformanceMetrics(), time.perf_counter_ns
-
-    def two_readings() -> None:
-        for _ in range(CALLS):
-            clock()
-            clock()
-
-    def measure() -> None:
-        for _ in range(CALLS):
-            with metrics.measure("lid.total"):
-                pass
-
-    def record() -> None:
-        for _ in range(CALLS):
-            metrics.record("lid.total", 0.001)
-
-    def start_and_stop() -> None:
-        for _ in range(CALLS):
-            metrics.start_timer("lid.total")
-            metrics.stop_timer("lid.total")
-
-    @metrics.measure("lid.total")
-    def nothing() -> None:
-        pass
-
-    subjects: dict[str, Subject] = {
-        "two readings of the clock": two_readings,
-        "measure()": measure,
-        "record()": record,
-        "start_timer() and stop_timer()": start_and_stop,
-        "a decorated function": repeated(nothing),
+    metrics = PerformanceMetrics()
+    nothing = metrics.measure("lid.total")(lambda: None)
+    names = {"metrics": metrics, "clock": time.perf_counter_ns, "nothing": nothing}
+    statements = {
+        "two readings of the clock": "clock(); clock()",
+        "measure()": "with metrics.measure('lid.total'): pass",
+        "record()": "metrics.record('lid.total', 0.001)",
+        "start_timer() and stop_timer()": "metrics.start_timer('lid.total'); metrics.stop_timer('lid.total')",
+        "a decorated function": "nothing()",
     }
+    subjects = {name: repeated(code, **names) for name, code in statements.items()}
     times = time_in_turns(subjects, ROUNDS)
     figures = [nanoseconds(name, own) for name, own in times.items()]
     floor_times = times.pop("two readings of the clock")
@@ -355,17 +304,12 @@ def tracking_figures(pattern: re.Pattern[str]) -> list[Figure]:
     """A precompiled pattern for one letter or digit, beside a test of every character."""
     figures = []
     for name, text in TEXTS.items():
-
-        def ask(text: str = text) -> None:
-            for _ in range(CALLS):
-                any(c.isalnum() for c in text)
-
-        def find(text: str = text) -> None:
-            for _ in range(CALLS):
-                pattern.search(text)
-
-        times = time_in_turns({"ask": ask, "find": find}, ROUNDS)
-        figures.append(ratio(f"any(isalnum) / pattern, {name}", times["ask"], times["find"]))
+        subjects = {
+            "test": repeated("any(c.isalnum() for c in text)", text=text),
+            "find": repeated("search(text)", search=pattern.search, text=text),
+        }
+        times = time_in_turns(subjects, ROUNDS)
+        figures.append(ratio(f"any(isalnum) / pattern, {name}", times["test"], times["find"]))
     return figures
 
 

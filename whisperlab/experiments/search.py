@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from whisperlab.experiments.results_store import Row, Say, newest_rows
 from whisperlab.experiments.search_space import Space, Values
 from whisperlab.experiments.sweep import Config, MakeTranscriber, Task, plan, run_sweep, summarise
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.json_values import JsonValue
 
 if TYPE_CHECKING:
     import optuna
@@ -163,7 +165,7 @@ def check_recordings(recordings: Sequence[Recording]) -> None:
 
 def _batches(
     space: Space, n_trials: int, method: Method, seed: int, made: Sequence[Trial]
-) -> Iterator[list[dict[str, object]]]:
+) -> Iterator[list[dict[str, JsonValue]]]:
     """New proposals in batches; the caller appends the trial of each to ``made``."""
     with _quiet() as library:
         study = library.create_study(
@@ -173,7 +175,7 @@ def _batches(
     known: set[str] = set()
     while len(made) < min(n_trials, space.size):
         size = min(n_trials - len(made), n_trials if method == "random" else BATCH)
-        batch: list[tuple[optuna.Trial, dict[str, object]]] = []
+        batch: list[tuple[optuna.Trial, dict[str, JsonValue]]] = []
         repeats = 0
         while len(batch) < size and repeats < REPEATS:
             trial = study.ask()
@@ -225,7 +227,7 @@ def _trial(number: int, values: Values, config: Config, rows: Sequence[Row]) -> 
     if broken:
         return Trial(number, values, config, None, f"{broken['recording']}: {broken['error']}")
     summary = summarise(rows).iloc[0]
-    objectives = {name: summary.get(column) for name, column in OBJECTIVES.items()}
+    objectives = {name: summary.get(column, math.nan) for name, column in OBJECTIVES.items()}
     if missing := [name for name, value in objectives.items() if pd.isna(value)]:
         raise SweepError(f"a search needs {', '.join(OBJECTIVES)}; the runs have no {', '.join(missing)}")
     return Trial(number, values, config, tuple(map(float, objectives.values())), None)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from whisperlab.config import GROUPS, TranscriberConfig
 from whisperlab.experiments.comparison import read_options
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.options import JsonValue, Option, flat, migrated, nested
+from whisperlab.util.json_values import JsonValue
+from whisperlab.util.options import Option, flat, migrated, nested
 
 if TYPE_CHECKING:
     import optuna
@@ -153,7 +154,7 @@ def _described(described: Mapping[str, object]) -> dict[str, JsonValue]:
     return flat(migrated(described))
 
 
-def _axis(name: str, value: object) -> Choice | Range:
+def _axis(name: str, value: JsonValue) -> Choice | Range:
     known = {
         one: option
         for one, option in TranscriberConfig.options().items()
@@ -190,7 +191,7 @@ def _range(name: str, value: Mapping[str, object], option: Option) -> Range:
     return Range(low, high, step, bool(log))
 
 
-def _choice(name: str, value: object, option: Option) -> Choice:
+def _choice(name: str, value: JsonValue, option: Option) -> Choice:
     # A list of lists is a choice of lists; a single value is a choice of one.
     values = value if isinstance(value, list) else [value]
     if not values:

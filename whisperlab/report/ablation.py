@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import Point
@@ -47,17 +48,15 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
 
     The line joins the variants that no other beats in both.
     """
-    judged = sorted(
+    scored = sorted(
         (row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"]
     )
+    on_front = pareto_front([(row["encoded_s_per_s"], -row[score]) for row in scored])
+    front = [row for row, member in zip(scored, on_front, strict=True) if member]
     figure = _figure(NARROW, 4.2)
     axes = figure.subplots()
-    front: list[Json] = []
-    for row in judged:
-        if not front or row[score] > front[-1][score]:
-            front.append(row)
-    axes.plot(*_places(front, score), color=MUTED, zorder=1)
-    for number, row in enumerate(judged):
+    axes.plot([row["encoded_s_per_s"] for row in front], [row[score] for row in front], color=MUTED, zorder=1)
+    for number, row in enumerate(scored):
         x, y = row["encoded_s_per_s"], row[score]
         low, high = row.get(f"{score}_95") or (y, y)
         axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=MUTED, linewidth=0.8, zorder=1)
@@ -74,15 +73,11 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
     axes.set_xlabel("encoder seconds per second of audio")
     axes.set_ylabel(score.replace("_", " ").replace("f1", "F1"))
     axes.margins(x=0.2)
-    scores = [end for row in judged for end in (row[score], *(row.get(f"{score}_95") or ()))]
+    scores = [end for row in scored for end in (row[score], *(row.get(f"{score}_95") or ()))]
     axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
     axes.grid(visible=True)
     _frame(figure, top=0.1, bottom=0.55, left=0.75, right=0.1)
     return figure
-
-
-def _places(rows: Sequence[Json], score: str) -> tuple[list[float], list[float]]:
-    return [row["encoded_s_per_s"] for row in rows], [row[score] for row in rows]
 
 
 @_styled

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.evaluation.scoring.calibration import ReliabilityBin
+from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.counts import percent
 from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
 from whisperlab.util.statistics import wilson
@@ -72,13 +73,10 @@ def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figur
     """
     figure = _figure(NARROW, 4.2)
     axes = figure.subplots()
-    ordered = sorted(points.items(), key=lambda point: (point[1][0], -_share(point[1][1])))
-    front: list[str] = []
-    for name, (_, count) in ordered:
-        if not front or _share(count) > _share(points[front[-1]][1]):
-            front.append(name)
-    best = [points[name] for name in front]
-    axes.plot([cost for cost, _ in best], [100 * _share(count) for _, count in best], color=MUTED, zorder=1)
+    on_front = pareto_front([(cost, -_share(count)) for cost, count in points.values()])
+    front = {name for name, member in zip(points, on_front, strict=True) if member}
+    best = sorted((cost, 100 * _share(count)) for name, (cost, count) in points.items() if name in front)
+    axes.plot([cost for cost, _ in best], [share for _, share in best], color=MUTED, zorder=1)
     for name, (cost, count) in points.items():
         colour = PALETTE[1] if name == chosen else PALETTE[0] if name in front else "none"
         share = 100 * _share(count)

@@ -8,9 +8,9 @@ their intervals resample blocks of a few seconds, because neighbouring chunks ar
 
 from __future__ import annotations
 
-from whisperlab.experiments.ablation.running import Ablation, measure
+from whisperlab.experiments.ablation.running import measure
 from whisperlab.experiments.ablation.scaling import scaling
-from whisperlab.experiments.ablation.table import readable
+from whisperlab.experiments.ablation.table import Ablation, readable
 from whisperlab.experiments.ablation.variants import BEFORE, DEFAULT, GUIDE, VARIANTS, Models, select_variants
 
 __all__ = [

@@ -50,7 +50,7 @@ _CLAIMS: tuple[tuple[str, float, Value, str], ...] = (
     (
         "peak memory above the libraries",
         0.25,
-        lambda _, memory: memory and memory.peak,
+        lambda _, memory: memory.peak if memory else None,
         "the buffers are a hundredth of the model",
     ),
     (
@@ -62,7 +62,7 @@ _CLAIMS: tuple[tuple[str, float, Value, str], ...] = (
     (
         "encoder calls",
         0.50,
-        lambda timing, _: timing and timing.work.calls / timing.audio_s,
+        lambda timing, _: timing.work.calls / timing.audio_s if timing else None,
         "the same; the default calls rarely, with a fraction of 30 s",
     ),
     (

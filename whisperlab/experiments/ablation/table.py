@@ -99,18 +99,12 @@ def operation_rows(variant: str, timing: Timing) -> list[TableRow]:
 
 def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
     """The tables as text: time, memory and work; accuracy; the guide's claims; figures."""
+    scored = [row for row in ablation.rows if row["mixed_error_rate"] is not None]
     tables = (
         [_time_cells(row) for row in ablation.rows],
         [
-            {
-                "variant": row["variant"],
-                **{
-                    name.replace("_", " "): with_interval(row[name], row.get(f"{name}_95"), ".3g")
-                    for name in SCORES
-                },
-            }
-            for row in ablation.rows
-            if row["mixed_error_rate"] is not None
+            {"variant": row["variant"], **{n.replace("_", " "): _cell(row, n) for n in SCORES}}
+            for row in scored
         ],
         [
             {
@@ -137,20 +131,24 @@ def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
 
 
 def _time_cells(row: TableRow) -> dict[str, str]:
+    memory = {name: row[f"{name}_memory_bytes"] for name in ("peak", "steady")}
     return {
         "variant": row["variant"],
         "chunk p50 ms": f"{row['chunk_ms_p50']:.1f}",
         "p95": f"{row['chunk_ms_p95']:.0f}",
         "p99": f"{row['chunk_ms_p99']:.0f}",
-        "p95 / before": with_interval(row["chunk_ms_p95_ratio"], row["chunk_ms_p95_ratio_95"], ".3g"),
-        "mean / before": with_interval(row["chunk_ms_mean_ratio"], row["chunk_ms_mean_ratio_95"], ".3g"),
+        "p95 / before": _cell(row, "chunk_ms_p95_ratio"),
+        "mean / before": _cell(row, "chunk_ms_mean_ratio"),
         "threads": str(row["threads"]),
         "real-time factor": f"{row['real_time_factor']:.2f}",
         "encodes per s": f"{row['encoder_calls_per_s']:.1f}",
         "encoder s per s": f"{row['encoder_s_per_s']:.1f}",
-        "peak MB": _megabytes(row["peak_memory_bytes"]),
-        "steady MB": _megabytes(row["steady_memory_bytes"]),
+        **{f"{name} MB": "-" if size is None else f"{size / 1e6:.0f}" for name, size in memory.items()},
     }
+
+
+def _cell(row: TableRow, name: str) -> str:
+    return with_interval(row[name], row.get(f"{name}_95"), ".3g")
 
 
 def _share(value: float | None, interval: Sequence[float] | None) -> str:
@@ -158,7 +156,3 @@ def _share(value: float | None, interval: Sequence[float] | None) -> str:
         return "-"
     shares = [f"{round(share, 2) + 0.0:.0%}" for share in (value, *(interval or ()))]  # never "-0%"
     return shares[0] + (f" ({shares[1]} to {shares[2]})" if interval else "")
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:.0f}"
