@@ -15,7 +15,7 @@ import statistics
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from whisperlab.util import html
 from whisperlab.util.errors import ConfigurationError, TimerError
 from whisperlab.util.prometheus import StreamExporter
+from whisperlab.util.text_table import latency_table
 from whisperlab.util.validation import check_type, shown
 
 if TYPE_CHECKING:
@@ -444,19 +445,13 @@ def _elapsed_ns(work: Callable[[], None]) -> int:
     return time.perf_counter_ns() - began
 
 
-def summary_table(table: dict[str, dict[str, float]], self_cost_ns: float) -> str:
-    """Statistics by operation as aligned text, in milliseconds."""
-    fields = ("mean", "p50", "p95", "p99", "max")
-    width = max(map(len, ["operation", *table]))
-    lines = [f"{'operation':<{width}}  {'count':>8}" + "".join(f"  {name + ' ms':>10}" for name in fields)]
-    for operation, row in table.items():
-        cells = "".join(f"  {row[name]:>10.3f}" for name in fields)
-        lines.append(f"{operation:<{width}}  {row['count']:>8}{cells}")
-    lines.append(f"percentiles of the newest samples; one measurement costs {self_cost_ns / 1000:.2f} µs")
-    return "\n".join(lines)
+def summary_table(table: Mapping[str, Mapping[str, float]], self_cost_ns: float) -> str:
+    """Statistics by operation as aligned text, and the cost of measuring."""
+    cost = f"percentiles of the newest samples; one measurement costs {self_cost_ns / 1000:.2f} µs"
+    return f"{latency_table(table)}\n{cost}"
 
 
-def log_line(table: dict[str, dict[str, float]]) -> str:
+def log_line(table: Mapping[str, Mapping[str, float]]) -> str:
     """Statistics by operation in one line."""
     parts = (f"{name} {row['p50']:.3f}/{row['p95']:.3f} ({row['count']})" for name, row in table.items())
     return "latency p50/p95 ms (count): " + ", ".join(parts)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
+from whisperlab.util.text_table import latency_table, text_table
 from whisperlab.util.validation import on_threads
 
 _KIB = 1024
@@ -199,15 +200,17 @@ class Operators:
 
     def describe(self) -> str:
         """The table as text."""
-        rows = "\n".join(
-            f"  {operator.own_s / self.own_s:6.1%} {operator.own_s:8.3f} {operator.calls:8d}"
-            f" {operator.own_bytes / _MIB:10.1f}  {operator.name}"
+        rows = [
+            {
+                "share": f"{operator.own_s / self.own_s:.1%}",
+                "own s": f"{operator.own_s:.3f}",
+                "calls": operator.calls,
+                "own MiB": f"{operator.own_bytes / _MIB:.1f}",
+                "operator": operator.name,
+            }
             for operator in self.top
-        )
-        return (
-            f"torch's operators (torch.profiler, {self.own_s:.2f} s in total)\n"
-            f"   share    own s    calls   own MiB  operator\n{rows}"
-        )
+        ]
+        return f"torch's operators (torch.profiler, {self.own_s:.2f} s in total)\n{text_table(rows)}"
 
 
 @dataclass(slots=True, frozen=True)
@@ -229,14 +232,16 @@ class Calls:
 
     def describe(self) -> str:
         """The table as text."""
-        rows = "\n".join(
-            f"  {function.cumulative_s:10.3f} {function.own_s:8.3f} {function.calls:9d}  {function.name}"
+        rows = [
+            {
+                "cumulative s": f"{function.cumulative_s:.3f}",
+                "own s": f"{function.own_s:.3f}",
+                "calls": function.calls,
+                "function": function.name,
+            }
             for function in self.top
-        )
-        return (
-            f"functions by cumulative time (cProfile, {self.total_s:.2f} s in total)\n"
-            f"  cumulative s    own s     calls  function\n{rows}"
-        )
+        ]
+        return f"functions by cumulative time (cProfile, {self.total_s:.2f} s in total)\n{text_table(rows)}"
 
 
 @dataclass(slots=True, frozen=True)
@@ -250,14 +255,10 @@ class Latency:
 
     def describe(self) -> str:
         """The table as text."""
-        rows = "\n".join(
-            f"  {name:24s} {o['count']:8d} {o['p50']:9.3f} {o['p95']:9.3f} {o['p99']:9.3f} {o['max']:9.3f}"
-            for name, o in self.operations.items()
-        )
         return (
             f"latency in milliseconds ({self.compute_s:.2f} s for {self.duration_s:.1f} s of audio, "
             f"{self.compute_s / self.duration_s:.2f} of real time{on_threads(self.threads)})\n"
-            f"  {'operation':24s} {'count':>8s} {'p50':>9s} {'p95':>9s} {'p99':>9s} {'max':>9s}\n{rows}"
+            f"{latency_table(self.operations, ('p50', 'p95', 'p99', 'max'))}"
         )
 
 

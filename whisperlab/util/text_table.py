@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+
+_NUMBER = re.compile(r"-|[+-]?[\d.,]+(e[+-]\d+)?%?")
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Records with the same keys as aligned columns under their names.
+    """Records with the same keys as aligned columns under their names; numbers are aligned to the right.
 
     >>> print(text_table([{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]))
     name  size
@@ -16,10 +19,26 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     if not rows:
         return "(nothing)"
     lines = [list(rows[0]), *([text_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+    columns = [_aligned(column) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _aligned(column: Sequence[str]) -> list[str]:
+    width, numbers = max(map(len, column)), all(map(_NUMBER.fullmatch, column[1:]))
+    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
+
+
+def latency_table(
+    operations: Mapping[str, Mapping[str, float]],
+    fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max"),
+) -> str:
+    """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
+    return text_table(
+        [
+            {"operation": name, "count": row["count"]}
+            | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
+            for name, row in operations.items()
+        ]
     )
 
 
