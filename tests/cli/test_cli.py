@@ -1154,7 +1154,7 @@ def test_profiling_a_file_that_is_not_there_starts_no_process(
 
 def test_a_table_has_names_aligned_columns_and_a_dash_for_nothing() -> None:
     rows = [{"name": "a", "rate": 0.123456}, {"name": "longer", "rate": None}]
-    assert table(rows) == "name    rate\na       0.1235\nlonger  -"
+    assert table(rows) == "name      rate\na       0.1235\nlonger       -"
     assert table([]) == "(nothing)"
 
 
