@@ -70,14 +70,13 @@ class Workload:
         half_way: Callable[[], object] = lambda: None,
     ) -> None:
         """Feed the recording as fast as possible; ``half_way`` is called once, after half of it."""
-        from whisperlab.util.audio_arrays import chunks
+        from whisperlab.util.timing import feed
 
-        parts = list(chunks(audio, samples(self.chunk_ms / 1000)))
-        for number, chunk in enumerate(parts):
-            if number == len(parts) // 2:
+        n_samples = samples(self.chunk_ms / 1000)
+        middle = max(-(-len(audio) // n_samples) // 2, 1)
+        for number, _ in enumerate(feed(transcriber, audio, n_samples), 1):
+            if number == middle:
                 half_way()
-            transcriber.process(chunk)
-        transcriber.finalize()
 
 
 def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
