@@ -178,7 +178,7 @@ TestRingAgainstList.settings = settings(max_examples=1000, stateful_step_count=2
 
 @given(st.lists(st.integers(0, 400), max_size=30), st.integers(1, 1000))
 @settings(deadline=None)
-def test_any_chunking_leaves_what_the_whole_array_leaves(lengths: list[int], capacity: int) -> None:
+def test_any_chunking_gives_the_same_content(lengths: list[int], capacity: int) -> None:
     whole, pieces = RingBuffer(capacity), RingBuffer(capacity)
     whole.append(ramp(0, sum(lengths)))
     for n in lengths:
@@ -291,7 +291,7 @@ def test_what_comes_out_is_a_copy() -> None:
 # --- what cannot be had -------------------------------------------------------------------------------
 
 
-def test_an_overwritten_span_says_what_was_asked_and_what_is_held() -> None:
+def test_the_error_for_an_overwritten_span_names_the_requested_and_the_held_span() -> None:
     ring = filled(capacity=32_000, n=64_000)
     with pytest.raises(OverwrittenError, match=r"cannot read samples 16000-48000: .* now holds 32000-64000"):
         ring.read(Span(16_000, 48_000))
@@ -519,7 +519,7 @@ def test_a_view_of_samples_an_interrupted_append_wrote_over_is_not_intact() -> N
     assert new.samples.tolist() == [2, 3, 4, 5, 6, 7]
 
 
-def test_a_compact_ring_has_no_view_and_says_what_would_have() -> None:
+def test_a_view_of_a_ring_that_is_not_mirrored_raises_and_names_the_option() -> None:
     with pytest.raises(ConfigurationError, match="mirrored=True"):
         filled(capacity=8, n=8).view(2)
 
@@ -535,7 +535,7 @@ def test_a_half_precision_infinity_is_refused(value: float) -> None:
 
 @pytest.mark.parametrize("call", ["consume", "peek", "view"])
 @pytest.mark.parametrize("n", [0.5, "1", None, []])
-def test_a_number_of_samples_is_whole(call: str, n: Any) -> None:
+def test_a_number_of_samples_is_an_integer(call: str, n: Any) -> None:
     ring = RingBuffer(4, mirrored=True)
     ring.append(np.ones(3, np.float32))
     with pytest.raises(ConfigurationError, match="whole number of samples"):

@@ -264,7 +264,7 @@ def test_the_logmel_key_hits_on_a_window_one_hop_later_and_not_on_another_sound(
     assert cache.get_statistics()["hits_by_cause"] == {"silence": 0, "repeat": 0, "similar": 1}
 
 
-def test_a_finer_logmel_step_parts_what_a_coarse_one_joins() -> None:
+def test_a_finer_logmel_step_separates_windows_that_a_coarse_one_unites() -> None:
     louder = {0: noise(3) * np.float32(1.12), 6: noise(3) * np.float32(1.3)}  # by 1.0 dB and by 2.3 dB
     joined = EncoderCache(key=LogMelKey(step_db=50.0))
     assert joined.precompute_hash(noise(3)) == joined.precompute_hash(louder[0])
@@ -307,7 +307,7 @@ def similar() -> Callable[..., bytes]:
     return hashed
 
 
-def test_the_similar_key_stands_for_half_a_second_and_is_then_asked_anew(
+def test_the_similar_key_is_reused_for_half_a_second_and_then_replaced(
     similar: Callable[..., bytes],
 ) -> None:
     first = similar(0)
@@ -331,7 +331,7 @@ def test_the_similar_key_parts_windows_that_sound_otherwise_or_lie_elsewhere(
         assert similar(16_320, **other) != first
 
 
-def test_the_similar_key_does_not_answer_for_what_lies_before(similar: Callable[..., bytes]) -> None:
+def test_the_similar_key_is_not_reused_for_earlier_windows(similar: Callable[..., bytes]) -> None:
     assert similar(16_000) != similar(14_400)
 
 
@@ -349,7 +349,7 @@ def test_keys_are_equal_when_they_answer_alike() -> None:
     assert used == SimilarKey() != SimilarKey(within_db=2.0)
 
 
-def test_a_key_of_ones_own_needs_a_name_and_one_method() -> None:
+def test_a_custom_key_needs_three_attributes_and_one_method() -> None:
     class Loudness:
         name = "loudness"
         exact = False
@@ -395,7 +395,7 @@ def test_silence_is_a_cause_only_between_two_silent_windows(stored: float, asked
     assert cache.get_statistics()["hits_by_cause"][cause] == 1
 
 
-def test_a_hash_made_elsewhere_works_and_its_hits_are_not_vouched_for() -> None:
+def test_a_foreign_hash_works_and_its_hits_count_as_similar() -> None:
     cache = EncoderCache()
     cache.put(value(), audio_hash=b"own")
     assert cache.get(audio_hash=b"own") is not None
@@ -445,7 +445,7 @@ def test_the_share_of_hits_to_shadow_is_the_rate_asked_for(rate: float, least: i
 # Values are the cache's own.
 
 
-def test_changing_what_was_put_or_got_does_not_change_what_is_stored() -> None:
+def test_changing_an_input_or_output_does_not_change_the_stored_value() -> None:
     cache = EncoderCache()
     mine = value(1)
     cache.put(mine, noise(0))
@@ -639,6 +639,6 @@ def test_an_option_of_another_type_is_refused_by_name(options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("span", [7, (), ("s", 0), ("s", None, 1600), ("s", 0, 1600.0)])
-def test_a_span_that_is_none_is_refused(span: Any) -> None:
+def test_an_invalid_span_is_refused(span: Any) -> None:
     with pytest.raises(ConfigurationError, match="needs precompute_hash"):
         EncoderCache(key="span").precompute_hash(np.zeros(1600, np.float32), span)

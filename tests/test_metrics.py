@@ -177,7 +177,7 @@ def test_measuring_nests_also_in_the_same_operation(metrics: PerformanceMetrics,
     assert metrics.samples_ns("lid.total").tolist() == [2 * MS]
 
 
-def test_one_stopwatch_can_be_entered_again(metrics: PerformanceMetrics, clock: HandClock) -> None:
+def test_a_running_timer_can_be_entered_again(metrics: PerformanceMetrics, clock: HandClock) -> None:
     timing = metrics.measure("op")
     with timing:
         clock.turn(1)
@@ -239,7 +239,7 @@ def test_timers_return_seconds_and_nest(metrics: PerformanceMetrics, clock: Hand
     assert metrics.get_statistics()["op"]["count"] == 2
 
 
-def test_stopping_what_was_not_started_here_is_an_error(metrics: PerformanceMetrics) -> None:
+def test_stopping_a_timer_that_this_thread_did_not_start_is_an_error(metrics: PerformanceMetrics) -> None:
     with pytest.raises(TimerError, match=r"stop_timer\('op'\) without a start_timer"):
         metrics.stop_timer("op")
     elsewhere = threading.Thread(target=metrics.start_timer, args=("op",))
@@ -481,7 +481,7 @@ def scrape(port: int) -> dict[tuple[str, str, str], float]:
         return values(parse_text(answer.read().decode()))
 
 
-def test_a_scrape_sees_what_was_recorded_up_to_it() -> None:
+def test_a_scrape_includes_all_records_before_it() -> None:
     metrics = recorded([1])
     server = metrics.serve(port=0)
     try:
@@ -513,7 +513,7 @@ def exported(text: str, name: str) -> dict[str, float]:
 COUNT = "whisperlab_operation_duration_seconds_count"
 
 
-def test_streams_on_one_endpoint_are_told_apart_by_their_label() -> None:
+def test_the_label_distinguishes_streams_on_one_endpoint() -> None:
     a, b, c = PerformanceMetrics(stream="a"), PerformanceMetrics(stream="b"), PerformanceMetrics()
     for number, metrics in enumerate((a, b, c), 1):
         for _ in range(number):
@@ -565,7 +565,7 @@ def test_a_sample_is_never_exported_twice() -> None:
     assert "level 0.0" in PerformanceMetrics().export_prometheus(first, first)
 
 
-def test_the_cache_tells_its_hits() -> None:
+def test_the_cache_exports_its_hits() -> None:
     cache = EncoderCache()
     window = np.ones(1600, np.float32) / 2
     cache.put(torch.zeros(1), window)
@@ -579,7 +579,7 @@ def test_the_cache_tells_its_hits() -> None:
 
 
 @pytest.mark.parametrize("port", ["9100", None, 1.5])
-def test_a_port_is_a_whole_number(port: Any) -> None:
+def test_a_port_is_an_integer(port: Any) -> None:
     with pytest.raises(ConfigurationError, match="port must be a whole number"):
         PerformanceMetrics().serve(port)
 

@@ -241,7 +241,7 @@ def test_an_interrupt_costs_metrics_the_record_being_made_and_no_other() -> None
     assert interrupted_everywhere(work, check) > 50
 
 
-def test_a_stopwatch_left_running_by_an_interrupt_is_replaced() -> None:
+def test_a_timer_left_running_by_an_interrupt_is_replaced() -> None:
     metrics = PerformanceMetrics()
 
     def work() -> None:

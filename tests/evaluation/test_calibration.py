@@ -62,7 +62,7 @@ def test_empty_bins_are_left_out() -> None:
     assert [part.low for part in reliability([0.05, 0.95], [False, True], bins=10)] == [0.0, 0.9]
 
 
-def test_who_is_always_sure_is_wrong_by_the_share_of_wrong_answers() -> None:
+def test_with_confidence_1_the_calibration_error_is_the_share_of_wrong_answers() -> None:
     assert expected_calibration_error([1.0] * 10, [True] * 7 + [False] * 3) == pytest.approx(0.3)
 
 
@@ -191,8 +191,8 @@ def test_the_likelihood_is_that_of_the_softmax() -> None:
     assert negative_log_likelihood([[2.0, 0.0]], [0], 2.0) == pytest.approx(expected)
 
 
-def test_a_colder_temperature_leaves_the_confidence_what_it_should_be() -> None:
-    """Answers twice as sure as they should be: the error falls once they are tempered."""
+def test_the_best_temperature_restores_the_calibration_of_scaled_logits() -> None:
+    """Logits scaled by 2 are overconfident; the temperature lowers the error."""
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=2, size=(5_000, 4))
     truth = (logits / 2 + rng.gumbel(size=logits.shape)).argmax(axis=1)
@@ -256,7 +256,7 @@ def test_scores_that_part_all_have_area_one_and_equal_scores_a_half() -> None:
         ([0.5], ["es"], "true or false"),
     ],
 )
-def test_answers_that_are_none_are_told(confidence: Any, correct: Any, message: str) -> None:
+def test_invalid_answers_are_refused(confidence: Any, correct: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         expected_calibration_error(confidence, correct)
 
@@ -280,7 +280,7 @@ def test_bins_are_at_least_one() -> None:
         ([[-math.inf, 2.0]], [0], "not allowed"),
     ],
 )
-def test_logits_that_have_no_temperature_are_told(logits: Any, truth: Any, message: str) -> None:
+def test_invalid_logits_are_refused(logits: Any, truth: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         best_temperature(logits, truth)
 

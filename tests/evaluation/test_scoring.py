@@ -212,7 +212,7 @@ def test_words_in_the_wrong_segment_are_no_error() -> None:
     assert scored(segments=moved).rates()["mixed_error_rate"] == 0
 
 
-def test_an_alignment_tells_every_unit_and_its_language() -> None:
+def test_an_alignment_contains_every_unit_and_its_language() -> None:
     steps = align(spoken((0, 1, "en", "a b"), (1, 2, "es", "c d")), "a x c e d")
     told = [(step.kind, step.reference, step.hypothesis, step.language) for step in steps]
     assert told == [
@@ -228,7 +228,7 @@ def test_an_insertion_before_everything_belongs_to_the_first_language() -> None:
     assert [step.language for step in align(spoken((0, 1, "es", "hola")), "oh hola")] == ["es", "es"]
 
 
-def test_nothing_said_and_nothing_heard_divide_by_nothing() -> None:
+def test_empty_texts_have_no_rates() -> None:
     empty = score(Reference("", ()), [], [], duration=5.0).rates()
     assert empty["mixed_error_rate"] is None
     assert empty["language_error_rate"] is None

@@ -150,7 +150,7 @@ def test_text_is_noted_only_when_it_changed(tmp_path: Path) -> None:
     assert texts == [("", "he", "en"), ("hello", "", "es"), ("hola señor", "", "es")]
 
 
-def test_progress_hears_how_much_audio_was_heard(tmp_path: Path) -> None:
+def test_progress_receives_the_seconds_of_audio_fed(tmp_path: Path) -> None:
     heard: list[float] = []
     record_fake(tmp_path / "t", progress=heard.append)
     assert heard == [0.1, 0.2, 0.25, 0.25]
@@ -248,7 +248,7 @@ def lost_field(lines: list[str]) -> list[str]:
         (lambda lines: [], "first line is not a header"),
     ],
 )
-def test_a_file_that_is_not_a_whole_trace_is_refused(
+def test_an_incomplete_trace_is_refused(
     tmp_path: Path, damage: Callable[[list[str]], list[str]], message: str
 ) -> None:
     path = tmp_path / "t.jsonl"
@@ -300,7 +300,7 @@ def test_a_line_with_a_field_of_another_type_is_refused_with_its_place(
 @pytest.mark.parametrize(
     "damage", ["[" * 100_000, '{"kind": "text", "at": 1e999}', "1" * 5000, '{"kind": []}']
 )
-def test_json_that_nobody_should_have_to_read_is_a_trace_error(tmp_path: Path, damage: str) -> None:
+def test_hostile_json_is_a_trace_error(tmp_path: Path, damage: str) -> None:
     record_fake(tmp_path / "t")
     with (tmp_path / "t").open("a") as file:
         file.write(damage)
@@ -350,7 +350,7 @@ def test_provenance_names_machine_versions_and_commit() -> None:
     assert found["commit"] is None or len(found["commit"].removesuffix("-dirty")) == 40
 
 
-def test_the_commit_of_somebody_elses_checkout_is_not_ours(
+def test_the_commit_of_another_checkout_is_not_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "venv" / "trace.py"

@@ -92,7 +92,7 @@ def test_a_pass_that_was_killed_is_an_error_that_names_it(workload: Workload) ->
         in_fresh_process(die, workload)
 
 
-def test_what_a_pass_raises_comes_back_whole(workload: Workload) -> None:
+def test_errors_of_a_pass_are_raised_in_the_caller(workload: Workload) -> None:
     broken = Workload(workload.audio, {"failure": "asked for the moon"}, make=hungry)
     with pytest.raises(ConfigurationError, match="asked for the moon"):
         in_fresh_process(latency.measure, broken)
@@ -100,7 +100,7 @@ def test_what_a_pass_raises_comes_back_whole(workload: Workload) -> None:
         in_fresh_process(latency.measure, Workload("none.wav", make=hungry))
 
 
-def test_the_whole_recording_is_fed_or_only_its_beginning(workload: Workload) -> None:
+def test_the_complete_recording_is_fed_or_only_its_beginning(workload: Workload) -> None:
     for seconds, n_chunks in ((None, 10), (0.25, 3)):
         asked = Workload(workload.audio, make=hungry, seconds=seconds)
         transcriber, audio = asked.load()
@@ -204,7 +204,7 @@ def test_the_tree_of_calls_shows_who_took_the_time(leaky: Workload) -> None:
     assert "<script" in record.page
 
 
-def test_a_function_that_is_not_there_is_told(workload: Workload) -> None:
+def test_an_unknown_function_is_refused(workload: Workload) -> None:
     for name in (
         "whisperlab.streaming.vad:Nothing.here",
         "no.such.module:f",
@@ -298,7 +298,7 @@ print("extend is", type(TextDecoder.extend).__name__, getattr(TextDecoder.extend
     ],
     ids=["plain", "LINE_PROFILE", "kernprof"],
 )
-def test_hot_functions_are_profiled_when_somebody_asks(
+def test_marked_functions_are_profiled_on_request(
     tmp_path: Path, command: list[str], environment: dict[str, str], marked: bool
 ) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -314,7 +314,7 @@ def test_hot_functions_are_profiled_when_somebody_asks(
     assert f"extend is function {marked}" in done.stdout, done.stdout
 
 
-def test_latency_is_what_the_transcribers_own_timers_say(workload: Workload) -> None:
+def test_latency_is_that_of_the_transcribers_timers(workload: Workload) -> None:
     record = in_fresh_process(latency.measure, workload)
     assert record.duration_s == 1.0
     assert record.compute_s > 0

@@ -85,7 +85,7 @@ def test_the_memory_numbers_fit_together(records: dict[str, Any]) -> None:
     assert sizes["on the heap at the peak (memray)"] > held
 
 
-def test_numbers_that_do_not_fit_are_told_first(records: dict[str, Any]) -> None:
+def test_contradicting_numbers_come_first(records: dict[str, Any]) -> None:
     broken = {**records, "heap": replace(records["heap"], peak=900 * MIB)}
     failed = [check.words for check in reconciled(broken) if not check.holds]
     assert len(failed) == 1
