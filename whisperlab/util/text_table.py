@@ -33,6 +33,8 @@ def latency_table(
     fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max"),
 ) -> str:
     """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
+    if not operations:
+        return "(no operation was recorded)"
     return text_table(
         [
             {"operation": name, "count": row["count"]}
