@@ -112,21 +112,8 @@ class Score:
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The counts as JSON, which ``from_dict`` reads."""
-        return {
-            "recordings": self.recordings,
-            "audio_s": self.audio_s,
-            "fold_diacritics": self.fold_diacritics,
-            "normalizer": self.normalizer,
-            "text": {language: asdict(counts) for language, counts in self.text.items()},
-            "labels": _nested(self.labels),
-            "frame_labels": _nested(self.frame_labels),
-            "switches": asdict(self.switches),
-            "delays": list(self.delays),
-            "compute": asdict(self.compute),
-            "switch_text": asdict(self.switch_text),
-            "word_latencies": list(self.word_latencies),
-            "blocks": {name: list(counts) for name, counts in self.blocks.items()},
-        }
+        labels = {"labels": _nested(self.labels), "frame_labels": _nested(self.frame_labels)}
+        return {name: to_json(value) for name, value in (asdict(self) | labels).items()}
 
     @classmethod
     def from_dict(cls, value: Json) -> Score:
