@@ -201,9 +201,8 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
         of_split = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
         write_manifest(folder / f"manifest-{split}.jsonl", of_split)
         recordings += of_split
-    used = [
-        Package(p.name, debian.version_of(files[p.name]), debian.sha256(files[p.name])) for p in made.packages
-    ]
+    debs = [(package.name, files[package.name]) for package in made.packages]
+    used = [Package(name, debian.version_of(deb), debian.sha256(deb)) for name, deb in debs]
     (folder / "CARD.md").write_text(card(made, seed, recordings, used), encoding="utf-8")
     state = {
         "version": RECIPE_VERSION,

@@ -148,9 +148,8 @@ def _there(audio: Path, offset: float | None, duration: float, place: str) -> tu
         there_s = float(soundfile.info(audio).duration)
     except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
         there_s = 0.0
-    if there_s < wanted - _tolerance(duration) or (
-        offset is None and there_s > wanted + _tolerance(duration)
-    ):
+    tolerance = _tolerance(duration)
+    if there_s < wanted - tolerance or (offset is None and there_s > wanted + tolerance):
         try:
             there_s = duration_s(read_audio(audio))
         except AudioFormatError:  # raised again when the recording is used

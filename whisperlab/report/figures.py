@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Trace
 
 P = ParamSpec("P")
+Bar = tuple[float, float, str]  # start, end, language
 
 # Black text is readable on all of them; Okabe and Ito's own black is used for text.
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
@@ -347,14 +348,8 @@ def _mark_gaps(trace: Trace, *stack: Axes) -> None:
     marks = [(gap, "////") for gap in trace.gaps] + [(span, "..") for span in trace.untranscribed]
     for span, hatch in marks:
         for axes in stack:
-            axes.axvspan(
-                seconds(span.start),
-                seconds(span.end),
-                facecolor="none",
-                edgecolor=MUTED,
-                hatch=hatch,
-                linewidth=0,
-            )
+            start, end = seconds(span.start), seconds(span.end)
+            axes.axvspan(start, end, facecolor="none", edgecolor=MUTED, hatch=hatch, linewidth=0)
 
 
 def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
@@ -372,17 +367,10 @@ def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     axes.spines[["left", "bottom"]].set_visible(False)
 
 
-def _draw_row(
-    axes: Axes, place: float, bars: Iterable[tuple[float, float, str]], colours: Mapping[str, str]
-) -> None:
+def _draw_row(axes: Axes, place: float, bars: Iterable[Bar], colours: Mapping[str, str]) -> None:
     for start, end, language in bars:
-        axes.broken_barh(
-            [(start, end - start)],
-            (place - 0.38, 0.76),
-            color=colours.get(language, OTHER),
-            edgecolor=INK,
-            lw=0.5,
-        )
+        colour = colours.get(language, OTHER)
+        axes.broken_barh([(start, end - start)], (place - 0.38, 0.76), color=colour, edgecolor=INK, lw=0.5)
         axes.text((start + end) / 2, place, language, color="#000000", ha="center", va="center", clip_on=True)
 
 
@@ -459,9 +447,8 @@ def _pooled(results: Sequence[Result], size: object, precision: object) -> Cache
 
 def _values(results: Sequence[Result], name: str) -> list[Any]:
     """The values of a field of the configurations, ascending; None for configurations without the field."""
-    return sorted(
-        {result.config.get(name) for result in results}, key=lambda value: (value is not None, value)
-    )
+    found = {result.config.get(name) for result in results}
+    return sorted(found, key=lambda value: (value is not None, value))
 
 
 def _label(value: object) -> str:

@@ -33,9 +33,7 @@ def live_figure(
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
     left = max(0.0, end_s - last_s)
     shown = [segment for segment in segments if segment.end_time >= left]
-    languages = sorted(
-        {language for frame in frames for language in frame.posterior} | {s.language for s in shown}
-    )
+    languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
     colours = dict(zip(languages, [*PALETTE, *[OTHER] * len(languages)], strict=False))
     for segment in shown:
         start, end = segment.start_time, segment.end_time
