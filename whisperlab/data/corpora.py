@@ -17,7 +17,7 @@ from whisperlab.data import debian
 from whisperlab.data.audio_files import write_wav
 from whisperlab.data.card import card
 from whisperlab.data.debian import Package, Say
-from whisperlab.data.manifest import Recording, read_manifest, write_manifest
+from whisperlab.data.manifest import Recording, Totals, read_manifest, write_manifest
 from whisperlab.data.prompts import (
     SPLITS,
     Prompt,
@@ -124,10 +124,11 @@ def info(name: str, seed: int = 0) -> CorpusInfo:
 
 
 def _size(recordings: Sequence[Recording]) -> dict[str, float]:
+    size = Totals.of(recordings)
     return {
-        "recordings": len(recordings),
-        "minutes": round(sum(r.duration for r in recordings) / 60, 2),
-        "switches": sum(r.switches for r in recordings),
+        "recordings": size.recordings,
+        "minutes": round(size.minutes, 2),
+        "switches": size.switches,
     }
 
 
