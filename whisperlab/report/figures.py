@@ -104,16 +104,18 @@ def _style(salt: str | None = None) -> AbstractContextManager[None]:
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorator: draw a figure in the style of the reports."""
+
     @wraps(draw)
-    def styled(*args: P.args, **options: P.kwargs) -> Figure:
+    def in_style(*args: P.args, **options: P.kwargs) -> Figure:
         with _style():
             return draw(*args, **options)
 
-    return styled
+    return in_style
 
 
-@_styled
+@styled
 def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
     """One recording over time: true languages, detected languages, speech, and the posterior below.
 
@@ -121,7 +123,7 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     cache hits. Dropped audio is hatched. ``width`` is in inches. ``colours`` by language make several timelines agree.
     """
     known = language_colours([trace]) if colours is None else colours
-    figure = _figure(width, 3.7)
+    figure = new_figure(width, 3.7)
     bars, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
     figure.subplots_adjust(left=TIMELINE_LEFT, right=TIMELINE_RIGHT, top=0.98, bottom=0.13, hspace=0.08)
     _draw_languages(bars, trace, known)
@@ -133,7 +135,7 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     return figure
 
 
-@_styled
+@styled
 def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
     """Every stage of one recording on one time axis, from the audio to the text.
 
@@ -143,7 +145,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     hatched. ``audio`` is the fed audio, shape (n,), 16 kHz.
     """
     colours = language_colours([trace])
-    figure = _figure(width, 6.4)
+    figure = new_figure(width, 6.4)
     wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
     figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
     _draw_waveform(wave, audio)
@@ -204,14 +206,14 @@ def _runs(labels: Iterable[Label]) -> list[Label]:
     return runs
 
 
-@_styled
+@styled
 def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_hit_rate"]) -> Figure:
     """One of the cache's rates by hash precision (columns) and cache size (rows). Show both rates side by side.
 
     The counts of all results that share a precision and a size are added before dividing.
     """
     sizes, precisions = _values(results, "cache_size"), _values(results, "hash_precision")[::-1]
-    figure = _figure(4.7, 1.3 + 0.4 * len(sizes))
+    figure = new_figure(4.7, 1.3 + 0.4 * len(sizes))
     axes = figure.subplots()
     _draw_cells(axes, [[_pooled(results, size, p) for p in precisions] for size in sizes], rate)
     axes.set_title(_RATE_TITLES[rate], fontsize=10)
@@ -219,14 +221,14 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
     axes.set_yticks(_middles(sizes), map(_label, sizes))
     axes.set_xlabel("hash precision (decimals)")
     axes.set_ylabel("cache size")
-    _frame(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
+    set_margins(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
     return figure
 
 
-@_styled
+@styled
 def outcomes_figure(results: Sequence[Result]) -> Figure:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
-    figure = _figure(NARROW, 1.2 + 0.5 * len(results))
+    figure = new_figure(NARROW, 1.2 + 0.5 * len(results))
     axes = figure.subplots()
     for place, result in enumerate(results):
         _draw_outcome(axes, place, _outcome(result.cache))
@@ -237,14 +239,14 @@ def outcomes_figure(results: Sequence[Result]) -> Figure:
     axes.set_xlim(0, 100)
     axes.set_xlabel("of every 100 look-ups")
     _outcome_legend(figure)
-    _frame(figure, top=0.55, bottom=0.5, left=0.15, right=0.2)
+    set_margins(figure, top=0.55, bottom=0.5, left=0.15, right=0.2)
     return figure
 
 
-@_styled
+@styled
 def tradeoff_figure(results: Sequence[Result]) -> Figure:
     """Encoder time saved (x) against language error (y), a point per configuration."""
-    figure = _figure(NARROW, 3.8)
+    figure = new_figure(NARROW, 3.8)
     axes = figure.subplots()
     keys = dict.fromkeys(_key(result) for result in results)
     for key, colour, marker in zip(keys, PALETTE, "osD^vPX", strict=False):
@@ -258,15 +260,15 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
     axes.set_xlim(-3, 103)
     axes.grid(visible=True)
     axes.legend(title="cache key", frameon=False)
-    _frame(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
     return figure
 
 
-@_styled
+@styled
 def latency_figure(operations: Sequence[Operation]) -> Figure:
     """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
     names = [operation.name for operation in operations]
-    figure = _figure(NARROW, 1.05 + 0.3 * len(names))
+    figure = new_figure(NARROW, 1.05 + 0.3 * len(names))
     axes = figure.subplots()
     places = range(len(names))
     axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
@@ -280,7 +282,7 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
     axes.set_xlabel("milliseconds (factor 10 between grid lines)")
     axes.grid(visible=True, axis="x")
     figure.legend(frameon=False, ncols=3, loc="upper right")
-    _frame(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
+    set_margins(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
     return figure
 
 
@@ -307,14 +309,14 @@ def _shortened(attribute: re.Match[str]) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of ``width`` x ``height`` inches without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
-def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
+def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
     """Set the margins in inches, the unit of text sizes."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
