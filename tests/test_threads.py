@@ -420,7 +420,7 @@ def test_a_live_view_draws_one_moment_whoever_feeds_it_meanwhile(monkeypatch: py
     fed = met_everywhere(view.html, lambda: view.process(second), lambda: None)
     assert fed > 10
     fed += met_everywhere(lambda: view.process(second), view.html, lambda: None)
-    assert round(view.heard_s) == len(view._latency)
+    assert round(view.received_s) == len(view._latency)
 
 
 # --- the transcriber ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.soak.findings import Growth, Log, by_minute
-from whisperlab.report.figures import INK, MUTED, NARROW, OTHER, PALETTE, _figure, _frame, _styled
+from whisperlab.report.figures import INK, MUTED, NARROW, OTHER, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _FAMILIES = {  # similar sounds share a colour; every kind has its own row
 _IN_NOISE = 1
 
 
-@_styled
+@styled
 def memory_figure(log: Log, resident: Growth) -> Figure:
     """Megabytes per minute over hours of audio; the dotted line has the measured slope."""
-    figure = _figure(NARROW, 3.4)
+    figure = new_figure(NARROW, 3.4)
     axes = figure.subplots()
     for name, colour, line in _CURVES:
         if name in log.samples[0]["memory"]:
@@ -48,14 +48,14 @@ def memory_figure(log: Log, resident: Growth) -> Figure:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, ncols=2)
     _over_hours(axes, log)
-    _frame(figure, top=0.15, bottom=0.5, left=0.7, right=0.15)
+    set_margins(figure, top=0.15, bottom=0.5, left=0.7, right=0.15)
     return figure
 
 
-@_styled
+@styled
 def chunk_figure(log: Log) -> Figure:
     """Percentiles of a chunk per minute, in milliseconds of CPU time; dots are the 95th percentile of wall time."""
-    figure = _figure(NARROW, 3.2)
+    figure = new_figure(NARROW, 3.2)
     axes = figure.subplots()
     for place, (name, colour) in enumerate((("p50", 2), ("p95", 0), ("p99", 5))):
         axes.plot(
@@ -70,16 +70,16 @@ def chunk_figure(log: Log) -> Figure:
     axes.set_ylabel("ms per 100 ms of audio")
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     _over_hours(axes, log)
-    _frame(figure, top=0.35, bottom=0.5, left=0.7, right=0.15)
+    set_margins(figure, top=0.35, bottom=0.5, left=0.7, right=0.15)
     return figure
 
 
-@_styled
+@styled
 def held_figure(log: Log) -> Figure:
     """The size of everything with a limit, in percent of the limit."""
     counted = [sample for sample in log.samples if "bounds" in sample]
     names = list(counted[-1]["bounds"]) if counted else []
-    figure = _figure(NARROW, 2.6)
+    figure = new_figure(NARROW, 2.6)
     axes = figure.subplots()
     hours = [sample["at"] / 3600 for sample in counted]
     for number, name in enumerate(names):
@@ -89,15 +89,15 @@ def held_figure(log: Log) -> Figure:
     axes.set_ylabel("% of the limit")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     _over_hours(axes, log)
-    _frame(figure, top=0.1, bottom=0.5, left=0.7, right=0.15)
+    set_margins(figure, top=0.1, bottom=0.5, left=0.7, right=0.15)
     return figure
 
 
-@_styled
+@styled
 def schedule_figure(log: Log) -> Figure:
     """The sounds over time, a row per kind."""
     kinds = list(dict.fromkeys(piece["sound"] for piece in log.pieces))
-    figure = _figure(NARROW, 0.75 + 0.24 * len(kinds))
+    figure = new_figure(NARROW, 0.75 + 0.24 * len(kinds))
     axes = figure.subplots()
     for row, kind in enumerate(kinds):
         spans = [(p["at"] / 3600, p["duration_s"] / 3600) for p in log.pieces if p["sound"] == kind]
@@ -106,7 +106,7 @@ def schedule_figure(log: Log) -> Figure:
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     _over_hours(axes, log)
-    _frame(figure, top=0.1, bottom=0.5, left=1.75, right=0.15)
+    set_margins(figure, top=0.1, bottom=0.5, left=1.75, right=0.15)
     return figure
 
 

@@ -813,4 +813,4 @@ def test_a_front_of_all_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     told = search_section(from_rows(rows).results, ())
     assert told is not None
     assert len(told.front.body) == 6
-    assert "Here no bar does." in told.importance.caption
+    assert "Here no bar passes." in told.importance.caption

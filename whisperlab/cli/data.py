@@ -9,7 +9,6 @@ import argparse
 import shutil
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,16 +110,17 @@ def _info(args: argparse.Namespace, console: Console) -> None:
 
 def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
     """The recordings of one split in numbers: count, minutes, switches, seconds of speech by language."""
-    languages = Counter[str]()
-    for segment in (segment for recording in recordings for segment in recording.segments):
-        languages[segment.lang] += round(segment.end - segment.start)
+    from whisperlab.data.manifest import Totals
+
+    size = Totals.of(recordings)
+    longest_first = sorted(size.speech_s.items(), key=lambda item: -item[1])
     return {
         "split": split,
-        "recordings": len(recordings),
-        "minutes": round(sum(recording.duration for recording in recordings) / 60, 1),
-        "switches": sum(recording.switches for recording in recordings),
-        "noisy": sum(recording.snr is not None for recording in recordings),
-        "speech_s": " ".join(f"{lang}:{total_s}" for lang, total_s in languages.most_common()),
+        "recordings": size.recordings,
+        "minutes": round(size.minutes, 1),
+        "switches": size.switches,
+        "noisy": size.noisy,
+        "speech_s": " ".join(f"{lang}:{length_s:.0f}" for lang, length_s in longest_first),
     }
 
 

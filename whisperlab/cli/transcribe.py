@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
 from whisperlab.cli.console import Console, file_name
@@ -84,9 +84,7 @@ def channel(text: str) -> str | int:
     if text in ("mix", "left", "right", "each"):
         return text
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected mix, left, right, each or a number from 1, got {shown(text)}"
-        )
+        raise argparse.ArgumentTypeError(f"expected mix, left, right, each or 1, 2, ..., got {shown(text)}")
     return int(text)
 
 
@@ -98,9 +96,7 @@ def needs(_: argparse.Namespace) -> Needs:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed."""
     if args.language and args.languages:
-        args.parser.error(
-            "--language is the only language, --languages are the possible ones: give one of the two"
-        )
+        args.parser.error("--language is the only language, --languages the possible ones: give one of them")
     if args.trace:
         make_trace_folder(args.trace, several=len(args.audio) > 1)
     return transcribe_all(args, console, lambda: build_transcriber(args))
@@ -137,7 +133,7 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
                 else:
                     transcriber.reset()
                 traces[label] = _capture(transcriber, samples, name, label, args, console)
-            console.document(merged(name, traces))
+            console.document(document(name, traces))
             for label, trace in traces.items():
                 console.note(summary(name if label is None else f"{name} ({label})", trace))
                 if path:
@@ -171,55 +167,47 @@ def make_trace_folder(target: Path, several: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"--trace {target}: cannot make the folder {folder} ({error.strerror})"
-        ) from error
+        raise ConfigurationError(f"--trace {target}: cannot make {folder} ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
         raise ConfigurationError(f"--trace {target}: {folder} is not writable")
 
 
 _ALL = 99  # allowed languages by default
-_FLAGGED = ("untranscribed", "language_outside", "language_doubtful")
+_TIMES = {  # the lists of a document, and the field with the time of their items
+    "segments": "start_time",
+    "switches": "time",
+    **dict.fromkeys(("untranscribed", "language_outside", "language_doubtful"), "start"),
+}
 
 
-def document(name: str, trace: Trace) -> dict[str, Any]:
-    """The JSON document of one audio file. With pace ``real`` segments have the time when they became final."""
+def document(name: str, traces: Mapping[Label, Trace]) -> dict[str, object]:
+    """The JSON document of one audio file. Items of several channels are merged in time order."""
+    items: dict[str, list[dict[str, object]]] = {kind: [] for kind in _TIMES}
+    for label, trace in traces.items():
+        channel = {} if label is None else {"channel": label}
+        for kind, found in zip(_TIMES, _items(trace), strict=True):
+            items[kind] += [{**item, **channel} for item in found]
+    statistics: object = {str(label): trace.statistics for label, trace in traces.items()}
+    if None in traces:
+        statistics = traces[None].statistics
+    else:
+        for kind, time in _TIMES.items():
+            items[kind].sort(key=itemgetter(time))
+    duration = max(trace.duration for trace in traces.values())
+    return {"audio": name, "duration": duration, **items, "statistics": statistics}
+
+
+def _items(trace: Trace) -> Iterator[Iterable[Mapping[str, object]]]:
+    """The lists of `_TIMES`. With pace ``real`` segments have the time when they became final."""
     segments = [asdict(segment) for segment in trace.segments]
     if trace.header["pace"] == "real":
         for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
             segment["emitted_at"] = event["elapsed"]
-    return {
-        "audio": name,
-        "duration": trace.duration,
-        "segments": segments,
-        "switches": [switch.to_dict() for switch in trace.switches],
-        "untranscribed": [{"start": seconds(s.start), "end": seconds(s.end)} for s in trace.untranscribed],
-        "language_outside": [flag.to_dict() for flag in trace.flags if flag.outside],
-        "language_doubtful": [flag.to_dict() for flag in trace.flags if not flag.outside],
-        "statistics": trace.statistics,
-    }
-
-
-def merged(name: str, traces: dict[Label, Trace]) -> dict[str, Any]:
-    """The JSON document of one audio file. Segments and switches of several channels are merged in time order."""
-    documents = {label: document(name, trace) for label, trace in traces.items()}
-    if None in documents:
-        return documents[None]
-    times = {"segments": "start_time", "switches": "time"} | dict.fromkeys(_FLAGGED, "start")
-    for label, each in documents.items():
-        for kind in times:
-            for item in each[kind]:
-                item["channel"] = label
-    every = documents.values()
-    return {
-        "audio": name,
-        "duration": max(each["duration"] for each in every),
-        **{
-            kind: sorted((item for each in every for item in each[kind]), key=itemgetter(time))
-            for kind, time in times.items()
-        },
-        "statistics": {str(label): each["statistics"] for label, each in documents.items()},
-    }
+    yield segments
+    yield [switch.to_dict() for switch in trace.switches]
+    yield [{"start": seconds(s.start), "end": seconds(s.end)} for s in trace.untranscribed]
+    yield [flag.to_dict() for flag in trace.flags if flag.outside]
+    yield [flag.to_dict() for flag in trace.flags if not flag.outside]
 
 
 def line(segment: SessionSegment, label: Label = None) -> str:

@@ -129,9 +129,7 @@ def _check_channel(channel: object) -> None:
     if channel in ("mix", "each", *_SIDES):
         return
     if not isinstance(channel, int) or isinstance(channel, bool) or channel < 1:
-        raise ConfigurationError(
-            f"channel is mix, left, right, each or a number from 1, got {shown(channel)}"
-        )
+        raise ConfigurationError(f"channel: mix, left, right, each or a number from 1, got {shown(channel)}")
 
 
 def _check_file(path: str | os.PathLike[str]) -> Path:

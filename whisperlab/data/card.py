@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from whisperlab.data.debian import Package
-from whisperlab.data.manifest import Recording
+from whisperlab.data.manifest import Recording, Totals
 from whisperlab.data.prompts import SPLITS
 from whisperlab.data.recipes import Recipe
 
@@ -55,19 +54,10 @@ This audio is an adapted work (cut, levelled, joined, partly with noise) under t
 def _counts(recordings: Sequence[Recording]) -> Iterator[str]:
     """The rows of the table, one per split."""
     for split in SPLITS:
-        members = [r for r in recordings if r.split == split]
-        spoken = Counter[str]()
-        for segment in (segment for r in members for segment in r.segments):
-            spoken[segment.lang] += segment.end - segment.start  # type: ignore[assignment]
-        cells = (
-            split,
-            str(len(members)),
-            f"{sum(r.duration for r in members) / 60:.1f}",
-            str(sum(len(r.segments) for r in members)),
-            str(sum(r.switches for r in members)),
-            ", ".join(f"{lang} {length:.0f}" for lang, length in sorted(spoken.items())),
-        )
-        yield f"| {' | '.join(cells)} |"
+        size = Totals.of([r for r in recordings if r.split == split])
+        spoken = ", ".join(f"{lang} {length_s:.0f}" for lang, length_s in size.speech_s.items())
+        cells = (split, size.recordings, f"{size.minutes:.1f}", size.segments, size.switches, spoken)
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 _NEWLINE = "\n"  # f-strings of Python 3.11 cannot contain it

@@ -31,9 +31,7 @@ from whisperlab.util.validation import check_type, shown
 logger = logging.getLogger("whisperlab")
 
 _SMALL_BLOCK = 2**10
-_ESTIMATE = (
-    "libsndfile read less than it expected"  # an MP3 file without a count: estimated from its first frames
-)
+_ESTIMATE = "libsndfile read less than it expected"  # expected from the first frames of an MP3 file
 _ESTIMATED = 0.95  # accuracy of such an estimate
 _BLOCK = 2**18  # values decoded at once: the length in a header is never used to allocate memory
 _WORSE_S = 0.5  # for a damaged file, FFmpeg may read this much less than libsndfile
@@ -91,9 +89,7 @@ class _Reading:
             except AudioFormatError as error:
                 if self.found.is_full or not parts:
                     raise
-                self.found.problems.append(
-                    f"joined file {number} of {len(found.spans)} cannot be read: {error}"
-                )
+                self.found.problems.append(f"cannot read joined file {number} of {len(found.spans)}: {error}")
         if len(found.spans) > 1:
             logger.info("%s: %d files joined in one", self.found.path, len(found.spans))
         return parts
@@ -108,11 +104,9 @@ class _Reading:
                 _length_s(parts),
             )
         if self.found.gaps:
-            shown_gaps = [f"{length:.2f} s at {start:.2f} s" for start, length in self.found.gaps[:5]]
-            more = [f"{len(self.found.gaps) - 5} more"] if len(self.found.gaps) > 5 else []
-            logger.warning(
-                "%s: silence fills gaps in the timestamps: %s", self.found.path, ", ".join(shown_gaps + more)
-            )
+            gaps = [f"{length:.2f} s at {start:.2f} s" for start, length in self.found.gaps]
+            text = ", ".join(gaps if len(gaps) <= 5 else [*gaps[:5], f"{len(gaps) - 5} more"])
+            logger.warning("%s: silence fills gaps in the timestamps: %s", self.found.path, text)
 
     def _decode(self, window: Window, found: Layout, whole: bool) -> list[Part]:
         """One of the joined files, read by libsndfile or else by FFmpeg."""

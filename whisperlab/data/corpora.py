@@ -17,7 +17,7 @@ from whisperlab.data import debian
 from whisperlab.data.audio_files import write_wav
 from whisperlab.data.card import card
 from whisperlab.data.debian import Package, Say
-from whisperlab.data.manifest import Recording, read_manifest, write_manifest
+from whisperlab.data.manifest import Recording, Totals, read_manifest, write_manifest
 from whisperlab.data.prompts import (
     SPLITS,
     Prompt,
@@ -124,10 +124,11 @@ def info(name: str, seed: int = 0) -> CorpusInfo:
 
 
 def _size(recordings: Sequence[Recording]) -> dict[str, float]:
+    size = Totals.of(recordings)
     return {
-        "recordings": len(recordings),
-        "minutes": round(sum(r.duration for r in recordings) / 60, 2),
-        "switches": sum(r.switches for r in recordings),
+        "recordings": size.recordings,
+        "minutes": round(size.minutes, 2),
+        "switches": size.switches,
     }
 
 
@@ -201,9 +202,8 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
         of_split = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
         write_manifest(folder / f"manifest-{split}.jsonl", of_split)
         recordings += of_split
-    used = [
-        Package(p.name, debian.version_of(files[p.name]), debian.sha256(files[p.name])) for p in made.packages
-    ]
+    debs = [(package.name, files[package.name]) for package in made.packages]
+    used = [Package(name, debian.version_of(deb), debian.sha256(deb)) for name, deb in debs]
     (folder / "CARD.md").write_text(card(made, seed, recordings, used), encoding="utf-8")
     state = {
         "version": RECIPE_VERSION,

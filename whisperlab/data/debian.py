@@ -199,9 +199,7 @@ def _plain(packed: bytes) -> bytes:
     content = stream.decompress(packed, _UNPACKED_LIMIT)
     if not stream.eof:
         full = len(content) == _UNPACKED_LIMIT
-        raise ValueError(
-            f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "the file is cut short"
-        )
+        raise ValueError(f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "it is cut short")
     return content
 
 

@@ -39,9 +39,7 @@ _RAW = (
     "raw PCM has no header that gives rate, width and channels: convert it first, such as "
     "ffmpeg -f s16le -ar 16000 -ac 1 -i FILE call.wav"
 )
-_RAW_EXTENSIONS = re.compile(
-    r"\.(raw|pcm|sln\d*|[su](8|16|24|32)[lb]?e?|[su][bw]|ul|al|[au]law|mulaw|snd)", re.IGNORECASE
-)
+_RAW_SUFFIX = re.compile(r"(?i)\.(raw|pcm|sln\d*|[su](8|16|24|32)[lb]?e?|[su][bw]|ul|al|[au]law|mulaw|snd)")
 _log_level = threading.Lock()
 
 
@@ -73,13 +71,13 @@ class Findings:
         """Raise AudioFormatError for an impossible number of channels."""
         if not 1 <= n_channels <= MAX_FILE_CHANNELS:
             raise AudioFormatError(
-                f"{self.path}: expected 1 to {MAX_FILE_CHANNELS} channels, got {n_channels}"
+                f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}"
             )
 
 
 def read_with_ffmpeg(window: Window, found: Findings, reason: str) -> list[Part]:
     """The parts of a file read by FFmpeg; ``reason`` says why libsndfile could not read it."""
-    raw = _RAW_EXTENSIONS.fullmatch(found.path.suffix)
+    raw = _RAW_SUFFIX.fullmatch(found.path.suffix)
     try:
         import av
     except ImportError as error:
@@ -167,16 +165,12 @@ def _chosen(tracks: list[AudioStream], found: Findings) -> AudioStream:
         raise AudioFormatError(f"{found.path}: no audio in this file")
     listed = "; ".join(f"{number} {_described(each)}" for number, each in enumerate(tracks, 1))
     if found.track and found.track > len(tracks):
-        raise AudioFormatError(
-            f"{found.path}: audio track {found.track} does not exist; the tracks are: {listed}"
-        )
+        raise AudioFormatError(f"{found.path}: audio track {found.track} does not exist; tracks: {listed}")
     readable = [each for each in tracks if each.codec_context is not None]
     default = [each for each in readable if each.disposition & Disposition.default]
     chosen = tracks[found.track - 1] if found.track else (default + readable + tracks)[0]
     if chosen.codec_context is None:
-        raise AudioFormatError(
-            f"{found.path}: FFmpeg has no decoder for this track; the tracks are: {listed}"
-        )
+        raise AudioFormatError(f"{found.path}: FFmpeg cannot decode this track; tracks: {listed}")
     if len(tracks) > 1:
         number = tracks.index(chosen) + 1
         logger.warning("%s: audio track %d of %d is read (%s)", found.path, number, len(tracks), listed)
@@ -231,9 +225,7 @@ class _Clock:
             return 0.0
         if self._filled_s + gap_s > _MAX_GAPS_S:
             self._offset_s, self.jumped = self.now_s - stamp_s, True
-            self._found.problems.append(
-                f"its timestamps leap by {gap_s:.0f} s at {self.now_s:.2f} s, which is not filled"
-            )
+            self._found.problems.append(f"its timestamps leap by {gap_s:.0f} s at {self.now_s:.2f} s")
             return 0.0
         self._filled_s += gap_s
         self._found.gaps.append((self.now_s, gap_s))

@@ -242,9 +242,7 @@ def _check_chunks(file: IO[bytes], start: int, end: int, found: Layout) -> None:
         rest = _unexplained(file, chunk.payload + said + -said % kind.pad, end, kind)
         rate = _byte_rate(file, chunks)
         if rest > max(_TAIL_S * rate, 4096):
-            found.problems.append(
-                f"its header gives {said:,} bytes of samples, and {rest:,} bytes after them are not read"
-            )
+            found.problems.append(f"{rest:,} bytes after the {said:,} bytes given in its header are not read")
 
 
 def _report_unfinished(found: Layout, n_bytes: int) -> None:
@@ -299,9 +297,9 @@ def _patched(file: IO[bytes], start: int, end: int, kind: _Kind, chunks: list[_C
     samples = chunks[-1]
     size = end - samples.payload
     counted = size + (24 if kind.id_bytes == 16 else 0)
-    fields = {
-        samples.size_at(kind): struct.pack(kind.size, counted & 0xFFFFFFFF if "I" in kind.size else counted)
-    }
+    if "I" in kind.size:
+        counted &= 0xFFFFFFFF
+    fields = {samples.size_at(kind): struct.pack(kind.size, counted)}
     if kind.header == 12:  # RIFF and FORM have 32 bits for the size of the file
         fields[start + 4] = struct.pack(kind.size, min(end - start - 8, 0xFFFFFFFF))
     for chunk in chunks:

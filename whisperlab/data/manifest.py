@@ -83,6 +83,32 @@ class Recording:
         return Reference(self.text, self.segments).to_dict()
 
 
+@dataclass(slots=True, frozen=True)
+class Totals:
+    """The size of a list of recordings."""
+
+    recordings: int
+    minutes: float
+    segments: int
+    switches: int
+    noisy: int  # recordings with added noise
+    speech_s: Mapping[str, float]  # by language, in alphabetical order
+
+    @classmethod
+    def of(cls, recordings: Sequence[Recording]) -> Totals:
+        """Add up the recordings."""
+        segments = [segment for recording in recordings for segment in recording.segments]
+        languages = sorted({segment.lang for segment in segments})
+        return cls(
+            recordings=len(recordings),
+            minutes=sum(r.duration for r in recordings) / 60,
+            segments=len(segments),
+            switches=sum(r.switches for r in recordings),
+            noisy=sum(r.snr is not None for r in recordings),
+            speech_s={lang: sum(s.end - s.start for s in segments if s.lang == lang) for lang in languages},
+        )
+
+
 def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
     """Write one line per recording. Audio in the manifest's folder gets a relative path.
 
@@ -148,9 +174,8 @@ def _there(audio: Path, offset: float | None, duration: float, place: str) -> tu
         there_s = float(soundfile.info(audio).duration)
     except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
         there_s = 0.0
-    if there_s < wanted - _tolerance(duration) or (
-        offset is None and there_s > wanted + _tolerance(duration)
-    ):
+    tolerance = _tolerance(duration)
+    if there_s < wanted - tolerance or (offset is None and there_s > wanted + tolerance):
         try:
             there_s = duration_s(read_audio(audio))
         except AudioFormatError:  # raised again when the recording is used

@@ -138,9 +138,8 @@ def _faded(prompt: Prompt) -> FloatArray:
 
 
 def _speech_power(scene: Scene) -> float:
-    clips = [
-        placed.prompt.audio[placed.prompt.speech.start : placed.prompt.speech.end] for placed in scene.placed
-    ]
+    prompts = [placed.prompt for placed in scene.placed]
+    clips = [prompt.audio[prompt.speech.start : prompt.speech.end] for prompt in prompts]
     return sum(float(np.square(c, dtype=np.float64).sum()) for c in clips) / sum(map(len, clips))
 
 

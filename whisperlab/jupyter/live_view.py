@@ -55,7 +55,7 @@ class LiveView:
         self._inner, self._every_s, self._rate, self._clock = transcriber, every_s, sampling_rate, clock
         self._show = show or _in_notebook()
         self.config, self.get_statistics = transcriber.config, transcriber.get_statistics
-        self.heard_s = 0.0
+        self.received_s = 0.0
         self._language: str | None = None
         self._tentative = ""
         self._segments: deque[SessionSegment] = deque(maxlen=100)
@@ -85,11 +85,11 @@ class LiveView:
     def html(self) -> str:
         """The picture as markup: the figure, then the text with its languages."""
         with self._lock:  # copies the state of one moment, because drawing is slow
-            heard_s, language, tentative = self.heard_s, self._language, self._tentative
+            received_s, language, tentative = self.received_s, self._language, self._tentative
             segments, switches = list(self._segments), list(self._switches)
             frames, latency = list(self._frames), list(self._latency)
-        drawing = live_figure(segments, switches, frames, latency, heard_s, last_s=LAST_S)
-        words = f"{heard_s:.1f} s received, language {language or 'not yet detected'}"
+        drawing = live_figure(segments, switches, frames, latency, received_s, last_s=LAST_S)
+        words = f"{received_s:.1f} s received, language {language or 'not yet detected'}"
         text = "".join(
             f'<span lang="{escape(segment.language)}" dir="auto"><b>{escape(segment.language)}</b> '
             f"{escape(segment.text.strip())}</span> "
@@ -101,8 +101,8 @@ class LiveView:
     def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
         with self._lock:
             if length_s:
-                self.heard_s += length_s
-                self._latency.append((self.heard_s, took_ms, length_s * 1000))
+                self.received_s += length_s
+                self._latency.append((self.received_s, took_ms, length_s * 1000))
             self._language, self._tentative = result.language, result.tentative
             self._segments.extend(result.segments)
             self._switches.extend(result.switches)

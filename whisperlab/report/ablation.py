@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from whisperlab.experiments.pareto import pareto_front
-from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import Point
 
@@ -17,13 +17,13 @@ _KINDS = {"before": 3, "guide": 1, "default": 2, "off": 0, "on": 4}  # colour of
 _MARKERS = "os^D"
 
 
-@_styled
+@styled
 def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure:
     """A bar per variant on a log scale: milliseconds per chunk, a column of the rows of `ablation.measure`.
 
     The label is the ratio to the reference pipeline with its 95 % interval.
     """
-    figure = _figure(NARROW, 0.9 + 0.36 * len(rows))
+    figure = new_figure(NARROW, 0.9 + 0.36 * len(rows))
     axes = figure.subplots()
     for place, row in enumerate(rows):
         value, (low, high) = row[measure], row[f"{measure}_ratio_95"]
@@ -38,11 +38,11 @@ def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure
     axes.xaxis.set_minor_formatter("")
     axes.set_xlim(right=12 * max(row[measure] for row in rows))
     axes.set_xlabel(f"{measure.replace('_', ' ').replace(' ms', ',')}, ms")
-    _frame(figure, top=0.1, bottom=0.55, left=1.75, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=1.75, right=0.1)
     return figure
 
 
-@_styled
+@styled
 def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure:
     """A point per variant: a score with its interval against encoder seconds per second of audio.
 
@@ -53,7 +53,7 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
     )
     on_front = pareto_front([(row["encoded_s_per_s"], -row[score]) for row in scored])
     front = [row for row, member in zip(scored, on_front, strict=True) if member]
-    figure = _figure(NARROW, 4.2)
+    figure = new_figure(NARROW, 4.2)
     axes = figure.subplots()
     axes.plot([row["encoded_s_per_s"] for row in front], [row[score] for row in front], color=MUTED, zorder=1)
     for number, row in enumerate(scored):
@@ -76,11 +76,11 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
     scores = [end for row in scored for end in (row[score], *(row.get(f"{score}_95") or ()))]
     axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
     axes.grid(visible=True)
-    _frame(figure, top=0.1, bottom=0.55, left=0.75, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.75, right=0.1)
     return figure
 
 
-@_styled
+@styled
 def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "ms") -> Figure:
     """A panel per curve: milliseconds over x.
 
@@ -89,7 +89,7 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
     curves = list(dict.fromkeys(point.curve for point in points))
     n_columns = min(len(curves), 2)
     n_rows = -(-len(curves) // n_columns)
-    figure = _figure(NARROW, 2.6 * n_rows)
+    figure = new_figure(NARROW, 2.6 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
     for curve, axes in zip(curves, panels, strict=False):  # zip takes no panel after the last curve
         lines = list(dict.fromkeys(point.line for point in points if point.curve == curve))
@@ -120,6 +120,6 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
         axes.legend(frameon=False, fontsize=8)
     for axes in list(panels):
         axes.set_visible(False)
-    _frame(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
     figure.subplots_adjust(hspace=0.4, wspace=0.3)
     return figure

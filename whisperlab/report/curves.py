@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from whisperlab.evaluation.scoring.calibration import ReliabilityBin
 from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.counts import percent
-from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.report.figures import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.statistics import wilson
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ _MARKERS = "osD^vP"
 _APART = 0.025  # of the axis: horizontal distance between lines, so that their intervals do not overlap
 
 
-@_styled
+@styled
 def accuracy_map_figure(panels: Mapping[str, Mapping[tuple[float, float], Count]]) -> Figure:
     """A panel per title: accuracy with its interval by window (rows) and silence after it (columns), in seconds."""
     windows = sorted({window for cells in panels.values() for window, _ in cells})
     silences = sorted({silence for cells in panels.values() for _, silence in cells})
-    figure = _figure(NARROW, 1.2 + 0.46 * len(windows))
+    figure = new_figure(NARROW, 1.2 + 0.46 * len(windows))
     for axes, (title, cells) in zip(_row(figure, len(panels)), panels.items(), strict=True):
         _draw_map(axes, [[cells.get((window, silence)) for silence in silences] for window in windows])
         axes.set_title(title, fontsize=10)
@@ -39,14 +39,14 @@ def accuracy_map_figure(panels: Mapping[str, Mapping[tuple[float, float], Count]
         axes.set_yticks([place + 0.5 for place in range(len(windows))], [f"{w:g}" for w in windows])
         axes.set_xlabel("silence after the window, s")
     figure.axes[0].set_ylabel("window, s")
-    _frame(figure, top=0.35, bottom=0.55, left=0.55, right=0.05)
+    set_margins(figure, top=0.35, bottom=0.55, left=0.55, right=0.05)
     return figure
 
 
-@_styled
+@styled
 def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Count]]]) -> Figure:
     """A panel per title and a line per rule: accuracy with its intervals over the window's length in seconds."""
-    figure = _figure(NARROW, 3.6)
+    figure = new_figure(NARROW, 3.6)
     for axes, (title, rules) in zip(_row(figure, len(panels)), panels.items(), strict=True):
         ends = [window for counts in rules.values() for window in counts]
         apart = _APART * (max(ends) - min(ends))
@@ -61,17 +61,17 @@ def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Coun
     figure.axes[0].set_ylabel("windows right, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="upper center", fontsize=9)
-    _frame(figure, top=0.65, bottom=0.55, left=0.6, right=0.05)
+    set_margins(figure, top=0.65, bottom=0.55, left=0.6, right=0.05)
     return figure
 
 
-@_styled
+@styled
 def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figure:
     """A point per name: accuracy against cost; the line joins the points that no other beats.
 
     A point is beaten by one of lower or equal cost and higher accuracy.
     """
-    figure = _figure(NARROW, 4.2)
+    figure = new_figure(NARROW, 4.2)
     axes = figure.subplots()
     on_front = pareto_front([(cost, -_share(count)) for cost, count in points.values()])
     front = {name for name, member in zip(points, on_front, strict=True) if member}
@@ -98,17 +98,17 @@ def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figur
     axes.set_ylabel("windows right, %")
     axes.margins(x=0.12, y=0.12)
     axes.grid(visible=True)
-    _frame(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
     return figure
 
 
-@_styled
+@styled
 def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
     """A line per name: accuracy over confidence; on the dashed line both are equal.
 
     Bars are intervals. The area of a halo shows the number of answers.
     """
-    figure = _figure(NARROW, 4.2 + 0.2 * len(curves))
+    figure = new_figure(NARROW, 4.2 + 0.2 * len(curves))
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=MUTED, linestyle=(0, (3, 3)), zorder=1)
     for number, (name, bins) in enumerate(curves.items()):
@@ -126,7 +126,7 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
     axes.set_ylabel("answers right, %")
     axes.grid(visible=True)
     figure.legend(frameon=False, loc="upper left", fontsize=9)
-    _frame(figure, top=0.2 + 0.2 * len(curves), bottom=0.55, left=0.65, right=0.1)
+    set_margins(figure, top=0.2 + 0.2 * len(curves), bottom=0.55, left=0.65, right=0.1)
     return figure
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Trace
 
 P = ParamSpec("P")
+Bar = tuple[float, float, str]  # start, end, language
 
 # Black text is readable on all of them; Okabe and Ito's own black is used for text.
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
@@ -103,16 +104,18 @@ def _style(salt: str | None = None) -> AbstractContextManager[None]:
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorator: draw a figure in the style of the reports."""
+
     @wraps(draw)
-    def styled(*args: P.args, **options: P.kwargs) -> Figure:
+    def in_style(*args: P.args, **options: P.kwargs) -> Figure:
         with _style():
             return draw(*args, **options)
 
-    return styled
+    return in_style
 
 
-@_styled
+@styled
 def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
     """One recording over time: true languages, detected languages, speech, and the posterior below.
 
@@ -120,7 +123,7 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     cache hits. Dropped audio is hatched. ``width`` is in inches. ``colours`` by language make several timelines agree.
     """
     known = language_colours([trace]) if colours is None else colours
-    figure = _figure(width, 3.7)
+    figure = new_figure(width, 3.7)
     bars, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
     figure.subplots_adjust(left=TIMELINE_LEFT, right=TIMELINE_RIGHT, top=0.98, bottom=0.13, hspace=0.08)
     _draw_languages(bars, trace, known)
@@ -132,7 +135,7 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     return figure
 
 
-@_styled
+@styled
 def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
     """Every stage of one recording on one time axis, from the audio to the text.
 
@@ -142,7 +145,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     hatched. ``audio`` is the fed audio, shape (n,), 16 kHz.
     """
     colours = language_colours([trace])
-    figure = _figure(width, 6.4)
+    figure = new_figure(width, 6.4)
     wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
     figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
     _draw_waveform(wave, audio)
@@ -203,14 +206,14 @@ def _runs(labels: Iterable[Label]) -> list[Label]:
     return runs
 
 
-@_styled
+@styled
 def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_hit_rate"]) -> Figure:
     """One of the cache's rates by hash precision (columns) and cache size (rows). Show both rates side by side.
 
     The counts of all results that share a precision and a size are added before dividing.
     """
     sizes, precisions = _values(results, "cache_size"), _values(results, "hash_precision")[::-1]
-    figure = _figure(4.7, 1.3 + 0.4 * len(sizes))
+    figure = new_figure(4.7, 1.3 + 0.4 * len(sizes))
     axes = figure.subplots()
     _draw_cells(axes, [[_pooled(results, size, p) for p in precisions] for size in sizes], rate)
     axes.set_title(_RATE_TITLES[rate], fontsize=10)
@@ -218,14 +221,14 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
     axes.set_yticks(_middles(sizes), map(_label, sizes))
     axes.set_xlabel("hash precision (decimals)")
     axes.set_ylabel("cache size")
-    _frame(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
+    set_margins(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
     return figure
 
 
-@_styled
+@styled
 def outcomes_figure(results: Sequence[Result]) -> Figure:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
-    figure = _figure(NARROW, 1.2 + 0.5 * len(results))
+    figure = new_figure(NARROW, 1.2 + 0.5 * len(results))
     axes = figure.subplots()
     for place, result in enumerate(results):
         _draw_outcome(axes, place, _outcome(result.cache))
@@ -236,14 +239,14 @@ def outcomes_figure(results: Sequence[Result]) -> Figure:
     axes.set_xlim(0, 100)
     axes.set_xlabel("of every 100 look-ups")
     _outcome_legend(figure)
-    _frame(figure, top=0.55, bottom=0.5, left=0.15, right=0.2)
+    set_margins(figure, top=0.55, bottom=0.5, left=0.15, right=0.2)
     return figure
 
 
-@_styled
+@styled
 def tradeoff_figure(results: Sequence[Result]) -> Figure:
     """Encoder time saved (x) against language error (y), a point per configuration."""
-    figure = _figure(NARROW, 3.8)
+    figure = new_figure(NARROW, 3.8)
     axes = figure.subplots()
     keys = dict.fromkeys(_key(result) for result in results)
     for key, colour, marker in zip(keys, PALETTE, "osD^vPX", strict=False):
@@ -257,15 +260,15 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
     axes.set_xlim(-3, 103)
     axes.grid(visible=True)
     axes.legend(title="cache key", frameon=False)
-    _frame(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
     return figure
 
 
-@_styled
+@styled
 def latency_figure(operations: Sequence[Operation]) -> Figure:
     """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
     names = [operation.name for operation in operations]
-    figure = _figure(NARROW, 1.05 + 0.3 * len(names))
+    figure = new_figure(NARROW, 1.05 + 0.3 * len(names))
     axes = figure.subplots()
     places = range(len(names))
     axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
@@ -279,7 +282,7 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
     axes.set_xlabel("milliseconds (factor 10 between grid lines)")
     axes.grid(visible=True, axis="x")
     figure.legend(frameon=False, ncols=3, loc="upper right")
-    _frame(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
+    set_margins(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
     return figure
 
 
@@ -306,14 +309,14 @@ def _shortened(attribute: re.Match[str]) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of ``width`` x ``height`` inches without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
-def _frame(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
+def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
     """Set the margins in inches, the unit of text sizes."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
@@ -347,14 +350,8 @@ def _mark_gaps(trace: Trace, *stack: Axes) -> None:
     marks = [(gap, "////") for gap in trace.gaps] + [(span, "..") for span in trace.untranscribed]
     for span, hatch in marks:
         for axes in stack:
-            axes.axvspan(
-                seconds(span.start),
-                seconds(span.end),
-                facecolor="none",
-                edgecolor=MUTED,
-                hatch=hatch,
-                linewidth=0,
-            )
+            start, end = seconds(span.start), seconds(span.end)
+            axes.axvspan(start, end, facecolor="none", edgecolor=MUTED, hatch=hatch, linewidth=0)
 
 
 def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
@@ -372,17 +369,10 @@ def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     axes.spines[["left", "bottom"]].set_visible(False)
 
 
-def _draw_row(
-    axes: Axes, place: float, bars: Iterable[tuple[float, float, str]], colours: Mapping[str, str]
-) -> None:
+def _draw_row(axes: Axes, place: float, bars: Iterable[Bar], colours: Mapping[str, str]) -> None:
     for start, end, language in bars:
-        axes.broken_barh(
-            [(start, end - start)],
-            (place - 0.38, 0.76),
-            color=colours.get(language, OTHER),
-            edgecolor=INK,
-            lw=0.5,
-        )
+        colour = colours.get(language, OTHER)
+        axes.broken_barh([(start, end - start)], (place - 0.38, 0.76), color=colour, edgecolor=INK, lw=0.5)
         axes.text((start + end) / 2, place, language, color="#000000", ha="center", va="center", clip_on=True)
 
 
@@ -459,9 +449,8 @@ def _pooled(results: Sequence[Result], size: object, precision: object) -> Cache
 
 def _values(results: Sequence[Result], name: str) -> list[Any]:
     """The values of a field of the configurations, ascending; None for configurations without the field."""
-    return sorted(
-        {result.config.get(name) for result in results}, key=lambda value: (value is not None, value)
-    )
+    found = {result.config.get(name) for result in results}
+    return sorted(found, key=lambda value: (value is not None, value))
 
 
 def _label(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from whisperlab.report.figures import INK, MUTED, OTHER, PALETTE, _figure, _styled
+from whisperlab.report.figures import INK, MUTED, OTHER, PALETTE, new_figure, styled
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.timeline import seconds
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Latency = tuple[float, float, float]  # seconds of stream, milliseconds of computing, milliseconds of audio
 
 
-@_styled
+@styled
 def live_figure(
     segments: Iterable[SessionSegment],
     switches: Iterable[Switch],
@@ -29,13 +29,11 @@ def live_figure(
 
     The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
     """
-    figure = _figure(11.0, 3.6)
+    figure = new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
     left = max(0.0, end_s - last_s)
     shown = [segment for segment in segments if segment.end_time >= left]
-    languages = sorted(
-        {language for frame in frames for language in frame.posterior} | {s.language for s in shown}
-    )
+    languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
     colours = dict(zip(languages, [*PALETTE, *[OTHER] * len(languages)], strict=False))
     for segment in shown:
         start, end = segment.start_time, segment.end_time

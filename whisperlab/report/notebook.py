@@ -184,9 +184,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
 def _introduction(notebook: NotebookNode) -> tuple[str, str]:
     """The text of the first heading, and of the paragraph below it."""
     for cell in notebook.cells:
-        found = re.search(
-            r"^# +(.+?)\s*\n\s*(.*?)\s*(?:\n\s*\n|\Z)", cell.source + "\n", re.MULTILINE | re.DOTALL
-        )
+        found = re.search(r"(?ms)^# +(.+?)\s*\n\s*(.*?)\s*(?:\n\s*\n|\Z)", cell.source + "\n")
         if cell.cell_type == "markdown" and found:
             return _plain(found[1]), _plain(found[2])
     return "Notebook", ""

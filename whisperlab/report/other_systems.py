@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whisperlab.report.figures import INK, LETTER, MUTED, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.report.figures import INK, LETTER, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@_styled
+@styled
 def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Figure:
     """A panel per rate and a bar per system, with its 95 % interval if there is one; whisperlab has its own colour.
 
     ``rates`` are columns of `other_systems.summarise` and their titles.
     """
-    figure = _figure(NARROW + 2, 0.9 + 0.34 * len(rows))
+    figure = new_figure(NARROW + 2, 0.9 + 0.34 * len(rows))
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for axes, (rate, title) in zip(panels, rates, strict=True):
         for place, row in enumerate(rows):
@@ -45,5 +45,5 @@ def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Fi
     panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
     panels[0].invert_yaxis()
     widest = max((len(str(row["system"])) for row in rows), default=0)
-    _frame(figure, top=0.1, bottom=0.55, left=0.2 + LETTER * widest, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.2 + LETTER * widest, right=0.1)
     return figure

@@ -75,9 +75,7 @@ def _environment() -> Environment:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
-        raise MissingDependencyError(
-            "reports need jinja2; install it with: pip install 'whisperlab[report]'"
-        ) from error
+        raise MissingDependencyError("reports need jinja2: pip install 'whisperlab[report]'") from error
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from whisperlab.report.figures import LETTER, NARROW, PALETTE, _figure, _frame, _styled
+from whisperlab.report.figures import LETTER, NARROW, PALETTE, new_figure, set_margins, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 _MIB = 2**20
 
 
-@_styled
+@styled
 def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
     """Memory over time: (seconds, bytes resident, bytes on the heap), as `whisperlab.profiling.heap` records it."""
-    figure = _figure(NARROW, 2.8)
+    figure = new_figure(NARROW, 2.8)
     axes = figure.subplots()
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
@@ -27,15 +27,15 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, axis="y")
     axes.legend(frameon=False, loc="lower right")
-    _frame(figure, top=0.1, bottom=0.5, left=0.7, right=0.1)
+    set_margins(figure, top=0.1, bottom=0.5, left=0.7, right=0.1)
     return figure
 
 
-@_styled
+@styled
 def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figure:
     """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
-    figure = _figure(NARROW, 0.8 + 0.3 * max(len(kept), 1))
+    figure = new_figure(NARROW, 0.8 + 0.3 * max(len(kept), 1))
     axes = figure.subplots()
     bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
     axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
@@ -44,14 +44,14 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figu
     axes.set_xlabel(label)
     axes.margins(x=0.12)
     widest = max((len(name) for name in kept), default=0)
-    _frame(figure, top=0.1, bottom=0.5, left=0.3 + LETTER * widest, right=0.3)
+    set_margins(figure, top=0.1, bottom=0.5, left=0.3 + LETTER * widest, right=0.3)
     return figure
 
 
-@_styled
+@styled
 def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figure:
     """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
-    figure = _figure(NARROW, 3.2)
+    figure = new_figure(NARROW, 3.2)
     axes = figure.subplots()
     for number, (name, values) in enumerate(lines.items()):
         ordered = sorted(values)
@@ -69,5 +69,5 @@ def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figu
     axes.set_ylabel(label)
     axes.grid(visible=True)
     axes.legend(frameon=False)
-    _frame(figure, top=0.1, bottom=0.5, left=0.75, right=0.15)
+    set_margins(figure, top=0.1, bottom=0.5, left=0.75, right=0.15)
     return figure

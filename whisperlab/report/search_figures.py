@@ -21,9 +21,9 @@ from whisperlab.report.figures import (
     OTHER,
     PALETTE,
     PAPER,
-    _figure,
-    _frame,
-    _styled,
+    new_figure,
+    set_margins,
+    styled,
 )
 from whisperlab.util.html import format_value
 
@@ -54,7 +54,7 @@ class Objective:
         return [float(value) for result in results if (value := self.value(result)) is not None]
 
 
-@_styled
+@styled
 def front_figure(
     results: Sequence[Result], on_front: Sequence[bool], objectives: Sequence[Objective]
 ) -> Figure:
@@ -65,7 +65,7 @@ def front_figure(
     error, cost, *more = objectives
     y, x = np.array(error.of(results)) / error.unit, np.array(cost.of(results)) / cost.unit
     size = _sizes(np.array(more[0].of(results))) if more else np.full(len(results), 60.0)
-    figure = _figure(NARROW, 4.2)
+    figure = new_figure(NARROW, 4.2)
     axes = figure.subplots()
     member = np.array(on_front)
     if not more:  # with a third objective the line would zigzag
@@ -89,11 +89,11 @@ def front_figure(
     axes.margins(0.08, 0.1)
     axes.grid(visible=True)
     figure.legend(frameon=False, ncols=2, loc="upper right")
-    _frame(figure, top=0.4, bottom=0.55, left=0.65, right=0.15)
+    set_margins(figure, top=0.4, bottom=0.55, left=0.65, right=0.15)
     return figure
 
 
-@_styled
+@styled
 def parallel_figure(
     results: Sequence[Result],
     on_front: Sequence[bool],
@@ -108,7 +108,7 @@ def parallel_figure(
     columns += [_measured(objective, results) for objective in objectives]
     heights = np.array([column.heights for column in columns]).T
     shade = heights[:, len(options)]
-    figure = _figure(max(NARROW, 1.35 * len(columns)), 4.4)
+    figure = new_figure(max(NARROW, 1.35 * len(columns)), 4.4)
     axes = figure.subplots()
     _draw_lines(axes, heights, shade, np.array(on_front))
     for place, column in enumerate(columns):
@@ -122,11 +122,11 @@ def parallel_figure(
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlim(-0.08, len(columns) - 0.45)
     axes.set_ylim(-0.06, 1.06)
-    _frame(figure, top=0.55, bottom=0.1, left=0.55, right=0.05)
+    set_margins(figure, top=0.55, bottom=0.1, left=0.55, right=0.05)
     return figure
 
 
-@_styled
+@styled
 def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Figure:
     """A panel per objective and a bar per option, with the share of chance as a mark.
 
@@ -134,7 +134,7 @@ def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -
     """
     names = [one.option for one in found[0][1]]
     left = 0.25 + LETTER * max(map(len, names))
-    figure = _figure(max(NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names))
+    figure = new_figure(max(NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names))
     panels = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
     for axes, (objective, measured) in zip(panels, found, strict=True):
         by_name = {one.option: one for one in measured}
@@ -149,7 +149,7 @@ def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -
         axes.grid(visible=True, axis="x")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    _frame(figure, top=0.35, bottom=0.55, left=left, right=0.15)
+    set_margins(figure, top=0.35, bottom=0.55, left=left, right=0.15)
     return figure
 
 
