@@ -137,7 +137,7 @@ COMMANDS = {
     "sweep": [],
     "search": ["--space", "{}"],
     "compare": ["{}", "{}"],
-    "bench": ["peers"],
+    "bench": ["systems"],
 }
 
 

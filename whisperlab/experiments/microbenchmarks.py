@@ -15,7 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import make_dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:
     return summary(name, "ns", [ms / CALLS * 1e6 for ms in round_ms])
 
 
-def repeated(statement: str, setup: str = "pass", calls: int | None = None, **names: object) -> Subject:
+def repeated(statement: str, names: dict[str, Any], setup: str = "pass", calls: int | None = None) -> Subject:
     """A subject that runs a statement `CALLS` times, in a loop without function calls (`timeit`)."""
     return partial(timeit.Timer(statement, setup, globals=names).timeit, calls or CALLS)
 
@@ -88,7 +88,7 @@ def traced_bytes(build: Subject) -> tuple[int, int]:
 def bytes_per_append() -> float:
     """Bytes that an append in steady state leaves allocated, by tracemalloc."""
     ring = RingBuffer(HELD_S * SAMPLE_RATE)
-    append = repeated("ring.append(speech)", ring=ring, speech=SPEECH)
+    append = repeated("ring.append(speech)", {"ring": ring, "speech": SPEECH})
     held = np.zeros(2, np.int64)  # preallocated: the readings themselves must not allocate
     tracemalloc.start()
     append()
@@ -113,7 +113,7 @@ def append_curve(
             "RingBuffer": "ring.append(speech)",
             "bare copy of the chunk": "place[:] = speech",
         }
-        subjects = {name: repeated(code, calls=calls, **names) for name, code in statements.items()}
+        subjects = {name: repeated(code, names, calls=calls) for name, code in statements.items()}
         for name, took in time_in_turns(subjects, rounds or ROUNDS).items():
             points.append(
                 Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took]))
@@ -153,11 +153,11 @@ def _floor() -> list[Figure]:
     }
     next_place = f"memory[first : first + {CHUNK}] = speech; first = (first + {CHUNK}) % {n_held}"
     subjects = {
-        "copy": repeated("place[:] = speech", **names),
-        "copy on": repeated(next_place, "first = 0", **names),
-        "check": repeated("speech.dot(speech)", **names),
-        "append": repeated("ring.append(speech)", **names),
-        "append mirrored": repeated("mirrored.append(speech)", **names),
+        "copy": repeated("place[:] = speech", names),
+        "copy on": repeated(next_place, names, "first = 0"),
+        "check": repeated("speech.dot(speech)", names),
+        "append": repeated("ring.append(speech)", names),
+        "append mirrored": repeated("mirrored.append(speech)", names),
     }
     times = time_in_turns(subjects, ROUNDS)
     return [
@@ -177,9 +177,11 @@ def _reads() -> list[Figure]:
     for _ in range(HELD_S * 10 + 50):  # the newest samples wrap around the end of the memory
         ring.append(SPEECH)
 
-    subjects: dict[str, Subject] = {"copy 2 s": repeated("ring.peek(n)", ring=ring, n=samples(2))}
+    subjects: dict[str, Subject] = {"copy 2 s": repeated("ring.peek(n)", {"ring": ring, "n": samples(2)})}
     for length_s in (0.1, 2, 8):
-        subjects[f"view {length_s} s"] = repeated("with ring.view(n): pass", ring=ring, n=samples(length_s))
+        subjects[f"view {length_s} s"] = repeated(
+            "with ring.view(n): pass", {"ring": ring, "n": samples(length_s)}
+        )
     times = time_in_turns(subjects, ROUNDS)
     return [
         nanoseconds("newest 2 s as a view", times["view 2 s"]),
@@ -204,7 +206,7 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
         "start_timer() and stop_timer()": "metrics.start_timer('lid.total'); metrics.stop_timer('lid.total')",
         "a decorated function": "nothing()",
     }
-    subjects = {name: repeated(code, **names) for name, code in statements.items()}
+    subjects = {name: repeated(code, names) for name, code in statements.items()}
     times = time_in_turns(subjects, ROUNDS)
     figures = [nanoseconds(name, own) for name, own in times.items()]
     floor_times = times.pop("two readings of the clock")
@@ -305,8 +307,8 @@ def tracking_figures(pattern: re.Pattern[str]) -> list[Figure]:
     figures = []
     for name, text in TEXTS.items():
         subjects = {
-            "test": repeated("any(c.isalnum() for c in text)", text=text),
-            "find": repeated("search(text)", search=pattern.search, text=text),
+            "test": repeated("any(c.isalnum() for c in text)", {"text": text}),
+            "find": repeated("search(text)", {"search": pattern.search, "text": text}),
         }
         times = time_in_turns(subjects, ROUNDS)
         figures.append(ratio(f"any(isalnum) / pattern, {name}", times["test"], times["find"]))
