@@ -764,12 +764,13 @@ def read_whole_trace(path: Path) -> None:
 def read_store(path: Path) -> None:
     folder = Path("sweep")
     folder.mkdir(exist_ok=True)
-    path.replace(folder / results_store.STORE)
+    (folder / results_store.STORE).unlink(missing_ok=True)
+    path.replace(folder / results_store.OLD_STORE)
+    results_store.import_jsonl(folder)
     rows = results_store.read_rows(folder)
-    assert results_store.done(folder) == {row["key"]: row["status"] for row in rows}
+    with results_store.open_store(folder) as store:
+        assert store.statuses() == {row["key"]: row["status"] for row in rows}
     sweep.summarise(rows)
-    with results_store.connect(folder) as connection:
-        connection.sql("select count(*) from results").fetchall()
 
 
 def read_configuration(path: Path) -> None:
@@ -885,7 +886,7 @@ def command(rng: Rng) -> Run:
         suffix, data = run.args  # type: ignore[attr-defined]
         path = Path(f"damaged-{name}.{suffix}")
         if name == "store":
-            path = Path("damaged-sweep") / results_store.STORE
+            path = Path("damaged-sweep") / results_store.OLD_STORE
             path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
         return str(path.parent if name == "store" else path)
@@ -1114,7 +1115,7 @@ def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
     }
     (folder / "nemo.manifest").write_text(json.dumps(nemo) + "\n" + json.dumps({**nemo, "id": "b"}) + "\n")
     recordings = corpora.read_manifest(folder / "audio.manifest")
-    grid = sweep.Grid(cache_size=(2, 50), hash_precision=(0,), decode=True, fixed={"languages": ["en", "es"]})
+    grid = sweep.Grid({"cache.size": (2, 50), "cache.hash_precision": (0,)}, {"languages": ["en", "es"]})
     tiny = models.load_weights(folder / "tiny.pt")
     done = folder / "sweep"
     sweep.run_sweep(
@@ -1125,7 +1126,8 @@ def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
         make_transcriber=sweep.transcriber_maker(tiny),
         progress=False,
     )
-    (folder / "results.store").write_bytes((done / results_store.STORE).read_bytes())
+    rows = results_store.read_rows(done)
+    (folder / "results.store").write_text("".join(json.dumps(row) + "\n" for row in rows))
     trace = next((done / results_store.TRACES).glob("*.jsonl"))
     (folder / "speech.trace").write_bytes(trace.read_bytes())
     with contextlib.redirect_stdout(io.StringIO()) as told:

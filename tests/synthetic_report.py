@@ -15,6 +15,7 @@ from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
 from whisperlab.evaluation.trace import SCHEMA, Trace, write_trace
 from whisperlab.util.audio_arrays import audio_digest
+from whisperlab.util.options import flat
 from whisperlab.util.timeline import SAMPLE_RATE
 
 SAID = {
@@ -124,7 +125,7 @@ def make_trace(
 
 def make_row(trace: Trace, *, corpus: str, folder: Path | None = None) -> dict[str, Any]:
     """The row a sweep stores for a trace; the trace itself is written below ``folder`` when one is given."""
-    key = f"{trace.recording}-" + "-".join(str(value) for value in trace.config.values())
+    key = f"{trace.recording}-" + "-".join(str(value) for value in flat(trace.config).values())
     if folder:
         write_trace(folder / "traces" / f"{key}.jsonl", trace)
     score = score_trace(trace)
@@ -157,12 +158,10 @@ def failed_row(config: dict[str, Any], recording: str, error: str) -> dict[str, 
 def configuration(key: str = "rounded", precision: int | None = 6, size: int = 50) -> dict[str, Any]:
     """A configuration of a cache sweep."""
     return {
-        "cache_size": size,
-        "hash_precision": precision,
-        "key": key,
-        "lid_hop_ms": 100,
-        "decode": True,
         "languages": ["en", "es", "ru"],
+        "decode": True,
+        "language_id": {"hop_ms": 100},
+        "cache": {"size": size, "hash_precision": precision, "key": key},
     }
 
 

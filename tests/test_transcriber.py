@@ -454,12 +454,12 @@ def test_a_prompt_is_dropped_at_a_switch_and_restored_with_its_language(
 
 def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
     make = transcriber_maker(base_model)
-    (asked,) = Grid(decode=False, fixed={"languages": ["en"]}).configurations()
+    (asked,) = Grid({}, {"languages": ["en"], "decode": False}).configurations()
     config = make(asked).config()
     assert config["language_id"]["confident_hop_factor"] == 1
     assert config["language_id"]["english_bias"] == LanguageIdOptions().english_bias
-    made = make({**asked, "language_id": {"confident_above": 0.9}}).config()["language_id"]
-    assert made == asdict(LanguageIdOptions(confident_above=0.9))
+    made = make(asked.replace({"language_id.confident_above": 0.9})).config()["language_id"]
+    assert made == asdict(LanguageIdOptions(confident_above=0.9, confident_hop_factor=1, onset_ms=0))
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:

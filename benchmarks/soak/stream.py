@@ -6,6 +6,8 @@ wall time is the waiting time of a user.
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,8 +23,7 @@ from benchmarks.soak.findings import LOG_SCHEMA
 from benchmarks.soak.plan import BLOCK_TILES, TILE, Piece, Plan
 from benchmarks.soak.sounds import Sounds
 from whisperlab.evaluation.trace import provenance
-from whisperlab.experiments.results_store import append
-from whisperlab.experiments.worker_pool import Nursery
+from whisperlab.experiments.worker_pool import Worker
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.engine import prepared
 from whisperlab.model.weights import load_weights
@@ -105,7 +106,7 @@ def soak(
     assert isinstance(stages, StageTimes), "make the transcriber with parts=TIMED"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    append(log, _header(transcriber, plan))
+    _append(log, _header(transcriber, plan))
     soaking = _Soak(transcriber, stages, log)
     complete = True
     try:
@@ -117,7 +118,7 @@ def soak(
         complete = False
     finally:
         soaking.close()
-    append(log, {"kind": "end", "at": soaking.fed_s, "whole": complete})
+    _append(log, {"kind": "end", "at": soaking.fed_s, "whole": complete})
     return complete
 
 
@@ -168,7 +169,7 @@ class _Soak:
 
     def note(self, piece: Piece) -> None:
         """Log the start of a piece."""
-        append(
+        _append(
             self._log,
             {
                 "kind": "piece",
@@ -203,7 +204,7 @@ class _Soak:
             for chunk in chunks(tile, CHUNK):
                 self._transcriber.process(chunk)
         self._blocks += 1
-        append(self._log, self._sample(piece.part, self._stages.drain()))
+        _append(self._log, self._sample(piece.part, self._stages.drain()))
 
     def _sample(self, part: str, taken: Mapping[str, Samples]) -> dict[str, object]:
         sample: dict[str, object] = {
@@ -232,6 +233,14 @@ class _Soak:
         return sample
 
 
+def _append(log: Path, line: Mapping[str, object]) -> None:
+    """Add a line of JSON to a file; it is on disk when this returns."""
+    with log.open("ab") as file:
+        file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _rounded(values: list[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
@@ -243,14 +252,8 @@ def reference_process(model: str, speech: FloatArray, language: str) -> Iterator
     The process is equally fresh in both windows, so that a difference between them comes from the machine.
     """
     clip = speech[: round(_REFERENCE_S * SAMPLE_RATE)]
-    with Nursery(partial(_reference_work, model, clip, language)) as nursery:
-        worker = nursery.hire()
-
-        def measure() -> float:
-            worker.give(None)
-            return worker.result()
-
-        yield measure
+    with Worker(partial(_reference_work, model, clip, language)) as worker:
+        yield lambda: worker.submit(None).result()
 
 
 def _reference_work(model: str, speech: FloatArray, language: str) -> Callable[[None], float]:

@@ -845,7 +845,7 @@ def test_a_sweep_runs_every_cell_once_and_resumes(
     (first,) = documents(capsys.readouterr().out)
     assert (first["planned"], first["found"], first["ran"], first["failed"]) == (4, 0, 4, [])
     assert len(first["results"]) == 4
-    assert made[0]["languages"] == ["en", "es"]
+    assert made[0].languages == ("en", "es")
     assert run(*words) == 1
     assert "--resume" in capsys.readouterr().err
     assert run(*words, "--resume") == 0
@@ -854,31 +854,31 @@ def test_a_sweep_runs_every_cell_once_and_resumes(
     assert again["results"] == first["results"]
 
 
-def test_the_table_of_a_store_too_large_to_read_is_of_some_recordings_and_says_so(
+def test_of_a_large_store_no_table_is_made(
     made: list[Any],
     manifest: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = json.loads(manifest.read_text())
-    write_wav(manifest.parent / "other.wav", np.full(48_000, 0.25, np.float32))
-    other = {**line, "id": "other", "audio_filepath": "other.wav"}
-    manifest.write_text(f"{json.dumps(line)}\n{json.dumps(other)}\n")
-    monkeypatch.setattr("whisperlab.experiments.results_store.MOST_ROWS", 3)
-    monkeypatch.setattr(
-        "whisperlab.experiments.results_store.read_rows", lambda out: pytest.fail("all rows are read")
-    )
+    monkeypatch.setattr("whisperlab.cli.sweep.MOST_ROWS", 1)
     words = ["sweep", "--corpus", manifest, "--cache-sizes", "10,50", "--out", tmp_path / "out"]
-    words += ["--hash-precisions", "6", "--json"]
-    assert run(*words) == 0
+    assert run(*words, "--hash-precisions", "6", "--json") == 0
     streams = capsys.readouterr()
-    (told,) = documents(streams.out)
-    assert [row["recordings"] for row in told["results"]] == [1, 1]
-    assert (
-        "the table is made of 2 of 4 runs: every configuration over the same 1 of 2 recordings" in streams.err
-    )
-    assert run(*words, "--dry-run") == 0
+    (printed,) = documents(streams.out)
+    assert (printed["ran"], printed["results"]) == (2, [])
+    assert f"no table of 2 rows; whisperlab report {tmp_path / 'out'} shows all" in streams.err
+
+
+def test_a_store_of_an_earlier_version_is_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"key": "k", "status": "ok", "config": {"cache_size": 10}, "recording": "r"}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    assert run("report", tmp_path) == 1
+    assert f"whisperlab sweep --import {tmp_path}" in capsys.readouterr().err
+    assert run("sweep", "--import", tmp_path, "--json") == 0
+    assert documents(capsys.readouterr().out) == [{"out": str(tmp_path / "results.sqlite"), "rows": 1}]
 
 
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
@@ -900,7 +900,7 @@ def test_failed_cells_are_counted_and_can_be_run_again(
     words += ["--keys", "rounded,logmel", "--out", tmp_path / "out"]
     assert run(*words) == 1
     streams = capsys.readouterr()
-    assert "1 of 2 cells failed" in streams.err
+    assert "1 of 2 tasks failed" in streams.err
     assert "out of luck" in streams.err
     assert "logmel" in streams.out
     assert run(*words, "--resume") == 1
@@ -921,10 +921,7 @@ def test_a_stopped_sweep_says_how_to_go_on(
         "whisperlab.experiments.sweep.transcriber_maker", lambda model: lambda config: stopped
     )
     assert run("sweep", "--corpus", manifest, "--out", tmp_path / "out") == 130
-    assert (
-        f"the same command with --resume goes on where it was stopped: {tmp_path / 'out'}"
-        in capsys.readouterr().err
-    )
+    assert f"the same command with --resume continues in {tmp_path / 'out'}" in capsys.readouterr().err
 
 
 @pytest.fixture

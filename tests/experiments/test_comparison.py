@@ -50,11 +50,12 @@ MACHINE = {"cpu_model": "abacus", "cores": 2}
 def sweep(folder: Path, rows: list[dict[str, Any]], machine: Mapping[str, Any] | None = MACHINE) -> Path:
     """A sweep's folder with these rows, each under a name of its own, with the first line of its trace."""
     (folder / "traces").mkdir(parents=True)
-    for number, row in enumerate(rows):
-        trace = f"traces/{number}.jsonl"
-        if machine is not None:
-            (folder / trace).write_text(json.dumps({"kind": "header", "machine": machine}) + "\n")
-        results_store.append(folder / results_store.STORE, {"key": str(number), "trace": trace, **row})
+    with results_store.write_store(folder) as store:
+        for number, row in enumerate(rows):
+            trace = f"traces/{number}.jsonl"
+            if machine is not None:
+                (folder / trace).write_text(json.dumps({"kind": "header", "machine": machine}) + "\n")
+            store.append({"key": str(number), "trace": trace, **row})
     return folder
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_sweep import DIGEST, make_recording
 
+from whisperlab.config import TranscriberConfig
 from whisperlab.experiments.cost import by_stage, cost_name, cost_of, from_rows, probe, seconds
 from whisperlab.experiments.sweep import plan
 from whisperlab.streaming.results import ProcessResult
@@ -50,9 +51,9 @@ def test_finished_recordings_tell_the_cost_of_the_others() -> None:
 class Timed:
     """Takes a known time for each second of audio, by its own account."""
 
-    made: list[dict[str, Any]]
+    made: list[TranscriberConfig]
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: TranscriberConfig) -> None:
         self.made.append(config)
 
     def process(self, chunk: Any) -> ProcessResult:
@@ -70,12 +71,12 @@ class Timed:
 def test_what_differs_in_its_cache_alone_is_tried_once(tmp_path: Path) -> None:
     Timed.made = []
     configs = [
-        {"cache_size": size, "key": key, "decode": decode, "lid_hop_ms": 100}
+        TranscriberConfig().replace({"cache.size": size, "cache.key": key, "decode": decode})
         for size in (1, 2)
         for key in ("rounded", "span")
         for decode in (True, False)
     ]
-    known = from_rows([row(configs[0], 5, 10)])
+    known = from_rows([row(configs[0].to_json(), 5, 10)])
     heard: list[float] = []
 
     def trial(transcriber: Any, audio: Any, recording: str) -> Any:
@@ -90,8 +91,8 @@ def test_what_differs_in_its_cache_alone_is_tried_once(tmp_path: Path) -> None:
     costs = probe(Timed, configs, np.zeros(16000 * 60, np.float32), known, trial)
     assert heard == [5, 20, 5, 20]
     assert len(Timed.made) == 4
-    assert costs[cost_name(configs[0])].rate == 0.5
-    assert costs[cost_name(configs[1])].rate == pytest.approx(4 / 20)
+    assert costs[cost_name(configs[0].to_json())].rate == 0.5
+    assert costs[cost_name(configs[1].to_json())].rate == pytest.approx(4 / 20)
 
     tasks = plan(configs[:2], [make_recording(tmp_path, "r", "hello world", 8)], DIGEST)
     both = [0.8 * 0.5, 0.8 * 0.2]

@@ -24,9 +24,10 @@ from whisperlab.experiments.pareto import importances, pareto_front
 from whisperlab.experiments.results_store import read_rows
 from whisperlab.experiments.search import BATCH, OBJECTIVES, STARTUP, SearchResult, search
 from whisperlab.experiments.search_space import Choice, Range, Space
-from whisperlab.experiments.sweep import Config, task_worker
+from whisperlab.experiments.sweep import task_worker
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat, nested
 
 SPACE = {
@@ -36,7 +37,7 @@ SPACE = {
 }
 
 
-def wrong_words(config: TranscriberConfig | Config) -> int:
+def wrong_words(config: TranscriberConfig | Json) -> int:
     size = config.cache.size if isinstance(config, TranscriberConfig) else flat(config)["cache.size"]
     return abs(size - 50) // 5
 
@@ -44,7 +45,7 @@ def wrong_words(config: TranscriberConfig | Config) -> int:
 class Wordy(Parrot):
     """Returns more wrong words the farther the size of the cache is from 50."""
 
-    def __init__(self, config: TranscriberConfig | Config) -> None:
+    def __init__(self, config: TranscriberConfig | Json) -> None:
         made = config if isinstance(config, TranscriberConfig) else TranscriberConfig.from_json(config)
         self._config, self._heard = made, 0
         self._cache = EncoderCache(made.cache.size, hash_precision=made.cache.hash_precision)
@@ -61,7 +62,7 @@ class Wordy(Parrot):
 class Choosy(Wordy):
     """Fails on precision 0."""
 
-    def __init__(self, config: TranscriberConfig | Config) -> None:
+    def __init__(self, config: TranscriberConfig | Json) -> None:
         super().__init__(config)
         if self._config.cache.hash_precision == 0:
             raise ValueError("precision 0 hurts")
@@ -233,7 +234,7 @@ def test_more_trials_continue_a_search_that_was_stopped(
 ) -> None:
     asked = 0
 
-    def interrupted(config: Config) -> Wordy:
+    def interrupted(config: TranscriberConfig) -> Wordy:
         nonlocal asked
         asked += 1
         if asked == 20:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -15,26 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import duckdb
 import numpy as np
 import pytest
 import torch
 
 from whisperlab.cache import EncoderCache
+from whisperlab.config import TranscriberConfig
 from whisperlab.data.audio_files import write_wav
 from whisperlab.data.manifest import Recording, ReferenceSegment
 from whisperlab.evaluation.trace import read_trace
-from whisperlab.experiments.results_store import STORE, connect, done, read_extract, read_rows, to_parquet
-from whisperlab.experiments.sweep import (
-    Config,
-    Grid,
-    plan,
-    remaining,
-    run_sweep,
-    summarise,
-    task_key,
-    to_frame,
-)
+from whisperlab.experiments.results_store import open_store, read_rows, task_key, write_store
+from whisperlab.experiments.sweep import Grid, plan, remaining, run_sweep, summarise
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, SweepError, UnknownLanguageError
@@ -45,9 +33,9 @@ DIGEST = "weights-1"
 class Parrot:
     """A transcriber that hears English, says one segment, and asks a real cache about every chunk."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = dict(config)
-        self._cache = EncoderCache(config["cache_size"], hash_precision=config["hash_precision"])
+    def __init__(self, config: TranscriberConfig) -> None:
+        self._config = config
+        self._cache = EncoderCache(config.cache.size, hash_precision=config.cache.hash_precision)
         self._heard = 0
 
     def process(self, chunk: FloatArray) -> ProcessResult:
@@ -68,14 +56,14 @@ class Parrot:
         return {"encoder_cache": self._cache.get_statistics()}
 
     def config(self) -> dict[str, Any]:
-        return self._config
+        return self._config.to_json()
 
 
 class Refusing(Parrot):
     """Fails on precision 0 until it is mended."""
 
     def process(self, chunk: FloatArray) -> ProcessResult:
-        if self._config["hash_precision"] == 0:
+        if self._config.cache.hash_precision == 0:
             raise ValueError("precision 0 hurts")
         return super().process(chunk)
 
@@ -83,7 +71,7 @@ class Refusing(Parrot):
 class Untouchable(Parrot):
     """A transcriber nobody should have asked for."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TranscriberConfig) -> None:
         raise AssertionError(f"made for {config}")
 
 
@@ -106,7 +94,7 @@ def recordings(tmp_path: Path) -> list[Recording]:
     ]
 
 
-GRID = Grid(cache_size=(2, 50), hash_precision=(6, 0), decode=True)
+GRID = Grid({"cache.size": (2, 50), "cache.hash_precision": (6, 0)})
 
 
 def sweep(recordings: list[Recording], out: Path, maker: Any = Parrot, **options: Any) -> Any:
@@ -119,50 +107,49 @@ def sweep(recordings: list[Recording], out: Path, maker: Any = Parrot, **options
 
 
 def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
-    grid = Grid(cache_size=(10, 50), hash_precision=(6, 2), fixed={"languages": ["en"]}, decode=False)
-    assert [(c["cache_size"], c["hash_precision"]) for c in grid.configurations()] == [
+    axes = {"cache.size": (10, 50), "cache.hash_precision": (6, 2)}
+    configurations = Grid(axes, {"languages": ["en"], "decode": False}).configurations()
+    assert [(c.cache.size, c.cache.hash_precision) for c in configurations] == [
         (10, 6),
         (10, 2),
         (50, 6),
         (50, 2),
     ]
-    assert grid.configurations()[0] == {
-        "lid": {"confident_hop_factor": 1, "onset_ms": 0},
+    assert configurations[0].changes() == {
         "languages": ["en"],
         "decode": False,
-        "cache_size": 10,
-        "hash_precision": 6,
-        "key": "rounded",
-        "lid_hop_ms": 100,
+        "language_id": {"confident_hop_factor": 1, "onset_ms": 0},
+        "cache": {"size": 10},
     }
 
 
-def test_the_span_and_near_keys_have_no_precision_to_sweep() -> None:
-    grid = Grid(hash_precision=(6, 2, 0), key=("rounded", "span", "logmel", "similar"))
-    keys = [configuration["key"] for configuration in grid.configurations()]
+def test_the_span_and_similar_keys_have_no_precision_to_sweep() -> None:
+    axes = {"cache.hash_precision": (6, 2, 0), "cache.key": ("rounded", "span", "logmel", "similar")}
+    keys = [configuration.cache.key for configuration in Grid(axes).configurations()]
     assert {key: keys.count(key) for key in keys} == {"rounded": 3, "span": 1, "logmel": 3, "similar": 1}
 
 
 def test_a_value_given_twice_is_run_once() -> None:
-    assert len(Grid(cache_size=(50, 50, 10)).configurations()) == 2
+    assert len(Grid({"cache.size": (50, 50, 10)}).configurations()) == 2
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "axes, fixed, said",
     [
-        ({"cache_size": ()}, "cache_size"),
-        ({"key": "span"}, "key needs a list"),
-        ({"fixed": {"cache_size": 3, "decode": True}}, "cache_size, decode"),
+        ({"cache.size": ()}, {}, "cache.size"),
+        ({"cache.key": "span"}, {}, "cache.key needs a list"),
+        ({"cache.size": [1]}, {"cache.size": 3}, "both swept and fixed: cache.size"),
+        ({"cache.sise": [1]}, {}, "unknown option cache.sise"),
     ],
 )
-def test_a_grid_that_cannot_be_meant_is_refused(options: dict[str, Any], said: str) -> None:
+def test_a_grid_that_cannot_be_meant_is_refused(axes: Any, fixed: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        Grid(**options)
+        Grid(axes, fixed).configurations()
 
 
 def test_a_key_nobody_knows_is_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigurationError, match="'md5'"):
-        Grid(hash_precision=(6, 2), key=("md5",)).configurations()
+        Grid({"cache.hash_precision": (6, 2), "cache.key": ("md5",)}).configurations()
 
 
 # Names of results.
@@ -191,7 +178,7 @@ def test_a_plan_tells_apart_recordings_by_their_audio(recordings: list[Recording
     copy = replace(recordings[0], id="copy", audio_path=tmp_path / "copy.wav")
     copy.audio_path.write_bytes(recordings[0].audio_path.read_bytes())
     with pytest.raises(SweepError, match="'first' and 'copy' are the same audio"):
-        plan([{}], [*recordings, copy], DIGEST)
+        plan([TranscriberConfig()], [*recordings, copy], DIGEST)
 
 
 def test_audio_that_is_not_there_stops_a_sweep_before_it_starts(
@@ -221,7 +208,7 @@ def test_parts_of_one_file_are_recordings_of_their_own(recordings: list[Recordin
 def test_a_failure_that_says_what_is_wrong_leaves_no_traceback(
     recordings: list[Recording], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refusing(config: Config) -> Any:
+    def refusing(config: TranscriberConfig) -> Any:
         raise UnknownLanguageError("unknown language 'xx'")
 
     outcome = sweep(recordings, tmp_path, refusing, configurations=[GRID.configurations()[0]])
@@ -238,7 +225,7 @@ def test_every_configuration_meets_every_recording_and_leaves_a_row_and_a_trace(
     outcome = sweep(recordings, tmp_path)
     rows = read_rows(tmp_path)
     assert (outcome.planned, outcome.found, outcome.ran, outcome.failed) == (8, 0, 8, ())
-    assert [(row["config"]["cache_size"], row["recording"]) for row in rows[:3]] == [
+    assert [(row["config"]["cache"]["size"], row["recording"]) for row in rows[:3]] == [
         (2, "first"),
         (2, "second"),
         (2, "first"),
@@ -293,7 +280,7 @@ def test_a_task_that_raises_leaves_a_failed_row_and_the_sweep_goes_on(
     row = outcome.failed[0]
     assert (row["status"], row["error"]) == ("failed", "ValueError: precision 0 hurts")
     assert (row["trace"], row["counts"], row["rates"], row["statistics"]) == (None, {}, {}, {})
-    assert sum("failed: " in line and "hash_precision=0" in line for line in said) == 4
+    assert sum("failed: " in line and "cache.hash_precision=0" in line for line in said) == 4
     assert len(list((tmp_path / "traces").iterdir())) == 4
 
 
@@ -304,7 +291,6 @@ def test_failed_tasks_stay_failed_until_they_are_retried(recordings: list[Record
     mended = sweep(recordings, tmp_path, Parrot, retry_failed=True)
     assert (mended.ran, mended.failed) == (4, ())
     assert {row["status"] for row in read_rows(tmp_path)} == {"ok"}
-    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 12
 
 
 def test_a_maker_that_fails_is_a_failed_task_too(recordings: list[Recording], tmp_path: Path) -> None:
@@ -315,7 +301,7 @@ def test_a_maker_that_fails_is_a_failed_task_too(recordings: list[Recording], tm
 def test_nothing_to_run_is_an_error_and_not_an_empty_result(
     recordings: list[Recording], tmp_path: Path
 ) -> None:
-    for configurations, known in (([], recordings), ([{}], [])):
+    for configurations, known in (([], recordings), ([TranscriberConfig()], [])):
         with pytest.raises(SweepError, match="at least one configuration and one recording"):
             sweep(known, tmp_path, configurations=configurations)
 
@@ -325,15 +311,15 @@ class Hoarder(Parrot):
 
     kept: ClassVar[list[Any]] = []
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TranscriberConfig) -> None:
         super().__init__(config)
-        if config["hash_precision"] == 0:
+        if config.cache.hash_precision == 0:
             heap = [np.ones(2**13) for _ in range(3200)]
             Hoarder.kept += heap[::100]
 
 
 def test_a_peak_of_memory_is_not_that_of_the_task_before(recordings: list[Recording], tmp_path: Path) -> None:
-    greedy, modest = Grid(hash_precision=(0, 6)).configurations()
+    greedy, modest = Grid({"cache.hash_precision": (0, 6)}).configurations()
     sweep(recordings[:1], tmp_path, Hoarder, configurations=[greedy, modest])
     first, second = (row["peak_rss_bytes"] for row in read_rows(tmp_path))
     assert first - second > 10**8
@@ -342,107 +328,10 @@ def test_a_peak_of_memory_is_not_that_of_the_task_before(recordings: list[Record
 # The store.
 
 
-@pytest.mark.parametrize("cut", [1, 10, 400])
-def test_a_torn_last_line_is_cut_off_said_and_run_again(
-    recordings: list[Recording], tmp_path: Path, cut: int
-) -> None:
-    sweep(recordings, tmp_path)
-    store = tmp_path / "results.jsonl"
-    whole = store.read_bytes()
-    last = len(whole.splitlines(keepends=True)[-1])
-    store.write_bytes(whole[:-cut])
-    assert len(read_rows(tmp_path)) == 7
-    said: list[str] = []
-    outcome = sweep(recordings, tmp_path, say=said.append)
-    assert (outcome.repaired_bytes, outcome.found, outcome.ran) == (last - cut, 7, 1)
-    assert any(f"removed its {last - cut} bytes" in line for line in said)
-    assert len(store.read_bytes().splitlines()) == len(read_rows(tmp_path)) == 8
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{not json",
-        "[]",
-        '{"key": "a row without the rest"}',
-        '{"key": "a", "status": "ok", "config": {"half": }',
-    ],
-)
-def test_damage_inside_the_store_is_named_by_file_and_line_and_not_repaired(
-    recordings: list[Recording], tmp_path: Path, line: str
-) -> None:
-    sweep(recordings[:1], tmp_path)
-    store = tmp_path / "results.jsonl"
-    lines = store.read_text().splitlines()
-    damaged = "\n".join([lines[0], line, *lines[2:]]) + "\n"
-    store.write_text(damaged)
-    with pytest.raises(SweepError, match=r"results\.jsonl:2"):
-        read_rows(tmp_path)
-    with pytest.raises(SweepError, match=r"results\.jsonl:2"):
-        sweep(recordings, tmp_path, Untouchable)
-    assert store.read_text() == damaged
-
-
 def test_two_sweeps_cannot_write_one_store(recordings: list[Recording], tmp_path: Path) -> None:
-    with (tmp_path / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(SweepError, match="another sweep is running"):
-            sweep(recordings, tmp_path, Untouchable)
+    with write_store(tmp_path), pytest.raises(SweepError, match="another sweep is running"):
+        sweep(recordings, tmp_path, Untouchable)
     assert sweep(recordings, tmp_path).ran == 8
-
-
-def test_a_full_disk_is_a_sweep_error_and_the_half_line_is_repaired(
-    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room, write = 3, os.write
-
-    def filling(handle: int, data: bytes) -> int:
-        nonlocal room
-        room -= 1
-        if room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(handle, data if room else data[:100])
-
-    monkeypatch.setattr("whisperlab.experiments.results_store.os.write", filling)
-    with pytest.raises(SweepError, match="took 100 of the"):
-        sweep(recordings, tmp_path)
-    with pytest.raises(SweepError, match="No space left"):
-        sweep(recordings, tmp_path)
-    monkeypatch.undo()
-    outcome = sweep(recordings, tmp_path)
-    assert (outcome.repaired_bytes, outcome.found, outcome.ran) == (0, 2, 6)  # the second try cut them off
-
-
-def test_a_store_is_queried_where_it_lies_the_newest_row_counting(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
-    sweep(recordings, tmp_path, Refusing)
-    sweep(recordings, tmp_path, retry_failed=True)
-    with (tmp_path / "results.jsonl").open("a") as file:
-        file.write('{"key": "torn')
-    query = "select recording, status, config.hash_precision as precision from results"
-    with connect(tmp_path) as connection:
-        found = connection.sql(query).df()
-    rows = read_rows(tmp_path)
-    assert len(found) == len(rows) == 8
-    assert set(found["status"]) == {"ok"}
-    ran = sorted((row["recording"], row["config"]["hash_precision"]) for row in rows)
-    assert sorted(zip(found["recording"], found["precision"], strict=True)) == ran
-    path = to_parquet(tmp_path, tmp_path / "deep" / "it's.parquet")
-    with duckdb.connect() as connection:
-        assert connection.read_parquet(str(path)).shape[0] == 8
-    assert [p.name for p in path.parent.iterdir()] == ["it's.parquet"]
-    with pytest.raises(SweepError, match="no results"):
-        connect(tmp_path / "deep")
-
-
-def test_rows_of_a_later_schema_are_refused(recordings: list[Recording], tmp_path: Path) -> None:
-    sweep(recordings[:1], tmp_path)
-    store = tmp_path / "results.jsonl"
-    assert all(row["schema"] == 1 for row in read_rows(tmp_path))
-    store.write_text(store.read_text().replace('"schema": 1', '"schema": 2', 1))
-    with pytest.raises(SweepError, match=r"results\.jsonl:1: schema 2, and this whisperlab knows 1"):
-        read_rows(tmp_path)
 
 
 def test_reading_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -454,9 +343,9 @@ def test_reading_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(
     recordings: list[Recording], tmp_path: Path
 ) -> None:
-    asked: list[Config] = []
+    asked: list[TranscriberConfig] = []
 
-    def interrupted(config: Config) -> Parrot:
+    def interrupted(config: TranscriberConfig) -> Parrot:
         asked.append(config)
         if len(asked) == 4:
             raise KeyboardInterrupt
@@ -522,7 +411,8 @@ def test_a_process_stopped_at_work_loses_nothing_that_was_finished(
 def test_remaining_is_what_a_dry_run_lists(recordings: list[Recording], tmp_path: Path) -> None:
     sweep(recordings[:1], tmp_path, Refusing)
     tasks = plan(GRID.configurations(), recordings, DIGEST)
-    found = done(tmp_path)
+    with open_store(tmp_path) as store:
+        found = store.statuses()
     assert found == {row["key"]: row["status"] for row in read_rows(tmp_path)}
     assert len(remaining(tasks, found)) == 4
     assert len(remaining(tasks, found, retry_failed=True)) == 6
@@ -543,16 +433,6 @@ def test_the_bar_tells_what_is_left_in_audio_and_in_tasks(
 # Frames.
 
 
-def test_a_frame_has_a_line_per_row_and_dotted_columns(recordings: list[Recording], tmp_path: Path) -> None:
-    sweep(recordings, tmp_path, Refusing)
-    frame = to_frame(read_rows(tmp_path))
-    assert len(frame) == 8
-    assert {"key", "config.key", "recording", "status", "rates.mixed_error_rate"} <= set(frame.columns)
-    assert "statistics.encoder_cache.hits_by_cause.similar" in frame.columns
-    assert not [name for name in frame.columns if name.startswith("counts")]
-    assert frame.loc[frame["status"] == "failed", "rates.mixed_error_rate"].isna().all()
-
-
 def test_a_summary_adds_counts_before_it_divides(recordings: list[Recording], tmp_path: Path) -> None:
     """One word too many of 2, one too few of 4: 2 errors in 6 words, not the mean of 1/2 and 1/4."""
     sweep(recordings, tmp_path)
@@ -560,7 +440,9 @@ def test_a_summary_adds_counts_before_it_divides(recordings: list[Recording], tm
     assert len(summary) == 4
     assert summary["rates.mixed_error_rate"].tolist() == pytest.approx([2 / 6] * 4)
     assert summary["duration"].tolist() == pytest.approx([1.2] * 4)
-    large = summary[(summary["config.cache_size"] == 50) & (summary["config.hash_precision"] == 6)].iloc[0]
+    large = summary[
+        (summary["config.cache.size"] == 50) & (summary["config.cache.hash_precision"] == 6)
+    ].iloc[0]
     # The second half of both recordings repeats the first: 2 of 4 and 4 of 8 chunks hit.
     assert (large["cache.hits"], large["cache.misses"], large["cache.repeat"]) == (6, 6, 6)
     assert large["cache.hit_rate"] == 0.5
@@ -572,7 +454,7 @@ def test_a_summary_adds_counts_before_it_divides(recordings: list[Recording], tm
 def test_a_summary_counts_failures_and_adds_up_the_rest(recordings: list[Recording], tmp_path: Path) -> None:
     class FailsOnce(Parrot):
         def finalize(self) -> ProcessResult:
-            if self._heard == 6400 and self._config["cache_size"] == 2:
+            if self._heard == 6400 and self._config.cache.size == 2:
                 raise RuntimeError("out of luck")
             return super().finalize()
 
@@ -587,13 +469,13 @@ def test_a_configuration_that_only_failed_has_a_line_without_rates(
     recordings: list[Recording], tmp_path: Path
 ) -> None:
     sweep(recordings, tmp_path, Refusing)
-    summary = summarise(read_rows(tmp_path)).set_index(["config.cache_size", "config.hash_precision"])
+    summary = summarise(read_rows(tmp_path)).set_index(["config.cache.size", "config.cache.hash_precision"])
     assert summary.loc[(2, 0), "failed"] == 2
     assert np.isnan(summary.loc[(2, 0), "rates.mixed_error_rate"])
 
 
 def test_without_decoding_there_are_no_rates_of_text(recordings: list[Recording], tmp_path: Path) -> None:
-    configurations = replace(GRID, decode=False).configurations()
+    configurations = replace(GRID, fixed={"decode": False}).configurations()
     sweep(recordings, tmp_path, configurations=configurations)
     for row in read_rows(tmp_path):
         assert row["rates"]["mixed_error_rate"] is None
@@ -609,95 +491,6 @@ def test_a_store_can_be_moved_with_its_traces(recordings: list[Recording], tmp_p
     os.rename(tmp_path / "here", tmp_path / "there")
     row = read_rows(tmp_path / "there")[0]
     assert read_trace(tmp_path / "there" / row["trace"]).recording == "first"
-    assert json.loads((tmp_path / "there" / "results.jsonl").read_text().splitlines()[0]) == row
-
-
-# Stores too large to read whole.
-
-
-def test_an_extract_of_a_small_store_is_all_of_it(recordings: list[Recording], tmp_path: Path) -> None:
-    sweep(recordings, tmp_path)
-    extract = read_extract(tmp_path, 100)
-    assert list(extract.rows) == read_rows(tmp_path)
-    assert extract.is_whole
-    assert (extract.n_rows, extract.n_recordings, extract.n_failed) == (8, 2, 0)
-
-
-def test_an_extract_has_every_configuration_on_the_same_recordings(tmp_path: Path) -> None:
-    several = [make_recording(tmp_path, f"r{n}", "hello " * (n + 1)) for n in range(5)]
-    sweep(several, tmp_path, Refusing)
-    extract = read_extract(tmp_path, 9)
-    assert (extract.n_rows, extract.n_recordings, extract.n_failed) == (20, 5, 10)
-    assert not extract.is_whole
-    assert len(extract.rows) == 8
-    by_config: dict[str, set[str]] = {}
-    for row in extract.rows:
-        by_config.setdefault(json.dumps(row["config"]), set()).add(row["recording"])
-    assert len(by_config) == 4
-    assert len(set(map(frozenset, by_config.values()))) == 1
-    assert read_extract(tmp_path, 9) == extract
-    assert len(read_extract(tmp_path, 1).rows) == 4
-
-
-def test_an_extract_takes_the_newest_row_whatever_it_begins_with(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
-    sweep(recordings, tmp_path, Refusing)
-    sweep(recordings, tmp_path, retry_failed=True)
-    rows = read_rows(tmp_path)
-    store = tmp_path / "results.jsonl"
-    turned = json.dumps(dict(reversed(rows[0].items())) | {"error": "newest"})
-    store.write_text(store.read_text() + turned + "\n" + '{"key": "torn')
-    extract = read_extract(tmp_path, 100)
-    assert extract.n_failed == 0
-    assert [row["error"] for row in extract.rows if row["key"] == rows[0]["key"]] == ["newest"]
-    assert sorted(row["key"] for row in extract.rows) == sorted(row["key"] for row in rows)
-
-
-def test_a_damaged_store_has_no_extract(recordings: list[Recording], tmp_path: Path) -> None:
-    sweep(recordings, tmp_path)
-    with (tmp_path / "results.jsonl").open("a") as file:
-        file.write("{}\n")
-    with pytest.raises(SweepError, match=r"results\.jsonl:9: not a row of a sweep"):
-        read_extract(tmp_path, 3)
-
-
-WHOLE = {"key": "k", "status": "ok", "config": {}, "recording": "r"}
-
-
-@pytest.mark.parametrize(
-    "change,message",
-    [
-        ({"key": []}, "key should be a string"),
-        ({"status": "perhaps"}, "status should be ok or failed"),
-        ({"config": [1]}, "config should be an object"),
-        ({"schema": "2"}, "schema should be a whole number"),
-        ({"duration": "1"}, "duration should be a number"),
-        ({"created": 1.5}, "created should be a string"),  # the report looked for the first of them
-        ({"counts": [1]}, "counts should be an object"),
-        ({"statistics": {"performance": {"op": 1}}}, "statistics should be"),
-    ],
-)
-def test_a_row_with_a_field_of_another_type_is_refused_with_its_place(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    (tmp_path / STORE).write_text(json.dumps({**WHOLE, **change}) + "\n")
-    for read in (read_rows, done):
-        with pytest.raises(SweepError, match=f"{STORE}:1: .*{message}"):
-            read(tmp_path)
-
-
-@pytest.mark.parametrize("line", ["[" * 100_000, '{"key": NaN}', "1" * 5000])
-def test_json_that_nobody_should_have_to_read_is_a_damaged_store(tmp_path: Path, line: str) -> None:
-    (tmp_path / STORE).write_text(line + "\n")
-    with pytest.raises(SweepError, match=f"{STORE}:1: not JSON"):
-        read_rows(tmp_path)
-
-
-def test_a_query_of_what_is_no_store_is_a_sweep_error(tmp_path: Path) -> None:
-    (tmp_path / STORE).write_text('{"a": 1}\n')
-    with pytest.raises(SweepError, match="not the results of a sweep"):
-        connect(tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["compute_s", "duration", "counts", "model_digest"])

@@ -29,8 +29,10 @@ from synthetic_report import (
 from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
+from whisperlab.experiments.results_store import in_memory
 from whisperlab.report import (
     SweepReport,
+    counts,
     figures,
     from_rows,
     from_traces,
@@ -40,21 +42,15 @@ from whisperlab.report import (
 )
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
-from whisperlab.report.counts import (
-    CacheTally,
-    cache_tally,
-    measured_alike,
-    operations,
-    results,
-    varying,
-)
+from whisperlab.report.counts import CacheCounts, Result, measured_alike, varying
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.recording import describe
 from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
-from whisperlab.report.tables import flat_rows, milliseconds, result_table, run_table
+from whisperlab.report.tables import milliseconds, result_table
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import AudioFormatError, MissingDependencyError, SweepError
+from whisperlab.util.options import flat
 from whisperlab.util.timeline import SAMPLE_RATE
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -91,54 +87,64 @@ def page(report: SweepReport, folder: Path) -> str:
     return report.render(folder / "page" / "sweep.html").read_text(encoding="utf-8")
 
 
-def row(hits: int, misses: int, checked: int = 0, false_hits: int = 0, **config: Any) -> dict[str, Any]:
+def row(
+    hits: int, misses: int, checked: int = 0, false_hits: int = 0, decode: bool = True, **config: Any
+) -> dict[str, Any]:
     """A finished row with nothing but a cache in it."""
     return {
-        "config": {"key": "rounded", "hash_precision": 6, "cache_size": 50, **config},
+        "config": {"cache": {"key": "rounded", "hash_precision": 6, "size": 50, **config}, "decode": decode},
         "recording": "scene-0",
         "status": "ok",
         "statistics": statistics(hits, misses, checked, false_hits),
     }
 
 
+def results(rows: list[dict[str, Any]]) -> tuple[Result, ...]:
+    return counts.results(in_memory(rows))
+
+
 def sentences(*some: dict[str, Any]) -> str:
-    return "\n".join(findings(results(some)))
+    return "\n".join(findings(results(list(some))))
 
 
 # Adding up
 
 
+def cache(*rows: dict[str, Any]) -> CacheCounts:
+    (result,) = results(list(rows))
+    return result.cache
+
+
 def test_counts_add_before_rates_divide() -> None:
     # Means of the runs' rates would be 0.5 and 0.75; one run is ten times as long as the other.
-    tally = cache_tally(row(10, 0, checked=2, false_hits=2)) + cache_tally(row(0, 100))
-    tally += cache_tally(row(10, 0, checked=8, false_hits=4))
-    assert tally.hit_rate == pytest.approx(20 / 120)
-    assert tally.false_hit_rate == pytest.approx(6 / 10)
-    assert tally.wrong_share == pytest.approx(20 / 120 * 6 / 10)
+    whole = cache(row(10, 0, checked=2, false_hits=2), row(0, 100), row(10, 0, checked=8, false_hits=4))
+    assert whole.hit_rate == pytest.approx(20 / 120)
+    assert whole.false_hit_rate == pytest.approx(6 / 10)
+    assert whole.wrong_share == pytest.approx(20 / 120 * 6 / 10)
 
 
 def test_saved_seconds_are_hits_at_the_mean_cost_of_an_encode() -> None:
-    tally = cache_tally(row(30, 10))  # an encode takes 16.5 ms in the mean
-    assert tally.saved_s == pytest.approx(30 * 0.0165)
-    assert tally.encode_s == pytest.approx(10 * 0.0165)
-    assert tally.saved_share == pytest.approx(0.75)
+    found = cache(row(30, 10))  # an encode takes 16.5 ms in the mean
+    assert found.saved_s == pytest.approx(30 * 0.0165)
+    assert found.encode_s == pytest.approx(10 * 0.0165)
+    assert found.saved_share == pytest.approx(0.75)
 
 
-def test_a_false_hit_rate_nobody_measured_is_unknown_and_not_zero() -> None:
-    tally = cache_tally(row(30, 10))
-    assert tally.false_hit_rate is None
-    assert tally.false_hit_interval is None
-    assert tally.wrong_share is None
+def test_a_false_hit_rate_that_was_not_measured_is_unknown_and_not_zero() -> None:
+    found = cache(row(30, 10))
+    assert found.false_hit_rate is None
+    assert found.false_hit_interval is None
+    assert found.wrong_share is None
 
 
 def test_without_a_hit_nothing_was_answered_wrongly() -> None:
-    assert cache_tally(row(0, 10)).wrong_share == 0.0
-    assert CacheTally().wrong_share is None
+    assert cache(row(0, 10)).wrong_share == 0.0
+    assert CacheCounts().wrong_share is None
 
 
 def test_a_row_without_statistics_counts_nothing() -> None:
-    assert cache_tally({"statistics": None}) == CacheTally()
-    assert cache_tally({}) == CacheTally()
+    for empty in ({"statistics": None}, {"statistics": {}}):
+        assert cache({**row(0, 1), **empty}) == CacheCounts()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,9 @@ def test_latency_of_several_runs_claims_no_percentile_it_cannot_know() -> None:
     for timing in slow["statistics"]["performance"].values():
         for name in ("mean", "p50", "p95", "p99", "max", "total"):
             timing[name] *= 2
-    both = {operation.name: operation for operation in operations([quick, slow])}["lid.total"]
+    with in_memory([quick, slow]) as store:
+        (result,) = counts.timed(store, counts.results(store))
+    both = {operation.name: operation for operation in result.operations}["lid.total"]
     assert both.count == 40
     assert both.mean == pytest.approx(1.1 * 18.0 * (10 + 2 * 30) / 40)
     assert both.p50 == pytest.approx(18.0)
@@ -166,8 +174,8 @@ def test_configurations_are_named_by_what_they_differ_in_and_the_guides_come_fir
         [
             row(0, 1, key="logmel"),
             row(0, 1, hash_precision=0),
-            row(0, 1, cache_size=100),
-            row(0, 1, cache_size=9),
+            row(0, 1, size=100),
+            row(0, 1, size=9),
         ]
     )
     assert [result.name for result in told] == [
@@ -183,15 +191,16 @@ def test_one_configuration_has_a_name_too() -> None:
 
 
 def test_a_field_that_some_configurations_lack_varies() -> None:
-    assert varying([{"key": "span"}, {"key": "span", "hash_precision": 6}]) == ("hash_precision",)
+    assert varying([{"cache.key": "span"}, {"cache.key": "span", "cache.size": 6}]) == ("cache.size",)
 
 
 def test_scores_of_recordings_are_pooled(report: SweepReport, rows: list[dict[str, Any]]) -> None:
     result = report.results[0]
-    words = [r["rates"]["reference_words"] for r in result.rows]
-    rates = [r["rates"]["mixed_error_rate"] for r in result.rows]
+    own = [r for r in rows if flat(r["config"]) == result.config]
+    words = [r["rates"]["reference_words"] for r in own]
+    rates = [r["rates"]["mixed_error_rate"] for r in own]
     assert result.mixed_error == pytest.approx(np.average(rates, weights=words))
-    assert len(result.rows) == 2
+    assert result.n_runs == len(own) == 2
     assert result.duration == pytest.approx(60.0)
 
 
@@ -202,13 +211,12 @@ def test_without_decoding_languages_are_those_of_the_frames(folder: Path) -> Non
     assert result.mixed_error is None
     assert result.language_error is not None
     assert result.language_error < 0.5
-    assert result.rates["language_error_rate"] == 1.0
-    (line,) = run_table([make_row(silent, corpus="ivr-five")], ()).body
-    assert result.language_error in [cell.sort for cell in line]
+    page = from_rows([make_row(silent, corpus="ivr-five")])
+    assert counts.language_error(page.runs[0]) == pytest.approx(result.language_error)
 
 
 def test_a_row_that_is_none_says_what_it_lacks() -> None:
-    with pytest.raises(SweepError, match=r"needs config, recording, status.*'status'"):
+    with pytest.raises(SweepError, match="needs status"):
         from_rows([{"config": {}, "recording": "a"}])
 
 
@@ -251,7 +259,7 @@ def test_a_little_saving_reaches_nothing_and_blames_nobody() -> None:
     [(50, "Cache size made no difference: 10 or 100 entries"), (150, "moved by up to 20 points")],
 )
 def test_the_effect_of_size_is_told_in_points(hits: int, told: str) -> None:
-    assert told in sentences(row(50, 450, cache_size=10), row(hits, 500 - hits, cache_size=100))
+    assert told in sentences(row(50, 450, size=10), row(hits, 500 - hits, size=100))
 
 
 def test_best_and_worst_language_error_are_set_against_each_other(report: SweepReport) -> None:
@@ -283,21 +291,21 @@ def test_an_empty_sweep_makes_a_page() -> None:
 
 
 def test_configurations_over_different_recordings_are_warned_of() -> None:
-    other = {**row(0, 10, cache_size=10), "recording": "scene-1"}
+    other = {**row(0, 10, size=10), "recording": "scene-1"}
     assert "Incomplete: 2 of 2 configurations lack some of the 2 recordings" in "\n".join(
-        warnings(results([row(0, 10), other]), [])
+        warnings(results([row(0, 10), other]), 2)
     )
 
 
 def test_unchecked_and_thinly_checked_hits_are_warned_of() -> None:
-    told = "\n".join(warnings(results([row(5, 5), row(5, 5, checked=3, cache_size=10)]), []))
+    told = "\n".join(warnings(results([row(5, 5), row(5, 5, checked=3, size=10)]), 1))
     assert "1 configuration had hits of which none was recomputed" in told
     assert "In 1 configuration fewer than 30 hits were recomputed" in told
 
 
 def test_enough_of_everything_needs_no_warning() -> None:
     many = [{**row(100, 50, checked=90), "recording": f"scene-{n}"} for n in range(5)]
-    assert warnings(results(many), []) == ()
+    assert warnings(results(many), 5) == ()
 
 
 def test_a_missing_trace_costs_its_timeline_and_is_warned_of(
@@ -381,7 +389,7 @@ def test_the_best_configuration_is_shown_and_the_most_wrong_one_set_against_it(r
     assert report.shown.language_error == min(
         r.language_error for r in report.results if r.language_error is not None
     )
-    assert report.contrast.config["hash_precision"] == 0
+    assert report.contrast.config["cache.hash_precision"] == 0
     assert [trace.recording for trace in report.traces] == [trace.recording for trace in report.contrasts]
 
 
@@ -393,11 +401,11 @@ def test_corpora_take_turns_and_are_tabled_apart(report: SweepReport, page: str)
 
 def test_the_runs_are_inside_the_page_as_json(page: str, rows: list[dict[str, Any]]) -> None:
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
-    flat = json.loads(data)
-    assert len(flat) == len(rows)
-    assert flat[0]["config.key"] == "rounded"
-    assert flat[0]["false_hit_rate"] is None
-    assert all(not isinstance(value, dict | list) for value in flat[0].values())
+    runs = json.loads(data)
+    assert len(runs) == len(rows)
+    assert runs[0]["config.cache.key"] == "rounded"
+    assert runs[0]["false_hit_rate"] is None
+    assert all(not isinstance(value, dict | list) for value in runs[0].values())
 
 
 def test_the_page_says_where_it_comes_from(page: str) -> None:
@@ -416,8 +424,8 @@ def test_the_page_says_where_it_comes_from(page: str) -> None:
 def test_a_failed_run_stands_in_the_table_and_the_warnings(rows: list[dict[str, Any]], folder: Path) -> None:
     told = from_rows([rows[0], failed_row(configuration(), "scene-9", "OSError: disk full")], folder=folder)
     assert "OSError: disk full" in told.warnings[0]
-    assert told.n_recordings == 2
-    assert flat_rows(told.rows)[-1]["status"] == "failed"
+    assert told.extent.n_recordings == 2
+    assert told.runs[-1]["status"] == "failed"
     assert told.html().count("OSError: disk full") == 3  # warning, table, data
 
 
@@ -698,13 +706,13 @@ def test_writing_the_index_twice_does_not_list_the_index(tmp_path: Path) -> None
 def searched(
     n: int, *, wrong: Any = lambda sure: 1 - sure, split: str = "dev", seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows of a search over three options, of which ``lid.sure`` alone sets how much is wrong."""
+    """Rows of a search over three options, of which ``language_id.confident_above`` alone sets how much is wrong."""
     rng = np.random.default_rng(seed)
     sures = rng.permutation(np.linspace(0.4, 0.95, n))
     rows = []
     for number, sure in enumerate(sures):
-        lid = {"sure": round(float(sure), 4), "window_ms": int(rng.choice([1500, 2500]))}
-        config = {**configuration("span"), "lid": lid, "lid_hop_ms": int(rng.choice([100, 200]))}
+        lid = {"confident_above": round(float(sure), 4), "window_ms": int(rng.choice([1500, 2500]))}
+        config = {**configuration("span"), "language_id": {**lid, "hop_ms": int(rng.choice([100, 200]))}}
         trace = make_trace("scene", ("en", "es") * 2, config=config, wrong=wrong(sure), seed=number)
         row = make_row(trace, corpus="ivr-five")
         row.update(response_p95_s=float(rng.uniform(0.2, 1)), peak_rss_bytes=int(rng.integers(5, 9)) * 10**8)
@@ -718,15 +726,15 @@ def search() -> SweepReport:
 
 
 def test_options_of_a_group_vary_by_themselves(search: SweepReport) -> None:
-    assert search.fields == ("lid_hop_ms", "lid.sure", "lid.window_ms")
-    assert "lid.sure 0." in search.results[0].name
-    config = {**configuration("span"), "lid": {"sure": 0.5, "window_ms": 2000}}
+    assert search.options == ("language_id.hop_ms", "language_id.confident_above", "language_id.window_ms")
+    assert "language_id.confident_above 0." in search.results[0].name
+    config = {**configuration("span"), "language_id": {"confident_above": 0.5, "window_ms": 2000}}
     rows = [make_row(make_trace("a", ("en", "es"), config=config), corpus="c")]
-    assert from_rows(rows).constant["lid"] == {"sure": 0.5, "window_ms": 2000}
+    assert from_rows(rows).constant["language_id"] == {"confident_above": 0.5, "window_ms": 2000}
 
 
 def test_nothing_on_the_front_is_beaten_and_all_else_is(search: SweepReport) -> None:
-    told = search_section(search.results, search.splits)
+    told = search_section(search.results, search.extent.splits)
     assert told is not None
     front = [tuple(cell.sort for cell in line[2:]) for line in told.front.body]
     every = [(r.mixed_error, r.response_p95, r.peak_rss_bytes) for r in search.results]
@@ -744,7 +752,7 @@ def test_the_page_shows_what_is_worth_having_and_why(search: SweepReport) -> Non
     assert '<section id="search">' in page
     (parallel,) = re.findall(r'<svg role="img" aria-label="Parallel coordinates over ([^.]*\.[^"]*)"', page)
     assert re.search(r"24 configurations, \d+ on the Pareto front: hop \d00 ms", parallel)
-    assert "Importance of options. mixed error: lid.sure" in page
+    assert "Importance of options. mixed error: language_id.confident_above" in page
     assert "Measured on the split dev." in page
     assert "var(--back" in page[page.index("Parallel coordinates") :]
 
@@ -755,7 +763,7 @@ def test_choosing_on_test_is_warned_of() -> None:
 
 
 def test_a_plain_grid_is_told_so_too(report: SweepReport) -> None:
-    told = search_section(report.results, report.splits)
+    told = search_section(report.results, report.extent.splits)
     assert told is not None
     assert [title for title, _, _ in told.front.head] == [
         "Configuration", "No.", "Mixed error", "Response p95", "Peak memory",
@@ -782,9 +790,9 @@ def test_with_nothing_to_choose_between_nothing_is_said(n: int, fields: int) -> 
     rows = searched(n)
     if fields == 1:
         for number, row in enumerate(rows):
-            row["config"] = {**configuration("span"), "cache_size": number + 1}
+            row["config"] = {**configuration("span", size=number + 1), "language_id": {}}
     report = from_rows(rows)
-    assert search_section(report.results, report.splits) is None
+    assert search_section(report.results, report.extent.splits) is None
     assert '<section id="search">' not in report.html()
 
 
@@ -792,7 +800,7 @@ def test_pictures_of_many_configurations_stay_bounded_and_say_so(monkeypatch: py
     monkeypatch.setattr(search_page, "MAX_LINES", 20)
     monkeypatch.setattr("whisperlab.report.tables.MAX_LINES", 30)
     few, many = (from_rows(searched(n)) for n in (20, 60))
-    shown = [search_section(report.results, report.splits) for report in (few, many)]
+    shown = [search_section(report.results, report.extent.splits) for report in (few, many)]
     assert shown[0] is not None
     assert shown[1] is not None
     assert shown[1].parallel.caption.startswith("20 of 60 configurations: the front, and an even choice")
@@ -807,7 +815,7 @@ def test_a_front_of_all_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = searched(6)
     for number, row in enumerate(rows):
         row.update(response_p95_s=0.1 * (number + 1), peak_rss_bytes=10**8)
-        row["config"]["lid_hop_ms"] = 100 * number
+        row["config"]["language_id"]["hop_ms"] = 100 * number
     for row in rows:  # all alike but for the options: equal points do not beat each other
         row.update(counts=rows[0]["counts"], rates=rows[0]["rates"], response_p95_s=0.5)
     told = search_section(from_rows(rows).results, ())

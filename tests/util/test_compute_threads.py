@@ -153,5 +153,4 @@ def test_every_command_that_computes_has_one_thread_unless_more_are_asked_for(co
     if command in ("transcribe", "profile"):
         assert model_options(parsed("--threads", "2"))["threads"] == 2
     if command in ("sweep", "search"):
-        assert shared(parsed("--threads", "2"), [])["threads"] == 2
-        assert "threads" not in shared(parsed(), [])  # rows of earlier sweeps keep their names
+        assert shared(parsed("--threads", "2"), [])["compute.threads"] == 2

@@ -128,14 +128,13 @@ def _write(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> Non
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
     """The report of a sweep's folder, or of traces."""
     from whisperlab.evaluation.trace import read_trace
-    from whisperlab.experiments.results_store import MOST_ROWS, STORE, read_extract
-    from whisperlab.report.sweep import from_rows, from_traces
+    from whisperlab.experiments.results_store import STORE, open_store
+    from whisperlab.report.sweep import from_store, from_traces
 
     folder = sources[0]
     if not folder.is_dir():
         return from_traces(map(read_trace, sources), title=title, command=command)
-    extract = read_extract(folder, MOST_ROWS)
-    if not extract.rows:
-        raise SweepError(f"{folder} holds no results of a sweep (no {STORE}); give traces as files")
-    remarks = [] if extract.is_whole else [f"This page is {extract.words()}"]
-    return from_rows(extract.rows, folder=folder, title=title, command=command, remarks=remarks)
+    store = open_store(folder)
+    if not len(store):
+        raise SweepError(f"{folder}: no results in its {STORE}; give traces as files")
+    return from_store(store, folder=folder, title=title, command=command)

@@ -1,7 +1,7 @@
-"""Run a grid of configurations over recordings: every pair leaves a row in results.jsonl and a trace.
+"""Run a grid of configurations over recordings: every pair leaves a row in results.sqlite and a trace.
 
-A sweep can be stopped at any time; --resume goes on where it stopped. Without decoding (--no-decode) only
-language-ID runs, which is all that the cache's hit and false-hit rates depend on.
+A sweep can be stopped at any time; --resume continues it. With --no-decode only language-ID runs: the hit and
+false-hit rates of the cache depend on nothing else.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_int, share, whole_numbers
 from whisperlab.cli.console import Console, counted, table
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import SweepError
-from whisperlab.util.threads import THREADS
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
-    from whisperlab.experiments.results_store import Row
-    from whisperlab.experiments.sweep import Grid, Task
+    from whisperlab.experiments.executors import Executor
+    from whisperlab.experiments.results_store import Row, Say
+    from whisperlab.experiments.sweep import Grid, MakeTranscriber, Outcome, Task
     from whisperlab.model.weights import Weights
 
 HELP = "a grid of configurations over recordings"
@@ -35,16 +36,28 @@ EXAMPLES = (
 )
 # The columns of the table; --json has all of them.
 COLUMNS = {
-    "key": "config.key",
-    "precision": "config.hash_precision",
-    "size": "config.cache_size",
-    "hop ms": "config.lid_hop_ms",
+    "key": "config.cache.key",
+    "precision": "config.cache.hash_precision",
+    "size": "config.cache.size",
+    "hop ms": "config.language_id.hop_ms",
     "hit rate": "cache.hit_rate",
     "false-hit rate": "cache.false_hit_rate",
     "language wrong": "rates.language_error_rate_frames",
     "words wrong": "rates.mixed_error_rate",
     "failed": "failed",
 }
+MOST_ROWS = 10_000  # of a store that is summarised after a sweep; of more only a report is made
+
+
+class RunOptions(TypedDict, total=False):
+    """How tasks are run: keyword arguments of `run_sweep` and `search`."""
+
+    make_transcriber: MakeTranscriber
+    executor: Executor[Task, Row]
+    model_digest: str
+    retry_failed: bool
+    progress: bool
+    say: Say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be run and how long it takes, by a try of some seconds",
+        help="print the planned runs and a time estimate from a short probe",
+    )
+    parser.add_argument(
+        "--import",
+        dest="import_from",
+        type=Path,
+        metavar="DIR",
+        help="only convert the results.jsonl of an earlier version in DIR to results.sqlite",
     )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) -> None:
-    """What is run, where its results go, and who works: the same for grids and searches."""
+    """The arguments that grids and searches share: recordings, model, folder of the results, workers."""
     parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST")
     parser.add_argument("--split", default=split, help="dev or test (default: %(default)s)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
@@ -77,42 +97,46 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) 
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="skip what DIR already holds, except tasks whose process died; give the other options again",
+        help="skip the tasks that DIR holds, except those whose process died; give the other options again",
     )
-    parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed cells again")
+    parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed tasks again")
     parser.add_argument(
         "--workers",
         type=positive_int,
         metavar="N",
-        help="so many workers, each with --threads (default: this process; with --ray one for each processor)",
+        help="worker processes, each with --threads (default: none; with --ray one per processor)",
     )
     add_threads_argument(parser)
     parser.add_argument(
         "--ray",
         metavar="auto|HOST:PORT",
-        help="work on a Ray cluster (RAY_AUTH_MODE=token ray start --head makes one that asks for a token; auto: that "
+        help="run on a Ray cluster (RAY_AUTH_MODE=token ray start --head starts one that requires a token; auto: that "
         "of this machine); needs whisperlab[ray]",
     )
     parser.add_argument(
         "--ship-audio",
         action="store_true",
-        help="with --ray, for nodes that do not see these files: audio goes out with the tasks, traces come back",
+        help="with --ray, for nodes without access to these files: audio is sent with the tasks, traces return",
     )
 
 
 def needs(args: argparse.Namespace) -> Needs:
-    """A cluster needs Ray; the dry run is made here."""
+    """A cluster needs Ray, except for a dry run; an import needs nothing."""
+    if getattr(args, "import_from", None):
+        return {}
     cluster = {"ray": "--ray"} if args.ray and not getattr(args, "dry_run", False) else {}
     return {**cluster, **speech(args.corpus)}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run what is not there yet and print the rates of each configuration; 1 when a cell failed."""
+    """Run the tasks without a result and print the rates of each configuration; 1 when a task failed."""
     from whisperlab import data
-    from whisperlab.experiments import results_store, sweep
+    from whisperlab.experiments import sweep
     from whisperlab.model import weights
     from whisperlab.streaming.language_id import check_languages
 
+    if args.import_from:
+        return _import(args, console)
     if not args.dry_run:
         check_out(args)
     recordings = data.load(args.corpus, args.split)[: args.limit]
@@ -121,13 +145,40 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_languages(shared(args, recordings)["languages"], model.n_languages)
     digest = weights.model_digest(model)
     if args.dry_run:
-        return _say_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        return _show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
-    extract = results_store.read_extract(args.out, results_store.MOST_ROWS)
-    results = summary(extract.rows)
-    if not extract.is_whole:
-        console.note(f"the table is {extract.words()}")
+    _show_outcome(args, console, outcome)
+    if outcome.failed:
+        own_error = any(row["status"] == "failed" for row in outcome.failed)
+        option = "--retry-failed" if own_error else "--resume"
+        raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
+    return 0
+
+
+def _import(args: argparse.Namespace, console: Console) -> int:
+    """Convert the store of an earlier version."""
+    from whisperlab.experiments.results_store import STORE, import_jsonl
+
+    path, rows = args.import_from / STORE, import_jsonl(args.import_from)
+    console.document({"out": str(path), "rows": rows})
+    console.show(f"{rows:,} rows in {path}")
+    return 0
+
+
+def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) -> None:
+    """Print what was run, and the rates of each configuration."""
+    from whisperlab.experiments.results_store import open_store
+
+    with open_store(args.out) as store:
+        results = summary(list(store.rows())) if len(store) <= MOST_ROWS else []
+        if not results:
+            console.note(
+                f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations"
+            )
+    if outcome.peak_rss_bytes:
+        each = f"{outcome.peak_rss_bytes >> 20:,} MiB"
+        console.note(f"peak memory of a process, model included: {each}")
     console.document(
         {
             "out": str(args.out),
@@ -140,37 +191,27 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     console.show(table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
     console.show(counted())
-    if outcome.failed:
-        own_error = any(row["status"] == "failed" for row in outcome.failed)
-        option = "--retry-failed" if own_error else "--resume"
-        raise SweepError(f"{len(outcome.failed)} of {outcome.planned} cells failed; {option} runs them again")
-    return 0
 
 
 @contextmanager
-def running(
-    args: argparse.Namespace, model: Weights, digest: str, console: Console
-) -> Iterator[dict[str, Any]]:
-    """How tasks are run, as options of sweeps and searches; told how to go on after Ctrl-C, and what memory it took."""
-    works = who_works(args, model, digest, console)
+def running(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> Iterator[RunOptions]:
+    """The options of a sweep or search; after Ctrl-C prints how to continue."""
     try:
         yield {
-            **works,
+            **workers(args, model, digest, console),
             "model_digest": digest,
             "retry_failed": args.retry_failed,
             "progress": console.err.isatty(),
             "say": console.note,
         }
     except KeyboardInterrupt:
-        console.note(f"the same command with --resume goes on where it was stopped: {args.out}")
+        console.note(f"the same command with --resume continues in {args.out}")
         raise
-    if memory := getattr(works.get("executor"), "memory", None):
-        console.note(memory.words())
 
 
-def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> dict[str, Any]:
+def workers(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> RunOptions:
     """This process with the model it has loaded, or an executor whose workers load their own."""
-    from whisperlab.experiments import executors, payload, sweep
+    from whisperlab.experiments import executors, ray, sweep
 
     if args.ship_audio and args.ray is None:
         args.parser.error("--ship-audio goes with --ray")
@@ -181,10 +222,9 @@ def who_works(args: argparse.Namespace, model: Weights, digest: str, console: Co
     factory = partial(sweep.task_worker, out, load)
     if args.ray is None:
         return {"executor": executors.LocalProcesses(factory, args.workers)}
-    options = {"n_workers": args.workers, "say": console.note}
     if args.ship_audio:
-        return {"executor": payload.Shipping(out, load, args.ray, **options)}
-    return {"executor": executors.RayCluster(factory, args.ray, **options)}
+        return {"executor": ray.PayloadCluster(out, load, args.ray, n_workers=args.workers, say=console.note)}
+    return {"executor": ray.RayCluster(factory, args.ray, args.workers, say=console.note)}
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
@@ -192,22 +232,24 @@ def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
     from whisperlab.experiments.sweep import Grid
 
     return Grid(
-        cache_size=args.cache_sizes,
-        hash_precision=args.hash_precisions,
-        key=args.keys,
-        lid_hop_ms=args.lid_hop_ms,
-        decode=not args.no_decode,
-        fixed={**shared(args, recordings), "shadow_rate": args.shadow_rate},
+        {
+            "cache.size": args.cache_sizes,
+            "cache.hash_precision": args.hash_precisions,
+            "cache.key": args.keys,
+            "language_id.hop_ms": args.lid_hop_ms,
+        },
+        {**shared(args, recordings), "decode": not args.no_decode, "cache.shadow_rate": args.shadow_rate},
     )
 
 
 def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
-    """What all configurations have in common; the languages are those of the recordings when none are given."""
+    """The options of all configurations; the languages are those of the recordings when none are given."""
     spoken = sorted({language for recording in recordings for language in recording.languages})
-    more = (
-        {} if args.threads == THREADS else {"threads": args.threads}
-    )  # the default changes no name of a row
-    return {"model": args.model, "languages": args.languages or spoken or None, "device": args.device, **more}
+    return {
+        "languages": args.languages or spoken or None,
+        "compute.device": args.device,
+        "compute.threads": args.threads,
+    }
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -219,43 +261,47 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def check_out(args: argparse.Namespace) -> None:
-    """Refuse a folder that holds results, unless they are to be gone on with."""
+    """Raise SweepError if the folder holds results, unless the sweep is to be continued."""
     from whisperlab.experiments.results_store import STORE
 
     store = args.out / STORE
     if store.exists() and not (args.resume or args.retry_failed):
-        raise SweepError(
-            f"{store} holds results already: --resume goes on with it, --out takes another folder"
-        )
+        raise SweepError(f"{store} holds results already: --resume continues it, --out takes another folder")
 
 
-def _say_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
-    """What would be run, how long it would take, and what that is known from."""
-    from whisperlab.experiments import cost, results_store, sweep
+def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
+    """Print the planned runs, the estimate of their time, and the audio that it was measured on."""
+    from whisperlab.experiments import cost, sweep
+    from whisperlab.experiments.results_store import STORE, open_store
 
-    todo = sweep.remaining(tasks, results_store.done(args.out), retry_failed=args.retry_failed)
+    found: dict[str, str] = {}
+    known: dict[str, cost.Cost] = {}
+    if (args.out / STORE).exists():
+        with open_store(args.out) as store:
+            found = store.statuses([task.key for task in tasks])
+            known = cost.from_rows(islice(store.rows("status = 'ok'"), MOST_ROWS))
+    todo = sweep.remaining(tasks, found, retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
     n_workers = args.workers or 1
     plan: dict[str, Any] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
-    console.show(f"{len(tasks)} cells, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
+    console.show(f"{len(tasks)} tasks, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
     if todo:
-        there = args.out.is_dir()
-        known = (
-            cost.from_rows(results_store.read_extract(args.out, results_store.MOST_ROWS).rows)
-            if there
-            else {}
-        )
         audio = todo[0].recording.audio()
         costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
-        heard = sum({id(one): one.audio_s for one in costs.values()}.values())
-        plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": heard}
+        measured_s = sum({id(one): one.audio_s for one in costs.values()}.values())
+        plan |= {
+            "workers": n_workers,
+            "seconds": took,
+            "seconds_by_stage": stages,
+            "measured_audio_s": measured_s,
+        }
         console.show(
             table([{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()])
         )
         console.show(
-            f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on {heard:.0f} s "
-            "of audio here and by earlier rows; what a cache spares beyond the configuration tried is not in it"
+            f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on "
+            f"{measured_s:.0f} s of audio here and in earlier rows, without the effect of other caches"
         )
     console.document(plan)
     return 0

@@ -1,32 +1,37 @@
-"""The results of a sweep: a file of JSON lines that only ever grows, so that nothing finished can be lost.
+"""The results of a sweep: one SQLite file, ``results.sqlite``, in the sweep's folder.
 
-A row is named by its ``key``, a digest of all it depends on; the newest row of a key counts. A row is complete when its
-line end is there: a crash costs the row that was being written, and the next sweep cuts its beginning off and says so.
+A task has one row, named by its ``key``: a digest of everything that the result depends on. Tables:
 
-A large store has a ledger beside it, of the stretches that were checked row by row when they were written or read:
-their length, their SHA-256, and what each row is of. A stretch that still has its digest needs no second check; one
-that has another is read as if there were no ledger, and so is everything after it.
+* ``results``: one line per row, with the numbers and names that queries need (`COLUMNS`);
+* ``configurations``: each configuration once, as JSON;
+* ``operations``: the latency of each operation in each row, in milliseconds;
+* ``documents``: the whole rows as JSON;
+* ``runs``: a view of ``results`` with the configuration beside it.
+
+SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
+writes. `import_jsonl` converts a store of an earlier version (``results.jsonl``).
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
-import os
-import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from hashlib import sha256
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
+from whisperlab import __version__
+from whisperlab.evaluation.scoring import Score
+from whisperlab.evaluation.scoring.text import TextCounts
 from whisperlab.evaluation.trace import STATISTICS
-from whisperlab.util.errors import MissingDependencyError, SweepError, brief
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.util.files import atomic_path
+from whisperlab.util.json_values import Json
+from whisperlab.util.options import migrated
 from whisperlab.util.validation import (
     AMOUNT_OR_NULL,
     COUNT,
@@ -39,20 +44,46 @@ from whisperlab.util.validation import (
 )
 
 if TYPE_CHECKING:
-    import duckdb
+    import pandas as pd
 
-Row: TypeAlias = dict[str, Any]
 Say: TypeAlias = Callable[[str], object]
 
-STORE = "results.jsonl"
-LEDGER = "results.checked"
+STORE = "results.sqlite"
+OLD_STORE = "results.jsonl"  # of earlier versions
 TRACES = "traces"
-# Of a task: done, stopped by its own error, or stopped because its process died each time. The last is run again by
-# the next sweep: something else may have killed the process.
+# ok: finished. failed: stopped by an error of its own. died: its process was killed on every attempt, perhaps by
+# something else, so the next sweep runs it again.
 STATUSES = ("ok", "failed", "died")
-SCHEMA = 1  # of a row; rows without one are of the first
+SCHEMA = 2  # of a row. 1 (or none): option names of before `TranscriberConfig`
+LAYOUT = 1  # of the tables, in SQLite's user_version
 
-# What the fields of a row may hold; a failed one lacks most.
+
+class Row(TypedDict, total=False):
+    """The result of one configuration on one recording; a failed row has no measurements."""
+
+    key: str
+    schema: int
+    status: str  # one of STATUSES
+    config: dict[str, Any]  # JSON of the options
+    recording: str
+    corpus: str | None
+    split: str | None
+    audio_sha256: str
+    model_digest: str
+    whisperlab: str  # version
+    error: str | None
+    counts: dict[str, Any]  # `Score.to_dict`
+    rates: dict[str, Any]  # `Score.rates`
+    statistics: dict[str, Any]  # of the transcriber
+    trace: str | None  # path relative to the folder
+    duration: float  # seconds of audio
+    compute_s: float | None
+    response_p95_s: float | None
+    peak_rss_bytes: int | None
+    threads: int | None
+    created: str
+
+
 _FIELDS = {
     "schema": COUNT,
     "key": TEXT,
@@ -73,457 +104,446 @@ _FIELDS = {
     "error": TEXT_OR_NULL,
     "trace": TEXT_OR_NULL,
 }
+_REQUIRED = {"key", "status", "config", "recording"}
 
-# Rows are joined to the places of the newest, which are small, so that they themselves pass through one by one.
-_NEWEST = """
-create view results as
-select every.* exclude (place)
-from (select *, row_number() over () as place from every_row) as every
-join (
-    select max(place) as place
-    from (select key, row_number() over () as place from every_row)
-    where key is not null
-    group by key
-) using (place)
+# The columns of ``results`` besides id and config_id. Sums of these columns divide into the rates of several rows.
+COLUMNS = {
+    "key": "text",
+    "recording": "text",
+    "corpus": "text",
+    "split": "text",
+    "status": "text",
+    "error": "text",
+    "version": "text",
+    "created": "text",
+    "duration_s": "real",
+    "compute_s": "real",
+    "response_p95_s": "real",
+    "chunk_p95_ms": "real",
+    "language_id_p95_ms": "real",
+    "self_cost_ns": "real",  # what one measurement adds
+    "peak_rss_bytes": "integer",
+    "threads": "integer",
+    # of the encoder cache; hits by cause are silence, repeat and similar
+    "hits": "integer",
+    "misses": "integer",
+    "silence": "integer",
+    "repeat": "integer",
+    "similar": "integer",
+    "checked": "integer",  # hits that were recomputed
+    "false_hits": "integer",
+    "evictions": "integer",
+    "encode_s": "real",
+    "saved_s": "real",  # what the hits would have taken at the row's mean encode
+    # of the text; null without decoding
+    "errors": "integer",
+    "words": "integer",
+    # speech under a wrong language label: of the final text, or of the frames without decoding
+    "wrong_s": "real",
+    "speech_s": "real",
+    "switches_true": "integer",
+    "switches_found": "integer",
+    "switches_matched": "integer",  # within one second
+    "delays": "text",  # JSON list: seconds from each switch that was found to its decision
+}
+_RATES = {
+    "mixed_error_rate": "1.0 * errors / words",
+    "language_error_rate": "wrong_s / speech_s",
+    "hit_rate": "1.0 * hits / (hits + misses)",
+    "real_time_factor": "compute_s / duration_s",
+}
+_DUCKDB_TYPES = {"text": "varchar", "real": "double", "integer": "bigint"}
+_AMONG = "key in (select value from json_each(?))"
+_TIMINGS = ("count", "total", "p50", "p95", "p99", "max")  # of an operation, in milliseconds
+
+_TABLES = f"""
+create table configurations (config_id integer primary key, digest text unique not null, config text not null);
+create table results (
+    id integer primary key,
+    config_id integer not null references configurations,
+    {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())},
+    {", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items())},
+    unique (key)
+);
+create index results_status on results (key, status);
+create index results_by_configuration on results (config_id);
+create index results_failed on results (status) where status <> 'ok';
+create table operations (
+    id integer, operation text, {", ".join(f'"{name}" real' for name in _TIMINGS)}, primary key (id, operation)
+) without rowid;
+create table documents (id integer primary key, row text not null);
+create view runs as select * from results join configurations using (config_id);
+pragma user_version = {LAYOUT};
 """
-_DAMAGED = "without that line its task runs again with the next sweep into this folder"
-_LARGEST_ROW = 2**26  # bytes of a line that DuckDB is ready for
-MOST_ROWS = 10_000  # more are not read at a time: intervals would hardly become narrower
-_ROWS_TOGETHER = 5000  # of a Parquet file; so many are held in memory
-_RULES = (
-    1  # of the ledger; to be raised whenever rows are checked more strictly, or its lines have another form
-)
-_STRETCH = 2**24  # bytes or more, of what the ledger has a line for
 
 
-def read_rows(out: str | Path) -> list[Row]:
-    """The newest row of every task in a sweep's folder, in the order the tasks were first run.
+def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = __version__) -> str:
+    """SHA-256 over the canonical JSON of everything a result depends on, in hex.
 
-    A last line cut short by a crash is left out. Raises SweepError, with file and line, for a damaged store,
-    and when there is no folder ``out``.
+    Raises ConfigurationError for a configuration that JSON cannot hold.
     """
-    _existing(out)
-    return list({row["key"]: row for row in _each_row(out)}.values())
+    return _digest([dict(config), audio_sha256, model_digest, version])
 
 
-@dataclass(slots=True, frozen=True)
-class Extract:
-    """Some rows of a store, and of how many rows, recordings and failures they are an extract."""
+class ResultsStore:
+    """An open store; also a context manager that closes it. Get one from `open_store`, `write_store` or `in_memory`.
 
-    rows: tuple[Row, ...]
-    n_rows: int
-    n_recordings: int
-    n_failed: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing was left out."""
-        return len(self.rows) == self.n_rows
-
-    def words(self) -> str:
-        """What must be said where something was left out; nothing where all is there."""
-        if self.is_whole:
-            return ""
-        shown = len({row["recording"] for row in self.rows})
-        return (
-            f"made of {len(self.rows):,} of {self.n_rows:,} runs: every configuration over the same {shown:,} of "
-            f"{self.n_recordings:,} recordings, drawn by lot. Of all runs {self.n_failed:,} failed."
-        )
-
-
-def read_extract(out: str | Path, most: int) -> Extract:
-    """The newest rows of a store, or about ``most`` of them: those of some recordings, every configuration on the same.
-
-    Recordings are drawn by the digest of their name, so the same ones every time. Memory grows with the number of rows
-    only by their keys and places, a third of a kilobyte each. Errors as for `read_rows`.
+    Raises SweepError, with the name of the file, when the file is damaged or the disk is full.
     """
-    path = _existing(out)
-    newest = {place.key: place for place in _places(path)}
-    sizes = Counter(place.recording for place in newest.values())
-    n_failed = sum(place.status != "ok" for place in newest.values())
-    chosen: set[str] = set()
-    room = most
-    for recording in sorted(sizes, key=lambda name: sha256(name.encode()).digest()):
-        room -= sizes[recording]
-        if chosen and room < 0:
-            break
-        chosen.add(recording)
-    rows = tuple(_rows_at(path, (place for place in newest.values() if place.recording in chosen)))
-    return Extract(rows, sizes.total(), len(sizes), n_failed)
 
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self.connection, self.name = connection, name
 
-def done(out: str | Path) -> dict[str, str]:
-    """The status of every task in a store, one of `STATUSES`, the newest counting; empty where there is no store.
+    def __enter__(self) -> ResultsStore:
+        return self
 
-    Every row is checked, or was and has not changed since. Raises SweepError for a damaged store.
-    """
-    checked = _Checked(Path(out) / STORE)
-    for _ in checked.rest():
-        pass
-    return checked.statuses
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
 
+    def __len__(self) -> int:
+        return int(self.sql("select count(*) from results")[0][0])
 
-def newest_rows(out: str | Path, keys: Collection[str]) -> dict[str, Row]:
-    """The newest row of each of these keys that has one. Raises SweepError for a damaged store."""
-    path = Path(out) / STORE
-    newest = {place.key: place for place in _places(path) if place.key in keys}
-    return {row["key"]: row for row in _rows_at(path, newest.values())}
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The lines of an SQL query.
 
+        >>> store.sql("select recording, mixed_error_rate from runs where config ->> '$.cache.size' = 50")
+        ... # doctest: +SKIP
+        """
+        with self._explained():
+            return self.connection.execute(query, parameters).fetchall()
 
-def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without groups: their options stand by themselves, with the group's name and a dot before.
+    def statuses(self, keys: Collection[str] | None = None) -> dict[str, str]:
+        """The status of each of these keys that has a row; of all rows by default."""
+        if keys is None or len(keys) > 10_000:  # a scan is faster than so many searches
+            return dict(cast(list[tuple[str, str]], self.sql("select key, status from results")))
+        query = f"select key, status from results where {_AMONG}"
+        return dict(cast(list[tuple[str, str]], self.sql(query, (json.dumps([*keys]),))))
 
-    >>> flat_config({"key": "span", "lid": {"sure": 0.9}})
-    {'key': 'span', 'lid.sure': 0.9}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        inner = (
-            {f"{name}.{option}": one for option, one in value.items()} if isinstance(value, Mapping) else {}
-        )
-        flat.update(inner or {name: value})
-    return flat
+    def rows(self, where: str = "true", parameters: Sequence[object] = ()) -> Iterator[Row]:
+        """Whole rows in the order in which their tasks first ran; ``where`` is an SQL condition on ``runs``."""
+        query = f"select row from runs join documents using (id) where {where} order by id"
+        with self._explained():
+            for (text,) in self.connection.execute(query, parameters):
+                yield json.loads(text)
 
+    def rows_of(self, keys: Collection[str]) -> dict[str, Row]:
+        """The row of each of these keys that has one."""
+        return {row["key"]: row for row in self.rows(_AMONG, (json.dumps([*keys]),))}
 
-def nested_config(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that `flat_config` made flat.
+    def append(self, row: Row) -> None:
+        """Add a row, or replace the one of the same key, in one transaction that is on disk when this returns.
 
-    >>> nested_config({"key": "span", "lid.sure": 0.9})
-    {'key': 'span', 'lid': {'sure': 0.9}}
-    """
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        group, dot, option = name.partition(".")
-        if dot:
-            nested.setdefault(group, {})[option] = value
-        else:
-            nested[name] = value
-    return nested
-
-
-def connect(out: str | Path) -> duckdb.DuckDBPyConnection:
-    """DuckDB over a store, read where it lies: the view ``results`` has the newest row of every task.
-
-    >>> connect("reports/sweep").sql("select recording, rates.mixed_error_rate from results")  # doctest: +SKIP
-    """
-    try:
-        import duckdb
-    except ImportError as error:
-        raise MissingDependencyError("queries need duckdb: pip install 'whisperlab[sweep]'") from error
-    path = Path(out) / STORE
-    if not path.exists():
-        raise SweepError(f"{out} holds no results of a sweep (no {STORE})")
-    connection = duckdb.connect()
-    try:
-        every = connection.read_json(
-            str(path), format="newline_delimited", maximum_object_size=_LARGEST_ROW, ignore_errors=True
-        )
-        every.create_view("every_row")
-        connection.execute(_NEWEST)
-    except duckdb.Error as error:
-        connection.close()
-        raise SweepError(f"{path}: not the results of a sweep: {brief(error)}") from error
-    return connection
-
-
-def to_parquet(out: str | Path, path: str | Path) -> Path:
-    """The newest row of every task as a Parquet file; it appears under its name when it is whole.
-
-    Raises SweepError when it cannot be written.
-    """
-    with connect(out) as connection, atomic_path(path) as unfinished:
-        import duckdb
-
+        Raises SweepError for a row with a field of a wrong type: nothing is written then.
+        """
         try:
-            connection.view("results").write_parquet(str(unfinished), row_group_size=_ROWS_TOGETHER)
-        except duckdb.IOException as error:
-            raise SweepError(f"{path} could not be written: {brief(error)}") from error
-    return Path(path)
+            text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode().decode()
+            check_row(from_json(text))
+            columns = _columns(row)
+        except (ValueError, TypeError) as error:
+            raise SweepError(f"{self.name}: not added, {error}") from error
+        with self._explained("cannot add a result: "), self.connection:
+            self._insert(row, columns, text)
+
+    def to_frame(self, query: str = "select * from runs") -> pd.DataFrame:
+        """A query as a pandas DataFrame; by default all rows with their configurations."""
+        import pandas as pd
+
+        with self._explained():
+            return pd.read_sql_query(query, self.connection)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write all rows as a Parquet file: the columns of ``runs``, and the whole row as JSON text.
+
+        Raises SweepError when the file cannot be written.
+        """
+        try:
+            import duckdb
+        except ImportError as error:
+            raise MissingDependencyError("Parquet needs duckdb: pip install 'whisperlab[sweep]'") from error
+        import pandas as pd
+
+        kinds = {**COLUMNS, **dict.fromkeys(_RATES, "real"), "config": "text", "row": "text"}
+        names = ", ".join(kinds)
+        types = ", ".join(f'"{name}" {_DUCKDB_TYPES[kind]}' for name, kind in kinds.items())
+        query = f"select {names} from runs join documents using (id) order by id"
+        try:
+            with (
+                atomic_path(path) as unfinished,
+                TemporaryDirectory(dir=unfinished.parent) as scratch,
+                duckdb.connect(f"{scratch}/rows") as table,  # on disk: rows may not fit in memory
+            ):
+                table.execute(f"create table rows ({types})")
+                with self._explained():
+                    for part in pd.read_sql_query(query, self.connection, chunksize=5000, dtype="object"):
+                        table.append("rows", part)
+                table.table("rows").write_parquet(str(unfinished))
+        except (duckdb.Error, OSError) as error:
+            raise SweepError(f"{path} could not be written: {error}") from error
+        return Path(path)
+
+    def _insert(self, row: Row, columns: Mapping[str, object], text: str) -> None:
+        execute = self.connection.execute
+        config = _canonical(row["config"])
+        digest = hashlib.sha256(config.encode()).hexdigest()
+        execute("insert or ignore into configurations (digest, config) values (?, ?)", (digest, config))
+        (config_id,) = execute("select config_id from configurations where digest = ?", (digest,)).fetchone()
+        values = {"config_id": config_id, **columns}
+        old = execute("select id from results where key = ?", (row["key"],)).fetchone()
+        if old:
+            values["id"] = old[0]
+            execute("delete from operations where id = ?", old)
+        (id_,) = execute(
+            f"insert or replace into results ({', '.join(values)}) "
+            f"values ({', '.join('?' * len(values))}) returning id",
+            tuple(values.values()),
+        ).fetchone()
+        execute("insert or replace into documents values (?, ?)", (id_, text))
+        timings = (row.get("statistics") or {}).get("performance") or {}
+        self.connection.executemany(
+            f"insert into operations values (?, ?, {', '.join('?' * len(_TIMINGS))})",
+            [
+                (id_, name, *map(timing.get, _TIMINGS))
+                for name, timing in timings.items()
+                if timing.get("count")
+            ],
+        )
+
+    @contextmanager
+    def _explained(self, doing: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise SweepError(f"{self.name}: {doing}{error}") from error
+
+
+def open_store(folder: str | Path) -> ResultsStore:
+    """Open the store of a folder for reading.
+
+    Raises SweepError when there is none, when it is damaged, and when only a store of an earlier version is there.
+    """
+    path = _existing(Path(folder))
+    if not path.exists():
+        raise SweepError(f"{folder} holds no results of a sweep (no {STORE})")
+    uri = path.absolute().as_uri()
+    try:
+        return _checked(ResultsStore(_connect(f"{uri}?mode=ro"), str(path)))
+    except SweepError:
+        if path.with_name(f"{STORE}-wal").exists():
+            raise
+        return _checked(ResultsStore(_connect(f"{uri}?immutable=1"), str(path)))  # the folder is read-only
 
 
 @contextmanager
-def sole_writer(out: Path) -> Iterator[None]:
-    """Make the folder and hold it against another sweep; the system lets go when a process dies."""
-    (out / TRACES).mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SweepError(f"another sweep is running in {out}") from error
-        yield
+def write_store(folder: str | Path) -> Iterator[ResultsStore]:
+    """Open the store of a folder for writing, and make both if they are not there.
 
-
-class Writer:
-    """A store that only this process adds to; ``statuses`` is what `done` says of it, at any moment.
-
-    Reads what is there and checks it as `done` does, and keeps the ledger. A store that a crash cut short has to go
-    through `repair` first. Raises SweepError for a damaged store.
+    Raises SweepError while another process writes to it, and as `open_store` does.
     """
+    from filelock import FileLock, Timeout
 
-    def __init__(self, out: Path) -> None:
-        self._path, self._ledger = out / STORE, out / LEDGER
-        self._stretch = _Stretch()
-        checked = _Checked(self._path)
-        self.statuses = checked.statuses
-        self._has_ledger = _cut(self._ledger, checked.ledger_bytes)
-        for line, row in checked.rest():
-            self._note(line, row)
-
-    def append(self, row: Row) -> None:
-        """Add a row, as `append` does. Raises SweepError, too, for a row that would not be read again as one."""
-        line = _encoded(row)
-        try:
-            _checked(line)
-        except ValueError as error:
-            raise SweepError(f"{self._path}: nothing was added: {error}") from error
-        _add(self._path, line)
-        self.statuses[row["key"]] = row["status"]
-        self._note(line, row)
-
-    def _note(self, line: bytes, row: Row) -> None:
-        self._stretch.add(line, row)
-        if self._stretch.n_bytes >= _STRETCH:
-            if self._has_ledger:
-                # without that line the next sweep takes longer to begin, no more
-                with suppress(OSError), self._ledger.open("ab") as ledger:
-                    ledger.write(self._stretch.to_line())
-            self._stretch = _Stretch()
-
-
-def _cut(ledger: Path, n_bytes: int) -> bool:
-    """Cut off what is not true of a ledger, for what comes behind it would not be believed; whether it may go on."""
+    (Path(folder) / TRACES).mkdir(parents=True, exist_ok=True)
+    path = _existing(Path(folder))
     try:
-        if ledger.exists() and ledger.stat().st_size != n_bytes:
-            os.truncate(ledger, n_bytes)
-    except OSError:
-        return False
-    return True
+        with (
+            FileLock(path.with_name(".lock"), timeout=0),
+            ResultsStore(_connect(path.absolute().as_uri()), str(path)) as store,
+        ):
+            store.sql("pragma journal_mode = wal")
+            store.sql("pragma synchronous = full")  # a commit is on disk when it returns
+            if not store.sql("pragma user_version")[0][0]:
+                _create(store)
+            yield _checked(store)
+    except Timeout as error:
+        raise SweepError(f"another sweep is running in {folder}") from error
 
 
-def append(path: Path, row: Row) -> None:
-    """Add one row in a single write, so that an interrupt comes before or after it, and force it to disk."""
-    _add(path, _encoded(row))
+def in_memory(rows: Iterable[Row]) -> ResultsStore:
+    """A store without a file, for rows that need not come from a sweep; a row without a key gets a number as key."""
+    store = ResultsStore(_connect(":memory:"), "rows")
+    _create(store)
+    for number, given in enumerate(rows):
+        row: Row = {"key": str(number), **given}  # type: ignore[misc]
+        if missing := sorted(_REQUIRED - row.keys()):
+            raise SweepError(f"a row of a sweep needs {', '.join(missing)}: {row!r:.200}")
+        store._insert(row, _columns(row), json.dumps(row))
+    return store
 
 
-def _encoded(row: Row) -> bytes:
-    return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def read_rows(folder: str | Path) -> list[Row]:
+    """All rows of a folder, in the order in which their tasks first ran; none when the folder has no store.
+
+    Raises SweepError when the folder does not exist; otherwise as `open_store`.
+    """
+    if not _existing(Path(folder)).exists():
+        return []
+    with open_store(folder) as store:
+        return list(store.rows())
 
 
-def _add(path: Path, line: bytes) -> None:
+def check_row(value: object) -> Row:
+    """A row as it came from JSON. Raises ValueError, which says what is wrong with it."""
+    if not isinstance(value, dict) or not value.keys() >= _REQUIRED:
+        raise ValueError(f"not a row of a sweep: {str(value)[:100]}")
+    if wrong := wrong_field(value, _FIELDS):
+        raise ValueError(f"not a row of a sweep: {wrong}")
+    if value.get("schema", 1) > SCHEMA:
+        raise ValueError(f"schema {value['schema']}; this version reads {SCHEMA}")
+    return cast(Row, value)
+
+
+def import_jsonl(folder: str | Path) -> int:
+    """Convert the store of an earlier version, ``results.jsonl``, to ``results.sqlite`` beside it; returns its rows.
+
+    Of several rows of one key the last one is taken. A last line without a line end, which a crash left behind, is
+    skipped. Option names become today's (`migrated_row`). The old file stays. Raises SweepError when the folder already
+    has a store, and for a damaged line, with its number.
+    """
+    path, old = Path(folder) / STORE, Path(folder) / OLD_STORE
+    if path.exists():
+        raise SweepError(f"{path} exists already; move it away to import {old} again")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with (
+            old.open("rb") as lines,
+            atomic_path(path) as unfinished,
+            ResultsStore(_connect(unfinished.absolute().as_uri()), str(path)) as store,
+        ):
+            _create(store)
+            with store._explained("cannot add a result: "), store.connection:
+                for number, line in enumerate(takewhile(lambda line: line.endswith(b"\n"), lines), 1):
+                    row = _imported(old, number, line)
+                    store._insert(row, _columns(row), json.dumps(row, ensure_ascii=False))
+            return len(store)
     except OSError as error:
-        raise SweepError(f"{path}: cannot add a result: {error.strerror}") from error
-    if written < len(line):
-        raise SweepError(f"{path}: the disk took {written} of the {len(line)} bytes of a result")
+        raise SweepError(f"{old} cannot be imported: {error}") from error
 
 
-def repair(out: Path, say: Say) -> int:
-    """Cut off a last line that a crash left unfinished; returns how many bytes went."""
-    path = out / STORE
-    torn = _torn_bytes(path) if path.exists() else 0
-    if torn:
-        os.truncate(path, path.stat().st_size - torn)
-        say(f"{path}: the last line was cut short; removed its {torn} bytes, that task runs again")
-    return torn
+def _imported(old: Path, number: int, line: bytes) -> Row:
+    try:
+        return migrated_row(check_row(from_json(line)))
+    except ValueError as error:
+        raise SweepError(f"{old}:{number}: {error}; delete the line to run its task again") from error
 
 
-def _torn_bytes(path: Path, block: int = 2**16) -> int:
-    """Bytes after the last line end; a row is complete when its line end is there."""
-    size = at = path.stat().st_size
-    with path.open("rb") as file:
-        while at > 0:
-            start = max(at - block, 0)
-            file.seek(start)
-            found = file.read(at - start).rfind(b"\n")
-            if found >= 0:
-                return size - (start + found + 1)
-            at = start
-    return size
+def migrated_row(row: Row) -> Row:
+    """A row of any schema in today's: option names, the name of the cache key ``similar``, and the key that follows."""
+    from whisperlab.config import TranscriberConfig
+
+    if row.get("schema", 1) == SCHEMA:
+        return row
+    causes = ((row.get("statistics") or {}).get("encoder_cache") or {}).get("hits_by_cause")
+    if causes and "near" in causes:
+        causes["similar"] = causes.pop("near")
+    config = migrated({name: value for name, value in row["config"].items() if name != "model"})
+    changed: Row = {**row, "schema": SCHEMA, "config": config}
+    try:
+        complete = TranscriberConfig.from_json(config)
+        key = task_key(complete.changes(), row["audio_sha256"], row["model_digest"], row["whisperlab"])
+        return {**changed, "config": complete.to_json(), "key": key}
+    except (ConfigurationError, KeyError):  # an option that is gone, or a row that cannot be resumed anyway
+        return changed
 
 
-def _existing(out: str | Path) -> Path:
-    """The store of a folder that is there."""
-    path = Path(out) / STORE
-    if not path.parent.is_dir():
-        raise SweepError(f"{out}: no such folder, so no sweep in it")
+def _existing(folder: Path) -> Path:
+    """The path of the store of a folder, which exists and has no old store alone in it."""
+    path = folder / STORE
+    if not folder.is_dir():
+        raise SweepError(f"{folder}: no such folder")
+    if (old := folder / OLD_STORE).exists() and not path.exists():
+        raise SweepError(
+            f"{old} was written by an earlier version; `whisperlab sweep --import {folder}` converts it"
+        )
     return path
 
 
-def _lines(path: Path, at: int = 0) -> Iterator[bytes]:
-    """The complete lines of a store from a byte on, one after the other; none where there is no file."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        file.seek(at)
-        yield from takewhile(lambda line: line.endswith(b"\n"), file)  # only the last can be unfinished
-
-
-def _each_row(out: str | Path) -> Iterator[Row]:
-    """The rows of a store one after the other, those that newer ones of their key replace among them.
-
-    None where there is no store. Raises SweepError for a damaged one.
-    """
-    path = Path(out) / STORE
-    return (_row(path, number, line) for number, line in enumerate(_lines(path), 1))
-
-
-class _Stretch:
-    """Some rows of a store that lie together and were checked; a line of the ledger begins with its own digest."""
-
-    def __init__(self) -> None:
-        self.n_bytes = 0
-        self._digest = sha256()
-        self._rows: list[tuple[str, str, str, int]] = []
-
-    def add(self, line: bytes, row: Row) -> None:
-        self.n_bytes += len(line)
-        self._digest.update(line)
-        self._rows.append((row["key"], row["status"], row["recording"], len(line)))
-
-    def to_line(self) -> bytes:
-        entry = {"rules": _RULES, "sha256": self._digest.hexdigest(), "rows": self._rows}
-        told = json.dumps(entry).encode()
-        return sha256(told).hexdigest().encode() + b" " + told + b"\n"
-
-
-class _Place(NamedTuple):
-    """Where a row lies in a store, its line's number, and what it is of."""
-
-    key: str
-    status: str
-    recording: str
-    number: int
-    at: int
-    n_bytes: int
-
-    @property
-    def end(self) -> int:
-        """The byte after it."""
-        return self.at + self.n_bytes
-
-
-class _Checked:
-    """What a store says is done: of the rows that were checked before, and of the `rest` once that was read.
-
-    ``ledger_bytes`` is how much of the ledger is still true.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.statuses: dict[str, str] = {}
-        self.ledger_bytes = self._end = self._n_rows = 0
-        self._path = path
-        for places, n_bytes in _known(path):
-            self.statuses.update((place.key, place.status) for place in places)
-            self.ledger_bytes += n_bytes
-            self._end, self._n_rows = places[-1].end, places[-1].number
-
-    def rest(self) -> Iterator[tuple[bytes, Row]]:
-        """The other rows with their lines, each checked now."""
-        for number, line in enumerate(_lines(self._path, self._end), self._n_rows + 1):
-            row = _row(self._path, number, line)
-            self.statuses[row["key"]] = sys.intern(row["status"])
-            yield line, row
-
-
-def _known(path: Path) -> Iterator[tuple[list[_Place], int]]:
-    """The stretches of a store that are as they were when they were checked, and how long their ledger lines are.
-
-    What cannot be read of a ledger is not believed, and nothing behind it.
-    """
-    at = number = 0
+def _connect(uri: str) -> sqlite3.Connection:
     try:
-        for line in _lines(path.with_name(LEDGER)) if path.exists() else ():
-            places, digest = _entry(line, number, at)
-            if _digest(path, at, places[-1].end) != digest:
-                return
-            yield places, len(line)
-            at, number = places[-1].end, places[-1].number
-    except (OSError, ValueError, LookupError, TypeError, OverflowError):
-        return
+        return sqlite3.connect(uri, uri=True, timeout=30)
+    except sqlite3.Error as error:
+        raise SweepError(f"{uri.removeprefix('file://').partition('?')[0]}: {error}") from error
 
 
-def _entry(line: bytes, number: int, at: int) -> tuple[list[_Place], str]:
-    """The places that a line of the ledger tells of, behind so many rows and bytes, and the digest of what is there."""
-    own, _, told = line.rstrip(b"\n").partition(b" ")
-    entry = json.loads(told)
-    if sha256(told).hexdigest().encode() != own or entry["rules"] != _RULES:
-        raise ValueError("damaged, or by other rules")
-    places = []
-    for key, status, recording, n_bytes in entry["rows"]:
-        number += 1
-        places.append(_Place(key, sys.intern(status), sys.intern(recording), number, at, n_bytes))
-        at += n_bytes
-    return places, entry["sha256"]
+def _create(store: ResultsStore) -> None:
+    with store._explained():
+        store.connection.executescript(f"begin; {_TABLES} commit;")
 
 
-def _digest(path: Path, start: int, end: int) -> str:
-    """SHA-256 of a stretch of a file, in hex; of what there is of it, where the file ends before."""
-    with path.open("rb") as file:
-        file.seek(start)
-        return sha256(file.read(end - start)).hexdigest()
-
-
-def _places(path: Path) -> Iterator[_Place]:
-    """Where every row of a store lies."""
-    at = n_rows = 0
-    for places, _ in _known(path):
-        yield from places
-        at, n_rows = places[-1].end, places[-1].number
-    for number, line in enumerate(_lines(path, at), n_rows + 1):
-        yield _Place(*_glance(path, number, line), number, at, len(line))
-        at += len(line)
-
-
-def _rows_at(path: Path, places: Iterable[_Place]) -> Iterator[Row]:
-    """Some rows of a store, in the order of their lines."""
-    wanted = sorted(places, key=lambda place: place.at)
-    if not wanted:
-        return
-    with path.open("rb") as file:
-        for place in wanted:
-            file.seek(place.at)
-            yield _row(path, place.number, file.read(place.n_bytes))
-
-
-# What a row begins with, as `append` has always written it; rows that begin otherwise are read whole.
-_BEGINNING = re.compile(
-    rb'\{"key": "([0-9a-f]{64})", "status": "(ok|failed)", .{0,4000}?"recording": "([^"\\]{1,200})", "corpus"'
-)
-
-
-def _glance(path: Path, number: int, line: bytes) -> tuple[str, str, str]:
-    """Key, status and recording."""
-    if found := _BEGINNING.match(line):
-        key, status, recording = (group.decode(errors="replace") for group in found.groups())
-    else:
-        row = _row(path, number, line)
-        key, status, recording = row["key"], row["status"], row["recording"]
-    return key, sys.intern(status), sys.intern(recording)
-
-
-def _row(path: Path, number: int, line: bytes) -> Row:
+def _checked(store: ResultsStore) -> ResultsStore:
+    """The store itself if it can be read by this version; otherwise it is closed."""
     try:
-        return _checked(line)
-    except ValueError as error:
-        raise SweepError(f"{path}:{number}: {error}; {_DAMAGED}") from error
+        layout = store.sql("pragma user_version")[0][0]
+        tables = {name for (name,) in store.sql("select name from sqlite_master")}
+        if layout > LAYOUT or not {"results", "documents"} <= tables:
+            raise SweepError(f"{store.name}: not a results store that this version reads (layout {layout})")
+    except SweepError:
+        store.connection.close()
+        raise
+    return store
 
 
-def _checked(line: bytes) -> Row:
-    """A row out of its line. Raises ValueError, which says what else it is."""
+def _columns(row: Row) -> dict[str, object]:
+    """The values of `COLUMNS` for a row; null for what it has not measured."""
+    statistics: Json = row.get("statistics") or {}
+    timings: Json = statistics.get("performance") or {}
+    own: dict[str, object] = {name: row.get(name) for name in COLUMNS if name in Row.__annotations__}
+    return {
+        **own,
+        "version": row.get("whisperlab"),
+        "duration_s": row.get("duration"),
+        "self_cost_ns": statistics.get("self_cost_ns"),
+        "chunk_p95_ms": (timings.get("chunk.total") or {}).get("p95"),
+        "language_id_p95_ms": (timings.get("lid.total") or {}).get("p95"),
+        **_cache_columns(statistics.get("encoder_cache") or {}, timings.get("lid.encoder_forward") or {}),
+        **(
+            _score_columns(Score.from_dict(row["counts"]), decodes(row["config"]))
+            if row.get("counts")
+            else {}
+        ),
+    }
+
+
+def decodes(config: Json) -> bool:
+    """Whether a configuration decodes text, which is the default."""
+    return bool(config.get("decode", True))
+
+
+def _cache_columns(cache: Json, encodes: Json) -> dict[str, object]:
+    if not cache:
+        return {}
+    causes, shadow = cache.get("hits_by_cause") or {}, cache.get("shadow") or {}
+    return {
+        **{name: cache.get(name, 0) for name in ("hits", "misses", "evictions")},
+        **{name: causes.get(name, 0) for name in ("silence", "repeat")},
+        "similar": causes.get("similar", causes.get("near", 0)),
+        **{name: shadow.get(name, 0) for name in ("checked", "false_hits")},
+        "encode_s": (encodes.get("total") or 0.0) / 1000,
+        "saved_s": cache.get("hits", 0) * (encodes.get("mean") or 0.0) / 1000,
+    }
+
+
+def _score_columns(score: Score, has_text: bool) -> dict[str, object]:
+    text = sum(score.text.values(), TextCounts())
+    labels = score.labels if has_text else score.frame_labels
+    return {
+        "errors": text.errors if has_text else None,
+        "words": text.reference_words if has_text else None,
+        "wrong_s": labels.wrong_s,
+        "speech_s": labels.speech_s,
+        "switches_true": score.switches.true,
+        "switches_found": score.switches.found,
+        "switches_matched": score.switches.matched["1"],
+        "delays": json.dumps(score.delays),
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _canonical(value: object) -> str:
+    """JSON with sorted keys, so that equal values have equal text."""
     try:
-        row = from_json(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(row, dict) or not {"key", "status", "config", "recording"} <= row.keys():
-        raise ValueError(f"not a row of a sweep: {line[:100]!r}")
-    if wrong := wrong_field(row, _FIELDS):
-        raise ValueError(f"not a row of a sweep: {wrong}")
-    if row.get("schema", 1) > SCHEMA:
-        raise ValueError(f"schema {row['schema']}, and this whisperlab knows {SCHEMA}")
-    return row
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"a configuration must be plain JSON, got {value!r:.200}: {error}"
+        ) from error

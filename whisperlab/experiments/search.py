@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 import pandas as pd
 
+from whisperlab.config import TranscriberConfig
 from whisperlab.experiments.pareto import pareto_front
-from whisperlab.experiments.results_store import Row, Say, newest_rows
+from whisperlab.experiments.results_store import Row, Say, open_store
 from whisperlab.experiments.search_space import Space, Values
-from whisperlab.experiments.sweep import Config, MakeTranscriber, Task, plan, run_sweep, summarise
+from whisperlab.experiments.sweep import MakeTranscriber, Task, plan, run_sweep, summarise
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
-from whisperlab.util.json_values import JsonValue
+from whisperlab.util.json_values import Json, JsonValue
 
 if TYPE_CHECKING:
     import optuna
@@ -65,7 +66,7 @@ class Trial:
 
     number: int
     values: Values
-    config: Config
+    config: TranscriberConfig
     objectives: tuple[float, ...] | None
     error: str | None
 
@@ -111,7 +112,7 @@ def search(
     model_digest: str,
     method: Method = "adaptive",
     seed: int = 0,
-    shared: Config | None = None,
+    shared: Json | None = None,
     **options: Unpack[RunOptions],
 ) -> SearchResult:
     """Run ``trials`` configurations of a space over all recordings, as rows of the store in ``out``.
@@ -141,11 +142,14 @@ def search(
     made: list[Trial] = []
     found = ran = 0
     for batch in _batches(space, trials, method, seed, made):
-        configs = [{**(shared or {}), **space.configuration(values)} for values in batch]
+        configs = [
+            TranscriberConfig.from_json({**(shared or {}), **space.configuration(values)}) for values in batch
+        ]
         outcome = run_sweep(configs, recordings, out, model_digest=model_digest, **options)
         found, ran = found + outcome.found, ran + outcome.ran
         keys = [[task.key for task in plan([config], recordings, model_digest)] for config in configs]
-        rows = newest_rows(out, {*chain(*keys)})
+        with open_store(out) as store:
+            rows = store.rows_of({*chain(*keys)})
         for values, config, own in zip(batch, configs, keys, strict=True):
             made.append(_trial(len(made), values, config, [rows[key] for key in own]))
         say(_progress(SearchResult(tuple(made), found, ran), trials))
@@ -222,7 +226,7 @@ def _quiet() -> Iterator[ModuleType]:
         optuna.logging.set_verbosity(before)
 
 
-def _trial(number: int, values: Values, config: Config, rows: Sequence[Row]) -> Trial:
+def _trial(number: int, values: Values, config: TranscriberConfig, rows: Sequence[Row]) -> Trial:
     broken = next((row for row in rows if row["status"] != "ok"), None)
     if broken:
         return Trial(number, values, config, None, f"{broken['recording']}: {broken['error']}")

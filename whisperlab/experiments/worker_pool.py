@@ -1,267 +1,119 @@
-"""Worker processes that share what is heavy: one process makes the work, and forks the workers from itself.
+"""Worker processes: `concurrent.futures.ProcessPoolExecutor`, one executor per worker.
 
-A fork shares all memory until somebody writes to it. Weights that a library has laid out for the processor can be
-shared in no other way: they cannot be sent, and made again they are there twice. The process that drives may have
-threads, whose locks a fork would copy in whatever state they are, so the *nursery* is a fresh process that drives
-nothing, computes on one thread, and has no pool of threads that its workers would miss.
+When a process of an executor dies, the executor fails as a whole. With one worker per executor a death therefore costs
+exactly the task of that worker.
 
-Workers end when the driver process is gone, also in the middle of a task: the pipe between them is closed then. The
-death of the nursery ends no worker. Another nursery is opened when the next worker is hired.
+Workers are started with *spawn*: they have the environment and the folder of today, and no locks of the driver's
+threads. Each loads its own model; the file of the weights is shared through the page cache. Workers end when the driver
+ends, also in the middle of a task: they wait for the other end of a pipe to close.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import pickle
-import select
 import signal
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing import Pipe, get_context
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from multiprocessing.reduction import recv_handle, send_handle
-from pathlib import Path
 from threading import Thread
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeAlias, TypeVar
 
-from whisperlab.util.errors import WhisperlabError
-from whisperlab.util.memory import trim_heap
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Work = Callable[[Task], Result]
+Work: TypeAlias = Callable[[Task], Result]
 
-OPENINGS = 5  # times in a row that a nursery may die before it has made a worker
-
-
-class WorkerDiedError(Exception):
-    """A worker is gone with its task; whoever hired it decides what that means."""
-
-
-@dataclass(slots=True, frozen=True)
-class Memory:
-    """Bytes of some processes: ``resident`` as if each were alone, ``together`` with shared pages counted once."""
-
-    processes: int
-    resident: int
-    together: int
-
-    def words(self) -> str:
-        """The figures in a sentence."""
-        mib = self.together >> 20, self.resident >> 20
-        return f"{self.processes} processes took {mib[0]:,} MiB together; unshared it would be {mib[1]:,} MiB"
+WorkerDiedError = BrokenProcessPool  # the exception of the future of a task whose process died
 
 
 class Worker(Generic[Task, Result]):
-    """One worker, as the driver process sees it.
+    """A process that does one task after the other. Close it, or use it as a context manager.
 
-    ``desk`` is readable when the worker is ready for its first task, when it has an answer, or when it has died.
-    ``ready`` is whether its first message was read.
-    """
-
-    __slots__ = ("desk", "ready")
-
-    def __init__(self, desk: Connection) -> None:
-        self.desk = desk
-        self.ready = False
-
-    def give(self, task: Task) -> None:
-        """Send a task. `result` tells if the worker died meanwhile."""
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.desk.send(task)
-
-    def wait(self) -> None:
-        """Wait until the worker is ready for its first task. Raises `WorkerDiedError`."""
-        if not self.ready:
-            self._receive()
-            self.ready = True
-
-    def result(self) -> Result:
-        """Wait for the answer to a task. Raises what the work raised, or `WorkerDiedError`."""
-        self.wait()
-        fine, answer = self._receive()
-        if fine:
-            made: Result = answer
-            return made
-        raise answer
-
-    def _receive(self) -> Any:
-        try:
-            return self.desk.recv()
-        except (EOFError, ConnectionResetError) as error:
-            self.desk.close()
-            raise WorkerDiedError from error
-
-
-class Nursery(Generic[Task, Result]):
-    """Where workers come from. Close it, or use it as a context: that ends all of them at once.
+    A process that died is replaced when the next task is submitted.
 
     Args:
-        factory: importable by name, or `functools.partial` of such a function; called once, in the nursery.
+        factory: makes the work; importable by name, or `functools.partial` of such a function. It is called in the
+            process, before the first task. An error of it is the error of every task.
     """
+
+    __slots__ = ("_executor", "_factory", "_lifeline")
 
     def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
         self._factory = factory
-        self._workers: list[Worker[Task, Result]] = []
-        self._n_ready = self._deaths = 0
         self._open()
 
-    def __enter__(self) -> Nursery[Task, Result]:
+    def __enter__(self) -> Worker[Task, Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def hire(self) -> Worker[Task, Result]:
-        """A new worker, at once; it is ready when the work is made. Opens another nursery if this one died.
+    def submit(self, task: Task) -> Future[Result]:
+        """Send a task; the first one starts the process.
 
-        Raises WhisperlabError when nurseries die `OPENINGS` times in a row before they have made a worker.
+        The future raises what the work raised, or `WorkerDiedError` if the process died with the task.
         """
-        ours, theirs = Pipe()
-        while True:
-            try:
-                send_handle(self._orders, theirs.fileno(), self._process.pid)
-                break
-            except (BrokenPipeError, ConnectionResetError):
-                self._open_again()
-        theirs.close()
-        self._workers.append(Worker(ours))
-        return self._workers[-1]
-
-    def memory(self) -> Memory:
-        """What the nursery and its workers occupy now, as /proc/PID/smaps_rollup has it; zeros where there is none."""
-        members = [
-            int(path.name) for path in Path("/proc").glob("[0-9]*") if _group(path) == self._process.pid
-        ]
-        found = [_smaps(pid) for pid in members]
-        return Memory(len(found), sum(one[0] for one in found), sum(one[1] for one in found))
+        try:
+            return self._submit(task)
+        except BrokenProcessPool:
+            self.close()
+            self._open()
+            return self._submit(task)
 
     def close(self) -> None:
-        """End the nursery and its workers, whatever they are doing."""
-        for worker in self._workers:
-            worker.desk.close()
-        self._orders.close()
-        assert self._process.pid is not None
-        with suppress(ProcessLookupError, PermissionError):  # before it has a group of its own
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join()
+        """End the process, whatever it is doing."""
+        self._lifeline.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _open(self) -> None:
         context = get_context("spawn")
-        self._orders, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(
-            target=_nurse, args=(theirs, self._factory), daemon=True
-        )
-        with no_interrupts():
-            self._process.start()
-        theirs.close()
+        reader, self._lifeline = context.Pipe(duplex=False)
+        with _safe_path():  # this starts multiprocessing's resource tracker
+            self._executor = ProcessPoolExecutor(1, context, initializer=_start, initargs=(reader,))
 
-    def _open_again(self) -> None:
-        """Open another nursery in place of one that died. Workers of the old one go on."""
-        n_ready = sum(worker.ready for worker in self._workers)
-        self._deaths = self._deaths + 1 if n_ready == self._n_ready else 1
-        self._n_ready = n_ready
-        self._orders.close()
-        self._process.kill()
-        self._process.join()
-        if self._deaths == OPENINGS:
-            raise WhisperlabError(
-                f"the process that forks the workers died {OPENINGS} times before a worker was ready: "
-                "was there enough memory?"
-            )
-        self._open()
+    def _submit(self, task: Task) -> Future[Result]:
+        with no_interrupts(), _safe_path():
+            return self._executor.submit(_do, self._factory, task)
 
 
-def _nurse(orders: Connection, factory: Callable[[], Work[Any, Any]]) -> None:
-    """The nursery itself: make the work, then a worker for every pipe that comes."""
-    os.setpgid(0, 0)  # to be ended, and counted, with all its workers
-    import torch
-
-    torch.set_num_threads(1)
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Interpreters started within do not import from the current folder (``python -P``)."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
-        work = factory()
-    except Exception as error:
-        work = _refusal(error)
-    _settle()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the dead
-    while True:
-        try:
-            handle = recv_handle(orders)
-            is_worker = os.fork() == 0
-        except (EOFError, OSError):
-            return
-        if is_worker:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            orders.close()
-            _serve(Connection(handle), work)
-        os.close(handle)
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
-def _settle() -> None:
-    """Leave workers little to write to: objects out of the collector's way, free pages given back."""
-    gc.collect()
-    gc.freeze()
-    trim_heap()
+_work: Callable[[object], object] | None = None  # of this worker process
 
 
-def _serve(desk: Connection, work: Work[Any, Any]) -> NoReturn:
-    """A worker: one task after the other until the driver process is gone."""
-    Thread(target=_end_with, args=(desk.fileno(),), daemon=True).start()
-    with suppress(EOFError, OSError):
-        desk.send(None)  # ready
-        while True:
-            task = desk.recv()
-            try:
-                answer = True, work(task)
-            except Exception as error:
-                answer = False, _portable(error)
-            desk.send(answer)
+def _start(lifeline: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+
+
+def _end_with(lifeline: Connection) -> NoReturn:
+    """End this process when the driver closes the pipe or ends itself."""
+    with suppress(OSError):
+        lifeline.poll(None)
     os._exit(0)
 
 
-def _end_with(handle: int) -> NoReturn:
-    """End this process when the other end of a socket is closed."""
-    poll = select.poll()
-    poll.register(handle, 0)  # a hang-up is always reported
-    poll.poll()
-    os._exit(0)
+def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
+    global _work
+    if _work is None:
+        import torch
 
-
-def _refusal(error: Exception) -> Work[Any, Any]:
-    """Work that could not be made, so that its error is that of the first task."""
-
-    def work(task: Any) -> NoReturn:
-        raise error
-
-    return work
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or its words where it cannot be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def _group(process: Path) -> int | None:
-    """The group of a process in /proc; None for one that ended meanwhile."""
-    try:
-        return int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[2])
-    except (OSError, ValueError):
-        return None
-
-
-def _smaps(pid: int) -> tuple[int, int]:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-    except OSError:
-        return 0, 0
-    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines()[1:]}
-    return sizes["Rss"], sizes["Pss"]
+        torch.set_num_threads(1)
+        _work = factory()  # type: ignore[assignment]
+    return _work(task)  # type: ignore[misc,return-value]

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from whisperlab.report.figures import timeline_figure
 from whisperlab.report.index import write_index
-from whisperlab.report.sweep import SweepReport, from_rows, from_traces
+from whisperlab.report.sweep import SweepReport, from_rows, from_store, from_traces
 
-__all__ = ["SweepReport", "from_rows", "from_traces", "timeline_figure", "write_index"]
+__all__ = ["SweepReport", "from_rows", "from_store", "from_traces", "timeline_figure", "write_index"]

@@ -1,7 +1,7 @@
-"""Rows of a sweep added up per configuration: counts first, rates from the sums.
+"""The rows of a sweep added up per configuration, by SQL: counts first, rates from the sums.
 
-A row is what the sweep's results store holds: one configuration run over one recording. Percentiles cannot
-be added, so latency is carried as what can be said truly of several runs: totals, and the worst percentile.
+Percentiles of separate runs cannot be added. Of latencies there are totals, the median of the medians, and the worst
+percentile of any run.
 """
 
 from __future__ import annotations
@@ -9,35 +9,41 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any
+from dataclasses import astuple, dataclass, fields, replace
+from functools import cache
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whisperlab.evaluation.scoring import wilson
-from whisperlab.evaluation.scoring.summary import Score, bootstrap_interval, pooled
-from whisperlab.util.errors import SweepError
-
-Json = Mapping[str, Any]
+from whisperlab.evaluation.scoring.latency import percentile
+from whisperlab.experiments.results_store import ResultsStore, decodes
+from whisperlab.util.json_values import Json
+from whisperlab.util.options import flat
 
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
+# Results with all details; tables show no more.
+MAX_SAMPLED = 500
+MAX_TIMED = 40
+KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "language_id.hop_ms"
 
-_REQUIRED = ("config", "recording", "status")
 _PLAIN_NAMES = {
-    "cache_size": "{} entries",
-    "hash_precision": "precision {}",
-    "key": "{}",
-    "lid_hop_ms": "hop {} ms",
+    SIZE: "{} entries",
+    PRECISION: "precision {}",
+    KEY: "{}",
+    HOP: "hop {} ms",
 }
+Run: TypeAlias = Mapping[str, Any]  # a line of the table ``results``
 
 
 @dataclass(slots=True, frozen=True)
-class CacheTally:
+class CacheCounts:
     """What the encoder cache did, as counts that add up over recordings.
 
-    ``silence``, ``repeat`` and ``similar`` are the hits by cause; ``checked`` hits were recomputed and
-    ``false_hits`` of them gave another language than the audio at hand. ``encode_s`` is the time spent in
-    the encoder for language-ID, ``saved_s`` what the hits would have cost at that run's mean encode.
+    ``silence``, ``repeat`` and ``similar`` are the hits by cause. ``checked`` hits were recomputed; ``false_hits`` of
+    them gave another language than the audio that was looked up. ``encode_s`` is the time in the encoder for
+    language-ID, ``saved_s`` what the hits would have taken at the mean encode of their run.
     """
 
     hits: int = 0
@@ -51,25 +57,28 @@ class CacheTally:
     encode_s: float = 0.0
     saved_s: float = 0.0
 
-    def __add__(self, other: CacheTally) -> CacheTally:
-        return CacheTally(
-            *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
-        )
+    @classmethod
+    def of(cls, columns: Run) -> CacheCounts:
+        """The counts in a line of ``results``, or in sums of its columns."""
+        return cls(*(columns[each.name] or 0 for each in fields(cls)))
+
+    def __add__(self, other: CacheCounts) -> CacheCounts:
+        return CacheCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def lookups(self) -> int:
-        """How often the cache was asked."""
+        """The number of look-ups."""
         return self.hits + self.misses
 
     @property
     def hit_rate(self) -> float | None:
-        """Hits / look-ups; None when nothing was looked up."""
-        return _ratio(self.hits, self.lookups)
+        """Hits / look-ups; None without look-ups."""
+        return ratio(self.hits, self.lookups)
 
     @property
     def false_hit_rate(self) -> float | None:
-        """False hits / hits that were checked; None when none was checked."""
-        return _ratio(self.false_hits, self.checked)
+        """False hits / checked hits; None when none was checked."""
+        return ratio(self.false_hits, self.checked)
 
     @property
     def false_hit_interval(self) -> tuple[float, float] | None:
@@ -78,7 +87,7 @@ class CacheTally:
 
     @property
     def wrong_share(self) -> float | None:
-        """Share of all look-ups answered wrongly, were every hit as wrong as the checked ones."""
+        """Estimated share of all look-ups with a wrong answer, from the false-hit rate of the checked hits."""
         if self.hits == 0:
             return 0.0 if self.lookups else None
         rate, wrong = self.hit_rate, self.false_hit_rate
@@ -86,16 +95,16 @@ class CacheTally:
 
     @property
     def saved_share(self) -> float | None:
-        """Encoder seconds saved / encoder seconds a run without the cache would have taken."""
-        return _ratio(self.saved_s, self.saved_s + self.encode_s)
+        """Encoder seconds saved / encoder seconds of a run without the cache."""
+        return ratio(self.saved_s, self.saved_s + self.encode_s)
 
 
 @dataclass(slots=True, frozen=True)
 class Operation:
     """Latency of one operation over several runs, in milliseconds.
 
-    ``mean`` is exact (total / count). ``p50`` is the median of the runs' medians; ``p95``, ``p99`` and
-    ``longest`` are the worst of any run, because percentiles of separate runs cannot be added.
+    ``mean`` is exact (total / count). ``p50`` is the median of the medians of the runs; ``p95``, ``p99`` and
+    ``longest`` are the worst of any run.
     """
 
     name: str
@@ -109,92 +118,116 @@ class Operation:
 
 @dataclass(slots=True, frozen=True)
 class Result:
-    """One configuration over all recordings it finished."""
+    """One configuration over all recordings that it finished.
+
+    ``config`` has dotted names. ``sums`` are columns of the store added up, and the maxima of `_MAXIMA`. The first
+    `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds of speech) per recording,
+    and ``delays``, the seconds from switches to their decisions.
+    """
 
     name: str
+    config_id: int
     config: Json
-    rows: tuple[Json, ...]
-    cache: CacheTally
-    scores: tuple[Score, ...]
-    rates: Mapping[str, Any]
-    operations: tuple[Operation, ...]
+    n_runs: int
+    n_recordings: int
+    cache: CacheCounts
+    sums: Run
+    speech: tuple[tuple[float, float], ...] = ()
+    delays: tuple[float, ...] = ()
+    operations: tuple[Operation, ...] = ()
 
     @property
     def language_error(self) -> float | None:
         """Share of speech time under a wrong label: of the final text, or of the frames without decoding."""
-        return self.rates.get(language_rate(self.config))
+        return language_error(self.sums)
 
-    def language_error_interval(self, rng: np.random.Generator) -> tuple[float, float] | None:
+    @property
+    def language_error_interval(self) -> tuple[float, float] | None:
         """Its 95 % bootstrap interval over recordings; None for fewer than two."""
-        if len(self.scores) < 2 or self.language_error is None:
+        if len(self.speech) < 2 or self.language_error is None:
             return None
-        return bootstrap_interval(self.scores, language_rate(self.config), rng, n=BOOTSTRAPS)
+        sums = _resamples(len(self.speech)) @ np.array(self.speech)
+        rates = [wrong / all_s for wrong, all_s in sums.tolist() if all_s]
+        return percentile(rates, 2.5), percentile(rates, 97.5)
 
     @property
     def mixed_error(self) -> float | None:
         """Word errors / words; None without decoding."""
-        return self.rates.get("mixed_error_rate") if decodes(self.config) else None
+        return ratio(self.sums["errors"], self.sums["words"])
 
     @property
-    def recordings(self) -> frozenset[str]:
-        """The ids of the recordings."""
-        return frozenset(str(row["recording"]) for row in self.rows)
+    def switch_f1(self) -> float | None:
+        """F1 of the language switches found within one second."""
+        return ratio(
+            2 * (self.sums["switches_matched"] or 0),
+            (self.sums["switches_true"] or 0) + (self.sums["switches_found"] or 0),
+        )
+
+    @property
+    def decision_delay(self) -> float | None:
+        """Median seconds from a switch to its decision; None when half of the switches or more were missed."""
+        return self._delay((self.sums["switches_true"] or 0) - len(self.delays))
+
+    @property
+    def decision_delay_found(self) -> float | None:
+        """The same over the switches that were found."""
+        return self._delay(0)
+
+    def _delay(self, missed: int) -> float | None:
+        delay = percentile(self.delays, 50, missed=missed)
+        return delay if math.isfinite(delay) else None
 
     @property
     def duration(self) -> float:
         """Seconds of audio, all recordings together."""
-        return math.fsum(row.get("duration") or 0.0 for row in self.rows)
+        return self.sums["duration_s"] or 0.0
 
     @property
     def real_time_factor(self) -> float | None:
-        """Compute / audio, added up before dividing."""
-        return _ratio(math.fsum(row.get("compute_s") or 0.0 for row in self.rows), self.duration)
+        """Seconds of computing / seconds of audio."""
+        return ratio(self.sums["compute_s"] or 0.0, self.duration)
 
     @property
     def threads(self) -> int | None:
-        """Compute threads of its runs; None when no row tells, or the runs differ."""
-        told = {row.get("threads") for row in self.rows}
-        return told.pop() if len(told) == 1 else None
+        """Compute threads of its runs; None when they differ or are not known for all."""
+        low, high, known = (self.sums[name] for name in ("least_threads", "most_threads", "known_threads"))
+        return low if low == high and known == self.n_runs else None
 
     @property
     def response_p95(self) -> float | None:
         """The worst recording's 95th percentile of response times, in seconds; None when none was measured."""
-        return max(
-            (float(found) for row in self.rows if (found := row.get("response_p95_s")) is not None),
-            default=None,
-        )
+        return self.sums["response_p95_s"]
 
     @property
     def peak_rss_bytes(self) -> int | None:
-        """The highest peak of resident memory of any run; None when none was measured."""
-        return max(
-            (int(row["peak_rss_bytes"]) for row in self.rows if row.get("peak_rss_bytes")), default=None
-        )
+        """The highest peak of resident memory; None when none was measured."""
+        return self.sums["peak_rss_bytes"]
 
 
-def decodes(config: Json) -> bool:
-    """Whether a configuration decodes text; they do unless they say otherwise."""
-    return bool(config.get("decode", True))
+def language_error(sums: Run) -> float | None:
+    """The language error of one run, or of the sums of several."""
+    return ratio(sums["wrong_s"], sums["speech_s"])
 
 
-def language_rate(config: Json) -> str:
-    """The name of the rate that is the language error of a configuration."""
-    return "language_error_rate" if decodes(config) else "language_error_rate_frames"
+@cache
+def _resamples(n: int) -> NDArray[np.float64]:
+    """How often each of n recordings is drawn in each bootstrap resample, shape (BOOTSTRAPS, n)."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS).astype(float)
 
 
 def measured_alike(results: Iterable[Result]) -> list[Result]:
     """The results whose language errors compare: of the final text or of the frames, whichever are more.
 
-    Frames lag behind the speech, so theirs is the higher for the same quality.
+    Frames lag behind the speech, so their error is higher for the same quality.
     """
-    told = list(results)
-    of_text = [result for result in told if decodes(result.config)]
-    of_frames = [result for result in told if not decodes(result.config)]
+    every = list(results)
+    of_text = [result for result in every if decodes(result.config)]
+    of_frames = [result for result in every if not decodes(result.config)]
     return of_text if len(of_text) >= len(of_frames) else of_frames
 
 
 def percent(share: float | None) -> str:
-    """A share for people; small ones keep a decimal.
+    """A share for a reader; small ones keep a decimal.
 
     >>> percent(0.614), percent(0.004), percent(None)
     ('61 %', '0.4 %', '–')
@@ -205,119 +238,134 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def check_row(row: Json) -> Json:
-    """The row itself, when it has the fields a report cannot do without; SweepError names what is missing."""
-    missing = [name for name in _REQUIRED if name not in row]
-    if missing:
-        raise SweepError(f"a row of a sweep needs {', '.join(_REQUIRED)}; {missing} missing in {row!r:.200}")
-    return row
+_SUMS = (
+    *(each.name for each in fields(CacheCounts)),
+    *("errors", "words", "wrong_s", "speech_s", "duration_s", "compute_s"),
+    *("switches_true", "switches_found", "switches_matched"),
+)
+_MAXIMA = ("response_p95_s", "chunk_p95_ms", "language_id_p95_ms", "self_cost_ns", "peak_rss_bytes")
+_POOLED = {
+    "config_id": "config_id",
+    "n_runs": "count(*)",
+    "n_recordings": "count(distinct recording)",
+    **{name: f"sum({name})" for name in _SUMS},
+    **{name: f"max({name})" for name in _MAXIMA},
+    "least_threads": "min(threads)",
+    "most_threads": "max(threads)",
+    "known_threads": "count(threads)",
+}
 
 
-def cache_tally(row: Json) -> CacheTally:
-    """What the cache did in one run."""
-    statistics = row.get("statistics") or {}
-    cache = statistics.get("encoder_cache") or {}
-    causes, shadow = cache.get("hits_by_cause") or {}, cache.get("shadow") or {}
-    forward = (statistics.get("performance") or {}).get("lid.encoder_forward") or {}
-    hits = int(cache.get("hits") or 0)
-    return CacheTally(
-        hits=hits,
-        misses=int(cache.get("misses") or 0),
-        silence=int(causes.get("silence") or 0),
-        repeat=int(causes.get("repeat") or 0),
-        similar=int(causes.get("similar") or 0),
-        checked=int(shadow.get("checked") or 0),
-        false_hits=int(shadow.get("false_hits") or 0),
-        evictions=int(cache.get("evictions") or 0),
-        encode_s=float(forward.get("total") or 0.0) / 1000,
-        saved_s=hits * float(forward.get("mean") or 0.0) / 1000,
+def results(
+    store: ResultsStore,
+    where: str = "true",
+    parameters: Sequence[object] = (),
+    options: Sequence[str] | None = None,
+) -> tuple[Result, ...]:
+    """The finished rows by configuration, in the order of ``options``, by default those in which they differ.
+
+    ``where`` is an SQL condition on ``results``. `timed` adds latencies.
+    """
+    condition = f"status = 'ok' and {where}"
+    columns = ", ".join(f"{value} as {name}" for name, value in _POOLED.items())
+    lines = store.sql(f"select {columns} from results where {condition} group by config_id", parameters)
+    configs = configurations(store)
+    if options is None:
+        options = varying([configs[line[0]] for line in lines])
+    found = [_result(dict(zip(_POOLED, line, strict=True)), configs[line[0]], options) for line in lines]
+    found.sort(key=lambda result: [_rank(name, result.config.get(name)) for name in options])
+    ids = [result.config_id for result in found]
+    speech, delays = _samples(store, ids[:MAX_SAMPLED], condition, parameters)
+    return tuple(
+        replace(
+            result,
+            speech=tuple(speech.get(result.config_id, ())),
+            delays=tuple(json.loads(f"[{','.join(delays.get(result.config_id, ()))}]")),
+        )
+        for result in found
     )
 
 
-def operations(rows: Iterable[Json]) -> tuple[Operation, ...]:
-    """Latency per operation over several runs, in the order the operations first appear."""
-    found: dict[str, list[Json]] = {}
-    for row in rows:
-        for name, timing in ((row.get("statistics") or {}).get("performance") or {}).items():
-            if isinstance(timing, Mapping) and timing.get("count"):
-                found.setdefault(name, []).append(timing)
-    return tuple(_operation(name, timings) for name, timings in found.items())
+def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
+    """The results, the first `MAX_TIMED` with the latencies of their operations in alphabetical order."""
+    operations: dict[int, list[Operation]] = {}
+    for config_id, name, count, total, medians, p95, p99, longest in store.sql(
+        "select config_id, operation, sum(count), sum(total), json_group_array(p50), max(p95), max(p99), max(max) "
+        "from results join operations using (id) where status = 'ok' "
+        "and config_id in (select value from json_each(?)) group by config_id, operation",
+        (json.dumps([result.config_id for result in found[:MAX_TIMED]]),),
+    ):
+        p50 = percentile(json.loads(medians), 50)
+        one = Operation(name, int(count), total / count, p50, p95, p99, longest)
+        operations.setdefault(config_id, []).append(one)
+    return tuple(replace(result, operations=tuple(operations.get(result.config_id, ()))) for result in found)
 
 
-def results(rows: Sequence[Json], fields: Sequence[str] | None = None) -> tuple[Result, ...]:
-    """Finished rows grouped by configuration, in the order of ``fields``: those that tell them apart."""
-    groups: dict[str, list[Json]] = {}
-    for row in rows:
-        groups.setdefault(json.dumps(row["config"], sort_keys=True), []).append(row)
-    if fields is None:
-        fields = varying([row["config"] for row in rows])
-    found = [_result(group, fields) for group in groups.values()]
-    return tuple(sorted(found, key=lambda result: _order(result.config, fields)))
+def configurations(store: ResultsStore) -> dict[int, Json]:
+    """All configurations of a store by id, with dotted names."""
+    lines = store.sql("select config_id, config from configurations")
+    return {config_id: flat(json.loads(config)) for config_id, config in lines}
+
+
+def _samples(
+    store: ResultsStore, config_ids: Sequence[int], condition: str, parameters: Sequence[object]
+) -> tuple[dict[int, list[tuple[float, float]]], dict[int, list[str]]]:
+    """``speech`` and ``delays`` (as JSON, without brackets) of some configurations, see `Result`."""
+    speech: dict[int, list[tuple[float, float]]] = {}
+    delays: dict[int, list[str]] = {}
+    for config_id, wrong_s, speech_s, text in store.sql(
+        f"select config_id, wrong_s, speech_s, delays from results where {condition} and speech_s is not null "
+        "and config_id in (select value from json_each(?))",
+        (*parameters, json.dumps(config_ids)),
+    ):
+        speech.setdefault(config_id, []).append((wrong_s, speech_s))
+        if text != "[]":
+            delays.setdefault(config_id, []).append(text[1:-1])
+    return speech, delays
 
 
 def varying(configs: Sequence[Json]) -> tuple[str, ...]:
-    """The fields in which configurations differ: key and precision first, then as they come."""
+    """The options in which configurations differ: those of the cache first, then as they come."""
     seen: dict[str, set[str]] = {}
     for config in configs:
         for name, value in config.items():
             seen.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
     everywhere = {name: sum(name in config for config in configs) == len(configs) for name in seen}
     names = [name for name, values in seen.items() if len(values) > 1 or not everywhere[name]]
-    first = ("key", "hash_precision", "cache_size", "lid_hop_ms")
+    first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
 
 
-def config_name(config: Json, fields: Sequence[str]) -> str:
-    """A short name that tells a configuration from the others.
+def config_name(config: Json, options: Sequence[str]) -> str:
+    """A short name that distinguishes a configuration from the others.
 
-    >>> config_name({"key": "rounded", "hash_precision": 6, "model": "base"}, ("key", "hash_precision"))
+    >>> config_name({"cache.key": "rounded", "cache.hash_precision": 6}, ("cache.key", "cache.hash_precision"))
     'rounded · precision 6'
     """
-    told = [name for name in fields if config.get(name) is not None]
-    return (
-        " · ".join(_PLAIN_NAMES.get(name, name + " {}").format(config[name]) for name in told)
-        or "as configured"
-    )
+    known = [name for name in options if config.get(name) is not None]
+    parts = [_PLAIN_NAMES.get(name, name + " {}").format(config[name]) for name in known]
+    return " · ".join(parts) or "as configured"
 
 
-def _result(rows: Sequence[Json], fields: Sequence[str]) -> Result:
-    config = rows[0]["config"]
-    scores = tuple(Score.from_dict(row["counts"]) for row in rows if row.get("counts"))
+def ratio(part: float | None, whole: float | None) -> float | None:
+    """Part / whole; None when either is missing or the whole is 0."""
+    return None if part is None or not whole else part / whole
+
+
+def _result(sums: dict[str, Any], config: Json, options: Sequence[str]) -> Result:
     return Result(
-        name=config_name(config, fields),
+        name=config_name(config, options),
+        config_id=sums["config_id"],
         config=config,
-        rows=tuple(rows),
-        cache=sum(map(cache_tally, rows), CacheTally()),
-        scores=scores,
-        rates=pooled(scores).rates() if scores else {},
-        operations=operations(rows),
+        n_runs=sums["n_runs"],
+        n_recordings=sums["n_recordings"],
+        cache=CacheCounts.of(sums),
+        sums=sums,
     )
-
-
-def _operation(name: str, timings: Sequence[Json]) -> Operation:
-    count = sum(int(timing["count"]) for timing in timings)
-    medians = sorted(float(timing["p50"]) for timing in timings)
-    return Operation(
-        name=name,
-        count=count,
-        mean=math.fsum(float(timing["total"]) for timing in timings) / count,
-        p50=medians[(len(medians) - 1) // 2],
-        p95=max(float(timing["p95"]) for timing in timings),
-        p99=max(float(timing["p99"]) for timing in timings),
-        longest=max(float(timing["max"]) for timing in timings),
-    )
-
-
-def _order(config: Json, fields: Sequence[str]) -> list[tuple[int, float, str]]:
-    return [_rank(name, config.get(name)) for name in fields]
 
 
 def _rank(name: str, value: object) -> tuple[int, float, str]:
     """The guide's own settings first: its key, then the finest precision, then small caches before large."""
     if isinstance(value, int | float):
-        return (1, -value if name == "hash_precision" else value, "")
+        return (1, -value if name == PRECISION else value, "")
     return (0 if value == "rounded" else 2, 0.0, str(value))
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 import numpy as np
 
 from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_labels, true_switches
-from whisperlab.report.counts import CacheTally, Operation, Result, percent
+from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
@@ -212,7 +212,7 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
 
     The counts of all results that share a precision and a size are added before dividing.
     """
-    sizes, precisions = _values(results, "cache_size"), _values(results, "hash_precision")[::-1]
+    sizes, precisions = _values(results, SIZE), _values(results, PRECISION)[::-1]
     figure = new_figure(4.7, 1.3 + 0.4 * len(sizes))
     axes = figure.subplots()
     _draw_cells(axes, [[_pooled(results, size, p) for p in precisions] for size in sizes], rate)
@@ -392,7 +392,7 @@ def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     axes.set_ylabel("posterior")
 
 
-def _draw_cells(axes: Axes, cells: list[list[CacheTally]], rate: str) -> None:
+def _draw_cells(axes: Axes, cells: list[list[CacheCounts]], rate: str) -> None:
     """Draw a grid of rates on colour. A cell without a rate shows the reason."""
     shares = [[getattr(cell, rate) for cell in line] for line in cells]
     values = [[float("nan") if share is None else share for share in line] for line in shares]
@@ -406,7 +406,7 @@ def _draw_cells(axes: Axes, cells: list[list[CacheTally]], rate: str) -> None:
     axes.tick_params(length=0)
 
 
-def _blank(cell: CacheTally) -> str:
+def _blank(cell: CacheCounts) -> str:
     return "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
 
 
@@ -429,7 +429,7 @@ def _outcome_legend(figure: Figure) -> None:
     figure.legend(handles=patches, ncols=2, loc="upper center", frameon=False, fontsize=9)
 
 
-def _outcome(cache: CacheTally) -> tuple[float, float, float, float]:
+def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
     """Percentages of the look-ups in the order of ``_OUTCOMES``."""
     answered = 100 * (cache.hit_rate or 0.0)
     wrong = cache.false_hit_rate
@@ -438,13 +438,13 @@ def _outcome(cache: CacheTally) -> tuple[float, float, float, float]:
     return (100 - answered, answered * (1 - wrong), 0.0, answered * wrong)
 
 
-def _pooled(results: Sequence[Result], size: object, precision: object) -> CacheTally:
+def _pooled(results: Sequence[Result], size: object, precision: object) -> CacheCounts:
     cell = [
         result.cache
         for result in results
-        if (result.config.get("cache_size"), result.config.get("hash_precision")) == (size, precision)
+        if (result.config.get(SIZE), result.config.get(PRECISION)) == (size, precision)
     ]
-    return sum(cell, CacheTally())
+    return sum(cell, CacheCounts())
 
 
 def _values(results: Sequence[Result], name: str) -> list[Any]:
@@ -458,7 +458,7 @@ def _label(value: object) -> str:
 
 
 def _key(result: Result) -> str:
-    return str(result.config.get("key", "one key"))
+    return str(result.config.get(KEY, "one key"))
 
 
 def _point(result: Result) -> tuple[float, float] | None:

@@ -1,62 +1,77 @@
-"""What a sweep found and what is wrong with it, as sentences made from its numbers.
+"""The findings and warnings of a sweep as sentences made from its numbers.
 
-The cache's guide expects 50-60 % fewer encodes and advises a lower hash precision when hits are rare. A hit
-rate alone cannot tell whether that is good advice, so every sentence about hits says what they were worth.
+The guide expects 50-60 % fewer encodes from the cache, and advises a lower hash precision when hits are rare. A hit
+rate alone does not show whether the advice is good, so every sentence about hits gives their false-hit rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from whisperlab.report.counts import CacheTally, Result, measured_alike, percent
+from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Result, measured_alike, percent
 from whisperlab.util.validation import on_threads
 
 GUIDE_KEY, GUIDE_PRECISION = "rounded", 6  # the guide's key and its default
 GUIDE_SAVING = 0.50  # "50-60 % reduction in encoder computations"
-TRUSTED = 0.05  # a cache wrong more often than language-ID's own error on 5 s of clear speech is no help
-RARE = 0.01  # a hit rate below saves nothing anybody would notice
-FEW_CHECKS = 30  # the 95 % interval of a false-hit rate is wider than 30 points below that
+TRUSTED = 0.05  # highest useful false-hit rate: the error of language-ID itself on 5 s of clear speech
+RARE = 0.01  # a lower hit rate saves no noticeable time
+FEW_CHECKS = 30  # with fewer, the 95 % interval of a false-hit rate is wider than 30 points
 FEW_RECORDINGS = 5
 
 
 def findings(results: Sequence[Result]) -> tuple[str, ...]:
-    """The sweep in plain words, most important first; a sentence the numbers cannot carry is left out."""
-    told = [*_guide_key(results), *_saving(results), *_cost(results), *_sizes(results), *_running(results)]
-    return tuple(told) or ("No run of this sweep finished, so it found nothing.",)
+    """The findings, most important first; those that the numbers do not support are left out."""
+    found = [*_guide_key(results), *_saving(results), *_cost(results), *_sizes(results), *_running(results)]
+    return tuple(found) or ("No run of this sweep finished, so it found nothing.",)
 
 
 def warnings(
-    results: Sequence[Result], failures: Sequence[Mapping[str, Any]], notes: Iterable[str] = ()
+    results: Sequence[Result],
+    n_recordings: int,
+    failures: tuple[int, str] = (0, ""),
+    notes: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """What a reader has to know before believing the numbers; ``notes`` come from reading the traces."""
-    return (*_failed(failures), *_uneven(results), *_unchecked(results), *_small(results), *notes)
+    """Reasons for caution with the numbers.
+
+    Args:
+        results: the finished runs by configuration.
+        n_recordings: how many recordings the finished runs have together.
+        failures: the number of failed runs, and the recording and error of the first.
+        notes: further warnings, such as those from reading the traces.
+    """
+    return (
+        *_failed(*failures),
+        *_uneven(results, n_recordings),
+        *_unchecked(results),
+        *_small(n_recordings),
+        *notes,
+    )
 
 
 def _guide_key(results: Sequence[Result]) -> list[str]:
-    by_precision: dict[object, CacheTally] = {}
+    by_precision: dict[object, CacheCounts] = {}
     for result in results:
-        if result.config.get("key") == GUIDE_KEY and result.cache.lookups:
-            precision = result.config.get("hash_precision")
-            by_precision[precision] = by_precision.get(precision, CacheTally()) + result.cache
-    rare = [precision for precision, tally in by_precision.items() if _hit_rate(tally) < RARE]
-    told = [_rare_sentence(rare, by_precision)] if rare else []
-    told += [
-        f"At {precision} decimals the guide's key answered {percent(tally.hit_rate)} of "
-        f"{tally.lookups:,} look-ups: {_worth(tally)}."
-        for precision, tally in by_precision.items()
+        if result.config.get(KEY) == GUIDE_KEY and result.cache.lookups:
+            precision = result.config.get(PRECISION)
+            by_precision[precision] = by_precision.get(precision, CacheCounts()) + result.cache
+    rare = [precision for precision, cache in by_precision.items() if _hit_rate(cache) < RARE]
+    found = [_rare_sentence(rare, by_precision)] if rare else []
+    found += [
+        f"At {precision} decimals the guide's key answered {percent(cache.hit_rate)} of "
+        f"{cache.lookups:,} look-ups: {_worth(cache)}."
+        for precision, cache in by_precision.items()
         if precision not in rare
     ]
-    return told
+    return found
 
 
-def _rare_sentence(rare: Sequence[object], tallies: Mapping[object, CacheTally]) -> str:
-    tally = sum((tallies[precision] for precision in rare), CacheTally())
+def _rare_sentence(rare: Sequence[object], counts: Mapping[object, CacheCounts]) -> str:
+    cache = sum((counts[precision] for precision in rare), CacheCounts())
     default = " (the guide's default among them)" if GUIDE_PRECISION in rare and len(rare) > 1 else ""
-    answered = "not one" if tally.hits == 0 else f"{tally.hits:,} ({percent(tally.hit_rate)})"
+    answered = "not one" if cache.hits == 0 else f"{cache.hits:,} ({percent(cache.hit_rate)})"
     return (
         f"The guide's key, the audio rounded to {_listed(rare)} decimals{default}, answered {answered} "
-        f"of {tally.lookups:,} look-ups."
+        f"of {cache.lookups:,} look-ups."
     )
 
 
@@ -111,13 +126,13 @@ def _cost(results: Sequence[Result]) -> list[str]:
 def _sizes(results: Sequence[Result]) -> list[str]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        others = sorted((name, repr(value)) for name, value in result.config.items() if name != "cache_size")
+        others = sorted((name, repr(value)) for name, value in result.config.items() if name != SIZE)
         groups.setdefault(repr(others), []).append(result)
     compared = [group for group in groups.values() if len(group) > 1]
     if not compared:
         return []
     moved = max(max(_hits(group)) - min(_hits(group)) for group in compared)
-    sizes = sorted({int(result.config.get("cache_size") or 0) for group in compared for result in group})
+    sizes = sorted({int(result.config.get(SIZE) or 0) for group in compared for result in group})
     if moved < RARE:
         return [
             f"Cache size made no difference: {sizes[0]} or {sizes[-1]} entries, the hit rate was the same."
@@ -139,72 +154,64 @@ def _running(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not failures:
-        return []
-    first = failures[0]
-    return [
-        f"{_many(len(failures), 'run')} failed and are in no figure below; the first, on "
-        f"{first['recording']}, said: {first.get('error') or 'nothing'}"
-    ]
+def _failed(n: int, first: str) -> list[str]:
+    return [f"{_many(n, 'run')} failed and are in no figure below; the first: {first}"] if n else []
 
 
-def _uneven(results: Sequence[Result]) -> list[str]:
-    everything = frozenset[str]().union(*(result.recordings for result in results))
-    short = [result for result in results if result.recordings != everything]
+def _uneven(results: Sequence[Result], n_recordings: int) -> list[str]:
+    short = [result for result in results if result.n_recordings < n_recordings]
     if not short:
         return []
     return [
         f"Incomplete: {len(short)} of {_many(len(results), 'configuration')} lack some of the "
-        f"{len(everything)} recordings, so their figures are not of the same speech."
+        f"{n_recordings:,} recordings, so their figures are not of the same speech."
     ]
 
 
 def _unchecked(results: Sequence[Result]) -> list[str]:
     blind = [result for result in results if result.cache.hits and not result.cache.checked]
     thin = [result for result in results if 0 < result.cache.checked < FEW_CHECKS]
-    told = []
+    found = []
     if blind:
-        told.append(
-            f"{_many(len(blind), 'configuration')} had hits of which none was recomputed: whether they "
-            "were right is unknown. Sweep with a shadow rate above 0 to learn it."
+        found.append(
+            f"{_many(len(blind), 'configuration')} had hits of which none was recomputed: their false-hit rate "
+            "is unknown. Sweep with a shadow rate above 0 to measure it."
         )
     if thin:
-        told.append(
+        found.append(
             f"In {_many(len(thin), 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: read the "
             "intervals beside those false-hit rates, not the rates alone."
         )
-    return told
+    return found
 
 
-def _small(results: Sequence[Result]) -> list[str]:
-    recordings = frozenset[str]().union(*(result.recordings for result in results))
-    if not recordings or len(recordings) >= FEW_RECORDINGS:
+def _small(n_recordings: int) -> list[str]:
+    if not 0 < n_recordings < FEW_RECORDINGS:
         return []
-    return [f"Only {_many(len(recordings), 'recording')}: small differences between rates mean nothing here."]
+    return [f"Only {_many(n_recordings, 'recording')}: small differences between rates mean nothing here."]
 
 
-def _worth(tally: CacheTally) -> str:
-    interval = tally.false_hit_interval
+def _worth(cache: CacheCounts) -> str:
+    interval = cache.false_hit_interval
     if interval is None:
-        return "none of these hits was checked" if tally.hits else "there was no hit"
+        return "none of these hits was checked" if cache.hits else "there was no hit"
     low, high = interval
     return (
-        f"of {tally.checked:,} hits recomputed, {tally.false_hits:,} ({percent(tally.false_hit_rate)}, 95 % "
+        f"of {cache.checked:,} hits recomputed, {cache.false_hits:,} ({percent(cache.false_hit_rate)}, 95 % "
         f"interval {percent(low)} to {percent(high)}) stood for another language than the audio at hand"
     )
 
 
-def _trusted(tally: CacheTally) -> bool:
-    return tally.false_hit_rate is not None and tally.false_hit_rate <= TRUSTED
+def _trusted(cache: CacheCounts) -> bool:
+    return cache.false_hit_rate is not None and cache.false_hit_rate <= TRUSTED
 
 
 def _language_error(result: Result) -> float:
     return result.language_error or 0.0
 
 
-def _hit_rate(tally: CacheTally) -> float:
-    return tally.hit_rate or 0.0
+def _hit_rate(cache: CacheCounts) -> float:
+    return cache.hit_rate or 0.0
 
 
 def _hits(group: Sequence[Result]) -> list[float]:
@@ -218,7 +225,7 @@ def _examples(some: Sequence[Result]) -> str:
 
 
 def _listed(values: Sequence[object]) -> str:
-    """Words as in a sentence: ``6``, ``6 or 4``, ``6, 4 or 2``."""
+    """Values joined as in a sentence: ``6``, ``6 or 4``, ``6, 4 or 2``."""
     *most, last = map(str, values)
     return f"{', '.join(most)} or {last}" if most else last
 

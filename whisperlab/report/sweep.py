@@ -1,26 +1,38 @@
-"""The report of a sweep: rows or traces become a plain record, and the record renders itself as one page."""
+"""The report of a sweep: a results store, or traces, as one HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
-from whisperlab.experiments.results_store import flat_config, nested_config
+from whisperlab.experiments.results_store import (
+    COLUMNS,
+    SCHEMA,
+    ResultsStore,
+    Row,
+    in_memory,
+)
 from whisperlab.report import figures
 from whisperlab.report.baseline import Pair, baseline_table, pairs
 from whisperlab.report.counts import (
+    KEY,
+    PRECISION,
+    SIZE,
     Result,
-    check_row,
+    Run,
     config_name,
+    configurations,
+    language_error,
     measured_alike,
+    ratio,
     results,
+    timed,
     varying,
 )
 from whisperlab.report.figures import Drawing
@@ -28,34 +40,52 @@ from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Table, flat_rows, operation_table, result_table, run_table
+from whisperlab.report.tables import Table, operation_table, result_table, run_table
 from whisperlab.util.errors import TraceError
+from whisperlab.util.json_values import Json
+from whisperlab.util.options import nested
 
-Json = Mapping[str, Any]
-
-PAGE_LIMIT = 8_000_000  # bytes: what people can still mail
+PAGE_LIMIT = 8_000_000  # bytes: a page that can be sent by mail
 SOUND_LIMIT = 4_000_000  # of them for players
 MAX_RECORDINGS = 6
-MAX_BARS = 24  # more do not fit on a screen
+MAX_BARS = 24  # that fit on a screen
 MAX_HEATMAPS = 12
 MAX_RUNS = 2000  # in the list of all runs
 
 
 @dataclass(slots=True, frozen=True)
-class SweepReport:
-    """A sweep as a report tells it; all of it is plain data, ``render`` makes the page.
+class Extent:
+    """How much a store holds, failed runs included."""
 
-    ``rows`` are all runs as they came, ``results`` the finished ones added up per configuration, ``fields``
-    what the configurations differ in. ``shown`` is the configuration whose timelines and latency are shown
-    (least language error), ``traces`` its recordings, ``contrasts`` the same recordings under ``contrast``,
-    the configuration that answered most look-ups wrongly. ``origin`` says where the runs were made.
+    n_runs: int
+    n_recordings: int
+    n_finished_recordings: int  # with at least one finished run
+    audio_s: float
+    first_run: str | None  # when it was made
+    last_run: str | None
+    splits: tuple[str, ...]
+    corpora: tuple[str | None, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class SweepReport:
+    """The contents of a page about a sweep; ``render`` writes the page.
+
+    ``results`` are the finished runs by configuration, ``options`` those in which the configurations differ. Timelines
+    and latencies are those of ``shown``, the configuration with the least language error; ``traces`` are some of its
+    recordings. ``contrasts`` are the same recordings under ``contrast``, the configuration with the most wrong answers
+    from its cache. ``runs`` are the listed lines of the table ``results``, failed ones first where not all are listed.
+    ``origin`` has the machine and versions of the traces.
     """
 
     title: str
     created: str
     command: str | None
-    rows: tuple[Json, ...]
-    fields: tuple[str, ...]
+    store: ResultsStore
+    extent: Extent
+    runs: tuple[Run, ...]
+    options: tuple[str, ...]
+    constant: Json
     results: tuple[Result, ...]
     findings: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -65,28 +95,6 @@ class SweepReport:
     contrasts: tuple[Trace, ...]
     origin: Json
     baseline: tuple[Pair, ...] = ()
-
-    @property
-    def constant(self) -> dict[str, Any]:
-        """The fields of the configuration that all runs share."""
-        first = self.rows[0]["config"] if self.rows else {}
-        return nested_config({name: value for name, value in first.items() if name not in self.fields})
-
-    @property
-    def n_recordings(self) -> int:
-        """How many different recordings were run."""
-        return len({row["recording"] for row in self.rows})
-
-    @property
-    def splits(self) -> list[str]:
-        """The splits the recordings are of."""
-        return sorted({str(row.get("split") or "") for row in self.rows} - {""})
-
-    @property
-    def audio_s(self) -> float:
-        """Seconds of different audio."""
-        lengths = {row["recording"]: row.get("duration") or 0.0 for row in self.rows}
-        return float(sum(lengths.values()))
 
     def render(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs nothing else; return its path.
@@ -99,50 +107,55 @@ class SweepReport:
         return write_page(path, page)
 
     def html(self, sound_limit: int = SOUND_LIMIT) -> str:
-        """The page as text, with at most ``sound_limit`` characters of sound in it."""
+        """The page as text, with at most ``sound_limit`` characters of sound."""
         name = self.shown.name if self.shown else ""
-        rival = self.contrast.name if self.contrast else ""
-        failed_first = sorted(self.rows, key=lambda row: row["status"] == "ok")
-        listed = self.rows if len(self.rows) <= MAX_RUNS else failed_first[:MAX_RUNS]
-        contrasts = {trace.recording: (rival, trace) for trace in self.contrasts}
+        contrast_name = self.contrast.name if self.contrast else ""
+        contrasts = {trace.recording: (contrast_name, trace) for trace in self.contrasts}
         return render_page(
             "sweep.html.j2",
             report=self,
             tables=_tables(self),
-            runs=run_table(listed, self.fields),
+            runs=run_table(self.runs),
             latency=operation_table(self.results),
             outcomes=_outcomes(self.results),
-            heatmaps=_heatmaps(self.results, self.fields),
+            heatmaps=_heatmaps(self.results, self.options),
             tradeoff=_tradeoff(self.results),
-            search=search_section(self.results, self.splits),
+            search=search_section(self.results, self.extent.splits),
             speed=_speed(self.shown),
             recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
-            flat=flat_rows(listed),
+            flat=[_flat(run) for run in self.runs],
             baseline=baseline_table(self.baseline) if self.baseline else None,
         )
 
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
-        found = tuple(pairs(self.results, earlier.results, self.fields))
-        told = () if found else (_NO_PAIRS,)
-        return replace(self, baseline=found, warnings=(*self.warnings, *told))
+        found = tuple(pairs(self.results, self.store, earlier.results, earlier.store))
+        notes = () if found else (_NO_PAIRS,)
+        return replace(self, baseline=found, warnings=(*self.warnings, *notes))
 
 
-def from_rows(
-    rows: Iterable[Json],
+def from_store(
+    store: ResultsStore,
     *,
     folder: str | Path = ".",
     title: str = "Sweep",
     command: str | None = None,
-    remarks: Sequence[str] = (),
     now: datetime | None = None,
 ) -> SweepReport:
     """The report of a results store; traces are read from the rows' ``trace`` paths, relative to ``folder``.
 
-    ``remarks`` are what the page should warn of besides. A trace that is missing or damaged costs its timeline and
-    leaves a warning. Raises SweepError for a row without configuration, recording or status.
+    The page omits the timeline of a trace that is missing or damaged, and says so. The store must stay open while the
+    report is used. Raises SweepError for a damaged store.
     """
-    return _report(rows, lambda row: read_trace(Path(folder) / row["trace"]), title, command, now, remarks)
+    return _report(store, lambda row: read_trace(Path(folder) / str(row["trace"])), title, command, now)
+
+
+def from_rows(rows: Iterable[Row], *, folder: str | Path = ".", **options: Any) -> SweepReport:
+    """The report of some rows; see `from_store`.
+
+    Raises SweepError for a row without configuration, recording or status.
+    """
+    return from_store(in_memory(rows), folder=folder, **options)
 
 
 def from_traces(
@@ -150,41 +163,50 @@ def from_traces(
 ) -> SweepReport:
     """The report of traces alone; each with a reference is scored here."""
     kept = {str(number): trace for number, trace in enumerate(traces)}
-    rows = [_row_of(key, trace) for key, trace in kept.items()]
-    return _report(rows, lambda row: kept[row["key"]], title, command, now)
+    store = in_memory(_row_of(key, trace) for key, trace in kept.items())
+    return _report(store, lambda row: kept[row["key"]], title, command, now)
 
 
 _NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
 _NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
 
+LoadTrace = Callable[[Row], Trace]
+
 
 def _report(
-    rows: Iterable[Json],
-    load: Callable[[Json], Trace],
-    title: str,
-    command: str | None,
-    now: datetime | None,
-    remarks: Sequence[str] = (),
+    store: ResultsStore, load: LoadTrace, title: str, command: str | None, now: datetime | None
 ) -> SweepReport:
-    every = tuple({**check_row(row), "config": flat_config(row["config"])} for row in rows)
-    finished = [row for row in every if row["status"] == "ok"]
-    fields = varying([row["config"] for row in finished])
-    told = results(finished, fields)
-    shown, contrast = _best(told), _worst(told)
-    traces, notes = _load(_choice(shown), load)
-    chosen = {trace.recording for trace in traces}
-    rivals = [row for row in contrast.rows if row["recording"] in chosen] if contrast else []
-    contrasts, more = _load(rivals, load)
-    failures = [row for row in every if row["status"] != "ok"]
+    found = timed(store, results(store))
+    configs = configurations(store)
+    options = varying([result.config for result in found])
+    shown, contrast = _best(found), _worst(found)
+    traces, notes = _load(_choice(store, shown), load)
+    extent = _extent(store)
+    contrasts, more = _load(_same_recordings(store, contrast, traces), load)
     return SweepReport(
         title=title,
         created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         command=command,
-        rows=every,
-        fields=fields,
-        results=told,
-        findings=findings(told),
-        warnings=warnings(told, failures, [*remarks, *notes, *more, *_mixed(traces + contrasts)]),
+        store=store,
+        extent=extent,
+        runs=_listed(store, configs, options),
+        options=options,
+        constant=nested(
+            {
+                name: value
+                for config in configs.values()
+                for name, value in config.items()
+                if name not in options
+            }
+        ),
+        results=found,
+        findings=findings(found),
+        warnings=warnings(
+            found,
+            extent.n_finished_recordings,
+            _failures(store),
+            [*notes, *more, *_mixed(traces + contrasts)],
+        ),
         shown=shown,
         contrast=contrast,
         traces=tuple(traces),
@@ -193,15 +215,40 @@ def _report(
     )
 
 
-def _row_of(key: str, trace: Trace) -> dict[str, Any]:
+def _extent(store: ResultsStore) -> Extent:
+    groups = store.sql(
+        "select recording, corpus, split, max(duration_s), count(*), sum(status = 'ok'), min(created), max(created) "
+        "from results group by recording, corpus, split order by min(id)"
+    )
+    lengths = {group[0]: group[3] or 0.0 for group in groups}
+    return Extent(
+        n_runs=sum(group[4] for group in groups),
+        n_recordings=len(lengths),
+        n_finished_recordings=len({group[0] for group in groups if group[5]}),
+        audio_s=sum(lengths.values()),
+        first_run=min((group[6] for group in groups if group[6]), default=None),
+        last_run=max((group[7] for group in groups if group[7]), default=None),
+        splits=tuple(sorted({group[2] for group in groups if group[2]})),
+        corpora=tuple(dict.fromkeys(group[1] for group in groups)),
+    )
+
+
+def _failures(store: ResultsStore) -> tuple[int, str]:
+    """The number of failed runs, and the first one's error."""
+    ((n_failed, first),) = store.sql("select count(*), min(id) from results where status <> 'ok'")
+    query = "select recording || ': ' || coalesce(error, 'no error was recorded') from results where id = ?"
+    return n_failed, (store.sql(query, (first,))[0][0] if n_failed else "")
+
+
+def _row_of(key: str, trace: Trace) -> Row:
     score = score_trace(trace) if trace.reference else None
     return {
         "key": key,
+        "schema": SCHEMA,
         "config": trace.config,
         "recording": trace.recording,
         "status": "ok",
-        "counts": score.to_dict() if score else None,
-        "rates": score.rates() if score else None,
+        "counts": score.to_dict() if score else {},
         "statistics": trace.statistics,
         "duration": trace.duration,
         "compute_s": trace.compute_s,
@@ -212,32 +259,45 @@ def _row_of(key: str, trace: Trace) -> dict[str, Any]:
     }
 
 
-def _best(told: Sequence[Result]) -> Result | None:
+def _best(found: Sequence[Result]) -> Result | None:
     """The least language error, and of equals the one that saves most; the first when nothing was scored."""
-    scored = [result for result in told if result.language_error is not None]
+    scored = [result for result in found if result.language_error is not None]
     return min(
         scored,
         key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)),
-        default=next(iter(told), None),
+        default=next(iter(found), None),
     )
 
 
-def _worst(told: Sequence[Result]) -> Result | None:
-    """The most look-ups answered wrongly, if any configuration is beyond trust."""
-    wrong = [result for result in told if (result.cache.wrong_share or 0.0) > TRUSTED]
+def _worst(found: Sequence[Result]) -> Result | None:
+    """The most look-ups answered wrongly, if any configuration exceeds the limit."""
+    wrong = [result for result in found if (result.cache.wrong_share or 0.0) > TRUSTED]
     return max(wrong, key=lambda result: result.cache.wrong_share or 0.0, default=None)
 
 
-def _choice(result: Result | None) -> list[Json]:
-    """The recordings to show, taking turns over the corpora."""
-    corpora: dict[object, list[Json]] = {}
-    for row in result.rows if result else ():
-        corpora.setdefault(row.get("corpus"), []).append(row)
-    turns = chain.from_iterable(zip_longest(*corpora.values()))
-    return [row for row in turns if row is not None][:MAX_RECORDINGS]
+def _choice(store: ResultsStore, result: Result | None) -> list[Row]:
+    """The rows to show, from each corpus in turn."""
+    if result is None:
+        return []
+    lines = store.sql(
+        "select id from (select id, row_number() over (partition by corpus order by id) as turn from results "
+        "where config_id = ? and status = 'ok') order by turn, id limit ?",
+        (result.config_id, MAX_RECORDINGS),
+    )
+    return [next(store.rows("id = ?", line)) for line in lines]
 
 
-def _load(rows: Iterable[Json], load: Callable[[Json], Trace]) -> tuple[list[Trace], list[str]]:
+def _same_recordings(store: ResultsStore, result: Result | None, traces: Sequence[Trace]) -> list[Row]:
+    """The rows of a result on the recordings of some traces."""
+    if result is None:
+        return []
+    marks = ", ".join("?" * len(traces))
+    names = (trace.recording for trace in traces)
+    where = f"status = 'ok' and config_id = ? and recording in ({marks})"
+    return list(store.rows(where, (result.config_id, *names)))
+
+
+def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[list[Trace], list[str]]:
     traces, notes = [], []
     for row in rows:
         try:
@@ -248,7 +308,7 @@ def _load(rows: Iterable[Json], load: Callable[[Json], Trace]) -> tuple[list[Tra
 
 
 def _mixed(traces: Iterable[Trace]) -> list[str]:
-    """Warnings for traces that were not made alike."""
+    """Warnings for traces of different machines, versions or commits."""
     places = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
     if len(places) < 2:
         return []
@@ -262,27 +322,55 @@ def _origin(traces: Sequence[Trace]) -> Json:
     return {name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")}
 
 
+def _listed(store: ResultsStore, configs: Mapping[int, Json], options: Sequence[str]) -> tuple[Run, ...]:
+    """The runs to list, each with its configuration and the name of that."""
+    ((n_runs,),) = store.sql("select count(*) from results")
+    order = "status = 'ok', id" if n_runs > MAX_RUNS else "id"
+    columns = ("config_id", *COLUMNS, "mixed_error_rate", "hit_rate")
+    lines = store.sql(f"select {', '.join(columns)} from results order by {order} limit ?", (MAX_RUNS,))
+    runs = (dict(zip(columns, line, strict=True)) for line in lines)
+    return tuple(
+        {"name": config_name(configs[run["config_id"]], options), "config": configs[run["config_id"]], **run}
+        for run in runs
+    )
+
+
+def _flat(run: Run) -> dict[str, object]:
+    """A run for the CSV file: its configuration and its columns."""
+    config = {f"config.{name}": value for name, value in run["config"].items() if _is_scalar(value)}
+    own = {
+        name: run[name]
+        for name in (*COLUMNS, "mixed_error_rate", "hit_rate")
+        if name not in ("key", "delays")
+    }
+    rates = {
+        "language_error_rate": language_error(run),
+        "false_hit_rate": ratio(run["false_hits"], run["checked"]),
+    }
+    return {**config, **own, **rates}
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
 def _tables(report: SweepReport) -> list[Table]:
-    """All runs, and each corpus by itself: spliced and natural speech are not of one difficulty."""
+    """All runs, and each corpus by itself: spliced and natural speech are not equally difficult."""
     whole = result_table("configurations", "All recordings together", report.results)
-    finished = [row for result in report.results for row in result.rows]
-    corpora = dict.fromkeys(str(row.get("corpus") or "no corpus") for row in finished)
-    if len(corpora) < 2:
+    if len(report.extent.corpora) < 2:
         return [whole]
     return [whole] + [
         result_table(
             f"corpus-{number}",
-            f"Corpus {corpus} alone",
-            results(
-                [row for row in finished if str(row.get("corpus") or "no corpus") == corpus], report.fields
-            ),
+            f"Corpus {corpus or 'unknown'} alone",
+            results(report.store, "corpus is ?", (corpus,), report.options),
         )
-        for number, corpus in enumerate(corpora)
+        for number, corpus in enumerate(report.extent.corpora)
     ]
 
 
-def _outcomes(told: Sequence[Result]) -> Drawing | None:
-    asked = [result for result in told if result.cache.lookups]
+def _outcomes(found: Sequence[Result]) -> Drawing | None:
+    asked = [result for result in found if result.cache.lookups]
     if not asked:
         return None
     kept = asked if len(asked) <= MAX_BARS else _largest(asked)[:MAX_BARS]
@@ -298,8 +386,8 @@ def _outcomes(told: Sequence[Result]) -> Drawing | None:
 
 def _largest(asked: Sequence[Result]) -> list[Result]:
     """The configurations with the largest cache."""
-    size = max(result.config.get("cache_size") or 0 for result in asked)
-    return [result for result in asked if (result.config.get("cache_size") or 0) == size]
+    size = max(result.config.get(SIZE) or 0 for result in asked)
+    return [result for result in asked if (result.config.get(SIZE) or 0) == size]
 
 
 def _outcome_words(result: Result) -> str:
@@ -308,11 +396,11 @@ def _outcome_words(result: Result) -> str:
     return f"{result.name}: {cache.hit_rate:.0%} answered from the cache, {wrong} of all wrongly"
 
 
-def _heatmaps(told: Sequence[Result], fields: Sequence[str]) -> list[Drawing]:
+def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[Drawing]:
     """One for each way the other fields are set, where precision or size was varied within it."""
-    others = ["key", *(name for name in fields if name not in ("key", "cache_size", "hash_precision"))]
+    others = [KEY, *(name for name in options if name not in (KEY, SIZE, PRECISION))]
     facets: dict[str, list[Result]] = {}
-    for result in told:
+    for result in found:
         if result.cache.lookups:
             facets.setdefault(config_name(result.config, others), []).append(result)
     grids = [(name, facet) for name, facet in facets.items() if len(facet) > 1]
@@ -332,9 +420,9 @@ def _heatmap(number: int, name: str, facet: Sequence[Result]) -> Drawing:
     )
 
 
-def _tradeoff(told: Sequence[Result]) -> Drawing | None:
+def _tradeoff(found: Sequence[Result]) -> Drawing | None:
     placed = [
-        r for r in measured_alike(told) if r.cache.saved_share is not None and r.language_error is not None
+        r for r in measured_alike(found) if r.cache.saved_share is not None and r.language_error is not None
     ]
     if len(placed) < 2:
         return None
@@ -355,11 +443,11 @@ def _speed(shown: Result | None) -> Drawing | None:
         (figures.to_svg(figures.latency_figure(shown.operations), "latency", alt),),
         f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
         "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's)."
-        f"{_timing_cost(shown.rows)}",
+        f"{_timing_cost(shown)}",
     )
 
 
-def _timing_cost(rows: Iterable[Json]) -> str:
-    """What measuring adds, as the runs measured it themselves (``self_cost_ns`` in their statistics)."""
-    costs = [cost for row in rows if (cost := (row.get("statistics") or {}).get("self_cost_ns"))]
-    return f" Measuring adds about {max(costs) / 1000:.2f} µs to each." if costs else ""
+def _timing_cost(shown: Result) -> str:
+    """The overhead of one measurement, as the runs measured it themselves (``self_cost_ns`` in their statistics)."""
+    cost = shown.sums["self_cost_ns"]
+    return f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
-from whisperlab.report.counts import (
-    CacheTally,
-    Operation,
-    Result,
-    cache_tally,
-    config_name,
-    language_rate,
-    percent,
-)
+from whisperlab.report.counts import CacheCounts, Operation, Result, Run, language_error, percent, ratio
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
 
@@ -87,15 +77,9 @@ def operation_table(results: Iterable[Result]) -> Table:
     return table("latency", "Latency of every operation, in milliseconds", _OPERATION_COLUMNS, rows)
 
 
-def run_table(rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> Table:
-    """A line per run; ``fields`` are those in which the configurations differ."""
-    told = [(config_name(row["config"], fields), row) for row in rows]
-    return table("runs", "Every run: one configuration over one recording", _RUN_COLUMNS, told)
-
-
-def flat_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Runs as flat records for the CSV: configuration, scalar rates, counts of the cache."""
-    return [_flat(row) for row in rows]
+def run_table(runs: Iterable[Run]) -> Table:
+    """A line per run; ``name`` is that of its configuration."""
+    return table("runs", "Every run: one configuration on one recording", _RUN_COLUMNS, runs)
 
 
 def milliseconds(value: float) -> str:
@@ -112,11 +96,7 @@ def _cell(column: Column[T], row: T) -> Cell:
     return Cell(value, "–" if value is None else column.show(value), column.note(row))
 
 
-def _rate(name: str) -> Callable[[Result], Value]:
-    return lambda result: result.rates.get(name)
-
-
-def _interval(cache: CacheTally) -> str:
+def _interval(cache: CacheCounts) -> str:
     interval = cache.false_hit_interval
     if interval is None:
         return "not checked" if cache.hits else ""
@@ -124,7 +104,7 @@ def _interval(cache: CacheTally) -> str:
 
 
 def _language_interval(result: Result) -> str:
-    interval = result.language_error_interval(np.random.default_rng(0))
+    interval = result.language_error_interval
     return "" if interval is None else _range(interval)
 
 
@@ -139,42 +119,8 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    told = (
-        "recording",
-        "corpus",
-        "split",
-        "status",
-        "error",
-        "duration",
-        "compute_s",
-        "response_p95_s",
-        "peak_rss_bytes",
-        "threads",
-        "created",
-    )
-    cache = cache_tally(row)
-    rates = {name: value for name, value in (row.get("rates") or {}).items() if _is_scalar(value)}
-    config = {f"config.{name}": value for name, value in row["config"].items() if _is_scalar(value)}
-    counts = {
-        "hits": cache.hits,
-        "misses": cache.misses,
-        "hit_rate": cache.hit_rate,
-        "hits_checked": cache.checked,
-        "false_hits": cache.false_hits,
-        "false_hit_rate": cache.false_hit_rate,
-        "encode_s": round(cache.encode_s, 4),
-        "saved_s": round(cache.saved_s, 4),
-    }
-    return {**config, **{name: row.get(name) for name in told}, **rates, **counts}
-
-
-def _is_scalar(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
 _RESULT_COLUMNS: tuple[Column[Result], ...] = (
-    Column("Configuration", "What was varied", lambda r: r.name),
+    Column("Configuration", "The options that vary", lambda r: r.name),
     Column(
         "Hit rate",
         "Look-ups the cache answered, and how often it was asked (n)",
@@ -206,13 +152,13 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
     Column(
         "Switch F1",
         "Language switches found within one second, precision and recall in one",
-        _rate("switch_f1_at_1"),
+        lambda r: r.switch_f1,
         "{:.2f}".format,
     ),
     Column(
         "Decision delay",
         "Median seconds of audio from a switch to its decision; a missed switch counts as never",
-        _rate("decision_delay_p50"),
+        lambda r: r.decision_delay,
         "{:.1f} s".format,
     ),
     Column(
@@ -234,12 +180,12 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
         lambda r: r.response_p95,
         "{:.2f} s".format,
     ),
-    Column("Runs", "Recordings this configuration finished", lambda r: len(r.rows)),
+    Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
     Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, mebibytes),
 )
 
 _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
-    Column("Configuration", "What was varied", lambda row: row[0]),
+    Column("Configuration", "The options that vary", lambda row: row[0]),
     Column("Operation", "The part of the pipeline that was timed", lambda row: row[1].name),
     Column("n", "How often, all recordings together", lambda row: row[1].count, "{:,}".format),
     Column("Mean", "Total / n", lambda row: row[1].mean, milliseconds),
@@ -249,40 +195,31 @@ _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
     Column("Longest", "The longest single one", lambda row: row[1].longest, milliseconds),
 )
 
-_Run = tuple[str, Mapping[str, Any]]
+
+def _column(name: str) -> Callable[[Run], Value]:
+    return lambda run: run[name]
 
 
-def _run(name: str) -> Callable[[_Run], Value]:
-    return lambda run: run[1].get(name)
-
-
-_RUN_COLUMNS: tuple[Column[_Run], ...] = (
-    Column("Configuration", "What was varied", lambda run: run[0]),
-    Column("Recording", "Its id", _run("recording")),
-    Column("Corpus", "Where the recording is from", _run("corpus")),
-    Column(
-        "Status", "Whether the run finished", _run("status"), note=lambda run: str(run[1].get("error") or "")
-    ),
-    Column("Audio", "Length", _run("duration"), "{:.1f} s".format),
-    Column("Hit rate", "Look-ups the cache answered", lambda run: cache_tally(run[1]).hit_rate, percent),
+_RUN_COLUMNS: tuple[Column[Run], ...] = (
+    Column("Configuration", "The options that vary", _column("name")),
+    Column("Recording", "Its id", _column("recording")),
+    Column("Corpus", "Where the recording is from", _column("corpus")),
+    Column("Status", "Whether the run finished", _column("status"), note=lambda run: run["error"] or ""),
+    Column("Audio", "Length", _column("duration_s"), "{:.1f} s".format),
+    Column("Hit rate", "Look-ups that the cache answered", _column("hit_rate"), percent),
     Column(
         "False-hit rate",
-        "Of the hits that were recomputed, those that stood for another language",
-        lambda run: cache_tally(run[1]).false_hit_rate,
+        "Of the hits that were recomputed, those with another language",
+        lambda run: ratio(run["false_hits"], run["checked"]),
         percent,
-        lambda run: _interval(cache_tally(run[1])),
+        lambda run: _interval(CacheCounts.of(run)),
     ),
     Column(
         "Language error",
         "Speech time under a wrong language label / speech time",
-        lambda run: (run[1].get("rates") or {}).get(language_rate(run[1]["config"])),
+        language_error,
         percent,
     ),
-    Column(
-        "Mixed error",
-        "Word errors / words",
-        lambda run: (run[1].get("rates") or {}).get("mixed_error_rate"),
-        percent,
-    ),
-    Column("Compute", "Wall time inside the transcriber", _run("compute_s"), "{:.1f} s".format),
+    Column("Mixed error", "Word errors / words", _column("mixed_error_rate"), percent),
+    Column("Compute", "Wall time inside the transcriber", _column("compute_s"), "{:.1f} s".format),
 )

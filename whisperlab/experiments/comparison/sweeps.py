@@ -25,6 +25,7 @@ from whisperlab.experiments.comparison.measures import (
 from whisperlab.experiments.results_store import STORE, Row, read_rows
 from whisperlab.experiments.systems import encoder_work
 from whisperlab.util.errors import SweepError
+from whisperlab.util.options import flat
 
 FRAMES = Measure("language error rate of frames", "difference", 0.01, "better", "worse")
 
@@ -113,7 +114,7 @@ def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
 def _options(row: Row) -> dict[str, str]:
     """Configuration, weights and version of a row, each value as JSON."""
     made = {
-        **row["config"],
+        **flat(row["config"]),
         "weights": str(row.get("model_digest"))[:12],
         "version": row.get("whisperlab"),
     }
