@@ -64,7 +64,7 @@ class Row(TypedDict, total=False):
     key: str
     schema: int
     status: str  # one of STATUSES
-    config: dict[str, Any]  # JSON of the options
+    config: Json  # JSON of the options
     recording: str
     corpus: str | None
     split: str | None
@@ -74,7 +74,7 @@ class Row(TypedDict, total=False):
     error: str | None
     counts: dict[str, Any]  # `Score.to_dict`
     rates: dict[str, Any]  # `Score.rates`
-    statistics: dict[str, Any]  # of the transcriber
+    statistics: Json  # of the transcriber
     trace: str | None  # path relative to the folder
     duration: float  # seconds of audio
     compute_s: float | None
@@ -362,7 +362,7 @@ def in_memory(rows: Iterable[Row]) -> ResultsStore:
     store = ResultsStore(_connect(":memory:"), "rows")
     _create(store)
     for number, given in enumerate(rows):
-        row: Row = {"key": str(number), **given}  # type: ignore[misc]
+        row: Row = {"key": str(number), **given}
         if missing := sorted(_REQUIRED - row.keys()):
             raise SweepError(f"a row of a sweep needs {', '.join(missing)}: {row!r:.200}")
         store._insert(row, _columns(row), json.dumps(row))

@@ -308,7 +308,7 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     finished = [row for row in rows if row["status"] == "ok"]
     summary = {
-        **{name: rows[0][name] for name in ("config", "model_digest", "whisperlab")},  # type: ignore[literal-required]
+        **{name: rows[0][name] for name in ("config", "model_digest", "whisperlab")},
         "recordings": len(finished),
         "failed": len(rows) - len(finished),
     }

@@ -196,12 +196,14 @@ class Result:
     @property
     def response_p95(self) -> float | None:
         """The worst recording's 95th percentile of response times, in seconds; None when none was measured."""
-        return self.sums["response_p95_s"]
+        found: float | None = self.sums["response_p95_s"]
+        return found
 
     @property
     def peak_rss_bytes(self) -> int | None:
         """The highest peak of resident memory; None when none was measured."""
-        return self.sums["peak_rss_bytes"]
+        found: int | None = self.sums["peak_rss_bytes"]
+        return found
 
 
 def language_error(sums: Run) -> float | None:

@@ -158,7 +158,7 @@ def _pairs(paired: _Paired, timed: bool) -> Pairs:
             for measure, name in _RATES.items():
                 pairs.add(measure, unit, variant, row["rates"].get(name))
             pairs.add(ENCODED, unit, variant, _encoded(row))
-            if timed:
+            if timed and row["compute_s"] is not None:
                 pairs.add(TIME, unit, variant, row["compute_s"] / row["duration"])
     return pairs
 
@@ -188,7 +188,7 @@ def _timed(folders: Mapping[str, Path], paired: Iterable[_Paired]) -> tuple[bool
 def _machine(folder: Path, row: Row) -> str | None:
     """The machine in the first line of a row's trace, as JSON; None if it is missing."""
     try:
-        with (folder / row["trace"]).open(encoding="utf-8") as file:
+        with (folder / str(row["trace"])).open(encoding="utf-8") as file:
             machine = json.loads(file.readline())["machine"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
