@@ -6,19 +6,12 @@ No model is needed: scores are computed from traces, or from plain lists for any
 from __future__ import annotations
 
 from whisperlab.evaluation.scoring.calibration import (
-    ReliabilityBin,
     area_under_roc,
     best_temperature,
     expected_calibration_error,
     reliability,
 )
-from whisperlab.evaluation.scoring.language import (
-    TOLERANCES_S,
-    WIDEST_S,
-    Boundary,
-    match_switches,
-    true_switches,
-)
+from whisperlab.evaluation.scoring.language import Boundary, match_switches, true_switches
 from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import (
     Score,
@@ -28,25 +21,11 @@ from whisperlab.evaluation.scoring.summary import (
     score,
     score_trace,
 )
-from whisperlab.evaluation.scoring.text import (
-    FOLDS,
-    NORMALIZERS,
-    Aligned,
-    TextCounts,
-    align,
-    normalizer_name,
-    units,
-)
+from whisperlab.evaluation.scoring.text import TextCounts, align, normalizer_name, units
 from whisperlab.util.statistics import wilson
 
 __all__ = [
-    "FOLDS",
-    "NORMALIZERS",
-    "TOLERANCES_S",
-    "WIDEST_S",
-    "Aligned",
     "Boundary",
-    "ReliabilityBin",
     "Score",
     "TextCounts",
     "align",
