@@ -151,7 +151,7 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
 def fetch_lock(folder: Path, say: Say) -> Iterator[IO[str]]:
     """Lock a folder for one process at a time, and remove files that a killed process left incomplete.
 
-    A lock of the kernel, released with the last process that holds it: filelock's cannot be passed on to pip.
+    The kernel releases the lock with the last process that holds it. filelock cannot pass its locks on to pip.
     """
     with explain_writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

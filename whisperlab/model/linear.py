@@ -219,6 +219,12 @@ class Int8Linear:
         return y
 
 
+def packed_bytes(weight: torch.ScriptObject) -> int:
+    """Bytes of the packed weight that an `Int8Linear` keeps."""
+    unpacked, _ = torch.ops.quantized.linear_unpack(weight)
+    return int(unpacked.numel())
+
+
 class Int8Rows:
     """The function ``x -> x @ weight.T`` with each row of the weight rounded to 8 bits.
 

@@ -149,7 +149,7 @@ def is_known(name: str) -> bool:
 
 
 def model_path(name: str) -> Path | None:
-    """A model's checkpoint on this machine, not verified; None if there is none.
+    """A model's checkpoint on this machine, not verified; None if it is missing.
 
     Raises WeightsError for an unknown name.
     """

@@ -53,9 +53,10 @@ def _bytes(value: object, seen: set[int]) -> int | None:
     else:
         import torch
 
+        from whisperlab.model.linear import packed_bytes
+
         if isinstance(value, torch.ScriptObject):
-            packed, _ = torch.ops.quantized.linear_unpack(value)
-            return int(packed.numel())
+            return packed_bytes(value)
         if not isinstance(value, torch.Tensor):
             return None
         if value.is_mkldnn:
