@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.json_values import to_json
 from whisperlab.util.text_table import text_table
 
 table = text_table  # the name the commands use
@@ -29,8 +30,6 @@ class Console:
     def document(self, value: object) -> None:
         """Print a result as one line of JSON. Does nothing without ``--json``."""
         if self.json:
-            from whisperlab.util.json_values import to_json  # imports numpy
-
             value = to_json(value)
             text = json.dumps(value, ensure_ascii=False, allow_nan=False)
             try:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 Json: TypeAlias = Mapping[str, Any]  # a JSON object as it was read: fields are checked when they are used
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
@@ -15,12 +13,13 @@ JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping
 def to_json(value: object) -> JsonValue:
     """A value as plain JSON: NaN and infinities become None, numpy numbers and arrays plain, paths strings.
 
+    >>> import numpy as np
     >>> to_json({"p95": float("nan"), "n": np.int64(3), 1: (True,)})
     {'p95': None, 'n': 3, '1': [True]}
     """
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, np.generic | np.ndarray):
+    if hasattr(value, "tolist"):  # numpy, which is not imported here: the command line must start fast
         return to_json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
