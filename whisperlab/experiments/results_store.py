@@ -72,8 +72,8 @@ class Row(TypedDict, total=False):
     model_digest: str
     whisperlab: str  # version
     error: str | None
-    counts: dict[str, Any]  # `Score.to_dict`
-    rates: dict[str, Any]  # `Score.rates`
+    counts: Json  # `Score.to_dict`
+    rates: Json  # `Score.rates`
     statistics: Json  # of the transcriber
     trace: str | None  # path relative to the folder
     duration: float  # seconds of audio
@@ -344,23 +344,21 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
     (Path(folder) / TRACES).mkdir(parents=True, exist_ok=True)
     path = _existing(Path(folder))
     try:
-        with (
-            FileLock(path.with_name(".lock"), timeout=0),
-            ResultsStore(_connect(path.absolute().as_uri()), str(path)) as store,
-        ):
-            store.sql("pragma journal_mode = wal")
-            store.sql("pragma synchronous = full")  # a commit is on disk when it returns
-            if not store.sql("pragma user_version")[0][0]:
-                _create(store)
-            yield _checked(store)
+        with FileLock(path.with_name(".lock"), timeout=0):
+            if not path.exists():
+                with atomic_path(path) as unfinished, _new(unfinished, path):
+                    pass
+            with ResultsStore(_connect(path.absolute().as_uri()), str(path)) as store:
+                store.sql("pragma journal_mode = wal")
+                store.sql("pragma synchronous = full")  # a commit is on disk when it returns
+                yield _checked(store)
     except Timeout as error:
         raise SweepError(f"another sweep is running in {folder}") from error
 
 
 def in_memory(rows: Iterable[Row]) -> ResultsStore:
     """A store without a file, for rows that need not come from a sweep; a row without a key gets a number as key."""
-    store = ResultsStore(_connect(":memory:"), "rows")
-    _create(store)
+    store = _new(":memory:", "rows")
     for number, given in enumerate(rows):
         row: Row = {"key": str(number), **given}
         if missing := sorted(_REQUIRED - row.keys()):
@@ -405,9 +403,8 @@ def import_jsonl(folder: str | Path) -> int:
         with (
             old.open("rb") as lines,
             atomic_path(path) as unfinished,
-            ResultsStore(_connect(unfinished.absolute().as_uri()), str(path)) as store,
+            _new(unfinished, path) as store,
         ):
-            _create(store)
             with store._explained("cannot add a result: "), store.connection:
                 for number, line in enumerate(takewhile(lambda line: line.endswith(b"\n"), lines), 1):
                     row = _imported(old, number, line)
@@ -430,11 +427,13 @@ def migrated_row(row: Row) -> Row:
 
     if row.get("schema", 1) == SCHEMA:
         return row
-    causes = ((row.get("statistics") or {}).get("encoder_cache") or {}).get("hits_by_cause")
-    if causes and "near" in causes:
+    statistics = dict(row.get("statistics") or {})
+    cache = dict(statistics.get("encoder_cache") or {})
+    if "near" in (causes := dict(cache.get("hits_by_cause") or {})):
         causes["similar"] = causes.pop("near")
+        statistics["encoder_cache"] = {**cache, "hits_by_cause": causes}
     config = migrated({name: value for name, value in row["config"].items() if name != "model"})
-    changed: Row = {**row, "schema": SCHEMA, "config": config}
+    changed: Row = {**row, "schema": SCHEMA, "config": config, "statistics": statistics}
     try:
         complete = TranscriberConfig.from_json(config)
         key = task_key(complete.changes(), row["audio_sha256"], row["model_digest"], row["whisperlab"])
@@ -462,9 +461,12 @@ def _connect(uri: str) -> sqlite3.Connection:
         raise SweepError(f"{uri.removeprefix('file://').partition('?')[0]}: {error}") from error
 
 
-def _create(store: ResultsStore) -> None:
-    with store._explained():
+def _new(file: str | Path, name: str | Path) -> ResultsStore:
+    """An empty store in a file, or in ``:memory:``."""
+    store = ResultsStore(_connect(str(file)), str(name))
+    with store._explained("cannot be made: "):
         store.connection.executescript(f"begin; {_TABLES} commit;")
+    return store
 
 
 def _checked(store: ResultsStore) -> ResultsStore:
@@ -512,8 +514,7 @@ def _cache_columns(cache: Json, encodes: Json) -> dict[str, object]:
     causes, shadow = cache.get("hits_by_cause") or {}, cache.get("shadow") or {}
     return {
         **{name: cache.get(name, 0) for name in ("hits", "misses", "evictions")},
-        **{name: causes.get(name, 0) for name in ("silence", "repeat")},
-        "similar": causes.get("similar", causes.get("near", 0)),
+        **{name: causes.get(name, 0) for name in ("silence", "repeat", "similar")},
         **{name: shadow.get(name, 0) for name in ("checked", "false_hits")},
         "encode_s": (encodes.get("total") or 0.0) / 1000,
         "saved_s": cache.get("hits", 0) * (encodes.get("mean") or 0.0) / 1000,
