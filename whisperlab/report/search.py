@@ -43,24 +43,24 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
 
     ``splits`` are those of the recordings.
     """
-    objectives, told = _objectives(results)
-    options = _varied(told)
-    if len(told) < FEWEST or len(options) < 2 or len(objectives) < 2:
+    objectives, runs = _objectives(results)
+    options = _varied(runs)
+    if len(runs) < FEWEST or len(options) < 2 or len(objectives) < 2:
         return None
-    told = sorted(told, key=lambda result: [objective.of([result])[0] for objective in objectives])
-    on_front = pareto_front(list(zip(*(objective.of(told) for objective in objectives), strict=True)))
-    members = [result for result, member in zip(told, on_front, strict=True) if member]
-    measured = [(objective, _importances(told, options, objective)) for objective in objectives]
+    runs = sorted(runs, key=lambda result: [objective.of([result])[0] for objective in objectives])
+    on_front = pareto_front(list(zip(*(objective.of(runs) for objective in objectives), strict=True)))
+    members = [result for result, member in zip(runs, on_front, strict=True) if member]
+    measured = [(objective, _importances(runs, options, objective)) for objective in objectives]
     chosen = _some(on_front)
-    shown, marks = [told[n] for n in chosen], [on_front[n] for n in chosen]
+    shown, marks = [runs[n] for n in chosen], [on_front[n] for n in chosen]
     axes = [one.option for one in measured[0][1][:MAX_OPTIONS]]
-    words = _words(told, members, objectives)
+    words = _words(runs, members, objectives)
     return SearchSection(
-        about=tuple(_about(told, members, objectives, list(splits))),
+        about=tuple(_about(runs, members, objectives, list(splits))),
         front=_front_table(members, objectives),
         picture=Drawing(
             (to_svg(search_figures.front_figure(shown, marks, objectives), "front-picture", words),),
-            _picture_words(objectives, len(shown), len(told)),
+            _picture_words(objectives, len(shown), len(runs)),
         ),
         importance=_importance_drawing(measured),
         parallel=Drawing(
@@ -71,18 +71,18 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
                     f"Parallel coordinates over {', '.join(axes)}. {words}",
                 ),
             ),
-            _parallel_words(objectives, len(shown), len(told), len(axes), len(options)),
+            _parallel_words(objectives, len(shown), len(runs), len(axes), len(options)),
         ),
     )
 
 
 def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result]]:
     """The objectives that all comparable results have, errors first, and those results."""
-    told = measured_alike(results)
-    error = MIXED if any(result.mixed_error is not None for result in told) else LANGUAGE
-    told = [result for result in told if error.value(result) is not None]
-    cost = RESPONSE if all(result.response_p95 is not None for result in told) else COMPUTING
-    return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in told)], told
+    runs = measured_alike(results)
+    error = MIXED if any(result.mixed_error is not None for result in runs) else LANGUAGE
+    runs = [result for result in runs if error.value(result) is not None]
+    cost = RESPONSE if all(result.response_p95 is not None for result in runs) else COMPUTING
+    return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
 
 
 def _varied(results: Sequence[Result]) -> list[str]:
@@ -123,10 +123,10 @@ def _column(objective: Objective) -> Column[tuple[int, Result]]:
 
 
 def _about(
-    told: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective], splits: Sequence[str]
+    runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective], splits: Sequence[str]
 ) -> Iterable[str]:
     yield (
-        f"{len(members)} of {len(told)} configurations are on the Pareto front of "
+        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
         f"{', '.join(objective.name for objective in objectives)}: no other configuration is better in all of them."
     )
     if "test" in splits:
@@ -146,13 +146,13 @@ def _about(
         )
 
 
-def _words(told: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective]) -> str:
+def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective]) -> str:
     listed = "; ".join(
         f"{result.name}: " + ", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives)
         for result in members[:MAX_WORDS]
     )
     more = f"; and {len(members) - MAX_WORDS} more" if len(members) > MAX_WORDS else ""
-    return f"{len(told)} configurations, {len(members)} on the Pareto front: {listed}{more}"
+    return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
 def _picture_words(objectives: Sequence[Objective], shown: int, of: int) -> str:

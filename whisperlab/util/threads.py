@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter_ns
 
 from whisperlab.util.errors import ConfigurationError
@@ -62,13 +63,15 @@ def second_thread(rounds: int = 30) -> float:
     import torch
     from torch.nn.functional import gelu, layer_norm
 
+    from whisperlab.util.timing import time_in_turns  # imports numpy and soxr
+
     rows, narrow, wide = torch.randn(125, 512), torch.randn(512, 2048) / 32, torch.randn(2048, 512) / 64
-    took = {1: 0, 2: 0}
-    for number in range(rounds + 1):
-        for n in took:
-            with torch_threads(n), torch.inference_mode():
-                began = perf_counter_ns()
-                for _ in range(6):
-                    layer_norm(gelu(rows @ narrow) @ wide, (512,))
-                took[n] += (perf_counter_ns() - began) * (number > 0)  # the first round is a warm-up
-    return took[2] / took[1]
+
+    def work(n: int) -> None:
+        with torch_threads(n), torch.inference_mode():
+            for _ in range(6):
+                layer_norm(gelu(rows @ narrow) @ wide, (512,))
+
+    times = time_in_turns({str(n): partial(work, n) for n in (1, 2)}, rounds + 1, perf_counter_ns)
+    one, two = (sum(ms[1:]) for ms in times.values())  # the first round is a warm-up
+    return two / one
