@@ -38,7 +38,7 @@ from whisperlab.cache import KEYS, EncoderCache
 from whisperlab.data import audio_files
 from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import read_trace, write_trace
-from whisperlab.experiments import comparison, results_store, sweep
+from whisperlab.experiments import comparison, results_store, store_import, sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
 from whisperlab.streaming.decoding import DecodingOptions
@@ -766,7 +766,7 @@ def read_store(path: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / results_store.STORE).unlink(missing_ok=True)
     path.replace(folder / results_store.OLD_STORE)
-    results_store.import_jsonl(folder)
+    store_import.import_jsonl(folder)
     rows = results_store.read_rows(folder)
     with results_store.open_store(folder) as store:
         assert store.statuses() == {row["key"]: row["status"] for row in rows}

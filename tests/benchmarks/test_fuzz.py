@@ -26,7 +26,8 @@ from hypothesis.extra import numpy as hnp
 from whisperlab.buffer import RingBuffer
 from whisperlab.data import read_manifest
 from whisperlab.evaluation.trace import read_trace
-from whisperlab.experiments.results_store import OLD_STORE, import_jsonl, read_rows
+from whisperlab.experiments.results_store import OLD_STORE, read_rows
+from whisperlab.experiments.store_import import import_jsonl
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.smoothing import SmoothingOptions

@@ -24,12 +24,12 @@ from whisperlab.experiments.results_store import (
     SCHEMA,
     STORE,
     Row,
-    import_jsonl,
     open_store,
     read_rows,
     task_key,
     write_store,
 )
+from whisperlab.experiments.store_import import import_jsonl
 from whisperlab.util.errors import SweepError
 
 sessions = st.lists(

@@ -158,7 +158,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _import(args: argparse.Namespace, console: Console) -> int:
     """Convert the store of an earlier version."""
-    from whisperlab.experiments.results_store import STORE, import_jsonl
+    from whisperlab.experiments.results_store import STORE
+    from whisperlab.experiments.store_import import import_jsonl
 
     path, rows = args.import_from / STORE, import_jsonl(args.import_from)
     console.document({"out": str(path), "rows": rows})

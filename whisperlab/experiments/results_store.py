@@ -9,7 +9,7 @@ A task has one row, named by its ``key``: a digest of everything that the result
 * ``runs``: a view of ``results`` with the configuration beside it.
 
 SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
-writes. `import_jsonl` converts a store of an earlier version (``results.jsonl``).
+writes. `whisperlab.experiments.store_import` converts a store of an earlier version (``results.jsonl``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
@@ -31,7 +30,6 @@ from whisperlab.evaluation.trace import STATISTICS
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
-from whisperlab.util.options import migrated
 from whisperlab.util.validation import (
     AMOUNT_OR_NULL,
     COUNT,
@@ -389,57 +387,19 @@ def check_row(value: object) -> Row:
     return cast(Row, value)
 
 
-def import_jsonl(folder: str | Path) -> int:
-    """Convert the store of an earlier version, ``results.jsonl``, to ``results.sqlite`` beside it; returns its rows.
+def new_store(folder: str | Path, rows: Iterable[Row]) -> int:
+    """Write a new store that appears only when it is complete. Returns its number of rows.
 
-    Of several rows of one key the last one is taken. A last line without a line end, which a crash left behind, is
-    skipped. Option names become today's (`migrated_row`). The old file stays. Raises SweepError when the folder already
-    has a store, and for a damaged line, with its number.
+    Of several rows of one key the last one is kept. Raises SweepError when the folder has a store already.
     """
-    path, old = Path(folder) / STORE, Path(folder) / OLD_STORE
+    path = Path(folder) / STORE
     if path.exists():
-        raise SweepError(f"{path} exists already; move it away to import {old} again")
-    try:
-        with (
-            old.open("rb") as lines,
-            atomic_path(path) as unfinished,
-            _new(unfinished, path) as store,
-        ):
-            with store._explained("cannot add a result: "), store.connection:
-                for number, line in enumerate(takewhile(lambda line: line.endswith(b"\n"), lines), 1):
-                    row = _imported(old, number, line)
-                    store._insert(row, _columns(row), json.dumps(row, ensure_ascii=False))
-            return len(store)
-    except OSError as error:
-        raise SweepError(f"{old} cannot be imported: {error}") from error
-
-
-def _imported(old: Path, number: int, line: bytes) -> Row:
-    try:
-        return migrated_row(check_row(from_json(line)))
-    except ValueError as error:
-        raise SweepError(f"{old}:{number}: {error}; delete the line to run its task again") from error
-
-
-def migrated_row(row: Row) -> Row:
-    """A row of any schema in today's: option names, the name of the cache key ``similar``, and the key that follows."""
-    from whisperlab.config import TranscriberConfig
-
-    if row.get("schema", 1) == SCHEMA:
-        return row
-    statistics = dict(row.get("statistics") or {})
-    cache = dict(statistics.get("encoder_cache") or {})
-    if "near" in (causes := dict(cache.get("hits_by_cause") or {})):
-        causes["similar"] = causes.pop("near")
-        statistics["encoder_cache"] = {**cache, "hits_by_cause": causes}
-    config = migrated({name: value for name, value in row["config"].items() if name != "model"})
-    changed: Row = {**row, "schema": SCHEMA, "config": config, "statistics": statistics}
-    try:
-        complete = TranscriberConfig.from_json(config)
-        key = task_key(complete.changes(), row["audio_sha256"], row["model_digest"], row["whisperlab"])
-        return {**changed, "config": complete.to_json(), "key": key}
-    except (ConfigurationError, KeyError):  # an option that is gone, or a row that cannot be resumed anyway
-        return changed
+        raise SweepError(f"{path} exists already; move it away first")
+    with atomic_path(path) as unfinished, _new(unfinished, path) as store:
+        with store._explained("cannot add a result: "), store.connection:
+            for row in rows:
+                store._insert(row, _columns(row), json.dumps(row, ensure_ascii=False))
+        return len(store)
 
 
 def _existing(folder: Path) -> Path:

@@ -47,6 +47,7 @@ from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
 from whisperlab.util.json_values import Json
 from whisperlab.util.memory import trim_heap
+from whisperlab.util.process import reset_peak_rss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -464,7 +465,7 @@ def _reset_peak_memory() -> None:
     gc.collect()
     trim_heap()
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_peak_rss()
 
 
 def _short(config: TranscriberConfig) -> str:

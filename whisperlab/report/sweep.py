@@ -254,7 +254,7 @@ def _row_of(key: str, trace: Trace) -> Row:
         "compute_s": trace.compute_s,
         "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
-        "threads": trace.config.get("threads"),
+        "threads": (trace.config.get("compute") or {}).get("threads"),
         "created": trace.header["created"],
     }
 

@@ -13,20 +13,9 @@ from contextlib import contextmanager
 from functools import partial
 from time import perf_counter_ns
 
-from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.validation import check_type, shown
-
 THREADS = 1  # the default of every entry point
 MOST_THREADS = 256
 WORTH = 0.75  # a second thread is worth a core if it reduces the time to this share or less
-
-
-def check_threads(n: int) -> int:
-    """The number of threads itself; ConfigurationError if it is not 1 to `MOST_THREADS`."""
-    check_type("threads", n, int)
-    if not 1 <= n <= MOST_THREADS:
-        raise ConfigurationError(f"threads must be 1 to {MOST_THREADS}, got {shown(n)}")
-    return n
 
 
 @contextmanager
