@@ -49,7 +49,14 @@ def _entry(folder: Path, page: Path) -> Entry:
     with page.open(encoding="utf-8", errors="replace") as file:
         head = file.read(_HEAD).partition("<body")[0]
     title = re.search(r"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
-    meta = dict(re.findall(r'<meta name="([^"]*)" content="([^"]*)"', head))
+    meta: dict[str, str] = {}
+    for tag in re.findall(
+        r"<meta\b[^>]*>", head
+    ):  # nbconvert writes attributes in any order, with either quote
+        attributes = {
+            name: value for name, _, value in re.findall(r"""([\w-]+)=(["'])(.*?)\2""", tag, re.DOTALL)
+        }
+        meta[attributes.get("name", "")] = attributes.get("content", "")
     facts = page.stat()
     return Entry(
         href=quote(page.relative_to(folder).as_posix()),
