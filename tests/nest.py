@@ -78,6 +78,7 @@ def nest() -> Iterator[Nest]:
 
 
 def _pretend(packaged: dict[str, Any]) -> None:
+    sys.path.insert(0, str(Path(__file__).with_name("experiments")))
     from test_sweep import Parrot
 
     from whisperlab.experiments import sweep

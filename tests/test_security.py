@@ -30,7 +30,6 @@ ROOT = PACKAGE.parent
 
 # (module, call): why it may stand there.
 ALLOWED = {
-    ("nursery.py", "pickle.loads"): "an exception of our own, pickled on the same line",
     ("doctor.py", "torch"): "asked for its version and its threads, loads nothing",
     ("page.py", "Markup"): "the one place for markup of our own making",
 }

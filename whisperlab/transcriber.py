@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy.typing as npt
 
@@ -32,7 +32,6 @@ from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
-    from typing_extensions import Unpack
     from whisper.model import Whisper
 
 

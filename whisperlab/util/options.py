@@ -172,7 +172,7 @@ def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
     """Options under the names of earlier versions, nested under today's. Other names stay as they are.
 
     >>> migrated({"cache_size": 10, "lid": {"sure": 0.9, "window_ms": 2000}, "key": "near"})
-    {'cache': {'size': 10, 'key': 'similar'}, 'language_id': {'confident_above': 0.9, 'window_ms': 2000}}
+    {'language_id': {'confident_above': 0.9, 'window_ms': 2000}, 'cache': {'size': 10, 'key': 'similar'}}
     """
     found: dict[str, object] = {}
     for name, item in value.items():
