@@ -132,7 +132,7 @@ def test_the_runs_download_as_csv_with_formulas_disarmed(visit: Visit) -> None:
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert download.value.suggested_filename == "runs.csv"
-    assert {row["config.key"] for row in rows} == {"rounded", "logmel"}
+    assert {row["config.cache.key"] for row in rows} == {"rounded", "logmel"}
     assert [row["error"] for row in rows if row["status"] == "failed"] == ["'" + FORMULA]
     assert {float(row["hit_rate"]) for row in rows if row["hit_rate"]} > {0.0}
 
