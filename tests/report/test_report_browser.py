@@ -56,7 +56,7 @@ def test_the_report_opens_offline_without_a_request_or_a_complaint(visit: Visit,
 
 def test_a_column_of_numbers_sorts_both_ways_as_numbers(visit: Visit) -> None:
     # As texts, 154 ms would come before 16.5 ms.
-    visit.page.locator("summary", has_text="operation by operation").click()
+    visit.page.locator("summary", has_text="configurations by operation").click()
     button = visit.page.locator("#latency thead button").get_by_text("Mean", exact=True)
     before = visit.column("latency", 3)
     button.click()
@@ -132,7 +132,7 @@ def test_the_runs_download_as_csv_with_formulas_disarmed(visit: Visit) -> None:
     text = Path(download.value.path()).read_text(encoding="utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert download.value.suggested_filename == "runs.csv"
-    assert {row["config.key"] for row in rows} == {"rounded", "logmel"}
+    assert {row["config.cache.key"] for row in rows} == {"rounded", "logmel"}
     assert [row["error"] for row in rows if row["status"] == "failed"] == ["'" + FORMULA]
     assert {float(row["hit_rate"]) for row in rows if row["hit_rate"]} > {0.0}
 
