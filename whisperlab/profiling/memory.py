@@ -7,11 +7,15 @@ from the parent and can never fall. The growth includes the buffers that torch's
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING
 
 from whisperlab.profiling.owned import owned
 from whisperlab.profiling.records import ResidentMemory
 from whisperlab.profiling.workload import Workload
 from whisperlab.util.process import process_memory, reset_peak_rss
+
+if TYPE_CHECKING:
+    from whisperlab.transcriber import SessionRestartTranscriber
 
 
 def measure(workload: Workload) -> ResidentMemory:
@@ -33,5 +37,19 @@ def measure(workload: Workload) -> ResidentMemory:
         end["VmHWM"],
         end["RssAnon"] - libraries["RssAnon"],
         end["RssFile"] - libraries["RssFile"],
-        owned(transcriber),
+        owned(transcriber_parts(transcriber)),
     )
+
+
+def transcriber_parts(transcriber: SessionRestartTranscriber) -> dict[str, object]:
+    """The parts of a transcriber that hold memory, by name; `owned` counts shared memory for the first of them."""
+    parts = transcriber.parts
+    return {
+        "vad_audio_buffer": transcriber.vad_audio_buffer,
+        "audio_buffer_for_lid": transcriber.audio_buffer_for_lid,
+        "encoder_cache": transcriber.encoder_cache,
+        "encoder": parts.lid_encoder,
+        "text_decoder": parts.decoder,
+        "metrics": transcriber.metrics,
+        "stream": transcriber,
+    }

@@ -16,10 +16,12 @@ _CLOSED = (str, bytes, int, float, complex, bool, type, ModuleType, FunctionType
 def owned(holder: object) -> dict[str, int]:
     """Bytes of the tensors and arrays below each attribute, in descending order; shared memory counts once.
 
-    Weights packed for a kernel count with the size of their numbers, without additions of the kernel.
+    A mapping of names to objects is taken as such attributes. Weights packed for a kernel count with the size of their
+    numbers, without additions of the kernel.
     """
     seen: set[int] = set()
-    sizes = {name.lstrip("_"): _size(value, seen) for name, value in attributes(holder)}
+    inside = holder.items() if isinstance(holder, Mapping) else attributes(holder)
+    sizes = {str(name).lstrip("_"): _size(value, seen) for name, value in inside}
     small = sum(size for size in sizes.values() if size < SMALL)
     kept = {name: size for name, size in sizes.items() if size >= SMALL}
     ranked = dict(sorted(kept.items(), key=lambda entry: -entry[1]))

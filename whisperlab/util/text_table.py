@@ -13,8 +13,8 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
 
     >>> print(text_table([{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]))
     name  size
-    base  74
-    tiny  39
+    base    74
+    tiny    39
     """
     if not rows:
         return "(nothing)"
