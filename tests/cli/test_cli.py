@@ -24,7 +24,6 @@ from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console, table
-from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
@@ -814,12 +813,6 @@ def test_a_language_may_be_given_in_any_usual_way() -> None:
 # ---- sweep and report ------------------------------------------------------------------------------------
 
 
-def known(config: TranscriberConfig | dict[str, Any]) -> TranscriberConfig:
-    if isinstance(config, TranscriberConfig):
-        return config
-    return TranscriberConfig.from_json({name: value for name, value in config.items() if name != "model"})
-
-
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The configurations for which a sweep asked a transcriber; key ``logmel`` gets one that fails."""
@@ -827,7 +820,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def make(config: Any) -> FakeTranscriber:
         configurations.append(config)
-        failure = OSError("out of luck") if known(config).cache.key == "logmel" else None
+        failure = OSError("out of luck") if config.cache.key == "logmel" else None
         return FakeTranscriber(failure=failure)
 
     monkeypatch.setattr("whisperlab.model.weights.load_model", lambda *_, **__: object())
@@ -947,8 +940,8 @@ def test_a_search_prints_its_front_says_the_split_and_resumes(
     assert set(first["front"][0]) == {
         "trial", "values", "mixed_error_rate", "response_p95_s", "peak_rss_bytes", "error",
     }  # fmt: skip
-    assert 0.5 <= known(made[0]).language_id.confident_above <= 0.9
-    assert known(made[0]).languages == ("en", "es")
+    assert 0.5 <= made[0].language_id.confident_above <= 0.9
+    assert made[0].languages == ("en", "es")
     assert run(*words) == 1
     assert "--resume" in capsys.readouterr().err
     assert run(*words, "--resume") == 0
