@@ -23,7 +23,7 @@ import soundfile
 from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
@@ -32,6 +32,7 @@ from whisperlab.streaming import real_time
 from whisperlab.streaming.real_time import OverloadOptions
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
 
 COMMANDS = [module.__name__.rpartition(".")[2] for module in commands.COMMANDS]
@@ -1144,8 +1145,8 @@ def test_profiling_a_file_that_is_not_there_starts_no_process(
 
 def test_a_table_has_names_aligned_columns_and_a_dash_for_nothing() -> None:
     rows = [{"name": "a", "rate": 0.123456}, {"name": "longer", "rate": None}]
-    assert table(rows) == "name      rate\na       0.1235\nlonger       -"
-    assert table([]) == "(nothing)"
+    assert text_table(rows) == "name      rate\na       0.1235\nlonger       -"
+    assert text_table([]) == "(nothing)"
 
 
 def test_what_json_cannot_say_becomes_null() -> None:
