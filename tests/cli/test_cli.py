@@ -791,7 +791,7 @@ def test_a_wrong_duration_is_told_and_left_out_of_the_minutes(
     "command, given, told",
     [
         (("transcribe", "a.wav", "--languages"), "en,xx", "unknown language 'xx'"),
-        (("transcribe", "a.wav", "--language"), "auto", "'auto' names no language: leave it out"),
+        (("transcribe", "a.wav", "--language"), "auto", "'auto' is not the name of a language: leave it out"),
         (("sweep", "--languages"), "englsh", "the closest are en (english)"),
         (("search", "--space", "space.json", "--languages"), "klingon", "unknown language 'klingon'"),
     ],
