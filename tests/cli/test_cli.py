@@ -23,8 +23,7 @@ import soundfile
 from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import Console, table
-from whisperlab.config import TranscriberConfig
+from whisperlab.cli.console import Console
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
@@ -33,6 +32,7 @@ from whisperlab.streaming import real_time
 from whisperlab.streaming.real_time import OverloadOptions
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
 
 COMMANDS = [module.__name__.rpartition(".")[2] for module in commands.COMMANDS]
@@ -814,12 +814,6 @@ def test_a_language_may_be_given_in_any_usual_way() -> None:
 # ---- sweep and report ------------------------------------------------------------------------------------
 
 
-def known(config: TranscriberConfig | dict[str, Any]) -> TranscriberConfig:
-    if isinstance(config, TranscriberConfig):
-        return config
-    return TranscriberConfig.from_json({name: value for name, value in config.items() if name != "model"})
-
-
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The configurations for which a sweep asked a transcriber; key ``logmel`` gets one that fails."""
@@ -827,7 +821,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def make(config: Any) -> FakeTranscriber:
         configurations.append(config)
-        failure = OSError("out of luck") if known(config).cache.key == "logmel" else None
+        failure = OSError("out of luck") if config.cache.key == "logmel" else None
         return FakeTranscriber(failure=failure)
 
     monkeypatch.setattr("whisperlab.model.weights.load_model", lambda *_, **__: object())
@@ -947,8 +941,8 @@ def test_a_search_prints_its_front_says_the_split_and_resumes(
     assert set(first["front"][0]) == {
         "trial", "values", "mixed_error_rate", "response_p95_s", "peak_rss_bytes", "error",
     }  # fmt: skip
-    assert 0.5 <= known(made[0]).language_id.confident_above <= 0.9
-    assert known(made[0]).languages == ("en", "es")
+    assert 0.5 <= made[0].language_id.confident_above <= 0.9
+    assert made[0].languages == ("en", "es")
     assert run(*words) == 1
     assert "--resume" in capsys.readouterr().err
     assert run(*words, "--resume") == 0
@@ -1151,8 +1145,8 @@ def test_profiling_a_file_that_is_not_there_starts_no_process(
 
 def test_a_table_has_names_aligned_columns_and_a_dash_for_nothing() -> None:
     rows = [{"name": "a", "rate": 0.123456}, {"name": "longer", "rate": None}]
-    assert table(rows) == "name      rate\na       0.1235\nlonger       -"
-    assert table([]) == "(nothing)"
+    assert text_table(rows) == "name      rate\na       0.1235\nlonger       -"
+    assert text_table([]) == "(nothing)"
 
 
 def test_what_json_cannot_say_becomes_null() -> None:

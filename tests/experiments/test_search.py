@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sweep import DIGEST, Parrot, Untouchable, make_recording
 
-from whisperlab.cache import EncoderCache
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.experiments import search as search_module
@@ -27,7 +26,6 @@ from whisperlab.experiments.search_space import Choice, Range, Space
 from whisperlab.experiments.sweep import task_worker
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
-from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat, nested
 
 SPACE = {
@@ -37,34 +35,25 @@ SPACE = {
 }
 
 
-def wrong_words(config: TranscriberConfig | Json) -> int:
-    size = config.cache.size if isinstance(config, TranscriberConfig) else flat(config)["cache.size"]
+def wrong_words(size: int) -> int:
     return abs(size - 50) // 5
 
 
 class Wordy(Parrot):
     """Returns more wrong words the farther the size of the cache is from 50."""
 
-    def __init__(self, config: TranscriberConfig | Json) -> None:
-        made = config if isinstance(config, TranscriberConfig) else TranscriberConfig.from_json(config)
-        self._config, self._heard = made, 0
-        self._cache = EncoderCache(made.cache.size, hash_precision=made.cache.hash_precision)
-
     def finalize(self) -> ProcessResult:
-        words = "hello world" + " no" * wrong_words(self._config)
+        words = "hello world" + " no" * wrong_words(self._config.cache.size)
         said = SessionSegment(words, "en", 0.0, self._heard / 16000, True, 1.0)
         return ProcessResult(words, "", "en", segments=(said,))
-
-    def config(self) -> dict[str, Any]:
-        return self._config.to_json()
 
 
 class Choosy(Wordy):
     """Fails on precision 0."""
 
-    def __init__(self, config: TranscriberConfig | Json) -> None:
+    def __init__(self, config: TranscriberConfig) -> None:
         super().__init__(config)
-        if self._config.cache.hash_precision == 0:
+        if config.cache.hash_precision == 0:
             raise ValueError("precision 0 hurts")
 
 
@@ -260,7 +249,7 @@ def test_an_adaptive_search_learns_where_few_words_are_wrong(
     monkeypatch.setattr(search_module, "OBJECTIVES", words_alone)
     learned, drawn = (
         [
-            wrong_words(trial.values)
+            wrong_words(trial.values["cache.size"])
             for trial in run(recordings[:1], tmp_path, trials=24, method=method).trials
         ]
         for method in ("adaptive", "random")
@@ -287,7 +276,7 @@ def test_several_workers_run_the_same_trials(recordings: list[Recording], tmp_pa
 def test_objectives_are_pooled_over_the_recordings(recordings: list[Recording], tmp_path: Path) -> None:
     trial = run(recordings, tmp_path, trials=1).trials[0]
     rows = read_rows(tmp_path)
-    wrong = wrong_words(trial.values)
+    wrong = wrong_words(trial.values["cache.size"])
     assert list(OBJECTIVES) == ["mixed_error_rate", "response_p95_s", "peak_rss_bytes"]
     # "hello world" and some more against two words, and against four of which two are left out.
     expected = (wrong + max(wrong, 2)) / 6

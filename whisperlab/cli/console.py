@@ -9,9 +9,6 @@ from typing import TextIO
 
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.json_values import to_json
-from whisperlab.util.text_table import text_table
-
-table = text_table  # the name the commands use
 
 
 @dataclass(slots=True, frozen=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import CorpusError, MissingDependencyError
+from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
@@ -91,7 +92,7 @@ def _list(args: argparse.Namespace, console: Console) -> None:
         }
         for corpus in found
     ]
-    console.show(table(rows))
+    console.show(text_table(rows))
 
 
 def _info(args: argparse.Namespace, console: Console) -> None:
@@ -105,7 +106,7 @@ def _info(args: argparse.Namespace, console: Console) -> None:
     if about:
         for lang, licence in about["licences"].items():
             console.show(f"{lang}: {licence}; {about['credits'][lang]}")
-    console.show(table(rows))
+    console.show(text_table(rows))
 
 
 def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:

@@ -6,9 +6,10 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console
 from whisperlab.cli.needs import Needs
 from whisperlab.util.errors import WeightsError
+from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.model.weights import Verification
@@ -51,7 +52,7 @@ def _list(console: Console) -> int:
         for info in models.list_models()
     ]
     console.document(rows)
-    console.show(table(rows))
+    console.show(text_table(rows))
     return 0
 
 

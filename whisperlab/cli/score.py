@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import comma_list
-from whisperlab.cli.console import Console, table
+from whisperlab.cli.console import Console
 from whisperlab.cli.needs import Needs
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text
 from whisperlab.util.json_values import Json
+from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     rows = [*rates, ("all together", total.rates())]
     console.show(
-        table(
+        text_table(
             [
                 {"recording": name} | {title: row[rate] for title, rate in COLUMNS.items()}
                 for name, row in rows

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_int, share, whole_numbers
-from whisperlab.cli.console import Console, counted, table
+from whisperlab.cli.console import Console, counted
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import SweepError
+from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
@@ -190,7 +191,7 @@ def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) 
             "results": results,
         }
     )
-    console.show(table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
+    console.show(text_table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
     console.show(counted())
 
 
@@ -298,7 +299,9 @@ def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task]
             "measured_audio_s": measured_s,
         }
         console.show(
-            table([{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()])
+            text_table(
+                [{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()]
+            )
         )
         console.show(
             f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on "
