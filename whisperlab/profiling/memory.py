@@ -15,7 +15,7 @@ from whisperlab.profiling.workload import Workload
 from whisperlab.util.process import process_memory, reset_peak_rss
 
 if TYPE_CHECKING:
-    from whisperlab.transcriber import SessionRestartTranscriber
+    from whisperlab.evaluation.trace import StreamTranscriber
 
 
 def measure(workload: Workload) -> ResidentMemory:
@@ -41,8 +41,15 @@ def measure(workload: Workload) -> ResidentMemory:
     )
 
 
-def transcriber_parts(transcriber: SessionRestartTranscriber) -> dict[str, object]:
-    """The parts of a transcriber that hold memory, by name; `owned` counts shared memory for the first of them."""
+def transcriber_parts(transcriber: StreamTranscriber) -> object:
+    """The parts of a transcriber that hold memory, by name; `owned` counts shared memory for the first of them.
+
+    A transcriber of another kind is returned unchanged.
+    """
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    if not isinstance(transcriber, SessionRestartTranscriber):
+        return transcriber
     parts = transcriber.parts
     return {
         "vad_audio_buffer": transcriber.vad_audio_buffer,
