@@ -165,6 +165,8 @@ create table results (
 );
 create index results_status on results (key, status);
 create index results_by_configuration on results (config_id);
+create index results_by_recording on results (recording, corpus, split, duration_s);
+create index results_by_time on results (created);
 create index results_failed on results (status) where status <> 'ok';
 create table operations (
     id integer, operation text, {", ".join(f'"{name}" real' for name in _TIMINGS)}, primary key (id, operation)
