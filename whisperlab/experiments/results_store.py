@@ -106,42 +106,22 @@ _REQUIRED = {"key", "status", "config", "recording"}
 
 # The columns of ``results`` besides id and config_id. Sums of these columns divide into the rates of several rows.
 COLUMNS = {
-    "key": "text",
-    "recording": "text",
-    "corpus": "text",
-    "split": "text",
-    "status": "text",
-    "error": "text",
-    "version": "text",
-    "created": "text",
-    "duration_s": "real",
-    "compute_s": "real",
-    "response_p95_s": "real",
-    "chunk_p95_ms": "real",
-    "language_id_p95_ms": "real",
+    **dict.fromkeys(("key", "recording", "corpus", "split", "status", "error", "version", "created"), "text"),
+    **dict.fromkeys(("duration_s", "compute_s", "response_p95_s"), "real"),
+    **dict.fromkeys(("chunk_p95_ms", "language_id_p95_ms"), "real"),
     "self_cost_ns": "real",  # what one measurement adds
-    "peak_rss_bytes": "integer",
-    "threads": "integer",
-    # of the encoder cache; hits by cause are silence, repeat and similar
-    "hits": "integer",
-    "misses": "integer",
-    "silence": "integer",
-    "repeat": "integer",
-    "similar": "integer",
-    "checked": "integer",  # hits that were recomputed
-    "false_hits": "integer",
-    "evictions": "integer",
+    **dict.fromkeys(("peak_rss_bytes", "threads"), "integer"),
+    # of the encoder cache: hits by cause are silence, repeat and similar; checked hits were recomputed
+    **dict.fromkeys(("hits", "misses", "silence", "repeat", "similar"), "integer"),
+    **dict.fromkeys(("checked", "false_hits", "evictions"), "integer"),
     "encode_s": "real",
     "saved_s": "real",  # what the hits would have taken at the row's mean encode
     # of the text; null without decoding
-    "errors": "integer",
-    "words": "integer",
+    **dict.fromkeys(("errors", "words"), "integer"),
     # speech under a wrong language label: of the final text, or of the frames without decoding
-    "wrong_s": "real",
-    "speech_s": "real",
-    "switches_true": "integer",
-    "switches_found": "integer",
-    "switches_matched": "integer",  # within one second
+    **dict.fromkeys(("wrong_s", "speech_s"), "real"),
+    # switches_matched: placed within one second of a true one
+    **dict.fromkeys(("switches_true", "switches_found", "switches_matched"), "integer"),
     "delays": "text",  # JSON list: seconds from each switch that was found to its decision
 }
 _RATES = {
@@ -165,6 +145,8 @@ create table results (
 );
 create index results_status on results (key, status);
 create index results_by_configuration on results (config_id);
+create index results_by_recording on results (recording, corpus, split, duration_s);
+create index results_by_time on results (created);
 create index results_failed on results (status) where status <> 'ok';
 create table operations (
     id integer, operation text, {", ".join(f'"{name}" real' for name in _TIMINGS)}, primary key (id, operation)
