@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy.typing as npt
 
@@ -26,6 +26,7 @@ from whisperlab.streaming.stream_statistics import prometheus, statistics, summa
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.audio_arrays import as_chunk
 from whisperlab.util.errors import ConfigurationError, translate_oom
+from whisperlab.util.json_values import Json
 from whisperlab.util.options import RENAMED
 from whisperlab.util.threads import torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -245,9 +246,9 @@ class SessionRestartTranscriber:
     def load_level(self, level: int) -> None:
         self._stream.schedule.load_level = level
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """Everything that decides the results, as JSON: all options, and the model, precision and device in use."""
-        found: dict[str, Any] = self.configuration.to_json()
+        found: Json = self.configuration.to_json()
         encoder, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
         compute["compiled"] = self.parts.lid_encoder.compiled
@@ -260,7 +261,7 @@ class SessionRestartTranscriber:
             "decoder_precision": decoder,
         }
 
-    def get_statistics(self) -> dict[str, Any]:
+    def get_statistics(self) -> Json:
         """Counts and latencies since the stream began, JSON-able.
 
         While another thread works on the stream each part is of one moment, and later parts may be newer.

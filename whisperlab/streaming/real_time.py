@@ -14,10 +14,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy.typing as npt
 
@@ -26,6 +26,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.audio_arrays import FloatArray, as_chunk
 from whisperlab.util.errors import ConfigurationError, StreamEndedError
+from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import SAMPLE_RATE, Span
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class LiveTranscriber(Protocol):
     def finalize(self) -> ProcessResult:
         """End the stream."""
 
-    def get_statistics(self) -> Mapping[str, Any]:
+    def get_statistics(self) -> Json:
         """Counters so far, JSON-able."""
 
 
@@ -111,6 +112,17 @@ class LoadCounts:
     def lag(self) -> int:
         """Samples offered and not processed yet."""
         return self.waiting + self.working
+
+
+@dataclass(slots=True)
+class _Done:
+    """Work that is finished and audio that is lost, in samples. ``dropped`` counts gaps passed to the transcriber."""
+
+    processed: list[int] = field(default_factory=lambda: [0, 0, 0])  # by load level
+    dropped: int = 0
+    n_gaps: int = 0
+    gaps: deque[Span] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
+    max_lag: int = 0
 
 
 class RealTimeFeed:
@@ -149,14 +161,12 @@ class RealTimeFeed:
         self._taken_until = 0  # start of the next piece, unless audio was dropped meanwhile
         self._working = 0
         self._level = 0
-        self._processed = [0, 0, 0]
-        self._dropped = 0  # samples of gaps that were passed to the transcriber
-        self._n_gaps = 0
-        self._gaps: deque[Span] = deque(maxlen=GAPS_KEPT)
-        self._max_lag = 0
+        self._done = _Done()
         self._closed = self._ended = False
-        self._warned_at: float | None = None
-        self._warned_of = 0
+        self._warned: tuple[float | None, int] = (
+            None,
+            0,
+        )  # time of the last warning, samples dropped by then
         if self.metrics is not None:
             self.metrics.attach("feed", self.collect)
 
@@ -180,7 +190,7 @@ class RealTimeFeed:
             if held + len(audio) > self._ring.capacity:
                 self._ring.consume(min(held, held + len(audio) - self._kept))
             self._ring.append(audio)
-            self._max_lag = max(self._max_lag, self._counts().lag)
+            self._done.max_lag = max(self._done.max_lag, self._counts().lag)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -235,7 +245,7 @@ class RealTimeFeed:
         with self._changed:
             return self._counts()
 
-    def get_statistics(self) -> dict[str, Any]:
+    def get_statistics(self) -> Json:
         """The statistics of the transcriber, and ``"real_time"``: lag, load level and losses. JSON-able."""
         return {**self._transcriber.get_statistics(), "real_time": self._statistics()}
 
@@ -280,28 +290,29 @@ class RealTimeFeed:
             return self._transcriber.process(piece)
         finally:
             with self._changed:
-                self._processed[level] += len(piece)
+                self._done.processed[level] += len(piece)
                 self._working = 0
 
     def _counts(self) -> LoadCounts:
         pending = self._ring.start - self._taken_until
         return LoadCounts(
             self._ring.end,
-            (self._processed[0], self._processed[1], self._processed[2]),
-            self._dropped + pending,
+            (self._done.processed[0], self._done.processed[1], self._done.processed[2]),
+            self._done.dropped + pending,
             len(self._ring),
             self._working,
-            self._max_lag,
+            self._done.max_lag,
         )
 
     def _note(self, gap: Span) -> None:
-        self._dropped += len(gap)
-        self._n_gaps += 1
-        self._gaps.append(gap)
+        self._done.dropped += len(gap)
+        self._done.n_gaps += 1
+        self._done.gaps.append(gap)
 
-    def _statistics(self) -> dict[str, Any]:
+    def _statistics(self) -> Json:
         with self._changed:
-            counts, level, n_gaps, gaps = self._counts(), self._level, self._n_gaps, tuple(self._gaps)
+            counts, level, done = self._counts(), self._level, self._done
+            n_gaps, gaps = done.n_gaps, tuple(done.gaps)
         return {
             "lag_s": counts.lag / self._rate,
             "max_lag_s": counts.max_lag / self._rate,
@@ -315,16 +326,17 @@ class RealTimeFeed:
 
     def _warn(self, ending: bool) -> None:
         """Log a warning about dropped audio: at once, then at most every `WARN_S`, and at the end."""
-        if self._dropped == self._warned_of:
+        dropped, (warned_at, warned_of) = self._done.dropped, self._warned
+        if dropped == warned_of:
             return
         now = self._clock()
-        if not ending and self._warned_at is not None and now - self._warned_at < WARN_S:
+        if not ending and warned_at is not None and now - warned_at < WARN_S:
             return
-        self._warned_at, self._warned_of = now, self._dropped
+        self._warned = now, dropped
         _LOGGER.warning("too slow for real time: %s", self.get_summary())
 
 
-def real_time_line(statistics: Mapping[str, Any]) -> str:
+def real_time_line(statistics: Json) -> str:
     """The ``"real_time"`` statistics of a feed as one line.
 
     >>> real_time_line({"max_lag_s": 8.04, "processed_s": {"0": 40.0, "1": 2.5, "2": 9}, "dropped_s": 4.5, "gaps": 1})

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.streaming.assembly import Assembly
 from whisperlab.util.gain import dbfs
+from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 
-def statistics(parts: Assembly) -> dict[str, Any]:
+def statistics(parts: Assembly) -> Json:
     """Everything that was counted since the stream began.
 
     Another thread may work on the stream meanwhile: values that belong together are read without a call in between.
