@@ -19,6 +19,7 @@ from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_
 from whisperlab.cli.console import Console, counted
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import SweepError
+from whisperlab.util.json_values import Json
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
@@ -254,11 +255,11 @@ def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[st
     }
 
 
-def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Row]) -> list[Json]:
     """One record per configuration: ``whisperlab.experiments.sweep.summarise`` without NaN."""
     from whisperlab.experiments.sweep import summarise
 
-    records: list[dict[str, Any]] = json.loads(summarise(rows).to_json(orient="records"))
+    records: list[Json] = json.loads(summarise(rows).to_json(orient="records"))
     return records
 
 
@@ -285,7 +286,7 @@ def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task]
     todo = sweep.remaining(tasks, found, retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
     n_workers = args.workers or 1
-    plan: dict[str, Any] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
+    plan: dict[str, object] = {"planned": len(tasks), "to_run": len(todo), "audio_s": audio_s}
     console.show(f"{len(tasks)} tasks, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
     if todo:
         audio = todo[0].recording.audio()

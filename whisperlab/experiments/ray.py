@@ -12,6 +12,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any, Generic
 
 from whisperlab.experiments.executors import Lost, Result, Task, retry
@@ -68,7 +69,7 @@ class RayCluster(Generic[Task, Result]):
             task, attempt = waiting.popleft()
             busy[one.do.remote(task, *packed(task))] = one, task, attempt
 
-        def packed(task: Task) -> list[Any]:
+        def packed(task: Task) -> list[object]:
             if self._payload is None:
                 return []
             name, thing = self._payload(task)
@@ -100,7 +101,7 @@ class RayCluster(Generic[Task, Result]):
                 ray.shutdown()
 
 
-def _has_room(ray: Any, timeout_s: float = 5.0) -> bool:
+def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
     """Whether the cluster has a free processor; that of a dead worker is released after a moment."""
     until = time.monotonic() + timeout_s
     while ray.available_resources().get("CPU", 0) < 1:
@@ -116,11 +117,11 @@ class _Actor:
     def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
         self._work = factory()
 
-    def do(self, task: Any, *payload: Any) -> Any:
+    def do(self, task: object, *payload: object) -> object:
         return self._work(task, *payload)
 
 
-def _ray() -> Any:
+def _ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
@@ -134,7 +135,7 @@ _ADVICE = (
 )
 
 
-def _join(ray: Any, address: str) -> tuple[bool, str]:
+def _join(ray: ModuleType, address: str) -> tuple[bool, str]:
     """Connect to a cluster; returns whether this process has to disconnect, and the address of the dashboard, if any.
 
     No cluster is started here: its ports would be open to the network, and accept any code.
@@ -158,7 +159,7 @@ def _join(ray: Any, address: str) -> tuple[bool, str]:
         raise ConfigurationError(f"{reason}; {_ADVICE}") from error
 
 
-def _described(ray: Any, dashboard: str) -> str:
+def _described(ray: ModuleType, dashboard: str) -> str:
     """The size of the cluster and how to inspect it."""
     alive = sum(node["Alive"] for node in ray.nodes())
     processors = int(ray.cluster_resources().get("CPU", 0))

@@ -168,7 +168,7 @@ class ReferenceDecoder(TextDecoder):
         for layer, block in enumerate(self._model.decoder.blocks):
             assert isinstance(block.cross_attn, MultiHeadAttention)
 
-            def note(_: Any, __: Any, outs: Any, layer: int = layer) -> None:
+            def note(_: object, __: object, outs: tuple[torch.Tensor, ...], layer: int = layer) -> None:
                 seen[layer] = outs[-1][0]
 
             hooks.append(block.cross_attn.register_forward_hook(note))

@@ -301,12 +301,12 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
         for row in rows:
             made_with = [row["config"], row["model_digest"], row["whisperlab"]]
             groups.setdefault(json.dumps(made_with, sort_keys=True), []).append(row)
-        return pd.json_normalize([_summary(group) for group in groups.values()])
+        return pd.json_normalize([dict(_summary(group)) for group in groups.values()])
     except (KeyError, TypeError) as error:
         raise SweepError(f"a finished row has no value for a needed field: {error!r}") from error
 
 
-def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+def _summary(rows: Sequence[Row]) -> Json:
     finished = [row for row in rows if row["status"] == "ok"]
     summary = {
         **{name: rows[0][name] for name in ("config", "model_digest", "whisperlab")},
@@ -329,7 +329,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _cache_summary(caches: Sequence[Json]) -> dict[str, Any]:
+def _cache_summary(caches: Sequence[Json]) -> Json:
     """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
     total: Counter[str] = Counter()
     for counts in caches:
@@ -393,7 +393,7 @@ def _measured(trace: Trace, config: TranscriberConfig) -> Row:
 _SEGMENT_RATES: Json = {"mixed_error_rate": None, "error_rate_by_language": {}, "language_error_rate": None}
 
 
-def _rates(score: Score, has_text: bool) -> dict[str, Any]:
+def _rates(score: Score, has_text: bool) -> Json:
     return score.rates() if has_text else {**score.rates(), **_SEGMENT_RATES}
 
 

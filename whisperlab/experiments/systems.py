@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -23,6 +23,7 @@ from whisperlab.model import weights as models
 from whisperlab.streaming.results import SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.util.json_values import Json
 from whisperlab.util.threads import THREADS
 from whisperlab.util.timeline import MEL_RATE, samples
 
@@ -177,7 +178,7 @@ def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: 
     return run
 
 
-def encoder_work(statistics: Mapping[str, Any]) -> EncoderWork:
+def encoder_work(statistics: Json) -> EncoderWork:
     """The encoder work in a transcriber's statistics, for language-ID and for text."""
     parts = (statistics["lid"], statistics["sessions"])
     return sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())

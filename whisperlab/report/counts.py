@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ _PLAIN_NAMES = {
     KEY: "{}",
     HOP: "hop {} ms",
 }
-Run: TypeAlias = Mapping[str, Any]  # a line of the table ``results``
+Run: TypeAlias = Json  # a line of the table ``results``
 
 
 @dataclass(slots=True, frozen=True)
@@ -354,7 +354,7 @@ def ratio(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole
 
 
-def _result(sums: dict[str, Any], config: Json, options: Sequence[str]) -> Result:
+def _result(sums: Json, config: Json, options: Sequence[str]) -> Result:
     return Result(
         name=config_name(config, options),
         config_id=sums["config_id"],

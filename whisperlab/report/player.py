@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisperlab.util.audio_arrays import FloatArray
 
 
-def data_uri(audio: Mapping[str, Any], limit: int) -> str:
+def data_uri(audio: Json, limit: int) -> str:
     """The recording in a trace's ``audio`` header as ``data:audio/ogg;base64,...``, 16 kHz mono.
 
     Raises AudioFormatError if the header has no path, the file cannot be read or has another digest than the traced
