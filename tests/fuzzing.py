@@ -48,6 +48,7 @@ from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.transcriber import SessionRestartTranscriber
+from whisperlab.util import audio_arrays
 from whisperlab.util.errors import (
     AudioFormatError,
     BufferRangeError,
@@ -301,7 +302,7 @@ def wav_of_fields(rng: Rng) -> Run:
         found = audio_files.read_audio(path)
         check_sound(found)
         if plain:
-            expected = audio_files.as_audio(np.frombuffer(payload, dtype).reshape(-1, channels))
+            expected = audio_arrays.as_audio(np.frombuffer(payload, dtype).reshape(-1, channels))
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
     return run
@@ -400,7 +401,7 @@ def array_to_audio(rng: Rng) -> Run:
     )
 
     def run() -> None:
-        found = audio_files.as_audio(array, rate)
+        found = audio_arrays.as_audio(array, rate)
         assert found.dtype == np.float32
         assert found.ndim == 1
         assert np.isfinite(found).all()
@@ -578,7 +579,7 @@ def transcriber_options(rng: Rng) -> Run:
         made = {name: value() if isinstance(value, partial) else value for name, value in chosen.items()}
         heard = SessionRestartTranscriber(weights(), **made)
         assert "NaN" not in json.dumps(heard.config())
-        for chunk in audio_files.chunks(speech()[: round(SPEECH_S * SAMPLE_RATE)], 3200):
+        for chunk in audio_arrays.chunks(speech()[: round(SPEECH_S * SAMPLE_RATE)], 3200):
             check_result(heard.process(chunk), heard)
         check_result(heard.finalize(), heard)
 
@@ -647,7 +648,7 @@ def audio_options(rng: Rng) -> Run:
     n_samples = wild(rng, 1600)
 
     def run() -> None:
-        pieces = list(audio_files.chunks(speech()[:3200], n_samples))
+        pieces = list(audio_arrays.chunks(speech()[:3200], n_samples))
         assert sum(map(len, pieces)) == 3200
 
     return run

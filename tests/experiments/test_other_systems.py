@@ -390,7 +390,7 @@ def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right
         assert oracle["mixed_error_rate"] < 0.5
     assert scores["whisperlab, forced"]["switches_found"] == 0
     assert all(result.output.work.calls > 0 for result in results)
-    assert all(bool(result.heard.committed) == ("whisperlab" in result.name) for result in results)
+    assert all(bool(result.output.committed) == ("whisperlab" in result.name) for result in results)
     offline = [result.output.work for result in results if "whisperlab" not in result.name]
     assert all(work.encoded_s == 30 * work.calls for work in offline)
 

@@ -100,6 +100,18 @@ def test_queries_are_plain_sql_over_columns_and_the_configuration(tmp_path: Path
         assert store.to_frame("select distinct recording from results").shape == (3, 1)
 
 
+def test_rows_deleted_by_sql_leave_nothing_that_stops_new_ones(tmp_path: Path) -> None:
+    rows = sweep_rows(tmp_path / "made")
+    write(tmp_path, *rows)
+    with write_store(tmp_path) as store:
+        store.connection.execute("delete from results where id > 1")
+        store.connection.commit()
+    write(tmp_path, *rows)
+    assert read_rows(tmp_path) == rows
+    with open_store(tmp_path) as store:
+        assert len(store.sql("select distinct id from operations")) == len(rows)
+
+
 def test_parquet_has_the_columns_and_the_rows_as_json(tmp_path: Path) -> None:
     rows = [*sweep_rows(tmp_path / "made", n_recordings=1), make_row(1, "failed")]
     write(tmp_path, *rows)

@@ -88,7 +88,7 @@ def test_a_transcriber_that_is_compiled_says_so_and_hears_the_same_language(
         SessionRestartTranscriber(weights, ["en", "es"], precision=PRECISION, compiled=on, decode=False)
         for on in (False, True)
     )
-    assert (plain.config()["compiled"], fast.config()["compiled"]) == (False, True)
+    assert (plain.config()["compute"]["compiled"], fast.config()["compute"]["compiled"]) == (False, True)
     frames = [one.process(scene.audio[: 6 * SAMPLE_RATE]).frames for one in (plain, fast)]
     assert len(frames[0]) > 3
     for slow, quicker in zip(*frames, strict=False):

@@ -152,6 +152,10 @@ create table operations (
     id integer, operation text, {", ".join(f'"{name}" real' for name in _TIMINGS)}, primary key (id, operation)
 ) without rowid;
 create table documents (id integer primary key, row text not null);
+create trigger results_deleted after delete on results begin
+    delete from operations where id = old.id;
+    delete from documents where id = old.id;
+end;
 create view runs as select * from results join configurations using (config_id);
 pragma user_version = {LAYOUT};
 """
