@@ -217,7 +217,7 @@ def test_a_failing_cell_is_named_and_the_page_shows_how_far_it_came(
 @pytest.mark.notebook
 def test_a_python_that_dies_is_told(saved: Callable[..., Path], tmp_path: Path) -> None:
     path = saved("# Dies", "import os; os._exit(1)")
-    with pytest.raises(NotebookError, match="its Python died"):
+    with pytest.raises(NotebookError, match="its Python process ended"):
         run_notebook(path, tmp_path / "page.html")
 
 
