@@ -20,7 +20,6 @@ from test_trace import FakeClock
 
 from whisperlab import PerformanceMetrics, SessionRestartTranscriber
 from whisperlab.evaluation.trace import Trace, capture
-from whisperlab.experiments.sweep import transcriber_maker
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder
 from whisperlab.streaming.real_time import (
     GAPS_KEPT,
@@ -580,7 +579,7 @@ def test_real_speech_on_a_machine_twice_too_slow_loses_audio_but_tells_and_keeps
     base_model: Whisper, scene: Scene
 ) -> None:
     clock = FakeClock(0.0)
-    transcriber = transcriber_maker(base_model)({"languages": scene.languages, "lid_hop_ms": 200})
+    transcriber = SessionRestartTranscriber(base_model, scene.languages, lid_hop_ms=200)
     options = OverloadOptions(skip_lid_ms=500, longer_steps_ms=1000, drop_ms=3000)
     with slowed(transcriber, clock, 2.0):
         trace = capture(
