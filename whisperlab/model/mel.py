@@ -16,7 +16,10 @@ _RANGE = 8.0  # values more than 80 dB below the loudest are raised to that leve
 
 
 def log_mel_spectrogram(audio: NDArray[np.float32], n_mels: int, device: torch.device) -> torch.Tensor:
-    """Log-mel spectrogram of one window, shape (n_mels, samples / 160): log10 of power, about -1 to 1.
+    """Log-mel spectrogram of one window, shape (n_mels, samples / 160).
+
+    Each value is (x + 4) / 4, about -1 to 1. Here x is log10 of the power; values more than 8 below the largest x are
+    raised to that level.
 
     Args:
         audio: float32 samples at 16 kHz, shape (samples,).

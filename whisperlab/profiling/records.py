@@ -246,7 +246,7 @@ class Calls:
 
 @dataclass(slots=True, frozen=True)
 class Latency:
-    """Statistics of each operation from ``PerformanceMetrics``, and the total time."""
+    """Statistics of each operation from ``PerformanceMetrics``, total computing time and the audio's duration."""
 
     compute_s: float
     duration_s: float

@@ -186,7 +186,10 @@ def memory_numbers(records: Records) -> list[Number]:
 
 
 def reconciled(records: Records) -> list[Check]:
-    """The relations that must hold between the numbers; each pass was a separate run."""
+    """Check that the memory figures of the passes agree.
+
+    Each pass is a separate run, so some checks allow a difference. Checks whose records are missing are omitted.
+    """
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
     checks: list[Check] = []
 

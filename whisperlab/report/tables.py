@@ -115,7 +115,7 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def mebibytes(value: float) -> str:
-    """A size for people."""
+    """A number of bytes as text, in whole MiB."""
     return f"{value / 2**20:,.0f} MiB"
 
 

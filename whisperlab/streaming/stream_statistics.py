@@ -65,7 +65,7 @@ def statistics(parts: Assembly) -> Json:
 
 
 def summary(parts: Assembly) -> str:
-    """Latency of every operation, hit rate of the cache and what load omitted, as lines of text."""
+    """Lines of text: latency of each operation, cache hit rate, work skipped under overload, and audio lost."""
     cache, stream = parts.cache.get_statistics(), parts.stream
     hits = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
     lost = (

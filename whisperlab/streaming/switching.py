@@ -104,7 +104,10 @@ class FixedLanguage:
 
 
 class GivenLanguages(FixedLanguage):
-    """Switches are given as (seconds, language) pairs from 0 on: the upper bound of a detector."""
+    """Reports known switches in place of detected ones, to show what a perfect detector would reach.
+
+    ``switches`` are (seconds, language) pairs in order; the first, at 0 s, names the first language.
+    """
 
     mode = "oracle"
 

@@ -153,7 +153,7 @@ def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Options by dotted names as groups; the inverse of `flat`.
+    """Turn options with dotted names into nested groups; the inverse of `flat`.
 
     >>> nested({"cache.size": 10, "decode": False})
     {'cache': {'size': 10}, 'decode': False}

@@ -223,7 +223,7 @@ def bootstrap_interval(
     n: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float] | None:
-    """`bootstrap_intervals` of a single rate."""
+    """Percentile bootstrap interval of one rate. `bootstrap_intervals` says when it is None."""
     return bootstrap_intervals(scores, [rate_name], rng, n, level)[rate_name]
 
 

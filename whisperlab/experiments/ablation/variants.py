@@ -57,7 +57,8 @@ def _always_due(probe: LanguageProbe) -> bool:
 class Variant:
     """One way to run the pipeline.
 
-    ``kind`` is ``off`` for the default without one optimisation, ``on`` for the default with an optional one.
+    ``kind`` is ``before`` for the reference pipeline and ``guide`` for the guide's design. It is ``default`` for the
+    default options, ``off`` if one optimisation is removed or replaced, and ``on`` if an optional one is added.
     """
 
     name: str
