@@ -240,7 +240,7 @@ def test_a_stage_that_raises_loses_nothing_final_and_the_stream_says_that_it_is_
 
 def check_that_it_is_broken(transcriber: SessionRestartTranscriber) -> None:
     for call in (lambda: transcriber.process([0.0] * 10), transcriber.finalize):
-        with pytest.raises(StreamBrokenError, match=r"broken off .* latest.* reset\(\)"):
+        with pytest.raises(StreamBrokenError, match=r"interrupted .* latest.* reset\(\)"):
             call()
     assert transcriber.get_statistics()["sessions"]["heard_s"] >= 0
 
@@ -695,7 +695,7 @@ def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
         code, said = lair.run([command], log, memory=mib << 20)
         assert code in (0, 1), said[-2000:]
         if code:
-            assert re.search(r"not enough memory (to|for) .*|1 of 1 cells failed", said.splitlines()[-1])
+            assert re.search(r"not enough memory (to|for) .*|1 of 1 tasks failed", said.splitlines()[-1])
             assert "Traceback" not in said or "OutOfMemoryError: not enough memory" in said
             refused += 1
         assert not [path for path in tmp_path.rglob("*") if SCRAPS.search(path.name)]
