@@ -163,10 +163,11 @@ def test_latency_shows_the_cell_and_the_operations_timed_in_it(shell: Interactiv
 
 
 def test_peak_memory_sees_what_a_cell_held_for_a_while(shell: InteractiveShell) -> None:
-    shell.run_cell_magic("peak_memory", "", "import numpy as np\nx = np.ones(2**26, np.uint8)\ndel x")
+    # So large that no free block of the heap can hold it: it is mapped, and returned to the system when deleted.
+    shell.run_cell_magic("peak_memory", "", "import numpy as np\nx = np.ones(2**29, np.uint8)\ndel x")
     found = shell.user_ns["_peak_memory"]["MiB"]
-    assert 60 < found["peak above before"] < 200
-    assert found["after"] < found["peak"] - 30
+    assert 500 < found["peak above before"] < 650
+    assert found["after"] < found["peak"] - 450
 
 
 def test_heap_names_the_line_that_held_most(shell: InteractiveShell, tmp_path: Path) -> None:
