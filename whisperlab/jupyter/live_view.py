@@ -56,8 +56,7 @@ class LiveView:
         self._show = show or _in_notebook()
         self.config, self.get_statistics = transcriber.config, transcriber.get_statistics
         self.received_s = 0.0
-        self._language: str | None = None
-        self._tentative = ""
+        self._open: tuple[str | None, str] = (None, "")  # language and tentative text of the running session
         self._segments: deque[SessionSegment] = deque(maxlen=100)
         self._switches: deque[Switch] = deque(maxlen=100)
         self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * MAX_FRAME_RATE))
@@ -85,7 +84,7 @@ class LiveView:
     def html(self) -> str:
         """The picture as markup: the figure, then the text with its languages."""
         with self._lock:  # copies the state of one moment, because drawing is slow
-            received_s, language, tentative = self.received_s, self._language, self._tentative
+            received_s, (language, tentative) = self.received_s, self._open
             segments, switches = list(self._segments), list(self._switches)
             frames, latency = list(self._frames), list(self._latency)
         drawing = live_figure(segments, switches, frames, latency, received_s, last_s=LAST_S)
@@ -103,7 +102,7 @@ class LiveView:
             if length_s:
                 self.received_s += length_s
                 self._latency.append((self.received_s, took_ms, length_s * 1000))
-            self._language, self._tentative = result.language, result.tentative
+            self._open = result.language, result.tentative
             self._segments.extend(result.segments)
             self._switches.extend(result.switches)
             self._frames.extend(result.frames)
