@@ -374,7 +374,7 @@ def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
         label = re.search(r'role="img" aria-label="([^"]{20,})"', drawing)
         assert label, drawing
     assert re.search(
-        r"rounded · precision 0 · 10 entries: \d+% answered from the cache, \d+% of all wrongly", page
+        r"rounded · precision 0 · 10 entries: \d+% of look-ups hit, \d+% of all with another language", page
     )
 
 

@@ -390,9 +390,8 @@ def _outcomes(found: Sequence[Result]) -> Drawing | None:
     alt = "; ".join(_outcome_words(result) for result in kept)
     return Drawing(
         (figures.to_svg(figures.outcomes_figure(kept), "outcomes", alt),),
-        "What became of every 100 times the cache was asked for an encoding"
-        f"{left_out}. Grey is work done, green is work spared, hatched red is work spared by answering with "
-        "another sound's encoding. The share of wrong answers is that of the hits that were recomputed.",
+        f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
+        "language. Hatched red: a hit with another language. The share of wrong hits is that of the recomputed hits.",
     )
 
 
@@ -405,7 +404,7 @@ def _largest(asked: Sequence[Result]) -> list[Result]:
 def _outcome_words(result: Result) -> str:
     cache = result.cache
     wrong = "unknown" if cache.wrong_share is None else f"{cache.wrong_share:.0%}"
-    return f"{result.name}: {cache.hit_rate:.0%} answered from the cache, {wrong} of all wrongly"
+    return f"{result.name}: {cache.hit_rate:.0%} of look-ups hit, {wrong} of all with another language"
 
 
 def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[Drawing]:
@@ -427,8 +426,8 @@ def _heatmap(number: int, name: str, facet: Sequence[Result]) -> Drawing:
     )
     return Drawing(
         (left, right),
-        f"{name}: how often the cache answered, and beside it how often a checked answer stood for "
-        "another language. A bright cell is worth nothing when its neighbour is bright too.",
+        f"{name}: share of look-ups that hit, and share of the recomputed hits with another language. A high hit "
+        "rate is useless if the false-hit rate beside it is high.",
     )
 
 
@@ -443,7 +442,7 @@ def _tradeoff(found: Sequence[Result]) -> Drawing | None:
     )
     return Drawing(
         (figures.to_svg(figures.tradeoff_figure(placed), "tradeoff", alt),),
-        "What the saving costs. A useful cache moves a point to the right without lifting it.",
+        "Saved encoder time against language error. A useful cache moves a point to the right and not up.",
     )
 
 
