@@ -13,6 +13,8 @@ from whisperlab.util.validation import check_type, shown
 
 T = TypeVar("T")
 
+_known: dict[type[object], Mapping[str, Option]] = {}  # options of the groups described so far
+
 # Names of options before there were groups for all of them, and their names now. `migrated` applies them.
 RENAMED = {
     "lid_hop_ms": "language_id.hop_ms",
@@ -122,9 +124,11 @@ class Options:
 
 
 def described(group: type[object]) -> Mapping[str, Option]:
-    """The options of a group by name."""
-    hints = get_type_hints(group)
-    return {known.name: _described(known, hints[known.name]) for known in _declared(group)}
+    """The options of a group by name. Computed once per group: resolving type hints takes a millisecond."""
+    if group not in _known:
+        hints = get_type_hints(group)
+        _known[group] = {known.name: _described(known, hints[known.name]) for known in _declared(group)}
+    return _known[group]
 
 
 def _declared(group: type[object]) -> Iterator[Field[object]]:
