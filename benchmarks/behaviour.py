@@ -31,22 +31,11 @@ def events(result: ProcessResult) -> list[list[object]]:
         ["segment", s.text, s.language, s.start_time.hex(), s.end_time.hex(), s.confidence.hex()]
         for s in result.segments
     ]
-    found += [
-        ["switch", s.time.hex(), s.from_language, s.to_language, s.decided_at.hex()] for s in result.switches
-    ]
+    found += [["switch", s.time.hex(), s.from_language, s.to_language, s.decided_at.hex()] for s in result.switches]
     for f in result.frames:
         onset = f.onset and [f.onset.window, {k: v.hex() for k, v in f.onset.posterior.items()}]
         found.append(
-            [
-                "frame",
-                f.end,
-                f.window,
-                f.speech,
-                {k: v.hex() for k, v in f.posterior.items()},
-                f.label,
-                f.cached,
-                onset,
-            ]
+            ["frame", f.end, f.window, f.speech, {k: v.hex() for k, v in f.posterior.items()}, f.label, f.cached, onset]
         )
     found += [["untranscribed", span.start, span.end] for span in result.untranscribed]
     found += [["flag", f.span.start, f.label, f.language, f.probability.hex()] for f in result.flags]
@@ -68,9 +57,7 @@ def recordings(limit: int | None) -> dict[str, list[list[object]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--limit", type=int, help="recordings of each corpus, default: all")
@@ -91,9 +78,7 @@ def main() -> int:
             (i for i, (a, b) in enumerate(zip(before[name], rows, strict=False)) if a != b),
             min(len(rows), len(before[name])),
         )
-        print(
-            f"{name}: differs at event {at}:\n  before {before[name][at : at + 1]}\n  after  {rows[at : at + 1]}"
-        )
+        print(f"{name}: differs at event {at}:\n  before {before[name][at : at + 1]}\n  after  {rows[at : at + 1]}")
     return 1 if changed else 0
 
 

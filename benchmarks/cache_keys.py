@@ -63,9 +63,7 @@ def interval(counts: np.ndarray, part: int, whole: int) -> str:
 
 def main() -> None:
     """Measure and print the table, the winner last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="ivr-five")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--entries", type=int, default=50)

@@ -103,11 +103,7 @@ def scripted(module: torch.nn.Module) -> Part:
 
 
 def rows(
-    weights: Weights,
-    precision: Precision,
-    speech: Mapping[float, Sequence[torch.Tensor]],
-    rounds: int,
-    tuned: bool,
+    weights: Weights, precision: Precision, speech: Mapping[float, Sequence[torch.Tensor]], rounds: int, tuned: bool
 ) -> Iterator[Row]:
     """Every form at every length; ``speech`` is log-mel by seconds."""
     subjects, exact = forms(weights, precision, tuned), all_positions(ShortWindowEncoder(weights).forward)
@@ -157,9 +153,7 @@ def speech(encoder: ShortWindowEncoder) -> dict[float, list[torch.Tensor]]:
 
 def main() -> None:
     """Measure and print a table, then everything as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: both")

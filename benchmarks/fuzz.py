@@ -33,18 +33,12 @@ NAMES = (
 
 def main() -> int:
     """Run what the arguments ask for and print a paragraph for each target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "targets", nargs="*", metavar="TARGET", help=f"out of {', '.join(NAMES)}; default: all"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"out of {', '.join(NAMES)}; default: all")
     parser.add_argument("--cases", type=int, default=1000, metavar="N", help="default: %(default)s")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first case, without --guided")
     parser.add_argument("--guided", action="store_true", help="let coverage choose; needs atheris")
-    parser.add_argument(
-        "--keep", type=Path, default=Path("reports/fuzz"), metavar="DIR", help="default: %(default)s"
-    )
+    parser.add_argument("--keep", type=Path, default=Path("reports/fuzz"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args()
     if unknown := set(args.targets) - set(NAMES):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
@@ -55,9 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="whisperlab-") as scratch:
         seeds, made = keep / "seeds", Path(scratch, "seeds")
         if not seeds.is_dir():
-            subprocess.run(
-                [sys.executable, TESTS / "fuzzing.py", made], check=True, stderr=subprocess.DEVNULL
-            )
+            subprocess.run([sys.executable, TESTS / "fuzzing.py", made], check=True, stderr=subprocess.DEVNULL)
             shutil.move(made, seeds)
         with chdir(scratch):
             for name in args.targets or NAMES:
@@ -85,13 +77,7 @@ def run_guided(name: str, runs: int, seeds: Path, keep: Path) -> int:
     of_target = seeds / "audio" if name == "audio" else seeds
     for seed in of_target.glob("*" if name == "audio" else f"*.{name}"):
         (corpus / seed.name).write_bytes(seed.read_bytes())
-    fuzzer = [
-        f"-runs={runs}",
-        f"-timeout={LIMIT_S}",
-        f"-rss_limit_mb={LIMIT_MIB}",
-        "-max_len=65536",
-        "-seed=1",
-    ]
+    fuzzer = [f"-runs={runs}", f"-timeout={LIMIT_S}", f"-rss_limit_mb={LIMIT_MIB}", "-max_len=65536", "-seed=1"]
     command = [sys.executable, __file__, INSIDE, name, str(seeds)]
     done = subprocess.run(
         [*command, *fuzzer, f"-artifact_prefix={keep}/{name}-", str(corpus)],
@@ -119,9 +105,7 @@ def guided(name: str, seeds: Path, fuzzer: list[str]) -> None:
     with atheris.instrument_imports(include=["whisperlab"], enable_loader_override=False):
         import fuzzing
     fuzzing.be_ready(seeds)
-    guard.limit_memory(
-        guard.MEMORY
-    )  # what a ring of so many samples is refused for; libFuzzer would call it a flood
+    guard.limit_memory(guard.MEMORY)  # what a ring of so many samples is refused for; libFuzzer would call it a flood
     target = fuzzing.targets()[name]
 
     def once(data: bytes) -> None:

@@ -68,9 +68,7 @@ def load(corpus: str, split: str, *, english_bias: float | None = None) -> list[
     """All recordings of a split. The first time this encodes every window: some minutes."""
     recordings = data.load(corpus, split)
     languages = sorted({code for recording in recordings for code in recording.languages})
-    lid = LanguageIdOptions(
-        confident_hop_factor=1, **({} if english_bias is None else {"english_bias": english_bias})
-    )
+    lid = LanguageIdOptions(confident_hop_factor=1, **({} if english_bias is None else {"english_bias": english_bias}))
     transcriber = SessionRestartTranscriber(languages=languages, decode=False, key="span", language_id=lid)
     folder = weights.cache_dir() / "benchmarks"
     found = []
@@ -104,9 +102,7 @@ def _compute(transcriber: SessionRestartTranscriber, audio: FloatArray, path: Pa
 
 def _digest(transcriber: SessionRestartTranscriber, audio: FloatArray) -> str:
     folder = Path(whisperlab.__file__).parent
-    config = {
-        name: transcriber.config()[name] for name in ("model", "compute", "languages", "vad", "language_id")
-    }
+    config = {name: transcriber.config()[name] for name in ("model", "compute", "languages", "vad", "language_id")}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name in SOURCES:
         digest.update((folder / name).read_bytes())

@@ -70,16 +70,13 @@ def passes() -> list[Pass]:
     """One per pooling, and one with windows padded to 30 s whose costs are relative to the cheapest pooling."""
     grid = [(w, s) for w in WINDOWS_S for s in SILENCES_S if (w, s) != BESIDE]
     found = [
-        Pass(name, tuple(Condition(*cell, pool) for cell in (BESIDE, *grid)), HOP_S)
-        for name, pool in POOLED.items()
+        Pass(name, tuple(Condition(*cell, pool) for cell in (BESIDE, *grid)), HOP_S) for name, pool in POOLED.items()
     ]
     padded = (Condition(*BESIDE, 0), *(Condition(w, PADDED_S, None) for w in WINDOWS_S))
     return [*found, Pass("padded", padded, PADDED_HOP_S)]
 
 
-def load(
-    corpus: str, split: str, listener: WindowScorer, model: str, one: Pass
-) -> dict[Condition, WindowLogits]:
+def load(corpus: str, split: str, listener: WindowScorer, model: str, one: Pass) -> dict[Condition, WindowLogits]:
     """The logits of a corpus in a pass, computed per recording unless cached."""
     parts = []
     for recording in tqdm(data.load(corpus, split), desc=f"{corpus} {split}, {one.name}", unit="recording"):
@@ -174,9 +171,7 @@ def accuracy(heard: WindowLogits, allowed: Sequence[str] | None, english_bias: f
     """Accuracy with its interval over recordings, balanced over languages, and by language."""
     right = heard.correct(allowed, english_bias)
     spoken = np.array([place.language for place in heard.places])
-    by_language = {
-        language: float(right[spoken == language].mean()) for language in np.unique(spoken).tolist()
-    }
+    by_language = {language: float(right[spoken == language].mean()) for language in np.unique(spoken).tolist()}
     _, recording = np.unique([place.recording for place in heard.places], return_inverse=True)
     counts = np.stack([np.bincount(recording, right), np.bincount(recording)], axis=1)
     drawn = counts[resamples(len(counts), np.random.default_rng(0))].sum(axis=1)
@@ -230,9 +225,7 @@ def table(found: Sequence[Mapping[str, Any]], corpus: str, choice: str, rule: st
 
 def main() -> None:
     """Collect, print the tables, write everything as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--model", default="base")
     parser.add_argument("--out", type=Path, help="default: reports/language-window-SPLIT.json")

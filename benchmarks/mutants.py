@@ -50,12 +50,9 @@ MUTANTS = {
         Mutant("1.0 / full_scale(chunk.dtype)", "1.0 / (full_scale(chunk.dtype) - 1)"),
         Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED", "and len(chunk) < 10**9"),
         Mutant(
-            "self._lost_until = max(self._lost_until, min(self._writing_until - self._capacity, self._end))",
-            "pass",
+            "self._lost_until = max(self._lost_until, min(self._writing_until - self._capacity, self._end))", "pass"
         ),
-        Mutant(
-            "self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"
-        ),
+        Mutant("self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"),
         Mutant("self._n_consumed + end - start\n", "self._n_consumed + end - start - 1\n"),
     ),
     "cache": (
@@ -65,8 +62,7 @@ MUTANTS = {
         Mutant("            self._counts.evictions += 1\n", ""),
         Mutant("and self._held_bytes() > limit", "and self._held_bytes() < limit"),
         Mutant(
-            "value = None if entry is None else _copy(entry.value)",
-            "value = None if entry is None else entry.value",
+            "value = None if entry is None else _copy(entry.value)", "value = None if entry is None else entry.value"
         ),
         Mutant("if wanted.silent and stored.silent:", "if wanted.silent or stored.silent:"),
         Mutant('len(window).to_bytes(8, "big"), ', ""),
@@ -74,17 +70,14 @@ MUTANTS = {
         Mutant("if self.max_size == 0 or entry.nbytes > limit:", "if self.max_size == 0:"),
     ),
     "metrics": (
-        Mutant(
-            "apart * apart * earlier.count * later.count / count", "apart * apart * earlier.count / count"
-        ),
+        Mutant("apart * apart * earlier.count * later.count / count", "apart * apart * earlier.count / count"),
         Mutant("low=min(earlier.low, later.low)", "low=later.low"),
         Mutant("self.pending[:n] = newest, known, ()", "self.pending[:] = newest, known, ()"),
         Mutant("math.sqrt(known.m2 / known.count)", "math.sqrt(known.m2 / (known.count + 1))"),
         Mutant("newest = block[-len(self._ring) :]", "newest = block[: len(self._ring)]"),
         Mutant("self.began = self._outer.pop() if self._outer else None", "self.began = None"),
         Mutant(
-            "            finally:\n                add(clock() - began)",
-            "            finally:\n                pass",
+            "            finally:\n                add(clock() - began)", "            finally:\n                pass"
         ),
         Mutant("usable = 0 <= seconds < _MAX_S", "usable = seconds < _MAX_S"),
         Mutant('"quantile": str(q / 100)', '"quantile": str(q)'),
@@ -95,9 +88,7 @@ MUTANTS = {
 
 def main() -> int:
     """Run the chosen mutants and print the survivors."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", help=f"out of {', '.join(MUTANTS)}; all of them by default")
     parser.add_argument("--list", action="store_true", help="print the changes and run nothing")
     arguments = parser.parse_args()
@@ -111,9 +102,7 @@ def main() -> int:
         return 0
     enough = True
     for name in chosen:
-        survivors = [
-            mutant for mutant in tqdm(MUTANTS[name], desc=name, unit="mutant") if not caught(name, mutant)
-        ]
+        survivors = [mutant for mutant in tqdm(MUTANTS[name], desc=name, unit="mutant") if not caught(name, mutant)]
         total = len(MUTANTS[name])
         print(f"{name}: {total - len(survivors)} of {total} caught")
         for mutant in survivors:

@@ -26,9 +26,7 @@ from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import SAMPLE_RATE
 
 MUSIC = Package(
-    "asterisk-moh-opsound-g722",
-    "2.03-1.1",
-    "8d6b39d6f2e8feff54a042c4a25e1b72f3e2478d05ee372c92f77446fa0b1671",
+    "asterisk-moh-opsound-g722", "2.03-1.1", "8d6b39d6f2e8feff54a042c4a25e1b72f3e2478d05ee372c92f77446fa0b1671"
 )
 MADE_S = 45.0  # seconds of each made sound
 LEVELS_DB = (-20.0, -60.0)
@@ -70,15 +68,11 @@ def made(length_s: float = MADE_S) -> Iterator[tuple[str, FloatArray]]:
 
 def main() -> None:
     """Print text, voiced seconds and spans without text of each sound, and the sums."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=float, default=1e6, help="seconds of each sound at most")
     parser.add_argument("--languages", default="en,es,fr,it,ru")
     arguments = parser.parse_args()
-    transcriber = SessionRestartTranscriber(
-        weights.load_weights("base"), languages=arguments.languages.split(",")
-    )
+    transcriber = SessionRestartTranscriber(weights.load_weights("base"), languages=arguments.languages.split(","))
     total = text = voiced = 0.0
     for name, audio in tqdm([*music(), *made(min(MADE_S, arguments.most))], unit="sound"):
         transcriber.reset()
@@ -88,9 +82,7 @@ def main() -> None:
         false = sum(segment.end_time - segment.start_time for segment in trace.segments)
         total, text, voiced = total + trace.duration, text + false, voiced + heard
         words = " | ".join(segment.text for segment in trace.segments)
-        tqdm.write(
-            f"{name:32} {trace.duration:6.0f} s  voiced {heard:5.1f} s  without text {told:5.1f} s  {words}"
-        )
+        tqdm.write(f"{name:32} {trace.duration:6.0f} s  voiced {heard:5.1f} s  without text {told:5.1f} s  {words}")
     print(f"{total / 60:.1f} minutes: {text:.1f} s of false text, {voiced:.1f} s voiced")
 
 

@@ -96,13 +96,9 @@ def difference(found: WindowLogits, exact: WindowLogits, allowed: list[str], rng
 
 def main() -> None:
     """Measure and print a table for each corpus."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="dev")
-    parser.add_argument(
-        "--places", type=int, default=400, help="of each corpus, in equal shares of its languages"
-    )
+    parser.add_argument("--places", type=int, default=400, help="of each corpus, in equal shares of its languages")
     arguments = parser.parse_args()
     names = ["fp32", *(["bf16"] if linear.has_bf16(torch.device("cpu")) else []), "int8", "plain int8"]
     scorers = {name: scorer(name) for name in names}
@@ -116,9 +112,7 @@ def main() -> None:
             name: language_windows.measure(one, recordings, where, [CONDITION])[CONDITION]
             for name, one in scorers.items()
         }
-        print(
-            f"{corpus}, {arguments.split}: {len(where)} windows of {CONDITION}, {len(recordings)} recordings"
-        )
+        print(f"{corpus}, {arguments.split}: {len(where)} windows of {CONDITION}, {len(recordings)} recordings")
         rows = [
             {
                 "precision": name,

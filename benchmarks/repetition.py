@@ -65,9 +65,7 @@ class Voice:
         self.language = language
         self._files = unpack(verified(voice.audio, packages, accept_newer=False))
         texts = unpack(verified(voice.texts, packages, accept_newer=False))
-        found = [
-            content for name, content in texts.items() if Path(name).name == f"core-sounds-{language}.txt.gz"
-        ]
+        found = [content for name, content in texts.items() if Path(name).name == f"core-sounds-{language}.txt.gz"]
         if len(found) != 1:
             raise CorpusError(f"expected one file of texts in the package of {language}, found {len(found)}")
         self._texts = parse_texts(found[0])
@@ -85,9 +83,7 @@ class Voice:
     @property
     def digits(self) -> dict[str, str]:
         """Figure by number word, accents folded."""
-        return {units(self._texts[f"digits/{n}"])[0]: str(n) for n in range(10)} | _ALSO.get(
-            self.language, {}
-        )
+        return {units(self._texts[f"digits/{n}"])[0]: str(n) for n in range(10)} | _ALSO.get(self.language, {})
 
 
 # Forms of number words that the texts lack. (Spanish gives "diez" the key of zero, too.)
@@ -148,9 +144,7 @@ def voiced_without_text(trace_statistics: Mapping[str, object]) -> float:
 
 def main() -> None:
     """Print the figures, and each stretch with what was found in it when asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("forced", "auto"), default="forced")
     parser.add_argument("--policy", choices=("agreement", "alignatt"), default="agreement")
     parser.add_argument("--seed", type=int, default=0, help="another seed joins other words")

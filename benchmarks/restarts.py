@@ -52,9 +52,7 @@ def word_confidence(trace: Trace, reference: Reference) -> list[tuple[float, boo
 
 def main() -> None:
     """Print both figures with 95 % intervals over recordings."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="ivr-five")
     parser.add_argument("--split", default="dev")
     arguments = parser.parse_args()
@@ -87,21 +85,13 @@ def main() -> None:
     shown(
         "words lost or doubled at restarts, of all words",
         [
-            sum(near[i].deletions + near[i].insertions for i in draw)
-            / sum(every[i].reference_words for i in draw)
+            sum(near[i].deletions + near[i].insertions for i in draw) / sum(every[i].reference_words for i in draw)
             for draw in draws
         ],
         n_words,
     )
-    columns = [
-        [np.array(column) for column in zip(*(w for i in draw for w in told[i]), strict=True)]
-        for draw in draws
-    ]
-    shown(
-        "area under the ROC of confidence",
-        [area_under_roc(c, right) for c, right in columns],
-        len(columns[0][0]),
-    )
+    columns = [[np.array(column) for column in zip(*(w for i in draw for w in told[i]), strict=True)] for draw in draws]
+    shown("area under the ROC of confidence", [area_under_roc(c, right) for c, right in columns], len(columns[0][0]))
     shown(
         "expected calibration error of confidence",
         [expected_calibration_error(c, right) for c, right in columns],

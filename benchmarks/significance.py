@@ -33,9 +33,7 @@ from whisperlab.util.timing import time_in_turns
 
 def main() -> None:
     """Measure and print the shares with their intervals, then everything as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="pairs in a trial")
     parser.add_argument("--calls", type=int, default=2, help="calls of the stage in a run")
     parser.add_argument("--unchanged", type=int, default=200, help="trials without a slowdown")
@@ -64,19 +62,14 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     found = {}
-    for name, other, trials in (
-        ("unchanged", stage, arguments.unchanged),
-        ("slowed", slower, arguments.slowed),
-    ):
+    for name, other, trials in (("unchanged", stage, arguments.unchanged), ("slowed", slower, arguments.slowed)):
         calls: Counter[str] = Counter()
         for _ in range(trials):
             times = time_in_turns({"a": stage, "b": other}, arguments.rounds, time.perf_counter_ns)
             calls[paired_test("stage", times["a"], times["b"], rng).conclusion] += 1
         low, high = wilson(calls["difference"], trials)
         share = calls["difference"] / trials
-        print(
-            f"{name}: a difference reported in {share:.1%} ({low:.1%}-{high:.1%}) of {trials}; {dict(calls)}"
-        )
+        print(f"{name}: a difference reported in {share:.1%} ({low:.1%}-{high:.1%}) of {trials}; {dict(calls)}")
         found[name] = dict(calls)
     options = {**vars(arguments), "stage_ms": 1000 * stage_s}
     print(json.dumps({"options": options, "calls": found, **provenance()}))

@@ -128,10 +128,7 @@ def competitors() -> Iterator[tuple[str, Callable[[int], Smoother]]]:
         for width in (5, 10, 15):
             yield f"mean of {width}, held {hold}", lambda n, h=hold, w=width: Held(MovingAverage(w), h)
         for threshold in (0.8, 0.95, 0.99):
-            yield (
-                f"hysteresis {threshold}, held {hold}",
-                lambda n, h=hold, t=threshold: Held(Hysteresis(t), h),
-            )
+            yield (f"hysteresis {threshold}, held {hold}", lambda n, h=hold, t=threshold: Held(Hysteresis(t), h))
         for evidence in (1.5, 3.0, 6.0):
             for lag in (0, 5, 10):
                 kind = f"fixed-lag Viterbi, {lag} frames" if lag else "online Viterbi"
@@ -166,9 +163,7 @@ def rates(recordings: list[Recording], make: Callable[[int], Smoother]) -> dict[
 
 def main() -> None:
     """Print a line per smoother and setting: F1 at three tolerances, false switches per hour, delays."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--best", action="store_true", help="only whisperlab's tracker with its defaults")
     arguments = parser.parse_args()
@@ -176,10 +171,7 @@ def main() -> None:
     entrants = list(competitors())
     if arguments.best:
         entrants = [("transits, defaults", lambda n: Tracker(n, SmoothingOptions()))]
-    print(
-        f"{'':<72}"
-        + "".join(f"{corpus + ': F1@.5, @1, @2, false/h, delay p50, p95':<54}" for corpus in CORPORA)
-    )
+    print(f"{'':<72}" + "".join(f"{corpus + ': F1@.5, @1, @2, false/h, delay p50, p95':<54}" for corpus in CORPORA))
     for name, make in entrants:
         cells = []
         for corpus in CORPORA:

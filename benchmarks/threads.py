@@ -106,18 +106,12 @@ def company(n: int) -> Iterator[None]:
             one.wait()
 
 
-CASES: dict[str, Callable[[Path, int], Took]] = {
-    "Python": python,
-    "Jupyter": jupyter,
-    "command line": command_line,
-}
+CASES: dict[str, Callable[[Path, int], Took]] = {"Python": python, "Jupyter": jupyter, "command line": command_line}
 
 
 def main() -> None:
     """Measure and print the table, then everything as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1", help="compute threads, such as 1,2 (default: 1)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy", type=int, default=2, help="busy processes (default: 2)")
@@ -147,9 +141,7 @@ def main() -> None:
     print(json.dumps({"audio_s": audio_s, "cores": cores, "found": told, **provenance()}))
 
 
-def _row(
-    name: str, threads: int, busy: int, took: list[Took], audio_s: float, cores: int
-) -> dict[str, object]:
+def _row(name: str, threads: int, busy: int, took: list[Took], audio_s: float, cores: int) -> dict[str, object]:
     """Medians per second of audio, with the least and the most."""
     processor, wall = ([one[i] / audio_s for one in took] for i in (0, 1))
     left = min(1.0, cores / (busy + 1))

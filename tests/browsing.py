@@ -25,9 +25,7 @@ class Visit:
 
     def column(self, table: str, number: int) -> list[str]:
         """What a column of a table sorts by, from top to bottom."""
-        script = (
-            "([id, n]) => [...document.querySelectorAll(`#${id} tbody tr`)].map(r => r.cells[n].dataset.sort)"
-        )
+        script = "([id, n]) => [...document.querySelectorAll(`#${id} tbody tr`)].map(r => r.cells[n].dataset.sort)"
         return list(self.page.evaluate(script, [table, number]))
 
     def fetched(self) -> list[str]:

@@ -82,10 +82,7 @@ TINY = {
     "n_text_layer": 2,
 }
 
-EXTREMES = (
-    *(0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 10**6),
-    *(0x7FFFFFFF, 0x80000000, 0xFFFFFFFF),
-)
+EXTREMES = (*(0, 1, 2, 3, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 10**6), *(0x7FFFFFFF, 0x80000000, 0xFFFFFFFF))
 HUGE = 10**5000  # of more digits than Python writes out
 WILD: tuple[Any, ...] = (
     *(None, True, False, "", "0", "en", "\ud800", "\x00", "a" * 5000),
@@ -209,19 +206,7 @@ def overwrite_field(rng: Rng, data: bytes, other: bytes, at: int | None = None) 
 
 def overwrite_size(rng: Rng, data: bytes, other: bytes) -> bytes:
     """The four bytes behind a name of four letters, as RIFF, AIFF, CAF and MP4 have them; MP4's lie before it."""
-    names = (
-        b"RIFF",
-        b"WAVE",
-        b"fmt ",
-        b"data",
-        b"fact",
-        b"FORM",
-        b"COMM",
-        b"SSND",
-        b"desc",
-        b"moov",
-        b"stsz",
-    )
+    names = (b"RIFF", b"WAVE", b"fmt ", b"data", b"fact", b"FORM", b"COMM", b"SSND", b"desc", b"moov", b"stsz")
     places = [place for name in names if (place := data.find(name)) >= 0]
     return overwrite_field(rng, data, other, rng.choice(places) + rng.choice((4, -4))) if places else data
 
@@ -264,9 +249,7 @@ DAMAGE = {
 
 def read_sound(path: Path) -> None:
     check_sound(audio_files.read_audio(path))
-    assert audio_files.read_audio(path).tobytes() == audio_files.read_audio(path).tobytes(), (
-        "two readings differ"
-    )
+    assert audio_files.read_audio(path).tobytes() == audio_files.read_audio(path).tobytes(), "two readings differ"
 
 
 def check_sound(found: np.ndarray) -> None:
@@ -340,19 +323,7 @@ def float_sound(rng: Rng, n: int) -> np.ndarray:
 
 DTYPES = (
     *("float16", "float32", "float64", "longdouble", ">f4", ">f8", "int16", ">i2", "int32", "int8", "int64"),
-    *(
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "bool",
-        "complex64",
-        "complex128",
-        "object",
-        "U4",
-        "S4",
-        "M8[s]",
-    ),
+    *("uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128", "object", "U4", "S4", "M8[s]"),
 )
 
 
@@ -362,23 +333,8 @@ AUDIO_DTYPES = ("float32", "float32", "float64", "float16", ">f4", "int16", "int
 def any_array(rng: Rng) -> Any:
     """An array of any type, rank and layout, or something that is none."""
     if rng.random() < 0.1:
-        things = (
-            None,
-            3,
-            0.5,
-            "audio",
-            b"\0\0",
-            [],
-            [[]],
-            [1.0, "x"],
-            [[0.0], [0.0, 1.0]],
-            {},
-            {1: 2},
-            object(),
-        )
-        return rng.choice(
-            (*things, range(9), iter([0.1]), memoryview(b"12345678"), np.float32(0.1), torch.zeros(9))
-        )
+        things = (None, 3, 0.5, "audio", b"\0\0", [], [[]], [1.0, "x"], [[0.0], [0.0, 1.0]], {}, {1: 2}, object())
+        return rng.choice((*things, range(9), iter([0.1]), memoryview(b"12345678"), np.float32(0.1), torch.zeros(9)))
     n = rng.choice((0, 1, 2, 7, 160, 511, 512, 513, 1600, 4800))
     shapes = ((n,), (n,), (n,), (n, 1), (1, n), (n, 2), (2, n), (n, 8), (n, 9), (2, n, 2), (), (0, n), (n, 0))
     shape = rng.choice(shapes)
@@ -436,10 +392,7 @@ def array_to_ring(rng: Rng) -> Run:
 
 def array_to_cache(rng: Rng) -> Run:
     key, precision = rng.choice(list(KEYS)), rng.choice((0, 2, 6, 12))
-    array, span = (
-        any_array(rng),
-        rng.choice((None, ("s", 0, 1600), ("s", -1, 0), (), ("s", 0), 7, ("s", None, 1600))),
-    )
+    array, span = (any_array(rng), rng.choice((None, ("s", 0, 1600), ("s", -1, 0), (), ("s", 0), 7, ("s", None, 1600))))
     if isinstance(array, np.ndarray) and array.ndim == 1 and rng.random() < 0.5:
         span = ("s", 160 * rng.randrange(9), len(array))
 
@@ -518,17 +471,7 @@ def wild(rng: Rng, value: Any) -> Any:
     """Something near a value, or anything."""
     near: list[Any] = [value]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        near = [
-            value,
-            2 * value,
-            value / 2,
-            value // 2,
-            -value,
-            value + 1,
-            type(value)(0),
-            10 * value,
-            1000 * value,
-        ]
+        near = [value, 2 * value, value / 2, value // 2, -value, value + 1, type(value)(0), 10 * value, 1000 * value]
     if isinstance(value, str):
         near = [value, value.upper(), value[:-1]]
     return rng.choice(near) if rng.random() < 0.4 else rng.choice(WILD)
@@ -564,12 +507,7 @@ def transcriber_options(rng: Rng) -> Run:
         "log_interval_seconds": 300.0,
     }
     chosen = wild_options(rng, plain, share=0.12)
-    groups = {
-        "vad": VadOptions,
-        "lid": LanguageIdOptions,
-        "smoothing": SmoothingOptions,
-        "decoding": DecodingOptions,
-    }
+    groups = {"vad": VadOptions, "lid": LanguageIdOptions, "smoothing": SmoothingOptions, "decoding": DecodingOptions}
     for name, group in {**groups, "session": SessionOptions}.items():
         if rng.random() < 0.3:
             inner = wild_options(rng, {field.name: field.default for field in fields(group)}, share=0.2)
@@ -697,17 +635,7 @@ def odd_numbers(rng: Rng, data: bytes, other: bytes) -> bytes:
     if not digits:
         return data
     at = rng.choice(digits)
-    odd = (
-        b"1e999",
-        b"-1e999",
-        b"1" * 5000,
-        b"0." + b"1" * 5000,
-        b"NaN",
-        b"Infinity",
-        b"1E-400",
-        b"-0",
-        b"00",
-    )
+    odd = (b"1e999", b"-1e999", b"1" * 5000, b"0." + b"1" * 5000, b"NaN", b"Infinity", b"1E-400", b"-0", b"00")
     return data[:at] + rng.choice(odd) + data[at + 1 :]
 
 
@@ -724,9 +652,7 @@ def nest_deeply(rng: Rng, data: bytes, other: bytes) -> bytes:
 
 
 DAMAGE_JSON = {
-    **{
-        name: mutation for name, mutation in DAMAGE.items() if name not in ("overwrite_size", "cut_in_header")
-    },
+    **{name: mutation for name, mutation in DAMAGE.items() if name not in ("overwrite_size", "cut_in_header")},
     **{f"change_values_{n}": change_values for n in range(8)},  # the likeliest
     "odd_numbers": odd_numbers,
     "nest_deeply": nest_deeply,
@@ -830,10 +756,7 @@ def checkpoint_of(rng: Rng) -> Run:
     elif kind == "dims":
         value = {"dims": {**dims, dim: rng.choice(WILD_JSON)}, "model_state_dict": state}
     elif kind == "no dims":
-        value = {
-            "dims": rng.choice((*WILD_JSON, list(dims))),
-            "model_state_dict": rng.choice((state, *WILD_JSON)),
-        }
+        value = {"dims": rng.choice((*WILD_JSON, list(dims))), "model_state_dict": rng.choice((state, *WILD_JSON))}
     elif kind == "names":
         value = {"dims": dims, "model_state_dict": {rng.choice((n, n[1:], 7)): t for n, t in state.items()}}
     else:
@@ -855,10 +778,7 @@ def squeezed(packed: bytes) -> bytes:
     """The same archive, deflated, with a member that unpacks to far more than it takes."""
     made = io.BytesIO()
     try:
-        with (
-            zipfile.ZipFile(io.BytesIO(packed)) as old,
-            zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new,
-        ):
+        with zipfile.ZipFile(io.BytesIO(packed)) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
             for member in old.infolist():
                 content = bytes(2**24) if member.filename.endswith("/data/0") else old.read(member)
                 new.writestr(member.filename, content)
@@ -878,8 +798,7 @@ def command(rng: Rng) -> Run:
     sources = {
         name: target.draw(rng)[1]
         for name, target in targets().items()
-        if isinstance(target, Files)
-        and name in ("audio", "manifest", "trace", "store", "transcript", "checkpoint")
+        if isinstance(target, Files) and name in ("audio", "manifest", "trace", "store", "transcript", "checkpoint")
     }
 
     def damaged(name: str) -> str:
@@ -904,16 +823,12 @@ def command(rng: Rng) -> Run:
             *("--lid-hop-ms", number(), "--chunk-ms", number()),
         ],
         "score, trace": lambda: ["score", damaged("trace")],
-        "score, transcript": lambda: [
-            *("score", damaged("transcript"), "--reference", manifest),
-        ],
-        "score, manifest": lambda: [
-            *("score", str(SEEDS / "speech.transcript"), "--reference", damaged("manifest")),
-        ],
+        "score, transcript": lambda: [*("score", damaged("transcript"), "--reference", manifest)],
+        "score, manifest": lambda: [*("score", str(SEEDS / "speech.transcript"), "--reference", damaged("manifest"))],
         "report, store": lambda: ["report", damaged("store"), "--out", "page.html"],
         "report, trace": lambda: ["report", damaged("trace"), "--out", "page.html"],
         "report, baseline": lambda: [
-            *("report", str(SEEDS / "speech.trace"), "--baseline", damaged("trace"), "--out", "page.html"),
+            *("report", str(SEEDS / "speech.trace"), "--baseline", damaged("trace"), "--out", "page.html")
         ],
         "sweep, manifest": lambda: [*dry, "--corpus", damaged("manifest")],
         "sweep, store": lambda: [*dry, "--out", damaged("store")],
@@ -942,9 +857,7 @@ def call(argv: list[str]) -> None:
     said.encode()
     assert code in (0, 1, 2)
     assert "Traceback" not in said
-    why = [
-        line for line in said.splitlines() if line.startswith("whisperlab: error: ") or ": error: " in line
-    ]
+    why = [line for line in said.splitlines() if line.startswith("whisperlab: error: ") or ": error: " in line]
     assert (code == 0) == (not why), f"exit {code}, said: {said}"
     if "--json" in argv:
         for line in out.getvalue().splitlines():
@@ -994,9 +907,7 @@ def targets() -> dict[str, Target]:
         "trace": Files(_seeds("trace"), DAMAGE_JSON, read_whole_trace, (TraceError, ConfigurationError)),
         "transcript": Files(_seeds("transcript"), DAMAGE_JSON, score_transcript, (RefusedError,)),
         "store": Files(_seeds("store"), DAMAGE_JSON, read_store, (SweepError, ConfigurationError)),
-        "configuration": Files(
-            _seeds("configuration"), DAMAGE_JSON, read_configuration, (ConfigurationError,)
-        ),
+        "configuration": Files(_seeds("configuration"), DAMAGE_JSON, read_configuration, (ConfigurationError,)),
         "checkpoint": Files(_seeds("checkpoint"), DAMAGE, read_checkpoint, (WeightsError,)),
         "contents": Values({"checkpoint": checkpoint_of}, (WeightsError,)),
         "command": Values({"command": command}, (RefusedError,)),
@@ -1028,18 +939,7 @@ def make_seeds(folder: Path) -> None:
 
 def _audio_seeds(folder: Path, said: np.ndarray) -> None:
     for container, subtypes in {
-        "WAV": (
-            "PCM_U8",
-            "PCM_16",
-            "PCM_24",
-            "PCM_32",
-            "FLOAT",
-            "DOUBLE",
-            "ULAW",
-            "IMA_ADPCM",
-            "MS_ADPCM",
-            "GSM610",
-        ),
+        "WAV": ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610"),
         "FLAC": ("PCM_16",),
         "OGG": ("VORBIS", "OPUS"),
         "MP3": ("MPEG_LAYER_III",),
@@ -1101,19 +1001,9 @@ def _checkpoint(dims: dict[str, int]) -> dict[str, Any]:
 
 def _json_seeds(folder: Path, recording: corpora.Recording) -> None:
     said = [replace(s, end=min(s.end, 2.0)) for s in recording.segments if s.start < 2.0]
-    whole = asdict(recording) | {
-        "audio_path": folder / "speech.wav",
-        "duration": 2.0,
-        "segments": tuple(said),
-    }
+    whole = asdict(recording) | {"audio_path": folder / "speech.wav", "duration": 2.0, "segments": tuple(said)}
     corpora.write_manifest(folder / "audio.manifest", [corpora.Recording(**whole)])
-    nemo = {
-        "audio_filepath": "speech.wav",
-        "duration": 2.0,
-        "text": "hello",
-        "lang": "en",
-        "noise_snr_db": 10,
-    }
+    nemo = {"audio_filepath": "speech.wav", "duration": 2.0, "text": "hello", "lang": "en", "noise_snr_db": 10}
     (folder / "nemo.manifest").write_text(json.dumps(nemo) + "\n" + json.dumps({**nemo, "id": "b"}) + "\n")
     recordings = corpora.read_manifest(folder / "audio.manifest")
     grid = sweep.Grid({"cache.size": (2, 50), "cache.hash_precision": (0,)}, {"languages": ["en", "es"]})

@@ -72,8 +72,7 @@ class Tally:
         for one in self.findings:
             different.setdefault((one.finding or "").strip().splitlines()[-1][:80], one)
         found = [
-            f"case {one.case} ({one.kind}), one of {len(self.findings)}:\n{one.finding}"
-            for one in different.values()
+            f"case {one.case} ({one.kind}), one of {len(self.findings)}:\n{one.finding}" for one in different.values()
         ]
         return "\n".join(
             [
@@ -178,9 +177,7 @@ def _outcomes(command: list[str], at: int, said: IO[str]) -> Iterator[Outcome]:
     if child.returncode > 0:
         raise RuntimeError(f"the child could not begin:\n{said.read()[-3000:]}")
     if child.returncode:
-        yield Outcome(
-            at, "unknown", "death", finding=f"{_before_modules(said.read())}\n{_death(child.returncode)}"
-        )
+        yield Outcome(at, "unknown", "death", finding=f"{_before_modules(said.read())}\n{_death(child.returncode)}")
 
 
 def _before_modules(said: str) -> str:

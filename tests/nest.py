@@ -35,12 +35,7 @@ class Nest:
         self._process = process
 
     def start(
-        self,
-        commands: list[list[str]],
-        log: Path,
-        *,
-        packaged: Packaged | None = None,
-        memory: int | None = None,
+        self, commands: list[list[str]], log: Path, *, packaged: Packaged | None = None, memory: int | None = None
     ) -> int:
         """Begin command lines in the environment of now; returns the process id."""
         known = packaged and {

@@ -168,11 +168,7 @@ def configuration(key: str = "rounded", precision: int | None = 6, size: int = 5
 def sweep_rows(folder: Path, *, n_recordings: int = 3, blocks: int = 6) -> list[dict[str, Any]]:
     """A small sweep: the guide's key, blind at fine precisions and wrong at 0, and a perceptual key."""
     grid = [
-        *(
-            (configuration("rounded", p, size), rate, wrong)
-            for size in (10, 50)
-            for p, rate, wrong in _ROUNDED
-        ),
+        *((configuration("rounded", p, size), rate, wrong) for size in (10, 50) for p, rate, wrong in _ROUNDED),
         (configuration("logmel", None, 50), 0.55, 0.02),
     ]
     rows = []
@@ -226,8 +222,7 @@ def _frames(
         likely = heard[min(int((end - 1) / 5), len(heard) - 1)]
         doubts = rng.dirichlet([0.5] * len(LANGUAGES))
         posterior = {
-            lang: 0.7 * (lang == likely) + 0.3 * float(doubt)
-            for lang, doubt in zip(LANGUAGES, doubts, strict=True)
+            lang: 0.7 * (lang == likely) + 0.3 * float(doubt) for lang, doubt in zip(LANGUAGES, doubts, strict=True)
         }
         cached = bool(rng.random() < hit_rate)
         frame = {
@@ -257,9 +252,7 @@ def _switches(heard: Sequence[str]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _segments(
-    heard: Sequence[str], said: dict[str, str], rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
+def _segments(heard: Sequence[str], said: dict[str, str], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     for n, lang in enumerate(heard):
         words = said[lang].split()
         kept = " ".join(word for word in words if rng.random() > 0.1) + (" uh" if rng.random() < 0.3 else "")

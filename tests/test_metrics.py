@@ -188,9 +188,7 @@ def test_a_running_timer_can_be_entered_again(metrics: PerformanceMetrics, clock
     assert metrics.samples_ns("op").tolist() == [2 * MS, 3 * MS, 5 * MS]
 
 
-def test_asyncio_tasks_that_interleave_get_their_own_time(
-    metrics: PerformanceMetrics, clock: HandClock
-) -> None:
+def test_asyncio_tasks_that_interleave_get_their_own_time(metrics: PerformanceMetrics, clock: HandClock) -> None:
     """Two tasks share a thread; the first to enter is here the first to leave."""
 
     async def task(started: asyncio.Event, end: asyncio.Event) -> None:
@@ -215,9 +213,7 @@ def test_asyncio_tasks_that_interleave_get_their_own_time(
     assert metrics.samples_ns("op").tolist() == [11 * MS, 1 * MS]
 
 
-def test_as_a_decorator_every_call_is_timed_and_recursion_too(
-    metrics: PerformanceMetrics, clock: HandClock
-) -> None:
+def test_as_a_decorator_every_call_is_timed_and_recursion_too(metrics: PerformanceMetrics, clock: HandClock) -> None:
     @metrics.measure("op")
     def countdown(n: int, *, step: int = 1) -> str:
         """Goes down."""
@@ -270,12 +266,7 @@ def test_an_operation_without_a_name_is_refused(metrics: PerformanceMetrics, nam
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"max_samples": 0},
-        {"max_samples": 2.5},
-        {"log_interval_seconds": 0},
-        {"log_interval_seconds": math.nan},
-    ],
+    [{"max_samples": 0}, {"max_samples": 2.5}, {"log_interval_seconds": 0}, {"log_interval_seconds": math.nan}],
 )
 def test_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:
     name, value = next(iter(options.items()))
@@ -283,9 +274,7 @@ def test_options_that_cannot_work_are_named(options: dict[str, Any]) -> None:
         PerformanceMetrics(**options)
 
 
-def test_reset_forgets_records_and_leaves_running_timers_alone(
-    metrics: PerformanceMetrics, clock: HandClock
-) -> None:
+def test_reset_forgets_records_and_leaves_running_timers_alone(metrics: PerformanceMetrics, clock: HandClock) -> None:
     metrics.record("op", 1)
     metrics.start_timer("op")
     with metrics.measure("op"):
@@ -399,9 +388,7 @@ def test_measuring_keeps_no_memory(way: str) -> None:
     assert after - before < 4_096  # a block of 256 waiting to be folded
 
 
-def test_the_cost_is_measured_by_a_real_clock_and_shown(
-    metrics: PerformanceMetrics, clock: HandClock
-) -> None:
+def test_the_cost_is_measured_by_a_real_clock_and_shown(metrics: PerformanceMetrics, clock: HandClock) -> None:
     """The caller's clock, which stands still here and would say 0, is not asked at all."""
     assert clock.now == 7
     assert 0 < metrics.self_cost_ns < 1e6
@@ -528,9 +515,7 @@ def test_streams_without_a_name_are_numbered_and_equal_names_are_refused() -> No
     server = a.serve(0, also=[b])
     try:
         for kind in ("text/plain", "application/openmetrics-text; version=1.0.0"):
-            asked = urllib.request.Request(
-                f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": kind}
-            )
+            asked = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": kind})
             with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
                 assert exported(answer.read().decode(), COUNT) == {"1": 1, "2": 2}
     finally:

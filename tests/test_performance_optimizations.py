@@ -122,17 +122,13 @@ def measure_page(rounds: int = ROUNDS) -> Page:
     times = time_in_turns(
         {"plain": lambda: concatenated(HELD), "ring": lambda: ring_filled(HELD), "copy": copied}, rounds
     )
-    untrimmed = time_in_turns(
-        {"plain": lambda: concatenated(everything), "ring": lambda: ring_filled(HELD)}, 3
-    )
+    untrimmed = time_in_turns({"plain": lambda: concatenated(everything), "ring": lambda: ring_filled(HELD)}, 3)
     baseline, measured, overhead = measure_overhead(rounds)
     return Page(
         concatenate_ms=median(times["plain"]),
         ring_ms=median(times["ring"]),
         speedup=ratio("speedup, both hold the newest 10 s", times["plain"], times["ring"]),
-        untrimmed_speedup=ratio(
-            "speedup over a buffer that is never trimmed", untrimmed["plain"], untrimmed["ring"]
-        ),
+        untrimmed_speedup=ratio("speedup over a buffer that is never trimmed", untrimmed["plain"], untrimmed["ring"]),
         over_copy=ratio("RingBuffer over a bare copy of the chunks", times["ring"], times["copy"]),
         concatenate_kb=traced_kb(lambda: concatenated(HELD)),
         untrimmed_kb=traced_kb(lambda: concatenated(everything)),
@@ -192,9 +188,7 @@ def beside(page: Page) -> str:
         *((figure.figure, "-", f"{figure.value:.1f} B", figure) for figure in page.slots[:2]),
         (page.slots[2].figure, "30-40%", f"{page.slots[2].value:.1%}", page.slots[2]),
     ]
-    return "\n".join(
-        f"  {name:<50} {guide:>8} {value:>12}   {sureness(figure)}" for name, guide, value, figure in rows
-    )
+    return "\n".join(f"  {name:<50} {guide:>8} {value:>12}   {sureness(figure)}" for name, guide, value, figure in rows)
 
 
 def sureness(figure: Figure | None) -> str:
@@ -269,15 +263,7 @@ def test_the_pattern_and_asking_every_character_agree(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text,meaningful",
-    [
-        ("hello", True),
-        ("7", True),
-        ("Привет", True),
-        ("你好", True),
-        ("नमस्ते", True),
-        (" ...!? ", False),
-        ("_", False),
-    ],
+    [("hello", True), ("7", True), ("Привет", True), ("你好", True), ("नमस्ते", True), (" ...!? ", False), ("_", False)],
 )
 def test_text_in_any_script_is_meaningful(text: str, meaningful: bool) -> None:
     """The guide's pattern of Latin letters would throw four of these languages away."""
@@ -291,14 +277,7 @@ def test_the_page_has_every_line_of_the_guide() -> None:
     assert text.splitlines()[:2] == ["PERFORMANCE OPTIMIZATION BENCHMARKS", "=" * 80]
     assert labels[:15] == [
         *("RingBuffer Performance", "np.concatenate", "RingBuffer", "Speedup"),
-        *(
-            "Memory Usage",
-            "np.concatenate",
-            "np.concatenate peak",
-            "RingBuffer",
-            "RingBuffer peak",
-            "Reduction",
-        ),
+        *("Memory Usage", "np.concatenate", "np.concatenate peak", "RingBuffer", "RingBuffer peak", "Reduction"),
         *("PerformanceMetrics Overhead", "Baseline", "With metrics", "Per operation"),
         "Buffer Append Latency (p95)",
     ]

@@ -34,9 +34,7 @@ ALLOWED = {
     ("page.py", "Markup"): "the one place for markup of our own making",
 }
 FORBIDDEN = {"eval", "exec", "os.system", "os.popen", "tempfile.mktemp", "mktemp", "yaml.load", "Markup"}
-FORBIDDEN |= {
-    f"{name}.{load}" for name in ("pickle", "marshal", "dill", "joblib") for load in ("load", "loads")
-}
+FORBIDDEN |= {f"{name}.{load}" for name in ("pickle", "marshal", "dill", "joblib") for load in ("load", "loads")}
 NOT_BY_NAME = FORBIDDEN | {"torch.load", "numpy.load", "subprocess.getoutput"}
 NOT_RENAMED = {name.partition(".")[0] for name in NOT_BY_NAME if "." in name} - {"numpy"}
 
@@ -67,9 +65,7 @@ def faults(code: str) -> Iterator[str]:
 
 
 def test_no_module_calls_what_runs_or_trusts_what_came_from_outside() -> None:
-    found = {
-        (path.name, fault) for path in PACKAGE.rglob("*.py") for fault in faults(path.read_text("utf-8"))
-    }
+    found = {(path.name, fault) for path in PACKAGE.rglob("*.py") for fault in faults(path.read_text("utf-8"))}
     assert found == set(ALLOWED)
 
 
@@ -98,18 +94,14 @@ def deb(path: Path, members: list[tarfile.TarInfo], *, pax: dict[str, str] | Non
     return path
 
 
-def test_a_package_that_swells_between_its_files_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_swells_between_its_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "_UNPACKED_LIMIT", 16 << 20)
     swollen = deb(tmp_path / "p.deb", [], pax={"comment": "x" * (17 << 20)})
     with pytest.raises(CorpusError, match="holds more than 16 MiB"):
         debian.unpack(swollen)
 
 
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
-)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_of_a_package_are_passed_over(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("usr/share/odd")
     member.type, member.linkname = kind, "/etc/passwd"
@@ -158,9 +150,7 @@ def test_compiled_code_that_others_could_have_written_is_not_loaded(
         compiled_encoder._check_ours(path)
 
 
-def test_a_file_is_not_written_through_a_link_laid_in_its_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_not_written_through_a_link_laid_in_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "token_hex", lambda n: "guessed")
     with atomic_path(tmp_path / "page.html") as name_of_it:
         pass
@@ -207,9 +197,7 @@ def libraries() -> set[str]:
 
 
 CORE = imports_of(PROJECT["dependencies"])
-EXTRAS = set().union(
-    *(imports_of(each) for name, each in PROJECT["optional-dependencies"].items() if name != "all")
-)
+EXTRAS = set().union(*(imports_of(each) for name, each in PROJECT["optional-dependencies"].items() if name != "all"))
 
 
 def test_the_core_works_where_no_extra_is_installed(tmp_path: Path) -> None:

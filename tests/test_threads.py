@@ -100,9 +100,7 @@ class Interrupt:
     def __init__(self, at: int, do: Work = interrupt) -> None:
         self._at, self._do = at, do
         self.lines = 0
-        self._entered: set[tuple[int, int]] = (
-            set()
-        )  # frames and their ``with`` lines, which end where they begin
+        self._entered: set[tuple[int, int]] = set()  # frames and their ``with`` lines, which end where they begin
 
     def __enter__(self) -> Interrupt:
         self._before = sys.gettrace()
@@ -345,9 +343,7 @@ def test_what_is_consumed_while_losses_are_counted_is_not_lost_nor_found() -> No
     ring.append(np.ones(10_000, np.float32))
     ring.append(np.ones(10, np.float32))
     seen: list[int] = []
-    assert (
-        met_everywhere(lambda: seen.append(ring.dropped_samples), lambda: ring.consume(3), lambda: None) > 5
-    )
+    assert met_everywhere(lambda: seen.append(ring.dropped_samples), lambda: ring.consume(3), lambda: None) > 5
     assert set(seen) == {10}
 
 
@@ -484,9 +480,7 @@ class SlowDetector:
 @pytest.mark.model
 def test_statistics_do_not_wait_for_a_chunk_and_finalize_does(base_model: Whisper) -> None:
     transcriber = make(base_model, decode=False)
-    detector = transcriber.parts.stream.gate._detector = SlowDetector(
-        transcriber.parts.stream.gate._detector, at=20
-    )
+    detector = transcriber.parts.stream.gate._detector = SlowDetector(transcriber.parts.stream.gate._detector, at=20)
     silence = np.zeros(SAMPLE_RATE, np.float32)
     ends: list[str] = []
 
@@ -518,9 +512,7 @@ def test_statistics_do_not_wait_for_a_chunk_and_finalize_does(base_model: Whispe
 
 
 @pytest.mark.model
-def test_chunks_of_two_producers_go_in_one_after_the_other(
-    base_model: Whisper, frequent_switches: None
-) -> None:
+def test_chunks_of_two_producers_go_in_one_after_the_other(base_model: Whisper, frequent_switches: None) -> None:
     transcriber = make(base_model, decode=False)
 
     def feed(n: int) -> None:
@@ -540,9 +532,7 @@ def test_whoever_reads_changes_nothing_and_sees_counts_that_only_grow(
 ) -> None:
     alone, watched = make(base_model), make(base_model)
     heard: list[Outcome] = []
-    run_together(
-        lambda: heard.append(listen(alone, sentence))
-    )  # in a thread, which torch gives threads of its own
+    run_together(lambda: heard.append(listen(alone, sentence)))  # in a thread, which torch gives threads of its own
     (wanted,) = heard
     seen: list[tuple[float, ...]] = []
     found: list[Outcome] = []
@@ -554,9 +544,7 @@ def test_whoever_reads_changes_nothing_and_sees_counts_that_only_grow(
         assert (lid["encoder_calls"] == 0) == (lid["encoded_s"] == 0)
         assert per_call <= 3.0
         looked_up = cache["hits"] + cache["misses"]
-        seen.append(
-            (sessions["heard_s"], sessions["decodes"], sessions["segments"], lid["frames"], looked_up)
-        )
+        seen.append((sessions["heard_s"], sessions["decodes"], sessions["segments"], lid["frames"], looked_up))
 
     while_it_runs(
         lambda: found.append(listen(watched, sentence)),
@@ -693,11 +681,7 @@ def replayed(
 
     def remembered(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def answer(*args: Any, **kwargs: Any) -> Any:
-            key = (
-                name,
-                repr([hash(a.tobytes()) if isinstance(a, np.ndarray) else a for a in args]),
-                repr(kwargs),
-            )
+            key = (name, repr([hash(a.tobytes()) if isinstance(a, np.ndarray) else a for a in args]), repr(kwargs))
             if key not in answers:
                 answers[key] = method(*args, **kwargs)
             return answers[key]
@@ -712,9 +696,7 @@ def replayed(
         }.items():
             for name in names:
                 monkeypatch.setattr(part, name, remembered(name, getattr(part, name)))
-        transcriber.parts.stream.gate._detector = ReplayedDetector(
-            transcriber.parts.stream.gate._detector, []
-        )
+        transcriber.parts.stream.gate._detector = ReplayedDetector(transcriber.parts.stream.gate._detector, [])
         return transcriber
 
     return made
@@ -854,9 +836,7 @@ def test_a_signal_at_any_moment_does_no_more(
 
 
 @pytest.mark.model
-def test_an_interrupt_within_the_real_network_leaves_nothing_of_it(
-    base_model: Whisper, sentence: FloatArray
-) -> None:
+def test_an_interrupt_within_the_real_network_leaves_nothing_of_it(base_model: Whisper, sentence: FloatArray) -> None:
     transcriber = make(base_model)
     wanted = listen(transcriber, sentence)
     transcriber.reset()

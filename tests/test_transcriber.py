@@ -34,12 +34,7 @@ from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
 from whisperlab.streaming.switching import RETRY
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
-from whisperlab.util.errors import (
-    AudioFormatError,
-    ConfigurationError,
-    StreamEndedError,
-    UnknownLanguageError,
-)
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
 
 if TYPE_CHECKING:
@@ -270,9 +265,7 @@ def test_after_a_pause_a_frame_looks_twice_and_the_second_look_is_at_what_was_sa
         assert 0.6 * SAMPLE_RATE <= frame.onset.window <= 2 * SAMPLE_RATE
         assert sum(frame.onset.posterior.values()) == pytest.approx(1)
         assert frame.onset.posterior.keys() == frame.posterior.keys()
-    without = listen(
-        make(language_id=LanguageIdOptions(onset_ms=0), decode=False), chunks(sentence.audio, CHUNK)
-    )
+    without = listen(make(language_id=LanguageIdOptions(onset_ms=0), decode=False), chunks(sentence.audio, CHUNK))
     assert not any(frame.onset for frame in without.frames)
 
 
@@ -315,11 +308,7 @@ def test_decoding_in_a_second_thread_does_not_depend_on_the_clock(make: Make, sc
     session, threads = SessionOptions(parallel_ms=400), torch.get_num_threads()
     runs = [
         listen(make(session=session), pieces)
-        for pieces in (
-            chunks(scene.audio, CHUNK),
-            chunks(scene.audio, SAMPLE_RATE),
-            random_chunks(scene.audio),
-        )
+        for pieces in (chunks(scene.audio, CHUNK), chunks(scene.audio, SAMPLE_RATE), random_chunks(scene.audio))
     ]
     for run in runs:
         check_that_text_only_grows(run)
@@ -330,9 +319,7 @@ def test_decoding_in_a_second_thread_does_not_depend_on_the_clock(make: Make, sc
     assert error_rate(scene, runs[0]) < 0.35
 
 
-def test_a_stream_given_up_while_a_decode_is_under_way_leaves_nothing_of_it(
-    make: Make, sentence: Scene
-) -> None:
+def test_a_stream_given_up_while_a_decode_is_under_way_leaves_nothing_of_it(make: Make, sentence: Scene) -> None:
     transcriber = make(session=SessionOptions(parallel_ms=400))
     first = listen(transcriber, chunks(sentence.audio, CHUNK))
     transcriber.reset()
@@ -376,8 +363,7 @@ def test_a_switch_waits_until_its_own_words_confirm_it(make: Make, scene: Scene,
     without = SessionOptions(confirm_posterior=0.0, confirm_text=-np.inf)
     strict = SessionOptions(confirm_posterior=1.0, confirm_text=-np.inf)
     quick, slow = (
-        listen(make(session=session, decode=False), chunks(scene.audio, CHUNK))
-        for session in (without, strict)
+        listen(make(session=session, decode=False), chunks(scene.audio, CHUNK)) for session in (without, strict)
     )
     assert quick.statistics["sessions"]["switches_refused"] == 0
     assert slow.statistics["sessions"]["switches_refused"] > 2
@@ -469,17 +455,13 @@ def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene
     check_that_text_only_grows(run)
     assert error_rate(scene, run) < 0.4
     committed = {
-        name: [
-            len(units("".join(r.committed for r in each.results[: i + 1]))) for i in range(len(each.results))
-        ]
+        name: [len(units("".join(r.committed for r in each.results[: i + 1]))) for i in range(len(each.results))]
         for name, each in (("alignatt", run), ("agreement", oracle))
     }
     assert sum(committed["alignatt"]) > sum(committed["agreement"])
 
 
-def test_transcribers_of_one_model_share_its_weights_and_count_for_themselves(
-    make: Make, sentence: Scene
-) -> None:
+def test_transcribers_of_one_model_share_its_weights_and_count_for_themselves(make: Make, sentence: Scene) -> None:
     first, second = make(decode=False), make(decode=False)
     listen(first, chunks(sentence.audio, CHUNK))
     assert first.get_statistics()["lid"]["encoder_calls"] > 0
@@ -570,9 +552,7 @@ def music(n: int) -> FloatArray:
         while at < n:
             t = np.arange(min(beat * int(rng.integers(1, 4)), n - at)) / SAMPLE_RATE
             phase = 2 * np.pi * lowest_hz * 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 11]) / 12) * t
-            note = (
-                sum(np.sin(k * phase) / k for k in range(1, 7)) * np.exp(-1.5 * t) * np.minimum(1, t / 0.02)
-            )
+            note = sum(np.sin(k * phase) / k for k in range(1, 7)) * np.exp(-1.5 * t) * np.minimum(1, t / 0.02)
             audio[at : at + len(t)] += note * rng.uniform(0.3, 1)
             at += len(t)
     for at in range(0, n, beat):
@@ -659,9 +639,7 @@ def test_an_oracle_switches_at_the_times_given(scene: Scene, oracle: Run) -> Non
         assert segment.language == scene.segments[part].lang
 
 
-def test_without_decoding_the_language_is_followed_all_the_same(
-    make: Make, sentence: Scene, one: Run
-) -> None:
+def test_without_decoding_the_language_is_followed_all_the_same(make: Make, sentence: Scene, one: Run) -> None:
     run = listen(make(decode=False), chunks(sentence.audio, CHUNK))
     assert (run.frames, run.speech) == (one.frames, one.speech)
     assert [switch.to_language for switch in run.switches] == [s.to_language for s in one.switches]
@@ -670,9 +648,7 @@ def test_without_decoding_the_language_is_followed_all_the_same(
     assert run.statistics["sessions"]["encoder_calls"] == 0
 
 
-def test_speech_is_heard_after_more_silence_than_the_buffer_holds(
-    make: Make, sentence: Scene, one: Run
-) -> None:
+def test_speech_is_heard_after_more_silence_than_the_buffer_holds(make: Make, sentence: Scene, one: Run) -> None:
     transcriber = make(language="en")
     n_bytes = transcriber.vad_audio_buffer.nbytes
     silence = np.zeros(70 * SAMPLE_RATE, np.float32)
@@ -702,9 +678,7 @@ def test_a_change_in_the_air_does_not_hold_text_back_forever(
 ) -> None:
     """A change that is never certain, in speech without a pause: longer than Whisper can see at once."""
     decide = LanguageTracker.change
-    monkeypatch.setattr(
-        LanguageTracker, "change", lambda self, now: decide(self, now) if now is None else None
-    )
+    monkeypatch.setattr(LanguageTracker, "change", lambda self, now: decide(self, now) if now is None else None)
     audio = np.concatenate([scene.audio] * 3)
     transcriber = make(
         lid_hop_ms=1000,
@@ -789,9 +763,7 @@ def test_pcm_and_stereo_are_the_same_audio(make: Make, sentence: Scene) -> None:
     assert (pcm / np.float32(2**15) == sentence.audio).all()
     mono = listen(make(language="en"), chunks(sentence.audio, CHUNK))
     as_pcm = listen(make(language="en"), (pcm[i : i + CHUNK] for i in range(0, len(pcm), CHUNK)))
-    stereo = listen(
-        make(language="en"), (np.stack([c, c], axis=1) for c in chunks(sentence.audio, SAMPLE_RATE))
-    )
+    stereo = listen(make(language="en"), (np.stack([c, c], axis=1) for c in chunks(sentence.audio, SAMPLE_RATE)))
     assert as_pcm.outcome == mono.outcome == stereo.outcome
 
 
@@ -937,22 +909,14 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
 ) -> None:
     every_hop = LanguageIdOptions(confident_hop_factor=1)
     transcriber = make(
-        lid_p95_limit_ms=0.0,
-        hit_rate_limit=1.01,
-        decode=False,
-        lid_hop_ms=10,
-        key="span",
-        language_id=every_hop,
+        lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", language_id=every_hop
     )
     audio = np.concatenate([sentence.audio] * 4)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
         run = listen(transcriber, chunks(audio, CHUNK))
     assert len(run.frames) >= 200
     told = [record.getMessage() for record in caplog.records if record.name == "whisperlab"]
-    assert [message.split(":")[0] for message in told] == [
-        "language-ID is slow",
-        "the encoder cache hits rarely",
-    ]
+    assert [message.split(":")[0] for message in told] == ["language-ID is slow", "the encoder cache hits rarely"]
 
 
 # --- options ------------------------------------------------------------------------------------------

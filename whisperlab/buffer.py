@@ -27,13 +27,7 @@ import numpy.typing as npt
 
 from whisperlab.util import html
 from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, Samples, as_samples, full_scale
-from whisperlab.util.errors import (
-    AudioFormatError,
-    BufferRangeError,
-    ConfigurationError,
-    NotYetError,
-    OverwrittenError,
-)
+from whisperlab.util.errors import AudioFormatError, BufferRangeError, ConfigurationError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import Span
 from whisperlab.util.validation import shown
 
@@ -81,17 +75,13 @@ class RingBuffer:
         self._readable = self._data[:]
         self._readable.setflags(write=False)
         # written by the producer only
-        self._writing_until = (
-            0  # the producer may be writing samples before this index, over those `capacity` earlier
-        )
+        self._writing_until = 0  # the producer may be writing samples before this index, over those `capacity` earlier
         self._end = 0
         self._lost_until = 0  # samples before this index were lost to an interrupted append
         self._overruns = 0
         # written by the consumer only
         self._consumed_until = 0  # first index that was not consumed or cleared
-        self._n_consumed = (
-            0  # number of samples consumed or cleared; less than _consumed_until when some were lost
-        )
+        self._n_consumed = 0  # number of samples consumed or cleared; less than _consumed_until when some were lost
 
     def append(self, samples: npt.ArrayLike) -> None:
         """Append a chunk of any length, shape (n,); overwrites the oldest samples when the buffer is full.
@@ -154,9 +144,7 @@ class RingBuffer:
             start, end = self._bounds()
             if not start <= span.start <= span.end <= end:
                 error = OverwrittenError if span.start < start else NotYetError
-                raise error(
-                    f"cannot read samples {span.start}-{span.end}: the buffer now holds {start}-{end}"
-                )
+                raise error(f"cannot read samples {span.start}-{span.end}: the buffer now holds {start}-{end}")
             samples = self._copy_out(span.start, len(span))
             if self._intact(span.start):
                 return samples
@@ -183,9 +171,7 @@ class RingBuffer:
         n = _checked_count(n)
         start, end = self._bounds()
         if not 0 <= n <= end - start:
-            raise BufferRangeError(
-                f"cannot view the newest {shown(n)} samples: the buffer holds {_held(start, end)}"
-            )
+            raise BufferRangeError(f"cannot view the newest {shown(n)} samples: the buffer holds {_held(start, end)}")
         first = (end - n) % self._capacity
         return RingView(self, self._readable[first : first + n], end - n)
 
@@ -268,9 +254,7 @@ class RingBuffer:
         )
 
     def __repr__(self) -> str:
-        return (
-            f"RingBuffer(capacity={self._capacity}, dtype={self.dtype.name}) holding {_held(*self._bounds())}"
-        )
+        return f"RingBuffer(capacity={self._capacity}, dtype={self.dtype.name}) holding {_held(*self._bounds())}"
 
     def _bounds(self) -> tuple[int, int]:
         """First index held and one past the last; this order of reads keeps them consistent under writes."""
@@ -379,9 +363,7 @@ def _checked_chunk(samples: npt.ArrayLike) -> Samples:
         # NaN compares false. The limit is a float64: as a float16 it would be infinite and exclude nothing.
         bad = int(np.count_nonzero(~(np.abs(chunk) <= np.float64(_LOUDEST))))
         if bad:
-            raise AudioFormatError(
-                f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not"
-            )
+            raise AudioFormatError(f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not")
     return chunk
 
 
@@ -403,9 +385,7 @@ def _checked_capacity(capacity: int) -> int:
     except TypeError:
         size = 0
     if size < 1 or isinstance(capacity, bool):
-        raise ConfigurationError(
-            f"capacity must be a whole number of samples, at least 1, got {shown(capacity)}"
-        )
+        raise ConfigurationError(f"capacity must be a whole number of samples, at least 1, got {shown(capacity)}")
     return size
 
 
@@ -435,6 +415,4 @@ def _allocate(capacity: int, dtype: np.dtype[np.floating]) -> Samples:
     try:
         return np.full(capacity, 0.0, dtype)
     except (ValueError, MemoryError) as error:
-        raise ConfigurationError(
-            f"a capacity of {capacity} samples does not fit in memory: {error}"
-        ) from error
+        raise ConfigurationError(f"a capacity of {capacity} samples does not fit in memory: {error}") from error

@@ -238,10 +238,7 @@ class EncoderCache:
         return value
 
     def put(
-        self,
-        encoder_output: torch.Tensor,
-        audio: npt.ArrayLike | None = None,
-        audio_hash: bytes | None = None,
+        self, encoder_output: torch.Tensor, audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None
     ) -> None:
         """Store a detached copy of an encoder output on the cache's device; its dtype is kept.
 
@@ -310,9 +307,7 @@ class EncoderCache:
         name = "whisperlab_encoder_cache"
         yield CounterMetricFamily(f"{name}_hits", "Look-ups that the encoder cache answered.", found["hits"])
         yield CounterMetricFamily(f"{name}_misses", "Look-ups that it did not answer.", found["misses"])
-        yield GaugeMetricFamily(
-            f"{name}_hit_ratio", "Hits / look-ups; 0 before the first.", found["hit_rate"]
-        )
+        yield GaugeMetricFamily(f"{name}_hit_ratio", "Hits / look-ups; 0 before the first.", found["hit_rate"])
 
     def _repr_html_(self) -> str:
         """HTML for Jupyter: hit rate, false-hit rate and contents."""

@@ -23,16 +23,7 @@ from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.json_values import JsonValue
-from whisperlab.util.options import (
-    Option,
-    Options,
-    described,
-    flat,
-    migrated,
-    nested,
-    option,
-    plain,
-)
+from whisperlab.util.options import Option, Options, described, flat, migrated, nested, option, plain
 from whisperlab.util.threads import MOST_THREADS, THREADS
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.validation import check_type, shown
@@ -45,9 +36,7 @@ class CacheOptions(Options):
     GROUP: ClassVar[str] = "cache"
 
     size: int = option(50, "most entries; 50 are 5 s of language-ID at 10 Hz", 0)
-    hash_precision: int = option(
-        6, "decimals that the 'rounded' key keeps, fineness of 'logmel'", 0, MAX_PRECISION
-    )
+    hash_precision: int = option(6, "decimals that the 'rounded' key keeps, fineness of 'logmel'", 0, MAX_PRECISION)
     key: str = option("rounded", f"what makes two windows equal: {', '.join(KEYS)}")
     shadow_rate: float = option(0.0, "share of the hits that are recomputed to measure false hits", 0, 1)
 
@@ -74,9 +63,7 @@ class ComputeOptions(Options):
         "run the encoder as compiled code (`whisperlab.model.compiled_encoder`), made first if need be, in one or two "
         "minutes; for fp32 and bf16",
     )
-    threads: int = option(
-        THREADS, "compute threads; torch's own setting is restored after each call", 1, MOST_THREADS
-    )
+    threads: int = option(THREADS, "compute threads; torch's own setting is restored after each call", 1, MOST_THREADS)
 
 
 @dataclass(slots=True, frozen=True)
@@ -110,9 +97,7 @@ class TranscriberConfig(Options):
         SAMPLE_RATE, "samples per second of the chunks; other rates than 16000 are resampled", 1000, 1_000_000
     )
     language: str | None = option(None, "the only language of the audio: language-ID does not run")
-    oracle: tuple[tuple[float, str], ...] | None = option(
-        None, "the language switches as (seconds, language) pairs"
-    )
+    oracle: tuple[tuple[float, str], ...] | None = option(None, "the language switches as (seconds, language) pairs")
     decode: bool = option(True, "False: only voice activity and language-ID run, and switches need no text")
     vad: VadOptions = VadOptions()
     language_id: LanguageIdOptions = LanguageIdOptions()
@@ -234,9 +219,7 @@ def _switches(oracle: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], .
     except (TypeError, ValueError, OverflowError):
         times, in_order = (), False
     if not (in_order and times and times[0][0] == 0):
-        raise ConfigurationError(
-            f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}"
-        )
+        raise ConfigurationError(f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}")
     return times
 
 

@@ -38,13 +38,7 @@ R = TypeVar("R")
 
 OPERATIONS = (
     *("vad.buffer_append", "lid.buffer_append", "lid.total", "lid.frame_extract", "lid.encoder_forward"),
-    *(
-        "lid.detect",
-        "lid.smoothing",
-        "lid.sustained_detection",
-        "whisper.buffer_read",
-        "whisper.insert_audio",
-    ),
+    *("lid.detect", "lid.smoothing", "lid.sustained_detection", "whisper.buffer_read", "whisper.insert_audio"),
     *("whisper.infer", "whisper.decode", "chunk.total", "vad.detect", "session.restart"),
 )
 PERCENTILES = (50, 90, 95, 99)
@@ -277,9 +271,7 @@ class PerformanceMetrics(StreamExporter):
         if not 1 <= max_samples <= MOST_SAMPLES:
             raise ConfigurationError(f"max_samples must be 1 to {MOST_SAMPLES}, got {shown(max_samples)}")
         if not 0 < log_interval_seconds <= threading.TIMEOUT_MAX:
-            raise ConfigurationError(
-                f"log_interval_seconds must be more than 0, got {shown(log_interval_seconds)}"
-            )
+            raise ConfigurationError(f"log_interval_seconds must be more than 0, got {shown(log_interval_seconds)}")
         self._max_samples = max_samples
         self._creating = threading.Lock()
         self.self_cost_ns = self._calibrate()  # cost of one ``measure``, measured at construction
@@ -314,17 +306,13 @@ class PerformanceMetrics(StreamExporter):
         except (TypeError, ValueError):  # an array has no truth value
             usable = False
         if not usable:
-            raise ConfigurationError(
-                f"expected the seconds {operation} took, 0 or more, got {shown(seconds)}"
-            )
+            raise ConfigurationError(f"expected the seconds {operation} took, 0 or more, got {shown(seconds)}")
         try:
             known = self._operations[operation]
         except KeyError:
             known = self._operation(operation)
         pending = known.pending  # known.add, inlined to save a call
-        pending.append(
-            seconds * _NS_PER_S
-        )  # rounded in the fold: rounding costs as much as the rest of this method
+        pending.append(seconds * _NS_PER_S)  # rounded in the fold: rounding costs as much as the rest of this method
         if len(pending) >= _BLOCK:
             known.try_fold()
 

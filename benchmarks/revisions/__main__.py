@@ -49,9 +49,7 @@ def compare_revisions(
 def main() -> int:
     """Compare and print a sentence for each measure, then everything as JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.revisions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.revisions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", metavar="A", help="a revision, or '.', and perhaps a configuration")
     parser.add_argument("b", metavar="B", help="another")

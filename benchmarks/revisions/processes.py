@@ -108,9 +108,7 @@ class _Worker:
         answer = self._request({"samples": len(audio)}, audio.tobytes())
         return SystemOutput(
             segments=tuple(SessionSegment(**segment) for segment in answer["segments"]),
-            switches=tuple(
-                Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in answer["switches"]
-            ),
+            switches=tuple(Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in answer["switches"]),
             work=EncoderWork(*answer["work"]),
             compute_s=answer["compute_s"],
         )

@@ -46,9 +46,7 @@ def run(hours: float, seed: int, log: Path) -> bool:
 def main() -> int:
     """Run and report, or only report. Returns the exit code, 130 after an interrupt."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.soak",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--hours", type=float, default=3.0, help="hours of audio (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the order of the scenes")

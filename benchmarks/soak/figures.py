@@ -41,9 +41,7 @@ def memory_figure(log: Log, resident: Growth) -> Figure:
     if resident.slope is not None:
         hours, sizes = by_minute(log.steady, lambda sample: sample["memory"]["resident"] / _MB, min)
         ends = np.array([hours[0], hours[-1]])
-        axes.plot(
-            ends, np.median(sizes) + resident.slope * (ends - np.median(hours)), ":", color=INK, linewidth=1.5
-        )
+        axes.plot(ends, np.median(sizes) + resident.slope * (ends - np.median(hours)), ":", color=INK, linewidth=1.5)
     axes.set_ylabel("MB")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, ncols=2)

@@ -234,9 +234,7 @@ def classify(low: float, high: float) -> Call:
 
 
 def by_minute(
-    samples: Sequence[Json],
-    value: Callable[[Json], float],
-    of: Callable[[list[float]], float] = median,
+    samples: Sequence[Json], value: Callable[[Json], float], of: Callable[[list[float]], float] = median
 ) -> tuple[list[float], list[float]]:
     """Hours of audio, and the median (or another statistic ``of``) of each minute."""
     minutes = groupby(samples, key=lambda sample: int(sample["at"] // MINUTE_S))

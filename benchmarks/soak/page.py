@@ -19,12 +19,7 @@ from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import to_json
 from whisperlab.util.validation import on_threads
 
-_WORDS = {
-    "equal": "equal",
-    "slower": "SLOWER",
-    "faster": "faster",
-    "not enough data": "not enough data",
-}
+_WORDS = {"equal": "equal", "slower": "SLOWER", "faster": "faster", "not enough data": "not enough data"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,9 +63,7 @@ class SoakReport:
             growth=table("growth", "Growth after the warm-up", _GROWTH, self.found.growth),
             held=table("held", "Collections after the warm-up", _HELD, varying),
             changes=_changes(self.found),
-            stages=table(
-                "stages", "CPU time of each stage, last window / first window", _STAGES, self.found.stages
-            ),
+            stages=table("stages", "CPU time of each stage, last window / first window", _STAGES, self.found.stages),
             n_constant=len(self.found.held) - len(varying),
         )
 
@@ -184,28 +177,19 @@ def _drawings(log: Log, found: Findings) -> Iterable[tuple[str, Drawing]]:
     yield (
         "schedule",
         Drawing(
-            (to_svg(schedule_figure(log), "schedule", f"{len(log.pieces)} pieces of sound"),),
-            "The sounds over time.",
+            (to_svg(schedule_figure(log), "schedule", f"{len(log.pieces)} pieces of sound"),), "The sounds over time."
         ),
     )
 
 
 def _changes(found: Findings) -> Table:
-    caption = (
-        "Latency of a chunk in milliseconds of CPU time, for the same audio at the beginning and at the end"
-    )
+    caption = "Latency of a chunk in milliseconds of CPU time, for the same audio at the beginning and at the end"
     return table("changes", caption, _CHANGES, found.changes)
 
 
 _GROWTH: tuple[Column[Growth], ...] = (
     Column("Measure", "Kind of memory or count", lambda g: g.measure.replace("_", " ")),
-    Column(
-        "First",
-        "The first minute after the warm-up",
-        lambda g: g.first,
-        "{:,.1f}".format,
-        lambda g: g.unit,
-    ),
+    Column("First", "The first minute after the warm-up", lambda g: g.first, "{:,.1f}".format, lambda g: g.unit),
     Column("Last", "The last minute", lambda g: g.last, "{:,.1f}".format, lambda g: g.unit),
     Column(
         "Per hour",

@@ -74,9 +74,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not SHORTEST_S <= self.hours * 3600 < float("inf"):
-            raise ConfigurationError(
-                f"a soak needs {SHORTEST_S / 3600:.3g} hours of audio or more, got {self.hours}"
-            )
+            raise ConfigurationError(f"a soak needs {SHORTEST_S / 3600:.3g} hours of audio or more, got {self.hours}")
 
     @property
     def window_tiles(self) -> int:

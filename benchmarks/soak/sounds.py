@@ -101,10 +101,7 @@ class Sounds:
             yield np.clip(next(parts), -1, 1)
 
     def _speech(
-        self,
-        rng: np.random.Generator,
-        gaps_ms: tuple[int, int] = _GAPS_MS,
-        cut_s: tuple[float, float] | None = None,
+        self, rng: np.random.Generator, gaps_ms: tuple[int, int] = _GAPS_MS, cut_s: tuple[float, float] | None = None
     ) -> Parts:
         """Clips with pauses between them. Each has another language than the one before."""
         languages, before = self.languages, ""

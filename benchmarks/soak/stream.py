@@ -136,9 +136,7 @@ def _header(transcriber: SessionRestartTranscriber, plan: Plan) -> dict[str, obj
     }
 
 
-def _blocks(
-    plan: Plan, sounds: Sounds, note: Callable[[Piece], None]
-) -> Iterator[tuple[Piece, list[FloatArray]]]:
+def _blocks(plan: Plan, sounds: Sounds, note: Callable[[Piece], None]) -> Iterator[tuple[Piece, list[FloatArray]]]:
     """The tiles of all pieces in blocks, each with the piece of its first tile."""
     block: list[FloatArray] = []
     first: Piece | None = None
@@ -218,8 +216,7 @@ class _Soak:
                 for clock, of in zip(("cpu", "wall"), taken["chunk.total"], strict=True)
             },
             "stages": {
-                name: [len(cpu), round(sum(cpu), 4), round(sum(wall), 4)]
-                for name, (cpu, wall) in taken.items()
+                name: [len(cpu), round(sum(cpu), 4), round(sum(wall), 4)] for name, (cpu, wall) in taken.items()
             },
         }
         if self._measure:

@@ -42,11 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 fuzz = settings(
     max_examples=4 * CASES,
     deadline=None,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.function_scoped_fixture,
-        HealthCheck.data_too_large,
-    ],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 
 
@@ -116,10 +112,7 @@ def test_any_array_goes_into_a_ring_or_changes_nothing(little_memory: None, arra
 
 
 @fuzz
-@given(
-    st.sampled_from([VadOptions, LanguageIdOptions, SmoothingOptions, DecodingOptions, SessionOptions]),
-    st.data(),
-)
+@given(st.sampled_from([VadOptions, LanguageIdOptions, SmoothingOptions, DecodingOptions, SessionOptions]), st.data())
 def test_any_option_is_taken_or_refused(little_memory: None, group: type, data: st.DataObject) -> None:
     numbers = st.one_of(st.integers(), st.floats(), st.integers(-3, 99), st.sampled_from(fuzzing.WILD))
     name = data.draw(st.sampled_from([field.name for field in fields(group)]))
@@ -150,9 +143,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], type[Exception]]] = {
 @pytest.mark.parametrize("name", READERS)
 @fuzz
 @given(content=st.one_of(st.binary(), VALUES.map(lambda value: fuzzing.json.dumps(value).encode() + b"\n")))
-def test_any_bytes_are_read_or_refused(
-    little_memory: None, tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_any_bytes_are_read_or_refused(little_memory: None, tmp_path: Path, name: str, content: bytes) -> None:
     read, error = READERS[name]
     path = tmp_path / OLD_STORE
     (tmp_path / "results.sqlite").unlink(missing_ok=True)

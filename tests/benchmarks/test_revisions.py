@@ -96,15 +96,7 @@ class Repository:
 
     def write(self, **parts: object) -> None:
         text = PACKAGE
-        given = {
-            "cost": 0.5,
-            "text": "one two",
-            "made": "",
-            "vad": "None",
-            "heard": "",
-            "statistics": COUNTED,
-            **parts,
-        }
+        given = {"cost": 0.5, "text": "one two", "made": "", "vad": "None", "heard": "", "statistics": COUNTED, **parts}
         for name, value in given.items():
             text = text.replace(f"{{{name}}}", str(value))
         (self.folder / "whisperlab").mkdir(exist_ok=True)
@@ -152,9 +144,7 @@ def by_name(outcome: Outcome) -> dict[str, PairedResult]:
 
 
 def meet(repository: Repository, speech: list[Recording], a: str, b: str, **options: Any) -> Outcome:
-    return compare_revisions(
-        Side.from_text(a), Side.from_text(b), speech, repository=repository.folder, **options
-    )
+    return compare_revisions(Side.from_text(a), Side.from_text(b), speech, repository=repository.folder, **options)
 
 
 # --- revisions ----------------------------------------------------------------------------------------
@@ -174,24 +164,18 @@ def test_a_faster_revision_is_reported_as_faster_and_nothing_else(
     assert list(scratch.iterdir()) == []
 
 
-def test_a_revision_against_itself_differs_in_nothing(
-    repository: Repository, speech: list[Recording]
-) -> None:
+def test_a_revision_against_itself_differs_in_nothing(repository: Repository, speech: list[Recording]) -> None:
     found = by_name(meet(repository, speech, "slow", "HEAD", rounds=2))
     assert found["computing / audio"].conclusion == "no difference"
     assert {result.effect for result in found.values()} == {0.0}
 
 
-def test_the_text_of_each_side_is_scored_by_the_same_rules(
-    repository: Repository, speech: list[Recording]
-) -> None:
+def test_the_text_of_each_side_is_scored_by_the_same_rules(repository: Repository, speech: list[Recording]) -> None:
     repository.commit("deaf", text="one")
     assert by_name(meet(repository, speech, "slow", "deaf"))["mixed error rate"].value == 0.5
 
 
-def test_sides_run_in_turns_and_never_together(
-    repository: Repository, speech: list[Recording], tmp_path: Path
-) -> None:
+def test_sides_run_in_turns_and_never_together(repository: Repository, speech: list[Recording], tmp_path: Path) -> None:
     a, b = (f'slow {{"side": "{side}", "log": "{tmp_path / "log"}"}}' for side in "ab")
     meet(repository, speech, a, b, rounds=2)
     lines = (tmp_path / "log").read_text().splitlines()
@@ -201,32 +185,22 @@ def test_sides_run_in_turns_and_never_together(
     assert order == "ab" + "abbaabba" + "baabbaab"  # warm-up, then two rounds of four recordings
 
 
-def test_the_same_revision_may_run_with_another_configuration(
-    repository: Repository, speech: list[Recording]
-) -> None:
+def test_the_same_revision_may_run_with_another_configuration(repository: Repository, speech: list[Recording]) -> None:
     outcome = meet(repository, speech, "slow", 'slow {"cost": 0.25}', rounds=2)
     assert by_name(outcome)["computing / audio"].value == pytest.approx(0.5)
 
 
-def test_groups_of_options_are_made_by_the_revision_itself(
-    repository: Repository, speech: list[Recording]
-) -> None:
+def test_groups_of_options_are_made_by_the_revision_itself(repository: Repository, speech: list[Recording]) -> None:
     """Its VadOptions have an option that this whisperlab's do not have."""
     module = repository.folder / "whisperlab" / "vad.py"
-    module.write_text(
-        "class VadOptions:\n    def __init__(self, patience):\n        self.patience = patience\n"
-    )
+    module.write_text("class VadOptions:\n    def __init__(self, patience):\n        self.patience = patience\n")
     default = "__import__('whisperlab.vad', fromlist=['vad']).VadOptions(1)"
     repository.commit("patient", made="self.cost = vad.patience", vad=default)
-    outcome = meet(
-        repository, speech, 'HEAD {"vad": {"patience": 2}}', 'HEAD {"vad": {"patience": 1}}', rounds=2
-    )
+    outcome = meet(repository, speech, 'HEAD {"vad": {"patience": 2}}', 'HEAD {"vad": {"patience": 1}}', rounds=2)
     assert by_name(outcome)["computing / audio"].value == pytest.approx(0.5)
 
 
-def test_a_measure_that_one_side_lacks_is_left_out_and_named(
-    repository: Repository, speech: list[Recording]
-) -> None:
+def test_a_measure_that_one_side_lacks_is_left_out_and_named(repository: Repository, speech: list[Recording]) -> None:
     repository.commit("silent", statistics="{}")
     outcome = meet(repository, speech, "slow", "silent")
     assert "encoder seconds per second" not in by_name(outcome)
@@ -240,15 +214,10 @@ def test_the_repository_is_read_and_never_written(
     (repository.folder / "sub").mkdir()
     before = repository.git("status", "--porcelain"), sorted((repository.folder / ".git").rglob("*"))
     found = by_name(
-        compare_revisions(
-            Side.from_text("slow"), Side.from_text("HEAD"), speech, repository=repository.folder / "sub"
-        )
+        compare_revisions(Side.from_text("slow"), Side.from_text("HEAD"), speech, repository=repository.folder / "sub")
     )
     assert found["computing / audio"].value == 1
-    assert (
-        repository.git("status", "--porcelain"),
-        sorted((repository.folder / ".git").rglob("*")),
-    ) == before
+    assert (repository.git("status", "--porcelain"), sorted((repository.folder / ".git").rglob("*"))) == before
 
 
 def test_a_checkout_is_the_package_alone(repository: Repository, tmp_path: Path) -> None:
@@ -275,8 +244,7 @@ def test_without_git_there_are_no_revisions(
 
 
 @pytest.mark.parametrize(
-    "revision",
-    ["nonsense", "--all", "--help", "-n1", "slow..slow", "$(touch x)", "slow:whisperlab", "a\0b", "^slow"],
+    "revision", ["nonsense", "--all", "--help", "-n1", "slow..slow", "$(touch x)", "slow:whisperlab", "a\0b", "^slow"]
 )
 def test_an_unknown_revision_is_refused(repository: Repository, revision: str) -> None:
     with pytest.raises(ConfigurationError, match="revision"):
@@ -320,10 +288,7 @@ def test_a_folder_that_is_no_package_does_not_let_another_whisperlab_in(
         ({"made": "import nothing_of_the_kind"}, r"cannot run: ModuleNotFoundError: .*nothing_of_the_kind"),
         ({"made": "raise RuntimeError('no such model')"}, "cannot run: RuntimeError: no such model"),
         ({"heard": "raise ValueError('too loud')"}, "cannot run: ValueError: too loud"),
-        (
-            {"heard": "print('gone', file=sys.stderr, flush=True); os._exit(3)"},
-            "exited with 3; last output: gone$",
-        ),
+        ({"heard": "print('gone', file=sys.stderr, flush=True); os._exit(3)"}, "exited with 3; last output: gone$"),
         ({"made": "sys.exit('will not')"}, "exited with 1; last output: will not$"),
         (
             {"made": "os.kill(os.getpid(), 9)"},
@@ -347,9 +312,7 @@ def test_a_worker_that_dies_between_two_recordings_is_reported_like_any_other(
     """It dies while the other one works, so the pipe is broken when it is asked again."""
     repository.commit("other", heard="time.sleep(0.1)")
     last = "import threading; threading.Timer(0.2, os._exit, [7]).start()"
-    repository.commit(
-        "mortal", statistics=f"{{}} if not getattr(self, 'closed', False) else exec({last!r}) or {{}}"
-    )
+    repository.commit("mortal", statistics=f"{{}} if not getattr(self, 'closed', False) else exec({last!r}) or {{}}")
     with pytest.raises(WhisperlabError, match=r"^A \(mortal\) exited with 7"):
         meet(repository, speech, "mortal", "other")
 
@@ -416,11 +379,7 @@ def test_this_revision_against_itself_makes_the_same_errors(excerpt: Path, tmp_p
     here = Repository(tmp_path / "here")
     here.folder.mkdir()
     here.git("init", "-q")
-    shutil.copytree(
-        ROOT / "whisperlab",
-        here.folder / "whisperlab",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    shutil.copytree(ROOT / "whisperlab", here.folder / "whisperlab", ignore=shutil.ignore_patterns("__pycache__"))
     here.git("add", "-A")
     here.git("commit", "-q", "-m", "the code as it is")
     recordings = data.load(str(excerpt), "test")

@@ -51,9 +51,7 @@ from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
 if TYPE_CHECKING:
     from conftest import Scene
 
-HOURS = float(
-    os.environ.get("WHISPERLAB_SOAK_HOURS", "0.25")
-)  # of the law below; three take a minute and a half
+HOURS = float(os.environ.get("WHISPERLAB_SOAK_HOURS", "0.25"))  # of the law below; three take a minute and a half
 SHORT, LONGER = Plan(0.1), Plan(0.2)
 LANGUAGES = ["en", "es", "fr"]
 FEATURES = 16
@@ -76,9 +74,7 @@ class StandInEncoder:
     def reset_counts(self) -> None:
         self.calls = self.encoded_samples = 0
 
-    def encode_batch(
-        self, windows: Sequence[FloatArray], margin: int, pool_after: Any = None
-    ) -> list[Encoded]:
+    def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: Any = None) -> list[Encoded]:
         self.calls += len(windows)
         self.encoded_samples += sum(len(window) + margin for window in windows)
         return [self._encoded(window) for window in windows]
@@ -260,9 +256,7 @@ def test_the_last_window_is_the_first_again_at_the_same_phase_of_every_clock(sou
     assert all(TILE % step == 0 for step in (VAD_FRAME, SAMPLE_RATE // 10, SAMPLE_RATE))
 
 
-def test_warm_up_and_windows_of_a_long_soak_have_every_kind_of_sound_and_its_middle_has_the_long_ones() -> (
-    None
-):
+def test_warm_up_and_windows_of_a_long_soak_have_every_kind_of_sound_and_its_middle_has_the_long_ones() -> None:
     pieces = list(Plan(3.0).pieces())
     for part in ("warm-up", "first", "last"):
         assert {piece.kind for piece in pieces if piece.part == part} == set(KINDS)
@@ -272,9 +266,7 @@ def test_warm_up_and_windows_of_a_long_soak_have_every_kind_of_sound_and_its_mid
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sound_repeats_to_the_sample_and_is_audio(sounds: Sounds, kind: str) -> None:
-    once, again, other = (
-        np.concatenate(list(sounds.tiles(Piece("between", kind, 0, 3, seed)))) for seed in (5, 5, 6)
-    )
+    once, again, other = (np.concatenate(list(sounds.tiles(Piece("between", kind, 0, 3, seed)))) for seed in (5, 5, 6))
     assert once.dtype == np.float32
     assert once.shape == (3 * TILE,)
     assert abs(once).max() <= 1
@@ -403,9 +395,7 @@ def test_a_stream_gives_memory_back_every_ten_seconds(
     sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber, given = stand_in(), []
-    monkeypatch.setattr(
-        "whisperlab.streaming.stream.trim_heap", lambda: given.append(transcriber.vad_audio_buffer.end)
-    )
+    monkeypatch.setattr("whisperlab.streaming.stream.trim_heap", lambda: given.append(transcriber.vad_audio_buffer.end))
     logged(transcriber, sounds, tmp_path)
     assert len(given) == SHORT.duration_s // 10
     apart = [later - earlier for earlier, later in itertools.pairwise([0, *given])]
@@ -511,15 +501,7 @@ def test_an_existing_log_is_reported_without_a_run(
 @pytest.mark.model
 @pytest.mark.slow
 def test_an_interrupted_soak_reports_what_it_measured(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.soak",
-        "--hours",
-        "0.0667",
-        "--out",
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-m", "benchmarks.soak", "--hours", "0.0667", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     log = tmp_path / "soak.jsonl"
     while process.poll() is None and not (log.exists() and len(read_log(log).steady) >= 2):

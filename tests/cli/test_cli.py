@@ -143,9 +143,7 @@ def documents(text: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example_of_the_command_and_ends_well(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_shows_an_example_of_the_command_and_ends_well(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         run(command, "--help")
     assert left.value.code == 0
@@ -199,9 +197,7 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
         ["models", "list", "base"],
     ],
 )
-def test_wrong_usage_leaves_with_2_and_says_so_on_stderr(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_leaves_with_2_and_says_so_on_stderr(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         run(*words)
     assert left.value.code == 2
@@ -218,9 +214,7 @@ def test_json_may_stand_before_or_after_the_action_of_data() -> None:
 
 
 def test_the_module_runs_as_a_program() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "whisperlab", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "whisperlab", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("whisperlab ")
 
 
@@ -260,9 +254,7 @@ def test_a_document_is_out_before_the_next_audio_is_begun(
     seen = []
     monkeypatch.setattr(sys, "stdout", out)
     reset = built.transcriber.reset
-    monkeypatch.setattr(
-        built.transcriber, "reset", lambda: (seen.append(len(documents(out.getvalue()))), reset())
-    )
+    monkeypatch.setattr(built.transcriber, "reset", lambda: (seen.append(len(documents(out.getvalue()))), reset()))
     assert run("transcribe", call, call, call, "--json") == 0
     assert seen == [1, 2]
 
@@ -358,9 +350,7 @@ def test_a_track_can_be_named(built: Built, call: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("address", ["https://x/a.wav", "file:///a.wav"])
-def test_an_address_is_named_as_it_was_given(
-    built: Built, address: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_is_named_as_it_was_given(built: Built, address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("transcribe", address) == 1
     assert f"error: {address}: addresses are not opened" in capsys.readouterr().err
 
@@ -465,21 +455,12 @@ def test_no_trace_is_left_when_none_was_asked_for(
     "failure,code,line",
     [
         (ConfigurationError("no such\n  thing"), 1, "whisperlab: error: no such thing\n"),
-        (
-            OSError(28, "No space left on device"),
-            1,
-            "whisperlab: error: [Errno 28] No space left on device\n",
-        ),
+        (OSError(28, "No space left on device"), 1, "whisperlab: error: [Errno 28] No space left on device\n"),
         (KeyboardInterrupt(), 130, "whisperlab: interrupted\n"),
     ],
 )
 def test_a_failure_is_one_line_and_an_exit_code(
-    built: Built,
-    call: Path,
-    failure: BaseException,
-    code: int,
-    line: str,
-    capsys: pytest.CaptureFixture[str],
+    built: Built, call: Path, failure: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built.transcriber.failure = failure
     assert run("transcribe", call, "--json") == code
@@ -645,9 +626,7 @@ def test_a_transcript_with_something_missing_is_refused_by_place(
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "9" * 4000 + "x"], ids=["digits", "letters"])
-def test_an_argument_nobody_could_read_is_not_repeated(
-    capsys: pytest.CaptureFixture[str], digits: str
-) -> None:
+def test_an_argument_nobody_could_read_is_not_repeated(capsys: pytest.CaptureFixture[str], digits: str) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(["sweep", "--limit", digits])
     assert left.value.code == 2
@@ -710,11 +689,7 @@ def test_playing_shows_each_segment_when_it_begins() -> None:
         clock=lambda: now[0],
         sleep=lambda pause_s: now.__setitem__(0, now[0] + pause_s),
     )
-    assert shown == [
-        (0.5, "[0.5 - 1.5] en: hello"),
-        (2.0, "[2.0 - 3.0] es: hola"),
-        (3.0, "[3.0 - 4.0] es: adiós"),
-    ]
+    assert shown == [(0.5, "[0.5 - 1.5] en: hello"), (2.0, "[2.0 - 3.0] es: hola"), (3.0, "[3.0 - 4.0] es: adiós")]
 
 
 def test_a_machine_without_a_sound_player_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -775,9 +750,7 @@ def test_a_part_of_a_file_is_played_as_that_part(
     assert capsys.readouterr().out == "[0.0 - 0.5] en: uno\n"
 
 
-def test_a_wrong_duration_is_told_and_left_out_of_the_minutes(
-    call: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_duration_is_told_and_left_out_of_the_minutes(call: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = call.with_name("wrong.jsonl")
     line = {"audio_filepath": call.name, "duration": 600.0, "text": "uno"}
     path.write_text(json.dumps(line), encoding="utf-8")
@@ -849,11 +822,7 @@ def test_a_sweep_runs_every_cell_once_and_resumes(
 
 
 def test_of_a_large_store_no_table_is_made(
-    made: list[Any],
-    manifest: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    made: list[Any], manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("whisperlab.cli.sweep.MOST_ROWS", 1)
     words = ["sweep", "--corpus", manifest, "--cache-sizes", "10,50", "--out", tmp_path / "out"]
@@ -864,9 +833,7 @@ def test_of_a_large_store_no_table_is_made(
     assert f"no table of 2 rows; whisperlab report {tmp_path / 'out'} shows all" in streams.err
 
 
-def test_a_store_of_an_earlier_version_is_imported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_of_an_earlier_version_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"key": "k", "status": "ok", "config": {"cache_size": 10}, "recording": "r"}
     (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
     assert run("report", tmp_path) == 1
@@ -904,16 +871,10 @@ def test_failed_cells_are_counted_and_can_be_run_again(
 
 
 def test_a_stopped_sweep_says_how_to_go_on(
-    made: list[Any],
-    manifest: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    made: list[Any], manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped = FakeTranscriber(failure=KeyboardInterrupt())
-    monkeypatch.setattr(
-        "whisperlab.experiments.sweep.transcriber_maker", lambda model: lambda config: stopped
-    )
+    monkeypatch.setattr("whisperlab.experiments.sweep.transcriber_maker", lambda model: lambda config: stopped)
     assert run("sweep", "--corpus", manifest, "--out", tmp_path / "out") == 130
     assert f"the same command with --resume continues in {tmp_path / 'out'}" in capsys.readouterr().err
 
@@ -957,15 +918,7 @@ def test_a_search_prints_its_front_says_the_split_and_resumes(
 def test_a_search_with_failed_trials_says_why(
     made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "search",
-        "--space",
-        '{"cache.key": ["span", "logmel"]}',
-        "--corpus",
-        dev,
-        "--out",
-        tmp_path / "out",
-    ]
+    words = ["search", "--space", '{"cache.key": ["span", "logmel"]}', "--corpus", dev, "--out", tmp_path / "out"]
     assert run(*words, "--json") == 1
     streams = capsys.readouterr()
     (document,) = documents(streams.out)
@@ -986,12 +939,7 @@ def test_a_search_refuses_the_test_split_and_a_space_that_is_none(
 
 
 def test_sweeps_and_traces_become_pages_with_an_index_beside_them(
-    made: list[Any],
-    built: Built,
-    call: Path,
-    manifest: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    made: list[Any], built: Built, call: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, trace, pages = tmp_path / "grid", tmp_path / "call.jsonl", tmp_path / "pages"
     assert run("sweep", "--corpus", manifest, "--hash-precisions", "6", "--out", folder) == 0
@@ -1087,9 +1035,7 @@ def test_the_doctor_looks_at_everything_and_says_what_to_do(
     assert all(finding["advice"] for finding in findings if finding["status"] == "FAIL")
 
 
-def test_a_full_disk_fails_the_doctor(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_fails_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "LITTLE_DISK", float("inf"))
     monkeypatch.setattr(doctor, "ENOUGH_DISK", float("inf"))
     assert run("doctor") == 1
@@ -1100,9 +1046,7 @@ def test_a_full_disk_fails_the_doctor(
 
 def test_instructions_are_read_from_the_processor_flags() -> None:
     flags = "flags : avx2 avx512f avx512_bf16 avx512_vnni"
-    assert doctor.processor(flags, 2) == doctor.Finding(
-        "processor", "OK", "2 cores; AVX2, AVX-512, BF16, VNNI"
-    )
+    assert doctor.processor(flags, 2) == doctor.Finding("processor", "OK", "2 cores; AVX2, AVX-512, BF16, VNNI")
 
 
 @pytest.mark.parametrize(
@@ -1167,9 +1111,7 @@ def test_an_error_without_words_is_told_by_its_name() -> None:
 def odd_files(folder: Path) -> Iterator[tuple[str, int]]:
     """Awkward audio files and the exit code each must end in."""
     tone = np.tile(SECOND, 2) * np.float32(0.5)
-    stereo = np.stack(
-        [np.interp(np.arange(0, 2, 1 / 44_100), np.arange(len(tone)) / SAMPLE_RATE, tone)] * 2, 1
-    )
+    stereo = np.stack([np.interp(np.arange(0, 2, 1 / 44_100), np.arange(len(tone)) / SAMPLE_RATE, tone)] * 2, 1)
     soundfile.write(folder / "stereo-44k.wav", stereo, 44_100, subtype="PCM_16")
     soundfile.write(folder / "8k.wav", tone[::2], 8_000, subtype="PCM_16")
     soundfile.write(folder / "float64.wav", tone.astype(np.float64), SAMPLE_RATE, subtype="DOUBLE")

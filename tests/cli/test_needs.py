@@ -52,8 +52,7 @@ LACKING = {
     "pip install 'whisperlab[other-systems]'",
     "bench pipeline --corpus ok.jsonl": "openai-whisper (reference pipeline), "
     "faster-whisper (comparison; --no-offline leaves it out); pip install 'whisperlab[other-systems,reference]'",
-    "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); "
-    "pip install 'whisperlab[reference]'",
+    "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); pip install 'whisperlab[reference]'",
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
     f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
     "data build ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
@@ -73,9 +72,7 @@ def whisperlab(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
     return without_extras(folder, ["-m", "whisperlab", *line.split()])
 
 
-def without_extras(
-    folder: Path, arguments: list[str], *, empty_cache: bool = True
-) -> subprocess.CompletedProcess[str]:
+def without_extras(folder: Path, arguments: list[str], *, empty_cache: bool = True) -> subprocess.CompletedProcess[str]:
     """Python in a folder, where no extra is installed and, with an empty cache, no corpus is built."""
     (folder / "sitecustomize.py").write_text(BLOCKER.format(blocked=BLOCKED))
     write_wav(folder / "call.wav", np.zeros(16_000, np.float32))

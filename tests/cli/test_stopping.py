@@ -77,12 +77,7 @@ SIGNAL_AT_AN_IMPORT = """
 
 
 @pytest.mark.parametrize(
-    "number,n",
-    [
-        *((signal.SIGINT, n) for n in (1, 30, 200, 500, 900)),
-        (signal.SIGTERM, 200),
-        (signal.SIGHUP, 500),
-    ],
+    "number,n", [*((signal.SIGINT, n) for n in (1, 30, 200, 500, 900)), (signal.SIGTERM, 200), (signal.SIGHUP, 500)]
 )
 def test_a_signal_during_imports_is_one_line(tmp_path: Path, number: signal.Signals, n: int) -> None:
     """The n-th import after `main` begins sends it; those of torch and numpy are among them."""
@@ -183,9 +178,7 @@ SLOW = """
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
-def test_work_stops_quietly_when_the_reader_of_the_output_leaves(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_work_stops_quietly_when_the_reader_of_the_output_leaves(tmp_path: Path, options: tuple[str, ...]) -> None:
     names = [f"{number}.wav" for number in range(3)]
     for name in names:
         write_wav(tmp_path / name, TONE)

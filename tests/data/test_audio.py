@@ -157,9 +157,7 @@ def wav_bytes(samples: npt.NDArray[Any], rate: int, size: int | None = None) -> 
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "w64", "rf64", "mp3"])
-def test_a_file_cut_short_is_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
-) -> None:
+def test_a_file_cut_short_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, tone(16_000, 2.0), 16_000)
     whole = read_audio(path)
@@ -169,13 +167,9 @@ def test_a_file_cut_short_is_read_with_a_warning(
     assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
 
 
-def test_a_container_cut_short_is_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_container_cut_short_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "tone.flac"
-    soundfile.write(
-        path, tone(16_000, 5.0), 16_000
-    )  # libsndfile loses sync in it, and FFmpeg reads what is whole
+    soundfile.write(path, tone(16_000, 5.0), 16_000)  # libsndfile loses sync in it, and FFmpeg reads what is whole
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 1.0 < duration_s(read_audio(path)) < 4.0
     assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
@@ -307,9 +301,7 @@ def test_chunks_of_a_stream_are_averaged_whatever_their_phase(caplog: pytest.Log
     stereo = np.stack([left, -0.5 * left], axis=1).astype(np.float32)
     whole = as_chunk(stereo)
     np.testing.assert_allclose(whole, left / 4, atol=1e-6)
-    assert np.array_equal(
-        np.concatenate([as_chunk(stereo[i : i + 700]) for i in range(0, 16_000, 700)]), whole
-    )
+    assert np.array_equal(np.concatenate([as_chunk(stereo[i : i + 700]) for i in range(0, 16_000, 700)]), whole)
     assert not caplog.messages
 
 
@@ -321,9 +313,7 @@ def test_a_channel_can_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         np.testing.assert_allclose(read_audio(path, channel=channel), expected, atol=1e-6)
     np.testing.assert_allclose(read_audio(path, channel="each"), [left, right], atol=1e-6)
     assert not caplog.messages
-    with pytest.raises(
-        AudioFormatError, match=r"stereo\.wav: channel 3 does not exist: the file has 2 channels"
-    ):
+    with pytest.raises(AudioFormatError, match=r"stereo\.wav: channel 3 does not exist: the file has 2 channels"):
         read_audio(path, channel=3)
 
 
@@ -332,9 +322,7 @@ def test_a_mono_file_has_one_channel(tmp_path: Path) -> None:
     with pytest.raises(AudioFormatError, match="channel right does not exist: the file has 1 channel"):
         read_audio(tmp_path / "mono.wav", channel="right")
     assert read_audio(tmp_path / "mono.wav", channel="each").shape == (1, 16_000)
-    assert np.array_equal(
-        read_audio(tmp_path / "mono.wav", channel="left"), read_audio(tmp_path / "mono.wav")
-    )
+    assert np.array_equal(read_audio(tmp_path / "mono.wav", channel="left"), read_audio(tmp_path / "mono.wav"))
 
 
 @pytest.mark.parametrize("channel", ["centre", 0, -1, 1.5, True, None])
@@ -425,9 +413,7 @@ def test_samples_beyond_full_scale_are_clipped_not_wrapped(tmp_path: Path) -> No
     np.testing.assert_allclose(read_audio(tmp_path / "loud.wav"), [1, -1], atol=1e-4)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_scraps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "audio.wav"
     write_wav(path, np.zeros(100, np.float32))
     before = path.read_bytes()
@@ -494,9 +480,7 @@ def test_the_digest_names_the_samples_and_not_their_layout() -> None:
     audio = np.arange(8, dtype=np.float32) / 8
     assert audio_digest(audio) == audio_digest(np.repeat(audio, 2)[::2])
     assert audio_digest(audio) != audio_digest(audio[:-1])
-    assert audio_digest(np.zeros(0, np.float32)) == (
-        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    )
+    assert audio_digest(np.zeros(0, np.float32)) == ("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
 def test_duration_is_in_seconds() -> None:
@@ -508,10 +492,7 @@ def test_duration_is_in_seconds() -> None:
 
 @pytest.mark.parametrize(
     "playlist",
-    [
-        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
-        "ffconcat version 1.0\nfile {}\n",
-    ],
+    ["#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"],
 )
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_playlist_opens_no_other_file(tmp_path: Path, playlist: str, absolute: bool) -> None:
@@ -535,7 +516,5 @@ def test_a_recording_that_swells_is_given_up_at_once(
         write_with_ffmpeg(path, "matroska", "aac", SAMPLE_RATE, 3.0)
     assert len(read_audio(path)) >= SAMPLE_RATE
     monkeypatch.setattr("whisperlab.data.ffmpeg._MAX_VALUES", 2 * SAMPLE_RATE - 1)
-    with pytest.raises(
-        AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"
-    ):
+    with pytest.raises(AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"):
         read_audio(path)

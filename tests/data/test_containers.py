@@ -110,9 +110,7 @@ def test_joined_ogg_files_are_read_without_pyav(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    (tmp_path / "chain.ogg").write_bytes(
-        encoded(noise(1.0), **KINDS["ogg"]) + encoded(noise(2.0), **KINDS["opus"])
-    )
+    (tmp_path / "chain.ogg").write_bytes(encoded(noise(1.0), **KINDS["ogg"]) + encoded(noise(2.0), **KINDS["opus"]))
     assert duration_s(read_audio(tmp_path / "chain.ogg")) == pytest.approx(3.0, abs=0.01)
     assert not caplog.messages
 
@@ -155,9 +153,7 @@ def write(
                 packets += picture.encode(frame)
             packets += picture.encode(None)
         for number, sound in enumerate(sounds):
-            frame = av.AudioFrame.from_ndarray(
-                (samples * (number + 1) / tracks)[None], format="fltp", layout="mono"
-            )
+            frame = av.AudioFrame.from_ndarray((samples * (number + 1) / tracks)[None], format="fltp", layout="mono")
             frame.sample_rate, frame.pts = SAMPLE_RATE, 0
             for packet in [*sound.encode(frame), *sound.encode(None)]:
                 if packet.pts is not None:
@@ -217,9 +213,7 @@ def test_jitter_and_a_late_clock_change_nothing(
 
 
 @pytest.mark.parametrize("leap_s", [4_000.0, 1e6])
-def test_a_forged_timestamp_fills_no_memory(
-    tmp_path: Path, leap_s: float, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_forged_timestamp_fills_no_memory(tmp_path: Path, leap_s: float, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "leap.mkv", noise(2.0), at=lambda time: time + leap_s * (time >= 1))
     tracemalloc.start()
     try:
@@ -232,9 +226,7 @@ def test_a_forged_timestamp_fills_no_memory(
     assert "leap" in caplog.text
 
 
-def test_sound_that_ends_before_the_picture_is_not_cut_short(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sound_that_ends_before_the_picture_is_not_cut_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "film.mkv", noise(1.0), picture_s=5.0)
     assert duration_s(read_audio(tmp_path / "film.mkv")) == pytest.approx(1.0, abs=0.15)
     assert not caplog.messages
@@ -330,9 +322,7 @@ def test_bytes_after_the_samples_are_told_when_they_may_be_samples(
 
 
 @pytest.mark.parametrize("tail", [b"ID3\x04\0\0\0\0\x40\0" + b"x" * 8192, b"\0" * 999, b"TAG" + b"x" * 125])
-def test_a_tag_after_the_samples_is_no_damage(
-    tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_tag_after_the_samples_is_no_damage(tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tag.wav").write_bytes(encoded(noise(1.0), **KINDS["wav"]) + tail)
     assert duration_s(read_audio(tmp_path / "tag.wav")) == 1.0
     assert not caplog.messages
@@ -371,9 +361,7 @@ def test_what_comes_before_the_damage_is_read_without_pyav(
 
 
 @pytest.mark.parametrize("kind", ["ogg", "opus"])
-def test_an_ogg_file_without_its_last_page_is_told(
-    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_ogg_file_without_its_last_page_is_told(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     content = encoded(noise(6.0), **KINDS[kind])
     for end in (len(content) * 2 // 3, content.rindex(b"OggS")):  # within a page, and between two
         (tmp_path / f"cut.{kind}").write_bytes(content[:end])
@@ -432,9 +420,7 @@ def test_the_content_of_a_file_decides_not_its_name(tmp_path: Path, name: str) -
     assert duration_s(read_audio(tmp_path / name)) == 1.0
 
 
-@pytest.mark.parametrize(
-    "name", ["voice.raw", "voice.pcm", "voice.sln", "voice.ul", "voice.s16le", "voice.snd"]
-)
+@pytest.mark.parametrize("name", ["voice.raw", "voice.pcm", "voice.sln", "voice.ul", "voice.s16le", "voice.snd"])
 @pytest.mark.parametrize("with_pyav", [True, False])
 def test_raw_pcm_is_refused_with_what_it_needs(
     tmp_path: Path, name: str, with_pyav: bool, monkeypatch: pytest.MonkeyPatch

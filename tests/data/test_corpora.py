@@ -62,10 +62,7 @@ def test_a_manifest_is_read_as_it_was_written(wav: Path) -> None:
             duration=4.0,
             text="привет 你好",
             lang="ru,zh",
-            segments=(
-                ReferenceSegment(0.1, 1.0, "ru", "привет"),
-                ReferenceSegment(1.5, 3.9, "zh", "你好"),
-            ),
+            segments=(ReferenceSegment(0.1, 1.0, "ru", "привет"), ReferenceSegment(1.5, 3.9, "zh", "你好")),
             split="dev",
             corpus="mine",
             snr=snr,
@@ -130,10 +127,7 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "text of another type": ({**LINE, "text": 7}, "text should be a string, got 7"),
     "duration as text": ({**LINE, "duration": "4"}, "duration should be a number of 0 or more, got '4'"),
     "duration below zero": ({**LINE, "duration": -1}, "got -1"),
-    "duration not a number": (
-        '{"audio_filepath": "call.wav", "duration": NaN, "text": ""}',
-        "NaN is not JSON",
-    ),
+    "duration not a number": ('{"audio_filepath": "call.wav", "duration": NaN, "text": ""}', "NaN is not JSON"),
     "no language": ({**LINE, "lang": "xx,en"}, "lang: unknown language 'xx'"),
     "a language misspelt": ({**LINE, "lang": "portugese"}, "closest are pt (portuguese)"),
     "audio not there": ({**LINE, "audio_filepath": "gone.wav"}, "gone.wav does not exist"),
@@ -147,15 +141,9 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
         {**LINE, "segments": [{**SEGMENTS[0], "lang": "en,es"}]},
         "segment 1: lang: unknown language 'en,es'",
     ),
-    "a segment that ends before it starts": (
-        {**LINE, "segments": [{**SEGMENTS[0], "end": 0.1}]},
-        "got 0.5 to 0.1",
-    ),
+    "a segment that ends before it starts": ({**LINE, "segments": [{**SEGMENTS[0], "end": 0.1}]}, "got 0.5 to 0.1"),
     "a segment beyond the end": ({**LINE, "segments": [{**SEGMENTS[0], "end": 5.0}]}, "within the 4.0 s"),
-    "segments out of order": (
-        {**LINE, "segments": SEGMENTS[::-1]},
-        "segment 2 should start at 2.0 s or later",
-    ),
+    "segments out of order": ({**LINE, "segments": SEGMENTS[::-1]}, "segment 2 should start at 2.0 s or later"),
 }
 
 
@@ -290,10 +278,7 @@ def test_references_can_be_read_where_the_audio_is_not(tmp_path: Path) -> None:
 
 def test_a_manifest_of_your_own_is_loaded_like_a_corpus(wav: Path) -> None:
     path = manifest(
-        wav.parent,
-        {**LINE, "id": "a", "split": "dev"},
-        {**LINE, "id": "b", "split": "test"},
-        {**LINE, "id": "c"},
+        wav.parent, {**LINE, "id": "a", "split": "dev"}, {**LINE, "id": "b", "split": "test"}, {**LINE, "id": "c"}
     )
     assert [r.id for r in corpora.load(path)] == ["a", "b", "c"]
     assert [r.id for r in corpora.load(str(path), "test")] == ["b", "c"]
@@ -462,9 +447,7 @@ def test_empty_package_lists_are_made_up_for_without_touching_the_systems(
     assert len(list((tmp_path / "packages").glob("*.deb"))) == 2
 
 
-def test_a_failed_download_says_what_apt_said_and_leaves_nothing(
-    tmp_path: Path, apt: Callable[..., FakeApt]
-) -> None:
+def test_a_failed_download_says_what_apt_said_and_leaves_nothing(tmp_path: Path, apt: Callable[..., FakeApt]) -> None:
     apt("one")
     with pytest.raises(CorpusError, match="could not download one two: E: Unable to locate package two"):
         debian.fetch(PACKAGES, tmp_path / "packages", silent)
@@ -567,9 +550,7 @@ def test_what_is_thirty_decibels_below_the_loud_parts_is_not_speech(below_db: fl
     assert len(speech) == (40000 if is_speech else 32000)
 
 
-@pytest.mark.parametrize(
-    "before_db, after_db", [(-23.0, -20.0), (-18.0, -20.0), (-40.0, -34.0), (-6.0, -12.0)]
-)
+@pytest.mark.parametrize("before_db, after_db", [(-23.0, -20.0), (-18.0, -20.0), (-40.0, -34.0), (-6.0, -12.0)])
 def test_loudness_is_levelled_by_six_decibels_at_most(before_db: float, after_db: float) -> None:
     audio = np.full(16000, 10 ** (before_db / 20), dtype=np.float32)
     levelled = prompts.level(audio, Span(0, 16000))
@@ -578,18 +559,9 @@ def test_loudness_is_levelled_by_six_decibels_at_most(before_db: float, after_db
 
 @pytest.mark.parametrize(
     "speech_s, n_characters, usable",
-    [
-        (2.0, 30, True),
-        (1.4, 20, False),
-        (20.5, 300, False),
-        (2.0, 9, False),
-        (2.0, 57, False),
-        (2.0, 56, True),
-    ],
+    [(2.0, 30, True), (1.4, 20, False), (20.5, 300, False), (2.0, 9, False), (2.0, 57, False), (2.0, 56, True)],
 )
-def test_prompts_that_do_not_fit_their_text_are_left_out(
-    speech_s: float, n_characters: int, usable: bool
-) -> None:
+def test_prompts_that_do_not_fit_their_text_are_left_out(speech_s: float, n_characters: int, usable: bool) -> None:
     audio = burst(np.random.default_rng(2), 0.1, speech_s, 0.1)
     assert (prompts.make_prompt("s", "en", "a" * n_characters, audio) is not None) == usable
 
@@ -633,9 +605,7 @@ def tone_prompts(languages: tuple[str, ...], n: int = 60) -> list[prompts.Prompt
             n_speech = samples(2.0 + number % 26 * 0.2)
             level = 0.1 + 0.001 * number
             audio = np.full(n_speech + 960, level, dtype=np.float32)
-            made.append(
-                prompts.Prompt(f"{number:02d}", lang, f"{number} {lang}", audio, Span(480, 480 + n_speech))
-            )
+            made.append(prompts.Prompt(f"{number:02d}", lang, f"{number} {lang}", audio, Span(480, 480 + n_speech)))
     return made
 
 
@@ -643,10 +613,7 @@ def plan(seed: int, languages: tuple[str, ...], length_s: float = 300.0) -> list
     return list(scenes.plan_scenes(np.random.default_rng(seed), tone_prompts(languages), languages, length_s))
 
 
-@given(
-    seed=st.integers(0, 2**32),
-    languages=st.sampled_from([("en", "es"), ("en", "es", "fr", "it", "ru"), ("it",)]),
-)
+@given(seed=st.integers(0, 2**32), languages=st.sampled_from([("en", "es"), ("en", "es", "fr", "it", "ru"), ("it",)]))
 @settings(max_examples=25, deadline=None)
 def test_every_scene_keeps_its_promises(seed: int, languages: tuple[str, ...]) -> None:
     planned = plan(seed, languages, 120.0)
@@ -685,9 +652,7 @@ def test_half_of_the_scenes_have_noise() -> None:
 def test_all_languages_and_pauses_down_to_none_are_heard() -> None:
     placed = [p for scene in plan(5, ("en", "es", "fr", "it", "ru"), 900.0) for p in scene.placed]
     assert {p.prompt.lang for p in placed} == {"en", "es", "fr", "it", "ru"}
-    gaps_ms = [
-        1000 * (b.start - a.end) / SAMPLE_RATE for a, b in itertools.pairwise(placed) if b.start > a.end
-    ]
+    gaps_ms = [1000 * (b.start - a.end) / SAMPLE_RATE for a, b in itertools.pairwise(placed) if b.start > a.end]
     assert min(gaps_ms) < 30
     assert max(gaps_ms) > 570
     assert np.mean(gaps_ms) == pytest.approx(300, abs=40)
@@ -855,9 +820,7 @@ def test_builders_at_the_same_time_build_once(shelf: Path, cache: Path) -> None:
     assert said.count("ivr-es: splicing test") == 1
 
 
-def test_a_build_that_fails_leaves_no_corpus(
-    shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_that_fails_leaves_no_corpus(shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, audio: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -919,9 +882,7 @@ def test_info_tells_a_corpus_apart_from_its_recipe(shelf: Path, cache: Path) -> 
 
 def test_names_seeds_and_splits_that_do_not_exist_are_refused(shelf: Path, cache: Path) -> None:
     for call in (corpora.build, corpora.info, corpora.corpus_dir):
-        with pytest.raises(
-            ConfigurationError, match="unknown corpus 'ivr-six'; the corpora are ivr-five, ivr-en-es"
-        ):
+        with pytest.raises(ConfigurationError, match="unknown corpus 'ivr-six'; the corpora are ivr-five, ivr-en-es"):
             call("ivr-six")
     with pytest.raises(ConfigurationError, match="'ivr-six' is neither a manifest nor one of ivr-five"):
         corpora.load("ivr-six")

@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperlab.evaluation.scoring import (
-    area_under_roc,
-    best_temperature,
-    expected_calibration_error,
-    reliability,
-)
+from whisperlab.evaluation.scoring import area_under_roc, best_temperature, expected_calibration_error, reliability
 from whisperlab.evaluation.scoring.calibration import COLDEST, HOTTEST, negative_log_likelihood
 from whisperlab.util.errors import ConfigurationError
 
@@ -114,9 +109,7 @@ def test_a_fair_forecaster_is_calibrated() -> None:
 
 @patient
 @given(classified(), st.floats(COLDEST, HOTTEST))
-def test_no_other_temperature_makes_the_truth_likelier(
-    answers: tuple[np.ndarray, np.ndarray], other: float
-) -> None:
+def test_no_other_temperature_makes_the_truth_likelier(answers: tuple[np.ndarray, np.ndarray], other: float) -> None:
     best = best_temperature(*answers)
     assert COLDEST <= best <= HOTTEST
     assert negative_log_likelihood(*answers, best) <= negative_log_likelihood(*answers, other) + 1e-6
@@ -137,29 +130,21 @@ def test_logits_times_a_factor_want_the_temperature_times_it(factor: float) -> N
     rng = np.random.default_rng(0)
     logits, truth = rng.normal(scale=3, size=(200, 4)), rng.integers(4, size=200)
     truth[:120] = logits[:120].argmax(axis=1)
-    assert best_temperature(factor * logits, truth) == pytest.approx(
-        factor * best_temperature(logits, truth), rel=1e-4
-    )
+    assert best_temperature(factor * logits, truth) == pytest.approx(factor * best_temperature(logits, truth), rel=1e-4)
 
 
 @patient
 @given(classified(), st.floats(-20, 20))
-def test_a_constant_on_all_logits_changes_nothing(
-    answers: tuple[np.ndarray, np.ndarray], shift: float
-) -> None:
+def test_a_constant_on_all_logits_changes_nothing(answers: tuple[np.ndarray, np.ndarray], shift: float) -> None:
     logits, truth = answers
     moved = best_temperature(logits + shift, truth)
     loss = negative_log_likelihood(logits, truth, moved)
-    assert loss == pytest.approx(
-        negative_log_likelihood(logits, truth, best_temperature(logits, truth)), abs=1e-5
-    )
+    assert loss == pytest.approx(negative_log_likelihood(logits, truth, best_temperature(logits, truth)), abs=1e-5)
 
 
 @patient
 @given(classified())
-def test_a_class_that_is_not_allowed_is_as_if_it_were_not_there(
-    answers: tuple[np.ndarray, np.ndarray],
-) -> None:
+def test_a_class_that_is_not_allowed_is_as_if_it_were_not_there(answers: tuple[np.ndarray, np.ndarray]) -> None:
     logits, truth = answers
     masked = np.hstack([logits, np.full((len(logits), 1), -np.inf)])
     assert best_temperature(masked, truth) == pytest.approx(best_temperature(logits, truth))
@@ -220,12 +205,8 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(answers: list[tuple[i
 @given(SCORED)
 def test_turning_the_scores_round_turns_the_area_round(answers: list[tuple[int, bool]]) -> None:
     scores, positive = apart(answers)
-    assert area_under_roc([-s for s in scores], positive) == pytest.approx(
-        1 - area_under_roc(scores, positive)
-    )
-    assert area_under_roc(scores, [not p for p in positive]) == pytest.approx(
-        1 - area_under_roc(scores, positive)
-    )
+    assert area_under_roc([-s for s in scores], positive) == pytest.approx(1 - area_under_roc(scores, positive))
+    assert area_under_roc(scores, [not p for p in positive]) == pytest.approx(1 - area_under_roc(scores, positive))
 
 
 @patient

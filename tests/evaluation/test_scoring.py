@@ -28,13 +28,7 @@ from whisperlab.evaluation.scoring import (
     true_switches,
     units,
 )
-from whisperlab.evaluation.scoring.language import (
-    Label,
-    block_misses,
-    frame_labels,
-    label_time,
-    segment_labels,
-)
+from whisperlab.evaluation.scoring.language import Label, block_misses, frame_labels, label_time, segment_labels
 from whisperlab.evaluation.scoring.latency import percentile, word_latencies
 from whisperlab.evaluation.scoring.text import switch_text
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace
@@ -52,9 +46,7 @@ def heard(start: float, end: float, language: str, text: str = "", is_final: boo
 
 
 # English 0-4 s, a gap of 0.5 s, Spanish 4.5-8 s, no gap, English 8-10 s.
-SCENE = spoken(
-    (0, 4, "en", "press one now"), (4.5, 8, "es", "marque el número dos"), (8, 10, "en", "thank you")
-)
+SCENE = spoken((0, 4, "en", "press one now"), (4.5, 8, "es", "marque el número dos"), (8, 10, "en", "thank you"))
 ANSWER = (
     heard(0, 4.4, "en", "press one now"),
     heard(4.4, 9, "es", "Marque numero dos, dos."),  # "el" deleted, "dos" inserted; a second too long
@@ -83,10 +75,7 @@ def scored(**changes: Any) -> Score:
     [
         ("我想book一个room", ["我", "想", "book", "一", "个", "room"]),
         ("コーヒー、人々", ["コ", "ー", "ヒ", "ー", "人", "々"]),
-        (
-            "कृपया प्रतीक्षा करें।",
-            ["कृपया", "प्रतीक्षा", "करें"],
-        ),  # BasicTextNormalizer breaks these at the vowel signs
+        ("कृपया प्रतीक्षा करें।", ["कृपया", "प्रतीक्षा", "करें"]),  # BasicTextNormalizer breaks these at the vowel signs
         ("สวัสดี ok", ["ส", "วั", "ส", "ดี", "ok"]),  # a tone mark stays with its consonant
         ("ລາວ ខ្មែរ", ["ລ", "າ", "ວ", "ខ្", "មែ", "រ"]),
         ("မြန်", ["မြ", "န်"]),
@@ -140,9 +129,7 @@ def test_units_hold_no_space_and_are_their_own_units(text: str, fold: bool) -> N
         ("plain+arabic", "fa", "کتاب علی ۱۲۳", "كتاب علي 123"),
     ],
 )
-def test_a_named_normalizer_makes_one_of_two_spellings(
-    normalizer: str, language: str, one: str, other: str
-) -> None:
+def test_a_named_normalizer_makes_one_of_two_spellings(normalizer: str, language: str, one: str, other: str) -> None:
     assert units(one, normalizer=normalizer, language=language) == units(
         other, normalizer=normalizer, language=language
     )
@@ -189,9 +176,7 @@ def test_mixed_error_rate_is_edits_over_reference_units() -> None:
 
 def test_one_wrong_character_of_a_mixed_sentence_is_one_error_in_six() -> None:
     # Plain word error rate calls this 1.0.
-    mixed = score(
-        spoken((0, 2, "zh", "我想book一个room")), [heard(0, 2, "zh", "我想book两个room")], [], duration=2
-    )
+    mixed = score(spoken((0, 2, "zh", "我想book一个room")), [heard(0, 2, "zh", "我想book两个room")], [], duration=2)
     assert mixed.rates()["mixed_error_rate"] == 1 / 6
 
 
@@ -299,9 +284,7 @@ def test_tentative_segments_give_no_label() -> None:
 
 
 def frame(end: float, label: str, window: float = 2.0) -> LanguageFrame:
-    return LanguageFrame(
-        samples(end), samples(min(window, end)), samples(min(window, end)), {label: 1.0}, label, False
-    )
+    return LanguageFrame(samples(end), samples(min(window, end)), samples(min(window, end)), {label: 1.0}, label, False)
 
 
 def test_a_frame_labels_the_time_since_the_frame_before_at_most_its_window() -> None:
@@ -315,9 +298,7 @@ def test_the_language_error_of_the_frames_is_a_rate_of_its_own() -> None:
     rates = scored(frames=frames).rates()
     assert rates["language_error_rate_frames"] == pytest.approx(3.5 / 9.5)
     assert scored().rates()["language_error_rate_frames"] is None
-    assert (scored() + scored(frames=frames)).rates()["language_error_rate_frames"] == pytest.approx(
-        3.5 / 9.5
-    )
+    assert (scored() + scored(frames=frames)).rates()["language_error_rate_frames"] == pytest.approx(3.5 / 9.5)
 
 
 @settings(deadline=None)
@@ -553,9 +534,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         interval = bootstrap_interval(scores, "mixed_error_rate", rng, n=100)
         assert interval is not None
         covered += interval[0] <= 0.3 <= interval[1]
-    assert (
-        covered >= 24
-    )  # of 30; were each covered with the nominal 95 %, fewer would have a chance below 1 in 1,000
+    assert covered >= 24  # of 30; were each covered with the nominal 95 %, fewer would have a chance below 1 in 1,000
 
 
 def test_an_interval_is_the_same_for_the_same_seed() -> None:
@@ -659,9 +638,7 @@ def test_the_interval_of_a_ratio_is_that_of_the_pooled_scores_of_every_resample(
     reference = spoken((0, 1, "en", "one two"), (1, 2, "es", "tres"))
     scores = [
         score(reference, [SessionSegment(text, code, 0, 2, True, 1)], (), duration=2.0, compute_s=n + 1)
-        for n, (text, code) in enumerate(
-            (("one two tres", "en"), ("one", "es"), ("dos tres", "fr"), ("", "en"))
-        )
+        for n, (text, code) in enumerate((("one two tres", "en"), ("one", "es"), ("dos tres", "fr"), ("", "en")))
     ]
     drawn = np.random.default_rng(2).integers(4, size=(50, 4))
     rates = [pooled(scores[i] for i in row).rates() for row in drawn]

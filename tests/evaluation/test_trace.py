@@ -12,15 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from whisperlab.evaluation.trace import (
-    Reference,
-    ReferenceSegment,
-    Trace,
-    provenance,
-    read_trace,
-    record,
-    write_trace,
-)
+from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace, provenance, read_trace, record, write_trace
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util import provenance as provenance_module
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
@@ -80,8 +72,7 @@ class FakeTranscriber:
 
 
 REFERENCE = Reference(
-    "hello hola señor",
-    (ReferenceSegment(0, 0.1, "en", "hello"), ReferenceSegment(0.1, 0.2, "es", "hola señor")),
+    "hello hola señor", (ReferenceSegment(0, 0.1, "en", "hello"), ReferenceSegment(0.1, 0.2, "es", "hola señor"))
 )
 
 
@@ -144,9 +135,7 @@ def test_at_fast_pace_nothing_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_text_is_noted_only_when_it_changed(tmp_path: Path) -> None:
-    texts = [
-        (e["committed"], e["tentative"], e["language"]) for e in record_fake(tmp_path / "t").of_kind("text")
-    ]
+    texts = [(e["committed"], e["tentative"], e["language"]) for e in record_fake(tmp_path / "t").of_kind("text")]
     assert texts == [("", "he", "en"), ("hello", "", "es"), ("hola señor", "", "es")]
 
 
@@ -181,11 +170,7 @@ def test_a_failed_write_keeps_the_trace_that_was_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options, message",
-    [
-        ({"chunk_ms": 0}, "chunk_ms"),
-        ({"chunk_ms": -5}, "chunk_ms"),
-        ({"pace": "slow"}, "fast, real, got 'slow'"),
-    ],
+    [({"chunk_ms": 0}, "chunk_ms"), ({"chunk_ms": -5}, "chunk_ms"), ({"pace": "slow"}, "fast, real, got 'slow'")],
 )
 def test_impossible_options_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -248,9 +233,7 @@ def lost_field(lines: list[str]) -> list[str]:
         (lambda lines: [], "first line is not a header"),
     ],
 )
-def test_an_incomplete_trace_is_refused(
-    tmp_path: Path, damage: Callable[[list[str]], list[str]], message: str
-) -> None:
+def test_an_incomplete_trace_is_refused(tmp_path: Path, damage: Callable[[list[str]], list[str]], message: str) -> None:
     path = tmp_path / "t.jsonl"
     record_fake(path)
     path.write_text("\n".join(damage(path.read_text().splitlines())))
@@ -297,9 +280,7 @@ def test_a_line_with_a_field_of_another_type_is_refused_with_its_place(
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "damage", ["[" * 100_000, '{"kind": "text", "at": 1e999}', "1" * 5000, '{"kind": []}']
-)
+@pytest.mark.parametrize("damage", ["[" * 100_000, '{"kind": "text", "at": 1e999}', "1" * 5000, '{"kind": []}'])
 def test_hostile_json_is_a_trace_error(tmp_path: Path, damage: str) -> None:
     record_fake(tmp_path / "t")
     with (tmp_path / "t").open("a") as file:
@@ -317,10 +298,7 @@ def test_a_missing_file_and_a_binary_file_are_trace_errors(tmp_path: Path) -> No
 
 
 def test_a_reference_is_ordered_and_its_text_may_be_left_to_the_segments() -> None:
-    lines = [
-        {"start": s, "end": s + 1, "lang": "en", "text": t, "gap_before_ms": 5}
-        for s, t in [(3, "b"), (1, "a")]
-    ]
+    lines = [{"start": s, "end": s + 1, "lang": "en", "text": t, "gap_before_ms": 5} for s, t in [(3, "b"), (1, "a")]]
     reference = Reference.from_dict({"segments": lines})
     assert reference.text == "a b"
     assert [segment.start for segment in reference.segments] == [1, 3]
@@ -350,9 +328,7 @@ def test_provenance_names_machine_versions_and_commit() -> None:
     assert found["commit"] is None or len(found["commit"].removesuffix("-dirty")) == 40
 
 
-def test_the_commit_of_another_checkout_is_not_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commit_of_another_checkout_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "venv" / "trace.py"
     installed.parent.mkdir()
     installed.touch()

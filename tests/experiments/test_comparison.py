@@ -89,11 +89,7 @@ def test_two_sweeps_are_paired_by_recording_and_what_differs_is_what_is_compared
     found = by_name(outcome)
     assert found["mixed error rate"].conclusion == "difference"
     assert found["mixed error rate"].value == pytest.approx(0.1)
-    assert (
-        found["computing / audio"].conclusion
-        == found["encoder seconds per second"].conclusion
-        == "no difference"
-    )
+    assert found["computing / audio"].conclusion == found["encoder seconds per second"].conclusion == "no difference"
     assert {result.n for result in found.values()} == {12}
     assert outcome.remarks[0] == 'precision: "fp32" in A, "int8" in B'
     assert "not run in turns" in outcome.remarks[1]
@@ -116,9 +112,7 @@ def test_each_configuration_is_tested_and_corrected_for_all(tmp_path: Path) -> N
     changed = [finding for finding in outcome.findings if finding.result.effect]
     assert {finding.configuration for finding in changed} == {"cache_size=1"}
     assert {finding.result.conclusion for finding in changed} == {"not enough data"}  # 2 / 2^8 * 20 > 0.05
-    assert {finding.result.p for finding in changed} == {20 / 128, 19 / 128} or changed[
-        0
-    ].result.p == 20 / 128
+    assert {finding.result.p for finding in changed} == {20 / 128, 19 / 128} or changed[0].result.p == 20 / 128
     assert changed[0].result.pairs_missing >= 2  # 2 / 2^9 * 20 > 0.05 still
     assert changed[0].summary().startswith("cache_size=1: mixed error rate: not enough data")
 

@@ -24,9 +24,7 @@ def statistics(**stages: float) -> dict[str, Any]:
 
 def test_stages_and_the_rest_add_up_to_all_computing() -> None:
     cost = cost_of(statistics(vad=1000, lid=3000, text=5000), 10.0, 20.0)
-    assert cost.stages == pytest.approx(
-        {"voice activity": 0.05, "language-ID": 0.15, "text": 0.25, "other": 0.05}
-    )
+    assert cost.stages == pytest.approx({"voice activity": 0.05, "language-ID": 0.15, "text": 0.25, "other": 0.05})
     assert cost.rate == pytest.approx(0.5)
 
 

@@ -91,9 +91,7 @@ def sweep(recordings: list[Recording], out: Path, executor: Any, **options: Any)
     return run_sweep(GRID.configurations(), recordings, out, **given)
 
 
-def check_that_records_are_the_same(
-    recordings: list[Recording], here: Path, there: Path, executor: Any
-) -> None:
+def check_that_records_are_the_same(recordings: list[Recording], here: Path, there: Path, executor: Any) -> None:
     sweep(recordings, here, InProcess(partial(task_worker, here, parrots)))
     assert sweep(recordings, there, executor).ran == 12
     assert outcome(here) == outcome(there)
@@ -173,12 +171,7 @@ def doomed_parrots() -> Callable[..., Parrot]:
 
 @pytest.mark.parametrize("how,status,ran", [("kill", "died", 1), ("fail", "failed", 0)])
 def test_resuming_runs_a_task_again_whose_process_died_and_none_that_failed(
-    recordings: list[Recording],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    how: str,
-    status: str,
-    ran: int,
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, status: str, ran: int
 ) -> None:
     doom, out = tmp_path / "doom", tmp_path / "out"
     monkeypatch.setenv("DOOM", str(doom))
@@ -302,9 +295,7 @@ def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recordin
             random.Random(number).uniform(2, 6), cluster.remove_node, [doomed], {"allow_graceful": False}
         )
         dying.start()
-        found = sweep(
-            recordings, out, RayCluster(partial(task_worker, out, slow_parrots), cluster.address, 3)
-        )
+        found = sweep(recordings, out, RayCluster(partial(task_worker, out, slow_parrots), cluster.address, 3))
         dying.join()
         assert found.failed == ()
         assert outcome(out) == outcome(whole)
@@ -340,9 +331,7 @@ def test_real_records_are_the_same_whoever_worked(cluster: Any, excerpt: Path, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["token", "disabled"])
-def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(
-    cluster: Any, tmp_path: Path, mode: str
-) -> None:
+def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(cluster: Any, tmp_path: Path, mode: str) -> None:
     code = f"""
         import test_executors as t
         try:
@@ -388,9 +377,7 @@ def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str
 def test_a_worker_is_told_who_drives() -> None:
     """By value: a default would be looked up in the worker, and be its own."""
     args = Namespace(ship_audio=False, ray="auto", workers=None, out=Path(), model="base", device="cpu")
-    _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))[
-        "executor"
-    ]._factory.args
+    _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))["executor"]._factory.args
     assert load.args == ("base", "cpu", identity(DIGEST, "cpu"))
 
 
@@ -431,9 +418,7 @@ def test_a_driver_killed_at_any_moment_loses_nothing(
     rng = random.Random(1)
     script = tmp_path / "driver.py"
     script.write_text(
-        textwrap.dedent(
-            DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor)
-        )
+        textwrap.dedent(DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor))
     )
     for _ in range(int(os.environ.get("WHISPERLAB_KILLS", moments))):
         with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:

@@ -90,9 +90,7 @@ def in_a_row(parts: list[tuple[float, float, str]]) -> Recording:
 
 
 turns = st.lists(
-    st.tuples(st.floats(0.3, 6), st.floats(0, 0.6), st.sampled_from(["en", "es", "fr"])),
-    min_size=1,
-    max_size=8,
+    st.tuples(st.floats(0.3, 6), st.floats(0, 0.6), st.sampled_from(["en", "es", "fr"])), min_size=1, max_size=8
 )
 
 
@@ -139,11 +137,7 @@ def test_a_sample_is_spread_over_the_blocks_of_a_language() -> None:
         ("en", 0): 2,
         ("en", 2): 1,
         ("es", 1): 3,
-    } or Counter((place.language, place.block) for place in drawn) == {
-        ("en", 0): 1,
-        ("en", 2): 2,
-        ("es", 1): 3,
-    }
+    } or Counter((place.language, place.block) for place in drawn) == {("en", 0): 1, ("en", 2): 2, ("es", 1): 3}
 
 
 def test_a_hop_of_nothing_is_refused() -> None:
@@ -191,9 +185,7 @@ def test_all_conditions_score_the_same_places_in_turns(ramp: Recording) -> None:
     one, three = (samples(1), samples(0.5), 0), (samples(3), 0, None)
     assert scorer.asked == [one, one, one, three, one, three, one]
     assert found[long].logits[:, 0].tolist() == [samples(3)] * 2
-    assert found[short].logits[:, 2] == pytest.approx(
-        [0.2, 0.4, 0.6, 0.8, 1.0], abs=1e-3
-    )  # the window's last sample
+    assert found[short].logits[:, 2] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=1e-3)  # the window's last sample
     assert found[long].encoder_s == pytest.approx([0.004, 0.006])
 
 
@@ -219,8 +211,7 @@ def heard(rows: list[tuple[str, float, float]], recordings: list[str] | None = N
         logits[i, EN], logits[i, ES] = english, spanish
     names = recordings or ["r"] * len(rows)
     where = tuple(
-        Place(name, i, 16_000 * i, 16_000, row[0])
-        for i, (name, row) in enumerate(zip(names, rows, strict=True))
+        Place(name, i, 16_000 * i, 16_000, row[0]) for i, (name, row) in enumerate(zip(names, rows, strict=True))
     )
     return WindowLogits(ALL, where, logits, np.arange(len(rows), dtype=float))
 

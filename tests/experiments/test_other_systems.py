@@ -92,9 +92,7 @@ class ScriptedFasterWhisper:
                 self.model.detect_language(self.model.encode(np.zeros((1, 80, 3000), np.float32)))
             for half in range(2):
                 start = window + half / 2
-                yield SimpleNamespace(
-                    text=f" {window}.{half}", start=start, end=start + 0.5, avg_logprob=-0.5
-                )
+                yield SimpleNamespace(text=f" {window}.{half}", start=start, end=start + 0.5, avg_logprob=-0.5)
 
 
 # The call to each system, and how its output is read
@@ -102,9 +100,7 @@ class ScriptedFasterWhisper:
 
 def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_window() -> None:
     engine = ScriptedFasterWhisper(["en", "en", "es"])  # the first guess, then window by window
-    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=False)(
-        SILENCE, reference()
-    )
+    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=False)(SILENCE, reference())
     assert [(s.text, s.language, s.start_time) for s in heard.segments] == [
         ("0.0", "en", 0.0),
         ("0.1", "en", 0.5),
@@ -141,16 +137,11 @@ def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps
         (2.2, 3.0, "en"),
     ]
     assert segments[0].text == "0.0 0.1 1.0 1.1"
-    assert [(s.time, s.from_language, s.to_language) for s in switches] == [
-        (1.2, "en", "es"),
-        (2.2, "es", "en"),
-    ]
+    assert [(s.time, s.from_language, s.to_language) for s in switches] == [(1.2, "en", "es"), (2.2, "es", "en")]
 
 
 def test_an_oracle_segment_without_output_has_no_text_and_no_confidence() -> None:
-    engine = SimpleNamespace(
-        transcribe=lambda audio, language: (iter(()), None), model=systems.DetectionRecorder(None)
-    )
+    engine = SimpleNamespace(transcribe=lambda audio, language: (iter(()), None), model=systems.DetectionRecorder(None))
     heard = systems.faster_oracle(engine)(SILENCE, reference())
     assert {(s.text, s.confidence) for s in heard.segments} == {("", 0.0)}
 
@@ -245,9 +236,7 @@ def test_a_system_is_timed_from_its_call_to_its_return(tmp_path: Path) -> None:
     assert other_systems.score_result(results[0], reference()).rates()["real_time_factor"] == 0.5
 
 
-def test_a_system_is_warmed_up_on_the_first_seconds_and_their_reference(
-    tmp_path: Path,
-) -> None:
+def test_a_system_is_warmed_up_on_the_first_seconds_and_their_reference(tmp_path: Path) -> None:
     long = recording(tmp_path)
     long.audio_path.unlink()
     write_wav(long.audio_path, np.zeros(10 * SAMPLE_RATE, np.float32))
@@ -311,11 +300,7 @@ def test_the_table_as_text(tmp_path: Path) -> None:
     )
     shown = other_systems.readable(rows, ["mixed_error_rate", other_systems.CONTROLS])
     assert shown == [
-        {
-            "system": "deaf",
-            "mixed_error_rate": "0.33",
-            other_systems.CONTROLS: "-",
-        }  # one recording: no interval
+        {"system": "deaf", "mixed_error_rate": "0.33", other_systems.CONTROLS: "-"}  # one recording: no interval
     ]
 
 
@@ -330,9 +315,7 @@ def test_without_faster_whisper_the_extra_to_install_is_named(monkeypatch: pytes
         systems.load_faster_whisper()
 
 
-def test_the_threads_of_torch_are_restored_after_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_threads_of_torch_are_restored_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     before = torch.get_num_threads()
@@ -376,17 +359,13 @@ def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right
     truth = Reference.from_dict(scene.reference)
     audio = read_audio(scene.audio_path)[: samples(scene.duration)]
     results = [
-        other_systems.run_system(name, system, scene, audio, time.perf_counter)
-        for name, system in calls.items()
+        other_systems.run_system(name, system, scene, audio, time.perf_counter) for name, system in calls.items()
     ]
     scores = {result.name: other_systems.score_result(result, truth).rates() for result in results}
     assert all(rates["hypothesis_words"] > 0 for rates in scores.values())
     for name in ("faster-whisper int8, oracle segments", "whisperlab, oracle"):
         oracle = scores[name]
-        assert (oracle["language_error_rate"], oracle["switch_f1_at_0.5"]) == (
-            pytest.approx(0, abs=0.05),
-            1.0,
-        )
+        assert (oracle["language_error_rate"], oracle["switch_f1_at_0.5"]) == (pytest.approx(0, abs=0.05), 1.0)
         assert oracle["mixed_error_rate"] < 0.5
     assert scores["whisperlab, forced"]["switches_found"] == 0
     assert all(result.output.work.calls > 0 for result in results)
@@ -400,9 +379,7 @@ def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right
 def test_memory_is_that_of_a_fresh_process() -> None:
     recording = data.load("ivr-en-es", "dev")[0]
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = other_systems.MemoryTask(
-        "whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ())
-    )
+    task = other_systems.MemoryTask("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
     peak = in_fresh_process(other_systems.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 
@@ -413,9 +390,7 @@ def test_the_engine_of_faster_whisper_records_the_detected_language() -> None:
     scene = data.load("ivr-en-es", "dev")[0]
     first = next(segment for segment in scene.segments if segment.lang == "en")
     audio = read_audio(scene.audio_path)[samples(first.start) : samples(first.end)]
-    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=True)(
-        audio, reference()
-    )
+    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=True)(audio, reference())
     assert engine.model.language == "en"
     assert {segment.language for segment in heard.segments} == {"en"}
     assert weights.ct2_folder("base").is_dir()

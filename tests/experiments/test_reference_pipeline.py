@@ -117,9 +117,7 @@ def test_the_reference_decoder_equals_the_default_one(base_model: Whisper, encod
     assert theirs.n_tokens == mine.n_tokens == 6
     rows = torch.tensor([50259, 50262])
     glance = plain.logits(plain.first_token_pass(encoded.features, 50258), rows)
-    torch.testing.assert_close(
-        glance, ours.logits(ours.first_token_pass(encoded.features, 50258), rows), **CLOSE
-    )
+    torch.testing.assert_close(glance, ours.logits(ours.first_token_pass(encoded.features, 50258), rows), **CLOSE)
     assert not any(module._forward_hooks for module in base_model.modules())
 
 
@@ -135,9 +133,7 @@ def test_a_rewound_state_goes_on_as_a_fresh_one(base_model: Whisper, encoded: En
 
 
 @pytest.mark.model
-def test_the_reference_decoder_refuses_several_tokens_after_others(
-    base_model: Whisper, encoded: Encoded
-) -> None:
+def test_the_reference_decoder_refuses_several_tokens_after_others(base_model: Whisper, encoded: Encoded) -> None:
     """Several at once after others: torch's causal mask then hides from them what they should see."""
     plain = ReferenceDecoder(base_model)
     state = plain.open(encoded)
@@ -152,9 +148,7 @@ def test_the_reference_decoder_refuses_several_tokens_after_others(
 def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> None:
     weights, options = weights_of(base_model), DecodingOptions(trailing_silence_s=(30.0,))
     ours = SpeechDecoder(ShortWindowEncoder(weights), TextDecoder(weights), options, PerformanceMetrics())
-    plain = SpeechDecoder(
-        PaddedEncoder(base_model), ReferenceDecoder(base_model), options, PerformanceMetrics()
-    )
+    plain = SpeechDecoder(PaddedEncoder(base_model), ReferenceDecoder(base_model), options, PerformanceMetrics())
     said, expected = (decoder.decode(clip, 0, "es").words for decoder in (plain, ours))
     assert [word.text for word in said] == [word.text for word in expected]
     assert said

@@ -33,9 +33,7 @@ from whisperlab.experiments.store_import import import_jsonl
 from whisperlab.util.errors import SweepError
 
 sessions = st.lists(
-    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["ok", "failed"])), max_size=8),
-    min_size=1,
-    max_size=3,
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["ok", "failed"])), max_size=8), min_size=1, max_size=3
 )
 
 
@@ -94,9 +92,7 @@ def test_queries_are_plain_sql_over_columns_and_the_configuration(tmp_path: Path
         with pytest.raises(SweepError, match="no such column"):
             store.sql("select absent from runs")
         frame = store.to_frame()
-        assert frame["mixed_error_rate"].tolist() == pytest.approx(
-            [row["rates"]["mixed_error_rate"] for row in rows]
-        )
+        assert frame["mixed_error_rate"].tolist() == pytest.approx([row["rates"]["mixed_error_rate"] for row in rows])
         assert store.to_frame("select distinct recording from results").shape == (3, 1)
 
 
@@ -186,9 +182,7 @@ def test_a_row_with_a_wrong_field_is_not_written(tmp_path: Path, odd: dict[str, 
     assert read_rows(tmp_path) == [make_row(1)]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no database, but long enough to look like one" * 100, b"\0" * 5000]
-)
+@pytest.mark.parametrize("content", [b"", b"no database, but long enough to look like one" * 100, b"\0" * 5000])
 def test_a_file_that_is_no_store_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STORE).write_bytes(content)
     with pytest.raises(SweepError, match=f"{STORE}: (file is not a database|not a results store)"):
@@ -214,10 +208,7 @@ def test_a_folder_without_a_store_says_so(tmp_path: Path) -> None:
 # --- stores of earlier versions -----------------------------------------------------------------------
 
 OLD_CONFIG = {"model": "base", "lid": {"sure_hops": 1}, "cache_size": 10, "key": "near", "lid_hop_ms": 200}
-NEW_CHANGES = {
-    "language_id": {"hop_ms": 200, "confident_hop_factor": 1},
-    "cache": {"size": 10, "key": "near"},
-}
+NEW_CHANGES = {"language_id": {"hop_ms": 200, "confident_hop_factor": 1}, "cache": {"size": 10, "key": "near"}}
 
 
 def old_row(number: int, **more: Any) -> dict[str, Any]:

@@ -88,9 +88,7 @@ finite = st.floats(-1e6, 1e6, allow_nan=False)
 def axes(draw: st.DrawFn) -> tuple[str, Any]:
     """An option of a transcriber, and what may be searched of it."""
     name = draw(
-        st.sampled_from(
-            ["cache.size", "language_id.hop_ms", "smoothing.margin", "session.step_ms", "cache.key"]
-        )
+        st.sampled_from(["cache.size", "language_id.hop_ms", "smoothing.margin", "session.step_ms", "cache.key"])
     )
     if name == "cache.key":
         return name, draw(st.lists(st.text(min_size=1), min_size=1, max_size=4))
@@ -100,13 +98,7 @@ def axes(draw: st.DrawFn) -> tuple[str, Any]:
     low, high = sorted(draw(st.lists(number, min_size=2, max_size=2, unique=True)))
     log = draw(st.booleans())
     fits = draw(st.integers(1, 7))
-    step = (
-        None
-        if log
-        else max((high - low) / fits, 1e-3)
-        if isinstance(low, float)
-        else max((high - low) // fits, 1)
-    )
+    step = None if log else max((high - low) / fits, 1e-3) if isinstance(low, float) else max((high - low) // fits, 1)
     return name, {"low": low, "high": high, "log": log, "step": step if step and step <= high - low else None}
 
 
@@ -122,9 +114,7 @@ def test_whatever_is_proposed_lies_in_the_space_and_comes_back_as_a_configuratio
         assert values.keys() == space.options.keys()
         assert all(value in space.options[name] for name, value in values.items())
         assert all(
-            isinstance(value, int)
-            for name, value in values.items()
-            if name in ("cache.size", "session.step_ms")
+            isinstance(value, int) for name, value in values.items() if name in ("cache.size", "session.step_ms")
         )
         config = space.configuration(values)
         assert json.loads(json.dumps(config)) == config
@@ -265,9 +255,7 @@ def wordies() -> Any:
 def test_several_workers_run_the_same_trials(recordings: list[Recording], tmp_path: Path) -> None:
     alone = run(recordings, tmp_path / "a", method="random")
     there = tmp_path / "b"
-    shared = run(
-        recordings, there, method="random", executor=LocalProcesses(partial(task_worker, there, wordies), 2)
-    )
+    shared = run(recordings, there, method="random", executor=LocalProcesses(partial(task_worker, there, wordies), 2))
     assert [trial.config for trial in shared.trials] == [trial.config for trial in alone.trials]
     errors = [[trial.objectives and trial.objectives[0] for trial in one.trials] for one in (alone, shared)]
     assert errors[0] == errors[1]
@@ -293,9 +281,7 @@ def test_a_trial_without_an_error_is_no_failure(recordings: list[Recording], tmp
     assert found.failed == ()
 
 
-def test_a_failed_trial_is_reported_and_the_search_continues(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
+def test_a_failed_trial_is_reported_and_the_search_continues(recordings: list[Recording], tmp_path: Path) -> None:
     said: list[str] = []
     found = run(recordings, tmp_path, Choosy, say=said.append)
     assert len(found.trials) == STARTUP + BATCH
@@ -373,9 +359,7 @@ def test_no_member_of_a_front_is_dominated_and_all_others_are_by_a_member(every:
 def test_the_front_is_the_one_optuna_finds(every: list[Any]) -> None:
     study = optuna.create_study(directions=["minimize"] * 3)
     study.add_trials([optuna.trial.create_trial(values=point) for point in every])
-    assert {trial.number for trial in study.best_trials} == {
-        n for n, on_it in enumerate(pareto_front(every)) if on_it
-    }
+    assert {trial.number for trial in study.best_trials} == {n for n, on_it in enumerate(pareto_front(every)) if on_it}
 
 
 def test_the_option_that_matters_comes_first_and_the_others_show_nothing() -> None:
@@ -385,9 +369,7 @@ def test_the_option_that_matters_comes_first_and_the_others_show_nothing() -> No
         "sure": [float(value) for value in rng.random(40)],
         "flag": [bool(value) for value in rng.random(40) < 0.5],
     }
-    objective = [
-        3 * sure + 0.3 * noise for sure, noise in zip(options["sure"], rng.normal(size=40), strict=True)
-    ]
+    objective = [3 * sure + 0.3 * noise for sure, noise in zip(options["sure"], rng.normal(size=40), strict=True)]
     first, *others = importances(options, objective)
     assert (first.option, first.shown) == ("sure", True)
     assert first.share > 0.8

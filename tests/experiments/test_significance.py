@@ -78,9 +78,7 @@ def test_many_measures_share_one_error() -> None:
     rng = np.random.default_rng(5)
     wrong = 0
     for _ in range(300):
-        family = [
-            paired_test(f"m{k}", noisy(rng, 15).tolist(), noisy(rng, 15).tolist(), rng) for k in range(5)
-        ]
+        family = [paired_test(f"m{k}", noisy(rng, 15).tolist(), noisy(rng, 15).tolist(), rng) for k in range(5)]
         corrected = holm(family)
         assert [one.measure for one in corrected] == [one.measure for one in family]
         assert all(new.p >= old.p for new, old in zip(corrected, family, strict=True))

@@ -109,12 +109,7 @@ def sweep(recordings: list[Recording], out: Path, maker: Any = Parrot, **options
 def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
     axes = {"cache.size": (10, 50), "cache.hash_precision": (6, 2)}
     configurations = Grid(axes, {"languages": ["en"], "decode": False}).configurations()
-    assert [(c.cache.size, c.cache.hash_precision) for c in configurations] == [
-        (10, 6),
-        (10, 2),
-        (50, 6),
-        (50, 2),
-    ]
+    assert [(c.cache.size, c.cache.hash_precision) for c in configurations] == [(10, 6), (10, 2), (50, 6), (50, 2)]
     assert configurations[0].changes() == {
         "languages": ["en"],
         "decode": False,
@@ -181,9 +176,7 @@ def test_a_plan_tells_apart_recordings_by_their_audio(recordings: list[Recording
         plan([TranscriberConfig()], [*recordings, copy], DIGEST)
 
 
-def test_audio_that_is_not_there_stops_a_sweep_before_it_starts(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
+def test_audio_that_is_not_there_stops_a_sweep_before_it_starts(recordings: list[Recording], tmp_path: Path) -> None:
     recordings[1].audio_path.unlink()
     with pytest.raises(AudioFormatError, match=r"second\.wav"):
         sweep(recordings, tmp_path / "out", Untouchable)
@@ -197,11 +190,7 @@ def test_parts_of_one_file_are_recordings_of_their_own(recordings: list[Recordin
     assert (outcome.planned, outcome.failed) == (2, ())
     for row, part in zip(read_rows(tmp_path), parts, strict=True):
         trace = read_trace(tmp_path / row["trace"])
-        assert (row["recording"], row["duration"], trace.header["audio"]["offset"]) == (
-            part.id,
-            0.2,
-            part.offset,
-        )
+        assert (row["recording"], row["duration"], trace.header["audio"]["offset"]) == (part.id, 0.2, part.offset)
         assert trace.header["audio"]["sha256"] == row["audio_sha256"] == audio_digest(part.audio())
 
 
@@ -260,9 +249,7 @@ def test_what_is_done_is_not_run_again(recordings: list[Recording], tmp_path: Pa
     assert len(read_rows(tmp_path)) == 8
 
 
-def test_other_weights_are_run_anew_and_kept_apart_in_the_summary(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
+def test_other_weights_are_run_anew_and_kept_apart_in_the_summary(recordings: list[Recording], tmp_path: Path) -> None:
     sweep(recordings, tmp_path)
     assert sweep(recordings, tmp_path, model_digest="weights-2").ran == 8
     summary = summarise(read_rows(tmp_path))
@@ -298,9 +285,7 @@ def test_a_maker_that_fails_is_a_failed_task_too(recordings: list[Recording], tm
     assert [row["error"].split(":")[0] for row in outcome.failed] == ["AssertionError"] * 4
 
 
-def test_nothing_to_run_is_an_error_and_not_an_empty_result(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
+def test_nothing_to_run_is_an_error_and_not_an_empty_result(recordings: list[Recording], tmp_path: Path) -> None:
     for configurations, known in (([], recordings), ([TranscriberConfig()], [])):
         with pytest.raises(SweepError, match="at least one configuration and one recording"):
             sweep(known, tmp_path, configurations=configurations)
@@ -340,9 +325,7 @@ def test_reading_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
     assert read_rows(tmp_path) == []
 
 
-def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
+def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(recordings: list[Recording], tmp_path: Path) -> None:
     asked: list[TranscriberConfig] = []
 
     def interrupted(config: TranscriberConfig) -> Parrot:
@@ -440,9 +423,7 @@ def test_a_summary_adds_counts_before_it_divides(recordings: list[Recording], tm
     assert len(summary) == 4
     assert summary["rates.mixed_error_rate"].tolist() == pytest.approx([2 / 6] * 4)
     assert summary["duration"].tolist() == pytest.approx([1.2] * 4)
-    large = summary[
-        (summary["config.cache.size"] == 50) & (summary["config.cache.hash_precision"] == 6)
-    ].iloc[0]
+    large = summary[(summary["config.cache.size"] == 50) & (summary["config.cache.hash_precision"] == 6)].iloc[0]
     # The second half of both recordings repeats the first: 2 of 4 and 4 of 8 chunks hit.
     assert (large["cache.hits"], large["cache.misses"], large["cache.repeat"]) == (6, 6, 6)
     assert large["cache.hit_rate"] == 0.5
@@ -465,9 +446,7 @@ def test_a_summary_counts_failures_and_adds_up_the_rest(recordings: list[Recordi
     assert summary["rates.mixed_error_rate"].tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 3, 1 / 3])
 
 
-def test_a_configuration_that_only_failed_has_a_line_without_rates(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
+def test_a_configuration_that_only_failed_has_a_line_without_rates(recordings: list[Recording], tmp_path: Path) -> None:
     sweep(recordings, tmp_path, Refusing)
     summary = summarise(read_rows(tmp_path)).set_index(["config.cache.size", "config.cache.hash_precision"])
     assert summary.loc[(2, 0), "failed"] == 2
@@ -497,9 +476,7 @@ def test_a_store_can_be_moved_with_its_traces(recordings: list[Recording], tmp_p
 def test_a_finished_row_that_lacks_something_is_not_added_up(
     recordings: list[Recording], tmp_path: Path, lost: str
 ) -> None:
-    run_sweep(
-        GRID.configurations()[:1], recordings, tmp_path / "s", model_digest=DIGEST, make_transcriber=Parrot
-    )
+    run_sweep(GRID.configurations()[:1], recordings, tmp_path / "s", model_digest=DIGEST, make_transcriber=Parrot)
     rows = read_rows(tmp_path / "s")
     del rows[0][lost]
     with pytest.raises(SweepError, match=lost):

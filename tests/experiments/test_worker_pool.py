@@ -121,9 +121,7 @@ DRIVER = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_in_the_middle_of_a_task_when_the_driver_is_killed(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_workers_end_in_the_middle_of_a_task_when_the_driver_is_killed(tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "driver.py"
     script.write_text(textwrap.dedent(DRIVER.format(tests=str(Path(__file__).parent))))
     with subprocess.Popen([sys.executable, str(script)], cwd=tmp_path) as driver:
@@ -132,9 +130,7 @@ def test_workers_end_in_the_middle_of_a_task_when_the_driver_is_killed(
     wait_until_gone(pid)
 
 
-def test_a_worker_imports_nothing_from_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_imports_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("multiprocessing", "torch", "selectors", "queue"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
     monkeypatch.chdir(tmp_path)

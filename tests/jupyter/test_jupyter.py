@@ -65,11 +65,7 @@ def test_metrics_show_every_operation() -> None:
 def test_segments_and_results_show_text_as_text() -> None:
     said = segment(ATTACK)
     result = ProcessResult(
-        ATTACK,
-        ATTACK,
-        "en",
-        switches=(Switch(1.0, "en", "es", 2.0),),
-        segments=(said, segment("hola", 1.0, "es")),
+        ATTACK, ATTACK, "en", switches=(Switch(1.0, "en", "es", 2.0),), segments=(said, segment("hola", 1.0, "es"))
     )
     for shown in (said, result, ProcessResult("", "", None)):
         markup = shown._repr_html_()
@@ -205,15 +201,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     from urllib.request import urlopen
 
     folder = tmp_path_factory.mktemp("lab")
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--ip=127.0.0.1",
-        "--port=0",
-        "--allow-root",
-    ]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
     environment = {
         **os.environ,
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
@@ -257,9 +245,7 @@ for _ in range(50):
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(
-    browser: Any, lab: tuple[str, Path]
-) -> None:
+def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(browser: Any, lab: tuple[str, Path]) -> None:
     import nbformat
 
     address, folder = lab

@@ -48,9 +48,7 @@ def printed(text: str) -> NotebookNode:
 
 
 def shown(**data: str) -> NotebookNode:
-    return nbformat.v4.new_output(
-        "display_data", {name.replace("_", "/"): value for name, value in data.items()}
-    )
+    return nbformat.v4.new_output("display_data", {name.replace("_", "/"): value for name, value in data.items()})
 
 
 # ---- what is committed
@@ -75,9 +73,7 @@ def test_there_are_notebooks() -> None:
 def test_a_notebook_is_committed_short_clean_and_parametrised(path: Path) -> None:
     found = cells(path)
     assert len(found) < 12
-    assert all(
-        not cell.outputs and cell.execution_count is None for cell in found if cell.cell_type == "code"
-    )
+    assert all(not cell.outputs and cell.execution_count is None for cell in found if cell.cell_type == "code")
     tagged = [cell for cell in found if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert all(isinstance(node, ast.Assign) for node in ast.parse(tagged[0].source).body)
@@ -190,18 +186,14 @@ def test_parameters_replace_those_of_the_notebook_which_stays_as_it_is(
 
 
 @pytest.mark.notebook
-def test_a_notebook_runs_in_its_own_folder_by_the_same_python(
-    saved: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_notebook_runs_in_its_own_folder_by_the_same_python(saved: Callable[..., Path], tmp_path: Path) -> None:
     path = saved("# Where", "import os, whisperlab; print('in', os.getcwd(), 'with', whisperlab.__version__)")
     text = run_notebook(path, tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"in {tmp_path} with " in text
 
 
 @pytest.mark.notebook
-def test_a_failing_cell_is_named_and_the_page_shows_how_far_it_came(
-    saved: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_failing_cell_is_named_and_the_page_shows_how_far_it_came(saved: Callable[..., Path], tmp_path: Path) -> None:
     path = saved("# Fails", "print('so far so good')", "x = 1\nx / 0", "print('never')")
     page = tmp_path / "page.html"
     with pytest.raises(
@@ -222,9 +214,7 @@ def test_a_python_that_dies_is_told(saved: Callable[..., Path], tmp_path: Path) 
 
 
 @pytest.mark.notebook
-def test_a_parameter_the_notebook_does_not_have_is_refused(
-    saved: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_parameter_the_notebook_does_not_have_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
     path = saved("# Sum", "A = 1", tags=("parameters",))
     with pytest.raises(ConfigurationError, match="has no parameter C; it has A"):
         run_notebook(path, tmp_path / "page.html", {"C": 1})

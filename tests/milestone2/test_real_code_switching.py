@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
 
-def listen(
-    transcriber: SessionRestartTranscriber, audio: FloatArray
-) -> tuple[list[SessionSegment], list[Switch]]:
+def listen(transcriber: SessionRestartTranscriber, audio: FloatArray) -> tuple[list[SessionSegment], list[Switch]]:
     """All segments and switches of one recording, heard a tenth of a second at a time."""
     transcriber.reset()
     results = [transcriber.process(chunk) for chunk in chunks(audio, SAMPLE_RATE // 10)]
@@ -72,9 +70,7 @@ def test_real_speech_is_followed_and_told_of(
 ) -> None:
     transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"])
     segments, switches = listen(transcriber, scene.audio)
-    text = "\n".join(
-        [*page("scene", segments, switches, scene.reference), transcriber.get_performance_summary()]
-    )
+    text = "\n".join([*page("scene", segments, switches, scene.reference), transcriber.get_performance_summary()])
     with capsys.disabled():
         print(f"\n{text}")
     assert {segment.language for segment in segments} <= {"en", "es"}
@@ -89,14 +85,10 @@ def main() -> None:
     """Print the page of each recording, then the latency of every operation."""
     from whisperlab.data import load
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="whisper-base", help="a name, or a checkpoint file")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--corpus", default="ivr-five", help="a corpus of `whisperlab data list`, or a manifest"
-    )
+    parser.add_argument("--corpus", default="ivr-five", help="a corpus of `whisperlab data list`, or a manifest")
     parser.add_argument("--split", default="test", help="dev or test")
     parser.add_argument("--limit", type=int, default=1, help="how many recordings")
     args = parser.parse_args()

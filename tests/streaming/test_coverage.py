@@ -34,11 +34,7 @@ def test_a_word_that_lasts_seconds_hides_speech() -> None:
     (hole,) = uncovered(words, frames(0.0, 4.5), TEN)
     assert hole.index == 1
     assert hole.word_start == samples(0.5)
-    assert (
-        samples(0.5) + reach(" five") - VAD_FRAME
-        <= hole.span.start
-        <= samples(0.5) + reach(" five") + VAD_FRAME
-    )
+    assert samples(0.5) + reach(" five") - VAD_FRAME <= hole.span.start <= samples(0.5) + reach(" five") + VAD_FRAME
     assert hole.span.end <= samples(4.0) + VAD_FRAME
 
 

@@ -21,14 +21,7 @@ from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.attention import REPETITION, following, monotone_path, repeated_tail, token_starts
 from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement, agreed
-from whisperlab.streaming.decoding import (
-    DecodingOptions,
-    Hypothesis,
-    SpeechDecoder,
-    Word,
-    confidence_of,
-    text_of,
-)
+from whisperlab.streaming.decoding import DecodingOptions, Hypothesis, SpeechDecoder, Word, confidence_of, text_of
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
@@ -128,18 +121,11 @@ def test_what_counts_as_a_repetition(tokens: list[int], found: tuple[int, int]) 
         ([10, 10, 10, 10], 1, 1),
     ],
 )
-def test_repetitions_follow_speech_that_repeats_and_loops_return(
-    places: list[int], period: int, follow: int
-) -> None:
+def test_repetitions_follow_speech_that_repeats_and_loops_return(places: list[int], period: int, follow: int) -> None:
     assert following(np.array(places), period) == follow
 
 
-@given(
-    start=st.integers(0, 50),
-    step=st.integers(REPETITION, 60),
-    times=st.integers(3, 20),
-    period=st.integers(1, 6),
-)
+@given(start=st.integers(0, 50), step=st.integers(REPETITION, 60), times=st.integers(3, 20), period=st.integers(1, 6))
 def test_steady_repetition_follows_whatever_its_pace(start: int, step: int, times: int, period: int) -> None:
     places = np.array([start + step * turn + token for turn in range(times) for token in range(period)])
     assert following(places, period) == times
@@ -207,9 +193,7 @@ some_words = st.lists(st.sampled_from([" a", " b", " c", " C."]), max_size=6)
 
 
 @given(tails=st.lists(st.tuples(some_words, st.integers(0, 12)), max_size=12))
-def test_committed_words_only_grow_and_begin_every_later_hypothesis(
-    tails: list[tuple[list[str], int]],
-) -> None:
+def test_committed_words_only_grow_and_begin_every_later_hypothesis(tails: list[tuple[list[str], int]]) -> None:
     """As in the decoder, each hypothesis begins with what was committed; the n-th word ends at n."""
     agreement = LocalAgreement()
     before: tuple[Word, ...] = ()
@@ -228,9 +212,7 @@ def test_committed_words_only_grow_and_begin_every_later_hypothesis(
 
 
 @given(texts=some_words, horizon=st.integers(0, 8))
-def test_what_was_heard_once_is_not_committed_and_what_was_heard_twice_is(
-    texts: list[str], horizon: int
-) -> None:
+def test_what_was_heard_once_is_not_committed_and_what_was_heard_twice_is(texts: list[str], horizon: int) -> None:
     agreement = LocalAgreement()
     hypothesis = Hypothesis(tuple(word(text, end=i + 1) for i, text in enumerate(texts)))
     assert agreement.update(hypothesis, 100, 100) == []
@@ -326,9 +308,7 @@ def test_the_language_reaches_the_decoder(
 
 @pytest.mark.model
 @pytest.mark.parametrize("guess", ["right", "wrong", "half right", "too long", "said twice"])
-def test_a_guess_changes_no_token(
-    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis, guess: str
-) -> None:
+def test_a_guess_changes_no_token(decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis, guess: str) -> None:
     right, nonsense = list(said.words), [word(" wrong", tokens=(2085,))] * 3
     guesses = {
         "right": right,
@@ -345,9 +325,7 @@ def test_a_guess_changes_no_token(
 
 
 @pytest.mark.model
-def test_a_prefix_is_kept_as_it_is_and_continued(
-    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis
-) -> None:
+def test_a_prefix_is_kept_as_it_is_and_continued(decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis) -> None:
     prefix = said.words[:4]
     continued = decoder.decode(clip, 0, "es", prefix)
     assert continued.words[:4] == prefix
@@ -430,9 +408,7 @@ def test_silence_says_nothing(decoder: SpeechDecoder) -> None:
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextDecoder], language: str) -> None:
     """Whatever Whisper makes of noise, with its checks for silence turned off and no silence after it."""
-    options = DecodingOptions(
-        trailing_silence_s=(0.0,), no_speech=1.0, tokens_per_second=12.0, spare_tokens=8
-    )
+    options = DecodingOptions(trailing_silence_s=(0.0,), no_speech=1.0, tokens_per_second=12.0, spare_tokens=8)
     found = SpeechDecoder(*parts, options, PerformanceMetrics()).decode(noise(3.0), 0, language)
     assert len(tokens_of(found.words)) <= 8 + 3 * 12
 

@@ -15,13 +15,7 @@ from hypothesis import strategies as st
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import weights_of
-from whisperlab.streaming.language_id import (
-    LanguageIdentifier,
-    LanguageIdOptions,
-    check_languages,
-    log_prior,
-    softmax,
-)
+from whisperlab.streaming.language_id import LanguageIdentifier, LanguageIdOptions, check_languages, log_prior, softmax
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE
 
@@ -84,16 +78,12 @@ def test_the_english_bias_is_taken_off_english_alone(stack: TextDecoder, spanish
 
 @pytest.mark.model
 def test_among_all_languages_english_keeps_its_weight(stack: TextDecoder, spanish: torch.Tensor) -> None:
-    bare, asked = (
-        LanguageIdentifier(stack, ALL, english_bias=bias).posterior(spanish) for bias in (0.0, 3.0)
-    )
+    bare, asked = (LanguageIdentifier(stack, ALL, english_bias=bias).posterior(spanish) for bias in (0.0, 3.0))
     assert asked.tolist() == bare.tolist()
 
 
 @pytest.mark.model
-def test_each_language_of_the_scene_is_heard_as_itself(
-    base_model: Whisper, stack: TextDecoder, scene: Scene
-) -> None:
+def test_each_language_of_the_scene_is_heard_as_itself(base_model: Whisper, stack: TextDecoder, scene: Scene) -> None:
     encoder = ShortWindowEncoder(weights_of(base_model))
     for language in ("en", "es"):
         features = encoder.encode(scene.clip(scene.first_in(language)), SAMPLE_RATE).features
@@ -103,18 +93,14 @@ def test_each_language_of_the_scene_is_heard_as_itself(
 
 @pytest.mark.model
 @pytest.mark.parametrize("languages", [ALL, FIVE, ("ru", "en"), ("es",)])
-def test_a_posterior_sums_to_one(
-    stack: TextDecoder, spanish: torch.Tensor, languages: tuple[str, ...]
-) -> None:
+def test_a_posterior_sums_to_one(stack: TextDecoder, spanish: torch.Tensor, languages: tuple[str, ...]) -> None:
     found = posterior(stack, spanish, languages)
     assert sum(found.values()) == pytest.approx(1)
     assert min(found.values()) >= 0
 
 
 @pytest.mark.model
-def test_allowing_fewer_languages_is_renormalising_what_is_left(
-    stack: TextDecoder, spanish: torch.Tensor
-) -> None:
+def test_allowing_fewer_languages_is_renormalising_what_is_left(stack: TextDecoder, spanish: torch.Tensor) -> None:
     whole = posterior(stack, spanish, ALL)
     left = {code: whole[code] for code in FIVE}
     expected = {code: share / sum(left.values()) for code, share in left.items()}

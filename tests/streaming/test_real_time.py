@@ -21,14 +21,7 @@ from test_trace import FakeClock
 from whisperlab import PerformanceMetrics, SessionRestartTranscriber
 from whisperlab.evaluation.trace import Trace, capture
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder
-from whisperlab.streaming.real_time import (
-    GAPS_KEPT,
-    PIECE_MS,
-    WARN_S,
-    LoadCounts,
-    OverloadOptions,
-    RealTimeFeed,
-)
+from whisperlab.streaming.real_time import GAPS_KEPT, PIECE_MS, WARN_S, LoadCounts, OverloadOptions, RealTimeFeed
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
@@ -106,9 +99,7 @@ def live(parrot: Parrot, duration_s: float, options: OverloadOptions = SMALL) ->
     """A stream in real time, by the parrot's clock."""
     audio = ramp(0, samples(duration_s))
     clock = parrot.clock
-    return capture(
-        parrot, audio, recording="r", pace="real", overload=options, clock=clock, sleep=clock.sleep
-    )
+    return capture(parrot, audio, recording="r", pace="real", overload=options, clock=clock, sleep=clock.sleep)
 
 
 # --- laws ---------------------------------------------------------------------------------------------
@@ -293,10 +284,7 @@ def test_gaps_are_listed_and_the_list_is_bounded() -> None:
     told = feed.get_statistics()["real_time"]
     assert told["gaps"] == len(parrot.gaps) == GAPS_KEPT + 20
     assert len(told["last_gaps"]) == GAPS_KEPT
-    assert told["last_gaps"][-1] == {
-        "start": seconds(parrot.gaps[-1].start),
-        "end": seconds(parrot.gaps[-1].end),
-    }
+    assert told["last_gaps"][-1] == {"start": seconds(parrot.gaps[-1].start), "end": seconds(parrot.gaps[-1].end)}
 
 
 def test_a_scrape_tells_lag_level_and_losses() -> None:
@@ -341,9 +329,7 @@ def test_the_metrics_of_a_transcriber_export_the_lag_of_its_feed_as_of_its_strea
     registry = CollectorRegistry(auto_describe=True)
     registry.register(a)
     registry.register(feed_a)
-    assert (
-        generate_latest(registry).decode().count("\nwhisperlab_lag_seconds{") == 0
-    )  # the feed's own has no label
+    assert generate_latest(registry).decode().count("\nwhisperlab_lag_seconds{") == 0  # the feed's own has no label
     assert generate_latest(registry).decode().count("\nwhisperlab_lag_seconds ") == 1
 
 
@@ -398,13 +384,7 @@ def test_an_error_of_the_transcriber_passes_through_and_the_counts_still_add_up(
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"skip_lid_ms": 0},
-        {"skip_lid_ms": 3000},
-        {"drop_ms": 3000},
-        {"recover": 1.0},
-        {"recover": float("nan")},
-    ],
+    [{"skip_lid_ms": 0}, {"skip_lid_ms": 3000}, {"drop_ms": 3000}, {"recover": 1.0}, {"recover": float("nan")}],
 )
 def test_thresholds_out_of_order_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
@@ -583,13 +563,7 @@ def test_real_speech_on_a_machine_twice_too_slow_loses_audio_but_tells_and_keeps
     options = OverloadOptions(skip_lid_ms=500, longer_steps_ms=1000, drop_ms=3000)
     with slowed(transcriber, clock, 2.0):
         trace = capture(
-            transcriber,
-            scene.audio,
-            recording="scene",
-            pace="real",
-            overload=options,
-            clock=clock,
-            sleep=clock.sleep,
+            transcriber, scene.audio, recording="scene", pace="real", overload=options, clock=clock, sleep=clock.sleep
         )
     told = trace.statistics["real_time"]
     assert trace.gaps

@@ -61,18 +61,12 @@ def score(path: Sequence[int], shares_of_b: Sequence[float]) -> float:
         expected = (
             (0.0, -DOUBT)
             if settled and share > RAMP[1] + 1 / 10
-            else (
-                -math.log1p(math.exp(-odds)),
-                -math.log1p(math.exp(odds)),
-            )
+            else (-math.log1p(math.exp(-odds)), -math.log1p(math.exp(odds)))
         )
         seen = [max(math.log(max(p, 1e-9)), FLOOR) for p in (b, 1 - b)]
         mine, other = (seen[0], seen[1]) if language == B else (seen[1], seen[0])
         total -= (
-            EVIDENCE
-            * HOP_S
-            / (2 * noise_of(window) ** 2)
-            * ((mine - expected[0]) ** 2 + (other - expected[1]) ** 2)
+            EVIDENCE * HOP_S / (2 * noise_of(window) ** 2) * ((mine - expected[0]) ** 2 + (other - expected[1]) ** 2)
         )
     return total
 

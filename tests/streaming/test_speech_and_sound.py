@@ -53,9 +53,7 @@ def english() -> object:
     return repetition.Voice("en")
 
 
-def joined(
-    voice: object, keys: list[str], pause_ms: int, sentence: list[str]
-) -> tuple[FloatArray, list[str]]:
+def joined(voice: object, keys: list[str], pause_ms: int, sentence: list[str]) -> tuple[FloatArray, list[str]]:
     """Words joined with pauses, then a sentence; and the units said."""
     pause = np.zeros(pause_ms * SAMPLE_RATE // 1000, np.float32)
     parts = [part for key in keys for part in (voice.audio(key), pause)]  # type: ignore[attr-defined]
@@ -85,8 +83,7 @@ def test_repeated_digits_keep_their_number_and_what_follows(
     audio, said = joined(english, [f"digits/{figure}" for figure in figures], 100, sentence)
     transcriber = SessionRestartTranscriber(base_model, language="en", session=SessionOptions(policy=policy))
     found = jiwer.process_words(
-        " ".join(said),
-        " ".join(repetition.counted(english, text(capture(transcriber, audio, recording=name)))),
+        " ".join(said), " ".join(repetition.counted(english, text(capture(transcriber, audio, recording=name))))
     )
     assert found.deletions == 0
     assert found.substitutions + found.insertions <= 2

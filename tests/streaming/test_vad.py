@@ -119,9 +119,7 @@ def test_closing_without_speech_brings_nothing() -> None:
         ([QUIET, QUIET, QUIET], None),
     ],
 )
-def test_speech_since_the_last_pause_begins_a_frame_before_it(
-    answers: list[float], began: int | None
-) -> None:
+def test_speech_since_the_last_pause_begins_a_frame_before_it(answers: list[float], began: int | None) -> None:
     gate, _ = judged(answers)
     assert gate.spoken_since(3 * VAD_FRAME) == (None if began is None else began * VAD_FRAME)
 

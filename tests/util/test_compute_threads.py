@@ -35,9 +35,7 @@ class ThreadsInUse(TorchFunctionMode):
         self.seen: list[int] = []
         self._last = last
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is torch.nn.functional.layer_norm:
             self.seen.append(torch.get_num_threads())
             if len(self.seen) == self._last:
@@ -95,9 +93,7 @@ def test_a_transcriber_computes_with_its_own_threads_and_leaves_the_users_settin
 
 @pytest.mark.model
 @pytest.mark.parametrize("parallel_ms", [0, 400])
-def test_the_users_setting_is_left_after_errors_too(
-    base_model: Whisper, speech: FloatArray, parallel_ms: int
-) -> None:
+def test_the_users_setting_is_left_after_errors_too(base_model: Whisper, speech: FloatArray, parallel_ms: int) -> None:
     transcriber = make(base_model, session=SessionOptions(parallel_ms=parallel_ms))
     with pytest.raises(AudioFormatError):
         transcriber.process(np.array(["no audio"]))

@@ -48,17 +48,14 @@ HINTS = {
         ("several", (1.0, "x"), "a list, each a number"),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_the_allowed_type(
-    name: str, value: Any, allowed: str
-) -> None:
+def test_a_value_of_another_type_is_refused_with_the_allowed_type(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         check_type(name, value, HINTS[name])
     assert str(refused.value) == f"{name} must be {allowed}, got {shown(value)}"
 
 
 @pytest.mark.parametrize(
-    "name,value",
-    [("whole", 1), ("number", 1), ("number", -math.inf), ("several", [0.5]), ("several", (1.0, 2))],
+    "name,value", [("whole", 1), ("number", 1), ("number", -math.inf), ("several", [0.5]), ("several", (1.0, 2))]
 )
 def test_a_value_of_the_right_type_passes(name: str, value: Any) -> None:
     check_type(name, value, HINTS[name])
@@ -110,9 +107,7 @@ def test_json_that_only_python_reads_is_refused(text: str) -> None:
 
 
 def test_json_that_the_standard_knows_is_read() -> None:
-    assert from_json('{"a": [1, -2.5e3, null, true, "\\ud83d\\ude00"]}') == {
-        "a": [1, -2500.0, None, True, "😀"]
-    }
+    assert from_json('{"a": [1, -2.5e3, null, true, "\\ud83d\\ude00"]}') == {"a": [1, -2500.0, None, True, "😀"]}
     assert from_json(b"[1e-999, 9223372036854775807]") == [0.0, 2**63 - 1]
     with pytest.raises(ValueError, match="utf-8"):
         from_json(b'"\xff"')

@@ -54,9 +54,7 @@ positive_int = _number(int, lambda number: number > 0, "a whole number above zer
 share = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
 
 
-def add_threads_argument(
-    parser: argparse.ArgumentParser, default: int | None = THREADS, of: str = ""
-) -> None:
+def add_threads_argument(parser: argparse.ArgumentParser, default: int | None = THREADS, of: str = "") -> None:
     """``--threads``; ``of`` is the prefix of its help text, for a command that does several things."""
     parser.add_argument(
         "--threads",
@@ -69,17 +67,12 @@ def add_threads_argument(
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of all commands that run a model."""
-    parser.add_argument(
-        "--model", default="base", help="model name or checkpoint file (default: %(default)s)"
-    )
+    parser.add_argument("--model", default="base", help="model name or checkpoint file (default: %(default)s)")
     parser.add_argument(
         "--languages", type=comma_list, metavar="en,es", help="the languages that may occur (default: all 99)"
     )
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
-    for name, text in (
-        ("lid-hop", "time between language-ID frames"),
-        ("chunk", "length of the audio chunks"),
-    ):
+    for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
         parser.add_argument(f"--{name}-ms", type=positive_int, default=100, metavar="MS", help=text)
     add_threads_argument(parser)
 

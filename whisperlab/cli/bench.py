@@ -52,10 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, of in (("systems", systems), ("variants", pipeline)):
         parser.add_argument(
-            f"--{name}",
-            type=_names,
-            metavar="NAME,...",
-            help=f"{of}only those with such a text in their name",
+            f"--{name}", type=_names, metavar="NAME,...", help=f"{of}only those with such a text in their name"
         )
     parser.add_argument(
         "--pace",
@@ -150,9 +147,7 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
 
     recordings = _speech(args)
     controls = [
-        recording
-        for name in _controls(args, recordings)
-        for recording in data.load(name, args.split)[: args.limit]
+        recording for name in _controls(args, recordings) for recording in data.load(name, args.split)[: args.limit]
     ]
     rows = other_systems.compare(
         recordings,
@@ -206,8 +201,7 @@ def _system_tables(rows: list[TableRow]) -> list[list[dict[str, str]]]:
     from whisperlab.experiments.other_systems import CONTROLS, COSTS, RATES, readable
 
     in_mb = [
-        {**row, "peak_memory_bytes": (size := row["peak_memory_bytes"]) and f"{size / 1e6:.0f} MB"}
-        for row in rows
+        {**row, "peak_memory_bytes": (size := row["peak_memory_bytes"]) and f"{size / 1e6:.0f} MB"} for row in rows
     ]
     text = [name for name in RATES if "error" in name or "deleted" in name or "latency" in name]
     delays = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")

@@ -10,19 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
-from whisperlab.cli import (
-    bench,
-    compare,
-    data,
-    doctor,
-    models,
-    profile,
-    report,
-    score,
-    search,
-    sweep,
-    transcribe,
-)
+from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
 from whisperlab.cli.arguments import languages_as_codes
 from whisperlab.cli.console import Console
 from whisperlab.cli.needs import require

@@ -27,14 +27,7 @@ EXAMPLES = (
     """compare reports/old-sweep reports/new-sweep""",
 )
 # Arguments that do not apply to sweeps, with their defaults.
-RUNNING = {
-    "corpus": "ivr-five",
-    "split": "dev",
-    "limit": None,
-    "rounds": 1,
-    "model": "base",
-    "threads": THREADS,
-}
+RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from whisperlab.data import Recording
 
 HELP = "build, list, describe and play speech corpora"
-EXAMPLES = (
-    "data build ivr-five ivr-en-es",
-    "data list",
-    "data info ivr-five",
-    "data play ivr-five-test-00",
-)
+EXAMPLES = ("data build ivr-five ivr-en-es", "data list", "data info ivr-five", "data play ivr-five-test-00")
 PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay", "-nodisp", "-autoexit"))
 
 
@@ -68,9 +63,7 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
     folders = {
-        name: data.build(
-            name, args.seed, packages_dir=args.packages, accept_newer=args.accept_newer, say=console.note
-        )
+        name: data.build(name, args.seed, packages_dir=args.packages, accept_newer=args.accept_newer, say=console.note)
         for name in args.corpora
     }
     console.document({name: str(folder) for name, folder in folders.items()})

@@ -85,9 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if getattr(args, option) and needed not in chosen:
             args.parser.error(f"--{option} needs the pass --{needed}")
     read_audio(args.audio)  # raises for a bad file before a process starts
-    workload = Workload(
-        args.audio, model_options(args), args.chunk_ms, args.seconds, functions=tuple(args.function)
-    )
+    workload = Workload(args.audio, model_options(args), args.chunk_ms, args.seconds, functions=tuple(args.function))
     if left_out := [name for name in chosen if name in TOOLS and not is_there(TOOLS[name])]:
         missing = ", ".join(f"{name} ({TOOLS[name]})" for name in left_out)
         console.note(f"skipped, not installed: {missing}; pip install 'whisperlab[profile]'")
@@ -104,9 +102,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from whisperlab.report.profile import ProfileReport
 
         command = shlex.join(["whisperlab", *args.argv])
-        report = ProfileReport(
-            cast("Records", records), Path(args.audio).name, args.seconds, command, provenance()
-        )
+        report = ProfileReport(cast("Records", records), Path(args.audio).name, args.seconds, command, provenance())
         console.show(str(write_page(args.out, report.page())))
     return 0
 

@@ -41,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the page, or a folder for pages (default: %(default)s)",
     )
     parser.add_argument(
-        "--baseline",
-        type=Path,
-        metavar="SOURCE",
-        help="an earlier sweep's folder, or a trace, to compare with",
+        "--baseline", type=Path, metavar="SOURCE", help="an earlier sweep's folder, or a trace, to compare with"
     )
     parser.add_argument("--title", help="the title of a page of a sweep or of traces")
     parser.add_argument(

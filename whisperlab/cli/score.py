@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     References = Mapping[str, Reference]
 
 HELP = "error rates of traces or transcripts"
-EXAMPLES = (
-    "score reports/demo-sweep/traces",
-    "score call.jsonl --reference manifest.jsonl --json",
-)
+EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference manifest.jsonl --json")
 # The rates of the table; --json has all of them.
 COLUMNS = {
     "words wrong": "mixed_error_rate",
@@ -47,17 +44,11 @@ COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab score``."""
     parser.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="traces, folders of traces, or JSON lines of transcribe",
+        "paths", nargs="+", type=Path, metavar="PATH", help="traces, folders of traces, or JSON lines of transcribe"
     )
     parser.add_argument("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
     parser.add_argument(
-        "--keep-diacritics",
-        action="store_true",
-        help="count á for a as an error (some references lack accents)",
+        "--keep-diacritics", action="store_true", help="count á for a as an error (some references lack accents)"
     )
     parser.add_argument(
         "--normalizer",
@@ -100,12 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     rows = [*rates, ("all together", total.rates())]
     console.show(
-        text_table(
-            [
-                {"recording": name} | {title: row[rate] for title, rate in COLUMNS.items()}
-                for name, row in rows
-            ]
-        )
+        text_table([{"recording": name} | {title: row[rate] for title, rate in COLUMNS.items()} for name, row in rows])
     )
     console.show(
         f"words wrong: normalizer {rules['normalizer']}, accents {'kept' if args.keep_diacritics else 'folded'}"
@@ -180,17 +166,13 @@ def _score_document(document: Json, references: References, rules: TextRules) ->
         check_fields(switch, SWITCH, "a switch")
     name = Path(document["audio"]).stem
     if name not in references:
-        raise ConfigurationError(
-            f"no reference for {shown(name)}: give --reference a manifest that contains it"
-        )
+        raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that contains it")
     fields = SessionSegment.__slots__
     segments = [
         SessionSegment(**{field: item[field] for field in fields} | {"language": _code(item["language"])})
         for item in document["segments"]
     ]
-    switches = [
-        Switch(s["time"], _code(s["from"]), _code(s["to"]), s["decided_at"]) for s in document["switches"]
-    ]
+    switches = [Switch(s["time"], _code(s["from"]), _code(s["to"]), s["decided_at"]) for s in document["switches"]]
     return name, score(references[name], segments, switches, duration=document["duration"], **rules)
 
 

@@ -74,9 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-decode", action="store_true", help="language-ID only: no text, much faster")
     parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the planned runs and a time estimate from a short probe",
+        "--dry-run", action="store_true", help="print the planned runs and a time estimate from a short probe"
     )
     parser.add_argument(
         "--import",
@@ -176,9 +174,7 @@ def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) 
     with open_store(args.out) as store:
         results = summary(list(store.rows())) if len(store) <= MOST_ROWS else []
         if not results:
-            console.note(
-                f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations"
-            )
+            console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
     if outcome.peak_rss_bytes:
         each = f"{outcome.peak_rss_bytes >> 20:,} MiB"
         console.note(f"peak memory of a process, model included: {each}")
@@ -293,16 +289,9 @@ def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task]
         costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
         measured_s = sum({id(one): one.audio_s for one in costs.values()}.values())
-        plan |= {
-            "workers": n_workers,
-            "seconds": took,
-            "seconds_by_stage": stages,
-            "measured_audio_s": measured_s,
-        }
+        plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": measured_s}
         console.show(
-            text_table(
-                [{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()]
-            )
+            text_table([{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()])
         )
         console.show(
             f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on "

@@ -43,9 +43,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``whisperlab transcribe``."""
-    parser.add_argument(
-        "audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3; any rate and channels"
-    )
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3; any rate and channels")
     add_model_arguments(parser)
     parser.add_argument(
         "--channel",
@@ -68,10 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)",
     )
     parser.add_argument(
-        "--trace",
-        type=Path,
-        metavar="FILE",
-        help="write the trace to this file (with several AUDIO: to this folder)",
+        "--trace", type=Path, metavar="FILE", help="write the trace to this file (with several AUDIO: to this folder)"
     )
 
 
@@ -264,12 +259,7 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
 
 
 def _capture(
-    transcriber: Reusable,
-    audio: FloatArray,
-    name: str,
-    label: Label,
-    args: argparse.Namespace,
-    console: Console,
+    transcriber: Reusable, audio: FloatArray, name: str, label: Label, args: argparse.Namespace, console: Console
 ) -> Trace:
     """The trace of one recording. Prints each segment when it becomes final."""
     from tqdm import tqdm
@@ -278,9 +268,7 @@ def _capture(
     from whisperlab.streaming.real_time import OverloadOptions
     from whisperlab.util.audio_arrays import duration_s
 
-    with tqdm(
-        total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None
-    ) as bar:
+    with tqdm(total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None) as bar:
 
         def progress(fed_s: float) -> None:
             bar.update(fed_s - bar.n)

@@ -18,15 +18,7 @@ import numpy as np
 import soundfile
 
 from whisperlab.data.containers import decode
-from whisperlab.util.audio_arrays import (
-    FloatArray,
-    Part,
-    as_audio,
-    check_values,
-    joined_parts,
-    mixing_weights,
-    mono,
-)
+from whisperlab.util.audio_arrays import FloatArray, Part, as_audio, check_values, joined_parts, mixing_weights, mono
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -37,9 +29,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SIDES = {"left": 1, "right": 2}
 
 
-def read_audio(
-    path: str | os.PathLike[str], *, channel: str | int = "mix", track: int | None = None
-) -> FloatArray:
+def read_audio(path: str | os.PathLike[str], *, channel: str | int = "mix", track: int | None = None) -> FloatArray:
     """The samples of an audio file of any rate and channel count, placed by the file's timestamps.
 
     libsndfile reads WAV, FLAC, OGG and MP3. FFmpeg reads other containers if PyAV is installed. Files joined end to

@@ -125,11 +125,7 @@ def info(name: str, seed: int = 0) -> CorpusInfo:
 
 def _size(recordings: Sequence[Recording]) -> dict[str, float]:
     size = Totals.of(recordings)
-    return {
-        "recordings": size.recordings,
-        "minutes": round(size.minutes, 2),
-        "switches": size.switches,
-    }
+    return {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
 
 
 def build(

@@ -104,11 +104,7 @@ def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Seque
         settings.append("APT::Sandbox::User=root")
     flags = [part for setting in settings for part in ("-o", setting)]
     done = subprocess.run(
-        ["apt-get", "-q", *flags, *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        pass_fds=[lock.fileno()],
+        ["apt-get", "-q", *flags, *command], cwd=folder, capture_output=True, text=True, pass_fds=[lock.fileno()]
     )
     errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
     return "; ".join(errors) or f"exit status {done.returncode}" if done.returncode else ""

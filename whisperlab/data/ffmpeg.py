@@ -70,9 +70,7 @@ class Findings:
     def check_channels(self, n_channels: int) -> None:
         """Raise AudioFormatError for an impossible number of channels."""
         if not 1 <= n_channels <= MAX_FILE_CHANNELS:
-            raise AudioFormatError(
-                f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}"
-            )
+            raise AudioFormatError(f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}")
 
 
 def read_with_ffmpeg(window: Window, found: Findings, reason: str) -> list[Part]:

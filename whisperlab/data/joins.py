@@ -59,9 +59,7 @@ class Layout:
 class Window(io.RawIOBase):
     """The bytes ``start`` to ``end`` of an open file as a separate file, with ``patches`` applied."""
 
-    def __init__(
-        self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]
-    ) -> None:
+    def __init__(self, file: IO[bytes], start: int, end: int, name: str, patches: Mapping[int, bytes]) -> None:
         self.name = name  # FFmpeg recognises some formats by the extension
         self._file, self.start, self._end, self._patches = file, start, end, patches
         self._at = 0

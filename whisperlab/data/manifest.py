@@ -18,16 +18,7 @@ from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import AudioFormatError, ManifestError, UnknownLanguageError
 from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.json_values import Json, JsonValue
-from whisperlab.util.validation import (
-    AMOUNT,
-    AMOUNT_OR_NULL,
-    TEXT,
-    Field,
-    from_json,
-    is_number,
-    shown,
-    wrong_field,
-)
+from whisperlab.util.validation import AMOUNT, AMOUNT_OR_NULL, TEXT, Field, from_json, is_number, shown, wrong_field
 
 logger = logging.getLogger("whisperlab")
 

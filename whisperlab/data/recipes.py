@@ -51,9 +51,7 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def _voice(
-    lang: str, language: str, speaker: str, credit: str, licence: str, *, audio: str, texts: str
-) -> Voice:
+def _voice(lang: str, language: str, speaker: str, credit: str, licence: str, *, audio: str, texts: str) -> Voice:
     package = f"asterisk-core-sounds-{lang}"
     return Voice(
         lang,

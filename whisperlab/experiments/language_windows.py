@@ -158,9 +158,7 @@ class Scorer(Protocol):
 
     languages: tuple[str, ...]
 
-    def score(
-        self, window: FloatArray, silence: int, pool_after: int | None, /
-    ) -> tuple[NDArray[np.float64], float]:
+    def score(self, window: FloatArray, silence: int, pool_after: int | None, /) -> tuple[NDArray[np.float64], float]:
         """Language logits of a window followed by samples of silence, and the encoder's seconds."""
 
 
@@ -272,9 +270,7 @@ def measure(
     return {condition: _joined(scorer.languages, rows) for condition, rows in kept.items()}
 
 
-def _joined(
-    languages: tuple[str, ...], rows: Sequence[tuple[Place, NDArray[np.float64], float]]
-) -> WindowLogits:
+def _joined(languages: tuple[str, ...], rows: Sequence[tuple[Place, NDArray[np.float64], float]]) -> WindowLogits:
     where, logits, took = zip(*rows, strict=True)
     return WindowLogits(languages, where, np.array(logits), np.array(took))
 

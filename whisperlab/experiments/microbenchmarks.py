@@ -115,9 +115,7 @@ def append_curve(
         }
         subjects = {name: repeated(code, names, calls=calls) for name, code in statements.items()}
         for name, took in time_in_turns(subjects, rounds or ROUNDS).items():
-            points.append(
-                Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took]))
-            )
+            points.append(Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took])))
     return points
 
 
@@ -131,10 +129,7 @@ def _growth() -> list[Figure]:
     figures = []
     for held_s in (1, HELD_S, 60, None):
         keep = APPENDS * CHUNK if held_s is None else held_s * SAMPLE_RATE
-        subjects: dict[str, Subject] = {
-            "concatenate": partial(concatenated, keep),
-            "ring": partial(ring_filled, keep),
-        }
+        subjects: dict[str, Subject] = {"concatenate": partial(concatenated, keep), "ring": partial(ring_filled, keep)}
         times = time_in_turns(subjects, ROUNDS if held_s in (1, HELD_S) else max(1, ROUNDS // 4))
         held = "everything, 100 s at last" if held_s is None else f"the newest {held_s} s"
         name = f"{APPENDS} np.concatenate / append, holding {held}"
@@ -164,9 +159,7 @@ def _floor() -> list[Figure]:
         nanoseconds("append of 100 ms", times["append"]),
         ratio("append / bare copy into one place", times["append"], times["copy"]),
         ratio("append / bare copy into successive places", times["append"], times["copy on"]),
-        ratio(
-            "append to a mirrored ring / bare copy into one place", times["append mirrored"], times["copy"]
-        ),
+        ratio("append to a mirrored ring / bare copy into one place", times["append mirrored"], times["copy"]),
         ratio("of that, the check for NaN and infinity / bare copy", times["check"], times["copy"]),
         Figure("kept after an append in steady state", bytes_per_append(), "bytes", n=CALLS),
     ]
@@ -179,9 +172,7 @@ def _reads() -> list[Figure]:
 
     subjects: dict[str, Subject] = {"copy 2 s": repeated("ring.peek(n)", {"ring": ring, "n": samples(2)})}
     for length_s in (0.1, 2, 8):
-        subjects[f"view {length_s} s"] = repeated(
-            "with ring.view(n): pass", {"ring": ring, "n": samples(length_s)}
-        )
+        subjects[f"view {length_s} s"] = repeated("with ring.view(n): pass", {"ring": ring, "n": samples(length_s)})
     times = time_in_turns(subjects, ROUNDS)
     return [
         nanoseconds("newest 2 s as a view", times["view 2 s"]),

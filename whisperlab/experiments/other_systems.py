@@ -14,16 +14,7 @@ import numpy as np
 
 from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled, score
 from whisperlab.evaluation.trace import Pace, Reference
-from whisperlab.experiments.systems import (
-    FOLLOWING,
-    EncoderWork,
-    Say,
-    System,
-    SystemResult,
-    all_systems,
-    log,
-    select,
-)
+from whisperlab.experiments.systems import FOLLOWING, EncoderWork, Say, System, SystemResult, all_systems, log, select
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import ConfigurationError
@@ -231,11 +222,7 @@ def _scores(
 
 
 def _row(
-    name: str,
-    scores: Sequence[Score],
-    work: EncoderWork,
-    control_scores: Sequence[Score],
-    rng: np.random.Generator,
+    name: str, scores: Sequence[Score], work: EncoderWork, control_scores: Sequence[Score], rng: np.random.Generator
 ) -> TableRow:
     rates, intervals = pooled(scores).rates(), bootstrap_intervals(scores, RATES, rng)
     row: TableRow = {"system": name, "recordings": len(scores), "audio_s": round(rates["audio_s"], 3)}

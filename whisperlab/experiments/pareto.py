@@ -43,14 +43,10 @@ def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
     (True, True, False, True)
     """
     every = np.asarray(points, dtype=float)
-    return tuple(
-        not bool(np.any(np.all(every <= point, axis=1) & np.any(every < point, axis=1))) for point in every
-    )
+    return tuple(not bool(np.any(np.all(every <= point, axis=1) & np.any(every < point, axis=1))) for point in every)
 
 
-def importances(
-    options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0
-) -> list[Importance]:
+def importances(options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0) -> list[Importance]:
     """What each option explains of an objective, the most important first.
 
     The share is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance

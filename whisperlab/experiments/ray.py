@@ -164,11 +164,7 @@ def _described(ray: ModuleType, dashboard: str) -> str:
     alive = sum(node["Alive"] for node in ray.nodes())
     processors = int(ray.cluster_resources().get("CPU", 0))
     address = ray.get_runtime_context().gcs_address
-    look = (
-        f"http://{dashboard}"
-        if dashboard
-        else f"`ray status --address {address}` (ray[default] has a dashboard)"
-    )
+    look = f"http://{dashboard}" if dashboard else f"`ray status --address {address}` (ray[default] has a dashboard)"
     return f"Ray cluster at {address}: {alive} nodes, {processors} processors; {look} shows their work"
 
 
@@ -201,9 +197,7 @@ def _audio_of(task: SweepTask) -> tuple[str, Callable[[], FloatArray]]:
     return task.audio_sha256, task.recording.audio
 
 
-def _payload_worker(
-    load: Callable[[], MakeTranscriber],
-) -> Callable[[SweepTask, FloatArray], tuple[Row, bytes | None]]:
+def _payload_worker(load: Callable[[], MakeTranscriber]) -> Callable[[SweepTask, FloatArray], tuple[Row, bytes | None]]:
     """The work on a node without our files: returns the row, and the trace as compressed bytes."""
     make_transcriber = load()
 

@@ -109,18 +109,12 @@ class ReferenceDecoder(TextDecoder):
         """Drop all tokens after the first ``n_tokens``."""
         assert isinstance(state, _ReferenceState)
         assert state.kept is not None
-        own = {
-            module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)
-        }
-        state.kept = {
-            module: kept[:, :n_tokens] if module in own else kept for module, kept in state.kept.items()
-        }
+        own = {module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)}
+        state.kept = {module: kept[:, :n_tokens] if module in own else kept for module, kept in state.kept.items()}
         state.alignment = state.alignment[:, :n_tokens]
         state.n_tokens = min(state.n_tokens, n_tokens)
 
-    def extend(
-        self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False
-    ) -> torch.Tensor:
+    def extend(self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False) -> torch.Tensor:
         """Logits of the whole vocabulary after each of the tokens, shape (new tokens, vocabulary).
 
         openai-whisper's mask allows several tokens only in an empty state.
@@ -185,11 +179,7 @@ def _remove(hooks: Sequence[Any]) -> None:
 
 
 def reference_transcriber(
-    model: Whisper,
-    languages: Sequence[str] | None = None,
-    *,
-    guide: bool = False,
-    threads: int = THREADS,
+    model: Whisper, languages: Sequence[str] | None = None, *, guide: bool = False, threads: int = THREADS
 ) -> SessionRestartTranscriber:
     """A transcriber made of the reference parts.
 

@@ -30,16 +30,7 @@ from whisperlab.evaluation.trace import STATISTICS
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
-from whisperlab.util.validation import (
-    AMOUNT_OR_NULL,
-    COUNT,
-    OBJECT,
-    TEXT,
-    TEXT_OR_NULL,
-    Field,
-    from_json,
-    wrong_field,
-)
+from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json, wrong_field
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -285,11 +276,7 @@ class ResultsStore:
         timings = (row.get("statistics") or {}).get("performance") or {}
         self.connection.executemany(
             f"insert into operations values (?, ?, {', '.join('?' * len(_TIMINGS))})",
-            [
-                (id_, name, *map(timing.get, _TIMINGS))
-                for name, timing in timings.items()
-                if timing.get("count")
-            ],
+            [(id_, name, *map(timing.get, _TIMINGS)) for name, timing in timings.items() if timing.get("count")],
         )
 
     @contextmanager
@@ -394,9 +381,7 @@ def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise SweepError(f"{folder}: no such folder")
     if (old := folder / OLD_STORE).exists() and not path.exists():
-        raise SweepError(
-            f"{old} was written by an earlier version; `whisperlab sweep --import {folder}` converts it"
-        )
+        raise SweepError(f"{old} was written by an earlier version; `whisperlab sweep --import {folder}` converts it")
     return path
 
 
@@ -441,11 +426,7 @@ def _columns(row: Row) -> dict[str, object]:
         "chunk_p95_ms": (timings.get("chunk.total") or {}).get("p95"),
         "language_id_p95_ms": (timings.get("lid.total") or {}).get("p95"),
         **_cache_columns(statistics.get("encoder_cache") or {}, timings.get("lid.encoder_forward") or {}),
-        **(
-            _score_columns(Score.from_dict(row["counts"]), decodes(row["config"]))
-            if row.get("counts")
-            else {}
-        ),
+        **(_score_columns(Score.from_dict(row["counts"]), decodes(row["config"])) if row.get("counts") else {}),
     }
 
 
@@ -491,6 +472,4 @@ def _canonical(value: object) -> str:
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"a configuration must be plain JSON, got {value!r:.200}: {error}"
-        ) from error
+        raise ConfigurationError(f"a configuration must be plain JSON, got {value!r:.200}: {error}") from error

@@ -142,9 +142,7 @@ def search(
     made: list[Trial] = []
     found = ran = 0
     for batch in _batches(space, trials, method, seed, made):
-        configs = [
-            TranscriberConfig.from_json({**(shared or {}), **space.configuration(values)}) for values in batch
-        ]
+        configs = [TranscriberConfig.from_json({**(shared or {}), **space.configuration(values)}) for values in batch]
         outcome = run_sweep(configs, recordings, out, model_digest=model_digest, **options)
         found, ran = found + outcome.found, ran + outcome.ran
         keys = [[task.key for task in plan([config], recordings, model_digest)] for config in configs]
@@ -172,9 +170,7 @@ def _batches(
 ) -> Iterator[list[dict[str, JsonValue]]]:
     """New proposals in batches; the caller appends the trial of each to ``made``."""
     with _quiet() as library:
-        study = library.create_study(
-            directions=["minimize"] * len(OBJECTIVES), sampler=_sampler(method, seed)
-        )
+        study = library.create_study(directions=["minimize"] * len(OBJECTIVES), sampler=_sampler(method, seed))
     failed = library.trial.TrialState.FAIL
     known: set[str] = set()
     while len(made) < min(n_trials, space.size):
@@ -241,6 +237,5 @@ def _progress(result: SearchResult, trials: int) -> str:
     front = result.front
     best = f", least mixed error {front[0].objectives[0]:.1%}" if front and front[0].objectives else ""
     return (
-        f"trial {len(result.trials)} of {trials}: {len(result.failed)} failed, "
-        f"{len(front)} on the Pareto front{best}"
+        f"trial {len(result.trials)} of {trials}: {len(result.failed)} failed, {len(front)} on the Pareto front{best}"
     )

@@ -43,9 +43,7 @@ class Choice:
 
     def suggest(self, trial: optuna.Trial, name: str) -> JsonValue:
         """The value that a trial proposes. The sampler receives JSON, because values may be lists."""
-        value: JsonValue = json.loads(
-            trial.suggest_categorical(name, [json.dumps(value) for value in self.values])
-        )
+        value: JsonValue = json.loads(trial.suggest_categorical(name, [json.dumps(value) for value in self.values]))
         return value
 
 
@@ -63,9 +61,7 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ConfigurationError(
-                f"an empty range: low must be below high, got {self.low} and {self.high}"
-            )
+            raise ConfigurationError(f"an empty range: low must be below high, got {self.low} and {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ConfigurationError(
                 f"a log range needs low above 0 and no step, got low {self.low} and step {self.step}"
@@ -119,9 +115,7 @@ class Space:
     def __init__(self, described: Mapping[str, object]) -> None:
         axes = {name: _axis(name, value) for name, value in _described(described).items()}
         self.options: dict[str, Choice | Range] = {n: axis for n, axis in axes.items() if axis.size > 1}
-        self.fixed = {
-            n: axis.values[0] for n, axis in axes.items() if isinstance(axis, Choice) and axis.size == 1
-        }
+        self.fixed = {n: axis.values[0] for n, axis in axes.items() if isinstance(axis, Choice) and axis.size == 1}
         if not self.options:
             raise ConfigurationError(
                 'a space needs an option with several values, such as {"language_id.hop_ms": [100, 200]}'

@@ -88,9 +88,7 @@ def paired_test(
     """
     first, second = np.asarray(a, float), np.asarray(b, float)
     if first.shape != second.shape or not first.size:
-        raise ConfigurationError(
-            f"pairs need as many of A as of B and at least one, got {len(a)} and {len(b)}"
-        )
+        raise ConfigurationError(f"pairs need as many of A as of B and at least one, got {len(a)} and {len(b)}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ConfigurationError(f"{measure}: pairs must be finite numbers")
     if kind == "ratio" and not (first.min() > 0 and second.min() > 0):
@@ -99,9 +97,7 @@ def paired_test(
     limit = math.log1p(threshold) if kind == "ratio" else threshold
     interval = central(_trimmed_mean(changes[resamples(len(changes), rng)]))
     p, effect = _signed_rank_test(changes)
-    value, low, high = (
-        math.exp(end) if kind == "ratio" else end for end in (float(_trimmed_mean(changes)), *interval)
-    )
+    value, low, high = (math.exp(end) if kind == "ratio" else end for end in (float(_trimmed_mean(changes)), *interval))
     conclusion, missing = _conclusion(changes, p, interval, limit)
     return PairedResult(measure, kind, len(changes), value, low, high, p, effect, conclusion, missing)
 
@@ -159,9 +155,7 @@ def _signed_rank_test(changes: Array) -> tuple[float, float]:
     try:
         from scipy.stats import rankdata, wilcoxon
     except ImportError as error:
-        raise MissingDependencyError(
-            "significance tests need scipy: pip install 'whisperlab[sweep]'"
-        ) from error
+        raise MissingDependencyError("significance tests need scipy: pip install 'whisperlab[sweep]'") from error
     kept = changes[changes != 0]
     if not len(kept):
         return 1.0, 0.0

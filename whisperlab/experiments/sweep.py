@@ -131,9 +131,7 @@ class Outcome:
     peak_rss_bytes: int | None
 
 
-def plan(
-    configurations: Iterable[TranscriberConfig], recordings: Iterable[Recording], model_digest: str
-) -> list[Task]:
+def plan(configurations: Iterable[TranscriberConfig], recordings: Iterable[Recording], model_digest: str) -> list[Task]:
     """All tasks, configuration by configuration. Reads the audio of every recording once, for its digest.
 
     Raises SweepError when two of the recordings are the same audio: their results would have one name.
@@ -203,9 +201,7 @@ def run_sweep(
         rows = store.rows_of(lost)
     failed = tuple(rows[key] for key in keys if key in lost)
     for row in failed:
-        say(
-            f"failed: {row['recording']} with {_short(TranscriberConfig.from_json(row['config']))}: {row['error']}"
-        )
+        say(f"failed: {row['recording']} with {_short(TranscriberConfig.from_json(row['config']))}: {row['error']}")
     return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, peak)
 
 
@@ -318,9 +314,7 @@ def _summary(rows: Sequence[Row]) -> Json:
     responses = (row.get("response_p95_s") for row in finished)
     return {
         **summary,
-        "rates": _rates(
-            pooled(Score.from_dict(row["counts"]) for row in finished), decodes(rows[0]["config"])
-        ),
+        "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), decodes(rows[0]["config"])),
         "cache": _cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
         "duration": sum(row["duration"] for row in finished),
         "compute_s": sum(row["compute_s"] or 0.0 for row in finished),
@@ -451,9 +445,7 @@ def _hint_on_interrupt(out: Path, say: Say) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(
-            f"stopped; {out / STORE} holds every result that was finished: run the same sweep again to continue"
-        )
+        say(f"stopped; {out / STORE} holds every result that was finished: run the same sweep again to continue")
         raise
 
 

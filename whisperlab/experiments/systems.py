@@ -34,11 +34,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 # Systems that can follow a change of language. The others cannot switch falsely.
-FOLLOWING = (
-    "faster-whisper int8, multilingual",
-    "faster-whisper int8, multilingual, no prompt",
-    "whisperlab, auto",
-)
+FOLLOWING = ("faster-whisper int8, multilingual", "faster-whisper int8, multilingual, no prompt", "whisperlab, auto")
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +57,7 @@ class SystemOutput:
     segments: tuple[SessionSegment, ...] = ()
     switches: tuple[Switch, ...] = ()
     work: EncoderWork = EncoderWork()
-    committed: tuple[
-        tuple[str, float], ...
-    ] = ()  # text and the time it became final; empty for offline systems
+    committed: tuple[tuple[str, float], ...] = ()  # text and the time it became final; empty for offline systems
     compute_s: float | None = None  # None: the wall time of the call
 
 
@@ -202,10 +196,7 @@ def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = 
 
 
 def all_systems(
-    languages: Sequence[str],
-    model: str = "base",
-    threads: int = THREADS,
-    say: Say = log.info,
+    languages: Sequence[str], model: str = "base", threads: int = THREADS, say: Say = log.info
 ) -> dict[str, Callable[[Pace], System]]:
     """A function from the pace to the system, by the system's name in the table; whisperlab comes last.
 
@@ -258,9 +249,7 @@ def all_systems(
     }
 
 
-def select(
-    parts: Iterable[str] | None, known: Iterable[str] | None = None, kind: str = "system"
-) -> list[str]:
+def select(parts: Iterable[str] | None, known: Iterable[str] | None = None, kind: str = "system") -> list[str]:
     """The names that contain one of the given texts; all names if None. Raises ConfigurationError without a match.
 
     >>> select(["auto", "openai"])

@@ -77,9 +77,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise
         raise UnavailableError(f"{path} cannot be read as a checkpoint ({brief(error)})") from error
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
-        raise UnavailableError(
-            f"{path} is not a checkpoint of openai-whisper: dims and model_state_dict are missing"
-        )
+        raise UnavailableError(f"{path} is not a checkpoint of openai-whisper: dims and model_state_dict are missing")
     _check_contents(path, stored["dims"], stored["model_state_dict"])
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
 
@@ -177,9 +175,7 @@ def check_finite(checkpoint: Checkpoint) -> None:
     for name, tensor in checkpoint.state.items():
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
         if bad:
-            raise WeightsError(
-                f"{checkpoint.path}: {bad} of {tensor.numel()} weights in {name} are NaN or infinite"
-            )
+            raise WeightsError(f"{checkpoint.path}: {bad} of {tensor.numel()} weights in {name} are NaN or infinite")
 
 
 def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -192,10 +188,7 @@ def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...
     yield "decoder.positional_embedding", (dims["n_text_ctx"], text)
     yield from _layer("encoder.ln_post", audio)
     yield from _layer("decoder.ln", text)
-    for half, n_layers, state in (
-        ("encoder", dims["n_audio_layer"], audio),
-        ("decoder", dims["n_text_layer"], text),
-    ):
+    for half, n_layers, state in (("encoder", dims["n_audio_layer"], audio), ("decoder", dims["n_text_layer"], text)):
         for index in range(n_layers):
             block = f"{half}.blocks.{index}"
             for attention in ("attn", "cross_attn")[: 1 if half == "encoder" else 2]:

@@ -160,9 +160,7 @@ def _filled(n: int) -> int:
     return padded_rows(n) if n <= FEW_ROWS else -(-n // MANY_ROWS) * MANY_ROWS
 
 
-def compiled_encoder(
-    weights: Weights, precision: Precision, split: int, say: Say = _log.info
-) -> ShortWindowEncoder:
+def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Say = _log.info) -> ShortWindowEncoder:
     """The compiled encoder in fp32 or bf16, which can pool after ``split`` blocks.
 
     Compiling takes a minute or two, once per model, precision, split, version of torch and kind of processor; the code
@@ -173,13 +171,10 @@ def compiled_encoder(
     """
     if precision == "int8" or weights.device.type != "cpu":
         raise ConfigurationError(
-            "the compiled encoder is for fp32 and bf16 on the CPU, got "
-            f"precision {precision} on {weights.device}"
+            f"the compiled encoder is for fp32 and bf16 on the CPU, got precision {precision} on {weights.device}"
         )
     if not 0 <= split < weights.dims["n_audio_layer"]:
-        raise ConfigurationError(
-            f"split must be 0 to {weights.dims['n_audio_layer'] - 1} blocks, got {split}"
-        )
+        raise ConfigurationError(f"split must be 0 to {weights.dims['n_audio_layer'] - 1} blocks, got {split}")
     try:
         head, tail = (_loaded(make, weights, precision, split, say) for make in (Head, Tail))
     except Exception as error:  # a compiler can fail in any way, and the stream must go on
@@ -192,12 +187,7 @@ def artefact(make: type[Head] | type[Tail], weights: Weights, precision: Precisi
     """The path of a part's code. Its name is a digest of everything that the code depends on."""
     facts = (
         *(VERSION, make.__name__, precision, split, _digest(weights)),
-        *(
-            torch.__version__,
-            platform.machine(),
-            torch.backends.cpu.get_cpu_capability(),
-            *cpu_instructions(),
-        ),
+        *(torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *cpu_instructions()),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = Path(weights.name).stem
@@ -212,9 +202,7 @@ def _digest(weights: Weights) -> str:
     return _digests[weights]
 
 
-def _loaded(
-    make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int, say: Say
-) -> Forward:
+def _loaded(make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int, say: Say) -> Forward:
     """A part's code from the cache, compiled first if it is missing, and called twice to warm up."""
     path = artefact(make, weights, precision, split)
     with _loading:
@@ -276,11 +264,7 @@ def _compile(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: P
         part.chmod(0o600)
 
 
-def _example(
-    make: type[Head] | type[Tail], weights: Weights, precision: Precision
-) -> tuple[torch.Tensor, ...]:
+def _example(make: type[Head] | type[Tail], weights: Weights, precision: Precision) -> tuple[torch.Tensor, ...]:
     rows, kind = 9 * ROWS, activations(precision)
-    shape = (
-        (1, 2 * rows, weights.dims["n_mels"]) if make is Head else (1, rows, weights.dims["n_audio_state"])
-    )
+    shape = (1, 2 * rows, weights.dims["n_mels"]) if make is Head else (1, rows, weights.dims["n_audio_state"])
     return torch.zeros(shape, dtype=kind), torch.zeros(rows, dtype=kind)

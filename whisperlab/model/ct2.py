@@ -44,9 +44,7 @@ _CROSS = {
     "attention/linear_2": ("cross_attn.out",),
 }
 _LEAF = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
-_POSITIONS = {
-    f"{half}/position_encodings/encodings": f"{half}.positional_embedding" for half in ("encoder", "decoder")
-}
+_POSITIONS = {f"{half}/position_encodings/encodings": f"{half}.positional_embedding" for half in ("encoder", "decoder")}
 
 
 @dataclass(slots=True)
@@ -89,9 +87,7 @@ def read_variables(data: bytes) -> Variables:
     cursor = _Cursor(data)
     version, kind = cursor.number("I"), cursor.string()
     if (version, kind) != (_VERSION, "WhisperSpec"):
-        raise WeightsError(
-            f"expected a CTranslate2 WhisperSpec of version {_VERSION}, got {kind!r} of {version}"
-        )
+        raise WeightsError(f"expected a CTranslate2 WhisperSpec of version {_VERSION}, got {kind!r} of {version}")
     cursor.number("I")  # the specification's revision, which does not affect weights
     return dict(cursor.variable() for _ in range(cursor.number("I")))
 
@@ -130,9 +126,7 @@ def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables
 
 
 def _layers(variables: Mapping[str, Array], half: str) -> int:
-    return len(
-        {name.split("/")[1] for name in variables if name.startswith(f"{half}/layer_") and "/ffn/" in name}
-    )
+    return len({name.split("/")[1] for name in variables if name.startswith(f"{half}/layer_") and "/ffn/" in name})
 
 
 def _modules(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -146,16 +140,12 @@ def _modules(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
                 yield f"{half}/layer_{layer}/{part}", tuple(f"{half}.blocks.{layer}.{name}" for name in names)
 
 
-def _unstack(
-    variables: Mapping[str, Array], module: str, targets: tuple[str, ...]
-) -> Iterator[tuple[str, Array]]:
+def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
     """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
     for leaf in _leaves(module):
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
-            raise WeightsError(
-                f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used"
-            )
+            raise WeightsError(f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used")
         for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
             if target.endswith(".key") and leaf == "bias":
                 if part.any():

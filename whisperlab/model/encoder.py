@@ -93,23 +93,13 @@ class Norm:
 class _Block:
     """One residual attention block of the encoder, on any number of positions."""
 
-    __slots__ = (
-        "_attention_norm",
-        "_contract",
-        "_expand",
-        "_mix",
-        "_mlp_norm",
-        "_n_head",
-        "_query_key_value",
-    )
+    __slots__ = ("_attention_norm", "_contract", "_expand", "_mix", "_mlp_norm", "_n_head", "_query_key_value")
 
     def __init__(self, weights: Weights, name: str, precision: Precision) -> None:
         kind = activations(precision)
         self._n_head = weights.dims["n_audio_head"]
         self._attention_norm = Norm(weights, f"{name}.attn_ln", kind)
-        self._query_key_value = packed_linear(
-            *fused_attention(weights, f"{name}.attn", self._n_head), precision
-        )
+        self._query_key_value = packed_linear(*fused_attention(weights, f"{name}.attn", self._n_head), precision)
         self._mix = linear_layer(weights, f"{name}.attn.out", precision)
         self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
         self._expand = linear_layer(weights, f"{name}.mlp.0", precision)
@@ -150,9 +140,7 @@ class _Convolution:
 
     def __init__(self, weights: Weights, name: str, stride: int, precision: Precision) -> None:
         weight = weights.tensor(f"{name}.weight")  # (outputs, inputs, 3)
-        self._linear = packed_linear(
-            weight.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"), precision
-        )
+        self._linear = packed_linear(weight.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"), precision)
         self._stride = stride
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -160,9 +148,7 @@ class _Convolution:
         n_windows, n_frames, n_inputs = x.shape
         padded = F.pad(x, (0, 0, 1, 1))
         shape = n_windows, n_frames // self._stride, 3 * n_inputs
-        return self._linear.gelu(
-            padded.as_strided(shape, ((n_frames + 2) * n_inputs, self._stride * n_inputs, 1))
-        )
+        return self._linear.gelu(padded.as_strided(shape, ((n_frames + 2) * n_inputs, self._stride * n_inputs, 1)))
 
 
 class Network(Protocol):
@@ -215,14 +201,9 @@ class ShortWindowEncoder:
     ``forward`` is the network: an `EagerNetwork`, or the compiled network given.
     """
 
-    __slots__ = (
-        *("_n_blocks", "_n_mels"),
-        *("calls", "compiled", "device", "encoded_samples", "forward", "precision"),
-    )
+    __slots__ = (*("_n_blocks", "_n_mels"), *("calls", "compiled", "device", "encoded_samples", "forward", "precision"))
 
-    def __init__(
-        self, weights: Weights, precision: Precision = "fp32", network: Network | None = None
-    ) -> None:
+    def __init__(self, weights: Weights, precision: Precision = "fp32", network: Network | None = None) -> None:
         self.device, self.precision = weights.device, precision
         self.compiled = network is not None
         self.forward: Network = network or EagerNetwork(weights, precision)

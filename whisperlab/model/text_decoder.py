@@ -15,14 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.model.encoder import Encoded, Norm, fused_attention, linear_layer
-from whisperlab.model.linear import (
-    Int8Rows,
-    PackedLinear,
-    Precision,
-    activations,
-    operator_works,
-    packed_linear,
-)
+from whisperlab.model.linear import Int8Rows, PackedLinear, Precision, activations, operator_works, packed_linear
 from whisperlab.model.weights import Weights
 from whisperlab.util.line_profile import line_profiled
 
@@ -108,9 +101,7 @@ class TextDecoder:
         state.n_tokens = min(state.n_tokens, n_tokens)
 
     @line_profiled
-    def extend(
-        self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False
-    ) -> torch.Tensor:
+    def extend(self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False) -> torch.Tensor:
         """Add tokens to the state and return their hidden states, shape (new tokens, state).
 
         With ``keep_alignment`` the attention of the alignment heads is appended to ``state.alignment``.
@@ -189,9 +180,7 @@ class TextDecoder:
     def _merge(self, x: torch.Tensor) -> torch.Tensor:
         return x.transpose(0, 1).flatten(1)
 
-    def _self_attention(
-        self, block: _Block, x: torch.Tensor, state: DecoderState, layer: int
-    ) -> torch.Tensor:
+    def _self_attention(self, block: _Block, x: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
         fused = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
         query, key, value = map(self._split, fused)
         old_key, old_value = state.past[layer]
@@ -215,10 +204,7 @@ def _keys_and_values(weights: Weights, precision: Precision) -> PackedLinear:
     """Keys and values of the cross-attention of every layer as one linear layer: per layer keys, then values."""
     n_head = weights.dims["n_text_head"]
     fused = [
-        fused_attention(weights, f"decoder.blocks.{n}.cross_attn", n_head)
-        for n in range(weights.dims["n_text_layer"])
+        fused_attention(weights, f"decoder.blocks.{n}.cross_attn", n_head) for n in range(weights.dims["n_text_layer"])
     ]
-    weight, bias = (
-        torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True)
-    )
+    weight, bias = (torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True))
     return packed_linear(weight, bias, precision)

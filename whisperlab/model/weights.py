@@ -122,9 +122,7 @@ class Weights:
         return made
 
 
-def load_weights(
-    name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info
-) -> Weights:
+def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Weights:
     """The tensors of a model, by name (``base``, also ``whisper-base``) or from a checkpoint file.
 
     A file is read if the checksums in it are right. For a name these sources are tried in order: whisperlab's cache,
@@ -155,9 +153,7 @@ def load_weights(
     return Weights(where, checkpoint.dims, checkpoint.state, heads, _device(device), checkpoint.mapped)
 
 
-def load_model(
-    name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info
-) -> Whisper:
+def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
     """openai-whisper's model, from the same sources and with the same errors as `load_weights`.
 
     It takes twice the memory. Raises MissingDependencyError if openai-whisper is not installed.
@@ -165,9 +161,7 @@ def load_model(
     try:
         from whisper.model import ModelDimensions, Whisper
     except ImportError as error:
-        raise MissingDependencyError(
-            "load_model needs openai-whisper: pip install 'whisperlab[reference]'"
-        ) from error
+        raise MissingDependencyError("load_model needs openai-whisper: pip install 'whisperlab[reference]'") from error
 
     target = resolve(name_or_path)
     with translate_oom(f"to load {target}"):
@@ -178,9 +172,7 @@ def load_model(
         except (TypeError, RuntimeError) as error:
             if is_lack_of_memory(error):
                 raise
-            raise WeightsError(
-                f"{checkpoint.path} does not fit openai-whisper's model: {brief(error)}"
-            ) from error
+            raise WeightsError(f"{checkpoint.path} does not fit openai-whisper's model: {brief(error)}") from error
         model.name = name or str(checkpoint.path)  # for configurations and reports
         if name is not None:
             heads = alignment_heads(name, model.dims.n_text_layer, model.dims.n_text_head)

@@ -19,9 +19,7 @@ def measure(workload: Workload) -> CpuProfile:
         from pyinstrument import Profiler
         from pyinstrument.renderers import HTMLRenderer
     except ImportError as error:
-        raise MissingDependencyError(
-            "the call tree needs pyinstrument: pip install 'whisperlab[profile]'"
-        ) from error
+        raise MissingDependencyError("the call tree needs pyinstrument: pip install 'whisperlab[profile]'") from error
     transcriber, audio = workload.load()
     profiler = Profiler(interval=INTERVAL_S)
     with profiler:
@@ -30,6 +28,4 @@ def measure(workload: Workload) -> CpuProfile:
     assert session is not None
     tree = profiler.output_text(unicode=True, color=False, show_all=False)
     kept = [line[:NARROW].rstrip() for line in tree.splitlines()[8:] if line.strip()]
-    return CpuProfile(
-        session.duration, session.sample_count, "\n".join(kept), profiler.output(HTMLRenderer())
-    )
+    return CpuProfile(session.duration, session.sample_count, "\n".join(kept), profiler.output(HTMLRenderer()))

@@ -113,9 +113,7 @@ def _course(snapshots: Sequence[MemorySnapshot]) -> tuple[Moment, ...]:
     if not snapshots:
         return ()
     start, step = snapshots[0].time, -(-len(snapshots) // MOMENTS)
-    kept = [
-        max(snapshots[at : at + step], key=lambda shot: shot.heap) for at in range(0, len(snapshots), step)
-    ]
+    kept = [max(snapshots[at : at + step], key=lambda shot: shot.heap) for at in range(0, len(snapshots), step)]
     return tuple(((shot.time - start) / 1000, shot.rss, shot.heap) for shot in kept)
 
 
@@ -127,11 +125,6 @@ def _flame_graph(reader: FileReader, records: Sequence[AllocationRecord]) -> str
     shots = list(reader.get_memory_snapshots())
     reporter = FlameGraphReporter.from_snapshot(records, memory_records=shots, native_traces=False)
     reporter.render(
-        page,
-        metadata=reader.metadata,
-        show_memory_leaks=False,
-        merge_threads=True,
-        inverted=False,
-        no_web=True,
+        page, metadata=reader.metadata, show_memory_leaks=False, merge_threads=True, inverted=False, no_web=True
     )
     return page.getvalue()

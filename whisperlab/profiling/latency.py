@@ -35,6 +35,4 @@ def measure(workload: Workload) -> Latency:
     workload.feed(transcriber, audio)
     compute_s = time.perf_counter() - started
     operations = dict(transcriber.get_statistics()["performance"])
-    return Latency(
-        compute_s, duration_s(audio), operations, transcriber.config().get("compute", {}).get("threads")
-    )
+    return Latency(compute_s, duration_s(audio), operations, transcriber.config().get("compute", {}).get("threads"))

@@ -79,9 +79,7 @@ class Heap:
     def describe(self) -> str:
         """The figures as text."""
         stages = "\n".join(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items())
-        lines = "\n".join(
-            f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10]
-        )
+        lines = "\n".join(f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10])
         return (
             f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)\n"
             f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part\n"
@@ -105,9 +103,7 @@ class PythonMemory:
     current: int  # at the end
     peak: int
     top: tuple[AllocatingLine, ...]  # at the end
-    grown: tuple[
-        AllocatingLine, ...
-    ]  # the growth from half-way to the end: a long stream may fill memory with it
+    grown: tuple[AllocatingLine, ...]  # the growth from half-way to the end: a long stream may fill memory with it
 
     def describe(self) -> str:
         """The figures as text."""
@@ -169,8 +165,7 @@ class Lines:
         return "line by line (line_profiler: its overhead is in every line, use the shares)\n" + "\n".join(
             f"  {function.name} ({function.place}), {function.total_s:.3f} s\n"
             + "\n".join(
-                f"    {line.share:6.1%} {line.hits:8d}  {line.number:5d}  {line.code}"
-                for line in function.lines
+                f"    {line.share:6.1%} {line.hits:8d}  {line.number:5d}  {line.code}" for line in function.lines
             )
             for function in self.functions
         )

@@ -39,9 +39,7 @@ class Workload:
     chunk_ms: int = 100
     seconds: float | None = None  # use only the beginning of the recording
     make: Callable[..., StreamTranscriber] = session_restart_transcriber  # importable by name
-    functions: tuple[
-        str, ...
-    ] = ()  # to profile by line, as package.module:Class.method; default: the marked ones
+    functions: tuple[str, ...] = ()  # to profile by line, as package.module:Class.method; default: the marked ones
 
     def import_libraries(self) -> None:
         """Import every library of our transcriber in advance, for passes that must exclude libraries."""
@@ -64,10 +62,7 @@ class Workload:
         return self.make(**self.options), audio
 
     def feed(
-        self,
-        transcriber: StreamTranscriber,
-        audio: FloatArray,
-        half_way: Callable[[], object] = lambda: None,
+        self, transcriber: StreamTranscriber, audio: FloatArray, half_way: Callable[[], object] = lambda: None
     ) -> None:
         """Feed the recording as fast as possible; ``half_way`` is called once, after half of it."""
         from whisperlab.util.timing import feed
@@ -97,9 +92,7 @@ def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
                 child.terminate()
             raise
         except BrokenProcessPool as error:
-            raise WhisperlabError(
-                f"the {measure.__module__} pass was killed; was there enough memory?"
-            ) from error
+            raise WhisperlabError(f"the {measure.__module__} pass was killed; was there enough memory?") from error
 
 
 def _stoppable(measure: Callable[[Task], Record], task: Task) -> Record:

@@ -48,9 +48,7 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
 
     The line joins the variants that no other beats in both.
     """
-    scored = sorted(
-        (row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"]
-    )
+    scored = sorted((row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"])
     on_front = pareto_front([(row["encoded_s_per_s"], -row[score]) for row in scored])
     front = [row for row, member in zip(scored, on_front, strict=True) if member]
     figure = new_figure(NARROW, 4.2)

@@ -44,9 +44,7 @@ class Change:
         return self.now / self.before if self.before else None
 
 
-def pairs(
-    now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore
-) -> list[Pair]:
+def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore) -> list[Pair]:
     """Configurations that agree in every option that both sweeps have; two single ones are always a pair."""
     known = set.intersection(*({*result.config} for result in (*now, *before))) if now and before else set()
     by_options = {_key(result.config, known): result for result in before}

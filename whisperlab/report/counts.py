@@ -28,12 +28,7 @@ MAX_SAMPLED = 500
 MAX_TIMED = 40
 KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "language_id.hop_ms"
 
-_PLAIN_NAMES = {
-    SIZE: "{} entries",
-    PRECISION: "precision {}",
-    KEY: "{}",
-    HOP: "hop {} ms",
-}
+_PLAIN_NAMES = {SIZE: "{} entries", PRECISION: "precision {}", KEY: "{}", HOP: "hop {} ms"}
 Run: TypeAlias = Json  # a line of the table ``results``
 
 
@@ -259,10 +254,7 @@ _POOLED = {
 
 
 def results(
-    store: ResultsStore,
-    where: str = "true",
-    parameters: Sequence[object] = (),
-    options: Sequence[str] | None = None,
+    store: ResultsStore, where: str = "true", parameters: Sequence[object] = (), options: Sequence[str] | None = None
 ) -> tuple[Result, ...]:
     """The finished rows by configuration, in the order of ``options``, by default those in which they differ.
 

@@ -80,9 +80,7 @@ def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figur
     for name, (cost, count) in points.items():
         colour = PALETTE[1] if name == chosen else PALETTE[0] if name in front else "none"
         share = 100 * _share(count)
-        axes.plot(
-            cost, share, "D" if name == chosen else "o", color=colour, markeredgecolor=INK, markersize=7
-        )
+        axes.plot(cost, share, "D" if name == chosen else "o", color=colour, markeredgecolor=INK, markersize=7)
         if name in front or name == chosen:
             above = name in front
             axes.annotate(
@@ -114,9 +112,7 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
     for number, (name, bins) in enumerate(curves.items()):
         n = sum(part.n for part in bins)
         confidence = [100 * part.confidence for part in bins]
-        _draw_curve(
-            axes, confidence, [(round(part.accuracy * part.n), part.n) for part in bins], number, name
-        )
+        _draw_curve(axes, confidence, [(round(part.accuracy * part.n), part.n) for part in bins], number, name)
         sizes = [300 * part.n / n for part in bins]
         colour = _LINES[number % len(_LINES)]
         axes.scatter(confidence, [100 * part.accuracy for part in bins], sizes, color=colour, alpha=0.4)

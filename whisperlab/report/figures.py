@@ -319,9 +319,7 @@ def new_figure(width: float, height: float) -> Figure:
 def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
     """Set the margins in inches, the unit of text sizes."""
     width, height = figure.get_size_inches()
-    figure.subplots_adjust(
-        left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height
-    )
+    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
 
 
 def _draw_waveform(axes: Axes, audio: FloatArray) -> None:

@@ -26,10 +26,7 @@ def findings(results: Sequence[Result]) -> tuple[str, ...]:
 
 
 def warnings(
-    results: Sequence[Result],
-    n_recordings: int,
-    failures: tuple[int, str] = (0, ""),
-    notes: Iterable[str] = (),
+    results: Sequence[Result], n_recordings: int, failures: tuple[int, str] = (0, ""), notes: Iterable[str] = ()
 ) -> tuple[str, ...]:
     """Reasons for caution with the numbers.
 
@@ -39,13 +36,7 @@ def warnings(
         failures: the number of failed runs, and the recording and error of the first.
         notes: further warnings, such as those from reading the traces.
     """
-    return (
-        *_failed(*failures),
-        *_uneven(results, n_recordings),
-        *_unchecked(results),
-        *_small(n_recordings),
-        *notes,
-    )
+    return (*_failed(*failures), *_uneven(results, n_recordings), *_unchecked(results), *_small(n_recordings), *notes)
 
 
 def _guide_key(results: Sequence[Result]) -> list[str]:
@@ -134,9 +125,7 @@ def _sizes(results: Sequence[Result]) -> list[str]:
     moved = max(max(_hits(group)) - min(_hits(group)) for group in compared)
     sizes = sorted({int(result.config.get(SIZE) or 0) for group in compared for result in group})
     if moved < RARE:
-        return [
-            f"Cache size made no difference: {sizes[0]} or {sizes[-1]} entries, the hit rate was the same."
-        ]
+        return [f"Cache size made no difference: {sizes[0]} or {sizes[-1]} entries, the hit rate was the same."]
     return [f"From {sizes[0]} to {sizes[-1]} entries the hit rate moved by up to {100 * moved:.0f} points."]
 
 

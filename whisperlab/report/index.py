@@ -50,12 +50,8 @@ def _entry(folder: Path, page: Path) -> Entry:
         head = file.read(_HEAD).partition("<body")[0]
     title = re.search(r"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
     meta: dict[str, str] = {}
-    for tag in re.findall(
-        r"<meta\b[^>]*>", head
-    ):  # nbconvert writes attributes in any order, with either quote
-        attributes = {
-            name: value for name, _, value in re.findall(r"""([\w-]+)=(["'])(.*?)\2""", tag, re.DOTALL)
-        }
+    for tag in re.findall(r"<meta\b[^>]*>", head):  # nbconvert writes attributes in any order, with either quote
+        attributes = {name: value for name, _, value in re.findall(r"""([\w-]+)=(["'])(.*?)\2""", tag, re.DOTALL)}
         meta[attributes.get("name", "")] = attributes.get("content", "")
     facts = page.stat()
     return Entry(

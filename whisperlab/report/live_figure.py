@@ -54,9 +54,7 @@ def live_figure(
     middle.set_ylim(0, 1.02)
     middle.set_ylabel("probability")
     if middle.lines:
-        middle.legend(
-            frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0
-        )
+        middle.legend(frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0)
     taken = [each for each in latency if each[0] >= left]
     below.vlines([each[0] for each in taken], 0, [each[1] for each in taken], color=PALETTE[0])
     below.plot([each[0] for each in taken], [each[2] for each in taken], "--", color=MUTED)

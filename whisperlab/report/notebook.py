@@ -30,9 +30,7 @@ _KERNEL = "python3"  # Jupyter's name of the kernel with the current Python
 _HIDDEN = "hide-input"  # tag of cells whose code is hidden
 
 
-def run_notebook(
-    path: str | Path, out_html: str | Path, parameters: Mapping[str, object] | None = None
-) -> Path:
+def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str, object] | None = None) -> Path:
     """Execute a notebook in a fresh kernel and write its page; returns the page's path.
 
     ``parameters`` replace those of the cell tagged ``parameters``. The notebook runs in its own folder; its file does
@@ -51,9 +49,7 @@ def run_notebook(
     return page
 
 
-def to_html(
-    notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", now: datetime | None = None
-) -> str:
+def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", now: datetime | None = None) -> str:
     """An executed notebook as a page. Its first heading is the title, the paragraph below it the description.
 
     ``source`` is the notebook's path, for the page's provenance.

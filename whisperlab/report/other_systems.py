@@ -31,12 +31,7 @@ def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Fi
             low, high = row.get(f"{rate}_95") or (value, value)
             axes.plot([low, high], [place, place], color=INK, linewidth=1)
             axes.annotate(
-                f"{value:.2f}",
-                (max(value, high), place),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
+                f"{value:.2f}", (max(value, high), place), (4, 0), textcoords="offset points", va="center", fontsize=8
             )
         axes.set_xlabel(title)
         axes.margins(x=0.25)

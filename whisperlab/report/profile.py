@@ -211,8 +211,7 @@ def reconciled(records: Records) -> list[Check]:
         )
     if heap and python:
         check(
-            python.peak <= heap.peak,
-            f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})",
+            python.peak <= heap.peak, f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
         )
     if memory:
         check(
@@ -354,10 +353,7 @@ def _flat(records: Records) -> list[dict[str, object]]:
     ]
     for name, shown in _tables(records):
         titles = [title for title, _, _ in shown.head]
-        rows += [
-            {"table": name, **dict(zip(titles, (cell.sort for cell in line), strict=True))}
-            for line in shown.body
-        ]
+        rows += [{"table": name, **dict(zip(titles, (cell.sort for cell in line), strict=True))} for line in shown.body]
     return rows
 
 

@@ -63,9 +63,7 @@ class RecordingView:
 
 
 def views(
-    traces: Sequence[tuple[str, Trace]],
-    contrasts: Mapping[str, tuple[str, Trace]],
-    sound_limit: int,
+    traces: Sequence[tuple[str, Trace]], contrasts: Mapping[str, tuple[str, Trace]], sound_limit: int
 ) -> Iterator[RecordingView]:
     """A view for each (name of the configuration, trace), within ``sound_limit`` characters of sound.
 
@@ -95,12 +93,8 @@ def _timeline(name: str, trace: Trace, identifier: str, colours: Mapping[str, st
 
 def describe(trace: Trace) -> str:
     """A timeline for those who cannot see it."""
-    true = (
-        [f"{s.lang} {s.start:.1f}-{s.end:.1f}" for s in trace.reference.segments] if trace.reference else []
-    )
-    heard = [
-        f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.detected_languages(trace)
-    ]
+    true = [f"{s.lang} {s.start:.1f}-{s.end:.1f}" for s in trace.reference.segments] if trace.reference else []
+    heard = [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.detected_languages(trace)]
     return (
         f"Languages of {trace.recording} in seconds. True: {', '.join(true) or 'not known'}. "
         f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"

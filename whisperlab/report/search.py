@@ -114,12 +114,7 @@ def _front_table(members: Sequence[Result], objectives: Sequence[Objective]) -> 
 
 
 def _column(objective: Objective) -> Column[tuple[int, Result]]:
-    return Column(
-        objective.name.capitalize(),
-        objective.axis,
-        lambda line: objective.value(line[1]),
-        objective.show,
-    )
+    return Column(objective.name.capitalize(), objective.axis, lambda line: objective.value(line[1]), objective.show)
 
 
 def _about(

@@ -55,9 +55,7 @@ class Objective:
 
 
 @styled
-def front_figure(
-    results: Sequence[Result], on_front: Sequence[bool], objectives: Sequence[Objective]
-) -> Figure:
+def front_figure(results: Sequence[Result], on_front: Sequence[bool], objectives: Sequence[Objective]) -> Figure:
     """A point per configuration: errors (y), second objective (x), third objective, if any (size).
 
     The front is numbered from the fewest errors on, and joined by a line if there are two objectives.
@@ -73,13 +71,7 @@ def front_figure(
         axes.plot(x[member][order], y[member][order], color=GOOD, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(x[~member], y[~member], size[~member], color=OTHER, alpha=0.5, label="beaten by another")
     axes.scatter(
-        x[member],
-        y[member],
-        size[member],
-        color=GOOD,
-        edgecolor=INK,
-        linewidth=1.2,
-        label="on the Pareto front",
+        x[member], y[member], size[member], color=GOOD, edgecolor=INK, linewidth=1.2, label="on the Pareto front"
     )
     numbered = sorted(zip(y[member], x[member], strict=True))[:MAX_NUMBERED]
     for number, (errors, costs) in enumerate(numbered, 1):
@@ -95,10 +87,7 @@ def front_figure(
 
 @styled
 def parallel_figure(
-    results: Sequence[Result],
-    on_front: Sequence[bool],
-    options: Sequence[str],
-    objectives: Sequence[Objective],
+    results: Sequence[Result], on_front: Sequence[bool], options: Sequence[str], objectives: Sequence[Objective]
 ) -> Figure:
     """A line per configuration through its options and objectives; the front is thicker and on top.
 

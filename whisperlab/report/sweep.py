@@ -12,13 +12,7 @@ from typing import Any
 from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
-from whisperlab.experiments.results_store import (
-    COLUMNS,
-    SCHEMA,
-    ResultsStore,
-    Row,
-    in_memory,
-)
+from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import figures
 from whisperlab.report.baseline import Pair, baseline_table, pairs
 from whisperlab.report.counts import (
@@ -175,9 +169,7 @@ _NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out
 LoadTrace = Callable[[Row], Trace]
 
 
-def _report(
-    store: ResultsStore, load: LoadTrace, title: str, command: str | None, now: datetime | None
-) -> SweepReport:
+def _report(store: ResultsStore, load: LoadTrace, title: str, command: str | None, now: datetime | None) -> SweepReport:
     found = timed(store, results(store))
     configs = configurations(store)
     options = varying([result.config for result in found])
@@ -194,20 +186,12 @@ def _report(
         runs=_listed(store, configs, options),
         options=options,
         constant=nested(
-            {
-                name: value
-                for config in configs.values()
-                for name, value in config.items()
-                if name not in options
-            }
+            {name: value for config in configs.values() for name, value in config.items() if name not in options}
         ),
         results=found,
         findings=findings(found),
         warnings=warnings(
-            found,
-            extent.n_finished_recordings,
-            _failures(store),
-            [*notes, *more, *_mixed(traces + contrasts)],
+            found, extent.n_finished_recordings, _failures(store), [*notes, *more, *_mixed(traces + contrasts)]
         ),
         shown=shown,
         contrast=contrast,
@@ -226,9 +210,7 @@ def _extent(store: ResultsStore) -> Extent:
         "select count(*) from (select distinct recording from results where status <> 'ok') as failed "
         "where not exists (select 1 from results where recording = failed.recording and status = 'ok')"
     )
-    ((first_run,),), ((last_run,),) = (
-        store.sql(f"select {end}(created) from results") for end in ("min", "max")
-    )
+    ((first_run,),), ((last_run,),) = (store.sql(f"select {end}(created) from results") for end in ("min", "max"))
     lengths = {group[0]: group[3] or 0.0 for group in groups}
     return Extent(
         n_runs=sum(group[4] for group in groups),
@@ -271,11 +253,7 @@ def _row_of(key: str, trace: Trace) -> Row:
 def _best(found: Sequence[Result]) -> Result | None:
     """The least language error, and of equals the one that saves most; the first when nothing was scored."""
     scored = [result for result in found if result.language_error is not None]
-    return min(
-        scored,
-        key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)),
-        default=next(iter(found), None),
-    )
+    return min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
 
 
 def _worst(found: Sequence[Result]) -> Result | None:
@@ -321,9 +299,7 @@ def _mixed(traces: Iterable[Trace]) -> list[str]:
     places = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
     if len(places) < 2:
         return []
-    return [
-        f"The traces come from {len(places)} different machines, versions or commits: do not compare times."
-    ]
+    return [f"The traces come from {len(places)} different machines, versions or commits: do not compare times."]
 
 
 def _origin(traces: Sequence[Trace]) -> Json:
@@ -347,15 +323,8 @@ def _listed(store: ResultsStore, configs: Mapping[int, Json], options: Sequence[
 def _flat(run: Run) -> dict[str, object]:
     """A run for the CSV file: its configuration and its columns."""
     config = {f"config.{name}": value for name, value in run["config"].items() if _is_scalar(value)}
-    own = {
-        name: run[name]
-        for name in (*COLUMNS, "mixed_error_rate", "hit_rate")
-        if name not in ("key", "delays")
-    }
-    rates = {
-        "language_error_rate": language_error(run),
-        "false_hit_rate": ratio(run["false_hits"], run["checked"]),
-    }
+    own = {name: run[name] for name in (*COLUMNS, "mixed_error_rate", "hit_rate") if name not in ("key", "delays")}
+    rates = {"language_error_rate": language_error(run), "false_hit_rate": ratio(run["false_hits"], run["checked"])}
     return {**config, **own, **rates}
 
 
@@ -432,14 +401,10 @@ def _heatmap(number: int, name: str, facet: Sequence[Result]) -> Drawing:
 
 
 def _tradeoff(found: Sequence[Result]) -> Drawing | None:
-    placed = [
-        r for r in measured_alike(found) if r.cache.saved_share is not None and r.language_error is not None
-    ]
+    placed = [r for r in measured_alike(found) if r.cache.saved_share is not None and r.language_error is not None]
     if len(placed) < 2:
         return None
-    alt = "; ".join(
-        f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed
-    )
+    alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
     return Drawing(
         (figures.to_svg(figures.tradeoff_figure(placed), "tradeoff", alt),),
         "Saved encoder time against language error. A useful cache moves a point to the right and not up.",

@@ -60,8 +60,7 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     lines = [tuple(_cell(column, row) for column in columns) for row in rows[:MAX_LINES]]
     kept = [place for place in range(len(columns)) if any(line[place].sort is not None for line in lines)]
     head = tuple(
-        (columns[place].title, columns[place].about, any(line[place].is_number for line in lines))
-        for place in kept
+        (columns[place].title, columns[place].about, any(line[place].is_number for line in lines)) for place in kept
     )
     return Table(name, caption, head, tuple(tuple(line[place] for place in kept) for line in lines))
 
@@ -161,12 +160,7 @@ _RESULT_COLUMNS: tuple[Column[Result], ...] = (
         lambda r: r.decision_delay,
         "{:.1f} s".format,
     ),
-    Column(
-        "Mixed error",
-        "Word errors / words (characters in unspaced scripts)",
-        lambda r: r.mixed_error,
-        percent,
-    ),
+    Column("Mixed error", "Word errors / words (characters in unspaced scripts)", lambda r: r.mixed_error, percent),
     Column(
         "Real-time factor",
         "Compute / audio; below 1 keeps up with live speech",
@@ -214,12 +208,7 @@ _RUN_COLUMNS: tuple[Column[Run], ...] = (
         percent,
         lambda run: _interval(CacheCounts.of(run)),
     ),
-    Column(
-        "Language error",
-        "Speech time under a wrong language label / speech time",
-        language_error,
-        percent,
-    ),
+    Column("Language error", "Speech time under a wrong language label / speech time", language_error, percent),
     Column("Mixed error", "Word errors / words", _column("mixed_error_rate"), percent),
     Column("Compute", "Wall time inside the transcriber", _column("compute_s"), "{:.1f} s".format),
 )

@@ -25,13 +25,7 @@ from whisperlab.streaming.monitoring import Monitor
 from whisperlab.streaming.results import ResultBuilder
 from whisperlab.streaming.schedule import Schedule
 from whisperlab.streaming.stream import Stream
-from whisperlab.streaming.switching import (
-    ChangeProof,
-    DetectedLanguage,
-    FixedLanguage,
-    GivenLanguages,
-    SwitchDetector,
-)
+from whisperlab.streaming.switching import ChangeProof, DetectedLanguage, FixedLanguage, GivenLanguages, SwitchDetector
 from whisperlab.streaming.text_session import InlineRunner, Runner, TextSession, ThreadedRunner
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VoiceActivityDetector
 from whisperlab.util.errors import translate_oom
@@ -52,8 +46,8 @@ class Parts:
 
     engine: Callable[[Weights, str | None, int | None], Engine] = prepared
     buffer: Callable[[int], RingBuffer] = RingBuffer
-    metrics: Callable[[bool, float], PerformanceMetrics] = lambda enable_logging, interval_s: (
-        PerformanceMetrics(enable_logging=enable_logging, log_interval_seconds=interval_s)
+    metrics: Callable[[bool, float], PerformanceMetrics] = lambda enable_logging, interval_s: PerformanceMetrics(
+        enable_logging=enable_logging, log_interval_seconds=interval_s
     )
     voice_detector: Callable[[], VoiceActivityDetector] = SileroDetector
     frame_due: Callable[[LanguageProbe], bool] = LanguageProbe.speech_is_due
@@ -117,9 +111,7 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
         stack, languages, options.prior, options.temperature, n_languages, options.english_bias
     )
     lid = _language_encoder(config, languages, lid_encoder, identifier, common)
-    probe = LanguageProbe(
-        options, lid, common.history, common.gate, common.schedule, common.metrics, parts.frame_due
-    )
+    probe = LanguageProbe(options, lid, common.history, common.gate, common.schedule, common.metrics, parts.frame_due)
     decoder = parts.decoder(
         text_encoder, stack, config.decoding, common.metrics, n_languages, share=config.session.share
     )
@@ -138,14 +130,7 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
     runner = _runner(config)
     text = _text_session(config, decoder, detector, check, runner, common)
     stream = Stream(
-        common.schedule,
-        common.history,
-        common.gate,
-        detector,
-        text,
-        common.results,
-        common.monitor,
-        common.metrics,
+        common.schedule, common.history, common.gate, detector, text, common.results, common.monitor, common.metrics
     )
     return Assembly(
         languages,
@@ -161,18 +146,14 @@ def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assem
     )
 
 
-def _common(
-    config: TranscriberConfig, weights: Weights, parts: Parts, encoder: ShortWindowEncoder
-) -> _Common:
+def _common(config: TranscriberConfig, weights: Weights, parts: Parts, encoder: ShortWindowEncoder) -> _Common:
     limits = config.monitoring
     metrics = parts.metrics(limits.enable_logging, limits.log_interval_s)
     history = AudioHistory(config.sampling_rate, _lid_capacity(config), metrics, parts.buffer)
     with translate_oom("for voice activity detection"):
         gate = SpeechGate(config.vad, parts.voice_detector(), quiet_detector=parts.voice_detector())
     cache = _cache(config, weights, encoder)
-    monitor = Monitor(
-        limits.lid_p95_limit_ms, limits.hit_rate_limit, limits.log_interval_s, metrics, cache, gate
-    )
+    monitor = Monitor(limits.lid_p95_limit_ms, limits.hit_rate_limit, limits.log_interval_s, metrics, cache, gate)
     schedule = Schedule(config.language_id.hop_ms, config.session.step_ms)
     return _Common(metrics, history, gate, schedule, ResultBuilder(), cache, monitor)
 
@@ -208,13 +189,7 @@ def _lid_capacity(config: TranscriberConfig) -> int:
 
 def _cache(config: TranscriberConfig, weights: Weights, encoder: ShortWindowEncoder) -> EncoderCache:
     cache, options = config.cache, config.language_id
-    context = (
-        weights.name,
-        encoder.precision,
-        options.window_ms,
-        options.trailing_silence_ms,
-        options.pool_after,
-    )
+    context = (weights.name, encoder.precision, options.window_ms, options.trailing_silence_ms, options.pool_after)
     return EncoderCache(
         max_size=cache.size,
         device=str(weights.device),
@@ -226,11 +201,7 @@ def _cache(config: TranscriberConfig, weights: Weights, encoder: ShortWindowEnco
 
 
 def _detector(
-    config: TranscriberConfig,
-    languages: tuple[str, ...],
-    probe: LanguageProbe,
-    proof: ChangeProof,
-    common: _Common,
+    config: TranscriberConfig, languages: tuple[str, ...], probe: LanguageProbe, proof: ChangeProof, common: _Common
 ) -> SwitchDetector:
     if config.language is not None:
         return FixedLanguage(languages[0], common.history)

@@ -42,10 +42,7 @@ def following(places: NDArray[np.intp], period: int) -> int:
     (3, 1)
     """
     middles = np.median(places.reshape(-1, period), axis=1)
-    if (
-        middles[-1] - middles[-3:][0] >= REPETITION * (len(middles[-3:]) - 1)
-        and middles[-1] > middles[:-1].max()
-    ):
+    if middles[-1] - middles[-3:][0] >= REPETITION * (len(middles[-3:]) - 1) and middles[-1] > middles[:-1].max():
         return len(middles)
     stops = np.flatnonzero(np.diff(np.maximum.accumulate(middles)) < REPETITION / 2)
     return int(stops[0]) + 1 if len(stops) else len(middles)

@@ -24,17 +24,7 @@ class AudioHistory:
     ``received`` is the number of samples at 16 kHz so far, gaps included; spans count them from 0.
     """
 
-    __slots__ = (
-        "_given",
-        "_lid_capacity",
-        "_make_buffer",
-        "_metrics",
-        "_rate",
-        "_resampler",
-        "lid",
-        "received",
-        "vad",
-    )
+    __slots__ = ("_given", "_lid_capacity", "_make_buffer", "_metrics", "_rate", "_resampler", "lid", "received", "vad")
 
     def __init__(
         self,

@@ -15,15 +15,9 @@ from dataclasses import dataclass, replace
 from whisperlab.streaming.decoding import Hypothesis, Word
 from whisperlab.util.timeline import VAD_FRAME, Span, samples
 
-WORD_S, LETTER_S, FIGURE_S = (
-    0.4,
-    0.07,
-    0.35,
-)  # voiced seconds that a word, each letter and each figure may take
+WORD_S, LETTER_S, FIGURE_S = (0.4, 0.07, 0.35)  # voiced seconds that a word, each letter and each figure may take
 LEAST_S = 0.7  # voiced seconds beyond a word's reach that are speech without text
-LEAST_LOG_PROBABILITY = (
-    -0.7
-)  # of a token on average: short windows cut out of speech make Whisper invent text
+LEAST_LOG_PROBABILITY = -0.7  # of a token on average: short windows cut out of speech make Whisper invent text
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,11 +71,7 @@ def uncovered(words: Sequence[Word], voiced: Sequence[int], span: Span, first: i
 
 
 def completed(
-    words: Sequence[Word],
-    voiced: Sequence[int],
-    span: Span,
-    decode: Callable[[Span], Sequence[Word]],
-    first: int = 0,
+    words: Sequence[Word], voiced: Sequence[int], span: Span, decode: Callable[[Span], Sequence[Word]], first: int = 0
 ) -> tuple[list[Word], list[Span]]:
     """Decode speech without text again. Returns the words, and the speech that still has no text.
 
@@ -90,14 +80,10 @@ def completed(
     only if it is as likely as `LEAST_LOG_PROBABILITY`.
     """
     found, searched_until = list(words), span.start
-    while hole := next(
-        (h for h in uncovered(found, voiced, span, first) if h.span.start >= searched_until), None
-    ):
+    while hole := next((h for h in uncovered(found, voiced, span, first) if h.span.start >= searched_until), None):
         if hole.word_start > span.start or first:  # else the same window would be decoded again
             again = [*found[: max(hole.index, first)], *decode(Span(hole.word_start, span.end))]
-            if _missing(again, voiced, span, first) <= _missing(found, voiced, span, first) - samples(
-                LEAST_S
-            ):
+            if _missing(again, voiced, span, first) <= _missing(found, voiced, span, first) - samples(LEAST_S):
                 found = again
                 continue
         searched_until = hole.span.end

@@ -55,16 +55,10 @@ class DecodingOptions(Options):
         "repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
     )
     tokens_per_second: float = option(
-        12.0,
-        "limit of the text; fast Russian, the densest of our recordings, needs 9",
-        0,
-        above=True,
-        below=True,
+        12.0, "limit of the text; fast Russian, the densest of our recordings, needs 9", 0, above=True, below=True
     )
     spare_tokens: int = option(8, "tokens allowed beyond that limit", 0, MOST_TOKENS)
-    no_speech: float = option(
-        0.6, "no-speech probability above which text can be dropped; openai-whisper's default"
-    )
+    no_speech: float = option(0.6, "no-speech probability above which text can be dropped; openai-whisper's default")
     min_log_probability: float = option(
         -1.0, "mean log-probability below which text can be dropped; openai-whisper's default"
     )
@@ -73,8 +67,7 @@ class DecodingOptions(Options):
         """Raise ConfigurationError for silences that are missing or out of range."""
         if not self.trailing_silence_s or not all(0 <= value <= 30 for value in self.trailing_silence_s):
             raise ConfigurationError(
-                "decoding.trailing_silence_s needs one or more values of 0 to 30, "
-                f"got {shown(self.trailing_silence_s)}"
+                f"decoding.trailing_silence_s needs one or more values of 0 to 30, got {shown(self.trailing_silence_s)}"
             )
 
 
@@ -205,9 +198,7 @@ class SpeechDecoder:
             return Hypothesis(())
         return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
 
-    def likelihoods(
-        self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]
-    ) -> list[float | None]:
+    def likelihoods(self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]) -> list[float | None]:
         """Mean log-probability of a token of the text in each language, the window encoded once.
 
         None for a language whose text is empty or loops.
@@ -301,9 +292,7 @@ class SpeechDecoder:
             return not prefix
         return draft.no_speech > self._options.no_speech and draft.mean < self._options.min_log_probability
 
-    def _words(
-        self, draft: _Draft, encoded: Encoded, offset: int, prefix: Sequence[Word], language: str
-    ) -> list[Word]:
+    def _words(self, draft: _Draft, encoded: Encoded, offset: int, prefix: Sequence[Word], language: str) -> list[Word]:
         """Group new tokens into words with times; no word starts before the end of the prefix."""
         if not draft.tokens:
             return []

@@ -37,9 +37,7 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     if languages is None:
         return tuple(sorted(known))
     if isinstance(languages, str) or not isinstance(languages, Collection) or not len(languages):
-        raise ConfigurationError(
-            f"languages needs a list of codes such as ['en', 'es'], got {shown(languages)}"
-        )
+        raise ConfigurationError(f"languages needs a list of codes such as ['en', 'es'], got {shown(languages)}")
     codes = tuple(dict.fromkeys(map(language_code, languages)))
     for code in codes:
         if code not in known:
@@ -70,13 +68,9 @@ class LanguageIdOptions(Options):
         0,
     )
     min_speech_ms: int = option(600, "speech needed before a frame is evaluated, milliseconds", 0, LONGEST_MS)
-    pause_ms: int = option(
-        96, "length of a pause after which a second window can start, milliseconds", 32, 30_000
-    )
+    pause_ms: int = option(96, "length of a pause after which a second window can start, milliseconds", 32, 30_000)
     onset_ms: int = option(2000, "longest second window, milliseconds; 0: no second window", 0, 30_000)
-    onset_trailing_silence_ms: int = option(
-        500, "silence appended to the second window, milliseconds", 0, 30_000
-    )
+    onset_trailing_silence_ms: int = option(500, "silence appended to the second window, milliseconds", 0, 30_000)
     onset_only_ms: int = option(
         800,
         "a second window of this length or more replaces the first; on *dev* that saves a quarter of the work and "
@@ -85,11 +79,7 @@ class LanguageIdOptions(Options):
         30_000,
     )
     temperature: float = option(
-        1.0,
-        "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*",
-        0,
-        above=True,
-        below=True,
+        1.0, "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*", 0, above=True, below=True
     )
     english_bias: float = option(
         3.0,
@@ -99,21 +89,14 @@ class LanguageIdOptions(Options):
         above=True,
         below=True,
     )
-    confident_above: float = option(
-        0.7, "probability of the current language from which it counts as confident", 0, 1
-    )
+    confident_above: float = option(0.7, "probability of the current language from which it counts as confident", 0, 1)
     confident_hop_factor: int = option(
         5, "while the current language is confident, only every n-th frame is evaluated; 1: all", 1, 1000
     )
     batch: int = option(
-        1,
-        "frames encoded together, once the last of them is due or speech ends: less work, later results",
-        1,
-        64,
+        1, "frames encoded together, once the last of them is due or speech ends: less work, later results", 1, 64
     )
-    prior: Mapping[str, float] | None = option(
-        None, "positive weights by language; languages not named weigh 1"
-    )
+    prior: Mapping[str, float] | None = option(None, "positive weights by language; languages not named weigh 1")
 
 
 class LanguageIdentifier:
@@ -161,9 +144,7 @@ def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> ND
     prior = {language_code(name): weight for name, weight in prior.items()}
     for code, weight in prior.items():
         if code not in languages:
-            raise ConfigurationError(
-                f"the prior names {shown(code)}, which is not among the allowed languages"
-            )
+            raise ConfigurationError(f"the prior names {shown(code)}, which is not among the allowed languages")
         if not (is_number(weight) and weight > 0):
             raise ConfigurationError(f"the prior of {code!r} must be a positive number, got {shown(weight)}")
     return np.log([prior.get(code, 1.0) for code in languages])

@@ -122,9 +122,7 @@ class LanguageEncoder:
             return self._identifier.posterior(features)
 
     @line_profiled
-    def posteriors(
-        self, windows: Sequence[Span], audio: Sequence[FloatArray]
-    ) -> list[tuple[Posterior, bool]]:
+    def posteriors(self, windows: Sequence[Span], audio: Sequence[FloatArray]) -> list[tuple[Posterior, bool]]:
         """Posterior of each window through the encoder cache, and whether the cache had it.
 
         Windows of the same length that the cache does not have are encoded together.

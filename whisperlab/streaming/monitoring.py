@@ -62,9 +62,7 @@ class Monitor:
             logger.warning("language-ID is slow: lid.total p95 %.1f ms, limit %.1f ms", p95, p95_limit)
             self._warned_at = now
         if hit_limit is not None and hit_rate < hit_limit:
-            logger.warning(
-                "the encoder cache hits rarely: %.1f %%, limit %.1f %%", 100 * hit_rate, 100 * hit_limit
-            )
+            logger.warning("the encoder cache hits rarely: %.1f %%, limit %.1f %%", 100 * hit_rate, 100 * hit_limit)
             self._warned_at = now
 
     def check_level(self) -> None:

@@ -154,19 +154,14 @@ class RealTimeFeed:
         self._rate = sampling_rate
         self._piece = max(PIECE_MS * sampling_rate // 1000, 1)
         self._ring = RingBuffer(options.drop_ms * sampling_rate // 1000)
-        self._kept = int(
-            options.recover * self._ring.capacity
-        )  # samples that a drop leaves, the newest chunk included
+        self._kept = int(options.recover * self._ring.capacity)  # samples that a drop leaves, the newest chunk included
         self._changed = threading.Condition()  # guards everything below
         self._taken_until = 0  # start of the next piece, unless audio was dropped meanwhile
         self._working = 0
         self._level = 0
         self._done = _Done()
         self._closed = self._ended = False
-        self._warned: tuple[float | None, int] = (
-            None,
-            0,
-        )  # time of the last warning, samples dropped by then
+        self._warned: tuple[float | None, int] = (None, 0)  # time of the last warning, samples dropped by then
         if self.metrics is not None:
             self.metrics.attach("feed", self.collect)
 
@@ -259,14 +254,10 @@ class RealTimeFeed:
 
         found = self.get_statistics()
         live = found["real_time"]
-        yield GaugeMetricFamily(
-            "whisperlab_lag_seconds", "Audio offered and not processed yet.", live["lag_s"]
-        )
+        yield GaugeMetricFamily("whisperlab_lag_seconds", "Audio offered and not processed yet.", live["lag_s"])
         yield GaugeMetricFamily("whisperlab_max_lag_seconds", "The longest lag so far.", live["max_lag_s"])
         yield GaugeMetricFamily(
-            "whisperlab_load_level",
-            "Omitted work: 0 none, 1 language-ID frames, 2 decode steps too.",
-            live["level"],
+            "whisperlab_load_level", "Omitted work: 0 none, 1 language-ID frames, 2 decode steps too.", live["level"]
         )
         audio = CounterMetricFamily("whisperlab_audio_seconds", "Audio by its outcome.", labels=["outcome"])
         for level, audio_s in live["processed_s"].items():
@@ -279,9 +270,7 @@ class RealTimeFeed:
             "whisperlab_lid_frames_shed", "Language-ID frames omitted because of load.", lid.get("shed", 0)
         )
         yield CounterMetricFamily(
-            "whisperlab_decode_steps_shed",
-            "Decode steps omitted because of load.",
-            sessions.get("steps_shed", 0),
+            "whisperlab_decode_steps_shed", "Decode steps omitted because of load.", sessions.get("steps_shed", 0)
         )
 
     def _process(self, piece: FloatArray, level: int) -> ProcessResult:

@@ -43,12 +43,7 @@ class Switch:
 
     def to_dict(self) -> dict[str, float | str]:
         """The public JSON form: ``{"time", "from", "to", "decided_at"}``."""
-        return {
-            "time": self.time,
-            "from": self.from_language,
-            "to": self.to_language,
-            "decided_at": self.decided_at,
-        }
+        return {"time": self.time, "from": self.from_language, "to": self.to_language, "decided_at": self.decided_at}
 
 
 @dataclass(slots=True, frozen=True)
@@ -130,8 +125,7 @@ class ProcessResult:
     def _repr_html_(self) -> str:
         """Final segments and tentative text as HTML tables, for Jupyter."""
         switches = "; ".join(
-            f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s"
-            for switch in self.switches
+            f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s" for switch in self.switches
         )
         lost = _times(self.gaps)
         open_text = html.facts(

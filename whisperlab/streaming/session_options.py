@@ -37,9 +37,7 @@ class SessionOptions(Options):
         "when words are final: 'agreement' of two decodes, or 'alignatt': one decode whose attention lies "
         "``attention_lag_ms`` or more behind the end",
     )
-    attention_lag_ms: int = option(
-        500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000
-    )
+    attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
     snap_ms: int = option(1000, "how far a boundary may move to the nearest pause, milliseconds", 0, 30_000)
     prompt_s: float = option(
@@ -55,12 +53,9 @@ class SessionOptions(Options):
         "how much likelier the text must be in the new language (mean log-probability of a token) to confirm a "
         "switch; -inf: not checked",
     )
-    share: bool = option(
-        True, "a window that is needed for the proof of a switch and for a decode is encoded once"
-    )
+    share: bool = option(True, "a window that is needed for the proof of a switch and for a decode is encoded once")
     flag_language: bool = option(
-        True,
-        "check the language of each final segment against all languages of the model, and flag disagreement",
+        True, "check the language of each final segment against all languages of the model, and flag disagreement"
     )
     parallel_ms: int = option(
         0,

@@ -67,9 +67,7 @@ class SmoothingOptions(Options):
     evidence_per_second: float = option(
         0.8, "independent observations per second of speech, in each window", 0, above=True, below=True
     )
-    min_duration_ms: int = option(
-        100, "how long a new language must lead before a change is decided, milliseconds", 0
-    )
+    min_duration_ms: int = option(100, "how long a new language must lead before a change is decided, milliseconds", 0)
     margin: float = option(1.0, "log-odds against the next best language before a change is decided", 0)
 
 
@@ -116,17 +114,7 @@ class TransitViterbi:
     """
 
     __slots__ = (
-        *(
-            "_began",
-            "_cost",
-            "_evidence",
-            "_from",
-            "_heard_until",
-            "_mean_s",
-            "_settled",
-            "_since",
-            "_transit",
-        ),
+        *("_began", "_cost", "_evidence", "_from", "_heard_until", "_mean_s", "_settled", "_since", "_transit"),
         *("boundary", "scores", "state"),
     )
 

@@ -134,9 +134,7 @@ class Stream:
         if not change.certain and (text.language is None or text.is_unheard(boundary)):
             text.adopt(change.language)
             text.step()
-        elif text.language is not None and (
-            change.certain or self.detector.confirms(change, boundary, text.language)
-        ):
+        elif text.language is not None and (change.certain or self.detector.confirms(change, boundary, text.language)):
             self._restart(boundary, change.language, text.language)
         else:
             self.refused += 1

@@ -115,9 +115,7 @@ class GivenLanguages(FixedLanguage):
         super().__init__(switches[0][1], history)
         times = [(samples(time_s), code) for time_s, code in switches]
         self._changes = [
-            Change(code, time, certain=True)
-            for (_, before), (time, code) in pairwise(times)
-            if code != before
+            Change(code, time, certain=True) for (_, before), (time, code) in pairwise(times) if code != before
         ]
 
     def begin(self) -> str | None:

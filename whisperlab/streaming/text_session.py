@@ -17,14 +17,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.streaming.audio_history import AudioHistory
 from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement
 from whisperlab.streaming.coverage import Uncovered, completed, uncovered
-from whisperlab.streaming.decoding import (
-    Hypothesis,
-    SpeechDecoder,
-    Word,
-    confidence_of,
-    is_meaningful,
-    text_of,
-)
+from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word, confidence_of, is_meaningful, text_of
 from whisperlab.streaming.language_check import FLAG_SPEECH, LanguageCheck
 from whisperlab.streaming.results import ResultBuilder, SessionSegment
 from whisperlab.streaming.session_options import MIN_SPEECH, SessionOptions
@@ -324,9 +317,7 @@ class TextSession:
 
     def _use(self, job: Job, hypothesis: Hypothesis) -> None:
         """Commit the reliable words of a hypothesis about running speech."""
-        if (
-            hypothesis.looped
-        ):  # not decoded again now: the next step has more audio, and the end decodes it anyway
+        if hypothesis.looped:  # not decoded again now: the next step has more audio, and the end decodes it anyway
             return
         speech, end = job.speech, job.end
         speech.seen_until = end
@@ -371,9 +362,7 @@ class TextSession:
         self.counts.segments += 1
         self._prompts.keep(self.language, words, self.final_until)
         times = seconds(words[0].start), seconds(words[-1].end)
-        self._results.add(
-            SessionSegment(text, self.language, *times, is_final=True, confidence=confidence_of(words))
-        )
+        self._results.add(SessionSegment(text, self.language, *times, is_final=True, confidence=confidence_of(words)))
 
     def _last_words(self, speech: Speech, language: str) -> Sequence[Word]:
         """The words of speech that has ended. Speech that they leave out is decoded again, or reported.

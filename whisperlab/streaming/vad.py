@@ -56,29 +56,19 @@ class VadOptions(Options):
         0.5, "probability from which a frame starts speech; Silero's default", 0, 1, above=True, below=True
     )
     offset: float = option(
-        0.35,
-        "probability below which speech ends; Silero's default, 0.15 below `onset`",
-        0,
-        1,
-        above=True,
-        below=True,
+        0.35, "probability below which speech ends; Silero's default, 0.15 below `onset`", 0, 1, above=True, below=True
     )
     min_silence_ms: int = option(
         480, "silence that ends speech; longer than most pauses inside a sentence", 32, LONGEST_MS
     )
     max_gain_db: float = option(
-        MAX_GAIN_DB,
-        "limit of the automatic gain for quiet audio (`whisperlab.util.gain`); 0: no gain",
-        0,
-        MAX_GAIN_DB,
+        MAX_GAIN_DB, "limit of the automatic gain for quiet audio (`whisperlab.util.gain`); 0: no gain", 0, MAX_GAIN_DB
     )
 
     def check(self) -> None:
         """Raise ConfigurationError if ``offset`` is above ``onset``."""
         if self.offset > self.onset:
-            raise ConfigurationError(
-                f"vad.offset must be at most vad.onset, got {self.offset} and {self.onset}"
-            )
+            raise ConfigurationError(f"vad.offset must be at most vad.onset, got {self.offset} and {self.onset}")
 
 
 @dataclass(slots=True, frozen=True)

@@ -25,16 +25,11 @@ Samples: TypeAlias = npt.NDArray[Any]  # of any accepted type
 MAX_FILE_CHANNELS = 1024  # libsndfile's own limit
 MAX_CHANNELS = 8  # 7.1 surround: an axis up to this length may be the channels
 _LONGER = 4  # if both axes are longer than MAX_CHANNELS, the time axis must be longer by this factor
-MIN_RATE, MAX_RATE = (
-    1_000,
-    768_000,
-)  # Hz; other rates come from damaged headers and would resample to gigabytes
+MIN_RATE, MAX_RATE = (1_000, 768_000)  # Hz; other rates come from damaged headers and would resample to gigabytes
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # the largest float32 below full scale
 _BLOCK_S = 0.5  # the phase of channels is compared in blocks of this length
 _LOUD = 0.01  # share of the loudest block's energy from which a block is compared
-_CANCELLED = (
-    0.4  # share of the energy of the mean of unrelated channels below which channels cancel each other
-)
+_CANCELLED = 0.4  # share of the energy of the mean of unrelated channels below which channels cancel each other
 _OFTEN = 0.05  # share of the loud blocks
 _PCM_AS_FLOAT = 128.0  # audio never overshoots [-1, 1) that far: such floats are unscaled integers
 _LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
@@ -81,9 +76,7 @@ def _resampled(audio: FloatArray, sampling_rate: int) -> FloatArray:
 
 def _check_rate(sampling_rate: int) -> None:
     if not is_number(sampling_rate) or not MIN_RATE <= sampling_rate <= MAX_RATE:
-        raise AudioFormatError(
-            f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}"
-        )
+        raise AudioFormatError(f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}")
 
 
 def bounded(resampled: FloatArray) -> FloatArray:

@@ -19,9 +19,7 @@ from whisperlab.util.validation import shown
 StreamSpan: TypeAlias = tuple[str, int, int]  # stream id, first sample, number of samples
 
 COARSEST_DB = 12.0
-MEL_FRAME = (
-    400  # samples, Whisper's 25 ms; divides a 100 ms hop, so successive windows share their mel frames
-)
+MEL_FRAME = 400  # samples, Whisper's 25 ms; divides a 100 ms hop, so successive windows share their mel frames
 MEL_EDGES_HZ = (60.0, 7600.0)
 MEL_FLOOR = 1e-4  # power 80 dB below a full-scale sine (1e4 in this frame), where Whisper clamps too
 MOST_BANDS = 40  # narrower bands fall between the bins (40 Hz apart) of a mel frame
@@ -114,9 +112,7 @@ class LogMelKey:
 
     def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
         """The quantised bands as int16 bytes; ``span`` is ignored."""
-        steps: npt.NDArray[np.int16] = np.rint(_band_decibels(audio, self.n_bands) / self.step_db).astype(
-            np.int16
-        )
+        steps: npt.NDArray[np.int16] = np.rint(_band_decibels(audio, self.n_bands) / self.step_db).astype(np.int16)
         return steps.tobytes()
 
 

@@ -49,9 +49,7 @@ def format_value(value: object, nothing: str = "-") -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, Mapping):
-        return (
-            ", ".join(f"{name}: {format_value(inner, nothing)}" for name, inner in value.items()) or nothing
-        )
+        return ", ".join(f"{name}: {format_value(inner, nothing)}" for name, inner in value.items()) or nothing
     if isinstance(value, list | tuple):
         return ", ".join(format_value(inner, nothing) for inner in value) or nothing
     return str(value)

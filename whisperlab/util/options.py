@@ -40,16 +40,7 @@ RENAMED = {
 }
 
 # The groups of a configuration, and all its fields in order (`whisperlab.config.TranscriberConfig`).
-GROUP_NAMES = (
-    "vad",
-    "language_id",
-    "smoothing",
-    "decoding",
-    "session",
-    "cache",
-    "compute",
-    "monitoring",
-)
+GROUP_NAMES = ("vad", "language_id", "smoothing", "decoding", "session", "cache", "compute", "monitoring")
 ORDER = ("model", "mode", "languages", "sampling_rate", "language", "oracle", "decode", *GROUP_NAMES)
 
 

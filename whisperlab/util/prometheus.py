@@ -142,9 +142,7 @@ class _Joined:
         return registry
 
 
-def merged_families(
-    collectors: Iterable[Collector | StreamExporter], apart: Sequence[object] = ()
-) -> list[Metric]:
+def merged_families(collectors: Iterable[Collector | StreamExporter], apart: Sequence[object] = ()) -> list[Metric]:
     """The families of several collectors, each name once with the samples of all.
 
     A collector with a ``metrics`` attribute (a feed) stands for that stream. Raises ``ConfigurationError`` when two
@@ -166,9 +164,7 @@ def merged_families(
         if key in attached:
             continue
         for family in owner.families(apart) if isinstance(owner, StreamExporter) else owner.collect():
-            joined = found.setdefault(
-                family.name, Metric(family.name, family.documentation, family.type, family.unit)
-            )
+            joined = found.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
             for sample in family.samples:
                 sample = sample._replace(labels={**labels.get(key, {}), **sample.labels})
                 identity = sample.name, frozenset(sample.labels.items())
@@ -186,9 +182,7 @@ def _labels(streams: Sequence[StreamExporter]) -> dict[int, Mapping[str, str]]:
     """The label of each stream: its name, or its number when several have no name."""
     names = Counter(each.stream for each in streams if each.stream)
     if twice := [name for name, n in names.items() if n > 1]:
-        raise ConfigurationError(
-            f"two streams on one endpoint have the name {shown(twice[0])}: give each its own"
-        )
+        raise ConfigurationError(f"two streams on one endpoint have the name {shown(twice[0])}: give each its own")
     unnamed = [each for each in streams if not each.stream]
     numbers = {id(each): str(number) for number, each in enumerate(unnamed, 1) if len(unnamed) > 1}
     return {id(each): {"stream": name} for each in streams if (name := each.stream or numbers.get(id(each)))}

@@ -79,9 +79,7 @@ def block_ratio(
     ]
 
     def ratio(rows: Sequence[int] | NDArray[np.int64]) -> float:
-        top, bottom = (
-            statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True)
-        )
+        top, bottom = (statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True))
         return top / bottom
 
     return ratio(range(len(pairs))), central([ratio(rows) for rows in resamples(len(pairs), rng)])

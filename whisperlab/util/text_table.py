@@ -29,16 +29,14 @@ def _aligned(column: Sequence[str]) -> list[str]:
 
 
 def latency_table(
-    operations: Mapping[str, Mapping[str, float]],
-    fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max"),
+    operations: Mapping[str, Mapping[str, float]], fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max")
 ) -> str:
     """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
     if not operations:
         return "(no operation was recorded)"
     return text_table(
         [
-            {"operation": name, "count": row["count"]}
-            | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
+            {"operation": name, "count": row["count"]} | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
             for name, row in operations.items()
         ]
     )

@@ -176,9 +176,7 @@ def _checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Confidence, NDA
     return claimed, right
 
 
-def _pair(
-    name: str, values: ArrayLike, label: str, labels: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _pair(name: str, values: ArrayLike, label: str, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     numbers, flags = np.asarray(values, float), np.asarray(labels)
     if numbers.ndim != 1 or not len(numbers) or numbers.shape != flags.shape:
         raise ConfigurationError(

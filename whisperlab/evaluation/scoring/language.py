@@ -110,9 +110,7 @@ BLOCKS = ("under 1 s", "1-2 s", "2-4 s", "over 4 s")
 BLOCKS_S = (1.0, 2.0, 4.0)
 
 
-def block_misses(
-    reference: Reference, found: Iterable[tuple[Boundary, Switch]]
-) -> dict[str, tuple[int, int]]:
+def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]]) -> dict[str, tuple[int, int]]:
     """Number of language blocks and of missed blocks, by length; the first block is excluded.
 
     A block reaches from one switch to the next. It is missed if its switch is in no pair of ``found``.
@@ -143,9 +141,7 @@ def match_switches(
     return sorted(pairs, key=lambda pair: pair[0].end)
 
 
-def _match(
-    true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
-) -> list[tuple[Boundary, Switch]]:
+def _match(true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float) -> list[tuple[Boundary, Switch]]:
     # Gaps do not overlap, so one of the best matchings keeps the order of time. Dynamic programming over prefixes
     # finds it: best[j] is (pairs, -distance, matching) of the true switches so far and found[:j].
     empty: tuple[int, float, tuple[tuple[Boundary, Switch], ...]] = (0, 0.0, ())

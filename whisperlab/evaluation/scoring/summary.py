@@ -176,20 +176,14 @@ def score(
         delays=decision_delays(pairs[f"{WIDEST_S:g}"]),
         compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
         switch_text=switch_text(steps),
-        word_latencies=(
-            word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()
-        ),
+        word_latencies=(word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()),
         blocks=block_misses(reference, pairs[f"{WIDEST_S:g}"]),
         normalizer=normalizer,
     )
 
 
 def score_trace(
-    trace: Trace,
-    reference: Reference | None = None,
-    *,
-    fold_diacritics: bool = True,
-    normalizer: str = "plain",
+    trace: Trace, reference: Reference | None = None, *, fold_diacritics: bool = True, normalizer: str = "plain"
 ) -> Score:
     """Score a trace against a reference, by default its own. Raises ConfigurationError without one."""
     known = reference or trace.reference
@@ -217,22 +211,14 @@ def pooled(scores: Iterable[Score]) -> Score:
 
 
 def bootstrap_interval(
-    scores: Sequence[Score],
-    rate_name: str,
-    rng: np.random.Generator,
-    n: int = 1000,
-    level: float = 0.95,
+    scores: Sequence[Score], rate_name: str, rng: np.random.Generator, n: int = 1000, level: float = 0.95
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of one rate. `bootstrap_intervals` says when it is None."""
     return bootstrap_intervals(scores, [rate_name], rng, n, level)[rate_name]
 
 
 def bootstrap_intervals(
-    scores: Sequence[Score],
-    rate_names: Iterable[str],
-    rng: np.random.Generator,
-    n: int = 1000,
-    level: float = 0.95,
+    scores: Sequence[Score], rate_names: Iterable[str], rng: np.random.Generator, n: int = 1000, level: float = 0.95
 ) -> dict[str, tuple[float, float] | None]:
     """Percentile bootstrap interval of each rate. All rates use the same resamples of recordings (one score each).
 
@@ -308,10 +294,7 @@ def _all_words(score: Score) -> tuple[int, int]:
 # The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "mixed_error_rate": _all_words,
-    "switch_error_rate": lambda score: (
-        score.switch_text.counts.errors,
-        score.switch_text.counts.reference_words,
-    ),
+    "switch_error_rate": lambda score: (score.switch_text.counts.errors, score.switch_text.counts.reference_words),
     "deleted_s_per_switch": lambda score: (score.switch_text.deleted_s, score.switches.true),
     "language_error_rate": lambda score: (score.labels.wrong_s, score.labels.speech_s),
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),

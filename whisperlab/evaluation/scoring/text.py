@@ -124,9 +124,7 @@ def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str
     return "+".join((base, *(fold for fold in FOLDS if fold in wanted)))
 
 
-def units(
-    text: str, *, fold_diacritics: bool = True, normalizer: str = "plain", language: str = UNTAGGED
-) -> list[str]:
+def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain", language: str = UNTAGGED) -> list[str]:
     """Split a text into its units for scoring: compatibility-normalised (NFKC), case-folded, without punctuation.
 
     ``fold_diacritics`` removes the accents of Latin and Greek letters and the dots of Cyrillic ``ё``, which many
@@ -169,9 +167,7 @@ def _whisper_normalizer(english: bool) -> Callable[[str], str]:
     assert spec.loader
     module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
-    made: Callable[[str], str] = getattr(
-        module, "EnglishTextNormalizer" if english else "BasicTextNormalizer"
-    )()
+    made: Callable[[str], str] = getattr(module, "EnglishTextNormalizer" if english else "BasicTextNormalizer")()
     return made
 
 

@@ -30,9 +30,7 @@ def migrated(lines: Sequence[Json], path: object) -> tuple[Json, ...]:
     if schema < 4:
         header = {**header, "config": migrated_options(header["config"])}
         events = [
-            {**event, "statistics": migrated_statistics(event["statistics"])}
-            if event["kind"] == "end"
-            else event
+            {**event, "statistics": migrated_statistics(event["statistics"])} if event["kind"] == "end" else event
             for event in events
         ]
     return {**header, "schema": SCHEMA}, *events

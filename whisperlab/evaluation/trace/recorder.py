@@ -23,9 +23,7 @@ from whisperlab.util.process import peak_rss_bytes
 from whisperlab.util.provenance import provenance
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
-Call = tuple[
-    int, Callable[[], ProcessResult]
-]  # the next call, and the samples by which it advances the stream
+Call = tuple[int, Callable[[], ProcessResult]]  # the next call, and the samples by which it advances the stream
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
 
@@ -203,8 +201,7 @@ def _frame(frame: LanguageFrame) -> Mapping[str, object]:
         "posterior": _rounded(frame.posterior),
         "label": frame.label,
         "cached": frame.cached,
-        "onset": frame.onset
-        and {"window": seconds(frame.onset.window), "posterior": _rounded(frame.onset.posterior)},
+        "onset": frame.onset and {"window": seconds(frame.onset.window), "posterior": _rounded(frame.onset.posterior)},
     }
 
 
@@ -224,9 +221,7 @@ def _feed(audio: FloatArray, chunk_ms: float, pace: Pace, clock: Clock, sleep: S
     return paced(feed, clock, sleep) if pace == "real" else feed
 
 
-def _audio_facts(
-    audio: FloatArray, path: str | Path | None, offset: float | None
-) -> Mapping[str, str | float | None]:
+def _audio_facts(audio: FloatArray, path: str | Path | None, offset: float | None) -> Mapping[str, str | float | None]:
     return {
         "path": None if path is None else str(path),
         **({} if offset is None else {"offset": offset}),

@@ -34,8 +34,7 @@ class ReferenceSegment:
             )
         if not (isinstance(self.lang, str) and isinstance(self.text, str)):
             raise TraceError(
-                "a reference segment needs lang and text as strings, got "
-                f"{shown(self.lang)} and {shown(self.text)}"
+                f"a reference segment needs lang and text as strings, got {shown(self.lang)} and {shown(self.text)}"
             )
 
 
@@ -96,9 +95,7 @@ class Trace:
     def segments(self) -> tuple[SessionSegment, ...]:
         """The segments in the order they became final."""
         names = SessionSegment.__slots__
-        return tuple(
-            SessionSegment(**{name: event[name] for name in names}) for event in self.of_kind("segment")
-        )
+        return tuple(SessionSegment(**{name: event[name] for name in names}) for event in self.of_kind("segment"))
 
     @property
     def switches(self) -> tuple[Switch, ...]:
@@ -126,9 +123,7 @@ class Trace:
     def committed(self) -> tuple[tuple[str, float], ...]:
         """Final text and its time in seconds: on the wall clock for pace ``real``, else on the audio clock."""
         clock = "elapsed" if self.header["pace"] == "real" else "at"
-        return tuple(
-            (event["committed"], event[clock]) for event in self.of_kind("text") if event["committed"]
-        )
+        return tuple((event["committed"], event[clock]) for event in self.of_kind("text") if event["committed"])
 
     @property
     def speech(self) -> tuple[Span, ...]:
@@ -153,8 +148,7 @@ class Trace:
         """Final segments that sound like another language than the one they were transcribed in."""
         names = ("label", "language", "probability", "outside")
         return tuple(
-            LanguageFlag(_span(event), *(event[name] for name in names))
-            for event in self.of_kind("language_flag")
+            LanguageFlag(_span(event), *(event[name] for name in names)) for event in self.of_kind("language_flag")
         )
 
     @property

@@ -95,10 +95,7 @@ def _is_timing(timing: object) -> bool:
 
 _TIMED = dict.fromkeys(("count", "total", "mean", "p50", "p95", "p99", "max"), AMOUNT_OR_NULL)
 _COUNTED = dict.fromkeys(
-    (
-        *("hits", "misses", "evictions", "size", "bytes", "checked", "false_hits"),
-        *("silence", "repeat", "similar"),
-    ),
+    (*("hits", "misses", "evictions", "size", "bytes", "checked", "false_hits"), *("silence", "repeat", "similar")),
     Field("a count", lambda value: value is None or COUNT.fits(value)),
 )
 _TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)

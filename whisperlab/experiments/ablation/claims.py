@@ -74,9 +74,7 @@ _CLAIMS: tuple[tuple[str, float, Value, str], ...] = (
 )
 
 
-def check_claims(
-    times: Mapping[str, Timing], memory: Mapping[str, Memory], rng: np.random.Generator
-) -> list[Claim]:
+def check_claims(times: Mapping[str, Timing], memory: Mapping[str, Memory], rng: np.random.Generator) -> list[Claim]:
     """The guide's summary, line by line."""
 
     def fewer(variant: str, value: Value) -> float | None:

@@ -66,9 +66,7 @@ def measure(
         if memory is True or (memory and variant.name in memory):
             bytes_of[variant.name] = memory_of(variant, setting, recordings[0], stretch_s)
             say(f"{variant.name}: {bytes_of[variant.name].peak / 1e6:.0f} MB above the libraries")
-    rows = [
-        variant_row(one, times, bytes_of.get(one.name), scores.get(one.name, {}), rng) for one in variants
-    ]
+    rows = [variant_row(one, times, bytes_of.get(one.name), scores.get(one.name, {}), rng) for one in variants]
     operations = [row for one in variants for row in operation_rows(one.name, times[one.name])]
     say("one language-ID frame beside openai-whisper's detect_language")
     figures = frame_figures(Models(model), setting.languages, stretches[0], rounds)

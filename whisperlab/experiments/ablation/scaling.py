@@ -32,16 +32,10 @@ PEAK_SIZE = 1024  # of the square product that estimates the machine's peak
 WINDOWS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 BATCHES = (1, 2, 4, 8)
 N_LANGUAGES = (2, 5, 20, 99)
-SIZES = {
-    "tiny": (384, 6, 4),
-    "base": (512, 8, 6),
-    "small": (768, 12, 12),
-}  # state, heads and layers of the encoder
+SIZES = {"tiny": (384, 6, 4), "base": (512, 8, 6), "small": (768, 12, 12)}  # state, heads and layers of the encoder
 
 
-def frame_figures(
-    models: Models, languages: Sequence[str], speech: FloatArray, rounds: int = 31
-) -> list[Figure]:
+def frame_figures(models: Models, languages: Sequence[str], speech: FloatArray, rounds: int = 31) -> list[Figure]:
     """A language-ID frame of 2 s beside openai-whisper's ``detect_language``, and the encoder beside the peak rate.
 
     All take turns, by the wall clock. The frame is ``lid.total`` of the transcriber: window, hash, mel, pooled encoder,
@@ -86,11 +80,7 @@ def frame_figures(
     silence = f"{silence_ms / 1000:g} s of silence"
     return [
         ratio("openai-whisper's detect_language / a frame of 2 s", theirs, frame_ms),
-        ratio(
-            f"openai-whisper's detect_language / a frame of 2 s and {silence}",
-            theirs,
-            times["frame with silence"],
-        ),
+        ratio(f"openai-whisper's detect_language / a frame of 2 s and {silence}", theirs, times["frame with silence"]),
         summary("a frame of 2 s", "ms", frame_ms),
         Figure("its p95", float(np.percentile(frame_ms, 95)), "ms", n=rounds),
         summary("openai-whisper's detect_language", "ms", theirs),
@@ -130,9 +120,7 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
             batch = [speech[samples(i) : samples(i + window_s)] for i in range(max(BATCHES))]
             batches = {float(n): partial(encoder.encode_batch, batch[:n], 0) for n in BATCHES}
             points += _curve("windows in a batch (ms each)", f"{window_s:g} s", batches, rounds, each=True)
-        posteriors = {
-            float(n): partial(LanguageIdentifier(stack, known[:n]).posterior, features) for n in N_LANGUAGES
-        }
+        posteriors = {float(n): partial(LanguageIdentifier(stack, known[:n]).posterior, features) for n in N_LANGUAGES}
         points += _curve("languages allowed", "posterior", posteriors, rounds)
         sizes = _sizes(models.weights, encoder.precision, speech)
         points += _curve("encoder layers x state, thousands", "2 s", sizes, rounds)
@@ -141,9 +129,7 @@ def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: f
     part = round(10_000 / CHUNK_MS)
     for start in range(0, len(took) - part + 1, part):
         mean = float(np.mean(took[start : start + part]))
-        points.append(
-            Point("stream, s (mean of 10 s)", "default, a chunk", (start + part) / 10, mean, None, None)
-        )
+        points.append(Point("stream, s (mean of 10 s)", "default, a chunk", (start + part) / 10, mean, None, None))
     return points
 
 
@@ -152,10 +138,7 @@ def _curve(
 ) -> list[Point]:
     """A point per subject by its x; ``each`` divides the times by x."""
     times = time_in_turns({str(x): subject for x, subject in subjects.items()}, rounds, time.perf_counter_ns)
-    return [
-        Point(name, line, x, *median_interval([ms / (x if each else 1) for ms in times[str(x)]]))
-        for x in subjects
-    ]
+    return [Point(name, line, x, *median_interval([ms / (x if each else 1) for ms in times[str(x)]])) for x in subjects]
 
 
 def _sizes(like: Weights, precision: Precision, speech: FloatArray) -> dict[float, Callable[[], object]]:
@@ -165,9 +148,7 @@ def _sizes(like: Weights, precision: Precision, speech: FloatArray) -> dict[floa
     for state, heads, layers in SIZES.values():
         size = {"n_audio_state": state, "n_audio_head": heads, "n_audio_layer": layers}
         dims = {**like.dims, **size, "n_text_layer": 0, "n_text_state": 1}
-        tensors = {
-            name: 0.02 * torch.randn(shape, generator=generator) for name, shape in tensor_shapes(dims)
-        }
+        tensors = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in tensor_shapes(dims)}
         encoder = ShortWindowEncoder(replace(like, dims=dims, state=tensors, mapped=False), precision)
         found[layers * state / 1000] = partial(encoder.encode, speech[: samples(2.0)], 0)
     return found

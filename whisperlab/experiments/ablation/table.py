@@ -55,11 +55,7 @@ class Ablation:
 
 
 def variant_row(
-    variant: Variant,
-    times: Mapping[str, Timing],
-    memory: Memory | None,
-    scores: TableRow,
-    rng: np.random.Generator,
+    variant: Variant, times: Mapping[str, Timing], memory: Memory | None, scores: TableRow, rng: np.random.Generator
 ) -> TableRow:
     """All measurements of one variant; ratios are to the reference pipeline."""
     timing, before = times[variant.name], times[BEFORE]
@@ -72,9 +68,7 @@ def variant_row(
     }
     for name, statistic in MEASURES.items():
         row[name] = statistic(timing.all_ms)
-        row[f"{name}_ratio"], row[f"{name}_ratio_95"] = block_ratio(
-            timing.chunk_ms, before.chunk_ms, statistic, rng
-        )
+        row[f"{name}_ratio"], row[f"{name}_ratio_95"] = block_ratio(timing.chunk_ms, before.chunk_ms, statistic, rng)
     row["real_time_factor"] = float(timing.all_ms.sum()) / 1000 / timing.audio_s
     row["encoder_calls_per_s"] = timing.work.calls / timing.audio_s
     row["encoder_s_per_s"] = timing.work.encoded_s / timing.audio_s
@@ -102,10 +96,7 @@ def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
     scored = [row for row in ablation.rows if row["mixed_error_rate"] is not None]
     tables = (
         [_time_cells(row) for row in ablation.rows],
-        [
-            {"variant": row["variant"], **{n.replace("_", " "): _cell(row, n) for n in SCORES}}
-            for row in scored
-        ],
+        [{"variant": row["variant"], **{n.replace("_", " "): _cell(row, n) for n in SCORES}} for row in scored],
         [
             {
                 "the guide's claim": claim.what,

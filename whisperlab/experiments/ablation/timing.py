@@ -82,9 +82,7 @@ def timings(
 
 
 def chunk_times(
-    transcriber: SessionRestartTranscriber,
-    audio: FloatArray,
-    clock: Callable[[], float] = time.perf_counter,
+    transcriber: SessionRestartTranscriber, audio: FloatArray, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
     """Milliseconds of each chunk; the last includes the end of the stream."""
     transcriber.reset()
@@ -196,9 +194,7 @@ def _system(variant: Variant, models: Models, languages: Sequence[str], hits: di
     return run
 
 
-def beside_offline(
-    stretches: Sequence[FloatArray], setting: Setting, *, say: Say = lambda line: None
-) -> list[Figure]:
+def beside_offline(stretches: Sequence[FloatArray], setting: Setting, *, say: Say = lambda line: None) -> list[Figure]:
     """Real-time factors of the default, fed in chunks, and of faster-whisper on whole stretches, in turns.
 
     Fetches the weights in faster-whisper's format if they are not cached. Raises MissingDependencyError without the

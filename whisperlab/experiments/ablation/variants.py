@@ -88,11 +88,7 @@ _EVERY_HOP = {"language_id.confident_hop_factor": 1}
 _BOTH_WINDOWS = {"language_id.onset_only_ms": 30_000}
 
 _VARIANTS = (
-    Variant(
-        BEFORE,
-        "before",
-        "np.concatenate, every frame padded to 30 s, no cache, fp32, openai-whisper's modules",
-    ),
+    Variant(BEFORE, "before", "np.concatenate, every frame padded to 30 s, no cache, fp32, openai-whisper's modules"),
     Variant(GUIDE, "guide", "the same with the guide's ring buffers and its cache of rounded audio"),
     Variant(DEFAULT, "default", "whisperlab with its defaults"),
     Variant("without short windows", "off", "language-ID and decoding padded to 30 s", _PADDED),
@@ -115,9 +111,7 @@ _VARIANTS = (
         "the check of the language and the decoding encode separately",
         {"session.share": False},
     ),
-    Variant(
-        "with the similar cache", "on", "a confident answer is reused for 0.5 s", {"cache.key": "similar"}
-    ),
+    Variant("with the similar cache", "on", "a confident answer is reused for 0.5 s", {"cache.key": "similar"}),
     Variant("with batches of 3", "on", "frames encoded three at a time", {"language_id.batch": 3}),
     Variant("in parallel", "on", "decoding in a second thread, one core each", {"session.parallel_ms": 400}),
     Variant("compiled", "on", "the encoder compiled ahead of time", {"compute.compiled": True}),

@@ -76,11 +76,7 @@ class Pairs:
         self._values.setdefault(measure.name, {}).setdefault(unit, {})[variant] = value
 
     def test(
-        self,
-        rng: np.random.Generator,
-        *,
-        measures: Sequence[Measure] = MEASURES,
-        configuration: str = "",
+        self, rng: np.random.Generator, *, measures: Sequence[Measure] = MEASURES, configuration: str = ""
     ) -> Outcome:
         """Test each measure, uncorrected; a measure without a pair is left out with a remark."""
         findings, remarks = [], []

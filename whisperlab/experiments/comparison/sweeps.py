@@ -13,15 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whisperlab.experiments.comparison.measures import (
-    ENCODED,
-    LANGUAGE,
-    MIXED,
-    TIME,
-    Measure,
-    Outcome,
-    Pairs,
-)
+from whisperlab.experiments.comparison.measures import ENCODED, LANGUAGE, MIXED, TIME, Measure, Outcome, Pairs
 from whisperlab.experiments.results_store import STORE, Row, read_rows
 from whisperlab.experiments.systems import encoder_work
 from whisperlab.util.errors import SweepError
@@ -29,11 +21,7 @@ from whisperlab.util.options import flat
 
 FRAMES = Measure("language error rate of frames", "difference", 0.01, "better", "worse")
 
-_RATES = {
-    MIXED: "mixed_error_rate",
-    LANGUAGE: "language_error_rate",
-    FRAMES: "language_error_rate_frames",
-}
+_RATES = {MIXED: "mixed_error_rate", LANGUAGE: "language_error_rate", FRAMES: "language_error_rate_frames"}
 _NOT_IN_TURNS = "the sweeps were not run in turns: the times may include other load of the machine"
 
 
@@ -57,8 +45,7 @@ def compare_sweeps(a: Path, b: Path, *, rng: np.random.Generator | None = None) 
     differing, paired = _paired(rows)
     timed, timing_remark = _timed({"A": a, "B": b}, paired)
     outcomes = {
-        one.name: _pairs(one, timed).test(rng, measures=_measures(one, timed), configuration=one.name)
-        for one in paired
+        one.name: _pairs(one, timed).test(rng, measures=_measures(one, timed), configuration=one.name) for one in paired
     }
     findings = tuple(finding for outcome in outcomes.values() for finding in outcome.findings)
     remarks = [f"{name}: {first} in A, {second} in B" for name, (first, second) in differing.items()]
@@ -113,11 +100,7 @@ def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
 
 def _options(row: Row) -> dict[str, str]:
     """Configuration, weights and version of a row, each value as JSON."""
-    made = {
-        **flat(row["config"]),
-        "weights": str(row.get("model_digest"))[:12],
-        "version": row.get("whisperlab"),
-    }
+    made = {**flat(row["config"]), "weights": str(row.get("model_digest"))[:12], "version": row.get("whisperlab")}
     return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
 
 
@@ -134,19 +117,14 @@ def _left_out(outcomes: Mapping[str, Outcome]) -> list[str]:
     """The remarks of all configurations; one that all share appears once."""
     shared = set.intersection(*({*outcome.remarks} for outcome in outcomes.values()))
     single = [
-        f"{name}: {remark}"
-        for name, outcome in outcomes.items()
-        for remark in outcome.remarks
-        if remark not in shared
+        f"{name}: {remark}" for name, outcome in outcomes.items() for remark in outcome.remarks if remark not in shared
     ]
     return sorted(shared) + single
 
 
 def _measures(paired: _Paired, timed: bool) -> tuple[Measure, ...]:
     """Rows of language-ID alone have no text; their frames are compared."""
-    decoded = [
-        row["rates"].get(_RATES[MIXED]) is not None for rows in paired.rows.values() for row in rows.values()
-    ]
+    decoded = [row["rates"].get(_RATES[MIXED]) is not None for rows in paired.rows.values() for row in rows.values()]
     rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
     return (*([TIME] if timed else []), *rates, ENCODED)
 
