@@ -14,32 +14,26 @@ A ?= HEAD~1
 B ?= HEAD
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-# The demo's sweep: cache size and hash precision, then spectral keys, then the text of the same recordings.
-DEMO := $(REPORTS)/demo-sweep
-DEMO_SWEEP := --corpus ivr-five --split test --limit 2 --model $(MODEL) --out $(DEMO) --resume
-DEMO_GRID := --cache-sizes 10,50 --hash-precisions 6,2,0 --keys rounded --no-decode
-DEMO_SPECTRAL := --cache-sizes 50 --hash-precisions 2,0 --keys logmel,similar --no-decode
-DEMO_TEXT := --cache-sizes 50 --hash-precisions 6 --keys span
-
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test lint notebooks bench soak compare-revisions fuzz sbom clean environment weights speech browser
+.PHONY: help demo demo-full lab test test-long lint notebooks bench soak compare-revisions fuzz sbom clean environment weights speech browser
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: environment weights speech ## real weights and speech, a small sweep, the notebooks: writes reports/index.html
-	$(call say,checking this machine)
-	@$(BIN)/whisperlab doctor
-	$(call say,a small sweep over cache size and hash precision)
-	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_GRID)
-	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_SPECTRAL)
-	@$(BIN)/whisperlab sweep $(DEMO_SWEEP) $(DEMO_TEXT)
-	@$(BIN)/whisperlab report $(DEMO) --out $(REPORTS)
-	$(call say,notebooks)
-	@$(BIN)/whisperlab report $(NOTEBOOKS) --out $(REPORTS)
-	@printf '\nOpen %s\n' "$(abspath $(REPORTS)/index.html)"
+demo: ## set-up, real weights and speech, the first reports in about five minutes: writes reports/index.html
+	@echo "make demo: set-up, quickstart, cache keys, own recording. About 5 minutes; the first time also downloads 2 GB."
+	@started=$$(date +%s); $(MAKE) --no-print-directory environment && \
+		$(BIN)/python -m benchmarks.demo --reports $(REPORTS) --set-up-s $$(($$(date +%s) - started))
+
+demo-full: ## the demo with every notebook and a larger sweep (about 20 minutes)
+	@echo "make demo-full: set-up, a larger sweep, every notebook. About 20 minutes; the first time also downloads 2 GB."
+	@started=$$(date +%s); $(MAKE) --no-print-directory environment && \
+		$(BIN)/python -m benchmarks.demo --full --reports $(REPORTS) --set-up-s $$(($$(date +%s) - started))
+
+lab: environment weights speech ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir notebooks
 
 test: environment lint browser weights speech ## lint, types and all tests, including model, browser and notebook tests
 	$(call say,tests)
@@ -99,8 +93,11 @@ $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --no-deps -r constraints.txt
-	@$(BIN)/python -m pip install --no-deps --no-build-isolation --quiet -e .
+	@$(BIN)/python -m pip install --no-deps --disable-pip-version-check -r constraints.txt >$(VENV)/install.log 2>&1 & \
+	while kill -0 $$! 2>/dev/null; do sleep 2; \
+		[ -t 1 ] && printf '\r  %s of %s packages ' "$$(grep -c ^Collecting $(VENV)/install.log)" "$$(grep -c == constraints.txt)"; done; \
+	wait $$! || { cat $(VENV)/install.log >&2; exit 1; }
+	@$(BIN)/python -m pip install --no-deps --no-build-isolation --disable-pip-version-check --quiet -e .
 	@touch $@
 
 weights: environment
