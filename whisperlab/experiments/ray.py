@@ -6,7 +6,6 @@ import gzip
 import logging
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,11 +14,10 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Generic
 
-from whisperlab.experiments.executors import Lost, Result, Task, retry
+from whisperlab.experiments.executors import Lost, Result, Submit, Task, Work, run_on
 from whisperlab.experiments.results_store import Row
 from whisperlab.experiments.sweep import MakeTranscriber, run_task
 from whisperlab.experiments.sweep import Task as SweepTask
-from whisperlab.experiments.worker_pool import Work
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, brief
 from whisperlab.util.files import write_atomic
@@ -61,13 +59,8 @@ class RayCluster(Generic[Task, Result]):
         self._say(_described(ray, dashboard))
         actor = ray.remote(num_cpus=1)(_Actor)
         n_workers = self._n_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = deque((task, 1) for task in tasks)
-        busy: dict[Any, tuple[Any, Task, int]] = {}
         sent: dict[str, Any] = {}
-
-        def start(one: Any) -> None:
-            task, attempt = waiting.popleft()
-            busy[one.do.remote(task, *packed(task))] = one, task, attempt
+        actors: list[Any] = []
 
         def packed(task: Task) -> list[object]:
             if self._payload is None:
@@ -77,25 +70,20 @@ class RayCluster(Generic[Task, Result]):
                 sent[name] = ray.put(thing())
             return [sent[name]]
 
+        def new_worker() -> Submit[Task, Result]:
+            one = actor.remote(self._factory)
+            actors.append(one)
+            return lambda task: one.do.remote(task, *packed(task)).future()
+
+        def replaced(_: Submit[Task, Result], last: bool) -> Submit[Task, Result] | None:
+            """If the node of the worker died too, there may be no free processor."""
+            return new_worker() if last or _has_room(ray) else None
+
         try:
-            for _ in range(min(n_workers, len(tasks))):
-                start(actor.remote(self._factory))
-            while busy:
-                (done,), _ = ray.wait(list(busy), num_returns=1)
-                one, task, attempt = busy.pop(done)
-                result: Result | Lost | None = None
-                try:
-                    result = ray.get(done)
-                except ray.exceptions.RayActorError:
-                    result = retry(waiting, task, attempt)
-                    # If its node died too, there may be no free processor.
-                    one = actor.remote(self._factory) if not busy or _has_room(ray) else None
-                if waiting and one is not None:
-                    start(one)
-                if result is not None:
-                    yield task, result
+            workers = (new_worker() for _ in range(min(n_workers, len(tasks))))
+            yield from run_on(workers, tasks, ray.exceptions.RayActorError, replaced)
         finally:
-            for one, _, _ in busy.values():
+            for one in actors:
                 ray.kill(one)
             if started:
                 ray.shutdown()

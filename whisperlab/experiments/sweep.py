@@ -315,7 +315,7 @@ def _summary(rows: Sequence[Row]) -> Json:
     return {
         **summary,
         "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), decodes(rows[0]["config"])),
-        "cache": _cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
+        "cache": cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
         "duration": sum(row["duration"] for row in finished),
         "compute_s": sum(row["compute_s"] or 0.0 for row in finished),
         "response_p95_s": max((found for found in responses if found is not None), default=None),
@@ -323,7 +323,7 @@ def _summary(rows: Sequence[Row]) -> Json:
     }
 
 
-def _cache_summary(caches: Sequence[Json]) -> Json:
+def cache_summary(caches: Sequence[Json]) -> Json:
     """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
     total: Counter[str] = Counter()
     for counts in caches:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from faster_whisper import WhisperModel
     from whisper.model import Whisper
 
+    from whisperlab.transcriber import SessionRestartTranscriber
+
 Say = Callable[[str], None]
 
 # Systems that can follow a change of language. The others cannot switch falsely.
@@ -172,6 +174,17 @@ def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: 
     return run
 
 
+def reused(make_transcriber: Callable[[], SessionRestartTranscriber], pace: Pace = "fast") -> System:
+    """As `streaming`, with one transcriber for all recordings: made at first use, and reset before each."""
+    made = cache(make_transcriber)
+
+    def fresh(_: Reference) -> StreamTranscriber:
+        made().reset()
+        return made()
+
+    return streaming(fresh, pace)
+
+
 def encoder_work(statistics: Json) -> EncoderWork:
     """The encoder work in a transcriber's statistics, for language-ID and for text."""
     parts = (statistics["lid"], statistics["sessions"])
@@ -212,18 +225,14 @@ def all_systems(
     def weights() -> models.Weights:
         return models.load_weights(model, say=say)
 
-    def transcriber(**options: Any) -> StreamTranscriber:
+    @cache
+    def automatic() -> SessionRestartTranscriber:
+        return transcriber(languages=languages)
+
+    def transcriber(**options: Any) -> SessionRestartTranscriber:
         from whisperlab.transcriber import SessionRestartTranscriber
 
         return SessionRestartTranscriber(weights(), threads=threads, **options)
-
-    @cache
-    def automatic() -> Any:
-        return transcriber(languages=languages)
-
-    def fresh(_: Reference) -> StreamTranscriber:
-        automatic().reset()
-        return automatic()  # type: ignore[no-any-return]
 
     def true_languages(reference: Reference) -> list[tuple[float, str]]:
         spans = [(segment.start, segment.lang) for segment in reference.segments] or [(0.0, languages[0])]
@@ -243,7 +252,7 @@ def all_systems(
             engine(), multilingual=True, condition_on_previous_text=False
         ),
         "faster-whisper int8, oracle segments": lambda _: faster_oracle(engine()),
-        "whisperlab, auto": lambda pace: streaming(fresh, pace),
+        "whisperlab, auto": lambda pace: reused(automatic, pace),
         "whisperlab, forced": lambda pace: streaming(forced, pace),
         "whisperlab, oracle": lambda pace: streaming(oracle, pace),
     }
