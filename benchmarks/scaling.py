@@ -1,17 +1,19 @@
-"""How costs grow with window, batch, languages, model and stream: the last figure of notebook 05."""
+"""How costs grow: with window, batch, languages, model and stream (notebook 05), and with the length held (06)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
+from whisperlab.buffer import RingBuffer
 from whisperlab.experiments.ablation import Models
 from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
+from whisperlab.experiments.microbenchmarks import CHUNK, ROUNDS, SPEECH, repeated
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import Precision
@@ -84,3 +86,23 @@ def _sizes(like: Weights, precision: Precision, speech: FloatArray) -> dict[floa
         encoder = ShortWindowEncoder(replace(like, dims=dims, state=tensors, mapped=False), precision)
         found[layers * state / 1000] = partial(encoder.encode, speech[: samples(2.0)], 0)
     return found
+
+
+def append_curve(
+    held_s: Sequence[float] = (1, 2, 5, 10, 30, 60), rounds: int | None = None, calls: int = 20
+) -> list[Point]:
+    """Milliseconds of one append of 100 ms by the length held: ring, np.concatenate, and a bare copy."""
+    points: list[Point] = []
+    place = np.empty(CHUNK, np.float32)
+    for length_s in held_s:
+        held, ring = np.zeros(samples(length_s), np.float32), RingBuffer(samples(length_s))
+        names = {"np": np, "held": held, "ring": ring, "place": place, "speech": SPEECH}
+        statements = {
+            "np.concatenate": "np.concatenate([held, speech])[-len(held):]",
+            "RingBuffer": "ring.append(speech)",
+            "bare copy of the chunk": "place[:] = speech",
+        }
+        subjects = {name: repeated(code, names, calls=calls) for name, code in statements.items()}
+        for name, took in time_in_turns(subjects, rounds or ROUNDS).items():
+            points.append(Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took])))
+    return points

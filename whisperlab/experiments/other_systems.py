@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -57,8 +56,7 @@ def run_system(
     name: str, system: System, recording: Recording, audio: FloatArray, clock: Callable[[], float]
 ) -> SystemResult:
     """Run one system on one recording, timed."""
-    reference = Reference.from_dict(recording.reference)
-    began = clock()
+    reference, began = Reference.from_dict(recording.reference), clock()
     output = system(audio, reference)
     took_s = clock() - began
     compute_s = took_s if output.compute_s is None else output.compute_s
@@ -130,29 +128,20 @@ def compare(
     for row in rows:
         row["threads"], row["peak_memory_bytes"] = threads, None
         if memory:
-            task = MemoryTask(row["system"], tuple(languages), model, threads, recordings[0], reference)
+            task = (row["system"], languages, model, threads, recordings[0], reference)
             row["peak_memory_bytes"] = in_fresh_process(peak_memory, task)
             say(f"{row['system']}: peak memory {row['peak_memory_bytes'] / 1e6:.0f} MB")
     return rows
 
 
-@dataclass(slots=True, frozen=True)
-class MemoryTask:
-    """A system to run in a fresh process, as picklable data."""
+def peak_memory(task: tuple[str, Sequence[str], str, int, Recording, Reference]) -> int:
+    """Peak memory (VmHWM, bytes) of this process after it has loaded a system and processed half a minute.
 
-    name: str
-    languages: tuple[str, ...]
-    model: str
-    threads: int
-    recording: Recording
-    reference: Reference
-
-
-def peak_memory(task: MemoryTask) -> int:
-    """Peak memory (VmHWM, bytes) of this process after it has loaded a system and processed half a minute."""
-    with torch_threads(task.threads):
-        system = all_systems(task.languages, task.model, task.threads)[task.name]("fast")
-        system(task.recording.audio()[: samples(MEMORY_S)], task.reference)
+    ``task`` is the system's name, the languages, the model, the threads, a recording, and the reference of its start.
+    """
+    name, languages, model, threads, recording, reference = task
+    with torch_threads(threads):
+        all_systems(languages, model, threads)[name]("fast")(recording.audio()[: samples(MEMORY_S)], reference)
     return process_memory()["VmHWM"]
 
 
@@ -198,14 +187,12 @@ def readable(rows: Iterable[TableRow], names: Iterable[str]) -> list[dict[str, s
     [{'system': 'a', 'mixed_error_rate': '0.50 (0.25-0.75)'}]
     """
     columns = list(names)
-    return [{"system": row["system"], **{name: _cell(row, name) for name in columns}} for row in rows]
 
+    def cell(row: TableRow, name: str) -> str:
+        value = row.get(name)
+        return with_interval(value, row.get(f"{name}_95")) if value is None or isinstance(value, float) else str(value)
 
-def _cell(row: TableRow, name: str) -> str:
-    value = row.get(name)
-    if value is None or isinstance(value, float):
-        return with_interval(value, row.get(f"{name}_95"))
-    return str(value)
+    return [{"system": row["system"], **{name: cell(row, name) for name in columns}} for row in rows]
 
 
 def _scores(

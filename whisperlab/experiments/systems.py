@@ -1,9 +1,8 @@
 """Transcription systems behind one interface: a function from audio to segments and switches.
 
 The function also receives the reference, which only the oracles use. Each system runs with the defaults of its users:
-openai-whisper greedy, faster-whisper with five beams in int8. Offline systems process the whole recording before they
-return, so their switches have the end of the recording as decision time and their words have no latency. A switch lies
-where the first segment of the new language begins.
+openai-whisper greedy, faster-whisper with five beams in int8. Switches of offline systems have the end of the recording
+as decision time, and their words have no latency. A switch lies where the first segment of the new language begins.
 """
 
 from __future__ import annotations
@@ -80,8 +79,7 @@ class SystemResult:
 class DetectionRecorder:
     """Wraps a CTranslate2 Whisper model; records the last detected language and the encoder work.
 
-    faster-whisper's segments have no language. They are yielded window by window, so the last detection belongs to the
-    segment yielded last.
+    faster-whisper yields segments without a language, window by window: the last detection is that of the last segment.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -163,7 +161,7 @@ def faster_oracle(engine: WhisperModel) -> System:
 def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: Pace = "fast") -> System:
     """A streaming transcriber, fed 100 ms at a time; ``make_transcriber`` returns a fresh one.
 
-    With pace ``real`` it is fed in real time and its words have wall-clock times, otherwise times on the audio clock.
+    With pace ``real`` its words have wall-clock times, otherwise times on the audio clock.
     """
 
     def run(audio: FloatArray, reference: Reference) -> SystemOutput:
@@ -187,8 +185,8 @@ def reused(make_transcriber: Callable[[], SessionRestartTranscriber], pace: Pace
 
 def encoder_work(statistics: Json) -> EncoderWork:
     """The encoder work in a transcriber's statistics, for language-ID and for text."""
-    parts = (statistics["lid"], statistics["sessions"])
-    return sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())
+    parts = statistics["lid"], statistics["sessions"]
+    return EncoderWork(sum(part["encoder_calls"] for part in parts), sum(part["encoded_s"] for part in parts))
 
 
 def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = log.info) -> WhisperModel:
@@ -213,8 +211,8 @@ def all_systems(
 ) -> dict[str, Callable[[Pace], System]]:
     """A function from the pace to the system, by the system's name in the table; whisperlab comes last.
 
-    The functions load models on first use and share them. ``languages`` restricts whisperlab; the others have no such
-    option. Offline systems ignore the pace.
+    Models are loaded on first use and shared. ``languages`` restricts whisperlab; the others have no such option.
+    Offline systems ignore the pace.
     """
 
     @cache
@@ -234,15 +232,12 @@ def all_systems(
 
         return SessionRestartTranscriber(weights(), threads=threads, **options)
 
-    def true_languages(reference: Reference) -> list[tuple[float, str]]:
-        spans = [(segment.start, segment.lang) for segment in reference.segments] or [(0.0, languages[0])]
-        return [(0.0, spans[0][1]), *spans[1:]]
-
     def forced(reference: Reference) -> StreamTranscriber:
         return transcriber(language=true_languages(reference)[0][1])
 
-    def oracle(reference: Reference) -> StreamTranscriber:
-        return transcriber(oracle=true_languages(reference))
+    def true_languages(reference: Reference) -> list[tuple[float, str]]:
+        spans = [(segment.start, segment.lang) for segment in reference.segments] or [(0.0, languages[0])]
+        return [(0.0, spans[0][1]), *spans[1:]]
 
     return {
         "openai-whisper": lambda _: openai_whisper(models.load_model(model, say=say)),
@@ -254,7 +249,7 @@ def all_systems(
         "faster-whisper int8, oracle segments": lambda _: faster_oracle(engine()),
         "whisperlab, auto": lambda pace: reused(automatic, pace),
         "whisperlab, forced": lambda pace: streaming(forced, pace),
-        "whisperlab, oracle": lambda pace: streaming(oracle, pace),
+        "whisperlab, oracle": lambda pace: streaming(lambda truth: transcriber(oracle=true_languages(truth)), pace),
     }
 
 
