@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,12 +70,10 @@ class Finding:
     configuration: str = ""
 
     def summary(self) -> str:
-        """The result as a sentence."""
         sentence = self.result.summary(self.measure.less, self.measure.more)
         return f"{self.configuration}: {sentence}" if self.configuration else sentence
 
     def to_dict(self) -> dict[str, object]:
-        """All fields and the sentence."""
         where = {"configuration": self.configuration} if self.configuration else {}
         return {**where, **asdict(self.result), "summary": self.summary()}
 
@@ -100,7 +99,7 @@ class Pairs:
         self._values: dict[str, dict[Hashable, dict[str, float]]] = {}
 
     def add(self, measure: Measure, unit: Hashable, variant: str, value: float | None) -> None:
-        """Add the value of variant A or B; ignores None, NaN, infinities, and ratios of values not above zero."""
+        """Add the value of variant A or B; ignores None, NaN, infinities, and for ratios values not above zero."""
         if value is None or not math.isfinite(value) or (measure.kind == "ratio" and value <= 0):
             return
         self._values.setdefault(measure.name, {}).setdefault(unit, {})[variant] = value
@@ -279,7 +278,6 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
 
 
 def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
-    """The values of each option that all rows have."""
     every = [_options(row) for row in rows]
     names = set.intersection(*({*options} for options in every))
     return {name: {options[name] for options in every} for name in names}
@@ -322,17 +320,11 @@ def _row_pairs(pairing: Pairing, timed: bool) -> Pairs:
         for variant, row in rows.items():
             for measure, name in _RATES.items():
                 pairs.add(measure, unit, variant, row["rates"].get(name))
-            pairs.add(ENCODED, unit, variant, _encoded(row))
+            with suppress(KeyError):  # statistics may lack the encoder's work
+                pairs.add(ENCODED, unit, variant, encoder_work(row["statistics"]).encoded_s / row["duration"])
             if timed and row["compute_s"] is not None:
                 pairs.add(TIME, unit, variant, row["compute_s"] / row["duration"])
     return pairs
-
-
-def _encoded(row: Row) -> float | None:
-    try:
-        return encoder_work(row["statistics"]).encoded_s / float(row["duration"])
-    except KeyError:
-        return None
 
 
 def _timed(folders: Mapping[str, Path], paired: Iterable[Pairing]) -> tuple[bool, str]:

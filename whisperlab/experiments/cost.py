@@ -36,7 +36,6 @@ class Cost:
 
     @property
     def rate(self) -> float:
-        """All stages together."""
         return math.fsum(self.stages.values())
 
 
@@ -67,8 +66,7 @@ def probe(
 ) -> dict[str, Cost]:
     """The cost of every configuration; those that are not ``known`` are run over the beginning of ``audio``.
 
-    Of configurations that differ only in their cache the first is run. For the others this is an estimate without the
-    effect of their hits.
+    Of configurations that differ only in their cache the first is run; hits of the others are not estimated.
     """
     audio = audio[: samples(PROBE_S)]
     tried: dict[str, Cost] = {}

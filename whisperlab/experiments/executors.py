@@ -62,7 +62,6 @@ class InProcess(Generic[Task, Result]):
         self._factory = factory
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        """Yield each task with its result, in the order given."""
         work = self._factory()
         for task in tasks:
             yield task, work(task)
@@ -85,7 +84,6 @@ class LocalProcesses(Generic[Task, Result]):
         self._factory, self._n_workers = factory, n_workers
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        """Yield each task with its result, in the order in which they finish."""
         with ExitStack() as opened:
             n_workers = min(self._n_workers, len(tasks))
             workers = (opened.enter_context(Worker(self._factory)).submit for _ in range(n_workers))

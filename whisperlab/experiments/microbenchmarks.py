@@ -44,7 +44,6 @@ SPEECH: FloatArray = np.random.default_rng(0).uniform(-1, 1, CHUNK).astype(np.fl
 
 
 def _nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:
-    """Nanoseconds per call, of `CALLS` calls per round."""
     return summary(name, "ns", [ms / CALLS * 1e6 for ms in round_ms])
 
 
@@ -65,7 +64,6 @@ def concatenated(keep: int, appends: int | None = None) -> FloatArray:
 
 
 def ring_filled(keep: int, appends: int | None = None) -> RingBuffer:
-    """A new ring buffer after the same chunks."""
     ring = RingBuffer(keep)
     for _ in range(appends or APPENDS):
         ring.append(SPEECH)

@@ -55,7 +55,6 @@ COSTS = ("threads", "real_time_factor", "encoder_calls_per_s", "encoded_s_per_s"
 def run_system(
     name: str, system: System, recording: Recording, audio: FloatArray, clock: Callable[[], float]
 ) -> SystemResult:
-    """Run one system on one recording, timed."""
     reference, began = Reference.from_dict(recording.reference), clock()
     output = system(audio, reference)
     took_s = clock() - began
@@ -146,7 +145,6 @@ def peak_memory(task: tuple[str, Sequence[str], str, int, Recording, Reference])
 
 
 def _until(reference: Reference, end_s: float) -> Reference:
-    """The reference segments that end before."""
     return Reference(reference.text, tuple(s for s in reference.segments if s.end <= end_s))
 
 

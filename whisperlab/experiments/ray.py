@@ -26,10 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class RayCluster(Generic[Task, Result]):
-    """Actors of a Ray cluster, each with its own model.
-
-    All nodes must see the same files, unless there is ``payload``. A worker that dies, alone or with its node, is
-    replaced if a processor is free, and its task tried again, `executors.ATTEMPTS` times in all.
+    """Actors of a Ray cluster, each with its own model; like `LocalProcesses`, on nodes that see the same files.
 
     Args:
         factory: importable by name on every node, or `functools.partial` of such a function.
@@ -53,7 +50,6 @@ class RayCluster(Generic[Task, Result]):
         self._payload, self._say = payload, say
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        """Yield each task with its result, in the order in which they finish."""
         ray = _ray()
         started, dashboard = _join(ray, self._address)
         self._say(_described(ray, dashboard))
@@ -100,8 +96,6 @@ def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
 
 
 class _Actor:
-    """A worker of the cluster."""
-
     def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
         self._work = factory()
 
@@ -148,7 +142,6 @@ def _join(ray: ModuleType, address: str) -> tuple[bool, str]:
 
 
 def _described(ray: ModuleType, dashboard: str) -> str:
-    """The size of the cluster and how to inspect it."""
     alive = sum(node["Alive"] for node in ray.nodes())
     processors = int(ray.cluster_resources().get("CPU", 0))
     address = ray.get_runtime_context().gcs_address
@@ -165,11 +158,13 @@ class PayloadCluster:
     def __init__(self, out: Path, load: Callable[[], MakeTranscriber], address: str, **options: Any) -> None:
         self._out = out
         self._cluster: RayCluster[SweepTask, tuple[Row, bytes | None]] = RayCluster(
-            partial(_payload_worker, load), address, payload=_audio_of, **options
+            partial(_payload_worker, load),
+            address,
+            payload=lambda task: (task.audio_sha256, task.recording.audio),
+            **options,
         )
 
     def run(self, tasks: Sequence[SweepTask]) -> Generator[tuple[SweepTask, Row | Lost], None, None]:
-        """Yield each task with its row, in the order in which they finish."""
         with closing(self._cluster.run(tasks)) as results:
             for task, result in results:
                 if isinstance(result, Lost):
@@ -181,12 +176,8 @@ class PayloadCluster:
                 yield task, row
 
 
-def _audio_of(task: SweepTask) -> tuple[str, Callable[[], FloatArray]]:
-    return task.audio_sha256, task.recording.audio
-
-
 def _payload_worker(load: Callable[[], MakeTranscriber]) -> Callable[[SweepTask, FloatArray], tuple[Row, bytes | None]]:
-    """The work on a node without our files: returns the row, and the trace as compressed bytes."""
+    """Work that returns the row, and the trace as compressed bytes."""
     make_transcriber = load()
 
     def work(task: SweepTask, audio: FloatArray) -> tuple[Row, bytes | None]:

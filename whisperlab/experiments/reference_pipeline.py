@@ -8,9 +8,9 @@ is that of `SessionRestartTranscriber`, so that a comparison measures the parts 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,6 @@ class ConcatenatedBuffer(RingBuffer):
         self._memory = None  # frees the ring
 
     def append(self, samples: npt.ArrayLike) -> None:
-        """Copy the old and the new samples into a new array."""
         chunk = as_chunk(samples)
         end = self._end + len(chunk)
         self._overruns += len(chunk) > 0 and end - self._consumed_until > self._capacity
@@ -68,7 +67,6 @@ class PaddedEncoder(ShortWindowEncoder):
     def encode_batch(
         self, windows: Sequence[npt.NDArray[np.float32]], margin: int, pool_after: int | None = None
     ) -> list[Encoded]:
-        """Encode each window separately; ``margin`` and ``pool_after`` are ignored."""
         return [self._encoded(window) for window in windows]
 
     def _encoded(self, window: npt.NDArray[np.float32]) -> Encoded:
@@ -101,12 +99,10 @@ class ReferenceDecoder(TextDecoder):
         self._heads = [tuple(place) for place in model.alignment_heads.indices().T.tolist()]
 
     def open(self, encoded: Encoded) -> DecoderState:
-        """A state without tokens; nothing is computed yet."""
         alignment = torch.empty(len(self._heads), 0, len(encoded.features), device=self.device)
         return _ReferenceState([], [], alignment, features=encoded.features, kept={})
 
     def rewind(self, state: DecoderState, n_tokens: int) -> None:
-        """Drop all tokens after the first ``n_tokens``."""
         assert isinstance(state, _ReferenceState)
         assert state.kept is not None
         own = {module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)}
@@ -135,15 +131,12 @@ class ReferenceDecoder(TextDecoder):
         return logits
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Logits after one first token."""
         return self.extend(self.open(Encoded(features, len(features))), [token])
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits, or those of the given rows of the vocabulary."""
         return hidden if rows is None else hidden[:, rows]
 
     def likely_logits(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits, plus ``mask``."""
         return hidden.clone() if mask is None else hidden + mask
 
     @contextmanager
@@ -153,13 +146,7 @@ class ReferenceDecoder(TextDecoder):
 
         seen: dict[int, torch.Tensor] = {}
         state.kept, hooks = self._model.install_kv_cache_hooks(state.kept)
-        if not attention:
-            try:
-                yield seen
-            finally:
-                _remove(hooks)
-            return
-        for layer, block in enumerate(self._model.decoder.blocks):
+        for layer, block in enumerate(self._model.decoder.blocks if attention else ()):
             assert isinstance(block.cross_attn, MultiHeadAttention)
 
             def note(_: object, __: object, outs: tuple[torch.Tensor, ...], layer: int = layer) -> None:
@@ -167,15 +154,11 @@ class ReferenceDecoder(TextDecoder):
 
             hooks.append(block.cross_attn.register_forward_hook(note))
         try:
-            with disable_sdpa():
+            with disable_sdpa() if attention else nullcontext():
                 yield seen
         finally:
-            _remove(hooks)
-
-
-def _remove(hooks: Sequence[Any]) -> None:
-    for hook in hooks:
-        hook.remove()
+            for hook in hooks:
+                hook.remove()
 
 
 def reference_transcriber(
@@ -183,12 +166,8 @@ def reference_transcriber(
 ) -> SessionRestartTranscriber:
     """A transcriber made of the reference parts.
 
-    Args:
-        model: a loaded openai-whisper model.
-        languages: the allowed languages.
-        threads: compute threads.
-        guide: the design of the performance guide: ring buffers, and a cache of 50 entries with the key ``'rounded'``
-            at 6 decimals.
+    ``guide`` selects the design of the performance guide: ring buffers, and a cache of 50 entries with the key
+    ``'rounded'`` at 6 decimals.
     """
     parts = Parts(
         engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)),

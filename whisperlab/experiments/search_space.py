@@ -29,8 +29,6 @@ _RANGE = {"low", "high", "step", "log"}
 
 @dataclass(slots=True, frozen=True)
 class Choice:
-    """One of some values."""
-
     values: tuple[JsonValue, ...]
 
     def __contains__(self, value: object) -> bool:
@@ -38,7 +36,6 @@ class Choice:
 
     @property
     def size(self) -> float:
-        """The number of values."""
         return len(self.values)
 
     def suggest(self, trial: optuna.Trial, name: str) -> JsonValue:
@@ -76,7 +73,6 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether it has integers only."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     @property
@@ -123,7 +119,6 @@ class Space:
 
     @classmethod
     def from_json(cls, text: str) -> Space:
-        """The space described by JSON, or by a file of it."""
         return cls(read_options(text))
 
     @property
@@ -132,7 +127,6 @@ class Space:
         return math.prod(axis.size for axis in self.options.values())
 
     def propose(self, trial: optuna.Trial) -> dict[str, JsonValue]:
-        """A value for each option."""
         return {name: axis.suggest(trial, name) for name, axis in self.options.items()}
 
     def configuration(self, values: Values) -> dict[str, JsonValue]:
@@ -141,7 +135,6 @@ class Space:
 
 
 def _described(described: Mapping[str, object]) -> dict[str, JsonValue]:
-    """The described options by dotted name."""
     for name in GROUPS.keys() & described.keys():
         if not isinstance(described[name], Mapping):
             raise ConfigurationError(f"{name} is a group of options, an object, got {described[name]!r}")

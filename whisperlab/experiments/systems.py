@@ -97,7 +97,6 @@ class DetectionRecorder:
         return self._engine.encode(features, *args, **kwargs)
 
     def take_work(self) -> EncoderWork:
-        """The encoder work since the last call."""
         done, self._work = self._work, EncoderWork()
         return done
 

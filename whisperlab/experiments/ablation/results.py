@@ -91,7 +91,6 @@ def variant_row(
 
 
 def operation_rows(variant: str, timing: Timing) -> list[TableRow]:
-    """The time of each operation of one variant, in milliseconds."""
     kept = ("count", "mean", "p50", "p95", "p99", "max")
     return [
         {"variant": variant, "operation": name, **{key: statistics[key] for key in kept}}

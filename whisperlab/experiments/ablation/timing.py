@@ -58,7 +58,6 @@ class Timing:
 
     @property
     def all_ms(self) -> Array:
-        """The milliseconds of all chunks."""
         return np.concatenate([np.asarray(stretch) for stretch in self.chunk_ms])
 
 

@@ -28,12 +28,10 @@ class Models:
 
     @cached_property
     def weights(self) -> Weights:
-        """The tensors for whisperlab's network."""
         return load_weights(self.name)
 
     @cached_property
     def whisper(self) -> Whisper:
-        """openai-whisper's own modules."""
         return load_model(self.name)
 
 
@@ -53,11 +51,9 @@ class Variant:
 
     @property
     def config(self) -> TranscriberConfig:
-        """The options, with defaults for the others."""
         return TranscriberConfig().replace(self.options)
 
     def transcriber(self, models: Models) -> SessionRestartTranscriber:
-        """A fresh transcriber."""
         if self.kind in ("before", "guide"):
             return reference_transcriber(models.whisper, models.languages, guide=self.kind == "guide")
         return SessionRestartTranscriber(models.weights, models.languages, config=self.config, parts=self.parts)
