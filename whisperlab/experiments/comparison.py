@@ -262,7 +262,12 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
             group = groups.setdefault(tuple(options[name] for name in shared), {})
             unit = group.setdefault((row["recording"], row.get("audio_sha256")), {})
             if variant in unit:
-                raise SweepError(_ambiguous(variant, unit[variant], row))
+                other = _options(unit[variant])
+                names = [name for name in sorted({*options, *other}) if options.get(name) != other.get(name)]
+                raise SweepError(
+                    f"{variant} has two results for {row['recording']} under the options of the other sweep: "
+                    f"they differ in {', '.join(names)}"
+                )
             unit[variant] = row
     paired: dict[str, Pairing] = {}
     for key, units in groups.items():
@@ -289,21 +294,10 @@ def _options(row: Row) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
 
 
-def _ambiguous(variant: str, first: Row, second: Row) -> str:
-    one, other = _options(first), _options(second)
-    names = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
-    return (
-        f"{variant} has two results for {first['recording']} under the options of the other sweep: "
-        f"they differ in {', '.join(names)}"
-    )
-
-
 def _left_out(outcomes: Mapping[str, Outcome]) -> list[str]:
     """The remarks of all configurations; one that all share appears once."""
-    shared = set.intersection(*({*outcome.remarks} for outcome in outcomes.values()))
-    single = [
-        f"{name}: {remark}" for name, outcome in outcomes.items() for remark in outcome.remarks if remark not in shared
-    ]
+    shared = set.intersection(*({*one.remarks} for one in outcomes.values()))
+    single = [f"{name}: {remark}" for name, one in outcomes.items() for remark in one.remarks if remark not in shared]
     return sorted(shared) + single
 
 
@@ -330,13 +324,11 @@ def _row_pairs(pairing: Pairing, timed: bool) -> Pairs:
 def _timed(folders: Mapping[str, Path], paired: Iterable[Pairing]) -> tuple[bool, str]:
     """Whether times can be compared, and the remark about it."""
     machines: set[str] = set()
-    for one in paired:
-        for rows in one.values():
-            for variant, row in rows.items():
-                machine = _machine(folders[variant], row)
-                if machine is None:
-                    return False, f"times are not compared: a trace of {variant} does not name the machine"
-                machines.add(machine)
+    for variant, row in ((variant, row) for one in paired for rows in one.values() for variant, row in rows.items()):
+        machine = _machine(folders[variant], row)
+        if machine is None:
+            return False, f"times are not compared: a trace of {variant} does not name the machine"
+        machines.add(machine)
     if len(machines) > 1:
         return False, f"times are not compared: the sweeps were run on {len(machines)} different machines"
     return True, "the sweeps were not run in turns: the times may include other load of the machine"

@@ -71,11 +71,7 @@ class LocalProcesses(Generic[Task, Result]):
     """Several processes of this machine, each with its own model.
 
     A worker that dies is replaced, and its task tried again, `ATTEMPTS` times in all. Ctrl-C reaches only the driver
-    process.
-
-    Args:
-        factory: importable by name, or `functools.partial` of such a function.
-        n_workers: processes.
+    process. ``factory`` is importable by name, or `functools.partial` of such a function.
     """
 
     def __init__(self, factory: Callable[[], Work[Task, Result]], n_workers: int) -> None:
@@ -135,11 +131,8 @@ def run_on(
 class Worker(Generic[Task, Result]):
     """A process that does one task after the other. Close it, or use it as a context manager.
 
-    A process that died is replaced when the next task is submitted.
-
-    Args:
-        factory: makes the work; importable by name, or `functools.partial` of such a function. It is called in the
-            process, before the first task. An error of it is the error of every task.
+    A process that died is replaced when the next task is submitted. ``factory`` is called in the process, before the
+    first task; an error of it is the error of every task.
     """
 
     __slots__ = ("_executor", "_factory", "_lifeline")

@@ -70,12 +70,10 @@ def interleaved(
     say: Say = log.info,
 ) -> Iterator[SystemResult]:
     """Run every system on every recording; each recording starts with another system."""
-    for index, order in enumerate(rotations(systems, len(recordings))):
-        recording = recordings[index]
-        audio = recording.audio()
+    for number, (recording, order) in enumerate(zip(recordings, rotations(systems), strict=False), 1):
+        audio, place = recording.audio(), f"{recording.id} ({number} of {len(recordings)})"
         for name in order:
             result = run_system(name, systems[name], recording, audio, clock)
-            place = f"{recording.id} ({index + 1} of {len(recordings)})"
             say(f"{place}: {name}: {result.compute_s:.1f} s for {result.duration:.0f} s of audio")
             yield result
 
@@ -167,14 +165,10 @@ def summarise(
 
 def score_result(result: SystemResult, reference: Reference) -> Score:
     """The score of one result, by the same rules as a trace's."""
-    output = result.output
+    duration, output, compute_s = result.duration, result.output, result.compute_s
+    committed = output.committed
     return score(
-        reference,
-        output.segments,
-        output.switches,
-        duration=result.duration,
-        committed=output.committed,
-        compute_s=result.compute_s,
+        reference, output.segments, output.switches, duration=duration, committed=committed, compute_s=compute_s
     )
 
 

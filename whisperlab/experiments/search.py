@@ -68,13 +68,8 @@ class Trial:
     error: str | None
 
     def to_dict(self) -> dict[str, object]:
-        objectives = self.objectives or (None,) * len(OBJECTIVES)
-        return {
-            "trial": self.number,
-            "values": dict(self.values),
-            **dict(zip(OBJECTIVES, objectives, strict=True)),
-            "error": self.error,
-        }
+        objectives = dict(zip(OBJECTIVES, self.objectives or (None,) * len(OBJECTIVES), strict=True))
+        return {"trial": self.number, "values": dict(self.values), **objectives, "error": self.error}
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,10 +87,9 @@ class SearchResult:
     @property
     def front(self) -> tuple[Trial, ...]:
         """The Pareto front, the fewest errors first."""
-        finished = [(trial.objectives, trial) for trial in self.trials if trial.objectives is not None]
-        kept = pareto_front([objectives for objectives, _ in finished]) if finished else ()
-        front = [pair for pair, on_it in zip(finished, kept, strict=True) if on_it]
-        return tuple(trial for _, trial in sorted(front, key=lambda pair: pair[0]))
+        finished = sorted((trial.objectives, trial.number, trial) for trial in self.trials if trial.objectives)
+        kept = pareto_front([objectives for objectives, *_ in finished]) if finished else ()
+        return tuple(trial for (*_, trial), on_it in zip(finished, kept, strict=True) if on_it)
 
 
 def search(
@@ -117,16 +111,13 @@ def search(
     at a time that resemble the good trials. It suits tens of trials of minutes each; a genetic algorithm such as
     NSGA-II would spend them on its first generation. Proposals avoid the others of their batch.
 
-    Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``,
-    the worst recording's 95th percentile of the time that a chunk of a live stream waits and is processed
-    (`scoring.response_p95`), measured beside the other workers; ``peak_rss_bytes``, the worst recording's peak memory
-    of its process, model included. Memory of earlier trials is freed first, except some tens of MiB.
+    Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``
+    (`scoring.response_p95`) of the worst recording, measured beside the other workers; ``peak_rss_bytes``, the worst
+    recording's peak memory of its process, model included. Memory of earlier trials is freed first, except some MiB.
 
     Proposals depend on space, seed, method and the results so far: the same search with more trials continues this
     one. Repeated proposals run once. A trial fails if any of its recordings fails. ``shared`` are options of all
-    configurations; see `run_sweep` for the other arguments.
-
-    Raises ConfigurationError for recordings of a test split: the chosen configuration would look too good on them.
+    configurations; see `run_sweep` for the other arguments. Raises ConfigurationError as `check_recordings` does.
     """
     if trials < 1 or method not in get_args(Method):
         raise ConfigurationError(

@@ -117,10 +117,8 @@ def openai_whisper(model: Whisper) -> System:
             found = model.transcribe(audio, fp16=False, verbose=None)
         finally:
             hook.remove()
-        segments = (
-            _segment(part["text"], found["language"], part["start"], part["end"], part["avg_logprob"])
-            for part in found["segments"]
-        )
+        language, parts = found["language"], found["segments"]
+        segments = (_segment(p["text"], language, p["start"], p["end"], p["avg_logprob"]) for p in parts)
         work = EncoderWork(len(mels), sum(shape[0] * shape[2] for shape in mels) / MEL_RATE)
         return _offline(segments, audio, work)
 
@@ -196,11 +194,10 @@ def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = 
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
-        raise MissingDependencyError(
-            f"faster-whisper cannot be imported ({error}): pip install 'whisperlab[other-systems]'"
-        ) from error
-    folder = models.ct2_folder(model, say=say)
-    engine = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
+        advice = "pip install 'whisperlab[other-systems]'"
+        raise MissingDependencyError(f"faster-whisper cannot be imported ({error}): {advice}") from error
+    folder = str(models.ct2_folder(model, say=say))
+    engine = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads)
     engine.model = DetectionRecorder(engine.model)
     return engine
 
@@ -259,9 +256,7 @@ def select(parts: Iterable[str] | None, known: Iterable[str] | None = None, kind
     ['openai-whisper', 'whisperlab, auto']
     """
     names = list(all_systems([""]) if known is None else known)
-    if parts is None:
-        return names
-    wanted = list(parts)
+    wanted = [""] if parts is None else list(parts)
     for part in wanted:
         if not any(part in name for name in names):
             raise ConfigurationError(f"no {kind} is named {part!r}; there are: {'; '.join(names)}")
@@ -274,10 +269,7 @@ def _segment(text: str, language: str, start: float, end: float, avg_logprob: fl
 
 def _offline(segments: Iterable[SessionSegment], audio: FloatArray, work: EncoderWork) -> SystemOutput:
     """The segments, and a switch wherever the language differs from the segment before."""
-    found = tuple(segments)
-    switches = (
-        Switch(new.start_time, old.language, new.language, duration_s(audio))
-        for old, new in pairwise(found)
-        if old.language != new.language
-    )
-    return SystemOutput(found, tuple(switches), work)
+    found, end_s = tuple(segments), duration_s(audio)
+    changes = ((old, new) for old, new in pairwise(found) if old.language != new.language)
+    switches = tuple(Switch(new.start_time, old.language, new.language, end_s) for old, new in changes)
+    return SystemOutput(found, switches, work)

@@ -105,12 +105,12 @@ def _operation_p95(operation: str) -> Value:
     return lambda timing, _: timing.metrics.get_statistics().get(operation, {}).get("p95")
 
 
-_CHUNK_REASON = (
+_NETWORK = (
     "buffers and timers are a thousandth of a chunk; the rest is the network, which the guide's cache seldom avoids"
 )
 # The guide's claims: what, the reduction, the value to compare (None: the times per chunk), the reason of the result.
 _CLAIMS: tuple[tuple[str, float, Value | None, str], ...] = (
-    ("total per chunk, p95", 0.35, None, _CHUNK_REASON),
+    ("total per chunk, p95", 0.35, None, _NETWORK),
     (
         "peak memory above the libraries",
         0.25,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from whisperlab.config import TranscriberConfig
+from whisperlab.config import CacheOptions, TranscriberConfig
 from whisperlab.experiments.ablation.variants import DEFAULT, VARIANTS, Models, Variant
 from whisperlab.experiments.sweep import cache_summary
 from whisperlab.experiments.systems import (
@@ -30,6 +30,7 @@ from whisperlab.model.engine import prepared
 from whisperlab.model.linear import activations, packed_linear
 from whisperlab.model.weights import Weights
 from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.json_values import Json
@@ -74,19 +75,16 @@ def timings(
     found = {variant.name: Timing() for variant in variants}
     for transcriber in made.values():
         chunk_times(transcriber, stretches[0][:SAMPLE_RATE], clock)
-    for index, order in enumerate(rotations(made, len(stretches))):
-        stretch = stretches[index]
+    for number, (stretch, order) in enumerate(zip(stretches, rotations(made), strict=False), 1):
+        audio_s = duration_s(stretch)
         for name in order:
             transcriber, timing = made[name], found[name]
             took = chunk_times(transcriber, stretch, clock)
             timing.chunk_ms.append(took)
             timing.metrics.merge(transcriber.metrics)
             timing.work += encoder_work(transcriber.get_statistics())
-            timing.audio_s += duration_s(stretch)
-            say(
-                f"stretch {index + 1} of {len(stretches)}: {name}: {sum(took) / 1000:.1f} s "
-                f"for {duration_s(stretch):.0f} s"
-            )
+            timing.audio_s += audio_s
+            say(f"stretch {number} of {len(stretches)}: {name}: {sum(took) / 1000:.1f} s for {audio_s:.0f} s")
     return found
 
 
@@ -107,7 +105,6 @@ class Memory:
 
     peak: int
     steady: int  # after all audio
-    mapped: int  # the part of the peak in file mappings, which the system can drop
 
 
 def memory_of(variant: Variant, models: Models, recording: Recording, length_s: float) -> Memory:
@@ -127,15 +124,11 @@ def _memory(task: tuple[str, str, Sequence[str], Recording, float]) -> Memory:
     get_tokenizer(multilingual=True)
     tokenizer_for("en")
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
-    libraries = process_memory()
+    libraries = process_memory()["VmRSS"]
     reset_peak_rss()
     chunk_times(VARIANTS[variant].transcriber(Models(model, languages)), audio)
     after = process_memory()
-    return Memory(
-        after["VmHWM"] - libraries["VmRSS"],
-        after["VmRSS"] - libraries["VmRSS"],
-        after["RssFile"] - libraries["RssFile"],
-    )
+    return Memory(after["VmHWM"] - libraries, after["VmRSS"] - libraries)
 
 
 def hit_figures(variant: str, caches: Sequence[Json]) -> list[Figure]:
@@ -185,14 +178,13 @@ def beside_offline(stretches: Sequence[FloatArray], models: Models, *, say: Say 
     }
     time_in_turns(subjects, len(stretches), time.perf_counter_ns)  # warm-up
     times = time_in_turns(subjects, max(2 * len(stretches), 6), time.perf_counter_ns)
-    durations = [duration_s(stretch) for stretch in stretches]
-    factors = {
-        name: [ms / 1000 / audio_s for ms, audio_s in zip(took, itertools.cycle(durations), strict=False)]
-        for name, took in times.items()
-    }
+
+    def factors(took: Sequence[float]) -> list[float]:
+        return [ms / 1000 / duration_s(audio) for ms, audio in zip(took, itertools.cycle(stretches), strict=False)]
+
     return [
-        summary("real-time factor: default, a stream", "", factors["stream"]),
-        summary("real-time factor: faster-whisper int8, multilingual, offline", "", factors["offline"]),
+        summary("real-time factor: default, a stream", "", factors(times["stream"])),
+        summary("real-time factor: faster-whisper int8, multilingual, offline", "", factors(times["offline"])),
         ratio("default / faster-whisper", times["stream"], times["offline"]),
     ]
 
@@ -214,14 +206,8 @@ def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[
     peak = packed_linear(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
 
     def frame(silence_ms: int) -> Callable[[], object]:
-        config = TranscriberConfig(decode=False).replace(
-            {
-                "language_id.window_ms": 2000,
-                "language_id.trailing_silence_ms": silence_ms,
-                "language_id.onset_ms": 0,
-                "cache.size": 0,
-            }
-        )
+        lid = LanguageIdOptions(window_ms=2000, trailing_silence_ms=silence_ms, onset_ms=0)
+        config = TranscriberConfig(decode=False, language_id=lid, cache=CacheOptions(size=0))
         transcriber = SessionRestartTranscriber(models.weights, models.languages, config=config)
         transcriber.process(window)
         return transcriber.evaluate_frame
