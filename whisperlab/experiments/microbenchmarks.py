@@ -55,17 +55,17 @@ def repeated(statement: str, names: dict[str, Any], setup: str = "pass", calls: 
 # --- the buffer ---------------------------------------------------------------------------------------
 
 
-def concatenated(keep: int, appends: int | None = None) -> FloatArray:
+def concatenated(keep: int) -> FloatArray:
     """A buffer made by np.concatenate after 1,000 chunks, cut to the newest ``keep`` samples each time."""
     held = np.array([], dtype=np.float32)
-    for _ in range(appends or APPENDS):
+    for _ in range(APPENDS):
         held = np.concatenate([held, SPEECH])[-keep:]
     return held
 
 
-def ring_filled(keep: int, appends: int | None = None) -> RingBuffer:
+def ring_filled(keep: int) -> RingBuffer:
     ring = RingBuffer(keep)
-    for _ in range(appends or APPENDS):
+    for _ in range(APPENDS):
         ring.append(SPEECH)
     return ring
 

@@ -82,12 +82,12 @@ class PaddedEncoder(ShortWindowEncoder):
         return Encoded(features, positions(len(window)))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _ReferenceState(DecoderState):
     """openai-whisper's own cache: the keys and values of its modules, cross-attention included."""
 
-    features: torch.Tensor | None = None
-    kept: dict[torch.nn.Module, torch.Tensor] | None = None
+    features: torch.Tensor
+    kept: dict[torch.nn.Module, torch.Tensor]
 
 
 class ReferenceDecoder(TextDecoder):
@@ -104,7 +104,6 @@ class ReferenceDecoder(TextDecoder):
 
     def rewind(self, state: DecoderState, n_tokens: int) -> None:
         assert isinstance(state, _ReferenceState)
-        assert state.kept is not None
         own = {module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)}
         state.kept = {module: kept[:, :n_tokens] if module in own else kept for module, kept in state.kept.items()}
         state.alignment = state.alignment[:, :n_tokens]
@@ -116,7 +115,6 @@ class ReferenceDecoder(TextDecoder):
         openai-whisper's mask allows several tokens only in an empty state.
         """
         assert isinstance(state, _ReferenceState)
-        assert state.features is not None
         assert len(tokens) == 1 or not state.n_tokens, "openai-whisper's mask is for an empty cache"
         end = state.n_tokens + len(tokens)
         if end > self.max_tokens:

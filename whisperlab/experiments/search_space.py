@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DIGITS = 4  # significant digits of a number from a range
 
-# Options outside of searches: the same for all trials, or part of the measurement.
+# Options outside of searches (and those of monitoring): the same for all trials, or part of the measurement.
 _FIXED = {
     "languages", "sampling_rate", "language", "oracle", "decode", "language_id.prior", "compute.device",
     "cache.shadow_rate",
@@ -59,14 +59,11 @@ class Range:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ConfigurationError(f"an empty range: low must be below high, got {self.low} and {self.high}")
+        got = f"got low {self.low}, high {self.high} and step {self.step}"
         if self.log and (self.low <= 0 or self.step is not None):
-            raise ConfigurationError(
-                f"a log range needs low above 0 and no step, got low {self.low} and step {self.step}"
-            )
+            raise ConfigurationError(f"a log range needs low above 0 and no step, {got}")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise ConfigurationError(
-                f"step must be above 0 and fit into the range, got {self.step} from {self.low} to {self.high}"
-            )
+            raise ConfigurationError(f"step must be above 0 and fit into the range, {got}")
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, float | int) and self.low <= value <= self.high
@@ -142,11 +139,8 @@ def _described(described: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def _axis(name: str, value: JsonValue) -> Choice | Range:
-    known = {
-        one: option
-        for one, option in TranscriberConfig.options().items()
-        if one not in _FIXED and not one.startswith("monitoring.")
-    }
+    options = TranscriberConfig.options().items()
+    known = {one: option for one, option in options if one not in _FIXED and not one.startswith("monitoring.")}
     if name not in known:
         raise ConfigurationError(f"no option {name!r} to search over: there are {', '.join(known)}")
     try:

@@ -13,7 +13,7 @@ import gc
 import itertools
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.audio_files import read_part
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
-from whisperlab.evaluation.trace import StreamTranscriber, Trace, record
+from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments.executors import Executor, InProcess, Lost
 from whisperlab.experiments.results_store import (
     SCHEMA,
@@ -43,6 +43,9 @@ from whisperlab.experiments.results_store import (
     task_key,
     write_store,
 )
+from whisperlab.model.linear import check_precision
+from whisperlab.model.weights import Weights, load_weights, model_digest
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
 from whisperlab.util.json_values import Json
@@ -55,13 +58,10 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
     from whisperlab.data.manifest import Recording
-    from whisperlab.model.weights import Weights
 
 logger = logging.getLogger("whisperlab")
 
 MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
-
-KEY, PRECISION = "cache.key", "cache.hash_precision"
 
 # Language-ID at every hop, without the extra windows at onsets, which never go through the cache. By default the
 # transcriber skips hops while it is confident, which would hide the effect of cache, key and hop.
@@ -206,8 +206,6 @@ def run_sweep(
 
 def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
     """A function from a configuration to its transcriber; the model is loaded once and shared."""
-    from whisperlab.transcriber import SessionRestartTranscriber
-
     return lambda config: SessionRestartTranscriber(model, config=config)
 
 
@@ -216,8 +214,6 @@ def identity(digest: str, device: str) -> dict[str, str]:
 
     ``precision`` is that of encoder and decoder where a configuration names none: it depends on the processor.
     """
-    from whisperlab.model.linear import check_precision
-
     here = torch.device(device)
     precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
     return {"weights": digest, "version": __version__, "precision": precision}
@@ -228,8 +224,6 @@ def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTrans
 
     Raises SweepError where this process differs from ``drivers``, the `identity` of the driver process.
     """
-    from whisperlab.model.weights import load_weights, model_digest
-
     weights = load_weights(model, device)
     own = identity(model_digest(weights), device)
     for what, theirs in drivers.items():
@@ -274,7 +268,19 @@ def run_task(
             audio_offset=task.recording.offset,
             progress=progress,
         )
-        return {**row, **_measured(trace, task.config), "trace": path}
+        score = score_trace(trace)
+        return {
+            **row,
+            "trace": path,
+            "counts": score.to_dict(),
+            "rates": _rates(score, task.config.decode),
+            "statistics": trace.statistics,
+            "duration": trace.duration,
+            "compute_s": trace.compute_s,
+            "response_p95_s": response_p95(trace),
+            "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
+            "threads": task.config.compute.threads,
+        }
     except Exception as error:
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=not expected)
@@ -290,11 +296,10 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    groups: dict[str, list[Row]] = {}
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
     try:
         for row in rows:
-            made_with = [row["config"], row["model_digest"], row["whisperlab"]]
-            groups.setdefault(json.dumps(made_with, sort_keys=True), []).append(row)
+            groups[json.dumps([row["config"], row["model_digest"], row["whisperlab"]], sort_keys=True)].append(row)
         return pd.json_normalize([dict(_summary(group)) for group in groups.values()])
     except (KeyError, TypeError) as error:
         raise SweepError(f"a finished row has no value for a needed field: {error!r}") from error
@@ -366,20 +371,6 @@ def _identity(task: Task) -> Row:
     }
 
 
-def _measured(trace: Trace, config: TranscriberConfig) -> Row:
-    score = score_trace(trace)
-    return {
-        "counts": score.to_dict(),
-        "rates": _rates(score, config.decode),
-        "statistics": trace.statistics,
-        "duration": trace.duration,
-        "compute_s": trace.compute_s,
-        "response_p95_s": response_p95(trace),
-        "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
-        "threads": config.compute.threads,
-    }
-
-
 # Rates of the final segments. Without decoding there are none, and all speech would count as missed.
 _SEGMENT_RATES: Json = {"mixed_error_rate": None, "error_rate_by_language": {}, "language_error_rate": None}
 
@@ -419,7 +410,11 @@ def _run_all(
         with bar, closing(executor.run(todo)) as results:
             bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
             for number, (task, result) in enumerate(results, 1):
-                row = _died(task, result.attempts) if isinstance(result, Lost) else result
+                if isinstance(result, Lost):
+                    error = f"the process that ran it died, {result.attempts} times: was there enough memory?"
+                    row: Row = {**_identity(task), "status": "died", "error": error}
+                else:
+                    row = result
                 store.append(row)
                 failures += row["status"] != "ok"
                 peak = max(peak, row["peak_rss_bytes"] or 0)
@@ -430,11 +425,6 @@ def _run_all(
         say(f"stopped; {out / STORE} holds every result that was finished: run the same sweep again to continue")
         raise
     return peak or None
-
-
-def _died(task: Task, attempts: int) -> Row:
-    error = f"the process that ran it died, {attempts} times: was there enough memory?"
-    return {**_identity(task), "status": "died", "error": error}
 
 
 def _short(config: TranscriberConfig) -> str:

@@ -37,29 +37,16 @@ SCORES = (
 
 
 @dataclass(slots=True, frozen=True)
-class Claim:
-    """A reduction claimed by the guide, as a share of before, and those measured for its design and for the default."""
-
-    what: str
-    claimed: float
-    guide: float | None
-    guide_95: Interval | None
-    default: float | None
-    default_95: Interval | None
-    result: str
-    reason: str
-
-
-@dataclass(slots=True, frozen=True)
 class Ablation:
     """The result: one row per variant, the time of each operation, and the guide's claims beside measured values.
 
+    A claim has the claimed reduction, as a share of before, and those measured for the guide's design and the default.
     ``figures`` are those of `frame_figures` and, if measured, of `beside_offline` and of caches with hits.
     """
 
     rows: tuple[TableRow, ...]
     operations: tuple[TableRow, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[TableRow, ...]
     figures: tuple[Figure, ...]
 
 
@@ -138,7 +125,7 @@ _CLAIMS: tuple[tuple[str, float, Value | None, str], ...] = (
 )
 
 
-def check_claims(times: Mapping[str, Timing], memory: Mapping[str, Memory], rng: np.random.Generator) -> list[Claim]:
+def check_claims(times: Mapping[str, Timing], memory: Mapping[str, Memory], rng: np.random.Generator) -> list[TableRow]:
     """The guide's summary, line by line."""
 
     def reduction(variant: str, value: Value | None) -> tuple[float | None, Interval | None]:
@@ -150,8 +137,11 @@ def check_claims(times: Mapping[str, Timing], memory: Mapping[str, Memory], rng:
 
     claims = []
     for what, claimed, value, reason in _CLAIMS:
-        guide, default = reduction(GUIDE, value), reduction(DEFAULT, value)
-        claims.append(Claim(what, claimed, *guide, *default, claim_result(claimed, *guide), reason))
+        row: TableRow = {"what": what, "claimed": claimed}
+        for variant in (GUIDE, DEFAULT):
+            row[variant], row[f"{variant}_95"] = reduction(variant, value)
+        result = claim_result(claimed, row[GUIDE], row[f"{GUIDE}_95"])
+        claims.append({**row, "result": result, "reason": reason})
     return claims
 
 
@@ -175,12 +165,11 @@ def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
         [{"variant": row["variant"], **{n.replace("_", " "): _cell(row, n) for n in SCORES}} for row in scored],
         [
             {
-                "the guide's claim": claim.what,
-                "less": f"{claim.claimed:.0%}",
-                "its design, measured": _share(claim.guide, claim.guide_95),
-                "whisperlab": _share(claim.default, claim.default_95),
-                "result": claim.result,
-                "reason": claim.reason,
+                "the guide's claim": claim["what"],
+                "less": f"{claim['claimed']:.0%}",
+                "its design, measured": _share(claim[GUIDE], claim[f"{GUIDE}_95"]),
+                "whisperlab": _share(claim[DEFAULT], claim[f"{DEFAULT}_95"]),
+                **{name: claim[name] for name in ("result", "reason")},
             }
             for claim in ablation.claims
         ],
