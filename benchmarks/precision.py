@@ -1,7 +1,7 @@
 """Language-ID accuracy by precision: fp32, bf16, int8, and torch's default 8 bits, at the same places.
 
-    python benchmarks/precision.py --split dev
-    python benchmarks/precision.py --split test --places 400
+    python -m benchmarks.precision --split dev
+    python -m benchmarks.precision --split test --places 400
 
 Every window lies within one language and is scored once per precision of encoder and decoder. *Plain int8* has one
 scale for all weights of a layer and one for its input, as torch's dynamic quantisation by default; whisperlab has
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.language_window import windows
+from benchmarks.language_window.windows import Condition, WindowLogits, WindowScorer
 from whisperlab import data
-from whisperlab.experiments import language_windows
-from whisperlab.experiments.language_windows import Condition, WindowLogits, WindowScorer
 from whisperlab.model import linear
 from whisperlab.model import weights as models
 from whisperlab.model.encoder import ShortWindowEncoder
@@ -106,12 +106,9 @@ def main() -> None:
     for corpus in CORPORA:
         recordings = data.load(corpus, arguments.split)
         allowed = sorted({code for recording in recordings for code in recording.languages})
-        among = language_windows.places(recordings, CONDITION.window_s)
-        where = language_windows.sample(among, arguments.places, np.random.default_rng(0))
-        heard = {
-            name: language_windows.measure(one, recordings, where, [CONDITION])[CONDITION]
-            for name, one in scorers.items()
-        }
+        among = windows.places(recordings, CONDITION.window_s)
+        where = windows.sample(among, arguments.places, np.random.default_rng(0))
+        heard = {name: windows.measure(one, recordings, where, [CONDITION])[CONDITION] for name, one in scorers.items()}
         print(f"{corpus}, {arguments.split}: {len(where)} windows of {CONDITION}, {len(recordings)} recordings")
         rows = [
             {

@@ -11,7 +11,7 @@ seconds of audio (625 KB, as in the guide). The append latency alone is wall tim
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from functools import cache
 from statistics import median
 
@@ -26,13 +26,11 @@ from whisperlab.experiments.microbenchmarks import (
     HELD_S,
     ROUNDS,
     SPEECH,
-    TEXTS,
     concatenated,
     metrics_figures,
+    repeated,
     ring_filled,
-    slot_figures,
     traced_bytes,
-    tracking_figures,
 )
 from whisperlab.streaming.decoding import MEANINGFUL, is_meaningful
 from whisperlab.util.statistics import Figure, ratio
@@ -41,6 +39,11 @@ from whisperlab.util.timing import time_in_turns
 
 HELD = HELD_S * SAMPLE_RATE  # samples both buffers keep
 OPERATIONS = 1000
+TEXTS = {
+    "a sentence": " she went home, y luego llamó a su hermana",
+    "punctuation alone": " ... !? -- ...",
+    "a long pause written out": " . " * 100,
+}
 
 
 # --- the page -----------------------------------------------------------------------------------------
@@ -116,6 +119,34 @@ def append_p95_ms() -> float:
     return metrics.get_statistics()["vad.buffer_append"]["p95"]
 
 
+def tracking_figures() -> list[Figure]:
+    """A precompiled pattern for one letter or digit, beside a test of every character."""
+    figures = []
+    for name, text in TEXTS.items():
+        subjects = {
+            "test": repeated("any(c.isalnum() for c in text)", {"text": text}),
+            "find": repeated("search(text)", {"search": MEANINGFUL.search, "text": text}),
+        }
+        times = time_in_turns(subjects, ROUNDS)
+        figures.append(ratio(f"any(isalnum) / pattern, {name}", times["test"], times["find"]))
+    return figures
+
+
+def slot_figures(n: int = 100_000) -> list[Figure]:
+    """Bytes of a ``SessionSegment`` with slots and of the same record with a ``__dict__``, by tracemalloc."""
+    loose = make_dataclass("Loose", SessionSegment.__slots__)
+
+    def bytes_each(kind: Callable[..., object]) -> float:
+        return traced_bytes(lambda: [kind("hola", "es", 0.0, 1.0, True, 0.9) for _ in range(n)])[0] / n
+
+    slotted, open_ = bytes_each(SessionSegment), bytes_each(loose)
+    return [
+        Figure("SessionSegment with slots", slotted, "bytes", n=n),
+        Figure("the same with a __dict__", open_, "bytes", n=n),
+        Figure("saved by slots", 1 - slotted / open_, "", n=n),
+    ]
+
+
 def measure_page(rounds: int = ROUNDS) -> Page:
     """Run every benchmark of the page: some seconds."""
     everything = APPENDS * CHUNK
@@ -137,7 +168,7 @@ def measure_page(rounds: int = ROUNDS) -> Page:
         measured_ms=measured,
         overhead_us=overhead,
         append_p95_ms=append_p95_ms(),
-        tracking=tracking_figures(MEANINGFUL),
+        tracking=tracking_figures(),
         slots=slot_figures(),
         rounds=rounds,
     )

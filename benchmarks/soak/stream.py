@@ -23,7 +23,7 @@ from benchmarks.soak.findings import LOG_SCHEMA
 from benchmarks.soak.plan import BLOCK_TILES, TILE, Piece, Plan
 from benchmarks.soak.sounds import Sounds
 from whisperlab.evaluation.trace import provenance
-from whisperlab.experiments.worker_pool import Worker
+from whisperlab.experiments.executors import Worker
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.engine import prepared
 from whisperlab.model.weights import load_weights

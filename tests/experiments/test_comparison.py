@@ -12,8 +12,7 @@ import pytest
 
 from whisperlab import cli
 from whisperlab.experiments import results_store
-from whisperlab.experiments.comparison import Outcome, compare_sweeps
-from whisperlab.experiments.comparison.measures import TIME, Pairs
+from whisperlab.experiments.comparison import TIME, Outcome, Pairs, compare_sweeps
 from whisperlab.experiments.significance import PairedResult
 from whisperlab.util.errors import SweepError
 

@@ -379,7 +379,7 @@ def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right
 def test_memory_is_that_of_a_fresh_process() -> None:
     recording = data.load("ivr-en-es", "dev")[0]
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = other_systems.MemoryTask("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
+    task = ("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
     peak = in_fresh_process(other_systems.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperlab.experiments.worker_pool import Worker, WorkerDiedError
+from whisperlab.experiments.executors import Worker, WorkerDiedError
 
 
 def pids() -> Callable[[object], int]:
@@ -112,7 +112,7 @@ DRIVER = """
     from functools import partial
     sys.path.insert(0, {tests!r})
     from test_worker_pool import noted_sleep
-    from whisperlab.experiments.worker_pool import Worker
+    from whisperlab.experiments.executors import Worker
 
     if __name__ == "__main__":
         worker = Worker(partial(noted_sleep, "pid"))

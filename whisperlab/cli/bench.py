@@ -193,7 +193,7 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
         offline=args.offline,
         say=console.note,
     )
-    return found.to_dict(), ablation.readable(found)
+    return asdict(found), ablation.readable(found)
 
 
 def _system_tables(rows: list[TableRow]) -> list[list[dict[str, str]]]:

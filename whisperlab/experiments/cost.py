@@ -36,7 +36,6 @@ class Cost:
 
     @property
     def rate(self) -> float:
-        """All stages together."""
         return math.fsum(self.stages.values())
 
 
@@ -50,12 +49,12 @@ def cost_of(statistics: Json, compute_s: float, audio_s: float) -> Cost:
 
 def from_rows(rows: Iterable[Row]) -> dict[str, Cost]:
     """The cost of every configuration that finished some recording, by `cost_name`."""
-    found: dict[str, list[tuple[Cost, float]]] = {}
+    found: dict[str, list[Cost]] = {}
     for row in rows:
         if row["status"] == "ok" and row["compute_s"] and row["duration"]:
             cost = cost_of(row["statistics"], row["compute_s"], row["duration"])
-            found.setdefault(cost_name(row["config"]), []).append((cost, row["duration"]))
-    return {name: _together(costs) for name, costs in found.items()}
+            found.setdefault(cost_name(row["config"]), []).append(cost)
+    return {name: _mean(costs) for name, costs in found.items()}
 
 
 def probe(
@@ -67,8 +66,7 @@ def probe(
 ) -> dict[str, Cost]:
     """The cost of every configuration; those that are not ``known`` are run over the beginning of ``audio``.
 
-    Of configurations that differ only in their cache the first is run. For the others this is an estimate without the
-    effect of their hits.
+    Of configurations that differ only in their cache the first is run; hits of the others are not estimated.
     """
     audio = audio[: samples(PROBE_S)]
     tried: dict[str, Cost] = {}
@@ -112,11 +110,8 @@ def cost_name(config: Json, without: str = "") -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _together(costs: Sequence[tuple[Cost, float]]) -> Cost:
+def _mean(costs: Sequence[Cost]) -> Cost:
     """The mean of several runs, weighted by the length of their audio."""
-    whole = math.fsum(audio_s for _, audio_s in costs)
-    stages = {
-        stage: math.fsum(cost.stages[stage] * audio_s for cost, audio_s in costs) / whole
-        for stage in costs[0][0].stages
-    }
-    return Cost(stages, whole)
+    audio_s = math.fsum(cost.audio_s for cost in costs)
+    stages = costs[0].stages
+    return Cost({stage: math.fsum(c.stages[stage] * c.audio_s for c in costs) / audio_s for stage in stages}, audio_s)

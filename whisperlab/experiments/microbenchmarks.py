@@ -7,13 +7,12 @@ slows both. Ratios are taken per round and reported as their median with a 95 % 
 from __future__ import annotations
 
 import gc
-import re
 import threading
 import time
 import timeit
 import tracemalloc
-from collections.abc import Callable, Sequence
-from dataclasses import make_dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,9 @@ import numpy as np
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.streaming.results import SessionSegment
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.process import process_memory
-from whisperlab.util.statistics import Figure, Point, median_interval, ratio, summary
+from whisperlab.util.statistics import Figure, ratio, summary
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 from whisperlab.util.timing import Subject, time_in_turns
@@ -45,8 +43,7 @@ RECORDING = 4  # threads that record at once
 SPEECH: FloatArray = np.random.default_rng(0).uniform(-1, 1, CHUNK).astype(np.float32)
 
 
-def nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:
-    """Nanoseconds per call of a subject that makes `CALLS` calls per round."""
+def _nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:
     return summary(name, "ns", [ms / CALLS * 1e6 for ms in round_ms])
 
 
@@ -58,18 +55,17 @@ def repeated(statement: str, names: dict[str, Any], setup: str = "pass", calls: 
 # --- the buffer ---------------------------------------------------------------------------------------
 
 
-def concatenated(keep: int, appends: int | None = None) -> FloatArray:
+def concatenated(keep: int) -> FloatArray:
     """A buffer made by np.concatenate after 1,000 chunks, cut to the newest ``keep`` samples each time."""
     held = np.array([], dtype=np.float32)
-    for _ in range(appends or APPENDS):
+    for _ in range(APPENDS):
         held = np.concatenate([held, SPEECH])[-keep:]
     return held
 
 
-def ring_filled(keep: int, appends: int | None = None) -> RingBuffer:
-    """A new ring buffer after the same chunks."""
+def ring_filled(keep: int) -> RingBuffer:
     ring = RingBuffer(keep)
-    for _ in range(appends or APPENDS):
+    for _ in range(APPENDS):
         ring.append(SPEECH)
     return ring
 
@@ -97,26 +93,6 @@ def bytes_per_append() -> float:
     held[1] = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return float(held[1] - held[0]) / CALLS
-
-
-def append_curve(
-    held_s: Sequence[float] = (1, 2, 5, 10, 30, 60), rounds: int | None = None, calls: int = 20
-) -> list[Point]:
-    """Milliseconds of one append of 100 ms by the length held: ring, np.concatenate, and a bare copy."""
-    points: list[Point] = []
-    place = np.empty(CHUNK, np.float32)
-    for length_s in held_s:
-        held, ring = np.zeros(samples(length_s), np.float32), RingBuffer(samples(length_s))
-        names = {"np": np, "held": held, "ring": ring, "place": place, "speech": SPEECH}
-        statements = {
-            "np.concatenate": "np.concatenate([held, speech])[-len(held):]",
-            "RingBuffer": "ring.append(speech)",
-            "bare copy of the chunk": "place[:] = speech",
-        }
-        subjects = {name: repeated(code, names, calls=calls) for name, code in statements.items()}
-        for name, took in time_in_turns(subjects, rounds or ROUNDS).items():
-            points.append(Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took])))
-    return points
 
 
 def buffer_figures() -> list[Figure]:
@@ -156,7 +132,7 @@ def _floor() -> list[Figure]:
     }
     times = time_in_turns(subjects, ROUNDS)
     return [
-        nanoseconds("append of 100 ms", times["append"]),
+        _nanoseconds("append of 100 ms", times["append"]),
         ratio("append / bare copy into one place", times["append"], times["copy"]),
         ratio("append / bare copy into successive places", times["append"], times["copy on"]),
         ratio("append to a mirrored ring / bare copy into one place", times["append mirrored"], times["copy"]),
@@ -175,7 +151,7 @@ def _reads() -> list[Figure]:
         subjects[f"view {length_s} s"] = repeated("with ring.view(n): pass", {"ring": ring, "n": samples(length_s)})
     times = time_in_turns(subjects, ROUNDS)
     return [
-        nanoseconds("newest 2 s as a view", times["view 2 s"]),
+        _nanoseconds("newest 2 s as a view", times["view 2 s"]),
         ratio("newest 2 s as a copy / as a view", times["copy 2 s"], times["view 2 s"]),
         ratio("view of 2 s / of 0.1 s", times["view 2 s"], times["view 0.1 s"]),
         ratio("view of 8 s / of 0.1 s", times["view 8 s"], times["view 0.1 s"]),
@@ -199,13 +175,13 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     }
     subjects = {name: repeated(code, names) for name, code in statements.items()}
     times = time_in_turns(subjects, ROUNDS)
-    figures = [nanoseconds(name, own) for name, own in times.items()]
+    figures = [_nanoseconds(name, own) for name, own in times.items()]
     floor_times = times.pop("two readings of the clock")
     figures += [ratio(f"{name} / two readings of the clock", own, floor_times) for name, own in times.items()]
     parallel = [_parallel_record_ns() for _ in range(ROUNDS)]
     figures.append(summary(f"record() from {RECORDING} threads at once, by the wall clock", "ns", parallel))
-    figures.append(Figure("resident memory grown", _grown_bytes(metrics, records), "bytes", n=records))
-    return figures
+    before = _resident_bytes(metrics, 10_000)  # enough to fill every buffer
+    return [*figures, Figure("resident memory grown", _resident_bytes(metrics, records) - before, "bytes", n=records)]
 
 
 def _parallel_record_ns() -> float:
@@ -217,26 +193,19 @@ def _parallel_record_ns() -> float:
         for _ in range(CALLS):
             metrics.record("lid.total", 0.001)
 
-    threads = [threading.Thread(target=work) for _ in range(RECORDING)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    began = time.perf_counter_ns()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(RECORDING) as pool:
+        for _ in range(RECORDING):
+            pool.submit(work)
+        start.wait()
+        began = time.perf_counter_ns()
     return (time.perf_counter_ns() - began) / (RECORDING * CALLS)
 
 
-def _grown_bytes(metrics: PerformanceMetrics, records: int) -> int:
-    """Growth of resident memory over so many records, after enough to fill every buffer."""
-
-    def fill(n: int) -> int:
-        for _ in range(n):
-            metrics.record("lid.total", 0.001)
-        return process_memory()["VmRSS"]
-
-    before = fill(10_000)
-    return fill(records) - before
+def _resident_bytes(metrics: PerformanceMetrics, records: int) -> int:
+    """Resident memory after so many more records."""
+    for _ in range(records):
+        metrics.record("lid.total", 0.001)
+    return process_memory()["VmRSS"]
 
 
 # --- the cache ----------------------------------------------------------------------------------------
@@ -281,41 +250,3 @@ def _lookups(cache: EncoderCache, output: object, window: FloatArray) -> tuple[l
         lookup_ms.append((time.perf_counter_ns() - began) / 1e6)
         hash_ms.append((hashed - began) / 1e6)
     return lookup_ms, hash_ms
-
-
-# --- the guide's other figures: chunk tracking, slotted records ---------------------------------------
-
-
-TEXTS = {
-    "a sentence": " she went home, y luego llamó a su hermana",
-    "punctuation alone": " ... !? -- ...",
-    "a long pause written out": " . " * 100,
-}
-
-
-def tracking_figures(pattern: re.Pattern[str]) -> list[Figure]:
-    """A precompiled pattern for one letter or digit, beside a test of every character."""
-    figures = []
-    for name, text in TEXTS.items():
-        subjects = {
-            "test": repeated("any(c.isalnum() for c in text)", {"text": text}),
-            "find": repeated("search(text)", {"search": pattern.search, "text": text}),
-        }
-        times = time_in_turns(subjects, ROUNDS)
-        figures.append(ratio(f"any(isalnum) / pattern, {name}", times["test"], times["find"]))
-    return figures
-
-
-def slot_figures(n: int = 100_000) -> list[Figure]:
-    """Bytes of a ``SessionSegment`` with slots and of the same record with a ``__dict__``, by tracemalloc."""
-    loose = make_dataclass("Loose", SessionSegment.__slots__)
-
-    def bytes_each(kind: Callable[..., object]) -> float:
-        return traced_bytes(lambda: [kind("hola", "es", 0.0, 1.0, True, 0.9) for _ in range(n)])[0] / n
-
-    slotted, open_ = bytes_each(SessionSegment), bytes_each(loose)
-    return [
-        Figure("SessionSegment with slots", slotted, "bytes", n=n),
-        Figure("the same with a __dict__", open_, "bytes", n=n),
-        Figure("saved by slots", 1 - slotted / open_, "", n=n),
-    ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -56,9 +55,7 @@ COSTS = ("threads", "real_time_factor", "encoder_calls_per_s", "encoded_s_per_s"
 def run_system(
     name: str, system: System, recording: Recording, audio: FloatArray, clock: Callable[[], float]
 ) -> SystemResult:
-    """Run one system on one recording, timed."""
-    reference = Reference.from_dict(recording.reference)
-    began = clock()
+    reference, began = Reference.from_dict(recording.reference), clock()
     output = system(audio, reference)
     took_s = clock() - began
     compute_s = took_s if output.compute_s is None else output.compute_s
@@ -73,12 +70,10 @@ def interleaved(
     say: Say = log.info,
 ) -> Iterator[SystemResult]:
     """Run every system on every recording; each recording starts with another system."""
-    for index, order in enumerate(rotations(systems, len(recordings))):
-        recording = recordings[index]
-        audio = recording.audio()
+    for number, (recording, order) in enumerate(zip(recordings, rotations(systems), strict=False), 1):
+        audio, place = recording.audio(), f"{recording.id} ({number} of {len(recordings)})"
         for name in order:
             result = run_system(name, systems[name], recording, audio, clock)
-            place = f"{recording.id} ({index + 1} of {len(recordings)})"
             say(f"{place}: {name}: {result.compute_s:.1f} s for {result.duration:.0f} s of audio")
             yield result
 
@@ -130,34 +125,24 @@ def compare(
     for row in rows:
         row["threads"], row["peak_memory_bytes"] = threads, None
         if memory:
-            task = MemoryTask(row["system"], tuple(languages), model, threads, recordings[0], reference)
+            task = (row["system"], languages, model, threads, recordings[0], reference)
             row["peak_memory_bytes"] = in_fresh_process(peak_memory, task)
             say(f"{row['system']}: peak memory {row['peak_memory_bytes'] / 1e6:.0f} MB")
     return rows
 
 
-@dataclass(slots=True, frozen=True)
-class MemoryTask:
-    """A system to run in a fresh process, as picklable data."""
+def peak_memory(task: tuple[str, Sequence[str], str, int, Recording, Reference]) -> int:
+    """Peak memory (VmHWM, bytes) of this process after it has loaded a system and processed half a minute.
 
-    name: str
-    languages: tuple[str, ...]
-    model: str
-    threads: int
-    recording: Recording
-    reference: Reference
-
-
-def peak_memory(task: MemoryTask) -> int:
-    """Peak memory (VmHWM, bytes) of this process after it has loaded a system and processed half a minute."""
-    with torch_threads(task.threads):
-        system = all_systems(task.languages, task.model, task.threads)[task.name]("fast")
-        system(task.recording.audio()[: samples(MEMORY_S)], task.reference)
+    ``task`` is the system's name, the languages, the model, the threads, a recording, and the reference of its start.
+    """
+    name, languages, model, threads, recording, reference = task
+    with torch_threads(threads):
+        all_systems(languages, model, threads)[name]("fast")(recording.audio()[: samples(MEMORY_S)], reference)
     return process_memory()["VmHWM"]
 
 
 def _until(reference: Reference, end_s: float) -> Reference:
-    """The reference segments that end before."""
     return Reference(reference.text, tuple(s for s in reference.segments if s.end <= end_s))
 
 
@@ -180,14 +165,10 @@ def summarise(
 
 def score_result(result: SystemResult, reference: Reference) -> Score:
     """The score of one result, by the same rules as a trace's."""
-    output = result.output
+    duration, output, compute_s = result.duration, result.output, result.compute_s
+    committed = output.committed
     return score(
-        reference,
-        output.segments,
-        output.switches,
-        duration=result.duration,
-        committed=output.committed,
-        compute_s=result.compute_s,
+        reference, output.segments, output.switches, duration=duration, committed=committed, compute_s=compute_s
     )
 
 
@@ -198,14 +179,12 @@ def readable(rows: Iterable[TableRow], names: Iterable[str]) -> list[dict[str, s
     [{'system': 'a', 'mixed_error_rate': '0.50 (0.25-0.75)'}]
     """
     columns = list(names)
-    return [{"system": row["system"], **{name: _cell(row, name) for name in columns}} for row in rows]
 
+    def cell(row: TableRow, name: str) -> str:
+        value = row.get(name)
+        return with_interval(value, row.get(f"{name}_95")) if value is None or isinstance(value, float) else str(value)
 
-def _cell(row: TableRow, name: str) -> str:
-    value = row.get(name)
-    if value is None or isinstance(value, float):
-        return with_interval(value, row.get(f"{name}_95"))
-    return str(value)
+    return [{"system": row["system"], **{name: cell(row, name) for name in columns}} for row in rows]
 
 
 def _scores(

@@ -1,7 +1,4 @@
-"""Which of several configurations are worth having, and which option made the difference: pure functions of numbers.
-
-Nothing here knows a sampler, a store or a model; a search and the report of any sweep ask the same questions.
-"""
+"""Which of several configurations are worth having, and which option made the difference: pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -20,8 +17,7 @@ CHANCE = 95  # per cent of the shuffles that stay below the share an option has 
 class Importance:
     """How much of an objective's variance one option explains by itself, from 0 to 1.
 
-    ``chance`` is what it explains of shuffled results in 95 of 100 cases: with few trials that is much, and a share
-    below it shows nothing.
+    ``chance`` is what it explains of shuffled results in 95 of 100 cases: a share below it shows nothing.
     """
 
     option: str
@@ -30,14 +26,11 @@ class Importance:
 
     @property
     def shown(self) -> bool:
-        """Whether the share is more than chance gives."""
         return self.share > self.chance
 
 
 def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
-    """Which points no other dominates, all objectives being better when lower.
-
-    One dominates another when it is nowhere worse and somewhere better; equal points do not dominate each other.
+    """Which points no other dominates: is nowhere worse (higher) and somewhere better.
 
     >>> pareto_front([(1, 5), (2, 2), (3, 3), (2, 2)])
     (True, True, False, True)
@@ -54,14 +47,12 @@ def importances(options: Mapping[str, Sequence[object]], objective: Sequence[flo
     `LEVELS` different values are cut into so many groups of equal size. ``chance`` comes from shuffling the results.
     Options that were changed together share the credit, and what only a combination does is not seen.
 
-    Importances of tree models and of densities (fANOVA, PED-ANOVA) see combinations but need many trials: with three
-    options and 16 made-up results PED-ANOVA (Watanabe 2023) put the one that mattered first 78 times in 100, this 90
-    times; and where none mattered PED-ANOVA still gave a typical 0.7 to one of them.
+    fANOVA and PED-ANOVA see combinations but need many trials: with three options and 16 made-up results PED-ANOVA
+    (Watanabe 2023) put the one that mattered first 78 times in 100, this 90 times.
 
     Args:
         options: the values of each option, one for each configuration.
         objective: the result of each configuration.
-        seed: of the shuffles.
     """
     results = np.asarray(objective, dtype=float)
     rng = np.random.default_rng(seed)

@@ -6,7 +6,6 @@ import gzip
 import logging
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,11 +14,10 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Generic
 
-from whisperlab.experiments.executors import Lost, Result, Task, retry
+from whisperlab.experiments.executors import Lost, Result, Submit, Task, Work, run_on
 from whisperlab.experiments.results_store import Row
 from whisperlab.experiments.sweep import MakeTranscriber, run_task
 from whisperlab.experiments.sweep import Task as SweepTask
-from whisperlab.experiments.worker_pool import Work
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, brief
 from whisperlab.util.files import write_atomic
@@ -28,10 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class RayCluster(Generic[Task, Result]):
-    """Actors of a Ray cluster, each with its own model.
-
-    All nodes must see the same files, unless there is ``payload``. A worker that dies, alone or with its node, is
-    replaced if a processor is free, and its task tried again, `executors.ATTEMPTS` times in all.
+    """Actors of a Ray cluster, each with its own model; like `LocalProcesses`, on nodes that see the same files.
 
     Args:
         factory: importable by name on every node, or `functools.partial` of such a function.
@@ -55,19 +50,13 @@ class RayCluster(Generic[Task, Result]):
         self._payload, self._say = payload, say
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        """Yield each task with its result, in the order in which they finish."""
         ray = _ray()
         started, dashboard = _join(ray, self._address)
         self._say(_described(ray, dashboard))
         actor = ray.remote(num_cpus=1)(_Actor)
         n_workers = self._n_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = deque((task, 1) for task in tasks)
-        busy: dict[Any, tuple[Any, Task, int]] = {}
         sent: dict[str, Any] = {}
-
-        def start(one: Any) -> None:
-            task, attempt = waiting.popleft()
-            busy[one.do.remote(task, *packed(task))] = one, task, attempt
+        actors: list[Any] = []
 
         def packed(task: Task) -> list[object]:
             if self._payload is None:
@@ -77,25 +66,20 @@ class RayCluster(Generic[Task, Result]):
                 sent[name] = ray.put(thing())
             return [sent[name]]
 
+        def new_worker() -> Submit[Task, Result]:
+            one = actor.remote(self._factory)
+            actors.append(one)
+            return lambda task: one.do.remote(task, *packed(task)).future()
+
+        def replaced(_: Submit[Task, Result], last: bool) -> Submit[Task, Result] | None:
+            """If the node of the worker died too, there may be no free processor."""
+            return new_worker() if last or _has_room(ray) else None
+
         try:
-            for _ in range(min(n_workers, len(tasks))):
-                start(actor.remote(self._factory))
-            while busy:
-                (done,), _ = ray.wait(list(busy), num_returns=1)
-                one, task, attempt = busy.pop(done)
-                result: Result | Lost | None = None
-                try:
-                    result = ray.get(done)
-                except ray.exceptions.RayActorError:
-                    result = retry(waiting, task, attempt)
-                    # If its node died too, there may be no free processor.
-                    one = actor.remote(self._factory) if not busy or _has_room(ray) else None
-                if waiting and one is not None:
-                    start(one)
-                if result is not None:
-                    yield task, result
+            workers = (new_worker() for _ in range(min(n_workers, len(tasks))))
+            yield from run_on(workers, tasks, ray.exceptions.RayActorError, replaced)
         finally:
-            for one, _, _ in busy.values():
+            for one in actors:
                 ray.kill(one)
             if started:
                 ray.shutdown()
@@ -112,8 +96,6 @@ def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
 
 
 class _Actor:
-    """A worker of the cluster."""
-
     def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
         self._work = factory()
 
@@ -160,7 +142,6 @@ def _join(ray: ModuleType, address: str) -> tuple[bool, str]:
 
 
 def _described(ray: ModuleType, dashboard: str) -> str:
-    """The size of the cluster and how to inspect it."""
     alive = sum(node["Alive"] for node in ray.nodes())
     processors = int(ray.cluster_resources().get("CPU", 0))
     address = ray.get_runtime_context().gcs_address
@@ -177,11 +158,13 @@ class PayloadCluster:
     def __init__(self, out: Path, load: Callable[[], MakeTranscriber], address: str, **options: Any) -> None:
         self._out = out
         self._cluster: RayCluster[SweepTask, tuple[Row, bytes | None]] = RayCluster(
-            partial(_payload_worker, load), address, payload=_audio_of, **options
+            partial(_payload_worker, load),
+            address,
+            payload=lambda task: (task.audio_sha256, task.recording.audio),
+            **options,
         )
 
     def run(self, tasks: Sequence[SweepTask]) -> Generator[tuple[SweepTask, Row | Lost], None, None]:
-        """Yield each task with its row, in the order in which they finish."""
         with closing(self._cluster.run(tasks)) as results:
             for task, result in results:
                 if isinstance(result, Lost):
@@ -193,12 +176,8 @@ class PayloadCluster:
                 yield task, row
 
 
-def _audio_of(task: SweepTask) -> tuple[str, Callable[[], FloatArray]]:
-    return task.audio_sha256, task.recording.audio
-
-
 def _payload_worker(load: Callable[[], MakeTranscriber]) -> Callable[[SweepTask, FloatArray], tuple[Row, bytes | None]]:
-    """The work on a node without our files: returns the row, and the trace as compressed bytes."""
+    """Work that returns the row, and the trace as compressed bytes."""
     make_transcriber = load()
 
     def work(task: SweepTask, audio: FloatArray) -> tuple[Row, bytes | None]:

@@ -8,9 +8,9 @@ is that of `SessionRestartTranscriber`, so that a comparison measures the parts 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,6 @@ class ConcatenatedBuffer(RingBuffer):
         self._memory = None  # frees the ring
 
     def append(self, samples: npt.ArrayLike) -> None:
-        """Copy the old and the new samples into a new array."""
         chunk = as_chunk(samples)
         end = self._end + len(chunk)
         self._overruns += len(chunk) > 0 and end - self._consumed_until > self._capacity
@@ -68,7 +67,6 @@ class PaddedEncoder(ShortWindowEncoder):
     def encode_batch(
         self, windows: Sequence[npt.NDArray[np.float32]], margin: int, pool_after: int | None = None
     ) -> list[Encoded]:
-        """Encode each window separately; ``margin`` and ``pool_after`` are ignored."""
         return [self._encoded(window) for window in windows]
 
     def _encoded(self, window: npt.NDArray[np.float32]) -> Encoded:
@@ -84,12 +82,12 @@ class PaddedEncoder(ShortWindowEncoder):
         return Encoded(features, positions(len(window)))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _ReferenceState(DecoderState):
     """openai-whisper's own cache: the keys and values of its modules, cross-attention included."""
 
-    features: torch.Tensor | None = None
-    kept: dict[torch.nn.Module, torch.Tensor] | None = None
+    features: torch.Tensor
+    kept: dict[torch.nn.Module, torch.Tensor]
 
 
 class ReferenceDecoder(TextDecoder):
@@ -101,14 +99,11 @@ class ReferenceDecoder(TextDecoder):
         self._heads = [tuple(place) for place in model.alignment_heads.indices().T.tolist()]
 
     def open(self, encoded: Encoded) -> DecoderState:
-        """A state without tokens; nothing is computed yet."""
         alignment = torch.empty(len(self._heads), 0, len(encoded.features), device=self.device)
         return _ReferenceState([], [], alignment, features=encoded.features, kept={})
 
     def rewind(self, state: DecoderState, n_tokens: int) -> None:
-        """Drop all tokens after the first ``n_tokens``."""
         assert isinstance(state, _ReferenceState)
-        assert state.kept is not None
         own = {module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)}
         state.kept = {module: kept[:, :n_tokens] if module in own else kept for module, kept in state.kept.items()}
         state.alignment = state.alignment[:, :n_tokens]
@@ -120,7 +115,6 @@ class ReferenceDecoder(TextDecoder):
         openai-whisper's mask allows several tokens only in an empty state.
         """
         assert isinstance(state, _ReferenceState)
-        assert state.features is not None
         assert len(tokens) == 1 or not state.n_tokens, "openai-whisper's mask is for an empty cache"
         end = state.n_tokens + len(tokens)
         if end > self.max_tokens:
@@ -135,15 +129,12 @@ class ReferenceDecoder(TextDecoder):
         return logits
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Logits after one first token."""
         return self.extend(self.open(Encoded(features, len(features))), [token])
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits, or those of the given rows of the vocabulary."""
         return hidden if rows is None else hidden[:, rows]
 
     def likely_logits(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits, plus ``mask``."""
         return hidden.clone() if mask is None else hidden + mask
 
     @contextmanager
@@ -153,13 +144,7 @@ class ReferenceDecoder(TextDecoder):
 
         seen: dict[int, torch.Tensor] = {}
         state.kept, hooks = self._model.install_kv_cache_hooks(state.kept)
-        if not attention:
-            try:
-                yield seen
-            finally:
-                _remove(hooks)
-            return
-        for layer, block in enumerate(self._model.decoder.blocks):
+        for layer, block in enumerate(self._model.decoder.blocks if attention else ()):
             assert isinstance(block.cross_attn, MultiHeadAttention)
 
             def note(_: object, __: object, outs: tuple[torch.Tensor, ...], layer: int = layer) -> None:
@@ -167,15 +152,11 @@ class ReferenceDecoder(TextDecoder):
 
             hooks.append(block.cross_attn.register_forward_hook(note))
         try:
-            with disable_sdpa():
+            with disable_sdpa() if attention else nullcontext():
                 yield seen
         finally:
-            _remove(hooks)
-
-
-def _remove(hooks: Sequence[Any]) -> None:
-    for hook in hooks:
-        hook.remove()
+            for hook in hooks:
+                hook.remove()
 
 
 def reference_transcriber(
@@ -183,12 +164,8 @@ def reference_transcriber(
 ) -> SessionRestartTranscriber:
     """A transcriber made of the reference parts.
 
-    Args:
-        model: a loaded openai-whisper model.
-        languages: the allowed languages.
-        threads: compute threads.
-        guide: the design of the performance guide: ring buffers, and a cache of 50 entries with the key ``'rounded'``
-            at 6 decimals.
+    ``guide`` selects the design of the performance guide: ring buffers, and a cache of 50 entries with the key
+    ``'rounded'`` at 6 decimals.
     """
     parts = Parts(
         engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)),

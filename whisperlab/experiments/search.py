@@ -11,11 +11,10 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 import pandas as pd
@@ -51,8 +50,6 @@ REPEATS = 100  # consecutive repeated proposals that end a search
 
 
 class RunOptions(TypedDict, total=False):
-    """How trials are run: the options of `run_sweep`."""
-
     make_transcriber: MakeTranscriber | None
     executor: Executor[Task, Row] | None
     retry_failed: bool
@@ -71,14 +68,8 @@ class Trial:
     error: str | None
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able, each objective by its name."""
-        objectives = self.objectives or (None,) * len(OBJECTIVES)
-        return {
-            "trial": self.number,
-            "values": dict(self.values),
-            **dict(zip(OBJECTIVES, objectives, strict=True)),
-            "error": self.error,
-        }
+        objectives = dict(zip(OBJECTIVES, self.objectives or (None,) * len(OBJECTIVES), strict=True))
+        return {"trial": self.number, "values": dict(self.values), **objectives, "error": self.error}
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,16 +82,14 @@ class SearchResult:
 
     @property
     def failed(self) -> tuple[Trial, ...]:
-        """The trials without objectives."""
         return tuple(trial for trial in self.trials if trial.objectives is None)
 
     @property
     def front(self) -> tuple[Trial, ...]:
         """The Pareto front, the fewest errors first."""
-        finished = [(trial.objectives, trial) for trial in self.trials if trial.objectives is not None]
-        kept = pareto_front([objectives for objectives, _ in finished]) if finished else ()
-        front = [pair for pair, on_it in zip(finished, kept, strict=True) if on_it]
-        return tuple(trial for _, trial in sorted(front, key=lambda pair: pair[0]))
+        finished = sorted((trial.objectives, trial.number, trial) for trial in self.trials if trial.objectives)
+        kept = pareto_front([objectives for objectives, *_ in finished]) if finished else ()
+        return tuple(trial for (*_, trial), on_it in zip(finished, kept, strict=True) if on_it)
 
 
 def search(
@@ -122,16 +111,13 @@ def search(
     at a time that resemble the good trials. It suits tens of trials of minutes each; a genetic algorithm such as
     NSGA-II would spend them on its first generation. Proposals avoid the others of their batch.
 
-    Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``,
-    the worst recording's 95th percentile of the time that a chunk of a live stream waits and is processed
-    (`scoring.response_p95`), measured beside the other workers; ``peak_rss_bytes``, the worst recording's peak memory
-    of its process, model included. Memory of earlier trials is freed first, except some tens of MiB.
+    Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``
+    (`scoring.response_p95`) of the worst recording, measured beside the other workers; ``peak_rss_bytes``, the worst
+    recording's peak memory of its process, model included. Memory of earlier trials is freed first, except some MiB.
 
     Proposals depend on space, seed, method and the results so far: the same search with more trials continues this
-    one, with any number of workers. Repeated proposals run once. A trial fails if any of its recordings fails.
-    ``shared`` are options of all configurations; see `run_sweep` for the other arguments.
-
-    Raises ConfigurationError for recordings of a test split: the chosen configuration would look too good on them.
+    one. Repeated proposals run once. A trial fails if any of its recordings fails. ``shared`` are options of all
+    configurations; see `run_sweep` for the other arguments. Raises ConfigurationError as `check_recordings` does.
     """
     if trials < 1 or method not in get_args(Method):
         raise ConfigurationError(
@@ -169,9 +155,9 @@ def _batches(
     space: Space, n_trials: int, method: Method, seed: int, made: Sequence[Trial]
 ) -> Iterator[list[dict[str, JsonValue]]]:
     """New proposals in batches; the caller appends the trial of each to ``made``."""
-    with _quiet() as library:
-        study = library.create_study(directions=["minimize"] * len(OBJECTIVES), sampler=_sampler(method, seed))
-    failed = library.trial.TrialState.FAIL
+    study = _study(method, seed)
+    from optuna.trial import TrialState
+
     known: set[str] = set()
     while len(made) < min(n_trials, space.size):
         size = min(n_trials - len(made), n_trials if method == "random" else BATCH)
@@ -183,7 +169,7 @@ def _batches(
             name = json.dumps(values, sort_keys=True)
             if name in known:
                 repeats += 1
-                study.tell(trial, state=failed)
+                study.tell(trial, state=TrialState.FAIL)
             else:
                 repeats = 0
                 known.add(name)
@@ -193,31 +179,22 @@ def _batches(
         before = len(made)
         yield [values for _, values in batch]
         for (trial, _), result in zip(batch, made[before:], strict=True):
-            if result.objectives is None:
-                study.tell(trial, state=failed)
-            else:
-                study.tell(trial, result.objectives)
+            study.tell(trial, result.objectives, state=None if result.objectives else TrialState.FAIL)
 
 
-def _sampler(method: Method, seed: int) -> optuna.samplers.BaseSampler:
-    from optuna.samplers import RandomSampler, TPESampler
-
-    if method == "random":
-        return RandomSampler(seed)
-    return TPESampler(n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed)
-
-
-@contextmanager
-def _quiet() -> Iterator[ModuleType]:
-    """optuna with its log restricted to warnings; restores its verbosity."""
+def _study(method: Method, seed: int) -> optuna.Study:
     try:
         import optuna
     except ImportError as error:
         raise MissingDependencyError("a search needs optuna: pip install 'whisperlab[search]'") from error
+    from optuna.samplers import RandomSampler, TPESampler
+
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        yield optuna
+        adaptive = partial(TPESampler, n_startup_trials=STARTUP, multivariate=True, constant_liar=True)
+        sampler = (RandomSampler if method == "random" else adaptive)(seed=seed)
+        return optuna.create_study(directions=["minimize"] * len(OBJECTIVES), sampler=sampler)
     finally:
         optuna.logging.set_verbosity(before)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DIGITS = 4  # significant digits of a number from a range
 
-# Options outside of searches: the same for all trials, or part of the measurement.
+# Options outside of searches (and those of monitoring): the same for all trials, or part of the measurement.
 _FIXED = {
     "languages", "sampling_rate", "language", "oracle", "decode", "language_id.prior", "compute.device",
     "cache.shadow_rate",
@@ -29,8 +29,6 @@ _RANGE = {"low", "high", "step", "log"}
 
 @dataclass(slots=True, frozen=True)
 class Choice:
-    """One of some values."""
-
     values: tuple[JsonValue, ...]
 
     def __contains__(self, value: object) -> bool:
@@ -38,7 +36,6 @@ class Choice:
 
     @property
     def size(self) -> float:
-        """The number of values."""
         return len(self.values)
 
     def suggest(self, trial: optuna.Trial, name: str) -> JsonValue:
@@ -62,21 +59,17 @@ class Range:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ConfigurationError(f"an empty range: low must be below high, got {self.low} and {self.high}")
+        got = f"got low {self.low}, high {self.high} and step {self.step}"
         if self.log and (self.low <= 0 or self.step is not None):
-            raise ConfigurationError(
-                f"a log range needs low above 0 and no step, got low {self.low} and step {self.step}"
-            )
+            raise ConfigurationError(f"a log range needs low above 0 and no step, {got}")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise ConfigurationError(
-                f"step must be above 0 and fit into the range, got {self.step} from {self.low} to {self.high}"
-            )
+            raise ConfigurationError(f"step must be above 0 and fit into the range, {got}")
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, float | int) and self.low <= value <= self.high
 
     @property
     def whole(self) -> bool:
-        """Whether it has integers only."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     @property
@@ -123,7 +116,6 @@ class Space:
 
     @classmethod
     def from_json(cls, text: str) -> Space:
-        """The space described by JSON, or by a file of it."""
         return cls(read_options(text))
 
     @property
@@ -132,7 +124,6 @@ class Space:
         return math.prod(axis.size for axis in self.options.values())
 
     def propose(self, trial: optuna.Trial) -> dict[str, JsonValue]:
-        """A value for each option."""
         return {name: axis.suggest(trial, name) for name, axis in self.options.items()}
 
     def configuration(self, values: Values) -> dict[str, JsonValue]:
@@ -141,7 +132,6 @@ class Space:
 
 
 def _described(described: Mapping[str, object]) -> dict[str, JsonValue]:
-    """The described options by dotted name."""
     for name in GROUPS.keys() & described.keys():
         if not isinstance(described[name], Mapping):
             raise ConfigurationError(f"{name} is a group of options, an object, got {described[name]!r}")
@@ -149,11 +139,8 @@ def _described(described: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def _axis(name: str, value: JsonValue) -> Choice | Range:
-    known = {
-        one: option
-        for one, option in TranscriberConfig.options().items()
-        if one not in _FIXED and not one.startswith("monitoring.")
-    }
+    options = TranscriberConfig.options().items()
+    known = {one: option for one, option in options if one not in _FIXED and not one.startswith("monitoring.")}
     if name not in known:
         raise ConfigurationError(f"no option {name!r} to search over: there are {', '.join(known)}")
     try:

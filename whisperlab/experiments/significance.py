@@ -56,16 +56,15 @@ class PairedResult:
 
     def _by(self, less: str, more: str) -> str:
         """The size without a sign, because the word carries the direction."""
-        neutral = 1.0 if self.kind == "ratio" else 0.0
+        neutral, form = (1.0, "{:.1%}") if self.kind == "ratio" else (0.0, "{:.3g}")
         value, low, high = (abs(end - neutral) for end in (self.value, self.low, self.high))
-        form = "{:.1%}" if self.kind == "ratio" else "{:.3g}"
         size, least, most = (form.format(one) for one in (value, min(low, high), max(low, high)))
         return f"{less if self.value < neutral else more} by {size} ({least} to {most})"
 
     def _change(self) -> str:
-        if self.kind == "ratio":
-            return f"{self.value - 1:+.1%} ({self.low - 1:+.1%} to {self.high - 1:+.1%})"
-        return f"{self.value:+.3g} ({self.low:+.3g} to {self.high:+.3g})"
+        neutral, form = (1.0, "{:+.1%}") if self.kind == "ratio" else (0.0, "{:+.3g}")
+        value, low, high = (form.format(end - neutral) for end in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 def paired_test(
@@ -133,7 +132,6 @@ def least_pairs(n_measures: int) -> int:
 
 
 def _conclusion(changes: Array, p: float, interval: Interval, limit: float) -> tuple[Conclusion, int]:
-    """The conclusion, and the pairs missing."""
     low, high = interval
     if len(changes) >= LEAST_PAIRS:
         if p < LEVEL and not low <= 0 <= high:
@@ -146,8 +144,7 @@ def _conclusion(changes: Array, p: float, interval: Interval, limit: float) -> t
 def _trimmed_mean(values: Array) -> Array:
     """Mean along the last axis without the outer fifths."""
     n = values.shape[-1]
-    inner: Array = np.sort(values, axis=-1)[..., n // 5 : n - n // 5].mean(-1)
-    return inner
+    return np.asarray(np.sort(values, axis=-1)[..., n // 5 : n - n // 5].mean(-1))
 
 
 def _signed_rank_test(changes: Array) -> tuple[float, float]:

@@ -13,14 +13,14 @@ import gc
 import itertools
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from tqdm.auto import tqdm
@@ -30,7 +30,7 @@ from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.audio_files import read_part
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
-from whisperlab.evaluation.trace import StreamTranscriber, Trace, record
+from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments.executors import Executor, InProcess, Lost
 from whisperlab.experiments.results_store import (
     SCHEMA,
@@ -43,10 +43,14 @@ from whisperlab.experiments.results_store import (
     task_key,
     write_store,
 )
+from whisperlab.model.linear import check_precision
+from whisperlab.model.weights import Weights, load_weights, model_digest
+from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
 from whisperlab.util.json_values import Json
 from whisperlab.util.memory import trim_heap
+from whisperlab.util.options import flat
 from whisperlab.util.process import reset_peak_rss
 
 if TYPE_CHECKING:
@@ -54,13 +58,10 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
     from whisperlab.data.manifest import Recording
-    from whisperlab.model.weights import Weights
 
 logger = logging.getLogger("whisperlab")
 
 MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
-
-KEY, PRECISION = "cache.key", "cache.hash_precision"
 
 # Language-ID at every hop, without the extra windows at onsets, which never go through the cache. By default the
 # transcriber skips hops while it is confident, which would hide the effect of cache, key and hop.
@@ -88,21 +89,20 @@ class Grid:
             raise ConfigurationError(f"options both swept and fixed: {', '.join(sorted(twice))}")
 
     def configurations(self) -> list[TranscriberConfig]:
-        """Every combination once, the first axis changing slowest.
+        """Every combination once, the first axis changing slowest; of precisions that a key ignores only the first.
 
-        Of precisions that a key does not use only the first is tried. Raises ConfigurationError for unknown options and
-        wrong values.
+        Raises ConfigurationError for unknown options and wrong values.
         """
         base = TranscriberConfig().replace({**EVERY_HOP, **self.fixed})
         combinations = itertools.product(*(dict.fromkeys(values) for values in self.axes.values()))
-        swept = (dict(zip(self.axes, values, strict=True)) for values in combinations)
-        return [config for config in map(base.replace, swept) if self._differs(config, base)]
-
-    def _differs(self, config: TranscriberConfig, base: TranscriberConfig) -> bool:
-        """Whether the precision is the first of the grid, or gives another key than that."""
-        key, precision = config.cache.key, config.cache.hash_precision
-        first = base.replace({name: values[0] for name, values in self.axes.items()}).cache.hash_precision
-        return precision == first or make_key(key, precision) != make_key(key, first)
+        swept = [base.replace(dict(zip(self.axes, values, strict=True))) for values in combinations]
+        first = swept[0].cache.hash_precision
+        return [
+            config
+            for config in swept
+            if (precision := config.cache.hash_precision) == first
+            or make_key(config.cache.key, precision) != make_key(config.cache.key, first)
+        ]
 
 
 @dataclass(slots=True, frozen=True)
@@ -180,11 +180,10 @@ def run_sweep(
 ) -> Outcome:
     """Run every configuration over every recording, except where the store in ``out`` has a row already.
 
-    ``make_transcriber`` is called with the configuration once per task, in this process; load the model outside
-    it, once. An ``executor``, with work made by `task_worker`, takes its place. ``progress`` draws a bar on stderr with
-    the time left. A task that raises leaves a failed row, and the sweep goes on. Ctrl-C leaves a valid store, says how
-    to continue, and is raised. Raises SweepError when the store is damaged, cannot be written, or when another sweep is
-    running in ``out``.
+    ``make_transcriber`` is called with the configuration once per task, in this process; an ``executor``, with work
+    made by `task_worker`, takes its place. ``progress`` draws a bar on stderr with the time left. A task that raises
+    leaves a failed row, and the sweep goes on. Ctrl-C leaves a valid store, says how to continue, and is raised. Raises
+    SweepError when the store is damaged, cannot be written, or when another sweep is running in ``out``.
     """
     out = Path(out)
     if (make_transcriber is None) == (executor is None):
@@ -207,8 +206,6 @@ def run_sweep(
 
 def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
     """A function from a configuration to its transcriber; the model is loaded once and shared."""
-    from whisperlab.transcriber import SessionRestartTranscriber
-
     return lambda config: SessionRestartTranscriber(model, config=config)
 
 
@@ -217,8 +214,6 @@ def identity(digest: str, device: str) -> dict[str, str]:
 
     ``precision`` is that of encoder and decoder where a configuration names none: it depends on the processor.
     """
-    from whisperlab.model.linear import check_precision
-
     here = torch.device(device)
     precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
     return {"weights": digest, "version": __version__, "precision": precision}
@@ -227,11 +222,8 @@ def identity(digest: str, device: str) -> dict[str, str]:
 def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTranscriber:
     """`transcriber_maker` of a model that is loaded here, in a worker.
 
-    ``drivers`` is the `identity` of the driver process. Raises SweepError where the worker's differs: its results would
-    have the wrong names.
+    Raises SweepError where this process differs from ``drivers``, the `identity` of the driver process.
     """
-    from whisperlab.model.weights import load_weights, model_digest
-
     weights = load_weights(model, device)
     own = identity(model_digest(weights), device)
     for what, theirs in drivers.items():
@@ -241,10 +233,7 @@ def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTrans
 
 
 def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Task], Row]:
-    """The work of an executor; ``load`` is called now, so once per worker.
-
-    The factory of an executor is ``partial(task_worker, out, partial(load_maker, "base", "cpu", identity(...)))``.
-    """
+    """The work of an executor: ``partial(task_worker, out, partial(load_maker, model, device, identity(...)))``."""
     make_transcriber = load()
     return lambda task: run_task(task, out, make_transcriber)
 
@@ -260,11 +249,14 @@ def run_task(
 
     ``audio`` is that of the recording, if it is loaded already. ``progress`` is called with the seconds of audio done.
     The row's ``trace`` is relative to ``out``; ``peak_rss_bytes`` is that of the whole process, model included, while
-    the task ran.
+    the task ran; where the system cannot reset it, since the process began.
     """
     row = _identity(task)
     path = f"{TRACES}/{task.key}.jsonl"
-    _reset_peak_memory()
+    gc.collect()
+    trim_heap()  # the new peak starts at what is resident, so memory that earlier tasks have freed is returned first
+    with suppress(OSError):
+        reset_peak_rss()
     try:
         trace = record(
             make_transcriber(task.config),
@@ -276,7 +268,19 @@ def run_task(
             audio_offset=task.recording.offset,
             progress=progress,
         )
-        return {**row, **_measured(trace, task.config), "trace": path}
+        score = score_trace(trace)
+        return {
+            **row,
+            "trace": path,
+            "counts": score.to_dict(),
+            "rates": _rates(score, task.config.decode),
+            "statistics": trace.statistics,
+            "duration": trace.duration,
+            "compute_s": trace.compute_s,
+            "response_p95_s": response_p95(trace),
+            "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
+            "threads": task.config.compute.threads,
+        }
     except Exception as error:
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=not expected)
@@ -292,11 +296,10 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    groups: dict[str, list[Row]] = {}
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
     try:
         for row in rows:
-            made_with = [row["config"], row["model_digest"], row["whisperlab"]]
-            groups.setdefault(json.dumps(made_with, sort_keys=True), []).append(row)
+            groups[json.dumps([row["config"], row["model_digest"], row["whisperlab"]], sort_keys=True)].append(row)
         return pd.json_normalize([dict(_summary(group)) for group in groups.values()])
     except (KeyError, TypeError) as error:
         raise SweepError(f"a finished row has no value for a needed field: {error!r}") from error
@@ -315,7 +318,7 @@ def _summary(rows: Sequence[Row]) -> Json:
     return {
         **summary,
         "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), decodes(rows[0]["config"])),
-        "cache": _cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
+        "cache": cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
         "duration": sum(row["duration"] for row in finished),
         "compute_s": sum(row["compute_s"] or 0.0 for row in finished),
         "response_p95_s": max((found for found in responses if found is not None), default=None),
@@ -323,7 +326,7 @@ def _summary(rows: Sequence[Row]) -> Json:
     }
 
 
-def _cache_summary(caches: Sequence[Json]) -> Json:
+def cache_summary(caches: Sequence[Json]) -> Json:
     """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
     total: Counter[str] = Counter()
     for counts in caches:
@@ -342,7 +345,6 @@ def _cache_summary(caches: Sequence[Json]) -> Json:
 
 
 def _identity(task: Task) -> Row:
-    """The fields of a row whether or not its task succeeds."""
     recording = task.recording
     return {
         "key": task.key,
@@ -366,20 +368,6 @@ def _identity(task: Task) -> Row:
         "peak_rss_bytes": None,
         "threads": None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _measured(trace: Trace, config: TranscriberConfig) -> Row:
-    score = score_trace(trace)
-    return {
-        "counts": score.to_dict(),
-        "rates": _rates(score, config.decode),
-        "statistics": trace.statistics,
-        "duration": trace.duration,
-        "compute_s": trace.compute_s,
-        "response_p95_s": response_p95(trace),
-        "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
-        "threads": config.compute.threads,
     }
 
 
@@ -410,58 +398,35 @@ def _run_all(
     )
     finished_s, failures, peak = 0.0, 0, 0
 
-    def within_task(audio_s: float) -> None:
-        _advance(bar, finished_s, audio_s)
+    def advance(within_task_s: float) -> None:
+        # Set, not added up: rounding errors past the total would make the bar complain.
+        bar.n = min(finished_s + within_task_s, bar.total or 0.0)
+        bar.update(0)
 
     if executor is None:
         assert make_transcriber is not None
-        executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, within_task))
-    with bar, _hint_on_interrupt(out, say), closing(executor.run(todo)) as results:
-        bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
-        for number, (task, result) in enumerate(results, 1):
-            row = _died(task, result.attempts) if isinstance(result, Lost) else result
-            store.append(row)
-            failures += row["status"] != "ok"
-            peak = max(peak, row["peak_rss_bytes"] or 0)
-            finished_s += task.recording.duration
-            _advance(bar, finished_s, 0.0)
-            bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
-    return peak or None
-
-
-def _died(task: Task, attempts: int) -> Row:
-    error = f"the process that ran it died, {attempts} times: was there enough memory?"
-    return {**_identity(task), "status": "died", "error": error}
-
-
-def _advance(bar: tqdm[Any], before_s: float, within_s: float) -> None:
-    # Set, not added up: rounding errors past the total would make the bar complain.
-    bar.n = min(before_s + within_s, bar.total or 0.0)
-    bar.update(0)
-
-
-@contextmanager
-def _hint_on_interrupt(out: Path, say: Say) -> Iterator[None]:
+        executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, advance))
     try:
-        yield
+        with bar, closing(executor.run(todo)) as results:
+            bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
+            for number, (task, result) in enumerate(results, 1):
+                if isinstance(result, Lost):
+                    error = f"the process that ran it died, {result.attempts} times: was there enough memory?"
+                    row: Row = {**_identity(task), "status": "died", "error": error}
+                else:
+                    row = result
+                store.append(row)
+                failures += row["status"] != "ok"
+                peak = max(peak, row["peak_rss_bytes"] or 0)
+                finished_s += task.recording.duration
+                advance(0.0)
+                bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
     except KeyboardInterrupt:
         say(f"stopped; {out / STORE} holds every result that was finished: run the same sweep again to continue")
         raise
-
-
-def _reset_peak_memory() -> None:
-    """Reset VmHWM, the peak of resident memory, where the system allows it; otherwise it is that of the process.
-
-    The new peak starts at what is resident, so memory that earlier tasks have freed is returned to the system first.
-    """
-    gc.collect()
-    trim_heap()
-    with suppress(OSError):
-        reset_peak_rss()
+    return peak or None
 
 
 def _short(config: TranscriberConfig) -> str:
     """The options that differ from the defaults, in a line."""
-    from whisperlab.util.options import flat
-
     return ", ".join(f"{name}={value}" for name, value in flat(config.changes()).items())

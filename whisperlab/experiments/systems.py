@@ -1,9 +1,8 @@
 """Transcription systems behind one interface: a function from audio to segments and switches.
 
 The function also receives the reference, which only the oracles use. Each system runs with the defaults of its users:
-openai-whisper greedy, faster-whisper with five beams in int8. Offline systems process the whole recording before they
-return, so their switches have the end of the recording as decision time and their words have no latency. A switch lies
-where the first segment of the new language begins.
+openai-whisper greedy, faster-whisper with five beams in int8. Switches of offline systems have the end of the recording
+as decision time, and their words have no latency. A switch lies where the first segment of the new language begins.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ from whisperlab.util.timeline import MEL_RATE, samples
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
     from whisper.model import Whisper
+
+    from whisperlab.transcriber import SessionRestartTranscriber
 
 Say = Callable[[str], None]
 
@@ -78,8 +79,7 @@ class SystemResult:
 class DetectionRecorder:
     """Wraps a CTranslate2 Whisper model; records the last detected language and the encoder work.
 
-    faster-whisper's segments have no language. They are yielded window by window, so the last detection belongs to the
-    segment yielded last.
+    faster-whisper yields segments without a language, window by window: the last detection is that of the last segment.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -97,7 +97,6 @@ class DetectionRecorder:
         return self._engine.encode(features, *args, **kwargs)
 
     def take_work(self) -> EncoderWork:
-        """The encoder work since the last call."""
         done, self._work = self._work, EncoderWork()
         return done
 
@@ -118,10 +117,8 @@ def openai_whisper(model: Whisper) -> System:
             found = model.transcribe(audio, fp16=False, verbose=None)
         finally:
             hook.remove()
-        segments = (
-            _segment(part["text"], found["language"], part["start"], part["end"], part["avg_logprob"])
-            for part in found["segments"]
-        )
+        language, parts = found["language"], found["segments"]
+        segments = (_segment(p["text"], language, p["start"], p["end"], p["avg_logprob"]) for p in parts)
         work = EncoderWork(len(mels), sum(shape[0] * shape[2] for shape in mels) / MEL_RATE)
         return _offline(segments, audio, work)
 
@@ -161,7 +158,7 @@ def faster_oracle(engine: WhisperModel) -> System:
 def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: Pace = "fast") -> System:
     """A streaming transcriber, fed 100 ms at a time; ``make_transcriber`` returns a fresh one.
 
-    With pace ``real`` it is fed in real time and its words have wall-clock times, otherwise times on the audio clock.
+    With pace ``real`` its words have wall-clock times, otherwise times on the audio clock.
     """
 
     def run(audio: FloatArray, reference: Reference) -> SystemOutput:
@@ -172,10 +169,21 @@ def streaming(make_transcriber: Callable[[Reference], StreamTranscriber], pace: 
     return run
 
 
+def reused(make_transcriber: Callable[[], SessionRestartTranscriber], pace: Pace = "fast") -> System:
+    """As `streaming`, with one transcriber for all recordings: made at first use, and reset before each."""
+    made = cache(make_transcriber)
+
+    def fresh(_: Reference) -> StreamTranscriber:
+        made().reset()
+        return made()
+
+    return streaming(fresh, pace)
+
+
 def encoder_work(statistics: Json) -> EncoderWork:
     """The encoder work in a transcriber's statistics, for language-ID and for text."""
-    parts = (statistics["lid"], statistics["sessions"])
-    return sum((EncoderWork(part["encoder_calls"], part["encoded_s"]) for part in parts), EncoderWork())
+    parts = statistics["lid"], statistics["sessions"]
+    return EncoderWork(sum(part["encoder_calls"] for part in parts), sum(part["encoded_s"] for part in parts))
 
 
 def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = log.info) -> WhisperModel:
@@ -186,11 +194,10 @@ def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = 
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
-        raise MissingDependencyError(
-            f"faster-whisper cannot be imported ({error}): pip install 'whisperlab[other-systems]'"
-        ) from error
-    folder = models.ct2_folder(model, say=say)
-    engine = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
+        advice = "pip install 'whisperlab[other-systems]'"
+        raise MissingDependencyError(f"faster-whisper cannot be imported ({error}): {advice}") from error
+    folder = str(models.ct2_folder(model, say=say))
+    engine = WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads)
     engine.model = DetectionRecorder(engine.model)
     return engine
 
@@ -200,8 +207,8 @@ def all_systems(
 ) -> dict[str, Callable[[Pace], System]]:
     """A function from the pace to the system, by the system's name in the table; whisperlab comes last.
 
-    The functions load models on first use and share them. ``languages`` restricts whisperlab; the others have no such
-    option. Offline systems ignore the pace.
+    Models are loaded on first use and shared. ``languages`` restricts whisperlab; the others have no such option.
+    Offline systems ignore the pace.
     """
 
     @cache
@@ -212,28 +219,21 @@ def all_systems(
     def weights() -> models.Weights:
         return models.load_weights(model, say=say)
 
-    def transcriber(**options: Any) -> StreamTranscriber:
+    @cache
+    def automatic() -> SessionRestartTranscriber:
+        return transcriber(languages=languages)
+
+    def transcriber(**options: Any) -> SessionRestartTranscriber:
         from whisperlab.transcriber import SessionRestartTranscriber
 
         return SessionRestartTranscriber(weights(), threads=threads, **options)
 
-    @cache
-    def automatic() -> Any:
-        return transcriber(languages=languages)
-
-    def fresh(_: Reference) -> StreamTranscriber:
-        automatic().reset()
-        return automatic()  # type: ignore[no-any-return]
+    def forced(reference: Reference) -> StreamTranscriber:
+        return transcriber(language=true_languages(reference)[0][1])
 
     def true_languages(reference: Reference) -> list[tuple[float, str]]:
         spans = [(segment.start, segment.lang) for segment in reference.segments] or [(0.0, languages[0])]
         return [(0.0, spans[0][1]), *spans[1:]]
-
-    def forced(reference: Reference) -> StreamTranscriber:
-        return transcriber(language=true_languages(reference)[0][1])
-
-    def oracle(reference: Reference) -> StreamTranscriber:
-        return transcriber(oracle=true_languages(reference))
 
     return {
         "openai-whisper": lambda _: openai_whisper(models.load_model(model, say=say)),
@@ -243,9 +243,9 @@ def all_systems(
             engine(), multilingual=True, condition_on_previous_text=False
         ),
         "faster-whisper int8, oracle segments": lambda _: faster_oracle(engine()),
-        "whisperlab, auto": lambda pace: streaming(fresh, pace),
+        "whisperlab, auto": lambda pace: reused(automatic, pace),
         "whisperlab, forced": lambda pace: streaming(forced, pace),
-        "whisperlab, oracle": lambda pace: streaming(oracle, pace),
+        "whisperlab, oracle": lambda pace: streaming(lambda truth: transcriber(oracle=true_languages(truth)), pace),
     }
 
 
@@ -256,9 +256,7 @@ def select(parts: Iterable[str] | None, known: Iterable[str] | None = None, kind
     ['openai-whisper', 'whisperlab, auto']
     """
     names = list(all_systems([""]) if known is None else known)
-    if parts is None:
-        return names
-    wanted = list(parts)
+    wanted = [""] if parts is None else list(parts)
     for part in wanted:
         if not any(part in name for name in names):
             raise ConfigurationError(f"no {kind} is named {part!r}; there are: {'; '.join(names)}")
@@ -271,10 +269,7 @@ def _segment(text: str, language: str, start: float, end: float, avg_logprob: fl
 
 def _offline(segments: Iterable[SessionSegment], audio: FloatArray, work: EncoderWork) -> SystemOutput:
     """The segments, and a switch wherever the language differs from the segment before."""
-    found = tuple(segments)
-    switches = (
-        Switch(new.start_time, old.language, new.language, duration_s(audio))
-        for old, new in pairwise(found)
-        if old.language != new.language
-    )
-    return SystemOutput(found, tuple(switches), work)
+    found, end_s = tuple(segments), duration_s(audio)
+    changes = ((old, new) for old, new in pairwise(found) if old.language != new.language)
+    switches = tuple(Switch(new.start_time, old.language, new.language, end_s) for old, new in changes)
+    return SystemOutput(found, switches, work)

@@ -1,17 +1,20 @@
-"""Time, memory and accuracy of the variants."""
+"""Time, memory and accuracy of the variants, and the cost of one language-ID frame."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from whisperlab.evaluation.trace import Reference
-from whisperlab.experiments.ablation.variants import DEFAULT, VARIANTS, Models, Setting, Variant
+from whisperlab.config import CacheOptions, TranscriberConfig
+from whisperlab.experiments.ablation.variants import DEFAULT, VARIANTS, Models, Variant
+from whisperlab.experiments.sweep import cache_summary
 from whisperlab.experiments.systems import (
     EncoderWork,
     Say,
@@ -19,21 +22,30 @@ from whisperlab.experiments.systems import (
     SystemOutput,
     encoder_work,
     load_faster_whisper,
-    streaming,
+    reused,
 )
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.encoder import positions
+from whisperlab.model.engine import prepared
+from whisperlab.model.linear import activations, packed_linear
+from whisperlab.model.weights import Weights
 from whisperlab.profiling.workload import in_fresh_process
+from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, duration_s
+from whisperlab.util.json_values import Json
 from whisperlab.util.process import process_memory, reset_peak_rss
 from whisperlab.util.statistics import Array, Figure, ratio, summary, wilson
+from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 from whisperlab.util.timing import feed, rotations, time_in_turns
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
+    from whisperlab.evaluation.trace import Reference
 
 CHUNK_MS = 100
+PEAK_SIZE = 1024  # of the square product that estimates the machine's peak
 
 
 @dataclass(slots=True)
@@ -47,37 +59,32 @@ class Timing:
 
     @property
     def all_ms(self) -> Array:
-        """The milliseconds of all chunks."""
         return np.concatenate([np.asarray(stretch) for stretch in self.chunk_ms])
 
 
 def timings(
     stretches: Sequence[FloatArray],
     variants: Sequence[Variant],
-    setting: Setting,
+    models: Models,
     *,
     clock: Callable[[], float] = time.perf_counter,
     say: Say = lambda line: None,
 ) -> dict[str, Timing]:
     """Time every variant on every stretch, in turns, after one second of warm-up each."""
-    models = Models(setting.model)
-    made = {variant.name: variant.transcriber(models, setting.languages) for variant in variants}
+    made = {variant.name: variant.transcriber(models) for variant in variants}
     found = {variant.name: Timing() for variant in variants}
     for transcriber in made.values():
         chunk_times(transcriber, stretches[0][:SAMPLE_RATE], clock)
-    for index, order in enumerate(rotations(made, len(stretches))):
-        stretch = stretches[index]
+    for number, (stretch, order) in enumerate(zip(stretches, rotations(made), strict=False), 1):
+        audio_s = duration_s(stretch)
         for name in order:
             transcriber, timing = made[name], found[name]
             took = chunk_times(transcriber, stretch, clock)
             timing.chunk_ms.append(took)
             timing.metrics.merge(transcriber.metrics)
             timing.work += encoder_work(transcriber.get_statistics())
-            timing.audio_s += duration_s(stretch)
-            say(
-                f"stretch {index + 1} of {len(stretches)}: {name}: {sum(took) / 1000:.1f} s "
-                f"for {duration_s(stretch):.0f} s"
-            )
+            timing.audio_s += audio_s
+            say(f"stretch {number} of {len(stretches)}: {name}: {sum(took) / 1000:.1f} s for {audio_s:.0f} s")
     return found
 
 
@@ -98,110 +105,72 @@ class Memory:
 
     peak: int
     steady: int  # after all audio
-    mapped: int  # the part of the peak in file mappings, which the system can drop
 
 
-@dataclass(slots=True, frozen=True)
-class _MemoryTask:
-    variant: str
-    setting: Setting
-    recording: Recording
-    length_s: float
-
-
-def memory_of(variant: Variant, setting: Setting, recording: Recording, length_s: float) -> Memory:
+def memory_of(variant: Variant, models: Models, recording: Recording, length_s: float) -> Memory:
     """The memory of one variant in a fresh process that loads its model and processes so much audio."""
-    return in_fresh_process(_memory, _MemoryTask(variant.name, setting, recording, length_s))
+    return in_fresh_process(_memory, (variant.name, models.name, models.languages, recording, length_s))
 
 
-def _memory(task: _MemoryTask) -> Memory:
+def _memory(task: tuple[str, str, Sequence[str], Recording, float]) -> Memory:
     import whisper
     import whisper.timing  # load all libraries first, so that they are not measured
     from whisper.tokenizer import get_tokenizer
 
     from whisperlab.model.tokenizer import tokenizer_for
 
-    variant, audio = VARIANTS[task.variant], task.recording.audio()[: samples(task.length_s)]
+    variant, model, languages, recording, length_s = task
+    audio = recording.audio()[: samples(length_s)]
     get_tokenizer(multilingual=True)
     tokenizer_for("en")
     whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
-    libraries = process_memory()
+    libraries = process_memory()["VmRSS"]
     reset_peak_rss()
-    chunk_times(variant.transcriber(Models(task.setting.model), task.setting.languages), audio)
+    chunk_times(VARIANTS[variant].transcriber(Models(model, languages)), audio)
     after = process_memory()
-    return Memory(
-        after["VmHWM"] - libraries["VmRSS"],
-        after["VmRSS"] - libraries["VmRSS"],
-        after["RssFile"] - libraries["RssFile"],
-    )
+    return Memory(after["VmHWM"] - libraries, after["VmRSS"] - libraries)
 
 
-@dataclass(slots=True)
-class HitCount:
-    """Lookups and hits of an encoder cache, and hits verified by encoding again."""
+def hit_figures(variant: str, caches: Sequence[Json]) -> list[Figure]:
+    """The hit rate of a cache over several runs, and the false-hit rate if hits were verified, from its statistics.
 
-    lookups: int = 0
-    hits: int = 0
-    checked: int = 0
-    false: int = 0
-
-    def add(self, cache: Mapping[str, Any]) -> None:
-        """Add a cache's statistics."""
-        self.lookups += cache["hits"] + cache["misses"]
-        self.hits += cache["hits"]
-        self.checked += cache["shadow"]["checked"]
-        self.false += cache["shadow"]["false_hits"]
-
-    def figures(self, variant: str) -> list[Figure]:
-        """The hit rate and the false-hit rate with its Wilson interval (hits of one recording are not independent)."""
-        rate = Figure(f"{variant}: hit rate", self.hits / max(self.lookups, 1), "", n=self.lookups)
-        if not self.checked:
-            return [rate]
-        low, high = wilson(self.false, self.checked)
-        false = self.false / self.checked
-        return [rate, Figure(f"{variant}: false-hit rate", false, "", low, high, self.checked)]
-
-
-def as_systems(variants: Iterable[Variant], setting: Setting, hits: dict[str, HitCount]) -> dict[str, System]:
-    """The variants as systems for `other_systems.interleaved`.
-
-    ``hits`` receives the counts of each variant with a cache key of its own; all hits of such a cache are verified.
+    The interval is Wilson's, although hits of one recording are not independent.
     """
-    models = Models(setting.model)
-    return {variant.name: _system(variant, models, setting.languages, hits) for variant in variants}
+    found = cache_summary(caches)
+    rate = Figure(f"{variant}: hit rate", found["hit_rate"] or 0.0, "", n=found["hits"] + found["misses"])
+    if not found["checked"]:
+        return [rate]
+    interval = wilson(found["false_hits"], found["checked"])
+    false = Figure(f"{variant}: false-hit rate", found["false_hit_rate"], "", *interval, found["checked"])
+    return [rate, false]
 
 
-def _system(variant: Variant, models: Models, languages: Sequence[str], hits: dict[str, HitCount]) -> System:
-    made: list[SessionRestartTranscriber] = []
-    cached = "cache.key" in variant.options
-    if cached:
-        variant = replace(variant, options={**variant.options, "cache.shadow_rate": 1.0})
+def as_system(variant: Variant, models: Models, caches: dict[str, list[Json]]) -> System:
+    """The variant as a system for `other_systems.interleaved`.
 
-    def fresh(_: Reference) -> SessionRestartTranscriber:
-        if not made:
-            made.append(variant.transcriber(models, languages))
-        made[0].reset()
-        return made[0]
-
-    stream = streaming(fresh)
+    If it has a cache key of its own, all hits are verified, and ``caches`` receives the statistics of each run.
+    """
+    if "cache.key" not in variant.options:
+        return reused(lambda: variant.transcriber(models))
+    verified = replace(variant, options={**variant.options, "cache.shadow_rate": 1.0}).transcriber(models)
+    stream = reused(lambda: verified)
 
     def run(audio: FloatArray, reference: Reference) -> SystemOutput:
         output = stream(audio, reference)
-        if cached:
-            hits.setdefault(variant.name, HitCount()).add(made[0].encoder_cache.get_statistics())
+        caches.setdefault(variant.name, []).append(verified.encoder_cache.get_statistics())
         return output
 
     return run
 
 
-def beside_offline(stretches: Sequence[FloatArray], setting: Setting, *, say: Say = lambda line: None) -> list[Figure]:
+def beside_offline(stretches: Sequence[FloatArray], models: Models, *, say: Say = lambda line: None) -> list[Figure]:
     """Real-time factors of the default, fed in chunks, and of faster-whisper on whole stretches, in turns.
 
     Fetches the weights in faster-whisper's format if they are not cached. Raises MissingDependencyError without the
     extra ``other-systems``.
     """
-    engine = load_faster_whisper(setting.model, say=say)
-    transcriber = VARIANTS[DEFAULT].transcriber(Models(setting.model), setting.languages)
+    engine = load_faster_whisper(models.name, say=say)
+    transcriber = VARIANTS[DEFAULT].transcriber(models)
     for_stream, for_offline = itertools.cycle(stretches), itertools.cycle(stretches)
     subjects: dict[str, Callable[[], object]] = {
         "stream": lambda: chunk_times(transcriber, next(for_stream)),
@@ -209,13 +178,70 @@ def beside_offline(stretches: Sequence[FloatArray], setting: Setting, *, say: Sa
     }
     time_in_turns(subjects, len(stretches), time.perf_counter_ns)  # warm-up
     times = time_in_turns(subjects, max(2 * len(stretches), 6), time.perf_counter_ns)
-    durations = [duration_s(stretch) for stretch in stretches]
-    factors = {
-        name: [ms / 1000 / audio_s for ms, audio_s in zip(took, itertools.cycle(durations), strict=False)]
-        for name, took in times.items()
-    }
+
+    def factors(took: Sequence[float]) -> list[float]:
+        return [ms / 1000 / duration_s(audio) for ms, audio in zip(took, itertools.cycle(stretches), strict=False)]
+
     return [
-        summary("real-time factor: default, a stream", "", factors["stream"]),
-        summary("real-time factor: faster-whisper int8, multilingual, offline", "", factors["offline"]),
+        summary("real-time factor: default, a stream", "", factors(times["stream"])),
+        summary("real-time factor: faster-whisper int8, multilingual, offline", "", factors(times["offline"])),
         ratio("default / faster-whisper", times["stream"], times["offline"]),
     ]
+
+
+def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[Figure]:
+    """A language-ID frame of 2 s beside openai-whisper's ``detect_language``, and the encoder beside the peak rate.
+
+    All take turns, by the wall clock. The frame is ``lid.total`` of the transcriber: window, hash, mel, pooled encoder,
+    posterior and smoothing. The encoder's share of the peak counts its multiplications and additions only.
+    """
+    import whisper
+
+    window = np.resize(speech, samples(3))[samples(1) :]
+    encoder, _ = prepared(models.weights)
+    padded, model = whisper.pad_or_trim(window), models.whisper
+    silence_ms, kind = TranscriberConfig().language_id.trailing_silence_ms, activations(encoder.precision)
+    mel = encoder.mel([window], len(window))
+    square = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
+    peak = packed_linear(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
+
+    def frame(silence_ms: int) -> Callable[[], object]:
+        lid = LanguageIdOptions(window_ms=2000, trailing_silence_ms=silence_ms, onset_ms=0)
+        config = TranscriberConfig(decode=False, language_id=lid, cache=CacheOptions(size=0))
+        transcriber = SessionRestartTranscriber(models.weights, models.languages, config=config)
+        transcriber.process(window)
+        return transcriber.evaluate_frame
+
+    subjects: dict[str, Callable[[], object]] = {
+        "openai-whisper": lambda: model.detect_language(whisper.log_mel_spectrogram(padded)),
+        "frame": frame(0),
+        "frame with silence": frame(silence_ms),
+        "encoder": lambda: encoder.forward(mel, None),
+        "peak": lambda: peak(square),
+    }
+    with torch_threads(THREADS), torch.inference_mode():
+        times = time_in_turns(subjects, rounds, time.perf_counter_ns)
+    theirs, frame_ms = times["openai-whisper"], times["frame"]
+    spent = {name: median(ms) / 1000 for name, ms in times.items()}
+    rate = encoder_flop(models.weights, positions(len(window))) / spent["encoder"]
+    peak_rate = 2 * PEAK_SIZE**3 / spent["peak"]
+    silence = f"{silence_ms / 1000:g} s of silence"
+    return [
+        ratio("openai-whisper's detect_language / a frame of 2 s", theirs, frame_ms),
+        ratio(f"openai-whisper's detect_language / a frame of 2 s and {silence}", theirs, times["frame with silence"]),
+        summary("a frame of 2 s", "ms", frame_ms),
+        Figure("its p95", float(np.percentile(frame_ms, 95)), "ms", n=rounds),
+        summary("openai-whisper's detect_language", "ms", theirs),
+        summary(f"encoder, 2 s, {encoder.precision}, all positions", "ms", times["encoder"]),
+        Figure("its rate", rate / 1e12, "TFLOP/s", n=rounds),
+        Figure(f"peak: product of {PEAK_SIZE} x {PEAK_SIZE}", peak_rate / 1e12, "TFLOP/s"),
+        Figure("rate / peak", rate / peak_rate, ""),
+    ]
+
+
+def encoder_flop(weights: Weights, n: int) -> float:
+    """Multiplications and additions of the encoder over ``n`` positions: products and attention."""
+    mels, state = weights.dims["n_mels"], weights.dims["n_audio_state"]
+    convolutions = 2 * n * 3 * mels * state + n * 3 * state * state
+    block = n * 12 * state * state + 2 * n * n * state
+    return 2.0 * (convolutions + weights.dims["n_audio_layer"] * block)

@@ -12,7 +12,6 @@ from whisperlab.experiments.reference_pipeline import reference_transcriber
 from whisperlab.experiments.systems import select
 from whisperlab.model.weights import Weights, load_model, load_weights
 from whisperlab.streaming.assembly import Parts
-from whisperlab.streaming.language_probe import LanguageProbe
 from whisperlab.transcriber import SessionRestartTranscriber
 
 if TYPE_CHECKING:
@@ -20,37 +19,20 @@ if TYPE_CHECKING:
 
 BEFORE, GUIDE, DEFAULT = "before", "guide", "default"
 
-Kind = Literal["before", "guide", "default", "off", "on"]
-
-
-@dataclass(slots=True, frozen=True)
-class Setting:
-    """The model's name and the allowed languages, the same for all variants."""
-
-    model: str
-    languages: tuple[str, ...]
-
 
 class Models:
-    """The model in both forms, each loaded on first use."""
+    """The model in both forms, each loaded on first use, and the allowed languages; the same for all variants."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, languages: Sequence[str] = ()) -> None:
+        self.name, self.languages = name, tuple(languages)
 
     @cached_property
     def weights(self) -> Weights:
-        """The tensors for whisperlab's network."""
-        return load_weights(self._name)
+        return load_weights(self.name)
 
     @cached_property
     def whisper(self) -> Whisper:
-        """openai-whisper's own modules."""
-        return load_model(self._name)
-
-
-def _always_due(probe: LanguageProbe) -> bool:
-    """Language-ID at every hop, in silence too."""
-    return probe.received >= probe.window
+        return load_model(self.name)
 
 
 @dataclass(slots=True, frozen=True)
@@ -62,21 +44,19 @@ class Variant:
     """
 
     name: str
-    kind: Kind
+    kind: Literal["before", "guide", "default", "off", "on"]
     description: str
     options: Mapping[str, object] = field(default_factory=dict)  # by dotted name
     parts: Parts = Parts()
 
     @property
     def config(self) -> TranscriberConfig:
-        """The options, with defaults for the others."""
         return TranscriberConfig().replace(self.options)
 
-    def transcriber(self, models: Models, languages: Sequence[str]) -> SessionRestartTranscriber:
-        """A fresh transcriber."""
+    def transcriber(self, models: Models) -> SessionRestartTranscriber:
         if self.kind in ("before", "guide"):
-            return reference_transcriber(models.whisper, languages, guide=self.kind == "guide")
-        return SessionRestartTranscriber(models.weights, languages, config=self.config, parts=self.parts)
+            return reference_transcriber(models.whisper, models.languages, guide=self.kind == "guide")
+        return SessionRestartTranscriber(models.weights, models.languages, config=self.config, parts=self.parts)
 
 
 _PADDED = {
@@ -86,6 +66,9 @@ _PADDED = {
 }
 _EVERY_HOP = {"language_id.confident_hop_factor": 1}
 _BOTH_WINDOWS = {"language_id.onset_only_ms": 30_000}
+_IN_SILENCE_TOO = Parts(frame_due=lambda probe: probe.received >= probe.window)
+_UNSHARED = "the check of the language and the decoding encode separately"
+_UNGATED = "every 100 ms, in silence too, both windows"
 
 _VARIANTS = (
     Variant(BEFORE, "before", "np.concatenate, every frame padded to 30 s, no cache, fp32, openai-whisper's modules"),
@@ -98,19 +81,8 @@ _VARIANTS = (
     Variant("without onset windows", "off", "the last 2.5 s only", {"language_id.onset_ms": 0}),
     Variant("always both windows", "off", "2.5 s and the speech since the last pause", _BOTH_WINDOWS),
     Variant("without adaptive hop", "off", "every 100 ms of speech", _EVERY_HOP),
-    Variant(
-        "without gating",
-        "off",
-        "every 100 ms, in silence too, both windows",
-        {**_EVERY_HOP, **_BOTH_WINDOWS},
-        Parts(frame_due=_always_due),
-    ),
-    Variant(
-        "without sharing",
-        "off",
-        "the check of the language and the decoding encode separately",
-        {"session.share": False},
-    ),
+    Variant("without gating", "off", _UNGATED, {**_EVERY_HOP, **_BOTH_WINDOWS}, _IN_SILENCE_TOO),
+    Variant("without sharing", "off", _UNSHARED, {"session.share": False}),
     Variant("with the similar cache", "on", "a confident answer is reused for 0.5 s", {"cache.key": "similar"}),
     Variant("with batches of 3", "on", "frames encoded three at a time", {"language_id.batch": 3}),
     Variant("in parallel", "on", "decoding in a second thread, one core each", {"session.parallel_ms": 400}),

@@ -7,8 +7,13 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
+from benchmarks.language_window.figures import (
+    accuracy_curves_figure,
+    accuracy_map_figure,
+    cost_figure,
+    reliability_figure,
+)
 from whisperlab.evaluation.scoring import reliability, wilson
-from whisperlab.report.curves import accuracy_curves_figure, accuracy_map_figure, cost_figure, reliability_figure
 from whisperlab.report.figures import to_svg
 
 

@@ -1,7 +1,7 @@
 """Language-ID accuracy by window length and trailing silence, on real speech: the whole curve.
 
-    python benchmarks/language_window.py --split dev     # choose here
-    python benchmarks/language_window.py --split test    # report here
+    python -m benchmarks.language_window --split dev     # choose here
+    python -m benchmarks.language_window --split test    # report here
 
 Windows of 0.5 to 5 s lie within one language block, every half second of it, followed by 0 to 2 s of silence; every
 fourth is also padded to 30 s. Rules: all 99 languages or those of the corpus, with and without the English bias.
@@ -24,11 +24,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import whisperlab
-from whisperlab import data
-from whisperlab.evaluation.scoring import best_temperature, expected_calibration_error
-from whisperlab.evaluation.trace import provenance
-from whisperlab.experiments.language_windows import (
+from benchmarks.language_window import windows
+from benchmarks.language_window.windows import (
     Condition,
     Place,
     WindowLogits,
@@ -37,17 +34,15 @@ from whisperlab.experiments.language_windows import (
     measure,
     places,
 )
-from whisperlab.model import weights
+from whisperlab import data
+from whisperlab.evaluation.scoring import best_temperature, expected_calibration_error
+from whisperlab.evaluation.trace import provenance
+from whisperlab.model import encoder, linear, text_decoder, weights
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.statistics import central, median_interval, resamples
 
-SOURCES = (
-    "experiments/language_windows.py",
-    "model/encoder.py",
-    "model/linear.py",
-    "model/text_decoder.py",
-)  # the code that logits depend on
+SOURCES = (windows, encoder, linear, text_decoder)  # the code that logits depend on
 CORPORA = ("ivr-five", "ivr-en-es")
 WINDOWS_S = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 SILENCES_S = (0.0, 0.5, 1.0, 2.0)
@@ -99,8 +94,8 @@ def _path(
 ) -> Path:
     digest = hashlib.sha256(audio_digest(recording.audio()).encode())
     digest.update(repr((model, listener.precision, where, conditions)).encode())
-    for name in SOURCES:
-        digest.update((Path(whisperlab.__file__).parent / name).read_bytes())
+    for module in SOURCES:
+        digest.update(Path(str(module.__file__)).read_bytes())
     return weights.cache_dir() / "benchmarks" / f"windows-{digest.hexdigest()[:24]}.npz"
 
 

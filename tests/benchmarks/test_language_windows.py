@@ -11,10 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperlab.data import Recording
-from whisperlab.data.audio_files import write_wav
-from whisperlab.evaluation.trace import ReferenceSegment
-from whisperlab.experiments.language_windows import (
+from benchmarks.language_window.windows import (
     Condition,
     Place,
     WindowLogits,
@@ -25,6 +22,9 @@ from whisperlab.experiments.language_windows import (
     places,
     sample,
 )
+from whisperlab.data import Recording
+from whisperlab.data.audio_files import write_wav
+from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.language_id import check_languages
 from whisperlab.util.audio_arrays import FloatArray

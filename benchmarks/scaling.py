@@ -1,4 +1,4 @@
-"""The cost of one language-ID frame, and how costs grow with window, batch, languages, model and stream."""
+"""How costs grow: with window, batch, languages, model and stream (notebook 05), and with the length held (06)."""
 
 from __future__ import annotations
 
@@ -6,97 +6,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import median
 
 import numpy as np
 import torch
 
-from whisperlab.config import TranscriberConfig
+from whisperlab.buffer import RingBuffer
+from whisperlab.experiments.ablation import Models
 from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
-from whisperlab.experiments.ablation.variants import Models
-from whisperlab.model.encoder import ShortWindowEncoder, positions
+from whisperlab.experiments.microbenchmarks import CHUNK, ROUNDS, SPEECH, repeated
+from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import prepared
-from whisperlab.model.linear import Precision, activations, packed_linear
+from whisperlab.model.linear import Precision
 from whisperlab.model.weights import Weights, tensor_shapes
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.statistics import Figure, Point, median_interval, ratio, summary
+from whisperlab.util.statistics import Point, median_interval
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import MAX_WINDOW, samples
 from whisperlab.util.timing import time_in_turns
 from whisperlab.util.validation import on_threads
 
-PEAK_SIZE = 1024  # of the square product that estimates the machine's peak
-
 WINDOWS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 BATCHES = (1, 2, 4, 8)
 N_LANGUAGES = (2, 5, 20, 99)
 SIZES = {"tiny": (384, 6, 4), "base": (512, 8, 6), "small": (768, 12, 12)}  # state, heads and layers of the encoder
-
-
-def frame_figures(models: Models, languages: Sequence[str], speech: FloatArray, rounds: int = 31) -> list[Figure]:
-    """A language-ID frame of 2 s beside openai-whisper's ``detect_language``, and the encoder beside the peak rate.
-
-    All take turns, by the wall clock. The frame is ``lid.total`` of the transcriber: window, hash, mel, pooled encoder,
-    posterior and smoothing. The encoder's share of the peak counts its multiplications and additions only.
-    """
-    import whisper
-
-    window = np.resize(speech, samples(3))[samples(1) :]
-    encoder, _ = prepared(models.weights)
-    padded, model = whisper.pad_or_trim(window), models.whisper
-    silence_ms, kind = TranscriberConfig().language_id.trailing_silence_ms, activations(encoder.precision)
-    mel = encoder.mel([window], len(window))
-    square = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
-    peak = packed_linear(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
-
-    def frame(silence_ms: int) -> Callable[[], object]:
-        config = TranscriberConfig(decode=False).replace(
-            {
-                "language_id.window_ms": 2000,
-                "language_id.trailing_silence_ms": silence_ms,
-                "language_id.onset_ms": 0,
-                "cache.size": 0,
-            }
-        )
-        transcriber = SessionRestartTranscriber(models.weights, languages, config=config)
-        transcriber.process(window)
-        return transcriber.evaluate_frame
-
-    subjects: dict[str, Callable[[], object]] = {
-        "openai-whisper": lambda: model.detect_language(whisper.log_mel_spectrogram(padded)),
-        "frame": frame(0),
-        "frame with silence": frame(silence_ms),
-        "encoder": lambda: encoder.forward(mel, None),
-        "peak": lambda: peak(square),
-    }
-    with torch_threads(THREADS), torch.inference_mode():
-        times = time_in_turns(subjects, rounds, time.perf_counter_ns)
-    theirs, frame_ms = times["openai-whisper"], times["frame"]
-    spent = {name: median(ms) / 1000 for name, ms in times.items()}
-    rate = encoder_flop(models.weights, positions(len(window))) / spent["encoder"]
-    peak_rate = 2 * PEAK_SIZE**3 / spent["peak"]
-    silence = f"{silence_ms / 1000:g} s of silence"
-    return [
-        ratio("openai-whisper's detect_language / a frame of 2 s", theirs, frame_ms),
-        ratio(f"openai-whisper's detect_language / a frame of 2 s and {silence}", theirs, times["frame with silence"]),
-        summary("a frame of 2 s", "ms", frame_ms),
-        Figure("its p95", float(np.percentile(frame_ms, 95)), "ms", n=rounds),
-        summary("openai-whisper's detect_language", "ms", theirs),
-        summary(f"encoder, 2 s, {encoder.precision}, all positions", "ms", times["encoder"]),
-        Figure("its rate", rate / 1e12, "TFLOP/s", n=rounds),
-        Figure(f"peak: product of {PEAK_SIZE} x {PEAK_SIZE}", peak_rate / 1e12, "TFLOP/s"),
-        Figure("rate / peak", rate / peak_rate, ""),
-    ]
-
-
-def encoder_flop(weights: Weights, n: int) -> float:
-    """Multiplications and additions of the encoder over ``n`` positions: products and attention."""
-    mels, state = weights.dims["n_mels"], weights.dims["n_audio_state"]
-    convolutions = 2 * n * 3 * mels * state + n * 3 * state * state
-    block = n * 12 * state * state + 2 * n * n * state
-    return 2.0 * (convolutions + weights.dims["n_audio_layer"] * block)
 
 
 def scaling(models: Models, speech: FloatArray, *, rounds: int = 15, stream_s: float = 60.0) -> list[Point]:
@@ -152,3 +86,23 @@ def _sizes(like: Weights, precision: Precision, speech: FloatArray) -> dict[floa
         encoder = ShortWindowEncoder(replace(like, dims=dims, state=tensors, mapped=False), precision)
         found[layers * state / 1000] = partial(encoder.encode, speech[: samples(2.0)], 0)
     return found
+
+
+def append_curve(
+    held_s: Sequence[float] = (1, 2, 5, 10, 30, 60), rounds: int | None = None, calls: int = 20
+) -> list[Point]:
+    """Milliseconds of one append of 100 ms by the length held: ring, np.concatenate, and a bare copy."""
+    points: list[Point] = []
+    place = np.empty(CHUNK, np.float32)
+    for length_s in held_s:
+        held, ring = np.zeros(samples(length_s), np.float32), RingBuffer(samples(length_s))
+        names = {"np": np, "held": held, "ring": ring, "place": place, "speech": SPEECH}
+        statements = {
+            "np.concatenate": "np.concatenate([held, speech])[-len(held):]",
+            "RingBuffer": "ring.append(speech)",
+            "bare copy of the chunk": "place[:] = speech",
+        }
+        subjects = {name: repeated(code, names, calls=calls) for name, code in statements.items()}
+        for name, took in time_in_turns(subjects, rounds or ROUNDS).items():
+            points.append(Point("seconds held", name, length_s, *median_interval([ms / calls for ms in took])))
+    return points

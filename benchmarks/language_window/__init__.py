@@ -1,0 +1,1 @@
+"""Language identification by window length: `windows` scores windows of real speech, `figures` draws the accuracy."""

@@ -1,0 +1,29 @@
+"""Scaling curves: a point for every condition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.scaling import scaling
+from whisperlab.experiments.ablation import Models
+from whisperlab.report.ablation import scaling_figure
+from whisperlab.report.figures import to_svg
+
+if TYPE_CHECKING:
+    from conftest import Scene
+
+
+@pytest.mark.model
+def test_scaling_curves_have_a_point_for_every_condition(scene: Scene) -> None:
+    points = scaling(Models("base"), scene.audio, rounds=1, stream_s=20.0)
+    by_curve = {(point.curve, point.line): 0 for point in points}
+    for point in points:
+        by_curve[point.curve, point.line] += 1
+        assert point.ms > 0
+    assert list(by_curve.values()) == [8, 8, 4, 4, 4, 3, 2]
+    figure = scaling_figure(points)
+    assert "languages allowed" in to_svg(figure, "scaling", "words")
+    shown = [axes.get_visible() for axes in figure.axes]
+    assert shown.count(True) == len({point.curve for point in points})

@@ -1,0 +1,344 @@
+"""Compare two variants, A and B: configurations are run in turns, finished sweeps are compared by their rows.
+
+Rows of sweeps are paired by recording and by the options of both sweeps. Options that differ between the sweeps as a
+whole (each has one value in A and another in B; likewise the weights and the version) are the subject of the
+comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from whisperlab.config import TranscriberConfig
+from whisperlab.evaluation.trace import Reference
+from whisperlab.experiments.other_systems import interleaved, score_result, warm_up
+from whisperlab.experiments.results_store import STORE, Row, read_rows
+from whisperlab.experiments.significance import Kind, PairedResult, holm, paired_test
+from whisperlab.experiments.systems import Say, System, SystemResult, encoder_work, reused
+from whisperlab.model.weights import load_weights
+from whisperlab.transcriber import SessionRestartTranscriber
+from whisperlab.util.errors import ConfigurationError, SweepError
+from whisperlab.util.options import flat
+from whisperlab.util.threads import THREADS
+from whisperlab.util.validation import from_json, shown
+
+if TYPE_CHECKING:
+    from whisperlab.data import Recording
+
+Pairing: TypeAlias = Mapping[Hashable, Mapping[str, Row]]  # the rows of one configuration, by recording and variant
+
+
+@dataclass(slots=True, frozen=True)
+class Measure:
+    """A quantity to compare, its threshold of interest, and the words for less and more of it."""
+
+    name: str
+    kind: Kind
+    threshold: float
+    less: str
+    more: str
+
+
+TIME = Measure("computing / audio", "ratio", 0.05, "faster", "slower")
+MIXED = Measure("mixed error rate", "difference", 0.01, "better", "worse")
+LANGUAGE = Measure("language error rate", "difference", 0.01, "better", "worse")
+ENCODED = Measure("encoder seconds per second", "ratio", 0.05, "cheaper", "more expensive")
+
+FRAMES = Measure("language error rate of frames", "difference", 0.01, "better", "worse")
+
+MEASURES = (TIME, MIXED, LANGUAGE, ENCODED)
+_RATES = {MIXED: "mixed_error_rate", LANGUAGE: "language_error_rate", FRAMES: "language_error_rate_frames"}
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """The result on one measure; ``configuration`` names the configuration when several were compared."""
+
+    measure: Measure
+    result: PairedResult
+    configuration: str = ""
+
+    def summary(self) -> str:
+        sentence = self.result.summary(self.measure.less, self.measure.more)
+        return f"{self.configuration}: {sentence}" if self.configuration else sentence
+
+    def to_dict(self) -> dict[str, object]:
+        where = {"configuration": self.configuration} if self.configuration else {}
+        return {**where, **asdict(self.result), "summary": self.summary()}
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """All findings of a comparison; ``remarks`` name the measures left out and limits of the rest."""
+
+    findings: tuple[Finding, ...]
+    remarks: tuple[str, ...] = ()
+
+    def corrected(self) -> Outcome:
+        """The same with Holm's correction over all findings."""
+        results = holm([finding.result for finding in self.findings])
+        pairs = zip(self.findings, results, strict=True)
+        return replace(self, findings=tuple(replace(finding, result=result) for finding, result in pairs))
+
+
+class Pairs:
+    """Values of both variants by measure and by unit, such as a recording."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[Hashable, dict[str, float]]] = {}
+
+    def add(self, measure: Measure, unit: Hashable, variant: str, value: float | None) -> None:
+        """Add the value of variant A or B; ignores None, NaN, infinities, and for ratios values not above zero."""
+        if value is None or not math.isfinite(value) or (measure.kind == "ratio" and value <= 0):
+            return
+        self._values.setdefault(measure.name, {}).setdefault(unit, {})[variant] = value
+
+    def test(
+        self, rng: np.random.Generator, *, measures: Sequence[Measure] = MEASURES, configuration: str = ""
+    ) -> Outcome:
+        """Test each measure, uncorrected; a measure without a pair is left out with a remark."""
+        findings, remarks = [], []
+        for measure in measures:
+            units = self._values.get(measure.name, {}).values()
+            pairs = [(values["A"], values["B"]) for values in units if len(values) == 2]
+            if not pairs:
+                remarks.append(f"{measure.name} is left out: {_missing(units)}")
+                continue
+            a, b = zip(*pairs, strict=True)
+            result = paired_test(measure.name, a, b, rng, kind=measure.kind, threshold=measure.threshold)
+            findings.append(Finding(measure, result, configuration))
+        return Outcome(tuple(findings), tuple(remarks))
+
+
+def _missing(units: Iterable[Mapping[str, float]]) -> str:
+    present = {variant for values in units for variant in values}
+    missing = [variant for variant in ("A", "B") if variant not in present]
+    return f"{' and '.join(missing)} did not measure it" if missing else "no recording has it for both"
+
+
+def read_configuration(text: str, threads: int = THREADS) -> TranscriberConfig:
+    """A configuration from JSON or a file of it; ``threads`` applies unless it sets its own.
+
+    Raises ConfigurationError for anything else, unknown options and values out of range.
+    """
+    return TranscriberConfig.from_json({"compute.threads": threads, **read_options(text)})
+
+
+def read_options(text: str) -> dict[str, object]:
+    """The JSON object in ``text``, or in the file it names.
+
+    Raises ConfigurationError for anything else, and if it sets the model or the languages.
+    """
+    try:
+        found = from_json(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f'{shown(text)} is neither a file nor JSON such as {{"compute.precision": "fp32"}}'
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"{shown(text)} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"a configuration is a JSON object, got {shown(found)}")
+    if "model" in found or "languages" in found:
+        raise ConfigurationError("model and languages are the same for all: give them as arguments")
+    return found
+
+
+def compare_configurations(
+    a: TranscriberConfig,
+    b: TranscriberConfig,
+    recordings: Sequence[Recording],
+    *,
+    model: str = "base",
+    rounds: int = 1,
+    say: Say = lambda line: None,
+) -> Outcome:
+    """Run both configurations on every recording, with one model; see `compare_systems`."""
+    weights = load_weights(model)
+    languages = sorted({language for recording in recordings for language in recording.languages}) or None
+    systems = {
+        name: reused(partial(SessionRestartTranscriber, weights, languages=languages, config=config))
+        for name, config in (("A", a), ("B", b))
+    }
+    return compare_systems(systems, recordings, rounds=rounds, say=say)
+
+
+def compare_systems(
+    systems: Mapping[str, System],
+    recordings: Sequence[Recording],
+    *,
+    rounds: int = 1,
+    rng: np.random.Generator | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    say: Say = lambda line: None,
+) -> Outcome:
+    """Run the systems ``A`` and ``B`` on every recording, ``rounds`` times in turns, and test `MEASURES`.
+
+    Times are paired by recording and round, rates by recording: further rounds do not change them.
+
+    Raises:
+        ConfigurationError: without recordings or rounds.
+    """
+    if not recordings or rounds < 1:
+        raise ConfigurationError(
+            f"a comparison needs recordings and at least one round, got {len(recordings)}, {rounds}"
+        )
+    warm_up(recordings[0], systems)
+    results: list[SystemResult] = []
+    for number in range(rounds):
+        order = dict(list(systems.items())[:: 1 if number % 2 == 0 else -1])
+        results += interleaved(recordings, order, clock=clock, say=say)
+    return _result_pairs(results, recordings).test(rng or np.random.default_rng(0)).corrected()
+
+
+def _result_pairs(results: Iterable[SystemResult], recordings: Sequence[Recording]) -> Pairs:
+    references = {recording.id: Reference.from_dict(recording.reference) for recording in recordings}
+    pairs = Pairs()
+    rounds: Counter[tuple[str, str]] = Counter()
+    for result in results:
+        variant, recording = result.name, result.recording
+        pairs.add(TIME, (recording, rounds[variant, recording]), variant, result.compute_s / result.duration)
+        rounds[variant, recording] += 1
+        if rounds[variant, recording] == 1:
+            rates = score_result(result, references[recording]).rates()
+            pairs.add(MIXED, recording, variant, rates["mixed_error_rate"])
+            pairs.add(LANGUAGE, recording, variant, rates["language_error_rate"])
+            pairs.add(ENCODED, recording, variant, result.output.work.encoded_s / result.duration)
+    return pairs
+
+
+def compare_sweeps(a: Path, b: Path, *, rng: np.random.Generator | None = None) -> Outcome:
+    """Test each measure of each configuration, paired over recordings, with Holm's correction over all tests.
+
+    Times are compared only when the traces name one machine, and with a remark that the sweeps were not interleaved.
+    Raises SweepError when a sweep has no finished row, when the sweeps share no recording, and when a row has several
+    partners.
+    """
+    rng = rng or np.random.default_rng(0)
+    rows = {"A": _finished(a), "B": _finished(b)}
+    differing, paired = _paired(rows)
+    timed, timing_remark = _timed({"A": a, "B": b}, paired.values())
+    outcomes = {
+        name: _row_pairs(one, timed).test(rng, measures=_measures(one, timed), configuration=name)
+        for name, one in paired.items()
+    }
+    findings = tuple(finding for outcome in outcomes.values() for finding in outcome.findings)
+    remarks = [f"{name}: {first} in A, {second} in B" for name, (first, second) in differing.items()]
+    return Outcome(findings, (*remarks, *_left_out(outcomes), timing_remark)).corrected()
+
+
+def _finished(folder: Path) -> list[Row]:
+    rows = [row for row in read_rows(folder) if row["status"] == "ok"]
+    if not rows:
+        raise SweepError(f"{folder} holds no finished row of a sweep (in {STORE})")
+    return rows
+
+
+def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str, str]], dict[str, Pairing]]:
+    """The options in which the sweeps differ as a whole, and the rows of each configuration of both."""
+    a, b = (_values(rows) for rows in variants.values())
+    differing = {
+        name: (next(iter(a[name])), next(iter(b[name])))
+        for name in sorted(a.keys() & b.keys())
+        if len(a[name]) == len(b[name]) == 1 and a[name] != b[name]
+    }
+    shared = sorted((a.keys() & b.keys()) - differing.keys())
+    varied = [name for name in shared if len(a[name] | b[name]) > 1]
+    groups: dict[tuple[str, ...], dict[Hashable, dict[str, Row]]] = {}
+    for variant, rows in variants.items():
+        for row in rows:
+            options = _options(row)
+            group = groups.setdefault(tuple(options[name] for name in shared), {})
+            unit = group.setdefault((row["recording"], row.get("audio_sha256")), {})
+            if variant in unit:
+                other = _options(unit[variant])
+                names = [name for name in sorted({*options, *other}) if options.get(name) != other.get(name)]
+                raise SweepError(
+                    f"{variant} has two results for {row['recording']} under the options of the other sweep: "
+                    f"they differ in {', '.join(names)}"
+                )
+            unit[variant] = row
+    paired: dict[str, Pairing] = {}
+    for key, units in groups.items():
+        if both := {unit: rows for unit, rows in units.items() if len(rows) == 2}:
+            values = dict(zip(shared, key, strict=True))
+            paired[", ".join(f"{name}={values[name]}" for name in varied)] = both
+    if not paired:
+        raise SweepError(
+            "the sweeps have no recording in common under the same options; they share "
+            f"{', '.join(shared) or 'no option'}"
+        )
+    return differing, paired
+
+
+def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
+    every = [_options(row) for row in rows]
+    names = set.intersection(*({*options} for options in every))
+    return {name: {options[name] for options in every} for name in names}
+
+
+def _options(row: Row) -> dict[str, str]:
+    """Configuration, weights and version of a row, each value as JSON."""
+    made = {**flat(row["config"]), "weights": str(row.get("model_digest"))[:12], "version": row.get("whisperlab")}
+    return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
+
+
+def _left_out(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The remarks of all configurations; one that all share appears once."""
+    shared = set.intersection(*({*one.remarks} for one in outcomes.values()))
+    single = [f"{name}: {remark}" for name, one in outcomes.items() for remark in one.remarks if remark not in shared]
+    return sorted(shared) + single
+
+
+def _measures(pairing: Pairing, timed: bool) -> tuple[Measure, ...]:
+    """Rows of language-ID alone have no text; their frames are compared."""
+    decoded = [row["rates"].get(_RATES[MIXED]) is not None for rows in pairing.values() for row in rows.values()]
+    rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
+    return (*([TIME] if timed else []), *rates, ENCODED)
+
+
+def _row_pairs(pairing: Pairing, timed: bool) -> Pairs:
+    pairs = Pairs()
+    for unit, rows in pairing.items():
+        for variant, row in rows.items():
+            for measure, name in _RATES.items():
+                pairs.add(measure, unit, variant, row["rates"].get(name))
+            with suppress(KeyError):  # statistics may lack the encoder's work
+                pairs.add(ENCODED, unit, variant, encoder_work(row["statistics"]).encoded_s / row["duration"])
+            if timed and row["compute_s"] is not None:
+                pairs.add(TIME, unit, variant, row["compute_s"] / row["duration"])
+    return pairs
+
+
+def _timed(folders: Mapping[str, Path], paired: Iterable[Pairing]) -> tuple[bool, str]:
+    """Whether times can be compared, and the remark about it."""
+    machines: set[str] = set()
+    for variant, row in ((variant, row) for one in paired for rows in one.values() for variant, row in rows.items()):
+        machine = _machine(folders[variant], row)
+        if machine is None:
+            return False, f"times are not compared: a trace of {variant} does not name the machine"
+        machines.add(machine)
+    if len(machines) > 1:
+        return False, f"times are not compared: the sweeps were run on {len(machines)} different machines"
+    return True, "the sweeps were not run in turns: the times may include other load of the machine"
+
+
+def _machine(folder: Path, row: Row) -> str | None:
+    """The machine in the first line of a row's trace, as JSON; None if it is missing."""
+    try:
+        with (folder / str(row["trace"])).open(encoding="utf-8") as file:
+            machine = json.loads(file.readline())["machine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return json.dumps(machine, sort_keys=True) if machine else None
