@@ -121,14 +121,19 @@ def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right
     figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
 
 
-def new_plot(
-    width: float, height: float, margins: Margins, x: str = "", y: str = "", grid: Grid = None
-) -> tuple[Figure, Axes]:
-    """A figure with one plot: size and margins in inches, labels of the axes, grid."""
+def new_plots(width: float, height: float, margins: Margins, n: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with ``n`` plots side by side that share their y axis; size and margins in inches."""
     figure = new_figure(width, height)
     top, bottom, left, right = margins
     set_margins(figure, top=top, bottom=bottom, left=left, right=right)
-    axes = figure.subplots()
+    return figure, list(figure.subplots(1, n, sharey=True, squeeze=False)[0])
+
+
+def new_plot(
+    width: float, height: float, margins: Margins, x: str = "", y: str = "", grid: Grid = None
+) -> tuple[Figure, Axes]:
+    """A figure with one plot, the labels of its axes and its grid."""
+    figure, (axes,) = new_plots(width, height, margins, 1)
     label(axes, x, y, grid)
     return figure, axes
 
