@@ -16,7 +16,7 @@ from whisperlab.experiments.ablation.timing import encoder_flop, hit_figures, ti
 from whisperlab.experiments.ablation.variants import VARIANTS, Variant, select_variants
 from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
 from whisperlab.model.weights import load_weights
-from whisperlab.report.ablation import ladder_figure, pareto_figure, scaling_figure
+from whisperlab.report.experiments import ladder_figure, pareto_figure, scaling_figure
 from whisperlab.report.figures import to_svg
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.statistics import Point

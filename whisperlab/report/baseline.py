@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from whisperlab.experiments.results_store import ResultsStore
 from whisperlab.report.counts import Result, percent, results
 from whisperlab.report.tables import Column, Table, table
-from whisperlab.util.json_values import Json
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,47 +32,30 @@ class Change:
     n: int
     show: Callable[[float], str]
 
-    @property
-    def difference(self) -> float:
-        """Now - before."""
-        return self.now - self.before
-
-    @property
-    def ratio(self) -> float | None:
-        """Now / before."""
-        return self.now / self.before if self.before else None
-
 
 def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore) -> list[Pair]:
     """Configurations that agree in every option that both sweeps have; two single ones are always a pair."""
     known = set.intersection(*({*result.config} for result in (*now, *before))) if now and before else set()
-    by_options = {_key(result.config, known): result for result in before}
-    found = [(result, by_options.get(_key(result.config, known))) for result in now]
+
+    def key(result: Result) -> str:
+        return json.dumps({name: result.config[name] for name in sorted(known)}, sort_keys=True, default=str)
+
+    by_options = {key(result): result for result in before}
+    found = [(result, by_options.get(key(result))) for result in now]
     if len(now) == len(before) == 1:
         found = [(now[0], before[0])]
     return [pair for new, old in found if old and (pair := _over_shared(new, store, old, earlier))]
 
 
 def baseline_table(found: Iterable[Pair]) -> Table:
-    """A line per configuration and measure."""
-    return table(
-        "baseline",
-        "Now and in the baseline, over the recordings of both",
-        _COLUMNS,
-        (change for pair in found for change in changes(pair)),
-    )
-
-
-def changes(pair: Pair) -> Iterator[Change]:
-    """The measures that both sides have."""
-    for measure, take, show in _MEASURES:
-        before, now = take(pair.before), take(pair.now)
-        if before is not None and now is not None:
-            yield Change(pair.name, measure, before, now, pair.now.n_recordings, show)
-
-
-def _key(config: Json, known: set[str]) -> str:
-    return json.dumps({name: config[name] for name in sorted(known)}, sort_keys=True, default=str)
+    """A line per configuration and measure that both sides have."""
+    changes = [
+        Change(pair.name, measure, before, now, pair.now.n_recordings, show)
+        for pair in found
+        for measure, take, show in _MEASURES
+        if (before := take(pair.before)) is not None and (now := take(pair.now)) is not None
+    ]
+    return table("baseline", "Now and in the baseline, over the recordings of both", _COLUMNS, changes)
 
 
 def _over_shared(now: Result, store: ResultsStore, before: Result, earlier: ResultsStore) -> Pair | None:
@@ -95,10 +77,6 @@ def _recordings(result: Result, store: ResultsStore) -> set[str]:
     return {recording for (recording,) in store.sql(query, (result.config_id,))}
 
 
-def _peak_mib(result: Result) -> float | None:
-    return None if result.peak_rss_bytes is None else result.peak_rss_bytes / 2**20
-
-
 _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ...] = (
     ("mixed error", lambda r: r.mixed_error, percent),
     ("language error", lambda r: r.language_error, percent),
@@ -109,7 +87,7 @@ _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ..
     ("real-time factor", lambda r: r.real_time_factor, "{:.2f}".format),
     ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
     ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
-    ("peak memory, MiB", _peak_mib, "{:,.0f}".format),
+    ("peak memory, MiB", lambda r: r.peak_rss_bytes and r.peak_rss_bytes / 2**20, "{:,.0f}".format),
 )
 
 _COLUMNS: tuple[Column[Change], ...] = (
@@ -117,7 +95,7 @@ _COLUMNS: tuple[Column[Change], ...] = (
     Column("Measure", "What was measured", lambda c: c.measure),
     Column("Baseline", "Before", lambda c: c.show(c.before)),
     Column("Now", "In this sweep", lambda c: c.show(c.now)),
-    Column("Change", "Now - baseline", lambda c: c.difference, lambda value: f"{value:+.3g}"),
-    Column("Ratio", "Now / baseline", lambda c: c.ratio, "{:.2f}".format),
+    Column("Change", "Now - baseline", lambda c: c.now - c.before, "{:+.3g}".format),
+    Column("Ratio", "Now / baseline", lambda c: c.now / c.before if c.before else None, "{:.2f}".format),
     Column("n", "Recordings that both have", lambda c: c.n),
 )

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Trace
 
 P = ParamSpec("P")
-Bar = tuple[float, float, str]  # start, end, language
+Grid = Literal["x", "y", "both", None]
+Margins = tuple[float, float, float, float]  # top, bottom, left, right
 
 # Black text is readable on all of them; Okabe and Ito's own black is used for text.
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
@@ -49,22 +50,13 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": MUTED,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), MUTED),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "grid.alpha": 0.3,
     "hatch.linewidth": 0.5,
 }
-
 
 NARROW = 7.2  # inches; on a phone still readable
 LETTER = 0.085  # inches per letter of a label
@@ -90,17 +82,18 @@ class Drawing:
     caption: str
 
 
-def _style(salt: str | None = None) -> AbstractContextManager[None]:
-    """Apply the style of all figures temporarily; matplotlib's global settings do not change.
+def drawing(figure: Figure, name: str, alt: str, caption: str) -> Drawing:
+    """One figure as a drawing; see `to_svg`."""
+    return Drawing((to_svg(figure, name, alt),), caption)
 
-    With ``salt`` the identifiers in SVG depend on it alone, so that the same figure is the same text.
-    """
+
+def _style(salt: str | None = None) -> AbstractContextManager[None]:
+    """Apply the style of all figures temporarily; with ``salt`` the identifiers in SVG depend on it alone."""
     try:
         from matplotlib import rc_context
     except ImportError as error:
-        raise MissingDependencyError(
-            "figures need matplotlib; install it with: pip install 'whisperlab[report]'"
-        ) from error
+        needed = "figures need matplotlib; install it with: pip install 'whisperlab[report]'"
+        raise MissingDependencyError(needed) from error
     return rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
@@ -115,6 +108,51 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return in_style
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of ``width`` x ``height`` inches without a window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
+    """Set the margins in inches, the unit of text sizes."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
+
+
+def new_plots(width: float, height: float, margins: Margins, n: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with ``n`` plots side by side that share their y axis; size and margins in inches."""
+    figure = new_figure(width, height)
+    top, bottom, left, right = margins
+    set_margins(figure, top=top, bottom=bottom, left=left, right=right)
+    return figure, list(figure.subplots(1, n, sharey=True, squeeze=False)[0])
+
+
+def new_plot(
+    width: float, height: float, margins: Margins, x: str = "", y: str = "", grid: Grid = None
+) -> tuple[Figure, Axes]:
+    """A figure with one plot, the labels of its axes and its grid."""
+    figure, (axes,) = new_plots(width, height, margins, 1)
+    label(axes, x, y, grid)
+    return figure, axes
+
+
+def label(axes: Axes, x: str = "", y: str = "", grid: Grid = None) -> None:
+    """Set the labels of the axes, and grid lines across ``grid``."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if grid:
+        axes.grid(visible=True, axis=grid)
+
+
+def note(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float] = (4, 0), va: str = "center"
+) -> None:
+    """Small text beside a point; ``offset`` is in points."""
+    axes.annotate(text, at, offset, textcoords="offset points", va=va, fontsize=8)
+
+
 @styled
 def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
     """One recording over time: true languages, detected languages, speech, and the posterior below.
@@ -126,12 +164,17 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     figure = new_figure(width, 3.7)
     bars, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
     figure.subplots_adjust(left=TIMELINE_LEFT, right=TIMELINE_RIGHT, top=0.98, bottom=0.13, hspace=0.08)
-    _draw_languages(bars, trace, known)
+    for place, labels in enumerate((true_languages(trace), detected_languages(trace))):
+        _draw_row(bars, place, labels, known)
+    decided = [switch.decided_at for switch in trace.switches]
+    bars.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
+    _draw_speech(bars, trace, 1.86, 0.18)
+    bars.set_yticks([0, 1, 1.95], ["true", "detected", "speech"])
+    bars.set_ylim(2.1, -0.45)
+    bars.tick_params(length=0, labelbottom=False)
+    bars.spines[["left", "bottom"]].set_visible(False)
     _draw_posterior(below, trace, known)
-    below.set_xlim(0, trace.duration)
-    below.set_xlabel("seconds of audio")
-    _mark_true_switches(trace, bars, below)
-    _mark_gaps(trace, bars, below)
+    _draw_time(figure, trace, figure.axes)
     return figure
 
 
@@ -155,11 +198,9 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
         bare.tick_params(length=0, labelbottom=False)
         bare.spines[["left", "bottom"]].set_visible(False)
     _draw_posterior(posterior, trace, colours)
-    path = [(label.start, label.end, label.language) for label in _runs(frame_labels(trace.frames))]
-    true = [(s.start, s.end, s.lang) for s in trace.reference.segments] if trace.reference else []
-    text = [(label.start, label.end, label.language) for label in detected_languages(trace)]
-    for place, bars in ((0, path), (2, text), (3, true)):
-        _draw_row(rows, place, bars, colours)
+    path = _runs(frame_labels(trace.frames))
+    for place, labels in ((0, path), (2, detected_languages(trace)), (3, true_languages(trace))):
+        _draw_row(rows, place, labels, colours)
     for switch in trace.switches:
         rows.plot([switch.time, switch.decided_at], [1, 1], color=INK, linewidth=1.2)
         rows.plot([switch.decided_at], [1], ">", color=INK, markersize=6)
@@ -167,10 +208,7 @@ def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figur
     rows.set_ylim(3.5, -0.5)
     rows.tick_params(length=0)
     rows.spines["left"].set_visible(False)
-    rows.set_xlim(0, trace.duration)
-    rows.set_xlabel("seconds of audio")
-    _mark_true_switches(trace, wave, posterior, rows)
-    _mark_gaps(trace, *figure.axes)
+    _draw_time(figure, trace, (wave, posterior, rows))
     return figure
 
 
@@ -181,11 +219,16 @@ def language_colours(traces: Iterable[Trace]) -> dict[str, str]:
     """
     spoken, text, labels = set[str](), set[str](), set[str]()
     for trace in traces:
-        spoken |= {segment.lang for segment in trace.reference.segments} if trace.reference else set()
+        spoken |= {label.language for label in true_languages(trace)}
         text |= {segment.language for segment in trace.segments}
         labels |= {frame.label for frame in trace.frames}
     names = dict.fromkeys([*sorted(spoken), *sorted(text), *sorted(labels)])
     return dict(zip(names, PALETTE, strict=False))
+
+
+def true_languages(trace: Trace) -> list[Label]:
+    """The languages of the reference; empty without one."""
+    return [Label(s.start, s.end, s.lang) for s in trace.reference.segments] if trace.reference else []
 
 
 def detected_languages(trace: Trace) -> list[Label]:
@@ -200,9 +243,8 @@ def _runs(labels: Iterable[Label]) -> list[Label]:
     runs: list[Label] = []
     for label in labels:
         if runs and (runs[-1].end, runs[-1].language) == (label.start, label.language):
-            runs[-1] = Label(runs[-1].start, label.end, label.language)
-        else:
-            runs.append(label)
+            label = Label(runs.pop().start, label.end, label.language)
+        runs.append(label)
     return runs
 
 
@@ -213,54 +255,62 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
     The counts of all results that share a precision and a size are added before dividing.
     """
     sizes, precisions = _values(results, SIZE), _values(results, PRECISION)[::-1]
-    figure = new_figure(4.7, 1.3 + 0.4 * len(sizes))
-    axes = figure.subplots()
-    _draw_cells(axes, [[_pooled(results, size, p) for p in precisions] for size in sizes], rate)
+    x, y = "hash precision (decimals)", "cache size"
+    figure, axes = new_plot(4.7, 1.3 + 0.4 * len(sizes), (0.35, 0.55, 0.7, 0.05), x, y)
+    cells = [[_pooled(results, size, precision) for precision in precisions] for size in sizes]
+    shares = [[getattr(cell, rate) for cell in line] for line in cells]
+    values = [[float("nan") if share is None else share for share in line] for line in shares]
+    axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
+    for row, line in enumerate(shares):
+        for column, share in enumerate(line):
+            text = _blank(cells[row][column]) if share is None else percent(share)
+            colour = INK if share is None else "#ffffff" if share < 0.55 else "#000000"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_title(_RATE_TITLES[rate], fontsize=10)
-    axes.set_xticks(_middles(precisions), map(_label, precisions))
-    axes.set_yticks(_middles(sizes), map(_label, sizes))
-    axes.set_xlabel("hash precision (decimals)")
-    axes.set_ylabel("cache size")
-    set_margins(figure, top=0.35, bottom=0.55, left=0.7, right=0.05)
+    axes.set_xticks(np.arange(len(precisions)) + 0.5, map(_label, precisions))
+    axes.set_yticks(np.arange(len(sizes)) + 0.5, map(_label, sizes))
+    axes.set_ylim(len(sizes), 0)
+    axes.tick_params(length=0)
     return figure
 
 
 @styled
 def outcomes_figure(results: Sequence[Result]) -> Figure:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
-    figure = new_figure(NARROW, 1.2 + 0.5 * len(results))
-    axes = figure.subplots()
+    figure, axes = new_plot(NARROW, 1.2 + 0.5 * len(results), (0.55, 0.5, 0.15, 0.2), "of every 100 look-ups")
+    shares = np.array([_outcome(result.cache) for result in results])
+    for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
+        look: Any = {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.4, "label": words}
+        bars = axes.barh(range(len(results)), share, 0.6, start, **look)
+        numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
+        axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):
-        _draw_outcome(axes, place, _outcome(result.cache))
         axes.text(0, place - 0.32, result.name, ha="left", va="bottom")
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(results) - 0.5, -0.75)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("of every 100 look-ups")
-    _outcome_legend(figure)
-    set_margins(figure, top=0.55, bottom=0.5, left=0.15, right=0.2)
+    figure.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
     return figure
 
 
 @styled
 def tradeoff_figure(results: Sequence[Result]) -> Figure:
     """Encoder time saved (x) against language error (y), a point per configuration."""
-    figure = new_figure(NARROW, 3.8)
-    axes = figure.subplots()
-    keys = dict.fromkeys(_key(result) for result in results)
-    for key, colour, marker in zip(keys, PALETTE, "osD^vPX", strict=False):
-        points = [point for result in results if _key(result) == key and (point := _point(result))]
-        x, y = [point[0] for point in points], [point[1] for point in points]
-        axes.plot(x, y, marker, color=colour, markeredgecolor=INK, markersize=9, alpha=0.9, label=key)
-    axes.set_xlabel("encoder time saved, % (right is cheaper)")
-    axes.set_ylabel("language error, % of speech time (up is worse)")
+    x, y = "encoder time saved, % (right is cheaper)", "language error, % of speech time (up is worse)"
+    figure, axes = new_plot(NARROW, 3.8, (0.1, 0.55, 0.65, 0.1), x, y, "both")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        of_key = points.setdefault(str(result.config.get(KEY, "one key")), [])
+        if (saved := result.cache.saved_share) is not None and (error := result.language_error) is not None:
+            of_key.append((100 * saved, 100 * error))
+    for (key, of_key), colour, marker in zip(points.items(), PALETTE, "osD^vPX", strict=False):
+        places = np.reshape(of_key, (-1, 2)).T
+        axes.plot(*places, marker, color=colour, markeredgecolor=INK, markersize=9, alpha=0.9, label=key)
     axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
     axes.set_xlim(-3, 103)
-    axes.grid(visible=True)
     axes.legend(title="cache key", frameon=False)
-    set_margins(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
     return figure
 
 
@@ -268,8 +318,9 @@ def tradeoff_figure(results: Sequence[Result]) -> Figure:
 def latency_figure(operations: Sequence[Operation]) -> Figure:
     """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
     names = [operation.name for operation in operations]
-    figure = new_figure(NARROW, 1.05 + 0.3 * len(names))
-    axes = figure.subplots()
+    margins = (0.35, 0.55, 0.2 + LETTER * max(map(len, names)), 0.3)
+    x = "milliseconds (factor 10 between grid lines)"
+    figure, axes = new_plot(NARROW, 1.05 + 0.3 * len(names), margins, x, grid="x")
     places = range(len(names))
     axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
     for name, marker, colour in (("p50", "o", PALETTE[0]), ("p95", "D", PALETTE[1]), ("p99", "s", BAD)):
@@ -279,10 +330,7 @@ def latency_figure(operations: Sequence[Operation]) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("milliseconds (factor 10 between grid lines)")
-    axes.grid(visible=True, axis="x")
     figure.legend(frameon=False, ncols=3, loc="upper right")
-    set_margins(figure, top=0.35, bottom=0.55, left=0.2 + LETTER * max(map(len, names)), right=0.3)
     return figure
 
 
@@ -296,30 +344,14 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
         drawn = file.getvalue()
     _, _, inside = drawn[drawn.index("<svg") :].partition(">")
     inside = re.sub(r"<metadata>.*?</metadata>", "", inside, flags=re.DOTALL)
-    inside = re.sub(r'\s(?:d|x|y|points|transform)="[^"]*"', _shortened, inside)
+    coordinates = re.compile(r'\s(?:d|x|y|points|transform)="[^"]*"')
+    # A hundredth of a point is invisible on any screen.
+    inside = coordinates.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), inside)
     inside = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", inside).replace("xlink:href", "href")
     inside = inside.replace(INK, "currentColor").replace(PAPER, "var(--back, #ffffff)").strip()
     width, height = figure.get_size_inches()  # matplotlib draws SVG in points, 72 to the inch
     frame = f'viewBox="0 0 {72 * width:g} {72 * height:g}" style="--inches:{width:g}"'
     return f'<svg role="img" aria-label="{escape(alt)}" {frame}>{inside}'
-
-
-def _shortened(attribute: re.Match[str]) -> str:
-    """Round coordinates to two decimals. A hundredth of a point is invisible on any screen."""
-    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of ``width`` x ``height`` inches without a window."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height))
-
-
-def set_margins(figure: Figure, *, top: float, bottom: float, left: float, right: float) -> None:
-    """Set the margins in inches, the unit of text sizes."""
-    width, height = figure.get_size_inches()
-    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
 
 
 def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
@@ -336,42 +368,25 @@ def _draw_speech(axes: Axes, trace: Trace, place: float, height: float) -> None:
     axes.broken_barh(spans, (place, height), color=MUTED, linewidth=0)
 
 
-def _mark_true_switches(trace: Trace, *stack: Axes) -> None:
-    """Draw a dashed line through all axes at each true switch."""
+def _draw_time(figure: Figure, trace: Trace, dashed: Sequence[Axes]) -> None:
+    """The time axis; dashed lines at true switches; hatches where audio was dropped, dots where speech has no text."""
+    figure.axes[-1].set_xlim(0, trace.duration)
+    figure.axes[-1].set_xlabel("seconds of audio")
     for switch in true_switches(trace.reference) if trace.reference else ():
-        for axes in stack:
+        for axes in dashed:
             axes.axvline(switch.end, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
-
-
-def _mark_gaps(trace: Trace, *stack: Axes) -> None:
-    """Hatch all axes where audio was dropped; draw dots where speech has no text."""
-    marks = [(gap, "////") for gap in trace.gaps] + [(span, "..") for span in trace.untranscribed]
-    for span, hatch in marks:
-        for axes in stack:
+    for span, hatch in [(gap, "////") for gap in trace.gaps] + [(span, "..") for span in trace.untranscribed]:
+        for axes in figure.axes:
             start, end = seconds(span.start), seconds(span.end)
             axes.axvspan(start, end, facecolor="none", edgecolor=MUTED, hatch=hatch, linewidth=0)
 
 
-def _draw_languages(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
-    reference = trace.reference
-    true = [(s.start, s.end, s.lang) for s in reference.segments] if reference else []
-    _draw_row(axes, 0, true, colours)
-    detected = [(label.start, label.end, label.language) for label in detected_languages(trace)]
-    _draw_row(axes, 1, detected, colours)
-    decided = [switch.decided_at for switch in trace.switches]
-    axes.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
-    _draw_speech(axes, trace, 1.86, 0.18)
-    axes.set_yticks([0, 1, 1.95], ["true", "detected", "speech"])
-    axes.set_ylim(2.1, -0.45)
-    axes.tick_params(length=0, labelbottom=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
-
-
-def _draw_row(axes: Axes, place: float, bars: Iterable[Bar], colours: Mapping[str, str]) -> None:
-    for start, end, language in bars:
-        colour = colours.get(language, OTHER)
-        axes.broken_barh([(start, end - start)], (place - 0.38, 0.76), color=colour, edgecolor=INK, lw=0.5)
-        axes.text((start + end) / 2, place, language, color="#000000", ha="center", va="center", clip_on=True)
+def _draw_row(axes: Axes, place: float, labels: Iterable[Label], colours: Mapping[str, str]) -> None:
+    for label in labels:
+        bar, colour = [(label.start, label.end - label.start)], colours.get(label.language, OTHER)
+        axes.broken_barh(bar, (place - 0.38, 0.76), color=colour, edgecolor=INK, lw=0.5)
+        middle = (label.start + label.end) / 2
+        axes.text(middle, place, label.language, color="#000000", ha="center", va="center", clip_on=True)
 
 
 def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
@@ -390,41 +405,8 @@ def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     axes.set_ylabel("posterior")
 
 
-def _draw_cells(axes: Axes, cells: list[list[CacheCounts]], rate: str) -> None:
-    """Draw a grid of rates on colour. A cell without a rate shows the reason."""
-    shares = [[getattr(cell, rate) for cell in line] for line in cells]
-    values = [[float("nan") if share is None else share for share in line] for line in shares]
-    axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
-    for row, line in enumerate(shares):
-        for column, share in enumerate(line):
-            text = _blank(cells[row][column]) if share is None else percent(share)
-            colour = INK if share is None else "#ffffff" if share < 0.55 else "#000000"
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_ylim(len(cells), 0)
-    axes.tick_params(length=0)
-
-
 def _blank(cell: CacheCounts) -> str:
     return "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
-
-
-def _draw_outcome(axes: Axes, place: int, shares: Sequence[float]) -> None:
-    start = 0.0
-    for share, (colour, hatch, _) in zip(shares, _OUTCOMES, strict=True):
-        axes.barh(place, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4)
-        if share >= 4:  # a narrower bar has no space for its number
-            axes.text(start + share / 2, place, f"{share:.0f}", ha="center", va="center", color="#000000")
-        start += share
-
-
-def _outcome_legend(figure: Figure) -> None:
-    from matplotlib.patches import Patch
-
-    patches = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=label)
-        for colour, hatch, label in _OUTCOMES
-    ]
-    figure.legend(handles=patches, ncols=2, loc="upper center", frameon=False, fontsize=9)
 
 
 def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
@@ -437,11 +419,8 @@ def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
 
 
 def _pooled(results: Sequence[Result], size: object, precision: object) -> CacheCounts:
-    cell = [
-        result.cache
-        for result in results
-        if (result.config.get(SIZE), result.config.get(PRECISION)) == (size, precision)
-    ]
+    wanted = (size, precision)
+    cell = [r.cache for r in results if (r.config.get(SIZE), r.config.get(PRECISION)) == wanted]
     return sum(cell, CacheCounts())
 
 
@@ -453,16 +432,3 @@ def _values(results: Sequence[Result], name: str) -> list[Any]:
 
 def _label(value: object) -> str:
     return "any" if value is None else str(value)
-
-
-def _key(result: Result) -> str:
-    return str(result.config.get(KEY, "one key"))
-
-
-def _point(result: Result) -> tuple[float, float] | None:
-    saved, value = result.cache.saved_share, result.language_error
-    return None if saved is None or value is None else (100 * saved, 100 * value)
-
-
-def _middles(cells: Sequence[object]) -> list[float]:
-    return [place + 0.5 for place in range(len(cells))]

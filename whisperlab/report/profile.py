@@ -13,14 +13,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
-from whisperlab.report.figures import Drawing, to_svg
+from whisperlab.report.figures import LETTER, NARROW, PALETTE, Drawing, drawing, new_plot, styled
 from whisperlab.report.page import render_page
-from whisperlab.report.profile_figures import course_figure, parts_figure
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MIB = 2**20
 
@@ -83,21 +86,22 @@ class ProfileReport:
         """The page as HTML."""
         frames = list(self._frames())
         checks = reconciled(self.records)
+        numbers, tables = memory_numbers(self.records), list(_tables(self.records))
         return render_page(
             "profile.html.j2",
             report=self,
             created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
-            numbers=_number_table(memory_numbers(self.records)),
+            numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
             findings=list(findings(self.records)),
             drawings=list(_drawings(self.records)),
-            tables=list(_tables(self.records)),
+            tables=tables,
             frames=frames,
             lines=self.records["lines"].functions if "lines" in self.records else (),
             tree=self.records["cpu"].tree if "cpu" in self.records else "",
-            digests=list(script_digests(frame.page for frame in frames)),
-            flat=_flat(self.records),
+            digests=list(_script_digests(frames)),
+            flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
         )
 
     def _frames(self) -> Iterable[Frame]:
@@ -109,13 +113,13 @@ class ProfileReport:
             yield Frame("Flame graph of the heap (memray)", about, _offline(self.records["heap"].page))
 
 
-def script_digests(pages: Iterable[str]) -> Iterable[str]:
+def _script_digests(frames: Iterable[Frame]) -> Iterable[str]:
     """The sources that a content security policy must list for the inline scripts and handlers of pages."""
-    for page in pages:
-        handlers = _HANDLER.findall(page)
+    for frame in frames:
+        handlers = _HANDLER.findall(frame.page)
         if handlers:
             yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
-        for text in (*_SCRIPT.findall(page), *handlers):
+        for text in (*_SCRIPT.findall(frame.page), *handlers):
             if text.strip():
                 digest = hashlib.sha256(text.encode()).digest()
                 yield f"sha256-{base64.b64encode(digest).decode('ascii')}"
@@ -130,57 +134,48 @@ def _offline(page: str) -> str:
 
 def memory_numbers(records: Records) -> list[Number]:
     """The numbers of the memory passes, the widest view first."""
+    memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
     found: list[Number] = []
-    if memory := records.get("memory"):
-        found += [
-            Number(
-                "resident at the peak, above the libraries (VmHWM)",
-                memory.above_libraries,
-                "every page that was touched: the figure that the system counts",
-                "memory that was allocated and never touched; the owners of the memory",
-            ),
-            Number(
-                "of it anonymous, at the end (RssAnon)",
-                memory.anonymous,
-                "memory that is in no file",
-                "weights in a mapped file; the peak, because the system records no peak of it",
-            ),
-        ]
-    if heap := records.get("heap"):
-        found.append(
-            Number(
-                "on the heap at the peak (memray)",
-                heap.peak,
-                "every allocated block, including torch's and numpy's, by line of code",
-                "libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
-            )
-        )
-        if heap.mapped:
-            found.append(
-                Number(
-                    "files mapped at the peak (memray)",
-                    heap.mapped,
-                    "the complete mapped checkpoint",
-                    "whether its pages are resident: the system may drop and reload them",
-                )
-            )
+
+    def add(name: str, size: int, *, sees: str, misses: str) -> None:
+        found.append(Number(name, size, sees, misses))
+
     if memory:
-        found.append(
-            Number(
-                "tensors and arrays the transcriber holds (arithmetic)",
-                sum(memory.owned.values()),
-                "weights, buffers, cache, timers: everything that stays",
-                "everything that lives for one chunk: activations, keys and values, spectrograms",
-            )
+        add(
+            "resident at the peak, above the libraries (VmHWM)",
+            memory.above_libraries,
+            sees="every page that was touched: the figure that the system counts",
+            misses="memory that was allocated and never touched; the owners of the memory",
         )
-    if python := records.get("python_memory"):
-        found.append(
-            Number(
-                "Python objects while streaming, at the peak (tracemalloc)",
-                python.peak,
-                "Python objects and numpy arrays created after the model was loaded",
-                "torch: its tensors, weights and workspaces. Never quote it as peak memory",
-            )
+        add(
+            "of it anonymous, at the end (RssAnon)",
+            memory.anonymous,
+            sees="memory that is in no file",
+            misses="weights in a mapped file; the peak, because the system records no peak of it",
+        )
+    if heap:
+        add(
+            "on the heap at the peak (memray)",
+            heap.peak,
+            sees="every allocated block, including torch's and numpy's, by line of code",
+            misses="libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
+        )
+    if heap and heap.mapped:
+        whether = "whether its pages are resident: the system may drop and reload them"
+        add("files mapped at the peak (memray)", heap.mapped, sees="the complete mapped checkpoint", misses=whether)
+    if memory:
+        add(
+            "tensors and arrays the transcriber holds (arithmetic)",
+            sum(memory.owned.values()),
+            sees="weights, buffers, cache, timers: everything that stays",
+            misses="everything that lives for one chunk: activations, keys and values, spectrograms",
+        )
+    if python:
+        add(
+            "Python objects while streaming, at the peak (tracemalloc)",
+            python.peak,
+            sees="Python objects and numpy arrays created after the model was loaded",
+            misses="torch: its tensors, weights and workspaces. Never quote it as peak memory",
         )
     return found
 
@@ -199,26 +194,19 @@ def reconciled(records: Records) -> list[Check]:
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
+        differ = "anonymous memory at the end and the heap's peak differ by"
+        check(off <= allowed, f"{differ} {_mib(off)}, {_mib(allowed)} allowed")
+        held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
         check(
-            off <= allowed,
-            f"anonymous memory at the end and the heap's peak differ by {_mib(off)}, {_mib(allowed)} allowed",
-        )
-        held = sum(memory.owned.values())
-        check(
-            held <= heap.peak + heap.mapped,
-            f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(heap.peak + heap.mapped)} "
-            "with mapped files",
+            held <= seen, f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
         )
     if heap and python:
-        check(
-            python.peak <= heap.peak, f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
-        )
+        words = f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
+        check(python.peak <= heap.peak, words)
     if memory:
-        check(
-            memory.above_libraries >= memory.anonymous * (1 - TOLERANCE),
-            f"the peak ({_mib(memory.above_libraries)}) is not below the anonymous memory at the end "
-            f"({_mib(memory.anonymous)})",
-        )
+        peak, end = memory.above_libraries, memory.anonymous
+        words = f"the peak ({_mib(peak)}) is not below the anonymous memory at the end ({_mib(end)})"
+        check(peak >= end * (1 - TOLERANCE), words)
     return checks
 
 
@@ -259,59 +247,97 @@ def findings(records: Records) -> Iterable[str]:
 def _drawings(records: Records) -> Iterable[Drawing]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        yield Drawing(
-            (to_svg(course_figure(heap.course), "course", words),),
-            "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory is "
-            "included).",
-        )
-        words = "; ".join(f"{part}: {_mib(size)}" for part, size in heap.stages.items())
-        yield Drawing(
-            (to_svg(parts_figure(_in_mib(heap.stages), "MiB on the heap at the peak"), "stages", words),),
-            "Heap by the module of whisperlab nearest to the allocation.",
-        )
+        caption = "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory "
+        yield drawing(course_figure(heap.course), "course", words, caption + "is included).")
+        caption = "Heap by the module of whisperlab nearest to the allocation."
+        yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak", caption)
     if memory := records.get("memory"):
-        words = "; ".join(f"{name}: {_mib(size)}" for name, size in memory.owned.items())
-        yield Drawing(
-            (to_svg(parts_figure(_in_mib(memory.owned), "MiB of tensors and arrays"), "owned", words),),
-            "Permanent memory of the transcriber by attribute, from the sizes; shared weights count once.",
-        )
+        caption = "Permanent memory of the transcriber by attribute, from the sizes; shared weights count once."
+        yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays", caption)
 
 
-def _number_table(numbers: Sequence[Number]) -> Table:
-    columns: tuple[Column[Number], ...] = (
-        Column("Number", "The counted memory", lambda n: n.name),
-        Column("MiB", "Mebibytes", lambda n: n.bytes / _MIB, "{:,.1f}".format),
-        Column("Includes", "Memory in the number", lambda n: n.sees),
-        Column("Excludes", "Memory not in the number", lambda n: n.misses),
-    )
-    return table("numbers", "Memory, counted in four ways, each in a separate process", columns, numbers)
+def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Drawing:
+    words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
+    figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
+    return drawing(figure, name, words, caption)
 
 
-def _tables(records: Records) -> Iterable[tuple[str, Table]]:
-    """Name and table of every pass that has tables."""
+@styled
+def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
+    """Memory over time: (seconds, bytes resident, bytes on the heap), as `whisperlab.profiling.heap` records it."""
+    figure, axes = new_plot(NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
+    seconds = [moment[0] for moment in course]
+    for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
+        sizes = [moment[1 + place] / _MIB for moment in course]
+        axes.plot(seconds, sizes, line, color=PALETTE[colour], label=name)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+@styled
+def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figure:
+    """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
+    kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
+    left = 0.3 + LETTER * max(map(len, kept), default=0)
+    figure, axes = new_plot(NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
+    bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
+    axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
+    axes.set_yticks(range(len(kept)), list(kept))
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    return figure
+
+
+@styled
+def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
+    figure, axes = new_plot(NARROW, 3.2, (0.1, 0.5, 0.75, 0.15), "percentile", label, "both")
+    for number, (name, values) in enumerate(lines.items()):
+        rarity = [len(values) / (len(values) - place) for place in range(len(values))]
+        axes.plot(rarity, sorted(values), "-" if number else "--", color=PALETTE[5 * number % 6], label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    most = max(map(len, lines.values()), default=1)
+    ticks = {1: "0", 2: "50", 10: "90", 20: "95", 100: "99", 1000: "99.9"}
+    axes.set_xticks([at for at in ticks if at <= most], [text for at, text in ticks.items() if at <= most])
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    return figure
+
+
+def _tables(records: Records) -> Iterable[Table]:
+    """The tables of every pass that has some."""
     if latency := records.get("latency"):
-        caption = "Latency in milliseconds, without a profiler"
-        yield "latency", table("latency", caption, _LATENCIES, list(latency.operations.items()))
+        operations = list(latency.operations.items())
+        yield table("latency", "Latency in milliseconds, without a profiler", _LATENCIES, operations)
     if heap := records.get("heap"):
-        yield "heap", table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
-        yield "kept", table("kept", "Lines that held most at the end (memray)", _SITES, heap.kept)
+        yield table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
+        yield table("kept", "Lines that held most at the end (memray)", _SITES, heap.kept)
     if python := records.get("python_memory"):
-        caption = "Python objects held at the end (tracemalloc)"
-        yield "python", table("python", caption, _LINES, python.top)
+        yield table("python", "Python objects held at the end (tracemalloc)", _LINES, python.top)
         caption = "Growth of Python objects from half-way to the end (tracemalloc)"
-        yield "grown", table("grown", caption, _LINES, python.grown)
+        yield table("grown", caption, _LINES, python.grown)
     if ops := records.get("ops"):
         total_s = ops.own_s
-        share: Column[Operator] = Column(
-            "Share", "Own time / own time of all", lambda row: row.own_s / total_s, "{:.1%}".format
-        )
-        columns = (*_OPERATORS[:2], share, *_OPERATORS[2:])
-        yield "ops", table("ops", "torch's operators (torch.profiler)", columns, ops.top)
+
+        def share(row: Operator) -> float:
+            return row.own_s / total_s
+
+        shares = Column("Share", "Own time / own time of all", share, "{:.1%}".format)
+        columns = (*_OPERATORS[:2], shares, *_OPERATORS[2:])
+        yield table("ops", "torch's operators (torch.profiler)", columns, ops.top)
     if calls := records.get("calls"):
-        caption = "The 20 functions with the most cumulative time (cProfile)"
-        yield "calls", table("calls", caption, _CALLS, calls.top)
+        yield table("calls", "The 20 functions with the most cumulative time (cProfile)", _CALLS, calls.top)
 
 
+_NUMBERS: tuple[Column[Number], ...] = (
+    Column("Number", "The counted memory", lambda n: n.name),
+    Column("MiB", "Mebibytes", lambda n: n.bytes / _MIB, "{:,.1f}".format),
+    Column("Includes", "Memory in the number", lambda n: n.sees),
+    Column("Excludes", "Memory not in the number", lambda n: n.misses),
+)
 _LATENCIES: tuple[Column[tuple[str, Mapping[str, float]]], ...] = (
     Column("Operation", "The timed part of the pipeline", lambda row: row[0]),
     Column("n", "Number of calls", lambda row: row[1]["count"], "{:,}".format),
@@ -346,19 +372,12 @@ _CALLS: tuple[Column[CalledFunction], ...] = (
 )
 
 
-def _flat(records: Records) -> list[dict[str, object]]:
+def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
     """The rows of every table, for the CSV."""
-    rows: list[dict[str, object]] = [
-        {"table": "numbers", "name": number.name, "bytes": number.bytes} for number in memory_numbers(records)
-    ]
-    for name, shown in _tables(records):
+    for shown in tables:
         titles = [title for title, _, _ in shown.head]
-        rows += [{"table": name, **dict(zip(titles, (cell.sort for cell in line), strict=True))} for line in shown.body]
-    return rows
-
-
-def _in_mib(sizes: Mapping[str, int]) -> dict[str, float]:
-    return {name: size / _MIB for name, size in sizes.items()}
+        for line in shown.body:
+            yield {"table": shown.name, **dict(zip(titles, (cell.sort for cell in line), strict=True))}
 
 
 def _mib(size: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from whisperlab.report.counts import CacheCounts, Operation, Result, Run, language_error, percent, ratio
@@ -36,11 +37,6 @@ class Cell:
     text: str
     note: str
 
-    @property
-    def is_number(self) -> bool:
-        """Whether the cell is aligned and sorted as a number."""
-        return isinstance(self.sort, int | float)
-
 
 @dataclass(slots=True, frozen=True)
 class Table:
@@ -57,12 +53,15 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     rows = list(rows)
     if len(rows) > MAX_LINES:
         caption += f" (the first {MAX_LINES} of {len(rows):,} lines)"
-    lines = [tuple(_cell(column, row) for column in columns) for row in rows[:MAX_LINES]]
-    kept = [place for place in range(len(columns)) if any(line[place].sort is not None for line in lines)]
-    head = tuple(
-        (columns[place].title, columns[place].about, any(line[place].is_number for line in lines)) for place in kept
-    )
-    return Table(name, caption, head, tuple(tuple(line[place] for place in kept) for line in lines))
+    by_column = [(column, [_cell(column, row) for row in rows[:MAX_LINES]]) for column in columns]
+    kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
+    head = tuple((one.title, one.about, any(isinstance(c.sort, int | float) for c in cells)) for one, cells in kept)
+    return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)))
+
+
+def _cell(column: Column[T], row: T) -> Cell:
+    value = column.value(row)
+    return Cell(value, "–" if value is None else column.show(value), column.note(row))
 
 
 def result_table(name: str, caption: str, results: Iterable[Result]) -> Table:
@@ -90,21 +89,9 @@ def milliseconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _cell(column: Column[T], row: T) -> Cell:
-    value = column.value(row)
-    return Cell(value, "–" if value is None else column.show(value), column.note(row))
-
-
-def _interval(cache: CacheCounts) -> str:
-    interval = cache.false_hit_interval
-    if interval is None:
-        return "not checked" if cache.hits else ""
-    return f"{_range(interval)}, n {cache.checked:,}"
-
-
-def _language_interval(result: Result) -> str:
-    interval = result.language_error_interval
-    return "" if interval is None else _range(interval)
+def mebibytes(value: float) -> str:
+    """A number of bytes as text, in whole MiB."""
+    return f"{value / 2**20:,.0f} MiB"
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -113,67 +100,45 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{low:.0f}–{high:.0f} %"
 
 
-def mebibytes(value: float) -> str:
-    """A number of bytes as text, in whole MiB."""
-    return f"{value / 2**20:,.0f} MiB"
+def _checked(cache: CacheCounts) -> str:
+    if cache.false_hit_interval is None:
+        return "not checked" if cache.hits else ""
+    return f"{_range(cache.false_hit_interval)}, n {cache.checked:,}"
 
+
+def _lookups(result: Result) -> str:
+    return f"n {result.cache.lookups:,}" if result.cache.lookups else ""
+
+
+def _saved(result: Result) -> str:
+    return "" if result.cache.saved_share is None else percent(result.cache.saved_share)
+
+
+def _language_interval(result: Result) -> str:
+    return "" if result.language_error_interval is None else _range(result.language_error_interval)
+
+
+_FALSE_HITS = "Of the hits that were recomputed, those that stood for another language (95 % interval)"
+_SAVED = "Encoder seconds the hits spared, at the mean cost of the encodes that were made"
+_SWITCHES = "Language switches found within one second, precision and recall in one"
+_DELAY = "Median seconds of audio from a switch to its decision; a missed switch counts as never"
+_LANGUAGE = "Speech time under a wrong language label / speech time"
+_WORDS = "Word errors / words (characters in unspaced scripts)"
+_RESPONSE = "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording"
+_FACTOR = "Compute / audio; below 1 keeps up with live speech"
 
 _RESULT_COLUMNS: tuple[Column[Result], ...] = (
     Column("Configuration", "The options that vary", lambda r: r.name),
-    Column(
-        "Hit rate",
-        "Look-ups the cache answered, and how often it was asked (n)",
-        lambda r: r.cache.hit_rate,
-        percent,
-        lambda r: f"n {r.cache.lookups:,}" if r.cache.lookups else "",
-    ),
-    Column(
-        "False-hit rate",
-        "Of the hits that were recomputed, those that stood for another language (95 % interval)",
-        lambda r: r.cache.false_hit_rate,
-        percent,
-        lambda r: _interval(r.cache),
-    ),
-    Column(
-        "Encoder saved",
-        "Encoder seconds the hits spared, at the mean cost of the encodes that were made",
-        lambda r: r.cache.saved_s if r.cache.lookups else None,
-        "{:.1f} s".format,
-        lambda r: percent(r.cache.saved_share) if r.cache.saved_share is not None else "",
-    ),
-    Column(
-        "Language error",
-        "Speech time under a wrong language label / speech time",
-        lambda r: r.language_error,
-        percent,
-        _language_interval,
-    ),
-    Column(
-        "Switch F1",
-        "Language switches found within one second, precision and recall in one",
-        lambda r: r.switch_f1,
-        "{:.2f}".format,
-    ),
-    Column(
-        "Decision delay",
-        "Median seconds of audio from a switch to its decision; a missed switch counts as never",
-        lambda r: r.decision_delay,
-        "{:.1f} s".format,
-    ),
-    Column("Mixed error", "Word errors / words (characters in unspaced scripts)", lambda r: r.mixed_error, percent),
-    Column(
-        "Real-time factor",
-        "Compute / audio; below 1 keeps up with live speech",
-        lambda r: r.real_time_factor,
-        "{:.2f}".format,
-    ),
+    Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
+    Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, lambda r: _checked(r.cache)),
+    Column("Encoder saved", _SAVED, lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
+    Column("Language error", _LANGUAGE, lambda r: r.language_error, percent, _language_interval),
+    Column("Switch F1", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
+    Column("Decision delay", _DELAY, lambda r: r.decision_delay, "{:.1f} s".format),
+    Column("Mixed error", _WORDS, lambda r: r.mixed_error, percent),
+    Column("Real-time factor", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
     Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
-    Column(
-        "Response p95",
-        "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording",
-        lambda r: r.response_p95,
-        "{:.2f} s".format,
-    ),
+    Column("Response p95", _RESPONSE, lambda r: r.response_p95, "{:.2f} s".format),
     Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
     Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, mebibytes),
 )
@@ -189,26 +154,21 @@ _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
     Column("Longest", "The longest single one", lambda row: row[1].longest, milliseconds),
 )
 
-
-def _column(name: str) -> Callable[[Run], Value]:
-    return lambda run: run[name]
-
-
 _RUN_COLUMNS: tuple[Column[Run], ...] = (
-    Column("Configuration", "The options that vary", _column("name")),
-    Column("Recording", "Its id", _column("recording")),
-    Column("Corpus", "Where the recording is from", _column("corpus")),
-    Column("Status", "Whether the run finished", _column("status"), note=lambda run: run["error"] or ""),
-    Column("Audio", "Length", _column("duration_s"), "{:.1f} s".format),
-    Column("Hit rate", "Look-ups that the cache answered", _column("hit_rate"), percent),
+    Column("Configuration", "The options that vary", itemgetter("name")),
+    Column("Recording", "Its id", itemgetter("recording")),
+    Column("Corpus", "Where the recording is from", itemgetter("corpus")),
+    Column("Status", "Whether the run finished", itemgetter("status"), note=lambda run: run["error"] or ""),
+    Column("Audio", "Length", itemgetter("duration_s"), "{:.1f} s".format),
+    Column("Hit rate", "Look-ups that the cache answered", itemgetter("hit_rate"), percent),
     Column(
         "False-hit rate",
-        "Of the hits that were recomputed, those with another language",
+        _FALSE_HITS,
         lambda run: ratio(run["false_hits"], run["checked"]),
         percent,
-        lambda run: _interval(CacheCounts.of(run)),
+        lambda run: _checked(CacheCounts.of(run)),
     ),
-    Column("Language error", "Speech time under a wrong language label / speech time", language_error, percent),
-    Column("Mixed error", "Word errors / words", _column("mixed_error_rate"), percent),
-    Column("Compute", "Wall time inside the transcriber", _column("compute_s"), "{:.1f} s".format),
+    Column("Language error", _LANGUAGE, language_error, percent),
+    Column("Mixed error", _WORDS, itemgetter("mixed_error_rate"), percent),
+    Column("Compute", "Wall time inside the transcriber", itemgetter("compute_s"), "{:.1f} s".format),
 )

@@ -1,0 +1,147 @@
+"""Figures of experiments: variants of the ablation, work against accuracy, growth of costs, other systems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from whisperlab.experiments.pareto import pareto_front
+from whisperlab.report.figures import (
+    INK,
+    LETTER,
+    MUTED,
+    NARROW,
+    PALETTE,
+    label,
+    new_figure,
+    new_plot,
+    new_plots,
+    note,
+    set_margins,
+    styled,
+)
+from whisperlab.util.json_values import Json
+from whisperlab.util.statistics import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_KINDS = {"before": 3, "guide": 1, "default": 2, "off": 0, "on": 4}  # colour of each kind of variant
+_MARKERS = "os^D"
+
+
+@styled
+def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure:
+    """A bar per variant on a log scale: milliseconds per chunk, a column of the rows of `ablation.measure`.
+
+    The label is the ratio to the reference pipeline with its 95 % interval.
+    """
+    x = f"{measure.replace('_', ' ').replace(' ms', ',')}, ms"
+    figure, axes = new_plot(NARROW, 0.9 + 0.36 * len(rows), (0.1, 0.55, 1.75, 0.1), x)
+    for place, row in enumerate(rows):
+        value, (low, high) = row[measure], row[f"{measure}_ratio_95"]
+        axes.barh(place, value, color=PALETTE[_KINDS[row["kind"]]], height=0.7)
+        ratio = "" if row["kind"] == "before" else f"  x {row[f'{measure}_ratio']:.3f} ({low:.3f}-{high:.3f})"
+        note(axes, f"{value:,.0f} ms{ratio}", (value, place))
+    axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
+    axes.invert_yaxis()
+    _set_log(axes, "x")
+    axes.set_xlim(right=12 * max(row[measure] for row in rows))
+    return figure
+
+
+@styled
+def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure:
+    """A point per variant: a score with its interval against encoder seconds per second of audio.
+
+    The line joins the variants that no other beats in both.
+    """
+    scored = sorted((row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"])
+    points = [(row["encoded_s_per_s"], row[score]) for row in scored]
+    y = score.replace("_", " ").replace("f1", "F1")
+    margins = (0.1, 0.55, 0.75, 0.1)
+    figure, axes = new_plot(NARROW, 4.2, margins, "encoder seconds per second of audio", y, "both")
+    on_front = pareto_front([(x, -y) for x, y in points])
+    front = [point for point, member in zip(points, on_front, strict=True) if member]
+    axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, zorder=1)
+    for number, (row, (x, y)) in enumerate(zip(scored, points, strict=True)):
+        low, high = row.get(f"{score}_95") or (y, y)
+        axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=MUTED, linewidth=0.8, zorder=1)
+        axes.plot(x, y, "o", color=PALETTE[_KINDS[row["kind"]]], markeredgecolor=INK, markersize=7)
+        note(axes, row["variant"], (x, y), *(((6, -9), "top") if number % 2 else ((6, 9), "bottom")))
+    axes.margins(x=0.2)
+    scores = [end for row in scored for end in (row[score], *(row.get(f"{score}_95") or ()))]
+    axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
+    return figure
+
+
+@styled
+def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "ms") -> Figure:
+    """A panel per curve: milliseconds over x.
+
+    ``log`` makes both axes logarithmic; ``unit`` labels the time axis.
+    """
+    curves = list(dict.fromkeys(point.curve for point in points))
+    n_columns = min(len(curves), 2)
+    n_rows = -(-len(curves) // n_columns)
+    figure = new_figure(NARROW, 2.6 * n_rows)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
+    for curve, axes in zip(curves, panels, strict=False):  # zip takes no panel after the last curve
+        lines: dict[str, list[Point]] = {}
+        for point in points:
+            if point.curve == curve:
+                lines.setdefault(point.line, []).append(point)
+        for number, (line, mine) in enumerate(lines.items()):
+            lows = [0.0 if point.low is None else point.ms - point.low for point in mine]
+            highs = [0.0 if point.high is None else point.high - point.ms for point in mine]
+            x, y = [point.x for point in mine], [point.ms for point in mine]
+            marker, colour = _MARKERS[number], PALETTE[number]
+            axes.errorbar(x, y, [lows, highs], marker=marker, color=colour, markersize=5, label=line)
+        label(axes, curve, unit, "y")
+        if log:
+            _set_log(axes, "x", "y")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8)
+    for axes in panels:
+        axes.set_visible(False)
+    set_margins(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
+    figure.subplots_adjust(hspace=0.4, wspace=0.3)
+    return figure
+
+
+@styled
+def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Figure:
+    """A panel per rate and a bar per system, with its 95 % interval if there is one; whisperlab has its own colour.
+
+    ``rates`` are columns of `other_systems.summarise` and their titles.
+    """
+    left = 0.2 + LETTER * max((len(str(row["system"])) for row in rows), default=0)
+    figure, panels = new_plots(NARROW + 2, 0.9 + 0.34 * len(rows), (0.1, 0.55, left, 0.1), len(rates))
+    for axes, (rate, title) in zip(panels, rates, strict=True):
+        for place, row in enumerate(rows):
+            value = row.get(rate)
+            if value is None:
+                axes.text(0, place, " none", va="center", color=INK, fontsize=8)
+                continue
+            colour = PALETTE[2 if row["system"].startswith("whisperlab") else 0]
+            axes.barh(place, value, color=colour, height=0.7)
+            low, high = row.get(f"{rate}_95") or (value, value)
+            axes.plot([low, high], [place, place], color=INK, linewidth=1)
+            note(axes, f"{value:.2f}", (max(value, high), place))
+        label(axes, title, grid="x")
+        axes.margins(x=0.25)
+        axes.set_xlim(left=0)
+    panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
+    panels[0].invert_yaxis()
+    return figure
+
+
+def _set_log(axes: Axes, *names: str) -> None:
+    """Logarithmic axes with plain numbers at powers of ten."""
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
