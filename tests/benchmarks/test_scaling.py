@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from whisperlab.report.experiments import scaling_figure
 
 from benchmarks.scaling import scaling
 from whisperlab.experiments.ablation import Models
-from whisperlab.report.ablation import scaling_figure
 from whisperlab.report.figures import to_svg
 
 if TYPE_CHECKING:
