@@ -188,6 +188,63 @@
     frames.forEach((frame) => watcher.observe(frame));
   }
 
+  // Interactive figures: the specification in the page is drawn in place of the static drawing, as wide as its place.
+  // Expressions are interpreted (ast), because the page forbids the evaluation of text as code.
+  async function drawChart(figure) {
+    const spec = JSON.parse(figure.querySelector("script.spec").textContent);
+    const fixed = figure.querySelector(".static");
+    let holder = figure.querySelector(".live");
+    if (!holder) {
+      holder = document.createElement("div");
+      holder.className = "live";
+      fixed.after(holder);
+    }
+    const width = figure.clientWidth;
+    spec.width = Math.max(220, width - 90);
+    spec.autosize = { type: "pad" };
+    const { view } = await vegaEmbed(holder, spec, { ast: true, renderer: "svg", actions: false, tooltip: { theme: isDark() ? "dark" : "light" } });
+    figure.classList.add("drawn");
+    figure.drawn = { view, width };
+    holder.querySelector("svg")?.removeAttribute("role");
+    return view;
+  }
+
+  function setUpCharts() {
+    if (!window.vegaEmbed) return;
+    document.querySelectorAll("figure.chart").forEach(async (figure) => {
+      wireChart(figure, await drawChart(figure));
+      let waiting = 0;
+      new ResizeObserver(() => {
+        if (figure.clientWidth === figure.drawn.width || !figure.clientWidth) return;
+        clearTimeout(waiting);
+        waiting = setTimeout(async () => wireChart(figure, await drawChart(figure)), 150);
+      }).observe(figure);
+    });
+  }
+
+  // A click on a timeline plays from there; a click on a configuration selects its row in every table.
+  function wireChart(figure, view) {
+    const audio = figure.closest(".recording")?.querySelector("audio") ?? document.getElementById(figure.id + "-audio");
+    if (audio && view.signal && "playhead" in view.getState({ signals: () => true, data: () => false }).signals) {
+      const show = () => view.signal("playhead", audio.currentTime).run();
+      const follow = () => { show(); if (!audio.paused) requestAnimationFrame(follow); };
+      audio.addEventListener("play", follow);
+      audio.addEventListener("seeked", show);
+      view.addEventListener("click", (event) => {
+        const box = figure.querySelector(".live svg").getBoundingClientRect();
+        const at = view.scale("x").invert(event.clientX - box.left - view.origin()[0]);
+        audio.currentTime = Math.max(0, at);
+        audio.play();
+      });
+    }
+    view.addEventListener("click", (_, item) => {
+      const id = item?.datum?.config_id;
+      if (id === undefined) return;
+      document.querySelectorAll("tr[data-config]").forEach((row) => row.classList.toggle("chosen", row.dataset.config === String(id)));
+      document.querySelector("tr.chosen")?.scrollIntoView({ block: "center", behavior: "smooth" });
+    });
+  }
+
   setUpTheme();
   document.querySelectorAll("table.dataframe").forEach(setUpDataFrame);
   document.querySelectorAll("table.sortable").forEach(setUpTable);
@@ -195,4 +252,5 @@
   setUpCsv();
   setUpScrolling();
   setUpFrames();
+  setUpCharts();
 })();
