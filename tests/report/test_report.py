@@ -30,7 +30,16 @@ from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.results_store import in_memory
-from whisperlab.report import SweepReport, counts, figures, from_rows, from_traces, player, timeline_figure, write_index
+from whisperlab.report import (
+    SweepReport,
+    counts,
+    figures,
+    from_rows,
+    from_traces,
+    recording,
+    timeline_figure,
+    write_index,
+)
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.counts import CacheCounts, Result, measured_alike, varying
@@ -462,7 +471,7 @@ def test_sound_is_the_recording_itself(tmp_path: Path) -> None:
 
     path = tone(tmp_path / "a.wav", 3.0)
     trace = make_trace("a", ("en",), config=configuration(), audio_path=path)
-    kind, _, text = player.data_uri(trace.header["audio"], 10**6).partition(",")
+    kind, _, text = recording.data_uri(trace.header["audio"], 10**6).partition(",")
     heard, rate = soundfile.read(io.BytesIO(base64.b64decode(text)))
     original, _ = soundfile.read(path)
     assert kind == "data:audio/ogg;base64"
@@ -479,15 +488,15 @@ def test_the_sound_of_a_part_is_that_part(tmp_path: Path) -> None:
     path = tone(tmp_path / "a.wav", 3.0)
     part = read_audio(path)[SAMPLE_RATE : 2 * SAMPLE_RATE]
     facts = {"path": str(path), "offset": 1.0, "duration": 1.0, "sha256": audio_digest(part)}
-    heard, _ = soundfile.read(io.BytesIO(base64.b64decode(player.data_uri(facts, 10**6).partition(",")[2])))
+    heard, _ = soundfile.read(io.BytesIO(base64.b64decode(recording.data_uri(facts, 10**6).partition(",")[2])))
     assert len(heard) == len(part)
     with pytest.raises(AudioFormatError, match="has changed since"):
-        player.data_uri({**facts, "offset": 1.0, "duration": 2.0}, 10**6)
+        recording.data_uri({**facts, "offset": 1.0, "duration": 2.0}, 10**6)
 
 
 def test_minutes_of_sound_do_not_crash_the_encoder(tmp_path: Path) -> None:
     # libsndfile 1.2 dies with a segmentation fault when it gets ten minutes of Vorbis in one block.
-    code = "import numpy; from whisperlab.report.player import _vorbis; _vorbis(numpy.zeros(9600000, 'f4'))"
+    code = "import numpy; from whisperlab.report.recording import _vorbis; _vorbis(numpy.zeros(9600000, 'f4'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -504,7 +513,7 @@ def test_sound_that_cannot_be_vouched_for_is_left_out(change: dict[str, Any], re
     trace = make_trace("a", ("en",), config=configuration(), audio_path=tone(tmp_path / "a.wav", 5.0))
     audio = {**trace.header["audio"], **change}
     with pytest.raises(AudioFormatError, match=reason):
-        player.data_uri(audio, 10**6)
+        recording.data_uri(audio, 10**6)
     page = from_traces([replace(trace, header={**trace.header, "audio": audio})]).html()
     assert "No audio:" in page
     assert "<audio" not in page

@@ -31,12 +31,8 @@ def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
     folder = Path(folder)
     target = folder / "index.html"
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]
-    page = render_page(
-        "index.html.j2",
-        entries=entries(folder, pages),
-        created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
-    )
-    return write_page(target, page)
+    created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    return write_page(target, render_page("index.html.j2", entries=entries(folder, pages), created=created))
 
 
 def entries(folder: Path, pages: Iterable[Path]) -> list[Entry]:

@@ -14,20 +14,22 @@ from collections.abc import Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from whisperlab.evaluation.trace import provenance
-from whisperlab.report.page import TEMPLATES, assets, described, fact, write_page
+from whisperlab.report.page import TEMPLATES, assets, fact, write_page
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _TEMPLATE = "notebook.html.j2"
-_KERNEL = "python3"  # Jupyter's name of the kernel with the current Python
+_KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}  # the one with the current Python
 _HIDDEN = "hide-input"  # tag of cells whose code is hidden
+_MISSING = "notebooks need papermill, nbconvert and ipykernel: pip install 'whisperlab[notebook]'"
 
 
 def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str, object] | None = None) -> Path:
@@ -37,10 +39,15 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
     not change. If a cell fails, the page is still written with the error in it, and NotebookError names the cell.
     Raises ConfigurationError for an unknown parameter.
     """
+    _check_libraries()
+    import nbformat
+
     source, page, values = Path(path), Path(out_html), dict(parameters or {})
     with TemporaryDirectory(prefix="whisperlab-notebook-") as folder:
         copy, executed = Path(folder) / source.name, Path(folder) / "executed.ipynb"
-        _write_copy(source, copy)
+        notebook = _read(source)
+        notebook.metadata["kernelspec"] = _KERNEL  # papermill needs it, and some notebooks lack it
+        nbformat.write(notebook, copy)  # type: ignore[no-untyped-call]
         _check_parameters(source, copy, values)
         failure = _execute(copy, executed, values, source.resolve().parent)
         write_page(page, to_html(_read(executed), source=path))
@@ -54,19 +61,17 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
 
     ``source`` is the notebook's path, for the page's provenance.
     """
-    try:
-        from jinja2 import DictLoader
-        from nbconvert import HTMLExporter
-        from traitlets.config import Config
-    except ImportError as error:
-        raise _missing() from error
+    _check_libraries()
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
     title, about = _introduction(notebook)
     notebook = deepcopy(notebook)
     notebook.metadata["title"] = title
     notebook.metadata.pop("widgets", None)  # useless in the page: their renderer would come from the web
-    remove = {"enabled": True, "remove_input_tags": {_HIDDEN}}
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
-        config=Config(TagRemovePreprocessor=remove),
+        config=Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {_HIDDEN}}),
         extra_loaders=[DictLoader({_TEMPLATE: (TEMPLATES / _TEMPLATE).read_text(encoding="utf-8")})],
         template_file=_TEMPLATE,
         embed_images=True,
@@ -75,9 +80,10 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
         exclude_anchor_links=True,
     )
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    facts = {"report made": created, **_facts(notebook, source)}
-    resources = {"about": escape(about), "created": created, "facts": list(facts.items()), **assets()}
-    body, _ = exporter.from_notebook_node(notebook, resources)
+    facts = [("report made", created), *_facts(notebook, source)]
+    body, _ = exporter.from_notebook_node(
+        notebook, {"about": escape(about), "created": created, "facts": facts, **assets()}
+    )
     return _with_contents(str(body))
 
 
@@ -93,33 +99,27 @@ def _with_contents(page: str) -> str:
     return page.replace("<!--contents-->", "".join(entries), 1)
 
 
-def _facts(notebook: NotebookNode, source: str | Path) -> dict[str, str]:
+def _facts(notebook: NotebookNode, source: str | Path) -> list[tuple[str, str]]:
     """Command, versions and machine of the run."""
-    run = notebook.metadata.get("papermill", {})
-    given = [f"{name}={json.dumps(value)}" for name, value in run.get("parameters", {}).items()]
+    command = ["whisperlab", "report", str(source)]
+    for name, value in notebook.metadata.get("papermill", {}).get("parameters", {}).items():
+        command += ["-p", f"{name}={json.dumps(value)}"]
     origin = provenance()
-    return {
-        "command": " ".join(
-            ["whisperlab report", shlex.quote(str(source)), *(f"-p {shlex.quote(each)}" for each in given)]
-        ),
-        "whisperlab": origin["whisperlab"],
-        "commit": described(origin["commit"]),
-        **dict(fact(name, value) for name, value in origin["machine"].items()),
-        **origin["versions"],
-    }
+    own = {name: origin[name] for name in ("whisperlab", "commit")} | origin["machine"]
+    return [("command", shlex.join(command)), *(fact(*one) for one in own.items()), *origin["versions"].items()]
 
 
-def _missing() -> MissingDependencyError:
-    return MissingDependencyError(
-        "notebooks need papermill, nbconvert and ipykernel: pip install 'whisperlab[notebook]'"
-    )
+def _check_libraries() -> None:
+    try:
+        for name in ("nbconvert", "nbformat", "papermill"):
+            import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(_MISSING) from error
 
 
 def _read(path: Path) -> NotebookNode:
-    try:
-        import nbformat
-    except ImportError as error:
-        raise _missing() from error
+    import nbformat
+
     try:
         notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except FileNotFoundError as error:
@@ -129,21 +129,10 @@ def _read(path: Path) -> NotebookNode:
     return notebook
 
 
-def _write_copy(source: Path, copy: Path) -> None:
-    """Write a copy with the name of a kernel, which papermill needs and some notebooks lack."""
-    notebook = _read(source)
-    import nbformat
-
-    notebook.metadata["kernelspec"] = {"name": _KERNEL, "language": "python", "display_name": "Python 3"}
-    nbformat.write(notebook, copy)  # type: ignore[no-untyped-call]
-
-
 def _check_parameters(source: Path, copy: Path, values: Mapping[str, object]) -> None:
     """Raise ConfigurationError for unknown parameters: papermill would only warn and ignore them."""
-    try:
-        from papermill import inspect_notebook
-    except ImportError as error:
-        raise _missing() from error
+    from papermill import inspect_notebook
+
     known = inspect_notebook(str(copy)) if values else {}
     if unknown := values.keys() - known.keys():
         raise ConfigurationError(
@@ -159,21 +148,16 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
     from traitlets.config import Config
 
     try:
-        execute_notebook(
-            str(notebook),
-            str(executed),
-            dict(values),
-            progress_bar=sys.stderr.isatty(),
-            cwd=str(folder),
-            config=Config(KernelManager={"transport": "ipc"}),  # TCP is open to all users of the machine
-        )
+        private = Config(KernelManager={"transport": "ipc"})  # TCP is open to all users of the machine
+        paths = str(notebook), str(executed)
+        execute_notebook(*paths, dict(values), progress_bar=sys.stderr.isatty(), cwd=str(folder), config=private)
     except PapermillExecutionError as error:
         first = error.source.strip().partition("\n")[0]
         return f"the cell that begins with {first!r} failed with {error.ename}: {error.evalue}"
     except DeadKernelError as error:
         return f"its Python process ended: {error}"
     except NoSuchKernel as error:
-        raise _missing() from error
+        raise MissingDependencyError(_MISSING) from error
     return ""
 
 
@@ -182,10 +166,7 @@ def _introduction(notebook: NotebookNode) -> tuple[str, str]:
     for cell in notebook.cells:
         found = re.search(r"(?ms)^# +(.+?)\s*\n\s*(.*?)\s*(?:\n\s*\n|\Z)", cell.source + "\n")
         if cell.cell_type == "markdown" and found:
-            return _plain(found[1]), _plain(found[2])
+            # On one line, without Markdown's marks of emphasis and code.
+            title, about = (" ".join(re.sub(r"[*_`]", "", text).split()) for text in found.groups())
+            return title, about
     return "Notebook", ""
-
-
-def _plain(markdown: str) -> str:
-    """The text on one line, without Markdown's marks of emphasis and code."""
-    return " ".join(re.sub(r"[*_`]", "", markdown).split())

@@ -30,34 +30,20 @@ def render_page(template: str | Path, **context: object) -> str:
     own = {name: _trusted(text) for name, text in assets().items()}
     environment = _environment()
     if isinstance(template, Path):
-        made = environment.from_string(template.read_text(encoding="utf-8"))
-    else:
-        made = environment.get_template(template)
-    return made.render(**context, **own)
+        return environment.from_string(template.read_text(encoding="utf-8")).render(**context, **own)
+    return environment.get_template(template).render(**context, **own)
 
 
 def assets() -> dict[str, str]:
     """Style and script of every page, and the digest that allows the script to run."""
-    script = _asset("page.js")
-    return {
-        "style": _asset("page.css"),
-        "script": script,
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-    }
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return {"style": style, "script": script, "script_digest": digest}
 
 
 def write_page(path: str | Path, page: str) -> Path:
     """Write a page. The file appears only when it is complete."""
     return write_atomic(path, page.encode())
-
-
-def described(value: object) -> str:
-    """A configuration value as text.
-
-    >>> described(None), described(True), described(["en", "es"]), described({"stay": 0.7})
-    ('none', 'yes', 'en, es', 'stay: 0.7')
-    """
-    return format_value(value, "none")
 
 
 def fact(name: str, value: object) -> tuple[str, str]:
@@ -67,8 +53,8 @@ def fact(name: str, value: object) -> tuple[str, str]:
     (('memory', '16.0 GiB'), ('cpu model', 'none'))
     """
     if name.endswith("_bytes") and isinstance(value, int):
-        return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**30:.1f} GiB"
-    return name.replace("_", " "), described(value)
+        name, value = name.removesuffix("_bytes"), f"{value / 2**30:.1f} GiB"
+    return name.replace("_", " "), format_value(value, "none")
 
 
 def _environment() -> Environment:
@@ -76,20 +62,13 @@ def _environment() -> Environment:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise MissingDependencyError("reports need jinja2: pip install 'whisperlab[report]'") from error
+    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(described=described, drawing=_trusted)
-    environment.globals.update(fact=fact)
+    environment.filters["drawing"] = _trusted
+    environment.globals["fact"] = fact
     return environment
-
-
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _trusted(markup: str) -> Markup:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from whisperlab.evaluation.scoring.text import Aligned, align
 from whisperlab.evaluation.trace import Trace
-from whisperlab.report import figures, player
+from whisperlab.report import figures
 from whisperlab.streaming.results import SessionSegment
 from whisperlab.util.errors import AudioFormatError
-from whisperlab.util.timeline import Span, seconds
+from whisperlab.util.json_values import Json
+from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
+
+if TYPE_CHECKING:
+    from whisperlab.util.audio_arrays import FloatArray
 
 _TOLD = 10  # gaps that are listed
 
 
-@dataclass(slots=True, frozen=True)
-class Timeline:
+class Timeline(NamedTuple):
     """A drawn timeline: the name of the configuration and its ``<svg>``."""
 
     name: str
@@ -28,38 +34,22 @@ class RecordingView:
     """What a page shows of one recording.
 
     ``contrast`` is the same recording under the configuration that answered most wrongly from its cache.
-    ``sound`` is a data URI, empty when there is none: then ``silent_because`` says why. ``steps`` align the
-    transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
+    ``sound`` is a data URI, empty when there is none: then ``silent_because`` says why. ``segments`` are in time order.
+    ``steps`` align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin
+    diacritics).
     """
 
-    number: int
-    recording: str
+    left: ClassVar[float] = 100 * figures.TIMELINE_LEFT  # of the time axis, in per cent of the drawing's width
+    width: ClassVar[float] = 100 * (figures.TIMELINE_RIGHT - figures.TIMELINE_LEFT)
+
     trace: Trace
     timeline: Timeline
     contrast: Timeline | None
     sound: str
     silent_because: str
+    segments: tuple[SessionSegment, ...]
     steps: tuple[Aligned, ...]
-
-    @property
-    def segments(self) -> tuple[SessionSegment, ...]:
-        """The heard segments in time order."""
-        return _in_time(self.trace)
-
-    @property
-    def dropped(self) -> str:
-        """Sentences on audio that was dropped and speech without reliable text."""
-        return dropped(self.trace)
-
-    @property
-    def left(self) -> float:
-        """Where the time axis begins, in per cent of the drawing's width."""
-        return 100 * figures.TIMELINE_LEFT
-
-    @property
-    def width(self) -> float:
-        """How wide the time axis is, in per cent of the drawing's width."""
-        return 100 * (figures.TIMELINE_RIGHT - figures.TIMELINE_LEFT)
+    dropped: str  # see the function
 
 
 def views(
@@ -70,31 +60,39 @@ def views(
     ``contrasts`` maps a recording to the name and trace to set against it.
     """
     colours = figures.language_colours(trace for _, trace in [*traces, *contrasts.values()])
+
+    def drawn(name: str, trace: Trace, identifier: str) -> Timeline:
+        figure = figures.timeline_figure(trace, colours=colours)
+        return Timeline(name, figures.to_svg(figure, identifier, describe(trace)))
+
     for number, (name, trace) in enumerate(traces, 1):
         contrast = contrasts.get(trace.recording)
-        sound, silent_because = _sound(trace, sound_limit)
+        sound, silent_because = "", ""
+        try:
+            sound = data_uri(trace.header["audio"], sound_limit)
+        except AudioFormatError as error:
+            silent_because = str(error)
         sound_limit -= len(sound)
+        segments = tuple(sorted(trace.segments, key=lambda segment: (segment.start_time, segment.end_time)))
+        text = " ".join(segment.text for segment in segments)
         yield RecordingView(
-            number=number,
-            recording=trace.recording,
             trace=trace,
-            timeline=_timeline(name, trace, f"timeline-{number}", colours),
-            contrast=_timeline(*contrast, f"contrast-{number}", colours) if contrast else None,
+            timeline=drawn(name, trace, f"timeline-{number}"),
+            contrast=drawn(*contrast, f"contrast-{number}") if contrast else None,
             sound=sound,
             silent_because=silent_because,
-            steps=_steps(trace),
+            segments=segments,
+            steps=align(trace.reference, text) if trace.reference else (),
+            dropped=dropped(trace),
         )
-
-
-def _timeline(name: str, trace: Trace, identifier: str, colours: Mapping[str, str]) -> Timeline:
-    figure = figures.timeline_figure(trace, colours=colours)
-    return Timeline(name, figures.to_svg(figure, identifier, describe(trace)))
 
 
 def describe(trace: Trace) -> str:
     """A timeline for those who cannot see it."""
-    true = [f"{s.lang} {s.start:.1f}-{s.end:.1f}" for s in trace.reference.segments] if trace.reference else []
-    heard = [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in figures.detected_languages(trace)]
+    true, heard = (
+        [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in labels]
+        for labels in (figures.true_languages(trace), figures.detected_languages(trace))
+    )
     return (
         f"Languages of {trace.recording} in seconds. True: {', '.join(true) or 'not known'}. "
         f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
@@ -123,18 +121,35 @@ def _spans(spans: Sequence[Span]) -> str:
     return f"{seconds(sum(map(len, spans))):.1f} s ({', '.join(listed)})"
 
 
-def _sound(trace: Trace, limit: int) -> tuple[str, str]:
-    try:
-        return player.data_uri(trace.header["audio"], limit), ""
-    except AudioFormatError as error:
-        return "", str(error)
+def data_uri(audio: Json, limit: int) -> str:
+    """The recording in a trace's ``audio`` header as ``data:audio/ogg;base64,...``, 16 kHz mono.
+
+    Raises AudioFormatError if the header has no path, the file cannot be read or has another digest than the traced
+    audio, or the result has more than ``limit`` characters.
+    """
+    from whisperlab.data.audio_files import read_audio, read_part
+    from whisperlab.util.audio_arrays import audio_digest
+
+    if not audio.get("path"):
+        raise AudioFormatError("the trace has no path of its audio")
+    if (offset := audio.get("offset")) is not None:
+        samples = read_part(audio["path"], offset, audio["duration"])
+    else:
+        samples = read_audio(audio["path"], channel=audio.get("channel", "mix"), track=audio.get("track"))
+    if audio_digest(samples) != audio.get("sha256"):
+        raise AudioFormatError(f"{audio['path']} has changed since the trace was made")
+    text = base64.b64encode(_vorbis(samples)).decode("ascii")
+    if len(text) > limit:
+        raise AudioFormatError(f"its audio needs {len(text):,} characters, and {limit:,} are left")
+    return "data:audio/ogg;base64," + text
 
 
-def _steps(trace: Trace) -> tuple[Aligned, ...]:
-    if trace.reference is None:
-        return ()
-    return align(trace.reference, " ".join(segment.text for segment in _in_time(trace)))
+def _vorbis(samples: FloatArray) -> bytes:
+    """Mono audio as Ogg Vorbis, written second by second: libsndfile crashes on minutes in one block."""
+    import soundfile
 
-
-def _in_time(trace: Trace) -> tuple[SessionSegment, ...]:
-    return tuple(sorted(trace.segments, key=lambda segment: (segment.start_time, segment.end_time)))
+    packed = io.BytesIO()
+    with soundfile.SoundFile(packed, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file:
+        for start in range(0, len(samples), SAMPLE_RATE):
+            file.write(samples[start : start + SAMPLE_RATE])
+    return packed.getvalue()
