@@ -345,6 +345,7 @@ def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a != b and all(mine <= theirs for mine, theirs in zip(a, b, strict=True))
 
 
+@settings(deadline=None)
 @given(points)
 def test_no_member_of_a_front_is_dominated_and_all_others_are_by_a_member(every: list[Any]) -> None:
     kept = pareto_front(every)

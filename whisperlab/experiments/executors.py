@@ -15,10 +15,10 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -31,8 +31,8 @@ from whisperlab.util.threads import no_interrupts
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Done = TypeVar("Done", covariant=True)
+Given = TypeVar("Given", contravariant=True)
 Work: TypeAlias = Callable[[Task], Result]
-Submit: TypeAlias = Callable[[Task], "Future[Result]"]  # sends a task to a worker
 
 ATTEMPTS = 3  # of a task whose worker dies
 
@@ -80,52 +80,69 @@ class LocalProcesses(Generic[Task, Result]):
         self._factory, self._n_workers = factory, n_workers
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        with ExitStack() as opened:
-            n_workers = min(self._n_workers, len(tasks))
-            workers = (opened.enter_context(Worker(self._factory)).submit for _ in range(n_workers))
-            yield from run_on(workers, tasks, WorkerDiedError, lambda submit, _: submit)
+        workers = min(self._n_workers, len(tasks))
+        yield from run_on(lambda: Worker(self._factory), workers, tasks, WorkerDiedError)
+
+
+class AnyWorker(Protocol[Given, Result]):
+    """A `Worker`, or an actor of a cluster."""
+
+    def submit(self, task: Given) -> Future[Result]:
+        """Send a task."""
+
+    def close(self) -> object:
+        """End the worker; a second call has no effect."""
 
 
 def run_on(
-    workers: Iterable[Submit[Task, Result]],
+    open_worker: Callable[[], AnyWorker[Task, Result]],
+    n_workers: int,
     tasks: Sequence[Task],
     died: type[Exception],
-    replaced: Callable[[Submit[Task, Result], bool], Submit[Task, Result] | None],
+    has_room: Callable[[], bool] = lambda: True,
 ) -> Generator[tuple[Task, Result | Lost], None, None]:
-    """Keep every worker busy with one task at a time; yield each task with its result, or `Lost`.
+    """Keep workers busy with one task at a time; yield each task with its result, or `Lost`.
 
-    Args:
-        workers: at most as many as tasks; each is asked for when it gets its first task.
-        died: the error of a future whose worker died. Other errors are raised.
-        replaced: called with a worker that died, and whether it was the last busy one; None: there is no replacement.
+    ``died`` is the error of a future whose worker died; other errors are raised. A dead worker is replaced if it was
+    the last or ``has_room``.
     """
     waiting = deque((task, 1) for task in tasks)
-    busy: dict[Future[Result], tuple[Submit[Task, Result], Task, int]] = {}
+    busy: dict[Future[Result], tuple[AnyWorker[Task, Result], Task, int]] = {}
+    opened: list[AnyWorker[Task, Result]] = []
 
-    def start(submit: Submit[Task, Result]) -> None:
+    def start(worker: AnyWorker[Task, Result] | None) -> None:
+        if worker is None:
+            worker = open_worker()
+            opened.append(worker)
         task, attempt = waiting.popleft()
-        busy[submit(task)] = submit, task, attempt
+        busy[worker.submit(task)] = worker, task, attempt
 
-    for submit in workers:
-        start(submit)
-    while busy:
-        for future in wait(busy, return_when=FIRST_COMPLETED).done:
-            submit, task, attempt = busy.pop(future)
-            worker: Submit[Task, Result] | None = submit
-            result: Result | Lost | None = None
-            try:
-                result = future.result()
-            except died:
-                if attempt >= ATTEMPTS:
-                    result = Lost(attempt)
-                else:
-                    _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
-                    waiting.appendleft((task, attempt + 1))
-                worker = replaced(submit, not busy)
-            if waiting and worker is not None:
-                start(worker)
-            if result is not None:
-                yield task, result
+    try:
+        for _ in range(n_workers):
+            start(None)
+        while busy:
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                worker, task, attempt = busy.pop(future)
+                alive = True
+                result: Result | Lost | None = None
+                try:
+                    result = future.result()
+                except died:
+                    alive = False
+                    if attempt >= ATTEMPTS:
+                        result = Lost(attempt)
+                    else:
+                        _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
+                        waiting.appendleft((task, attempt + 1))
+                if not (alive and waiting):
+                    worker.close()
+                if waiting and (alive or not busy or has_room()):
+                    start(worker if alive else None)
+                if result is not None:
+                    yield task, result
+    finally:
+        for worker in opened:
+            worker.close()
 
 
 class Worker(Generic[Task, Result]):

@@ -52,9 +52,6 @@ def repeated(statement: str, names: dict[str, Any], setup: str = "pass", calls: 
     return partial(timeit.Timer(statement, setup, globals=names).timeit, calls or CALLS)
 
 
-# --- the buffer ---------------------------------------------------------------------------------------
-
-
 def concatenated(keep: int) -> FloatArray:
     """A buffer made by np.concatenate after 1,000 chunks, cut to the newest ``keep`` samples each time."""
     held = np.array([], dtype=np.float32)
@@ -158,9 +155,6 @@ def _reads() -> list[Figure]:
     ]
 
 
-# --- the timers ---------------------------------------------------------------------------------------
-
-
 def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     """The cost of a measurement beside two readings of the clock, which are the minimum."""
     metrics = PerformanceMetrics()
@@ -206,9 +200,6 @@ def _resident_bytes(metrics: PerformanceMetrics, records: int) -> int:
     for _ in range(records):
         metrics.record("lid.total", 0.001)
     return process_memory()["VmRSS"]
-
-
-# --- the cache ----------------------------------------------------------------------------------------
 
 
 def cache_figures(model: Whisper | Weights) -> list[Figure]:

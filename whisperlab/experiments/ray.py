@@ -7,14 +7,16 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Generic
 
-from whisperlab.experiments.executors import Lost, Result, Submit, Task, Work, run_on
+from whisperlab.experiments.executors import Lost, Result, Task, Work, run_on
 from whisperlab.experiments.results_store import Row
 from whisperlab.experiments.sweep import MakeTranscriber, run_task
 from whisperlab.experiments.sweep import Task as SweepTask
@@ -50,13 +52,19 @@ class RayCluster(Generic[Task, Result]):
         self._payload, self._say = payload, say
 
     def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        ray = _ray()
+        try:
+            ray = import_module("ray")
+        except ImportError as error:
+            raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
         started, dashboard = _join(ray, self._address)
-        self._say(_described(ray, dashboard))
+        alive = sum(node["Alive"] for node in ray.nodes())
+        processors = int(ray.cluster_resources().get("CPU", 0))
+        head = ray.get_runtime_context().gcs_address
+        look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
+        self._say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
         actor = ray.remote(num_cpus=1)(_Actor)
-        n_workers = self._n_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        n_workers = self._n_workers or max(1, processors)
         sent: dict[str, Any] = {}
-        actors: list[Any] = []
 
         def packed(task: Task) -> list[object]:
             if self._payload is None:
@@ -66,21 +74,13 @@ class RayCluster(Generic[Task, Result]):
                 sent[name] = ray.put(thing())
             return [sent[name]]
 
-        def new_worker() -> Submit[Task, Result]:
-            one = actor.remote(self._factory)
-            actors.append(one)
-            return lambda task: one.do.remote(task, *packed(task)).future()
-
-        def replaced(_: Submit[Task, Result], last: bool) -> Submit[Task, Result] | None:
-            """If the node of the worker died too, there may be no free processor."""
-            return new_worker() if last or _has_room(ray) else None
+        def open_worker() -> _RayWorker[Task, Result]:
+            return _RayWorker(ray, actor.remote(self._factory), packed)
 
         try:
-            workers = (new_worker() for _ in range(min(n_workers, len(tasks))))
-            yield from run_on(workers, tasks, ray.exceptions.RayActorError, replaced)
+            workers = min(n_workers, len(tasks))
+            yield from run_on(open_worker, workers, tasks, ray.exceptions.RayActorError, partial(_has_room, ray))
         finally:
-            for one in actors:
-                ray.kill(one)
             if started:
                 ray.shutdown()
 
@@ -95,20 +95,24 @@ def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
     return True
 
 
+class _RayWorker(Generic[Task, Result]):
+    def __init__(self, ray: ModuleType, actor: Any, packed: Callable[[Task], list[object]]) -> None:
+        self._ray, self._actor, self._packed = ray, actor, packed
+
+    def submit(self, task: Task) -> Future[Result]:
+        done: Future[Result] = self._actor.do.remote(task, *self._packed(task)).future()
+        return done
+
+    def close(self) -> None:
+        self._ray.kill(self._actor)
+
+
 class _Actor:
     def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
         self._work = factory()
 
     def do(self, task: object, *payload: object) -> object:
         return self._work(task, *payload)
-
-
-def _ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
-    return ray
 
 
 _ADVICE = (
@@ -139,14 +143,6 @@ def _join(ray: ModuleType, address: str) -> tuple[bool, str]:
             where = "of this machine" if address == "auto" else f"at {address}"
             reason = f"the Ray cluster {where} refused this process: {brief(error)}"
         raise ConfigurationError(f"{reason}; {_ADVICE}") from error
-
-
-def _described(ray: ModuleType, dashboard: str) -> str:
-    alive = sum(node["Alive"] for node in ray.nodes())
-    processors = int(ray.cluster_resources().get("CPU", 0))
-    address = ray.get_runtime_context().gcs_address
-    look = f"http://{dashboard}" if dashboard else f"`ray status --address {address}` (ray[default] has a dashboard)"
-    return f"Ray cluster at {address}: {alive} nodes, {processors} processors; {look} shows their work"
 
 
 class PayloadCluster:
