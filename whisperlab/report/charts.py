@@ -257,7 +257,7 @@ def _probabilities(trace: Trace, colours: Mapping[str, str]) -> list[Json]:
 def choices(
     points: Sequence[Json], name: str, x: tuple[str, str], y: tuple[str, str], alt: str, caption: str
 ) -> Figure:
-    """Configurations as points: ``x`` and ``y`` are (field, title). A pointer names a point; a click selects its row."""
+    """Configurations as points; ``x`` and ``y`` are (field, title). A pointer names a point, a click selects it."""
     encoding: Spec = {
         "x": {"field": x[0], "type": "quantitative", "title": x[1], "scale": {"zero": False}},
         "y": {"field": y[0], "type": "quantitative", "title": y[1], "scale": {"zero": False}},

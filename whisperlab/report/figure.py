@@ -1,8 +1,8 @@
 """A figure that displays itself: in a notebook cell, in a page, or as a file.
 
-Interactive figures are Vega-Lite specifications, drawn in the browser. The same specification gives the static SVG that is
-printed and shown without scripts. vl-convert carries Vega-Lite: 0.9 MB, inlined once per page, BSD licence. Plotly's
-bundle with parallel coordinates has 4.6 MB, uPlot draws time series only, and Observable Plot has no Python package.
+Interactive figures are Vega-Lite specifications, drawn in the browser. The same specification gives the static SVG
+that is printed and shown without scripts. vl-convert carries Vega-Lite: 0.9 MB, inlined once per page, BSD licence.
+Plotly with parallel coordinates has 4.6 MB, uPlot draws time series only, Observable Plot has no Python package.
 Figures where looking is enough are matplotlib's.
 """
 
@@ -84,7 +84,7 @@ class Figure:
             import vl_convert
         except ImportError as error:
             raise _missing("vl-convert-python") from error
-        return _framed(vl_convert.vegalite_to_svg(self.spec), self.name, self.alt)
+        return _framed(vl_convert.vegalite_to_svg(self.spec or {}), self.name, self.alt)
 
     def html(self) -> str:
         """The figure as markup for a page: the static drawing, and the specification that the page's script draws."""
@@ -94,8 +94,9 @@ class Figure:
             text = json.dumps(spec, ensure_ascii=True).replace("<", "\\u003c")  # no end of a script inside
             script = f'<script type="application/json" class="spec">{text}</script>'
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
+        kind = "chart" if script else "picture"
         return (
-            f'<figure class="{"chart" if script else "picture"}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
+            f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
             f'<div class="static">{self.svg()}</div>{script}{caption}</figure>'
         )
 
@@ -122,12 +123,12 @@ def interactive(markup: str) -> bool:
 
 @cache
 def vega_script() -> str:
-    """Vega, Vega-Lite and vega-embed as one script without addresses to load from, for a page with interactive figures."""
+    """Vega, Vega-Lite and vega-embed as one script, for a page with interactive figures. It loads nothing."""
     try:
         import vl_convert
     except ImportError as error:
         raise _missing("vl-convert-python") from error
-    bundle: str = vl_convert.javascript_bundle()
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     return bundle.replace("</script", "<\\/script")
 
 

@@ -1,44 +1,81 @@
-"""``index.html``: the reports of a folder with titles and dates, newest first."""
+"""``index.html``: the start page of a folder of reports, with their questions and answers in reading order."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from whisperlab.report.page import render_page, write_page
+from whisperlab.util.files import write_atomic
 
 _HEAD = 300_000  # characters to search for the title; exported notebooks have their style sheet before it
 
 
 @dataclass(slots=True, frozen=True)
 class Entry:
-    """One report: address relative to the index, title, description, date, size in bytes."""
+    """One report: address relative to the index, title, question, answer, date, size in bytes."""
 
     href: str
     title: str
-    about: str
+    question: str
+    answer: str
     created: datetime
     n_bytes: int
 
 
 def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
-    """Write ``folder/index.html``, a list of all other HTML files in the folder and below; returns its path."""
+    """Write ``folder/index.html`` and add the navigation between the pages to each of them; returns its path.
+
+    The pages are all other HTML files in the folder and below. Pages of other programs are listed and do not change.
+    """
     folder = Path(folder)
     target = folder / "index.html"
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    return write_page(target, render_page("index.html.j2", entries=entries(folder, pages), created=created))
+    found = entries(folder, pages)
+    for place in range(len(found)):
+        _add_navigation(folder, found, place)
+    return write_page(target, render_page("index.html.j2", entries=found, created=created))
 
 
 def entries(folder: Path, pages: Iterable[Path]) -> list[Entry]:
-    """The pages as entries, newest first."""
-    found = [_entry(folder, page) for page in pages]
-    return sorted(found, key=lambda entry: (entry.created, entry.href), reverse=True)
+    """The pages as entries in reading order: those with a number by number, then the others, newest first."""
+    found = sorted((_entry(folder, page) for page in pages), key=lambda entry: entry.created, reverse=True)
+    return sorted(found, key=lambda entry: entry.href if entry.href[:2].isdigit() else "~")
+
+
+def _add_navigation(folder: Path, all_pages: Sequence[Entry], place: int) -> None:
+    """Write the list of all pages, and the pages before and after, into one page."""
+    path = folder / unquote(all_pages[place].href)
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    before, opened, rest = text.partition("<!--pages-->")
+    _, closed, after = rest.partition("<!--/pages-->")
+    if not opened or not closed:
+        return
+    up = "../" * all_pages[place].href.count("/")
+    current = [' aria-current="page"' if at == place else "" for at in range(len(all_pages))]
+    links = [
+        f'<li><a href="{up}{page.href}"{mark}>{escape(page.title)}</a></li>'
+        for page, mark in zip(all_pages, current, strict=True)
+    ]
+    near = [
+        f'<a rel="{rel}" href="{up}{all_pages[at].href}">{word}</a>'
+        for rel, word, at in (("prev", "← previous", place - 1), ("next", "next →", place + 1))
+        if 0 <= at < len(all_pages)
+    ]
+    home = f'<a href="{up}index.html">all reports</a>'
+    navigation = (
+        f'<nav class="pages" aria-label="Reports"><p>{" · ".join([home, *near])}</p>'
+        f"<details><summary>{len(links)} reports</summary><ol>{''.join(links)}</ol></details></nav>"
+    )
+    page = f"{before}{opened}{navigation}{closed}{after}"
+    if page != text:
+        write_atomic(path, page.encode(errors="surrogateescape"))
 
 
 def _entry(folder: Path, page: Path) -> Entry:
@@ -53,7 +90,8 @@ def _entry(folder: Path, page: Path) -> Entry:
     return Entry(
         href=quote(page.relative_to(folder).as_posix()),
         title=unescape(title[1]).strip() if title else page.stem,
-        about=unescape(meta.get("description", "")),
+        question=unescape(meta.get("description", "")),
+        answer=unescape(meta.get("answer", "")),
         created=_time(meta.get("created")) or datetime.fromtimestamp(facts.st_mtime, UTC),
         n_bytes=facts.st_size,
     )

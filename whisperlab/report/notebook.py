@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from whisperlab.evaluation.trace import provenance
-from whisperlab.report.page import TEMPLATES, assets, fact, write_page
+from whisperlab.report.page import TEMPLATES, assets, complete, fact, write_page
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError
 
 if TYPE_CHECKING:
@@ -57,17 +57,19 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
 
 
 def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", now: datetime | None = None) -> str:
-    """An executed notebook as a page. Its first heading is the title, the paragraph below it the description.
+    """An executed notebook as a page that begins with its question, its answer and one picture.
 
-    ``source`` is the notebook's path, for the page's provenance.
+    The first heading is the title, the paragraph below it the question. The output of the cell tagged ``answer``
+    follows: its first paragraph is the answer, the rest the findings. Then comes the output of the cell ``picture``.
+    Code is folded, except the parameters. ``source`` is the notebook's path, for the page's provenance.
     """
     _check_libraries()
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    title, about = _introduction(notebook)
     notebook = deepcopy(notebook)
+    title, about, answer = _answer_first(notebook)
     notebook.metadata["title"] = title
     notebook.metadata.pop("widgets", None)  # useless in the page: their renderer would come from the web
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
@@ -82,9 +84,9 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     facts = [("report made", created), *_facts(notebook, source)]
     body, _ = exporter.from_notebook_node(
-        notebook, {"about": escape(about), "created": created, "facts": facts, **assets()}
+        notebook, {"about": escape(about), "answer": escape(answer), "created": created, "facts": facts, **assets()}
     )
-    return _with_contents(str(body))
+    return complete(_with_contents(str(body)))
 
 
 def _with_contents(page: str) -> str:
@@ -161,12 +163,46 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
     return ""
 
 
-def _introduction(notebook: NotebookNode) -> tuple[str, str]:
-    """The text of the first heading, and of the paragraph below it."""
-    for cell in notebook.cells:
-        found = re.search(r"(?ms)^# +(.+?)\s*\n\s*(.*?)\s*(?:\n\s*\n|\Z)", cell.source + "\n")
-        if cell.cell_type == "markdown" and found:
-            # On one line, without Markdown's marks of emphasis and code.
-            title, about = (" ".join(re.sub(r"[*_`]", "", text).split()) for text in found.groups())
-            return title, about
-    return "Notebook", ""
+def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
+    """Move question, answer and picture to the top of a notebook; returns title, question and answer as plain text."""
+    from nbformat.v4 import new_markdown_cell
+
+    cells = notebook.cells
+    title, question, rest = "Notebook", "", ""
+    if cells and cells[0].cell_type == "markdown":
+        found = re.match(r"(?s)# +(.+?)\s*(?:\n+|\Z)(.*?)\s*(?:\n\s*\n(.*)|\Z)", cells[0].source)
+        if found:
+            title, question, rest = found[1], found[2], found[3] or ""
+            cells[0].source = f"# {title}\n\n{question}"
+    top = []
+    answer, findings = _answer(_tagged(cells, "answer"))
+    if answer:
+        top.append(new_markdown_cell(f'<div class="answer">\n\n{answer}\n\n</div>'))  # type: ignore[no-untyped-call]
+    picture = _tagged(cells, "picture")
+    if picture is not None and picture.get("outputs"):
+        shown = deepcopy(picture)
+        shown.metadata["tags"], picture.outputs = [_HIDDEN], []
+        top.append(shown)
+    top += [new_markdown_cell(text) for text in (findings, rest) if text]  # type: ignore[no-untyped-call]
+    cells[1:1] = top
+    return _plain(title), _plain(question), _plain(answer)
+
+
+def _tagged(cells: list[NotebookNode], tag: str) -> NotebookNode | None:
+    return next((cell for cell in cells if tag in cell.metadata.get("tags", [])), None)
+
+
+def _answer(cell: NotebookNode | None) -> tuple[str, str]:
+    """The first paragraph of a cell's Markdown output, and the rest; the output is taken out of the cell."""
+    for output in cell.get("outputs", []) if cell is not None else []:
+        text = output.get("data", {}).get("text/markdown", "")
+        if text and cell is not None:
+            cell.outputs.remove(output)
+            first, _, rest = text.strip().partition("\n\n")
+            return first, rest
+    return "", ""
+
+
+def _plain(markdown: str) -> str:
+    """The text on one line, without Markdown's marks of emphasis and code."""
+    return " ".join(re.sub(r"[*_`]", "", markdown).split())

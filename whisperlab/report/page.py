@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisperlab.report.figure import Figure, interactive, vega_script
+from whisperlab.report.glossary import TERMS
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
@@ -30,15 +34,33 @@ def render_page(template: str | Path, **context: object) -> str:
     own = {name: _trusted(text) for name, text in assets().items()}
     environment = _environment()
     if isinstance(template, Path):
-        return environment.from_string(template.read_text(encoding="utf-8")).render(**context, **own)
-    return environment.get_template(template).render(**context, **own)
+        return complete(environment.from_string(template.read_text(encoding="utf-8")).render(**context, **own))
+    return complete(environment.get_template(template).render(**context, **own))
 
 
 def assets() -> dict[str, str]:
-    """Style and script of every page, and the digest that allows the script to run."""
+    """Style, script and glossary of every page, and the digest that allows the script to run."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return {"style": style, "script": script, "script_digest": digest}
+    terms = json.dumps(TERMS, ensure_ascii=True).replace("<", "\\u003c")
+    return {"style": style, "script": script, "script_digest": _digest(script), "terms": terms}
+
+
+def complete(page: str) -> str:
+    """The page with the library that draws its interactive figures, if it has any."""
+    if not interactive(page):
+        return page
+    library = vega_script()
+    page = page.replace("script-src ", f"script-src 'sha256-{_digest(library)}' ", 1)
+    return page.replace("<!--figures-->", f"<script>{library}</script>", 1)
+
+
+def figure_page(figure: Figure) -> str:
+    """A page with one figure alone."""
+    return render_page("figure.html.j2", figure=figure, created=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def write_page(path: str | Path, page: str) -> Path:

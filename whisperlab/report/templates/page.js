@@ -245,7 +245,39 @@
     });
   }
 
+  // The first occurrence of each term of the glossary shows its definition to a pointer and to the keyboard.
+  function setUpTerms() {
+    const terms = JSON.parse(document.getElementById("terms")?.textContent ?? "{}");
+    const open = new Set(Object.keys(terms));
+    if (!open.size) return;
+    const letters = (term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&").replaceAll(" ", "[ \\u00a0]");
+    const walker = document.createTreeWalker(document.getElementById("content"), NodeFilter.SHOW_TEXT, (node) =>
+      node.parentElement.closest("p, li, dd, figcaption, td, th, caption") && !node.parentElement.closest("code, pre, a, button, svg, abbr, summary, script, .aligned")
+        ? NodeFilter.FILTER_ACCEPT : NodeFilter.FILTER_SKIP);
+    const nodes = [];
+    while (walker.nextNode()) nodes.push(walker.currentNode);
+    for (let node of nodes) {
+      while (open.size) {
+        const found = new RegExp("(?<![\\w-])(" + [...open].sort((a, b) => b.length - a.length).map(letters).join("|") + ")(?![\\w-])").exec(node.textContent);
+        if (!found) break;
+        const term = found[1].replaceAll("\u00a0", " ");
+        open.delete(term);
+        const rest = node.splitText(found.index);
+        const abbr = document.createElement("abbr");
+        abbr.className = "term";
+        abbr.tabIndex = 0;
+        abbr.dataset.term = terms[term];
+        abbr.setAttribute("aria-label", term + ": " + terms[term]);
+        abbr.setAttribute("role", "note");
+        node = rest.splitText(term.length);
+        rest.replaceWith(abbr);
+        abbr.append(rest);
+      }
+    }
+  }
+
   setUpTheme();
+  setUpTerms();
   document.querySelectorAll("table.dataframe").forEach(setUpDataFrame);
   document.querySelectorAll("table.sortable").forEach(setUpTable);
   document.querySelectorAll(".recording").forEach(setUpRecording);

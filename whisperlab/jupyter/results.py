@@ -1,0 +1,324 @@
+"""What a notebook does with one recording, and with a sweep, as objects that display themselves.
+
+    result = stream("call.wav", languages=["en", "es"], live=True)
+    result.timeline()
+    result.segments
+
+    keys = sweep({"cache.key": ["rounded", "similar"]}, recordings)
+    keys.heatmap("hit_rate")
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from whisperlab.data import Recording
+from whisperlab.data.audio_files import read_audio
+from whisperlab.evaluation.scoring import match_switches, score_trace, true_switches
+from whisperlab.evaluation.trace import Reference, Trace, write_trace
+from whisperlab.evaluation.trace.recorder import capture
+from whisperlab.experiments.results_store import in_memory, read_rows
+from whisperlab.experiments.sweep import Grid, run_sweep, transcriber_maker
+from whisperlab.model.weights import Weights, load_weights, model_digest
+from whisperlab.report import charts, figures, findings, player
+from whisperlab.report.counts import Result, results
+from whisperlab.report.figure import Figure
+from whisperlab.transcriber import SessionRestartTranscriber
+from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.timeline import SAMPLE_RATE, samples
+
+if TYPE_CHECKING:
+    from whisperlab.experiments.sweep import Outcome
+
+SOUND_LIMIT = 4_000_000  # characters of a player in a page
+
+
+def stream(
+    source: Recording | str | Path,
+    *,
+    model: str = "base",
+    languages: Sequence[str] | None = None,
+    seconds: float | None = None,
+    live: bool = False,
+    every_s: float = 1.0,
+    **options: Any,
+) -> StreamResult:
+    """Stream a recording as if it came from a microphone.
+
+    The stop button ends the stream early: the result holds what was heard until then.
+
+    Args:
+        source: a recording of a corpus, or an audio file of any format, rate and number of channels.
+        model: a model name or a checkpoint.
+        languages: the allowed languages; by default those of the recording, or all.
+        seconds: use the beginning only.
+        live: show the stream while it runs, every ``every_s`` seconds; otherwise a progress bar.
+        options: options of `SessionRestartTranscriber`.
+    """
+    from tqdm.auto import tqdm
+
+    recording = source if isinstance(source, Recording) else None
+    audio = recording.audio() if recording else read_audio(source)  # type: ignore[arg-type]
+    audio = audio[: samples(seconds)] if seconds else audio
+    allowed = list(languages or (recording.languages if recording else ())) or None
+    transcriber = SessionRestartTranscriber(weights(model), languages=allowed, **options)
+    length_s = len(audio) / SAMPLE_RATE
+    with _stop_button() as stopped, tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=live) as bar:
+        trace = capture(
+            _live(transcriber, every_s, length_s) if live else transcriber,
+            audio,
+            recording=recording.id if recording else Path(str(source)).name,
+            reference=_within(recording.reference, length_s) if recording else None,
+            audio_path=recording.audio_path if recording else source,  # type: ignore[arg-type]
+            progress=lambda at: bar.update(round(at - bar.n, 1)),
+            stop=stopped.is_set,
+        )
+    return StreamResult(trace, audio, transcriber, stopped.is_set())
+
+
+@cache
+def weights(model: str) -> Weights:
+    """The weights of a model, loaded once per notebook."""
+    return load_weights(model)
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """A recording that was streamed: its trace, and views of it.
+
+    ``audio`` are the samples that were streamed, 16 kHz mono. ``stopped`` is True when the stop button ended the stream
+    early.
+    """
+
+    trace: Trace
+    audio: FloatArray
+    transcriber: SessionRestartTranscriber
+    stopped: bool = False
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self}</p>{self.segments.to_html(index=False)}"
+
+    def __str__(self) -> str:
+        heard = f"stopped by the stop button after {self.heard_s:.0f} of " if self.stopped else ""
+        return (
+            f"{self.trace.recording}: {heard}{self.trace.duration:.0f} s of audio, {len(self.trace.segments)} segments, "
+            f"{len(self.trace.switches)} switches, {self.speed}"
+        )
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of audio that were streamed."""
+        return float(self.trace.events[-1]["at"])
+
+    @property
+    def speed(self) -> str:
+        """Real-time factor in processor and wall time, with the threads and the load of the machine."""
+        return self.trace.speed
+
+    @cached_property
+    def rates(self) -> dict[str, Any]:
+        """The measures of `score_trace`; without a reference it has none."""
+        return score_trace(self.trace).rates()
+
+    def timeline(self) -> Figure:
+        """Languages over time with the sound: a click plays from there."""
+        sound = player.sound_uri(self.audio, SOUND_LIMIT)
+        caption = (
+            "A pointer over a word shows it, a click plays from there; shift and wheel zoom. Dashed lines are true "
+            "switches, triangles their decisions. Below: the probability of each language. Within a segment, the times "
+            "of words are shares by length."
+        )
+        return replace(charts.timeline(self.trace, caption=caption), sound=sound)
+
+    def stages(self) -> Figure:
+        """Every stage on one time axis, from the sound to the text."""
+        return figures.stages(self.trace, self.audio)
+
+    @property
+    def segments(self) -> pd.DataFrame:
+        """The final segments."""
+        lines = [
+            {
+                "start (s)": round(s.start_time, 2),
+                "end (s)": round(s.end_time, 2),
+                "language": s.language,
+                "text": s.text.strip(),
+                "confidence (%)": round(100 * s.confidence),
+            }
+            for s in self.trace.segments
+        ]
+        return pd.DataFrame(lines, columns=["start (s)", "end (s)", "language", "text", "confidence (%)"])
+
+    @property
+    def reference(self) -> pd.DataFrame:
+        """The segments of the reference; empty without one."""
+        parts = self.trace.reference.segments if self.trace.reference else ()
+        lines = [{"start (s)": s.start, "end (s)": s.end, "language": s.lang, "text": s.text} for s in parts]
+        return pd.DataFrame(lines, columns=["start (s)", "end (s)", "language", "text"])
+
+    @property
+    def operations(self) -> pd.DataFrame:
+        """Calls of each operation, and their time in milliseconds."""
+        found = pd.DataFrame(self.trace.statistics["performance"]).T
+        shown = found[["count", "p50", "p95", "p99", "max", "total"]].astype(float)
+        shown = shown[shown["count"] > 0].astype({"count": int})
+        names = {name: f"{name} (ms)" for name in ("p50", "p95", "p99", "max", "total")}
+        return shown.round(2).rename(columns={"count": "calls", **names}).rename_axis("operation")
+
+    @property
+    def switches(self) -> pd.DataFrame:
+        """Each true switch with the boundary and the decision that were found within 2 s; empty where it was missed."""
+        true = true_switches(self.trace.reference) if self.trace.reference else []
+        found = dict(match_switches(true, self.trace.switches, 2.0))
+        lines = [
+            {
+                "switch (s)": round(boundary.end, 2),
+                "into": boundary.language,
+                "boundary off by (s)": round(boundary.distance(found[boundary].time), 2) if boundary in found else None,
+                "decided after (s)": round(found[boundary].decided_at - boundary.end, 2) if boundary in found else None,
+            }
+            for boundary in true
+        ]
+        return pd.DataFrame(lines)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trace as JSON lines."""
+        write_trace(path, self.trace)
+        return Path(path)
+
+
+def sweep(
+    axes: Mapping[str, Sequence[object]] | Sequence[Mapping[str, Sequence[object]]],
+    recordings: Sequence[Recording],
+    *,
+    model: str = "base",
+    out: str | Path | None = None,
+    **fixed: Any,
+) -> SweepResult:
+    """Run every configuration over every recording, with a progress bar.
+
+    Args:
+        axes: the values of each option by dotted name, or several such grids.
+        recordings: the recordings.
+        model: a model name or a checkpoint.
+        out: folder of the results, by default a temporary one. A second run in the same folder continues the first.
+        fixed: options of all configurations, with ``__`` for the dot: ``cache__shadow_rate=0.2``.
+    """
+    if not recordings:
+        raise ConfigurationError("a sweep needs at least one recording, got none")
+    grids = [axes] if isinstance(axes, Mapping) else list(axes)
+    allowed = sorted({language for recording in recordings for language in recording.languages})
+    base = {"languages": allowed or None, **{name.replace("__", "."): value for name, value in fixed.items()}}
+    configurations = [config for grid in grids for config in Grid(grid, base).configurations()]
+    folder = Path(out or mkdtemp(prefix="whisperlab-sweep-"))
+    loaded = weights(model)
+    outcome = run_sweep(
+        configurations,
+        recordings,
+        folder,
+        make_transcriber=transcriber_maker(loaded),
+        model_digest=model_digest(loaded),
+    )
+    wanted = [config.to_json() for config in configurations]
+    found = results(in_memory(row for row in read_rows(folder) if row["config"] in wanted))
+    return SweepResult(found, outcome, len(recordings), folder)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The results of a sweep by configuration, and views of them."""
+
+    results: tuple[Result, ...]
+    outcome: Outcome
+    n_recordings: int
+    folder: Path
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A line per configuration."""
+        return pd.DataFrame([_line(result) for result in self.results]).astype(object).fillna("–")
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(index=False)
+
+    def heatmap(self, rate: str, key: str | None = None) -> Figure:
+        """``hit_rate`` or ``false_hit_rate`` by hash precision and cache size, of one key or all."""
+        chosen = [result for result in self.results if key in (None, result.config.get("cache.key"))]
+        return figures.heatmap(chosen, rate)
+
+    def outcomes(self) -> Figure:
+        """What became of every 100 look-ups."""
+        return figures.outcomes(self.results)
+
+    def tradeoff(self) -> Figure:
+        """Encoder time saved against the language error, a point per configuration."""
+        return charts.tradeoff(self.results)
+
+    def findings(self) -> tuple[str, ...]:
+        """The findings as sentences, most important first."""
+        return findings.findings(self.results)
+
+    def limits(self) -> tuple[str, ...]:
+        """Reasons for caution with the numbers."""
+        failed = self.outcome.failed
+        return findings.warnings(self.results, self.n_recordings, (len(failed), failed[0]["error"] if failed else ""))
+
+
+def _line(result: Result) -> dict[str, object]:
+    def share(value: float | None) -> float | None:
+        return None if value is None else round(100 * value, 1)
+
+    cache_counts, frames = result.cache, not result.config.get("decode", True)
+    return {
+        "configuration": result.name,
+        "look-ups": cache_counts.lookups,
+        "hit rate (%)": share(cache_counts.hit_rate),
+        "hits checked": cache_counts.checked,
+        "false-hit rate (%)": share(cache_counts.false_hit_rate),
+        "encoder time saved (s)": round(cache_counts.saved_s, 1),
+        f"wrong language, {'frames' if frames else 'text'} (%)": share(result.language_error),
+        "real-time factor": None if result.real_time_factor is None else round(result.real_time_factor, 2),
+    }
+
+
+def _within(reference: Reference, length_s: float) -> Reference:
+    """The segments that end within the audio."""
+    parts = tuple(part for part in reference.segments if part.end <= length_s + 0.05)
+    return reference if len(parts) == len(reference.segments) else Reference(" ".join(p.text for p in parts), parts)
+
+
+def _live(transcriber: SessionRestartTranscriber, every_s: float, length_s: float) -> Any:
+    from whisperlab.jupyter.live_view import LiveView
+
+    return LiveView(transcriber, every_s=every_s, length_s=length_s)
+
+
+@contextmanager
+def _stop_button() -> Iterator[threading.Event]:
+    """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def press(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
