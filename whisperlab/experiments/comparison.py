@@ -185,15 +185,12 @@ def compare_systems(
 ) -> Outcome:
     """Run the systems ``A`` and ``B`` on every recording, ``rounds`` times in turns, and test `MEASURES`.
 
-    Times are paired by recording and round, rates by recording: further rounds do not change them.
-
-    Raises:
-        ConfigurationError: without recordings or rounds.
+    Times are paired by recording and round, rates by recording: further rounds do not change them. Raises
+    ConfigurationError without recordings or rounds.
     """
     if not recordings or rounds < 1:
-        raise ConfigurationError(
-            f"a comparison needs recordings and at least one round, got {len(recordings)}, {rounds}"
-        )
+        got = f"{len(recordings)}, {rounds}"
+        raise ConfigurationError(f"a comparison needs recordings and at least one round, got {got}")
     warm_up(recordings[0], systems)
     results: list[SystemResult] = []
     for number in range(rounds):
@@ -221,13 +218,11 @@ def _result_pairs(results: Iterable[SystemResult], recordings: Sequence[Recordin
 def compare_sweeps(a: Path, b: Path, *, rng: np.random.Generator | None = None) -> Outcome:
     """Test each measure of each configuration, paired over recordings, with Holm's correction over all tests.
 
-    Times are compared only when the traces name one machine, and with a remark that the sweeps were not interleaved.
-    Raises SweepError when a sweep has no finished row, when the sweeps share no recording, and when a row has several
-    partners.
+    Times are compared only when the traces name one machine. Raises SweepError when a sweep has no finished row, when
+    the sweeps share no recording, and when a row has several partners.
     """
     rng = rng or np.random.default_rng(0)
-    rows = {"A": _finished(a), "B": _finished(b)}
-    differing, paired = _paired(rows)
+    differing, paired = _paired({"A": _finished(a), "B": _finished(b)})
     timed, timing_remark = _timed({"A": a, "B": b}, paired.values())
     outcomes = {
         name: _row_pairs(one, timed).test(rng, measures=_measures(one, timed), configuration=name)

@@ -50,9 +50,7 @@ def importances(options: Mapping[str, Sequence[object]], objective: Sequence[flo
     fANOVA and PED-ANOVA see combinations but need many trials: with three options and 16 made-up results PED-ANOVA
     (Watanabe 2023) put the one that mattered first 78 times in 100, this 90 times.
 
-    Args:
-        options: the values of each option, one for each configuration.
-        objective: the result of each configuration.
+    ``options`` has the values of each option, one for each configuration; ``objective`` the result of each.
     """
     results = np.asarray(objective, dtype=float)
     rng = np.random.default_rng(seed)

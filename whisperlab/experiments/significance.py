@@ -78,12 +78,9 @@ def paired_test(
 ) -> PairedResult:
     """Test the pairs ``(a[i], b[i])``.
 
-    Args:
-        kind: ``ratio`` for positive quantities such as times, ``difference`` for rates.
-        threshold: smallest change of interest: a share for ratios, in the measure's unit for differences.
-
-    Raises:
-        ConfigurationError: for unequal lengths, no pairs, NaN or infinities, or a ratio of values not above zero.
+    ``kind`` is ``ratio`` for positive quantities such as times, ``difference`` for rates. ``threshold`` is the smallest
+    change of interest: a share for ratios, in the measure's unit for differences. Raises ConfigurationError for unequal
+    lengths, no pairs, NaN or infinities, or a ratio of values not above zero.
     """
     first, second = np.asarray(a, float), np.asarray(b, float)
     if first.shape != second.shape or not first.size:
