@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from benchmarks.figures import ladder_figure, pareto_figure, scaling_figure
 from whisperlab.experiments import ablation
 from whisperlab.experiments.ablation.claims import claim_result
 from whisperlab.experiments.ablation.scaling import encoder_flop
@@ -16,7 +17,6 @@ from whisperlab.experiments.ablation.timing import HitCount, timings
 from whisperlab.experiments.ablation.variants import VARIANTS, Setting, Variant, select_variants
 from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
 from whisperlab.model.weights import load_weights
-from whisperlab.report.experiments import ladder_figure, pareto_figure, scaling_figure
 from whisperlab.report.figures import to_svg
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.statistics import Point

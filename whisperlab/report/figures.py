@@ -146,13 +146,6 @@ def label(axes: Axes, x: str = "", y: str = "", grid: Grid = None) -> None:
         axes.grid(visible=True, axis=grid)
 
 
-def note(
-    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float] = (4, 0), va: str = "center"
-) -> None:
-    """Small text beside a point; ``offset`` is in points."""
-    axes.annotate(text, at, offset, textcoords="offset points", va=va, fontsize=8)
-
-
 @styled
 def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
     """One recording over time: true languages, detected languages, speech, and the posterior below.

@@ -1,8 +1,8 @@
-"""Figures of experiments: variants of the ablation, work against accuracy, growth of costs, other systems."""
+"""Figures of the notebooks: variants of the ablation, work against accuracy, growth of costs, other systems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from whisperlab.experiments.pareto import pareto_front
@@ -16,7 +16,6 @@ from whisperlab.report.figures import (
     new_figure,
     new_plot,
     new_plots,
-    note,
     set_margins,
     styled,
 )
@@ -43,7 +42,7 @@ def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure
         value, (low, high) = row[measure], row[f"{measure}_ratio_95"]
         axes.barh(place, value, color=PALETTE[_KINDS[row["kind"]]], height=0.7)
         ratio = "" if row["kind"] == "before" else f"  x {row[f'{measure}_ratio']:.3f} ({low:.3f}-{high:.3f})"
-        note(axes, f"{value:,.0f} ms{ratio}", (value, place))
+        _note(axes, f"{value:,.0f} ms{ratio}", (value, place))
     axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
     axes.invert_yaxis()
     _set_log(axes, "x")
@@ -69,7 +68,7 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
         low, high = row.get(f"{score}_95") or (y, y)
         axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=MUTED, linewidth=0.8, zorder=1)
         axes.plot(x, y, "o", color=PALETTE[_KINDS[row["kind"]]], markeredgecolor=INK, markersize=7)
-        note(axes, row["variant"], (x, y), *(((6, -9), "top") if number % 2 else ((6, 9), "bottom")))
+        _note(axes, row["variant"], (x, y), *(((6, -9), "top") if number % 2 else ((6, 9), "bottom")))
     axes.margins(x=0.2)
     scores = [end for row in scored for end in (row[score], *(row.get(f"{score}_95") or ()))]
     axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
@@ -129,13 +128,38 @@ def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Fi
             axes.barh(place, value, color=colour, height=0.7)
             low, high = row.get(f"{rate}_95") or (value, value)
             axes.plot([low, high], [place, place], color=INK, linewidth=1)
-            note(axes, f"{value:.2f}", (max(value, high), place))
+            _note(axes, f"{value:.2f}", (max(value, high), place))
         label(axes, title, grid="x")
         axes.margins(x=0.25)
         axes.set_xlim(left=0)
     panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
     panels[0].invert_yaxis()
     return figure
+
+
+@styled
+def percentiles_figure(lines: Mapping[str, Sequence[float]], y: str) -> Figure:
+    """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
+    figure, axes = new_plot(NARROW, 3.2, (0.1, 0.5, 0.75, 0.15), "percentile", y, "both")
+    for number, (name, values) in enumerate(lines.items()):
+        rarity = [len(values) / (len(values) - place) for place in range(len(values))]
+        axes.plot(rarity, sorted(values), "-" if number else "--", color=PALETTE[5 * number % 6], label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    most = max(map(len, lines.values()), default=1)
+    ticks = {1: "0", 2: "50", 10: "90", 20: "95", 100: "99", 1000: "99.9"}
+    axes.set_xticks([at for at in ticks if at <= most], [text for at, text in ticks.items() if at <= most])
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    return figure
+
+
+def _note(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float] = (4, 0), va: str = "center"
+) -> None:
+    """Small text beside a point; ``offset`` is in points."""
+    axes.annotate(text, at, offset, textcoords="offset points", va=va, fontsize=8)
 
 
 def _set_log(axes: Axes, *names: str) -> None:
