@@ -221,12 +221,14 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
     axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
-            text = _blank(cells[row][column]) if share is None else percent(share)
+            cell = cells[row][column]
+            blank = "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
+            text = blank if share is None else percent(share)
             colour = INK if share is None else "#ffffff" if share < 0.55 else "#000000"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_title(_RATE_TITLES[rate], fontsize=10)
-    axes.set_xticks(np.arange(len(precisions)) + 0.5, map(_label, precisions))
-    axes.set_yticks(np.arange(len(sizes)) + 0.5, map(_label, sizes))
+    axes.set_xticks(np.arange(len(precisions)) + 0.5, ["any" if p is None else str(p) for p in precisions])
+    axes.set_yticks(np.arange(len(sizes)) + 0.5, ["any" if size is None else str(size) for size in sizes])
     axes.set_ylim(len(sizes), 0)
     axes.tick_params(length=0)
     return figure
@@ -357,14 +359,9 @@ def draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None
     axes.set_ylabel("posterior")
 
 
-def _blank(cell: CacheCounts) -> str:
-    return "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
-
-
 def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
     """Percentages of the look-ups in the order of ``_OUTCOMES``."""
-    answered = 100 * (cache.hit_rate or 0.0)
-    wrong = cache.false_hit_rate
+    answered, wrong = 100 * (cache.hit_rate or 0.0), cache.false_hit_rate
     if wrong is None:
         return (100 - answered, 0.0, answered, 0.0)
     return (100 - answered, answered * (1 - wrong), 0.0, answered * wrong)
@@ -380,7 +377,3 @@ def _values(results: Sequence[Result], name: str) -> list[Any]:
     """The values of a field of the configurations, ascending; None for configurations without the field."""
     found = {result.config.get(name) for result in results}
     return sorted(found, key=lambda value: (value is not None, value))
-
-
-def _label(value: object) -> str:
-    return "any" if value is None else str(value)
