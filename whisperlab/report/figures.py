@@ -240,8 +240,8 @@ def outcomes_figure(results: Sequence[Result]) -> Figure:
     figure, axes = new_plot(NARROW, 1.2 + 0.5 * len(results), (0.55, 0.5, 0.15, 0.2), "of every 100 look-ups")
     shares = np.array([_outcome(result.cache) for result in results])
     for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
-        look: Any = {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.4, "label": words}
-        bars = axes.barh(range(len(results)), share, 0.6, start, **look)
+        rows = range(len(results))
+        bars = axes.barh(rows, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=words)
         numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
         axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):

@@ -216,8 +216,8 @@ def front_figure(results: Sequence[Result], on_front: Sequence[bool], objectives
         order = np.argsort(x[member], kind="stable")
         axes.plot(x[member][order], y[member][order], color=figures.GOOD, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(x[~member], y[~member], size[~member], color=figures.OTHER, alpha=0.5, label="beaten by another")
-    outlined: Any = {"color": figures.GOOD, "edgecolor": figures.INK, "linewidth": 1.2, "label": "on the Pareto front"}
-    axes.scatter(x[member], y[member], size[member], **outlined)
+    front = axes.scatter(x[member], y[member], size[member], color=figures.GOOD, edgecolor=figures.INK, linewidth=1.2)
+    front.set_label("on the Pareto front")
     numbered = sorted(zip(y[member], x[member], strict=True))[:MAX_NUMBERED]
     for number, (errors, costs) in enumerate(numbered, 1):
         axes.annotate(str(number), (costs, errors), (7, 5), textcoords="offset points", color=figures.INK, fontsize=9)
@@ -319,5 +319,5 @@ def _draw_lines(
     colours = LinearSegmentedColormap.from_list("errors", [figures.PALETTE[0], figures.OTHER, figures.BAD])
     for chosen, width, alpha, zorder in ((~member, 1.0, 0.45, 2), (member, 2.6, 1.0, 3)):
         lines = [np.column_stack([np.arange(len(line)), line]) for line in heights[chosen]]
-        look: Any = {"colors": colours(shade[chosen]), "linewidths": width, "alpha": alpha, "zorder": zorder}
-        axes.add_collection(LineCollection(lines, **look))
+        shades = colours(shade[chosen])
+        axes.add_collection(LineCollection(lines, colors=shades, linewidths=width, alpha=alpha, zorder=zorder))
