@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from benchmarks.figures import ladder_figure, pareto_figure, scaling_figure
 from whisperlab.experiments import ablation
 from whisperlab.experiments.ablation.results import claim_result
 from whisperlab.experiments.ablation.timing import encoder_flop, hit_figures, timings
 from whisperlab.experiments.ablation.variants import VARIANTS, Variant, select_variants
 from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
 from whisperlab.model.weights import load_weights
-from whisperlab.report.experiments import ladder_figure, pareto_figure, scaling_figure
 from whisperlab.report.figures import to_svg
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.statistics import Point

@@ -26,6 +26,7 @@ from synthetic_report import (
     tone,
 )
 
+from benchmarks.figures import stages_figure
 from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
@@ -563,7 +564,7 @@ def lossy(trace: Trace, *gaps: tuple[float, float]) -> Trace:
 def test_audio_that_was_dropped_is_hatched_and_told() -> None:
     whole = make_trace("a", ("en", "es"), config=configuration())
     trace = lossy(whole, (2.0, 3.5), (7.0, 7.25))
-    for draw in (timeline_figure, lambda trace: figures.stages_figure(trace, np.ones(160_000, np.float32))):
+    for draw in (timeline_figure, lambda trace: stages_figure(trace, np.ones(160_000, np.float32))):
         for axes in draw(trace).axes:
             boxes = [patch.get_extents() for patch in axes.patches if patch.get_hatch()]
             corners = [x for box in boxes for x in (box.x0, box.x1)]
@@ -584,7 +585,7 @@ def test_a_page_tells_of_dropped_audio(small: SweepReport) -> None:
 
 def test_all_stages_of_a_recording_stand_on_one_time_axis() -> None:
     trace = make_trace("a", ("en", "es", "ru"), config=configuration(), wrong=0.0)
-    figure = figures.stages_figure(trace, np.zeros(15 * 16_000, np.float32))
+    figure = stages_figure(trace, np.zeros(15 * 16_000, np.float32))
     sound, speech, posterior, rows = figure.axes
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 15.0)}
     assert [text.get_text() for axes in (sound, speech, rows) for text in axes.get_yticklabels()] == [

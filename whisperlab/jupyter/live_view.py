@@ -14,20 +14,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.report.figures import to_svg
-from whisperlab.report.live_figure import live_figure
+from whisperlab.report.figures import INK, MUTED, OTHER, PALETTE, label, new_figure, styled, to_svg
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from whisperlab.evaluation.trace import StreamTranscriber
     from whisperlab.util.audio_arrays import FloatArray
 
 LAST_S = 30.0  # seconds of the stream in the picture
 MAX_FRAME_RATE = 100  # language-ID frames per second
+
+Latency = tuple[float, float, float]  # seconds of stream, milliseconds of computing, milliseconds of audio
 
 
 class LiveView:
@@ -60,7 +65,7 @@ class LiveView:
         self._segments: deque[SessionSegment] = deque(maxlen=100)
         self._switches: deque[Switch] = deque(maxlen=100)
         self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * MAX_FRAME_RATE))
-        self._latency: deque[tuple[float, float, float]] = deque(maxlen=3000)
+        self._latency: deque[Latency] = deque(maxlen=3000)
         self._drawn_at = -float("inf")
         self._lock = threading.Lock()
 
@@ -68,8 +73,7 @@ class LiveView:
         """Process one chunk; draws a picture if the last one is older than ``every_s``."""
         began = self._clock()
         result = self._inner.process(chunk)
-        took_ms = (self._clock() - began) * 1000
-        self._take(result, len(chunk) / self._rate, took_ms)
+        self._take(result, len(chunk) / self._rate, (self._clock() - began) * 1000)
         if self._clock() - self._drawn_at >= self._every_s:
             self._draw()
         return result
@@ -122,10 +126,56 @@ def _in_notebook() -> Callable[[str], object]:
     if get_ipython() is None:
         return lambda markup: None
     handle: Any = DisplayHandle()  # type: ignore[no-untyped-call]
-    shown: list[bool] = []
+    shows = chain([handle.display], repeat(handle.update))
+    return lambda markup: next(shows)(HTML(markup))  # type: ignore[no-untyped-call]
 
-    def show(markup: str) -> None:
-        (handle.update if shown else handle.display)(HTML(markup))  # type: ignore[no-untyped-call]
-        shown.append(True)
 
-    return show
+@styled
+def live_figure(
+    segments: Iterable[SessionSegment],
+    switches: Iterable[Switch],
+    frames: Sequence[LanguageFrame],
+    latency: Iterable[Latency],
+    end_s: float,
+    *,
+    last_s: float,
+) -> Figure:
+    """The last seconds of a stream: final segments, probability of each language, computing time of each chunk.
+
+    The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
+    """
+    figure = new_figure(11.0, 3.6)
+    above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
+    left = max(0.0, end_s - last_s)
+    shown = [segment for segment in segments if segment.end_time >= left]
+    languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
+    colours = dict(zip(languages, [*PALETTE, *[OTHER] * len(languages)], strict=False))
+    for segment in shown:
+        start, end = segment.start_time, segment.end_time
+        above.barh(0, end - start, left=start, height=0.8, color=colours[segment.language])
+        middle_s = (max(start, left) + end) / 2
+        above.text(middle_s, 0, segment.language, ha="center", va="center", color=INK, clip_on=True)
+    for switch in switches:
+        if switch.decided_at >= left:
+            above.plot(switch.decided_at, 0.62, "v", color=INK, markersize=5, clip_on=False)
+    above.set_yticks([0], ["final text"])
+    above.set_ylim(-0.5, 0.8)
+    recent = [frame for frame in frames if seconds(frame.end) >= left]
+    for language in languages:
+        values = [frame.posterior.get(language, 0.0) for frame in recent]
+        if max(values, default=0.0) >= 0.05:
+            times = [seconds(frame.end) for frame in recent]
+            middle.plot(times, values, color=colours[language], label=language, linewidth=2)
+    middle.set_ylim(0, 1.02)
+    middle.set_ylabel("probability")
+    if middle.lines:
+        middle.legend(frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0)
+    taken = [each for each in latency if each[0] >= left]
+    ends, computing, length = zip(*taken, strict=True) if taken else ((), (), ())
+    below.vlines(ends, 0, computing, color=PALETTE[0])
+    below.plot(ends, length, "--", color=MUTED)
+    label(below, "seconds of audio", "ms per chunk")
+    below.set_ylim(bottom=0)
+    below.set_xlim(left, max(end_s, left + 1))
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)
+    return figure

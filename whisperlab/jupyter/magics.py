@@ -69,8 +69,7 @@ class Magics(IPythonMagics):
             "anonymous, more than before": after["RssAnon"] - before["RssAnon"],
             "of files, more than before": after["RssFile"] - before["RssFile"],
         }
-        frame = pd.DataFrame({"MiB": [size / _MIB for size in parts.values()]}, index=list(parts))
-        self._show("_peak_memory", frame.round(1))
+        self._show("_peak_memory", (pd.Series(parts, name="MiB") / _MIB).to_frame().round(1))
 
     @cell_magic
     def heap(self, line: str, cell: str) -> None:
@@ -80,14 +79,8 @@ class Magics(IPythonMagics):
         """
         page = _arguments("heap", line, f=Path()).f
         found = traced(lambda: self._run(cell))
-        frame = pd.DataFrame(
-            {
-                "MiB": [site.bytes / _MIB for site in found.top],
-                "blocks": [site.blocks for site in found.top],
-                "function": [site.function for site in found.top],
-            },
-            index=[site.place for site in found.top],
-        )
+        lines = [(site.bytes / _MIB, site.blocks, site.function) for site in found.top]
+        frame = pd.DataFrame(lines, [site.place for site in found.top], ["MiB", "blocks", "function"])
         frame.attrs["peak_bytes"] = found.peak
         print(f"heap: {found.peak / _MIB:,.1f} MiB at the peak, {found.allocations:,} allocations")
         self._show("_heap", frame.round(2))
@@ -102,12 +95,9 @@ class Magics(IPythonMagics):
     def _metrics(self) -> list[PerformanceMetrics]:
         """Every metrics object in the notebook's variables."""
         assert self.shell is not None
-        found: dict[int, PerformanceMetrics] = {}
-        for value in list(self.shell.user_ns.values()):
-            for one in (value, getattr(value, "metrics", None) if not isinstance(value, type) else None):
-                if isinstance(one, PerformanceMetrics):
-                    found[id(one)] = one
-        return list(found.values())
+        values = list(self.shell.user_ns.values())
+        every = values + [getattr(value, "metrics", None) for value in values if not isinstance(value, type)]
+        return list({id(one): one for one in every if isinstance(one, PerformanceMetrics)}.values())
 
     def _show(self, name: str, frame: pd.DataFrame) -> None:
         assert self.shell is not None

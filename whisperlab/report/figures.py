@@ -20,9 +20,8 @@ import numpy as np
 
 from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_labels, true_switches
 from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
-from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import MissingDependencyError
-from whisperlab.util.timeline import SAMPLE_RATE, seconds
+from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,13 +145,6 @@ def label(axes: Axes, x: str = "", y: str = "", grid: Grid = None) -> None:
         axes.grid(visible=True, axis=grid)
 
 
-def note(
-    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float] = (4, 0), va: str = "center"
-) -> None:
-    """Small text beside a point; ``offset`` is in points."""
-    axes.annotate(text, at, offset, textcoords="offset points", va=va, fontsize=8)
-
-
 @styled
 def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str] | None = None) -> Figure:
     """One recording over time: true languages, detected languages, speech, and the posterior below.
@@ -165,50 +157,16 @@ def timeline_figure(trace: Trace, width: float = 11.0, colours: Mapping[str, str
     bars, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
     figure.subplots_adjust(left=TIMELINE_LEFT, right=TIMELINE_RIGHT, top=0.98, bottom=0.13, hspace=0.08)
     for place, labels in enumerate((true_languages(trace), detected_languages(trace))):
-        _draw_row(bars, place, labels, known)
+        draw_row(bars, place, labels, known)
     decided = [switch.decided_at for switch in trace.switches]
     bars.plot(decided, [1.58] * len(decided), "^", color=INK, markersize=5, clip_on=False)
-    _draw_speech(bars, trace, 1.86, 0.18)
+    draw_speech(bars, trace, 1.86, 0.18)
     bars.set_yticks([0, 1, 1.95], ["true", "detected", "speech"])
     bars.set_ylim(2.1, -0.45)
     bars.tick_params(length=0, labelbottom=False)
     bars.spines[["left", "bottom"]].set_visible(False)
-    _draw_posterior(below, trace, known)
-    _draw_time(figure, trace, figure.axes)
-    return figure
-
-
-@styled
-def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
-    """Every stage of one recording on one time axis, from the audio to the text.
-
-    From the top: waveform; detected speech; posterior of each frame, with dots below it for the most likely language
-    since the last pause; path of the smoothing; switches (a line from the boundary, where the language changed, to a
-    triangle at the decision); languages of the text; true languages. Dashed lines are true switches. Dropped audio is
-    hatched. ``audio`` is the fed audio, shape (n,), 16 kHz.
-    """
-    colours = language_colours([trace])
-    figure = new_figure(width, 6.4)
-    wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
-    figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
-    _draw_waveform(wave, audio)
-    _draw_speech(speech, trace, 0, 1)
-    speech.set_yticks([0.5], ["speech"])
-    for bare in (wave, speech):
-        bare.tick_params(length=0, labelbottom=False)
-        bare.spines[["left", "bottom"]].set_visible(False)
-    _draw_posterior(posterior, trace, colours)
-    path = _runs(frame_labels(trace.frames))
-    for place, labels in ((0, path), (2, detected_languages(trace)), (3, true_languages(trace))):
-        _draw_row(rows, place, labels, colours)
-    for switch in trace.switches:
-        rows.plot([switch.time, switch.decided_at], [1, 1], color=INK, linewidth=1.2)
-        rows.plot([switch.decided_at], [1], ">", color=INK, markersize=6)
-    rows.set_yticks([0, 1, 2, 3], ["path", "decided", "text", "true"])
-    rows.set_ylim(3.5, -0.5)
-    rows.tick_params(length=0)
-    rows.spines["left"].set_visible(False)
-    _draw_time(figure, trace, (wave, posterior, rows))
+    draw_posterior(below, trace, known)
+    draw_time(figure, trace, figure.axes)
     return figure
 
 
@@ -235,10 +193,10 @@ def detected_languages(trace: Trace) -> list[Label]:
     """The languages of the text in time order, or of the smoothed frames if there is no text."""
     if trace.segments:
         return sorted(segment_labels(trace.segments), key=lambda label: (label.start, label.end))
-    return _runs(frame_labels(trace.frames))
+    return language_runs(frame_labels(trace.frames))
 
 
-def _runs(labels: Iterable[Label]) -> list[Label]:
+def language_runs(labels: Iterable[Label]) -> list[Label]:
     """Merge consecutive labels of the same language without a gap between them."""
     runs: list[Label] = []
     for label in labels:
@@ -263,12 +221,14 @@ def heatmap_figure(results: Sequence[Result], rate: Literal["hit_rate", "false_h
     axes.pcolormesh(values, cmap="cividis", vmin=0, vmax=1, edgecolor=MUTED, linewidth=0.5)
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
-            text = _blank(cells[row][column]) if share is None else percent(share)
+            cell = cells[row][column]
+            blank = "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
+            text = blank if share is None else percent(share)
             colour = INK if share is None else "#ffffff" if share < 0.55 else "#000000"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_title(_RATE_TITLES[rate], fontsize=10)
-    axes.set_xticks(np.arange(len(precisions)) + 0.5, map(_label, precisions))
-    axes.set_yticks(np.arange(len(sizes)) + 0.5, map(_label, sizes))
+    axes.set_xticks(np.arange(len(precisions)) + 0.5, ["any" if p is None else str(p) for p in precisions])
+    axes.set_yticks(np.arange(len(sizes)) + 0.5, ["any" if size is None else str(size) for size in sizes])
     axes.set_ylim(len(sizes), 0)
     axes.tick_params(length=0)
     return figure
@@ -280,8 +240,8 @@ def outcomes_figure(results: Sequence[Result]) -> Figure:
     figure, axes = new_plot(NARROW, 1.2 + 0.5 * len(results), (0.55, 0.5, 0.15, 0.2), "of every 100 look-ups")
     shares = np.array([_outcome(result.cache) for result in results])
     for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
-        look: Any = {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.4, "label": words}
-        bars = axes.barh(range(len(results)), share, 0.6, start, **look)
+        rows = range(len(results))
+        bars = axes.barh(rows, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=words)
         numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
         axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):
@@ -354,21 +314,13 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     return f'<svg role="img" aria-label="{escape(alt)}" {frame}>{inside}'
 
 
-def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
-    """Draw the minimum and maximum of up to 1,500 stretches."""
-    stretches = np.array_split(audio, min(len(audio), 1500))
-    times = np.cumsum([len(stretch) for stretch in stretches]) / SAMPLE_RATE
-    lows, highs = [stretch.min() for stretch in stretches], [stretch.max() for stretch in stretches]
-    axes.fill_between(times, lows, highs, color=MUTED, linewidth=0)
-    axes.set_yticks([0], ["sound"])
-
-
-def _draw_speech(axes: Axes, trace: Trace, place: float, height: float) -> None:
+def draw_speech(axes: Axes, trace: Trace, place: float, height: float) -> None:
+    """Bars where speech was detected."""
     spans = [(seconds(span.start), seconds(span.end) - seconds(span.start)) for span in trace.speech]
     axes.broken_barh(spans, (place, height), color=MUTED, linewidth=0)
 
 
-def _draw_time(figure: Figure, trace: Trace, dashed: Sequence[Axes]) -> None:
+def draw_time(figure: Figure, trace: Trace, dashed: Sequence[Axes]) -> None:
     """The time axis; dashed lines at true switches; hatches where audio was dropped, dots where speech has no text."""
     figure.axes[-1].set_xlim(0, trace.duration)
     figure.axes[-1].set_xlabel("seconds of audio")
@@ -381,7 +333,8 @@ def _draw_time(figure: Figure, trace: Trace, dashed: Sequence[Axes]) -> None:
             axes.axvspan(start, end, facecolor="none", edgecolor=MUTED, hatch=hatch, linewidth=0)
 
 
-def _draw_row(axes: Axes, place: float, labels: Iterable[Label], colours: Mapping[str, str]) -> None:
+def draw_row(axes: Axes, place: float, labels: Iterable[Label], colours: Mapping[str, str]) -> None:
+    """A bar per label with its language."""
     for label in labels:
         bar, colour = [(label.start, label.end - label.start)], colours.get(label.language, OTHER)
         axes.broken_barh(bar, (place - 0.38, 0.76), color=colour, edgecolor=INK, lw=0.5)
@@ -389,7 +342,8 @@ def _draw_row(axes: Axes, place: float, labels: Iterable[Label], colours: Mappin
         axes.text(middle, place, label.language, color="#000000", ha="center", va="center", clip_on=True)
 
 
-def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
+def draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> None:
+    """The posterior of each frame; ticks above are cache hits, dots below the language since the last pause."""
     frames = trace.frames
     times = [seconds(frame.end) for frame in frames]
     layers = [[frame.posterior.get(name, 0.0) for frame in frames] for name in colours]
@@ -405,14 +359,9 @@ def _draw_posterior(axes: Axes, trace: Trace, colours: Mapping[str, str]) -> Non
     axes.set_ylabel("posterior")
 
 
-def _blank(cell: CacheCounts) -> str:
-    return "not run" if not cell.lookups else "unchecked" if cell.hits else "no hit"
-
-
 def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
     """Percentages of the look-ups in the order of ``_OUTCOMES``."""
-    answered = 100 * (cache.hit_rate or 0.0)
-    wrong = cache.false_hit_rate
+    answered, wrong = 100 * (cache.hit_rate or 0.0), cache.false_hit_rate
     if wrong is None:
         return (100 - answered, 0.0, answered, 0.0)
     return (100 - answered, answered * (1 - wrong), 0.0, answered * wrong)
@@ -428,7 +377,3 @@ def _values(results: Sequence[Result], name: str) -> list[Any]:
     """The values of a field of the configurations, ascending; None for configurations without the field."""
     found = {result.config.get(name) for result in results}
     return sorted(found, key=lambda value: (value is not None, value))
-
-
-def _label(value: object) -> str:
-    return "any" if value is None else str(value)

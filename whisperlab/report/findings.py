@@ -30,13 +30,10 @@ def findings(results: Sequence[Result]) -> tuple[str, ...]:
 def warnings(
     results: Sequence[Result], n_recordings: int, failures: tuple[int, str] = (0, ""), notes: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Reasons for caution with the numbers.
+    """Reasons for caution with the numbers, and ``notes``, further warnings.
 
-    Args:
-        results: the finished runs by configuration.
-        n_recordings: how many recordings the finished runs have together.
-        failures: the number of failed runs, and the recording and error of the first.
-        notes: further warnings, such as those from reading the traces.
+    ``n_recordings`` is how many recordings the finished runs have together, ``failures`` the number of failed runs with
+    the recording and error of the first.
     """
     n_failed, first = failures
     n_short = sum(result.n_recordings < n_recordings for result in results)

@@ -289,24 +289,6 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figu
     return figure
 
 
-@styled
-def percentiles_figure(lines: Mapping[str, Sequence[float]], label: str) -> Figure:
-    """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
-    figure, axes = new_plot(NARROW, 3.2, (0.1, 0.5, 0.75, 0.15), "percentile", label, "both")
-    for number, (name, values) in enumerate(lines.items()):
-        rarity = [len(values) / (len(values) - place) for place in range(len(values))]
-        axes.plot(rarity, sorted(values), "-" if number else "--", color=PALETTE[5 * number % 6], label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    most = max(map(len, lines.values()), default=1)
-    ticks = {1: "0", 2: "50", 10: "90", 20: "95", 100: "99", 1000: "99.9"}
-    axes.set_xticks([at for at in ticks if at <= most], [text for at, text in ticks.items() if at <= most])
-    axes.minorticks_off()
-    axes.legend(frameon=False)
-    return figure
-
-
 def _tables(records: Records) -> Iterable[Table]:
     """The tables of every pass that has some."""
     if latency := records.get("latency"):

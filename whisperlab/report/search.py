@@ -94,6 +94,8 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         left_out = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
+    size = f" The larger a point, the more {objectives[2].name}." if len(objectives) > 2 else ""
+    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
     return SearchSection(
         about=tuple(_about(runs, members, objectives, splits)),
         front=_front_table(members, objectives),
@@ -102,7 +104,7 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
             "front-picture",
             words,
             f"{count} Outlined green points are the front, numbered as in the table. For each grey point another "
-            f"configuration is nowhere worse and somewhere better.{_axes_words(objectives)}",
+            f"configuration is nowhere worse and somewhere better.{size}{wait if objectives[1] is RESPONSE else ''}",
         ),
         importance=_importance_drawing(measured, axes),
         parallel=drawing(
@@ -177,12 +179,6 @@ def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequen
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
-def _axes_words(objectives: Sequence[Objective]) -> str:
-    size = f" The larger a point, the more {objectives[2].name}." if len(objectives) > 2 else ""
-    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
-    return size + wait if objectives[1] is RESPONSE else size
-
-
 def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> Drawing:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
     alt = "; ".join(
@@ -210,7 +206,9 @@ def front_figure(results: Sequence[Result], on_front: Sequence[bool], objectives
     """
     error, cost, *more = objectives
     y, x = error.of(results) / error.unit, cost.of(results) / cost.unit
-    size = _sizes(more[0].of(results)) if more else np.full(len(results), 60.0)
+    size = np.full(len(results), 60.0)
+    if more and np.ptp(extra := more[0].of(results)):
+        size = 30 + 220 * (extra - extra.min()) / np.ptp(extra)  # area of a point
     labels = (f"{cost.axis} (to the left: better)", f"{error.axis} (down: better)")
     figure, axes = new_plot(NARROW, 4.2, (0.4, 0.55, 0.65, 0.15), *labels, "both")
     member = np.array(on_front)
@@ -218,8 +216,8 @@ def front_figure(results: Sequence[Result], on_front: Sequence[bool], objectives
         order = np.argsort(x[member], kind="stable")
         axes.plot(x[member][order], y[member][order], color=figures.GOOD, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(x[~member], y[~member], size[~member], color=figures.OTHER, alpha=0.5, label="beaten by another")
-    outlined: Any = {"color": figures.GOOD, "edgecolor": figures.INK, "linewidth": 1.2, "label": "on the Pareto front"}
-    axes.scatter(x[member], y[member], size[member], **outlined)
+    front = axes.scatter(x[member], y[member], size[member], color=figures.GOOD, edgecolor=figures.INK, linewidth=1.2)
+    front.set_label("on the Pareto front")
     numbered = sorted(zip(y[member], x[member], strict=True))[:MAX_NUMBERED]
     for number, (errors, costs) in enumerate(numbered, 1):
         axes.annotate(str(number), (costs, errors), (7, 5), textcoords="offset points", color=figures.INK, fontsize=9)
@@ -295,15 +293,13 @@ def _option(name: str, results: Sequence[Result]) -> _Column:
     if len(numbers) == len(values) and len(set(numbers)) > FEW_VALUES:
         return _scaled(title, np.array(numbers), "{:.4g}".format)
     by_text = {repr(value): value for value in values}
-    steps = sorted(by_text, key=lambda text: _rank(by_text[text], text))
+    ranks = {text: (0, float(v), "") if isinstance(v, int | float) else (1, 0.0, text) for text, v in by_text.items()}
+    steps = sorted(ranks, key=ranks.__getitem__)
     place = {text: (n + 0.5) / len(steps) for n, text in enumerate(steps)}
     kept = steps[:: -(-len(steps) // MAX_LABELS)]
-    labels = tuple((place[text], _cut(format_value(by_text[text], "none"))) for text in kept)
+    words = {text: format_value(by_text[text], "none") for text in kept}
+    labels = tuple((place[text], word if len(word) < 15 else f"{word[:13]}…") for text, word in words.items())
     return _Column(title, np.array([place[repr(value)] for value in values]), labels)
-
-
-def _rank(value: object, text: str) -> tuple[int, float, str]:
-    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, text)
 
 
 def _scaled(title: str, values: NDArray[np.float64], show: Callable[[float], str]) -> _Column:
@@ -323,15 +319,5 @@ def _draw_lines(
     colours = LinearSegmentedColormap.from_list("errors", [figures.PALETTE[0], figures.OTHER, figures.BAD])
     for chosen, width, alpha, zorder in ((~member, 1.0, 0.45, 2), (member, 2.6, 1.0, 3)):
         lines = [np.column_stack([np.arange(len(line)), line]) for line in heights[chosen]]
-        look: Any = {"colors": colours(shade[chosen]), "linewidths": width, "alpha": alpha, "zorder": zorder}
-        axes.add_collection(LineCollection(lines, **look))
-
-
-def _sizes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Areas of points from 30 to 250; equal if all values are equal."""
-    spread = values.max() - values.min()
-    return 30 + 220 * (values - values.min()) / spread if spread else np.full(len(values), 60.0)
-
-
-def _cut(text: str, most: int = 14) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+        shades = colours(shade[chosen])
+        axes.add_collection(LineCollection(lines, colors=shades, linewidths=width, alpha=alpha, zorder=zorder))

@@ -1,10 +1,14 @@
-"""Figures of experiments: variants of the ablation, work against accuracy, growth of costs, other systems."""
+"""Figures of the notebooks: stages of a recording, ablation, work against accuracy, growth of costs, other systems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from whisperlab.evaluation.scoring.language import frame_labels
+from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.figures import (
     INK,
@@ -12,16 +16,26 @@ from whisperlab.report.figures import (
     MUTED,
     NARROW,
     PALETTE,
+    TIMELINE_RIGHT,
+    detected_languages,
+    draw_posterior,
+    draw_row,
+    draw_speech,
+    draw_time,
     label,
+    language_colours,
+    language_runs,
     new_figure,
     new_plot,
     new_plots,
-    note,
     set_margins,
     styled,
+    true_languages,
 )
+from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import Point
+from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +43,40 @@ if TYPE_CHECKING:
 
 _KINDS = {"before": 3, "guide": 1, "default": 2, "off": 0, "on": 4}  # colour of each kind of variant
 _MARKERS = "os^D"
+
+
+@styled
+def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
+    """Every stage of one recording on one time axis, from the audio to the text.
+
+    From the top: waveform; detected speech; posterior of each frame, with dots below it for the most likely language
+    since the last pause; path of the smoothing; switches (a line from the boundary, where the language changed, to a
+    triangle at the decision); languages of the text; true languages. Dashed lines are true switches. Dropped audio is
+    hatched. ``audio`` is the fed audio, shape (n,), 16 kHz.
+    """
+    colours = language_colours([trace])
+    figure = new_figure(width, 6.4)
+    wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
+    figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
+    _draw_waveform(wave, audio)
+    draw_speech(speech, trace, 0, 1)
+    speech.set_yticks([0.5], ["speech"])
+    for bare in (wave, speech):
+        bare.tick_params(length=0, labelbottom=False)
+        bare.spines[["left", "bottom"]].set_visible(False)
+    draw_posterior(posterior, trace, colours)
+    path = language_runs(frame_labels(trace.frames))
+    for place, labels in ((0, path), (2, detected_languages(trace)), (3, true_languages(trace))):
+        draw_row(rows, place, labels, colours)
+    for switch in trace.switches:
+        rows.plot([switch.time, switch.decided_at], [1, 1], color=INK, linewidth=1.2)
+        rows.plot([switch.decided_at], [1], ">", color=INK, markersize=6)
+    rows.set_yticks([0, 1, 2, 3], ["path", "decided", "text", "true"])
+    rows.set_ylim(3.5, -0.5)
+    rows.tick_params(length=0)
+    rows.spines["left"].set_visible(False)
+    draw_time(figure, trace, (wave, posterior, rows))
+    return figure
 
 
 @styled
@@ -43,7 +91,7 @@ def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure
         value, (low, high) = row[measure], row[f"{measure}_ratio_95"]
         axes.barh(place, value, color=PALETTE[_KINDS[row["kind"]]], height=0.7)
         ratio = "" if row["kind"] == "before" else f"  x {row[f'{measure}_ratio']:.3f} ({low:.3f}-{high:.3f})"
-        note(axes, f"{value:,.0f} ms{ratio}", (value, place))
+        _note(axes, f"{value:,.0f} ms{ratio}", (value, place))
     axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
     axes.invert_yaxis()
     _set_log(axes, "x")
@@ -69,7 +117,7 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
         low, high = row.get(f"{score}_95") or (y, y)
         axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=MUTED, linewidth=0.8, zorder=1)
         axes.plot(x, y, "o", color=PALETTE[_KINDS[row["kind"]]], markeredgecolor=INK, markersize=7)
-        note(axes, row["variant"], (x, y), *(((6, -9), "top") if number % 2 else ((6, 9), "bottom")))
+        _note(axes, row["variant"], (x, y), *(((6, -9), "top") if number % 2 else ((6, 9), "bottom")))
     axes.margins(x=0.2)
     scores = [end for row in scored for end in (row[score], *(row.get(f"{score}_95") or ()))]
     axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
@@ -129,13 +177,47 @@ def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Fi
             axes.barh(place, value, color=colour, height=0.7)
             low, high = row.get(f"{rate}_95") or (value, value)
             axes.plot([low, high], [place, place], color=INK, linewidth=1)
-            note(axes, f"{value:.2f}", (max(value, high), place))
+            _note(axes, f"{value:.2f}", (max(value, high), place))
         label(axes, title, grid="x")
         axes.margins(x=0.25)
         axes.set_xlim(left=0)
     panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
     panels[0].invert_yaxis()
     return figure
+
+
+@styled
+def percentiles_figure(lines: Mapping[str, Sequence[float]], y: str) -> Figure:
+    """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
+    figure, axes = new_plot(NARROW, 3.2, (0.1, 0.5, 0.75, 0.15), "percentile", y, "both")
+    for number, (name, values) in enumerate(lines.items()):
+        rarity = [len(values) / (len(values) - place) for place in range(len(values))]
+        axes.plot(rarity, sorted(values), "-" if number else "--", color=PALETTE[5 * number % 6], label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    most = max(map(len, lines.values()), default=1)
+    ticks = {1: "0", 2: "50", 10: "90", 20: "95", 100: "99", 1000: "99.9"}
+    axes.set_xticks([at for at in ticks if at <= most], [text for at, text in ticks.items() if at <= most])
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    return figure
+
+
+def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
+    """Draw the minimum and maximum of up to 1,500 stretches."""
+    stretches = np.array_split(audio, min(len(audio), 1500))
+    times = np.cumsum([len(stretch) for stretch in stretches]) / SAMPLE_RATE
+    lows, highs = [stretch.min() for stretch in stretches], [stretch.max() for stretch in stretches]
+    axes.fill_between(times, lows, highs, color=MUTED, linewidth=0)
+    axes.set_yticks([0], ["sound"])
+
+
+def _note(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float] = (4, 0), va: str = "center"
+) -> None:
+    """Small text beside a point; ``offset`` is in points."""
+    axes.annotate(text, at, offset, textcoords="offset points", va=va, fontsize=8)
 
 
 def _set_log(axes: Axes, *names: str) -> None:
