@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 import sys
@@ -23,6 +24,8 @@ from whisperlab.util.timeline import samples
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
     from whisper.model import Whisper
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` has a process for each core; torch reads this when imported
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them ignore Ctrl-C, which programs under test would inherit.

@@ -735,7 +735,6 @@ def test_the_real_base_and_ctranslate2s_own_engine_hear_the_same() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.slow
 def test_the_real_base_transcribes_a_human_voice() -> None:
     recording = corpora.load("ivr-en-es", "dev")[0]
     segment = next(segment for segment in recording.segments if segment.lang == "en")
