@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from whisperlab.experiments import ablation
+from whisperlab.experiments.ablation import scaling
 from whisperlab.experiments.ablation.claims import claim_result
 from whisperlab.experiments.ablation.scaling import encoder_flop
 from whisperlab.experiments.ablation.timing import HitCount, timings
@@ -177,13 +178,20 @@ def test_the_table_is_whole_and_can_be_drawn(excerpt: Path) -> None:
 
 
 @pytest.mark.model
-def test_scaling_curves_have_a_point_for_every_condition(models: ablation.Models, scene: Scene) -> None:
-    points = ablation.scaling(models, scene.audio, rounds=1, stream_s=20.0)
+@pytest.mark.parametrize("some", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_scaling_curves_have_a_point_for_every_condition(
+    models: ablation.Models, scene: Scene, monkeypatch: pytest.MonkeyPatch, some: bool
+) -> None:
+    if some:
+        monkeypatch.setattr(scaling, "WINDOWS_S", (0.5, 2.0))
+        monkeypatch.setattr(scaling, "BATCHES", (1, 2))
+        monkeypatch.setattr(scaling, "SIZES", {"tiny": scaling.SIZES["tiny"]})
+    points = ablation.scaling(models, scene.audio, rounds=1, stream_s=10.0 if some else 20.0)
     by_curve = {(point.curve, point.line): 0 for point in points}
     for point in points:
         by_curve[point.curve, point.line] += 1
         assert point.ms > 0
-    assert list(by_curve.values()) == [8, 8, 4, 4, 4, 3, 2]
+    assert list(by_curve.values()) == ([2, 2, 2, 2, 4, 1, 1] if some else [8, 8, 4, 4, 4, 3, 2])
     figure = scaling_figure(points)
     assert "languages allowed" in to_svg(figure, "scaling", "words")
     shown = [axes.get_visible() for axes in figure.axes]

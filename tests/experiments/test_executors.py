@@ -266,6 +266,7 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
+@pytest.mark.slow
 def test_two_ray_nodes_give_the_records_of_one_process(
     cluster: Any, recordings: list[Recording], tmp_path: Path
 ) -> None:

@@ -398,7 +398,8 @@ def test_weights_that_do_not_fit_their_dimensions_are_refused(home: Path, change
         models.load_weights(put(home / "holes.pt", checkpoint_bytes(home, state)))
 
 
-def test_a_missing_checkpoint_is_named(home: Path) -> None:
+def test_a_missing_checkpoint_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)  # a long path would be cut in the message
     with pytest.raises(WeightsError, match=r"nowhere\.pt' is neither a file"):
         models.load_model(home / "nowhere.pt")
 
