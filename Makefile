@@ -13,6 +13,7 @@ HOURS ?= 3
 A ?= HEAD~1
 B ?= HEAD
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+PYTEST := $(BIN)/python -m pytest
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
@@ -35,9 +36,13 @@ demo-full: ## the demo with every notebook and a larger sweep (about 20 minutes)
 lab: environment weights speech ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-test: environment lint browser weights speech ## lint, types and all tests, including model, browser and notebook tests
+test: environment lint browser weights speech ## lint, types and tests of everything, in two processes (under 10 minutes)
 	$(call say,tests)
-	@$(BIN)/python -m pytest --doctest-modules whisperlab tests
+	@$(PYTEST) -n 2 --dist worksteal --doctest-modules whisperlab tests
+
+test-long: environment browser weights speech ## what `make test` does little of, at length: faults, fuzzing, long streams (hours)
+	$(call say,tests at length)
+	@$(PYTEST) -m slow --timeout 7200 tests
 
 lint: environment ## ruff, mypy --strict, and a check that notebooks have no outputs
 	$(call say,lint and types)

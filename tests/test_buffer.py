@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import tracemalloc
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from extent import in_short_and_at_length
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -368,19 +368,16 @@ def in_thread(work: Callable[[], None]) -> threading.Thread:
 
 
 MODULUS = 2**20  # indices stay exact in float32
-SOAKED = 100_000_000  # samples, about a second; WHISPERLAB_SOAK_SAMPLES=20000000000 makes it minutes
-
-
-def soaked() -> int:
-    return int(os.environ.get("WHISPERLAB_SOAK_SAMPLES", SOAKED))
+soaked = in_short_and_at_length("total", 50_000_000, 20_000_000_000)  # samples: half a second, and minutes
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
+@soaked
 def test_a_patient_producer_and_a_consumer_lose_repeat_and_tear_nothing(
-    frequent_switches: None, mirrored: bool
+    frequent_switches: None, mirrored: bool, total: int
 ) -> None:
-    """A hundred million samples in odd chunk sizes, each checked, and their sum at the end."""
-    ring, total = RingBuffer(50_021, mirrored=mirrored), soaked()
+    """Many samples in odd chunk sizes, each checked, and their sum at the end."""
+    ring = RingBuffer(50_021, mirrored=mirrored)
     sizes = np.random.default_rng(1).integers(1, 30_000, 4096).tolist()
     source = (np.arange(MODULUS + ring.capacity) % MODULUS).astype(np.float32)
 
@@ -410,11 +407,12 @@ def test_a_patient_producer_and_a_consumer_lose_repeat_and_tear_nothing(
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
+@soaked
 def test_a_consumer_that_is_overrun_sees_gaps_but_never_a_tear_and_the_gaps_are_counted(
-    frequent_switches: None, mirrored: bool
+    frequent_switches: None, mirrored: bool, total: int
 ) -> None:
     """Large blocks are copied outside the interpreter lock: both threads are inside the ring at once."""
-    ring, total = RingBuffer(100_000, mirrored=mirrored), soaked()
+    ring = RingBuffer(100_000, mirrored=mirrored)
     source = (np.arange(2 * MODULUS) % MODULUS).astype(np.float32)
 
     def produce() -> None:

@@ -124,8 +124,13 @@ class CacheAgainstList(RuleBasedStateMachine):
         assert sum(counted["hits_by_cause"].values()) == counted["hits"]
 
 
-CacheAgainstList.TestCase.settings = settings(max_examples=1000, stateful_step_count=12, deadline=None)
-TestCacheAgainstList = pytest.mark.slow(CacheAgainstList.TestCase)
+class TestCacheAgainstList(CacheAgainstList.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.slow
+class TestCacheAgainstListAtLength(CacheAgainstList.TestCase):
+    settings = settings(max_examples=5000, stateful_step_count=12, deadline=None)
 
 
 # The calls of the guide.

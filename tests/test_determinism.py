@@ -1,7 +1,7 @@
 """The same audio gives the same, in whatever process, chunks and number of threads.
 
 Each run is a process of its own with its own hash seed, chunk lengths and compute threads.
-``WHISPERLAB_DETERMINISM_S=60`` takes a minute of the recording instead of its beginning.
+``make test-long`` takes a minute of the recording instead of its beginning.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ pytestmark = pytest.mark.model
 
 CPU = torch.device("cpu")
 PRECISIONS = ["fp32", *(["int8"] if has_int8(CPU) else []), *(["bf16"] if has_bf16(CPU) else [])]
-HEARD_S = float(os.environ.get("WHISPERLAB_DETERMINISM_S", "5"))
 ALIKE = ("fp32", "int8")  # whose results do not depend on the number of threads
 
 
-def audio() -> FloatArray:
-    return read_audio(load("ivr-five", "dev")[0].audio_path)[: round(HEARD_S * SAMPLE_RATE)]
+def audio(heard_s: float) -> FloatArray:
+    return read_audio(load("ivr-five", "dev")[0].audio_path)[: round(heard_s * SAMPLE_RATE)]
 
 
-def heard(precision: str, threads: int, seed: int) -> dict[str, Any]:
+def heard(precision: str, threads: int, seed: int, heard_s: float) -> dict[str, Any]:
     """All that a transcriber says of the recording, fed by chunks of random lengths, as JSON gives it back."""
-    rng, left, results = np.random.default_rng(seed), audio(), []
+    rng, left, results = np.random.default_rng(seed), audio(heard_s), []
     transcriber = SessionRestartTranscriber("base", ["en", "es", "it", "ru"], precision=precision, threads=threads)
     while len(left):
         n = int(rng.integers(1, SAMPLE_RATE // 2))
@@ -57,14 +56,14 @@ def heard(precision: str, threads: int, seed: int) -> dict[str, Any]:
     }
 
 
-def main(precisions: Sequence[str], threads: int, seed: int) -> None:
-    print(json.dumps({precision: heard(precision, threads, seed) for precision in precisions}))
+def main(precisions: Sequence[str], threads: int, seed: int, heard_s: float) -> None:
+    print(json.dumps({precision: heard(precision, threads, seed, heard_s) for precision in precisions}))
 
 
-@pytest.fixture(scope="module")
-def runs(base_model: Whisper, scene: Scene) -> dict[int, list[Any]]:
-    """What processes said, by their number of threads."""
-    begun = [(threads, begin(threads, seed)) for seed, threads in enumerate((1, 2, 2))]
+@pytest.fixture(scope="module", params=[3.0, pytest.param(60.0, marks=pytest.mark.slow)])
+def runs(request: pytest.FixtureRequest, base_model: Whisper, scene: Scene) -> dict[int, list[Any]]:
+    """What processes said of some seconds, by their number of threads."""
+    begun = [(threads, begin(threads, seed, request.param)) for seed, threads in enumerate((1, 2, 2))]
     found: dict[int, list[Any]] = {1: [], 2: []}
     for threads, process in begun:
         told, complaint = process.communicate(timeout=1800)
@@ -73,10 +72,10 @@ def runs(base_model: Whisper, scene: Scene) -> dict[int, list[Any]]:
     return found
 
 
-def begin(threads: int, seed: int) -> subprocess.Popen[str]:
+def begin(threads: int, seed: int, heard_s: float) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "2"}
     environment |= {"OMP_WAIT_POLICY": "passive"}  # on busy cores spinning threads take minutes
-    command = [sys.executable, __file__, ",".join(PRECISIONS), str(threads), str(seed)]
+    command = [sys.executable, __file__, ",".join(PRECISIONS), str(threads), str(seed), str(heard_s)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -106,4 +105,4 @@ def test_with_bfloat16_two_threads_hear_nearly_what_one_hears(runs: dict[int, li
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

@@ -1,6 +1,6 @@
 """Faults, by kind and place: a clear error, nothing half-written that is believed later, and a rerun that works.
 
-``WHISPERLAB_FAULTS=20`` tries twenty places of each fault instead of a few; ``WHISPERLAB_KILLS`` as many kills.
+Each fault is tried at a few places in every run of the tests, and at many with ``make test-long``.
 """
 
 from __future__ import annotations
@@ -87,7 +87,12 @@ from whisperlab.util.timeline import SAMPLE_RATE
 if TYPE_CHECKING:
     from conftest import Scene
 
-PLACES = int(os.environ.get("WHISPERLAB_FAULTS", 3))
+
+@pytest.fixture(params=[2, pytest.param(20, marks=pytest.mark.slow)])
+def places(request: pytest.FixtureRequest) -> int:
+    """How many places of a fault are tried."""
+    return int(request.param)
+
 
 # --- a stage that raises ------------------------------------------------------------------------------
 
@@ -204,13 +209,13 @@ def undisturbed_run(
     "stage,mode", [(stage, mode) for stage in STAGES for mode in MODES if mode == "auto" or stage not in OF_LANGUAGE]
 )
 def test_a_stage_that_raises_loses_nothing_final_and_the_stream_says_that_it_is_broken(
-    tiny: Weights, speech: FloatArray, stage: str, mode: str
+    tiny: Weights, speech: FloatArray, stage: str, mode: str, places: int
 ) -> None:
     transcriber, undisturbed, counts = undisturbed_run(tiny, speech, mode)
     expected = heard(undisturbed)
     assert expected[0]
     assert counts[stage]
-    for number, at in enumerate(spread(counts[stage], PLACES)):
+    for number, at in enumerate(spread(counts[stage], places)):
         kind = list(ERRORS)[number % len(ERRORS)]
         transcriber.reset()
         results: list[ProcessResult] = []
@@ -308,13 +313,13 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Write]]] = {
 
 
 @pytest.mark.parametrize("what", WRITERS)
-def test_a_full_disk_leaves_the_old_file_or_none_and_names_it(tmp_path: Path, what: str) -> None:
+def test_a_full_disk_leaves_the_old_file_or_none_and_names_it(tmp_path: Path, what: str, places: int) -> None:
     name, prepare = WRITERS[what]
     write, out = prepare(tmp_path), tmp_path / "out"
     path = out / name
     write(path)
     size = path.stat().st_size
-    limits = [*(size * step // PLACES for step in range(PLACES)), size - 1]
+    limits = [*(size * step // places for step in range(places)), size - 1]
     if what == "notebook page":  # the first limits would keep its copy from being written, elsewhere
         limits = limits[-1:]
     for old in (None, b"what was there before"):
@@ -331,7 +336,7 @@ def test_a_full_disk_leaves_the_old_file_or_none_and_names_it(tmp_path: Path, wh
         assert set(listing(out)) == {name}
 
 
-def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_path: Path, places: int) -> None:
     recordings = [make_recording(tmp_path, "r1", "hello")]
     configurations = GRID.configurations()
 
@@ -341,8 +346,8 @@ def test_a_full_disk_costs_a_sweep_the_task_under_way_and_the_next_goes_on(tmp_p
     sweep(tmp_path / "whole")
     size = (tmp_path / "whole" / STORE).stat().st_size
     longest = max(path.stat().st_size for path in (tmp_path / "whole" / "traces").iterdir())
-    for step in range(PLACES):
-        limit = max(size * (2 * step + 1) // (2 * PLACES), longest + 1)
+    for step in range(places):
+        limit = max(size * (2 * step + 1) // (2 * places), longest + 1)
         with (
             file_limit(limit),
             pytest.raises(SweepError, match=rf"{STORE}.*: (cannot add|cannot be made|database or disk|disk)"),
@@ -392,31 +397,32 @@ def test_results_that_cannot_be_printed_are_told_of() -> None:
 # --- damaged files ------------------------------------------------------------------------------------
 
 
-def damaged(content: bytes) -> Iterator[bytes]:
+def damaged(content: bytes, places: int) -> Iterator[bytes]:
     """A file cut at many lengths, and with bits turned in many places."""
-    yield from cuts(content, 8 * PLACES)
-    yield from flips(content, 20 * PLACES)
+    yield from cuts(content, 8 * places)
+    yield from flips(content, 20 * places)
 
 
-def test_a_damaged_checkpoint_is_refused_or_holds_the_very_weights(home: Path) -> None:  # noqa: F811
+def test_a_damaged_checkpoint_is_refused_or_holds_the_very_weights(home: Path, places: int) -> None:  # noqa: F811
     path = home / "mine.pt"
     content, expected = checkpoint_bytes(home, small_state()), tensor_digest(small_state())
     refused = 0
-    for damage in damaged(content):
+    for damage in damaged(content, places):
         write_atomic(path, damage)  # in place, the file mapped before would be cut under the reader
         with may_refuse(WeightsError, re.escape(str(path))):
             refused += 1
             assert tensor_digest(models.load_weights(path).state) == expected
             refused -= 1
-    assert refused > 20 * PLACES
+    assert refused > 20 * places
 
 
 def test_damage_to_weights_in_the_cache_is_seen_and_mended_by_the_next_fetch(
     published: dict[str, torch.Tensor],  # noqa: F811
+    places: int,
 ) -> None:
     path = models.fetch("base")
     content = path.read_bytes()
-    for damage in damaged(content):
+    for damage in damaged(content, places):
         write_atomic(path, damage)
         with may_refuse(WeightsError, "no weights for base"):
             loaded = models.load_weights("base", download=False)
@@ -448,10 +454,10 @@ def test_a_damaged_package_is_never_used_and_fetched_anew(tmp_path: Path, apt: A
     assert set(fake.calls[1:]) == {"download one"}
 
 
-def test_a_package_damaged_anywhere_unpacks_with_a_clear_error_or_not_at_all(tmp_path: Path) -> None:
+def test_a_package_damaged_anywhere_unpacks_with_a_clear_error_or_not_at_all(tmp_path: Path, places: int) -> None:
     whole = deb(tmp_path / "whole.deb", {"./usr/share/doc/x.txt": b"text " * 100, "./usr/y": b"\0" * 3000})
     path, refused = tmp_path / "damaged.deb", 0
-    for damage in damaged(whole.read_bytes()):
+    for damage in damaged(whole.read_bytes(), places):
         path.write_bytes(damage)
         refused += 1
         with may_refuse(CorpusError, re.escape(str(path))):
@@ -474,27 +480,27 @@ def test_a_corpus_whose_manifest_was_damaged_is_built_anew(shelf: Path, cache: P
     assert digest(folder) == whole
 
 
-def test_a_damaged_manifest_is_read_or_refused_with_file_and_line(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_read_or_refused_with_file_and_line(tmp_path: Path, places: int) -> None:
     recordings = [make_recording(tmp_path, f"r{n}", "hello " * n) for n in range(1, 4)]
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, recordings)
     whole, read = path.read_bytes(), 0
-    for damage in damaged(whole):
+    for damage in damaged(whole, places):
         path.write_bytes(damage)
         with may_refuse(ManifestError, re.escape(str(path))):
             assert len(read_manifest(path)) <= len(recordings)
             read += 1
     path.write_bytes(whole)
     assert read_manifest(path) == recordings
-    assert read < sum(1 for _ in damaged(whole))
+    assert read < sum(1 for _ in damaged(whole, places))
 
 
-def test_a_damaged_trace_is_read_or_refused_with_file_and_line(tmp_path: Path) -> None:
+def test_a_damaged_trace_is_read_or_refused_with_file_and_line(tmp_path: Path, places: int) -> None:
     path = tmp_path / "trace.jsonl"
     write_trace(path, make_trace("r1", ["en", "es"], config=configuration()))
     content = path.read_bytes()
     lines = len(content.splitlines())
-    for damage in [*damaged(content), *(b"".join(content.splitlines(True)[:n]) for n in range(lines))]:
+    for damage in [*damaged(content, places), *(b"".join(content.splitlines(True)[:n]) for n in range(lines))]:
         path.write_bytes(damage)
         with may_refuse(TraceError, re.escape(str(path))):
             trace = read_trace(path)
@@ -504,7 +510,7 @@ def test_a_damaged_trace_is_read_or_refused_with_file_and_line(tmp_path: Path) -
             assert len(damage) >= len(content) - 1  # of a trace cut short nothing is read
 
 
-def test_a_damaged_store_is_read_or_refused_by_name(tmp_path: Path) -> None:
+def test_a_damaged_store_is_read_or_refused_by_name(tmp_path: Path, places: int) -> None:
     recordings = [make_recording(tmp_path, "r1", "hello")]
     run_sweep(GRID.configurations(), recordings, tmp_path, model_digest=DIGEST, make_transcriber=Parrot, progress=False)
     path = tmp_path / STORE
@@ -515,13 +521,13 @@ def test_a_damaged_store_is_read_or_refused_by_name(tmp_path: Path) -> None:
             store.statuses()
             list(store.rows())
 
-    for damage in (*flips(content, 20 * PLACES), *cuts(content, 2 * PLACES)):
+    for damage in (*flips(content, 20 * places), *cuts(content, 2 * places)):
         path.write_bytes(damage)
         with may_refuse(SweepError, rf"{re.escape(str(path))}: "):
             read()
 
 
-def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: int) -> None:
     path = tmp_path / "code.pt2"
     code = bytes(range(256)) * 8
     with zipfile.ZipFile(path, "w") as archive:
@@ -539,7 +545,7 @@ def test_damaged_compiled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
     assert compiled_encoder._load(path) == code  # type: ignore[comparison-overlap]
-    for damage in damaged(content):
+    for damage in damaged(content, places):
         path.write_bytes(damage)
         try:
             assert compiled_encoder._load(path) == code  # type: ignore[comparison-overlap]
@@ -584,21 +590,21 @@ def remains(folder: Path) -> tuple[Any, ...]:
     return files, weights, corpus, outcome(folder / "reports" / "demo")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_demo_killed_at_any_moment_is_completed_by_the_next(
     published: Any,  # noqa: F811
     home: Path,  # noqa: F811
     stages: list[list[str]],
     lair: Nest,
     tmp_path: Path,
+    kills: int,
 ) -> None:
-    """``WHISPERLAB_KILLS=50`` does this fifty times, every other time with all that the process had started."""
+    """Every other time with all that the process had started."""
     rng, log, packaged = random.Random(1), tmp_path / "log", models.PACKAGED["base"]
     began = time.monotonic()
     assert lair.run(stages, log, packaged=packaged)[0] == 0, log.read_text()
     whole_s = time.monotonic() - began
     whole = remains(home)
-    kills = int(os.environ.get("WHISPERLAB_KILLS", 3))
     for kill in range(kills):
         if kill % 3 == 0:
             shutil.rmtree(home / "lab")
@@ -635,9 +641,8 @@ def test_several_processes_that_fetch_at_once_all_have_the_model_and_no_reader_s
 
 
 @pytest.mark.model
-@pytest.mark.slow
 def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
-    excerpt: Path, lair: Nest, tmp_path: Path
+    excerpt: Path, lair: Nest, tmp_path: Path, places: int
 ) -> None:
     """With too little for anything, for the weights, for the network, for the detector, for the stream; then enough.
 
@@ -647,7 +652,7 @@ def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
     grid = ["--corpus", str(excerpt), "--cache-sizes", "50", "--hash-precisions", "6", "--no-decode"]
     command = ["sweep", *grid, "--out", str(out), "--retry-failed"]
     refused = 0
-    for mib in spread(500, max(5, PLACES)):
+    for mib in spread(500, places + 1):
         code, said = lair.run([command], log, memory=mib << 20)
         assert code in (0, 1), said[-2000:]
         if code:

@@ -4,7 +4,7 @@ The tests use real threads. Interrupts are raised by a trace function just befor
 call executes. The interpreter itself interrupts in fewer places: never between the end of a ``with`` block and the
 release of its lock, so the tests raise none there.
 
-``WHISPERLAB_INTERRUPTS=3000`` interrupts a stream three thousand times.
+A stream is interrupted at a few lines in every run of the tests, and at a thousand with ``make test-long``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from extent import in_short_and_at_length
 
 import whisperlab
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 CHUNK = SAMPLE_RATE // 10
 HERE = str(Path(whisperlab.__file__).parent)
-INTERRUPTS = int(os.environ.get("WHISPERLAB_INTERRUPTS", "16"))
+often = in_short_and_at_length("interrupts", 8, 1000)
 
 Work = Callable[[], object]
 
@@ -757,8 +758,9 @@ def check_after_interrupt(
 
 @pytest.mark.model
 @pytest.mark.parametrize("parallel_ms", [0, 400], ids=["one thread", "decoding in a second"])
+@often
 def test_an_interrupt_at_any_line_leaves_a_stream_that_goes_on_or_says_that_it_is_broken(
-    replayed: Callable[..., SessionRestartTranscriber], conversation: FloatArray, parallel_ms: int
+    replayed: Callable[..., SessionRestartTranscriber], conversation: FloatArray, parallel_ms: int, interrupts: int
 ) -> None:
     transcriber = replayed(session=SessionOptions(parallel_ms=parallel_ms))
     wanted = listen(transcriber, conversation)
@@ -771,7 +773,7 @@ def test_an_interrupt_at_any_line_leaves_a_stream_that_goes_on_or_says_that_it_i
     n_lines = lines_of(lambda: listen(transcriber, conversation))
     transcriber.reset()
     rng = random.Random(parallel_ms)
-    moments = [*range(1, 12), *(rng.randrange(1, n_lines) for _ in range(INTERRUPTS))]
+    moments = [*range(1, 6), *(rng.randrange(1, n_lines) for _ in range(interrupts))]
     hows: list[str] = []
     for n, at in enumerate(moments):
         hows.append(check_after_interrupt(transcriber, conversation, Interrupt(at), wanted))
@@ -819,8 +821,9 @@ class Alarm:
 
 
 @pytest.mark.model
+@often
 def test_a_signal_at_any_moment_does_no_more(
-    replayed: Callable[..., SessionRestartTranscriber], conversation: FloatArray
+    replayed: Callable[..., SessionRestartTranscriber], conversation: FloatArray, interrupts: int
 ) -> None:
     transcriber = replayed()
     wanted = listen(transcriber, conversation)
@@ -830,20 +833,23 @@ def test_a_signal_at_any_moment_does_no_more(
     took_s = time.perf_counter() - began
     transcriber.reset()
     rng = random.Random(1)
-    for _ in range(INTERRUPTS):
+    for _ in range(interrupts):
         check_after_interrupt(transcriber, conversation, Alarm(rng.uniform(1e-4, took_s)), wanted)
     assert listen(transcriber, conversation) == wanted
 
 
 @pytest.mark.model
-def test_an_interrupt_within_the_real_network_leaves_nothing_of_it(base_model: Whisper, sentence: FloatArray) -> None:
+@in_short_and_at_length("interrupts", 2, 50)
+def test_an_interrupt_within_the_real_network_leaves_nothing_of_it(
+    base_model: Whisper, sentence: FloatArray, interrupts: int
+) -> None:
     transcriber = make(base_model)
     wanted = listen(transcriber, sentence)
     transcriber.reset()
     n_lines = lines_of(lambda: listen(transcriber, sentence))
     transcriber.reset()
     rng = random.Random(2)
-    for _ in range(max(3, INTERRUPTS // 20)):
+    for _ in range(interrupts):
         check_after_interrupt(transcriber, sentence, Interrupt(rng.randrange(n_lines)), wanted)
     assert listen(transcriber, sentence) == wanted
 

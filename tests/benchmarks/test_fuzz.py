@@ -1,12 +1,11 @@
-"""Whatever comes in, there comes out a right result or an error of ours: thousands of damaged files and odd options.
+"""Whatever comes in, there comes out a right result or an error of ours: damaged files and odd options.
 
-``WHISPERLAB_FUZZ=10000`` tries so many of every target (an hour); `benchmarks/fuzz.py` tells more of them.
+Some of every target in every run of the tests; hundreds with ``make test-long``; `benchmarks/fuzz.py` tells more.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import resource
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from typing import Any
 import fuzzing
 import numpy as np
 import pytest
+from extent import in_short_and_at_length
 from guard import Tally, guarded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -37,10 +37,9 @@ from whisperlab.util.audio_arrays import as_audio
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, ManifestError, SweepError, TraceError
 from whisperlab.util.validation import from_json
 
-CASES = int(os.environ.get("WHISPERLAB_FUZZ", 25))  # of every target
 ROOT = Path(__file__).resolve().parents[2]
 fuzz = settings(
-    max_examples=4 * CASES,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
@@ -53,16 +52,17 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@in_short_and_at_length("cases", 5, 500)
 def test_damaged_input_gives_a_right_result_or_an_error_of_ours(
-    seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int
 ) -> None:
+    """So many of every target."""
     monkeypatch.chdir(tmp_path)
     names = list(fuzzing.targets())
-    tally = guarded([sys.executable, fuzzing.__file__, str(seeds), ",".join(names)], 0, CASES * len(names))
-    assert tally.cases == CASES * len(names)
+    tally = guarded([sys.executable, fuzzing.__file__, str(seeds), ",".join(names)], 0, cases * len(names))
+    assert tally.cases == cases * len(names)
     assert not tally.findings, f"seeds: {seeds}\n{tally.told()}"
-    assert tally.by_answer["right"] > CASES  # else the damage is too great to find anything
+    assert tally.by_answer["right"] > cases  # else the damage is too great to find anything
     assert tally.largest.peak_bytes < 2**29
 
 

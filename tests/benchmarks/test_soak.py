@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,7 +18,7 @@ import time
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from extent import in_short_and_at_length
 
+from benchmarks.soak import __main__ as program
 from benchmarks.soak import gauges
-from benchmarks.soak.__main__ import main
 from benchmarks.soak.findings import findings, read_log
 from benchmarks.soak.page import conclusions, from_log, warnings, write_soak
 from benchmarks.soak.plan import BLOCK_TILES, KINDS, LONG, TILE, Piece, Plan
@@ -51,7 +51,6 @@ from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
 if TYPE_CHECKING:
     from conftest import Scene
 
-HOURS = float(os.environ.get("WHISPERLAB_SOAK_HOURS", "0.25"))  # of the law below; three take a minute and a half
 SHORT, LONGER = Plan(0.1), Plan(0.2)
 LANGUAGES = ["en", "es", "fr"]
 FEATURES = 16
@@ -363,10 +362,11 @@ def test_a_reference_process_measures_its_piece_of_work(scene: Scene) -> None:
 # ---- findings ---------------------------------------------------------------------------------------
 
 
-def test_nothing_grows_with_the_stream(sounds: Sounds, tmp_path: Path) -> None:
+@in_short_and_at_length("hours", 0.15, 3.0)
+def test_nothing_grows_with_the_stream(sounds: Sounds, tmp_path: Path, hours: float) -> None:
     transcriber = stand_in()
-    found = findings(read_log(logged(transcriber, sounds, tmp_path, Plan(HOURS))))
-    assert transcriber.get_statistics()["sessions"]["switches"] > 100 * HOURS
+    found = findings(read_log(logged(transcriber, sounds, tmp_path, Plan(hours))))
+    assert transcriber.get_statistics()["sessions"]["switches"] > 100 * hours
     assert [held for held in found.held if not held.within] == []
     limited = {held.name for held in found.held if held.limit}
     assert "vad buffer, samples" in limited
@@ -493,14 +493,42 @@ def test_an_existing_log_is_reported_without_a_run(
 ) -> None:
     log = shutil.copy(short, tmp_path / "soak.jsonl")
     monkeypatch.setattr(sys, "argv", ["soak", "--log", str(log)])
-    assert main() == 0
+    assert program.main() == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'soak.html'}\n{tmp_path / 'soak.json'}\n")
     assert (tmp_path / "index.html").exists()
 
 
+class Interrupted(SessionRestartTranscriber):
+    """Hears the beginning of the first window; then somebody presses Ctrl-C."""
+
+    def process(self, chunk: Any) -> ProcessResult:
+        if self.vad_audio_buffer.end > 60 * SAMPLE_RATE:
+            raise KeyboardInterrupt
+        return super().process(chunk)
+
+
+def check_the_report_of_an_interrupted_soak(out: Path) -> None:
+    read = json.loads((out / "soak.json").read_text())
+    assert read["whole"] is False
+    assert read["heard_s"] >= 56
+    assert (out / "index.html").exists()
+    assert all(held["within"] for held in read["found"]["held"])
+
+
+def test_an_interrupted_soak_reports_what_it_measured(
+    sounds: Sounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SessionRestartTranscriber", lambda *_, **__: stand_in(Work(), Interrupted))
+    monkeypatch.setattr(program, "Sounds", lambda speech: sounds)
+    monkeypatch.setattr(program, "reference_process", lambda *_: nullcontext(lambda: None))
+    monkeypatch.setattr(sys, "argv", ["soak", "--hours", "0.0667", "--out", str(tmp_path)])
+    assert program.main() == 130
+    check_the_report_of_an_interrupted_soak(tmp_path)
+
+
 @pytest.mark.model
 @pytest.mark.slow
-def test_an_interrupted_soak_reports_what_it_measured(tmp_path: Path) -> None:
+def test_a_soak_of_the_real_networks_interrupted_from_outside_reports_what_it_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--hours", "0.0667", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     log = tmp_path / "soak.jsonl"
@@ -510,8 +538,4 @@ def test_an_interrupted_soak_reports_what_it_measured(tmp_path: Path) -> None:
     _, noise = process.communicate()
     assert process.returncode == 130, noise
     assert "Traceback" not in noise
-    read = json.loads((tmp_path / "soak.json").read_text())
-    assert read["whole"] is False
-    assert read["heard_s"] >= 56
-    assert (tmp_path / "index.html").exists()
-    assert all(held["within"] for held in read["found"]["held"])
+    check_the_report_of_an_interrupted_soak(tmp_path)

@@ -913,7 +913,6 @@ def test_a_package_without_its_texts_is_told(shelf: Path, cache: Path, tmp_path:
 # ---- the real ones
 
 
-@pytest.mark.slow
 def test_the_real_corpora_have_twenty_minutes_to_test_on_and_share_no_sentence() -> None:
     minutes = 0.0
     heard: dict[tuple[str, str], set[str]] = {}
@@ -929,7 +928,6 @@ def test_the_real_corpora_have_twenty_minutes_to_test_on_and_share_no_sentence()
     assert all(len(splits) == 1 for splits in heard.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ivr-five", "ivr-en-es"])
 def test_the_pauses_of_a_clean_real_scene_are_silent_and_its_speech_is_not(name: str) -> None:
     recording = next(r for r in corpora.load(name, "test") if r.snr is None)

@@ -210,11 +210,11 @@ def _workers() -> list[int]:
 
 @pytest.mark.slow
 def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], tmp_path: Path) -> None:
-    """``WHISPERLAB_KILLS=20`` kills so many."""
+    """The test with the deadly work above, at moments that nobody chose."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
     rng = random.Random(2)
-    left, over = int(os.environ.get("WHISPERLAB_KILLS", 3)), threading.Event()
+    left, over = 20, threading.Event()
 
     def kill() -> None:
         nonlocal left
@@ -275,7 +275,6 @@ def test_two_ray_nodes_give_the_records_of_one_process(
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
 
 
-@pytest.mark.slow
 def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_path: Path) -> None:
     executor: RayCluster[int, int] = RayCluster(partial(deadly, str(tmp_path)), cluster.address, 2)
     found = dict(executor.run(range(10)))
@@ -285,10 +284,10 @@ def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_
 
 @pytest.mark.slow
 def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recording], tmp_path: Path) -> None:
-    """``WHISPERLAB_KILLS=5`` kills so many, one for each sweep."""
+    """The test with the deadly work above, with whole nodes; one for each sweep."""
     whole = tmp_path / "whole"
     sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
-    for number in range(int(os.environ.get("WHISPERLAB_KILLS", 1))):
+    for number in range(5):
         doomed = cluster.add_node(num_cpus=1)
         out = tmp_path / f"out{number}"
         dying = threading.Timer(
@@ -301,7 +300,6 @@ def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recordin
         assert outcome(out) == outcome(whole)
 
 
-@pytest.mark.slow
 def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
     cluster: Any, recordings: list[Recording], tmp_path: Path
 ) -> None:
@@ -329,8 +327,7 @@ def test_real_records_are_the_same_whoever_worked(cluster: Any, excerpt: Path, t
         assert outcome(tmp_path / "here") == outcome(tmp_path / name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["token", "disabled"])
+@pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.slow)])
 def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(cluster: Any, tmp_path: Path, mode: str) -> None:
     code = f"""
         import test_executors as t
@@ -408,19 +405,21 @@ HERE = "t.InProcess(partial(t.task_worker, folder / 'out', t.parrots))"
 PROCESSES = "t.LocalProcesses(partial(t.task_worker, folder / 'out', t.parrots), 2)"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("executor,moments", [(HERE, 6), (PROCESSES, 3)], ids=["here", "processes"])
+@pytest.mark.parametrize(
+    "executor,kills",
+    [(HERE, 2), *(pytest.param(how, kills, marks=pytest.mark.slow) for how, kills in ((HERE, 50), (PROCESSES, 20)))],
+    ids=["here", "here, often", "processes, often"],
+)
 def test_a_driver_killed_at_any_moment_loses_nothing(
-    recordings: list[Recording], tmp_path: Path, executor: str, moments: int
+    recordings: list[Recording], tmp_path: Path, executor: str, kills: int
 ) -> None:
-    """``WHISPERLAB_KILLS=50`` does this fifty times."""
     sweep(recordings, tmp_path / "whole", InProcess(partial(task_worker, tmp_path / "whole", parrots)))
     rng = random.Random(1)
     script = tmp_path / "driver.py"
     script.write_text(
         textwrap.dedent(DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor))
     )
-    for _ in range(int(os.environ.get("WHISPERLAB_KILLS", moments))):
+    for _ in range(kills):
         with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "begun\n"

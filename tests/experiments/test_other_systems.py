@@ -352,10 +352,15 @@ def test_a_comparison_is_one_row_per_system_and_the_warm_up_is_not_counted(
 
 
 @pytest.mark.model
-@pytest.mark.slow
-def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right() -> None:
-    scene = shortened(data.load("ivr-en-es", "dev")[0], n_segments=4)
-    calls = {name: make("fast") for name, make in systems.all_systems(["en", "es"]).items()}
+@pytest.mark.parametrize(
+    "parts,n_segments", [(["oracle", "forced"], 2), pytest.param(None, 4, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right(
+    parts: list[str] | None, n_segments: int
+) -> None:
+    scene = shortened(data.load("ivr-en-es", "dev")[0], n_segments)
+    makers = systems.all_systems(["en", "es"])
+    calls = {name: makers[name]("fast") for name in systems.select(parts)}
     truth = Reference.from_dict(scene.reference)
     audio = read_audio(scene.audio_path)[: samples(scene.duration)]
     results = [
@@ -375,11 +380,10 @@ def test_all_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right
 
 
 @pytest.mark.model
-@pytest.mark.slow
-def test_memory_is_that_of_a_fresh_process() -> None:
-    recording = data.load("ivr-en-es", "dev")[0]
+def test_memory_is_that_of_a_fresh_process(excerpt: Path) -> None:
+    (recording,) = data.load(str(excerpt), "test")
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = ("whisperlab, forced", ("en", "es"), "base", 2, recording, Reference("", ()))
+    task = ("whisperlab, forced", ("en", "es"), "base", 1, recording, Reference("", ()))
     peak = in_fresh_process(other_systems.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 

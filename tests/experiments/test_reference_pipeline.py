@@ -156,19 +156,18 @@ def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> No
 
 
 @pytest.mark.model
-@pytest.mark.slow
 @pytest.mark.parametrize("guide", [False, True])
 def test_the_reference_pipeline_encodes_thirty_seconds_at_every_hop(
     base_model: Whisper, scene: Scene, guide: bool
 ) -> None:
     transcriber = reference_transcriber(base_model, ["en", "es"], guide=guide)
-    audio = scene.audio[: samples(3)]
+    audio = scene.audio[samples(0.3) : samples(1.3)]  # speech from the first sample on
     for chunk in chunks(audio, 1600):
         transcriber.process(chunk)
     transcriber.finalize()
     told = transcriber.get_statistics()
     assert len(transcriber.config()["decoding"]["trailing_silence_s"]) == 1
-    assert told["lid"]["frames"] > 15
+    assert told["lid"]["frames"] > 1
     assert told["lid"]["encoded_s"] == 30 * told["lid"]["encoder_calls"] == 30 * told["lid"]["frames"]
     assert told["encoder_cache"]["max_size"] == (50 if guide else 0)
     assert told["encoder_cache"]["hits"] == 0

@@ -132,7 +132,6 @@ def test_an_invalid_configuration_is_refused(text: str, said: str) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.slow
 def test_two_configurations_are_compared_on_real_speech(excerpt: Path) -> None:
     from whisperlab.data import load
 

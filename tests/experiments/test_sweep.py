@@ -372,7 +372,6 @@ def slow_sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_process_stopped_at_work_loses_nothing_that_was_finished(
     slow_sweep: subprocess.Popen[str], tmp_path: Path, number: signal.Signals

@@ -244,7 +244,6 @@ for _ in range(50):
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(browser: Any, lab: tuple[str, Path]) -> None:
     import nbformat
 

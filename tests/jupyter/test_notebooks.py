@@ -271,7 +271,6 @@ DEAF = ("06_ring_buffer",)
 @pytest.mark.notebook
 @pytest.mark.model
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_read(
     path: Path, excerpt: Path, tmp_path: Path, browser: Browser

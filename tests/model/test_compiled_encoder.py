@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +33,26 @@ def weights() -> Weights:
     return models.load_weights("base")
 
 
-@pytest.fixture(scope="module")
-def quick(weights: Weights) -> ShortWindowEncoder:
-    """Compiled when it is first asked for; the code stays in the cache of the machine."""
-    return compiled_encoder(weights, PRECISION, SPLIT)
+# Run by Python, or as machine code, which is compiled in minutes and stays in the cache of the machine.
+WAYS = ["interpreted", pytest.param("compiled", marks=pytest.mark.slow)]
+
+
+@contextmanager
+def made(way: str) -> Iterator[None]:
+    """Compiled encoders that are made in this context are made in one of `WAYS`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "interpreted":
+            patch.setattr(module, "_loaded", lambda make, *asked: make(*asked[:3]).eval())
+        yield
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def quick(request: pytest.FixtureRequest, weights: Weights) -> ShortWindowEncoder:
+    with made(request.param):
+        return compiled_encoder(weights, PRECISION, SPLIT)
 
 
 @pytest.mark.model
-@pytest.mark.slow
 @pytest.mark.parametrize("pool_after", [None, SPLIT])
 @pytest.mark.parametrize("n", [1, POSITION + 1, 2 * SAMPLE_RATE, 51_111, 9 * SAMPLE_RATE])
 def test_compiled_it_says_what_it_says_uncompiled(
@@ -54,7 +68,6 @@ def test_compiled_it_says_what_it_says_uncompiled(
 
 
 @pytest.mark.model
-@pytest.mark.slow
 def test_compiled_it_takes_thirty_seconds_and_batches(quick: ShortWindowEncoder, scene: Scene) -> None:
     assert quick.encode(scene.audio[:SAMPLE_RATE], 30 * SAMPLE_RATE).features.shape[0] == 1500
     windows = [scene.audio[start : start + 20_000] for start in (0, 16_000)]
@@ -64,32 +77,42 @@ def test_compiled_it_takes_thirty_seconds_and_batches(quick: ShortWindowEncoder,
 
 
 @pytest.mark.model
-@pytest.mark.slow
-def test_the_code_is_made_once(quick: ShortWindowEncoder, weights: Weights) -> None:
+def test_the_code_is_made_once(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Path] = []
     told: list[str] = []
-    again = compiled_encoder(weights, PRECISION, SPLIT, told.append)
-    assert again.compiled
-    assert told == []
+
+    def compile_quickly(part: torch.nn.Module, example: object, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_text(type(part).__name__)
+        path.chmod(0o600)
+        compiled.append(path)
+
+    monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "_compile", compile_quickly)
+    monkeypatch.setattr(module, "_load", lambda path: lambda *example: example[0])
+    for _ in range(2):
+        assert compiled_encoder(weights, PRECISION, SPLIT, told.append).compiled
+    assert [path.read_text() for path in compiled] == ["Head", "Tail"]
+    assert len(told) == 2
 
 
 @pytest.mark.model
-@pytest.mark.slow
 def test_pooling_where_it_was_not_cut_is_refused(quick: ShortWindowEncoder, scene: Scene) -> None:
     with pytest.raises(ConfigurationError, match="compiled for 3 blocks"):
         quick.encode(scene.audio[:SAMPLE_RATE], 0, 2)
 
 
 @pytest.mark.model
-@pytest.mark.slow
-def test_a_transcriber_that_is_compiled_says_so_and_hears_the_same_language(
-    quick: ShortWindowEncoder, weights: Weights, scene: Scene
-) -> None:
-    plain, fast = (
-        SessionRestartTranscriber(weights, ["en", "es"], precision=PRECISION, compiled=on, decode=False)
-        for on in (False, True)
-    )
+@pytest.mark.parametrize("way", WAYS)
+def test_a_transcriber_that_is_compiled_says_so_and_hears_the_same_language(scene: Scene, way: str) -> None:
+    weights = models.load_weights("base")  # nothing has been prepared from these in another way
+    with made(way):
+        plain, fast = (
+            SessionRestartTranscriber(weights, ["en", "es"], precision=PRECISION, compiled=on, decode=False)
+            for on in (False, True)
+        )
     assert (plain.config()["compute"]["compiled"], fast.config()["compute"]["compiled"]) == (False, True)
-    frames = [one.process(scene.audio[: 6 * SAMPLE_RATE]).frames for one in (plain, fast)]
+    frames = [one.process(scene.audio[: 4 * SAMPLE_RATE]).frames for one in (plain, fast)]
     assert len(frames[0]) > 3
     for slow, quicker in zip(*frames, strict=False):
         assert abs(slow.posterior["en"] - quicker.posterior["en"]) < 0.1

@@ -54,7 +54,7 @@ def three_threads() -> Iterator[None]:
 
 @pytest.fixture
 def speech(scene: Scene) -> FloatArray:
-    return scene.audio[: 3 * SAMPLE_RATE]
+    return scene.audio[: 2 * SAMPLE_RATE]
 
 
 def make(model: Whisper, **options: Any) -> SessionRestartTranscriber:

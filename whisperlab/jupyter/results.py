@@ -1,11 +1,11 @@
 """What a notebook does with one recording, and with a sweep, as objects that display themselves.
 
-    result = stream("call.wav", languages=["en", "es"], live=True)
-    result.timeline()
-    result.segments
+result = stream("call.wav", languages=["en", "es"], live=True)
+result.timeline()
+result.segments
 
-    keys = sweep({"cache.key": ["rounded", "similar"]}, recordings)
-    keys.heatmap("hit_rate")
+keys = sweep({"cache.key": ["rounded", "similar"]}, recordings)
+keys.heatmap("hit_rate")
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def stream(
     allowed = list(languages or (recording.languages if recording else ())) or None
     transcriber = SessionRestartTranscriber(weights(model), languages=allowed, **options)
     length_s = len(audio) / SAMPLE_RATE
-    with _stop_button() as stopped, tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=live) as bar:
+    with (
+        _stop_button() as stopped,
+        tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=live) as bar,
+    ):
         trace = capture(
             _live(transcriber, every_s, length_s) if live else transcriber,
             audio,
