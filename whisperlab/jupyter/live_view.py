@@ -19,7 +19,9 @@ from html import escape
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.report.figures import INK, MUTED, OTHER, PALETTE, label, new_figure, styled, to_svg
+from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, to_svg
+from whisperlab.report.figures import label, new_figure, styled
+from whisperlab.report.timeline import FIXED
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util.timeline import seconds
 
@@ -43,6 +45,7 @@ class LiveView:
     Args:
         transcriber: any `StreamTranscriber`.
         every_s: wall-clock seconds between two pictures; drawing one takes about 50 ms.
+        length_s: seconds of audio that will come, if that is known.
         sampling_rate: sampling rate of the chunks.
         show: receives the markup of each picture instead of the notebook.
         clock: wall clock in seconds.
@@ -53,6 +56,7 @@ class LiveView:
         transcriber: StreamTranscriber,
         *,
         every_s: float = 0.5,
+        length_s: float | None = None,
         sampling_rate: int = 16_000,
         show: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -60,8 +64,9 @@ class LiveView:
         self._inner, self._every_s, self._rate, self._clock = transcriber, every_s, sampling_rate, clock
         self._show = show or _in_notebook()
         self.config, self.get_statistics = transcriber.config, transcriber.get_statistics
-        self.received_s = 0.0
-        self._open: tuple[str | None, str] = (None, "")  # language and tentative text of the running session
+        self.received_s, self._length_s = 0.0, length_s
+        # Language, committed and tentative text of the running session.
+        self._open: tuple[str | None, str, str] = (None, "", "")
         self._segments: deque[SessionSegment] = deque(maxlen=100)
         self._switches: deque[Switch] = deque(maxlen=100)
         self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * MAX_FRAME_RATE))
@@ -88,25 +93,32 @@ class LiveView:
     def html(self) -> str:
         """The picture as markup: the figure, then the text with its languages."""
         with self._lock:  # copies the state of one moment, because drawing is slow
-            received_s, (language, tentative) = self.received_s, self._open
+            received_s, (language, committed, tentative) = self.received_s, self._open
             segments, switches = list(self._segments), list(self._switches)
             frames, latency = list(self._frames), list(self._latency)
         drawing = live_figure(segments, switches, frames, latency, received_s, last_s=LAST_S)
-        words = f"{received_s:.1f} s received, language {language or 'not yet detected'}"
+        of = f" of {self._length_s:.0f}" if self._length_s else ""
+        words = f"{received_s:.1f}{of} s received, language {language or 'not yet detected'}"
         text = "".join(
             f'<span lang="{escape(segment.language)}" dir="auto"><b>{escape(segment.language)}</b> '
             f"{escape(segment.text.strip())}</span> "
             for segment in segments[-8:]
         )
-        open_text = f'<i dir="auto">{escape(tentative.strip())}</i>' if tentative else ""
-        return f"{to_svg(drawing, 'live', words)}<p>{text}{open_text}</p>"
+        running = ""
+        if committed or tentative:
+            running = (
+                f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} '
+                f'<i style="opacity:.6">{escape(tentative.strip())}</i></span>'
+            )
+        return f"{to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
 
     def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
         with self._lock:
             if length_s:
                 self.received_s += length_s
                 self._latency.append((self.received_s, took_ms, length_s * 1000))
-            self._open = result.language, result.tentative
+            committed = "" if result.segments else self._open[1] + result.committed
+            self._open = result.language, committed, result.tentative
             self._segments.extend(result.segments)
             self._switches.extend(result.switches)
             self._frames.extend(result.frames)
@@ -149,7 +161,8 @@ def live_figure(
     left = max(0.0, end_s - last_s)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
-    colours = dict(zip(languages, [*PALETTE, *[OTHER] * len(languages)], strict=False))
+    others = iter([*(colour for colour in PALETTE if colour not in FIXED.values()), *[OTHER] * len(languages)])
+    colours = {language: FIXED.get(language) or next(others) for language in languages}
     for segment in shown:
         start, end = segment.start_time, segment.end_time
         above.barh(0, end - start, left=start, height=0.8, color=colours[segment.language])
@@ -176,6 +189,6 @@ def live_figure(
     below.plot(ends, length, "--", color=MUTED)
     label(below, "seconds of audio", "ms per chunk")
     below.set_ylim(bottom=0)
-    below.set_xlim(left, max(end_s, left + 1))
+    below.set_xlim(left, left + last_s)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)
     return figure

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -29,10 +29,13 @@ from whisperlab.evaluation.trace import Reference, Trace, write_trace
 from whisperlab.evaluation.trace.recorder import capture
 from whisperlab.experiments.results_store import in_memory, read_rows
 from whisperlab.experiments.sweep import Grid, run_sweep, transcriber_maker
+from whisperlab.jupyter.live_view import LiveView
 from whisperlab.model.weights import Weights, load_weights, model_digest
-from whisperlab.report import charts, figures, findings, player
+from whisperlab.report import charts, figures, findings
 from whisperlab.report.counts import Result, results
 from whisperlab.report.figure import Figure
+from whisperlab.report.recording import sound_uri
+from whisperlab.report.timeline import timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
@@ -50,8 +53,9 @@ def stream(
     model: str = "base",
     languages: Sequence[str] | None = None,
     seconds: float | None = None,
-    live: bool = False,
+    live: bool | Callable[[str], object] = False,
     every_s: float = 1.0,
+    stop: threading.Event | None = None,
     **options: Any,
 ) -> StreamResult:
     """Stream a recording as if it came from a microphone.
@@ -63,7 +67,9 @@ def stream(
         model: a model name or a checkpoint.
         languages: the allowed languages; by default those of the recording, or all.
         seconds: use the beginning only.
-        live: show the stream while it runs, every ``every_s`` seconds; otherwise a progress bar.
+        live: show the stream while it runs, every ``every_s`` seconds, in the notebook or by a function that gets the
+            markup; otherwise a progress bar.
+        stop: ends the stream early when it is set, in place of the stop button.
         options: options of `SessionRestartTranscriber`.
     """
     from tqdm.auto import tqdm
@@ -75,14 +81,14 @@ def stream(
     transcriber = SessionRestartTranscriber(weights(model), languages=allowed, **options)
     length_s = len(audio) / SAMPLE_RATE
     with (
-        _stop_button() as stopped,
-        tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=live) as bar,
+        _stop_button(stop) as stopped,
+        tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=bool(live)) as bar,
     ):
         trace = capture(
-            _live(transcriber, every_s, length_s) if live else transcriber,
+            _live(transcriber, every_s, length_s, live) if live else transcriber,
             audio,
             recording=recording.id if recording else Path(str(source)).name,
-            reference=_within(recording.reference, length_s) if recording else None,
+            reference=_within(Reference.from_dict(recording.reference), length_s) if recording else None,
             audio_path=recording.audio_path if recording else source,  # type: ignore[arg-type]
             progress=lambda at: bar.update(round(at - bar.n, 1)),
             stop=stopped.is_set,
@@ -114,10 +120,8 @@ class StreamResult:
 
     def __str__(self) -> str:
         heard = f"stopped by the stop button after {self.heard_s:.0f} of " if self.stopped else ""
-        return (
-            f"{self.trace.recording}: {heard}{self.trace.duration:.0f} s of audio, {len(self.trace.segments)} segments, "
-            f"{len(self.trace.switches)} switches, {self.speed}"
-        )
+        found = f"{len(self.trace.segments)} segments, {len(self.trace.switches)} switches, {self.speed}"
+        return f"{self.trace.recording}: {heard}{self.trace.duration:.0f} s of audio, {found}"
 
     @property
     def heard_s(self) -> float:
@@ -136,17 +140,22 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
-        sound = player.sound_uri(self.audio, SOUND_LIMIT)
+        sound = sound_uri(self.audio, SOUND_LIMIT)
         caption = (
             "A pointer over a word shows it, a click plays from there; shift and wheel zoom. Dashed lines are true "
             "switches, triangles their decisions. Below: the probability of each language. Within a segment, the times "
             "of words are shares by length."
         )
-        return replace(charts.timeline(self.trace, caption=caption), sound=sound)
+        return replace(timeline(self.trace, caption=caption), sound=sound)
 
     def stages(self) -> Figure:
         """Every stage on one time axis, from the sound to the text."""
-        return figures.stages(self.trace, self.audio)
+        caption = (
+            "From the top: sound, reference, text, speech, decisions (a line from the boundary to the moment it was "
+            "known), the smoothed path, the probability of each language. Points below: windows since the last pause."
+        )
+        found = timeline(self.trace, "stages", audio=self.audio, caption=caption)
+        return replace(found, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     @property
     def segments(self) -> pd.DataFrame:
@@ -258,15 +267,21 @@ class SweepResult:
     def heatmap(self, rate: str, key: str | None = None) -> Figure:
         """``hit_rate`` or ``false_hit_rate`` by hash precision and cache size, of one key or all."""
         chosen = [result for result in self.results if key in (None, result.config.get("cache.key"))]
-        return figures.heatmap(chosen, rate)
+        return charts.heatmap(chosen, rate, rate.replace("_", "-"), self._words())
 
     def outcomes(self) -> Figure:
         """What became of every 100 look-ups."""
-        return figures.outcomes(self.results)
+        return Figure("outcomes", self._words(), figures.outcomes_figure(self.results))
 
     def tradeoff(self) -> Figure:
         """Encoder time saved against the language error, a point per configuration."""
-        return charts.tradeoff(self.results)
+        return charts.tradeoff(self.results, self._words())
+
+    def _words(self) -> str:
+        return "; ".join(
+            f"{r.name}: {r.cache.hits} hits of {r.cache.lookups}, {r.cache.false_hits} of {r.cache.checked} wrong"
+            for r in self.results
+        )
 
     def findings(self) -> tuple[str, ...]:
         """The findings as sentences, most important first."""
@@ -275,7 +290,8 @@ class SweepResult:
     def limits(self) -> tuple[str, ...]:
         """Reasons for caution with the numbers."""
         failed = self.outcome.failed
-        return findings.warnings(self.results, self.n_recordings, (len(failed), failed[0]["error"] if failed else ""))
+        first = (failed[0]["error"] or "") if failed else ""
+        return findings.warnings(self.results, self.n_recordings, (len(failed), first))
 
 
 def _line(result: Result) -> dict[str, object]:
@@ -301,17 +317,17 @@ def _within(reference: Reference, length_s: float) -> Reference:
     return reference if len(parts) == len(reference.segments) else Reference(" ".join(p.text for p in parts), parts)
 
 
-def _live(transcriber: SessionRestartTranscriber, every_s: float, length_s: float) -> Any:
-    from whisperlab.jupyter.live_view import LiveView
-
-    return LiveView(transcriber, every_s=every_s, length_s=length_s)
+def _live(
+    transcriber: SessionRestartTranscriber, every_s: float, length_s: float, live: bool | Callable[[str], object]
+) -> LiveView:
+    return LiveView(transcriber, every_s=every_s, length_s=length_s, show=live if callable(live) else None)
 
 
 @contextmanager
-def _stop_button() -> Iterator[threading.Event]:
+def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
     """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    stopped = given or threading.Event()
+    if given or threading.current_thread() is not threading.main_thread():
         yield stopped
         return
 

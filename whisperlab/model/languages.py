@@ -59,17 +59,17 @@ def language_code(name: object) -> str:
     if given in _AUTO:
         raise UnknownLanguageError(f"{shown(name)} is not the name of a language: leave it out to allow every language")
     close = get_close_matches(given, _CODES, n=3, cutoff=0.5 if len(given) < 4 else 0.7)
-    codes = dict.fromkeys(f"{_CODES[one]} ({_english(_CODES[one])})" for one in close)
+    codes = dict.fromkeys(f"{_CODES[one]} ({english_name(_CODES[one])})" for one in close)
     raise UnknownLanguageError(
         f"unknown language {shown(name)}: "
         + (f"the closest are {', '.join(codes)}" if codes else "expected a code such as en or es, or an English name")
     )
 
 
-def _english(code: str) -> str:
+def english_name(code: str) -> str:
     """The English name of a language.
 
-    >>> _english("es")
+    >>> english_name("es")
     'spanish'
     """
     return next(name for name, of in _CODES.items() if of == code and (len(name) > 3 or name == "lao"))

@@ -5,8 +5,8 @@ Reports never load a model. matplotlib and jinja2 (extra ``report``) are importe
 
 from __future__ import annotations
 
-from whisperlab.report.figures import timeline_figure
 from whisperlab.report.index import write_index
 from whisperlab.report.sweep import SweepReport, from_rows, from_store, from_traces
+from whisperlab.report.timeline import timeline
 
-__all__ = ["SweepReport", "from_rows", "from_store", "from_traces", "timeline_figure", "write_index"]
+__all__ = ["SweepReport", "from_rows", "from_store", "from_traces", "timeline", "write_index"]

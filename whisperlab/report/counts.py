@@ -235,6 +235,15 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def many(count: int, noun: str, ending: str = "s") -> str:
+    """A count with its noun.
+
+    >>> many(1, "run"), many(1200, "switch", "es")
+    ('1 run', '1,200 switches')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"
+
+
 _SUMS = (
     *(each.name for each in fields(CacheCounts)),
     *("errors", "words", "wrong_s", "speech_s", "duration_s", "compute_s"),

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Spec: TypeAlias = dict[str, Any]  # a Vega-Lite specification, from https://vega.github.io/vega-lite/
 
+# Okabe and Ito's colours, which people with any colour vision can distinguish. Black text is readable on all of them.
+PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
+OTHER = "#9AA0A6"  # all languages beyond the palette
+GOOD, BAD, UNSURE, WORK = "#009E73", "#D55E00", "#F0E442", "#9AA0A6"
 INK = "#1d2126"  # becomes the page's text colour
 PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
@@ -65,6 +69,7 @@ class Figure:
     alt: str
     drawing: Spec | matplotlib.figure.Figure
     caption: str = ""
+    sound: str = ""  # data URI of the recording, which a click on the figure plays
 
     @property
     def spec(self) -> Spec | None:
@@ -95,9 +100,10 @@ class Figure:
             script = f'<script type="application/json" class="spec">{text}</script>'
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
         kind = "chart" if script else "picture"
+        player = f'<audio controls src="{escape(self.sound)}"></audio>' if self.sound else ""
         return (
             f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
-            f'<div class="static">{self.svg()}</div>{script}{caption}</figure>'
+            f'{player}<div class="static">{self.svg()}</div>{script}{caption}</figure>'
         )
 
     def save(self, path: str | Path) -> Path:

@@ -16,14 +16,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
-from whisperlab.report.figures import LETTER, NARROW, PALETTE, Drawing, drawing, new_plot, styled
+from whisperlab.report.figure import PALETTE, Figure
+from whisperlab.report.figures import LETTER, NARROW, new_plot, styled
 from whisperlab.report.page import render_page
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
 _MIB = 2**20
 
@@ -244,11 +245,11 @@ def findings(records: Records) -> Iterable[str]:
         yield f"The torch operator with the most time is {ops.top[0].name}: {ops.top[0].own_s / ops.own_s:.0%}"
 
 
-def _drawings(records: Records) -> Iterable[Drawing]:
+def _drawings(records: Records) -> Iterable[Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
         caption = "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory "
-        yield drawing(course_figure(heap.course), "course", words, caption + "is included).")
+        yield Figure("course", words, course_figure(heap.course), caption + "is included).")
         caption = "Heap by the module of whisperlab nearest to the allocation."
         yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak", caption)
     if memory := records.get("memory"):
@@ -256,14 +257,14 @@ def _drawings(records: Records) -> Iterable[Drawing]:
         yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays", caption)
 
 
-def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Drawing:
+def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
     figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return drawing(figure, name, words, caption)
+    return Figure(name, words, figure, caption)
 
 
 @styled
-def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
+def course_figure(course: Sequence[tuple[float, int, int]]) -> Drawing:
     """Memory over time: (seconds, bytes resident, bytes on the heap), as `whisperlab.profiling.heap` records it."""
     figure, axes = new_plot(NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
     seconds = [moment[0] for moment in course]
@@ -276,7 +277,7 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> Figure:
 
 
 @styled
-def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Figure:
+def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Drawing:
     """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
     left = 0.3 + LETTER * max(map(len, kept), default=0)

@@ -6,27 +6,26 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from whisperlab.evaluation.scoring.text import Aligned, align
 from whisperlab.evaluation.trace import Trace
-from whisperlab.report import figures
+from whisperlab.report.figure import Figure
+from whisperlab.report.timeline import dropped, language_colours, timeline
 from whisperlab.streaming.results import SessionSegment
 from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.json_values import Json
-from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
+from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from whisperlab.util.audio_arrays import FloatArray
 
-_TOLD = 10  # gaps that are listed
-
 
 class Timeline(NamedTuple):
-    """A drawn timeline: the name of the configuration and its ``<svg>``."""
+    """A timeline and the name of its configuration."""
 
     name: str
-    drawing: str
+    figure: Figure
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,9 +37,6 @@ class RecordingView:
     ``steps`` align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin
     diacritics).
     """
-
-    left: ClassVar[float] = 100 * figures.TIMELINE_LEFT  # of the time axis, in per cent of the drawing's width
-    width: ClassVar[float] = 100 * (figures.TIMELINE_RIGHT - figures.TIMELINE_LEFT)
 
     trace: Trace
     timeline: Timeline
@@ -59,11 +55,10 @@ def views(
 
     ``contrasts`` maps a recording to the name and trace to set against it.
     """
-    colours = figures.language_colours(trace for _, trace in [*traces, *contrasts.values()])
+    colours = language_colours(trace for _, trace in [*traces, *contrasts.values()])
 
     def drawn(name: str, trace: Trace, identifier: str) -> Timeline:
-        figure = figures.timeline_figure(trace, colours=colours)
-        return Timeline(name, figures.to_svg(figure, identifier, describe(trace)))
+        return Timeline(name, timeline(trace, identifier, colours=colours))
 
     for number, (name, trace) in enumerate(traces, 1):
         contrast = contrasts.get(trace.recording)
@@ -87,40 +82,6 @@ def views(
         )
 
 
-def describe(trace: Trace) -> str:
-    """A timeline for those who cannot see it."""
-    true, heard = (
-        [f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in labels]
-        for labels in (figures.true_languages(trace), figures.detected_languages(trace))
-    )
-    return (
-        f"Languages of {trace.recording} in seconds. True: {', '.join(true) or 'not known'}. "
-        f"Heard: {', '.join(heard) or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
-    )
-
-
-def dropped(trace: Trace) -> str:
-    """Sentences on audio that was dropped and speech without reliable text, each after a space; empty without any."""
-    told = (
-        ("Not heard, because the machine did not keep up", trace.gaps),
-        ("Speech without text", trace.untranscribed),
-        ("In a language that was not allowed", [flag.span for flag in trace.flags if flag.outside]),
-    )
-    return "".join(f" {what}: {_spans(spans)}." for what, spans in told if spans)
-
-
-def _spans(spans: Sequence[Span]) -> str:
-    """Total length of spans and where they lie.
-
-    >>> _spans([Span(16000, 32000)])
-    '1.0 s (1.0-2.0)'
-    """
-    listed = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f}" for span in spans[:_TOLD]]
-    if more := len(spans) - len(listed):
-        listed.append(f"and {more} more")
-    return f"{seconds(sum(map(len, spans))):.1f} s ({', '.join(listed)})"
-
-
 def data_uri(audio: Json, limit: int) -> str:
     """The recording in a trace's ``audio`` header as ``data:audio/ogg;base64,...``, 16 kHz mono.
 
@@ -138,6 +99,14 @@ def data_uri(audio: Json, limit: int) -> str:
         samples = read_audio(audio["path"], channel=audio.get("channel", "mix"), track=audio.get("track"))
     if audio_digest(samples) != audio.get("sha256"):
         raise AudioFormatError(f"{audio['path']} has changed since the trace was made")
+    return sound_uri(samples, limit)
+
+
+def sound_uri(samples: FloatArray, limit: int) -> str:
+    """Audio of shape (n,), 16 kHz, as ``data:audio/ogg;base64,...``.
+
+    Raises AudioFormatError if it would have more than ``limit`` characters.
+    """
     text = base64.b64encode(_vorbis(samples)).decode("ascii")
     if len(text) > limit:
         raise AudioFormatError(f"its audio needs {len(text):,} characters, and {limit:,} are left")

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisperlab.experiments.pareto import Importance, importances, pareto_front
-from whisperlab.report import figures
-from whisperlab.report.counts import Result, measured_alike, percent
-from whisperlab.report.figures import LETTER, NARROW, Drawing, drawing, label, new_plot, new_plots, styled
+from whisperlab.report import charts
+from whisperlab.report.counts import KEY, Result, measured_alike, percent
+from whisperlab.report.figure import BAD, INK, PALETTE, Figure
+from whisperlab.report.figures import LETTER, NARROW, label, new_plots, styled
 from whisperlab.report.tables import Column, Table, mebibytes, table
 from whisperlab.util.html import format_value
+from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
 MAX_LINES = 300  # configurations in a picture
 MAX_OPTIONS = 8  # axes of options in a picture
 MAX_WORDS = 12  # members of the front in the alternative text
-MAX_NUMBERED = 20  # members of a front with a number
-MAX_LABELS = 10  # of an axis of names
 FEW_VALUES = 6  # up to so many different numbers are spaced evenly, as names are
 FEWEST = 3  # configurations; with fewer the table says as much
-
-_BEHIND: Any = {"facecolor": figures.PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,9 +62,9 @@ class SearchSection:
 
     about: tuple[str, ...]
     front: Table
-    picture: Drawing
-    importance: Drawing
-    parallel: Drawing
+    picture: Figure
+    importance: Figure
+    parallel: Figure
 
 
 def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSection | None:
@@ -99,20 +96,26 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
     return SearchSection(
         about=tuple(_about(runs, members, objectives, splits)),
         front=_front_table(members, objectives),
-        picture=drawing(
-            front_figure(shown, marks, objectives),
+        picture=charts.points(
             "front-picture",
+            _points(shown, marks, objectives),
+            ("cost", f"{objectives[1].axis} (to the left: better)"),
+            ("error", f"{objectives[0].axis} (down: better)"),
             words,
-            f"{count} Outlined green points are the front, numbered as in the table. For each grey point another "
-            f"configuration is nowhere worse and somewhere better.{size}{wait if objectives[1] is RESPONSE else ''}",
+            f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
+            f"somewhere better.{size}{wait if objectives[1] is RESPONSE else ''}",
+            "size" if len(objectives) > 2 else "",
         ),
         importance=_importance_drawing(measured, axes),
-        parallel=drawing(
-            parallel_figure(shown, marks, axes, objectives),
+        parallel=charts.parallel(
             "parallel",
+            shown,
+            {name: _option(name, shown) for name in axes}
+            | {one.name: _scaled(one.of(shown), one.show) for one in objectives},
+            marks,
             f"Parallel coordinates over {', '.join(axes)}. {words}",
             f"{count} Each line is a configuration and crosses each axis at its value. Thick lines are the Pareto "
-            f"front. The colour is the {objectives[0].name}, blue the least, orange the most.{left_out}",
+            f"front. Draw a box over an axis to see the lines through it; a click outside shows all again.{left_out}",
         ),
     )
 
@@ -179,7 +182,7 @@ def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequen
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
-def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> Drawing:
+def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
     alt = "; ".join(
         f"{objective.name}: "
@@ -187,10 +190,10 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
         for objective, every in found
     )
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    return drawing(
-        importance_figure(found),
+    return Figure(
         "importance",
         f"Importance of options. {alt}",
+        importance_figure(found),
         "The share of the differences between configurations that each option explains by itself (correlation ratio). "
         "The mark is the share that shuffled results stay below in 95 of 100 cases: only a filled bar, beyond it, "
         f"shows an effect, and one of twenty useless options passes by chance.{nothing} Options that change together, "
@@ -199,62 +202,7 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
 
 
 @styled
-def front_figure(results: Sequence[Result], on_front: Sequence[bool], objectives: Sequence[Objective]) -> Figure:
-    """A point per configuration: errors (y), second objective (x), third objective, if any (size).
-
-    The front is numbered from the fewest errors on, and joined by a line if there are two objectives.
-    """
-    error, cost, *more = objectives
-    y, x = error.of(results) / error.unit, cost.of(results) / cost.unit
-    size = np.full(len(results), 60.0)
-    if more and np.ptp(extra := more[0].of(results)):
-        size = 30 + 220 * (extra - extra.min()) / np.ptp(extra)  # area of a point
-    labels = (f"{cost.axis} (to the left: better)", f"{error.axis} (down: better)")
-    figure, axes = new_plot(NARROW, 4.2, (0.4, 0.55, 0.65, 0.15), *labels, "both")
-    member = np.array(on_front)
-    if not more:  # with a third objective the line would zigzag
-        order = np.argsort(x[member], kind="stable")
-        axes.plot(x[member][order], y[member][order], color=figures.GOOD, linewidth=1, linestyle=(0, (4, 3)))
-    axes.scatter(x[~member], y[~member], size[~member], color=figures.OTHER, alpha=0.5, label="beaten by another")
-    front = axes.scatter(x[member], y[member], size[member], color=figures.GOOD, edgecolor=figures.INK, linewidth=1.2)
-    front.set_label("on the Pareto front")
-    numbered = sorted(zip(y[member], x[member], strict=True))[:MAX_NUMBERED]
-    for number, (errors, costs) in enumerate(numbered, 1):
-        axes.annotate(str(number), (costs, errors), (7, 5), textcoords="offset points", color=figures.INK, fontsize=9)
-    axes.margins(0.08, 0.1)
-    figure.legend(frameon=False, ncols=2, loc="upper right")
-    return figure
-
-
-@styled
-def parallel_figure(
-    results: Sequence[Result], on_front: Sequence[bool], options: Sequence[str], objectives: Sequence[Objective]
-) -> Figure:
-    """A line per configuration through its options and objectives; the front is thicker and on top.
-
-    The colour is the first objective, from blue (least) to orange (most).
-    """
-    columns = [_option(name, results) for name in options]
-    columns += [_scaled(one.name.replace(" ", "\n", 1), one.of(results), one.show) for one in objectives]
-    figure, axes = new_plot(max(NARROW, 1.35 * len(columns)), 4.4, (0.55, 0.1, 0.55, 0.05))
-    heights = np.array([column.heights for column in columns]).T
-    _draw_lines(axes, heights, heights[:, len(options)], np.array(on_front))
-    for place, column in enumerate(columns):
-        axes.axvline(place, color=figures.MUTED, linewidth=1, zorder=4)
-        for height, text in column.labels:
-            axes.text(place + 0.04, height, text, va="center", fontsize=8.5, zorder=6, bbox=_BEHIND)
-    axes.set_xticks(range(len(columns)), [column.title for column in columns])
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.set_yticks([])
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_xlim(-0.08, len(columns) - 0.45)
-    axes.set_ylim(-0.06, 1.06)
-    return figure
-
-
-@styled
-def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Figure:
+def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Drawing:
     """A panel per objective and a bar per option, with the share of chance as a mark.
 
     Bars beyond their mark are filled, the others hatched.
@@ -266,9 +214,9 @@ def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -
     for axes, (objective, measured) in zip(panels, found, strict=True):
         for one in measured:
             place = names.index(one.option)
-            colour, hatch = (figures.PALETTE[0], "") if one.shown else ("none", "///")
-            axes.barh(place, 100 * one.share, 0.6, color=colour, hatch=hatch, edgecolor=figures.INK, linewidth=0.6)
-            axes.plot([100 * one.chance] * 2, [place - 0.42, place + 0.42], color=figures.BAD, linewidth=2)
+            colour, hatch = (PALETTE[0], "") if one.shown else ("none", "///")
+            axes.barh(place, 100 * one.share, 0.6, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6)
+            axes.plot([100 * one.chance] * 2, [place - 0.42, place + 0.42], color=BAD, linewidth=2)
         axes.set_xlim(0, 103)
         axes.set_title(objective.name, fontsize=10)
         label(axes, "explained, %", grid="x")
@@ -277,47 +225,34 @@ def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -
     return figure
 
 
-@dataclass(slots=True, frozen=True)
-class _Column:
-    """An axis of parallel coordinates: the height of each line, from 0 to 1, and the labels."""
+def _points(results: Sequence[Result], front: Sequence[bool], objectives: Sequence[Objective]) -> list[Json]:
+    """The rows of `charts.points`: error, cost and, with a third objective, size."""
+    names = ("error", "cost", "size")
+    return [
+        {
+            "configuration": result.name,
+            "config_id": result.config_id,
+            "key": str(result.config.get(KEY, "–")),
+            "front": on_front,
+            **{name: one.of([result])[0] / one.unit for name, one in zip(names, objectives, strict=False)},
+        }
+        for result, on_front in zip(results, front, strict=True)
+    ]
 
-    title: str
-    heights: NDArray[np.float64]
-    labels: tuple[tuple[float, str], ...]
 
-
-def _option(name: str, results: Sequence[Result]) -> _Column:
+def _option(name: str, results: Sequence[Result]) -> list[tuple[float, str]]:
+    """Height from 0 to 1 and text of an option in each configuration; few numbers are spaced evenly, as names are."""
     values = [result.config.get(name) for result in results]
-    title = name.replace(".", "\n", 1)
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) == len(values) and len(set(numbers)) > FEW_VALUES:
-        return _scaled(title, np.array(numbers), "{:.4g}".format)
+        return _scaled(np.array(numbers), "{:.4g}".format)
     by_text = {repr(value): value for value in values}
     ranks = {text: (0, float(v), "") if isinstance(v, int | float) else (1, 0.0, text) for text, v in by_text.items()}
     steps = sorted(ranks, key=ranks.__getitem__)
     place = {text: (n + 0.5) / len(steps) for n, text in enumerate(steps)}
-    kept = steps[:: -(-len(steps) // MAX_LABELS)]
-    words = {text: format_value(by_text[text], "none") for text in kept}
-    labels = tuple((place[text], word if len(word) < 15 else f"{word[:13]}…") for text, word in words.items())
-    return _Column(title, np.array([place[repr(value)] for value in values]), labels)
+    return [(place[repr(value)], format_value(value, "none")[:20]) for value in values]
 
 
-def _scaled(title: str, values: NDArray[np.float64], show: Callable[[float], str]) -> _Column:
+def _scaled(values: NDArray[np.float64], show: Callable[[float], str]) -> list[tuple[float, str]]:
     low, high = float(values.min()), float(values.max())
-    if low == high:
-        return _Column(title, np.full(len(values), 0.5), ((0.5, show(low)),))
-    marks = ((0.0, low), (0.5, (low + high) / 2), (1.0, high))
-    return _Column(title, (values - low) / (high - low), tuple((at, show(value)) for at, value in marks))
-
-
-def _draw_lines(
-    axes: Axes, heights: NDArray[np.float64], shade: NDArray[np.float64], member: NDArray[np.bool_]
-) -> None:
-    from matplotlib.collections import LineCollection
-    from matplotlib.colors import LinearSegmentedColormap
-
-    colours = LinearSegmentedColormap.from_list("errors", [figures.PALETTE[0], figures.OTHER, figures.BAD])
-    for chosen, width, alpha, zorder in ((~member, 1.0, 0.45, 2), (member, 2.6, 1.0, 3)):
-        lines = [np.column_stack([np.arange(len(line)), line]) for line in heights[chosen]]
-        shades = colours(shade[chosen])
-        axes.add_collection(LineCollection(lines, colors=shades, linewidths=width, alpha=alpha, zorder=zorder))
+    return [(0.5 if low == high else (value - low) / (high - low), show(value)) for value in values.tolist()]

@@ -13,7 +13,7 @@ from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
-from whisperlab.report import figures
+from whisperlab.report import charts
 from whisperlab.report.baseline import Pair, baseline_table, pairs
 from whisperlab.report.counts import (
     KEY,
@@ -24,13 +24,16 @@ from whisperlab.report.counts import (
     config_name,
     configurations,
     language_error,
+    many,
     measured_alike,
+    percent,
     ratio,
     results,
     timed,
     varying,
 )
-from whisperlab.report.figures import Drawing
+from whisperlab.report.figure import Figure
+from whisperlab.report.figures import latency_figure, outcomes_figure
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
@@ -121,6 +124,25 @@ class SweepReport:
             recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
             flat=[_flat(run) for run in self.runs],
             baseline=baseline_table(self.baseline) if self.baseline else None,
+        )
+
+    @property
+    def answer(self) -> str:
+        """The page's answer in two sentences: of one configuration what was heard, of several the main findings."""
+        if len(self.results) != 1 or not self.traces or not any(trace.segments for trace in self.traces):
+            return " ".join(self.findings[:2])
+        (result,), extent = self.results, self.extent
+        n_segments = sum(len(trace.segments) for trace in self.traces)
+        n_switches = sum(len(trace.switches) for trace in self.traces)
+        heard = (
+            f"{extent.audio_s:.0f} s of audio in {many(extent.n_recordings, 'recording')} became "
+            f"{many(n_segments, 'segment')} of text with {many(n_switches, 'switch', 'es')} of language."
+        )
+        if result.mixed_error is None:
+            return f"{heard} There is no reference, so only you can say what is right."
+        return (
+            f"{heard} {percent(result.mixed_error)} of the {result.sums['words']:,} words are wrong, and "
+            f"{percent(result.language_error)} of the speech is under a wrong language."
         )
 
     def beside(self, earlier: SweepReport) -> SweepReport:
@@ -350,15 +372,17 @@ def _tables(report: SweepReport) -> list[Table]:
     ]
 
 
-def _outcomes(found: Sequence[Result]) -> Drawing | None:
+def _outcomes(found: Sequence[Result]) -> Figure | None:
     asked = [result for result in found if result.cache.lookups]
     if not asked:
         return None
     kept = asked if len(asked) <= MAX_BARS else _largest(asked)[:MAX_BARS]
     left_out = f" ({len(kept)} of {len(asked)} configurations)" if len(kept) < len(asked) else ""
     alt = "; ".join(_outcome_words(result) for result in kept)
-    return Drawing(
-        (figures.to_svg(figures.outcomes_figure(kept), "outcomes", alt),),
+    return Figure(
+        "outcomes",
+        alt,
+        outcomes_figure(kept),
         f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
         "language. Hatched red: a hit with another language. The share of wrong hits is that of the recomputed hits.",
     )
@@ -376,7 +400,7 @@ def _outcome_words(result: Result) -> str:
     return f"{result.name}: {cache.hit_rate:.0%} of look-ups hit, {wrong} of all with another language"
 
 
-def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[Drawing]:
+def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Figure, Figure]]:
     """One for each way the other fields are set, where precision or size was varied within it."""
     others = [KEY, *(name for name in options if name not in (KEY, SIZE, PRECISION))]
     facets: dict[str, list[Result]] = {}
@@ -387,36 +411,40 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[Drawing]:
     return [_heatmap(number, name, facet) for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS])]
 
 
-def _heatmap(number: int, name: str, facet: Sequence[Result]) -> Drawing:
+def _heatmap(number: int, name: str, facet: Sequence[Result]) -> tuple[Figure, Figure]:
     alt = f"{name}: " + "; ".join(map(_outcome_words, facet))
-    left = figures.to_svg(figures.heatmap_figure(facet, "hit_rate"), f"hits-{number}", "Hit rate of " + alt)
-    right = figures.to_svg(
-        figures.heatmap_figure(facet, "false_hit_rate"), f"false-{number}", "False-hit rate of " + alt
-    )
-    return Drawing(
-        (left, right),
-        f"{name}: share of look-ups that hit, and share of the recomputed hits with another language. A high hit "
-        "rate is useless if the false-hit rate beside it is high.",
+    return (
+        charts.heatmap(facet, "hit_rate", f"hits-{number}", "Hit rate of " + alt, name),
+        charts.heatmap(
+            facet,
+            "false_hit_rate",
+            f"false-{number}",
+            "False-hit rate of " + alt,
+            "A high hit rate is useless if the false-hit rate beside it is high.",
+        ),
     )
 
 
-def _tradeoff(found: Sequence[Result]) -> Drawing | None:
+def _tradeoff(found: Sequence[Result]) -> Figure | None:
     placed = [r for r in measured_alike(found) if r.cache.saved_share is not None and r.language_error is not None]
     if len(placed) < 2:
         return None
     alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
-    return Drawing(
-        (figures.to_svg(figures.tradeoff_figure(placed), "tradeoff", alt),),
-        "Saved encoder time against language error. A useful cache moves a point to the right and not up.",
+    return charts.tradeoff(
+        placed,
+        alt,
+        "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it.",
     )
 
 
-def _speed(shown: Result | None) -> Drawing | None:
+def _speed(shown: Result | None) -> Figure | None:
     if shown is None or not shown.operations:
         return None
     alt = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
-    return Drawing(
-        (figures.to_svg(figures.latency_figure(shown.operations), "latency", alt),),
+    return Figure(
+        "latency-picture",
+        alt,
+        latency_figure(shown.operations),
         f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
         "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's)."
         f"{_timing_cost(shown)}",

@@ -40,12 +40,16 @@ class Cell:
 
 @dataclass(slots=True, frozen=True)
 class Table:
-    """A sortable table: ``head`` as (title, meaning, whether numbers), ``body`` as rows of cells."""
+    """A sortable table: ``head`` as (title, meaning, whether numbers), ``body`` as rows of cells.
+
+    ``configs`` are the configurations of the rows, for figures that select a row; empty when the rows have none.
+    """
 
     name: str
     caption: str
     head: tuple[tuple[str, str, bool], ...]
     body: tuple[tuple[Cell, ...], ...]
+    configs: tuple[int, ...] = ()
 
 
 def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[T]) -> Table:
@@ -56,7 +60,16 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     by_column = [(column, [_cell(column, row) for row in rows[:MAX_LINES]]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
     head = tuple((one.title, one.about, any(isinstance(c.sort, int | float) for c in cells)) for one, cells in kept)
-    return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)))
+    configs = tuple(found for row in rows[:MAX_LINES] if (found := _config_id(row)) is not None)
+    return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
+
+
+def _config_id(row: object) -> int | None:
+    """The configuration of a result, of a run, or of a tuple that ends with a result."""
+    if isinstance(row, tuple):
+        row = row[-1]
+    found = row.get("config_id") if isinstance(row, dict) else getattr(row, "config_id", None)
+    return found if isinstance(found, int) else None
 
 
 def _cell(column: Column[T], row: T) -> Cell:

@@ -80,30 +80,13 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  // The playheads follow the audio. A click on a timeline or on a segment's time seeks.
+  // A click on a segment's time plays from there; see wireChart for the timelines.
   function setUpRecording(article) {
     const audio = article.querySelector("audio");
     if (!audio) {
       article.querySelectorAll(".seek").forEach((button) => { button.disabled = true; });
       return;
     }
-    const duration = Number(article.dataset.duration);
-    const playheads = article.querySelectorAll(".playhead");
-    const show = () => playheads.forEach((line) => {
-      line.hidden = false;
-      line.style.left = (100 * Math.min(audio.currentTime / duration, 1)) + "%";
-    });
-    const follow = () => {
-      show();
-      if (!audio.paused) requestAnimationFrame(follow);
-    };
-    audio.addEventListener("play", follow);
-    audio.addEventListener("timeupdate", show);
-    audio.addEventListener("seeked", show);
-    article.querySelectorAll(".track").forEach((track) => track.addEventListener("click", (event) => {
-      const box = track.getBoundingClientRect();
-      audio.currentTime = duration * (event.clientX - box.left) / box.width;
-    }));
     article.querySelectorAll(".seek").forEach((button) => button.addEventListener("click", () => {
       audio.currentTime = Number(button.dataset.time);
       audio.play();
@@ -224,8 +207,19 @@
 
   // A click on a timeline plays from there; a click on a configuration selects its row in every table.
   function wireChart(figure, view) {
-    const audio = figure.closest(".recording")?.querySelector("audio") ?? document.getElementById(figure.id + "-audio");
-    if (audio && view.signal && "playhead" in view.getState({ signals: () => true, data: () => false }).signals) {
+    const audio = figure.querySelector("audio") ?? figure.closest(".recording")?.querySelector("audio");
+    const signals = view.getState({ signals: () => true, data: () => false }).signals;
+    if ("brush" in signals && "picked" in signals) {  // lines through the box stay, and so do their rows
+      view.addSignalListener("brush", (_, box) => {
+        const [axes, [low, high]] = [box.axis ?? [], box.height ?? [0, -1]];
+        const inside = JSON.parse(figure.querySelector("script.spec").textContent).layer[0].data.values
+          .filter((row) => axes.includes(row.axis) && row.height >= low && row.height <= high);
+        const ids = [...new Set(inside.map((row) => row.config_id))];
+        view.signal("picked", ids).run();
+        choose(ids);
+      });
+    }
+    if (audio && "playhead" in signals) {
       const show = () => view.signal("playhead", audio.currentTime).run();
       const follow = () => { show(); if (!audio.paused) requestAnimationFrame(follow); };
       audio.addEventListener("play", follow);
@@ -239,10 +233,78 @@
     }
     view.addEventListener("click", (_, item) => {
       const id = item?.datum?.config_id;
-      if (id === undefined) return;
-      document.querySelectorAll("tr[data-config]").forEach((row) => row.classList.toggle("chosen", row.dataset.config === String(id)));
+      if (id === undefined || "brush" in signals) return;
+      choose([id]);
       document.querySelector("tr.chosen")?.scrollIntoView({ block: "center", behavior: "smooth" });
     });
+  }
+
+  function choose(ids) {
+    const chosen = new Set(ids.map(String));
+    document.querySelectorAll("tr[data-config]").forEach((row) => row.classList.toggle("chosen", chosen.has(row.dataset.config)));
+  }
+
+  // Long tables get a field that filters their rows, and a list that groups them: rows and means by value.
+  const FEW_ROWS = 8;
+
+  function setUpFilter(table) {
+    const body = table.tBodies[0];
+    if (!body || body.rows.length <= FEW_ROWS || !table.tHead) return;
+    const titles = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+    const bar = document.createElement("p");
+    bar.className = "filter";
+    const field = Object.assign(document.createElement("input"), { type: "search", placeholder: "filter rows" });
+    field.setAttribute("aria-label", "Filter the rows of the table");
+    const list = document.createElement("select");
+    list.setAttribute("aria-label", "Group the rows of the table");
+    list.append(new Option("group by …", ""), ...titles.map((title, column) => new Option(title, column)));
+    const count = Object.assign(document.createElement("span"), { className: "muted" });
+    count.setAttribute("role", "status");
+    const groups = document.createElement("div");
+    bar.append(field, " ", list, " ", count);
+    const shown = () => [...body.rows].filter((row) => !row.hidden);
+    const regroup = () => groups.replaceChildren(...(list.value === "" ? [] : [grouped(shown(), titles, Number(list.value))]));
+    field.addEventListener("input", () => {
+      const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      [...body.rows].forEach((row) => {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !wanted.every((word) => text.includes(word));
+      });
+      count.textContent = `${shown().length} of ${body.rows.length} rows`;
+      regroup();
+    });
+    list.addEventListener("change", regroup);
+    (table.closest(".wide") ?? table).before(bar, groups);
+  }
+
+  function grouped(rows, titles, by) {
+    const found = Map.groupBy ? Map.groupBy(rows, (row) => row.cells[by].textContent.trim()) : new Map();
+    const numeric = titles.map((_, column) => column).filter((column) => column !== by
+      && rows.some((row) => row.cells[column].classList.contains("number")));
+    const table = document.createElement("table");
+    table.className = "grouped";
+    const head = table.createTHead().insertRow();
+    [titles[by], "rows", ...numeric.map((column) => "mean " + titles[column])].forEach((title) => {
+      const cell = document.createElement("th");
+      cell.scope = "col";
+      cell.textContent = title;
+      head.append(cell);
+    });
+    const body = table.createTBody();
+    found.forEach((members, value) => {
+      const row = body.insertRow();
+      row.insertCell().textContent = value;
+      row.insertCell().textContent = members.length;
+      numeric.forEach((column) => {
+        const values = members.map((one) => one.cells[column].dataset.sort).filter((text) => text !== "" && !Number.isNaN(Number(text))).map(Number);
+        row.insertCell().textContent = values.length ? (values.reduce((a, b) => a + b, 0) / values.length).toPrecision(3) : "–";
+      });
+      [...row.cells].slice(1).forEach((cell) => cell.classList.add("number"));
+    });
+    const box = document.createElement("div");
+    box.className = "wide";
+    box.append(table);
+    return box;
   }
 
   // The first occurrence of each term of the glossary shows its definition to a pointer and to the keyboard.
@@ -280,6 +342,7 @@
   setUpTerms();
   document.querySelectorAll("table.dataframe").forEach(setUpDataFrame);
   document.querySelectorAll("table.sortable").forEach(setUpTable);
+  document.querySelectorAll("table.sortable").forEach(setUpFilter);
   document.querySelectorAll(".recording").forEach(setUpRecording);
   setUpCsv();
   setUpScrolling();
