@@ -1,41 +1,15 @@
-"""Figures of the notebooks: stages of a recording, ablation, work against accuracy, growth of costs, other systems."""
+"""Figures of the notebooks: ablation, work against accuracy, growth of costs, other systems."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from whisperlab.evaluation.scoring.language import frame_labels
-from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.pareto import pareto_front
-from whisperlab.report.figures import (
-    INK,
-    LETTER,
-    MUTED,
-    NARROW,
-    PALETTE,
-    TIMELINE_RIGHT,
-    detected_languages,
-    draw_posterior,
-    draw_row,
-    draw_speech,
-    draw_time,
-    label,
-    language_colours,
-    language_runs,
-    new_figure,
-    new_plot,
-    new_plots,
-    set_margins,
-    styled,
-    true_languages,
-)
-from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.report.figure import INK, MUTED, PALETTE
+from whisperlab.report.figures import LETTER, NARROW, label, new_figure, new_plot, new_plots, set_margins, styled
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import Point
-from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,40 +17,6 @@ if TYPE_CHECKING:
 
 _KINDS = {"before": 3, "guide": 1, "default": 2, "off": 0, "on": 4}  # colour of each kind of variant
 _MARKERS = "os^D"
-
-
-@styled
-def stages_figure(trace: Trace, audio: FloatArray, width: float = 11.0) -> Figure:
-    """Every stage of one recording on one time axis, from the audio to the text.
-
-    From the top: waveform; detected speech; posterior of each frame, with dots below it for the most likely language
-    since the last pause; path of the smoothing; switches (a line from the boundary, where the language changed, to a
-    triangle at the decision); languages of the text; true languages. Dashed lines are true switches. Dropped audio is
-    hatched. ``audio`` is the fed audio, shape (n,), 16 kHz.
-    """
-    colours = language_colours([trace])
-    figure = new_figure(width, 6.4)
-    wave, speech, posterior, rows = figure.subplots(4, 1, sharex=True, height_ratios=(1.1, 0.22, 1.2, 2.2))
-    figure.subplots_adjust(left=0.1, right=TIMELINE_RIGHT, top=0.985, bottom=0.08, hspace=0.09)
-    _draw_waveform(wave, audio)
-    draw_speech(speech, trace, 0, 1)
-    speech.set_yticks([0.5], ["speech"])
-    for bare in (wave, speech):
-        bare.tick_params(length=0, labelbottom=False)
-        bare.spines[["left", "bottom"]].set_visible(False)
-    draw_posterior(posterior, trace, colours)
-    path = language_runs(frame_labels(trace.frames))
-    for place, labels in ((0, path), (2, detected_languages(trace)), (3, true_languages(trace))):
-        draw_row(rows, place, labels, colours)
-    for switch in trace.switches:
-        rows.plot([switch.time, switch.decided_at], [1, 1], color=INK, linewidth=1.2)
-        rows.plot([switch.decided_at], [1], ">", color=INK, markersize=6)
-    rows.set_yticks([0, 1, 2, 3], ["path", "decided", "text", "true"])
-    rows.set_ylim(3.5, -0.5)
-    rows.tick_params(length=0)
-    rows.spines["left"].set_visible(False)
-    draw_time(figure, trace, (wave, posterior, rows))
-    return figure
 
 
 @styled
@@ -202,15 +142,6 @@ def percentiles_figure(lines: Mapping[str, Sequence[float]], y: str) -> Figure:
     axes.minorticks_off()
     axes.legend(frameon=False)
     return figure
-
-
-def _draw_waveform(axes: Axes, audio: FloatArray) -> None:
-    """Draw the minimum and maximum of up to 1,500 stretches."""
-    stretches = np.array_split(audio, min(len(audio), 1500))
-    times = np.cumsum([len(stretch) for stretch in stretches]) / SAMPLE_RATE
-    lows, highs = [stretch.min() for stretch in stretches], [stretch.max() for stretch in stretches]
-    axes.fill_between(times, lows, highs, color=MUTED, linewidth=0)
-    axes.set_yticks([0], ["sound"])
 
 
 def _note(

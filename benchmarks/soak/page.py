@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.soak.figures import chunk_figure, held_figure, memory_figure, schedule_figure
 from benchmarks.soak.findings import LIMIT, WORTH, Change, Findings, Growth, Held, Log, findings, read_log
 from whisperlab.experiments.significance import PairedResult
-from whisperlab.report.figures import Drawing, to_svg
+from whisperlab.report.figure import Figure
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.files import write_atomic
@@ -150,35 +150,36 @@ def _held_words(found: Findings) -> str:
     return f"All {len(found.held)} collections are bounded: none grows, and {n_limits} are within their own limit"
 
 
-def _drawings(log: Log, found: Findings) -> Iterable[tuple[str, Drawing]]:
+def _drawings(log: Log, found: Findings) -> Iterable[tuple[str, Figure]]:
     yield (
         "memory",
-        Drawing(
-            (to_svg(memory_figure(log, found.resident), "memory", _memory_words(found)),),
+        Figure(
+            "memory",
+            _memory_words(found),
+            memory_figure(log, found.resident),
             "Minimum of each minute. Grey: warm-up; blue: compared windows. Dotted: slope of resident memory. Heap is "
             "the memory allocated by malloc, heap free the memory that malloc keeps for later.",
         ),
     )
     yield (
         "latency",
-        Drawing(
-            (to_svg(chunk_figure(log), "chunks", "milliseconds of a chunk over hours of audio"),),
+        Figure(
+            "chunks",
+            "milliseconds of a chunk over hours of audio",
+            chunk_figure(log),
             "Medians per minute of the percentiles of 8 s. The audio, and so the cost, differs from minute to minute: "
             "compare the blue windows, which have the same audio.",
         ),
     )
     yield (
         "held",
-        Drawing(
-            (to_svg(held_figure(log), "held", _held_words(found)),),
-            "Size of everything with a limit, in percent of the limit.",
+        Figure(
+            "held", _held_words(found), held_figure(log), "Size of everything with a limit, in percent of the limit."
         ),
     )
     yield (
         "schedule",
-        Drawing(
-            (to_svg(schedule_figure(log), "schedule", f"{len(log.pieces)} pieces of sound"),), "The sounds over time."
-        ),
+        Figure("schedule", f"{len(log.pieces)} pieces of sound", schedule_figure(log), "The sounds over time."),
     )
 
 

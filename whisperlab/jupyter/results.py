@@ -44,6 +44,8 @@ from whisperlab.util.timeline import SAMPLE_RATE, samples
 if TYPE_CHECKING:
     from whisperlab.experiments.sweep import Outcome
 
+pd.set_option("display.max_colwidth", None)  # text is shown whole
+
 SOUND_LIMIT = 4_000_000  # characters of a player in a page
 
 
@@ -126,7 +128,7 @@ class StreamResult:
     @property
     def heard_s(self) -> float:
         """Seconds of audio that were streamed."""
-        return float(self.trace.events[-1]["at"])
+        return self.trace.heard_s
 
     @property
     def speed(self) -> str:

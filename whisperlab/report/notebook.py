@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "notebook.html.j2"
 _KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}  # the one with the current Python
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _HIDDEN = "hide-input"  # tag of cells whose code is hidden
 _MISSING = "notebooks need papermill, nbconvert and ipykernel: pip install 'whisperlab[notebook]'"
 
@@ -168,6 +169,9 @@ def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
     from nbformat.v4 import new_markdown_cell
 
     cells = notebook.cells
+    for cell in cells:  # progress bars and controls are of use while a notebook runs
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if _WIDGET not in out.get("data", {})]
     title, question, rest = "Notebook", "", ""
     if cells and cells[0].cell_type == "markdown":
         found = re.match(r"(?s)# +(.+?)\s*(?:\n+|\Z)(.*?)\s*(?:\n\s*\n(.*)|\Z)", cells[0].source)
@@ -177,11 +181,11 @@ def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
     top = []
     answer, findings = _answer(_tagged(cells, "answer"))
     if answer:
-        top.append(new_markdown_cell(f'<div class="answer">\n\n{answer}\n\n</div>'))  # type: ignore[no-untyped-call]
+        top.append(new_markdown_cell(answer, metadata={"tags": ["answer-text"]}))  # type: ignore[no-untyped-call]
     picture = _tagged(cells, "picture")
     if picture is not None and picture.get("outputs"):
         shown = deepcopy(picture)
-        shown.metadata["tags"], picture.outputs = [_HIDDEN], []
+        shown.metadata["tags"], shown["id"], picture.outputs = [_HIDDEN], "picture", []
         top.append(shown)
     top += [new_markdown_cell(text) for text in (findings, rest) if text]  # type: ignore[no-untyped-call]
     cells[1:1] = top

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
@@ -60,13 +62,15 @@ def capture(
     sleep: Sleep = time.sleep,
     progress: Callable[[float], object] | None = None,
     on_result: Callable[[ProcessResult], object] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trace:
     """Feed 16 kHz ``audio`` of shape ``(n,)`` through a fresh transcriber and return the trace.
 
     With pace ``real`` a chunk is fed when its last sample would have been spoken. A transcriber that is too slow falls
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
-    ``on_result`` before it with the result.
+    ``on_result`` before it with the result. Before each chunk ``stop`` is called: True ends the stream early, and the
+    trace is complete up to there.
     ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was read, if not the defaults;
     ``audio_offset`` is the start of the audio in its file, in seconds, if it is a part of it.
     Raises ConfigurationError for empty audio and for an invalid chunk length or pace.
@@ -82,15 +86,16 @@ def capture(
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,
+        "load_before": os.getloadavg()[0],
     }
     if overload is None:
-        calls = _calls(transcriber, _feed(audio, chunk_ms, pace, clock, sleep))
+        calls = _calls(transcriber, _until(stop, _feed(audio, chunk_ms, pace, clock, sleep)))
         statistics = transcriber.get_statistics
     else:
         if pace != "real":
             raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
-        calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep), clock, sleep)
+        calls = _live_calls(live, _until(stop, _feed(audio, chunk_ms, "fast", clock, sleep)), clock, sleep)
         statistics = live.get_statistics
     events = _run(calls, statistics, clock, progress or (lambda _: None), on_result or (lambda _: None))
     return Trace(cast(Json, to_json(header)), tuple(events))
@@ -110,15 +115,16 @@ def _run(
     progress: Callable[[float], object],
     on_result: Callable[[ProcessResult], object],
 ) -> Iterator[Json]:
-    n_fed, compute_s, chunk, service_s = 0, 0.0, 0, list[float]()
+    n_fed, compute_s, processor_s, chunk, service_s = 0, 0.0, 0.0, 0, list[float]()
     last_text: tuple[str, str | None] = ("", None)
     level = 0
     started = clock()
     for n_samples, call in calls:
         n_fed += n_samples
-        before = clock()
+        before, busy = clock(), time.process_time()
         result = call()
         after = clock()
+        processor_s += time.process_time() - busy
         compute_s += after - before
         if n_samples:
             chunk = chunk or n_samples
@@ -134,11 +140,16 @@ def _run(
         **clocks,
         "statistics": statistics(),
         "compute_s": round(compute_s, 6),
+        "processor_s": round(processor_s, 6),
         "chunk_s": seconds(chunk),
         "service_s": service_s,
         "peak_rss_bytes": peak_rss_bytes(),
     }
     yield cast(Json, to_json(end))
+
+
+def _until(stop: Callable[[], bool], feed: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    return takewhile(lambda _: not stop(), feed)
 
 
 def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:

@@ -183,6 +183,17 @@ class Trace:
         return float(self.events[-1]["compute_s"])
 
     @property
+    def processor_s(self) -> float | None:
+        """Processor time of the whole process during the calls, in seconds; None if the trace lacks it."""
+        found: float | None = self.events[-1].get("processor_s")
+        return found
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of audio that were streamed: less than ``duration`` if the stream was stopped early."""
+        return float(self.events[-1]["at"]) or self.duration
+
+    @property
     def service_s(self) -> tuple[float, ...]:
         """Wall time of every chunk inside the transcriber, in seconds; empty if the trace lacks it."""
         return tuple(self.events[-1].get("service_s", ()))
@@ -194,8 +205,19 @@ class Trace:
 
     @property
     def real_time_factor(self) -> float:
-        """Compute / audio: below 1 keeps up with a live stream."""
-        return self.compute_s / self.duration
+        """Wall seconds of computing / seconds of audio: below 1 keeps up with a live stream."""
+        return self.compute_s / self.heard_s
+
+    @property
+    def speed(self) -> str:
+        """Seconds of computing per second of audio, as text: processor and wall time, threads, and the load before."""
+        processor = "" if self.processor_s is None else f"{self.processor_s / self.heard_s:.2f} processor s and "
+        threads = (self.config.get("compute") or {}).get("threads")
+        facts = [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
+        if (load := self.header.get("load_before")) is not None:
+            facts.append(f"load of the machine {load:.1f} before the run")
+        told = f" ({', '.join(facts)})" if facts else ""
+        return f"{processor}{self.real_time_factor:.2f} wall s per s of audio{told}"
 
 
 def _span(event: Json) -> Span:
