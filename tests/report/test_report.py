@@ -26,31 +26,24 @@ from synthetic_report import (
     tone,
 )
 
-from benchmarks.figures import stages_figure
 from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.results_store import in_memory
-from whisperlab.report import (
-    SweepReport,
-    counts,
-    figures,
-    from_rows,
-    from_traces,
-    recording,
-    timeline_figure,
-    write_index,
-)
+from whisperlab.report import SweepReport, counts, from_rows, from_traces, recording, timeline, write_index
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.counts import CacheCounts, Result, measured_alike, varying
+from whisperlab.report.figure import INK, Figure
+from whisperlab.report.figures import outcomes_figure
 from whisperlab.report.findings import findings, warnings
-from whisperlab.report.recording import describe
+from whisperlab.report.page import vega_script
 from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
 from whisperlab.report.tables import milliseconds, result_table
+from whisperlab.report.timeline import FIXED, describe, detected_languages, language_colours, words
 from whisperlab.util.audio_arrays import audio_digest
-from whisperlab.util.errors import AudioFormatError, MissingDependencyError, SweepError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.util.options import flat
 from whisperlab.util.timeline import SAMPLE_RATE
 
@@ -319,18 +312,28 @@ def test_traces_of_different_machines_are_warned_of() -> None:
 
 
 def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
-    assert re.findall(r'(?:src|href|action|poster|srcset)="(?!#|data:)[^"]*"', page) == []
-    assert re.findall(r"url\((?!#)[^)]*\)|@import|https?:", page) == []
+    own = page.replace(vega_script(), "")  # the library names its specifications, and the policy stops any request
+    assert re.findall(r'(?:src|href|action|poster|srcset)="(?!#|data:|index.html")[^"]*"', own) == []
+    assert re.findall(r"url\((?!#)[^)]*\)|@import|https?:", own) == []
     assert "default-src 'none'" in page
 
 
-def test_the_policy_allows_exactly_the_script_in_the_page(page: str) -> None:
+def test_the_policy_allows_exactly_the_scripts_in_the_page(page: str, small: SweepReport) -> None:
     import base64
     import hashlib
 
-    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}';" in page
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert len(scripts) == 2
+    digests = {base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts}
+    (allowed,) = re.findall(r"script-src ([^;]*);", page)
+    assert {source.strip("'").removeprefix("sha256-") for source in allowed.split()} == digests
+    assert "unsafe-eval" not in page
+
+
+def test_a_page_without_interactive_figures_has_no_library() -> None:
+    page = from_rows([]).html()
+    assert len(re.findall(r"<script>", page)) == 1
+    assert len(page) < 100_000
 
 
 def test_identifiers_are_unique_and_every_link_inside_leads_somewhere(page: str) -> None:
@@ -345,7 +348,7 @@ def test_markup_from_outside_is_text(folder: Path) -> None:
     header = {**trace.header, "machine": {ATTACK: ATTACK}, "commit": ATTACK}
     header["reference"] = {"text": ATTACK, "segments": [{**reference(("en",))["segments"][0], "text": ATTACK}]}
     told = from_traces([replace(trace, header=header)], title=ATTACK, command=ATTACK)
-    page = told.html()
+    page = told.html().replace(vega_script(), "")
     assert "<img" not in page
     assert "<script>document" not in page
     assert "</script><img" not in page
@@ -353,7 +356,7 @@ def test_markup_from_outside_is_text(folder: Path) -> None:
 
 
 def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
-    drawings = re.findall(r"<svg[^>]*>", page)
+    drawings = re.findall(r"<svg[^>]*>", page.replace(vega_script(), ""))
     # Outcomes, two heat maps, trade-off, front, parallel coordinates, importances, latency, two timelines twice.
     assert len(drawings) == 12
     for drawing in drawings:
@@ -530,29 +533,45 @@ def test_sound_stays_within_its_limit(small: SweepReport) -> None:
 # Figures
 
 
-def labels(trace: Trace) -> list[str]:
-    return [text.get_text() for axes in timeline_figure(trace).axes for text in axes.texts]
+def values(figure: Figure) -> list[dict[str, Any]]:
+    """All data of an interactive figure."""
+    assert figure.spec is not None
+    return [value for layer in figure.spec["layer"] for value in layer["data"]["values"]]
+
+
+def row_of(figure: Figure, low: float) -> list[str]:
+    """The languages of the boxes of one row, from the left."""
+    boxes = [value for value in values(figure) if value.get("low") == low and "language" in value and "text" in value]
+    return list(dict.fromkeys(box["language"] for box in sorted(boxes, key=lambda box: box["start"])))
 
 
 def test_a_timeline_shows_true_languages_above_detected_languages() -> None:
     trace = make_trace("a", ("en", "es", "ru"), config=configuration(), wrong=0.0)
-    assert labels(trace) == ["en", "es", "ru"] * 2
+    assert row_of(timeline(trace), 2.5) == row_of(timeline(trace), 1.6) == ["en", "es", "ru"]
+
+
+def test_a_word_on_the_timeline_has_its_share_of_the_segment() -> None:
+    trace = make_trace("a", ("en",), config=configuration(), wrong=0.0)
+    segment = trace.segments[0]
+    found = words(segment)
+    assert [word for _, _, word in found] == segment.text.split()
+    assert (found[0][0], found[-1][1]) == (segment.start_time, pytest.approx(segment.end_time))
+    assert {word for *_, word in found} <= {value.get("text") for value in values(timeline(trace))}
 
 
 def test_without_text_the_detected_languages_are_runs_of_the_frames() -> None:
     trace = make_trace("a", ("en", "es"), config=configuration(), wrong=0.0)
     silent = replace(trace, events=tuple(event for event in trace.events if event["kind"] != "segment"))
-    runs = figures.detected_languages(silent)
+    runs = detected_languages(silent)
     assert [run.language for run in runs] == ["en", "es"]
     assert runs[0].end == runs[1].start == pytest.approx(5.9)
-    assert labels(silent) == ["en", "es", "en", "es"]
+    assert row_of(timeline(silent), 1.6) == ["en", "es"]
 
 
 def test_true_switches_are_marked_where_the_new_language_begins() -> None:
     trace = make_trace("a", ("en", "en", "es"), config=configuration())
-    lines = [line.get_xdata() for line in timeline_figure(trace).axes[0].lines]
-    assert [10.0, 10.0] in [list(x) for x in lines]
-    assert [5.0, 5.0] not in [list(x) for x in lines]
+    assert {"start": 10.0} in values(timeline(trace))
+    assert {"start": 5.0} not in values(timeline(trace))
 
 
 def lossy(trace: Trace, *gaps: tuple[float, float]) -> Trace:
@@ -561,16 +580,13 @@ def lossy(trace: Trace, *gaps: tuple[float, float]) -> Trace:
     return replace(trace, events=(*lost, *trace.events))
 
 
-def test_audio_that_was_dropped_is_hatched_and_told() -> None:
+def test_audio_that_was_dropped_is_drawn_and_told() -> None:
     whole = make_trace("a", ("en", "es"), config=configuration())
     trace = lossy(whole, (2.0, 3.5), (7.0, 7.25))
-    for draw in (timeline_figure, lambda trace: stages_figure(trace, np.ones(160_000, np.float32))):
-        for axes in draw(trace).axes:
-            boxes = [patch.get_extents() for patch in axes.patches if patch.get_hatch()]
-            corners = [x for box in boxes for x in (box.x0, box.x1)]
-            at = axes.transData.inverted().transform([(x, 0) for x in corners])[:, 0]
-            assert at == pytest.approx([2.0, 3.5, 7.0, 7.25])
-        assert not [patch for axes in draw(whole).axes for patch in axes.patches if patch.get_hatch()]
+    for audio in (None, np.ones(160_000, np.float32)):
+        lost = [value for value in values(timeline(trace, audio=audio)) if "dropped" in value.get("what", "")]
+        assert [(value["start"], value["end"]) for value in lost] == [(2.0, 3.5), (7.0, 7.25)]
+        assert not [value for value in values(timeline(whole, audio=audio)) if "dropped" in value.get("what", "")]
     assert "Not heard, because the machine did not keep up: 1.8 s (2.0-3.5, 7.0-7.2)." in describe(trace)
     assert "Not heard" not in describe(whole)
     many = lossy(whole, *((n / 10, n / 10 + 0.05) for n in range(90)))
@@ -585,55 +601,75 @@ def test_a_page_tells_of_dropped_audio(small: SweepReport) -> None:
 
 def test_all_stages_of_a_recording_stand_on_one_time_axis() -> None:
     trace = make_trace("a", ("en", "es", "ru"), config=configuration(), wrong=0.0)
-    figure = stages_figure(trace, np.zeros(15 * 16_000, np.float32))
-    sound, speech, posterior, rows = figure.axes
-    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 15.0)}
-    assert [text.get_text() for axes in (sound, speech, rows) for text in axes.get_yticklabels()] == [
-        *("sound", "speech"),
-        *("path", "decided", "text", "true"),
-    ]
-    assert [text.get_text() for text in rows.texts] == ["en", "es", "ru"] * 3
-    spans = [list(line.get_xdata()) for line in rows.lines]
-    for switch in trace.switches:  # from the boundary to the decision
-        assert [switch.time, switch.decided_at] in spans
-    for axes in (sound, posterior, rows):
-        assert [5.0, 5.0] in [list(line.get_xdata()) for line in axes.lines]
+    figure = timeline(trace, audio=np.zeros(15 * 16_000, np.float32))
+    assert figure.spec is not None
+    axes = [layer["encoding"]["x"] for layer in figure.spec["layer"][:-1]]
+    assert {tuple(axis["scale"]["domain"]) for axis in axes} == {(0, 15.0)}
+    names = next(layer for layer in figure.spec["layer"])["encoding"]["y"]["axis"]["labelExpr"]
+    for name in ("probability", "path", "decided", "speech", "text", "reference", "sound"):
+        assert f"'{name}'" in names
+    ways = [(value["start"], value["end"]) for value in values(figure) if value.get("low") == 1.85 and "end" in value]
+    assert ways == [(round(s.time, 2), round(s.decided_at, 2)) for s in trace.switches]
 
 
-def test_a_language_has_one_colour_in_all_timelines_of_a_report() -> None:
+def test_a_language_has_one_colour_on_all_pages() -> None:
     traces = [make_trace(n, blocks, config=configuration()) for n, blocks in (("a", ("es",)), ("b", ("en", "es")))]
-    colours = figures.language_colours(traces)
+    colours = language_colours(traces)
     assert list(colours)[:2] == ["en", "es"]
     assert len(set(colours.values())) == len(colours)
+    assert language_colours(traces[:1])["es"] == colours["es"] == FIXED["es"]
 
 
 def test_more_languages_than_colours_are_drawn_all_the_same() -> None:
     trace = make_trace("a", ("en", "es"), config=configuration())
     many = [{"start": n, "end": n + 1.0, "lang": f"x{n}", "text": "a"} for n in range(10)]
     crowded = replace(trace, header={**trace.header, "reference": {"text": "a", "segments": many}})
-    assert [label for label in labels(crowded) if label.startswith("x")] == [f"x{n}" for n in range(10)]
+    assert row_of(timeline(crowded), 2.5) == [f"x{n}" for n in range(10)]
+
+
+def drawn(alt: str = "words for it") -> Figure:
+    return Figure("name", alt, outcomes_figure(results([row(5, 5, 5, 1)])))
 
 
 def test_drawing_leaves_matplotlibs_settings_alone() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    figures.to_svg(timeline_figure(make_trace("a", ("en",), config=configuration())), "a", "words for it")
+    drawn().svg()
     assert dict(matplotlib.rcParams) == before
 
 
 def test_a_drawing_takes_the_colour_of_the_page_and_rounds_its_coordinates() -> None:
-    drawing = figures.to_svg(timeline_figure(make_trace("a", ("en",), config=configuration())), "name", 'a "b" <c>')
-    assert figures.INK not in drawing
-    assert "currentColor" in drawing
-    assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in drawing
-    assert not re.search(r'\sd="[^"]*\.\d{3}', drawing)
+    interactive = timeline(make_trace("a", ("en",), config=configuration()))
+    for drawing in (drawn('a "b" <c>').svg(), replace(interactive, alt='a "b" <c>').svg()):
+        assert INK not in drawing or drawing.count(INK) == drawing.count(f'stroke="{INK}"')  # outlines of boxes
+        assert "currentColor" in drawing
+        assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in drawing
+        assert not re.search(r'\sd="[^"]*\.\d{3}', drawing)
+
+
+def test_a_figure_shows_itself_and_saves_itself(tmp_path: Path) -> None:
+    figure = timeline(make_trace("a", ("en",), config=configuration()))
+    assert figure._repr_html_() == figure.html()
+    assert figure.save(tmp_path / "a.svg").read_text().startswith("<svg xmlns=")
+    assert "vegaEmbed" in figure.save(tmp_path / "a.html").read_text()
+    with pytest.raises(ConfigurationError, match=r"\.svg or \.html"):
+        figure.save(tmp_path / "a.png")
+
+
+def test_text_in_a_specification_cannot_end_its_script() -> None:
+    trace = make_trace("a", ("en",), config=configuration(), said={**SAID, "en": ATTACK})
+    page = timeline(trace).html()
+    assert page.count("</script") == 1
 
 
 def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"matplotlib.*whisperlab\[report\]"):
-        timeline_figure(make_trace("a", ("en",), config=configuration()))
+        drawn()
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(MissingDependencyError, match=r"vl-convert-python.*whisperlab\[report\]"):
+        timeline(make_trace("a", ("en",), config=configuration())).svg()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match=r"jinja2.*whisperlab\[report\]"):
         from_rows([]).html()
@@ -658,10 +694,30 @@ def test_the_index_lists_reports_with_titles_newest_first(small: SweepReport, tm
     page = index.read_text(encoding="utf-8")
     assert index == tmp_path / "index.html"
     assert page.index(">Later<") < page.index(">Two calls<")
+    assert "10 s of audio in 2 recordings became" in page
     assert 'href="one%20two/sweep%20%231.html"' in page
     assert "A &lt;b&gt; note" in page
     assert "1 configuration over 2 recordings" in page
-    assert page.count("<tr><td") == 3
+    assert page.count("<li><h2>") == 3
+
+
+def test_pages_lead_to_one_another_and_home(small: SweepReport, tmp_path: Path) -> None:
+    for name in ("02_second.html", "01_first.html", "sub/other.html"):
+        replace(small, title=name).render(tmp_path / name)
+    (tmp_path / "foreign.html").write_text("<title>Foreign</title>", encoding="utf-8")
+    for _ in range(2):  # writing the index again replaces the navigation
+        write_index(tmp_path, now=NOW)
+    first, second, other = (
+        (tmp_path / name).read_text(encoding="utf-8") for name in ("01_first.html", "02_second.html", "sub/other.html")
+    )
+    assert first.count('aria-label="Reports"') == 1
+    assert '<a rel="next" href="02_second.html">' in first
+    assert '<a rel="prev" href="01_first.html">' in second
+    assert 'href="../index.html"' in other
+    assert 'rel="prev"' not in first
+    assert (tmp_path / "foreign.html").read_text(encoding="utf-8") == "<title>Foreign</title>"
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.index("01_first") < page.index("02_second") < page.index("sub/other")
 
 
 def test_writing_the_index_twice_does_not_list_the_index(tmp_path: Path) -> None:
@@ -721,7 +777,7 @@ def test_the_page_shows_what_is_worth_having_and_why(search: SweepReport) -> Non
     assert re.search(r"24 configurations, \d+ on the Pareto front: hop \d00 ms", parallel)
     assert "Importance of options. mixed error: language_id.confident_above" in page
     assert "Measured on the split dev." in page
-    assert "var(--back" in page[page.index("Parallel coordinates") :]
+    assert "picked" in page[page.index("Parallel coordinates") :]
 
 
 def test_choosing_on_test_is_warned_of() -> None:
@@ -767,8 +823,8 @@ def test_pictures_of_many_configurations_stay_bounded_and_say_so(monkeypatch: py
     assert shown[0] is not None
     assert shown[1] is not None
     assert shown[1].parallel.caption.startswith("20 of 60 configurations: the front, and an even choice")
-    lines = [len(re.findall("<path", told.parallel.parts[0])) for told in shown if told]
-    assert lines[1] <= lines[0] + 6  # ticks and texts; 40 lines more would be 40 paths
+    drawn_lines = [len({value.get("config_id") for value in values(told.parallel)} - {None}) for told in shown if told]
+    assert drawn_lines == [20, 20]
     (told,) = _tables(many)
     assert len(told.body) == 30
     assert told.caption == "All recordings together (the first 30 of 60 lines)"

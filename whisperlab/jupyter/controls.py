@@ -33,9 +33,11 @@ class Controls:
         self._stop = threading.Event()
         self.result: StreamResult | None = None
         self._file = ipywidgets.FileUpload(accept="audio/*,video/*", multiple=False, description="Choose a file")
-        self._path = ipywidgets.Text(str(audio), placeholder="or the path of a file", description="Path")
+        self._path = ipywidgets.Text(value=str(audio), placeholder="or the path of a file", description="Path")
         names = sorted((f"{english_name(code)} ({code})", code) for code in CODES)
-        self._languages = ipywidgets.SelectMultiple(names, value=tuple(languages), rows=5, description="Languages")
+        self._languages = ipywidgets.SelectMultiple(
+            options=names, value=tuple(languages), rows=5, description="Languages"
+        )
         self._start = ipywidgets.Button(description="Start", icon="play")
         self._stop_button = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
         self._view = ipywidgets.HTML()

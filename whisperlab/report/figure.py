@@ -12,12 +12,12 @@ import io
 import json
 import re
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.report.page import figure_page, missing, write_page
+from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.files import write_atomic
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Figure:
         try:
             import vl_convert
         except ImportError as error:
-            raise _missing("vl-convert-python") from error
+            raise missing("vl-convert-python") from error
         return _framed(vl_convert.vegalite_to_svg(self.spec or {}), self.name, self.alt)
 
     def html(self) -> str:
@@ -114,28 +114,10 @@ class Figure:
             return write_atomic(path, self.svg().replace("<svg ", namespace, 1).encode())
         if path.suffix != ".html":
             raise ConfigurationError(f"a figure is saved as .svg or .html, got {path.name!r}")
-        from whisperlab.report.page import figure_page, write_page
-
-        return write_page(path, figure_page(self))
+        return write_page(path, figure_page(self.name, self.alt, self.html()))
 
     def _repr_html_(self) -> str:
         return self.html()
-
-
-def interactive(markup: str) -> bool:
-    """Whether markup holds a figure that the page's script draws."""
-    return 'class="spec"' in markup
-
-
-@cache
-def vega_script() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, for a page with interactive figures. It loads nothing."""
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise _missing("vl-convert-python") from error
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    return bundle.replace("</script", "<\\/script")
 
 
 def to_svg(figure: matplotlib.figure.Figure, name: str, alt: str) -> str:
@@ -155,13 +137,11 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     coordinates = re.compile(r'\s(?:d|x|y|points|transform)="[^"]*"')
     # A hundredth of a point is invisible on any screen.
     inside = coordinates.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), inside)
+    numbers: dict[str, int] = {}  # Vega counts its clips over all drawings of a process
+    inside = re.sub(r"\bclip(\d+)", lambda found: f"clip{numbers.setdefault(found[1], len(numbers))}", inside)
     inside = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", inside).replace("xlink:href", "href").strip()
     inside = re.sub(r'\saria-[a-z]+="[^"]*"|\srole="[^"]*"', "", inside)  # the drawing is one image
     found = re.search(r'viewBox="([\d.\s-]+)"', head)
     box = found[1] if found else "0 0 1 1"
     inches = float(box.split()[2]) / 72
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
-
-
-def _missing(library: str) -> MissingDependencyError:
-    return MissingDependencyError(f"this figure needs {library}: pip install 'whisperlab[report]'")

@@ -10,10 +10,10 @@ import base64
 import hashlib
 import json
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.report.figure import Figure, interactive, vega_script
 from whisperlab.report.glossary import TERMS
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
@@ -54,9 +54,31 @@ def complete(page: str) -> str:
     return page.replace("<!--figures-->", f"<script>{library}</script>", 1)
 
 
-def figure_page(figure: Figure) -> str:
+def figure_page(name: str, alt: str, markup: str) -> str:
     """A page with one figure alone."""
-    return render_page("figure.html.j2", figure=figure, created=datetime.now(UTC).isoformat(timespec="seconds"))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return render_page("figure.html.j2", name=name, alt=alt, markup=markup, created=created)
+
+
+def interactive(markup: str) -> bool:
+    """Whether markup holds a figure that the page's script draws."""
+    return 'class="spec"' in markup
+
+
+@cache
+def vega_script() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, for a page with interactive figures. It loads nothing."""
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise missing("vl-convert-python") from error
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return bundle.replace("</script", "<\\/script")
+
+
+def missing(library: str) -> MissingDependencyError:
+    """The error for a library of the extra ``report`` that is not installed."""
+    return MissingDependencyError(f"reports need {library}: pip install 'whisperlab[report]'")
 
 
 def _digest(script: str) -> str:
@@ -83,7 +105,7 @@ def _environment() -> Environment:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
-        raise MissingDependencyError("reports need jinja2: pip install 'whisperlab[report]'") from error
+        raise missing("jinja2") from error
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
