@@ -100,7 +100,9 @@ def test_the_theme_follows_the_system_and_the_button(visit: Visit, browser: Brow
 
 
 def test_drawings_take_the_colour_of_the_theme(visit: Visit) -> None:
-    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('figure.drawn .live svg .role-axis-title text')).fill")
+    assert visit.changes_with_the_theme(
+        "getComputedStyle(document.querySelector('figure.drawn .live svg .role-axis-title text')).fill"
+    )
 
 
 def test_a_script_in_a_transcript_is_only_text(visit: Visit) -> None:
@@ -269,7 +271,9 @@ def test_the_pictures_of_a_search_take_the_colours_of_the_theme(visit: Visit) ->
     drawings = visit.page.locator("#search .live svg, #search .picture svg")
     assert drawings.count() == 3
     assert all(drawing.is_visible() for drawing in drawings.all())
-    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('#search .live svg .role-axis-title text')).fill")
+    assert visit.changes_with_the_theme(
+        "getComputedStyle(document.querySelector('#search .live svg .role-axis-title text')).fill"
+    )
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
