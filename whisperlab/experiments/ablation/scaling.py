@@ -14,10 +14,11 @@ import torch
 from whisperlab.config import TranscriberConfig
 from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
 from whisperlab.experiments.ablation.variants import Models
+from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.model.encoder import ShortWindowEncoder, positions
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import Precision, activations, packed_linear
-from whisperlab.model.weights import Weights, tensor_shapes
+from whisperlab.model.weights import Weights
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
