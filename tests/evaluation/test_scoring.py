@@ -472,6 +472,19 @@ def test_counts_add_before_they_divide() -> None:
     assert pooled([scored(), short]) == scored() + short
 
 
+def test_every_count_of_a_score_is_added() -> None:
+    one = scored(frames=[frame(1, "en")], committed=[("press", 2.0), ("marque", 6.0)])
+    both = one + one
+    assert (both.recordings, both.audio_s, both.compute.compute_s, both.compute.audio_s) == (2, 20.0, 5.0, 20.0)
+    assert len(one.word_latencies) == 2
+    assert (both.word_latencies, both.delays) == (one.word_latencies * 2, one.delays * 2)
+    assert both.switch_text.counts.errors == 2 * one.switch_text.counts.errors > 0
+    assert both.labels.speech_s == 2 * one.labels.speech_s
+    assert both.frame_labels.speech_s == 2 * one.frame_labels.speech_s > 0
+    assert (both.switches.true, both.switches.found) == (2 * one.switches.true, 2 * one.switches.found)
+    assert both.text["es"].errors == 2 * one.text["es"].errors > 0
+
+
 def test_the_order_of_adding_is_indifferent() -> None:
     a, b = scored(), scored(switches=SWITCHES[:1], segments=ANSWER[:1])
     assert (a + b).rates() == (b + a).rates()

@@ -9,13 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
 from whisperlab.data import debian
 from whisperlab.data.audio_files import write_wav
-from whisperlab.data.card import card
 from whisperlab.data.debian import Package, Say
 from whisperlab.data.manifest import Recording, Totals, read_manifest, write_manifest
 from whisperlab.data.prompts import (
@@ -34,6 +32,7 @@ from whisperlab.data.scenes import Scene, plan_scenes, render
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.weights import cache_dir
 from whisperlab.util.errors import ConfigurationError, CorpusError
+from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
 
 RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
@@ -91,25 +90,13 @@ def load(
     return wanted
 
 
-class CorpusInfo(TypedDict):
-    """Facts about a corpus. ``splits`` maps a split to recordings, minutes and switches; it is empty until built."""
+def info(name: str, seed: int = 0) -> Json:
+    """Facts about a corpus. ``splits`` maps a split to recordings, minutes and switches; it is empty until built.
 
-    name: str
-    description: str
-    languages: list[str]
-    seed: int
-    built: bool
-    path: str
-    splits: dict[str, dict[str, float]]
-    licences: dict[str, str]  # by language, as the credits
-    credits: dict[str, str]
-
-
-def info(name: str, seed: int = 0) -> CorpusInfo:
-    """The facts about a corpus, ready for JSON."""
-    made = recipe(name)
-    built = is_built(name, seed)
-    recordings = load(name, seed=seed, build_missing=False) if built else []
+    ``licences`` and ``credits`` are by language.
+    """
+    made, built = recipe(name), is_built(name, seed)
+    sizes = {split: Totals.of(load(name, split, seed, build_missing=False)) for split in SPLITS if built}
     return {
         "name": name,
         "description": made.description,
@@ -117,15 +104,13 @@ def info(name: str, seed: int = 0) -> CorpusInfo:
         "seed": seed,
         "built": built,
         "path": str(corpus_dir(name, seed)),
-        "splits": {split: _size([r for r in recordings if r.split == split]) for split in SPLITS if built},
+        "splits": {
+            split: {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
+            for split, size in sizes.items()
+        },
         "licences": {voice.lang: voice.licence for voice in made.voices},
         "credits": {voice.lang: voice.credit for voice in made.voices},
     }
-
-
-def _size(recordings: Sequence[Recording]) -> dict[str, float]:
-    size = Totals.of(recordings)
-    return {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
 
 
 def build(
@@ -192,15 +177,14 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
         say(f"{made.name}: reading {voice.language}")
         pool += _read_prompts(voice, texts[voice.lang], sentence_of, files)
     (folder / "audio").mkdir()
-    recordings = []
+    recordings: list[Recording] = []
     for split in SPLITS:
         say(f"{made.name}: splicing {split}")
-        of_split = _splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split])
+        of_split = list(_splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split]))
         write_manifest(folder / f"manifest-{split}.jsonl", of_split)
         recordings += of_split
-    debs = [(package.name, files[package.name]) for package in made.packages]
-    used = [Package(name, debian.version_of(deb), debian.sha256(deb)) for name, deb in debs]
-    (folder / "CARD.md").write_text(card(made, seed, recordings, used), encoding="utf-8")
+    used = [Package(name, debian.version_of(deb), debian.sha256(deb)) for name, deb in files.items()]
+    (folder / "CARD.md").write_text(_card(made, seed, recordings, used), encoding="utf-8")
     state = {
         "version": RECIPE_VERSION,
         "name": made.name,
@@ -239,20 +223,18 @@ def _read_prompts(
     return list(prompts.values())
 
 
-def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Prompt]) -> list[Recording]:
+def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Prompt]) -> Iterator[Recording]:
     """Plan and write the scenes of a split. The random numbers depend on the seed and on the name of each scene."""
-    recordings = []
-    plan = _rng(seed, f"{made.name}-{split}")
-    for index, scene in enumerate(plan_scenes(plan, pool, made.languages, made.seconds[split])):
+
+    def rng(name: str) -> np.random.Generator:
+        return np.random.default_rng([seed, *name.encode()])
+
+    plan = plan_scenes(rng(f"{made.name}-{split}"), pool, made.languages, made.seconds[split])
+    for index, scene in enumerate(plan):
         name = f"{made.name}-{split}-{index:02d}"
         recording = _recording(name, scene, split, made, folder)
-        write_wav(recording.audio_path, render(scene, _rng(seed, name)))
-        recordings.append(recording)
-    return recordings
-
-
-def _rng(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *name.encode()])
+        write_wav(recording.audio_path, render(scene, rng(name)))
+        yield recording
 
 
 def _recording(name: str, scene: Scene, split: str, made: Recipe, folder: Path) -> Recording:
@@ -272,3 +254,75 @@ def _recording(name: str, scene: Scene, split: str, made: Recipe, folder: Path) 
         corpus=made.name,
         snr=scene.snr_db,
     )
+
+
+def _card(made: Recipe, seed: int, recordings: Sequence[Recording], packages: Sequence[Package]) -> str:
+    """The text of CARD.md with the usual header of data cards. It has no date, so that builds are identical."""
+    licences = sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})
+    credits = "\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices)
+    counts = "\n".join(_counts(recordings))
+    origin = "\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages)
+    return f"""\
+---
+pretty_name: {made.name}
+language: [{", ".join(made.languages)}]
+license: [{", ".join(licences)}]
+task_categories: [automatic-speech-recognition, audio-classification]
+---
+
+# {made.name}, seed {seed}
+
+{made.description[0].upper()}{made.description[1:]}.
+
+This is **spliced human speech, not a code-switching corpus**: telephone prompts, read by people,
+one after another. A splice is easier than a speaker switching: do not mix the two in results.
+
+## Counts
+
+| split | recordings | minutes | prompts | switches | seconds of speech |
+|-|-|-|-|-|-|
+{counts}
+
+{_METHOD}
+## Licences and credits
+
+{credits}
+
+This audio is an adapted work (cut, levelled, joined, partly with noise) under the same licences.
+
+## Made from these Debian packages
+
+| package | version | SHA-256 |
+|-|-|-|
+{origin}
+"""
+
+
+def _counts(recordings: Sequence[Recording]) -> Iterator[str]:
+    """The rows of the table, one per split."""
+    for split in SPLITS:
+        size = Totals.of([r for r in recordings if r.split == split])
+        spoken = ", ".join(f"{lang} {length_s:.0f}" for lang, length_s in size.speech_s.items())
+        cells = (split, size.recordings, f"{size.minutes:.1f}", size.segments, size.switches, spoken)
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+_METHOD = """\
+## How it is made
+
+* Excluded: digits, letters and other single words (`digits/`, `letters/`, `phonetic/`, `silence/`,
+  `dictate/`), texts with brackets or symbols, texts with `?` in place of accented letters, prompts with less
+  than 1.5 s or more than 20 s of speech, and prompts with fewer than 5 or more than 28 characters per second.
+  Of prompts with the same words, one is kept.
+* Prompts are trimmed to their speech (30 dB below the loud parts, to 10 ms) plus 30 ms on each side. Their
+  level is moved towards -20 dB of full scale by at most 6 dB. Segment times are those of the speech.
+* A scene has 8 to 20 blocks of one or two prompts in 40 to 90 seconds, with 0 to 600 ms between prompts;
+  neighbouring blocks differ in language where there are two. No prompt is used twice in a split, no sentence
+  twice in a scene.
+* Every second scene is clean (pauses between prompts are digital silence). The others have pink noise,
+  alternately 20 dB and 10 dB below the speech: `noise_snr_db` in the manifest.
+* `dev` and `test` never share a sentence, in any language. Prompts with the same sentence are found by their
+  keys and texts. A hash of the first key assigns them to a split, the same in every corpus and seed.
+* Texts are the speakers' scripts. Most Spanish scripts lack accents: score with diacritics folded. Some
+  scripts differ from the recording.
+"""

@@ -69,29 +69,25 @@ def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
     return [each.name for each in packages if not any(usable(each, path) for path in _found(each, folder))]
 
 
-def _fetch(wanted: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
+def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if shutil.which("apt-get") is None:
         raise CorpusError(
             "this system has no apt-get. Download these Debian packages on another system and give their "
-            f"folder as packages_dir: {' '.join(wanted)}"
+            f"folder as packages_dir: {' '.join(names)}"
         )
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
-        _download(wanted, Path(partial), say, lock)
-        for deb in Path(partial).glob("*.deb"):
+        here, download = Path(partial), ["download", *names]
+        if _apt_get(download, here, lock):
+            say("the package lists of this system lack the packages; fetching fresh lists for this download")
+            (here / "lists" / "partial").mkdir(parents=True)
+            own = [f"Dir::State::Lists={here / 'lists'}", f"Dir::Cache={here}", "Debug::NoLocking=true"]
+            if reason := _apt_get(["update"], here, lock, own) or _apt_get(download, here, lock, own):
+                raise CorpusError(
+                    f"apt-get could not download {' '.join(names)}: {reason}; packages_dir can name a folder with "
+                    "the files"
+                )
+        for deb in here.glob("*.deb"):
             deb.replace(folder / deb.name)
-
-
-def _download(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
-    if not _apt_get(["download", *names], folder, lock):
-        return
-    say("the package lists of this system lack the packages; fetching fresh lists for this download")
-    (folder / "lists" / "partial").mkdir(parents=True)
-    own = [f"Dir::State::Lists={folder / 'lists'}", f"Dir::Cache={folder}", "Debug::NoLocking=true"]
-    reason = _apt_get(["update"], folder, lock, own) or _apt_get(["download", *names], folder, lock, own)
-    if reason:
-        raise CorpusError(
-            f"apt-get could not download {' '.join(names)}: {reason}; packages_dir can name a folder with the files"
-        )
 
 
 def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
@@ -130,8 +126,7 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
     for path in found:
         if sha256(path) == package.sha256:
             return path
-    newest = found[-1]
-    version = version_of(newest)
+    newest, version = found[-1], version_of(found[-1])
     if version == package.version:
         raise CorpusError(
             f"{newest} is not the package it is named after (SHA-256 {sha256(newest)}, expected "
@@ -162,22 +157,17 @@ def unpack(path: Path) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(_plain(_data_tar(path.read_bytes()))), mode="r:") as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 total += member.size
-                name = _inside(member.name)
+                path_inside = PurePosixPath(member.name)
+                if path_inside.is_absolute() or ".." in path_inside.parts:
+                    raise ValueError(f"{member.name} points outside the package")
                 if member.size > _MEMBER_LIMIT or total > _UNPACKED_LIMIT:
                     raise ValueError(f"{member.name} is larger than any prompt")
                 content = archive.extractfile(member)
                 assert content is not None
-                files[name] = content.read()
+                files[str(path_inside)] = content.read()
     except (tarfile.TarError, lzma.LZMAError, zlib.error, ValueError, EOFError, OSError) as error:
         raise CorpusError(f"{path} cannot be unpacked: {error}") from error
     return files
-
-
-def _inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name} points outside the package")
-    return str(path)
 
 
 def _plain(packed: bytes) -> bytes:

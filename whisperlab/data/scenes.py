@@ -48,12 +48,6 @@ class Scene:
         """Length in samples, including the half second of quiet at the end."""
         return self.placed[-1].end + _TAIL
 
-    @property
-    def wanted(self) -> bool:
-        """Whether the scene has 8 to 20 blocks in 40 to 90 seconds."""
-        blocks = _BLOCKS[0] <= self.blocks <= _BLOCKS[1]
-        return blocks and _LENGTH_S[0] <= seconds(len(self)) <= _LENGTH_S[1]
-
 
 def plan_scenes(
     rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float
@@ -78,7 +72,9 @@ def _plan_scene(
 ) -> Scene:
     for _ in range(_TRIES):
         scene = _draw(rng, pool, languages, snr_db)
-        if scene is not None and scene.wanted:
+        if scene is None or not _BLOCKS[0] <= scene.blocks <= _BLOCKS[1]:
+            continue
+        if _LENGTH_S[0] <= seconds(len(scene)) <= _LENGTH_S[1]:
             return scene
     raise CorpusError(f"the {len(pool)} prompts left in {', '.join(languages)} do not make another scene")
 
@@ -96,9 +92,10 @@ def _draw(
     placed: list[Placed] = []
     blocks = 0
     while not placed or placed[-1].end < aim:
-        lang = _other_language(rng, languages, placed[-1].prompt.lang if placed else None)
-        size = 1 + int(rng.random() < _TWO_PROMPTS)
-        for _ in range(size):
+        previous = placed[-1].prompt.lang if placed else None
+        others = [lang for lang in languages if lang != previous] or languages
+        lang = others[int(rng.integers(len(others)))]
+        for _ in range(1 + int(rng.random() < _TWO_PROMPTS)):
             used = {p.prompt.sentence for p in placed}
             prompt = next((p for p in deck if p.lang == lang and p.sentence not in used), None)
             if prompt is None:
@@ -107,11 +104,6 @@ def _draw(
             placed.append(Placed(prompt, (placed[-1].end if placed else 0) + gap))
         blocks += 1
     return Scene(tuple(placed), blocks, snr_db)
-
-
-def _other_language(rng: np.random.Generator, languages: Sequence[str], previous: str | None) -> str:
-    others = [lang for lang in languages if lang != previous] or languages
-    return others[int(rng.integers(len(others)))]
 
 
 def render(scene: Scene, rng: np.random.Generator) -> FloatArray:

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from whisperlab.util.errors import ConfigurationError
 
-Confidence: TypeAlias = NDArray[np.float64]  # shape (answers,), 0 to 1
 Logits: TypeAlias = NDArray[np.float64]  # shape (answers, classes); -inf for a class that is not allowed
 
 COLDEST, HOTTEST = 0.05, 20.0  # range of the search for a temperature
@@ -50,21 +49,18 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> tu
     >>> [(b.n, b.accuracy, b.confidence) for b in reliability([0.4, 0.75, 1.0], [False, False, True], bins=2)]
     [(1, 0.0, 0.4), (2, 0.5, 0.875)]
     """
-    claimed, right = _checked(confidence, correct)
+    claimed, right = _pair("confidence", confidence, "correct", correct)
+    if claimed.min() < 0 or claimed.max() > 1:
+        raise ConfigurationError(f"confidence must be 0 to 1, got {claimed.min():g} to {claimed.max():g}")
     if bins < 1:
         raise ConfigurationError(f"bins must be at least 1, got {bins}")
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.maximum(np.searchsorted(edges, claimed), 1) - 1
-    return tuple(
-        ReliabilityBin(
-            float(edges[i]),
-            float(edges[i + 1]),
-            int((bin_of == i).sum()),
-            float(right[bin_of == i].mean()),
-            float(claimed[bin_of == i].mean()),
-        )
-        for i in np.unique(bin_of)
-    )
+    found = []
+    for i in np.unique(bin_of):
+        of, low, high = bin_of == i, float(edges[i]), float(edges[i + 1])
+        found.append(ReliabilityBin(low, high, int(of.sum()), float(right[of].mean()), float(claimed[of].mean())))
+    return tuple(found)
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
@@ -81,8 +77,18 @@ def negative_log_likelihood(
     logits: ArrayLike, truth: ArrayLike, temperature: float = 1.0, log_prior: ArrayLike = 0.0
 ) -> float:
     """Mean of -log P(true class) where P is the softmax of ``logits / temperature + log_prior``, in nats."""
-    scores, true = _checked_logits(logits, truth)
-    return _likelihood_of(scores, true, log_prior)(temperature)
+    checked, true = _checked_logits(logits, truth)
+    prior = np.asarray(log_prior, float)
+    if prior.shape not in ((), checked.shape[1:]):
+        raise ConfigurationError(
+            f"log_prior needs one number for each of {checked.shape[1]} classes, got shape {prior.shape}"
+        )
+    if not temperature > 0:
+        raise ConfigurationError(f"temperature must be > 0, got {temperature}")
+    scores = checked / temperature + prior
+    # Relative to the true class, so that the sum stays exact for probabilities close to 1.
+    behind = scores - scores[np.arange(len(true)), true, None]
+    return float(np.logaddexp.reduce(behind, axis=1).mean())
 
 
 def best_temperature(logits: ArrayLike, truth: ArrayLike, log_prior: ArrayLike = 0.0) -> float:
@@ -96,10 +102,12 @@ def best_temperature(logits: ArrayLike, truth: ArrayLike, log_prior: ArrayLike =
         truth: shape (answers,), the true class of each by its column.
         log_prior: one number per class, added after the division, as in `LanguageIdentifier`.
     """
-    scores, true = _checked_logits(logits, truth)
-    loss = _likelihood_of(scores, true, log_prior)
+
+    def loss(log: float) -> float:
+        return negative_log_likelihood(logits, truth, math.exp(log), log_prior)
+
     # The loss is convex in 1 / temperature, so along any monotone scale it has one valley.
-    return math.exp(_lowest(lambda log: loss(math.exp(log)), math.log(COLDEST), math.log(HOTTEST)))
+    return math.exp(_lowest(loss, math.log(COLDEST), math.log(HOTTEST)))
 
 
 def area_under_roc(score: ArrayLike, positive: ArrayLike) -> float:
@@ -135,24 +143,6 @@ def _lowest(loss: Callable[[float], float], low: float, high: float, within: flo
     return (low + high) / 2
 
 
-def _likelihood_of(logits: Logits, truth: NDArray[np.intp], log_prior: ArrayLike) -> Callable[[float], float]:
-    prior = np.asarray(log_prior, float)
-    if prior.shape not in ((), logits.shape[1:]):
-        raise ConfigurationError(
-            f"log_prior needs one number for each of {logits.shape[1]} classes, got shape {prior.shape}"
-        )
-
-    def loss(temperature: float) -> float:
-        if not temperature > 0:
-            raise ConfigurationError(f"temperature must be > 0, got {temperature}")
-        scores = logits / temperature + prior
-        # Relative to the true class, so that the sum stays exact for probabilities close to 1.
-        behind = scores - scores[np.arange(len(truth)), truth, None]
-        return float(np.logaddexp.reduce(behind, axis=1).mean())
-
-    return loss
-
-
 def _checked_logits(logits: ArrayLike, truth: ArrayLike) -> tuple[Logits, NDArray[np.intp]]:
     scores, true = np.asarray(logits, float), np.asarray(truth)
     if scores.ndim != 2 or not scores.size or true.shape != scores.shape[:1]:
@@ -167,13 +157,6 @@ def _checked_logits(logits: ArrayLike, truth: ArrayLike) -> tuple[Logits, NDArra
     if np.isneginf(scores[np.arange(len(true)), true]).any():
         raise ConfigurationError("truth contains a class that is not allowed: its logit is -inf")
     return scores, true.astype(np.intp)
-
-
-def _checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Confidence, NDArray[np.bool_]]:
-    claimed, right = _pair("confidence", confidence, "correct", correct)
-    if claimed.min() < 0 or claimed.max() > 1:
-        raise ConfigurationError(f"confidence must be 0 to 1, got {claimed.min():g} to {claimed.max():g}")
-    return claimed, right
 
 
 def _pair(name: str, values: ArrayLike, label: str, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -14,20 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisperlab.evaluation.scoring.language import Boundary
-from whisperlab.evaluation.scoring.text import align, units
+from whisperlab.evaluation.scoring.text import Addable, align, units
 from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import Switch
 
 
 @dataclass(slots=True, frozen=True)
-class ComputeTime:
+class ComputeTime(Addable):
     """Seconds of computing, and seconds of audio processed."""
 
     compute_s: float = 0.0
     audio_s: float = 0.0
-
-    def __add__(self, other: ComputeTime) -> ComputeTime:
-        return ComputeTime(self.compute_s + other.compute_s, self.audio_s + other.audio_s)
 
 
 def decision_delays(pairs: Iterable[tuple[Boundary, Switch]]) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any, TypeAlias
@@ -38,8 +38,6 @@ from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import Json, JsonValue, to_json
 from whisperlab.util.validation import is_number, shown
-
-SECONDS_PER_HOUR = 3600
 
 RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
 
@@ -82,23 +80,14 @@ class Score:
             raise ConfigurationError(
                 f"scores of the normalizers {self.normalizer} and {other.normalizer} cannot be added"
             )
-        return Score(
-            self.recordings + other.recordings,
-            self.audio_s + other.audio_s,
-            self.fold_diacritics,
-            add_by_language(self.text, other.text),
-            self.labels + other.labels,
-            self.frame_labels + other.frame_labels,
-            self.switches + other.switches,
-            self.delays + other.delays,
-            self.compute + other.compute,
-            self.switch_text + other.switch_text,
-            self.word_latencies + other.word_latencies,
-            {
-                name: (n + other.blocks[name][0], missed + other.blocks[name][1])
-                for name, (n, missed) in self.blocks.items()
-            },
-            self.normalizer,
+        blocks = self.blocks.items()
+        summed = ("recordings", "audio_s", "labels", "frame_labels", "switches", "delays", "compute", "switch_text")
+        return replace(
+            self,
+            text=add_by_language(self.text, other.text),
+            blocks={name: (n + other.blocks[name][0], m + other.blocks[name][1]) for name, (n, m) in blocks},
+            word_latencies=self.word_latencies + other.word_latencies,
+            **{name: getattr(self, name) + getattr(other, name) for name in summed},
         )
 
     def rates(self) -> RateTree:
@@ -256,7 +245,7 @@ def _interval(values: Sequence[float], level: float) -> tuple[float, float] | No
 def _rates(score: Score) -> RateTree:
     """The rates, with NaN for a division by zero and infinity for a missed switch."""
     total = sum(score.text.values(), TextCounts())
-    switches, hours = score.switches, score.audio_s / SECONDS_PER_HOUR
+    switches, hours = score.switches, score.audio_s / 3600
     missed = switches.true - len(score.delays)
     return {
         **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},

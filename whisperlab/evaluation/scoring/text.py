@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import jiwer
 import regex
@@ -73,22 +74,23 @@ class Aligned:
         return "hit" if self.reference == self.hypothesis else "substitution"
 
 
+class Addable:
+    """Base of slotted dataclasses that are added field by field."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
 @dataclass(slots=True, frozen=True)
-class TextCounts:
+class TextCounts(Addable):
     """Hits and errors of the units of a reference, and insertions."""
 
     hits: int = 0
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-
-    def __add__(self, other: TextCounts) -> TextCounts:
-        return TextCounts(
-            self.hits + other.hits,
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-        )
 
     @property
     def reference_words(self) -> int:
@@ -221,27 +223,19 @@ def align(
 
 def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
     """The counts of an alignment, by language of the reference."""
-    one = {
-        "hit": TextCounts(hits=1),
-        "substitution": TextCounts(substitutions=1),
-        "deletion": TextCounts(deletions=1),
-        "insertion": TextCounts(insertions=1),
-    }
-    counts: dict[str, TextCounts] = {}
+    kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for step in steps:
-        counts[step.language] = counts.get(step.language, TextCounts()) + one[step.kind]
-    return counts
+        kinds[step.language][step.kind] += 1
+    names = {"hit": "hits", "substitution": "substitutions", "deletion": "deletions", "insertion": "insertions"}
+    return {language: TextCounts(**{names[kind]: n for kind, n in found.items()}) for language, found in kinds.items()}
 
 
 @dataclass(slots=True, frozen=True)
-class SwitchText:
+class SwitchText(Addable):
     """Counts of the units next to language switches; ``deleted_s`` is the speech time of the deleted ones."""
 
     counts: TextCounts = TextCounts()
     deleted_s: float = 0.0
-
-    def __add__(self, other: SwitchText) -> SwitchText:
-        return SwitchText(self.counts + other.counts, self.deleted_s + other.deleted_s)
 
 
 def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:

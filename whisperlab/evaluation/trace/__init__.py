@@ -8,8 +8,7 @@ and the statistics; a file without it is incomplete and cannot be read.
 
 from __future__ import annotations
 
-from whisperlab.evaluation.trace.files import read_trace, write_trace
-from whisperlab.evaluation.trace.migration import SCHEMA
+from whisperlab.evaluation.trace.files import SCHEMA, read_trace, write_trace
 from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
 from whisperlab.evaluation.trace.records import Reference, ReferenceSegment, Trace
 from whisperlab.evaluation.trace.schema import DOCUMENT, SEGMENT, STATISTICS, SWITCH, Pace, check_fields

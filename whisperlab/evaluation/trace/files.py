@@ -1,17 +1,23 @@
-"""Reading and writing of traces as JSON lines."""
+"""Reading and writing of traces as JSON lines, and the only place that has the schemas of earlier versions."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from whisperlab.evaluation.trace.migration import migrated
 from whisperlab.evaluation.trace.records import Trace
 from whisperlab.evaluation.trace.schema import check_line
 from whisperlab.util.errors import TraceError, brief
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
+from whisperlab.util.options import migrated as migrated_options
 from whisperlab.util.validation import from_json
+
+# Schema of a trace, and the oldest that can be read. 3 added the kinds ``untranscribed`` and ``language_flag``. 4 gave
+# options today's names, in groups, and called the cache key and hit cause ``near`` ``similar``.
+SCHEMA = 4
+OLDEST = 2
 
 
 def write_trace(path: str | Path, trace: Trace) -> None:
@@ -31,7 +37,7 @@ def read_trace(path: str | Path) -> Trace:
         raise TraceError(f"cannot read the trace {path}: {error}") from error
     if not lines or lines[0]["kind"] != "header":
         raise TraceError(f"{path} is not a trace: its first line is not a header")
-    header, *events = migrated(lines, path)
+    header, *events = _migrated(lines, path)
     kinds = [event["kind"] for event in events]
     if kinds.count("end") != 1 or kinds[-1] != "end" or "header" in kinds:
         raise TraceError(f"{path} is not one complete trace: it needs one header first and one end line last")
@@ -58,3 +64,33 @@ def _check_records(trace: Trace, path: Path) -> None:
         raise TraceError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise TraceError(f"{path} is damaged: {brief(error)}") from error
+
+
+def _migrated(lines: Sequence[Json], path: object) -> tuple[Json, ...]:
+    """The lines of a trace (header first) in today's schema; raises TraceError for a schema that cannot be read."""
+    header, *events = lines
+    schema = header["schema"]
+    if not OLDEST <= schema <= SCHEMA:
+        raise TraceError(
+            f"{path} has trace schema {schema}; this version reads {OLDEST} to {SCHEMA}: update whisperlab"
+        )
+    if schema < 4:
+        header = {**header, "config": migrated_options(header["config"])}
+        events = [
+            {**event, "statistics": migrated_statistics(event["statistics"])} if event["kind"] == "end" else event
+            for event in events
+        ]
+    return {**header, "schema": SCHEMA}, *events
+
+
+def migrated_statistics(statistics: Json) -> Json:
+    """A transcriber's statistics of schema 2 or 3 in today's form; today's are returned unchanged."""
+    cache = statistics.get("encoder_cache")
+    if not isinstance(cache, Mapping):
+        return statistics
+    cache = dict(cache)
+    if isinstance(causes := cache.get("hits_by_cause"), Mapping):
+        cache["hits_by_cause"] = {"similar" if name == "near" else name: n for name, n in causes.items()}
+    if cache.get("key") == "near":
+        cache["key"] = "similar"
+    return {**statistics, "encoder_cache": cache}

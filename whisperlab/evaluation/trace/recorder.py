@@ -12,8 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
-from whisperlab.evaluation.trace.files import write_trace
-from whisperlab.evaluation.trace.migration import SCHEMA
+from whisperlab.evaluation.trace.files import SCHEMA, write_trace
 from whisperlab.evaluation.trace.records import Reference, Trace
 from whisperlab.evaluation.trace.schema import Pace
 from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, RealTimeFeed
@@ -89,13 +88,13 @@ def capture(
         "load_before": os.getloadavg()[0],
     }
     if overload is None:
-        calls = _calls(transcriber, _until(stop, _feed(audio, chunk_ms, pace, clock, sleep)))
+        calls = _calls(transcriber, _feed(audio, chunk_ms, pace, clock, sleep, stop))
         statistics = transcriber.get_statistics
     else:
         if pace != "real":
             raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
-        calls = _live_calls(live, _until(stop, _feed(audio, chunk_ms, "fast", clock, sleep)), clock, sleep)
+        calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep, stop), clock, sleep)
         statistics = live.get_statistics
     events = _run(calls, statistics, clock, progress or (lambda _: None), on_result or (lambda _: None))
     return Trace(cast(Json, to_json(header)), tuple(events))
@@ -146,10 +145,6 @@ def _run(
         "peak_rss_bytes": peak_rss_bytes(),
     }
     yield cast(Json, to_json(end))
-
-
-def _until(stop: Callable[[], bool], feed: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    return takewhile(lambda _: not stop(), feed)
 
 
 def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:
@@ -221,7 +216,9 @@ def _rounded(posterior: Mapping[str, float]) -> dict[str, float]:
     return {language: float(f"{p:.6g}") for language, p in posterior.items()}
 
 
-def _feed(audio: FloatArray, chunk_ms: float, pace: Pace, clock: Clock, sleep: Sleep) -> Iterable[FloatArray]:
+def _feed(
+    audio: FloatArray, chunk_ms: float, pace: Pace, clock: Clock, sleep: Sleep, stop: Callable[[], bool]
+) -> Iterator[FloatArray]:
     if len(audio) == 0:
         raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
     if samples(chunk_ms / 1000) < 1:
@@ -229,7 +226,7 @@ def _feed(audio: FloatArray, chunk_ms: float, pace: Pace, clock: Clock, sleep: S
     if pace not in get_args(Pace):
         raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
     feed = chunks(audio, samples(chunk_ms / 1000))
-    return paced(feed, clock, sleep) if pace == "real" else feed
+    return takewhile(lambda _: not stop(), paced(feed, clock, sleep) if pace == "real" else feed)
 
 
 def _audio_facts(audio: FloatArray, path: str | Path | None, offset: float | None) -> Mapping[str, str | float | None]:
