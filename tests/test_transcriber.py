@@ -906,11 +906,11 @@ def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
 def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
     make: Make, sentence: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    every_hop = LanguageIdOptions(confident_hop_factor=1)
+    every_hop = LanguageIdOptions(confident_hop_factor=1, window_ms=400, trailing_silence_ms=400)
     transcriber = make(
         lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", language_id=every_hop
     )
-    audio = np.concatenate([sentence.audio] * 2)
+    audio = np.concatenate([sentence.audio] * 4)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
         run = listen(transcriber, chunks(audio, CHUNK))
     assert len(run.frames) >= 200
