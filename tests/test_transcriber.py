@@ -502,7 +502,7 @@ def test_the_speech_is_transcribed_about_as_it_was_said(scene: Scene, oracle: Ru
     assert whole.segments[0].language == "en"
 
 
-@pytest.mark.parametrize("quietest", [None, "newest"])
+@pytest.mark.parametrize("quietest", ["newest", pytest.param(None, marks=pytest.mark.slow)])
 def test_speech_that_goes_on_and_on_is_cut_before_its_newest_words(
     make: Make, sentence: Scene, monkeypatch: pytest.MonkeyPatch, quietest: str | None
 ) -> None:
@@ -576,7 +576,7 @@ def test_silence_and_noise_say_nothing(make: Make, made: Callable[[int], npt.NDA
     assert {result.language for result in run.results} == {None}
 
 
-@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("language", ["en", pytest.param("es", marks=pytest.mark.slow)])
 def test_one_language_alone_is_transcribed_as_if_it_had_been_given(make: Make, language: str) -> None:
     """But for a word here and there: text waits until the language is sure, so long speech may be cut elsewhere."""
     recording = load(f"ivr-{language}", "dev")[0]
