@@ -1020,6 +1020,7 @@ def test_the_doctor_looks_at_everything_and_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("whisperlab.util.threads.second_thread", lambda: 0.62)
     assert run("doctor", "--json") == 0
     (findings,) = documents(capsys.readouterr().out)
     by_name = {finding["name"]: finding for finding in findings}
@@ -1038,6 +1039,7 @@ def test_the_doctor_looks_at_everything_and_says_what_to_do(
 def test_a_full_disk_fails_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "LITTLE_DISK", float("inf"))
     monkeypatch.setattr(doctor, "ENOUGH_DISK", float("inf"))
+    monkeypatch.setattr("whisperlab.util.threads.second_thread", lambda: 0.62)
     assert run("doctor") == 1
     streams = capsys.readouterr()
     assert "FAIL  disk" in streams.out

@@ -275,9 +275,9 @@ SMALL = {
     },
     "03_language_id_window": {
         "SPLIT": "test",
-        "WINDOWS_S": [1.0, 2.0],
+        "WINDOWS_S": [0.5, 1.0],
         "SILENCES_S": [0.0, 0.5],
-        "CHOSEN": [2.0, 0.5],
+        "CHOSEN": [1.0, 0.5],
         "PLACES": 6,
         "CONFIDENCE_PLACES": 10,
     },
@@ -301,18 +301,27 @@ SMALL = {
 # Those that hear no speech and have no parameter for it.
 DEAF = ("06_ring_buffer",)
 
+# Those that measure a cost, whatever is heard.
+COSTS = ("02_cache_sweep", "05_before_after", "07_memory")
+EXECUTED = [
+    *((path, path.stem in COSTS) for path in NOTEBOOKS),
+    *(pytest.param(path, False, marks=pytest.mark.slow) for path in NOTEBOOKS if path.stem in COSTS),
+]
+
 
 @pytest.mark.notebook
 @pytest.mark.model
 @pytest.mark.browser
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path,few", EXECUTED, ids=lambda value: getattr(value, "stem", "few" if value else "base"))
 def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_read(
-    path: Path, excerpt: Path, tmp_path: Path, browser: Browser
+    path: Path, few: bool, excerpt: Path, few_weights: Path, tmp_path: Path, browser: Browser
 ) -> None:
+    """With the weights of Whisper base, or with few random ones."""
     hostile = path.stem == "01_quickstart"
     manifest = _with_script(excerpt, tmp_path) if hostile else excerpt
     heard = {} if path.stem in DEAF else {"CORPUS": str(manifest)}
-    page = run_notebook(path, tmp_path / "page.html", {**heard, **SMALL[path.stem]})
+    model = {"MODEL": str(few_weights)} if few else {}
+    page = run_notebook(path, tmp_path / "page.html", {**heard, **model, **SMALL[path.stem]})
     text = page.read_text(encoding="utf-8")
     assert FETCHED.findall(text.replace(vega_script(), "")) == []
     assert re.search('<svg[^>]* role="img"', text)
