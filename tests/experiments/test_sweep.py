@@ -239,6 +239,7 @@ def test_a_row_has_these_fields(recordings: list[Recording], tmp_path: Path) -> 
     assert set(row) == {
         "key", "config", "recording", "corpus", "split", "audio_sha256", "model_digest", "whisperlab",
         "status", "schema", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
+        "processor_s",
         "response_p95_s", "peak_rss_bytes", "threads", "created",
     }  # fmt: skip
     assert (row["status"], row["error"], row["corpus"], row["split"]) == ("ok", None, "fakes", "test")
