@@ -21,6 +21,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
+from whisperlab.config import TranscriberConfig
 from whisperlab.data import load
 from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import Score, align, score, units
@@ -28,11 +29,12 @@ from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
 from whisperlab.streaming.decoding import Hypothesis
 from whisperlab.streaming.language_id import LanguageIdOptions
+from whisperlab.streaming.monitoring import Monitor
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
 from whisperlab.streaming.switching import RETRY
-from whisperlab.streaming.vad import VadOptions
+from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
@@ -844,7 +846,7 @@ def test_the_summary_and_the_prometheus_text_name_the_operations(make: Make) -> 
     transcriber = make()
     transcriber.process(np.zeros(CHUNK, np.float32))
     assert "chunk.total" in transcriber.get_performance_summary()
-    assert "encoder cache (rounded): 0 hits" in transcriber.get_performance_summary()
+    assert "encoder cache (similar): 0 hits" in transcriber.get_performance_summary()
     assert 'operation="chunk.total"' in transcriber.export_prometheus_metrics()
 
 
@@ -901,6 +903,24 @@ def test_a_coarse_key_answers_wrongly_and_shadow_checks_say_so(make: Make, scene
 
 def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
     assert whole.statistics["encoder_cache"]["shadow"]["false_hit_rate"] is None
+
+
+def test_by_default_slow_language_id_and_a_cache_without_hits_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    limits, metrics = TranscriberConfig().monitoring, PerformanceMetrics()
+    metrics.record("lid.total", 5.0)
+    gate = SpeechGate(VadOptions(), SileroDetector())
+    interval_s = limits.log_interval_s
+    monitor = Monitor(limits.lid_p95_limit_ms, limits.hit_rate_limit, interval_s, metrics, EncoderCache(), gate)
+    with caplog.at_level(logging.WARNING, logger="whisperlab"):
+        monitor.check_speed(1000)
+        assert not caplog.records
+        Monitor(10.0, 0.4, interval_s, metrics, EncoderCache(), gate).check_speed(1000)
+    assert len(caplog.records) == 2
+
+
+def test_the_transcribers_default_key_is_the_best_safe_one_and_the_caches_own_is_the_guides() -> None:
+    assert TranscriberConfig().cache.key == "similar"
+    assert EncoderCache().key.name == "rounded"
 
 
 def test_slow_language_id_and_a_useless_cache_are_warned_of_once(

@@ -139,6 +139,7 @@ def test_hold_music_noise_tones_and_silence_give_no_text(base_model: Whisper) ->
 def test_a_language_outside_the_allowed_ones_is_flagged_and_those_within_are_not(
     base_model: Whisper, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="whisperlab")
     recording = next(r for r in data.load("ivr-five", "dev") if {"fr", "en"} <= set(r.languages))
     audio = recording.audio()
     clips = {

@@ -58,7 +58,7 @@ def _check_records(trace: Trace, path: Path) -> None:
     """Raise TraceError unless every record can be built from the lines."""
     records = "segments switches frames speech untranscribed flags committed reference config statistics"
     try:
-        for name in (*records.split(), "real_time_factor"):
+        for name in (*records.split(), "real_time_factor", "speed"):
             getattr(trace, name)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
