@@ -172,7 +172,6 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["nonsense"],
         ["transcribe"],
         ["transcribe", "a.wav", "--pace", "slow"],
@@ -733,7 +732,7 @@ def test_playing_a_manifest_without_an_id_says_what_is_needed(
     for what, kind in ((manifest, "a file"), ("call", "no recording of a built corpus")):
         assert run("data", "play", what) == 1
         (told,) = capsys.readouterr().err.splitlines()
-        assert f"{str(what)!r} is {kind}: play needs the id of a recording" in told
+        assert f"{str(what)!r} is {kind}: expected the id of a recording" in told
         assert "--corpus MANIFEST" in told
 
 

@@ -250,6 +250,22 @@ def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> No
 # --- Ray ----------------------------------------------------------------------------------------------
 
 
+def two_nodes(tries: int = 3) -> Any:
+    """Ray gives its processes 30 s to begin, which is too little on a busy machine."""
+    from ray.cluster_utils import Cluster
+
+    for left in reversed(range(tries)):
+        try:
+            made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+            made.add_node(num_cpus=1)
+        except Exception:
+            if not left:
+                raise
+        else:
+            return made
+    raise AssertionError("no try")
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two Ray nodes, each a process of its own; Ray listens to the network, so they ask for a token."""
@@ -258,10 +274,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        from ray.cluster_utils import Cluster
-
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        made.add_node(num_cpus=1)
+        made = two_nodes()
         yield made
         made.shutdown()
 
