@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from whisperlab.report.experiments import scaling_figure
 
+from benchmarks.figures import scaling_figure
 from benchmarks.scaling import scaling
 from whisperlab.experiments.ablation import Models
-from whisperlab.report.figures import to_svg
+from whisperlab.report.figure import to_svg
 
 if TYPE_CHECKING:
     from conftest import Scene

@@ -17,7 +17,7 @@ from whisperlab.experiments.ablation.timing import encoder_flop, hit_figures, ti
 from whisperlab.experiments.ablation.variants import VARIANTS, Variant, select_variants
 from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
 from whisperlab.model.weights import load_weights
-from whisperlab.report.figures import to_svg
+from whisperlab.report.figure import to_svg
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.statistics import Point
 from whisperlab.util.timeline import samples
