@@ -110,7 +110,7 @@ def few_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small Whisper with random weights, for what must be the same whatever is heard."""
     import torch
 
-    from whisperlab.model.weights import tensor_shapes
+    from whisperlab.model.checkpoints import tensor_shapes
 
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(shape, generator=generator) / 8 for name, shape in tensor_shapes(FEW)}
