@@ -495,7 +495,9 @@ def test_texts_are_read_with_comments_marks_and_repeated_keys() -> None:
     assert prompts.parse_texts(raw) == {"a": "one: two", "b": "first"}
 
 
-@pytest.mark.parametrize("raw", [b"plain", gzip.compress(b"a: b")[:-9], gzip.compress(b"\xff: b")])
+@pytest.mark.parametrize(  # with names, because gzip writes the time and two processes must collect the same tests
+    "raw", [b"plain", gzip.compress(b"a: b")[:-9], gzip.compress(b"\xff: b")], ids=["plain", "cut", "no UTF-8"]
+)
 def test_texts_that_cannot_be_read_are_told(raw: bytes) -> None:
     with pytest.raises(CorpusError, match="texts of the prompts"):
         prompts.parse_texts(raw)
