@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import soundfile
+import soxr
 from browsing import DESKTOP, PHONE, Visit, opened
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
@@ -321,6 +324,8 @@ def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_
     manifest = _with_script(excerpt, tmp_path) if hostile else excerpt
     heard = {} if path.stem in DEAF else {"CORPUS": str(manifest)}
     model = {"MODEL": str(few_weights)} if few else {}
+    if path.stem == "10_your_own_audio":
+        heard = {"AUDIO": str(_own_recording(excerpt, tmp_path / "my call.wav")), "LANGUAGES": ["en", "es"]}
     page = run_notebook(path, tmp_path / "page.html", {**heard, **model, **SMALL[path.stem]})
     text = page.read_text(encoding="utf-8")
     assert FETCHED.findall(text.replace(vega_script(), "")) == []
@@ -343,6 +348,14 @@ def test_every_notebook_runs_on_real_speech_and_becomes_a_page_that_anybody_can_
     for theme in ("light", "dark"):
         with opened(browser, page, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
             assert visit.grave() == []
+
+
+def _own_recording(excerpt: Path, path: Path) -> Path:
+    """The same speech as a stereo file of 44.1 kHz."""
+    (recording,) = corpora.load(str(excerpt), "test")
+    audio = soxr.resample(recording.audio(), 16_000, 44_100)
+    soundfile.write(path, np.stack([audio, audio / 2], axis=1), 44_100)
+    return path
 
 
 def _with_script(excerpt: Path, folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,9 @@ def test_controls_keep_the_parameters_and_take_an_uploaded_file() -> None:
     assert empty.languages == []
     with pytest.raises(ConfigurationError, match="no file is chosen"):
         empty.start()
-    empty._file.value = (
-        {"name": "../../up.wav", "content": b"RIFF", "type": "audio/wav", "size": 4, "last_modified": 0},
-    )
+    now = datetime(2026, 11, 28, tzinfo=UTC)
+    uploaded = {"name": "../../up.wav", "content": b"RIFF", "type": "audio/wav", "size": 4, "last_modified": now}
+    empty._file.value = (uploaded,)
     assert empty.audio is not None
     assert empty.audio.name == "up.wav"
     assert empty.audio.read_bytes() == b"RIFF"
