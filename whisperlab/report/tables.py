@@ -128,7 +128,8 @@ def _saved(result: Result) -> str:
 
 
 def _language_interval(result: Result) -> str:
-    return "" if result.language_error_interval is None else _range(result.language_error_interval)
+    interval = result.language_error_interval
+    return "" if interval is None else _range(interval)
 
 
 _FALSE_HITS = "Of the hits that were recomputed, those that stood for another language (95 % interval)"
