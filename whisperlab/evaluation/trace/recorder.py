@@ -69,9 +69,8 @@ def capture(
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
     ``on_result`` before it with the result. Before each chunk ``stop`` is called: True ends the stream early, and the
-    trace is complete up to there.
-    ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was read, if not the defaults;
-    ``audio_offset`` is the start of the audio in its file, in seconds, if it is a part of it.
+    trace is complete up to there. ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was
+    read, if not the defaults. ``audio_offset`` is the start of the audio in its file in seconds, for a part of a file.
     Raises ConfigurationError for empty audio and for an invalid chunk length or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
@@ -81,7 +80,14 @@ def capture(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "config": transcriber.config(),
-        "audio": {**_audio_facts(audio, audio_path, audio_offset), **(audio_options or {})},
+        "audio": {
+            "path": None if audio_path is None else str(audio_path),
+            **({} if audio_offset is None else {"offset": audio_offset}),
+            "sha256": audio_digest(audio),
+            "duration": seconds(len(audio)),
+            "sampling_rate": SAMPLE_RATE,
+            **(audio_options or {}),
+        },
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,
@@ -227,13 +233,3 @@ def _feed(
         raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
     feed = chunks(audio, samples(chunk_ms / 1000))
     return takewhile(lambda _: not stop(), paced(feed, clock, sleep) if pace == "real" else feed)
-
-
-def _audio_facts(audio: FloatArray, path: str | Path | None, offset: float | None) -> Mapping[str, str | float | None]:
-    return {
-        "path": None if path is None else str(path),
-        **({} if offset is None else {"offset": offset}),
-        "sha256": audio_digest(audio),
-        "duration": seconds(len(audio)),
-        "sampling_rate": SAMPLE_RATE,
-    }
