@@ -14,10 +14,11 @@ from whisperlab.buffer import RingBuffer
 from whisperlab.experiments.ablation import Models
 from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
 from whisperlab.experiments.microbenchmarks import CHUNK, ROUNDS, SPEECH, repeated
+from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import Precision
-from whisperlab.model.weights import Weights, tensor_shapes
+from whisperlab.model.weights import Weights
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray

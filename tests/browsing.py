@@ -63,6 +63,9 @@ def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Visit]:
     visit.page.on("pageerror", lambda error: visit.noise.append(str(error)))
     visit.page.on("request", lambda request: visit.requests.append(request.url))
     visit.page.goto(path.as_uri())
+    visit.page.wait_for_function(
+        "!window.vegaEmbed || [...document.querySelectorAll('figure.chart')].every(f => f.classList.contains('drawn'))"
+    )
     try:
         yield visit
     finally:

@@ -91,6 +91,34 @@ def scene() -> Scene:
     return cut
 
 
+FEW = {
+    "n_mels": 80,
+    "n_audio_ctx": 1500,
+    "n_audio_state": 64,
+    "n_audio_head": 2,
+    "n_audio_layer": 4,
+    "n_vocab": 51_865,
+    "n_text_ctx": 448,
+    "n_text_state": 64,
+    "n_text_head": 2,
+    "n_text_layer": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def few_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small Whisper with random weights, for what must be the same whatever is heard."""
+    import torch
+
+    from whisperlab.model.weights import tensor_shapes
+
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=generator) / 8 for name, shape in tensor_shapes(FEW)}
+    path = tmp_path_factory.mktemp("weights") / "few.pt"
+    torch.save({"dims": FEW, "model_state_dict": state}, path)
+    return path
+
+
 @pytest.fixture
 def frequent_switches() -> Iterator[None]:
     """Let the interpreter change threads as often as it can."""

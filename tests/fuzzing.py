@@ -41,6 +41,7 @@ from whisperlab.evaluation.trace import read_trace, write_trace
 from whisperlab.experiments import comparison, results_store, store_import, sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
+from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import ProcessResult
@@ -995,7 +996,7 @@ def _checkpoint_seeds(folder: Path) -> None:
 
 def _checkpoint(dims: dict[str, int]) -> dict[str, Any]:
     """Random weights: openai-whisper leaves some of them as the memory happens to be."""
-    shapes = models.tensor_shapes(dims)
+    shapes = tensor_shapes(dims)
     return {"dims": dims, "model_state_dict": {name: torch.randn(shape).half() / 4 for name, shape in shapes}}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from whisperlab.report.glossary import TERMS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
 
@@ -34,3 +36,8 @@ def test_the_documentation_names_only_files_that_exist() -> None:
             continue
         named = re.findall(r"`((?:benchmarks|notebooks|tests|whisperlab)/[\w/.]+)`", page.read_text("utf-8"))
         assert [name for name in named if not (ROOT / name).exists()] == [], page.name
+
+
+def test_the_glossary_of_the_pages_is_that_of_the_documentation() -> None:
+    listed = (ROOT / "docs" / "glossary.md").read_text("utf-8").casefold()
+    assert [term for term in TERMS if term.casefold() not in listed] == []

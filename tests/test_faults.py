@@ -57,8 +57,9 @@ from whisperlab.experiments.sweep import run_sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, downloads
 from whisperlab.model import weights as models
+from whisperlab.model.checkpoints import tensor_digest, tensor_shapes
 from whisperlab.model.encoder import ShortWindowEncoder
-from whisperlab.model.weights import Weights, tensor_digest, tensor_shapes
+from whisperlab.model.weights import Weights
 from whisperlab.report import notebook
 from whisperlab.report.page import render_page, write_page
 from whisperlab.streaming import vad

@@ -21,6 +21,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
+from whisperlab.config import TranscriberConfig
 from whisperlab.data import load
 from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import Score, align, score, units
@@ -28,11 +29,12 @@ from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
 from whisperlab.streaming.decoding import Hypothesis
 from whisperlab.streaming.language_id import LanguageIdOptions
+from whisperlab.streaming.monitoring import Monitor
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
 from whisperlab.streaming.switching import RETRY
-from whisperlab.streaming.vad import VadOptions
+from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
@@ -274,11 +276,11 @@ def test_frames_tell_how_much_of_their_window_was_speech(whole: Run) -> None:
 
 
 def test_frames_in_batches_are_the_same_frames_answered_together(make: Make, scene: Scene) -> None:
-    every_hop = {"confident_hop_factor": 1, "onset_ms": 0}
+    every_hop, audio = {"confident_hop_factor": 1, "onset_ms": 0}, scene.audio[: 6 * SAMPLE_RATE]
     alone, batched = (
         listen(
             make(decode=False, precision="fp32", language_id=LanguageIdOptions(**every_hop, batch=n)),
-            chunks(scene.audio, CHUNK),
+            chunks(audio, CHUNK),
         )
         for n in (1, 3)
     )  # in bfloat16 other numbers of rows round otherwise: a doubtful frame differs by some percent
@@ -400,7 +402,7 @@ def test_doubt_about_the_language_does_not_let_speech_outgrow_what_is_decoded_at
     monkeypatch.setattr(stream.detector, "at_pause", lambda current: None)
     text.language = "en"
     longest = 0
-    for chunk in chunks(np.concatenate([scene.clip(s) for s in scene.segments] * 2), CHUNK):
+    for chunk in chunks(np.concatenate([scene.clip(s) for s in scene.segments]), CHUNK):
         transcriber.process(chunk)
         if text.speech:
             longest = max(longest, stream.history.received - text.speech.start)
@@ -502,7 +504,7 @@ def test_the_speech_is_transcribed_about_as_it_was_said(scene: Scene, oracle: Ru
     assert whole.segments[0].language == "en"
 
 
-@pytest.mark.parametrize("quietest", [None, "newest"])
+@pytest.mark.parametrize("quietest", ["newest", pytest.param(None, marks=pytest.mark.slow)])
 def test_speech_that_goes_on_and_on_is_cut_before_its_newest_words(
     make: Make, sentence: Scene, monkeypatch: pytest.MonkeyPatch, quietest: str | None
 ) -> None:
@@ -576,7 +578,7 @@ def test_silence_and_noise_say_nothing(make: Make, made: Callable[[int], npt.NDA
     assert {result.language for result in run.results} == {None}
 
 
-@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("language", ["en", pytest.param("es", marks=pytest.mark.slow)])
 def test_one_language_alone_is_transcribed_as_if_it_had_been_given(make: Make, language: str) -> None:
     """But for a word here and there: text waits until the language is sure, so long speech may be cut elsewhere."""
     recording = load(f"ivr-{language}", "dev")[0]
@@ -844,7 +846,7 @@ def test_the_summary_and_the_prometheus_text_name_the_operations(make: Make) -> 
     transcriber = make()
     transcriber.process(np.zeros(CHUNK, np.float32))
     assert "chunk.total" in transcriber.get_performance_summary()
-    assert "encoder cache (rounded): 0 hits" in transcriber.get_performance_summary()
+    assert "encoder cache (similar): 0 hits" in transcriber.get_performance_summary()
     assert 'operation="chunk.total"' in transcriber.export_prometheus_metrics()
 
 
@@ -903,14 +905,32 @@ def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
     assert whole.statistics["encoder_cache"]["shadow"]["false_hit_rate"] is None
 
 
+def test_by_default_slow_language_id_and_a_cache_without_hits_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    limits, metrics = TranscriberConfig().monitoring, PerformanceMetrics()
+    metrics.record("lid.total", 5.0)
+    gate = SpeechGate(VadOptions(), SileroDetector())
+    interval_s = limits.log_interval_s
+    monitor = Monitor(limits.lid_p95_limit_ms, limits.hit_rate_limit, interval_s, metrics, EncoderCache(), gate)
+    with caplog.at_level(logging.WARNING, logger="whisperlab"):
+        monitor.check_speed(1000)
+        assert not caplog.records
+        Monitor(10.0, 0.4, interval_s, metrics, EncoderCache(), gate).check_speed(1000)
+    assert len(caplog.records) == 2
+
+
+def test_the_transcribers_default_key_is_the_best_safe_one_and_the_caches_own_is_the_guides() -> None:
+    assert TranscriberConfig().cache.key == "similar"
+    assert EncoderCache().key.name == "rounded"
+
+
 def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
     make: Make, sentence: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    every_hop = LanguageIdOptions(confident_hop_factor=1)
+    every_hop = LanguageIdOptions(confident_hop_factor=1, window_ms=400, trailing_silence_ms=400)
     transcriber = make(
         lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", language_id=every_hop
     )
-    audio = np.concatenate([sentence.audio] * 2)
+    audio = np.concatenate([sentence.audio] * 4)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
         run = listen(transcriber, chunks(audio, CHUNK))
     assert len(run.frames) >= 200

@@ -14,7 +14,7 @@ from benchmarks.language_window.figures import (
     reliability_figure,
 )
 from whisperlab.evaluation.scoring import reliability, wilson
-from whisperlab.report.figures import to_svg
+from whisperlab.report.figure import to_svg
 
 
 def legend(figure: Figure) -> list[str]:

@@ -51,7 +51,7 @@ from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
 if TYPE_CHECKING:
     from conftest import Scene
 
-SHORT, LONGER = Plan(0.1), Plan(0.2)
+SHORT, LONGER = Plan(1 / 15), Plan(0.2)
 LANGUAGES = ["en", "es", "fr"]
 FEATURES = 16
 

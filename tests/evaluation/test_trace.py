@@ -129,6 +129,54 @@ def test_events_carry_both_clocks_and_waiting_is_not_computing(tmp_path: Path) -
     assert trace.real_time_factor == pytest.approx(4 * 0.02 / 0.25)
 
 
+def test_speed_is_told_in_processor_and_wall_time_with_threads_and_load(tmp_path: Path) -> None:
+    busy = FakeClock()
+
+    def clock() -> float:
+        busy.sleep(0.005)
+        return busy.now
+
+    trace = record_fake(tmp_path / "t", work_s=0.02, processor_clock=clock)
+    assert trace.processor_s == pytest.approx(4 * 0.005)
+    assert trace.processor_factor == pytest.approx(4 * 0.005 / 0.25)
+    header = {**trace.header, "load_before": 0.2, "config": {"compute": {"threads": 1}}}
+    told = "0.08 processor s and 0.32 wall s per s of audio (1 thread, load of the machine 0.2 before the run)"
+    assert Trace(header, trace.events).speed == told
+
+
+def test_a_trace_of_an_earlier_version_tells_wall_time_alone(tmp_path: Path) -> None:
+    trace = record_fake(tmp_path / "t", work_s=0.02)
+    header = {name: value for name, value in trace.header.items() if name != "load_before"}
+    *events, end = trace.events
+    end = {name: value for name, value in end.items() if name != "processor_s"}
+    write_trace(tmp_path / "t", Trace(header, (*events, end)))
+    old = read_trace(tmp_path / "t")
+    assert (old.processor_factor, old.speed) == (None, "0.32 wall s per s of audio")
+
+
+@pytest.mark.parametrize("line, field", [(0, "load_before"), (-1, "processor_s")])
+def test_an_optional_field_of_a_wrong_type_is_refused(tmp_path: Path, line: int, field: str) -> None:
+    trace = record_fake(tmp_path / "t")
+    lines = [trace.header, *trace.events]
+    lines[line] = {**lines[line], field: "fast"}
+    write_trace(tmp_path / "t", Trace(lines[0], tuple(lines[1:])))
+    with pytest.raises(TraceError, match=field):
+        read_trace(tmp_path / "t")
+
+
+def test_a_stopped_stream_is_finalized_and_complete_up_to_there(tmp_path: Path) -> None:
+    class Stopped(FakeTranscriber):
+        def finalize(self) -> ProcessResult:
+            return LAST
+
+    clock, heard = FakeClock(), list[float]()
+    options = {"recording": "r1", "clock": clock, "progress": heard.append, "stop": lambda: len(heard) == 1}
+    trace = record(Stopped(clock, work_s=0.02), AUDIO, tmp_path / "t", **options)
+    assert read_trace(tmp_path / "t") == trace
+    assert (trace.segments, trace.heard_s, trace.duration) == ((SEGMENT,), 0.1, 0.25)
+    assert trace.real_time_factor == pytest.approx(0.02 / 0.1)
+
+
 def test_at_fast_pace_nothing_is_waited_for(tmp_path: Path) -> None:
     trace = record_fake(tmp_path / "t", work_s=0.02)
     assert trace.events[-1]["elapsed"] == pytest.approx(trace.compute_s)

@@ -242,10 +242,17 @@ def test_an_imported_row_is_resumed(tmp_path: Path) -> None:
     write_old(tmp_path, old_row(1, config=config))
     import_jsonl(tmp_path)
     today = TranscriberConfig().replace(
-        {"language_id.hop_ms": 200, "language_id.confident_hop_factor": 1, "cache.size": 10}
+        {"language_id.hop_ms": 200, "language_id.confident_hop_factor": 1, "cache.size": 10, "cache.key": "rounded"}
     )
     with open_store(tmp_path) as store:
-        assert store.statuses([task_key(today.changes(), "1", "w", "0.1.0")])
+        assert store.statuses([task_key(today.identity(), "1", "w", "0.1.0")])
+
+
+def test_a_result_of_the_former_default_key_keeps_its_name_and_is_not_taken_for_one_of_todays() -> None:
+    from whisperlab.config import TranscriberConfig
+
+    assert TranscriberConfig().replace({"cache.key": "rounded"}).identity() == {}
+    assert TranscriberConfig().identity() == {"cache": {"key": "similar"}}
 
 
 @pytest.mark.parametrize(

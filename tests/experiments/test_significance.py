@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from extent import in_short_and_at_length
 
 from whisperlab.config import TranscriberConfig
 from whisperlab.experiments.comparison import compare_configurations, read_configuration
@@ -132,15 +133,16 @@ def test_an_invalid_configuration_is_refused(text: str, said: str) -> None:
 
 
 @pytest.mark.model
-def test_two_configurations_are_compared_on_real_speech(excerpt: Path) -> None:
+@in_short_and_at_length("rounds", 1, 4)
+def test_two_configurations_are_compared_on_real_speech(excerpt: Path, rounds: int) -> None:
     from whisperlab.data import load
 
     recordings = load(str(excerpt), "test")
     default = TranscriberConfig()
     every = default.replace({"language_id.confident_hop_factor": 1, "language_id.onset_only_ms": 30_000})
-    outcome = compare_configurations(every, default, recordings, rounds=2)
+    outcome = compare_configurations(every, default, recordings, rounds=rounds)
     by_name = {finding.measure.name: finding.result for finding in outcome.findings}
-    assert by_name["computing / audio"].n == 2
+    assert by_name["computing / audio"].n == rounds
     assert by_name["mixed error rate"].n == 1
     assert by_name["encoder seconds per second"].value < 0.8
     assert all(finding.summary().startswith(finding.measure.name) for finding in outcome.findings)

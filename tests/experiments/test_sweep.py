@@ -114,8 +114,15 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
         "languages": ["en"],
         "decode": False,
         "language_id": {"confident_hop_factor": 1, "onset_ms": 0},
-        "cache": {"size": 10},
+        "cache": {"size": 10, "key": "rounded"},
     }
+
+
+def test_a_grid_of_sizes_uses_the_default_key_and_one_of_precisions_the_guides() -> None:
+    assert {config.cache.key for config in Grid({"cache.size": (10, 50)}).configurations()} == {"similar"}
+    assert len(Grid({"cache.hash_precision": (6, 2)}).configurations()) == 2
+    (config, _) = Grid({"cache.hash_precision": (6, 2)}, {"cache.key": "logmel"}).configurations()
+    assert config.cache.key == "logmel"
 
 
 def test_the_span_and_similar_keys_have_no_precision_to_sweep() -> None:
@@ -232,6 +239,7 @@ def test_a_row_has_these_fields(recordings: list[Recording], tmp_path: Path) -> 
     assert set(row) == {
         "key", "config", "recording", "corpus", "split", "audio_sha256", "model_digest", "whisperlab",
         "status", "schema", "error", "counts", "rates", "statistics", "trace", "duration", "compute_s",
+        "processor_s",
         "response_p95_s", "peak_rss_bytes", "threads", "created",
     }  # fmt: skip
     assert (row["status"], row["error"], row["corpus"], row["split"]) == ("ok", None, "fakes", "test")

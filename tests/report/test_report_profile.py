@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import DESKTOP, PHONE, Visit, opened
+from holder import MIB, Holder
 from playwright.sync_api import Browser
 
 from whisperlab.data.audio_files import write_wav
 from whisperlab.profiling import calls, cpu, heap, latency, lines, memory, ops, python_memory
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.report.profile import ProfileReport, memory_numbers, reconciled
-from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.timeline import SAMPLE_RATE
 
-MIB = 2**20
 ATTACK = "<script>document.title='owned'</script>"
 PASSES = {
     "memory": memory,
@@ -34,38 +33,12 @@ PASSES = {
 }
 
 
-class Holder:
-    """Holds 32 MiB, and multiplies a little with each chunk."""
-
-    def __init__(self) -> None:
-        import torch  # noqa: F401 - not while chunks are timed
-
-        self.weights = np.ones(32 * MIB, np.uint8)
-
-    def process(self, chunk: np.ndarray, /) -> ProcessResult:
-        import torch
-
-        np.ones(200_000) @ np.ones(200_000)
-        torch.ones(200, 200) @ torch.ones(200, 200)
-        return ProcessResult("", "", None)
-
-    def finalize(self) -> ProcessResult:
-        return ProcessResult("", "", None)
-
-    def get_statistics(self) -> dict[str, Any]:
-        operation = {"count": 10, "total": 10.0, "p50": 1.0, "p95": 2.0, "p99": 3.0, "max": 4.0}
-        return {"performance": {"chunk.total": operation}}
-
-    def config(self) -> dict[str, Any]:
-        return {}
-
-
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every pass, of a small workload."""
     path = tmp_path_factory.mktemp("profile") / "ramp.wav"
     write_wav(path, np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32))
-    workload = Workload(str(path), make=Holder, functions=(f"{__name__}:Holder.process",))
+    workload = Workload(str(path), make=Holder, functions=(f"{Holder.__module__}:Holder.process",))
     return {name: in_fresh_process(one.measure, workload) for name, one in PASSES.items()}
 
 

@@ -54,6 +54,23 @@ positive_int = _number(int, lambda number: number > 0, "a whole number above zer
 share = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
 
 
+def add_common_arguments(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
+    """The arguments of all commands. ``nested``: of an action, where a default would undo what stands before it."""
+    off: Any = argparse.SUPPRESS if nested else False
+    for names, text in (
+        (["--json"], "print JSON alone on stdout, text on stderr"),
+        (["-q", "--quiet"], "print only results and errors"),
+    ):
+        parser.add_argument(*names, action="store_true", default=off, help=text)
+    count = argparse.SUPPRESS if nested else 0
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=count, help="print log messages (-vv: debug messages too)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="read options from this file; the command line wins (default: none)"
+    )
+
+
 def add_threads_argument(parser: argparse.ArgumentParser, default: int | None = THREADS, of: str = "") -> None:
     """``--threads``; ``of`` is the prefix of its help text, for a command that does several things."""
     parser.add_argument(
@@ -61,18 +78,24 @@ def add_threads_argument(parser: argparse.ArgumentParser, default: int | None = 
         type=positive_int,
         default=default,
         metavar="N",
-        help=f"{of}compute threads (default: {THREADS}; whisperlab doctor measures the effect of a second one)",
+        help=f"{of}compute threads; whisperlab doctor measures the effect of a second one (default: {THREADS})",
     )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of all commands that run a model."""
-    parser.add_argument("--model", default="base", help="model name or checkpoint file (default: %(default)s)")
+    parser.add_argument("--model", default="base", help="model name or checkpoint file")
     parser.add_argument(
-        "--languages", type=comma_list, metavar="en,es", help="the languages that may occur (default: all 99)"
+        "--languages",
+        type=comma_list,
+        metavar="en,es",
+        help="the languages that may occur: codes or English names (default: all 99)",
     )
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
-    for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
+    for name, text in (
+        ("lid-hop", "time between language-ID frames, in milliseconds"),
+        ("chunk", "length of the audio chunks, in milliseconds"),
+    ):
         parser.add_argument(f"--{name}-ms", type=positive_int, default=100, metavar="MS", help=text)
     add_threads_argument(parser)
 

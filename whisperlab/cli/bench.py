@@ -38,21 +38,22 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab bench``."""
-    parser.add_argument("what", choices=tuple(_BENCHES))
-    both, systems, pipeline = "systems, pipeline: ", "systems: ", "pipeline: "
-    parser.add_argument(
-        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help=f"{both}the speech (default: ivr-five)"
-    )
-    parser.add_argument("--split", default="test", help=f"{both}the split (default: test)")
+    parser.add_argument("what", choices=tuple(_BENCHES), help="what to measure")
+    both, systems, pipeline = "(systems, pipeline) ", "(systems) ", "(pipeline) "
+    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST", help=f"{both}the speech")
+    parser.add_argument("--split", default="test", help=f"{both}the split")
     parser.add_argument(
         "--limit",
         type=positive_int,
         metavar="N",
-        help=f"{both}only the first N recordings (pipeline times three by default)",
+        help=f"{both}only the first N recordings (default: all; pipeline times three)",
     )
     for name, of in (("systems", systems), ("variants", pipeline)):
         parser.add_argument(
-            f"--{name}", type=_names, metavar="NAME,...", help=f"{of}only those with such a text in their name"
+            f"--{name}",
+            type=_names,
+            metavar="NAME,...",
+            help=f"{of}only those with such a text in their name (default: all)",
         )
     parser.add_argument(
         "--pace",
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=positive,
         default=15.0,
-        help=f"{pipeline}timed audio of each recording (default: 15; the reference pipeline takes minutes for it)",
+        help=f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)",
     )
     add_threads_argument(parser, of=systems)
     switches = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -11,9 +10,10 @@ from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
 from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
-from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import Console
+from whisperlab.cli.arguments import add_common_arguments, languages_as_codes
+from whisperlab.cli.console import ERASE, Console
 from whisperlab.cli.needs import require
+from whisperlab.cli.parser import Parser, parse
 from whisperlab.util.errors import translate_oom
 
 # For --threads 2 and more. OpenMP threads wait for each other in a busy loop. If they share their cores with other
@@ -25,53 +25,70 @@ SPIN = ("GOMP_SPINCOUNT", "10000")
 COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="whisperlab", description="The lab bench for streaming Whisper on code-switching speech."
+    parser = Parser(
+        prog="whisperlab",
+        description="Live transcription of speech that switches language, and the tools to measure it.",
     )
     parser.add_argument("--version", action="version", version=f"whisperlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(
-            name,
+            module.__name__.rpartition(".")[2],
             help=module.HELP,
             description=module.__doc__,
             epilog="examples:\n" + "\n".join(f"  whisperlab {line}" for line in module.EXAMPLES),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print JSON alone on stdout, text on stderr")
+        add_common_arguments(command)
         command.set_defaults(run=module.run, needs=module.needs, parser=command)
+        for action in command.subparsers().values():
+            add_common_arguments(action, nested=True)
+            action.set_defaults(parser=action)
     return parser
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Check the dependencies of one command and run it; returns the exit code."""
-    args = build_parser().parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 0
+    args = parse(parser, words)
+    args.argv = words
     os.environ.setdefault(*SPIN)
-    console = Console(sys.stdout, sys.stderr, args.json)
+    console = Console(sys.stdout, sys.stderr, args.json, args.quiet)
     # Output of libraries must not mix with JSON documents.
     stdout = sys.stderr if args.json else sys.stdout
-    with redirect_stdout(stdout), _logged(console), translate_oom("for this command"):
+    with redirect_stdout(stdout), _logged(console, args.verbose), translate_oom("for this command"):
         languages_as_codes(args)
         require(args.needs(args))
         return int(args.run(args, console))
 
 
 @contextmanager
-def _logged(console: Console) -> Iterator[None]:
-    """Print log messages, such as a download of a model, as plain lines on stderr while a command runs."""
-    logger, handler = logging.getLogger("whisperlab"), logging.StreamHandler(console.err)
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+def _logged(console: Console, verbose: int) -> Iterator[None]:
+    """Print log messages, such as a download of a model, as plain lines on stderr while a command runs.
+
+    With ``verbose`` also those of the libraries: 1 from INFO on, 2 from DEBUG on.
+    """
+    own, root = logging.getLogger("whisperlab"), logging.getLogger()
+    handler = logging.StreamHandler(console.err)
+    erase = ERASE if console.err.isatty() else ""
+    handler.setFormatter(logging.Formatter(erase + ("%(levelname)s %(name)s: " if verbose else "") + "%(message)s"))
+    level = logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
+    levels = {own: logging.ERROR if console.quiet else min(level, logging.INFO), **({root: level} if verbose else {})}
+    before = [(logger, logger.level, logger.propagate) for logger in levels]
+    for logger, least in levels.items():
+        logger.addHandler(handler)
+        logger.setLevel(least)
+    own.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+        for logger, least, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(least)
+            logger.propagate = propagate

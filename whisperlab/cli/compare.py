@@ -33,10 +33,10 @@ RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "mo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab compare``."""
     parser.add_argument("a", metavar="A", help="a configuration, or the folder of a sweep")
-    parser.add_argument("b", metavar="B", help="another")
-    parser.add_argument("--corpus", metavar="NAME|MANIFEST", help=f"default: {RUNNING['corpus']}")
+    parser.add_argument("b", metavar="B", help="the configuration, or the folder, to compare it with")
+    parser.add_argument("--corpus", metavar="NAME|MANIFEST", help=f"the speech (default: {RUNNING['corpus']})")
     parser.add_argument("--split", help=f"dev or test (default: {RUNNING['split']})")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
     parser.add_argument(
         "--rounds",
         type=positive_int,

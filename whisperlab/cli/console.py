@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.json_values import to_json
 
+ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
+PERIODS_S = {True: 1.0, False: 30.0}  # between two messages of `Console.busy`, on a terminal or not
+
 
 @dataclass(slots=True, frozen=True)
 class Console:
-    """The output streams of a command; with ``json``, stdout contains only JSON."""
+    """The output streams of a command; with ``json``, stdout contains only JSON, with ``quiet`` stderr only errors."""
 
     out: TextIO
     err: TextIO
     json: bool
+    quiet: bool = False
 
     def show(self, text: str) -> None:
         """Print a result as text, unless stdout is for JSON."""
@@ -54,12 +62,38 @@ class Console:
             raise BrokenPipeError
 
     def note(self, text: str) -> None:
-        """Print a message on stderr."""
-        _print(text, self.err)
+        """Print a message on stderr, unless only results are wanted."""
+        if not self.quiet:
+            _print(ERASE * self.err.isatty() + text, self.err)
 
     def error(self, error: BaseException) -> None:
         """Print the reason of a failure on stderr, in one line."""
-        self.note(f"whisperlab: error: {one_line(error)}")
+        _print(f"whisperlab: error: {one_line(error)}", self.err)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Say at once what runs, and how long it has run: each second on a terminal, else every half minute."""
+        terminal, began, done = self.err.isatty(), time.monotonic(), threading.Event()
+
+        def report() -> None:
+            while not done.wait(PERIODS_S[terminal]):
+                line = f"{text}: {time.monotonic() - began:.0f} s"
+                self.err.write(f"{ERASE}{line}" if terminal else f"{line}\n")
+                self.err.flush()
+
+        self.note(text)
+        if self.quiet:
+            yield
+            return
+        thread = threading.Thread(target=report, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            if terminal:
+                self.err.write(ERASE)
 
 
 def file_name(name: str) -> str:

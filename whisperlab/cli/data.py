@@ -1,4 +1,4 @@
-"""Speech with transcripts: build the corpora on this machine, list, describe and play them.
+"""Speech with transcripts: build the corpora on this machine, list, describe, locate and play them.
 
 The corpora are spliced human speech, not code-switching corpora. Each has a card with its contents and licences.
 """
@@ -22,29 +22,38 @@ from whisperlab.util.text_table import text_table
 if TYPE_CHECKING:
     from whisperlab.data import Recording
 
-HELP = "build, list, describe and play speech corpora"
-EXAMPLES = ("data build ivr-five ivr-en-es", "data list", "data info ivr-five", "data play ivr-five-test-00")
+HELP = "build, list, describe, locate and play speech corpora"
+EXAMPLES = (
+    "data build ivr-five ivr-en-es",
+    "data list",
+    "data info ivr-five",
+    "data play ivr-five-test-00",
+    "data path ivr-five-test-00",
+)
 PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay", "-nodisp", "-autoexit"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``whisperlab data`` and its four actions."""
+    """Add the arguments of ``whisperlab data`` and its actions."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="build corpora from their packages, unless they exist")
-    build.add_argument("corpora", nargs="+", metavar="NAME")
-    build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--packages", type=Path, metavar="DIR", help="a folder with the .deb files")
+    build.add_argument("corpora", nargs="+", metavar="NAME", help="the corpora; data list names them")
+    build.add_argument("--seed", type=int, default=0, help="seed of the random order of the prompts")
+    build.add_argument(
+        "--packages", type=Path, metavar="DIR", help="a folder with the .deb files (default: download them)"
+    )
     build.add_argument("--accept-newer", action="store_true", help="accept packages of another version")
     actions.add_parser("list", help="list the corpora")
     info = actions.add_parser("info", help="describe a corpus or a manifest")
-    info.add_argument("corpus", metavar="NAME|MANIFEST")
+    info.add_argument("corpus", metavar="NAME|MANIFEST", help="a built corpus or your manifest")
+    path = actions.add_parser("path", help="print the path of a recording's audio file")
     play = actions.add_parser("play", help="play a recording and print its reference in step")
-    play.add_argument("recording", metavar="RECORDING", help="the id of a recording")
-    play.add_argument("--corpus", metavar="MANIFEST", help="the manifest that contains the recording")
+    for action in (path, play):
+        action.add_argument("recording", metavar="RECORDING", help="the id of a recording")
+        action.add_argument(
+            "--corpus", metavar="MANIFEST", help="the manifest that contains the recording (default: by its id)"
+        )
     play.add_argument("--silent", action="store_true", help="print only the reference")
-    for action in actions.choices.values():
-        # --json is accepted after the action too. With SUPPRESS its default does not undo a --json before it.
-        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def needs(args: argparse.Namespace) -> Needs:
@@ -54,7 +63,7 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run one action."""
-    actions = {"build": _build, "list": _list, "info": _info, "play": _play}
+    actions = {"build": _build, "list": _list, "info": _info, "path": _path, "play": _play}
     actions[args.action](args, console)
     return 0
 
@@ -118,6 +127,14 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
     }
 
 
+def _path(args: argparse.Namespace, console: Console) -> None:
+    recording = find(args.recording, args.corpus)
+    console.document({"id": recording.id, "path": str(recording.audio_path.absolute())})
+    console.show(str(recording.audio_path.absolute()))
+    if recording.offset is not None:
+        console.note(f"the recording is {recording.duration:.1f} s of this file, from {recording.offset:.1f} s on")
+
+
 def _play(args: argparse.Namespace, console: Console) -> None:
     from whisperlab.data.audio_files import write_wav
 
@@ -154,8 +171,8 @@ def find(name: str, manifest: str | None) -> Recording:
     if manifest is None and (Path(name).exists() or corpus not in data.list_corpora()):
         kind = "a file" if Path(name).exists() else "no recording of a built corpus"
         raise CorpusError(
-            f"{name!r} is {kind}: play needs the id of a recording, such as ivr-five-test-00. For your own recordings "
-            "name the manifest too: play ID --corpus MANIFEST (data info MANIFEST describes it)"
+            f"{name!r} is {kind}: expected the id of a recording, such as ivr-five-test-00. For your own "
+            "recordings add --corpus MANIFEST (data info MANIFEST describes it)"
         )
     recordings = data.load(corpus, build_missing=False)
     for recording in recordings:

@@ -45,7 +45,7 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab doctor``."""
-    parser.add_argument("--model", default="base", help="the weights to check (default: %(default)s)")
+    parser.add_argument("--model", default="base", help="the weights to check")
 
 
 def needs(_: argparse.Namespace) -> Needs:

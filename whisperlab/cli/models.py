@@ -20,7 +20,7 @@ EXAMPLES = ("models list", "models fetch base", "models verify base --json")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab models``."""
-    parser.add_argument("action", choices=("list", "fetch", "path", "verify"))
+    parser.add_argument("action", choices=("list", "fetch", "path", "verify"), help="what to do")
     parser.add_argument("name", nargs="?", help="a model name, or for verify also a checkpoint file")
 
 

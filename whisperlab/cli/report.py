@@ -34,11 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_sources = "a sweep's folder, trace files, or notebooks"
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=help_sources)
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("reports"),
-        metavar="PAGE|DIR",
-        help="the page, or a folder for pages (default: %(default)s)",
+        "--out", type=Path, default=Path("reports"), metavar="PAGE|DIR", help="the page, or a folder for pages"
     )
     parser.add_argument(
         "--baseline", type=Path, metavar="SOURCE", help="an earlier sweep's folder, or a trace, to compare with"

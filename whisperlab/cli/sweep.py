@@ -65,10 +65,19 @@ class RunOptions(TypedDict, total=False):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``whisperlab sweep``."""
     add_run_arguments(parser, split="test", out="reports/sweep")
-    parser.add_argument("--cache-sizes", type=whole_numbers, default=[10, 50], metavar="10,50")
-    parser.add_argument("--hash-precisions", type=whole_numbers, default=[6, 4, 2, 1, 0], metavar="6,4,2,1,0")
-    parser.add_argument("--keys", type=comma_list, default=["rounded"], metavar="rounded,span,logmel,similar")
-    parser.add_argument("--lid-hop-ms", type=whole_numbers, default=[100], metavar="100,300")
+    for name, default, text in (
+        ("cache-sizes", [10, 50], "most entries of the encoder cache; each value is a configuration"),
+        ("hash-precisions", [6, 4, 2, 1, 0], "decimals that the key 'rounded' keeps, from 0 to 12"),
+        ("lid-hop-ms", [100], "time between language-ID frames, in milliseconds"),
+    ):
+        parser.add_argument(f"--{name}", type=whole_numbers, default=default, metavar="N,N", help=text)
+    parser.add_argument(
+        "--keys",
+        type=comma_list,
+        default=["rounded"],
+        metavar="KEY,KEY",
+        help="what makes two windows equal: rounded, span, logmel, similar",
+    )
     parser.add_argument(
         "--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked"
     )
@@ -87,13 +96,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) -> None:
     """The arguments that grids and searches share: recordings, model, folder of the results, workers."""
-    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST")
-    parser.add_argument("--split", default=split, help="dev or test (default: %(default)s)")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
+    parser.add_argument(
+        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="the speech: a corpus or your manifest"
+    )
+    parser.add_argument("--split", default=split, help="dev or test")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
     parser.add_argument("--model", default="base", help="model name or checkpoint file")
-    parser.add_argument("--languages", type=comma_list, metavar="en,es", help="default: those of the corpus")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR")
+    parser.add_argument(
+        "--languages",
+        type=comma_list,
+        metavar="en,es",
+        help="the languages that may occur: codes or English names (default: those of the corpus)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder of results and traces")
     parser.add_argument(
         "--resume",
         action="store_true",

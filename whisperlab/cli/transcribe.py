@@ -17,7 +17,7 @@ from whisperlab.cli.needs import Needs
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.timeline import Span, seconds
-from whisperlab.util.validation import on_threads, shown
+from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.trace import StreamTranscriber, Trace
@@ -222,8 +222,7 @@ def summary(name: str, trace: Trace) -> str:
 
     main = (
         f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
-        f"of audio in {trace.compute_s:.1f} s of computing ({trace.real_time_factor:.2f} of real time"
-        f"{on_threads(trace.config.get('compute', {}).get('threads'))})"
+        f"of audio, {trace.speed}"
     )
     live = trace.statistics.get("real_time")
     lines = [main, *([real_time_line(live)] if live else []), *warnings(trace)]

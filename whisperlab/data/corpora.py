@@ -30,7 +30,7 @@ from whisperlab.data.prompts import (
 from whisperlab.data.recipes import RECIPES, VOICES, Recipe, Voice, recipe
 from whisperlab.data.scenes import Scene, plan_scenes, render
 from whisperlab.evaluation.trace import ReferenceSegment
-from whisperlab.model.sources import cache_dir
+from whisperlab.model.weights import cache_dir
 from whisperlab.util.errors import ConfigurationError, CorpusError
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds

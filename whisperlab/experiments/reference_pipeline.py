@@ -176,6 +176,7 @@ def reference_transcriber(
             "compute.precision": "fp32",
             "compute.threads": threads,
             "cache.size": 50 if guide else 0,
+            "cache.key": "rounded",
             "decoding.trailing_silence_s": [30.0],  # a second value would decode the same window again
             "language_id.window_ms": WINDOW_MS,
             "language_id.trailing_silence_ms": 28_000,

@@ -66,7 +66,8 @@ class Row(TypedDict, total=False):
     statistics: Json  # of the transcriber
     trace: str | None  # path relative to the folder
     duration: float  # seconds of audio
-    compute_s: float | None
+    compute_s: float | None  # wall time
+    processor_s: float | None  # processor time of the process; rows of earlier versions lack it
     response_p95_s: float | None
     peak_rss_bytes: int | None
     threads: int | None
@@ -83,6 +84,7 @@ _FIELDS = {
     "whisperlab": TEXT,
     "duration": AMOUNT_OR_NULL,
     "compute_s": AMOUNT_OR_NULL,
+    "processor_s": AMOUNT_OR_NULL,
     "peak_rss_bytes": AMOUNT_OR_NULL,
     "threads": AMOUNT_OR_NULL,
     "statistics": STATISTICS,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from whisperlab.config import TranscriberConfig
+from whisperlab.config import FIRST_DEFAULTS, TranscriberConfig
 from whisperlab.evaluation.trace.files import migrated_statistics
 from whisperlab.experiments.results_store import OLD_STORE, SCHEMA, Row, check_row, new_store, task_key
 from whisperlab.util.errors import ConfigurationError, SweepError
-from whisperlab.util.options import migrated
+from whisperlab.util.options import flat, migrated, nested
 from whisperlab.util.validation import from_json
 
 
@@ -42,11 +42,12 @@ def migrated_row(row: Row) -> Row:
     if row.get("schema", 1) == SCHEMA:
         return row
     config = migrated({name: value for name, value in row["config"].items() if name != "model"})
+    config = nested({**FIRST_DEFAULTS, **flat(config)})
     statistics = migrated_statistics(row.get("statistics") or {})
     changed: Row = {**row, "schema": SCHEMA, "config": config, "statistics": statistics}
     try:
         complete = TranscriberConfig.from_json(config)
-        key = task_key(complete.changes(), row["audio_sha256"], row["model_digest"], row["whisperlab"])
+        key = task_key(complete.identity(), row["audio_sha256"], row["model_digest"], row["whisperlab"])
         return {**changed, "config": complete.to_json(), "key": key}
     except (ConfigurationError, KeyError):  # an option that is gone, or a row that cannot be resumed anyway
         return changed

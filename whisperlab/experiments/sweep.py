@@ -66,13 +66,15 @@ MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
 # Language-ID at every hop, without the extra windows at onsets, which never go through the cache. By default the
 # transcriber skips hops while it is confident, which would hide the effect of cache, key and hop.
 EVERY_HOP: Json = {"language_id.confident_hop_factor": 1, "language_id.onset_ms": 0}
+_PRECISION, _GUIDE_KEY = "cache.hash_precision", {"cache.key": "rounded"}
 
 
 @dataclass(slots=True, frozen=True)
 class Grid:
     """The values to try of each option, by dotted name; ``fixed`` are options of all configurations.
 
-    Other options have the transcriber's defaults, except those of `EVERY_HOP`.
+    Other options have the transcriber's defaults, except those of `EVERY_HOP`. A grid of hash precisions without a
+    key uses the guide's, because the default key ignores them.
 
     >>> [config.cache.size for config in Grid({"cache.size": [10, 50]}).configurations()]
     [10, 50]
@@ -93,7 +95,8 @@ class Grid:
 
         Raises ConfigurationError for unknown options and wrong values.
         """
-        base = TranscriberConfig().replace({**EVERY_HOP, **self.fixed})
+        key = _GUIDE_KEY if _PRECISION in self.axes else {}
+        base = TranscriberConfig().replace({**EVERY_HOP, **key, **self.fixed})
         combinations = itertools.product(*(dict.fromkeys(values) for values in self.axes.values()))
         swept = [base.replace(dict(zip(self.axes, values, strict=True))) for values in combinations]
         first = swept[0].cache.hash_precision
@@ -145,7 +148,7 @@ def plan(configurations: Iterable[TranscriberConfig], recordings: Iterable[Recor
             raise SweepError(f"recordings {by_digest[digest].id!r} and {recording.id!r} are the same audio")
         by_digest[digest] = recording
     return [
-        Task(task_key(config.changes(), digest, model_digest), config, recording, digest, model_digest)
+        Task(task_key(config.identity(), digest, model_digest), config, recording, digest, model_digest)
         for config in configurations
         for digest, recording in by_digest.items()
     ]
@@ -277,6 +280,7 @@ def run_task(
             "statistics": trace.statistics,
             "duration": trace.duration,
             "compute_s": trace.compute_s,
+            "processor_s": trace.processor_s,
             "response_p95_s": response_p95(trace),
             "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
             "threads": task.config.compute.threads,
@@ -364,6 +368,7 @@ def _identity(task: Task) -> Row:
         "trace": None,
         "duration": recording.duration,
         "compute_s": None,
+        "processor_s": None,
         "response_p95_s": None,
         "peak_rss_bytes": None,
         "threads": None,

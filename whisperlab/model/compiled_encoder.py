@@ -24,9 +24,10 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 
+from whisperlab.model.checkpoints import tensor_digest
 from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, fused_attention
 from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
-from whisperlab.model.weights import Weights, cache_dir, tensor_digest
+from whisperlab.model.weights import Weights, cache_dir
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.files import atomic_path
 

@@ -209,4 +209,4 @@ def _answer(cell: NotebookNode | None) -> tuple[str, str]:
 
 def _plain(markdown: str) -> str:
     """The text on one line, without Markdown's marks of emphasis and code."""
-    return " ".join(re.sub(r"[*_`]", "", markdown).split())
+    return " ".join(re.sub(r"[*`]", "", markdown).split())

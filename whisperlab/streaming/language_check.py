@@ -68,11 +68,11 @@ class LanguageCheck:
             self._warn(span, code, probability)
 
     def _warn(self, span: Span, code: str, probability: float) -> None:
-        """Log a warning, once per language and stream."""
+        """Log it, once per language and stream; results and traces have every flag."""
         if code in self._warned:
             return
         self._warned.add(code)
-        logger.warning(
+        logger.info(
             "speech at %.1f-%.1f s sounds like %s (probability %.2f), which is not an allowed language (%s); "
             "its text is not reliable",
             *(seconds(span.start), seconds(span.end), code, probability, ", ".join(self._allowed)),

@@ -44,7 +44,7 @@ def read_trace(path: str | Path) -> Trace:
     trace = Trace(header, tuple(events))
     records = "segments switches frames speech untranscribed flags committed reference config statistics"
     try:
-        for name in (*records.split(), "real_time_factor"):
+        for name in (*records.split(), "real_time_factor", "speed"):
             getattr(trace, name)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error

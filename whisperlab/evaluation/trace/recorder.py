@@ -62,6 +62,7 @@ def capture(
     progress: Callable[[float], object] | None = None,
     on_result: Callable[[ProcessResult], object] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    processor_clock: Clock = time.process_time,
 ) -> Trace:
     """Feed 16 kHz ``audio`` of shape ``(n,)`` through a fresh transcriber and return the trace.
 
@@ -80,14 +81,7 @@ def capture(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "config": transcriber.config(),
-        "audio": {
-            "path": None if audio_path is None else str(audio_path),
-            **({} if audio_offset is None else {"offset": audio_offset}),
-            "sha256": audio_digest(audio),
-            "duration": seconds(len(audio)),
-            "sampling_rate": SAMPLE_RATE,
-            **(audio_options or {}),
-        },
+        "audio": {**_audio_facts(audio, audio_path, audio_offset), **(audio_options or {})},
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,
@@ -102,7 +96,8 @@ def capture(
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep, stop), clock, sleep)
         statistics = live.get_statistics
-    events = _run(calls, statistics, clock, progress or (lambda _: None), on_result or (lambda _: None))
+    clocks = clock, processor_clock
+    events = _run(calls, statistics, clocks, progress or (lambda _: None), on_result or (lambda _: None))
     return Trace(cast(Json, to_json(header)), tuple(events))
 
 
@@ -116,20 +111,21 @@ def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, 
 def _run(
     calls: Iterable[Call],
     statistics: Callable[[], Json],
-    clock: Clock,
+    both_clocks: tuple[Clock, Clock],
     progress: Callable[[float], object],
     on_result: Callable[[ProcessResult], object],
 ) -> Iterator[Json]:
+    clock, processor_clock = both_clocks
     n_fed, compute_s, processor_s, chunk, service_s = 0, 0.0, 0.0, 0, list[float]()
     last_text: tuple[str, str | None] = ("", None)
     level = 0
     started = clock()
     for n_samples, call in calls:
         n_fed += n_samples
-        before, busy = clock(), time.process_time()
+        before, busy = clock(), processor_clock()
         result = call()
         after = clock()
-        processor_s += time.process_time() - busy
+        processor_s += processor_clock() - busy
         compute_s += after - before
         if n_samples:
             chunk = chunk or n_samples
@@ -233,3 +229,13 @@ def _feed(
         raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
     feed = chunks(audio, samples(chunk_ms / 1000))
     return takewhile(lambda _: not stop(), paced(feed, clock, sleep) if pace == "real" else feed)
+
+
+def _audio_facts(audio: FloatArray, path: str | Path | None, offset: float | None) -> Mapping[str, str | float | None]:
+    return {
+        "path": None if path is None else str(path),
+        **({} if offset is None else {"offset": offset}),
+        "sha256": audio_digest(audio),
+        "duration": seconds(len(audio)),
+        "sampling_rate": SAMPLE_RATE,
+    }

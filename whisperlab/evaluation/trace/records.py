@@ -209,9 +209,15 @@ class Trace:
         return self.compute_s / self.heard_s
 
     @property
+    def processor_factor(self) -> float | None:
+        """Processor seconds / seconds of audio: hardly affected by other programs; None if the trace lacks it."""
+        return None if self.processor_s is None else self.processor_s / self.heard_s
+
+    @property
     def speed(self) -> str:
         """Seconds of computing per second of audio, as text: processor and wall time, threads, and the load before."""
-        processor = "" if self.processor_s is None else f"{self.processor_s / self.heard_s:.2f} processor s and "
+        factor = self.processor_factor
+        processor = "" if factor is None else f"{factor:.2f} processor s and "
         threads = (self.config.get("compute") or {}).get("threads")
         facts = [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
         if (load := self.header.get("load_before")) is not None:

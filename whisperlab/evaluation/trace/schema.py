@@ -45,6 +45,8 @@ def check_line(value: object, where: str) -> Json:
     assert isinstance(value, dict)
     fields = LINES[kind]
     check_fields(value, fields, f"{where}: a {kind} line")
+    if wrong := wrong_field(value, _OPTIONAL.get(kind, {})):
+        raise TraceError(f"{where}: a {kind} line whose {wrong}")
     for first, second in (("start", "end"), ("start_time", "end_time")):
         if first in fields and value[first] > value[second]:
             got = f"got {value[first]} and {value[second]}"
@@ -148,3 +150,6 @@ LINES: dict[str, dict[str, Field]] = {
     "load": {**_CLOCKS, "level": COUNT},
     "end": {**_CLOCKS, "statistics": STATISTICS, "compute_s": AMOUNT, "peak_rss_bytes": AMOUNT_OR_NULL},
 }
+
+# Fields that traces of earlier versions lack.
+_OPTIONAL = {"header": {"load_before": AMOUNT_OR_NULL}, "end": {"processor_s": AMOUNT_OR_NULL}}

@@ -188,7 +188,10 @@
     const { view } = await vegaEmbed(holder, spec, { ast: true, renderer: "svg", actions: false, tooltip: { theme: isDark() ? "dark" : "light" } });
     figure.classList.add("drawn");
     figure.drawn = { view, width };
-    holder.querySelector("svg")?.removeAttribute("role");
+    const drawing = holder.querySelector("svg");
+    drawing.setAttribute("role", "img");
+    drawing.setAttribute("aria-label", spec.description);
+    drawing.querySelectorAll('[role="graphics-symbol"]:not([aria-label])').forEach((mark) => mark.removeAttribute("role"));
     return view;
   }
 
@@ -215,12 +218,12 @@
         const inside = JSON.parse(figure.querySelector("script.spec").textContent).layer[0].data.values
           .filter((row) => axes.includes(row.axis) && row.height >= low && row.height <= high);
         const ids = [...new Set(inside.map((row) => row.config_id))];
-        view.signal("picked", ids).run();
+        view.signal("picked", ids).runAsync();
         choose(ids);
       });
     }
     if (audio && "playhead" in signals) {
-      const show = () => view.signal("playhead", audio.currentTime).run();
+      const show = () => view.signal("playhead", audio.currentTime).runAsync();
       const follow = () => { show(); if (!audio.paused) requestAnimationFrame(follow); };
       audio.addEventListener("play", follow);
       audio.addEventListener("seeked", show);
