@@ -23,7 +23,7 @@ from whisperlab.evaluation.scoring.language import (
     segment_labels,
     true_switches,
 )
-from whisperlab.evaluation.scoring.latency import ComputeTime, decision_delays, percentile, word_latencies
+from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
 from whisperlab.evaluation.scoring.text import (
     SwitchText,
     TextCounts,
@@ -162,7 +162,7 @@ def score(
         labels=label_time(reference, segment_labels(final)),
         frame_labels=label_time(reference, frame_labels(frames)) if frames else LabelTime(),
         switches=SwitchCounts(len(true), len(switches), {name: len(found) for name, found in pairs.items()}),
-        delays=decision_delays(pairs[f"{WIDEST_S:g}"]),
+        delays=tuple(switch.decided_at - boundary.end for boundary, switch in pairs[f"{WIDEST_S:g}"]),
         compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
         switch_text=switch_text(steps),
         word_latencies=(word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()),
@@ -252,7 +252,15 @@ def _rates(score: Score) -> RateTree:
         "error_rate_by_language": {
             language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
         },
-        **_switch_rates(switches),
+        **{
+            f"switch_{rate}_at_{tolerance}": _ratio(part * matched, whole)
+            for tolerance, matched in switches.matched.items()
+            for rate, part, whole in (
+                ("precision", 1, switches.found),
+                ("recall", 1, switches.true),
+                ("f1", 2, switches.found + switches.true),
+            )
+        },
         "switches_true": switches.true,
         "switches_found": switches.found,
         "switches_missed": missed,
@@ -289,15 +297,6 @@ _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
     "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
 }
-
-
-def _switch_rates(switches: SwitchCounts) -> RateTree:
-    rates = {}
-    for tolerance, matched in switches.matched.items():
-        rates[f"switch_precision_at_{tolerance}"] = _ratio(matched, switches.found)
-        rates[f"switch_recall_at_{tolerance}"] = _ratio(matched, switches.true)
-        rates[f"switch_f1_at_{tolerance}"] = _ratio(2 * matched, switches.found + switches.true)
-    return rates
 
 
 def _ratio(part: float, whole: float) -> float:
