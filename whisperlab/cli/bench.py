@@ -194,6 +194,8 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
         offline=args.offline,
         say=console.note,
     )
+    for sentence in ablation.limits(found):
+        console.note(sentence)
     return asdict(found), ablation.readable(found)
 
 

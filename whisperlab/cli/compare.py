@@ -105,7 +105,7 @@ def _row(finding: Finding) -> dict[str, object]:
     result = finding.result
     ratio = result.kind == "ratio"
     ends = result.value, result.low, result.high
-    change, low, high = (f"{end - 1:+.1%}" if ratio else f"{end:+.3g}" for end in ends)
+    change, low, high = ("-" if end is None else f"{end - 1:+.1%}" if ratio else f"{end:+.3g}" for end in ends)
     where = {"configuration": finding.configuration} if finding.configuration else {}
     return {
         **where,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cache
 from typing import TypeAlias
 
@@ -21,12 +21,15 @@ from whisperlab.evaluation.scoring.latency import percentile
 from whisperlab.experiments.results_store import ResultsStore, decodes
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
+from whisperlab.util.statistics import LEAST_UNITS
 
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
 # Results with all details; tables show no more.
 MAX_SAMPLED = 500
 MAX_TIMED = 40
 KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "language_id.hop_ms"
+
+WRONG_TEXT, WRONG_FRAMES = "wrong language, text", "wrong language, frames"
 
 _PLAIN_NAMES = {SIZE: "{} entries", PRECISION: "precision {}", KEY: "{}", HOP: "hop {} ms"}
 Run: TypeAlias = Json  # a line of the table ``results``
@@ -117,7 +120,7 @@ class Result:
 
     ``config`` has dotted names. ``sums`` are columns of the store added up, and the maxima of `_MAXIMA`. The first
     `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds of speech) per recording,
-    and ``delays``, the seconds from switches to their decisions.
+    ``delays``, the seconds from switches to their decisions, and ``by_recording``, the columns `_UNITS` of each.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Result:
     sums: Run
     speech: tuple[tuple[float, float], ...] = ()
     delays: tuple[float, ...] = ()
+    by_recording: Mapping[str, Run] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
 
     @property
@@ -137,9 +141,14 @@ class Result:
         return language_error(self.sums)
 
     @property
+    def language_measure(self) -> str:
+        """The name of its language error: of the text or of the frames, which are two measures."""
+        return language_measure(self.config)
+
+    @property
     def language_error_interval(self) -> tuple[float, float] | None:
-        """Its 95 % bootstrap interval over recordings; None for fewer than two."""
-        if len(self.speech) < 2 or self.language_error is None:
+        """Its 95 % bootstrap interval over recordings; None for fewer than three."""
+        if len(self.speech) < LEAST_UNITS or self.language_error is None:
             return None
         sums = _resamples(len(self.speech)) @ np.array(self.speech)
         rates = [wrong / all_s for wrong, all_s in sums.tolist() if all_s]
@@ -201,6 +210,15 @@ class Result:
         return found
 
 
+def language_measure(config: Json) -> str:
+    """The name of a configuration's language error.
+
+    >>> language_measure({"decode": True}), language_measure({"decode": False})
+    ('wrong language, text', 'wrong language, frames')
+    """
+    return WRONG_TEXT if decodes(config) else WRONG_FRAMES
+
+
 def language_error(sums: Run) -> float | None:
     """The language error of one run, or of the sums of several."""
     return ratio(sums["wrong_s"], sums["speech_s"])
@@ -249,6 +267,7 @@ _SUMS = (
     *("errors", "words", "wrong_s", "speech_s", "duration_s", "compute_s"),
     *("switches_true", "switches_found", "switches_matched"),
 )
+_UNITS = ("errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
 _MAXIMA = ("response_p95_s", "chunk_p95_ms", "language_id_p95_ms", "self_cost_ns", "peak_rss_bytes")
 _POOLED = {
     "config_id": "config_id",
@@ -279,11 +298,13 @@ def results(
     found.sort(key=lambda result: [_rank(name, result.config.get(name)) for name in options])
     ids = [result.config_id for result in found]
     speech, delays = _samples(store, ids[:MAX_SAMPLED], condition, parameters)
+    units = _by_recording(store, ids[:MAX_SAMPLED], condition, parameters)
     return tuple(
         replace(
             result,
             speech=tuple(speech.get(result.config_id, ())),
             delays=tuple(json.loads(f"[{','.join(delays.get(result.config_id, ()))}]")),
+            by_recording=units.get(result.config_id, {}),
         )
         for result in found
     )
@@ -325,6 +346,19 @@ def _samples(
         if text != "[]":
             delays.setdefault(config_id, []).append(text[1:-1])
     return speech, delays
+
+
+def _by_recording(
+    store: ResultsStore, config_ids: Sequence[int], condition: str, parameters: Sequence[object]
+) -> dict[int, dict[str, Run]]:
+    found: dict[int, dict[str, Run]] = {}
+    for config_id, recording, *values in store.sql(
+        f"select config_id, recording, {', '.join(_UNITS)} from results where {condition} "
+        "and config_id in (select value from json_each(?))",
+        (*parameters, json.dumps(config_ids)),
+    ):
+        found.setdefault(config_id, {})[recording] = dict(zip(_UNITS, values, strict=True))
+    return found
 
 
 def varying(configs: Sequence[Json]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import Json, JsonValue, to_json
+from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.validation import is_number, shown
 
 RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
@@ -212,13 +213,13 @@ def bootstrap_intervals(
     """Percentile bootstrap interval of each rate. All rates use the same resamples of recordings (one score each).
 
     The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
-    is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than two
+    is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than three
     recordings, the interval is None.
     """
     names, whole = list(rate_names), _rates(pooled(scores))
     for name in names:
         _value(whole, name)  # raises for an unknown name even without an interval
-    if len(scores) < 2:
+    if len(scores) < LEAST_UNITS:
         return dict.fromkeys(names)
     drawn = rng.integers(len(scores), size=(n, len(scores)))
     values = {name: _resampled_ratio(_RATIOS[name], scores, drawn) for name in names if name in _RATIOS}
