@@ -23,7 +23,8 @@ import soundfile
 from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import Console
+from whisperlab.cli.console import ERASE, Console
+from whisperlab.cli.live_text import DIM, PLAIN, UP, LiveText
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
@@ -277,13 +278,69 @@ def test_text_mode_prints_each_segment_with_times_and_language(
     assert "3 segments, 2 switches, 3.0 s of audio" in streams.err
 
 
-def test_several_files_have_headings_in_text_mode(
+def test_segments_of_several_files_are_named_by_file(
     built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("transcribe", call, tmp_path / "missing.wav", call) == 1
     lines = capsys.readouterr().out.splitlines()
-    said = [line for line in lines if line.startswith(("==", "[0.0"))]
-    assert said == [f"== {call} ==", "[0.0 - 1.0] en: uno 0"] * 2
+    assert [line for line in lines if "[0.0" in line] == [f"{call}: [0.0 - 1.0] en: uno 0"] * 2
+
+
+def test_all_files_are_checked_before_the_work_starts(
+    built: Built, call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    assert run("transcribe", call, tmp_path / "text.wav", tmp_path / "missing.wav") == 1
+    first, second, third, *_ = capsys.readouterr().err.splitlines()
+    assert f"error: {tmp_path / 'text.wav'}: " in first
+    assert second.endswith("missing.wav: no such file")
+    assert third == "loading the model base"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_text_grows_and_its_tentative_part_is_dimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    screen = Terminal()
+    live = LiveText(Console(screen, screen, json=False), "call.wav", 57.0, clock=iter([0.0, 3.6, 4.0]).__next__)
+    live.take(ProcessResult(" one two", " three", "en"))
+    live.progress(12.0)
+    assert screen.getvalue() == (f"{ERASE}one two{DIM} three{PLAIN}\n{ERASE}call.wav: 12 of 57 s, 0.3 s per s{UP}")
+    screen.seek(0)
+    screen.truncate()
+    live.take(
+        ProcessResult(" three. four", " five", "en", segments=(SessionSegment(" one two three.", "en", 0, 1, True, 1),))
+    )
+    live.progress(13.0)
+    assert screen.getvalue().startswith(f"{ERASE}four{DIM} five{PLAIN}\n")
+
+
+@pytest.mark.parametrize("as_json,quiet", [(True, False), (False, True)])
+def test_no_text_grows_beside_json_or_when_only_results_are_wanted(as_json: bool, quiet: bool) -> None:
+    out, err = Terminal(), Terminal()
+    live = LiveText(Console(out, err, as_json, quiet), "call.wav", 57.0)
+    live.take(ProcessResult("one", " two", "en"))
+    live.progress(1.0)
+    live.erase()
+    assert out.getvalue() == ""
+    assert ("1 of 57 s" in err.getvalue()) is not quiet
+
+
+def test_a_file_gets_no_escape_sequences(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("transcribe", call) == 0
+    assert "\x1b" not in "".join(capsys.readouterr())
+
+
+def test_quiet_prints_the_segments_alone(built: Built, call: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("transcribe", call, "-q") == 0
+    streams = capsys.readouterr()
+    assert streams.out.splitlines()[:3] == [
+        f"[{at}.0 - {at + 1}.0] {('en', 'es')[at % 2]}: uno {at}" for at in range(3)
+    ]
+    assert streams.err == ""
 
 
 @pytest.fixture
@@ -373,7 +430,7 @@ def test_names_that_stdout_cannot_show_end_no_batch(
         audio = [document["audio"] for document in documents(printed)]
         assert audio == [str(tmp_path / name) for name in ("bad\\xff.wav", "日本語.wav", "call.wav")]
     else:
-        assert printed.count("==") == 6
+        assert [len(line.split()) for line in printed.splitlines() if "chats" not in line] == [1] * 9
     assert "bad\\xff.wav" in err.buffer.getvalue().decode(encoding)
     assert len(list((tmp_path / "traces").iterdir())) == 3
 
@@ -1146,8 +1203,8 @@ def test_odd_audio_is_transcribed_or_refused_in_one_line_each(
     assert done["stereo-44k.wav"]["duration"] == pytest.approx(2.0)
     told = [line for line in streams.err.splitlines() if line.startswith("whisperlab: error: ")]
     assert len(told) == 4
-    for line, name in zip(told, [name for name, code in codes.items() if code], strict=True):
-        assert name in line
+    for name, code in codes.items():
+        assert sum(name in line for line in told) == code
     assert "Traceback" not in streams.err
 
 

@@ -106,9 +106,13 @@ def file_name(name: str) -> str:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print. Characters that the stream cannot encode are escaped."""
+    print(encodable(text, stream), file=stream, flush=True)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text, with escapes for the characters that the stream cannot encode."""
     encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def one_line(error: BaseException) -> str:
