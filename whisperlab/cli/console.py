@@ -122,6 +122,15 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def percent(value: float | None) -> str:
+    """A share as a percentage for a column of a table; a dash for None.
+
+    >>> percent(0.291), percent(None)
+    (' 29.1 %', '-')
+    """
+    return "-" if value is None else f"{value:7.1%}".replace("%", " %")[1:]
+
+
 def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:
     """The line below a table with an error rate: how words are counted."""
     return f"words wrong: normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"

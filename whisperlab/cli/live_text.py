@@ -48,8 +48,9 @@ class LiveText:
         self._drawn = now
         columns = shutil.get_terminal_size().columns - 1
         if self._text:
-            text = fitted(f"{self._committed.lstrip()}{self._tentative}", columns)
-            final = len(text) - min(len(self._tentative), len(text))
+            tentative = f" {self._tentative.strip()}" if self._tentative.strip() else ""
+            text = fitted(f"{self._committed.strip()}{tentative}", columns)
+            final = len(text) - min(len(tentative), len(text))
             self._write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}" + "\n" * self._status)
         if self._status:
             rate = (now - self._began) / fed_s if fed_s else 0.0
