@@ -215,7 +215,7 @@ def test_a_full_disk_behind_stdout_stops_the_work_with_one_line(tmp_path: Path) 
         script = tmp_path / "program.py"
         script.write_text(textwrap.dedent(SLOW))
         ran = subprocess.run(
-            [sys.executable, str(script), "transcribe", "a.wav", "b.wav"],
+            [sys.executable, str(script), "transcribe", "a.wav", "b.wav", "-q"],
             cwd=tmp_path,
             env=environment(),
             stdout=full,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,21 +198,31 @@ def test_sweeps_that_cannot_be_paired_are_refused(
 # --- the command --------------------------------------------------------------------------------------
 
 
-def test_the_command_says_a_sentence_for_each_measure_then_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_each_result_once_with_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for side, wrong in (("a", 0.1), ("b", 0.2)):
         sweep(tmp_path / side, [row(n, {}, wrong) for n in range(12)])
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert cli.main(["compare", *folders]) == 0
     shown = capsys.readouterr().out
-    assert "words wrong: B is worse by 0.1 (0.1 to 0.1), p 0.002, effect +1.00, n 12" in shown
-    assert "real-time factor (wall): no difference shown" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("words wrong")]
+    cells = re.split("  +", line)
+    assert cells[1:4] == ["B is worse", "+10.0 points", "+10.0 points to +10.0 points"]
+    assert cells[-2] == "12"
+    assert shown.count("real-time factor (wall)") == 1
     assert "B beside A" in shown
     assert cli.main(["compare", *folders, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert {one["measure"]: one["effect"] for one in document["results"]}["words wrong"] == 1.0
     assert document["remarks"]
+
+
+def test_no_interval_from_fewer_than_three_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for side, wrong in (("a", 0.1), ("b", 0.2)):
+        sweep(tmp_path / side, [row(n, {}, wrong) for n in range(2)])
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if line.startswith("mixed error rate")]
+    assert re.split("  +", line)[1:-1] == ["not enough data", "+10.0 points", "-", "-", "-", "2"]
 
 
 @pytest.mark.parametrize("words", [["{}"], ["b", "--limit", "2"], ["b", "--model", "base"]])

@@ -99,11 +99,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.trace:
         write_atomic(args.trace, cast("Operators", records["ops"]).trace)
     if args.out:
+        from whisperlab.report.index import write_index
         from whisperlab.report.profile import ProfileReport
 
         command = shlex.join(["whisperlab", *args.argv])
         report = ProfileReport(cast("Records", records), Path(args.audio).name, args.seconds, command, provenance())
         console.show(str(write_page(args.out, report.page())))
+        if (args.out.parent / "index.html").exists():
+            write_index(args.out.parent)
     return 0
 
 
