@@ -204,7 +204,7 @@ def test_the_command_prints_each_result_once_with_units(tmp_path: Path, capsys: 
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert cli.main(["compare", *folders]) == 0
     shown = capsys.readouterr().out
-    (line,) = [line for line in shown.splitlines() if line.startswith("words wrong")]
+    (line,) = [line for line in shown.splitlines() if line.startswith("words wrong  ")]
     cells = re.split("  +", line)
     assert cells[1:4] == ["B is worse", "+10.0 points", "+10.0 points to +10.0 points"]
     assert cells[-2] == "12"

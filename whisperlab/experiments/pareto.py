@@ -90,7 +90,12 @@ def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
     (True, True, False, True)
     """
     every = np.asarray(points, dtype=float)
-    return tuple(not bool(np.any(np.all(every <= point, axis=1) & np.any(every < point, axis=1))) for point in every)
+    best = np.ones(len(every), dtype=bool)
+    for place in np.lexsort(every.T):  # a point that another dominates need not be compared
+        if best[place]:
+            point = every[place]
+            best &= ~(np.all(every >= point, axis=1) & np.any(every > point, axis=1))
+    return tuple(best.tolist())
 
 
 def importances(options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0) -> list[Importance]:
@@ -109,17 +114,17 @@ def importances(options: Mapping[str, Sequence[object]], objective: Sequence[flo
     results = np.asarray(objective, dtype=float)
     rng = np.random.default_rng(seed)
     shuffled = np.stack([results, *(rng.permutation(results) for _ in range(SHUFFLES))])
+    centred = shuffled - shuffled.mean(axis=1, keepdims=True)
     found = []
     for name, values in options.items():
-        shares = _explained(_groups(values), shuffled)
+        shares = _explained(_groups(values), centred)
         found.append(Importance(name, float(shares[0]), float(np.percentile(shares[1:], CHANCE))))
     return sorted(found, key=lambda one: -one.share)
 
 
-def _explained(groups: NDArray[np.intp], results: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The correlation ratio of every row of results, shape (rows, n), with groups of shape (n,); 0 without variance."""
+def _explained(groups: NDArray[np.intp], centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The correlation ratio of rows of results, shape (rows, n) and mean 0, with groups (n,); 0 without variance."""
     members = np.eye(groups.max() + 1)[groups]
-    centred = results - results.mean(axis=1, keepdims=True)
     between = ((centred @ members) ** 2 / members.sum(axis=0)).sum(axis=1)
     whole = (centred**2).sum(axis=1)
     shares: NDArray[np.float64] = np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0)

@@ -6,6 +6,8 @@ A task has one row, named by its ``key``: a digest of everything that the result
 * ``configurations``: each configuration once, as JSON;
 * ``operations``: the latency of each operation in each row, in milliseconds;
 * ``documents``: the whole rows as JSON;
+* ``totals``: the finished rows of each configuration added up (`TOTALS`). A change of its rows deletes a line, and the
+  writer adds the missing lines when it closes the store;
 * ``runs``: a view of ``results`` with the configuration beside it.
 
 SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
@@ -18,7 +20,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
@@ -44,7 +46,7 @@ TRACES = "traces"
 # something else, so the next sweep runs it again.
 STATUSES = ("ok", "failed", "died")
 SCHEMA = 2  # of a row. 1 (or none): option names of before `TranscriberConfig`
-LAYOUT = 1  # of the tables, in SQLite's user_version
+LAYOUT = 2  # of the tables, in SQLite's user_version. 1: without ``totals``
 
 
 class Row(TypedDict, total=False):
@@ -123,6 +125,21 @@ _RATES = {
     "hit_rate": "1.0 * hits / (hits + misses)",
     "real_time_factor": "compute_s / duration_s",
 }
+# What is known of several rows together, as SQL. Percentiles cannot be added: of them there is the worst of any row.
+_MAXIMA = ("response_p95_s", "chunk_p95_ms", "language_id_p95_ms", "self_cost_ns", "peak_rss_bytes")
+TOTALS = {
+    "config_id": "config_id",
+    "n_runs": "count(*)",
+    "n_recordings": "count(distinct recording)",
+    **{name: f"sum({name})" for name, kind in COLUMNS.items() if kind != "text" and name not in (*_MAXIMA, "threads")},
+    **{name: f"max({name})" for name in _MAXIMA},
+    "least_threads": "min(threads)",
+    "most_threads": "max(threads)",
+    "known_threads": "count(threads)",
+}
+_POOLED = f"select {', '.join(TOTALS.values())} from results where status = 'ok' and {{}} group by config_id"
+# configurations without a line in ``totals``
+_MISSING = "config_id in (select config_id from configurations except select config_id from totals)"
 _DUCKDB_TYPES = {"text": "varchar", "real": "double", "integer": "bigint"}
 _AMONG = "key in (select value from json_each(?))"
 _TIMINGS = ("count", "total", "p50", "p95", "p99", "max")  # of an operation, in milliseconds
@@ -136,7 +153,6 @@ create table results (
     {", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items())},
     unique (key)
 );
-create index results_status on results (key, status);
 create index results_by_configuration on results (config_id);
 create index results_by_recording on results (recording, corpus, split, duration_s);
 create index results_by_time on results (created);
@@ -150,6 +166,19 @@ create trigger results_deleted after delete on results begin
     delete from documents where id = old.id;
 end;
 create view runs as select * from results join configurations using (config_id);
+"""
+_TOTALS_TABLE = f"""
+drop index if exists results_status;
+create table totals (config_id integer primary key, {", ".join([*TOTALS][1:])});
+create trigger totals_inserted after insert on results begin
+    delete from totals where config_id = new.config_id;
+end;
+create trigger totals_deleted after delete on results begin
+    delete from totals where config_id = old.config_id;
+end;
+create trigger totals_updated after update on results begin
+    delete from totals where config_id in (old.config_id, new.config_id);
+end;
 pragma user_version = {LAYOUT};
 """
 
@@ -191,10 +220,25 @@ class ResultsStore:
 
     def statuses(self, keys: Collection[str] | None = None) -> dict[str, str]:
         """The status of each of these keys that has a row; of all rows by default."""
-        if keys is None or len(keys) > 10_000:  # a scan is faster than so many searches
-            return dict(cast(list[tuple[str, str]], self.sql("select key, status from results")))
-        query = f"select key, status from results where {_AMONG}"
-        return dict(cast(list[tuple[str, str]], self.sql(query, (json.dumps([*keys]),))))
+        if keys is not None and len(keys) <= 10_000:
+            return dict(self.sql(f"select key, status from results where {_AMONG}", (json.dumps([*keys]),)))
+        # A scan of an index is faster than so many searches, and almost all rows have one status.
+        found = dict.fromkeys((key for (key,) in self.sql("select key from results")), "ok")
+        return found | dict(self.sql("select key, status from results where status <> 'ok'"))
+
+    def totals(self, where: str = "", parameters: Sequence[object] = ()) -> list[Json]:
+        """`TOTALS` of the finished rows of each configuration; ``where`` is an SQL condition on ``results``."""
+        query = _POOLED.format(where or "true")
+        if not where and self._has_totals():
+            query = f"select * from totals union all {_POOLED.format(_MISSING)}"
+        return [dict(zip(TOTALS, line, strict=True)) for line in self.sql(query, parameters)]
+
+    def _complete_totals(self) -> None:
+        with self._explained("cannot add totals: "), self.connection:
+            self.connection.execute(f"insert into totals {_POOLED.format(_MISSING)}")
+
+    def _has_totals(self) -> bool:
+        return bool(self.sql("select 1 from sqlite_master where name = 'totals'"))
 
     def rows(self, where: str = "true", parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Whole rows in the order in which their tasks first ran; ``where`` is an SQL condition on ``runs``."""
@@ -264,17 +308,11 @@ class ResultsStore:
         digest = hashlib.sha256(config.encode()).hexdigest()
         execute("insert or ignore into configurations (digest, config) values (?, ?)", (digest, config))
         (config_id,) = execute("select config_id from configurations where digest = ?", (digest,)).fetchone()
-        values = {"config_id": config_id, **columns}
-        old = execute("select id from results where key = ?", (row["key"],)).fetchone()
-        if old:
-            values["id"] = old[0]
-            execute("delete from operations where id = ?", old)
-        (id_,) = execute(
-            f"insert or replace into results ({', '.join(values)}) "
-            f"values ({', '.join('?' * len(values))}) returning id",
-            tuple(values.values()),
-        ).fetchone()
-        execute("insert or replace into documents values (?, ?)", (id_, text))
+        old = execute("delete from results where key = ? returning id", (row["key"],)).fetchone()
+        values = {"id": old and old[0], "config_id": config_id, **columns}
+        marks = ", ".join("?" * len(values))
+        id_ = execute(f"insert into results ({', '.join(values)}) values ({marks})", (*values.values(),)).lastrowid
+        execute("insert into documents values (?, ?)", (id_, text))
         timings = (row.get("statistics") or {}).get("performance") or {}
         self.connection.executemany(
             f"insert into operations values (?, ?, {', '.join('?' * len(_TIMINGS))})",
@@ -324,7 +362,12 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
             with ResultsStore(_connect(path.absolute().as_uri()), str(path)) as store:
                 store.sql("pragma journal_mode = wal")
                 store.sql("pragma synchronous = full")  # a commit is on disk when it returns
-                yield _checked(store)
+                if not _checked(store)._has_totals():
+                    with store._explained("cannot be converted: "):
+                        store.connection.executescript(f"begin; {_TOTALS_TABLE} commit;")
+                yield store
+                with suppress(SweepError):  # without them a report adds up the rows itself
+                    store._complete_totals()
     except Timeout as error:
         raise SweepError(f"another sweep is running in {folder}") from error
 
@@ -374,6 +417,7 @@ def new_store(folder: str | Path, rows: Iterable[Row]) -> int:
         with store._explained("cannot add a result: "), store.connection:
             for row in rows:
                 store._insert(row, _columns(row), json.dumps(row, ensure_ascii=False))
+        store._complete_totals()
         return len(store)
 
 
@@ -398,7 +442,7 @@ def _new(file: str | Path, name: str | Path) -> ResultsStore:
     """An empty store in a file, or in ``:memory:``."""
     store = ResultsStore(_connect(str(file)), str(name))
     with store._explained("cannot be made: "):
-        store.connection.executescript(f"begin; {_TABLES} commit;")
+        store.connection.executescript(f"begin; {_TABLES} {_TOTALS_TABLE} commit;")
     return store
 
 

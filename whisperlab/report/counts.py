@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import TypeAlias
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +60,10 @@ class CacheCounts:
     @classmethod
     def of(cls, columns: Run) -> CacheCounts:
         """The counts in a line of ``results``, or in sums of its columns."""
-        return cls(*(columns[each.name] or 0 for each in fields(cls)))
+        return cls(*(columns[name] or 0 for name in _COUNTS))
 
     def __add__(self, other: CacheCounts) -> CacheCounts:
-        return CacheCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return CacheCounts(*(getattr(self, name) + getattr(other, name) for name in _COUNTS))
 
     @property
     def lookups(self) -> int:
@@ -97,6 +99,9 @@ class CacheCounts:
         return ratio(self.saved_s, self.saved_s + self.encode_s)
 
 
+_COUNTS = tuple(each.name for each in fields(CacheCounts))
+
+
 @dataclass(slots=True, frozen=True)
 class Operation:
     """Latency of one operation over several runs, in milliseconds.
@@ -118,7 +123,7 @@ class Operation:
 class Result:
     """One configuration over all recordings that it finished.
 
-    ``config`` has dotted names. ``sums`` are columns of the store added up, and the maxima of `_MAXIMA`. The first
+    ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`. The first
     `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds of speech) per recording,
     ``delays``, the seconds from switches to their decisions, and ``by_recording``, the columns `_UNITS` of each.
     """
@@ -262,51 +267,38 @@ def many(count: int, noun: str, ending: str = "s") -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"
 
 
-_SUMS = (
-    *(each.name for each in fields(CacheCounts)),
-    *("errors", "words", "wrong_s", "speech_s", "duration_s", "compute_s"),
-    *("switches_true", "switches_found", "switches_matched"),
-)
 _UNITS = ("errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
-_MAXIMA = ("response_p95_s", "chunk_p95_ms", "language_id_p95_ms", "self_cost_ns", "peak_rss_bytes")
-_POOLED = {
-    "config_id": "config_id",
-    "n_runs": "count(*)",
-    "n_recordings": "count(distinct recording)",
-    **{name: f"sum({name})" for name in _SUMS},
-    **{name: f"max({name})" for name in _MAXIMA},
-    "least_threads": "min(threads)",
-    "most_threads": "max(threads)",
-    "known_threads": "count(threads)",
-}
 
 
 def results(
-    store: ResultsStore, where: str = "true", parameters: Sequence[object] = (), options: Sequence[str] | None = None
+    store: ResultsStore, where: str = "", parameters: Sequence[object] = (), options: Sequence[str] | None = None
 ) -> tuple[Result, ...]:
     """The finished rows by configuration, in the order of ``options``, by default those in which they differ.
 
     ``where`` is an SQL condition on ``results``. `timed` adds latencies.
     """
-    condition = f"status = 'ok' and {where}"
-    columns = ", ".join(f"{value} as {name}" for name, value in _POOLED.items())
-    lines = store.sql(f"select {columns} from results where {condition} group by config_id", parameters)
-    configs = configurations(store)
+    sums = store.totals(where, parameters)
+    configs = configurations(store, [line["config_id"] for line in sums])
     if options is None:
-        options = varying([configs[line[0]] for line in lines])
-    found = [_result(dict(zip(_POOLED, line, strict=True)), configs[line[0]], options) for line in lines]
-    found.sort(key=lambda result: [_rank(name, result.config.get(name)) for name in options])
-    ids = [result.config_id for result in found]
-    speech, delays = _samples(store, ids[:MAX_SAMPLED], condition, parameters)
-    units = _by_recording(store, ids[:MAX_SAMPLED], condition, parameters)
+        options = varying(list(configs.values()))
+    ranks = {number: [_rank(name, config.get(name)) for name in options] for number, config in configs.items()}
+    sums.sort(key=lambda line: ranks[line["config_id"]])
+    ids = [line["config_id"] for line in sums[:MAX_SAMPLED]]
+    samples = _samples(store, ids, where or "true", parameters)
+    units = _by_recording(store, ids, f"status = 'ok' and {where or 'true'}", parameters)
     return tuple(
-        replace(
-            result,
-            speech=tuple(speech.get(result.config_id, ())),
-            delays=tuple(json.loads(f"[{','.join(delays.get(result.config_id, ()))}]")),
-            by_recording=units.get(result.config_id, {}),
+        Result(
+            name=config_name(configs[line["config_id"]], options),
+            config_id=line["config_id"],
+            config=configs[line["config_id"]],
+            n_runs=line["n_runs"],
+            n_recordings=line["n_recordings"],
+            cache=CacheCounts.of(line),
+            sums=line,
+            by_recording=units.get(line["config_id"], {}),
+            **samples.get(line["config_id"], {}),
         )
-        for result in found
+        for line in sums
     )
 
 
@@ -322,30 +314,34 @@ def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
         p50 = percentile(json.loads(medians), 50)
         one = Operation(name, int(count), total / count, p50, p95, p99, longest)
         operations.setdefault(config_id, []).append(one)
-    return tuple(replace(result, operations=tuple(operations.get(result.config_id, ()))) for result in found)
+    shown = (replace(one, operations=tuple(operations.get(one.config_id, ()))) for one in found[:MAX_TIMED])
+    return (*shown, *found[MAX_TIMED:])
 
 
-def configurations(store: ResultsStore) -> dict[int, Json]:
-    """All configurations of a store by id, with dotted names."""
-    lines = store.sql("select config_id, config from configurations")
-    return {config_id: flat(json.loads(config)) for config_id, config in lines}
+def configurations(store: ResultsStore, ids: Sequence[int]) -> dict[int, Json]:
+    """Some configurations of a store by id, with dotted names."""
+    query = "select config_id, config from configurations where config_id in (select value from json_each(?))"
+    return {config_id: flat(json.loads(config)) for config_id, config in store.sql(query, (json.dumps(ids),))}
 
 
 def _samples(
-    store: ResultsStore, config_ids: Sequence[int], condition: str, parameters: Sequence[object]
-) -> tuple[dict[int, list[tuple[float, float]]], dict[int, list[str]]]:
-    """``speech`` and ``delays`` (as JSON, without brackets) of some configurations, see `Result`."""
-    speech: dict[int, list[tuple[float, float]]] = {}
-    delays: dict[int, list[str]] = {}
-    for config_id, wrong_s, speech_s, text in store.sql(
-        f"select config_id, wrong_s, speech_s, delays from results where {condition} and speech_s is not null "
-        "and config_id in (select value from json_each(?))",
+    store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
+) -> dict[int, dict[str, Any]]:
+    """``speech`` and ``delays`` of some configurations, see `Result`."""
+    lines = store.sql(
+        f"select config_id, wrong_s, speech_s, delays from results where status = 'ok' and {where} and speech_s is "
+        "not null and config_id in (select value from json_each(?)) order by config_id, id",
         (*parameters, json.dumps(config_ids)),
-    ):
-        speech.setdefault(config_id, []).append((wrong_s, speech_s))
-        if text != "[]":
-            delays.setdefault(config_id, []).append(text[1:-1])
-    return speech, delays
+    )
+    found = {}
+    for config_id, group in groupby(lines, itemgetter(0)):
+        _, wrong_s, speech_s, delays = zip(*group, strict=True)
+        every = json.loads(f"[{','.join(delays)}]")
+        found[config_id] = {
+            "speech": tuple(zip(wrong_s, speech_s, strict=True)),
+            "delays": tuple(chain.from_iterable(every)),
+        }
+    return found
 
 
 def _by_recording(
@@ -363,14 +359,17 @@ def _by_recording(
 
 def varying(configs: Sequence[Json]) -> tuple[str, ...]:
     """The options in which configurations differ: those of the cache first, then as they come."""
-    seen: dict[str, set[str]] = {}
-    for config in configs:
-        for name, value in config.items():
-            seen.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
-    everywhere = {name: sum(name in config for config in configs) == len(configs) for name in seen}
-    names = [name for name, values in seen.items() if len(values) > 1 or not everywhere[name]]
+    names = [
+        name
+        for name in dict.fromkeys(chain.from_iterable(configs))
+        if len({_comparable(config.get(name, ...)) for config in configs}) > 1
+    ]
     first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
+
+
+def _comparable(value: object) -> object:
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else (type(value), value)
 
 
 def config_name(config: Json, options: Sequence[str]) -> str:
@@ -387,18 +386,6 @@ def config_name(config: Json, options: Sequence[str]) -> str:
 def ratio(part: float | None, whole: float | None) -> float | None:
     """Part / whole; None when either is missing or the whole is 0."""
     return None if part is None or not whole else part / whole
-
-
-def _result(sums: Json, config: Json, options: Sequence[str]) -> Result:
-    return Result(
-        name=config_name(config, options),
-        config_id=sums["config_id"],
-        config=config,
-        n_runs=sums["n_runs"],
-        n_recordings=sums["n_recordings"],
-        cache=CacheCounts.of(sums),
-        sums=sums,
-    )
 
 
 def _rank(name: str, value: object) -> tuple[int, float, str]:

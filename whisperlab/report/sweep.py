@@ -193,11 +193,13 @@ LoadTrace = Callable[[Row], Trace]
 
 def _report(store: ResultsStore, load: LoadTrace, title: str, command: str | None, now: datetime | None) -> SweepReport:
     found = timed(store, results(store))
-    configs = configurations(store)
     options = varying([result.config for result in found])
     shown, contrast = _best(found), _worst(found)
     traces, notes = _load(_choice(store, shown), load)
     extent = _extent(store)
+    configs = {result.config_id: result.config for result in found}
+    unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
+    configs |= configurations(store, unfinished)
     contrasts, more = _load(_same_recordings(store, contrast, traces), load)
     return SweepReport(
         title=title,
@@ -229,7 +231,8 @@ def _extent(store: ResultsStore) -> Extent:
         "select recording, corpus, split, max(duration_s), count(*) from results group by recording, corpus, split"
     )
     ((unfinished,),) = store.sql(
-        "select count(*) from (select distinct recording from results where status <> 'ok') as failed "
+        # With the sign, SQLite searches the few failed runs and not all.
+        "select count(*) from (select distinct +recording as recording from results where status <> 'ok') as failed "
         "where not exists (select 1 from results where recording = failed.recording and status = 'ok')"
     )
     ((first_run,),), ((last_run,),) = (store.sql(f"select {end}(created) from results") for end in ("min", "max"))
@@ -331,10 +334,12 @@ def _origin(traces: Sequence[Trace]) -> Json:
 
 def _listed(store: ResultsStore, configs: Mapping[int, Json], options: Sequence[str]) -> tuple[Run, ...]:
     """The runs to list, each with its configuration and the name of that."""
-    ((n_runs,),) = store.sql("select count(*) from results")
-    order = "status = 'ok', id" if n_runs > MAX_RUNS else "id"
     columns = ("config_id", *COLUMNS, "mixed_error_rate", "hit_rate")
-    lines = store.sql(f"select {', '.join(columns)} from results order by {order} limit ?", (MAX_RUNS,))
+    query = f"select {', '.join(columns)} from results where status {{}} 'ok' order by id limit ?"
+    failed = store.sql(query.format("<>"), (MAX_RUNS,))
+    lines = failed + store.sql(query.format("="), (MAX_RUNS - len(failed),))
+    if len(store) <= MAX_RUNS:
+        lines = store.sql(f"select {', '.join(columns)} from results order by id")
     runs = (dict(zip(columns, line, strict=True)) for line in lines)
     return tuple(
         {"name": config_name(configs[run["config_id"]], options), "config": configs[run["config_id"]], **run}

@@ -186,6 +186,8 @@ def _sorted(value: Mapping[str, JsonValue]) -> Iterable[tuple[str, JsonValue]]:
 
 def plain(value: object) -> object:
     """A value of the record as JSON holds it: tuples become lists."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
