@@ -126,7 +126,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.show(text_table(rows))
     for line in _without_text(groups):
         console.show(line)
-    console.show(counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"]))
+    if any(group[0].has_text for group in groups.values()):
+        console.show(counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"]))
     return 0
 
 
