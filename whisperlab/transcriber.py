@@ -29,7 +29,7 @@ from whisperlab.util.errors import ConfigurationError, translate_oom
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import RENAMED
 from whisperlab.util.threads import torch_threads
-from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -136,6 +136,11 @@ class SessionRestartTranscriber:
         self._stream = self.parts.stream
         self._guard = StreamGuard()
         self.reset()
+
+    def __repr__(self) -> str:
+        spoken = ", ".join(self.languages[:5]) + (", ..." if len(self.languages) > 5 else "")
+        heard = seconds(self._stream.history.received)
+        return f"<{type(self).__name__}: Whisper {self._model_name}, languages {spoken}, {heard:.1f} s received>"
 
     @property
     def vad_audio_buffer(self) -> RingBuffer:

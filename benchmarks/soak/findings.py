@@ -12,6 +12,7 @@ of the last window are corrected for it. Uncorrected times are reported too.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -317,7 +318,8 @@ def _changes(first: Sequence[Json], last: Sequence[Json], rng: np.random.Generat
     a, b, c = (np.concatenate(times) for times in (before, after, corrected))
     for q in PERCENTILES:
         measure = partial(_percentile, q=q)
-        ratio, (low, high) = block_ratio([c.tolist()], [a.tolist()], measure, rng, n_chunks)
+        ratio, interval = block_ratio([c.tolist()], [a.tolist()], measure, rng, n_chunks)
+        low, high = interval or (0.0, math.inf)  # of fewer than three samples: nothing is known
         walls = [measure(np.concatenate(times)) for times in (wall_before, wall_after)]
         yield Change(
             measure=f"p{q}",

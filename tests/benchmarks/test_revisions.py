@@ -156,8 +156,8 @@ def test_a_faster_revision_is_reported_as_faster_and_nothing_else(
     repository.commit("quick", cost=0.4)
     outcome = meet(repository, speech, "slow", "quick", rounds=2)
     said = [finding.summary() for finding in outcome.findings]
-    assert said[0] == "computing / audio: B is faster by 20.0% (20.0% to 20.0%), p 0.031, effect -1.00, n 8"
-    assert by_name(outcome)["mixed error rate"].value == 0
+    assert said[0] == "real-time factor (wall): B is faster by 20.0% (20.0% to 20.0%), p 0.031, effect -1.00, n 8"
+    assert by_name(outcome)["words wrong"].value == 0
     assert by_name(outcome)["encoder seconds per second"].value == 1
     assert [result.n for result in by_name(outcome).values()] == [8, 4, 4, 4]
     assert outcome.remarks == ()
@@ -166,13 +166,13 @@ def test_a_faster_revision_is_reported_as_faster_and_nothing_else(
 
 def test_a_revision_against_itself_differs_in_nothing(repository: Repository, speech: list[Recording]) -> None:
     found = by_name(meet(repository, speech, "slow", "HEAD", rounds=2))
-    assert found["computing / audio"].conclusion == "no difference"
+    assert found["real-time factor (wall)"].conclusion == "no difference"
     assert {result.effect for result in found.values()} == {0.0}
 
 
 def test_the_text_of_each_side_is_scored_by_the_same_rules(repository: Repository, speech: list[Recording]) -> None:
     repository.commit("deaf", text="one")
-    assert by_name(meet(repository, speech, "slow", "deaf"))["mixed error rate"].value == 0.5
+    assert by_name(meet(repository, speech, "slow", "deaf"))["words wrong"].value == 0.5
 
 
 def test_sides_run_in_turns_and_never_together(repository: Repository, speech: list[Recording], tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_sides_run_in_turns_and_never_together(repository: Repository, speech: l
 
 def test_the_same_revision_may_run_with_another_configuration(repository: Repository, speech: list[Recording]) -> None:
     outcome = meet(repository, speech, "slow", 'slow {"cost": 0.25}', rounds=2)
-    assert by_name(outcome)["computing / audio"].value == pytest.approx(0.5)
+    assert by_name(outcome)["real-time factor (wall)"].value == pytest.approx(0.5)
 
 
 def test_groups_of_options_are_made_by_the_revision_itself(repository: Repository, speech: list[Recording]) -> None:
@@ -197,7 +197,7 @@ def test_groups_of_options_are_made_by_the_revision_itself(repository: Repositor
     default = "__import__('whisperlab.vad', fromlist=['vad']).VadOptions(1)"
     repository.commit("patient", made="self.cost = vad.patience", vad=default)
     outcome = meet(repository, speech, 'HEAD {"vad": {"patience": 2}}', 'HEAD {"vad": {"patience": 1}}', rounds=2)
-    assert by_name(outcome)["computing / audio"].value == pytest.approx(0.5)
+    assert by_name(outcome)["real-time factor (wall)"].value == pytest.approx(0.5)
 
 
 def test_a_measure_that_one_side_lacks_is_left_out_and_named(repository: Repository, speech: list[Recording]) -> None:
@@ -216,7 +216,7 @@ def test_the_repository_is_read_and_never_written(
     found = by_name(
         compare_revisions(Side.from_text("slow"), Side.from_text("HEAD"), speech, repository=repository.folder / "sub")
     )
-    assert found["computing / audio"].value == 1
+    assert found["real-time factor (wall)"].value == 1
     assert (repository.git("status", "--porcelain"), sorted((repository.folder / ".git").rglob("*"))) == before
 
 
@@ -384,8 +384,8 @@ def test_this_revision_against_itself_makes_the_same_errors(excerpt: Path, tmp_p
     here.git("commit", "-q", "-m", "the code as it is")
     recordings = data.load(str(excerpt), "test")
     found = by_name(compare_revisions(Side("HEAD"), Side("HEAD"), recordings, repository=here.folder))
-    assert found["computing / audio"].n == 1
-    for name in ("mixed error rate", "language error rate"):
+    assert found["real-time factor (wall)"].n == 1
+    for name in ("words wrong", "wrong language, text"):
         assert (found[name].value, found[name].low, found[name].high, found[name].effect) == (0, 0, 0, 0)
         assert found[name].conclusion != "difference"
     assert found["encoder seconds per second"].value == 1

@@ -83,7 +83,7 @@ def test_a_signal_during_imports_is_one_line(tmp_path: Path, number: signal.Sign
     """The n-th import after `main` begins sends it; those of torch and numpy are among them."""
     write_wav(tmp_path / "call.wav", TONE)
     code = SIGNAL_AT_AN_IMPORT.format(n=n, number=int(number))
-    with program(code, tmp_path, "transcribe", "call.wav", "--model", "nothing.pt") as process:
+    with program(code, tmp_path, "transcribe", "call.wav", "-q", "--model", "nothing.pt") as process:
         out, err = process.communicate()
     assert (out, err) == ("", SAID[number])
     assert process.returncode == 128 + number
@@ -215,7 +215,7 @@ def test_a_full_disk_behind_stdout_stops_the_work_with_one_line(tmp_path: Path) 
         script = tmp_path / "program.py"
         script.write_text(textwrap.dedent(SLOW))
         ran = subprocess.run(
-            [sys.executable, str(script), "transcribe", "a.wav", "b.wav"],
+            [sys.executable, str(script), "transcribe", "a.wav", "b.wav", "-q"],
             cwd=tmp_path,
             env=environment(),
             stdout=full,

@@ -532,8 +532,8 @@ def test_counts_that_are_no_numbers_are_refused(name: str, bad: Any) -> None:
 
 
 def test_an_interval_resamples_recordings() -> None:
-    scores = [error_rate_of(0), error_rate_of(10)]
-    # Two recordings: a resample has none, one or two of the bad one, with chances 1/4, 1/2, 1/4.
+    scores = [error_rate_of(0), error_rate_of(0), error_rate_of(10)]
+    # Three recordings: a resample has only good or only bad ones with chances 8/27 and 1/27.
     assert bootstrap_interval(scores, "mixed_error_rate", np.random.default_rng(0), n=200) == (0.0, 1.0)
     same = [error_rate_of(3)] * 5
     assert bootstrap_interval(same, "mixed_error_rate", np.random.default_rng(0), n=50) == (0.3, 0.3)
@@ -556,11 +556,11 @@ def test_an_interval_is_the_same_for_the_same_seed() -> None:
     assert pair[0] == pair[1]
 
 
-def test_one_recording_has_no_interval_and_a_rate_without_a_name_none_either() -> None:
+def test_fewer_than_three_recordings_have_no_interval_and_a_rate_without_a_name_none_either() -> None:
     rng = np.random.default_rng(0)
-    assert bootstrap_interval([scored()], "mixed_error_rate", rng) is None
-    assert bootstrap_interval([scored()] * 2, "language_error_rate_frames", rng, n=10) is None
-    assert bootstrap_interval([scored()] * 2, "error_rate_by_language.es", rng, n=10) == (0.5, 0.5)
+    assert bootstrap_interval([scored()] * 2, "mixed_error_rate", rng) is None
+    assert bootstrap_interval([scored()] * 3, "language_error_rate_frames", rng, n=10) is None
+    assert bootstrap_interval([scored()] * 3, "error_rate_by_language.es", rng, n=10) == (0.5, 0.5)
     for name in ("word_error_rate", "error_rate_by_language"):
         with pytest.raises(ConfigurationError, match="no single rate"):
             bootstrap_interval([scored()], name, rng)
@@ -568,7 +568,7 @@ def test_one_recording_has_no_interval_and_a_rate_without_a_name_none_either() -
 
 def test_an_endless_delay_makes_an_endless_interval() -> None:
     missing = scored(switches=())
-    interval = bootstrap_interval([scored(), missing], "decision_delay_p50", np.random.default_rng(0), n=100)
+    interval = bootstrap_interval([scored(), missing, missing], "decision_delay_p50", np.random.default_rng(0), n=100)
     assert interval is not None
     assert interval[1] == math.inf
 

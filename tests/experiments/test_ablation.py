@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.figures import ladder_figure, pareto_figure, scaling_figure
 from whisperlab.experiments import ablation
-from whisperlab.experiments.ablation.results import claim_result
-from whisperlab.experiments.ablation.timing import encoder_flop, hit_figures, timings
+from whisperlab.experiments.ablation.results import check_claims, claim_result, variant_row
+from whisperlab.experiments.ablation.timing import Timing, encoder_flop, hit_figures, timings
 from whisperlab.experiments.ablation.variants import VARIANTS, Variant, select_variants
 from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
 from whisperlab.model.weights import load_weights
@@ -113,6 +113,39 @@ def test_rates_of_a_cache_are_added_before_they_are_divided() -> None:
     assert wrong.high is not None
     assert 0 < wrong.low < 1 / 40 < wrong.high < 0.2
     assert [figure.figure for figure in hit_figures("rounded", [{"hits": 0, "misses": 10}])] == ["rounded: hit rate"]
+
+
+def timed_variants(*ms: float, stretches: int, rng: np.random.Generator) -> ablation.Ablation:
+    """Before, default and an option, each chunk of which takes so long, with noise, in stretches of 30 chunks."""
+    names = ("before", "guide", "default", "with int8")
+    times = {
+        name: Timing([list(mean * rng.uniform(0.5, 1.5, 30)) for _ in range(stretches)], audio_s=3.0 * stretches)
+        for name, mean in zip(names, (ms[0], *ms), strict=True)
+    }
+    rows = [variant_row(VARIANTS[name], times, None, {}, rng) for name in names]
+    return ablation.Ablation(tuple(rows), (), tuple(check_claims(times, {}, rng)), ())
+
+
+def test_thirty_chunks_have_no_interval_and_no_order() -> None:
+    found = timed_variants(100.0, 10.0, 9.0, stretches=1, rng=np.random.default_rng(0))
+    assert all(row["chunk_ms_p95_ratio_95"] is None for row in found.rows)
+    cells = ablation.readable(found)[0][2]
+    assert (cells["variant"], cells["chunks"]) == ("default", "30")
+    assert cells["p95 / before"].endswith("(no interval)")
+    (told,) = ablation.limits(found)
+    assert told.startswith("30 chunks (n) are fewer than 3 independent stretches")
+    assert "at least 90 chunks" in told
+    drawn = to_svg(ladder_figure(found.rows), "ladder", "words")
+    assert all(words in drawn for words in ("reference pipeline", "whisperlab", "without one optimisation"))
+
+
+def test_variants_that_cannot_be_told_apart_are_named_with_the_chunks_needed() -> None:
+    found = timed_variants(100.0, 10.0, 10.1, stretches=4, rng=np.random.default_rng(0))
+    (told,) = ablation.limits(found)
+    assert "n = 120 chunks" in told
+    assert re.search(r"with int8 \(about [\d,]+\)", told)
+    apart = timed_variants(100.0, 10.0, 40.0, stretches=4, rng=np.random.default_rng(0))
+    assert ablation.limits(apart) == []
 
 
 # --- the whole ----------------------------------------------------------------------------------------

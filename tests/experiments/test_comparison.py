@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,11 @@ def test_two_sweeps_are_paired_by_recording_and_what_differs_is_what_is_compared
     b = [row(n, {"precision": "int8"}, 0.2 + n / 1000) for n in reversed(range(14))]
     outcome = both(tmp_path, a, b)
     found = by_name(outcome)
-    assert found["mixed error rate"].conclusion == "difference"
-    assert found["mixed error rate"].value == pytest.approx(0.1)
-    assert found["computing / audio"].conclusion == found["encoder seconds per second"].conclusion == "no difference"
+    assert found["words wrong"].conclusion == "difference"
+    assert found["words wrong"].value == pytest.approx(0.1)
+    assert (
+        found["real-time factor (wall)"].conclusion == found["encoder seconds per second"].conclusion == "no difference"
+    )
     assert {result.n for result in found.values()} == {12}
     assert outcome.remarks[0] == 'precision: "fp32" in A, "int8" in B'
     assert "not run in turns" in outcome.remarks[1]
@@ -113,13 +116,13 @@ def test_each_configuration_is_tested_and_corrected_for_all(tmp_path: Path) -> N
     assert {finding.result.conclusion for finding in changed} == {"not enough data"}  # 2 / 2^8 * 20 > 0.05
     assert {finding.result.p for finding in changed} == {20 / 128, 19 / 128} or changed[0].result.p == 20 / 128
     assert changed[0].result.pairs_missing >= 2  # 2 / 2^9 * 20 > 0.05 still
-    assert changed[0].summary().startswith("cache_size=1: mixed error rate: not enough data")
+    assert changed[0].summary().startswith("cache_size=1: words wrong: not enough data")
 
 
 def test_times_of_different_machines_are_not_compared(tmp_path: Path) -> None:
     rows = [row(n, {}, 0.1) for n in range(6)]
     outcome = both(tmp_path, rows, rows, machine={"cpu_model": "another"})
-    assert "computing / audio" not in by_name(outcome)
+    assert "real-time factor (wall)" not in by_name(outcome)
     assert outcome.remarks == ("times are not compared: the sweeps were run on 2 different machines",)
 
 
@@ -127,18 +130,14 @@ def test_times_of_different_machines_are_not_compared(tmp_path: Path) -> None:
 def test_times_without_a_machine_are_not_compared(tmp_path: Path, machine: Mapping[str, Any] | None) -> None:
     rows = [row(n, {}, 0.1) for n in range(6)]
     outcome = both(tmp_path, rows, rows, machine=machine)
-    assert "computing / audio" not in by_name(outcome)
+    assert "real-time factor (wall)" not in by_name(outcome)
     assert "a trace of B does not name the machine" in outcome.remarks[0]
 
 
 def test_language_id_alone_is_compared_by_its_frames(tmp_path: Path) -> None:
     rows = [row(n, {"decode": False}, None) for n in range(6)]
     outcome = both(tmp_path, rows, rows)
-    assert list(by_name(outcome)) == [
-        "computing / audio",
-        "language error rate of frames",
-        "encoder seconds per second",
-    ]
+    assert list(by_name(outcome)) == ["real-time factor (wall)", "wrong language, frames", "encoder seconds per second"]
     assert len(outcome.remarks) == 1
 
 
@@ -199,21 +198,31 @@ def test_sweeps_that_cannot_be_paired_are_refused(
 # --- the command --------------------------------------------------------------------------------------
 
 
-def test_the_command_says_a_sentence_for_each_measure_then_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_each_result_once_with_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for side, wrong in (("a", 0.1), ("b", 0.2)):
         sweep(tmp_path / side, [row(n, {}, wrong) for n in range(12)])
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert cli.main(["compare", *folders]) == 0
     shown = capsys.readouterr().out
-    assert "mixed error rate: B is worse by 0.1 (0.1 to 0.1), p 0.002, effect +1.00, n 12" in shown
-    assert "computing / audio: no difference shown" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("words wrong  ")]
+    cells = re.split("  +", line)
+    assert cells[1:4] == ["B is worse", "+10.0 points", "+10.0 points to +10.0 points"]
+    assert cells[-2] == "12"
+    assert shown.count("real-time factor (wall)") == 1
     assert "B beside A" in shown
     assert cli.main(["compare", *folders, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {one["measure"]: one["effect"] for one in document["results"]}["mixed error rate"] == 1.0
+    assert {one["measure"]: one["effect"] for one in document["results"]}["words wrong"] == 1.0
     assert document["remarks"]
+
+
+def test_no_interval_from_fewer_than_three_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for side, wrong in (("a", 0.1), ("b", 0.2)):
+        sweep(tmp_path / side, [row(n, {}, wrong) for n in range(2)])
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if line.startswith("mixed error rate")]
+    assert re.split("  +", line)[1:-1] == ["not enough data", "+10.0 points", "-", "-", "-", "2"]
 
 
 @pytest.mark.parametrize("words", [["{}"], ["b", "--limit", "2"], ["b", "--model", "base"]])

@@ -19,7 +19,7 @@ from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.experiments import search as search_module
 from whisperlab.experiments.executors import LocalProcesses
-from whisperlab.experiments.pareto import importances, pareto_front
+from whisperlab.experiments.pareto import importances, pareto_front, separation
 from whisperlab.experiments.results_store import read_rows
 from whisperlab.experiments.search import BATCH, OBJECTIVES, STARTUP, SearchResult, search
 from whisperlab.experiments.search_space import Choice, Range, Space
@@ -392,3 +392,22 @@ def test_chance_is_passed_by_chance_one_time_in_twenty() -> None:
         for _ in range(200)
     ]
     assert 2 <= sum(passed) <= 22  # 10 expected; a binomial leaves these in fewer than 1 of 1,000 draws
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_the_best_of_many_by_chance_is_seldom_taken_for_better(n: int) -> None:
+    rng = np.random.default_rng(2)
+    found = [separation(rng.normal(1, 0.1, (9, n)), np.ones((9, n)), seed) for seed in range(100)]
+    assert sum(one.shown for one in found) <= 5
+    unsure = [one for one in found if not one.shown]
+    assert all(one.needed is None or one.needed > n for one in unsure)
+
+
+def test_a_difference_larger_than_noise_is_shown_and_needs_three_recordings() -> None:
+    rng = np.random.default_rng(3)
+    parts = np.arange(1, 10)[:, None] + rng.normal(0, 0.1, (9, 4))
+    found = separation(parts, np.ones((9, 4)))
+    assert found.shown
+    assert found.value == pytest.approx(-4, abs=0.3)
+    few = separation(parts[:, :2], np.ones((9, 2)))
+    assert (few.shown, few.needed) == (False, 3)

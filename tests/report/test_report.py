@@ -214,9 +214,14 @@ def test_the_guides_key_that_never_hits_is_told_so() -> None:
 
 
 def test_hits_are_told_with_what_they_are_worth() -> None:
-    told = sentences(row(0, 500), row(390, 110, checked=80, false_hits=48, hash_precision=0))
-    assert "At 0 decimals the guide's key answered 78 % of 500 look-ups" in told
-    assert "of 80 hits recomputed, 48 (60 %, 95 % interval 49 % to 70 %)" in told
+    coarse = [
+        {**row(130, 37, checked=27, false_hits=16, hash_precision=0), "recording": f"scene-{n}"} for n in range(3)
+    ]
+    told = sentences(row(0, 500), *coarse)
+    assert "At 0 decimals the guide's key answered 78 % of 501 look-ups" in told
+    assert "of 81 hits recomputed, 48 (59 %, 95 % interval 48 % to 69 %)" in told
+    alone = sentences(row(0, 500), coarse[0])
+    assert "of 27 hits recomputed, 16 (59 %, n = 1 recording, no interval)" in alone
 
 
 def test_hits_nobody_checked_are_told_as_unchecked() -> None:
@@ -239,17 +244,60 @@ def test_a_little_saving_reaches_nothing_and_blames_nobody() -> None:
     assert "with at most 5.0 % of its answers wrong." in told
 
 
+def sized(size: int, hits: int, false_hits: int, wrong_s: float = 1.0) -> Result:
+    """A result of 500 look-ups with 100 checked hits and ten seconds of speech."""
+    (found,) = results([row(hits, 500 - hits, checked=100, false_hits=false_hits, size=size)])
+    return replace(found, sums={**found.sums, "speech_s": 10.0, "wrong_s": wrong_s})
+
+
 @pytest.mark.parametrize(
-    "hits, told", [(50, "Cache size made no difference: 10 or 100 entries"), (150, "moved by up to 20 points")]
+    "small, large, told",
+    [
+        ((250, 60), (250, 60), "Cache size made no difference: with 10 or 50 entries hits, false hits and wrong"),
+        ((250, 62), (254, 82), "10 to 50 entries hits moved by less than 1 point; false hits from 62 % to 82 %;"),
+        ((50, 60), (150, 60), "10 to 50 entries hits moved from 10 % to 30 %; false hits by less than 1 point;"),
+        ((250, 60, 4.6), (250, 60, 6.3), "by less than 1 point; wrong language, text from 46 % to 63 %."),
+    ],
 )
-def test_the_effect_of_size_is_told_in_points(hits: int, told: str) -> None:
-    assert told in sentences(row(50, 450, size=10), row(hits, 500 - hits, size=100))
+def test_cache_size_made_no_difference_only_if_errors_did_not_move_either(
+    small: tuple[Any, ...], large: tuple[Any, ...], told: str
+) -> None:
+    assert told in "\n".join(findings([sized(10, *small), sized(50, *large)]))
+
+
+def test_what_was_not_measured_is_not_said_to_be_the_same() -> None:
+    told = sentences(row(50, 450, size=10), row(50, 450, size=100))
+    assert "made no difference" not in told
+    assert "hits moved by less than 1 point; false hits were not checked; wrong language, text was not measured" in told
 
 
 def test_best_and_worst_language_error_are_set_against_each_other(report: SweepReport) -> None:
-    (sentence,) = (sentence for sentence in report.findings if sentence.startswith("Speech under a wrong"))
+    (sentence,) = (sentence for sentence in report.findings if sentence.startswith("Wrong language, text"))
     errors = [result.language_error for result in report.results if result.language_error is not None]
     assert f"{100 * max(errors):.0f} %" in sentence
+    assert "(n = 2 recordings, no interval)" in sentence
+
+
+def test_the_errors_of_text_and_of_frames_have_a_column_and_a_sentence_each(folder: Path) -> None:
+    configs = [{**configuration(size=size), "decode": decode} for size in (10, 50) for decode in (True, False)]
+    traces = [make_trace("scene", ("en", "es"), config=config, wrong=0.5, seed=n) for n, config in enumerate(configs)]
+    told = from_rows([make_row(trace, corpus="c") for trace in traces])
+    head = [title for title, _, _ in _tables(told)[0].head]
+    places = [head.index("Wrong language, text"), head.index("Wrong language, frames")]
+    for result, line in zip(told.results, _tables(told)[0].body, strict=True):
+        shown = [line[place].sort is not None for place in places]
+        assert shown == [result.config["decode"], not result.config["decode"]]
+        assert "no interval" in line[places[shown.index(True)]].note
+    assert '"language_error_rate_frames":' in told.html()
+    text, frames = ([s for s in told.findings if s.startswith(f"Wrong language, {of}")] for of in ("text", "frames"))
+    assert len(text) == len(frames) == 1
+
+
+def test_one_configuration_has_one_speed_and_the_guide_is_named_once(small: SweepReport) -> None:
+    (speed,) = (sentence for sentence in small.findings if "per second of audio" in sentence)
+    assert speed.startswith("Real-time factor: 0.60 s of wall time per second of audio")
+    told = " ".join(small.findings)
+    assert told.count("The guide is the performance guide for streaming Whisper (docs/guide.md).") == 1
 
 
 def test_language_errors_of_text_and_of_frames_are_not_set_against_each_other() -> None:
@@ -357,8 +405,8 @@ def test_markup_from_outside_is_text(folder: Path) -> None:
 
 def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
     drawings = re.findall(r"<svg[^>]*>", page.replace(vega_script(), ""))
-    # Outcomes, two heat maps, trade-off, front, parallel coordinates, importances, latency, two timelines twice.
-    assert len(drawings) == 12
+    # Outcomes, two heat maps, trade-off, latency, two timelines twice; no front from two recordings.
+    assert len(drawings) == 9
     for drawing in drawings:
         label = re.search(r'role="img" aria-label="([^"]{20,})"', drawing)
         assert label, drawing
@@ -747,8 +795,13 @@ def searched(n: int, *, wrong: Any = lambda sure: 1 - sure, split: str = "dev", 
         trace = make_trace("scene", ("en", "es") * 2, config=config, wrong=wrong(sure), seed=number)
         row = make_row(trace, corpus="ivr-five")
         row.update(response_p95_s=float(rng.uniform(0.2, 1)), peak_rss_bytes=int(rng.integers(5, 9)) * 10**8)
-        rows.append({**row, "split": split})
+        rows += over_recordings({**row, "split": split})
     return rows
+
+
+def over_recordings(row: dict[str, Any], n: int = 3) -> list[dict[str, Any]]:
+    """The row as if other recordings had given the same."""
+    return [{**row, "key": f"{row['key']}-{name}", "recording": f"scene-{name}"} for name in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -767,6 +820,7 @@ def test_options_of_a_group_vary_by_themselves(search: SweepReport) -> None:
 def test_nothing_on_the_front_is_beaten_and_all_else_is(search: SweepReport) -> None:
     told = search_section(search.results, search.extent.splits)
     assert told is not None
+    assert told.front is not None
     front = [tuple(cell.sort for cell in line[2:]) for line in told.front.body]
     every = [(r.mixed_error, r.response_p95, r.peak_rss_bytes) for r in search.results]
 
@@ -783,7 +837,7 @@ def test_the_page_shows_what_is_worth_having_and_why(search: SweepReport) -> Non
     assert '<section id="search">' in page
     (parallel,) = re.findall(r'<svg role="img" aria-label="Parallel coordinates over ([^.]*\.[^"]*)"', page)
     assert re.search(r"24 configurations, \d+ on the Pareto front: hop \d00 ms", parallel)
-    assert "Importance of options. mixed error: language_id.confident_above" in page
+    assert "Importance of options. words wrong: language_id.confident_above" in page
     assert "Measured on the split dev." in page
     assert "picked" in page[page.index("Parallel coordinates") :]
 
@@ -793,23 +847,53 @@ def test_choosing_on_test_is_warned_of() -> None:
     assert "recordings of the split test. A configuration chosen here looks better than it is" in page
 
 
-def test_a_plain_grid_is_told_so_too(report: SweepReport) -> None:
+def test_no_best_configuration_is_named_from_two_recordings(report: SweepReport) -> None:
     told = search_section(report.results, report.extent.splits)
     assert told is not None
-    assert [title for title, _, _ in told.front.head] == [
-        "Configuration", "No.", "Mixed error", "Response p95", "Peak memory",
-    ]  # fmt: skip
+    assert told.front is None
+    assert (
+        "words wrong was measured on too few recordings for that (n = 2 recordings; it takes at least 3)"
+        in (told.about[0])
+    )
+    page = report.html()
+    assert "No best configuration is named" in page
+    assert "Importance of options" not in page
 
 
-def test_without_text_the_errors_are_those_of_language(folder: Path) -> None:
-    rows = []
-    for key, precision, size in (("rounded", 6, 10), ("rounded", 0, 50), ("logmel", 2, 10), ("span", 2, 50)):
-        config = {**configuration(key, precision, size), "decode": False}
-        rows.append(make_row(make_trace("scene", ("en", "es"), config=config), corpus="c"))
-        del rows[-1]["response_p95_s"]
+def test_no_best_configuration_is_named_from_noise() -> None:
+    rng, rows = np.random.default_rng(0), []
+    for row in searched(8, wrong=lambda sure: 0.3):
+        response_s = float(rng.uniform(0.0359, 0.0404))
+        rows.append({**row, "response_p95_s": response_s})
     told = search_section(from_rows(rows).results, ())
     assert told is not None
-    assert [title for title, _, _ in told.front.head][2:] == ["Language error", "Real-time factor", "Peak memory"]
+    assert told.front is None
+    assert "response p95 differs between the 8 configurations by no more than chance" in told.about[0]
+    assert "n = 3 recordings" in told.about[0]
+
+
+def test_a_configuration_that_is_not_compared_is_named_with_the_reason() -> None:
+    frames = {**configuration("span"), "decode": False, "language_id": {"window_ms": 2500}}
+    row = make_row(make_trace("scene", ("en", "es"), config=frames), corpus="c")
+    told = search_section(from_rows([*searched(6), row]).results, ())
+    assert told is not None
+    assert "6 of 7 configurations are compared. Left out: " in told.about[-1]
+    assert "measured by wrong language, frames" in told.about[-1]
+
+
+def test_without_text_the_errors_are_those_of_the_frames() -> None:
+    rows = []
+    for number, key in enumerate((("rounded", 6, 10), ("rounded", 0, 50), ("logmel", 2, 10), ("span", 2, 50))):
+        config = {**configuration(*key), "decode": False}
+        trace = make_trace("scene", ("en", "es") * 4, config=config, wrong=number / 3, seed=number)
+        row = make_row(trace, corpus="c")
+        del row["response_p95_s"]
+        rows += over_recordings({**row, "compute_s": 1.0 + number})
+    told = search_section(from_rows(rows).results, ())
+    assert told is not None
+    assert told.front is not None, told.about
+    columns = [title for title, _, _ in told.front.head][2:]
+    assert columns == ["Wrong language, frames", "Real-time factor (wall)", "Peak memory"]
 
 
 @pytest.mark.parametrize("n, fields", [(2, 3), (5, 1)])
@@ -836,16 +920,3 @@ def test_pictures_of_many_configurations_stay_bounded_and_say_so(monkeypatch: py
     (told,) = _tables(many)
     assert len(told.body) == 30
     assert told.caption == "All recordings together (the first 30 of 60 lines)"
-
-
-def test_a_front_of_all_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = searched(6)
-    for number, row in enumerate(rows):
-        row.update(response_p95_s=0.1 * (number + 1), peak_rss_bytes=10**8)
-        row["config"]["language_id"]["hop_ms"] = 100 * number
-    for row in rows:  # all alike but for the options: equal points do not beat each other
-        row.update(counts=rows[0]["counts"], rates=rows[0]["rates"], response_p95_s=0.5)
-    told = search_section(from_rows(rows).results, ())
-    assert told is not None
-    assert len(told.front.body) == 6
-    assert "Here no bar passes." in told.importance.caption

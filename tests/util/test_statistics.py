@@ -27,13 +27,15 @@ def test_a_ratio_is_of_the_same_chunks_and_lies_in_its_interval() -> None:
     before = [list(rng.exponential(100.0, 300)) for _ in range(2)]
     after = [[ms / 4 for ms in stretch] for stretch in before]
     for statistic in (np.mean, np.median):
-        ratio, (low, high) = block_ratio(after, before, statistic, np.random.default_rng(0))
+        ratio, interval = block_ratio(after, before, statistic, np.random.default_rng(0))
         assert ratio == pytest.approx(0.25)
-        assert (low, high) == pytest.approx((0.25, 0.25))  # paired: a quarter of each is a quarter of all
+        assert interval == pytest.approx((0.25, 0.25))  # paired: a quarter of each is a quarter of all
     shuffled = [list(rng.permutation(stretch)) for stretch in after]
-    ratio, (low, high) = block_ratio(shuffled, before, np.mean, np.random.default_rng(0))
+    ratio, interval = block_ratio(shuffled, before, np.mean, np.random.default_rng(0))
     assert ratio == pytest.approx(0.25)
-    assert low < 0.25 < high
+    assert interval is not None
+    assert interval[0] < 0.25 < interval[1]
+    assert block_ratio([after[0][:60]], [before[0][:60]], np.mean, np.random.default_rng(0))[1] is None
 
 
 def test_different_chunks_are_not_compared() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypedDict
 
 from whisperlab.model.languages import language_code
+from whisperlab.util.errors import TraceError
 from whisperlab.util.threads import THREADS
 from whisperlab.util.validation import shown
 
@@ -98,6 +101,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}-ms", type=positive_int, default=100, metavar="MS", help=text)
     add_threads_argument(parser)
+
+
+AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mka", ".aac", ".aif", ".aiff", ".au"}
+
+
+def refuse_audio(paths: Iterable[Path], command: str) -> None:
+    """Raise TraceError for audio where a command needs traces, with the two commands to run."""
+    for path in paths:
+        if path.suffix.lower() in AUDIO:
+            trace = shlex.quote(f"{path.stem}.jsonl")
+            raise TraceError(
+                f"{path} is audio, {command} needs a trace. Run: whisperlab transcribe {shlex.quote(str(path))} "
+                f"--trace {trace}, then: whisperlab {command} {trace}"
+            )
 
 
 def languages_as_codes(args: argparse.Namespace) -> None:

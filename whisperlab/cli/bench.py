@@ -97,7 +97,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print one table or several."""
     from whisperlab.evaluation.trace import provenance
 
-    found, tables = _BENCHES[args.what](args, console)
+    with console.busy(f"bench {args.what}: {_BENCHES[args.what][1]}"):
+        found, tables = _BENCHES[args.what][0](args, console)
     console.document({"bench": args.what, **found, **provenance()})
     for rows in tables:
         console.show(text_table(rows))
@@ -109,14 +110,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _buffer(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments.microbenchmarks import buffer_figures
 
-    console.note("np.concatenate and the ring buffer in turns: about twenty seconds")
     return _figures(buffer_figures())
 
 
 def _metrics(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments.microbenchmarks import metrics_figures
 
-    console.note("timing the timers, then ten million records: about fifteen seconds")
     return _figures(metrics_figures())
 
 
@@ -194,6 +193,8 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
         offline=args.offline,
         say=console.note,
     )
+    for sentence in ablation.limits(found):
+        console.note(sentence)
     return asdict(found), ablation.readable(found)
 
 
@@ -214,10 +215,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-_BENCHES: dict[str, Callable[[argparse.Namespace, Console], Found]] = {
-    "buffer": _buffer,
-    "metrics": _metrics,
-    "cache": _cache,
-    "pipeline": _pipeline,
-    "systems": _systems,
+# Each with what it runs.
+_BENCHES: dict[str, tuple[Callable[[argparse.Namespace, Console], Found], str]] = {
+    "buffer": (_buffer, "np.concatenate and the ring buffer in turns, about 20 s"),
+    "metrics": (_metrics, "the timers, then ten million records, about 15 s"),
+    "cache": (_cache, "look-ups by key with the model base, about 20 s"),
+    "pipeline": (_pipeline, "all variants in turns, minutes"),
+    "systems": (_systems, "all systems in turns, minutes"),
 }

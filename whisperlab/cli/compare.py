@@ -26,6 +26,7 @@ EXAMPLES = (
     """compare old.json new.json --corpus my/manifest.jsonl --json""",
     """compare reports/old-sweep reports/new-sweep""",
 )
+LEAST_UNITS = 3  # pairs for an interval
 # Arguments that do not apply to sweeps, with their defaults.
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 
@@ -72,9 +73,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         **provenance(),
     }
     console.document(document)
-    for line in (*(finding.summary() for finding in outcome.findings), *outcome.remarks, ""):
-        console.show(line)
     console.show(text_table([_row(finding) for finding in outcome.findings]))
+    for remark in outcome.remarks:
+        console.show(remark)
     console.show(counted())
     return 0
 
@@ -96,26 +97,32 @@ def _configurations(args: argparse.Namespace, console: Console) -> tuple[dict[st
             setattr(args, name, default)
     a, b = (read_configuration(text, args.threads) for text in (args.a, args.b))
     recordings = data.load(args.corpus, args.split)[: args.limit]
-    outcome = compare_configurations(a, b, recordings, model=args.model, rounds=args.rounds, say=console.note)
+    audio_s = sum(recording.duration for recording in recordings)
+    runs = f"{2 * args.rounds} runs of {len(recordings)} recordings, {2 * args.rounds * audio_s:.0f} s of audio in all"
+    with console.busy(f"comparing A and B: {runs}; each result is printed when it is known"):
+        outcome = compare_configurations(a, b, recordings, model=args.model, rounds=args.rounds, say=console.note)
     return {"recordings": len(recordings), **{name: getattr(args, name) for name in RUNNING}}, outcome
 
 
 def _row(finding: Finding) -> dict[str, object]:
-    """A row of the table: changes of ratios in percent, of rates in their own unit."""
-    result = finding.result
-    ratio = result.kind == "ratio"
-    ends = result.value, result.low, result.high
-    change, low, high = (f"{end - 1:+.1%}" if ratio else f"{end:+.3g}" for end in ends)
+    """A row of the table: changes of ratios in percent, of rates in percentage points; no interval for n below 3."""
+    result, measure = finding.result, finding.measure
+    ratio, enough = result.kind == "ratio", result.low is not None
+    value, low, high = (
+        "-" if end is None else f"{end - 1:+.1%}".replace("%", " %") if ratio else f"{100 * end:+.1f} points"
+        for end in (result.value, result.low, result.high)
+    )
+    less = result.value < (1.0 if ratio else 0.0)
+    better = f"B is {measure.less if less else measure.more}"
     where = {"configuration": finding.configuration} if finding.configuration else {}
     return {
         **where,
-        "measure": result.measure,
-        "result": result.conclusion,
-        "B beside A": change,
-        "from": low,
-        "to": high,
-        "p": f"{result.p:.2g}",
-        "effect": f"{result.effect:+.2f}",
-        "pairs": result.n,
-        "run more": result.pairs_missing,
+        "measure": measure.name,
+        "result": better if result.conclusion == "difference" else result.conclusion,
+        "B beside A": value,
+        "95 % interval": f"{low} to {high}" if enough else "-",
+        "p": f"{result.p:.2g}" if enough else "-",
+        "effect": f"{result.effect:+.2f}" if enough else "-",
+        "pairs (n)": result.n,
+        "more pairs needed": result.pairs_missing,
     }

@@ -106,9 +106,13 @@ def file_name(name: str) -> str:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print. Characters that the stream cannot encode are escaped."""
+    print(encodable(text, stream), file=stream, flush=True)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text, with escapes for the characters that the stream cannot encode."""
     encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def one_line(error: BaseException) -> str:
@@ -116,6 +120,15 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage for a column of a table; a dash for None.
+
+    >>> percent(0.291), percent(None)
+    (' 29.1 %', '-')
+    """
+    return "-" if value is None else f"{value:7.1%}".replace("%", " %")[1:]
 
 
 def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:

@@ -30,6 +30,7 @@ EXAMPLES = (
     "data play ivr-five-test-00",
     "data path ivr-five-test-00",
 )
+_HEADERS = {"minutes": "audio (minutes)", "speech_s": "speech by language (s)"}
 PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay", "-nodisp", "-autoexit"))
 
 
@@ -108,7 +109,7 @@ def _info(args: argparse.Namespace, console: Console) -> None:
     if about:
         for lang, licence in about["licences"].items():
             console.show(f"{lang}: {licence}; {about['credits'][lang]}")
-    console.show(text_table(rows))
+    console.show(text_table([{_HEADERS.get(name, name): value for name, value in row.items()} for row in rows]))
 
 
 def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:

@@ -92,18 +92,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
         chosen = [name for name in chosen if name not in left_out]
     records: dict[str, Record] = {}
     for name in chosen:
-        console.note(f"pass {name.replace('_', '-')}")
-        records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
+        with console.busy(f"pass {name.replace('_', '-')}"):
+            records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
         console.show(records[name].describe())
     console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
     if args.trace:
         write_atomic(args.trace, cast("Operators", records["ops"]).trace)
     if args.out:
+        from whisperlab.report.index import write_index
         from whisperlab.report.profile import ProfileReport
 
         command = shlex.join(["whisperlab", *args.argv])
         report = ProfileReport(cast("Records", records), Path(args.audio).name, args.seconds, command, provenance())
         console.show(str(write_page(args.out, report.page())))
+        if (args.out.parent / "index.html").exists():
+            write_index(args.out.parent)
     return 0
 
 

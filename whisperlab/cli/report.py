@@ -11,7 +11,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from whisperlab.cli.arguments import refuse_audio
 from whisperlab.cli.console import Console
 from whisperlab.cli.needs import PAGES, Needs
 from whisperlab.util.errors import SweepError, TraceError
@@ -77,8 +79,8 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Write the pages and their index, and print the paths."""
-    from whisperlab.report.index import write_index
+    """Write the pages and their index; print the path and the answer of each page."""
+    from whisperlab.report.index import entries, write_index
 
     folders = [path for path in args.sources if path.is_dir()]
     notebooks = [path for path in args.sources if path.suffix == ".ipynb"]
@@ -91,16 +93,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
     if args.baseline and (notebooks or len(jobs) > 1):
         args.parser.error("--baseline works with one sweep or with traces, not with notebooks")
+    refuse_audio(traces, "report")
     pages = []
     for sources in jobs:
         page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
-        console.note(f"{', '.join(map(str, sources))} -> {page}")
-        _write(sources, page, args)
+        with console.busy(f"{', '.join(map(str, sources))} -> {page}"):
+            _write(sources, page, args)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
-    for page in (*pages, index):
-        console.show(str(page))
+    if console.quiet:
+        return 0
+    answers = {entry.href: entry.answer for entry in entries(index.parent, [page for page in pages if page.exists()])}
+    for page in pages:
+        answer = answers.get(quote(page.name))
+        console.show(f"{page}: {answer}" if answer else str(page))
+    console.show(str(index))
     return 0
 
 

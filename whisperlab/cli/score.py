@@ -1,28 +1,32 @@
 """Score transcripts against references: words by language, language labels, switches, delays.
 
 Reads traces, or the output of `transcribe --json`. The reference comes from the trace, or from the same recording in
---reference. Counts are summed over the recordings first and divided afterwards.
+--reference. Counts are summed over the recordings of a configuration first and divided afterwards. Traces made with
+decode off have no text: only their language-ID frames are scored.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import comma_list
-from whisperlab.cli.console import Console
+from whisperlab.cli.arguments import comma_list, refuse_audio
+from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.needs import Needs
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text
 from whisperlab.util.json_values import Json
+from whisperlab.util.options import flat
 from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.scoring import Score
+    from whisperlab.evaluation.scoring.summary import RateTree
     from whisperlab.evaluation.scoring.text import TextRules
     from whisperlab.evaluation.trace import Reference
 
@@ -33,12 +37,32 @@ EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference man
 # The rates of the table; --json has all of them.
 COLUMNS = {
     "words wrong": "mixed_error_rate",
-    "language wrong": "language_error_rate",
-    "switch F1 at 1 s": "switch_f1_at_1",
-    "false switches/h": "false_switches_per_hour",
-    "delay p50 s": "decision_delay_p50",
+    "wrong language, text": "language_error_rate",
+    "wrong language, frames": "language_error_rate_frames",
+    "switch F1 (1 s)": "switch_f1_at_1",
+    "false switches (per hour)": "false_switches_per_hour",
+    "decision delay, p50 (s)": "decision_delay_p50",
     "real-time factor": "real_time_factor",
 }
+_PERCENT = ("mixed_error_rate", "language_error_rate", "language_error_rate_frames")
+# The rates that need text; null for traces that were made with decode off.
+TEXT_RATES = (
+    *("mixed_error_rate", "error_rate_by_language", "language_error_rate", "switch_error_rate", "deleted_s_per_switch"),
+    *("word_latency_p50", "word_latency_p95", "hypothesis_words", "hits", "substitutions", "deletions", "insertions"),
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Scored:
+    """The score of one recording, with the configuration that made it (empty for documents), in dotted names."""
+
+    recording: str
+    score: Score
+    config: Json
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.config.get("decode", True))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,32 +95,72 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Print the rates of each recording and of all recordings."""
+    """Print the rates of each recording, and of all recordings of each configuration."""
     from whisperlab.evaluation.scoring import normalizer_name, pooled
 
     rules: TextRules = {
         "fold_diacritics": not args.keep_diacritics,
         "normalizer": normalizer_name(args.normalizer, args.fold),
     }
+    refuse_audio(args.paths, "score")
     references = read_references(args.reference) if args.reference else {}
-    scores = list(scored(files(args.paths), references, rules))
-    total = pooled(score for _, score in scores)
-    rates = [(name, score.rates()) for name, score in scores]
+    groups = by_configuration(scored(files(args.paths), references, rules))
+    recordings, configurations, rows = [], [], []
+    for name, group in groups.items():
+        rates = [_rates(one.score, one.has_text) for one in group]
+        total = pooled(one.score for one in group)
+        pooled_rates = _rates(total, group[0].has_text)
+        where = {"configuration": name} if len(groups) > 1 else {}
+        recordings += [
+            {"recording": one.recording, **where, "rates": mine} for one, mine in zip(group, rates, strict=True)
+        ]
+        configurations.append({"configuration": name, "rates": pooled_rates, "counts": total.to_dict()})
+        named = [(one.recording, mine) for one, mine in zip(group, rates, strict=True)]
+        if len(group) > 1:
+            named.append((f"all {len(group)}", pooled_rates))
+        rows += [{**where, "recording": who} | _cells(mine) for who, mine in named]
+    alone = configurations[0] if len(configurations) == 1 else {"rates": None, "counts": None}
     console.document(
-        {
-            "recordings": [{"recording": name, "rates": mine} for name, mine in rates],
-            "total": total.rates(),
-            "counts": total.to_dict(),
-        }
+        {"recordings": recordings, "configurations": configurations, "total": alone["rates"], "counts": alone["counts"]}
     )
-    rows = [*rates, ("all together", total.rates())]
-    console.show(
-        text_table([{"recording": name} | {title: row[rate] for title, rate in COLUMNS.items()} for name, row in rows])
-    )
-    console.show(
-        f"words wrong: normalizer {rules['normalizer']}, accents {'kept' if args.keep_diacritics else 'folded'}"
-    )
+    console.show(text_table(rows))
+    for line in _without_text(groups):
+        console.show(line)
+    if any(group[0].has_text for group in groups.values()):
+        console.show(counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"]))
     return 0
+
+
+def by_configuration(scores: Iterable[Scored]) -> dict[str, list[Scored]]:
+    """The scores by the name of their configuration: the options in which the configurations differ, as in reports."""
+    from whisperlab.report.counts import config_name, varying
+
+    every = list(scores)
+    options = varying([one.config for one in every])
+    groups: dict[str, list[Scored]] = {}
+    for one in every:
+        groups.setdefault(config_name(one.config, options), []).append(one)
+    return groups
+
+
+def _rates(score: Score, has_text: bool) -> RateTree:
+    return score.rates() | ({} if has_text else dict.fromkeys(TEXT_RATES))
+
+
+def _cells(rates: RateTree) -> dict[str, object]:
+    return {title: percent(rates[name]) if name in _PERCENT else rates[name] for title, name in COLUMNS.items()}
+
+
+def _without_text(groups: Mapping[str, Sequence[Scored]]) -> Iterator[str]:
+    """A line for each configuration that was run with decode off."""
+    from whisperlab.evaluation.scoring import pooled
+
+    for name, group in groups.items():
+        if not group[0].has_text:
+            wrong = pooled(one.score for one in group).rates()["language_error_rate_frames"]
+            rate = "not known" if wrong is None else f"{100 * wrong:.0f} %"
+            where = f"{name}: " if len(groups) > 1 else ""
+            yield f"{where}no text: made with decode off; wrong language, frames: {rate}"
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -122,8 +186,8 @@ def read_references(manifest: Path) -> dict[str, Reference]:
     return references
 
 
-def scored(paths: Iterable[Path], references: References, rules: TextRules) -> Iterator[tuple[str, Score]]:
-    """The name and score of every recording in the files."""
+def scored(paths: Iterable[Path], references: References, rules: TextRules) -> Iterator[Scored]:
+    """The score of every recording in the files."""
     from whisperlab.evaluation.scoring import score_trace
     from whisperlab.evaluation.trace import read_trace
 
@@ -132,7 +196,7 @@ def scored(paths: Iterable[Path], references: References, rules: TextRules) -> I
         if documents is None:
             trace = read_trace(path)
             reference = references.get(trace.recording)
-            yield trace.recording, score_trace(trace, reference, **rules)
+            yield Scored(trace.recording, score_trace(trace, reference, **rules), flat(trace.config))
         else:
             for number, document in enumerate(documents, 1):
                 try:
@@ -154,7 +218,7 @@ def read_documents(path: Path) -> list[Json] | None:
     return lines if lines and complete else None
 
 
-def _score_document(document: Json, references: References, rules: TextRules) -> tuple[str, Score]:
+def _score_document(document: Json, references: References, rules: TextRules) -> Scored:
     from whisperlab.evaluation.scoring import score
     from whisperlab.evaluation.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
     from whisperlab.streaming.results import SessionSegment, Switch
@@ -173,7 +237,7 @@ def _score_document(document: Json, references: References, rules: TextRules) ->
         for item in document["segments"]
     ]
     switches = [Switch(s["time"], _code(s["from"]), _code(s["to"]), s["decided_at"]) for s in document["switches"]]
-    return name, score(references[name], segments, switches, duration=document["duration"], **rules)
+    return Scored(name, score(references[name], segments, switches, duration=document["duration"], **rules), {})
 
 
 def _code(language: str) -> str:

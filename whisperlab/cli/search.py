@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import positive_int
-from whisperlab.cli.console import Console, counted
+from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.needs import Needs
 from whisperlab.cli.sweep import add_run_arguments, check_out, running, shared
 from whisperlab.cli.sweep import needs as sweep_needs
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     recordings = data.load(args.corpus, args.split)[: args.limit]
     check_recordings(recordings)
     options = shared(args, recordings)
-    model = weights.load_weights(args.model, args.device, say=console.note)
+    with console.busy(f"loading the model {args.model}"):
+        model = weights.load_weights(args.model, args.device, say=console.note)
     check_languages(options["languages"], model.n_languages)
     limits = {"trials": args.trials, "method": args.method, "seed": args.seed}
     with running(args, model, weights.model_digest(model), console) as run_options:
@@ -107,8 +108,8 @@ def _row(trial: Trial) -> dict[str, object]:
     words, response_s, memory = trial.objectives or (None,) * 3
     return {
         "trial": trial.number,
-        "words wrong": words,
-        "response p95 s": response_s,
-        "peak MiB": memory and round(memory / 2**20),
+        "words wrong": percent(words),
+        "response p95 (s)": response_s,
+        "peak memory (MiB)": memory and round(memory / 2**20),
         **trial.values,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_int, share, whole_numbers
-from whisperlab.cli.console import Console, counted
+from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import SweepError
 from whisperlab.util.json_values import Json
@@ -41,10 +42,11 @@ COLUMNS = {
     "key": "config.cache.key",
     "precision": "config.cache.hash_precision",
     "size": "config.cache.size",
-    "hop ms": "config.language_id.hop_ms",
+    "hop (ms)": "config.language_id.hop_ms",
     "hit rate": "cache.hit_rate",
     "false-hit rate": "cache.false_hit_rate",
-    "language wrong": "rates.language_error_rate_frames",
+    "wrong language, frames": "rates.language_error_rate_frames",
+    "wrong language, text": "rates.language_error_rate",
     "words wrong": "rates.mixed_error_rate",
     "failed": "failed",
 }
@@ -153,11 +155,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if args.import_from:
         return _import(args, console)
+    grid(args, ()).configurations()  # raises for a value out of range
     if not args.dry_run:
         check_out(args)
     recordings = data.load(args.corpus, args.split)[: args.limit]
     configurations = grid(args, recordings).configurations()
-    model = weights.load_weights(args.model, args.device, say=console.note)
+    with console.busy(f"loading the model {args.model}"):
+        model = weights.load_weights(args.model, args.device, say=console.note)
     check_languages(shared(args, recordings)["languages"], model.n_languages)
     digest = weights.model_digest(model)
     if args.dry_run:
@@ -204,23 +208,34 @@ def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) 
             "results": results,
         }
     )
-    console.show(text_table([{title: row.get(name) for title, name in COLUMNS.items()} for row in results]))
+    rows = [{title: _cell(name, row.get(name)) for title, name in COLUMNS.items()} for row in results]
+    console.show(text_table(rows))
     console.show(counted())
+
+
+def _cell(name: str, value: float | None) -> object:
+    return percent(value) if "rate" in name.rpartition(".")[2] else value
 
 
 @contextmanager
 def running(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> Iterator[RunOptions]:
-    """The options of a sweep or search; after Ctrl-C prints how to continue."""
+    """The options of a sweep or search; after Ctrl-C prints the one command that continues it."""
+
+    def say(line: str) -> None:
+        if not line.startswith("stopped;"):  # its advice is for Python; the command is below
+            console.note(line)
+
     try:
         yield {
             **workers(args, model, digest, console),
             "model_digest": digest,
             "retry_failed": args.retry_failed,
-            "progress": console.err.isatty(),
-            "say": console.note,
+            "progress": console.err.isatty() and not console.quiet,
+            "say": say,
         }
     except KeyboardInterrupt:
-        console.note(f"the same command with --resume continues in {args.out}")
+        command = [*args.argv, *([] if args.resume or args.retry_failed else ["--resume"])]
+        console.note(f"stopped; finished results are kept. To continue: {shlex.join(['whisperlab', *command])}")
         raise
 
 
@@ -302,13 +317,13 @@ def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task]
     console.show(f"{len(tasks)} tasks, {len(todo)} to run: {audio_s / 60:.1f} minutes of audio")
     if todo:
         audio = todo[0].recording.audio()
-        costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
+        with console.busy("measuring the time that the configurations take on some seconds of audio"):
+            costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
         took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
         measured_s = sum({id(one): one.audio_s for one in costs.values()}.values())
         plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": measured_s}
-        console.show(
-            text_table([{"stage": name, "minutes of computing": seconds / 60} for name, seconds in stages.items()])
-        )
+        rows = [{"stage": name, "computing (minutes)": f"{seconds / 60:.1f}"} for name, seconds in stages.items()]
+        console.show(text_table(rows))
         console.show(
             f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on "
             f"{measured_s:.0f} s of audio here and in earlier rows, without the effect of other caches"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
 from whisperlab.cli.console import Console, file_name
+from whisperlab.cli.live_text import LiveText
 from whisperlab.cli.needs import Needs
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -43,7 +44,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``whisperlab transcribe``."""
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3; any rate and channels")
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM")
     add_model_arguments(parser)
     parser.add_argument(
         "--channel",
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of the audio track, from 1 (default: the file's default track)",
     )
-    parser.add_argument("--language", metavar="es", help="the only language of the audio: skips language ID")
+    parser.add_argument("--language", metavar="es", help="the only language (code or English name): skips language-ID")
     parser.add_argument(
         "--pace",
         choices=("fast", "real"),
@@ -107,24 +108,27 @@ def build_transcriber(args: argparse.Namespace) -> Reusable:
 def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[], Reusable]) -> int:
     """Transcribe all audio files. ``build`` is called once, after the first file was read.
 
-    If a trace cannot be written, the result is printed before the error.
+    Of several files, those that are not audio are reported before any work. If a trace cannot be written, the result
+    is printed before the error.
     """
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import write_trace
 
     transcriber: Reusable | None = None
-    failed = 0
+    unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
+    failed = len(unreadable)
     paths = trace_paths(args.audio, args.trace) if args.trace else [None] * len(args.audio)
-    for argument, path in zip(args.audio, paths, strict=True):
+    for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
+        if number in unreadable:
+            continue
         name = file_name(argument)
         try:
             audio = read_audio(argument, channel=args.channel, track=args.track)
-            if len(args.audio) > 1:
-                console.show(f"== {name} ==")
             traces: dict[Label, Trace] = {}
             for label, samples in labelled(audio).items():
                 if transcriber is None:
-                    transcriber = build()
+                    with console.busy(f"loading the model {args.model}"):
+                        transcriber = build()
                 else:
                     transcriber.reset()
                 traces[label] = _capture(transcriber, samples, name, label, args, console)
@@ -139,6 +143,25 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
             failed += 1
             console.error(error)
     return 1 if failed else 0
+
+
+def check_files(names: Sequence[str], console: Console) -> set[int]:
+    """The numbers of the files that are not audio. Reports each before the work on the others starts."""
+    from soundfile import LibsndfileError, info
+
+    from whisperlab.data.audio_files import read_audio
+
+    unreadable = set()
+    for number, name in enumerate(names):
+        try:
+            info(os.fsencode(name))  # reads only the header
+        except LibsndfileError:
+            try:
+                read_audio(name)
+            except (AudioFormatError, OSError) as error:
+                unreadable.add(number)
+                console.error(error)
+    return unreadable
 
 
 def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
@@ -205,15 +228,15 @@ def _items(trace: Trace) -> Iterator[Iterable[Mapping[str, object]]]:
     yield [flag.to_dict() for flag in trace.flags if not flag.outside]
 
 
-def line(segment: SessionSegment, label: Label = None) -> str:
-    """A segment as a line of text.
+def line(segment: SessionSegment, label: Label = None, name: str | None = None) -> str:
+    """A segment as a line of text. ``name`` is that of its file if there are several.
 
-    >>> line(SessionSegment(" hola", "es", 12.3, 15.84, True, 0.9))
-    '[12.3 - 15.8] es: hola'
+    >>> line(SessionSegment(" hola", "es", 12.3, 15.84, True, 0.9), name="call.wav")
+    'call.wav: [12.3 - 15.8] es: hola'
     """
-    channel = "" if label is None else f"{label} "
+    file, channel = "" if name is None else f"{name}: ", "" if label is None else f"{label} "
     span = f"[{segment.start_time:.1f} - {segment.end_time:.1f}]"
-    return f"{span} {channel}{segment.language}: {segment.text.strip()}"
+    return f"{file}{span} {channel}{segment.language}: {segment.text.strip()}"
 
 
 def summary(name: str, trace: Trace) -> str:
@@ -260,25 +283,26 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
 def _capture(
     transcriber: Reusable, audio: FloatArray, name: str, label: Label, args: argparse.Namespace, console: Console
 ) -> Trace:
-    """The trace of one recording. Prints each segment when it becomes final."""
-    from tqdm import tqdm
-
+    """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that."""
     from whisperlab.evaluation.trace import capture
     from whisperlab.streaming.real_time import OverloadOptions
     from whisperlab.util.audio_arrays import duration_s
 
-    with tqdm(total=round(duration_s(audio), 1), unit="s", desc=Path(name).name, file=console.err, disable=None) as bar:
+    live = LiveText(console, Path(name).name, duration_s(audio))
 
-        def progress(fed_s: float) -> None:
-            bar.update(fed_s - bar.n)
-            console.check_reader()
+    def progress(fed_s: float) -> None:
+        live.progress(fed_s)
+        console.check_reader()
 
-        def show(result: ProcessResult) -> None:
-            for segment in result.segments:
-                with bar.external_write_mode(file=console.out):
-                    console.show(line(segment, label))
+    def show(result: ProcessResult) -> None:
+        live.take(result)
+        if result.segments:
+            live.erase()
+        for segment in result.segments:
+            console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
-        options = {"channel": label or args.channel, "track": args.track}
+    options = {"channel": label or args.channel, "track": args.track}
+    try:
         return capture(
             transcriber,
             audio,
@@ -291,3 +315,5 @@ def _capture(
             progress=progress,
             on_result=show,
         )
+    finally:
+        live.erase()

@@ -90,8 +90,7 @@ def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
         check_values(part.samples)
     n_channels = max((part.samples.shape[1] for part in parts), default=1)
     if channel == "mix":
-        weights = mixing_weights(parts, name)
-        return joined_parts(parts, partial(_mix, weights=weights))
+        return joined_parts(parts, partial(_mix, weights=mixing_weights(parts, name)))
     if channel == "each":
         return np.stack([joined_parts(parts, partial(_one, index=index)) for index in range(n_channels)])
     index = _SIDES.get(str(channel), channel)

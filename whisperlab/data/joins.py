@@ -65,25 +65,20 @@ class Window(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
         return True
 
     def tell(self) -> int:
-        """The position in the window."""
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the window; returns it."""
         from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
         self._at = max(0, from_where[whence] + offset)
         return self._at
 
     def readinto(self, into: Buffer) -> int:
-        """Fill ``into``; returns the number of bytes read."""
         at = self.start + self._at
         if at >= self._end:
             return 0

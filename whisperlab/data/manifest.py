@@ -129,7 +129,8 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     recordings: dict[str, Recording] = {}
     wrong: list[str] = []
     for place, line in _lines(source):
-        fields = _checked(_object(line, place, source), _LINE, ("audio_filepath", "duration", "text"), place)
+        fields = _object(line, place, source)
+        _check(fields, _LINE, ("audio_filepath", "duration", "text"), place)
         duration, offset = float(fields["duration"]), fields.get("offset")
         offset = None if offset is None else float(offset)
         if check_audio:
@@ -253,14 +254,12 @@ def _other_format(source: Path) -> str:
     return f"a table with columns separated by {separator!r}" if separator in first else ""
 
 
-def _checked(fields: Json, allowed: Mapping[str, Field], required: Sequence[str], place: str) -> Json:
-    """The same fields. Raises ManifestError if one is missing or has a wrong value."""
+def _check(fields: Json, allowed: Mapping[str, Field], required: Iterable[str], place: str) -> None:
     for name in required:
         if name not in fields:
             raise ManifestError(f"{place}: the field {name!r} is missing")
     if wrong := wrong_field(fields, allowed):
         raise ManifestError(f"{place}: {wrong}")
-    return fields
 
 
 def _recording(fields: Json, duration: float, offset: float | None, source: Path, place: str) -> Recording:
@@ -293,15 +292,15 @@ def _segments(items: Sequence[object], duration: float, place: str) -> Iterator[
         here = f"{place}: segment {n}"
         if not isinstance(item, dict):
             raise ManifestError(f"{here}: expected a JSON object, got {shown(item)}")
-        fields = _checked(item, _SEGMENT, tuple(_SEGMENT), here)
-        start, end, lang = float(fields["start"]), float(fields["end"]), _language(fields["lang"], here)
+        _check(item, _SEGMENT, _SEGMENT, here)
+        start, end, lang = float(item["start"]), float(item["end"]), _language(item["lang"], here)
         if not last <= start < end <= duration + _ROUNDING_S:
             raise ManifestError(
                 f"{here} should start at {last} s or later and end after that, within the {duration} s of the "
                 f"recording; got {start} to {end}"
             )
         last = start
-        yield ReferenceSegment(start, end, lang, fields["text"])
+        yield ReferenceSegment(start, end, lang, item["text"])
 
 
 def _language(name: str, place: str) -> str:

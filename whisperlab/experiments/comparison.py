@@ -50,12 +50,12 @@ class Measure:
     more: str
 
 
-TIME = Measure("computing / audio", "ratio", 0.05, "faster", "slower")
-MIXED = Measure("mixed error rate", "difference", 0.01, "better", "worse")
-LANGUAGE = Measure("language error rate", "difference", 0.01, "better", "worse")
+TIME = Measure("real-time factor (wall)", "ratio", 0.05, "faster", "slower")
+MIXED = Measure("words wrong", "difference", 0.01, "better", "worse")
+LANGUAGE = Measure("wrong language, text", "difference", 0.01, "better", "worse")
 ENCODED = Measure("encoder seconds per second", "ratio", 0.05, "cheaper", "more expensive")
 
-FRAMES = Measure("language error rate of frames", "difference", 0.01, "better", "worse")
+FRAMES = Measure("wrong language, frames", "difference", 0.01, "better", "worse")
 
 MEASURES = (TIME, MIXED, LANGUAGE, ENCODED)
 _RATES = {MIXED: "mixed_error_rate", LANGUAGE: "language_error_rate", FRAMES: "language_error_rate_frames"}

@@ -18,6 +18,7 @@ from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.process import process_memory
+from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.text_table import with_interval
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import samples
@@ -155,7 +156,7 @@ def summarise(
 ) -> list[TableRow]:
     """A row per system in order of appearance: each of `RATES`, and its interval under ``<rate>_95``.
 
-    Counts are summed over recordings before division. Intervals are bootstrapped over recordings and None below two.
+    Counts are summed over recordings before division. Intervals are bootstrapped over recordings and None below three.
     `CONTROLS` is the rate of false switches in the controls, None for a system that did not run on them.
     """
     scores, work = _scores(results, recordings)
@@ -181,8 +182,11 @@ def readable(rows: Iterable[TableRow], names: Iterable[str]) -> list[dict[str, s
     columns = list(names)
 
     def cell(row: TableRow, name: str) -> str:
-        value = row.get(name)
-        return with_interval(value, row.get(f"{name}_95")) if value is None or isinstance(value, float) else str(value)
+        value, n = row.get(name), row.get("recordings", LEAST_UNITS)
+        if value is not None and not isinstance(value, float):
+            return str(value)
+        few = name in RATES and n < LEAST_UNITS
+        return with_interval(value, row.get(f"{name}_95"), without=f"n = {n}, no interval" if few else "")
 
     return [{"system": row["system"], **{name: cell(row, name) for name in columns}} for row in rows]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from whisperlab.util.statistics import LEAST_UNITS, central
 
 LEVELS = 4  # groups that the values of an option are put in, at most: few trials fill no more
 SHUFFLES = 500
@@ -27,6 +30,57 @@ class Importance:
     @property
     def shown(self) -> bool:
         return self.share > self.chance
+
+
+@dataclass(slots=True, frozen=True)
+class Separation:
+    """How much better the best configuration is than the median one, on recordings it was not chosen on.
+
+    Negative is better. ``low`` and ``high`` are a 95 % interval; NaN where there is none.
+    """
+
+    n: int  # recordings
+    value: float
+    low: float
+    high: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is larger than the noise between recordings."""
+        return self.high < 0
+
+    @property
+    def needed(self) -> int | None:
+        """Recordings that would show a difference of this size; None if nothing suggests that there is one."""
+        if self.n < LEAST_UNITS:
+            return LEAST_UNITS
+        if not self.value < 0:
+            return None
+        # The half width shrinks with the root of n.
+        return max(self.n + 1, math.ceil(self.n * ((self.high - self.low) / 2 / self.value) ** 2))
+
+
+def separation(parts: NDArray[np.float64], wholes: NDArray[np.float64], seed: int = 0) -> Separation:
+    """Whether the configurations differ by more than noise in an objective that is ``parts / wholes``.
+
+    Both have the shape (configurations, recordings). The best of many is always better than the median on the
+    recordings it was chosen on. Therefore each bootstrap resample of the recordings chooses the best, and the
+    recordings outside the resample compare it with the median (out-of-bag estimate; Efron and Tibshirani 1997, JASA
+    92(438)).
+    """
+    n = parts.shape[1]
+    if n < LEAST_UNITS or not len(parts):
+        return Separation(n, math.nan, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=SHUFFLES)
+    outside = (drawn == 0).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chosen_on, compared_on = ((weights @ parts.T) / (weights @ wholes.T) for weights in (drawn, outside))
+    usable = np.isfinite(chosen_on).all(axis=1) & np.isfinite(compared_on).all(axis=1)
+    if not usable.any():
+        return Separation(n, math.nan, math.nan, math.nan)
+    best, rest = chosen_on[usable].argmin(axis=1), compared_on[usable]
+    gains = rest[np.arange(len(rest)), best] - np.median(rest, axis=1)
+    return Separation(n, float(gains.mean()), *central(gains))
 
 
 def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
-from whisperlab.util.statistics import Array, Interval, central, resamples
+from whisperlab.util.statistics import LEAST_UNITS, Array, Interval, central, resamples
 
 Kind = Literal["ratio", "difference"]
 Conclusion = Literal["difference", "no difference", "not enough data"]
@@ -39,8 +39,8 @@ class PairedResult:
     kind: Kind
     n: int  # pairs
     value: float  # trimmed mean of B / A, or of B - A
-    low: float  # 95 % interval of it
-    high: float
+    low: float | None  # 95 % interval of it; None below `LEAST_UNITS` pairs
+    high: float | None
     p: float  # of the signed-rank test, corrected by `holm`
     effect: float  # rank-biserial correlation: -1 when B is always less, 1 when it is always more
     conclusion: Conclusion
@@ -57,14 +57,15 @@ class PairedResult:
     def _by(self, less: str, more: str) -> str:
         """The size without a sign, because the word carries the direction."""
         neutral, form = (1.0, "{:.1%}") if self.kind == "ratio" else (0.0, "{:.3g}")
-        value, low, high = (abs(end - neutral) for end in (self.value, self.low, self.high))
-        size, least, most = (form.format(one) for one in (value, min(low, high), max(low, high)))
-        return f"{less if self.value < neutral else more} by {size} ({least} to {most})"
+        ends = sorted(abs(end - neutral) for end in (self.low, self.high) if end is not None)
+        size, *interval = (form.format(one) for one in (abs(self.value - neutral), *ends))
+        return f"{less if self.value < neutral else more} by {size} ({' to '.join(interval)})"
 
     def _change(self) -> str:
         neutral, form = (1.0, "{:+.1%}") if self.kind == "ratio" else (0.0, "{:+.3g}")
-        value, low, high = (form.format(end - neutral) for end in (self.value, self.low, self.high))
-        return f"{value} ({low} to {high})"
+        ends = (end for end in (self.value, self.low, self.high) if end is not None)
+        value, *interval = (form.format(end - neutral) for end in ends)
+        return f"{value} ({' to '.join(interval)})" if interval else f"{value}, no interval"
 
 
 def paired_test(
@@ -95,7 +96,8 @@ def paired_test(
     p, effect = _signed_rank_test(changes)
     value, low, high = (math.exp(end) if kind == "ratio" else end for end in (float(_trimmed_mean(changes)), *interval))
     conclusion, missing = _conclusion(changes, p, interval, limit)
-    return PairedResult(measure, kind, len(changes), value, low, high, p, effect, conclusion, missing)
+    result = PairedResult(measure, kind, len(changes), value, low, high, p, effect, conclusion, missing)
+    return result if len(changes) >= LEAST_UNITS else replace(result, low=None, high=None)
 
 
 def holm(results: Sequence[PairedResult]) -> list[PairedResult]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whisperlab.experiments.results_store import ResultsStore
-from whisperlab.report.counts import Result, percent, results
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, percent, results
 from whisperlab.report.tables import Column, Table, table
 
 
@@ -78,13 +78,16 @@ def _recordings(result: Result, store: ResultsStore) -> set[str]:
 
 
 _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ...] = (
-    ("mixed error", lambda r: r.mixed_error, percent),
-    ("language error", lambda r: r.language_error, percent),
-    ("switch F1 within 1 s", lambda r: r.switch_f1, "{:.2f}".format),
+    ("words wrong", lambda r: r.mixed_error, percent),
+    *(
+        (name, lambda r, name=name: r.language_error if r.language_measure == name else None, percent)
+        for name in (WRONG_TEXT, WRONG_FRAMES)
+    ),
+    ("switch F1 (1 s)", lambda r: r.switch_f1, "{:.2f}".format),
     ("decision delay of the found, median, s", lambda r: r.decision_delay_found, "{:.2f}".format),
     ("hit rate", lambda r: r.cache.hit_rate, percent),
     ("false-hit rate", lambda r: r.cache.false_hit_rate, percent),
-    ("real-time factor", lambda r: r.real_time_factor, "{:.2f}".format),
+    ("real-time factor (wall)", lambda r: r.real_time_factor, "{:.2f}".format),
     ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
     ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
     ("peak memory, MiB", lambda r: r.peak_rss_bytes and r.peak_rss_bytes / 2**20, "{:,.0f}".format),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,13 @@ from whisperlab.evaluation.scoring.latency import percentile
 from whisperlab.experiments.results_store import ResultsStore, decodes
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
+from whisperlab.util.statistics import LEAST_UNITS
 
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
 MAX_SAMPLED, MAX_TIMED = 500, 40  # results with all details; tables show no more
 KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "language_id.hop_ms"
+
+WRONG_TEXT, WRONG_FRAMES = "wrong language, text", "wrong language, frames"
 
 _PLAIN_NAMES = {SIZE: "{} entries", PRECISION: "precision {}", KEY: "{}", HOP: "hop {} ms"}
 Run: TypeAlias = Json  # a line of the table ``results``
@@ -119,7 +122,7 @@ class Result:
 
     ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`. The first
     `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds of speech) per recording,
-    and ``delays``, the seconds from switches to their decisions.
+    ``delays``, the seconds from switches to their decisions, and ``units``, the columns `_UNITS` of their runs.
     """
 
     name: str
@@ -131,6 +134,7 @@ class Result:
     sums: Run
     speech: tuple[tuple[float, float], ...] = ()
     delays: tuple[float, ...] = ()
+    units: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
 
     @property
@@ -139,9 +143,14 @@ class Result:
         return language_error(self.sums)
 
     @property
+    def language_measure(self) -> str:
+        """The name of its language error: of the text or of the frames, which are two measures."""
+        return language_measure(self.config)
+
+    @property
     def language_error_interval(self) -> tuple[float, float] | None:
-        """Its 95 % bootstrap interval over recordings; None for fewer than two."""
-        if len(self.speech) < 2 or self.language_error is None:
+        """Its 95 % bootstrap interval over recordings; None for fewer than three."""
+        if len(self.speech) < LEAST_UNITS or self.language_error is None:
             return None
         sums = _resamples(len(self.speech)) @ np.array(self.speech)
         rates = [wrong / all_s for wrong, all_s in sums.tolist() if all_s]
@@ -194,6 +203,15 @@ class Result:
         return cast("int | None", self.sums["peak_rss_bytes"])
 
 
+def language_measure(config: Json) -> str:
+    """The name of a configuration's language error.
+
+    >>> language_measure({"decode": True}), language_measure({"decode": False})
+    ('wrong language, text', 'wrong language, frames')
+    """
+    return WRONG_TEXT if decodes(config) else WRONG_FRAMES
+
+
 def language_error(sums: Run) -> float | None:
     """The language error of one run, or of the sums of several."""
     return ratio(sums["wrong_s"], sums["speech_s"])
@@ -232,6 +250,9 @@ def many(count: int, noun: str, ending: str = "s") -> str:
     ('1 run', '1,200 switches')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"
+
+
+_UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
 
 
 def results(
@@ -288,18 +309,24 @@ def configurations(store: ResultsStore, ids: Sequence[int]) -> dict[int, Json]:
 
 def _samples(
     store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
-) -> dict[int, tuple[tuple[tuple[float, float], ...], tuple[float, ...]]]:
-    """``speech`` and ``delays`` of some configurations, see `Result`."""
+) -> dict[int, tuple[Any, ...]]:
+    """``speech``, ``delays`` and ``units`` of some configurations, see `Result`."""
     lines = store.sql(
-        f"select config_id, wrong_s, speech_s, delays from results where status = 'ok' and {where} and speech_s is "
-        "not null and config_id in (select value from json_each(?)) order by config_id, id",
+        f"select config_id, delays, {', '.join(_UNITS)} from results where status = 'ok' and {where} and config_id in "
+        "(select value from json_each(?)) order by config_id, id",
         (*parameters, json.dumps(config_ids)),
     )
     found = {}
     for config_id, group in groupby(lines, itemgetter(0)):
-        _, wrong_s, speech_s, delays = zip(*group, strict=True)
-        every = json.loads(f"[{','.join(delays)}]")
-        found[config_id] = (tuple(zip(wrong_s, speech_s, strict=True)), tuple(chain.from_iterable(every)))
+        _, delays, *values = zip(*group, strict=True)
+        units = dict(zip(_UNITS, values, strict=True))
+        speech = zip(units["wrong_s"], units["speech_s"], strict=True)
+        every = json.loads(f"[{','.join(filter(None, delays))}]")
+        found[config_id] = (
+            tuple((wrong_s, speech_s) for wrong_s, speech_s in speech if speech_s is not None),
+            tuple(chain.from_iterable(every)),
+            units,
+        )
     return found
 
 

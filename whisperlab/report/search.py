@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.experiments.pareto import Importance, importances, pareto_front
+from whisperlab.experiments.pareto import Importance, Separation, importances, pareto_front, separation
 from whisperlab.report import charts
-from whisperlab.report.counts import KEY, Result, measured_alike, percent
+from whisperlab.report.counts import KEY, WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
 from whisperlab.report.figure import BAD, INK, PALETTE, Figure
 from whisperlab.report.figures import LETTER, NARROW, label, new_plots, styled
 from whisperlab.report.tables import Column, Table, mebibytes, table
 from whisperlab.util.html import format_value
 from whisperlab.util.json_values import Json
+from whisperlab.util.statistics import LEAST_UNITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -32,7 +33,8 @@ FEWEST = 3  # configurations; with fewer the table says as much
 class Objective:
     """A minimised quantity: name, axis label, value of a configuration, and its format.
 
-    ``unit`` is the value of one unit of the axis: 0.01 for per cent.
+    ``unit`` is the value of one unit of the axis: 0.01 for per cent. On one recording the value is the first of
+    ``columns`` / the second; without a second the first.
     """
 
     name: str
@@ -40,16 +42,28 @@ class Objective:
     value: Callable[[Result], float | None]
     show: Callable[[float], str]
     unit: float = 1.0
+    columns: tuple[str, ...] = ()
 
     def of(self, results: Sequence[Result]) -> NDArray[np.float64]:
         """The value of each result; all results must have one."""
         return np.array([self.value(result) for result in results], dtype=float)
 
 
-MIXED = Objective("mixed error", "mixed error, %", lambda r: r.mixed_error, percent, 0.01)
-LANGUAGE = Objective("language error", "language error, %", lambda r: r.language_error, percent, 0.01)
-RESPONSE = Objective("response p95", "response p95, s", lambda r: r.response_p95, "{:.3g} s".format)
-COMPUTING = Objective("real-time factor", "computing / audio", lambda r: r.real_time_factor, "{:.2f}".format)
+MIXED = Objective("words wrong", "words wrong, %", lambda r: r.mixed_error, percent, 0.01, ("errors", "words"))
+_LABELS = ("wrong_s", "speech_s")
+TEXT = Objective(WRONG_TEXT, f"{WRONG_TEXT}, %", lambda r: r.language_error, percent, 0.01, _LABELS)
+FRAMES = Objective(WRONG_FRAMES, f"{WRONG_FRAMES}, %", lambda r: r.language_error, percent, 0.01, _LABELS)
+RESPONSE = Objective(
+    "response p95", "response p95, s", lambda r: r.response_p95, "{:.3g} s".format, 1.0, ("response_p95_s",)
+)
+COMPUTING = Objective(
+    "real-time factor (wall)",
+    "real-time factor (wall)",
+    lambda r: r.real_time_factor,
+    "{:.3g}".format,
+    1.0,
+    ("compute_s", "duration_s"),
+)
 MEMORY = Objective("peak memory", "peak memory, MiB", lambda r: r.peak_rss_bytes, mebibytes, 2**20)
 
 
@@ -57,19 +71,21 @@ MEMORY = Objective("peak memory", "peak memory, MiB", lambda r: r.peak_rss_bytes
 class SearchSection:
     """The front as a table and a figure, importances, and parallel coordinates.
 
-    ``about`` names the data, the split and the limits of the result.
+    ``about`` names the data, the split and the limits of the result. Where the configurations do not differ by more
+    than noise it says so, and the rest is None.
     """
 
     about: tuple[str, ...]
-    front: Table
-    picture: Figure
-    importance: Figure
-    parallel: Figure
+    front: Table | None = None
+    picture: Figure | None = None
+    importance: Figure | None = None
+    parallel: Figure | None = None
 
 
 def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSection | None:
     """The section for finished configurations; None below two varied options or `FEWEST` configurations.
 
+    Front, importances and coordinates only if errors and cost differ by more than noise (`separation`).
     ``splits`` are those of the recordings.
     """
     objectives, runs = _objectives(results)
@@ -77,6 +93,9 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
     options = [name for name in names if len({repr(result.config.get(name)) for result in runs}) > 1]
     if len(runs) < FEWEST or len(options) < 2 or len(objectives) < 2:
         return None
+    left_out = _left_out(results, runs)
+    if noise := [told for one in objectives[:2] if (told := _noise(one, runs))]:
+        return SearchSection((f"No best configuration is named: {'; '.join(noise)}.", *left_out))
     runs = sorted(runs, key=lambda result: [objective.value(result) for objective in objectives])
     on_front = pareto_front(np.transpose([objective.of(runs) for objective in objectives]).tolist())
     members = [result for result, member in zip(runs, on_front, strict=True) if member]
@@ -86,15 +105,15 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
     chosen = _some(on_front)
     shown, marks = [runs[n] for n in chosen], [on_front[n] for n in chosen]
     words = _words(runs, members, objectives)
-    count, left_out = f"All {len(runs)} configurations.", ""
+    count, fewer = f"All {len(runs)} configurations.", ""
     if len(shown) < len(runs):
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
-        left_out = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
+        fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
     size = f" The larger a point, the more {objectives[2].name}." if len(objectives) > 2 else ""
     wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
     return SearchSection(
-        about=tuple(_about(runs, members, objectives, splits)),
+        about=(*_about(runs, members, objectives, splits), *left_out),
         front=_front_table(members, objectives),
         picture=charts.points(
             "front-picture",
@@ -115,7 +134,7 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
             marks,
             f"Parallel coordinates over {', '.join(axes)}. {words}",
             f"{count} Each line is a configuration and crosses each axis at its value. Thick lines are the Pareto "
-            f"front. Draw a box over an axis to see the lines through it; a click outside shows all again.{left_out}",
+            f"front. Draw a box over an axis to see the lines through it; a click outside shows all again.{fewer}",
         ),
     )
 
@@ -123,10 +142,57 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
 def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result]]:
     """The objectives that all comparable results have, errors first, and those results."""
     runs = measured_alike(results)
-    error = MIXED if any(result.mixed_error is not None for result in runs) else LANGUAGE
+    frames = any(result.language_measure == WRONG_FRAMES for result in runs)
+    error = MIXED if any(result.mixed_error is not None for result in runs) else FRAMES if frames else TEXT
     runs = [result for result in runs if error.value(result) is not None]
     cost = RESPONSE if all(result.response_p95 is not None for result in runs) else COMPUTING
     return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
+
+
+def _left_out(results: Sequence[Result], runs: Sequence[Result]) -> list[str]:
+    """The configurations that are not compared, each with the reason."""
+    compared = {result.config_id for result in runs}
+    others = [result for result in results if result.config_id not in compared]
+    if not others:
+        return []
+    kind = runs[0].language_measure
+    reasons = (
+        f"{result.name} ({'no score' if result.language_measure == kind else f'measured by {result.language_measure}'})"
+        for result in others
+    )
+    return [f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."]
+
+
+def _noise(objective: Objective, runs: Sequence[Result]) -> str:
+    """Why the objective cannot rank the configurations; empty if they differ by more than noise."""
+    found = _separation(objective, runs)
+    if found.shown:
+        return ""
+    n = f"n = {many(found.n, 'recording')}"
+    if found.n < LEAST_UNITS:
+        return f"{objective.name} was measured on too few recordings for that ({n}; it takes at least {LEAST_UNITS})"
+    value, low, high = map(objective.show, (found.value, found.low, found.high))
+    needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
+    return (
+        f"{objective.name} differs between the {len(runs)} configurations by no more than chance (best minus median on "
+        f"recordings it was not chosen on: {value}, 95 % interval {low} to {high}, {n}; {needed})"
+    )
+
+
+def _separation(objective: Objective, runs: Sequence[Result]) -> Separation:
+    """Over the recordings that all configurations have; the first results only have their recordings at hand."""
+    known = [result.units for result in runs if result.units]
+    shared = sorted(set.intersection(*(set(units["recording"]) for units in known))) if known else []
+
+    def values(name: str) -> NDArray[np.float64]:
+        found = (dict(zip(units["recording"], units[name], strict=True)) for units in known)
+        return np.array([[by_recording[recording] for recording in shared] for by_recording in found], dtype=float)
+
+    part, *whole = objective.columns
+    parts = values(part)
+    wholes = values(whole[0]) if whole else np.ones_like(parts)
+    usable = np.isfinite(parts + wholes).all(axis=0) if shared else np.zeros(0, bool)
+    return separation(parts[:, usable], wholes[:, usable])
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:

@@ -19,11 +19,13 @@ from whisperlab.report.counts import (
     KEY,
     PRECISION,
     SIZE,
+    WRONG_TEXT,
     Result,
     Run,
     config_name,
     configurations,
     language_error,
+    language_measure,
     many,
     measured_alike,
     percent,
@@ -346,7 +348,12 @@ def _flat(run: Run) -> dict[str, object]:
     """A run for the CSV file: its configuration, where it is plain, and its columns."""
     plain = {name: item for name, item in run["config"].items() if item is None or isinstance(item, str | int | float)}
     own = {name: run[name] for name in (*COLUMNS, "mixed_error_rate", "hit_rate") if name not in ("key", "delays")}
-    rates = {"language_error_rate": language_error(run), "false_hit_rate": ratio(run["false_hits"], run["checked"])}
+    error, of_text = language_error(run), language_measure(run["config"]) == WRONG_TEXT
+    rates = {
+        "language_error_rate": error if of_text else None,
+        "language_error_rate_frames": None if of_text else error,
+        "false_hit_rate": ratio(run["false_hits"], run["checked"]),
+    }
     return {**{f"config.{name}": item for name, item in plain.items()}, **own, **rates}
 
 

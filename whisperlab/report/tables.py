@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
-from whisperlab.report.counts import CacheCounts, Operation, Result, Run, language_error, percent, ratio
+from whisperlab.report.counts import (
+    WRONG_FRAMES,
+    WRONG_TEXT,
+    CacheCounts,
+    Operation,
+    Result,
+    Run,
+    language_error,
+    language_measure,
+    percent,
+    ratio,
+)
+from whisperlab.util.statistics import LEAST_UNITS
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
 
@@ -113,14 +125,19 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{low:.0f}–{high:.0f} %"
 
 
-def _checked(cache: CacheCounts) -> str:
+def _checked(cache: CacheCounts, n_recordings: int = 1) -> str:
     if cache.false_hit_interval is None:
         return "not checked" if cache.hits else ""
-    return f"{_range(cache.false_hit_interval)}, n {cache.checked:,}"
+    interval = f"{_range(cache.false_hit_interval)}, " if n_recordings >= LEAST_UNITS else ""
+    return f"{interval}n = {cache.checked:,} hits"
+
+
+def _false_hits(result: Result) -> str:
+    return _checked(result.cache, result.n_recordings)
 
 
 def _lookups(result: Result) -> str:
-    return f"n {result.cache.lookups:,}" if result.cache.lookups else ""
+    return f"n = {result.cache.lookups:,}" if result.cache.lookups else ""
 
 
 def _saved(result: Result) -> str:
@@ -129,28 +146,56 @@ def _saved(result: Result) -> str:
 
 def _language_interval(result: Result) -> str:
     interval = result.language_error_interval
-    return "" if interval is None else _range(interval)
+    return (
+        f"n = {result.n_recordings}, no interval"
+        if interval is None
+        else (f"{_range(interval)}, n = {result.n_recordings}")
+    )
 
 
-_FALSE_HITS = "Of the hits that were recomputed, those that stood for another language (95 % interval)"
+def _result_error(measure: str) -> Column[Result]:
+    def value(result: Result) -> float | None:
+        return result.language_error if result.language_measure == measure else None
+
+    def note(result: Result) -> str:
+        return "" if value(result) is None else _language_interval(result)
+
+    return Column(measure.capitalize(), _ABOUT[measure], value, percent, note)
+
+
+def _run_error(measure: str) -> Column[Run]:
+    def value(run: Run) -> float | None:
+        return language_error(run) if language_measure(run["config"]) == measure else None
+
+    return Column(measure.capitalize(), _ABOUT[measure], value, percent)
+
+
+_FALSE_HITS = (
+    "Of the hits that were recomputed, those that stood for another language (95 % interval, from three recordings on)"
+)
 _SAVED = "Encoder seconds the hits spared, at the mean cost of the encodes that were made"
 _SWITCHES = "Language switches found within one second, precision and recall in one"
 _DELAY = "Median seconds of audio from a switch to its decision; a missed switch counts as never"
-_LANGUAGE = "Speech time under a wrong language label / speech time"
+_ABOUT = {
+    WRONG_TEXT: "Speech time whose final text is in another language, or missing / speech time (95 % interval)",
+    WRONG_FRAMES: "Speech time whose language-ID frames name another language / speech time. Frames lag behind the "
+    "speech, so this is higher than the error of the text (95 % interval)",
+}
 _WORDS = "Word errors / words (characters in unspaced scripts)"
 _RESPONSE = "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording"
-_FACTOR = "Compute / audio; below 1 keeps up with live speech"
+_FACTOR = "Wall seconds of computing / seconds of audio; below 1 keeps up with live speech"
 
 _RESULT_COLUMNS: tuple[Column[Result], ...] = (
     Column("Configuration", "The options that vary", lambda r: r.name),
     Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
-    Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, lambda r: _checked(r.cache)),
+    Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _false_hits),
     Column("Encoder saved", _SAVED, lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
-    Column("Language error", _LANGUAGE, lambda r: r.language_error, percent, _language_interval),
-    Column("Switch F1", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
+    _result_error(WRONG_TEXT),
+    _result_error(WRONG_FRAMES),
+    Column("Switch F1 (1 s)", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
     Column("Decision delay", _DELAY, lambda r: r.decision_delay, "{:.1f} s".format),
-    Column("Mixed error", _WORDS, lambda r: r.mixed_error, percent),
-    Column("Real-time factor", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
+    Column("Words wrong", _WORDS, lambda r: r.mixed_error, percent),
+    Column("Real-time factor (wall)", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
     Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
     Column("Response p95", _RESPONSE, lambda r: r.response_p95, "{:.2f} s".format),
     Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
@@ -182,7 +227,8 @@ _RUN_COLUMNS: tuple[Column[Run], ...] = (
         percent,
         lambda run: _checked(CacheCounts.of(run)),
     ),
-    Column("Language error", _LANGUAGE, language_error, percent),
-    Column("Mixed error", _WORDS, itemgetter("mixed_error_rate"), percent),
+    _run_error(WRONG_TEXT),
+    _run_error(WRONG_FRAMES),
+    Column("Words wrong", _WORDS, itemgetter("mixed_error_rate"), percent),
     Column("Compute", "Wall time inside the transcriber", itemgetter("compute_s"), "{:.1f} s".format),
 )

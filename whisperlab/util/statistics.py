@@ -19,6 +19,7 @@ Array: TypeAlias = NDArray[np.float64]
 Statistic: TypeAlias = Callable[[Array], float]
 
 RESAMPLES = 2000
+LEAST_UNITS = 3  # independent units, such as recordings, below which no interval is shown
 BLOCK = 30  # chunks (3 s) that `block_ratio` resamples together: neighbouring chunks cost alike
 
 
@@ -66,8 +67,8 @@ def block_ratio(
     statistic: Statistic,
     rng: np.random.Generator,
     block: int = BLOCK,
-) -> tuple[float, Interval]:
-    """``statistic(a) / statistic(b)`` over the same chunks, with its interval.
+) -> tuple[float, Interval | None]:
+    """``statistic(a) / statistic(b)`` over the same chunks, with its interval; None below `LEAST_UNITS` blocks.
 
     Both are cut into blocks of neighbouring chunks. Blocks are resampled in pairs (block bootstrap; Künsch 1989,
     Annals of Statistics 17(3)). Raises ValueError when ``a`` and ``b`` differ in length.
@@ -82,7 +83,10 @@ def block_ratio(
         top, bottom = (statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True))
         return top / bottom
 
-    return ratio(range(len(pairs))), central([ratio(rows) for rows in resamples(len(pairs), rng)])
+    value = ratio(range(len(pairs)))
+    if len(pairs) < LEAST_UNITS:
+        return value, None
+    return value, central([ratio(rows) for rows in resamples(len(pairs), rng)])
 
 
 @dataclass(slots=True, frozen=True)

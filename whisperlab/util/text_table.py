@@ -49,13 +49,17 @@ def text_cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def with_interval(value: float | None, interval: Sequence[float] | None, form: str = ".2f") -> str:
-    """A value and its interval in one cell.
+def with_interval(
+    value: float | None, interval: Sequence[float] | None, form: str = ".2f", *, without: str = ""
+) -> str:
+    """A value and its interval in one cell; ``without`` is said where there is no interval.
 
     >>> with_interval(0.5, (0.25, 0.75)), with_interval(0.5, None), with_interval(None, None)
     ('0.50 (0.25-0.75)', '0.50', '-')
+    >>> with_interval(0.5, None, without="n = 2, no interval")
+    '0.50 (n = 2, no interval)'
     """
     if value is None:
         return "-"
-    text = f"{value:{form}}"
-    return text if interval is None else f"{text} ({interval[0]:{form}}-{interval[1]:{form}})"
+    told = without if interval is None else f"{interval[0]:{form}}-{interval[1]:{form}}"
+    return f"{value:{form}}" + (f" ({told})" if told else "")

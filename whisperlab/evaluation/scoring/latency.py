@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whisperlab.evaluation.scoring.language import Boundary
 from whisperlab.evaluation.scoring.text import Addable, align, units
 from whisperlab.evaluation.trace import Reference, Trace
-from whisperlab.streaming.results import Switch
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,11 +23,6 @@ class ComputeTime(Addable):
 
     compute_s: float = 0.0
     audio_s: float = 0.0
-
-
-def decision_delays(pairs: Iterable[tuple[Boundary, Switch]]) -> tuple[float, ...]:
-    """Seconds of audio from each true switch, where the new language begins, to its decision."""
-    return tuple(switch.decided_at - boundary.end for boundary, switch in pairs)
 
 
 def word_latencies(

@@ -23,7 +23,7 @@ from whisperlab.evaluation.scoring.language import (
     segment_labels,
     true_switches,
 )
-from whisperlab.evaluation.scoring.latency import ComputeTime, decision_delays, percentile, word_latencies
+from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
 from whisperlab.evaluation.scoring.text import (
     SwitchText,
     TextCounts,
@@ -37,6 +37,7 @@ from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import Json, JsonValue, to_json
+from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.validation import is_number, shown
 
 RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
@@ -162,7 +163,7 @@ def score(
         labels=label_time(reference, segment_labels(final)),
         frame_labels=label_time(reference, frame_labels(frames)) if frames else LabelTime(),
         switches=SwitchCounts(len(true), len(switches), {name: len(found) for name, found in pairs.items()}),
-        delays=decision_delays(pairs[f"{WIDEST_S:g}"]),
+        delays=tuple(switch.decided_at - boundary.end for boundary, switch in pairs[f"{WIDEST_S:g}"]),
         compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
         switch_text=switch_text(steps),
         word_latencies=(word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()),
@@ -212,13 +213,13 @@ def bootstrap_intervals(
     """Percentile bootstrap interval of each rate. All rates use the same resamples of recordings (one score each).
 
     The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
-    is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than two
+    is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than three
     recordings, the interval is None.
     """
     names, whole = list(rate_names), _rates(pooled(scores))
     for name in names:
         _value(whole, name)  # raises for an unknown name even without an interval
-    if len(scores) < 2:
+    if len(scores) < LEAST_UNITS:
         return dict.fromkeys(names)
     drawn = rng.integers(len(scores), size=(n, len(scores)))
     values = {name: _resampled_ratio(_RATIOS[name], scores, drawn) for name in names if name in _RATIOS}
@@ -252,7 +253,15 @@ def _rates(score: Score) -> RateTree:
         "error_rate_by_language": {
             language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
         },
-        **_switch_rates(switches),
+        **{
+            f"switch_{rate}_at_{tolerance}": _ratio(part * matched, whole)
+            for tolerance, matched in switches.matched.items()
+            for rate, part, whole in (
+                ("precision", 1, switches.found),
+                ("recall", 1, switches.true),
+                ("f1", 2, switches.found + switches.true),
+            )
+        },
         "switches_true": switches.true,
         "switches_found": switches.found,
         "switches_missed": missed,
@@ -289,15 +298,6 @@ _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
     "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
 }
-
-
-def _switch_rates(switches: SwitchCounts) -> RateTree:
-    rates = {}
-    for tolerance, matched in switches.matched.items():
-        rates[f"switch_precision_at_{tolerance}"] = _ratio(matched, switches.found)
-        rates[f"switch_recall_at_{tolerance}"] = _ratio(matched, switches.true)
-        rates[f"switch_f1_at_{tolerance}"] = _ratio(2 * matched, switches.found + switches.true)
-    return rates
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -42,7 +42,14 @@ def read_trace(path: str | Path) -> Trace:
     if kinds.count("end") != 1 or kinds[-1] != "end" or "header" in kinds:
         raise TraceError(f"{path} is not one complete trace: it needs one header first and one end line last")
     trace = Trace(header, tuple(events))
-    _check_records(trace, path)
+    records = "segments switches frames speech untranscribed flags committed reference config statistics"
+    try:
+        for name in (*records.split(), "real_time_factor", "speed"):
+            getattr(trace, name)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise TraceError(f"{path} is damaged: {brief(error)}") from error
     return trace
 
 
@@ -52,18 +59,6 @@ def _parse(line: str, where: str) -> Json:
     except ValueError as error:
         raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
     return check_line(value, where)
-
-
-def _check_records(trace: Trace, path: Path) -> None:
-    """Raise TraceError unless every record can be built from the lines."""
-    records = "segments switches frames speech untranscribed flags committed reference config statistics"
-    try:
-        for name in (*records.split(), "real_time_factor", "speed"):
-            getattr(trace, name)
-    except TraceError as error:
-        raise TraceError(f"{path}: {error}") from error
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise TraceError(f"{path} is damaged: {brief(error)}") from error
 
 
 def _migrated(lines: Sequence[Json], path: object) -> tuple[Json, ...]:

@@ -70,9 +70,8 @@ def capture(
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
     ``on_result`` before it with the result. Before each chunk ``stop`` is called: True ends the stream early, and the
-    trace is complete up to there.
-    ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was read, if not the defaults;
-    ``audio_offset`` is the start of the audio in its file, in seconds, if it is a part of it.
+    trace is complete up to there. ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was
+    read, if not the defaults. ``audio_offset`` is the start of the audio in its file in seconds, for a part of a file.
     Raises ConfigurationError for empty audio and for an invalid chunk length or pace.
     """
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)

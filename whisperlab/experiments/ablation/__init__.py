@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whisperlab.experiments.ablation.results import Ablation, check_claims, operation_rows, readable, variant_row
+from whisperlab.experiments.ablation.results import (
+    Ablation,
+    check_claims,
+    limits,
+    operation_rows,
+    readable,
+    variant_row,
+)
 from whisperlab.experiments.ablation.timing import (
     as_system,
     beside_offline,
@@ -32,7 +39,18 @@ from whisperlab.util.timeline import samples
 if TYPE_CHECKING:
     from whisperlab.data import Recording
 
-__all__ = ["BEFORE", "DEFAULT", "GUIDE", "VARIANTS", "Ablation", "Models", "measure", "readable", "select_variants"]
+__all__ = [
+    "BEFORE",
+    "DEFAULT",
+    "GUIDE",
+    "VARIANTS",
+    "Ablation",
+    "Models",
+    "limits",
+    "measure",
+    "readable",
+    "select_variants",
+]
 
 STRETCH_S = 15.0  # timed audio of each recording; the reference pipeline takes over a minute for it
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from whisperlab.experiments.ablation.timing import Memory, Timing
 from whisperlab.experiments.ablation.variants import BEFORE, DEFAULT, GUIDE, Variant
-from whisperlab.experiments.other_systems import TableRow
-from whisperlab.util.statistics import Array, Figure, Interval, block_ratio
+from whisperlab.experiments.other_systems import RATES, TableRow
+from whisperlab.util.statistics import BLOCK, LEAST_UNITS, Array, Figure, Interval, block_ratio
 from whisperlab.util.text_table import with_interval
 
 
@@ -130,8 +130,8 @@ def check_claims(times: Mapping[str, Timing], memory: Mapping[str, Memory], rng:
 
     def reduction(variant: str, value: Value | None) -> tuple[float | None, Interval | None]:
         if value is None:
-            ratio, (low, high) = block_ratio(times[variant].chunk_ms, times[BEFORE].chunk_ms, _p95, rng)
-            return 1 - ratio, (1 - high, 1 - low)
+            ratio, interval = block_ratio(times[variant].chunk_ms, times[BEFORE].chunk_ms, _p95, rng)
+            return 1 - ratio, interval and (1 - interval[1], 1 - interval[0])
         own, before = (value(times[name], memory.get(name)) for name in (variant, BEFORE))
         return None if own is None or not before else 1 - own / before, None
 
@@ -167,7 +167,7 @@ def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
             {
                 "the guide's claim": claim["what"],
                 "less": f"{claim['claimed']:.0%}",
-                "its design, measured": _share(claim[GUIDE], claim[f"{GUIDE}_95"]),
+                "the guide's design, measured": _share(claim[GUIDE], claim[f"{GUIDE}_95"]),
                 "whisperlab": _share(claim[DEFAULT], claim[f"{DEFAULT}_95"]),
                 **{name: claim[name] for name in ("result", "reason")},
             }
@@ -190,13 +190,14 @@ def _time_cells(row: TableRow) -> dict[str, str]:
     memory = {name: row[f"{name}_memory_bytes"] for name in ("peak", "steady")}
     return {
         "variant": row["variant"],
+        "chunks": str(row["chunks"]),
         "chunk p50 ms": f"{row['chunk_ms_p50']:.1f}",
-        "p95": f"{row['chunk_ms_p95']:.0f}",
-        "p99": f"{row['chunk_ms_p99']:.0f}",
+        "p95 ms": f"{row['chunk_ms_p95']:.0f}",
+        "p99 ms": f"{row['chunk_ms_p99']:.0f}",
         "p95 / before": _cell(row, "chunk_ms_p95_ratio"),
         "mean / before": _cell(row, "chunk_ms_mean_ratio"),
         "threads": str(row["threads"]),
-        "real-time factor": f"{row['real_time_factor']:.2f}",
+        "real-time factor (wall)": f"{row['real_time_factor']:.2f}",
         "encodes per s": f"{row['encoder_calls_per_s']:.1f}",
         "encoder s per s": f"{row['encoder_s_per_s']:.1f}",
         **{f"{name} MB": "-" if size is None else f"{size / 1e6:.0f}" for name, size in memory.items()},
@@ -204,7 +205,44 @@ def _time_cells(row: TableRow) -> dict[str, str]:
 
 
 def _cell(row: TableRow, name: str) -> str:
-    return with_interval(row[name], row.get(f"{name}_95"), ".3g")
+    few = name.endswith("ratio") or name in RATES
+    return with_interval(row[name], row.get(f"{name}_95"), ".3g", without="no interval" if few else "")
+
+
+def limits(ablation: Ablation, measure: str = "chunk_ms_p95_ratio") -> list[str]:
+    """What the times do not show: too few chunks for an interval, variants that cannot be told from the default."""
+    default = next(row for row in ablation.rows if row["variant"] == DEFAULT)
+    n, interval = default["chunks"], default[f"{measure}_95"]
+    if interval is None:
+        return [
+            f"{n} chunks (n) are fewer than {LEAST_UNITS} independent stretches of {BLOCK} chunks: there are no "
+            f"intervals, and the order of the variants means nothing. It takes at least {LEAST_UNITS * BLOCK} chunks."
+        ]
+    alike = {
+        row["variant"]: _chunks_needed(n, (default[measure], interval), (row[measure], row[f"{measure}_95"]))
+        for row in ablation.rows
+        if row["kind"] in ("off", "on") and _overlap(interval, row[f"{measure}_95"])
+    }
+    if not alike:
+        return []
+    listed = "; ".join(f"{name} ({needed})" for name, needed in alike.items())
+    return [
+        f"With n = {n} chunks the intervals of these variants overlap with the default's, so no difference is shown. "
+        f"In brackets: the chunks that would separate them if the ratios stayed as they are: {listed}."
+    ]
+
+
+def _overlap(one: Interval, other: Interval) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _chunks_needed(n: int, one: tuple[float, Interval], other: tuple[float, Interval]) -> str:
+    """The chunks at which two intervals part: widths shrink with the root of their number."""
+    distance = abs(one[0] - other[0])
+    if not distance:
+        return "no difference at all"
+    widths = sum(high - low for _, (low, high) in (one, other)) / 2
+    return f"about {float(f'{n * (widths / distance) ** 2:.1g}'):,.0f}"
 
 
 def _share(value: float | None, interval: Sequence[float] | None) -> str:
