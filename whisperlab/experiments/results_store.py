@@ -192,8 +192,12 @@ class ResultsStore:
         >>> store.sql("select recording, mixed_error_rate from runs where config ->> '$.cache.size' = 50")
         ... # doctest: +SKIP
         """
+        return list(self.lines(query, parameters))
+
+    def lines(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """The same lines one by one, for more of them than should be in memory together."""
         with self._explained():
-            return self.connection.execute(query, parameters).fetchall()
+            yield from self.connection.execute(query, parameters)
 
     def statuses(self, keys: Collection[str] | None = None) -> dict[str, str]:
         """The status of each of these keys that has a row; of all rows by default."""
@@ -264,9 +268,8 @@ class ResultsStore:
         import pandas as pd
 
         kinds = {**COLUMNS, **dict.fromkeys(_RATES, "real"), "config": "text", "row": "text"}
-        names = ", ".join(kinds)
         types = ", ".join(f'"{name}" {_DUCKDB_TYPES[kind]}' for name, kind in kinds.items())
-        query = f"select {names} from runs join documents using (id) order by id"
+        query = f"select {', '.join(kinds)} from runs join documents using (id) order by id"
         try:
             with (
                 atomic_path(path) as unfinished,
@@ -401,7 +404,6 @@ def new_store(folder: str | Path, rows: Iterable[Row]) -> int:
 
 
 def _existing(folder: Path) -> Path:
-    """The path of the store of a folder, which exists and has no old store alone in it."""
     path = folder / STORE
     if not folder.is_dir():
         raise SweepError(f"{folder}: no such folder")
@@ -418,7 +420,6 @@ def _connect(uri: str, name: str | Path) -> ResultsStore:
 
 
 def _new(file: str | Path, name: str | Path) -> ResultsStore:
-    """An empty store in a file, or in ``:memory:``."""
     store = _connect(str(file), name)
     with store._explained("cannot be made: "):
         store.connection.executescript(f"begin; {_TABLES} {_TOTALS_TABLE} commit;")
@@ -426,7 +427,7 @@ def _new(file: str | Path, name: str | Path) -> ResultsStore:
 
 
 def _checked(store: ResultsStore) -> ResultsStore:
-    """The store itself if it can be read by this version; otherwise it is closed."""
+    """The store itself if this version can read it; otherwise it is closed."""
     try:
         ((layout,),) = store.sql("pragma user_version")
         n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))

@@ -311,7 +311,7 @@ def _samples(
     store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
 ) -> dict[int, tuple[Any, ...]]:
     """``speech``, ``delays`` and ``units`` of some configurations, see `Result`."""
-    lines = store.sql(
+    lines = store.lines(
         f"select config_id, delays, {', '.join(_UNITS)} from results where status = 'ok' and {where} and config_id in "
         "(select value from json_each(?)) order by config_id, id",
         (*parameters, json.dumps(config_ids)),
@@ -320,10 +320,10 @@ def _samples(
     for config_id, group in groupby(lines, itemgetter(0)):
         _, delays, *values = zip(*group, strict=True)
         units = dict(zip(_UNITS, values, strict=True))
-        speech = zip(units["wrong_s"], units["speech_s"], strict=True)
+        speech = tuple(zip(units["wrong_s"], units["speech_s"], strict=True))
         every = json.loads(f"[{','.join(filter(None, delays))}]")
         found[config_id] = (
-            tuple((wrong_s, speech_s) for wrong_s, speech_s in speech if speech_s is not None),
+            tuple(part for part in speech if part[1] is not None) if None in units["speech_s"] else speech,
             tuple(chain.from_iterable(every)),
             units,
         )
