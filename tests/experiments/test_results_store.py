@@ -23,6 +23,7 @@ from whisperlab.experiments.results_store import (
     OLD_STORE,
     SCHEMA,
     STORE,
+    ResultsStore,
     Row,
     open_store,
     read_rows,
@@ -106,6 +107,55 @@ def test_rows_deleted_by_sql_leave_nothing_that_stops_new_ones(tmp_path: Path) -
     assert read_rows(tmp_path) == rows
     with open_store(tmp_path) as store:
         assert len(store.sql("select distinct id from operations")) == len(rows)
+
+
+def summed(store: ResultsStore) -> tuple[list[Any], list[Any]]:
+    """The totals of a store as it gives them, and as it adds them up anew."""
+    given, anew = store.totals(), store.totals("1 = 1")
+    return sorted(given, key=lambda line: line["config_id"]), anew
+
+
+def test_totals_follow_every_change_of_the_rows(tmp_path: Path) -> None:
+    rows = sweep_rows(tmp_path / "made")
+    write(tmp_path, *rows)
+    failed: Any = {name: value for name, value in rows[0].items() if name in ("key", "config", "recording")}
+    with write_store(tmp_path) as store:
+        assert len(store.sql("select * from totals")) == 7
+        for change in (
+            lambda: store.append({**failed, "status": "failed"}),
+            lambda: store.append({**rows[1], "config": {"new": 1}}),
+            lambda: store.append({**rows[2], "compute_s": 1e6}),
+            lambda: store.sql("delete from results where id in (4, 6)"),
+            lambda: store.sql("update results set config_id = 2, threads = 9 where id = 8"),
+        ):
+            change()
+            store.connection.commit()
+            given, anew = summed(store)
+            assert given == anew
+            store._complete_totals()
+            assert summed(store) == (anew, anew)
+        store.sql("delete from results")  # and no commit
+    with open_store(tmp_path) as store:
+        assert len(store) == len(rows) - 2
+        assert len(store.sql("select * from totals")) == len(anew)
+
+
+def test_a_store_of_the_first_layout_is_read_and_gets_totals_when_written(tmp_path: Path) -> None:
+    write(tmp_path, *sweep_rows(tmp_path / "made"))
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        for event in ("insert", "delete", "update"):
+            connection.execute(f"drop trigger totals_{event}")
+        connection.execute("drop table totals")
+        connection.execute("create index results_status on results (key, status)")
+        connection.execute("pragma user_version = 1")
+    with open_store(tmp_path) as store:
+        before = store.totals()
+    write(tmp_path)
+    with open_store(tmp_path) as store:
+        assert store.sql("pragma user_version") == [(2,)]
+        assert len(store.sql("select * from totals")) == len(before)
+        assert store.totals() == before
+        assert not store.sql("select 1 from sqlite_master where name = 'results_status'")
 
 
 def test_parquet_has_the_columns_and_the_rows_as_json(tmp_path: Path) -> None:

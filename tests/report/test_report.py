@@ -186,7 +186,7 @@ def test_scores_of_recordings_are_pooled(report: SweepReport, rows: list[dict[st
     rates = [r["rates"]["mixed_error_rate"] for r in own]
     assert result.mixed_error == pytest.approx(np.average(rates, weights=words))
     assert result.n_runs == len(own) == 2
-    assert result.duration == pytest.approx(60.0)
+    assert result.sums["duration_s"] == pytest.approx(60.0)
 
 
 def test_without_decoding_languages_are_those_of_the_frames(folder: Path) -> None:
@@ -472,6 +472,14 @@ def test_a_page_too_large_to_mail_goes_without_sound(
     assert "<audio" not in page
     assert "the players were left out" in page
     assert len(page.encode()) < with_sound - 1000
+
+
+def test_a_large_page_without_sound_says_nothing_of_players(
+    small: SweepReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "PAGE_LIMIT", 1000)
+    page = replace(small, traces=(), contrasts=()).render(tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "the players were left out" not in page
 
 
 def test_a_page_that_cannot_be_finished_leaves_nothing(

@@ -138,5 +138,6 @@ def _groups(values: Sequence[object]) -> NDArray[np.intp]:
         if len(np.unique(numbers)) > LEVELS:
             edges = np.quantile(numbers, np.arange(1, LEVELS) / LEVELS)
             return np.unique(np.searchsorted(edges, numbers), return_inverse=True)[1]
-    names = {name: place for place, name in enumerate(dict.fromkeys(map(repr, values)))}
-    return np.array([names[repr(value)] for value in values])
+    texts = [repr(value) for value in values]
+    names = {name: place for place, name in enumerate(dict.fromkeys(texts))}
+    return np.array([names[text] for text in texts])

@@ -21,6 +21,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
@@ -76,39 +77,22 @@ class Row(TypedDict, total=False):
     created: str
 
 
-_FIELDS = {
-    "schema": COUNT,
-    "key": TEXT,
+_FITS = {"str": TEXT, "str | None": TEXT_OR_NULL, "int": COUNT, "Json": OBJECT}
+_FIELDS = {name: _FITS.get(hint.__forward_arg__, AMOUNT_OR_NULL) for name, hint in Row.__annotations__.items()} | {
     "status": Field(" or ".join(STATUSES), lambda value: value in STATUSES),
-    "config": OBJECT,
-    "recording": TEXT,
-    "model_digest": TEXT,
-    "whisperlab": TEXT,
-    "duration": AMOUNT_OR_NULL,
-    "compute_s": AMOUNT_OR_NULL,
-    "processor_s": AMOUNT_OR_NULL,
-    "peak_rss_bytes": AMOUNT_OR_NULL,
-    "threads": AMOUNT_OR_NULL,
     "statistics": STATISTICS,
-    "counts": OBJECT,
-    "rates": OBJECT,
-    "created": TEXT,
-    "corpus": TEXT_OR_NULL,
-    "error": TEXT_OR_NULL,
-    "trace": TEXT_OR_NULL,
 }
 _REQUIRED = {"key", "status", "config", "recording"}
 
+_COUNTED = ("hits", "misses", "silence", "repeat", "similar", "checked", "false_hits", "evictions")
 # The columns of ``results`` besides id and config_id. Sums of these columns divide into the rates of several rows.
 COLUMNS = {
     **dict.fromkeys(("key", "recording", "corpus", "split", "status", "error", "version", "created"), "text"),
-    **dict.fromkeys(("duration_s", "compute_s", "response_p95_s"), "real"),
-    **dict.fromkeys(("chunk_p95_ms", "language_id_p95_ms"), "real"),
+    **dict.fromkeys(("duration_s", "compute_s", "response_p95_s", "chunk_p95_ms", "language_id_p95_ms"), "real"),
     "self_cost_ns": "real",  # what one measurement adds
     **dict.fromkeys(("peak_rss_bytes", "threads"), "integer"),
     # of the encoder cache: hits by cause are silence, repeat and similar; checked hits were recomputed
-    **dict.fromkeys(("hits", "misses", "silence", "repeat", "similar"), "integer"),
-    **dict.fromkeys(("checked", "false_hits", "evictions"), "integer"),
+    **dict.fromkeys(_COUNTED, "integer"),
     "encode_s": "real",
     "saved_s": "real",  # what the hits would have taken at the row's mean encode
     # of the text; null without decoding
@@ -161,24 +145,17 @@ create table operations (
     id integer, operation text, {", ".join(f'"{name}" real' for name in _TIMINGS)}, primary key (id, operation)
 ) without rowid;
 create table documents (id integer primary key, row text not null);
-create trigger results_deleted after delete on results begin
-    delete from operations where id = old.id;
-    delete from documents where id = old.id;
-end;
+create trigger results_deleted after delete on results
+begin delete from operations where id = old.id; delete from documents where id = old.id; end;
 create view runs as select * from results join configurations using (config_id);
 """
 _TOTALS_TABLE = f"""
 drop index if exists results_status;
 create table totals (config_id integer primary key, {", ".join([*TOTALS][1:])});
-create trigger totals_inserted after insert on results begin
-    delete from totals where config_id = new.config_id;
-end;
-create trigger totals_deleted after delete on results begin
-    delete from totals where config_id = old.config_id;
-end;
-create trigger totals_updated after update on results begin
-    delete from totals where config_id in (old.config_id, new.config_id);
-end;
+create trigger totals_insert after insert on results begin delete from totals where config_id = new.config_id; end;
+create trigger totals_delete after delete on results begin delete from totals where config_id = old.config_id; end;
+create trigger totals_update after update on results
+begin delete from totals where config_id in (old.config_id, new.config_id); end;
 pragma user_version = {LAYOUT};
 """
 
@@ -223,17 +200,20 @@ class ResultsStore:
         if keys is not None and len(keys) <= 10_000:
             return dict(self.sql(f"select key, status from results where {_AMONG}", (json.dumps([*keys]),)))
         # A scan of an index is faster than so many searches, and almost all rows have one status.
-        found = dict.fromkeys((key for (key,) in self.sql("select key from results")), "ok")
-        return found | dict(self.sql("select key, status from results where status <> 'ok'"))
+        with self._explained():
+            found = dict.fromkeys(map(itemgetter(0), self.connection.execute("select key from results")), "ok")
+        found.update(self.sql("select key, status from results where status <> 'ok'"))
+        return found
 
-    def totals(self, where: str = "", parameters: Sequence[object] = ()) -> list[Json]:
+    def totals(self, where: str = "true", parameters: Sequence[object] = ()) -> list[Json]:
         """`TOTALS` of the finished rows of each configuration; ``where`` is an SQL condition on ``results``."""
-        query = _POOLED.format(where or "true")
-        if not where and self._has_totals():
+        query = _POOLED.format(where)
+        if where == "true" and self._has_totals():
             query = f"select * from totals union all {_POOLED.format(_MISSING)}"
         return [dict(zip(TOTALS, line, strict=True)) for line in self.sql(query, parameters)]
 
     def _complete_totals(self) -> None:
+        self.connection.rollback()  # of what the caller has not committed
         with self._explained("cannot add totals: "), self.connection:
             self.connection.execute(f"insert into totals {_POOLED.format(_MISSING)}")
 
@@ -257,7 +237,7 @@ class ResultsStore:
         Raises SweepError for a row with a field of a wrong type: nothing is written then.
         """
         try:
-            text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode().decode()
+            text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode().decode()  # no unpaired surrogates
             check_row(from_json(text))
             columns = _columns(row)
         except (ValueError, TypeError) as error:
@@ -304,8 +284,7 @@ class ResultsStore:
 
     def _insert(self, row: Row, columns: Mapping[str, object], text: str) -> None:
         execute = self.connection.execute
-        config = _canonical(row["config"])
-        digest = hashlib.sha256(config.encode()).hexdigest()
+        config, digest = _canonical(row["config"]), _digest(row["config"])
         execute("insert or ignore into configurations (digest, config) values (?, ?)", (digest, config))
         (config_id,) = execute("select config_id from configurations where digest = ?", (digest,)).fetchone()
         old = execute("delete from results where key = ? returning id", (row["key"],)).fetchone()
@@ -337,11 +316,11 @@ def open_store(folder: str | Path) -> ResultsStore:
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE})")
     uri = path.absolute().as_uri()
     try:
-        return _checked(ResultsStore(_connect(f"{uri}?mode=ro"), str(path)))
+        return _checked(_connect(f"{uri}?mode=ro", path))
     except SweepError:
         if path.with_name(f"{STORE}-wal").exists():
             raise
-        return _checked(ResultsStore(_connect(f"{uri}?immutable=1"), str(path)))  # the folder is read-only
+        return _checked(_connect(f"{uri}?immutable=1", path))  # the folder is read-only
 
 
 @contextmanager
@@ -359,7 +338,7 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
             if not path.exists():
                 with atomic_path(path) as unfinished, _new(unfinished, path):
                     pass
-            with ResultsStore(_connect(path.absolute().as_uri()), str(path)) as store:
+            with _connect(path.absolute().as_uri(), path) as store:
                 store.sql("pragma journal_mode = wal")
                 store.sql("pragma synchronous = full")  # a commit is on disk when it returns
                 if not _checked(store)._has_totals():
@@ -431,16 +410,16 @@ def _existing(folder: Path) -> Path:
     return path
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _connect(uri: str, name: str | Path) -> ResultsStore:
     try:
-        return sqlite3.connect(uri, uri=True, timeout=30)
+        return ResultsStore(sqlite3.connect(uri, uri=True, timeout=30), str(name))
     except sqlite3.Error as error:
-        raise SweepError(f"{uri.removeprefix('file://').partition('?')[0]}: {error}") from error
+        raise SweepError(f"{name}: {error}") from error
 
 
 def _new(file: str | Path, name: str | Path) -> ResultsStore:
     """An empty store in a file, or in ``:memory:``."""
-    store = ResultsStore(_connect(str(file)), str(name))
+    store = _connect(str(file), name)
     with store._explained("cannot be made: "):
         store.connection.executescript(f"begin; {_TABLES} {_TOTALS_TABLE} commit;")
     return store
@@ -449,9 +428,9 @@ def _new(file: str | Path, name: str | Path) -> ResultsStore:
 def _checked(store: ResultsStore) -> ResultsStore:
     """The store itself if it can be read by this version; otherwise it is closed."""
     try:
-        layout = store.sql("pragma user_version")[0][0]
-        tables = {name for (name,) in store.sql("select name from sqlite_master")}
-        if layout > LAYOUT or not {"results", "documents"} <= tables:
+        ((layout,),) = store.sql("pragma user_version")
+        n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
+        if layout > LAYOUT or n_known < 2:
             raise SweepError(f"{store.name}: not a results store that this version reads (layout {layout})")
     except SweepError:
         store.connection.close()
@@ -463,9 +442,8 @@ def _columns(row: Row) -> dict[str, object]:
     """The values of `COLUMNS` for a row; null for what it has not measured."""
     statistics: Json = row.get("statistics") or {}
     timings: Json = statistics.get("performance") or {}
-    own: dict[str, object] = {name: row.get(name) for name in COLUMNS if name in Row.__annotations__}
     return {
-        **own,
+        **{name: row.get(name) for name in COLUMNS if name in Row.__annotations__},
         "version": row.get("whisperlab"),
         "duration_s": row.get("duration"),
         "self_cost_ns": statistics.get("self_cost_ns"),
@@ -484,11 +462,9 @@ def decodes(config: Json) -> bool:
 def _cache_columns(cache: Json, encodes: Json) -> dict[str, object]:
     if not cache:
         return {}
-    causes, shadow = cache.get("hits_by_cause") or {}, cache.get("shadow") or {}
+    counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
     return {
-        **{name: cache.get(name, 0) for name in ("hits", "misses", "evictions")},
-        **{name: causes.get(name, 0) for name in ("silence", "repeat", "similar")},
-        **{name: shadow.get(name, 0) for name in ("checked", "false_hits")},
+        **{name: counts.get(name, 0) for name in _COUNTED},
         "encode_s": (encodes.get("total") or 0.0) / 1000,
         "saved_s": cache.get("hits", 0) * (encodes.get("mean") or 0.0) / 1000,
     }

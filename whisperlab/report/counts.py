@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,7 @@ from whisperlab.util.options import flat
 from whisperlab.util.statistics import LEAST_UNITS
 
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
-# Results with all details; tables show no more.
-MAX_SAMPLED = 500
-MAX_TIMED = 40
+MAX_SAMPLED, MAX_TIMED = 500, 40  # results with all details; tables show no more
 KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "language_id.hop_ms"
 
 WRONG_TEXT, WRONG_FRAMES = "wrong language, text", "wrong language, frames"
@@ -67,7 +65,6 @@ class CacheCounts:
 
     @property
     def lookups(self) -> int:
-        """The number of look-ups."""
         return self.hits + self.misses
 
     @property
@@ -125,7 +122,7 @@ class Result:
 
     ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`. The first
     `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds of speech) per recording,
-    ``delays``, the seconds from switches to their decisions, and ``by_recording``, the columns `_UNITS` of each.
+    ``delays``, the seconds from switches to their decisions, and ``units``, the columns `_UNITS` of their runs.
     """
 
     name: str
@@ -137,7 +134,7 @@ class Result:
     sums: Run
     speech: tuple[tuple[float, float], ...] = ()
     delays: tuple[float, ...] = ()
-    by_recording: Mapping[str, Run] = field(default_factory=dict)
+    units: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
 
     @property
@@ -167,10 +164,8 @@ class Result:
     @property
     def switch_f1(self) -> float | None:
         """F1 of the language switches found within one second."""
-        return ratio(
-            2 * (self.sums["switches_matched"] or 0),
-            (self.sums["switches_true"] or 0) + (self.sums["switches_found"] or 0),
-        )
+        true, found, matched = (self.sums[f"switches_{name}"] or 0 for name in ("true", "found", "matched"))
+        return ratio(2 * matched, true + found)
 
     @property
     def decision_delay(self) -> float | None:
@@ -187,14 +182,9 @@ class Result:
         return delay if math.isfinite(delay) else None
 
     @property
-    def duration(self) -> float:
-        """Seconds of audio, all recordings together."""
-        return self.sums["duration_s"] or 0.0
-
-    @property
     def real_time_factor(self) -> float | None:
         """Seconds of computing / seconds of audio."""
-        return ratio(self.sums["compute_s"] or 0.0, self.duration)
+        return ratio(self.sums["compute_s"] or 0.0, self.sums["duration_s"])
 
     @property
     def threads(self) -> int | None:
@@ -205,14 +195,12 @@ class Result:
     @property
     def response_p95(self) -> float | None:
         """The worst recording's 95th percentile of response times, in seconds; None when none was measured."""
-        found: float | None = self.sums["response_p95_s"]
-        return found
+        return cast("float | None", self.sums["response_p95_s"])
 
     @property
     def peak_rss_bytes(self) -> int | None:
         """The highest peak of resident memory; None when none was measured."""
-        found: int | None = self.sums["peak_rss_bytes"]
-        return found
+        return cast("int | None", self.sums["peak_rss_bytes"])
 
 
 def language_measure(config: Json) -> str:
@@ -240,10 +228,10 @@ def measured_alike(results: Iterable[Result]) -> list[Result]:
 
     Frames lag behind the speech, so their error is higher for the same quality.
     """
-    every = list(results)
-    of_text = [result for result in every if decodes(result.config)]
-    of_frames = [result for result in every if not decodes(result.config)]
-    return of_text if len(of_text) >= len(of_frames) else of_frames
+    sides: dict[bool, list[Result]] = {True: [], False: []}
+    for result in results:
+        sides[decodes(result.config)].append(result)
+    return max(sides.values(), key=len)
 
 
 def percent(share: float | None) -> str:
@@ -252,10 +240,7 @@ def percent(share: float | None) -> str:
     >>> percent(0.614), percent(0.004), percent(None)
     ('61 %', '0.4 %', '–')
     """
-    if share is None:
-        return "–"
-    digits = 1 if 0 < abs(share) < 0.095 else 0
-    return f"{100 * share:.{digits}f} %"
+    return "–" if share is None else f"{100 * share:.{1 if 0 < abs(share) < 0.095 else 0}f} %"
 
 
 def many(count: int, noun: str, ending: str = "s") -> str:
@@ -267,11 +252,11 @@ def many(count: int, noun: str, ending: str = "s") -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"
 
 
-_UNITS = ("errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
+_UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
 
 
 def results(
-    store: ResultsStore, where: str = "", parameters: Sequence[object] = (), options: Sequence[str] | None = None
+    store: ResultsStore, where: str = "true", parameters: Sequence[object] = (), options: Sequence[str] | None = None
 ) -> tuple[Result, ...]:
     """The finished rows by configuration, in the order of ``options``, by default those in which they differ.
 
@@ -282,37 +267,35 @@ def results(
     if options is None:
         options = varying(list(configs.values()))
     ranks = {number: [_rank(name, config.get(name)) for name in options] for number, config in configs.items()}
-    sums.sort(key=lambda line: ranks[line["config_id"]])
-    ids = [line["config_id"] for line in sums[:MAX_SAMPLED]]
-    samples = _samples(store, ids, where or "true", parameters)
-    units = _by_recording(store, ids, f"status = 'ok' and {where or 'true'}", parameters)
+    sums.sort(key=lambda line: (ranks[line["config_id"]], line["config_id"]))
+    samples = _samples(store, [line["config_id"] for line in sums[:MAX_SAMPLED]], where, parameters)
     return tuple(
         Result(
-            name=config_name(configs[line["config_id"]], options),
-            config_id=line["config_id"],
-            config=configs[line["config_id"]],
-            n_runs=line["n_runs"],
-            n_recordings=line["n_recordings"],
-            cache=CacheCounts.of(line),
-            sums=line,
-            by_recording=units.get(line["config_id"], {}),
-            **samples.get(line["config_id"], {}),
+            config_name(configs[number], options),
+            number,
+            configs[number],
+            line["n_runs"],
+            line["n_recordings"],
+            CacheCounts.of(line),
+            line,
+            *samples.get(number, ()),
         )
         for line in sums
+        for number in (line["config_id"],)
     )
 
 
 def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
     """The results, the first `MAX_TIMED` with the latencies of their operations in alphabetical order."""
-    operations: dict[int, list[Operation]] = {}
-    for config_id, name, count, total, medians, p95, p99, longest in store.sql(
+    lines = store.sql(
         "select config_id, operation, sum(count), sum(total), json_group_array(p50), max(p95), max(p99), max(max) "
         "from results join operations using (id) where status = 'ok' "
         "and config_id in (select value from json_each(?)) group by config_id, operation",
         (json.dumps([result.config_id for result in found[:MAX_TIMED]]),),
-    ):
-        p50 = percentile(json.loads(medians), 50)
-        one = Operation(name, int(count), total / count, p50, p95, p99, longest)
+    )
+    operations: dict[int, list[Operation]] = {}
+    for config_id, name, count, total, medians, *worst in lines:
+        one = Operation(name, int(count), total / count, percentile(json.loads(medians), 50), *worst)
         operations.setdefault(config_id, []).append(one)
     shown = (replace(one, operations=tuple(operations.get(one.config_id, ()))) for one in found[:MAX_TIMED])
     return (*shown, *found[MAX_TIMED:])
@@ -326,34 +309,24 @@ def configurations(store: ResultsStore, ids: Sequence[int]) -> dict[int, Json]:
 
 def _samples(
     store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
-) -> dict[int, dict[str, Any]]:
-    """``speech`` and ``delays`` of some configurations, see `Result`."""
+) -> dict[int, tuple[Any, ...]]:
+    """``speech``, ``delays`` and ``units`` of some configurations, see `Result`."""
     lines = store.sql(
-        f"select config_id, wrong_s, speech_s, delays from results where status = 'ok' and {where} and speech_s is "
-        "not null and config_id in (select value from json_each(?)) order by config_id, id",
+        f"select config_id, delays, {', '.join(_UNITS)} from results where status = 'ok' and {where} and config_id in "
+        "(select value from json_each(?)) order by config_id, id",
         (*parameters, json.dumps(config_ids)),
     )
     found = {}
     for config_id, group in groupby(lines, itemgetter(0)):
-        _, wrong_s, speech_s, delays = zip(*group, strict=True)
-        every = json.loads(f"[{','.join(delays)}]")
-        found[config_id] = {
-            "speech": tuple(zip(wrong_s, speech_s, strict=True)),
-            "delays": tuple(chain.from_iterable(every)),
-        }
-    return found
-
-
-def _by_recording(
-    store: ResultsStore, config_ids: Sequence[int], condition: str, parameters: Sequence[object]
-) -> dict[int, dict[str, Run]]:
-    found: dict[int, dict[str, Run]] = {}
-    for config_id, recording, *values in store.sql(
-        f"select config_id, recording, {', '.join(_UNITS)} from results where {condition} "
-        "and config_id in (select value from json_each(?))",
-        (*parameters, json.dumps(config_ids)),
-    ):
-        found.setdefault(config_id, {})[recording] = dict(zip(_UNITS, values, strict=True))
+        _, delays, *values = zip(*group, strict=True)
+        units = dict(zip(_UNITS, values, strict=True))
+        speech = zip(units["wrong_s"], units["speech_s"], strict=True)
+        every = json.loads(f"[{','.join(filter(None, delays))}]")
+        found[config_id] = (
+            tuple((wrong_s, speech_s) for wrong_s, speech_s in speech if speech_s is not None),
+            tuple(chain.from_iterable(every)),
+            units,
+        )
     return found
 
 
@@ -362,14 +335,20 @@ def varying(configs: Sequence[Json]) -> tuple[str, ...]:
     names = [
         name
         for name in dict.fromkeys(chain.from_iterable(configs))
-        if len({_comparable(config.get(name, ...)) for config in configs}) > 1
+        if _differ([config.get(name, _ABSENT) for config in configs])
     ]
     first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
 
 
-def _comparable(value: object) -> object:
-    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else (type(value), value)
+_ABSENT = "(absent)", 0  # as no JSON value
+
+
+def _differ(values: Sequence[object]) -> bool:
+    try:
+        return len(set(zip(map(type, values), values, strict=True))) > 1
+    except TypeError:  # lists
+        return len({json.dumps(value, sort_keys=True) for value in values}) > 1
 
 
 def config_name(config: Json, options: Sequence[str]) -> str:

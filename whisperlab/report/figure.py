@@ -12,6 +12,7 @@ import io
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -57,7 +58,7 @@ _CONFIG: Any = {
 }
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(frozen=True)
 class Figure:
     """A drawing with its name, a text for those who cannot see it, and a caption that says how to read it.
 
@@ -93,6 +94,10 @@ class Figure:
 
     def html(self) -> str:
         """The figure as markup for a page: the static drawing, and the specification that the page's script draws."""
+        return self._markup
+
+    @cached_property
+    def _markup(self) -> str:
         spec = self.spec
         script = ""
         if spec is not None:

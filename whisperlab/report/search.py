@@ -151,7 +151,8 @@ def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result
 
 def _left_out(results: Sequence[Result], runs: Sequence[Result]) -> list[str]:
     """The configurations that are not compared, each with the reason."""
-    others = [result for result in results if result not in runs]
+    compared = {result.config_id for result in runs}
+    others = [result for result in results if result.config_id not in compared]
     if not others:
         return []
     kind = runs[0].language_measure
@@ -180,11 +181,16 @@ def _noise(objective: Objective, runs: Sequence[Result]) -> str:
 
 def _separation(objective: Objective, runs: Sequence[Result]) -> Separation:
     """Over the recordings that all configurations have; the first results only have their recordings at hand."""
-    known = [result.by_recording for result in runs if result.by_recording]
-    shared = sorted(set.intersection(*map(set, known))) if known else []
+    known = [result.units for result in runs if result.units]
+    shared = sorted(set.intersection(*(set(units["recording"]) for units in known))) if known else []
+
+    def values(name: str) -> NDArray[np.float64]:
+        found = (dict(zip(units["recording"], units[name], strict=True)) for units in known)
+        return np.array([[by_recording[recording] for recording in shared] for by_recording in found], dtype=float)
+
     part, *whole = objective.columns
-    parts = np.array([[units[name][part] for name in shared] for units in known], dtype=float)
-    wholes = np.array([[units[name][whole[0]] if whole else 1.0 for name in shared] for units in known], dtype=float)
+    parts = values(part)
+    wholes = values(whole[0]) if whole else np.ones_like(parts)
     usable = np.isfinite(parts + wholes).all(axis=0) if shared else np.zeros(0, bool)
     return separation(parts[:, usable], wholes[:, usable])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
@@ -52,6 +52,8 @@ MAX_BARS = 24  # that fit on a screen
 MAX_HEATMAPS = 12
 MAX_CORPUS_LINES = 100  # configurations in the table of one corpus
 MAX_RUNS = 2000  # in the list of all runs
+
+LoadTrace: TypeAlias = Callable[[Row], Trace]
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,31 +104,37 @@ class SweepReport:
 
         A page that would be over 8 MB is made without players.
         """
-        page = self.html()
-        if len(page.encode()) > PAGE_LIMIT:
-            page = replace(self, warnings=(*self.warnings, _NO_PLAYERS)).html(sound_limit=0)
+        sections = self._sections()
+        page = self._page(sections, SOUND_LIMIT)
+        if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
+            page = replace(self, warnings=(*self.warnings, _NO_PLAYERS))._page(sections, 0)
         return write_page(path, page)
 
     def html(self, sound_limit: int = SOUND_LIMIT) -> str:
         """The page as text, with at most ``sound_limit`` characters of sound."""
-        name = self.shown.name if self.shown else ""
+        return self._page(self._sections(), sound_limit)
+
+    def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
+        named = [(self.shown.name if self.shown else "", trace) for trace in self.traces]
         contrast_name = self.contrast.name if self.contrast else ""
         contrasts = {trace.recording: (contrast_name, trace) for trace in self.contrasts}
-        return render_page(
-            "sweep.html.j2",
-            report=self,
-            tables=_tables(self),
-            runs=run_table(self.runs),
-            latency=operation_table(self.results),
-            outcomes=_outcomes(self.results),
-            heatmaps=_heatmaps(self.results, self.options),
-            tradeoff=_tradeoff(self.results),
-            search=search_section(self.results, self.extent.splits),
-            speed=_speed(self.shown),
-            recordings=list(views([(name, trace) for trace in self.traces], contrasts, sound_limit)),
-            flat=[_flat(run) for run in self.runs],
-            baseline=baseline_table(self.baseline) if self.baseline else None,
-        )
+        recordings = list(views(named, contrasts, sound_limit))
+        return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
+
+    def _sections(self) -> dict[str, object]:
+        """The contents of the page besides the recordings."""
+        return {
+            "tables": _tables(self),
+            "runs": run_table(self.runs),
+            "latency": operation_table(self.results),
+            "outcomes": _outcomes(self.results),
+            "heatmaps": _heatmaps(self.results, self.options),
+            "tradeoff": _tradeoff(self.results),
+            "search": search_section(self.results, self.extent.splits),
+            "speed": _speed(self.shown),
+            "flat": [_flat(run) for run in self.runs],
+            "baseline": baseline_table(self.baseline) if self.baseline else None,
+        }
 
     @property
     def answer(self) -> str:
@@ -150,8 +158,7 @@ class SweepReport:
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
         found = tuple(pairs(self.results, self.store, earlier.results, earlier.store))
-        notes = () if found else (_NO_PAIRS,)
-        return replace(self, baseline=found, warnings=(*self.warnings, *notes))
+        return replace(self, baseline=found, warnings=self.warnings if found else (*self.warnings, _NO_PAIRS))
 
 
 def from_store(
@@ -161,20 +168,48 @@ def from_store(
     title: str = "Sweep",
     command: str | None = None,
     now: datetime | None = None,
+    load: LoadTrace | None = None,
 ) -> SweepReport:
-    """The report of a results store; traces are read from the rows' ``trace`` paths, relative to ``folder``.
+    """The report of a results store.
 
-    The page omits the timeline of a trace that is missing or damaged, and says so. The store must stay open while the
+    ``load`` gives the trace of a row; by default it is read from the row's ``trace`` path, relative to ``folder``. The
+    page omits the timeline of a trace that is missing or damaged, and says so. The store must stay open while the
     report is used. Raises SweepError for a damaged store.
     """
-    return _report(store, lambda row: read_trace(Path(folder) / str(row["trace"])), title, command, now)
+    load = load or (lambda row: read_trace(Path(folder) / str(row["trace"])))
+    found = timed(store, results(store))
+    options = varying([result.config for result in found])
+    shown, contrast = _best(found), _worst(found)
+    traces, notes = _load(_choice(store, shown), load)
+    contrasts, more = _load(_same_recordings(store, contrast, traces), load)
+    extent = _extent(store)
+    configs = {result.config_id: result.config for result in found}
+    unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
+    configs |= configurations(store, unfinished)
+    shared = {name: value for config in configs.values() for name, value in config.items() if name not in options}
+    notes += more + _mixed(traces + contrasts)
+    return SweepReport(
+        title=title,
+        created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        command=command,
+        store=store,
+        extent=extent,
+        runs=_listed(store, extent.n_runs, configs, options),
+        options=options,
+        constant=nested(shared),
+        results=found,
+        findings=findings(found),
+        warnings=warnings(found, extent.n_finished_recordings, _failures(store), notes),
+        shown=shown,
+        contrast=contrast,
+        traces=tuple(traces),
+        contrasts=tuple(contrasts),
+        origin=_origin(traces),
+    )
 
 
 def from_rows(rows: Iterable[Row], *, folder: str | Path = ".", **options: Any) -> SweepReport:
-    """The report of some rows; see `from_store`.
-
-    Raises SweepError for a row without configuration, recording or status.
-    """
+    """The report of some rows; see `from_store`. Raises SweepError for a row without config, recording or status."""
     return from_store(in_memory(rows), folder=folder, **options)
 
 
@@ -184,47 +219,11 @@ def from_traces(
     """The report of traces alone; each with a reference is scored here."""
     kept = {str(number): trace for number, trace in enumerate(traces)}
     store = in_memory(_row_of(key, trace) for key, trace in kept.items())
-    return _report(store, lambda row: kept[row["key"]], title, command, now)
+    return from_store(store, title=title, command=command, now=now, load=lambda row: kept[row["key"]])
 
 
 _NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
 _NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
-
-LoadTrace = Callable[[Row], Trace]
-
-
-def _report(store: ResultsStore, load: LoadTrace, title: str, command: str | None, now: datetime | None) -> SweepReport:
-    found = timed(store, results(store))
-    options = varying([result.config for result in found])
-    shown, contrast = _best(found), _worst(found)
-    traces, notes = _load(_choice(store, shown), load)
-    extent = _extent(store)
-    configs = {result.config_id: result.config for result in found}
-    unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
-    configs |= configurations(store, unfinished)
-    contrasts, more = _load(_same_recordings(store, contrast, traces), load)
-    return SweepReport(
-        title=title,
-        created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
-        command=command,
-        store=store,
-        extent=extent,
-        runs=_listed(store, configs, options),
-        options=options,
-        constant=nested(
-            {name: value for config in configs.values() for name, value in config.items() if name not in options}
-        ),
-        results=found,
-        findings=findings(found),
-        warnings=warnings(
-            found, extent.n_finished_recordings, _failures(store), [*notes, *more, *_mixed(traces + contrasts)]
-        ),
-        shown=shown,
-        contrast=contrast,
-        traces=tuple(traces),
-        contrasts=tuple(contrasts),
-        origin=_origin(traces),
-    )
 
 
 def _extent(store: ResultsStore) -> Extent:
@@ -305,10 +304,8 @@ def _same_recordings(store: ResultsStore, result: Result | None, traces: Sequenc
     """The rows of a result on the recordings of some traces."""
     if result is None:
         return []
-    marks = ", ".join("?" * len(traces))
-    names = (trace.recording for trace in traces)
-    where = f"status = 'ok' and config_id = ? and recording in ({marks})"
-    return list(store.rows(where, (result.config_id, *names)))
+    where = "status = 'ok' and config_id = ? and recording in (select value from json_each(?))"
+    return list(store.rows(where, (result.config_id, json.dumps([trace.recording for trace in traces]))))
 
 
 def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[list[Trace], list[str]]:
@@ -323,10 +320,9 @@ def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[list[Trace], list[str]]
 
 def _mixed(traces: Iterable[Trace]) -> list[str]:
     """Warnings for traces of different machines, versions or commits."""
-    places = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
-    if len(places) < 2:
-        return []
-    return [f"The traces come from {len(places)} different machines, versions or commits: do not compare times."]
+    n = len({str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces})
+    warning = f"The traces come from {n} different machines, versions or commits: do not compare times."
+    return [warning] if n > 1 else []
 
 
 def _origin(traces: Sequence[Trace]) -> Json:
@@ -334,24 +330,23 @@ def _origin(traces: Sequence[Trace]) -> Json:
     return {name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")}
 
 
-def _listed(store: ResultsStore, configs: Mapping[int, Json], options: Sequence[str]) -> tuple[Run, ...]:
+def _listed(store: ResultsStore, n_runs: int, configs: Mapping[int, Json], options: Sequence[str]) -> tuple[Run, ...]:
     """The runs to list, each with its configuration and the name of that."""
-    columns = ("config_id", *COLUMNS, "mixed_error_rate", "hit_rate")
+    columns = ("id", "config_id", *COLUMNS, "mixed_error_rate", "hit_rate")
     query = f"select {', '.join(columns)} from results where status {{}} 'ok' order by id limit ?"
-    failed = store.sql(query.format("<>"), (MAX_RUNS,))
-    lines = failed + store.sql(query.format("="), (MAX_RUNS - len(failed),))
-    if len(store) <= MAX_RUNS:
-        lines = store.sql(f"select {', '.join(columns)} from results order by id")
-    runs = (dict(zip(columns, line, strict=True)) for line in lines)
+    lines = store.sql(query.format("<>"), (MAX_RUNS,))
+    lines += store.sql(query.format("="), (MAX_RUNS - len(lines),))
+    if n_runs <= MAX_RUNS:
+        lines.sort()
+    names = {number: config_name(configs[number], options) for number in {line[1] for line in lines}}
     return tuple(
-        {"name": config_name(configs[run["config_id"]], options), "config": configs[run["config_id"]], **run}
-        for run in runs
+        {"name": names[line[1]], "config": configs[line[1]], **dict(zip(columns, line, strict=True))} for line in lines
     )
 
 
 def _flat(run: Run) -> dict[str, object]:
-    """A run for the CSV file: its configuration and its columns."""
-    config = {f"config.{name}": value for name, value in run["config"].items() if _is_scalar(value)}
+    """A run for the CSV file: its configuration, where it is plain, and its columns."""
+    plain = {name: item for name, item in run["config"].items() if item is None or isinstance(item, str | int | float)}
     own = {name: run[name] for name in (*COLUMNS, "mixed_error_rate", "hit_rate") if name not in ("key", "delays")}
     error, of_text = language_error(run), language_measure(run["config"]) == WRONG_TEXT
     rates = {
@@ -359,11 +354,7 @@ def _flat(run: Run) -> dict[str, object]:
         "language_error_rate_frames": None if of_text else error,
         "false_hit_rate": ratio(run["false_hits"], run["checked"]),
     }
-    return {**config, **own, **rates}
-
-
-def _is_scalar(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float)
+    return {**{f"config.{name}": item for name, item in plain.items()}, **own, **rates}
 
 
 def _tables(report: SweepReport) -> list[Table]:
@@ -388,22 +379,18 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
     asked = [result for result in found if result.cache.lookups]
     if not asked:
         return None
-    kept = asked if len(asked) <= MAX_BARS else _largest(asked)[:MAX_BARS]
-    left_out = f" ({len(kept)} of {len(asked)} configurations)" if len(kept) < len(asked) else ""
-    alt = "; ".join(_outcome_words(result) for result in kept)
+    kept, left_out = asked, ""
+    if len(asked) > MAX_BARS:  # those with the largest cache
+        size = max(result.config.get(SIZE) or 0 for result in asked)
+        kept = [result for result in asked if (result.config.get(SIZE) or 0) == size][:MAX_BARS]
+        left_out = f" ({len(kept)} of {len(asked)} configurations)"
     return Figure(
         "outcomes",
-        alt,
+        "; ".join(map(_outcome_words, kept)),
         outcomes_figure(kept),
         f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
         "language. Hatched red: a hit with another language. The share of wrong hits is that of the recomputed hits.",
     )
-
-
-def _largest(asked: Sequence[Result]) -> list[Result]:
-    """The configurations with the largest cache."""
-    size = max(result.config.get(SIZE) or 0 for result in asked)
-    return [result for result in asked if (result.config.get(SIZE) or 0) == size]
 
 
 def _outcome_words(result: Result) -> str:
@@ -425,15 +412,10 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Fig
 
 def _heatmap(number: int, name: str, facet: Sequence[Result]) -> tuple[Figure, Figure]:
     alt = f"{name}: " + "; ".join(map(_outcome_words, facet))
+    limit = "A high hit rate is useless if the false-hit rate beside it is high."
     return (
         charts.heatmap(facet, "hit_rate", f"hits-{number}", "Hit rate of " + alt, name),
-        charts.heatmap(
-            facet,
-            "false_hit_rate",
-            f"false-{number}",
-            "False-hit rate of " + alt,
-            "A high hit rate is useless if the false-hit rate beside it is high.",
-        ),
+        charts.heatmap(facet, "false_hit_rate", f"false-{number}", "False-hit rate of " + alt, limit),
     )
 
 
@@ -452,18 +434,12 @@ def _tradeoff(found: Sequence[Result]) -> Figure | None:
 def _speed(shown: Result | None) -> Figure | None:
     if shown is None or not shown.operations:
         return None
-    alt = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
+    cost = shown.sums["self_cost_ns"]  # as the runs measured it
     return Figure(
         "latency-picture",
-        alt,
+        "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations),
         latency_figure(shown.operations),
         f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
         "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's)."
-        f"{_timing_cost(shown)}",
+        + (f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""),
     )
-
-
-def _timing_cost(shown: Result) -> str:
-    """The overhead of one measurement, as the runs measured it themselves (``self_cost_ns`` in their statistics)."""
-    cost = shown.sums["self_cost_ns"]
-    return f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""

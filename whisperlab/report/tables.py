@@ -145,9 +145,12 @@ def _saved(result: Result) -> str:
 
 
 def _language_interval(result: Result) -> str:
-    if result.language_error_interval is None:
-        return f"n = {result.n_recordings}, no interval"
-    return f"{_range(result.language_error_interval)}, n = {result.n_recordings}"
+    interval = result.language_error_interval
+    return (
+        f"n = {result.n_recordings}, no interval"
+        if interval is None
+        else (f"{_range(interval)}, n = {result.n_recordings}")
+    )
 
 
 def _result_error(measure: str) -> Column[Result]:
