@@ -134,7 +134,7 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
     began, expected_s = time.monotonic(), sum(step.expected_s for step in todo)
     n_pages, done_s = 0, 0.0
     for number, step in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {step.name}, about {told(step.expected_s)} …", end="", flush=True)
+        print(f"[{number + 1}/{len(todo) + 1}] {step.name}, about {told(step.expected_s)} …", end="", flush=True)
         started, notes = time.monotonic(), StringIO()
         try:
             with redirect_stderr(sys.stderr if sys.stderr.isatty() else notes):
@@ -145,7 +145,9 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
         done_s += step.expected_s
         passed = time.monotonic() - began
         left = "" if number == len(todo) else f", {told((expected_s - done_s) * passed / done_s)} left"
-        print(f"\r[{number}/{len(todo)}] {step.name} {told(time.monotonic() - started)}{left}: {finding(found)}")
+        print(
+            f"\r[{number + 1}/{len(todo) + 1}] {step.name} {told(time.monotonic() - started)}{left}: {finding(found)}"
+        )
         if isinstance(found, Path):
             n_pages += 1
             write_index(reports)
@@ -182,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set-up-s", type=float, default=0.0, help="seconds of the set-up before, for the total")
     args = parser.parse_args(arguments)
     todo = steps(args.reports, args.full)
-    print(f"{len(todo)} steps, about {told(sum(step.expected_s for step in todo))} on two idle cores")
+    if args.set_up_s:
+        print(f"[1/{len(todo) + 1}] set-up {told(args.set_up_s)}: the environment is .venv")
+    print(f"{len(todo)} more steps, about {told(sum(step.expected_s for step in todo))} on two idle cores")
     args.reports.mkdir(exist_ok=True)
     total_s = args.set_up_s + run(todo, args.reports, args.set_up_s)
     print(f"Done in {told(total_s)}: {told(args.set_up_s)} of set-up, {told(total_s - args.set_up_s)} of work.")
