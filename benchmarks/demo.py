@@ -163,7 +163,7 @@ def finding(result: Path | str) -> str:
     if isinstance(result, str):
         return result
     (entry,) = entries(result.parent, [result])
-    return f"{entry.answer or entry.title} → {result}"
+    return f"{(entry.answer or entry.title).partition('. ')[0].rstrip('.')} → {result}"
 
 
 def told(seconds: float) -> str:
