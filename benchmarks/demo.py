@@ -133,8 +133,10 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
 
     began, expected_s = time.monotonic(), sum(step.expected_s for step in todo)
     n_pages, done_s = 0, 0.0
+    start = "\r\x1b[K" if sys.stdout.isatty() else ""
     for number, step in enumerate(todo, 1):
-        print(f"[{number + 1}/{len(todo) + 1}] {step.name}, about {told(step.expected_s)} …", end="", flush=True)
+        if sys.stdout.isatty():
+            print(f"[{number + 1}/{len(todo) + 1}] {step.name}, about {told(step.expected_s)} …", end="", flush=True)
         started, notes = time.monotonic(), StringIO()
         try:
             with redirect_stderr(sys.stderr if sys.stderr.isatty() else notes):
@@ -146,13 +148,14 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
         passed = time.monotonic() - began
         left = "" if number == len(todo) else f", {told((expected_s - done_s) * passed / done_s)} left"
         print(
-            f"\r[{number + 1}/{len(todo) + 1}] {step.name} {told(time.monotonic() - started)}{left}: {finding(found)}"
+            f"{start}[{number + 1}/{len(todo) + 1}] {step.name} {told(time.monotonic() - started)}{left}: {finding(found)}",
+            flush=True,
         )
         if isinstance(found, Path):
             n_pages += 1
             write_index(reports)
             if n_pages == 1:
-                print(f"First page ready after {told(before_s + passed)}: open {found}")
+                print(f"First page ready after {told(before_s + passed)}: open {found}", flush=True)
     return time.monotonic() - began
 
 
