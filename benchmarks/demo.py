@@ -147,10 +147,8 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
         done_s += step.expected_s
         passed = time.monotonic() - began
         left = "" if number == len(todo) else f", {told((expected_s - done_s) * passed / done_s)} left"
-        print(
-            f"{start}[{number + 1}/{len(todo) + 1}] {step.name} {told(time.monotonic() - started)}{left}: {finding(found)}",
-            flush=True,
-        )
+        took = told(time.monotonic() - started)
+        print(f"{start}[{number + 1}/{len(todo) + 1}] {step.name} {took}{left}: {finding(found)}", flush=True)
         if isinstance(found, Path):
             n_pages += 1
             write_index(reports)
