@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.console import Console
-from whisperlab.cli.needs import Needs
 from whisperlab.util.errors import WeightsError
 from whisperlab.util.text_table import text_table
 
@@ -19,14 +18,8 @@ EXAMPLES = ("models list", "models fetch base", "models verify base --json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab models``."""
     parser.add_argument("action", choices=("list", "fetch", "path", "verify"), help="what to do")
     parser.add_argument("name", nargs="?", help="a model name, or for verify also a checkpoint file")
-
-
-def needs(_: argparse.Namespace) -> Needs:
-    """No optional library."""
-    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -44,12 +37,8 @@ def _list(console: Console) -> int:
     from whisperlab.model import weights as models
 
     rows = [
-        {
-            "name": info.name,
-            "path": str(info.path) if info.path else None,
-            "package index": "yes" if info.packaged else "no",
-        }
-        for info in models.list_models()
+        {"name": m.name, "path": str(m.path) if m.path else None, "package index": "yes" if m.packaged else "no"}
+        for m in models.list_models()
     ]
     console.document(rows)
     console.show(text_table(rows))

@@ -66,27 +66,15 @@ class Scored:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab score``."""
-    parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="traces, folders of traces, or JSON lines of transcribe"
-    )
-    parser.add_argument("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
-    parser.add_argument(
-        "--keep-diacritics", action="store_true", help="count á for a as an error (some references lack accents)"
-    )
-    parser.add_argument(
-        "--normalizer",
-        choices=("plain", "whisper"),
-        default="plain",
-        help="whisper: normalize number words, contractions and English spelling as openai-whisper does",
-    )
-    parser.add_argument(
-        "--fold",
-        type=comma_list,
-        default=[],
-        metavar="chinese,arabic",
-        help="unify traditional and simplified characters, or Arabic with and without vowel signs",
-    )
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, metavar="PATH", help="traces, folders of traces, or JSON lines of transcribe")
+    add("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
+    text = "count á for a as an error (some references lack accents)"
+    add("--keep-diacritics", action="store_true", help=text)
+    text = "whisper: normalize number words, contractions and English spelling as openai-whisper does"
+    add("--normalizer", choices=("plain", "whisper"), default="plain", help=text)
+    text = "unify traditional and simplified characters, or Arabic with and without vowel signs"
+    add("--fold", type=comma_list, default=[], metavar="chinese,arabic", help=text)
 
 
 def needs(args: argparse.Namespace) -> Needs:

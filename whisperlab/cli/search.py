@@ -32,13 +32,11 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab search``."""
-    parser.add_argument("--space", required=True, metavar="JSON|FILE", help="the options to search over")
-    parser.add_argument("--trials", type=positive_int, default=20, metavar="N", help="number of configurations to try")
-    parser.add_argument(
-        "--method", choices=("random", "adaptive"), default="adaptive", help="adaptive learns from the trials so far"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the proposals")
+    add, methods = parser.add_argument, ("random", "adaptive")
+    add("--space", required=True, metavar="JSON|FILE", help="the options to search over")
+    add("--trials", type=positive_int, default=20, metavar="N", help="number of configurations to try")
+    add("--method", choices=methods, default="adaptive", help="adaptive learns from the trials so far")
+    add("--seed", type=int, default=0, help="seed of the proposals")
     add_run_arguments(parser, split="dev", out="reports/search")
 
 
