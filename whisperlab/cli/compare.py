@@ -26,7 +26,6 @@ EXAMPLES = (
     """compare old.json new.json --corpus my/manifest.jsonl --json""",
     """compare reports/old-sweep reports/new-sweep""",
 )
-LEAST_UNITS = 3  # pairs for an interval
 # Arguments that do not apply to sweeps, with their defaults.
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 
