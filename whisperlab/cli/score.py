@@ -95,26 +95,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     groups = by_configuration(scored(files(args.paths), references, rules))
     recordings, configurations, rows = [], [], []
     for name, group in groups.items():
-        rates = [_rates(one.score, one.has_text) for one in group]
+        named = [(one.recording, _rates(one.score, one.has_text)) for one in group]
         total = pooled(one.score for one in group)
         pooled_rates = _rates(total, group[0].has_text)
         where = {"configuration": name} if len(groups) > 1 else {}
-        recordings += [
-            {"recording": one.recording, **where, "rates": mine} for one, mine in zip(group, rates, strict=True)
-        ]
+        recordings += [{"recording": who, **where, "rates": mine} for who, mine in named]
         configurations.append({"configuration": name, "rates": pooled_rates, "counts": total.to_dict()})
-        named = [(one.recording, mine) for one, mine in zip(group, rates, strict=True)]
         if len(group) > 1:
             named.append((f"all {len(group)}", pooled_rates))
         rows += [{**where, "recording": who} | _cells(mine) for who, mine in named]
     alone = configurations[0] if len(configurations) == 1 else {"rates": None, "counts": None}
-    console.document(
-        {"recordings": recordings, "configurations": configurations, "total": alone["rates"], "counts": alone["counts"]}
-    )
-    console.show(text_table(rows))
-    for line in _without_text(groups):
-        console.show(line)
-    console.show(counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"]))
+    how = counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"])
+    totals = {"total": alone["rates"], "counts": alone["counts"]}
+    document = {"recordings": recordings, "configurations": configurations, **totals}
+    console.result(document, text_table(rows), *_without_text(groups), how)
     return 0
 
 

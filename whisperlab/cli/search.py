@@ -77,29 +77,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _show(
     args: argparse.Namespace, console: Console, result: SearchResult, splits: str | None, n_recordings: int
 ) -> None:
-    console.document(
-        {
-            "out": str(args.out),
-            "method": args.method,
-            "seed": args.seed,
-            "corpus": args.corpus,
-            "split": splits,
-            "recordings": n_recordings,
-            "found": result.found,
-            "ran": result.ran,
-            "failed": len(result.failed),
-            "normalizer": "plain",
-            "front": [trial.to_dict() for trial in result.front],
-            "trials": [trial.to_dict() for trial in result.trials],
-        }
-    )
-    console.show(text_table([_row(trial) for trial in result.front]))
-    console.show(
+    asked = {"out": str(args.out), "method": args.method, "seed": args.seed, "corpus": args.corpus, "split": splits}
+    counts = {"recordings": n_recordings, "found": result.found, "ran": result.ran, "failed": len(result.failed)}
+    document = {
+        **asked,
+        **counts,
+        "normalizer": "plain",
+        "front": [trial.to_dict() for trial in result.front],
+        "trials": [trial.to_dict() for trial in result.trials],
+    }
+    origin = (
         f"{len(result.front)} of {len(result.trials)} configurations are on the Pareto front; chosen by "
         f"{n_recordings} of the recordings of {args.corpus}, {f'split {splits}' if splits else 'of no split'}: on "
         "others expect worse"
     )
-    console.show(counted())
+    console.result(document, text_table([_row(trial) for trial in result.front]), origin, counted())
 
 
 def _row(trial: Trial) -> dict[str, object]:

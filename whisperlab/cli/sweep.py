@@ -158,8 +158,7 @@ def _import(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.experiments.store_import import import_jsonl
 
     path, rows = args.import_from / STORE, import_jsonl(args.import_from)
-    console.document({"out": str(path), "rows": rows})
-    console.show(f"{rows:,} rows in {path}")
+    console.result({"out": str(path), "rows": rows}, f"{rows:,} rows in {path}")
     return 0
 
 
@@ -172,21 +171,10 @@ def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) 
         if not results:
             console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
     if outcome.peak_rss_bytes:
-        each = f"{outcome.peak_rss_bytes >> 20:,} MiB"
-        console.note(f"peak memory of a process, model included: {each}")
-    console.document(
-        {
-            "out": str(args.out),
-            "planned": outcome.planned,
-            "found": outcome.found,
-            "ran": outcome.ran,
-            "failed": outcome.failed,
-            "results": results,
-        }
-    )
+        console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
+    counts = {"planned": outcome.planned, "found": outcome.found, "ran": outcome.ran, "failed": outcome.failed}
     rows = [{title: _cell(name, row.get(name)) for title, name in COLUMNS.items()} for row in results]
-    console.show(text_table(rows))
-    console.show(counted())
+    console.result({"out": str(args.out), **counts, "results": results}, text_table(rows), counted())
 
 
 def _cell(name: str, value: float | None) -> object:
