@@ -10,32 +10,46 @@ from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.figure import INK, MUTED, PALETTE
 from whisperlab.report.figures import LETTER, NARROW, label, new_figure, new_plot, new_plots, set_margins, styled
 from whisperlab.util.json_values import Json
+from whisperlab.util.text_table import with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _KINDS = {"before": 3, "guide": 1, "default": 2, "off": 0, "on": 4}  # colour of each kind of variant
+_LEGEND = {
+    "before": "reference pipeline",
+    "guide": "the guide's design",
+    "default": "whisperlab",
+    "off": "without one optimisation",
+    "on": "with one more option",
+}
 _MARKERS = "os^D"
 
 
 @styled
 def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure:
-    """A bar per variant on a log scale: milliseconds per chunk, a column of the rows of `ablation.measure`.
+    """A point per variant on a log scale: milliseconds per chunk, a column of the rows of `ablation.measure`.
 
-    The label is the ratio to the reference pipeline with its 95 % interval.
+    The label is the ratio to the reference pipeline with its 95 % interval, if there is one. A logarithmic axis has no
+    zero at which a bar could start.
     """
     x = f"{measure.replace('_', ' ').replace(' ms', ',')}, ms"
-    figure, axes = new_plot(NARROW, 0.9 + 0.36 * len(rows), (0.1, 0.55, 1.75, 0.1), x)
+    figure, axes = new_plot(NARROW, 1.4 + 0.36 * len(rows), (0.6, 0.55, 1.75, 0.1), x)
     for place, row in enumerate(rows):
-        value, (low, high) = row[measure], row[f"{measure}_ratio_95"]
-        axes.barh(place, value, color=PALETTE[_KINDS[row["kind"]]], height=0.7)
-        ratio = "" if row["kind"] == "before" else f"  x {row[f'{measure}_ratio']:.3f} ({low:.3f}-{high:.3f})"
-        _note(axes, f"{value:,.0f} ms{ratio}", (value, place))
+        value, kind = row[measure], row["kind"]
+        first = kind not in [other["kind"] for other in rows[:place]]
+        colour, words = PALETTE[_KINDS[kind]], _LEGEND[kind] if first else None
+        axes.plot(value, place, "o", color=colour, markeredgecolor=INK, markersize=8, label=words)
+        times = with_interval(row[f"{measure}_ratio"], row[f"{measure}_ratio_95"], ".3f")
+        ratio = "" if kind == "before" else f"  x {times}"
+        _note(axes, f"{value:,.0f} ms{ratio}", (value, place), (8, 0))
     axes.set_yticks(range(len(rows)), [row["variant"] for row in rows])
     axes.invert_yaxis()
     _set_log(axes, "x")
+    axes.grid(axis="y", visible=False)
     axes.set_xlim(right=12 * max(row[measure] for row in rows))
+    figure.legend(frameon=False, ncols=3, loc="upper right", fontsize=8)
     return figure
 
 
@@ -43,7 +57,7 @@ def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure
 def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure:
     """A point per variant: a score with its interval against encoder seconds per second of audio.
 
-    The line joins the variants that no other beats in both.
+    The line joins the variants that no other beats in both; without intervals it would be drawn from noise.
     """
     scored = sorted((row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"])
     points = [(row["encoded_s_per_s"], row[score]) for row in scored]
@@ -52,7 +66,8 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
     figure, axes = new_plot(NARROW, 4.2, margins, "encoder seconds per second of audio", y, "both")
     on_front = pareto_front([(x, -y) for x, y in points])
     front = [point for point, member in zip(points, on_front, strict=True) if member]
-    axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, zorder=1)
+    if all(row.get(f"{score}_95") for row in scored):
+        axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, zorder=1)
     for number, (row, (x, y)) in enumerate(zip(scored, points, strict=True)):
         low, high = row.get(f"{score}_95") or (y, y)
         axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], color=MUTED, linewidth=0.8, zorder=1)

@@ -638,7 +638,7 @@ def test_traces_without_text_get_no_text_measures(
     assert run("transcribe", call, "--trace", tmp_path / "t.jsonl") == 0
     capsys.readouterr()
     assert run("score", tmp_path / "t.jsonl", "--reference", manifest) == 0
-    header, row, told, _ = capsys.readouterr().out.splitlines()
+    header, row, told = capsys.readouterr().out.splitlines()
     assert re.split("  +", header)[:4] == ["recording", "words wrong", "wrong language, text", "wrong language, frames"]
     assert row.split()[:3] == ["call", "-", "-"]
     assert told == "no text: made with decode off; wrong language, frames: not known"

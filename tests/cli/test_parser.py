@@ -126,6 +126,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(file: Path) -> None:
     args = parsed("sweep", "--config", file, "--threads", "1", "--keys", "rounded")
     assert (args.corpus, args.limit, args.threads, args.keys) == ("mine.jsonl", 3, 1, ["rounded"])
     assert (args.cache_sizes, args.shadow_rate, args.no_decode) == ([10, 20], 0.5, True)
+    assert parsed("sweep", "--conf", file).limit == 3
     bench = parsed("bench", "systems", f"--config={file}")
     assert (bench.limit, bench.memory, bench.accuracy) == (2, False, True)
 

@@ -83,7 +83,7 @@ def test_a_signal_during_imports_is_one_line(tmp_path: Path, number: signal.Sign
     """The n-th import after `main` begins sends it; those of torch and numpy are among them."""
     write_wav(tmp_path / "call.wav", TONE)
     code = SIGNAL_AT_AN_IMPORT.format(n=n, number=int(number))
-    with program(code, tmp_path, "transcribe", "call.wav", "--model", "nothing.pt") as process:
+    with program(code, tmp_path, "transcribe", "call.wav", "-q", "--model", "nothing.pt") as process:
         out, err = process.communicate()
     assert (out, err) == ("", SAID[number])
     assert process.returncode == 128 + number

@@ -134,6 +134,8 @@ def test_thirty_chunks_have_no_interval_and_no_order() -> None:
     (told,) = ablation.limits(found)
     assert told.startswith("30 chunks (n) are fewer than 3 independent stretches")
     assert "at least 90 chunks" in told
+    drawn = to_svg(ladder_figure(found.rows), "ladder", "words")
+    assert all(words in drawn for words in ("reference pipeline", "whisperlab", "without one optimisation"))
 
 
 def test_variants_that_cannot_be_told_apart_are_named_with_the_chunks_needed() -> None:

@@ -288,6 +288,7 @@ def test_the_errors_of_text_and_of_frames_have_a_column_and_a_sentence_each(fold
         shown = [line[place].sort is not None for place in places]
         assert shown == [result.config["decode"], not result.config["decode"]]
         assert "no interval" in line[places[shown.index(True)]].note
+    assert '"language_error_rate_frames":' in told.html()
     text, frames = ([s for s in told.findings if s.startswith(f"Wrong language, {of}")] for of in ("text", "frames"))
     assert len(text) == len(frames) == 1
 

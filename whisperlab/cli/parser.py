@@ -77,7 +77,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 def with_config(parser: Parser, argv: Sequence[str]) -> list[str]:
     """The words of a command line with those of its ``--config`` file before them, so that the command line wins."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
     words, place, command = list(argv), 0, ""
     try:

@@ -84,8 +84,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         chosen = [name for name in chosen if name not in left_out]
     records: dict[str, Record] = {}
     for name in chosen:
-        console.note(f"pass {name.replace('_', '-')}")
-        records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
+        with console.busy(f"pass {name.replace('_', '-')}"):
+            records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
         console.show(records[name].describe())
     console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
     if args.trace:

@@ -106,9 +106,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         rows += [{**where, "recording": who} | _cells(mine) for who, mine in named]
     alone = configurations[0] if len(configurations) == 1 else {"rates": None, "counts": None}
     how = counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"])
+    words_counted = [how] if any(group[0].has_text for group in groups.values()) else []
     totals = {"total": alone["rates"], "counts": alone["counts"]}
     document = {"recordings": recordings, "configurations": configurations, **totals}
-    console.result(document, text_table(rows), *_without_text(groups), how)
+    console.result(document, text_table(rows), *_without_text(groups), *words_counted)
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Result, percent
 from whisperlab.report.figure import CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec
 from whisperlab.util.json_values import Json
+from whisperlab.util.statistics import LEAST_UNITS
 
 # Blue for a rate where more is better, orange where more is worse.
 _RATES = {
@@ -48,12 +49,12 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
 
 
 def _cell(results: Sequence[Result], rate: str, size: object, precision: object) -> Json:
-    pooled = sum(
-        (r.cache for r in results if (r.config.get(SIZE), r.config.get(PRECISION)) == (size, precision)), CacheCounts()
-    )
+    own = [r for r in results if (r.config.get(SIZE), r.config.get(PRECISION)) == (size, precision)]
+    pooled = sum((result.cache for result in own), CacheCounts())
     share = pooled.hit_rate if rate == "hit_rate" else pooled.false_hit_rate
     of_hits = rate == "false_hit_rate"
-    interval = pooled.false_hit_interval if of_hits else None
+    enough = max((result.n_recordings for result in own), default=0) >= LEAST_UNITS
+    interval = pooled.false_hit_interval if of_hits and enough else None
     blank = "not run" if not pooled.lookups else "unchecked" if pooled.hits else "no hit"
     return {
         "size": "any" if size is None else size,

@@ -19,11 +19,13 @@ from whisperlab.report.counts import (
     KEY,
     PRECISION,
     SIZE,
+    WRONG_TEXT,
     Result,
     Run,
     config_name,
     configurations,
     language_error,
+    language_measure,
     many,
     measured_alike,
     percent,
@@ -351,7 +353,12 @@ def _flat(run: Run) -> dict[str, object]:
     """A run for the CSV file: its configuration and its columns."""
     config = {f"config.{name}": value for name, value in run["config"].items() if _is_scalar(value)}
     own = {name: run[name] for name in (*COLUMNS, "mixed_error_rate", "hit_rate") if name not in ("key", "delays")}
-    rates = {"language_error_rate": language_error(run), "false_hit_rate": ratio(run["false_hits"], run["checked"])}
+    error, of_text = language_error(run), language_measure(run["config"]) == WRONG_TEXT
+    rates = {
+        "language_error_rate": error if of_text else None,
+        "language_error_rate_frames": None if of_text else error,
+        "false_hit_rate": ratio(run["false_hits"], run["checked"]),
+    }
     return {**config, **own, **rates}
 
 
