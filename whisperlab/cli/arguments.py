@@ -41,8 +41,6 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
-    """An argument type for numbers of a kind that fit."""
-
     def number(text: str) -> float:
         with suppress(ValueError):
             if fits(found := kind(text)):
@@ -80,7 +78,6 @@ def add_languages_argument(parser: argparse.ArgumentParser, default: str) -> Non
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of all commands that run a model."""
     add = parser.add_argument
     add("--model", default="base", help="model name or checkpoint file")
     add_languages_argument(parser, "all 99")

@@ -76,7 +76,6 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Measure and print one table or several."""
     from whisperlab.evaluation.trace import provenance
 
     with console.busy(f"bench {args.what}: {_BENCHES[args.what][1]}"):

@@ -26,7 +26,6 @@ COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, d
 
 
 def build_parser() -> Parser:
-    """The parser of the command line."""
     parser = Parser(
         prog="whisperlab",
         description="Live transcription of speech that switches language, and the tools to measure it.",

@@ -60,7 +60,6 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run one action."""
     actions = {"build": _build, "list": _list, "info": _info, "path": _path, "play": _play}
     actions[args.action](args, console)
     return 0

@@ -50,10 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print every finding; returns 1 if one of them is a FAIL."""
     findings = list(examine(args.model))
-    console.document([asdict(finding) for finding in findings])
-    for finding in findings:
-        advice = f" -> {finding.advice}" if finding.advice else ""
-        console.show(f"{finding.status:<4}  {finding.name:<9} {finding.detail}{advice}")
+    lines = (f"{f.status:<4}  {f.name:<9} {f.detail}{f' -> {f.advice}' if f.advice else ''}" for f in findings)
+    console.result([asdict(finding) for finding in findings], *lines)
     failed = [finding.name for finding in findings if finding.status == "FAIL"]
     if failed:
         console.note(f"whisperlab: error: not usable until these are fixed: {', '.join(failed)}")
@@ -149,7 +147,6 @@ def weights(model: str) -> Finding:
 
 
 def speech() -> Finding:
-    """The corpora that are built."""
     from whisperlab import data
 
     built = [name for name in data.list_corpora() if data.is_built(name)]

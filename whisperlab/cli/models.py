@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Carry out one action."""
     if (args.name is None) != (args.action == "list"):
         args.parser.error("list takes no model name, the other actions take one")
     if args.action == "list":

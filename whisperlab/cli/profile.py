@@ -63,7 +63,6 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run the chosen passes, one after another."""
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import provenance
     from whisperlab.profiling.workload import Workload, in_fresh_process

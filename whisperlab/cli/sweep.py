@@ -153,7 +153,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _import(args: argparse.Namespace, console: Console) -> int:
-    """Convert the store of an earlier version."""
     from whisperlab.experiments.results_store import STORE
     from whisperlab.experiments.store_import import import_jsonl
 
@@ -222,7 +221,6 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
-    """The grid the arguments describe."""
     from whisperlab.experiments.sweep import Grid
 
     return Grid(

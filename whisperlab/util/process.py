@@ -70,7 +70,6 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 @cache
 def cpu_model() -> str:
-    """The processor's model name."""
     lines = proc_text("/proc/cpuinfo").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
