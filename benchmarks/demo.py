@@ -133,8 +133,10 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
 
     began, expected_s = time.monotonic(), sum(step.expected_s for step in todo)
     n_pages, done_s = 0, 0.0
+    start = "\r\x1b[K" if sys.stdout.isatty() else ""
     for number, step in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {step.name}, about {told(step.expected_s)} …", end="", flush=True)
+        if sys.stdout.isatty():
+            print(f"[{number + 1}/{len(todo) + 1}] {step.name}, about {told(step.expected_s)} …", end="", flush=True)
         started, notes = time.monotonic(), StringIO()
         try:
             with redirect_stderr(sys.stderr if sys.stderr.isatty() else notes):
@@ -145,12 +147,13 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
         done_s += step.expected_s
         passed = time.monotonic() - began
         left = "" if number == len(todo) else f", {told((expected_s - done_s) * passed / done_s)} left"
-        print(f"\r[{number}/{len(todo)}] {step.name} {told(time.monotonic() - started)}{left}: {finding(found)}")
+        took = told(time.monotonic() - started)
+        print(f"{start}[{number + 1}/{len(todo) + 1}] {step.name} {took}{left}: {finding(found)}", flush=True)
         if isinstance(found, Path):
             n_pages += 1
             write_index(reports)
             if n_pages == 1:
-                print(f"First page ready after {told(before_s + passed)}: open {found}")
+                print(f"First page ready after {told(before_s + passed)}: open {found}", flush=True)
     return time.monotonic() - began
 
 
@@ -161,7 +164,7 @@ def finding(result: Path | str) -> str:
     if isinstance(result, str):
         return result
     (entry,) = entries(result.parent, [result])
-    return f"{entry.answer or entry.title} → {result}"
+    return f"{(entry.answer or entry.title).partition('. ')[0].rstrip('.')} → {result}"
 
 
 def told(seconds: float) -> str:
@@ -182,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set-up-s", type=float, default=0.0, help="seconds of the set-up before, for the total")
     args = parser.parse_args(arguments)
     todo = steps(args.reports, args.full)
-    print(f"{len(todo)} steps, about {told(sum(step.expected_s for step in todo))} on two idle cores")
+    if args.set_up_s:
+        print(f"[1/{len(todo) + 1}] set-up {told(args.set_up_s)}: the environment is .venv")
+    print(f"{len(todo)} more steps, about {told(sum(step.expected_s for step in todo))} on two idle cores")
     args.reports.mkdir(exist_ok=True)
     total_s = args.set_up_s + run(todo, args.reports, args.set_up_s)
     print(f"Done in {told(total_s)}: {told(args.set_up_s)} of set-up, {told(total_s - args.set_up_s)} of work.")

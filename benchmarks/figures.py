@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.figure import INK, MUTED, PALETTE
 from whisperlab.report.figures import LETTER, NARROW, label, new_figure, new_plot, new_plots, set_margins, styled
 from whisperlab.util.json_values import Json
-from whisperlab.util.statistics import Point
 from whisperlab.util.text_table import with_interval
 
 if TYPE_CHECKING:
@@ -77,6 +77,18 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
     scores = [end for row in scored for end in (row[score], *(row.get(f"{score}_95") or ()))]
     axes.set_ylim(min(scores, default=0.0) - 0.1, max(scores, default=1.0) + 0.1)
     return figure
+
+
+@dataclass(slots=True, frozen=True)
+class Point:
+    """One point of a curve: median milliseconds at ``x`` with a 95 % interval."""
+
+    curve: str
+    line: str
+    x: float
+    ms: float
+    low: float | None
+    high: float | None
 
 
 @styled

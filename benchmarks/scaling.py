@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from benchmarks.figures import Point
 from whisperlab.buffer import RingBuffer
 from whisperlab.experiments.ablation import Models
 from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
@@ -22,7 +23,7 @@ from whisperlab.model.weights import Weights
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.statistics import Point, median_interval
+from whisperlab.util.statistics import median_interval
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import MAX_WINDOW, samples
 from whisperlab.util.timing import time_in_turns

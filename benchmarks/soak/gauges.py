@@ -14,7 +14,7 @@ import numpy as np
 
 from whisperlab.profiling.owned import attributes
 from whisperlab.util.errors import MissingDependencyError
-from whisperlab.util.process import memory_rollup
+from whisperlab.util.process import memory_fields
 
 _FIELDS = {"Rss": "resident", "Private_Dirty": "dirty", "Anonymous": "anonymous"}
 _COLLECTIONS = (list, tuple, set, frozenset, deque, Mapping, str, bytes, bytearray)
@@ -40,7 +40,7 @@ def memory() -> dict[str, int]:
     (main arena and mapped blocks), ``heap_free`` the memory that malloc keeps. ``python_blocks`` counts small Python
     objects, ``files`` the open files, ``threads`` all threads.
     """
-    sizes = memory_rollup()
+    sizes = memory_fields("/proc/self/smaps_rollup")
     if not sizes:
         raise MissingDependencyError("memory is read from /proc/self/smaps_rollup, which needs Linux 4.14")
     return (

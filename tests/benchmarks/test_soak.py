@@ -45,7 +45,7 @@ from whisperlab.streaming.decoding import Hypothesis, Word
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, TraceError
-from whisperlab.util.memory import trim_heap
+from whisperlab.util.process import trim_heap
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, seconds
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from benchmarks.figures import ladder_figure, pareto_figure, scaling_figure
+from benchmarks.figures import Point, ladder_figure, pareto_figure, scaling_figure
 from whisperlab.experiments import ablation
 from whisperlab.experiments.ablation.results import check_claims, claim_result, variant_row
 from whisperlab.experiments.ablation.timing import Timing, encoder_flop, hit_figures, timings
@@ -19,7 +19,6 @@ from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
 from whisperlab.model.weights import load_weights
 from whisperlab.report.figure import to_svg
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.statistics import Point
 from whisperlab.util.timeline import samples
 
 if TYPE_CHECKING:

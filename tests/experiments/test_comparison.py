@@ -221,7 +221,7 @@ def test_no_interval_from_fewer_than_three_pairs(tmp_path: Path, capsys: pytest.
         sweep(tmp_path / side, [row(n, {}, wrong) for n in range(2)])
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     shown = capsys.readouterr().out
-    (line,) = [line for line in shown.splitlines() if line.startswith("mixed error rate")]
+    (line,) = [line for line in shown.splitlines() if line.startswith("words wrong  ")]
     assert re.split("  +", line)[1:-1] == ["not enough data", "+10.0 points", "-", "-", "-", "2"]
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import TraceError
@@ -41,8 +41,6 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
-    """An argument type for numbers of a kind that fit."""
-
     def number(text: str) -> float:
         with suppress(ValueError):
             if fits(found := kind(text)):
@@ -59,47 +57,33 @@ share = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
     """The arguments of all commands. ``nested``: of an action, where a default would undo what stands before it."""
-    off: Any = argparse.SUPPRESS if nested else False
-    for names, text in (
-        (["--json"], "print JSON alone on stdout, text on stderr"),
-        (["-q", "--quiet"], "print only results and errors"),
-    ):
-        parser.add_argument(*names, action="store_true", default=off, help=text)
-    count = argparse.SUPPRESS if nested else 0
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=count, help="print log messages (-vv: debug messages too)"
-    )
-    parser.add_argument(
-        "--config", metavar="FILE.toml", help="read options from this file; the command line wins (default: none)"
-    )
+    add, off = parser.add_argument, argparse.SUPPRESS if nested else False
+    add("--json", action="store_true", default=off, help="print JSON alone on stdout, text on stderr")
+    add("-q", "--quiet", action="store_true", default=off, help="print only results and errors")
+    none = argparse.SUPPRESS if nested else 0
+    add("-v", "--verbose", action="count", default=none, help="print log messages (-vv: debug messages too)")
+    text = "read options from this file; the command line wins (default: none)"
+    add("--config", metavar="FILE.toml", help=text)
 
 
 def add_threads_argument(parser: argparse.ArgumentParser, default: int | None = THREADS, of: str = "") -> None:
     """``--threads``; ``of`` is the prefix of its help text, for a command that does several things."""
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        default=default,
-        metavar="N",
-        help=f"{of}compute threads; whisperlab doctor measures the effect of a second one (default: {THREADS})",
-    )
+    text = f"{of}compute threads; whisperlab doctor measures the effect of a second one (default: {THREADS})"
+    parser.add_argument("--threads", type=positive_int, default=default, metavar="N", help=text)
+
+
+def add_languages_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    text = f"the languages that may occur: codes or English names (default: {default})"
+    parser.add_argument("--languages", type=comma_list, metavar="en,es", help=text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of all commands that run a model."""
-    parser.add_argument("--model", default="base", help="model name or checkpoint file")
-    parser.add_argument(
-        "--languages",
-        type=comma_list,
-        metavar="en,es",
-        help="the languages that may occur: codes or English names (default: all 99)",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cpu)")
-    for name, text in (
-        ("lid-hop", "time between language-ID frames, in milliseconds"),
-        ("chunk", "length of the audio chunks, in milliseconds"),
-    ):
-        parser.add_argument(f"--{name}-ms", type=positive_int, default=100, metavar="MS", help=text)
+    add = parser.add_argument
+    add("--model", default="base", help="model name or checkpoint file")
+    add_languages_argument(parser, "all 99")
+    add("--device", help="cpu or cuda (default: cpu)")
+    for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
+        add(f"--{name}-ms", type=positive_int, default=100, metavar="MS", help=f"{text}, in milliseconds")
     add_threads_argument(parser)
 
 
@@ -125,22 +109,6 @@ def languages_as_codes(args: argparse.Namespace) -> None:
         args.language = language_code(args.language)
 
 
-class ModelOptions(TypedDict):
-    """Keyword arguments of the transcriber."""
-
-    model: str
-    languages: list[str] | None
-    lid_hop_ms: int
-    device: str | None
-    threads: int
-
-
-def model_options(args: argparse.Namespace) -> ModelOptions:
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_model_arguments` as keyword arguments of the transcriber."""
-    return {
-        "model": args.model,
-        "languages": args.languages,
-        "lid_hop_ms": args.lid_hop_ms,
-        "device": args.device,
-        "threads": args.threads,
-    }
+    return {name: getattr(args, name) for name in ("model", "languages", "lid_hop_ms", "device", "threads")}

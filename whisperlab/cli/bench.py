@@ -37,45 +37,27 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab bench``."""
-    parser.add_argument("what", choices=tuple(_BENCHES), help="what to measure")
-    both, systems, pipeline = "(systems, pipeline) ", "(systems) ", "(pipeline) "
-    parser.add_argument("--corpus", default="ivr-five", metavar="NAME|MANIFEST", help=f"{both}the speech")
-    parser.add_argument("--split", default="test", help=f"{both}the split")
-    parser.add_argument(
-        "--limit",
-        type=positive_int,
-        metavar="N",
-        help=f"{both}only the first N recordings (default: all; pipeline times three)",
-    )
+    add, both, systems, pipeline = parser.add_argument, "(systems, pipeline) ", "(systems) ", "(pipeline) "
+    add("what", choices=tuple(_BENCHES), help="what to measure")
+    add("--corpus", default="ivr-five", metavar="NAME|MANIFEST", help=f"{both}the speech")
+    add("--split", default="test", help=f"{both}the split")
+    text = f"{both}only the first N recordings (default: all; pipeline times three)"
+    add("--limit", type=positive_int, metavar="N", help=text)
     for name, of in (("systems", systems), ("variants", pipeline)):
-        parser.add_argument(
-            f"--{name}",
-            type=_names,
-            metavar="NAME,...",
-            help=f"{of}only those with such a text in their name (default: all)",
-        )
-    parser.add_argument(
-        "--pace",
-        choices=("fast", "real"),
-        default="fast",
-        help=f"{systems}real feeds the streaming ones in real time; word latency then includes computing",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=15.0,
-        help=f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)",
-    )
+        text = f"{of}only those with such a text in their name (default: all)"
+        add(f"--{name}", type=_names, metavar="NAME,...", help=text)
+    text = f"{systems}real feeds the streaming ones in real time; word latency then includes computing"
+    add("--pace", choices=("fast", "real"), default="fast", help=text)
+    text = f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)"
+    add("--seconds", type=positive, default=15.0, help=text)
     add_threads_argument(parser, of=systems)
-    switches = {
-        "controls": f"{systems}also count false switches in recordings of each language alone",
-        "memory": f"{both}also measure peak memory, each in a fresh process",
-        "accuracy": f"{pipeline}also score whole recordings, for variants faster than real time",
-        "offline": f"{pipeline}also run faster-whisper on whole stretches, in turns",
-    }
-    for name, text in switches.items():
-        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=text)
+    for name, text in (
+        ("controls", f"{systems}also count false switches in recordings of each language alone"),
+        ("memory", f"{both}also measure peak memory, each in a fresh process"),
+        ("accuracy", f"{pipeline}also score whole recordings, for variants faster than real time"),
+        ("offline", f"{pipeline}also run faster-whisper on whole stretches, in turns"),
+    ):
+        add(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=text)
 
 
 def needs(args: argparse.Namespace) -> Needs:
@@ -94,36 +76,24 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Measure and print one table or several."""
     from whisperlab.evaluation.trace import provenance
 
     with console.busy(f"bench {args.what}: {_BENCHES[args.what][1]}"):
         found, tables = _BENCHES[args.what][0](args, console)
-    console.document({"bench": args.what, **found, **provenance()})
-    for rows in tables:
-        console.show(text_table(rows))
+    console.result({"bench": args.what, **found, **provenance()}, *map(text_table, tables))
     if args.what in ("systems", "pipeline"):
         console.show(counted())
     return 0
 
 
-def _buffer(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab.experiments.microbenchmarks import buffer_figures
+def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
+    from whisperlab.experiments import microbenchmarks
 
-    return _figures(buffer_figures())
+    if args.what == "cache":
+        from whisperlab.model.weights import load_weights
 
-
-def _metrics(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab.experiments.microbenchmarks import metrics_figures
-
-    return _figures(metrics_figures())
-
-
-def _cache(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab.experiments.microbenchmarks import cache_figures
-    from whisperlab.model.weights import load_weights
-
-    return _figures(cache_figures(load_weights("base")))
+        return _figures(microbenchmarks.cache_figures(load_weights("base")))
+    return _figures(microbenchmarks.buffer_figures() if args.what == "buffer" else microbenchmarks.metrics_figures())
 
 
 def _figures(figures: Iterable[Figure]) -> Found:
@@ -217,9 +187,9 @@ def _names(text: str) -> list[str]:
 
 # Each with what it runs.
 _BENCHES: dict[str, tuple[Callable[[argparse.Namespace, Console], Found], str]] = {
-    "buffer": (_buffer, "np.concatenate and the ring buffer in turns, about 20 s"),
-    "metrics": (_metrics, "the timers, then ten million records, about 15 s"),
-    "cache": (_cache, "look-ups by key with the model base, about 20 s"),
+    "buffer": (_microbenchmark, "np.concatenate and the ring buffer in turns, about 20 s"),
+    "metrics": (_microbenchmark, "the timers, then ten million records, about 15 s"),
+    "cache": (_microbenchmark, "look-ups by key with the model base, about 20 s"),
     "pipeline": (_pipeline, "all variants in turns, minutes"),
     "systems": (_systems, "all systems in turns, minutes"),
 }

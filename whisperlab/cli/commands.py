@@ -26,7 +26,6 @@ COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, d
 
 
 def build_parser() -> Parser:
-    """The parser of the command line."""
     parser = Parser(
         prog="whisperlab",
         description="Live transcription of speech that switches language, and the tools to measure it.",
@@ -42,7 +41,7 @@ def build_parser() -> Parser:
         )
         module.add_arguments(command)
         add_common_arguments(command)
-        command.set_defaults(run=module.run, needs=module.needs, parser=command)
+        command.set_defaults(run=module.run, needs=getattr(module, "needs", lambda _: {}), parser=command)
         for action in command.subparsers().values():
             add_common_arguments(action, nested=True)
             action.set_defaults(parser=action)

@@ -26,25 +26,20 @@ EXAMPLES = (
     """compare old.json new.json --corpus my/manifest.jsonl --json""",
     """compare reports/old-sweep reports/new-sweep""",
 )
-LEAST_UNITS = 3  # pairs for an interval
 # Arguments that do not apply to sweeps, with their defaults.
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab compare``."""
-    parser.add_argument("a", metavar="A", help="a configuration, or the folder of a sweep")
-    parser.add_argument("b", metavar="B", help="the configuration, or the folder, to compare it with")
-    parser.add_argument("--corpus", metavar="NAME|MANIFEST", help=f"the speech (default: {RUNNING['corpus']})")
-    parser.add_argument("--split", help=f"dev or test (default: {RUNNING['split']})")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
-    parser.add_argument(
-        "--rounds",
-        type=positive_int,
-        metavar="N",
-        help="run each recording N times; only the comparison of times improves (default: 1)",
-    )
-    parser.add_argument("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
+    add = parser.add_argument
+    add("a", metavar="A", help="a configuration, or the folder of a sweep")
+    add("b", metavar="B", help="the configuration, or the folder, to compare it with")
+    add("--corpus", metavar="NAME|MANIFEST", help=f"the speech (default: {RUNNING['corpus']})")
+    add("--split", help=f"dev or test (default: {RUNNING['split']})")
+    add("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
+    text = "run each recording N times; only the comparison of times improves (default: 1)"
+    add("--rounds", type=positive_int, metavar="N", help=text)
+    add("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
     add_threads_argument(parser, default=None)
 
 
@@ -72,11 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "remarks": list(outcome.remarks),
         **provenance(),
     }
-    console.document(document)
-    console.show(text_table([_row(finding) for finding in outcome.findings]))
-    for remark in outcome.remarks:
-        console.show(remark)
-    console.show(counted())
+    console.result(document, text_table([_row(finding) for finding in outcome.findings]), *outcome.remarks, counted())
     return 0
 
 

@@ -43,9 +43,15 @@ class Console:
                 text = json.dumps(value, allow_nan=False)
             self._write(text)
 
+    def result(self, document: object, *texts: str) -> None:
+        """Print a result: with ``--json`` its document, otherwise its texts."""
+        self.document(document)
+        for text in texts:
+            self.show(text)
+
     def _write(self, text: str) -> None:
         try:
-            _print(text, self.out)
+            write(text, self.out)
         except BrokenPipeError:
             raise
         except OSError as error:  # such as a full disk
@@ -64,11 +70,11 @@ class Console:
     def note(self, text: str) -> None:
         """Print a message on stderr, unless only results are wanted."""
         if not self.quiet:
-            _print(ERASE * self.err.isatty() + text, self.err)
+            write(ERASE * self.err.isatty() + text, self.err)
 
     def error(self, error: BaseException) -> None:
         """Print the reason of a failure on stderr, in one line."""
-        _print(f"whisperlab: error: {one_line(error)}", self.err)
+        write(f"whisperlab: error: {one_line(error)}", self.err)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -78,8 +84,7 @@ class Console:
         def report() -> None:
             while not done.wait(PERIODS_S[terminal]):
                 line = f"{text}: {time.monotonic() - began:.0f} s"
-                self.err.write(f"{ERASE}{line}" if terminal else f"{line}\n")
-                self.err.flush()
+                write(f"{ERASE}{line}" if terminal else f"{line}\n", self.err, end="")
 
         self.note(text)
         if self.quiet:
@@ -93,7 +98,7 @@ class Console:
             done.set()
             thread.join()
             if terminal:
-                self.err.write(ERASE)
+                write(ERASE, self.err, end="")
 
 
 def file_name(name: str) -> str:
@@ -105,14 +110,10 @@ def file_name(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _print(text: str, stream: TextIO) -> None:
-    print(encodable(text, stream), file=stream, flush=True)
-
-
-def encodable(text: str, stream: TextIO) -> str:
-    """The text, with escapes for the characters that the stream cannot encode."""
+def write(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Print a text, with escapes for the characters that the stream cannot encode."""
     encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
 
 
 def one_line(error: BaseException) -> str:

@@ -35,15 +35,13 @@ PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``whisperlab data`` and its actions."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="build corpora from their packages, unless they exist")
-    build.add_argument("corpora", nargs="+", metavar="NAME", help="the corpora; data list names them")
-    build.add_argument("--seed", type=int, default=0, help="seed of the random order of the prompts")
-    build.add_argument(
-        "--packages", type=Path, metavar="DIR", help="a folder with the .deb files (default: download them)"
-    )
-    build.add_argument("--accept-newer", action="store_true", help="accept packages of another version")
+    add = actions.add_parser("build", help="build corpora from their packages, unless they exist").add_argument
+    add("corpora", nargs="+", metavar="NAME", help="the corpora; data list names them")
+    add("--seed", type=int, default=0, help="seed of the random order of the prompts")
+    text = "a folder with the .deb files (default: download them)"
+    add("--packages", type=Path, metavar="DIR", help=text)
+    add("--accept-newer", action="store_true", help="accept packages of another version")
     actions.add_parser("list", help="list the corpora")
     info = actions.add_parser("info", help="describe a corpus or a manifest")
     info.add_argument("corpus", metavar="NAME|MANIFEST", help="a built corpus or your manifest")
@@ -51,9 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     play = actions.add_parser("play", help="play a recording and print its reference in step")
     for action in (path, play):
         action.add_argument("recording", metavar="RECORDING", help="the id of a recording")
-        action.add_argument(
-            "--corpus", metavar="MANIFEST", help="the manifest that contains the recording (default: by its id)"
-        )
+        text = "the manifest that contains the recording (default: by its id)"
+        action.add_argument("--corpus", metavar="MANIFEST", help=text)
     play.add_argument("--silent", action="store_true", help="print only the reference")
 
 
@@ -63,7 +60,6 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run one action."""
     actions = {"build": _build, "list": _list, "info": _info, "path": _path, "play": _play}
     actions[args.action](args, console)
     return 0
@@ -72,20 +68,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _build(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
-    folders = {
-        name: data.build(name, args.seed, packages_dir=args.packages, accept_newer=args.accept_newer, say=console.note)
-        for name in args.corpora
-    }
-    console.document({name: str(folder) for name, folder in folders.items()})
-    for name, folder in folders.items():
-        console.show(f"{name}: {folder}")
+    options = {"packages_dir": args.packages, "accept_newer": args.accept_newer, "say": console.note}
+    folders = {name: str(data.build(name, args.seed, **options)) for name in args.corpora}
+    console.result(folders, *(f"{name}: {folder}" for name, folder in folders.items()))
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
     found = [data.info(name) for name in data.list_corpora()]
-    console.document(found)
     rows = [
         {
             "name": corpus["name"],
@@ -95,7 +86,7 @@ def _list(args: argparse.Namespace, console: Console) -> None:
         }
         for corpus in found
     ]
-    console.show(text_table(rows))
+    console.result(found, text_table(rows))
 
 
 def _info(args: argparse.Namespace, console: Console) -> None:
@@ -130,8 +121,8 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
 
 def _path(args: argparse.Namespace, console: Console) -> None:
     recording = find(args.recording, args.corpus)
-    console.document({"id": recording.id, "path": str(recording.audio_path.absolute())})
-    console.show(str(recording.audio_path.absolute()))
+    path = str(recording.audio_path.absolute())
+    console.result({"id": recording.id, "path": path}, path)
     if recording.offset is not None:
         console.note(f"the recording is {recording.duration:.1f} s of this file, from {recording.offset:.1f} s on")
 
@@ -143,14 +134,8 @@ def _play(args: argparse.Namespace, console: Console) -> None:
     at = "" if recording.offset is None else f" from {recording.offset:.1f} s"
     console.note(f"{recording.audio_path} ({recording.duration:.1f} s{at})")
     if args.json:
-        console.document(
-            {
-                "id": recording.id,
-                "audio": str(recording.audio_path),
-                "offset": recording.offset,
-                "duration": recording.duration,
-            }
-        )
+        place = {"audio": str(recording.audio_path), "offset": recording.offset, "duration": recording.duration}
+        console.document({"id": recording.id, **place})
     elif args.silent:
         follow(recording, console.show)
     else:

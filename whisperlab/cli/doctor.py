@@ -17,7 +17,7 @@ from typing import Literal
 
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
-from whisperlab.cli.needs import EXTRAS, Needs, distribution, is_there
+from whisperlab.cli.needs import EXTRAS, distribution, is_there
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.process import proc_text
 
@@ -44,22 +44,14 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab doctor``."""
     parser.add_argument("--model", default="base", help="the weights to check")
-
-
-def needs(_: argparse.Namespace) -> Needs:
-    """No optional library."""
-    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print every finding; returns 1 if one of them is a FAIL."""
     findings = list(examine(args.model))
-    console.document([asdict(finding) for finding in findings])
-    for finding in findings:
-        advice = f" -> {finding.advice}" if finding.advice else ""
-        console.show(f"{finding.status:<4}  {finding.name:<9} {finding.detail}{advice}")
+    lines = (f"{f.status:<4}  {f.name:<9} {f.detail}{f' -> {f.advice}' if f.advice else ''}" for f in findings)
+    console.result([asdict(finding) for finding in findings], *lines)
     failed = [finding.name for finding in findings if finding.status == "FAIL"]
     if failed:
         console.note(f"whisperlab: error: not usable until these are fixed: {', '.join(failed)}")
@@ -73,16 +65,16 @@ def examine(model: str) -> Iterator[Finding]:
     yield (library := torch())
     if library.status != "FAIL":
         yield threads()
-    yield compiler()
+    cxx = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    yield program("compiler", cxx, "compiled encoder", "the compiled encoder cannot be used", "g++")
     yield disk()
     yield weights(model)
     yield speech()
     yield from extras()
-    yield browser()
+    yield program("browser", shutil.which("chromium"), "browser tests", "the browser tests need one", "chromium")
 
 
 def python() -> Finding:
-    """The interpreter."""
     status: Literal["OK", "FAIL"] = "OK" if sys.version_info >= (3, 11) else "FAIL"
     return Finding("python", status, f"{platform.python_version()}, whisperlab {version('whisperlab')}")
 
@@ -120,12 +112,11 @@ def threads() -> Finding:
     return Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {advice}")
 
 
-def compiler() -> Finding:
-    """A C++ compiler, needed by the compiled encoder only."""
-    found = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+def program(name: str, found: str | None, use: str, without: str, package: str) -> Finding:
+    """A program that only one part of whisperlab needs."""
     if found:
-        return Finding("compiler", "OK", f"{found} (for the compiled encoder)")
-    return Finding("compiler", "WARN", "none; the compiled encoder cannot be used", "apt-get install g++")
+        return Finding(name, "OK", f"{found} (for the {use})")
+    return Finding(name, "WARN", f"none; {without}", f"apt-get install {package}")
 
 
 def disk() -> Finding:
@@ -156,7 +147,6 @@ def weights(model: str) -> Finding:
 
 
 def speech() -> Finding:
-    """The corpora that are built."""
     from whisperlab import data
 
     built = [name for name in data.list_corpora() if data.is_built(name)]
@@ -168,17 +158,8 @@ def speech() -> Finding:
 def extras() -> Iterator[Finding]:
     """The optional libraries of each extra. ffmpeg is never used."""
     for extra, names in EXTRAS.items():
-        missing = [distribution(name) for name in names if not is_there(name)]
-        if missing:
+        if missing := [distribution(name) for name in names if not is_there(name)]:
             advice = f"pip install 'whisperlab[{extra}]'"
             yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
         else:
             yield Finding("extra", "OK", f"{extra}: {', '.join(map(distribution, names))}")
-
-
-def browser() -> Finding:
-    """Chromium, needed by the browser tests only."""
-    found = shutil.which("chromium")
-    if found:
-        return Finding("browser", "OK", f"{found} (for the browser tests)")
-    return Finding("browser", "WARN", "none; the browser tests need one", "apt-get install chromium")

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.console import ERASE, Console, encodable
+from whisperlab.cli.console import ERASE, Console, write
 
 if TYPE_CHECKING:
     from whisperlab.streaming.results import ProcessResult
@@ -51,27 +51,19 @@ class LiveText:
             tentative = f" {self._tentative.strip()}" if self._tentative.strip() else ""
             text = fitted(f"{self._committed.strip()}{tentative}", columns)
             final = len(text) - min(len(tentative), len(text))
-            self._write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}" + "\n" * self._status)
+            write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}", self._console.out, end="\n" * self._status)
         if self._status:
             rate = (now - self._began) / fed_s if fed_s else 0.0
             status = f"{self._name}: {fed_s:.0f} of {self._duration_s:.0f} s, {rate:.1f} s per s"
-            print(
-                encodable(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err),
-                end="",
-                file=self._console.err,
-                flush=True,
-            )
+            write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
 
     def erase(self) -> None:
         """Remove text and status before other output. `progress` draws them again below it."""
         if self._text:
-            self._write(ERASE_BELOW)
+            write(ERASE_BELOW, self._console.out, end="")
         elif self._status:
-            print(ERASE, end="", file=self._console.err, flush=True)
+            write(ERASE, self._console.err, end="")
         self._drawn = float("-inf")
-
-    def _write(self, text: str) -> None:
-        print(encodable(text, self._console.out), end="", file=self._console.out, flush=True)
 
 
 def fitted(text: str, columns: int) -> str:

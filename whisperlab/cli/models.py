@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.console import Console
-from whisperlab.cli.needs import Needs
 from whisperlab.util.errors import WeightsError
 from whisperlab.util.text_table import text_table
 
@@ -19,18 +18,11 @@ EXAMPLES = ("models list", "models fetch base", "models verify base --json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab models``."""
     parser.add_argument("action", choices=("list", "fetch", "path", "verify"), help="what to do")
     parser.add_argument("name", nargs="?", help="a model name, or for verify also a checkpoint file")
 
 
-def needs(_: argparse.Namespace) -> Needs:
-    """No optional library."""
-    return {}
-
-
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Carry out one action."""
     if (args.name is None) != (args.action == "list"):
         args.parser.error("list takes no model name, the other actions take one")
     if args.action == "list":
@@ -44,15 +36,10 @@ def _list(console: Console) -> int:
     from whisperlab.model import weights as models
 
     rows = [
-        {
-            "name": info.name,
-            "path": str(info.path) if info.path else None,
-            "package index": "yes" if info.packaged else "no",
-        }
-        for info in models.list_models()
+        {"name": m.name, "path": str(m.path) if m.path else None, "package index": "yes" if m.packaged else "no"}
+        for m in models.list_models()
     ]
-    console.document(rows)
-    console.show(text_table(rows))
+    console.result(rows, text_table(rows))
     return 0
 
 
@@ -62,8 +49,7 @@ def _path(name: str, fetch: bool, console: Console) -> int:
     path = models.fetch(name, say=console.note) if fetch else models.model_path(name)
     if path is None:
         raise WeightsError(f"{name} is not on this machine; fetch it with: whisperlab models fetch {name}")
-    console.document({"name": name, "path": str(path)})
-    console.show(str(path))
+    console.result({"name": name, "path": str(path)}, str(path))
     return 0
 
 
@@ -73,8 +59,7 @@ def _verify(name: str, console: Console) -> int:
     found = models.verify(name)
     if found.trusted is False:
         raise WeightsError(f"{found.path} is damaged or altered: {found.evidence}")
-    console.document({**asdict(found), "path": str(found.path)})
-    console.show(described(found))
+    console.result({**asdict(found), "path": str(found.path)}, described(found))
     return 0
 
 

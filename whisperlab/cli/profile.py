@@ -44,23 +44,15 @@ LONG = ("page", "trace")  # fields that are too long for JSON
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab profile``."""
-    parser.add_argument("audio", metavar="AUDIO", help="the recording to stream")
-    for name, meaning in PASSES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=meaning)
-    parser.add_argument("--all", action="store_true", help="all passes")
-    parser.add_argument("--seconds", type=positive, help="use only the beginning of the recording")
-    parser.add_argument(
-        "--function",
-        action="append",
-        default=[],
-        metavar="MODULE:NAME",
-        help="lines: a function to profile instead of the marked ones; may be repeated",
-    )
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="also write an offline HTML page")
-    parser.add_argument(
-        "--trace", type=Path, metavar="FILE", help="ops: also write a trace of all operators (.json.gz)"
-    )
+    add = parser.add_argument
+    add("audio", metavar="AUDIO", help="the recording to stream")
+    for name, meaning in {**PASSES, "all": "all passes"}.items():
+        add(f"--{name.replace('_', '-')}", action="store_true", help=meaning)
+    add("--seconds", type=positive, help="use only the beginning of the recording")
+    text = "lines: a function to profile instead of the marked ones; may be repeated"
+    add("--function", action="append", default=[], metavar="MODULE:NAME", help=text)
+    add("--out", type=Path, metavar="PAGE", help="also write an offline HTML page")
+    add("--trace", type=Path, metavar="FILE", help="ops: also write a trace of all operators (.json.gz)")
     add_model_arguments(parser)
 
 
@@ -71,7 +63,6 @@ def needs(args: argparse.Namespace) -> Needs:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run the chosen passes, one after another."""
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import provenance
     from whisperlab.profiling.workload import Workload, in_fresh_process

@@ -32,25 +32,13 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``whisperlab report``."""
-    help_sources = "a sweep's folder, trace files, or notebooks"
-    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=help_sources)
-    parser.add_argument(
-        "--out", type=Path, default=Path("reports"), metavar="PAGE|DIR", help="the page, or a folder for pages"
-    )
-    parser.add_argument(
-        "--baseline", type=Path, metavar="SOURCE", help="an earlier sweep's folder, or a trace, to compare with"
-    )
-    parser.add_argument("--title", help="the title of a page of a sweep or of traces")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        type=parameter,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text",
-    )
+    add, out = parser.add_argument, Path("reports")
+    add("sources", nargs="+", type=Path, metavar="SOURCE", help="a sweep's folder, trace files, or notebooks")
+    add("--out", type=Path, default=out, metavar="PAGE|DIR", help="the page, or a folder for pages")
+    add("--baseline", type=Path, metavar="SOURCE", help="an earlier sweep's folder, or a trace, to compare with")
+    add("--title", help="the title of a page of a sweep or of traces")
+    text = "notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text"
+    add("-p", "--parameter", type=parameter, action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def parameter(text: str) -> tuple[str, object]:

@@ -66,27 +66,15 @@ class Scored:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab score``."""
-    parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="traces, folders of traces, or JSON lines of transcribe"
-    )
-    parser.add_argument("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
-    parser.add_argument(
-        "--keep-diacritics", action="store_true", help="count á for a as an error (some references lack accents)"
-    )
-    parser.add_argument(
-        "--normalizer",
-        choices=("plain", "whisper"),
-        default="plain",
-        help="whisper: normalize number words, contractions and English spelling as openai-whisper does",
-    )
-    parser.add_argument(
-        "--fold",
-        type=comma_list,
-        default=[],
-        metavar="chinese,arabic",
-        help="unify traditional and simplified characters, or Arabic with and without vowel signs",
-    )
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, metavar="PATH", help="traces, folders of traces, or JSON lines of transcribe")
+    add("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
+    text = "count á for a as an error (some references lack accents)"
+    add("--keep-diacritics", action="store_true", help=text)
+    text = "whisper: normalize number words, contractions and English spelling as openai-whisper does"
+    add("--normalizer", choices=("plain", "whisper"), default="plain", help=text)
+    text = "unify traditional and simplified characters, or Arabic with and without vowel signs"
+    add("--fold", type=comma_list, default=[], metavar="chinese,arabic", help=text)
 
 
 def needs(args: argparse.Namespace) -> Needs:
@@ -107,27 +95,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
     groups = by_configuration(scored(files(args.paths), references, rules))
     recordings, configurations, rows = [], [], []
     for name, group in groups.items():
-        rates = [_rates(one.score, one.has_text) for one in group]
+        named = [(one.recording, _rates(one.score, one.has_text)) for one in group]
         total = pooled(one.score for one in group)
         pooled_rates = _rates(total, group[0].has_text)
         where = {"configuration": name} if len(groups) > 1 else {}
-        recordings += [
-            {"recording": one.recording, **where, "rates": mine} for one, mine in zip(group, rates, strict=True)
-        ]
+        recordings += [{"recording": who, **where, "rates": mine} for who, mine in named]
         configurations.append({"configuration": name, "rates": pooled_rates, "counts": total.to_dict()})
-        named = [(one.recording, mine) for one, mine in zip(group, rates, strict=True)]
         if len(group) > 1:
             named.append((f"all {len(group)}", pooled_rates))
         rows += [{**where, "recording": who} | _cells(mine) for who, mine in named]
     alone = configurations[0] if len(configurations) == 1 else {"rates": None, "counts": None}
-    console.document(
-        {"recordings": recordings, "configurations": configurations, "total": alone["rates"], "counts": alone["counts"]}
-    )
-    console.show(text_table(rows))
-    for line in _without_text(groups):
-        console.show(line)
-    if any(group[0].has_text for group in groups.values()):
-        console.show(counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"]))
+    how = counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"])
+    words_counted = [how] if any(group[0].has_text for group in groups.values()) else []
+    totals = {"total": alone["rates"], "counts": alone["counts"]}
+    document = {"recordings": recordings, "configurations": configurations, **totals}
+    console.result(document, text_table(rows), *_without_text(groups), *words_counted)
     return 0
 
 

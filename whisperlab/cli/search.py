@@ -32,13 +32,11 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab search``."""
-    parser.add_argument("--space", required=True, metavar="JSON|FILE", help="the options to search over")
-    parser.add_argument("--trials", type=positive_int, default=20, metavar="N", help="number of configurations to try")
-    parser.add_argument(
-        "--method", choices=("random", "adaptive"), default="adaptive", help="adaptive learns from the trials so far"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the proposals")
+    add, methods = parser.add_argument, ("random", "adaptive")
+    add("--space", required=True, metavar="JSON|FILE", help="the options to search over")
+    add("--trials", type=positive_int, default=20, metavar="N", help="number of configurations to try")
+    add("--method", choices=methods, default="adaptive", help="adaptive learns from the trials so far")
+    add("--seed", type=int, default=0, help="seed of the proposals")
     add_run_arguments(parser, split="dev", out="reports/search")
 
 
@@ -79,29 +77,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _show(
     args: argparse.Namespace, console: Console, result: SearchResult, splits: str | None, n_recordings: int
 ) -> None:
-    console.document(
-        {
-            "out": str(args.out),
-            "method": args.method,
-            "seed": args.seed,
-            "corpus": args.corpus,
-            "split": splits,
-            "recordings": n_recordings,
-            "found": result.found,
-            "ran": result.ran,
-            "failed": len(result.failed),
-            "normalizer": "plain",
-            "front": [trial.to_dict() for trial in result.front],
-            "trials": [trial.to_dict() for trial in result.trials],
-        }
-    )
-    console.show(text_table([_row(trial) for trial in result.front]))
-    console.show(
+    asked = {"out": str(args.out), "method": args.method, "seed": args.seed, "corpus": args.corpus, "split": splits}
+    counts = {"recordings": n_recordings, "found": result.found, "ran": result.ran, "failed": len(result.failed)}
+    document = {
+        **asked,
+        **counts,
+        "normalizer": "plain",
+        "front": [trial.to_dict() for trial in result.front],
+        "trials": [trial.to_dict() for trial in result.trials],
+    }
+    origin = (
         f"{len(result.front)} of {len(result.trials)} configurations are on the Pareto front; chosen by "
         f"{n_recordings} of the recordings of {args.corpus}, {f'split {splits}' if splits else 'of no split'}: on "
         "others expect worse"
     )
-    console.show(counted())
+    console.result(document, text_table([_row(trial) for trial in result.front]), origin, counted())
 
 
 def _row(trial: Trial) -> dict[str, object]:

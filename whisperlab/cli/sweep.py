@@ -16,7 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from whisperlab.cli.arguments import add_threads_argument, comma_list, positive_int, share, whole_numbers
+from whisperlab.cli.arguments import (
+    add_languages_argument,
+    add_threads_argument,
+    comma_list,
+    positive_int,
+    share,
+    whole_numbers,
+)
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import SweepError
@@ -65,77 +72,46 @@ class RunOptions(TypedDict, total=False):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``whisperlab sweep``."""
+    add = parser.add_argument
     add_run_arguments(parser, split="test", out="reports/sweep")
     for name, default, text in (
         ("cache-sizes", [10, 50], "most entries of the encoder cache; each value is a configuration"),
         ("hash-precisions", [6, 4, 2, 1, 0], "decimals that the key 'rounded' keeps, from 0 to 12"),
         ("lid-hop-ms", [100], "time between language-ID frames, in milliseconds"),
     ):
-        parser.add_argument(f"--{name}", type=whole_numbers, default=default, metavar="N,N", help=text)
-    parser.add_argument(
-        "--keys",
-        type=comma_list,
-        default=["rounded"],
-        metavar="KEY,KEY",
-        help="what makes two windows equal: rounded, span, logmel, similar",
-    )
-    parser.add_argument(
-        "--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked"
-    )
-    parser.add_argument("--no-decode", action="store_true", help="language-ID only: no text, much faster")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the planned runs and a time estimate from a short probe"
-    )
-    parser.add_argument(
-        "--import",
-        dest="import_from",
-        type=Path,
-        metavar="DIR",
-        help="only convert the results.jsonl of an earlier version in DIR to results.sqlite",
-    )
+        add(f"--{name}", type=whole_numbers, default=default, metavar="N,N", help=text)
+    text = "what makes two windows equal: rounded, span, logmel, similar"
+    add("--keys", type=comma_list, default=["rounded"], metavar="KEY,KEY", help=text)
+    add("--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked")
+    add("--no-decode", action="store_true", help="language-ID only: no text, much faster")
+    add("--dry-run", action="store_true", help="print the planned runs and a time estimate from a short probe")
+    text = "only convert the results.jsonl of an earlier version in DIR to results.sqlite"
+    add("--import", dest="import_from", type=Path, metavar="DIR", help=text)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) -> None:
     """The arguments that grids and searches share: recordings, model, folder of the results, workers."""
-    parser.add_argument(
-        "--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="the speech: a corpus or your manifest"
-    )
-    parser.add_argument("--split", default=split, help="dev or test")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
-    parser.add_argument("--model", default="base", help="model name or checkpoint file")
-    parser.add_argument(
-        "--languages",
-        type=comma_list,
-        metavar="en,es",
-        help="the languages that may occur: codes or English names (default: those of the corpus)",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder of results and traces")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="skip the tasks that DIR holds, except those whose process died; give the other options again",
-    )
-    parser.add_argument("--retry-failed", action="store_true", help="resume, and run failed tasks again")
-    parser.add_argument(
-        "--workers",
-        type=positive_int,
-        metavar="N",
-        help="worker processes, each with --threads (default: none; with --ray one per processor)",
-    )
+    add = parser.add_argument
+    add("--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="the speech: a corpus or your manifest")
+    add("--split", default=split, help="dev or test")
+    add("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
+    add("--model", default="base", help="model name or checkpoint file")
+    add_languages_argument(parser, "those of the corpus")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--out", type=Path, default=Path(out), metavar="DIR", help="folder of results and traces")
+    text = "skip the tasks that DIR holds, except those whose process died; give the other options again"
+    add("--resume", action="store_true", help=text)
+    add("--retry-failed", action="store_true", help="resume, and run failed tasks again")
+    text = "worker processes, each with --threads (default: none; with --ray one per processor)"
+    add("--workers", type=positive_int, metavar="N", help=text)
     add_threads_argument(parser)
-    parser.add_argument(
-        "--ray",
-        metavar="auto|HOST:PORT",
-        help="run on a Ray cluster (RAY_AUTH_MODE=token ray start --head starts one that requires a token; auto: that "
-        "of this machine); needs whisperlab[ray]",
+    text = (
+        "run on a Ray cluster (RAY_AUTH_MODE=token ray start --head starts one that requires a token; auto: that of "
+        "this machine); needs whisperlab[ray]"
     )
-    parser.add_argument(
-        "--ship-audio",
-        action="store_true",
-        help="with --ray, for nodes without access to these files: audio is sent with the tasks, traces return",
-    )
+    add("--ray", metavar="auto|HOST:PORT", help=text)
+    text = "with --ray, for nodes without access to these files: audio is sent with the tasks, traces return"
+    add("--ship-audio", action="store_true", help=text)
 
 
 def needs(args: argparse.Namespace) -> Needs:
@@ -177,13 +153,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _import(args: argparse.Namespace, console: Console) -> int:
-    """Convert the store of an earlier version."""
     from whisperlab.experiments.results_store import STORE
     from whisperlab.experiments.store_import import import_jsonl
 
     path, rows = args.import_from / STORE, import_jsonl(args.import_from)
-    console.document({"out": str(path), "rows": rows})
-    console.show(f"{rows:,} rows in {path}")
+    console.result({"out": str(path), "rows": rows}, f"{rows:,} rows in {path}")
     return 0
 
 
@@ -196,21 +170,10 @@ def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) 
         if not results:
             console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
     if outcome.peak_rss_bytes:
-        each = f"{outcome.peak_rss_bytes >> 20:,} MiB"
-        console.note(f"peak memory of a process, model included: {each}")
-    console.document(
-        {
-            "out": str(args.out),
-            "planned": outcome.planned,
-            "found": outcome.found,
-            "ran": outcome.ran,
-            "failed": outcome.failed,
-            "results": results,
-        }
-    )
+        console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
+    counts = {"planned": outcome.planned, "found": outcome.found, "ran": outcome.ran, "failed": outcome.failed}
     rows = [{title: _cell(name, row.get(name)) for title, name in COLUMNS.items()} for row in results]
-    console.show(text_table(rows))
-    console.show(counted())
+    console.result({"out": str(args.out), **counts, "results": results}, text_table(rows), counted())
 
 
 def _cell(name: str, value: float | None) -> object:
@@ -258,7 +221,6 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
-    """The grid the arguments describe."""
     from whisperlab.experiments.sweep import Grid
 
     return Grid(

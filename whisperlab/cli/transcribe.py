@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
 from whisperlab.cli.console import Console, file_name
 from whisperlab.cli.live_text import LiveText
-from whisperlab.cli.needs import Needs
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.timeline import Span, seconds
@@ -43,32 +42,18 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``whisperlab transcribe``."""
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM")
+    add = parser.add_argument
+    add("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--channel",
-        type=channel,
-        default="mix",
-        metavar="CHANNEL",
-        help="mix (default), left, right, a number from 1, or each: one labelled stream per channel",
-    )
-    parser.add_argument(
-        "--track",
-        type=positive_int,
-        metavar="N",
-        help="number of the audio track, from 1 (default: the file's default track)",
-    )
-    parser.add_argument("--language", metavar="es", help="the only language (code or English name): skips language-ID")
-    parser.add_argument(
-        "--pace",
-        choices=("fast", "real"),
-        default="fast",
-        help="fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)",
-    )
-    parser.add_argument(
-        "--trace", type=Path, metavar="FILE", help="write the trace to this file (with several AUDIO: to this folder)"
-    )
+    text = "mix (default), left, right, a number from 1, or each: one labelled stream per channel"
+    add("--channel", type=channel, default="mix", metavar="CHANNEL", help=text)
+    text = "number of the audio track, from 1 (default: the file's default track)"
+    add("--track", type=positive_int, metavar="N", help=text)
+    add("--language", metavar="es", help="the only language (code or English name): skips language-ID")
+    text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
+    add("--pace", choices=("fast", "real"), default="fast", help=text)
+    text = "write the trace to this file (with several AUDIO: to this folder)"
+    add("--trace", type=Path, metavar="FILE", help=text)
 
 
 def channel(text: str) -> str | int:
@@ -82,11 +67,6 @@ def channel(text: str) -> str | int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected mix, left, right, each or 1, 2, ..., got {shown(text)}")
     return int(text)
-
-
-def needs(_: argparse.Namespace) -> Needs:
-    """No optional library."""
-    return {}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

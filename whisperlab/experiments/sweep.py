@@ -49,9 +49,8 @@ from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
 from whisperlab.util.json_values import Json
-from whisperlab.util.memory import trim_heap
 from whisperlab.util.options import flat
-from whisperlab.util.process import reset_peak_rss
+from whisperlab.util.process import reset_peak_rss, trim_heap
 
 if TYPE_CHECKING:
     import pandas as pd

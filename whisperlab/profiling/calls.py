@@ -23,7 +23,6 @@ def measure(workload: Workload) -> Calls:
 
 
 def from_stats(stats: pstats.Stats) -> Calls:
-    """The record of a finished profile."""
     stats.sort_stats(pstats.SortKey.CUMULATIVE)
     top = []
     for place in stats.fcn_list[:TOP]:  # type: ignore[attr-defined]

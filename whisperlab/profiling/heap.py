@@ -8,7 +8,7 @@ memray's reporters are not a documented interface; only this module uses them.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 TOP = 20
 MOMENTS = 400  # points kept of memory over time
-_PACKAGE = "whisperlab"
 
 
 def measure(workload: Workload) -> Heap:
@@ -60,17 +59,16 @@ def _read(reader: FileReader) -> Heap:
     held = list(reader.get_high_watermark_allocation_records(merge_threads=True))
     mapped = sum(record.size for record in held if _is_mapped_file(record))
     inside = [record for record in held if not _is_mapped_file(record)]
-    stages: dict[str, int] = defaultdict(int)
-    for site in _sites(inside):
+    sites, stages = _sites(inside), Counter[str]()
+    for site in sites:
         stages[site.stage] += site.bytes
-    ranked = dict(sorted(stages.items(), key=lambda stage: -stage[1]))
     left = [r for r in reader.get_leaked_allocation_records(merge_threads=True) if not _is_mapped_file(r)]
     return Heap(
         peak=sum(record.size for record in inside),
         mapped=mapped,
         allocations=reader.metadata.total_allocations,
-        stages=ranked,
-        top=tuple(_sites(inside)[:TOP]),
+        stages=dict(stages.most_common()),
+        top=tuple(sites[:TOP]),
         kept=tuple(_sites(left)[:TOP]),
         course=_course(list(reader.get_memory_snapshots())),
         page=_flame_graph(reader, held),
@@ -103,7 +101,7 @@ def _stage(stack: Sequence[tuple[str, str, int]]) -> str:
     """The part of the pipeline that an allocation belongs to: the nearest module of whisperlab in the stack."""
     for _, file, _ in stack:
         parts = Path(file).parts
-        if _PACKAGE in parts and "profiling" not in parts:
+        if "whisperlab" in parts and "profiling" not in parts:
             return Path(parts[-1]).stem
     return "libraries"
 

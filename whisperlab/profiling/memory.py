@@ -30,15 +30,9 @@ def measure(workload: Workload) -> ResidentMemory:
     reset_peak_rss()
     workload.feed(transcriber, audio)
     end = process_memory()
-    return ResidentMemory(
-        start,
-        libraries["VmRSS"],
-        loaded,
-        end["VmHWM"],
-        end["RssAnon"] - libraries["RssAnon"],
-        end["RssFile"] - libraries["RssFile"],
-        owned(transcriber_parts(transcriber)),
-    )
+    anonymous, file_backed = (end[field] - libraries[field] for field in ("RssAnon", "RssFile"))
+    held = owned(transcriber_parts(transcriber))
+    return ResidentMemory(start, libraries["VmRSS"], loaded, end["VmHWM"], anonymous, file_backed, held)
 
 
 def transcriber_parts(transcriber: StreamTranscriber) -> object:

@@ -20,14 +20,8 @@ def measure(workload: Workload) -> Operators:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         workload.feed(transcriber, audio)
     found = [
-        Operator(
-            event.key,
-            event.count,
-            event.self_cpu_time_total / 1e6,
-            event.cpu_time_total / 1e6,
-            event.self_cpu_memory_usage,
-        )
-        for event in profiler.key_averages()
+        Operator(e.key, e.count, e.self_cpu_time_total / 1e6, e.cpu_time_total / 1e6, e.self_cpu_memory_usage)
+        for e in profiler.key_averages()
     ]
     found.sort(key=lambda operator: -operator.own_s)
     with TemporaryDirectory(prefix="whisperlab-ops-") as folder:

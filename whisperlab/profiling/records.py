@@ -1,4 +1,7 @@
-"""The records that the passes return: plain data, each with a text form, importable without the profilers."""
+"""The records that the passes return: plain data, each with a text form (`describe`).
+
+They are importable without the profilers.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,6 @@ class ResidentMemory:
         return self.peak - self.libraries
 
     def describe(self) -> str:
-        """The figures as text."""
         held = "\n".join(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items())
         return (
             "resident memory (VmHWM, reset after the model was loaded)\n"
@@ -77,7 +79,6 @@ class Heap:
     page: str = field(repr=False)  # memray's flame graph of the peak
 
     def describe(self) -> str:
-        """The figures as text."""
         stages = "\n".join(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items())
         lines = "\n".join(f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10])
         return (
@@ -106,7 +107,6 @@ class PythonMemory:
     grown: tuple[AllocatingLine, ...]  # the growth from half-way to the end: a long stream may fill memory with it
 
     def describe(self) -> str:
-        """The figures as text."""
         return (
             "Python objects and numpy arrays only, without torch (tracemalloc, since the model was loaded)\n"
             f"  {self.current / _KIB:9.1f} KiB at the end, {self.peak / _KIB:.1f} KiB at the peak; held by\n"
@@ -124,7 +124,6 @@ class CpuProfile:
     page: str = field(repr=False)
 
     def describe(self) -> str:
-        """The tree as text."""
         return f"call tree (pyinstrument, {self.samples} samples in {self.sampled_s:.2f} s)\n{self.tree}"
 
 
@@ -161,7 +160,6 @@ class Lines:
     functions: tuple[ProfiledFunction, ...]
 
     def describe(self) -> str:
-        """The tables as text."""
         return "line by line (line_profiler: its overhead is in every line, use the shares)\n" + "\n".join(
             f"  {function.name} ({function.place}), {function.total_s:.3f} s\n"
             + "\n".join(
@@ -194,7 +192,6 @@ class Operators:
     trace: bytes = field(repr=False)
 
     def describe(self) -> str:
-        """The table as text."""
         rows = [
             {
                 "share": f"{operator.own_s / self.own_s:.1%}",
@@ -226,15 +223,9 @@ class Calls:
     top: tuple[CalledFunction, ...]
 
     def describe(self) -> str:
-        """The table as text."""
         rows = [
-            {
-                "cumulative s": f"{function.cumulative_s:.3f}",
-                "own s": f"{function.own_s:.3f}",
-                "calls": function.calls,
-                "function": function.name,
-            }
-            for function in self.top
+            {"cumulative s": f"{f.cumulative_s:.3f}", "own s": f"{f.own_s:.3f}", "calls": f.calls, "function": f.name}
+            for f in self.top
         ]
         return f"functions by cumulative time (cProfile, {self.total_s:.2f} s in total)\n{text_table(rows)}"
 
@@ -249,7 +240,6 @@ class Latency:
     threads: int | None = None  # compute threads of the transcriber, if its configuration has them
 
     def describe(self) -> str:
-        """The table as text."""
         return (
             f"latency in milliseconds ({self.compute_s:.2f} s for {self.duration_s:.1f} s of audio, "
             f"{self.compute_s / self.duration_s:.2f} of real time{on_threads(self.threads)})\n"

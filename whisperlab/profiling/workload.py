@@ -24,7 +24,6 @@ Task = TypeVar("Task")
 
 
 def session_restart_transcriber(**options: Any) -> StreamTranscriber:
-    """The transcriber with its constructor's options."""
     from whisperlab.transcriber import SessionRestartTranscriber
 
     return SessionRestartTranscriber(**options)

@@ -14,7 +14,7 @@ from whisperlab.streaming.switching import Change, SwitchDetector
 from whisperlab.streaming.text_session import TextSession
 from whisperlab.streaming.vad import SpeechGate
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.memory import trim_heap
+from whisperlab.util.process import trim_heap
 from whisperlab.util.timeline import VAD_FRAME, Span, seconds
 
 

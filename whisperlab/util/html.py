@@ -25,7 +25,6 @@ def facts(title: str, values: Mapping[str, object]) -> str:
 
 
 def rows(title: str, head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
-    """A table of rows below a title."""
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = "".join(
         "<tr>" + "".join(f'<td dir="auto">{escape(format_value(value))}</td>' for value in line) + "</tr>"

@@ -19,7 +19,6 @@ _OFF = ("", "0", "off", "false", "no")  # as in line_profiler
 
 
 def line_profiled(function: Function) -> Function:
-    """Mark a function for line profiling."""
     MARKED.append(function)
     if not _wanted():
         return function

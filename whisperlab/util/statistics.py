@@ -101,18 +101,6 @@ class Figure:
     n: int | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Point:
-    """One point of a curve: median milliseconds at ``x`` with a 95 % interval."""
-
-    curve: str
-    line: str
-    x: float
-    ms: float
-    low: float | None
-    high: float | None
-
-
 def summary(name: str, unit: str, values: Sequence[float]) -> Figure:
     """The median of some values with its interval and count."""
     value, low, high = median_interval(values)

@@ -54,7 +54,6 @@ class Span:
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
         return seconds(len(self))
 
     def intersect(self, other: Span) -> Span | None:
