@@ -130,7 +130,7 @@ OF_LANGUAGE = [
     name for name in STAGES if name.split()[0] in ("cache", "language-ID", "language", "smoothing", "sustained")
 ]
 MODES: dict[str, dict[str, Any]] = {
-    "auto": {"languages": ["en", "es"], "lid_hop_ms": 200},
+    "auto": {"languages": ["en", "es"], "lid_hop_ms": 200, "key": "rounded"},
     "oracle": {"oracle": [(0, "en"), (1.5, "es"), (3.3, "en")]},
     "parallel": {"language": "en", "session": SessionOptions(parallel_ms=300)},
 }

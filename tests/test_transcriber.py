@@ -279,7 +279,7 @@ def test_frames_in_batches_are_the_same_frames_answered_together(make: Make, sce
     every_hop, audio = {"confident_hop_factor": 1, "onset_ms": 0}, scene.audio[: 6 * SAMPLE_RATE]
     alone, batched = (
         listen(
-            make(decode=False, precision="fp32", language_id=LanguageIdOptions(**every_hop, batch=n)),
+            make(decode=False, precision="fp32", key="span", language_id=LanguageIdOptions(**every_hop, batch=n)),
             chunks(audio, CHUNK),
         )
         for n in (1, 3)

@@ -314,8 +314,8 @@ def test_the_index_opens_and_leads_to_the_reports(browser: Browser, tmp_path: Pa
 def test_measures_stand_beside_those_of_the_baseline(visit: Visit) -> None:
     visit.page.click(".contents a[href='#comparison']")
     measures = visit.column("baseline", 1)
-    assert "mixed error" in measures
-    assert "real-time factor" in measures
+    assert "words wrong" in measures
+    assert "real-time factor (wall)" in measures
     assert set(visit.column("baseline", 4)) == {"0.0"}  # the same runs, over the recordings that both have
     assert visit.page.locator("#comparison").is_visible()
 
