@@ -13,7 +13,7 @@ Needs: TypeAlias = Mapping[str, str]  # the purpose of each library, by import n
 # The libraries of each extra of pyproject.toml, by import name.
 EXTRAS = {
     "data": ("av",),
-    "report": ("matplotlib", "jinja2"),
+    "report": ("matplotlib", "jinja2", "vl_convert"),
     "notebook": ("papermill", "nbconvert", "ipykernel", "ipywidgets"),
     "profile": ("memray", "pyinstrument", "line_profiler"),
     "reference": ("whisper",),
@@ -24,9 +24,9 @@ EXTRAS = {
     "search": ("optuna",),
 }
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
-_DISTRIBUTIONS = {"whisper": "openai-whisper", "opencc": "opencc-python-reimplemented"}
+_DISTRIBUTIONS = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
 
-PAGES: Needs = {"jinja2": "HTML pages", "matplotlib": "figures"}
+PAGES: Needs = {"jinja2": "HTML pages", "matplotlib": "figures", "vl_convert": "interactive figures"}
 
 
 def require(needs: Needs) -> None:
