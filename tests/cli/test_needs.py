@@ -32,7 +32,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 """
-PAGES = "jinja2 (HTML pages), matplotlib (figures)"
+PAGES = "jinja2 (HTML pages), matplotlib (figures), vl-convert-python (interactive figures)"
 SYSTEMS = "openai-whisper (one of the systems), faster-whisper (one of the systems)"
 
 # Command lines that need more than the core, and what each lacks without any extra.

@@ -24,7 +24,11 @@ EXTRAS = {
     "search": ("optuna",),
 }
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
-_DISTRIBUTIONS = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
+_DISTRIBUTIONS = {
+    "whisper": "openai-whisper",
+    "vl_convert": "vl-convert-python",
+    "opencc": "opencc-python-reimplemented",
+}
 
 PAGES: Needs = {"jinja2": "HTML pages", "matplotlib": "figures", "vl_convert": "interactive figures"}
 
