@@ -119,6 +119,9 @@ def points(
     return Figure(name, alt, view, caption)
 
 
+_TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
+
+
 def parallel(
     name: str,
     results: Sequence[Result],
@@ -136,13 +139,11 @@ def parallel(
         for n, (result, on_front) in enumerate(zip(results, front, strict=True))
         for title, place in columns.items()
     ]
-    marks = {(row["axis"], row["height"]): row["value"] for row in rows}
-    labels = [{"axis": axis, "height": height, "value": value} for (axis, height), value in _sparse(marks).items()]
-    axis = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
-    x: Spec = {"field": "axis", "type": "nominal", "sort": list(columns), "axis": axis, "scale": {"type": "point"}}
+    marks = _sparse({(row["axis"], row["height"]): row["value"] for row in rows})
+    labels = [{"axis": axis, "height": height, "value": value} for (axis, height), value in marks.items()]
+    x: Spec = {"field": "axis", "type": "nominal", "sort": list(columns), "axis": _TOP, "scale": {"type": "point"}}
     y: Spec = {"field": "height", "type": "quantitative", "axis": None, "scale": {"domain": [-0.05, 1.05]}}
     picked = "!length(picked) || indexof(picked, datum.config_id) >= 0"
-    told = [{"field": "configuration"}, {"field": "axis"}, {"field": "value"}]
     colour = {"field": "key", "type": "nominal", "title": "cache key", "scale": {"range": list(PALETTE)}}
     view: Spec = {
         "params": [{"name": "picked", "value": []}],
@@ -169,7 +170,7 @@ def parallel(
                     "x": x,
                     "y": y,
                     "color": colour,
-                    "tooltip": told,
+                    "tooltip": [{"field": "configuration"}, {"field": "axis"}, {"field": "value"}],
                     "opacity": {"condition": {"test": picked, "value": 0.9}, "value": 0.1},
                 },
             },
