@@ -172,6 +172,11 @@ class Terminal(io.StringIO):
         return True
 
 
+def refused(_: object) -> None:
+    """What starts no thread where memory is short."""
+    raise RuntimeError("can't start new thread")
+
+
 def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperlab.cli.console.PERIODS_S", {True: 0.01, False: 0.01})
     for err, first, later in (
@@ -183,6 +188,10 @@ def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.
             while later not in err.getvalue():
                 time.sleep(0.01)
     silent = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", refused)
+        with Console(io.StringIO(), io.StringIO(), json=False).busy("measuring"):
+            pass  # the work goes on without the line
     with Console(io.StringIO(), silent, json=False, quiet=True).busy("measuring"):
         time.sleep(0.03)
     assert silent.getvalue() == ""

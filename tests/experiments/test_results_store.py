@@ -31,7 +31,7 @@ from whisperlab.experiments.results_store import (
     write_store,
 )
 from whisperlab.experiments.store_import import import_jsonl
-from whisperlab.util.errors import SweepError
+from whisperlab.util.errors import OutOfMemoryError, SweepError
 
 sessions = st.lists(
     st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["ok", "failed"])), max_size=8), min_size=1, max_size=3
@@ -322,3 +322,20 @@ def test_a_damaged_line_of_an_old_store_is_named_and_nothing_is_imported(
     with pytest.raises(SweepError, match=rf"{OLD_STORE}:2: .*{message}"):
         import_jsonl(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [OLD_STORE]
+
+
+@pytest.mark.parametrize(
+    "name,kind",
+    [("SQLITE_IOERR_SHMMAP", OutOfMemoryError), ("SQLITE_NOMEM", OutOfMemoryError), ("SQLITE_FULL", SweepError)],
+)
+def test_lack_of_memory_is_not_told_as_a_broken_disk(name: str, kind: type[Exception]) -> None:
+    """SQLite says "disk I/O error" when the system gives it no memory for the index of its log."""
+
+    class Connection:
+        def execute(self, *_: object) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorname = name
+            raise error
+
+    with pytest.raises(kind, match=r"not enough memory for rows|rows: disk I/O error"):
+        ResultsStore(Connection(), "rows").sql("select 1")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -91,12 +91,14 @@ class Console:
             yield
             return
         thread = threading.Thread(target=report, daemon=True)
-        thread.start()
+        with suppress(RuntimeError):  # without memory for a thread the work goes on, untold
+            thread.start()
         try:
             yield
         finally:
             done.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
             if terminal:
                 write(ERASE, self.err, end="")
 

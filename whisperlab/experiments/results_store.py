@@ -30,7 +30,7 @@ from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
 from whisperlab.evaluation.trace import STATISTICS
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError, OutOfMemoryError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json, wrong_field
@@ -306,6 +306,8 @@ class ResultsStore:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
+            if getattr(error, "sqlite_errorname", "") in ("SQLITE_NOMEM", "SQLITE_IOERR_NOMEM", "SQLITE_IOERR_SHMMAP"):
+                raise OutOfMemoryError(f"not enough memory for {self.name}") from error
             raise SweepError(f"{self.name}: {doing}{error}") from error
 
 
