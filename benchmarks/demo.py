@@ -13,14 +13,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whisperlab.data import Recording
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 MODEL = "base"
 CORPORA = ("ivr-five", "ivr-en-es")
+SMALL_S = 30.0  # seconds of speech in the small sweep
 OWN_AUDIO_HZ = 44_100  # the demo's "own recording" is a stereo file of this rate
 
 
@@ -71,15 +76,26 @@ def own_audio(reports: Path) -> Path:
         return notebook("10", reports, {"AUDIO": str(file), "LANGUAGES": list(recording.languages)})
 
 
-def sweep(reports: Path, limit: int, grids: Sequence[dict[str, Sequence[object]]]) -> Path:
-    """Compare cache keys on recordings of the test split; the sweep's page. A second run continues the first."""
+def beginning(recording: Recording, seconds: float) -> Recording:
+    """The recording up to the end of its last segment within so many seconds."""
+    kept = tuple(segment for segment in recording.segments if segment.end <= seconds)
+    text = " ".join(segment.text for segment in kept)
+    return replace(recording, segments=kept, text=text, duration=kept[-1].end, offset=0.0)
+
+
+def sweep(reports: Path, full: bool, grids: Sequence[dict[str, Sequence[object]]]) -> Path:
+    """Compare cache keys on two recordings of the test split, or on the beginning of one; the sweep's page.
+
+    A second run continues the first.
+    """
     from whisperlab.data import load
     from whisperlab.experiments.results_store import open_store
     from whisperlab.experiments.sweep import Grid, run_sweep, transcriber_maker
     from whisperlab.model.weights import load_weights, model_digest
     from whisperlab.report.sweep import from_store
 
-    recordings = load("ivr-five", "test")[:limit]
+    found = load("ivr-five", "test")
+    recordings = found[:2] if full else [beginning(found[0], SMALL_S)]
     languages = sorted({language for recording in recordings for language in recording.languages})
     fixed = {"languages": languages, "decode": False, "cache.shadow_rate": 0.2}
     configurations = [config for axes in grids for config in Grid(axes, fixed).configurations()]
@@ -114,8 +130,8 @@ FULL_GRID = (
 def steps(reports: Path, full: bool) -> list[Step]:
     """The steps in the order in which their pages are read."""
     first = [Step("weights and speech", 25, prepare), Step("quickstart", 25, lambda: notebook("01", reports))]
-    grid, limit, seconds = (FULL_GRID, 2, 240) if full else (SMALL_GRID, 1, 60)
-    cache = Step("cache keys", seconds, lambda: sweep(reports, limit, grid))
+    grid, seconds = (FULL_GRID, 600) if full else (SMALL_GRID, 60)
+    cache = Step("cache keys", seconds, lambda: sweep(reports, full, grid))
     own = Step("own recording", 35, lambda: own_audio(reports))
     if not full:
         return [*first, cache, own]
