@@ -6,7 +6,7 @@ import argparse
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,9 +172,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def refused(_: object) -> None:
+def refused(*_: object) -> None:
     """What starts no thread where memory is short."""
     raise RuntimeError("can't start new thread")
+
+
+def ended(*_: object) -> None:
+    """A thread that ends before its first line, for lack of memory: `threading.Thread.start` would wait forever."""
 
 
 def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,10 +192,19 @@ def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.
             while later not in err.getvalue():
                 time.sleep(0.01)
     silent = io.StringIO()
-    with monkeypatch.context() as patch:
-        patch.setattr("threading.Thread.start", refused)
-        with Console(io.StringIO(), io.StringIO(), json=False).busy("measuring"):
-            pass  # the work goes on without the line
     with Console(io.StringIO(), silent, json=False, quiet=True).busy("measuring"):
         time.sleep(0.03)
     assert silent.getvalue() == ""
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("start", [refused, ended])
+def test_where_no_thread_can_report_progress_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("threading._start_new_thread", start)
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    err = io.StringIO()
+    with Console(io.StringIO(), err, json=False).busy("measuring"):
+        pass
+    assert err.getvalue() == "measuring\n"

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.json_values import to_json
+from whisperlab.util.threads import start_background
 
 ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
 PERIODS_S = {True: 1.0, False: 30.0}  # between two messages of `Console.busy`, on a terminal or not
@@ -79,28 +80,28 @@ class Console:
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
         """Say at once what runs, and how long it has run: each second on a terminal, else every half minute."""
-        terminal, began, done = self.err.isatty(), time.monotonic(), threading.Event()
+        terminal, began, done, writing = self.err.isatty(), time.monotonic(), threading.Event(), threading.Lock()
 
         def report() -> None:
             while not done.wait(PERIODS_S[terminal]):
-                line = f"{text}: {time.monotonic() - began:.0f} s"
-                write(f"{ERASE}{line}" if terminal else f"{line}\n", self.err, end="")
+                with writing:
+                    if not done.is_set():
+                        line = f"{text}: {time.monotonic() - began:.0f} s"
+                        write(f"{ERASE}{line}" if terminal else f"{line}\n", self.err, end="")
 
         self.note(text)
         if self.quiet:
             yield
             return
-        thread = threading.Thread(target=report, daemon=True)
-        with suppress(RuntimeError):  # without memory for a thread the work goes on, untold
-            thread.start()
+        with suppress(RuntimeError):  # without memory for a thread the work goes on without messages
+            start_background(report)
         try:
             yield
         finally:
-            done.set()
-            if thread.ident is not None:
-                thread.join()
-            if terminal:
-                write(ERASE, self.err, end="")
+            with writing:
+                done.set()
+                if terminal:
+                    write(ERASE, self.err, end="")
 
 
 def file_name(name: str) -> str:

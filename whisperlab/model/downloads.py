@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import IO
 from whisperlab.model.checkpoints import UnavailableError
 from whisperlab.util.errors import WeightsError, brief
 from whisperlab.util.files import atomic_path
+from whisperlab.util.threads import start_background
 
 Say = Callable[[str], None]
 
@@ -66,7 +66,7 @@ def open_url(url: str) -> HTTPResponse:
         except (OSError, HTTPException) as error:
             answers.put(error)
 
-    threading.Thread(target=request, daemon=True).start()
+    start_background(request)
     try:
         answer = answers.get(timeout=ANSWER_S)
     except queue.Empty:

@@ -1,4 +1,4 @@
-"""The number of torch's compute threads (one per transcriber by default), and signals of new processes.
+"""The number of torch's compute threads (one per transcriber by default), background threads, signals of new processes.
 
 Threads of one operator wait for each other in a busy loop. On an idle machine with two cores a second thread saves a
 fifth of the time; beside other busy processes it takes up to twenty times as long. `torch_threads` sets the number for
@@ -7,9 +7,10 @@ the work of a transcriber and restores the user's number afterwards, in less tha
 
 from __future__ import annotations
 
+import _thread
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter_ns
 
@@ -32,6 +33,20 @@ def torch_threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def start_background(work: Callable[[], None]) -> None:
+    """Run a function in a daemon thread, if there is memory for one.
+
+    `threading.Thread.start` would wait forever for a thread that ends before its first line for lack of memory
+    (https://github.com/python/cpython/issues/140746). Here such a thread does nothing, or RuntimeError is raised.
+    """
+
+    def run() -> None:
+        with suppress(MemoryError):
+            work()
+
+    _thread.start_new_thread(run, ())
 
 
 @contextmanager
