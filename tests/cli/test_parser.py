@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -208,3 +211,20 @@ def test_where_no_thread_can_report_progress_the_work_goes_on(
     with Console(io.StringIO(), err, json=False).busy("measuring"):
         pass
     assert err.getvalue() == "measuring\n"
+
+
+@pytest.mark.parametrize(
+    "line,found",
+    [
+        ("whisperlab tran", {"transcribe"}),
+        ("whisperlab sweep --hash", {"--hash-precisions"}),
+        ("whisperlab search --method a", {"adaptive"}),
+    ],
+)
+def test_the_tab_key_completes_commands_and_options(tmp_path: Path, line: str, found: set[str]) -> None:
+    """As argcomplete's shell function calls the program."""
+    told = tmp_path / "completions"
+    shell = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(told)}
+    environment = {**os.environ, **shell, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    subprocess.run([sys.executable, "-m", "whisperlab"], env=environment, check=True, timeout=60)
+    assert {word.strip() for word in told.read_text().splitlines()} == found

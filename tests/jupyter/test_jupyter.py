@@ -158,6 +158,14 @@ def test_latency_shows_the_cell_and_the_operations_timed_in_it(shell: Interactiv
     assert found.loc["lid.total", "p50"] == pytest.approx(2.0)
 
 
+def test_latency_of_one_line(shell: InteractiveShell) -> None:
+    shell.run_line_magic("latency", "-n 2 x = -3 - 4")
+    assert shell.user_ns["_latency"].loc["the cell", "count"] == 2
+    shell.run_line_magic("latency", "x += 1")
+    assert shell.user_ns["_latency"].loc["the cell", "count"] == 1
+    assert shell.user_ns["x"] == -6
+
+
 def test_peak_memory_sees_what_a_cell_held_for_a_while(shell: InteractiveShell) -> None:
     # So large that no free block of the heap can hold it: it is mapped, and returned to the system when deleted.
     shell.run_cell_magic("peak_memory", "", "import numpy as np\nx = np.ones(2**29, np.uint8)\ndel x")

@@ -52,6 +52,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Check the dependencies of one command and run it; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell at a press of TAB; the call below ends this process
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     if not words:
         parser.print_help()
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import shlex
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NoReturn
 import pandas as pd
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics as IPythonMagics
-from IPython.core.magic import cell_magic, magics_class
+from IPython.core.magic import cell_magic, line_cell_magic, magics_class
 from IPython.display import display
 
 from whisperlab.cli.arguments import positive_int
@@ -32,13 +33,16 @@ _MIB = 2**20
 class Magics(IPythonMagics):
     """``%%latency``, ``%%peak_memory`` and ``%%heap``."""
 
-    @cell_magic
-    def latency(self, line: str, cell: str) -> None:
+    @line_cell_magic
+    def latency(self, line: str, cell: str | None = None) -> None:
         """Run the cell and show the milliseconds of the cell, and of the operations timed during the run.
 
-        ``%%latency -n 5`` runs it five times. Operations come from every `PerformanceMetrics` in a variable of the
-        notebook, or in the attribute ``metrics`` of a variable.
+        ``%%latency -n 5`` runs it five times; ``%latency -n 5 STATEMENT`` does so for one line. Operations come from
+        every `PerformanceMetrics` in a variable of the notebook, or in the attribute ``metrics`` of a variable.
         """
+        if cell is None:
+            end = len(re.sub(r"^(\s*-n\s+\S+)?.*", r"\1", line, flags=re.DOTALL))
+            line, cell = line[:end], line[end:].strip()
         rounds = _arguments("latency", line, n=1).n
         metrics = PerformanceMetrics()
         before = {id(found): _counts(found) for found in self._metrics()}
