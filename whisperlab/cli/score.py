@@ -202,7 +202,7 @@ def read_documents(path: Path) -> list[Json] | None:
 
 def _score_document(document: Json, references: References, rules: TextRules) -> Scored:
     from whisperlab.evaluation.scoring import score
-    from whisperlab.evaluation.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
+    from whisperlab.evaluation.trace.records import DOCUMENT, SEGMENT, SWITCH, check_fields
     from whisperlab.streaming.results import SessionSegment, Switch
 
     check_fields(document, DOCUMENT, "a document")
