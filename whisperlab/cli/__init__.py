@@ -13,7 +13,6 @@ TYPE_CHECKING = False  # `typing` takes as long to import as all of this module
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
-    from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(received) > 1 and number != signal.SIGINT:
                 return  # a closing terminal sends SIGHUP twice; the first one is being handled
             if argv is None and _is_importing(frame):
-                _exit_now(number)
+                # An exception in the import of a C++ library can be lost, or abort the process.
+                import atexit
+
+                code = _report_stop(number)
+                atexit._run_exitfuncs()  # removes temporary folders and ends child processes
+                os._exit(code)
             raise KeyboardInterrupt
 
         if threading.current_thread() is threading.main_thread():
@@ -57,15 +61,6 @@ def _is_importing(frame: FrameType | None) -> bool:
     while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
-
-
-def _exit_now(number: int) -> NoReturn:
-    """Exit without an exception: in the import of a C++ library it can be lost, or abort the process."""
-    import atexit
-
-    code = _report_stop(number)
-    atexit._run_exitfuncs()  # removes temporary folders and ends child processes
-    os._exit(code)
 
 
 def _report_stop(number: int) -> int:

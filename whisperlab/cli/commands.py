@@ -10,35 +10,27 @@ from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
 from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
-from whisperlab.cli.arguments import add_common_arguments, languages_as_codes
+from whisperlab.cli.arguments import Parser, add_common_arguments, languages_as_codes, parse, require
 from whisperlab.cli.console import ERASE, Console
-from whisperlab.cli.needs import require
-from whisperlab.cli.parser import Parser, parse
 from whisperlab.util.errors import translate_oom
 
 # For --threads 2 and more. OpenMP threads wait for each other in a busy loop. If they share their cores with other
 # processes, a wait can take hundreds of milliseconds. A short spin costs nothing on an idle machine. With two other
-# busy processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. torch reads it
-# at import.
+# busy processes, one encode of a 2.5 s window took 99 ms with it and 186 ms without. torch reads it at import.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
 COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="whisperlab",
-        description="Live transcription of speech that switches language, and the tools to measure it.",
-    )
+    text = "Live transcription of speech that switches language, and the tools to measure it."
+    parser = Parser(prog="whisperlab", description=text)
     parser.add_argument("--version", action="version", version=f"whisperlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
-        command = commands.add_parser(
-            module.__name__.rpartition(".")[2],
-            help=module.HELP,
-            description=module.__doc__,
-            epilog="examples:\n" + "\n".join(f"  whisperlab {line}" for line in module.EXAMPLES),
-        )
+        name = module.__name__.rpartition(".")[2]
+        examples = "\n".join(("examples:", *(f"  whisperlab {line}" for line in module.EXAMPLES)))
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=examples)
         module.add_arguments(command)
         add_common_arguments(command)
         command.set_defaults(run=module.run, needs=getattr(module, "needs", lambda _: {}), parser=command)

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from whisperlab.cli.arguments import EXTRAS, Parser, distribution, is_there
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
-from whisperlab.cli.needs import EXTRAS, distribution, is_there
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.process import proc_text
 
@@ -33,18 +33,21 @@ CPU_FLAGS = {
 ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
 
 
+Status: TypeAlias = Literal["OK", "WARN", "FAIL"]
+
+
 @dataclass(slots=True, frozen=True)
 class Finding:
     """The result of one check; ``advice`` says how to fix it if it is not OK."""
 
     name: str
-    status: Literal["OK", "WARN", "FAIL"]
+    status: Status
     detail: str
     advice: str = ""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="base", help="the weights to check")
+def add_arguments(parser: Parser) -> None:
+    parser.option("--model", "the weights to check", default="base")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -60,11 +63,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def examine(model: str) -> Iterator[Finding]:
     """All findings, the required parts first."""
-    yield python()
+    new = sys.version_info >= (3, 11)
+    yield Finding("python", "OK" if new else "FAIL", f"{platform.python_version()}, whisperlab {version('whisperlab')}")
     yield processor(proc_text("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
-    yield (library := torch())
-    if library.status != "FAIL":
-        yield threads()
+    yield from torch()
     cxx = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
     yield program("compiler", cxx, "compiled encoder", "the compiled encoder cannot be used", "g++")
     yield disk()
@@ -72,11 +74,6 @@ def examine(model: str) -> Iterator[Finding]:
     yield speech()
     yield from extras()
     yield program("browser", shutil.which("chromium"), "browser tests", "the browser tests need one", "chromium")
-
-
-def python() -> Finding:
-    status: Literal["OK", "FAIL"] = "OK" if sys.version_info >= (3, 11) else "FAIL"
-    return Finding("python", status, f"{platform.python_version()}, whisperlab {version('whisperlab')}")
 
 
 def processor(cpuinfo: str, cores: int) -> Finding:
@@ -92,24 +89,20 @@ def processor(cpuinfo: str, cores: int) -> Finding:
     return Finding("processor", "WARN" if lack else "OK", detail)
 
 
-def torch() -> Finding:
-    """The build of torch and its devices."""
+def torch() -> Iterator[Finding]:
+    """The build of torch, its devices, and the gain of a second compute thread, measured now."""
     try:
         import torch as library
     except (ImportError, OSError) as error:
-        return Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
-    device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
-    isa = library.backends.cpu.get_cpu_capability()
-    return Finding("torch", "OK", f"{library.__version__}, {isa}, {device}")
-
-
-def threads() -> Finding:
-    """The gain of a second compute thread, measured now."""
+        yield Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
+        return
     from whisperlab.util.threads import WORTH, second_thread
 
+    device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
+    yield Finding("torch", "OK", f"{library.__version__}, {library.backends.cpu.get_cpu_capability()}, {device}")
     share = second_thread()
     advice = "--threads 2 is faster while the second core is free" if share <= WORTH else "keep 1"
-    return Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {advice}")
+    yield Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {advice}")
 
 
 def program(name: str, found: str | None, use: str, without: str, package: str) -> Finding:
@@ -126,7 +119,7 @@ def disk() -> Finding:
     folder = cache_dir()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    status: Literal["OK", "WARN", "FAIL"] = "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
+    status: Status = "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
     advice = "" if status == "OK" else "free some space, or set WHISPERLAB_CACHE to a folder on another disk"
     return Finding("disk", status, f"{free / 1e9:.1f} GB free for {folder}", advice)
 

@@ -12,10 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from whisperlab.cli.arguments import add_model_arguments, model_options, positive
+from whisperlab.cli.arguments import PAGES, Needs, Parser, add_model_arguments, is_there, model_options, positive
 from whisperlab.cli.console import Console
-from whisperlab.cli.needs import PAGES, Needs, is_there
-from whisperlab.util.json_values import JsonValue, to_json
 
 if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
@@ -43,16 +41,16 @@ TOOLS = {"heap": "memray", "cpu": "pyinstrument", "lines": "line_profiler"}  # o
 LONG = ("page", "trace")  # fields that are too long for JSON
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("audio", metavar="AUDIO", help="the recording to stream")
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    add("audio", "the recording to stream", metavar="AUDIO")
     for name, meaning in {**PASSES, "all": "all passes"}.items():
-        add(f"--{name.replace('_', '-')}", action="store_true", help=meaning)
-    add("--seconds", type=positive, help="use only the beginning of the recording")
+        parser.flag(f"--{name.replace('_', '-')}", meaning)
+    add("--seconds", "use only the beginning of the recording", type=positive)
     text = "lines: a function to profile instead of the marked ones; may be repeated"
-    add("--function", action="append", default=[], metavar="MODULE:NAME", help=text)
-    add("--out", type=Path, metavar="PAGE", help="also write an offline HTML page")
-    add("--trace", type=Path, metavar="FILE", help="ops: also write a trace of all operators (.json.gz)")
+    add("--function", text, action="append", default=[], metavar="MODULE:NAME")
+    add("--out", "also write an offline HTML page", type=Path, metavar="PAGE")
+    add("--trace", "ops: also write a trace of all operators (.json.gz)", type=Path, metavar="FILE")
     add_model_arguments(parser)
 
 
@@ -64,9 +62,7 @@ def needs(args: argparse.Namespace) -> Needs:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.data.audio_files import read_audio
-    from whisperlab.evaluation.trace import provenance
     from whisperlab.profiling.workload import Workload, in_fresh_process
-    from whisperlab.report.page import write_page
     from whisperlab.util.files import write_atomic
 
     if args.out and args.out.suffix != ".html":
@@ -86,11 +82,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with console.busy(f"pass {name.replace('_', '-')}"):
             records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
         console.show(records[name].describe())
-    console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
+    short = {name: {k: v for k, v in asdict(r).items() if k not in LONG} for name, r in records.items()}
+    console.document({"audio": args.audio, "passes": short})
     if args.trace:
         write_atomic(args.trace, cast("Operators", records["ops"]).trace)
     if args.out:
+        from whisperlab.evaluation.trace import provenance
         from whisperlab.report.index import write_index
+        from whisperlab.report.page import write_page
         from whisperlab.report.profile import ProfileReport
 
         command = shlex.join(["whisperlab", *args.argv])
@@ -99,8 +98,3 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if (args.out.parent / "index.html").exists():
             write_index(args.out.parent)
     return 0
-
-
-def _short(record: Record) -> JsonValue:
-    """A record as JSON, without its long fields."""
-    return to_json({name: value for name, value in asdict(record).items() if name not in LONG})

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from whisperlab.cli.arguments import refuse_audio
+from whisperlab.cli.arguments import PAGES, Needs, Parser, refuse_audio
 from whisperlab.cli.console import Console
-from whisperlab.cli.needs import PAGES, Needs
 from whisperlab.util.errors import SweepError, TraceError
 from whisperlab.util.validation import from_json, shown
 
@@ -31,14 +30,14 @@ EXAMPLES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, out = parser.add_argument, Path("reports")
-    add("sources", nargs="+", type=Path, metavar="SOURCE", help="a sweep's folder, trace files, or notebooks")
-    add("--out", type=Path, default=out, metavar="PAGE|DIR", help="the page, or a folder for pages")
-    add("--baseline", type=Path, metavar="SOURCE", help="an earlier sweep's folder, or a trace, to compare with")
-    add("--title", help="the title of a page of a sweep or of traces")
+def add_arguments(parser: Parser) -> None:
+    add, out = parser.option, Path("reports")
+    add("sources", "a sweep's folder, trace files, or notebooks", nargs="+", type=Path, metavar="SOURCE")
+    add("--out", "the page, or a folder for pages", type=Path, default=out, metavar="PAGE|DIR")
+    add("--baseline", "an earlier sweep's folder, or a trace, to compare with", type=Path, metavar="SOURCE")
+    add("--title", "the title of a page of a sweep or of traces")
     text = "notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text"
-    add("-p", "--parameter", type=parameter, action="append", default=[], metavar="NAME=VALUE", help=text)
+    add("-p --parameter", text, type=parameter, action="append", default=[], metavar="NAME=VALUE")
 
 
 def parameter(text: str) -> tuple[str, object]:

@@ -5,32 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
-from whisperlab.cli.console import Console, file_name
-from whisperlab.cli.live_text import LiveText
+from whisperlab.cli.arguments import Parser, add_model_arguments, model_options, positive_int
+from whisperlab.cli.console import Console, LiveText, file_name
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.timeline import Span, seconds
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
-    from whisperlab.evaluation.trace import StreamTranscriber, Trace
+    from whisperlab.evaluation.trace import Trace
+    from whisperlab.transcriber import SessionRestartTranscriber
     from whisperlab.util.audio_arrays import FloatArray
 
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
-
-    class Reusable(StreamTranscriber, Protocol):
-        """A transcriber for several recordings: it keeps its model."""
-
-        def reset(self) -> None:
-            """Start a new stream with new statistics; keep the model."""
-
 
 HELP = "audio files to text, languages and switches"
 EXAMPLES = (
@@ -41,19 +34,18 @@ EXAMPLES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM")
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    add("audio", "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM", nargs="+", metavar="AUDIO")
     add_model_arguments(parser)
     text = "mix (default), left, right, a number from 1, or each: one labelled stream per channel"
-    add("--channel", type=channel, default="mix", metavar="CHANNEL", help=text)
+    add("--channel", text, type=channel, default="mix", metavar="CHANNEL")
     text = "number of the audio track, from 1 (default: the file's default track)"
-    add("--track", type=positive_int, metavar="N", help=text)
-    add("--language", metavar="es", help="the only language (code or English name): skips language-ID")
+    add("--track", text, type=positive_int, metavar="N")
+    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
-    add("--pace", choices=("fast", "real"), default="fast", help=text)
-    text = "write the trace to this file (with several AUDIO: to this folder)"
-    add("--trace", type=Path, metavar="FILE", help=text)
+    add("--pace", text, choices=("fast", "real"), default="fast")
+    add("--trace", "write the trace to this file (with several AUDIO: to this folder)", type=Path, metavar="FILE")
 
 
 def channel(text: str) -> str | int:
@@ -70,23 +62,7 @@ def channel(text: str) -> str | int:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed."""
-    if args.language and args.languages:
-        args.parser.error("--language is the only language, --languages the possible ones: give one of them")
-    if args.trace:
-        make_trace_folder(args.trace, several=len(args.audio) > 1)
-    return transcribe_all(args, console, lambda: build_transcriber(args))
-
-
-def build_transcriber(args: argparse.Namespace) -> Reusable:
-    """The transcriber that the arguments describe. Loads the model."""
-    from whisperlab.transcriber import SessionRestartTranscriber
-
-    return SessionRestartTranscriber(**model_options(args), language=args.language)
-
-
-def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[], Reusable]) -> int:
-    """Transcribe all audio files. ``build`` is called once, after the first file was read.
+    """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed.
 
     Of several files, those that are not audio are reported before any work. If a trace cannot be written, the result
     is printed before the error.
@@ -94,11 +70,14 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import write_trace
 
-    transcriber: Reusable | None = None
+    if args.language and args.languages:
+        args.parser.error("--language is the only language, --languages the possible ones: give one of them")
+    if args.trace:
+        make_trace_folder(args.trace, several=len(args.audio) > 1)
+    transcriber: SessionRestartTranscriber | None = None
     unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
-    paths = trace_paths(args.audio, args.trace) if args.trace else [None] * len(args.audio)
-    for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
+    for number, (argument, path) in enumerate(zip(args.audio, trace_paths(args.audio, args.trace), strict=True)):
         if number in unreadable:
             continue
         name = file_name(argument)
@@ -108,7 +87,7 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
             for label, samples in labelled(audio).items():
                 if transcriber is None:
                     with console.busy(f"loading the model {args.model}"):
-                        transcriber = build()
+                        transcriber = build_transcriber(args)
                 else:
                     transcriber.reset()
                 traces[label] = _capture(transcriber, samples, name, label, args, console)
@@ -123,6 +102,13 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
             failed += 1
             console.error(error)
     return 1 if failed else 0
+
+
+def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
+    """The transcriber that the arguments describe. Loads the model."""
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
 def check_files(names: Sequence[str], console: Console) -> set[int]:
@@ -152,10 +138,10 @@ def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
     return dict(zip(labels, audio, strict=True))
 
 
-def trace_paths(audio: list[str], target: Path) -> list[Path]:
+def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
     """The path of each trace: the target itself for one audio file, else numbered files in the target."""
-    if len(audio) == 1 and not target.is_dir():
-        return [target]
+    if target is None or (len(audio) == 1 and not target.is_dir()):
+        return [target] * len(audio)
     return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
 
 
@@ -171,7 +157,8 @@ def make_trace_folder(target: Path, several: bool) -> None:
 
 
 _ALL = 99  # allowed languages by default
-_TIMES = {  # the lists of a document, and the field with the time of their items
+# The lists of a document, and the field with the time of their items.
+_TIMES = {
     "segments": "start_time",
     "switches": "time",
     **dict.fromkeys(("untranscribed", "language_outside", "language_doubtful"), "start"),
@@ -185,27 +172,23 @@ def document(name: str, traces: Mapping[Label, Trace]) -> dict[str, object]:
         channel = {} if label is None else {"channel": label}
         for kind, found in zip(_TIMES, _items(trace), strict=True):
             items[kind] += [{**item, **channel} for item in found]
-    statistics: object = {str(label): trace.statistics for label, trace in traces.items()}
-    if None in traces:
-        statistics = traces[None].statistics
-    else:
-        for kind, time in _TIMES.items():
+    for kind, time in _TIMES.items():
+        if None not in traces:
             items[kind].sort(key=itemgetter(time))
+    parts = {str(label): trace.statistics for label, trace in traces.items()}
     duration = max(trace.duration for trace in traces.values())
-    return {"audio": name, "duration": duration, **items, "statistics": statistics}
+    return {"audio": name, "duration": duration, **items, "statistics": parts["None"] if None in traces else parts}
 
 
-def _items(trace: Trace) -> Iterator[Iterable[Mapping[str, object]]]:
+def _items(trace: Trace) -> tuple[Sequence[Mapping[str, object]], ...]:
     """The lists of `_TIMES`. With pace ``real`` segments have the time when they became final."""
     segments = [asdict(segment) for segment in trace.segments]
     if trace.header["pace"] == "real":
         for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
             segment["emitted_at"] = event["elapsed"]
-    yield segments
-    yield [switch.to_dict() for switch in trace.switches]
-    yield [{"start": seconds(s.start), "end": seconds(s.end)} for s in trace.untranscribed]
-    yield [flag.to_dict() for flag in trace.flags if flag.outside]
-    yield [flag.to_dict() for flag in trace.flags if not flag.outside]
+    spans = [{"start": seconds(span.start), "end": seconds(span.end)} for span in trace.untranscribed]
+    outside, doubtful = ([flag.to_dict() for flag in trace.flags if flag.outside is is_out] for is_out in (True, False))
+    return segments, [switch.to_dict() for switch in trace.switches], spans, outside, doubtful
 
 
 def line(segment: SessionSegment, label: Label = None, name: str | None = None) -> str:
@@ -223,13 +206,10 @@ def summary(name: str, trace: Trace) -> str:
     """One line about an audio file, a second one about its lag in real time, and lines of warnings."""
     from whisperlab.streaming.real_time import real_time_line
 
-    main = (
-        f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
-        f"of audio, {trace.speed}"
-    )
+    counts = f"{len(trace.segments)} segments, {len(trace.switches)} switches"
     live = trace.statistics.get("real_time")
-    lines = [main, *([real_time_line(live)] if live else []), *warnings(trace)]
-    return f"\n{name}: ".join(lines)
+    lines = [f"{counts}, {trace.duration:.1f} s of audio, {trace.speed}", *([real_time_line(live)] if live else [])]
+    return "\n".join(f"{name}: {line}" for line in (*lines, *warnings(trace)))
 
 
 def warnings(trace: Trace) -> Iterator[str]:
@@ -237,16 +217,14 @@ def warnings(trace: Trace) -> Iterator[str]:
     if spans := trace.untranscribed:
         yield f"speech without text: {format_spans(spans)}"
     for flag in trace.flags:
-        why = " (not an allowed language)" if flag.outside else ""
-        yield (
-            f"{format_spans([flag.span])} transcribed as {flag.label} may be {flag.language}{why}, "
-            f"probability {flag.probability:.2f}"
-        )
+        found = f"{flag.language}{' (not an allowed language)' if flag.outside else ''}"
+        what = f"{format_spans([flag.span])} transcribed as {flag.label} may be {found}"
+        yield f"{what}, probability {flag.probability:.2f}"
     if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= _ALL:
-        found = Counter[str]()
+        length_ms = Counter[str]()
         for segment in trace.segments:
-            found[segment.language] += round(1000 * (segment.end_time - segment.start_time))
-        names = ",".join(code for code, _ in found.most_common(5)) or "en,es"
+            length_ms[segment.language] += round(1000 * (segment.end_time - segment.start_time))
+        names = ",".join(code for code, _ in length_ms.most_common(5)) or "en,es"
         yield f"all languages were allowed; a list of the possible ones reduces errors, such as --languages {names}"
 
 
@@ -261,7 +239,12 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
 
 
 def _capture(
-    transcriber: Reusable, audio: FloatArray, name: str, label: Label, args: argparse.Namespace, console: Console
+    transcriber: SessionRestartTranscriber,
+    audio: FloatArray,
+    name: str,
+    label: Label,
+    args: argparse.Namespace,
+    console: Console,
 ) -> Trace:
     """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that."""
     from whisperlab.evaluation.trace import capture
@@ -281,14 +264,14 @@ def _capture(
         for segment in result.segments:
             console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
-    options = {"channel": label or args.channel, "track": args.track}
+    channel = label or (None if args.channel == "mix" else args.channel)
     try:
         return capture(
             transcriber,
             audio,
             recording=Path(name).stem,
             audio_path=name,
-            audio_options={key: value for key, value in options.items() if value not in (None, "mix")},
+            audio_options={"channel": channel, "track": args.track},
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
