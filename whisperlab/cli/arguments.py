@@ -38,11 +38,7 @@ EXTRAS = {
     "search": ("optuna",),
 }
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
-_DISTRIBUTIONS = {
-    "whisper": "openai-whisper",
-    "vl_convert": "vl-convert-python",
-    "opencc": "opencc-python-reimplemented",
-}
+_PACKAGES = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
 
 PAGES: Needs = {"jinja2": "HTML pages", "matplotlib": "figures", "vl_convert": "interactive figures"}
 
@@ -75,7 +71,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*names.split(), help=text, **settings)
 
     def flag(self, names: str, text: str, default: bool | str = False) -> None:
-        """Add an option without a value."""
         self.option(names, text, action="store_true", default=default)
 
     def error(self, message: str) -> NoReturn:
@@ -85,13 +80,11 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def option_actions(self) -> dict[str, argparse.Action]:
-        """The options by their long names, without dashes."""
         named = [(name, action) for action in self._actions for name in action.option_strings]
         excluded = ("--help", "--config")
         return {name[2:]: action for name, action in named if name.startswith("--") and name not in excluded}
 
     def subparsers(self) -> dict[str, Parser]:
-        """The commands or actions of this parser by name."""
         groups = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         return dict(groups[0]) if groups else {}
 
@@ -152,7 +145,6 @@ def _words(path: Path, command: str, parser: Parser, commands: Iterable[str]) ->
 
 
 def _option(place: str, name: str, value: object, action: argparse.Action) -> list[str]:
-    """One option of a file as words of a command line."""
     if isinstance(value, bool):
         if isinstance(action, argparse.BooleanOptionalAction):
             return [f"--{name}" if value else f"--no-{name}"]
@@ -260,18 +252,16 @@ def refuse_audio(paths: Iterable[Path], command: str) -> None:
     for path in paths:
         if path.suffix.lower() in AUDIO:
             trace = shlex.quote(f"{path.stem}.jsonl")
-            raise TraceError(
-                f"{path} is audio, {command} needs a trace. Run: whisperlab transcribe {shlex.quote(str(path))} "
-                f"--trace {trace}, then: whisperlab {command} {trace}"
-            )
+            run = f"whisperlab transcribe {shlex.quote(str(path))} --trace {trace}, then: whisperlab {command} {trace}"
+            raise TraceError(f"{path} is audio, {command} needs a trace. Run: {run}")
 
 
 def languages_as_codes(args: argparse.Namespace) -> None:
     """Replace the given languages by Whisper's codes. Raises UnknownLanguageError for an unknown language."""
-    if getattr(args, "languages", None):
-        args.languages = [language_code(name) for name in args.languages]
-    if getattr(args, "language", None):
-        args.language = language_code(args.language)
+    if given := getattr(args, "languages", None):
+        args.languages = [language_code(name) for name in given]
+    if given := getattr(args, "language", None):
+        args.language = language_code(given)
 
 
 # ---- optional libraries ------------------------------------------------------------------------------------
@@ -279,16 +269,15 @@ def languages_as_codes(args: argparse.Namespace) -> None:
 
 def require(needs: Needs) -> None:
     """Raise MissingDependencyError with all libraries that are missing, their purposes, and how to install them."""
-    missing = {name: purpose for name, purpose in needs.items() if not is_there(name)}
-    if missing:
-        named = ", ".join(f"{distribution(name)} ({purpose})" for name, purpose in missing.items())
+    if missing := [name for name in needs if not is_there(name)]:
+        named = ", ".join(f"{distribution(name)} ({needs[name]})" for name in missing)
         extras = ",".join(sorted({_EXTRA_OF[name] for name in missing}))
         raise MissingDependencyError(f"not installed: {named}; pip install 'whisperlab[{extras}]'")
 
 
 def distribution(name: str) -> str:
     """The name to install a library by, from its import name."""
-    return _DISTRIBUTIONS.get(name, name.replace("_", "-"))
+    return _PACKAGES.get(name, name.replace("_", "-"))
 
 
 def is_there(name: str) -> bool:

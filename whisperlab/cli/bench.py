@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Needs, Parser, positive, positive_int
+from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
+from whisperlab.util.provenance import provenance
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
@@ -43,12 +45,8 @@ def add_arguments(parser: Parser) -> None:
     text = f"{both}only the first N recordings (default: all; pipeline times three)"
     add("--limit", text, type=positive_int, metavar="N")
     for name, of in (("systems", systems), ("variants", pipeline)):
-        add(
-            f"--{name}",
-            f"{of}only those with such a text in their name (default: all)",
-            type=_names,
-            metavar="NAME,...",
-        )
+        text = f"{of}only those with such a text in their name (default: all)"
+        add(f"--{name}", text, type=comma_list, metavar="NAME,...")
     text = f"{systems}real feeds the streaming ones in real time; word latency then includes computing"
     add("--pace", text, choices=("fast", "real"), default="fast")
     text = f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)"
@@ -63,8 +61,7 @@ def add_arguments(parser: Parser) -> None:
         add(f"--{name}", text, action=argparse.BooleanOptionalAction, default=True)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """The other systems and the speech."""
+def _needs(args: argparse.Namespace) -> Needs:
     if args.what == "pipeline":
         faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
         return {"whisper": "reference pipeline", **faster, **arguments.speech(args.corpus)}
@@ -79,15 +76,13 @@ def needs(args: argparse.Namespace) -> Needs:
     return {**systems, **speech}
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
-    from whisperlab.evaluation.trace import provenance
-
+def run(args: argparse.Namespace, console: Console) -> None:
+    arguments.require(_needs(args))
     bench, what = _BENCHES[args.what]
     with console.busy(f"bench {args.what}: {what}"):
         found, tables = bench(args, console)
     remarks = [counted()] if args.what in ("systems", "pipeline") else []
     console.result({"bench": args.what, **found, **provenance()}, *map(text_table, tables), *remarks)
-    return 0
 
 
 def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
@@ -121,16 +116,10 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments import other_systems
 
     recordings = arguments.recordings(args)
-    controls = [data.load(name, args.split)[: args.limit] for name in _controls(args, recordings)]
-    rows = other_systems.compare(
-        recordings,
-        controls=[recording for corpus in controls for recording in corpus],
-        names=args.systems,
-        pace=args.pace,
-        memory=args.memory,
-        threads=args.threads,
-        say=console.note,
-    )
+    corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args, recordings))
+    options = {name: getattr(args, name) for name in ("pace", "memory", "threads")}
+    controls = list(chain.from_iterable(corpora))
+    rows = other_systems.compare(recordings, controls=controls, names=args.systems, say=console.note, **options)
     rates, memory = other_systems.RATES, "peak_memory_bytes"
     in_mb = [{**row, memory: row[memory] and f"{row[memory] / 1e6:.0f} MB"} for row in rows]
     text = [name for name in rates if "error" in name or "deleted" in name or "latency" in name]
@@ -155,22 +144,12 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
 
     ablation.select_variants(args.variants)  # checks the names before anything is loaded
     recordings = arguments.recordings(args)
-    found = ablation.measure(
-        recordings[: args.limit or 3],
-        names=args.variants,
-        stretch_s=args.seconds,
-        memory=args.memory,
-        accuracy=recordings if args.accuracy else (),
-        offline=args.offline,
-        say=console.note,
-    )
+    options = {"names": args.variants, "stretch_s": args.seconds, "memory": args.memory, "offline": args.offline}
+    scored = recordings if args.accuracy else ()
+    found = ablation.measure(recordings[: args.limit or 3], accuracy=scored, say=console.note, **options)
     for sentence in ablation.limits(found):
         console.note(sentence)
     return asdict(found), ablation.readable(found)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 # Each with what it runs.

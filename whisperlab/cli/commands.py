@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
 from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
-from whisperlab.cli.arguments import Parser, add_common_arguments, languages_as_codes, parse, require
+from whisperlab.cli.arguments import Parser, add_common_arguments, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
 from whisperlab.util.errors import translate_oom
 
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=examples)
         module.add_arguments(command)
         add_common_arguments(command)
-        command.set_defaults(run=module.run, needs=getattr(module, "needs", lambda _: {}), parser=command)
+        command.set_defaults(run=module.run, parser=command)
         for action in command.subparsers().values():
             add_common_arguments(action, nested=True)
             action.set_defaults(parser=action)
@@ -41,7 +41,7 @@ def build_parser() -> Parser:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Check the dependencies of one command and run it; returns the exit code."""
+    """Run one command, which first checks its optional libraries; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     if not words:
@@ -55,8 +55,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     stdout = sys.stderr if args.json else sys.stdout
     with redirect_stdout(stdout), _logged(console, args.verbose), translate_oom("for this command"):
         languages_as_codes(args)
-        require(args.needs(args))
-        return int(args.run(args, console))
+        return int(args.run(args, console) or 0)
 
 
 @contextmanager

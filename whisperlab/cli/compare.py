@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Needs, Parser, positive_int
+from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
+from whisperlab.util.provenance import provenance
 from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 
@@ -45,19 +46,12 @@ def add_arguments(parser: Parser) -> None:
     arguments.add_threads_argument(parser, default=None)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """Significance tests, and speech unless both are sweeps."""
-    runs = not (Path(args.a).is_dir() and Path(args.b).is_dir())
-    corpus = args.corpus or str(RUNNING["corpus"])
-    return {"scipy": "significance tests", **(arguments.speech(corpus) if runs else {})}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Compare and print the result on each measure."""
-    from whisperlab.evaluation.trace import provenance
+def run(args: argparse.Namespace, console: Console) -> None:
+    sweeps = [Path(text).is_dir() for text in (args.a, args.b)]
+    speech_needs = {} if all(sweeps) else arguments.speech(args.corpus or str(RUNNING["corpus"]))
+    arguments.require({"scipy": "significance tests", **speech_needs})
     from whisperlab.experiments import comparison
 
-    sweeps = [Path(text).is_dir() for text in (args.a, args.b)]
     facts: dict[str, Any] = {"a": args.a, "b": args.b}
     if all(sweeps):
         if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
@@ -82,7 +76,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     results = [finding.to_dict() for finding in findings]
     document = {**facts, "normalizer": "plain", "results": results, "remarks": outcome.remarks, **provenance()}
     console.result(document, text_table([_row(finding) for finding in findings]), *outcome.remarks, counted())
-    return 0
 
 
 def _checked(finding: Finding, n_recordings: int) -> Finding:

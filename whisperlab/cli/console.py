@@ -35,7 +35,6 @@ class Console:
     quiet: bool = False
 
     def show(self, text: str) -> None:
-        """Print a result as text, unless stdout is for JSON."""
         if not self.json:
             self._write(text)
 
@@ -51,7 +50,6 @@ class Console:
             self._write(text)
 
     def result(self, document: object, *texts: str) -> None:
-        """Print a result: with ``--json`` its document, otherwise its texts."""
         self.document(document)
         for text in texts:
             self.show(text)
@@ -80,7 +78,6 @@ class Console:
             write(ERASE * self.err.isatty() + text, self.err)
 
     def error(self, error: BaseException) -> None:
-        """Print the reason of a failure on stderr, in one line."""
         write(f"whisperlab: error: {one_line(error)}", self.err)
 
     @contextmanager
@@ -170,7 +167,8 @@ class LiveText:
         self._tentative = result.tentative
 
     def progress(self, fed_s: float) -> None:
-        """Redraw after so many seconds of audio, at most ten times a second."""
+        """Redraw after so many seconds of audio, at most ten times a second. Raises if the reader has ended."""
+        self._console.check_reader()
         now = self._clock()
         if now - self._drawn < REDRAW_S:
             return

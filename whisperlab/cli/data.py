@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Needs, Parser, speech
+from whisperlab.cli.arguments import Parser, require, speech
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import CorpusError, MissingDependencyError
 from whisperlab.util.text_table import text_table
@@ -53,47 +53,38 @@ def add_arguments(parser: Parser) -> None:
     play.flag("--silent", "print only the reference")
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """PyAV for building: the prompts are in G.722."""
-    return speech(*args.corpora) if args.action == "build" else {}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
-    {"build": _build, "list": _list, "info": _info, "path": _path, "play": _play}[args.action](args, console)
-    return 0
-
-
-def _build(args: argparse.Namespace, console: Console) -> None:
+def run(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
-    options = {"packages_dir": args.packages, "accept_newer": args.accept_newer, "say": console.note}
-    folders = {name: str(data.build(name, args.seed, **options)) for name in args.corpora}
-    console.result(folders, *(f"{name}: {folder}" for name, folder in folders.items()))
-
-
-def _list(args: argparse.Namespace, console: Console) -> None:
-    from whisperlab import data
-
-    found = [data.info(name) for name in data.list_corpora()]
-    rows = [
-        {**corpus, "languages": ",".join(corpus["languages"]), "built": "yes" if corpus["built"] else "no"}
-        for corpus in found
-    ]
-    names = ("name", "languages", "built", "description")
-    console.result(found, text_table([{name: row[name] for name in names} for row in rows]))
-
-
-def _info(args: argparse.Namespace, console: Console) -> None:
-    from whisperlab import data
-
-    recordings = data.load(args.corpus, build_missing=False)
-    splits = sorted({recording.split for recording in recordings})
-    rows = [facts(split, [r for r in recordings if r.split == split]) for split in splits]
-    about = data.info(args.corpus) if args.corpus in data.list_corpora() else None
-    licences = about["licences"].items() if about else ()
-    credits = [f"{lang}: {licence}; {about['credits'][lang]}" for lang, licence in licences] if about else []
-    table = text_table([{_HEADERS.get(name, name): value for name, value in row.items()} for row in rows])
-    console.result({"corpus": args.corpus, "about": about, "splits": rows}, *credits, table)
+    if args.action == "build":
+        require(speech(*args.corpora))  # PyAV: the prompts are in G.722
+        options = {"packages_dir": args.packages, "accept_newer": args.accept_newer, "say": console.note}
+        folders = {name: str(data.build(name, args.seed, **options)) for name in args.corpora}
+        console.result(folders, *(f"{name}: {folder}" for name, folder in folders.items()))
+    elif args.action == "list":
+        found = [data.info(name) for name in data.list_corpora()]
+        rows = []
+        for corpus in found:
+            own = {"name": corpus["name"], "languages": ",".join(corpus["languages"])}
+            rows.append({**own, "built": "yes" if corpus["built"] else "no", "description": corpus["description"]})
+        console.result(found, text_table(rows))
+    elif args.action == "info":
+        recordings = data.load(args.corpus, build_missing=False)
+        splits = sorted({recording.split for recording in recordings})
+        rows = [facts(split, [r for r in recordings if r.split == split]) for split in splits]
+        about = data.info(args.corpus) if args.corpus in data.list_corpora() else None
+        licences = about["licences"] if about else {}
+        credits = [f"{lang}: {licence}; {about['credits'][lang]}" for lang, licence in licences.items() if about]
+        table = text_table([{_HEADERS.get(name, name): value for name, value in row.items()} for row in rows])
+        console.result({"corpus": args.corpus, "about": about, "splits": rows}, *credits, table)
+    elif args.action == "path":
+        recording = find(args.recording, args.corpus)
+        path, offset = str(recording.audio_path.absolute()), recording.offset
+        console.result({"id": recording.id, "path": path}, path)
+        if offset is not None:
+            console.note(f"the recording is {recording.duration:.1f} s of this file, from {offset:.1f} s on")
+    else:
+        _play(find(args.recording, args.corpus), args, console)
 
 
 def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
@@ -101,29 +92,15 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
     from whisperlab.data.manifest import Totals
 
     size = Totals.of(recordings)
-    longest_first = sorted(size.speech_s.items(), key=lambda item: -item[1])
-    return {
-        "split": split,
-        "recordings": size.recordings,
-        "minutes": round(size.minutes, 1),
-        "switches": size.switches,
-        "noisy": size.noisy,
-        "speech_s": " ".join(f"{lang}:{length_s:.0f}" for lang, length_s in longest_first),
-    }
+    speech = sorted(size.speech_s.items(), key=lambda item: -item[1])  # the longest first
+    length = {"recordings": size.recordings, "minutes": round(size.minutes, 1)}
+    counts = {"switches": size.switches, "noisy": size.noisy}
+    return {"split": split, **length, **counts, "speech_s": " ".join(f"{lang}:{time_s:.0f}" for lang, time_s in speech)}
 
 
-def _path(args: argparse.Namespace, console: Console) -> None:
-    recording = find(args.recording, args.corpus)
-    path = str(recording.audio_path.absolute())
-    console.result({"id": recording.id, "path": path}, path)
-    if recording.offset is not None:
-        console.note(f"the recording is {recording.duration:.1f} s of this file, from {recording.offset:.1f} s on")
-
-
-def _play(args: argparse.Namespace, console: Console) -> None:
+def _play(recording: Recording, args: argparse.Namespace, console: Console) -> None:
     from whisperlab.data.audio_files import write_wav
 
-    recording = find(args.recording, args.corpus)
     audio, offset = recording.audio_path.absolute(), recording.offset  # an absolute path is never taken for an option
     at = "" if offset is None else f" from {offset:.1f} s"
     console.note(f"{recording.audio_path} ({recording.duration:.1f} s{at})")
@@ -163,7 +140,6 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show each reference segment at the time when it starts."""
     began = clock()
     for segment in recording.segments:
         sleep(max(0.0, began + segment.start - clock()))

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def examine(model: str) -> Iterator[Finding]:
-    """All findings, the required parts first."""
+    from whisperlab import data
+
     new = sys.version_info >= (3, 11)
     yield Finding("python", "OK" if new else "FAIL", f"{platform.python_version()}, whisperlab {version('whisperlab')}")
     yield processor(proc_text("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
@@ -71,8 +72,16 @@ def examine(model: str) -> Iterator[Finding]:
     yield program("compiler", cxx, "compiled encoder", "the compiled encoder cannot be used", "g++")
     yield disk()
     yield weights(model)
-    yield speech()
-    yield from extras()
+    if built := [name for name in data.list_corpora() if data.is_built(name)]:
+        yield Finding("speech", "OK", f"built: {', '.join(built)}")
+    else:
+        yield Finding("speech", "WARN", "no corpus built yet", "whisperlab data build ivr-five")
+    for extra, names in EXTRAS.items():  # ffmpeg is never used
+        if missing := [distribution(name) for name in names if not is_there(name)]:
+            advice = f"pip install 'whisperlab[{extra}]'"
+            yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
+        else:
+            yield Finding("extra", "OK", f"{extra}: {', '.join(map(distribution, names))}")
     yield program("browser", shutil.which("chromium"), "browser tests", "the browser tests need one", "chromium")
 
 
@@ -113,7 +122,6 @@ def program(name: str, found: str | None, use: str, without: str, package: str) 
 
 
 def disk() -> Finding:
-    """Free space for weights, speech and traces."""
     from whisperlab.model.weights import cache_dir
 
     folder = cache_dir()
@@ -125,7 +133,6 @@ def disk() -> Finding:
 
 
 def weights(model: str) -> Finding:
-    """Whether the model's weights are on this machine, with the known digest."""
     from whisperlab.model import weights as models
 
     try:
@@ -137,22 +144,3 @@ def weights(model: str) -> Finding:
     if found.trusted is False:
         return Finding("weights", "FAIL", found.evidence, f"delete {found.path} and fetch it again")
     return Finding("weights", "OK", described(found))
-
-
-def speech() -> Finding:
-    from whisperlab import data
-
-    built = [name for name in data.list_corpora() if data.is_built(name)]
-    if built:
-        return Finding("speech", "OK", f"built: {', '.join(built)}")
-    return Finding("speech", "WARN", "no corpus built yet", "whisperlab data build ivr-five")
-
-
-def extras() -> Iterator[Finding]:
-    """The optional libraries of each extra. ffmpeg is never used."""
-    for extra, names in EXTRAS.items():
-        if missing := [distribution(name) for name in names if not is_there(name)]:
-            advice = f"pip install 'whisperlab[{extra}]'"
-            yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
-        else:
-            yield Finding("extra", "OK", f"{extra}: {', '.join(map(distribution, names))}")

@@ -23,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("name", "a model name, or for verify also a checkpoint file", nargs="?")
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     from whisperlab.model import weights
 
     name, action = args.name, args.action
@@ -43,7 +43,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if path is None:
             raise WeightsError(f"{name} is not on this machine; fetch it with: whisperlab models fetch {name}")
         console.result({"name": name, "path": path}, str(path))
-    return 0
 
 
 def described(found: Verification) -> str:

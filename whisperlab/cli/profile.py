@@ -12,8 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from whisperlab.cli.arguments import PAGES, Needs, Parser, add_model_arguments, is_there, model_options, positive
+from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, positive, require
 from whisperlab.cli.console import Console
+from whisperlab.util.files import write_atomic
+from whisperlab.util.provenance import provenance
 
 if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
@@ -54,16 +56,12 @@ def add_arguments(parser: Parser) -> None:
     add_model_arguments(parser)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """The optional libraries of the passes that were named. With --all, passes without their library are skipped."""
+def run(args: argparse.Namespace, console: Console) -> None:
+    # With --all, passes without their library are skipped.
     named = {TOOLS[name]: f"--{name}" for name in TOOLS if getattr(args, name) and not args.all}
-    return {**named, **(PAGES if args.out else {})}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+    require({**named, **(PAGES if args.out else {})})
     from whisperlab.data.audio_files import read_audio
     from whisperlab.profiling.workload import Workload, in_fresh_process
-    from whisperlab.util.files import write_atomic
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out must end with .html, got {args.out}")
@@ -87,7 +85,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.trace:
         write_atomic(args.trace, cast("Operators", records["ops"]).trace)
     if args.out:
-        from whisperlab.evaluation.trace import provenance
         from whisperlab.report.index import write_index
         from whisperlab.report.page import write_page
         from whisperlab.report.profile import ProfileReport
@@ -97,4 +94,3 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.show(str(write_page(args.out, report.page())))
         if (args.out.parent / "index.html").exists():
             write_index(args.out.parent)
-    return 0

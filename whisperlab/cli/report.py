@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from whisperlab.cli.arguments import PAGES, Needs, Parser, refuse_audio
+from whisperlab.cli.arguments import PAGES, Parser, refuse_audio, require
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import SweepError, TraceError
 from whisperlab.util.validation import from_json, shown
@@ -55,18 +55,12 @@ def parameter(text: str) -> tuple[str, object]:
         return name, value
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """The libraries that the pages of these sources need."""
-    found = {"jinja2": PAGES["jinja2"]}
-    if any(path.suffix == ".ipynb" for path in args.sources):
-        found |= dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
-    if any(path.suffix != ".ipynb" for path in args.sources):
-        found |= PAGES
-    return found
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Write the pages and their index; print the path and the answer of each page."""
+    notebook_libraries = dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
+    kinds = {path.suffix == ".ipynb" for path in args.sources}
+    needed = {"jinja2": PAGES["jinja2"], **(notebook_libraries if True in kinds else {})}
+    require({**needed, **(PAGES if False in kinds else {})})
     from whisperlab.report.index import entries, write_index
 
     folders = [path for path in args.sources if path.is_dir()]
@@ -90,17 +84,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
     if console.quiet:
-        return 0
+        return
     answers = {entry.href: entry.answer for entry in entries(index.parent, [page for page in pages if page.exists()])}
     for page in pages:
         answer = answers.get(quote(page.name))
         console.show(f"{page}: {answer}" if answer else str(page))
     console.show(str(index))
-    return 0
 
 
 def _write(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    """Write the page of a sweep's folder, of traces, or of a notebook, which is executed."""
     if sources[0].suffix == ".ipynb":
         from whisperlab.report.notebook import run_notebook
 
@@ -114,7 +106,6 @@ def _write(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> Non
 
 
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
-    """The report of a sweep's folder, or of traces."""
     from whisperlab.evaluation.trace import read_trace
     from whisperlab.experiments.results_store import STORE, open_store
     from whisperlab.report.sweep import from_store, from_traces

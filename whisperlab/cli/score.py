@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Needs, Parser, comma_list, refuse_audio
+from whisperlab.cli.arguments import Parser, comma_list, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
@@ -41,7 +42,6 @@ COLUMNS = {
     "decision delay, p50 (s)": "decision_delay_p50",
     "real-time factor": "real_time_factor",
 }
-_PERCENT = ("mixed_error_rate", "language_error_rate", "language_error_rate_frames")
 # The rates that need text; null for traces that were made with decode off.
 TEXT_RATES = (
     *("mixed_error_rate", "error_rate_by_language", "language_error_rate", "switch_error_rate", "deleted_s_per_switch"),
@@ -76,19 +76,20 @@ def add_arguments(parser: Parser) -> None:
     add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic")
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    return {"whisper": "--normalizer whisper"} if args.normalizer == "whisper" else {}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Print the rates of each recording, and of all recordings of each configuration."""
+    require({"whisper": "--normalizer whisper"} if args.normalizer == "whisper" else {})
     from whisperlab.evaluation.scoring import normalizer_name, pooled
+    from whisperlab.report.counts import config_name, varying
 
     normalizer, fold = normalizer_name(args.normalizer, args.fold), not args.keep_diacritics
     refuse_audio(args.paths, "score")
     references = read_references(args.reference) if args.reference else {}
     rules: TextRules = {"fold_diacritics": fold, "normalizer": normalizer}
-    groups = by_configuration(scored(files(args.paths), references, rules))
+    every, groups = list(scored(files(args.paths), references, rules)), defaultdict[str, list[Scored]](list)
+    options = varying([one.config for one in every])  # in which the configurations differ, as in reports
+    for one in every:
+        groups[config_name(one.config, options)].append(one)
     recordings, configurations, rows, remarks, has_text = [], [], [], list[str](), False
     for name, group in groups.items():
         where = {"configuration": name} if len(groups) > 1 else {}
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         configurations.append({"configuration": name, "rates": rates, "counts": total.score.to_dict()})
         for one in [*group, total] if len(group) > 1 else group:
             found = [(title, rate, one.rates()[rate]) for title, rate in COLUMNS.items()]
-            cells = {title: percent(value) if rate in _PERCENT else value for title, rate, value in found}
+            cells = {title: percent(value) if "error_rate" in rate else value for title, rate, value in found}
             rows.append({**where, "recording": one.recording, **cells})
         if not total.has_text:
             wrong = rates["language_error_rate_frames"]
@@ -111,18 +112,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         remarks.append(counted(normalizer, fold_diacritics=fold))
     document = {"recordings": recordings, "configurations": configurations, **totals}
     console.result(document, text_table(rows), *remarks)
-    return 0
-
-
-def by_configuration(scores: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """The scores by the name of their configuration: the options in which the configurations differ, as in reports."""
-    from whisperlab.report.counts import config_name, varying
-
-    every, groups = list(scores), defaultdict[str, list[Scored]](list)
-    options = varying([one.config for one in every])
-    for one in every:
-        groups[config_name(one.config, options)].append(one)
-    return groups
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -149,7 +138,6 @@ def read_references(manifest: Path) -> dict[str, Reference]:
 
 
 def scored(paths: Iterable[Path], references: Mapping[str, Reference], rules: TextRules) -> Iterator[Scored]:
-    """The score of every recording in the files."""
     from whisperlab.evaluation.scoring import score_trace
     from whisperlab.evaluation.trace import read_trace
 
@@ -201,7 +189,6 @@ def _score_document(document: Json, references: Mapping[str, Reference], rules: 
 
 def _code(language: str) -> str:
     """Whisper's code for a language; an unknown language is returned unchanged and counts as an error."""
-    try:
+    with suppress(UnknownLanguageError):
         return language_code(language)
-    except UnknownLanguageError:
-        return language
+    return language

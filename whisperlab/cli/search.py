@@ -13,10 +13,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Needs, Parser
+from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.sweep import add_run_arguments, check_out, loaded, running, shared
-from whisperlab.cli.sweep import needs as sweep_needs
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
 
@@ -40,12 +39,10 @@ def add_arguments(parser: Parser) -> None:
     add_run_arguments(parser, split="dev", out="reports/search")
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    return {"optuna": "search", **sweep_needs(args)}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
+    cluster = {"ray": "--ray"} if args.ray else {}
+    arguments.require({"optuna": "search", **cluster, **arguments.speech(args.corpus)})
     from whisperlab.experiments import search
     from whisperlab.experiments.search_space import Space
 
@@ -77,7 +74,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if result.failed:
         first = f"the first with {result.failed[0].error}"
         raise SweepError(f"{n_failed} of {n_trials} trials failed, {first}; --retry-failed runs them again")
-    return 0
 
 
 def _row(trial: Trial) -> dict[str, object]:

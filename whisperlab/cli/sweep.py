@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Needs, Parser, comma_list, positive_int
+from whisperlab.cli.arguments import Parser, comma_list, positive_int
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
@@ -103,22 +103,15 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     parser.flag("--ship-audio", text)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """A cluster needs Ray, except for a dry run; an import needs nothing."""
-    if getattr(args, "import_from", None):
-        return {}
-    cluster = {"ray": "--ray"} if args.ray and not getattr(args, "dry_run", False) else {}
-    return {**cluster, **arguments.speech(args.corpus)}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Run the tasks without a result and print the rates of each configuration; 1 when a task failed."""
     from whisperlab.experiments import results_store, store_import, sweep
 
     if folder := args.import_from:
         path, rows = folder / results_store.STORE, store_import.import_jsonl(folder)
         console.result({"out": str(path), "rows": rows}, f"{rows:,} rows in {path}")
-        return 0
+        return
+    arguments.require({**({"ray": "--ray"} if args.ray and not args.dry_run else {}), **arguments.speech(args.corpus)})
     grid(args, ()).configurations()  # raises for a value out of range
     if not args.dry_run:
         check_out(args)
@@ -126,7 +119,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     configurations = grid(args, recordings).configurations()
     model, digest = loaded(args, recordings, console)
     if args.dry_run:
-        return _show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        _show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        return
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
     _show_outcome(args, console, outcome)
@@ -134,11 +128,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         own_error = any(row["status"] == "failed" for row in outcome.failed)
         option = "--retry-failed" if own_error else "--resume"
         raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
-    return 0
 
 
 def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) -> None:
-    """Print what was run, and the rates of each configuration."""
     from whisperlab.experiments import results_store, sweep
 
     with results_store.open_store(args.out) as store:
@@ -149,12 +141,10 @@ def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) 
     if outcome.peak_rss_bytes:
         console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
     counts = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
-    table = [{title: _cell(name, row.get(name)) for title, name in COLUMNS.items()} for row in results]
+    share = {title: "rate" in name.rpartition(".")[2] for title, name in COLUMNS.items()}
+    cells = [{title: row.get(name) for title, name in COLUMNS.items()} for row in results]
+    table = [{title: percent(cell) if share[title] else cell for title, cell in row.items()} for row in cells]
     console.result({"out": str(args.out), **counts, "results": results}, text_table(table), counted())
-
-
-def _cell(name: str, value: float | None) -> object:
-    return percent(value) if "rate" in name.rpartition(".")[2] else value
 
 
 def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: Console) -> tuple[Weights, str]:
@@ -232,7 +222,7 @@ def check_out(args: argparse.Namespace) -> None:
         raise SweepError(f"{store} holds results already: --resume continues it, --out takes another folder")
 
 
-def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
+def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> None:
     """Print the planned runs, the estimate of their time, and the audio that it was measured on."""
     from whisperlab.experiments import cost, results_store, sweep
 
@@ -260,4 +250,3 @@ def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task]
         origin = f"{measured_s:.0f} s of audio here and in earlier rows, without the effect of other caches"
         console.show(f"{told} {origin}")
     console.document(plan)
-    return 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
@@ -72,19 +72,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if args.language and args.languages:
         args.parser.error("--language is the only language, --languages the possible ones: give one of them")
-    if args.trace:
-        make_trace_folder(args.trace, several=len(args.audio) > 1)
+    paths = trace_paths(args.audio, args.trace)
     transcriber: SessionRestartTranscriber | None = None
     unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
-    for number, (argument, path) in enumerate(zip(args.audio, trace_paths(args.audio, args.trace), strict=True)):
+    for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
         if number in unreadable:
             continue
         name = file_name(argument)
         try:
             audio = read_audio(argument, channel=args.channel, track=args.track)
             traces: dict[Label, Trace] = {}
-            for label, samples in labelled(audio).items():
+            one, two = audio.ndim == 1, len(audio) == 2
+            labels: list[Label] = [None] if one else ["left", "right"] if two else [*range(1, len(audio) + 1)]
+            for label, samples in zip(labels, [audio] if one else audio, strict=True):
                 if transcriber is None:
                     with console.busy(f"loading the model {args.model}"):
                         transcriber = build_transcriber(args)
@@ -105,7 +106,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
-    """The transcriber that the arguments describe. Loads the model."""
     from whisperlab.transcriber import SessionRestartTranscriber
 
     return SessionRestartTranscriber(**model_options(args), language=args.language)
@@ -130,65 +130,49 @@ def check_files(names: Sequence[str], console: Console) -> set[int]:
     return unreadable
 
 
-def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
-    """The streams of the audio by their labels: one with the label None, or one per channel."""
-    if audio.ndim == 1:
-        return {None: audio}
-    labels: list[Label] = ["left", "right"] if len(audio) == 2 else [*range(1, len(audio) + 1)]
-    return dict(zip(labels, audio, strict=True))
-
-
 def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
-    """The path of each trace: the target itself for one audio file, else numbered files in the target."""
-    if target is None or (len(audio) == 1 and not target.is_dir()):
-        return [target] * len(audio)
-    return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
+    """The path of each trace: the target itself for one audio file, else numbered files in the target.
 
-
-def make_trace_folder(target: Path, several: bool) -> None:
-    """Make the folder of the traces before the work starts. Raises ConfigurationError if that is impossible."""
-    folder = target if several else target.parent
+    Makes the folder, before the work starts. Raises ConfigurationError if that is impossible.
+    """
+    if target is None:
+        return [None] * len(audio)
+    folder = target if len(audio) > 1 else target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--trace {target}: cannot make {folder} ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
         raise ConfigurationError(f"--trace {target}: {folder} is not writable")
-
-
-_ALL = 99  # allowed languages by default
-# The lists of a document, and the field with the time of their items.
-_TIMES = {
-    "segments": "start_time",
-    "switches": "time",
-    **dict.fromkeys(("untranscribed", "language_outside", "language_doubtful"), "start"),
-}
+    if len(audio) == 1 and not target.is_dir():
+        return [target]
+    return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
 
 
 def document(name: str, traces: Mapping[Label, Trace]) -> dict[str, object]:
     """The JSON document of one audio file. Items of several channels are merged in time order."""
-    items: dict[str, list[dict[str, object]]] = {kind: [] for kind in _TIMES}
+    items: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
     for label, trace in traces.items():
         channel = {} if label is None else {"channel": label}
-        for kind, found in zip(_TIMES, _items(trace), strict=True):
-            items[kind] += [{**item, **channel} for item in found]
-    for kind, time in _TIMES.items():
-        if None not in traces:
-            items[kind].sort(key=itemgetter(time))
+        segments = [asdict(segment) for segment in trace.segments]
+        if trace.header["pace"] == "real":
+            for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
+                segment["emitted_at"] = event["elapsed"]  # when it became final
+        found: dict[str, Sequence[Mapping[str, object]]] = {
+            "segments": segments,
+            "switches": [switch.to_dict() for switch in trace.switches],
+            "untranscribed": [{"start": seconds(span.start), "end": seconds(span.end)} for span in trace.untranscribed],
+            "language_outside": [flag.to_dict() for flag in trace.flags if flag.outside],
+            "language_doubtful": [flag.to_dict() for flag in trace.flags if not flag.outside],
+        }
+        for kind, rows in found.items():
+            items[kind] += [{**row, **channel} for row in rows]
+    if None not in traces:
+        for kind, merged in items.items():
+            merged.sort(key=itemgetter({"segments": "start_time", "switches": "time"}.get(kind, "start")))
     parts = {str(label): trace.statistics for label, trace in traces.items()}
     duration = max(trace.duration for trace in traces.values())
     return {"audio": name, "duration": duration, **items, "statistics": parts["None"] if None in traces else parts}
-
-
-def _items(trace: Trace) -> tuple[Sequence[Mapping[str, object]], ...]:
-    """The lists of `_TIMES`. With pace ``real`` segments have the time when they became final."""
-    segments = [asdict(segment) for segment in trace.segments]
-    if trace.header["pace"] == "real":
-        for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
-            segment["emitted_at"] = event["elapsed"]
-    spans = [{"start": seconds(span.start), "end": seconds(span.end)} for span in trace.untranscribed]
-    outside, doubtful = ([flag.to_dict() for flag in trace.flags if flag.outside is is_out] for is_out in (True, False))
-    return segments, [switch.to_dict() for switch in trace.switches], spans, outside, doubtful
 
 
 def line(segment: SessionSegment, label: Label = None, name: str | None = None) -> str:
@@ -203,29 +187,26 @@ def line(segment: SessionSegment, label: Label = None, name: str | None = None) 
 
 
 def summary(name: str, trace: Trace) -> str:
-    """One line about an audio file, a second one about its lag in real time, and lines of warnings."""
+    """One line about an audio file, a second one about its lag in real time, and lines of warnings about the text."""
     from whisperlab.streaming.real_time import real_time_line
 
     counts = f"{len(trace.segments)} segments, {len(trace.switches)} switches"
     live = trace.statistics.get("real_time")
     lines = [f"{counts}, {trace.duration:.1f} s of audio, {trace.speed}", *([real_time_line(live)] if live else [])]
-    return "\n".join(f"{name}: {line}" for line in (*lines, *warnings(trace)))
-
-
-def warnings(trace: Trace) -> Iterator[str]:
-    """Warnings about the text: speech without text, doubtful languages, no list of languages."""
     if spans := trace.untranscribed:
-        yield f"speech without text: {format_spans(spans)}"
+        lines.append(f"speech without text: {format_spans(spans)}")
     for flag in trace.flags:
         found = f"{flag.language}{' (not an allowed language)' if flag.outside else ''}"
         what = f"{format_spans([flag.span])} transcribed as {flag.label} may be {found}"
-        yield f"{what}, probability {flag.probability:.2f}"
-    if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= _ALL:
+        lines.append(f"{what}, probability {flag.probability:.2f}")
+    if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= 99:  # all, by default
         length_ms = Counter[str]()
         for segment in trace.segments:
             length_ms[segment.language] += round(1000 * (segment.end_time - segment.start_time))
         names = ",".join(code for code, _ in length_ms.most_common(5)) or "en,es"
-        yield f"all languages were allowed; a list of the possible ones reduces errors, such as --languages {names}"
+        advice = f"a list of the possible ones reduces errors, such as --languages {names}"
+        lines.append(f"all languages were allowed; {advice}")
+    return "\n".join(f"{name}: {line}" for line in lines)
 
 
 def format_spans(spans: Sequence[Span], most: int = 10) -> str:
@@ -234,8 +215,8 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
     >>> format_spans([Span(16000, 32000)])
     '1.0-2.0 s'
     """
-    first = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]]
-    return ", ".join(first) + (f" and {len(spans) - most} more" if len(spans) > most else "")
+    more = f" and {len(spans) - most} more" if len(spans) > most else ""
+    return ", ".join(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]) + more
 
 
 def _capture(
@@ -253,15 +234,10 @@ def _capture(
 
     live = LiveText(console, Path(name).name, duration_s(audio))
 
-    def progress(fed_s: float) -> None:
-        live.progress(fed_s)
-        console.check_reader()
-
     def show(result: ProcessResult) -> None:
         live.take(result)
-        if result.segments:
-            live.erase()
         for segment in result.segments:
+            live.erase()
             console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
     channel = label or (None if args.channel == "mix" else args.channel)
@@ -275,7 +251,7 @@ def _capture(
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
-            progress=progress,
+            progress=live.progress,
             on_result=show,
         )
     finally:

@@ -37,12 +37,11 @@ class LabelTime(dict[str, dict[str, float]]):
 
     @property
     def speech_s(self) -> float:
-        """Reference speech in seconds."""
         return math.fsum(time for labels in self.values() for time in labels.values())
 
     @property
     def wrong_s(self) -> float:
-        """Seconds of reference speech with a wrong label or none."""
+        """With a wrong label or none."""
         return math.fsum(time for true, labels in self.items() for given, time in labels.items() if given != true)
 
 
@@ -56,15 +55,11 @@ class SwitchCounts(Addable):
 
 
 @dataclass(slots=True, frozen=True)
-class Boundary:
+class Boundary(Label):
     """A true switch: any time from ``start`` (old language ends) to ``end`` (new language begins) is right.
 
-    ``end`` counts as the time of the switch.
+    ``end`` counts as the time of the switch, ``language`` is the new one.
     """
-
-    start: float
-    end: float
-    language: str
 
     def distance(self, time: float) -> float:
         """Seconds from a time to the gap between the languages; 0 inside it."""

@@ -58,8 +58,8 @@ def response_times(service: Sequence[float], interval: float) -> tuple[float, ..
 
 def response_p95(trace: Trace) -> float | None:
     """The 95th percentile of the `response_times` of a trace's chunks, in seconds; None without processing times."""
-    service = trace.service_s
-    return percentile(response_times(service, trace.chunk_s), 95) if service else None
+    end = trace.events[-1]
+    return percentile(response_times(end["service_s"], end["chunk_s"]), 95) if end.get("service_s") else None
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:

@@ -268,7 +268,6 @@ def until(reference: Reference, end_s: float) -> Reference:
 
 
 def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, float, float]]:
-    """The units of a reference with their language, start and end."""
     parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
     if not any(text for text, *_ in parts):
         parts = [(reference.text, UNTAGGED, 0.0, 0.0)]

@@ -6,7 +6,6 @@ Only this module has the schemas of earlier versions.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,7 +115,7 @@ LINES: dict[str, dict[str, Field]] = {
         "reference": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
         "pace": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
     },
-    "speech": _SPAN,
+    **dict.fromkeys(("speech", "gap", "untranscribed"), _SPAN),
     "frame": {
         **_CLOCKS,
         **dict.fromkeys(("end", "window", "speech"), _TIME),
@@ -128,8 +127,6 @@ LINES: dict[str, dict[str, Field]] = {
     "switch": {**_CLOCKS, **SWITCH},
     "text": {**_CLOCKS, "committed": fields.TEXT, "tentative": fields.TEXT, "language": fields.TEXT_OR_NULL},
     "segment": {**_CLOCKS, **SEGMENT},
-    "gap": _SPAN,
-    "untranscribed": _SPAN,
     "language_flag": {
         **_SPAN,
         **dict.fromkeys(("label", "language"), fields.TEXT),
@@ -224,7 +221,6 @@ class Trace:
 
     @property
     def frames(self) -> tuple[LanguageFrame, ...]:
-        """The language-ID frames."""
         return tuple(map(_frame, self.of_kind("frame")))
 
     @property
@@ -258,12 +254,10 @@ class Trace:
 
     @property
     def config(self) -> Json:
-        """The configuration of the transcriber."""
         return dict(self.header["config"])
 
     @property
     def recording(self) -> str:
-        """The id of the recording."""
         return str(self.header["recording"])
 
     @property
@@ -274,7 +268,6 @@ class Trace:
 
     @property
     def duration(self) -> float:
-        """Length of the audio in seconds."""
         return float(self.header["audio"]["duration"])
 
     @property
@@ -299,30 +292,15 @@ class Trace:
         return found
 
     @property
-    def service_s(self) -> tuple[float, ...]:
-        """Wall time of every chunk inside the transcriber, in seconds; empty if the trace lacks it."""
-        return tuple(self.events[-1].get("service_s", ()))
-
-    @property
-    def chunk_s(self) -> float:
-        """Seconds of audio per chunk; only the last may be shorter. NaN if the trace lacks it."""
-        return float(self.events[-1].get("chunk_s", math.nan))
-
-    @property
     def real_time_factor(self) -> float:
         """Wall seconds of computing / seconds of audio: below 1 keeps up with a live stream."""
         return self.compute_s / self.heard_s
 
     @property
-    def processor_factor(self) -> float | None:
-        """Processor seconds / seconds of audio: hardly affected by other programs; None if the trace lacks it."""
-        return None if self.processor_s is None else self.processor_s / self.heard_s
-
-    @property
     def speed(self) -> str:
         """Seconds of computing per second of audio, as text: processor and wall time, threads, and the load before."""
-        factor = self.processor_factor
-        processor = "" if factor is None else f"{factor:.2f} processor s and "
+        busy_s = self.processor_s  # hardly affected by other programs
+        processor = "" if busy_s is None else f"{busy_s / self.heard_s:.2f} processor s and "
         threads = (self.config.get("compute") or {}).get("threads")
         facts = [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
         if (load := self.header.get("load_before")) is not None:
