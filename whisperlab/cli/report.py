@@ -61,6 +61,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     kinds = {path.suffix == ".ipynb" for path in args.sources}
     needed = {"jinja2": PAGES["jinja2"], **(notebook_libraries if True in kinds else {})}
     require({**needed, **(PAGES if False in kinds else {})})
+    from whisperlab.report import notebook
     from whisperlab.report.index import entries, write_index
 
     folders = [path for path in args.sources if path.is_dir()]
@@ -77,9 +78,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
     refuse_audio(traces, "report")
     pages = []
     for sources in jobs:
-        page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
+        first = sources[0]
+        page = args.out if args.out.suffix == ".html" else args.out / f"{first.stem}.html"
         with console.busy(f"{', '.join(map(str, sources))} -> {page}"):
-            _write(sources, page, args)
+            if first in notebooks:
+                notebook.run_notebook(first, page, dict(args.parameter))
+            else:
+                command = shlex.join(["whisperlab", "report", *map(str, sources)])
+                report = _report(sources, args.title or (first.name if first in folders else "Traces"), command)
+                if args.baseline:
+                    report = report.beside(_report([args.baseline], args.baseline.name))
+                report.render(page)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
@@ -90,19 +99,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
         answer = answers.get(quote(page.name))
         console.show(f"{page}: {answer}" if answer else str(page))
     console.show(str(index))
-
-
-def _write(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    if sources[0].suffix == ".ipynb":
-        from whisperlab.report.notebook import run_notebook
-
-        run_notebook(sources[0], page, dict(args.parameter))
-        return
-    title = args.title or (sources[0].name if sources[0].is_dir() else "Traces")
-    report = _report(sources, title, shlex.join(["whisperlab", "report", *map(str, sources)]))
-    if args.baseline:
-        report = report.beside(_report([args.baseline], args.baseline.name))
-    report.render(page)
 
 
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:

@@ -143,28 +143,27 @@ def scored(paths: Iterable[Path], references: Mapping[str, Reference], rules: Te
 
     for path in paths:
         documents = read_documents(path)
-        if documents is None:
+        for number, document in enumerate(documents, 1):
+            try:
+                yield _score_document(document, references, rules)
+            except TraceError as error:
+                what = "not the output of `whisperlab transcribe --json`"
+                raise TraceError(f"{path}, document {number}: {what}: {error}") from error
+        if not documents:
             trace = read_trace(path)
-            reference = references.get(trace.recording)
-            yield Scored(trace.recording, score_trace(trace, reference, **rules), flat(trace.config))
-        else:
-            for number, document in enumerate(documents, 1):
-                try:
-                    yield _score_document(document, references, rules)
-                except TraceError as error:
-                    what = "not the output of `whisperlab transcribe --json`"
-                    raise TraceError(f"{path}, document {number}: {what}: {error}") from error
+            score = score_trace(trace, references.get(trace.recording), **rules)
+            yield Scored(trace.recording, score, flat(trace.config))
 
 
-def read_documents(path: Path) -> list[Json] | None:
-    """The documents of ``transcribe --json``, or None for another kind of file."""
+def read_documents(path: Path) -> list[Json]:
+    """The documents of ``transcribe --json``; empty for another kind of file."""
     try:
         lines = [from_json(line) for line in read_text(path).splitlines() if line.strip()]
     except ValueError:
-        return None
+        return []
     fields = {"audio", "duration", "segments", "switches"}
     complete = all(isinstance(line, dict) and fields <= line.keys() and "kind" not in line for line in lines)
-    return lines if lines and complete else None
+    return lines if complete else []
 
 
 def _score_document(document: Json, references: Mapping[str, Reference], rules: TextRules) -> Scored:

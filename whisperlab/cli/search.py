@@ -10,7 +10,6 @@ give each worker a core.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser
@@ -18,9 +17,6 @@ from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.sweep import add_run_arguments, check_out, loaded, running, shared
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
-
-if TYPE_CHECKING:
-    from whisperlab.experiments.search import Trial
 
 HELP = "the best configurations out of many"
 EXAMPLES = (
@@ -69,19 +65,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
     }
     chosen = f"{len(result.front)} of {n_trials} configurations are on the Pareto front; chosen by"
     source = f"{len(recordings)} of the recordings of {args.corpus}, {f'split {splits}' if splits else 'of no split'}"
-    table = text_table([_row(trial) for trial in result.front])
-    console.result(document, table, f"{chosen} {source}: on others expect worse", counted())
+    rows: list[dict[str, object]] = []
+    for trial in result.front:
+        words, response_s, memory = trial.objectives or (None,) * 3
+        peak = {"response p95 (s)": response_s, "peak memory (MiB)": memory and round(memory / 2**20)}
+        rows.append({"trial": trial.number, "words wrong": percent(words), **peak, **trial.values})
+    console.result(document, text_table(rows), f"{chosen} {source}: on others expect worse", counted())
     if result.failed:
         first = f"the first with {result.failed[0].error}"
         raise SweepError(f"{n_failed} of {n_trials} trials failed, {first}; --retry-failed runs them again")
-
-
-def _row(trial: Trial) -> dict[str, object]:
-    words, response_s, memory = trial.objectives or (None,) * 3
-    return {
-        "trial": trial.number,
-        "words wrong": percent(words),
-        "response p95 (s)": response_s,
-        "peak memory (MiB)": memory and round(memory / 2**20),
-        **trial.values,
-    }

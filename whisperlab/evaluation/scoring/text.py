@@ -37,11 +37,9 @@ _APOSTROPHE = regex.compile("['’‘ʼ]")
 # Vowel signs and the tatweel are removed; variants of a letter (alef, yeh, kaf) and of digits become one.
 _ARABIC_MARK = regex.compile(r"(?V1)[[\p{M}&&\p{scx=Arabic}]--[\u0653-\u0655]]|\u0640")
 _ARABIC = str.maketrans("أإآٱىیک٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹", "ااااييك01234567890123456789")
+_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
 NORMALIZERS = ("plain", "whisper")
 FOLDS = ("chinese", "arabic")
-_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
-
-
 KINDS = ("hit", "substitution", "deletion", "insertion")  # of steps of an alignment
 
 
@@ -221,7 +219,7 @@ def align(
 
 def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
     """The counts of an alignment, by language of the reference."""
-    kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    kinds = defaultdict[str, Counter[str]](Counter)
     for step in steps:
         kinds[step.language][step.kind] += 1
     return {language: TextCounts(*(found[kind] for kind in KINDS)) for language, found in kinds.items()}

@@ -47,8 +47,8 @@ def _is_time(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 <= value <= _LONGEST_S
 
 
-def _is_posterior(value: object) -> bool:
-    return isinstance(value, dict) and all(is_number(p) and 0 <= p <= 1 for p in value.values())
+def _is_share(value: object) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 def _is_onset(value: object) -> bool:
@@ -72,9 +72,8 @@ def _is_statistics(value: object) -> bool:
     if not (isinstance(timings, dict) and isinstance(cache, dict)):
         return False
     parts = [cache, cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
-    return all(map(_is_timing, timings.values())) and all(
-        isinstance(part, dict) and not wrong_field(part, _COUNTED) for part in parts
-    )
+    counted = all(isinstance(part, dict) and not wrong_field(part, _COUNTED) for part in parts)
+    return counted and all(map(_is_timing, timings.values()))
 
 
 def _is_timing(timing: object) -> bool:
@@ -83,32 +82,32 @@ def _is_timing(timing: object) -> bool:
     return not timing.get("count") or timing.keys() >= _TIMED.keys()
 
 
-_TIMED = dict.fromkeys(("count", "total", "mean", "p50", "p95", "p99", "max"), fields.AMOUNT_OR_NULL)
-_COUNTED = dict.fromkeys(
-    (*("hits", "misses", "evictions", "size", "bytes", "checked", "false_hits"), *("silence", "repeat", "similar")),
-    Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
-)
+def _each(field: Field, names: str) -> dict[str, Field]:
+    return dict.fromkeys(names.split(), field)
+
+
+_TIMED = _each(fields.AMOUNT_OR_NULL, "count total mean p50 p95 p99 max")
+_COUNT_OR_NULL = Field("a count", lambda value: value is None or fields.COUNT.fits(value))
+_COUNTED = _each(_COUNT_OR_NULL, "hits misses evictions size bytes checked false_hits silence repeat similar")
 _TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)
-_POSTERIOR = Field("the probability of each language", _is_posterior)
+_POSTERIOR = Field(
+    "the probability of each language", lambda p: isinstance(p, dict) and all(map(_is_share, p.values()))
+)
 _LIST = Field("a list", lambda value: isinstance(value, list))
 _ONSET = {"window": _TIME, "posterior": _POSTERIOR}
 _CLOCKS = {"at": _TIME, "elapsed": fields.NUMBER}
-_SPAN = {**_CLOCKS, "start": _TIME, "end": _TIME}
+_SPAN = _CLOCKS | {"start": _TIME, "end": _TIME}
 
 STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
-SEGMENT = {
-    **dict.fromkeys(("text", "language"), fields.TEXT),
-    **dict.fromkeys(("start_time", "end_time"), _TIME),
-    "is_final": fields.FLAG,
-    "confidence": fields.NUMBER,
-}
+SEGMENT = _each(fields.TEXT, "text language") | _each(_TIME, "start_time end_time") | _each(fields.FLAG, "is_final")
+SEGMENT |= {"confidence": fields.NUMBER}
 SWITCH = {"time": _TIME, "from": fields.TEXT, "to": fields.TEXT, "decided_at": _TIME}
 DOCUMENT = {"audio": fields.TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}  # of `transcribe --json`
 
 # Required fields by kind, besides "kind" itself.
 LINES: dict[str, dict[str, Field]] = {
     "header": {
-        **dict.fromkeys(("created", "recording"), fields.TEXT),
+        **_each(fields.TEXT, "created recording"),
         "schema": fields.COUNT,
         "config": fields.OBJECT,
         "audio": Field("an object with a duration above 0 and perhaps a path", _is_audio),
@@ -117,24 +116,18 @@ LINES: dict[str, dict[str, Field]] = {
     },
     **dict.fromkeys(("speech", "gap", "untranscribed"), _SPAN),
     "frame": {
-        **_CLOCKS,
-        **dict.fromkeys(("end", "window", "speech"), _TIME),
+        **(_CLOCKS | _each(_TIME, "end window speech") | _each(fields.TEXT, "label") | _each(fields.FLAG, "cached")),
         "posterior": _POSTERIOR,
-        "label": fields.TEXT,
-        "cached": fields.FLAG,
         "onset": Field("null or an object with window and posterior", _is_onset),
     },
-    "switch": {**_CLOCKS, **SWITCH},
-    "text": {**_CLOCKS, "committed": fields.TEXT, "tentative": fields.TEXT, "language": fields.TEXT_OR_NULL},
-    "segment": {**_CLOCKS, **SEGMENT},
-    "language_flag": {
-        **_SPAN,
-        **dict.fromkeys(("label", "language"), fields.TEXT),
-        "probability": fields.NUMBER,
-        "outside": fields.FLAG,
-    },
-    "load": {**_CLOCKS, "level": fields.COUNT},
-    "end": {**_CLOCKS, "statistics": STATISTICS, "compute_s": fields.AMOUNT, "peak_rss_bytes": fields.AMOUNT_OR_NULL},
+    "switch": _CLOCKS | SWITCH,
+    "text": _CLOCKS | _each(fields.TEXT, "committed tentative") | {"language": fields.TEXT_OR_NULL},
+    "segment": _CLOCKS | SEGMENT,
+    "language_flag": _SPAN
+    | _each(fields.TEXT, "label language")
+    | {"probability": fields.NUMBER, "outside": fields.FLAG},
+    "load": _CLOCKS | {"level": fields.COUNT},
+    "end": _CLOCKS | {"statistics": STATISTICS, "compute_s": fields.AMOUNT, "peak_rss_bytes": fields.AMOUNT_OR_NULL},
 }
 # Fields that traces of earlier versions lack.
 _OPTIONAL = {"header": {"load_before": fields.AMOUNT_OR_NULL}, "end": {"processor_s": fields.AMOUNT_OR_NULL}}
