@@ -50,7 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Libraries convert an interrupt during their import into other errors.
         if received or isinstance(error, KeyboardInterrupt):
             return _report_stop(received[0] if received else 2)
-        return _report_failure(error)
+        from whisperlab.cli.console import one_line
+        from whisperlab.util.errors import WhisperlabError
+
+        if not isinstance(error, WhisperlabError | OSError):
+            raise  # a bug
+        if not isinstance(error, BrokenPipeError):  # not an error: the reader of the output has ended (`| head`)
+            _print_error(f"whisperlab: error: {one_line(error)}")
+        return 1
     finally:
         _flush()
         for number, handler in handlers.items():
@@ -67,18 +74,6 @@ def _report_stop(number: int) -> int:
     reason = {1: "stopped by SIGHUP", 2: "interrupted", 15: "stopped by SIGTERM"}[number]
     _print_error(f"whisperlab: {reason}")
     return 128 + number
-
-
-def _report_failure(error: BaseException) -> int:
-    """Print the reason of a failure in one line. Raises unexpected errors, which are bugs."""
-    from whisperlab.cli.console import one_line
-    from whisperlab.util.errors import WhisperlabError
-
-    if not isinstance(error, WhisperlabError | OSError):
-        raise error
-    if not isinstance(error, BrokenPipeError):  # not an error: the reader of the output has ended (`| head`)
-        _print_error(f"whisperlab: error: {one_line(error)}")
-    return 1
 
 
 def _print_error(line: str) -> None:

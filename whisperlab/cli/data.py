@@ -148,8 +148,7 @@ def follow(
 
 def player() -> Sequence[str]:
     """The command of the first installed sound player."""
-    for command in PLAYERS:
-        if shutil.which(command[0]):
-            return command
+    if found := [command for command in PLAYERS if shutil.which(command[0])]:
+        return found[0]
     advice = "(Debian: apt-get install alsa-utils); --silent prints the reference without sound"
     raise MissingDependencyError(f"no sound player found {advice}")

@@ -50,15 +50,13 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--model", "the weights to check", default="base")
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Print every finding; returns 1 if one of them is a FAIL."""
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Print every finding; raises WhisperlabError if one of them is a FAIL."""
     findings = list(examine(args.model))
     lines = (f"{f.status:<4}  {f.name:<9} {f.detail}{f' -> {f.advice}' if f.advice else ''}" for f in findings)
     console.result([asdict(finding) for finding in findings], *lines)
-    failed = [finding.name for finding in findings if finding.status == "FAIL"]
-    if failed:
-        console.note(f"whisperlab: error: not usable until these are fixed: {', '.join(failed)}")
-    return 1 if failed else 0
+    if failed := [finding.name for finding in findings if finding.status == "FAIL"]:
+        raise WhisperlabError(f"not usable until these are fixed: {', '.join(failed)}")
 
 
 def examine(model: str) -> Iterator[Finding]:
