@@ -187,7 +187,7 @@ def whole_numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected whole numbers like 10,50, got {shown(text)}") from error
 
 
-def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
+def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], float]:
     def number(text: str) -> float:
         with suppress(ValueError):
             if fits(found := kind(text)):

@@ -11,7 +11,7 @@ import argparse
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, positive_int
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     arguments.require({"scipy": "significance tests", **speech_needs})
     from whisperlab.experiments import comparison
 
-    facts: dict[str, Any] = {"a": args.a, "b": args.b}
+    facts: dict[str, object] = {"a": args.a, "b": args.b}
+    n_recordings = math.inf
     if all(sweeps):
         if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
             args.parser.error(f"{', '.join(given)}: sweeps are compared without running anything")
@@ -65,25 +66,26 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 setattr(args, name, default)
         a, b = (comparison.read_configuration(text, args.threads) for text in (args.a, args.b))
         speech, n_runs = arguments.recordings(args), 2 * args.rounds
+        n_recordings = len(speech)
         audio_s = n_runs * sum(recording.duration for recording in speech)
-        work = f"{n_runs} runs of {len(speech)} recordings, {audio_s:.0f} s of audio in all"
+        work = f"{n_runs} runs of {n_recordings} recordings, {audio_s:.0f} s of audio in all"
         with console.busy(f"comparing A and B: {work}; each result is printed when it is known"):
             outcome = comparison.compare_configurations(
                 a, b, speech, model=args.model, rounds=args.rounds, say=console.note
             )
-        facts |= {"recordings": len(speech), **{name: getattr(args, name) for name in RUNNING}}
-    findings = [_checked(finding, facts.get("recordings", finding.result.n)) for finding in outcome.findings]
+        facts |= {"recordings": n_recordings, **{name: getattr(args, name) for name in RUNNING}}
+    findings = [_checked(finding, n_recordings) for finding in outcome.findings]
     results = [finding.to_dict() for finding in findings]
     document = {**facts, "normalizer": "plain", "results": results, "remarks": outcome.remarks, **provenance()}
     console.result(document, text_table([_row(finding) for finding in findings]), *outcome.remarks, counted())
 
 
-def _checked(finding: Finding, n_recordings: int) -> Finding:
+def _checked(finding: Finding, n_recordings: float) -> Finding:
     """Without interval and significance below `LEAST_UNITS` recordings: rounds of one recording are no more of them."""
     from whisperlab.util.statistics import LEAST_UNITS
 
-    few, result = LEAST_UNITS - min(n_recordings, finding.result.n), finding.result
-    if few <= 0:
+    result = finding.result
+    if (few := LEAST_UNITS - int(min(n_recordings, result.n))) <= 0:
         return finding
     unknown = replace(result, low=None, high=None, p=math.nan, effect=math.nan, conclusion="not enough data")
     return replace(finding, result=replace(unknown, pairs_missing=max(few, result.pairs_missing)))

@@ -107,15 +107,6 @@ class Console:
                 write(ERASE, self.err, end="")
 
 
-def file_name(name: str) -> str:
-    """A file name as text that any Unicode encoding accepts: bytes that are not text become ``\\xff``.
-
-    >>> print(file_name("bad\\udcff.wav"))
-    bad\\xff.wav
-    """
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
 def write(text: str, stream: TextIO, end: str = "\n") -> None:
     """Print a text, with escapes for the characters that the stream cannot encode."""
     encoding = stream.encoding or "utf-8"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whisperlab.data import Recording
     from whisperlab.experiments.executors import Executor
     from whisperlab.experiments.results_store import Row, Say
-    from whisperlab.experiments.sweep import Grid, MakeTranscriber, Outcome, Task
+    from whisperlab.experiments.sweep import Grid, MakeTranscriber, Task
     from whisperlab.model.weights import Weights
 
 HELP = "a grid of configurations over recordings"
@@ -108,8 +108,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from whisperlab.experiments import results_store, store_import, sweep
 
     if folder := args.import_from:
-        path, rows = folder / results_store.STORE, store_import.import_jsonl(folder)
-        console.result({"out": str(path), "rows": rows}, f"{rows:,} rows in {path}")
+        path, n_rows = folder / results_store.STORE, store_import.import_jsonl(folder)
+        console.result({"out": str(path), "rows": n_rows}, f"{n_rows:,} rows in {path}")
         return
     arguments.require({**({"ray": "--ray"} if args.ray and not args.dry_run else {}), **arguments.speech(args.corpus)})
     grid(args, ()).configurations()  # raises for a value out of range
@@ -123,28 +123,22 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
-    _show_outcome(args, console, outcome)
-    if outcome.failed:
-        own_error = any(row["status"] == "failed" for row in outcome.failed)
-        option = "--retry-failed" if own_error else "--resume"
-        raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
-
-
-def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) -> None:
-    from whisperlab.experiments import results_store, sweep
-
     with results_store.open_store(args.out) as store:
         rows = list(store.rows()) if len(store) <= MOST_ROWS else []
         if not rows:
             console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
-    results = json.loads(sweep.summarise(rows).to_json(orient="records"))  # without NaN
     if outcome.peak_rss_bytes:
         console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
-    counts = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
+    results = json.loads(sweep.summarise(rows).to_json(orient="records"))  # without NaN
     share = {title: "rate" in name.rpartition(".")[2] for title, name in COLUMNS.items()}
     cells = [{title: row.get(name) for title, name in COLUMNS.items()} for row in results]
     table = [{title: percent(cell) if share[title] else cell for title, cell in row.items()} for row in cells]
+    counts = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
     console.result({"out": str(args.out), **counts, "results": results}, text_table(table), counted())
+    if outcome.failed:
+        own_error = any(row["status"] == "failed" for row in outcome.failed)
+        option = "--retry-failed" if own_error else "--resume"
+        raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
 
 
 def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: Console) -> tuple[Weights, str]:

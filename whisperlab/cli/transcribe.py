@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import Parser, add_model_arguments, model_options, positive_int
-from whisperlab.cli.console import Console, LiveText, file_name
+from whisperlab.cli.console import Console, LiveText
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.timeline import Span, seconds
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
         if number in unreadable:
             continue
-        name = file_name(argument)
+        # A name in any Unicode encoding: bytes that are not text become \xff.
+        name = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
         try:
             audio = read_audio(argument, channel=args.channel, track=args.track)
             traces: dict[Label, Trace] = {}

@@ -60,14 +60,12 @@ def capture(
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
     ``on_result`` before it with the result. Before each chunk ``stop`` is called: True ends the stream early, and the
-    trace is complete up to there. ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and for a
-    part of a file its ``offset`` in seconds; None stands for the default. Raises ConfigurationError for empty audio and
-    for an invalid chunk length or pace.
+    trace is complete up to there. ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the
+    ``offset`` of a part in seconds; None is the default. Raises ConfigurationError for empty audio and invalid options.
     """
-    n_chunk = samples(chunk_ms / 1000)
     if len(audio) == 0:
         raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
-    if n_chunk < 1:
+    if (n_chunk := samples(chunk_ms / 1000)) < 1:
         raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
     if pace not in get_args(Pace):
         raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
@@ -88,14 +86,15 @@ def capture(
         "pace": pace,
         "load_before": os.getloadavg()[0],
     }
-    feed = chunks(audio, n_chunk)
-    feed = takewhile(lambda _: not stop(), paced(feed, clock, sleep) if pace == "real" and overload is None else feed)
+    chunked = chunks(audio, n_chunk)
+    spoken = paced(chunked, clock, sleep) if pace == "real" and overload is None else chunked
+    feed = takewhile(lambda _: not stop(), spoken)
     calls, statistics = _calls(transcriber, feed), transcriber.get_statistics
     if overload is not None:
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls, statistics = _live_calls(live, feed, clock, sleep), live.get_statistics
-    events = tuple(_run(calls, statistics, (clock, processor_clock), on_result, progress))
-    return Trace(cast(Json, to_json(header)), events)
+    events = _run(calls, statistics, (clock, processor_clock), on_result, progress)
+    return Trace(cast(Json, to_json(header)), tuple(events))
 
 
 def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, **options: Any) -> Trace:
