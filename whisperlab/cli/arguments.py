@@ -90,11 +90,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the closest known one, or nothing.
-
-    >>> did_you_mean("transcrib", ["transcribe", "sweep"])
-    "; did you mean 'transcribe'?"
-    """
+    """The end of an error message about an unknown name: the closest known one, or nothing."""
     close = get_close_matches(word, list(names), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -164,11 +160,7 @@ def _option(place: str, name: str, value: object, action: argparse.Action) -> li
 
 
 def comma_list(text: str) -> list[str]:
-    """An argument like ``en,es``: one name or more, none of them empty.
-
-    >>> comma_list("en, es")
-    ['en', 'es']
-    """
+    """An argument like ``en,es``: one name or more, none of them empty."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise argparse.ArgumentTypeError(f"expected names separated by commas, got {shown(text)}")
@@ -176,11 +168,7 @@ def comma_list(text: str) -> list[str]:
 
 
 def whole_numbers(text: str) -> list[int]:
-    """An argument like ``10,50``.
-
-    >>> whole_numbers("6,4,0")
-    [6, 4, 0]
-    """
+    """An argument like ``10,50``."""
     try:
         return [int(number) for number in comma_list(text)]
     except ValueError as error:

@@ -9,20 +9,16 @@ weights.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.provenance import provenance
 from whisperlab.util.text_table import text_table
-
-if TYPE_CHECKING:
-    from whisperlab.data import Recording
-    from whisperlab.util.statistics import Figure
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
 
@@ -72,8 +68,7 @@ def _needs(args: argparse.Namespace) -> Needs:
     names = " ".join(select(args.systems))
     libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
     systems = {library: "one of the systems" for name, library in libraries.items() if name in names}
-    speech = arguments.speech(args.corpus) or arguments.speech(*_controls(args, arguments.recordings(args)))
-    return {**systems, **speech}
+    return {**systems, **(arguments.speech(args.corpus) or arguments.speech(*_controls(args)))}
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -87,16 +82,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments import microbenchmarks
+    from whisperlab.model import weights
 
     if args.what == "cache":
-        from whisperlab.model.weights import load_weights
-
-        return _figures(microbenchmarks.cache_figures(load_weights("base")))
-    return _figures(microbenchmarks.buffer_figures() if args.what == "buffer" else microbenchmarks.metrics_figures())
-
-
-def _figures(figures: Iterable[Figure]) -> Found:
-    found = list(figures)
+        figures = list(microbenchmarks.cache_figures(weights.load_weights("base")))
+    else:
+        measure = microbenchmarks.buffer_figures if args.what == "buffer" else microbenchmarks.metrics_figures
+        figures = list(measure())
     rows = [
         {
             "figure": figure.figure,
@@ -105,9 +97,9 @@ def _figures(figures: Iterable[Figure]) -> Found:
             "95 % interval": "-" if figure.low is None else f"{figure.low:.3g} to {figure.high:.3g}",
             "n": f"{figure.n:,}" if figure.n else "-",
         }
-        for figure in found
+        for figure in figures
     ]
-    return {"rows": [asdict(figure) for figure in found]}, [rows]
+    return {"rows": [asdict(figure) for figure in figures]}, [rows]
 
 
 def _systems(args: argparse.Namespace, console: Console) -> Found:
@@ -115,11 +107,10 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import data
     from whisperlab.experiments import other_systems
 
-    recordings = arguments.recordings(args)
-    corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args, recordings))
-    options = {name: getattr(args, name) for name in ("pace", "memory", "threads")}
+    corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args))
+    options = {"names": args.systems, "pace": args.pace, "memory": args.memory, "threads": args.threads}
     controls = list(chain.from_iterable(corpora))
-    rows = other_systems.compare(recordings, controls=controls, names=args.systems, say=console.note, **options)
+    rows = other_systems.compare(arguments.recordings(args), controls=controls, say=console.note, **options)
     rates, memory = other_systems.RATES, "peak_memory_bytes"
     in_mb = [{**row, memory: row[memory] and f"{row[memory] / 1e6:.0f} MB"} for row in rows]
     text = [name for name in rates if "error" in name or "deleted" in name or "latency" in name]
@@ -128,12 +119,12 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     return {"rows": rows}, [other_systems.readable(in_mb, names) for names in (text, switches, other_systems.COSTS)]
 
 
-def _controls(args: argparse.Namespace, recordings: Sequence[Recording]) -> list[str]:
+def _controls(args: argparse.Namespace) -> list[str]:
     """The monolingual corpora in which false switches are counted."""
     from whisperlab import data
     from whisperlab.experiments.systems import FOLLOWING, select
 
-    corpora = {f"ivr-{language}" for recording in recordings for language in recording.languages}
+    corpora = {f"ivr-{language}" for recording in arguments.recordings(args) for language in recording.languages}
     if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(corpora) > 1):
         return []
     return [name for name in data.list_corpora() if name in corpora]

@@ -41,11 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def parameter(text: str) -> tuple[str, object]:
-    """An argument like ``LIMIT=3``. A value that is not JSON is text.
-
-    >>> parameter('KEYS=["span"]'), parameter("CORPUS=ivr-five")
-    (('KEYS', ['span']), ('CORPUS', 'ivr-five'))
-    """
+    """An argument like ``LIMIT=3``, ``KEYS=["span"]`` or ``CORPUS=ivr-five``. A value that is not JSON is text."""
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")

@@ -49,11 +49,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def channel(text: str) -> str | int:
-    """An argument that names one channel, the mix, or each channel.
-
-    >>> channel("left"), channel("3")
-    ('left', 3)
-    """
+    """An argument that names one channel, the mix, or each channel."""
     if text in ("mix", "left", "right", "each"):
         return text
     if not text.isdecimal() or int(text) < 1:
