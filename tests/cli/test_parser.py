@@ -16,9 +16,8 @@ import pytest
 
 from whisperlab import cli
 from whisperlab.cli import commands
-from whisperlab.cli.arguments import languages_as_codes
+from whisperlab.cli.arguments import Parser, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
-from whisperlab.cli.parser import Parser, parse
 from whisperlab.util.errors import ConfigurationError
 
 
