@@ -36,8 +36,12 @@ def _list(console: Console) -> int:
     from whisperlab.model import weights as models
 
     rows = [
-        {"name": m.name, "path": str(m.path) if m.path else None, "package index": "yes" if m.packaged else "no"}
-        for m in models.list_models()
+        {
+            "name": name,
+            "path": str(path) if (path := models.model_path(name)) else None,
+            "package index": "yes" if name in models.PACKAGED else "no",
+        }
+        for name in models.URLS
     ]
     console.result(rows, text_table(rows))
     return 0

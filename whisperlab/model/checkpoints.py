@@ -55,27 +55,24 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, mapped into memory where its format allows that.
+    """A checkpoint, mapped into memory where its format allows that: all but the oldest.
 
     Raises UnavailableError if the file is not a checkpoint. Checksums are not compared: see `read_verified`.
     """
     import torch
 
+    unreadable = f"{path} cannot be read as a checkpoint"
     if kind := _kind(path):
-        raise UnavailableError(
-            f"{path} cannot be read as a checkpoint: it is {kind}; a checkpoint of openai-whisper (.pt) is needed"
-        )
-    mapped = _is_zip(path)
+        raise UnavailableError(f"{unreadable}: it is {kind}; a checkpoint of openai-whisper (.pt) is needed")
     try:
+        mapped = zipfile.is_zipfile(path)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's own message advises loading the file unsafely
-        raise UnavailableError(
-            f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
-        ) from error
+        raise UnavailableError(f"{unreadable}: torch.save did not write it, or it holds more than tensors") from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         if is_lack_of_memory(error):
             raise
-        raise UnavailableError(f"{path} cannot be read as a checkpoint ({brief(error)})") from error
+        raise UnavailableError(f"{unreadable} ({brief(error)})") from error
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
         raise UnavailableError(f"{path} is not a checkpoint of openai-whisper: dims and model_state_dict are missing")
     _check_contents(path, stored["dims"], stored["model_state_dict"])
@@ -84,17 +81,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def read_verified(path: Path) -> Checkpoint:
     """A checkpoint without a known digest: its parts are compared with the checksums in the file, unlike in torch."""
-    checkpoint = read_checkpoint(path)
-    if checkpoint.mapped:
-        try:
+    checkpoint, damaged = read_checkpoint(path), None
+    try:
+        if checkpoint.mapped:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
-        except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-            if is_lack_of_memory(error):
-                raise
-            damaged = brief(error)
-        if damaged:
-            raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")
+    except Exception as error:  # a damaged directory makes zipfile raise nearly anything
+        if is_lack_of_memory(error):
+            raise
+        damaged = brief(error)
+    if damaged:
+        raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")
     return checkpoint
 
 
@@ -113,17 +110,6 @@ def _kind(path: Path) -> str:
     return "not written by torch.save"
 
 
-def _is_zip(path: Path) -> bool:
-    """Whether torch can map the file instead of reading it: all but the oldest checkpoints."""
-    try:
-        return path.is_file() and zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # an archive in several parts, or one that claims to be
-        return False
-
-
-# --- contents ---------------------------------------------------------------------------------------------
-
-
 def _check_contents(path: Path, dims: object, state: object) -> None:
     """Raise UnavailableError unless dims are named integers and the state is named, complete tensors."""
     unfit = f"{path} is not a checkpoint of openai-whisper:"
@@ -133,10 +119,8 @@ def _check_contents(path: Path, dims: object, state: object) -> None:
         raise UnavailableError(f"{unfit} its weights are {shown(state)}")
     for name, tensor in state.items():
         if not (isinstance(name, str) and _is_complete(tensor)):
-            raise UnavailableError(
-                f"{unfit} {shown(name)} should be a tensor of floats, dense and as large as it says, and is "
-                f"{shown(tensor)}"
-            )
+            wanted = "should be a tensor of floats, dense and as large as it says"
+            raise UnavailableError(f"{unfit} {shown(name)} {wanted}, and is {shown(tensor)}")
 
 
 def _is_complete(tensor: object) -> bool:
@@ -145,14 +129,12 @@ def _is_complete(tensor: object) -> bool:
 
     if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
         return False
-    stored = tensor.untyped_storage().nbytes()
-    return tensor.is_floating_point() and tensor.numel() * tensor.element_size() <= stored
+    return tensor.is_floating_point() and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def check_fit(checkpoint: Checkpoint) -> None:
     """Raise WeightsError if a tensor is missing, or its shape differs from the dimensions."""
-    dims = checkpoint.dims
-    unfit = f"{checkpoint.path} does not fit openai-whisper's model:"
+    dims, unfit = checkpoint.dims, f"{checkpoint.path} does not fit openai-whisper's model:"
     for name in _DIMS:
         if name not in dims:
             raise WeightsError(f"{unfit} dimension {name!r} is missing")
@@ -206,9 +188,6 @@ def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.bias", shape[:1]
 
 
-# --- digest -----------------------------------------------------------------------------------------------
-
-
 def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
     """SHA-256 (hex) of names, shapes and values, independent of file format, order and storage precision.
 
@@ -243,5 +222,4 @@ def release_pages(mapped: Tensor) -> None:
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0:
-        libc = ctypes.CDLL(None)
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)

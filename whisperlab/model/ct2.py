@@ -6,9 +6,11 @@ a cross-attention. The stored values are cut and renamed, not computed, so they 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +45,9 @@ _CROSS = {
     "attention/linear_1": ("cross_attn.key", "cross_attn.value"),
     "attention/linear_2": ("cross_attn.out",),
 }
-_LEAF = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
-_POSITIONS = {f"{half}/position_encodings/encodings": f"{half}.positional_embedding" for half in ("encoder", "decoder")}
+# The tensors of a module, by CTranslate2's names, and openai-whisper's names for them.
+_LEAVES = {"layer_norm": {"gamma": "weight", "beta": "bias"}, "embeddings": {"weight": "weight"}}
+_LINEAR = {"weight": "weight", "bias": "bias"}
 
 
 @dataclass(slots=True)
@@ -92,23 +95,6 @@ def read_variables(data: bytes) -> Variables:
     return dict(cursor.variable() for _ in range(cursor.number("I")))
 
 
-def dimensions(variables: Mapping[str, Array]) -> dict[str, int]:
-    """openai-whisper's ``ModelDimensions`` as a dict, taken from the shapes."""
-    audio, text = (variables[name].shape for name in _POSITIONS)
-    return {
-        "n_mels": variables["encoder/conv1/weight"].shape[1],
-        "n_audio_ctx": audio[0],
-        "n_audio_state": audio[1],
-        "n_audio_head": int(variables["encoder/num_heads"]),
-        "n_audio_layer": _layers(variables, "encoder"),
-        "n_vocab": variables["decoder/embeddings/weight"].shape[0],
-        "n_text_ctx": text[0],
-        "n_text_state": text[1],
-        "n_text_head": int(variables["decoder/num_heads"]),
-        "n_text_layer": _layers(variables, "decoder"),
-    }
-
-
 def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables]:
     """``(dims, state_dict)`` as in openai-whisper's checkpoints, with the arrays in their stored precision.
 
@@ -116,45 +102,33 @@ def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables
     no bias).
     """
     try:
-        dims = dimensions(variables)
-        state = {new: variables[old] for old, new in _POSITIONS.items()}
-        for module, targets in _modules(dims):
+        dims = {"n_mels": variables["encoder/conv1/weight"].shape[1]}
+        dims["n_vocab"] = variables["decoder/embeddings/weight"].shape[0]
+        state: Variables = {}
+        modules: dict[str, tuple[str, ...]] = dict(_OUTSIDE)
+        for half, theirs, parts in (("encoder", "audio", _BLOCK), ("decoder", "text", _BLOCK | _CROSS)):
+            places = variables[f"{half}/position_encodings/encodings"]
+            state[f"{half}.positional_embedding"] = places
+            dims |= {f"n_{theirs}_ctx": places.shape[0], f"n_{theirs}_state": places.shape[1]}
+            layers = {name.split("/")[1] for name in variables if re.match(rf"{half}/layer_\w+/ffn/", name)}
+            dims |= {f"n_{theirs}_head": int(variables[f"{half}/num_heads"]), f"n_{theirs}_layer": len(layers)}
+            for n, (part, names) in product(range(len(layers)), parts.items()):
+                modules[f"{half}/layer_{n}/{part}"] = tuple(f"{half}.blocks.{n}.{name}" for name in names)
+        for module, targets in modules.items():
             state.update(_unstack(variables, module, targets))
     except KeyError as error:
         raise WeightsError(f"model.bin has no variable {error.args[0]!r}") from error
     return dims, state
 
 
-def _layers(variables: Mapping[str, Array], half: str) -> int:
-    return len({name.split("/")[1] for name in variables if name.startswith(f"{half}/layer_") and "/ffn/" in name})
-
-
-def _modules(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield from _OUTSIDE.items()
-    for half, n_layers, parts in (
-        ("encoder", dims["n_audio_layer"], _BLOCK),
-        ("decoder", dims["n_text_layer"], _BLOCK | _CROSS),
-    ):
-        for layer in range(n_layers):
-            for part, names in parts.items():
-                yield f"{half}/layer_{layer}/{part}", tuple(f"{half}.blocks.{layer}.{name}" for name in names)
-
-
 def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
     """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
-    for leaf in _leaves(module):
+    for leaf, name in _LEAVES.get(module.rpartition("/")[2], _LINEAR).items():
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
             raise WeightsError(f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used")
         for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
-            if target.endswith(".key") and leaf == "bias":
-                if part.any():
-                    raise WeightsError(f"model.bin has a bias for {target}, where openai-whisper has none")
-            else:
-                yield f"{target}.{_LEAF[leaf]}", part
-
-
-def _leaves(module: str) -> tuple[str, ...]:
-    if module.endswith("layer_norm"):
-        return ("gamma", "beta")
-    return ("weight",) if module.endswith("embeddings") else ("weight", "bias")
+            if not target.endswith(".key") or leaf != "bias":
+                yield f"{target}.{name}", part
+            elif part.any():
+                raise WeightsError(f"model.bin has a bias for {target}, where openai-whisper has none")

@@ -11,18 +11,18 @@ over overlapping frames, and additions and GELU are part of the linear layers (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from whisperlab.model.linear import PackedLinear, Precision, activations, packed_linear, padded_rows
-from whisperlab.model.mel import log_mel_spectrogram
+from whisperlab.model.linear import Linear, Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.gain import lifted
@@ -36,6 +36,15 @@ PLAIN_ATTENTION = 600
 # fused attention in bfloat16. Above `FEW_ROWS` positions, rows are padded to a multiple of `MANY_ROWS`.
 FEW_ROWS = 160
 MANY_ROWS = 64
+
+# Log-mel of shape (windows, mels, 2 positions) and ``pool_after`` of `ShortWindowEncoder.encode`, to features of shape
+# (windows, positions, state).
+Network = Callable[[torch.Tensor, int | None], torch.Tensor]
+
+_FILTERS = Path(__file__).parent / "data" / "mel_filters.npz"
+_FFT = 400  # samples of a frame, 25 ms
+_HOP = 160  # samples from frame to frame, 10 ms
+_RANGE = 8.0  # values more than 80 dB below the loudest are raised to that level
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,9 +81,10 @@ def fused_attention(weights: Weights, name: str, n_head: int) -> tuple[torch.Ten
     return torch.cat([query * scale, key, value]), bias
 
 
-def linear_layer(weights: Weights, name: str, precision: Precision) -> PackedLinear:
-    """One linear layer of the model."""
-    return packed_linear(weights.tensor(f"{name}.weight"), weights.tensor(f"{name}.bias"), precision)
+def convolution(weights: Weights, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution as a linear layer on three neighbouring frames."""
+    weight, bias = weights.layer(name)  # (outputs, inputs, 3)
+    return weight.transpose(1, 2).flatten(1), bias
 
 
 class Norm:
@@ -83,33 +93,39 @@ class Norm:
     __slots__ = ("_bias", "_weight")
 
     def __init__(self, weights: Weights, name: str, kind: torch.dtype = torch.float32) -> None:
-        self._weight = weights.tensor(f"{name}.weight").to(kind)
-        self._bias = weights.tensor(f"{name}.bias").to(kind)
+        self._weight, self._bias = (tensor.to(kind) for tensor in weights.layer(name))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias)
 
 
-class _Block:
-    """One residual attention block of the encoder, on any number of positions."""
+class Block:
+    """The layers of one residual attention block, without a decoder's cross-attention."""
 
-    __slots__ = ("_attention_norm", "_contract", "_expand", "_mix", "_mlp_norm", "_n_head", "_query_key_value")
+    __slots__ = ("_contract", "_expand", "_mlp_norm", "attention_norm", "mix", "n_head", "query_key_value")
 
-    def __init__(self, weights: Weights, name: str, precision: Precision) -> None:
+    def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision) -> None:
         kind = activations(precision)
-        self._n_head = weights.dims["n_audio_head"]
-        self._attention_norm = Norm(weights, f"{name}.attn_ln", kind)
-        self._query_key_value = packed_linear(*fused_attention(weights, f"{name}.attn", self._n_head), precision)
-        self._mix = linear_layer(weights, f"{name}.attn.out", precision)
+        self.n_head = n_head
+        self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
+        self.query_key_value = packed_linear(*fused_attention(weights, f"{name}.attn", n_head), precision)
+        self.mix = packed_linear(*weights.layer(f"{name}.attn.out"), precision)
         self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
-        self._expand = linear_layer(weights, f"{name}.mlp.0", precision)
-        self._contract = linear_layer(weights, f"{name}.mlp.2", precision)
+        self._expand = packed_linear(*weights.layer(f"{name}.mlp.0"), precision)
+        self._contract = packed_linear(*weights.layer(f"{name}.mlp.2"), precision)
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        """The two fully connected layers, added to their input."""
+        return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
+
+
+class _EncoderBlock(Block):
+    __slots__ = ()
 
     def __call__(self, x: torch.Tensor, n: int) -> torch.Tensor:
         """Shape (windows, positions, state) to the same; no position looks beyond the first ``n``."""
-        seen = self._attention(self._query_key_value(self._attention_norm(x)), n)
-        x = self._mix.added(seen, x)
-        return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
+        seen = self._attention(self.query_key_value(self.attention_norm(x)), n)
+        return self.mlp(self.mix.added(seen, x))
 
     @line_profiled
     def _attention(self, fused: torch.Tensor, n: int) -> torch.Tensor:
@@ -118,7 +134,7 @@ class _Block:
         on_cpu = fused.device.type == "cpu"
         if on_cpu and n_rows > FEW_ROWS:
             fused = F.pad(fused, (0, 0, 0, -n_rows % MANY_ROWS))
-        shape = n_windows, fused.shape[1], 3, self._n_head, -1
+        shape = n_windows, fused.shape[1], 3, self.n_head, -1
         query, key, value = fused.view(*shape).permute(2, 0, 3, 1, 4)
         if not on_cpu:
             seen = F.scaled_dot_product_attention(query, key[:, :, :n], value[:, :, :n], scale=1.0)
@@ -133,29 +149,14 @@ class _Block:
         return seen[:, :, :n_rows].transpose(1, 2).flatten(2)
 
 
-class _Convolution:
-    """A convolution over three neighbouring frames, then GELU: one linear layer on a view that repeats the frames."""
+def _convolved(x: torch.Tensor, linear: Linear, stride: int) -> torch.Tensor:
+    """A convolution over three neighbouring frames, then GELU: one linear layer on a view that repeats the frames.
 
-    __slots__ = ("_linear", "_stride")
-
-    def __init__(self, weights: Weights, name: str, stride: int, precision: Precision) -> None:
-        weight = weights.tensor(f"{name}.weight")  # (outputs, inputs, 3)
-        self._linear = packed_linear(weight.transpose(1, 2).flatten(1), weights.tensor(f"{name}.bias"), precision)
-        self._stride = stride
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape (windows, frames, inputs) to (windows, frames / stride, outputs)."""
-        n_windows, n_frames, n_inputs = x.shape
-        padded = F.pad(x, (0, 0, 1, 1))
-        shape = n_windows, n_frames // self._stride, 3 * n_inputs
-        return self._linear.gelu(padded.as_strided(shape, ((n_frames + 2) * n_inputs, self._stride * n_inputs, 1)))
-
-
-class Network(Protocol):
-    """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
-
-    def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
-        """``pool_after`` as for `ShortWindowEncoder.encode`."""
+    From shape (windows, frames, inputs) to (windows, frames / stride, outputs).
+    """
+    n_windows, n_frames, n_inputs = x.shape
+    shape = n_windows, n_frames // stride, 3 * n_inputs
+    return linear.gelu(F.pad(x, (0, 0, 1, 1)).as_strided(shape, ((n_frames + 2) * n_inputs, stride * n_inputs, 1)))
 
 
 class EagerNetwork:
@@ -166,12 +167,10 @@ class EagerNetwork:
     def __init__(self, weights: Weights, precision: Precision) -> None:
         self._kind = activations(precision)
         exact: Precision = "fp32" if precision == "int8" else precision
-        self._convolutions = [
-            _Convolution(weights, f"encoder.conv{n}", stride, exact) for n, stride in ((1, 1), (2, 2))
-        ]
+        self._convolutions = [packed_linear(*convolution(weights, f"encoder.conv{n}"), exact) for n in (1, 2)]
         self._places = weights.tensor("encoder.positional_embedding").to(self._kind)
-        names = (f"encoder.blocks.{n}" for n in range(weights.dims["n_audio_layer"]))
-        self._blocks = [_Block(weights, name, precision) for name in names]
+        n_blocks, n_head = weights.dims["n_audio_layer"], weights.dims["n_audio_head"]
+        self._blocks = [_EncoderBlock(weights, f"encoder.blocks.{n}", n_head, precision) for n in range(n_blocks)]
         self._norm = Norm(weights, "encoder.ln_post", self._kind)
 
     @line_profiled
@@ -182,8 +181,8 @@ class EagerNetwork:
         """
         n = mel.shape[-1] // 2
         x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
-        for convolution in self._convolutions:
-            x = convolution(x)
+        for stride, linear in enumerate(self._convolutions, 1):
+            x = _convolved(x, linear, stride)
         x[:, :n] += self._places[:n]
         for n_done, block in enumerate(self._blocks):
             if n_done == pool_after:
@@ -201,8 +200,6 @@ class ShortWindowEncoder:
     ``forward`` is the network: an `EagerNetwork`, or the compiled network given.
     """
 
-    __slots__ = (*("_n_blocks", "_n_mels"), *("calls", "compiled", "device", "encoded_samples", "forward", "precision"))
-
     def __init__(self, weights: Weights, precision: Precision = "fp32", network: Network | None = None) -> None:
         self.device, self.precision = weights.device, precision
         self.compiled = network is not None
@@ -212,8 +209,7 @@ class ShortWindowEncoder:
 
     def reset_counts(self) -> None:
         """Set the counts to zero."""
-        self.calls = 0
-        self.encoded_samples = 0
+        self.calls = self.encoded_samples = 0
 
     def with_own_counts(self) -> ShortWindowEncoder:
         """An encoder with the same network and weights, and counts of its own."""
@@ -247,11 +243,8 @@ class ShortWindowEncoder:
         n_total = min(positions(length + margin) * POSITION, MAX_WINDOW)
         with torch.inference_mode():
             features = self.forward(self.mel(windows, n_total), pool_after)
-        calls, encoded = len(windows), len(windows) * n_total
-        self.calls, self.encoded_samples = (
-            self.calls + calls,
-            self.encoded_samples + encoded,
-        )  # consistent for readers
+        n_calls, n_samples = self.calls + len(windows), self.encoded_samples + len(windows) * n_total
+        self.calls, self.encoded_samples = n_calls, n_samples  # consistent for readers
         n_audio = positions(length)
         return [Encoded(window, n_audio if pool_after is None else -(-n_audio // 2)) for window in features]
 
@@ -272,3 +265,24 @@ class ShortWindowEncoder:
             row[: len(window)] = lifted(window)
         # one by one: the dynamic range is limited to 80 dB below the loudest value of each window
         return torch.stack([log_mel_spectrogram(row, self._n_mels, self.device) for row in padded])
+
+
+def log_mel_spectrogram(audio: NDArray[np.float32], n_mels: int, device: torch.device) -> torch.Tensor:
+    """Log-mel spectrogram of a window, shape (n_mels, samples / 160), as openai-whisper computes it (licence in data/).
+
+    Each value is (x + 4) / 4, about -1 to 1. Here x is log10 of the power; values more than 8 below the largest x are
+    raised to that level. ``n_mels`` is 80 or 128.
+    """
+    samples = torch.from_numpy(audio).to(device)
+    window = torch.hann_window(_FFT).to(device)
+    stft = torch.stft(samples, _FFT, _HOP, window=window, return_complex=True)
+    mel = _filters(n_mels, device) @ (stft[..., :-1].abs() ** 2)
+    log_mel = torch.clamp(mel, min=1e-10).log10()
+    return (torch.maximum(log_mel, log_mel.max() - _RANGE) + 4.0) / 4.0
+
+
+@lru_cache
+def _filters(n_mels: int, device: torch.device) -> torch.Tensor:
+    """Slaney's mel filters, shape (n_mels, 201)."""
+    with np.load(_FILTERS, allow_pickle=False) as filters:
+        return torch.from_numpy(filters[f"mel_{n_mels}"]).to(device)
