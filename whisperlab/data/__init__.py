@@ -19,14 +19,5 @@ from __future__ import annotations
 from whisperlab.data.corpora import build, corpus_dir, info, is_built, list_corpora, load
 from whisperlab.data.manifest import Recording, read_manifest, write_manifest
 
-__all__ = [
-    "Recording",
-    "build",
-    "corpus_dir",
-    "info",
-    "is_built",
-    "list_corpora",
-    "load",
-    "read_manifest",
-    "write_manifest",
-]
+__all__ = ["Recording", "build", "corpus_dir", "info", "is_built", "list_corpora", "load", "read_manifest"]
+__all__ += ["write_manifest"]

@@ -1,8 +1,4 @@
-"""Reading and writing audio files. The result is what ``as_audio`` returns: mono float32 at 16 kHz.
-
-Samples have one dimension, are finite and nominally within [-1, 1). Files that cannot be converted to this form raise
-``AudioFormatError``.
-"""
+"""Reading and writing audio files. The result is what ``as_audio`` returns: mono float32 at 16 kHz, all finite."""
 
 from __future__ import annotations
 

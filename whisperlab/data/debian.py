@@ -6,7 +6,6 @@ Nothing is installed, and no root access is needed. Without apt-get, a folder wi
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import lzma
 import os
@@ -15,19 +14,16 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.util.errors import CorpusError
-
-Say = Callable[[str], None]
 
 _MEMBER_LIMIT = 8 << 20  # bytes; the largest prompt has 0.5 MB
 _UNPACKED_LIMIT = 128 << 20  # bytes; the largest package unpacks to 22 MB
-_XZ_MAGIC = b"\xfd7zXZ\0"
-_GZIP_MAGIC = b"\x1f\x8b"
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
@@ -62,11 +58,14 @@ def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
 
 def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
     """The names of the packages without a usable file in the folder: the pinned one, or one of another version."""
-
-    def usable(package: Package, path: Path) -> bool:
-        return version_of(path) != package.version or sha256(path) == package.sha256
-
-    return [each.name for each in packages if not any(usable(each, path) for path in _found(each, folder))]
+    return [
+        package.name
+        for package in packages
+        if all(
+            version_of(path) == package.version and file_sha256(path) != package.sha256
+            for path in _found(package, folder)
+        )
+    ]
 
 
 def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
@@ -82,10 +81,8 @@ def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
             (here / "lists" / "partial").mkdir(parents=True)
             own = [f"Dir::State::Lists={here / 'lists'}", f"Dir::Cache={here}", "Debug::NoLocking=true"]
             if reason := _apt_get(["update"], here, lock, own) or _apt_get(download, here, lock, own):
-                raise CorpusError(
-                    f"apt-get could not download {' '.join(names)}: {reason}; packages_dir can name a folder with "
-                    "the files"
-                )
+                failed = f"apt-get could not download {' '.join(names)}: {reason}"
+                raise CorpusError(f"{failed}; packages_dir can name a folder with the files")
         for deb in here.glob("*.deb"):
             deb.replace(folder / deb.name)
 
@@ -124,12 +121,12 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
     if not found:
         raise CorpusError(f"{folder}: {package.name}_{package.version}_all.deb is missing")
     for path in found:
-        if sha256(path) == package.sha256:
+        if file_sha256(path) == package.sha256:
             return path
     newest, version = found[-1], version_of(found[-1])
     if version == package.version:
         raise CorpusError(
-            f"{newest} is not the package it is named after (SHA-256 {sha256(newest)}, expected "
+            f"{newest} is not the package it is named after (SHA-256 {file_sha256(newest)}, expected "
             f"{package.sha256}): delete it and build again"
         )
     if not accept_newer:
@@ -138,12 +135,6 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
             "other audio, other results. accept_newer=True uses it anyway"
         )
     return newest
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(path: Path) -> dict[str, bytes]:
@@ -176,9 +167,9 @@ def _plain(packed: bytes) -> bytes:
     tarfile's own decompression has no limit: it keeps the data between the files in memory.
     """
     stream: lzma.LZMADecompressor | zlib._Decompress
-    if packed.startswith(_XZ_MAGIC):
+    if packed.startswith(b"\xfd7zXZ\0"):
         stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
-    elif packed.startswith(_GZIP_MAGIC):
+    elif packed.startswith(b"\x1f\x8b"):
         stream = zlib.decompressobj(wbits=31)
     else:
         return packed
