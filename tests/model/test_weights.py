@@ -31,8 +31,7 @@ from whisperlab import data as corpora
 from whisperlab.data.audio_files import read_audio
 from whisperlab.model import downloads
 from whisperlab.model import weights as models
-from whisperlab.model.checkpoints import tensor_digest
-from whisperlab.model.ct2 import read_variables, to_openai
+from whisperlab.model.checkpoints import read_variables, tensor_digest, to_openai
 from whisperlab.model.downloads import Wheel
 from whisperlab.model.weights import Packaged
 from whisperlab.util.errors import ConfigurationError, WeightsError
@@ -60,7 +59,7 @@ def small_state(dims: Mapping[str, int] = SMALL, seed: int = 0) -> dict[str, tor
     return {name: torch.randn(value.shape, generator=generator).half() for name, value in model.state_dict().items()}
 
 
-# The other direction of whisperlab.model.ct2, written independently from the description of the format.
+# The other direction of `to_openai`, written independently from the description of the format.
 
 
 def ct2_variables(state: Mapping[str, torch.Tensor], dims: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -40,9 +40,8 @@ class Package:
 def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
     """Download the packages that are missing or damaged in ``folder`` with ``apt-get download``.
 
-    Processes that fetch to the same folder take turns. Files left by killed processes are removed. If the system's
-    package lists do not contain the packages (most containers have empty lists), fresh lists are fetched into a
-    temporary folder; the system's lists do not change. Raises CorpusError.
+    Processes that fetch to the same folder take turns. If the system's package lists do not contain the packages (most
+    containers have empty lists), fresh lists are fetched into a temporary folder. Raises CorpusError.
     """
     packages = list(packages)
     if not _lacking(packages, folder):
@@ -138,10 +137,7 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
 
 
 def unpack(path: Path) -> dict[str, bytes]:
-    """The regular files of a .deb by their paths (``usr/share/...``), in memory only.
-
-    Raises CorpusError for a damaged package, a member that points outside it, and a member that is too large.
-    """
+    """The regular files of a .deb by their paths (``usr/share/...``), in memory only; CorpusError if it is damaged."""
     files: dict[str, bytes] = {}
     total = 0
     try:

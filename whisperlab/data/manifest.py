@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -114,13 +115,10 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     """The recordings of a manifest, in the same order.
 
     Each line is a JSON object with ``audio_filepath`` (absolute, or relative to the manifest's folder), ``duration``
-    in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang``, ``segments`` (a list of ``start``,
-    ``end``, ``lang``, ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. Unknown fields and empty
-    lines are skipped.
-
-    With an ``offset`` the recording is ``duration`` seconds of the file from there on; segments are relative to it.
-    `language_code` lists the accepted languages. Without ``segments``, a recording in one language is one segment.
-    Without ``id``, the id is the file's name, or file name and offset (``call@12.5``).
+    in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang`` (`language_code`), ``segments`` (a list
+    of ``start``, ``end``, ``lang``, ``text``, by time from the offset on), ``id``, ``split``, ``corpus`` and
+    ``noise_snr_db``. Unknown fields and empty lines are skipped. Without ``segments``, a recording in one language is
+    one segment. Without ``id``, the id is the file's name, or file name and offset (``call@12.5``).
 
     Raises ManifestError with file and line. With ``check_audio`` also raises it if an audio file is missing, or ends
     before an offset or a segment. If a duration differs from the file's, the file's is used, and a warning is logged.
@@ -229,10 +227,9 @@ def _objects(source: Path) -> Iterator[tuple[str, Json]]:
 
 def _other_format(content: str) -> str:
     """The format of a file that is often mistaken for a manifest; empty if unknown."""
-    try:
+    document = None
+    with suppress(ValueError):
         document = from_json(content)
-    except ValueError:
-        document = None
     if isinstance(document, list):
         return f"a JSON array of {len(document)}: write each item on its own line"
     if isinstance(document, dict):
@@ -247,10 +244,8 @@ def _other_format(content: str) -> str:
 
 
 def _check(fields: Json, allowed: Mapping[str, Field], required: Iterable[str], place: str) -> None:
-    for name in required:
-        if name not in fields:
-            raise ManifestError(f"{place}: the field {name!r} is missing")
-    if wrong := wrong_field(fields, allowed):
+    missing = next((f"the field {name!r} is missing" for name in required if name not in fields), None)
+    if wrong := missing or wrong_field(fields, allowed):
         raise ManifestError(f"{place}: {wrong}")
 
 

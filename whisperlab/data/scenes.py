@@ -63,10 +63,7 @@ class Prompt:
 
 
 def parse_texts(raw: bytes) -> dict[str, str]:
-    """``key: text`` lines (gzip, UTF-8, ``;`` comments) as a mapping. The first line of a repeated key counts.
-
-    Raises CorpusError for other content.
-    """
+    """``key: text`` lines (gzip, UTF-8, ``;`` comments); the first of a key counts. CorpusError for other content."""
     try:
         stream = zlib.decompressobj(wbits=31)  # gzip
         content = stream.decompress(raw, _TEXTS_LIMIT)

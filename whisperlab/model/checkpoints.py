@@ -1,6 +1,8 @@
-"""Reading checkpoints of openai-whisper (``.pt``) safely: untrusted files are checked before memory is taken for them.
+"""Reading checkpoints of openai-whisper (``.pt``) and CTranslate2 (``model.bin``) safely.
 
-Checkpoints are read by ``torch.load(weights_only=True)`` only, so a file cannot run code.
+Untrusted files are checked before memory is taken for them. ``torch.load(weights_only=True)`` runs no code of a file.
+CTranslate2 stacks matrices that openai-whisper keeps apart: query, key and value of a self-attention, key and value of
+a cross-attention. The stored values are cut and renamed, not computed, so they stay the same bit by bit.
 """
 
 from __future__ import annotations
@@ -9,12 +11,18 @@ import ctypes
 import hashlib
 import mmap
 import pickle
+import re
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory
 from whisperlab.util.validation import shown
@@ -22,10 +30,37 @@ from whisperlab.util.validation import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DIMS = (
-    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
-    *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
-)
+Array = NDArray[np.generic]
+Variables = dict[str, Array]
+
+_CT2_VERSION = 6
+_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}  # CTranslate2's DataType enumeration
+
+# CTranslate2's module -> the openai-whisper modules stacked in it along the first axis.
+_OUTSIDE = {
+    "encoder/conv1": ("encoder.conv1",),
+    "encoder/conv2": ("encoder.conv2",),
+    "encoder/layer_norm": ("encoder.ln_post",),
+    "decoder/layer_norm": ("decoder.ln",),
+    "decoder/embeddings": ("decoder.token_embedding",),
+}
+_BLOCK = {
+    "self_attention/layer_norm": ("attn_ln",),
+    "self_attention/linear_0": ("attn.query", "attn.key", "attn.value"),
+    "self_attention/linear_1": ("attn.out",),
+    "ffn/layer_norm": ("mlp_ln",),
+    "ffn/linear_0": ("mlp.0",),
+    "ffn/linear_1": ("mlp.2",),
+}
+_CROSS = {
+    "attention/layer_norm": ("cross_attn_ln",),
+    "attention/linear_0": ("cross_attn.query",),
+    "attention/linear_1": ("cross_attn.key", "cross_attn.value"),
+    "attention/linear_2": ("cross_attn.out",),
+}
+# The tensors of a module, by CTranslate2's names, and openai-whisper's names for them.
+_LEAVES = {"layer_norm": {"gamma": "weight", "beta": "bias"}, "embeddings": {"weight": "weight"}}
+_LINEAR = {"weight": "weight", "bias": "bias"}
 
 # First bytes of files that are often taken for checkpoints.
 _KINDS = {
@@ -104,38 +139,33 @@ def _kind(path: Path) -> str:
         raise UnavailableError(f"{path} cannot be read: {brief(error)}") from error
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "a safetensors file"
-    known = next((kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start)), "")
-    if known or head.startswith((b"PK", b"\x80")) or not head:
-        return known
-    return "not written by torch.save"
+    fits = head.startswith((b"PK", b"\x80")) or not head
+    kinds = (kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start))
+    return next(kinds, "" if fits else "not written by torch.save")
 
 
 def _check_contents(path: Path, dims: object, state: object) -> None:
     """Raise UnavailableError unless dims are named integers and the state is named, complete tensors."""
+    import torch
+
     unfit = f"{path} is not a checkpoint of openai-whisper:"
     if not (isinstance(dims, dict) and all(type(size) is int for size in dims.values())):
         raise UnavailableError(f"{unfit} its dims are {shown(dims)}")
     if not isinstance(state, dict):
         raise UnavailableError(f"{unfit} its weights are {shown(state)}")
     for name, tensor in state.items():
-        if not (isinstance(name, str) and _is_complete(tensor)):
+        dense = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and not tensor.is_meta
+        complete = dense and tensor.is_floating_point() and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        if not (isinstance(name, str) and complete):
             wanted = "should be a tensor of floats, dense and as large as it says"
             raise UnavailableError(f"{unfit} {shown(name)} {wanted}, and is {shown(tensor)}")
-
-
-def _is_complete(tensor: object) -> bool:
-    """Whether a value is a dense tensor of real floats whose values all lie in the file, each once."""
-    import torch
-
-    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
-        return False
-    return tensor.is_floating_point() and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def check_fit(checkpoint: Checkpoint) -> None:
     """Raise WeightsError if a tensor is missing, or its shape differs from the dimensions."""
     dims, unfit = checkpoint.dims, f"{checkpoint.path} does not fit openai-whisper's model:"
-    for name in _DIMS:
+    of_halves = [f"n_{half}_{size}" for half in ("audio", "text") for size in ("ctx", "state", "head", "layer")]
+    for name in ("n_mels", "n_vocab", *of_halves):
         if name not in dims:
             raise WeightsError(f"{unfit} dimension {name!r} is missing")
         if dims[name] < 1:
@@ -191,9 +221,8 @@ def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
     """SHA-256 (hex) of names, shapes and values, independent of file format, order and storage precision.
 
-    Values count as little-endian float16 if that is exact, otherwise as float32. A half-precision checkpoint and the
-    single-precision model made from it have the same digest. ``mapped``: the tensors lie in a memory-mapped file, and
-    their pages are released after reading.
+    Values count as little-endian float16 if that is exact, otherwise as float32. The pages of tensors that lie in a
+    memory-mapped file (``mapped``) are released after reading.
     """
     import torch
 
@@ -212,10 +241,7 @@ def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
 
 
 def release_pages(mapped: Tensor) -> None:
-    """Let the system drop the memory pages of a tensor in a mapped file; they are read from the file when needed.
-
-    Only for tensors that were never written to. Memory without a file would become zeros.
-    """
+    """Let the system drop the memory pages of a tensor in a mapped file, which was never written to."""
     if sys.platform != "linux":
         return
     start, size = mapped.untyped_storage().data_ptr(), mapped.untyped_storage().nbytes()
@@ -223,3 +249,85 @@ def release_pages(mapped: Tensor) -> None:
     length = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A position in the bytes of a ``model.bin``, advanced by every read."""
+
+    data: bytes
+    at: int = 0
+
+    def take(self, n_bytes: int) -> memoryview:
+        self.at += n_bytes
+        if self.at > len(self.data):
+            raise WeightsError(f"model.bin is cut short: byte {self.at} is needed and it has {len(self.data)}")
+        return memoryview(self.data)[self.at - n_bytes : self.at]
+
+    def number(self, kind: str) -> int:
+        """One little-endian unsigned integer: ``B`` 8, ``H`` 16 or ``I`` 32 bits."""
+        return int(struct.unpack("<" + kind, self.take(struct.calcsize(kind)))[0])
+
+    def string(self) -> str:
+        """A 16-bit length and that many bytes, of which the last is NUL."""
+        return bytes(self.take(self.number("H"))).rstrip(b"\0").decode()
+
+    def variable(self) -> tuple[str, Array]:
+        name = self.string()
+        shape = [self.number("I") for _ in range(self.number("B"))]
+        code = self.number("B")
+        if code not in _DTYPES:
+            raise WeightsError(f"model.bin stores {name} as type {code}, expected one of {sorted(_DTYPES)}")
+        return name, np.frombuffer(self.take(self.number("I")), _DTYPES[code]).reshape(shape)
+
+
+def read_variables(data: bytes) -> Variables:
+    """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``.
+
+    Raises WeightsError if the bytes are cut short, or of another format version or model kind.
+    """
+    cursor = _Cursor(data)
+    version, kind = cursor.number("I"), cursor.string()
+    if (version, kind) != (_CT2_VERSION, "WhisperSpec"):
+        raise WeightsError(f"expected a CTranslate2 WhisperSpec of version {_CT2_VERSION}, got {kind!r} of {version}")
+    cursor.number("I")  # the specification's revision, which does not affect weights
+    return dict(cursor.variable() for _ in range(cursor.number("I")))
+
+
+def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables]:
+    """``(dims, state_dict)`` as in openai-whisper's checkpoints, with the arrays in their stored precision.
+
+    Raises WeightsError if a variable is missing or quantised, or if a key bias is not zero (openai-whisper's keys have
+    no bias).
+    """
+    try:
+        dims = {"n_mels": variables["encoder/conv1/weight"].shape[1]}
+        dims["n_vocab"] = variables["decoder/embeddings/weight"].shape[0]
+        state: Variables = {}
+        modules: dict[str, tuple[str, ...]] = dict(_OUTSIDE)
+        for half, theirs, parts in (("encoder", "audio", _BLOCK), ("decoder", "text", _BLOCK | _CROSS)):
+            places = variables[f"{half}/position_encodings/encodings"]
+            state[f"{half}.positional_embedding"] = places
+            dims |= {f"n_{theirs}_ctx": places.shape[0], f"n_{theirs}_state": places.shape[1]}
+            layers = {name.split("/")[1] for name in variables if re.match(rf"{half}/layer_\w+/ffn/", name)}
+            dims |= {f"n_{theirs}_head": int(variables[f"{half}/num_heads"]), f"n_{theirs}_layer": len(layers)}
+            for n, (part, names) in product(range(len(layers)), parts.items()):
+                modules[f"{half}/layer_{n}/{part}"] = tuple(f"{half}.blocks.{n}.{name}" for name in names)
+        for module, targets in modules.items():
+            state.update(_unstack(variables, module, targets))
+    except KeyError as error:
+        raise WeightsError(f"model.bin has no variable {error.args[0]!r}") from error
+    return dims, state
+
+
+def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
+    """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
+    for leaf, name in _LEAVES.get(module.rpartition("/")[2], _LINEAR).items():
+        stacked = variables[f"{module}/{leaf}"]
+        if stacked.dtype.kind != "f":
+            raise WeightsError(f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used")
+        for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
+            if not target.endswith(".key") or leaf != "bias":
+                yield f"{target}.{name}", part
+            elif part.any():
+                raise WeightsError(f"model.bin has a bias for {target}, where openai-whisper has none")

@@ -1,8 +1,7 @@
 """The encoder as machine code: exported by torch.export, compiled by AOTInductor, and cached on disk.
 
-torch.compile would compile in every process, at the first window. Here the code is compiled once, before any audio,
-and later loaded from the cache. The same code runs for any number of positions and threads. Compiling needs a C++
-compiler. If it fails, the network runs uncompiled and the reason is logged.
+torch.compile would compile in every process, at the first window. The code here runs for any number of positions and
+threads. Compiling needs a C++ compiler. If it fails, the network runs uncompiled and the reason is logged.
 
 The network is split where positions may be pooled. Language ID (pooled) and text (not pooled) share the weights.
 """
@@ -26,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from whisperlab.model.checkpoints import tensor_digest
+from whisperlab.model.downloads import Say
 from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, convolution, fused_attention
 from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
 from whisperlab.model.weights import Weights, cache_dir
@@ -33,7 +33,6 @@ from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.files import atomic_path
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Say = Callable[[str], None]
 
 LONGEST = 1536  # positions in 30 s, padded
 VERSION = 1  # of the compiled functions; part of an artefact's name

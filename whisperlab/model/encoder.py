@@ -1,12 +1,11 @@
 """Whisper's audio encoder on windows as short as the audio, without padding to 30 s.
 
-openai-whisper requires 3,000 mel frames, so 2 s of speech costs as much as 30 s. The network itself takes any length:
-its convolutions and attention do, and its positional embedding is fixed. Cutting the embedding to the window gives the
-same arithmetic on fewer positions. The difference is that Whisper was trained with silence after the speech. `encode`
+openai-whisper requires 3,000 mel frames, so 2 s of speech costs as much as 30 s. The network itself takes any length,
+with the positional embedding cut to the window. But Whisper was trained with silence after the speech. `encode`
 therefore takes a *margin* of zeros after the audio, which restores most of the accuracy at a fraction of the cost.
 
-The network is built from its tensors: query, key and value are one linear layer, the convolutions are linear layers
-over overlapping frames, and additions and GELU are part of the linear layers (`whisperlab.model.linear`).
+Query, key and value are one linear layer, the convolutions are linear layers over overlapping frames, and additions
+and GELU are part of the linear layers (`whisperlab.model.linear`).
 """
 
 from __future__ import annotations
@@ -49,14 +48,10 @@ _RANGE = 8.0  # values more than 80 dB below the loudest are raised to that leve
 
 @dataclass(slots=True, frozen=True)
 class Encoded:
-    """Encoder output of one window.
+    """Encoder output of one window. A position is 20 ms, or 40 ms if pooled."""
 
-    ``features`` has shape (positions, state) and the type of the encoder's precision. A position is 20 ms, or 40 ms
-    if pooled. The first ``n_audio`` positions are audio, the rest is the margin of silence.
-    """
-
-    features: torch.Tensor
-    n_audio: int
+    features: torch.Tensor  # shape (positions, state), in the type of the encoder's precision
+    n_audio: int  # the first positions are audio, the rest is the margin of silence
 
 
 def positions(n_samples: int) -> int:
@@ -69,13 +64,13 @@ def positions(n_samples: int) -> int:
 
 
 def fused_attention(weights: Weights, name: str, n_head: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of query, key and value as one linear layer, in this order.
+    """Weight and bias of query, key and value as one linear layer, in this order. Whisper's keys have no bias.
 
-    Whisper's keys have no bias. Queries are divided by the square root of the head size here instead of in the
-    attention; it is a power of two in every model, so the result is the same.
+    Queries are divided by the square root of the head size here instead of in the attention; it is a power of two in
+    every model, so the result is the same.
     """
-    query, key, value = (weights.tensor(f"{name}.{part}.weight") for part in ("query", "key", "value"))
-    query_bias, value_bias = (weights.tensor(f"{name}.{part}.bias") for part in ("query", "value"))
+    (query, query_bias), (value, value_bias) = (weights.layer(f"{name}.{part}") for part in ("query", "value"))
+    key = weights.tensor(f"{name}.key.weight")
     scale = (len(query) // n_head) ** -0.5
     bias = torch.cat([query_bias * scale, torch.zeros_like(query_bias), value_bias])
     return torch.cat([query * scale, key, value]), bias
@@ -150,10 +145,7 @@ class _EncoderBlock(Block):
 
 
 def _convolved(x: torch.Tensor, linear: Linear, stride: int) -> torch.Tensor:
-    """A convolution over three neighbouring frames, then GELU: one linear layer on a view that repeats the frames.
-
-    From shape (windows, frames, inputs) to (windows, frames / stride, outputs).
-    """
+    """A convolution, then GELU: one linear layer on a view that repeats the frames, (windows, frames, inputs)."""
     n_windows, n_frames, n_inputs = x.shape
     shape = n_windows, n_frames // stride, 3 * n_inputs
     return linear.gelu(F.pad(x, (0, 0, 1, 1)).as_strided(shape, ((n_frames + 2) * n_inputs, stride * n_inputs, 1)))
@@ -194,9 +186,8 @@ class EagerNetwork:
 
 
 class ShortWindowEncoder:
-    """The encoder half of Whisper, which counts its calls and the audio encoded.
+    """The encoder half of Whisper. It counts its work: ``calls`` and ``encoded_samples`` (margins included).
 
-    ``calls`` and ``encoded_samples`` (margins included) grow with every window; reports call them "encoder work".
     ``forward`` is the network: an `EagerNetwork`, or the compiled network given.
     """
 

@@ -4,11 +4,10 @@ On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On process
 not favour, fp32 takes half the time that way, and a following addition or GELU needs no pass of its own. bf16 is twice
 as fast again where the CPU multiplies it (AVX-512 BF16, AMX).
 
-int8 reads a quarter of the memory. Its rounding error comes from a few channels of Whisper's activations that are far
-larger than the rest: one scale for a whole window leaves few steps for small rows. Here each row of the input (a
-position, a token) has its own scale, and so has each row of the weights. On two-second windows of speech the relative
-error of the encoder's output is 5 to 6 % (9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of
-whole tensors.
+int8 reads a quarter of the memory. A few channels of Whisper's activations are far larger than the rest: one scale for
+a whole window leaves few steps for small rows. Here each row of the input (a position, a token) has its own scale, and
+so has each row of the weights. On two-second windows of speech the relative error of the encoder's output is 5 to 6 %
+(9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of whole tensors.
 
 The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
 tried once per process on a small example (`operator_works`). If it is missing or wrong, a warning is logged, and plain
@@ -194,9 +193,9 @@ def packed_bytes(weight: torch.ScriptObject) -> int:
 
 
 class Int8Rows:
-    """The function ``x -> x @ weight.T`` with each row of the weight rounded to 8 bits.
+    """The function ``x -> x @ weight.T`` on (n, inputs), with each row of the weight rounded to 8 bits.
 
-    From float32 of shape (n, inputs) to (n, outputs); off by about 1 % in norm, for a quarter of the memory reads.
+    It is off by about 1 % in norm, for a quarter of the memory reads.
     """
 
     __slots__ = ("_rows", "_scale")

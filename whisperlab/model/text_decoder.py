@@ -1,9 +1,8 @@
 """Whisper's text decoder as a function of new tokens, the state so far, and one encoded window.
 
-openai-whisper keeps its key/value cache in module hooks and projects every token on the whole vocabulary. Here the
-cache is a plain value. `TextDecoder.open` computes the keys and values of a window once; `TextDecoder.extend` adds
-tokens and returns their hidden states. The caller chooses the rows of the vocabulary to project on: 99 languages, or
-all rows for the last token only. Attention weights of the alignment heads are kept on request, for word times.
+The key/value cache is a plain value. `TextDecoder.open` computes the keys and values of a window once;
+`TextDecoder.extend` adds tokens and returns their hidden states. The caller chooses the rows of the vocabulary to
+project on. Attention weights of the alignment heads are kept on request, for word times.
 """
 
 from __future__ import annotations
@@ -24,15 +23,11 @@ SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development 
 
 @dataclass(slots=True)
 class DecoderState:
-    """The decoder's state for one window: cross-attention keys and values, and those of the tokens so far.
-
-    Tensors have shape (heads, length, head size), one per layer. ``alignment`` holds attention weights of shape
-    (alignment heads, tokens, positions) for the tokens whose `extend` asked for them.
-    """
+    """The decoder's state for one window. Keys and values have shape (heads, length, head size), one pair per layer."""
 
     cross: list[tuple[torch.Tensor, torch.Tensor]]
-    past: list[tuple[torch.Tensor, torch.Tensor]]
-    alignment: torch.Tensor
+    past: list[tuple[torch.Tensor, torch.Tensor]]  # of the tokens so far
+    alignment: torch.Tensor  # (alignment heads, tokens, positions), for the tokens whose `extend` asked for it
     n_tokens: int = 0
 
 
@@ -50,10 +45,7 @@ class _DecoderBlock(Block):
 
 
 class TextDecoder:
-    """The decoder half of Whisper; ``precision`` is that of the linear layers in its blocks.
-
-    The vocabulary keeps its stored precision (half precision); the rows used are converted exactly.
-    """
+    """The decoder half of Whisper; ``precision`` is that of its blocks. The vocabulary keeps its stored precision."""
 
     def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
         self.device, self.precision = weights.device, precision
@@ -153,14 +145,13 @@ class TextDecoder:
             return rounded.scatter_(1, best, among if mask is None else among + mask[best])
 
     def _across(self, features: torch.Tensor) -> torch.Tensor:
-        """Keys and values of a window for every layer, shape (layers, 2, heads, positions, head size)."""
+        """Keys and values of a window, shape (layers, 2, heads, positions, head size)."""
         found = self._cross(features.to(self._kind))
         return found.view(len(features), len(self._blocks), 2, self._n_head, -1).permute(1, 2, 3, 0, 4)
 
     def _embedded(self, tokens: Sequence[int], start: int) -> torch.Tensor:
-        ids = torch.tensor(tokens, device=self.device)
-        x = self._vocabulary[ids].float() + self._places[start : start + len(tokens)]
-        return x.to(self._kind)
+        x = self._vocabulary[torch.tensor(tokens, device=self.device)].float()
+        return (x + self._places[start : start + len(tokens)]).to(self._kind)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), self._n_head, -1).transpose(0, 1)

@@ -1,7 +1,6 @@
 """Whisper's multilingual tokenizer: text to token ids and back, special tokens, and words.
 
-It gives the same tokens as openai-whisper's tokenizer, from the same vocabulary, and needs tiktoken only. The
-vocabulary is in ``data/``, with the licence of openai-whisper, from which the rules here are taken.
+It gives the same tokens as openai-whisper's, from which rules and vocabulary are taken (licence in ``data/``).
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -78,38 +77,29 @@ class Tokenizer:
 
         Languages without spaces are split into characters.
         """
-        characters, groups = self._split_characters(tokens)
-        if self.language in _WITHOUT_SPACES:
-            return characters, groups
         words: list[str] = []
         of_words: list[list[int]] = []
-        for text, group in zip(characters, groups, strict=True):
+        for text, group in self._characters(tokens):
             begins = group[0] >= self.eot or text.startswith(" ") or text.strip() in string.punctuation
-            if begins or not words:
-                words.append(text)
-                of_words.append(group)
-            else:
-                words[-1] += text
-                of_words[-1].extend(group)
+            if begins or not words or self.language in _WITHOUT_SPACES:
+                words.append("")
+                of_words.append([])
+            words[-1] += text
+            of_words[-1] += group
         return words, of_words
 
-    def _split_characters(self, tokens: Sequence[int]) -> tuple[list[str], list[list[int]]]:
+    def _characters(self, tokens: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         """The shortest runs of tokens that decode to whole characters."""
-        whole = self.encoding.decode(tokens)
-        texts: list[str] = []
-        groups: list[list[int]] = []
+        whole, offset = self.encoding.decode(tokens), 0
         group: list[int] = []
-        offset = 0
         for token in tokens:
             group.append(token)
             text = self.encoding.decode(group)
             cut = text.find(_REPLACEMENT)
             if cut < 0 or whole[offset + cut] == _REPLACEMENT:  # else the text itself holds the character
-                texts.append(text)
-                groups.append(group)
+                yield text, group
                 group = []
                 offset += len(text)
-        return texts, groups
 
 
 @lru_cache(maxsize=128)

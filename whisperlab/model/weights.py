@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from whisperlab.model import checkpoints, ct2, downloads
+from whisperlab.model import checkpoints, downloads
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
 from whisperlab.util import errors
@@ -217,9 +217,6 @@ def _device(name: str) -> torch.device:
         raise errors.ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
 
 
-# --- names and files --------------------------------------------------------------------------------------
-
-
 def cache_dir() -> Path:
     """The folder for downloads and built corpora: ``WHISPERLAB_CACHE`` or ``~/.cache/whisperlab``; not created."""
     return Path(os.environ.get("WHISPERLAB_CACHE") or Path.home() / ".cache" / "whisperlab")
@@ -297,9 +294,6 @@ def verify(name_or_path: str | Path) -> Verification:
     else:
         trusted, evidence = None, "no digest is known for it"
     return Verification(path, tensors, sum(t.numel() for t in state.values()), trusted, evidence)
-
-
-# --- sources ----------------------------------------------------------------------------------------------
 
 
 def load_checkpoint(name: str, download: bool, say: Say) -> Checkpoint:
@@ -413,7 +407,7 @@ def _converted(model_bin: bytes, name: str) -> Checkpoint:
     """The checkpoint made of a CTranslate2 model, if its digest is that of ``name``."""
     import torch
 
-    dims, state = ct2.to_openai(ct2.read_variables(model_bin))
+    dims, state = checkpoints.to_openai(checkpoints.read_variables(model_bin))
     tensors = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
     return _check_digest(Checkpoint(_own_file(name), dims, tensors), name)
 
