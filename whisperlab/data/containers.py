@@ -138,16 +138,13 @@ class _Reading:
     def log(self, parts: list[Part]) -> None:
         """Log missing and damaged audio, and gaps."""
         if self.problems:
-            logger.warning(
-                "%s: the file was cut short or is damaged (%s); %.3f s of it were read",
-                self.path,
-                "; ".join(dict.fromkeys(self.problems)),
-                _length_s(parts),
-            )
+            problems = dict.fromkeys(self.problems)
+            text = "%s: the file was cut short or is damaged (%s); %.3f s of it were read"
+            logger.warning(text, self.path, "; ".join(problems), _length_s(parts))
         if self.gaps:
             gaps = [f"{length:.2f} s at {start:.2f} s" for start, length in self.gaps]
-            text = ", ".join(gaps if len(gaps) <= 5 else [*gaps[:5], f"{len(gaps) - 5} more"])
-            logger.warning("%s: silence fills gaps in the timestamps: %s", self.path, text)
+            gaps[5:] = [f"{len(gaps) - 5} more"] if len(gaps) > 5 else []
+            logger.warning("%s: silence fills gaps in the timestamps: %s", self.path, ", ".join(gaps))
 
     def _decode(self, window: Window, found: Layout) -> list[Part]:
         """One of the joined files, read by libsndfile or else by FFmpeg."""
@@ -184,8 +181,7 @@ class _Reading:
             if self.is_full:
                 raise
             parts = []
-        # libsndfile's estimate may be wrong: then FFmpeg must read clearly more.
-        margin_s = _WORSE_S if lost == _ESTIMATE else -_WORSE_S
+        margin_s = _WORSE_S if lost == _ESTIMATE else -_WORSE_S  # an estimate may be wrong
         if not parts or _length_s(parts) < _length_s([part]) + margin_s:
             del self.problems[n_problems:], self.gaps[n_gaps:]
             self.n_values = n_values
@@ -235,12 +231,10 @@ class _Reading:
                     lost = f"libsndfile: {getattr(error, 'error_string', None) or error}"
                 samples = np.concatenate([np.zeros((0, sound.channels), np.float32), *blocks])
         complaint = next((line for line in chatter if _MPG123_LOST.search(line)), b"")
-        sizes = [(int(size), int(there)) for size, there in _CUT.findall(log)]
+        sizes = [(len(samples), promised), *((int(there), int(size)) for size, there in _CUT.findall(log))]
         if not lost and complaint:
             lost = f"libmpg123: {complaint.decode(errors='replace').strip()}"
-        elif not lost and (
-            len(samples) < promised < _UNKNOWN_SIZE or any(there < size < _UNKNOWN_SIZE for size, there in sizes)
-        ):
+        elif not lost and any(there < size < _UNKNOWN_SIZE for there, size in sizes):
             lost = _PROMISES
         return Part(samples, rate), lost, promised / max(rate, 1) if promised < _UNKNOWN_SIZE else 0.0
 
@@ -266,10 +260,9 @@ class _Reading:
             except Exception as error:
                 if _memory_ran_out(error):
                     raise
-                reasons = f"{reason.rstrip('.')}; FFmpeg: {_reason(error, log)}"
-                hint = f"; {_RAW}" if raw else ""
+                reasons = f"({reason.rstrip('.')}; FFmpeg: {_reason(error, log)})" + f"; {_RAW}" * bool(raw)
                 raise AudioFormatError(
-                    f"{self.path}: not audio that libsndfile or FFmpeg can read ({reasons}){hint}"
+                    f"{self.path}: not audio that libsndfile or FFmpeg can read {reasons}"
                 ) from error
 
     def _track_parts(self, container: InputContainer, log: list[_LogLine]) -> list[Part]:

@@ -1,6 +1,6 @@
 """Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes.
 
-``voices.json`` has packages, licences and credits, as in each package's copyright file; ``card.md`` the data card.
+``corpora.json`` has the recipes, and packages, licences and credits as in each package's copyright file.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from whisperlab.util.timeline import seconds
 
 RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
 _HERE = Path(__file__).parent
+_FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
 
 @dataclass(slots=True, frozen=True)
@@ -66,17 +67,11 @@ class Recipe:
 
 VOICES = {
     lang: Voice(lang, v["language"], v["licence"], v["credit"], Package(*v["audio"]), Package(*v["texts"]))
-    for lang, v in json.loads((_HERE / "voices.json").read_text(encoding="utf-8")).items()
+    for lang, v in _FACTS["voices"].items()
 }
-_FIVE = "five languages by four voices: easy, because the voice often changes with the language"
-_TWO = "English and Spanish by one bilingual speaker: hard, because only the language changes"
-_ONE = "control, only {}: every switch found in it is false"
-_RECIPES = (
-    Recipe("ivr-five", tuple(VOICES), {"dev": 360, "test": 360}, _FIVE),
-    Recipe("ivr-en-es", ("en", "es"), {"dev": 300, "test": 300}, _TWO),
-    *(Recipe(f"ivr-{v.lang}", (v.lang,), {"dev": 60, "test": 120}, _ONE.format(v.language)) for v in VOICES.values()),
-)
-RECIPES = {made.name: made for made in _RECIPES}
+RECIPES = {
+    name: Recipe(name, tuple(r["languages"]), r["seconds"], r["description"]) for name, r in _FACTS["recipes"].items()
+}
 
 
 def recipe(name: str) -> Recipe:
@@ -138,8 +133,10 @@ def load(
 
 def info(name: str, seed: int = 0) -> Json:
     """Facts about a corpus; ``splits`` is empty until it is built, ``licences`` and ``credits`` are by language."""
-    made, built = recipe(name), is_built(name, seed)
-    sizes = {split: Totals.of(load(name, split, seed, build_missing=False)) for split in SPLITS if built}
+    made, built, sizes = recipe(name), is_built(name, seed), {}
+    for split in SPLITS if built else ():
+        size = Totals.of(load(name, split, seed, build_missing=False))
+        sizes[split] = {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
     return {
         "name": name,
         "description": made.description,
@@ -147,10 +144,7 @@ def info(name: str, seed: int = 0) -> Json:
         "seed": seed,
         "built": built,
         "path": str(corpus_dir(name, seed)),
-        "splits": {
-            split: {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
-            for split, size in sizes.items()
-        },
+        "splits": sizes,
         "licences": {voice.lang: voice.licence for voice in made.voices},
         "credits": {voice.lang: voice.credit for voice in made.voices},
     }
@@ -164,12 +158,11 @@ def build(
     accept_newer: bool = False,
     say: Say = lambda line: None,
 ) -> Path:
-    """Build a corpus unless it exists; returns its folder.
+    """Build a corpus unless it exists; returns its folder, which appears only when it is complete.
 
     The Debian packages come from ``packages_dir``, or once from ``apt-get download``: 55 MB for all five languages.
     They must have the recipes' version unless ``accept_newer``. ``say`` receives a line per step. Processes that build
-    the same corpus wait for each other. The folder appears only when it is complete. Raises CorpusError if a package
-    is missing or damaged, and ConfigurationError for an unknown name.
+    the same corpus wait for each other. Raises CorpusError if a package is missing or damaged.
     """
     target = corpus_dir(name, seed)
     if is_built(name, seed):

@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -36,35 +36,30 @@ class Package:
     version: str
     sha256: str
 
+    def files(self, folder: Path) -> list[Path]:
+        """The package's files of any version."""
+        return sorted(folder.glob(f"{self.name}_*.deb"))
 
-def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
+    def is_in(self, folder: Path) -> bool:
+        """Whether the folder has the pinned file, or one of another version."""
+        return any(version_of(path) != self.version or file_sha256(path) == self.sha256 for path in self.files(folder))
+
+
+def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
     """Download the packages that are missing or damaged in ``folder`` with ``apt-get download``.
 
     Processes that fetch to the same folder take turns. If the system's package lists do not contain the packages (most
     containers have empty lists), fresh lists are fetched into a temporary folder. Raises CorpusError.
     """
-    packages = list(packages)
-    if not _lacking(packages, folder):
+    if all(package.is_in(folder) for package in packages):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the last holder ends
         for left_behind in folder.glob(".fetching-*"):
             shutil.rmtree(left_behind, ignore_errors=True)
-        if wanted := _lacking(packages, folder):
+        if wanted := [package.name for package in packages if not package.is_in(folder)]:
             _fetch(wanted, folder, say, lock)
-
-
-def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
-    """The names of the packages without a usable file in the folder: the pinned one, or one of another version."""
-    return [
-        package.name
-        for package in packages
-        if all(
-            version_of(path) == package.version and file_sha256(path) != package.sha256
-            for path in _found(package, folder)
-        )
-    ]
 
 
 def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
@@ -87,10 +82,7 @@ def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
 
 
 def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
-    """Run apt-get in ``folder``; returns the reason of a failure, or an empty string.
-
-    apt-get inherits the lock, because it may outlive this process and continue to write.
-    """
+    """Run apt-get, which inherits the lock, because it may outlive this process; returns the reason of a failure."""
     settings = ["Acquire::Retries=3", *options]
     if os.geteuid() == 0:  # apt-get would drop to a user without write access to the folder
         settings.append("APT::Sandbox::User=root")
@@ -102,21 +94,14 @@ def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Seque
     return "; ".join(errors) or f"exit status {done.returncode}" if done.returncode else ""
 
 
-def _found(package: Package, folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{package.name}_*.deb"))
-
-
 def version_of(deb: Path) -> str:
     """The version in the name of a package's file."""
     return deb.name.split("_")[1]
 
 
 def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
-    """The package's file in ``folder`` after a check of its digest.
-
-    Raises CorpusError for another version than the recipes' unless ``accept_newer``.
-    """
-    found = _found(package, folder)
+    """The package's file in ``folder``; CorpusError if it is damaged, or not the recipes' unless ``accept_newer``."""
+    found = package.files(folder)
     if not found:
         raise CorpusError(f"{folder}: {package.name}_{package.version}_all.deb is missing")
     for path in found:
@@ -158,10 +143,7 @@ def unpack(path: Path) -> dict[str, bytes]:
 
 
 def _plain(packed: bytes) -> bytes:
-    """A tar archive without its compression. Raises ValueError above the size limit.
-
-    tarfile's own decompression has no limit: it keeps the data between the files in memory.
-    """
+    """A tar archive without its compression; ValueError above the limit. tarfile's own decompression has no limit."""
     stream: lzma.LZMADecompressor | zlib._Decompress
     if packed.startswith(b"\xfd7zXZ\0"):
         stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
