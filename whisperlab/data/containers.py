@@ -260,10 +260,9 @@ class _Reading:
             except Exception as error:
                 if _memory_ran_out(error):
                     raise
-                reasons = f"({reason.rstrip('.')}; FFmpeg: {_reason(error, log)})" + f"; {_RAW}" * bool(raw)
-                raise AudioFormatError(
-                    f"{self.path}: not audio that libsndfile or FFmpeg can read {reasons}"
-                ) from error
+                reasons = f"({reason.rstrip('.')}; FFmpeg: {_reason(error, log)}){f'; {_RAW}' if raw else ''}"
+                unread = f"{self.path}: not audio that libsndfile or FFmpeg can read"
+                raise AudioFormatError(f"{unread} {reasons}") from error
 
     def _track_parts(self, container: InputContainer, log: list[_LogLine]) -> list[Part]:
         """The parts of one audio track, placed by the file's timestamps."""

@@ -177,9 +177,8 @@ def build(
                 debian.fetch(recipe(name).packages, packages, say)
             _build(folder, recipe(name), seed, packages, accept_newer, say)
     except OSError as error:
-        raise CorpusError(
-            f"{name} could not be built in {target.parent}: {error}; WHISPERLAB_CACHE can name a folder elsewhere"
-        ) from error
+        remedy = "WHISPERLAB_CACHE can name a folder elsewhere"
+        raise CorpusError(f"{name} could not be built in {target.parent}: {error}; {remedy}") from error
     return target
 
 
@@ -211,7 +210,7 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
     pool: list[Prompt] = []
     for voice in made.voices:
         say(f"{made.name}: reading {voice.language}")
-        pool += _read_prompts(voice, texts[voice.lang], sentence_of, files)
+        pool += _read_prompts(voice.lang, files[voice.audio.name], texts[voice.lang], sentence_of)
     (folder / "audio").mkdir()
     recordings: list[Recording] = []
     for split in SPLITS:
@@ -245,17 +244,15 @@ def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     return texts
 
 
-def _read_prompts(
-    voice: Voice, texts: Mapping[str, str], sentence_of: Mapping[str, str], files: Mapping[str, Path]
-) -> list[Prompt]:
+def _read_prompts(lang: str, deb: Path, texts: Mapping[str, str], sentence_of: Mapping[str, str]) -> list[Prompt]:
     """The usable prompts of one language, in the order of their keys; the first of each wording."""
-    content = debian.unpack(files[voice.audio.name])
+    content = debian.unpack(deb)
     # usr/share/asterisk/sounds/VOICE/KEY.g722
     recordings = {name.split("/", 5)[-1].removesuffix(".g722"): raw for name, raw in content.items()}
     prompts: dict[str, Prompt] = {}
     for key in sorted(texts.keys() & recordings.keys()):
         audio = scenes.decode_g722(recordings[key])
-        if prompt := scenes.make_prompt(sentence_of[key], voice.lang, texts[key], audio):
+        if prompt := scenes.make_prompt(sentence_of[key], lang, texts[key], audio):
             prompts.setdefault(scenes.fold(prompt.text), prompt)
     return list(prompts.values())
 

@@ -128,7 +128,11 @@ def layout(file: IO[bytes], size: int) -> Layout:
     found = Layout([(0, size)])
     second = next((pattern for first, pattern in _SECOND if first.match(head)), None)
     if second:
-        starts = [at for at in _search(file, second, begin + 4, size) if at >= _said_end(file, head, begin)]
+        said_end = 0  # of a WAV or AIFF file by its own header: another file may be embedded before that end
+        if head[:4] in (b"RIFF", b"RIFX", b"FORM"):
+            said = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+            said_end = begin + said if said < 2**31 - 2**16 else 0
+        starts = [at for at in _search(file, second, begin + 4, size) if at >= said_end]
         found.spans = list(pairwise([0, *starts, size]))
     elif _MP3.match(head):
         tables = list(_search(file, _XING, begin, size))
@@ -155,14 +159,6 @@ def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[i
             if at + match.start() > last:
                 last = at + match.start()
                 yield last
-
-
-def _said_end(file: IO[bytes], head: bytes, begin: int) -> int:
-    """The end of a WAV or AIFF file by its own header, 0 if unknown. Another file may be embedded before that end."""
-    if head[:4] not in (b"RIFF", b"RIFX", b"FORM"):
-        return 0
-    (size,) = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])
-    return begin + size if size < 2**31 - 2**16 else 0
 
 
 def _mp3_starts(file: IO[bytes], tables: list[int], begin: int, end: int) -> list[int]:

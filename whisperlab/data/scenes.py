@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from whisperlab.util.audio_arrays import FloatArray
@@ -208,9 +209,7 @@ class Scene:
         return self.placed[-1].end + _TAIL
 
 
-def plan_scenes(
-    rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float
-) -> Iterator[Scene]:
+def plan_scenes(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float) -> Iterator[Scene]:
     """Scenes with a total length of at least ``length_s``; CorpusError if the pool is too small.
 
     No prompt is used twice. Every second scene is clean; the others have noise at 20 and 10 dB alternately.
@@ -230,9 +229,7 @@ def plan_scenes(
         total_s += seconds(len(scene))
 
 
-def _draw(
-    rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None
-) -> Scene | None:
+def _draw(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None) -> Scene | None:
     """Blocks up to a random length, or None if the prompts run out, or for a scene out of range.
 
     Neighbouring blocks differ in language if there are several. No sentence occurs twice, not even in two languages.
@@ -258,7 +255,7 @@ def _draw(
     return scene if fits else None
 
 
-def render(scene: Scene, rng: np.random.Generator) -> FloatArray:
+def render(scene: Scene, rng: Generator) -> FloatArray:
     """The scene's samples. The signal-to-noise ratio refers to the speech without pauses."""
     audio = np.zeros(len(scene), dtype=np.float32)
     spoken = []
@@ -278,7 +275,7 @@ def render(scene: Scene, rng: np.random.Generator) -> FloatArray:
     return audio
 
 
-def pink_noise(rng: np.random.Generator, n_samples: int) -> FloatArray:
+def pink_noise(rng: Generator, n_samples: int) -> FloatArray:
     """Noise with a power of 1/f above 50 Hz (flat below) and a mean square of 1."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     frequency = np.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE)

@@ -69,7 +69,6 @@ class _Blocks(torch.nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """All blocks in order."""
         for number in self._numbers:
             x = x + self._linear(f"{number}_attn_out", self._attention(number, x, seen))
             wide = F.gelu(self._linear(f"{number}_mlp_0", self._norm(f"{number}_mlp_ln", x)))
@@ -94,7 +93,6 @@ class Head(_Blocks):
         self._keep("places", F.pad(places, (0, 0, 0, LONGEST - len(places))))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The first part of `whisper.model.AudioEncoder.forward`."""
         for name, stride in (("conv1", 1), ("conv2", 2)):
             n_frames, padded = x.shape[1], F.pad(x, (0, 0, 1, 1))
             frames = torch.cat([padded[:, k : k + n_frames : stride] for k in range(3)], -1)
@@ -110,7 +108,6 @@ class Tail(_Blocks):
         self._keep("norm", *weights.layer("encoder.ln_post"))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The second part of `whisper.model.AudioEncoder.forward`."""
         return self._norm("norm", super().forward(x, seen))
 
 
@@ -125,9 +122,8 @@ class CompiledNetwork:
 
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         if pool_after not in (None, self.split):
-            raise ConfigurationError(
-                f"pool_after: this encoder was compiled for {self.split} blocks or None, got {pool_after}"
-            )
+            allowed = f"{self.split} blocks or None"
+            raise ConfigurationError(f"pool_after: this encoder was compiled for {allowed}, got {pool_after}")
         return torch.cat([self._one(window, pool_after is not None) for window in mel])
 
     def _one(self, mel: torch.Tensor, pooled: bool) -> torch.Tensor:
@@ -152,13 +148,10 @@ def _filled(n: int) -> int:
 
 
 def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Say = _log.info) -> ShortWindowEncoder:
-    """The compiled encoder in fp32 or bf16, which can pool after ``split`` blocks.
+    """The compiled encoder in fp32 or bf16 on the CPU, which can pool after ``split`` blocks.
 
     Compiling takes a minute or two, once per model, precision, split, version of torch and kind of processor; the code
     is cached. If it fails, the uncompiled encoder is returned and a warning is logged.
-
-    Raises:
-        ConfigurationError: precision int8, a split outside the model's blocks, or a device other than the CPU.
     """
     if precision == "int8" or weights.device.type != "cpu":
         raise ConfigurationError(

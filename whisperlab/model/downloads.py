@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import queue
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import threading
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -50,22 +50,21 @@ class Wheel:
 
 def open_url(url: str) -> HTTPResponse:
     """A web server's answer. The request runs in its own thread, because name resolution has no timeout."""
-    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+    answer: Future[HTTPResponse] = Future()
 
     def request() -> None:
         try:
-            answers.put(urllib.request.urlopen(url, timeout=ANSWER_S))  # noqa: S310 - from our own table of https
+            answer.set_result(urllib.request.urlopen(url, timeout=ANSWER_S))  # noqa: S310 - from our own table of https
         except (OSError, HTTPException) as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=request, daemon=True).start()
     try:
-        answer = answers.get(timeout=ANSWER_S)
-    except queue.Empty:
+        return answer.result(ANSWER_S)
+    except TimeoutError:
         raise UnavailableError(f"no answer within {ANSWER_S:.0f} s") from None
-    if isinstance(answer, Exception):
-        raise UnavailableError(f"no answer ({brief(answer)})") from answer
-    return answer
+    except (OSError, HTTPException) as error:
+        raise UnavailableError(f"no answer ({brief(error)})") from error
 
 
 def blocks(source: IO[bytes]) -> Iterator[bytes]:

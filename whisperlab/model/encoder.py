@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from whisperlab.model.linear import Linear, Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
+from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.gain import lifted
 from whisperlab.util.line_profile import line_profiled
@@ -167,10 +167,7 @@ class EagerNetwork:
 
     @line_profiled
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
-        """`whisper.model.AudioEncoder.forward` with the positional embedding cut to the window.
-
-        The positions are padded to a multiple of `whisperlab.model.linear.ROWS`; attention ignores the padding.
-        """
+        """`whisper.model.AudioEncoder.forward` on padded rows (`padded_rows`); attention ignores the padding."""
         n = mel.shape[-1] // 2
         x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
         for stride, linear in enumerate(self._convolutions, 1):
@@ -208,21 +205,16 @@ class ShortWindowEncoder:
         other.reset_counts()
         return other
 
-    def encode(self, audio: NDArray[np.float32], margin: int, pool_after: int | None = None) -> Encoded:
-        """Encode one window.
+    def encode(self, audio: FloatArray, margin: int, pool_after: int | None = None) -> Encoded:
+        """Encode one window of at most 30 s.
 
-        Args:
-            audio: float32 samples at 16 kHz, at most 30 s.
-            margin: samples of silence to append; the sum is rounded up to whole positions and cut at 30 s.
-            pool_after: average neighbouring positions in pairs after so many blocks; the rest of the network works on
-                half as many positions of 40 ms. None keeps all. Whisper was not trained for pooling: the features suit
-                language identification, not text.
+        ``margin`` samples of silence are appended; the sum is rounded up to whole positions and cut at 30 s. After
+        ``pool_after`` blocks neighbouring positions are averaged in pairs; the rest of the network works on half as
+        many positions of 40 ms. Whisper was not trained for this: the features suit language-ID, not text.
         """
         return self.encode_batch([audio], margin, pool_after)[0]
 
-    def encode_batch(
-        self, windows: Sequence[NDArray[np.float32]], margin: int, pool_after: int | None = None
-    ) -> list[Encoded]:
+    def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
         """Encode windows of one length together; arguments as for `encode`."""
         lengths = {len(window) for window in windows}
         if len(lengths) != 1:
@@ -242,15 +234,11 @@ class ShortWindowEncoder:
     def check_pooling(self, pool_after: int | None) -> None:
         """Raise ConfigurationError unless a block of this model follows after so many."""
         if pool_after is not None and not 0 <= pool_after < self._n_blocks:
-            raise ConfigurationError(
-                f"pool_after must be None or 0 to {self._n_blocks - 1}, the blocks before the last, got {pool_after}"
-            )
+            allowed = f"None or 0 to {self._n_blocks - 1}, the blocks before the last"
+            raise ConfigurationError(f"pool_after must be {allowed}, got {pool_after}")
 
-    def mel(self, windows: Sequence[NDArray[np.float32]], n_total: int) -> torch.Tensor:
-        """Log-mel spectrograms of windows followed by silence, shape (windows, mels, n_total / 160).
-
-        Quiet windows are amplified first (`whisperlab.util.gain.lifted`).
-        """
+    def mel(self, windows: Sequence[FloatArray], n_total: int) -> torch.Tensor:
+        """Log-mel spectrograms of windows, amplified if quiet, then silence: shape (windows, mels, n_total / 160)."""
         padded = np.zeros((len(windows), n_total), dtype=np.float32)
         for row, window in zip(padded, windows, strict=True):
             row[: len(window)] = lifted(window)
@@ -258,7 +246,7 @@ class ShortWindowEncoder:
         return torch.stack([log_mel_spectrogram(row, self._n_mels, self.device) for row in padded])
 
 
-def log_mel_spectrogram(audio: NDArray[np.float32], n_mels: int, device: torch.device) -> torch.Tensor:
+def log_mel_spectrogram(audio: FloatArray, n_mels: int, device: torch.device) -> torch.Tensor:
     """Log-mel spectrogram of a window, shape (n_mels, samples / 160), as openai-whisper computes it (licence in data/).
 
     Each value is (x + 4) / 4, about -1 to 1. Here x is log10 of the power; values more than 8 below the largest x are
