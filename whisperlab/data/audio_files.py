@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.validation import shown
 
-logger = logging.getLogger("whisperlab")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SIDES = {"left": 1, "right": 2}
 

@@ -89,10 +89,11 @@ class Checkpoint:
     mapped: bool = False
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, verify: bool = False) -> Checkpoint:
     """A checkpoint, mapped into memory where its format allows that: all but the oldest.
 
-    Raises UnavailableError if the file is not a checkpoint. Checksums are not compared: see `read_verified`.
+    Raises UnavailableError if the file is not a checkpoint. ``verify`` compares the checksums in the file: for a
+    checkpoint without a known digest.
     """
     import torch
 
@@ -101,6 +102,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UnavailableError(f"{unreadable}: it is {kind}; a checkpoint of openai-whisper (.pt) is needed")
     try:
         mapped = zipfile.is_zipfile(path)
+        if mapped and verify:
+            check_archive(path)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's own message advises loading the file unsafely
         raise UnavailableError(f"{unreadable}: torch.save did not write it, or it holds more than tensors") from error
@@ -114,20 +117,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
 
 
-def read_verified(path: Path) -> Checkpoint:
-    """A checkpoint without a known digest: its parts are compared with the checksums in the file, unlike in torch."""
-    checkpoint, damaged = read_checkpoint(path), None
-    try:
-        if checkpoint.mapped:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-    except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        if is_lack_of_memory(error):
-            raise
-        damaged = brief(error)
-    if damaged:
-        raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")
-    return checkpoint
+def check_archive(path: Path) -> None:
+    """Raise BadZipFile if a part of an archive does not have its checksum, which torch does not compare."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{path} is damaged (at {damaged}): get the file again")
 
 
 def _kind(path: Path) -> str:

@@ -15,7 +15,6 @@ import platform
 import stat
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.checkpoints import tensor_digest
+from whisperlab.model.checkpoints import check_archive, tensor_digest
 from whisperlab.model.downloads import Say
 from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, convolution, fused_attention
 from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
@@ -219,9 +218,7 @@ def _check_ours(path: Path) -> None:
 def _load(path: Path) -> Forward:
     from torch._inductor import aoti_load_package
 
-    with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"{path} is damaged at {damaged}")
+    check_archive(path)
     package: Forward = aoti_load_package(str(path))
     return package
 

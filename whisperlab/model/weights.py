@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from whisperlab.model import checkpoints, downloads
-from whisperlab.model.checkpoints import Checkpoint, UnavailableError, tensor_digest
+from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
 from whisperlab.util import errors
 from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory, translate_oom
@@ -183,7 +183,7 @@ def model_digest(model: Whisper | Weights) -> str:
 def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str, Tensor]:
     """A checkpoint that fits its dimensions, the model's name (the path if unknown), and its alignment heads."""
     name = target if isinstance(target, str) else None
-    checkpoint = load_checkpoint(name, download, say) if name else checkpoints.read_verified(Path(target))
+    checkpoint = load_checkpoint(name, download, say) if name else read_checkpoint(Path(target), verify=True)
     checkpoints.check_fit(checkpoint)
     if not name:
         digest = tensor_digest(checkpoint.state)
@@ -281,7 +281,7 @@ def verify(name_or_path: str | Path) -> Verification:
     path = model_path(target) if isinstance(target, str) else target
     if path is None:
         raise WeightsError(f"{target} is not on this machine; `whisperlab models fetch {target}` gets it")
-    state = checkpoints.read_verified(path).state
+    state = read_checkpoint(path, verify=True).state
     tensors, digest = tensor_digest(state), file_sha256(path)
     names = [target] if isinstance(target, str) else list(URLS)
     trusted: bool | None = True
@@ -320,7 +320,7 @@ def _own_cache(name: str, say: Say) -> Checkpoint:
     path = _own_file(name)
     if name not in PACKAGED or not path.is_file():
         raise UnavailableError(f"nothing at {path}")
-    return _check_digest(checkpoints.read_checkpoint(path), name)
+    return _check_digest(read_checkpoint(path), name)
 
 
 def _openai_cache(name: str, say: Say) -> Checkpoint:
@@ -328,7 +328,7 @@ def _openai_cache(name: str, say: Say) -> Checkpoint:
     if not path.is_file():
         raise UnavailableError(f"nothing at {path}")
     _check_file(path, name)
-    return checkpoints.read_checkpoint(path)
+    return read_checkpoint(path)
 
 
 def _openai_download(name: str, say: Say) -> Checkpoint:
@@ -337,7 +337,7 @@ def _openai_download(name: str, say: Say) -> Checkpoint:
     with downloads.open_url(URLS[name]) as answer:
         say(f"downloading {path.name} to {path.parent}")
         downloads.write(path, downloads.blocks(answer), check=lambda part: _check_file(part, name))
-    return checkpoints.read_checkpoint(path)
+    return read_checkpoint(path)
 
 
 def _package_index(name: str, say: Say) -> Checkpoint:
