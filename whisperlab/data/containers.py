@@ -101,22 +101,16 @@ class _Reading:
     problems: list[str] = field(default_factory=list)
     gaps: list[tuple[float, float]] = field(default_factory=list)  # seconds: start, length
 
-    @property
-    def is_full(self) -> bool:
-        return self.n_values > _MAX_VALUES
-
-    def count(self, n_values: int) -> None:
-        """Count decoded values. Raises AudioFormatError beyond the limit."""
-        self.n_values += n_values
-        if self.is_full:
+    def count(self, n_samples: int, n_channels: int) -> None:
+        """Count decoded samples of each channel. Raises AudioFormatError for too many of either."""
+        if not 1 <= n_channels <= MAX_FILE_CHANNELS:
+            raise AudioFormatError(f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}")
+        self.n_values += n_samples * n_channels
+        if self.n_values > _MAX_VALUES:
             raise AudioFormatError(
                 f"{self.path}: expected at most {_MAX_VALUES:,} values in all channels together, there are more: "
                 "cut the recording into parts"
             )
-
-    def check_channels(self, n_channels: int) -> None:
-        if not 1 <= n_channels <= MAX_FILE_CHANNELS:
-            raise AudioFormatError(f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}")
 
     def parts(self, file: IO[bytes]) -> list[Part]:
         """All parts. Raises AudioFormatError if the first joined file cannot be read."""
@@ -128,7 +122,7 @@ class _Reading:
             try:
                 parts += self._decode(window, found)
             except AudioFormatError as error:
-                if self.is_full or not parts:
+                if self.n_values > _MAX_VALUES or not parts:
                     raise
                 self.problems.append(f"cannot read joined file {number} of {len(found.spans)}: {error}")
         if len(found.spans) > 1:
@@ -178,7 +172,7 @@ class _Reading:
         try:
             parts = self._with_ffmpeg(window, lost)
         except AudioFormatError:
-            if self.is_full:
+            if self.n_values > _MAX_VALUES:
                 raise
             parts = []
         margin_s = _WORSE_S if lost == _ESTIMATE else -_WORSE_S  # an estimate may be wrong
@@ -218,12 +212,12 @@ class _Reading:
             blocks: list[NDArray[np.float32]] = []
             lost = ""
             with soundfile.SoundFile(source) as sound:
-                self.check_channels(sound.channels)
+                self.count(0, sound.channels)
                 promised, log, rate = sound.frames, str(sound.extra_info), int(sound.samplerate)
                 n_frames = max(1, block // sound.channels)
                 try:
                     while len(values := sound.read(n_frames, dtype="float32", always_2d=True)):
-                        self.count(values.size)
+                        self.count(*values.shape)
                         blocks.append(values)
                         if len(values) < n_frames:  # the next read could return some samples twice
                             break
@@ -347,13 +341,12 @@ class _Clock:
         n_channels, rate = frame.layout.nb_channels, int(frame.sample_rate)
         if not frame.samples:
             return
-        self.reading.check_channels(n_channels)
-        self.reading.count(frame.samples * n_channels)
+        self.reading.count(frame.samples, n_channels)
         gap_s = self._gap(frame)
         values = _values(frame)
         _, last_rate, blocks = self.kept[-1] if self.kept else (0.0, 0, [values])
         if not self.kept or gap_s or last_rate != rate or blocks[0].shape[1] != n_channels:
-            self.reading.count(int(gap_s * rate) * n_channels)
+            self.reading.count(int(gap_s * rate), n_channels)
             self.kept.append((gap_s, rate, [values]))
         else:
             blocks.append(values)

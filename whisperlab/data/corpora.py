@@ -184,10 +184,7 @@ def build(
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill. It becomes ``target`` if it contains ``recipe.json`` at the end.
-
-    Only one process at a time has it. The kernel releases the lock when the process ends.
-    """
+    """A folder to fill, for one process at a time. It becomes ``target`` if it contains ``recipe.json`` at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     with target.with_name(f".{target.name}.lock").open("a") as lock:

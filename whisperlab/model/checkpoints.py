@@ -245,47 +245,39 @@ def release_pages(mapped: Tensor) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
-@dataclass(slots=True)
-class _Cursor:
-    """A position in the bytes of a ``model.bin``, advanced by every read."""
-
-    data: bytes
-    at: int = 0
-
-    def take(self, n_bytes: int) -> memoryview:
-        self.at += n_bytes
-        if self.at > len(self.data):
-            raise WeightsError(f"model.bin is cut short: byte {self.at} is needed and it has {len(self.data)}")
-        return memoryview(self.data)[self.at - n_bytes : self.at]
-
-    def number(self, kind: str) -> int:
-        """One little-endian unsigned integer: ``B`` 8, ``H`` 16 or ``I`` 32 bits."""
-        return int(struct.unpack("<" + kind, self.take(struct.calcsize(kind)))[0])
-
-    def string(self) -> str:
-        """A 16-bit length and that many bytes, of which the last is NUL."""
-        return bytes(self.take(self.number("H"))).rstrip(b"\0").decode()
-
-    def variable(self) -> tuple[str, Array]:
-        name = self.string()
-        shape = [self.number("I") for _ in range(self.number("B"))]
-        code = self.number("B")
-        if code not in _DTYPES:
-            raise WeightsError(f"model.bin stores {name} as type {code}, expected one of {sorted(_DTYPES)}")
-        return name, np.frombuffer(self.take(self.number("I")), _DTYPES[code]).reshape(shape)
-
-
 def read_variables(data: bytes) -> Variables:
     """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``.
 
     Raises WeightsError if the bytes are cut short, or of another format version or model kind.
     """
-    cursor = _Cursor(data)
-    version, kind = cursor.number("I"), cursor.string()
-    if (version, kind) != (_CT2_VERSION, "WhisperSpec"):
-        raise WeightsError(f"expected a CTranslate2 WhisperSpec of version {_CT2_VERSION}, got {kind!r} of {version}")
-    cursor.number("I")  # the specification's revision, which does not affect weights
-    return dict(cursor.variable() for _ in range(cursor.number("I")))
+    at = 0
+
+    def take(n_bytes: int) -> memoryview:
+        nonlocal at
+        at += n_bytes
+        if at > len(data):
+            raise WeightsError(f"model.bin is cut short: byte {at} is needed and it has {len(data)}")
+        return memoryview(data)[at - n_bytes : at]
+
+    def number(kind: str) -> int:  # little-endian and unsigned: B 8, H 16 or I 32 bits
+        return int(struct.unpack("<" + kind, take(struct.calcsize(kind)))[0])
+
+    def string() -> str:  # a 16-bit length and that many bytes, of which the last is NUL
+        return bytes(take(number("H"))).rstrip(b"\0").decode()
+
+    version, model = number("I"), string()
+    if (version, model) != (_CT2_VERSION, "WhisperSpec"):
+        raise WeightsError(f"expected a CTranslate2 WhisperSpec of version {_CT2_VERSION}, got {model!r} of {version}")
+    number("I")  # the specification's revision, which does not affect weights
+    variables: Variables = {}
+    for _ in range(number("I")):
+        name = string()
+        shape = [number("I") for _ in range(number("B"))]
+        code = number("B")
+        if code not in _DTYPES:
+            raise WeightsError(f"model.bin stores {name} as type {code}, expected one of {sorted(_DTYPES)}")
+        variables[name] = np.frombuffer(take(number("I")), _DTYPES[code]).reshape(shape)
+    return variables
 
 
 def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables]:

@@ -55,11 +55,7 @@ class Encoded:
 
 
 def positions(n_samples: int) -> int:
-    """Number of encoder positions that cover so many samples, rounded up.
-
-    >>> positions(32000), positions(32001)
-    (100, 101)
-    """
+    """Number of encoder positions that cover so many samples, rounded up."""
     return -(-n_samples // POSITION)
 
 

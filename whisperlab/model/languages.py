@@ -43,9 +43,5 @@ def language_code(name: object) -> str:
 
 
 def english_name(code: str) -> str:
-    """The English name of a language.
-
-    >>> english_name("es")
-    'spanish'
-    """
+    """The English name of a language: ``spanish`` for ``es``."""
     return next(name for name, of in _CODES.items() if of == code and (len(name) > 3 or name == "lao"))

@@ -1,8 +1,7 @@
 """Linear layers with packed weights in fp32, bf16 or int8, and the only place that uses torch's unstable operators.
 
-On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On processors that torch's default library does
-not favour, fp32 takes half the time that way, and a following addition or GELU needs no pass of its own. bf16 is twice
-as fast again where the CPU multiplies it (AVX-512 BF16, AMX).
+On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On some processors fp32 takes half the time that
+way, and a following addition or GELU needs no pass of its own. bf16 is twice as fast again where the CPU multiplies it.
 
 int8 reads a quarter of the memory. A few channels of Whisper's activations are far larger than the rest: one scale for
 a whole window leaves few steps for small rows. Here each row of the input (a position, a token) has its own scale, and
@@ -10,8 +9,8 @@ so has each row of the weights. On two-second windows of speech the relative err
 (9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of whole tensors.
 
 The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
-tried once per process on a small example (`operator_works`). If it is missing or wrong, a warning is logged, and plain
-torch is used instead: `torch.nn.functional.linear` for fp32 and bf16; fp32 is then chosen in place of int8.
+tried once per process on a small example (`operator_works`). If it fails, a warning is logged, and plain torch is used
+for fp32 and bf16, fp32 in place of int8.
 """
 
 from __future__ import annotations
@@ -70,12 +69,10 @@ def cpu_instructions() -> tuple[bool, bool, bool]:
 
 
 def check_precision(asked: str | None, device: torch.device, part: Part = "encoder") -> Precision:
-    """The precision asked for; for None the fastest that does not harm the text.
+    """The precision asked for; ConfigurationError if it is unknown or cannot run on the device.
 
-    That is bf16 for the encoder where the CPU multiplies it, otherwise int8. The decoder reads all weights for every
-    single token, so int8 is fastest for it. Where int8 is not available, fp32 is taken.
-
-    Raises ConfigurationError for a precision that is unknown or cannot run on the device.
+    None chooses the fastest that does not harm the text: bf16 for the encoder where the CPU multiplies it, otherwise
+    int8, otherwise fp32. The decoder reads all weights for every single token, so int8 is fastest for it.
     """
     if asked is None:
         if part == "encoder" and has_bf16(device):

@@ -106,14 +106,11 @@ class TextDecoder:
             return self._norm(x.float())
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue.
-
-        Self-attention over one token is the token's own value.
-        """
+        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue."""
         with torch.inference_mode():
             x = self._embedded([token], 0)
             for block, (key, value) in zip(self._blocks, self._across(features), strict=True):
-                _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
+                _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)  # attention to one token
                 x = block.mix.added(own, x)
                 query = self._split(block.cross_query(block.cross_norm(x)))
                 seen = (query @ key.transpose(1, 2)).softmax(-1) @ value

