@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if (name is None) != (action == "list"):
         args.parser.error("list takes no model name, the other actions take one")
     if action == "list":
-        known = [(model.name, model.path, "yes" if model.packaged else "no") for model in weights.list_models()]
+        known = [(name, weights.model_path(name), "yes" if name in weights.PACKAGED else "no") for name in weights.URLS]
         rows = [{"name": name, "path": path and str(path), "package index": packaged} for name, path, packaged in known]
         console.result(rows, text_table(rows))
     elif action == "verify":
