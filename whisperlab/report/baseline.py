@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from whisperlab.experiments.results_store import ResultsStore
 from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, percent, results
 from whisperlab.report.tables import Column, Table, table
 
+Pair: TypeAlias = tuple[Result, Result]  # one configuration now and in the baseline, over the recordings of both
 
-@dataclass(slots=True, frozen=True)
-class Pair:
-    """One configuration now and in the baseline, over the recordings of both."""
-
-    name: str
-    now: Result
-    before: Result
+_MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ...] = (
+    ("words wrong", lambda r: r.mixed_error, percent),
+    (WRONG_TEXT, lambda r: r.error_by(WRONG_TEXT), percent),
+    (WRONG_FRAMES, lambda r: r.error_by(WRONG_FRAMES), percent),
+    ("switch F1 (1 s)", lambda r: r.switch_f1, "{:.2f}".format),
+    ("decision delay of the found, median, s", lambda r: r.decision_delay(of_found=True), "{:.2f}".format),
+    ("hit rate", lambda r: r.cache.hit_rate, percent),
+    ("false-hit rate", lambda r: r.cache.false_hit_rate, percent),
+    ("real-time factor (wall)", lambda r: r.real_time_factor, "{:.2f}".format),
+    ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
+    ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
+    ("peak memory, MiB", lambda r: (peak := r.sums["peak_rss_bytes"]) and peak / 2**20, "{:,.0f}".format),
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,51 +54,29 @@ def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], 
     return [pair for new, old in found if old and (pair := _over_shared(new, store, old, earlier))]
 
 
-def baseline_table(found: Iterable[Pair]) -> Table:
-    """A line per configuration and measure that both sides have."""
-    changes = [
-        Change(pair.name, measure, before, now, pair.now.n_recordings, show)
-        for pair in found
-        for measure, take, show in _MEASURES
-        if (before := take(pair.before)) is not None and (now := take(pair.now)) is not None
-    ]
-    return table("baseline", "Now and in the baseline, over the recordings of both", _COLUMNS, changes)
-
-
 def _over_shared(now: Result, store: ResultsStore, before: Result, earlier: ResultsStore) -> Pair | None:
     """Both results over the recordings of both; None when they have none in common."""
     sides = ((now, store), (before, earlier))
-    recordings = [_recordings(*side) for side in sides]
-    shared = recordings[0] & recordings[1]
-    if not shared:
-        return None
-    if recordings[0] != recordings[1]:
-        where = "config_id = ? and recording in (select value from json_each(?))"
-        among = json.dumps(sorted(shared))
-        now, before = (results(one, where, (result.config_id, among))[0] for result, one in sides)
-    return Pair(sides[0][0].name, now, before)
-
-
-def _recordings(result: Result, store: ResultsStore) -> set[str]:
     query = "select recording from results where status = 'ok' and config_id = ?"
-    return {recording for (recording,) in store.sql(query, (result.config_id,))}
+    mine, others = ({name for (name,) in one.sql(query, (result.config_id,))} for result, one in sides)
+    if mine == others:
+        return now, before
+    where = "config_id = ? and recording in (select value from json_each(?))"
+    shared = json.dumps(sorted(mine & others))
+    found = [results(one, where, (result.config_id, shared)) for result, one in sides]
+    return (replace(found[0][0], name=now.name), found[1][0]) if all(found) else None
 
 
-_MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ...] = (
-    ("words wrong", lambda r: r.mixed_error, percent),
-    *(
-        (name, lambda r, name=name: r.language_error if r.language_measure == name else None, percent)
-        for name in (WRONG_TEXT, WRONG_FRAMES)
-    ),
-    ("switch F1 (1 s)", lambda r: r.switch_f1, "{:.2f}".format),
-    ("decision delay of the found, median, s", lambda r: r.decision_delay_found, "{:.2f}".format),
-    ("hit rate", lambda r: r.cache.hit_rate, percent),
-    ("false-hit rate", lambda r: r.cache.false_hit_rate, percent),
-    ("real-time factor (wall)", lambda r: r.real_time_factor, "{:.2f}".format),
-    ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
-    ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
-    ("peak memory, MiB", lambda r: r.peak_rss_bytes and r.peak_rss_bytes / 2**20, "{:,.0f}".format),
-)
+def baseline_table(found: Iterable[Pair]) -> Table:
+    """A line per configuration and measure that both sides have."""
+    changes = [
+        Change(now.name, measure, old, new, now.n_recordings, show)
+        for now, before in found
+        for measure, take, show in _MEASURES
+        if (old := take(before)) is not None and (new := take(now)) is not None
+    ]
+    return table("baseline", "Now and in the baseline, over the recordings of both", _COLUMNS, changes)
+
 
 _COLUMNS: tuple[Column[Change], ...] = (
     Column("Configuration", "The options that vary", lambda c: c.name),

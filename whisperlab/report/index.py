@@ -14,6 +14,7 @@ from whisperlab.report.page import render_page, write_page
 from whisperlab.util.files import write_atomic
 
 _HEAD = 300_000  # characters to search for the title; exported notebooks have their style sheet before it
+_CURRENT = ' aria-current="page"'
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,20 +59,18 @@ def _add_navigation(folder: Path, all_pages: Sequence[Entry], place: int) -> Non
     if not opened or not closed:
         return
     up = "../" * all_pages[place].href.count("/")
-    current = [' aria-current="page"' if at == place else "" for at in range(len(all_pages))]
-    links = [
-        f'<li><a href="{up}{page.href}"{mark}>{escape(page.title)}</a></li>'
-        for page, mark in zip(all_pages, current, strict=True)
-    ]
-    near = [
-        f'<a rel="{rel}" href="{up}{all_pages[at].href}">{word}</a>'
+    links = "".join(
+        f'<li><a href="{up}{page.href}"{_CURRENT if at == place else ""}>{escape(page.title)}</a></li>'
+        for at, page in enumerate(all_pages)
+    )
+    near = "".join(
+        f' · <a rel="{rel}" href="{up}{all_pages[at].href}">{word}</a>'
         for rel, word, at in (("prev", "← previous", place - 1), ("next", "next →", place + 1))
         if 0 <= at < len(all_pages)
-    ]
-    home = f'<a href="{up}index.html">all reports</a>'
+    )
     navigation = (
-        f'<nav class="pages" aria-label="Reports"><p>{" · ".join([home, *near])}</p>'
-        f"<details><summary>{len(links)} reports</summary><ol>{''.join(links)}</ol></details></nav>"
+        f'<nav class="pages" aria-label="Reports"><p><a href="{up}index.html">all reports</a>{near}</p>'
+        f"<details><summary>{len(all_pages)} reports</summary><ol>{links}</ol></details></nav>"
     )
     page = f"{before}{opened}{navigation}{closed}{after}"
     if page != text:
@@ -85,22 +84,17 @@ def _entry(folder: Path, page: Path) -> Entry:
     meta: dict[str, str] = {}
     for tag in re.findall(r"<meta\b[^>]*>", head):  # nbconvert writes attributes in any order, with either quote
         attributes = {name: value for name, _, value in re.findall(r"""([\w-]+)=(["'])(.*?)\2""", tag, re.DOTALL)}
-        meta[attributes.get("name", "")] = attributes.get("content", "")
+        meta[attributes.get("name", "")] = unescape(attributes.get("content", ""))
     facts = page.stat()
+    try:
+        created = datetime.fromisoformat(meta.get("created", ""))
+    except ValueError:
+        created = datetime.fromtimestamp(facts.st_mtime, UTC)
     return Entry(
         href=quote(page.relative_to(folder).as_posix()),
         title=unescape(title[1]).strip() if title else page.stem,
-        question=unescape(meta.get("description", "")),
-        answer=unescape(meta.get("answer", "")),
-        created=_time(meta.get("created")) or datetime.fromtimestamp(facts.st_mtime, UTC),
+        question=meta.get("description", ""),
+        answer=meta.get("answer", ""),
+        created=created if created.tzinfo else created.replace(tzinfo=UTC),
         n_bytes=facts.st_size,
     )
-
-
-def _time(text: str | None) -> datetime | None:
-    """A date in a page, in UTC if it has no time zone; None if it is not a date."""
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
-from whisperlab.report.figure import PALETTE, Figure
-from whisperlab.report.figures import LETTER, NARROW, new_plot, styled
-from whisperlab.report.page import render_page
+from whisperlab.report import page as html
+from whisperlab.report.figure import LETTER, NARROW, PALETTE, Figure, new_plot, styled
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
@@ -45,8 +43,8 @@ _SCRIPT = re.compile(r"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL | re.IGNOR
 class Number:
     """One memory number in bytes, with the memory that it includes (``sees``) and excludes (``misses``)."""
 
-    name: str
     bytes: int
+    name: str
     sees: str
     misses: str
 
@@ -61,7 +59,7 @@ class Check:
 
 @dataclass(slots=True, frozen=True)
 class Frame:
-    """An embedded page."""
+    """A page of a profiler, embedded in ours."""
 
     title: str
     about: str
@@ -71,6 +69,12 @@ class Frame:
     def packed(self) -> str:
         """The page, compressed to a third and in base64; the main page unpacks it."""
         return base64.b64encode(gzip.compress(self.page.encode(), 9, mtime=0)).decode("ascii")
+
+    def digests(self) -> Iterator[str]:
+        """The sources that a content security policy must list for the page's inline scripts and handlers."""
+        if handlers := _HANDLER.findall(self.page):
+            yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
+        yield from (f"sha256-{html.digest(t)}" for t in (*_SCRIPT.findall(self.page), *handlers) if t.strip())
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,45 +89,34 @@ class ProfileReport:
 
     def page(self, *, now: datetime | None = None) -> str:
         """The page as HTML."""
-        frames = list(self._frames())
-        checks = reconciled(self.records)
-        numbers, tables = memory_numbers(self.records), list(_tables(self.records))
-        return render_page(
+        records = self.records
+        frames, checks = list(_frames(records)), reconciled(records)
+        numbers, tables = memory_numbers(records), list(_tables(records))
+        return html.render_page(
             "profile.html.j2",
             report=self,
             created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
             numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
-            findings=list(findings(self.records)),
-            drawings=list(_drawings(self.records)),
+            findings=list(findings(records)),
+            drawings=list(_drawings(records)),
             tables=tables,
             frames=frames,
-            lines=self.records["lines"].functions if "lines" in self.records else (),
-            tree=self.records["cpu"].tree if "cpu" in self.records else "",
-            digests=list(_script_digests(frames)),
+            lines=records["lines"].functions if "lines" in records else (),
+            tree=records["cpu"].tree if "cpu" in records else "",
+            digests=[digest for frame in frames for digest in frame.digests()],
             flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
         )
 
-    def _frames(self) -> Iterable[Frame]:
-        if "cpu" in self.records:
-            about = "Click a line to unfold it; the menus on top fold libraries away."
-            yield Frame("Call tree (pyinstrument)", about, _offline(self.records["cpu"].page))
-        if "heap" in self.records:
-            about = "The width is bytes held at the peak. Click a block to zoom in."
-            yield Frame("Flame graph of the heap (memray)", about, _offline(self.records["heap"].page))
 
-
-def _script_digests(frames: Iterable[Frame]) -> Iterable[str]:
-    """The sources that a content security policy must list for the inline scripts and handlers of pages."""
-    for frame in frames:
-        handlers = _HANDLER.findall(frame.page)
-        if handlers:
-            yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
-        for text in (*_SCRIPT.findall(frame.page), *handlers):
-            if text.strip():
-                digest = hashlib.sha256(text.encode()).digest()
-                yield f"sha256-{base64.b64encode(digest).decode('ascii')}"
+def _frames(records: Records) -> Iterator[Frame]:
+    if cpu := records.get("cpu"):
+        about = "Click a line to unfold it; the menus on top fold libraries away."
+        yield Frame("Call tree (pyinstrument)", about, _offline(cpu.page))
+    if heap := records.get("heap"):
+        about = "The width is bytes held at the peak. Click a block to zoom in."
+        yield Frame("Flame graph of the heap (memray)", about, _offline(heap.page))
 
 
 def _offline(page: str) -> str:
@@ -136,49 +129,49 @@ def _offline(page: str) -> str:
 def memory_numbers(records: Records) -> list[Number]:
     """The numbers of the memory passes, the widest view first."""
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    found: list[Number] = []
+    sizes = (
+        memory.above_libraries if memory else None,
+        memory.anonymous if memory else None,
+        heap.peak if heap else None,
+        (heap.mapped or None) if heap else None,
+        sum(memory.owned.values()) if memory else None,
+        python.peak if python else None,
+    )
+    return [Number(size, *words) for size, words in zip(sizes, _MEMORY, strict=True) if size is not None]
 
-    def add(name: str, size: int, *, sees: str, misses: str) -> None:
-        found.append(Number(name, size, sees, misses))
 
-    if memory:
-        add(
-            "resident at the peak, above the libraries (VmHWM)",
-            memory.above_libraries,
-            sees="every page that was touched: the figure that the system counts",
-            misses="memory that was allocated and never touched; the owners of the memory",
-        )
-        add(
-            "of it anonymous, at the end (RssAnon)",
-            memory.anonymous,
-            sees="memory that is in no file",
-            misses="weights in a mapped file; the peak, because the system records no peak of it",
-        )
-    if heap:
-        add(
-            "on the heap at the peak (memray)",
-            heap.peak,
-            sees="every allocated block, including torch's and numpy's, by line of code",
-            misses="libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
-        )
-    if heap and heap.mapped:
-        whether = "whether its pages are resident: the system may drop and reload them"
-        add("files mapped at the peak (memray)", heap.mapped, sees="the complete mapped checkpoint", misses=whether)
-    if memory:
-        add(
-            "tensors and arrays the transcriber holds (arithmetic)",
-            sum(memory.owned.values()),
-            sees="weights, buffers, cache, timers: everything that stays",
-            misses="everything that lives for one chunk: activations, keys and values, spectrograms",
-        )
-    if python:
-        add(
-            "Python objects while streaming, at the peak (tracemalloc)",
-            python.peak,
-            sees="Python objects and numpy arrays created after the model was loaded",
-            misses="torch: its tensors, weights and workspaces. Never quote it as peak memory",
-        )
-    return found
+_MEMORY = (  # name, and what it includes and excludes
+    (
+        "resident at the peak, above the libraries (VmHWM)",
+        "every page that was touched: the figure that the system counts",
+        "memory that was allocated and never touched; the owners of the memory",
+    ),
+    (
+        "of it anonymous, at the end (RssAnon)",
+        "memory that is in no file",
+        "weights in a mapped file; the peak, because the system records no peak of it",
+    ),
+    (
+        "on the heap at the peak (memray)",
+        "every allocated block, including torch's and numpy's, by line of code",
+        "libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
+    ),
+    (
+        "files mapped at the peak (memray)",
+        "the complete mapped checkpoint",
+        "whether its pages are resident: the system may drop and reload them",
+    ),
+    (
+        "tensors and arrays the transcriber holds (arithmetic)",
+        "weights, buffers, cache, timers: everything that stays",
+        "everything that lives for one chunk: activations, keys and values, spectrograms",
+    ),
+    (
+        "Python objects while streaming, at the peak (tracemalloc)",
+        "Python objects and numpy arrays created after the model was loaded",
+        "torch: its tensors, weights and workspaces. Never quote it as peak memory",
+    ),
+)
 
 
 def reconciled(records: Records) -> list[Check]:
@@ -187,31 +180,26 @@ def reconciled(records: Records) -> list[Check]:
     Each pass is a separate run, so some checks allow a difference. Checks whose records are missing are omitted.
     """
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    checks: list[Check] = []
-
-    def check(holds: bool, words: str) -> None:
-        checks.append(Check(holds, f"{words}: {'as expected' if holds else 'this is unexplained'}"))
-
+    found: list[tuple[bool, str]] = []
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
-        differ = "anonymous memory at the end and the heap's peak differ by"
-        check(off <= allowed, f"{differ} {_mib(off)}, {_mib(allowed)} allowed")
+        words = f"anonymous memory at the end and the heap's peak differ by {_mib(off)}, {_mib(allowed)} allowed"
+        found.append((off <= allowed, words))
         held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
-        check(
-            held <= seen, f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
-        )
+        words = f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
+        found.append((held <= seen, words))
     if heap and python:
         words = f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
-        check(python.peak <= heap.peak, words)
+        found.append((python.peak <= heap.peak, words))
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
         words = f"the peak ({_mib(peak)}) is not below the anonymous memory at the end ({_mib(end)})"
-        check(peak >= end * (1 - TOLERANCE), words)
-    return checks
+        found.append((peak >= end * (1 - TOLERANCE), words))
+    return [Check(ok, f"{words}: {'as expected' if ok else 'this is unexplained'}") for ok, words in found]
 
 
-def findings(records: Records) -> Iterable[str]:
+def findings(records: Records) -> Iterator[str]:
     """The main results, in sentences."""
     if memory := records.get("memory"):
         name, size = next(iter(memory.owned.items()), ("nothing", 0))
@@ -235,8 +223,7 @@ def findings(records: Records) -> Iterable[str]:
             "without a profiler"
         )
     if (lines := records.get("lines")) and lines.functions:
-        function = lines.functions[0]
-        slowest = function.slowest
+        function, slowest = lines.functions[0], lines.functions[0].slowest
         yield (
             f"The slowest line of {function.name} is number {slowest.number} of {function.place.rpartition(':')[0]}, "
             f"with {slowest.share:.0%} of it: {slowest.code.strip()}"
@@ -245,7 +232,7 @@ def findings(records: Records) -> Iterable[str]:
         yield f"The torch operator with the most time is {ops.top[0].name}: {ops.top[0].own_s / ops.own_s:.0%}"
 
 
-def _drawings(records: Records) -> Iterable[Figure]:
+def _drawings(records: Records) -> Iterator[Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
         caption = "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory "
@@ -259,8 +246,7 @@ def _drawings(records: Records) -> Iterable[Figure]:
 
 def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
-    figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return Figure(name, words, figure, caption)
+    return Figure(name, words, parts_figure({part: size / _MIB for part, size in sizes.items()}, x), caption)
 
 
 @styled
@@ -290,10 +276,10 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Draw
     return figure
 
 
-def _tables(records: Records) -> Iterable[Table]:
+def _tables(records: Records) -> Iterator[Table]:
     """The tables of every pass that has some."""
     if latency := records.get("latency"):
-        operations = list(latency.operations.items())
+        operations = latency.operations.items()
         yield table("latency", "Latency in milliseconds, without a profiler", _LATENCIES, operations)
     if heap := records.get("heap"):
         yield table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
@@ -303,14 +289,8 @@ def _tables(records: Records) -> Iterable[Table]:
         caption = "Growth of Python objects from half-way to the end (tracemalloc)"
         yield table("grown", caption, _LINES, python.grown)
     if ops := records.get("ops"):
-        total_s = ops.own_s
-
-        def share(row: Operator) -> float:
-            return row.own_s / total_s
-
-        shares = Column("Share", "Own time / own time of all", share, "{:.1%}".format)
-        columns = (*_OPERATORS[:2], shares, *_OPERATORS[2:])
-        yield table("ops", "torch's operators (torch.profiler)", columns, ops.top)
+        shares = [(one.own_s / ops.own_s, one) for one in ops.top]
+        yield table("ops", "torch's operators (torch.profiler)", _OPERATORS, shares)
     if calls := records.get("calls"):
         yield table("calls", "The 20 functions with the most cumulative time (cProfile)", _CALLS, calls.top)
 
@@ -341,11 +321,12 @@ _LINES: tuple[Column[AllocatingLine], ...] = (
     Column("KiB", "Kibibytes", lambda row: row.bytes / 1024, "{:,.1f}".format),
     Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
 )
-_OPERATORS: tuple[Column[Operator], ...] = (
-    Column("Operator", "Its name in torch", lambda row: row.name),
-    Column("Calls", "Number of calls", lambda row: row.calls, "{:,}".format),
-    Column("Own ms", "Without called operators", lambda row: row.own_s * 1000, milliseconds),
-    Column("Own MiB", "Allocated minus freed", lambda row: row.own_bytes / _MIB, "{:,.1f}".format),
+_OPERATORS: tuple[Column[tuple[float, Operator]], ...] = (
+    Column("Operator", "Its name in torch", lambda row: row[1].name),
+    Column("Calls", "Number of calls", lambda row: row[1].calls, "{:,}".format),
+    Column("Share", "Own time / own time of all", lambda row: row[0], "{:.1%}".format),
+    Column("Own ms", "Without called operators", lambda row: row[1].own_s * 1000, milliseconds),
+    Column("Own MiB", "Allocated minus freed", lambda row: row[1].own_bytes / _MIB, "{:,.1f}".format),
 )
 _CALLS: tuple[Column[CalledFunction], ...] = (
     Column("Function", "With its place", lambda row: row.name),

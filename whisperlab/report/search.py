@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.experiments.pareto import Importance, Separation, importances, pareto_front, separation
+from whisperlab.experiments.pareto import Importance, importances, pareto_front, separation
 from whisperlab.report import charts
-from whisperlab.report.counts import KEY, WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
-from whisperlab.report.figure import BAD, INK, PALETTE, Figure
-from whisperlab.report.figures import LETTER, NARROW, label, new_plots, styled
+from whisperlab.report import figure as draw
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
 from whisperlab.report.tables import Column, Table, mebibytes, table
 from whisperlab.util.html import format_value
-from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 
 if TYPE_CHECKING:
@@ -28,43 +26,38 @@ MAX_WORDS = 12  # members of the front in the alternative text
 FEW_VALUES = 6  # up to so many different numbers are spaced evenly, as names are
 FEWEST = 3  # configurations; with fewer the table says as much
 
+_UNITS = {"": 1.0, "s": 1.0, "%": 0.01, "MiB": 2.0**20}
+
 
 @dataclass(slots=True, frozen=True)
 class Objective:
-    """A minimised quantity: name, axis label, value of a configuration, and its format.
+    """A minimised quantity: name, unit of its axis, value of a configuration, and its format.
 
-    ``unit`` is the value of one unit of the axis: 0.01 for per cent. On one recording the value is the first of
-    ``columns`` / the second; without a second the first.
+    On one recording the value is the first of ``columns`` / the second; without a second the first.
     """
 
     name: str
-    axis: str
+    unit: str
     value: Callable[[Result], float | None]
     show: Callable[[float], str]
-    unit: float = 1.0
     columns: tuple[str, ...] = ()
+
+    @property
+    def axis(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def of(self, results: Sequence[Result]) -> NDArray[np.float64]:
         """The value of each result; all results must have one."""
         return np.array([self.value(result) for result in results], dtype=float)
 
 
-MIXED = Objective("words wrong", "words wrong, %", lambda r: r.mixed_error, percent, 0.01, ("errors", "words"))
-_LABELS = ("wrong_s", "speech_s")
-TEXT = Objective(WRONG_TEXT, f"{WRONG_TEXT}, %", lambda r: r.language_error, percent, 0.01, _LABELS)
-FRAMES = Objective(WRONG_FRAMES, f"{WRONG_FRAMES}, %", lambda r: r.language_error, percent, 0.01, _LABELS)
-RESPONSE = Objective(
-    "response p95", "response p95, s", lambda r: r.response_p95, "{:.3g} s".format, 1.0, ("response_p95_s",)
-)
-COMPUTING = Objective(
-    "real-time factor (wall)",
-    "real-time factor (wall)",
-    lambda r: r.real_time_factor,
-    "{:.3g}".format,
-    1.0,
-    ("compute_s", "duration_s"),
-)
-MEMORY = Objective("peak memory", "peak memory, MiB", lambda r: r.peak_rss_bytes, mebibytes, 2**20)
+MIXED = Objective("words wrong", "%", lambda r: r.mixed_error, percent, ("errors", "words"))
+TEXT = Objective(WRONG_TEXT, "%", lambda r: r.language_error, percent, ("wrong_s", "speech_s"))
+FRAMES = Objective(WRONG_FRAMES, "%", lambda r: r.language_error, percent, ("wrong_s", "speech_s"))
+RESPONSE = Objective("response p95", "s", lambda r: r.sums["response_p95_s"], "{:.3g} s".format, ("response_p95_s",))
+FACTOR = "real-time factor (wall)"
+COMPUTING = Objective(FACTOR, "", lambda r: r.real_time_factor, "{:.3g}".format, ("compute_s", "duration_s"))
+MEMORY = Objective("peak memory", "MiB", lambda r: r.sums["peak_rss_bytes"], mebibytes)
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,9 +70,9 @@ class SearchSection:
 
     about: tuple[str, ...]
     front: Table | None = None
-    picture: Figure | None = None
-    importance: Figure | None = None
-    parallel: Figure | None = None
+    picture: draw.Figure | None = None
+    importance: draw.Figure | None = None
+    parallel: draw.Figure | None = None
 
 
 def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSection | None:
@@ -110,27 +103,16 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
-    size = f" The larger a point, the more {objectives[2].name}." if len(objectives) > 2 else ""
-    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
+    places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     return SearchSection(
-        about=(*_about(runs, members, objectives, splits), *left_out),
-        front=_front_table(members, objectives),
-        picture=charts.points(
-            "front-picture",
-            _points(shown, marks, objectives),
-            ("cost", f"{objectives[1].axis} (to the left: better)"),
-            ("error", f"{objectives[0].axis} (down: better)"),
-            words,
-            f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
-            f"somewhere better.{size}{wait if objectives[1] is RESPONSE else ''}",
-            "size" if len(objectives) > 2 else "",
-        ),
-        importance=_importance_drawing(measured, axes),
-        parallel=charts.parallel(
+        (*_about(runs, members, objectives, splits), *left_out),
+        _front_table(members, objectives),
+        _picture(shown, marks, objectives, words, count),
+        _importance(measured, axes),
+        charts.parallel(
             "parallel",
             shown,
-            {name: _option(name, shown) for name in axes}
-            | {one.name: _scaled(one.of(shown), one.show) for one in objectives},
+            places,
             marks,
             f"Parallel coordinates over {', '.join(axes)}. {words}",
             f"{count} Each line is a configuration and crosses each axis at its value. Thick lines are the Pareto "
@@ -145,42 +127,27 @@ def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result
     frames = any(result.language_measure == WRONG_FRAMES for result in runs)
     error = MIXED if any(result.mixed_error is not None for result in runs) else FRAMES if frames else TEXT
     runs = [result for result in runs if error.value(result) is not None]
-    cost = RESPONSE if all(result.response_p95 is not None for result in runs) else COMPUTING
+    cost = RESPONSE if all(RESPONSE.value(result) is not None for result in runs) else COMPUTING
     return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
 
 
 def _left_out(results: Sequence[Result], runs: Sequence[Result]) -> list[str]:
     """The configurations that are not compared, each with the reason."""
-    compared = {result.config_id for result in runs}
-    others = [result for result in results if result.config_id not in compared]
-    if not others:
-        return []
-    kind = runs[0].language_measure
-    reasons = (
+    compared, kind = {result.config_id for result in runs}, runs[0].language_measure
+    reasons = [
         f"{result.name} ({'no score' if result.language_measure == kind else f'measured by {result.language_measure}'})"
-        for result in others
-    )
-    return [f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."]
+        for result in results
+        if result.config_id not in compared
+    ]
+    told = f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."
+    return [told] if reasons else []
 
 
 def _noise(objective: Objective, runs: Sequence[Result]) -> str:
-    """Why the objective cannot rank the configurations; empty if they differ by more than noise."""
-    found = _separation(objective, runs)
-    if found.shown:
-        return ""
-    n = f"n = {many(found.n, 'recording')}"
-    if found.n < LEAST_UNITS:
-        return f"{objective.name} was measured on too few recordings for that ({n}; it takes at least {LEAST_UNITS})"
-    value, low, high = map(objective.show, (found.value, found.low, found.high))
-    needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
-    return (
-        f"{objective.name} differs between the {len(runs)} configurations by no more than chance (best minus median on "
-        f"recordings it was not chosen on: {value}, 95 % interval {low} to {high}, {n}; {needed})"
-    )
+    """Why the objective cannot rank the configurations; empty if they differ by more than noise.
 
-
-def _separation(objective: Objective, runs: Sequence[Result]) -> Separation:
-    """Over the recordings that all configurations have; the first results only have their recordings at hand."""
+    Over the recordings that all configurations have; the first results only have their recordings at hand.
+    """
     known = [result.units for result in runs if result.units]
     shared = sorted(set.intersection(*(set(units["recording"]) for units in known))) if known else []
 
@@ -192,7 +159,18 @@ def _separation(objective: Objective, runs: Sequence[Result]) -> Separation:
     parts = values(part)
     wholes = values(whole[0]) if whole else np.ones_like(parts)
     usable = np.isfinite(parts + wholes).all(axis=0) if shared else np.zeros(0, bool)
-    return separation(parts[:, usable], wholes[:, usable])
+    found = separation(parts[:, usable], wholes[:, usable])
+    if found.shown:
+        return ""
+    n = f"n = {many(found.n, 'recording')}"
+    if found.n < LEAST_UNITS:
+        return f"{objective.name} was measured on too few recordings for that ({n}; it takes at least {LEAST_UNITS})"
+    value, low, high = map(objective.show, (found.value, found.low, found.high))
+    needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
+    return (
+        f"{objective.name} differs between the {len(runs)} configurations by no more than chance (best minus median on "
+        f"recordings it was not chosen on: {value}, 95 % interval {low} to {high}, {n}; {needed})"
+    )
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:
@@ -217,7 +195,7 @@ def _front_table(members: Sequence[Result], objectives: Sequence[Objective]) -> 
 
 def _about(
     runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective], splits: Sequence[str]
-) -> Iterable[str]:
+) -> Iterator[str]:
     yield (
         f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
         f"{', '.join(objective.name for objective in objectives)}: no other configuration is better in all of them."
@@ -248,7 +226,34 @@ def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequen
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
-def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> Figure:
+def _picture(
+    shown: Sequence[Result], marks: Sequence[bool], objectives: Sequence[Objective], words: str, count: str
+) -> draw.Figure:
+    """A point per configuration: cost, error and, with a third objective, size."""
+    named = dict(zip(("error", "cost", "size"), objectives, strict=False))
+    rows = [
+        {
+            **charts.identity(result),
+            "front": on_front,
+            **{name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()},
+        }
+        for result, on_front in zip(shown, marks, strict=True)
+    ]
+    size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
+    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
+    return charts.points(
+        "front-picture",
+        rows,
+        ("cost", f"{named['cost'].axis} (to the left: better)"),
+        ("error", f"{named['error'].axis} (down: better)"),
+        words,
+        f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
+        f"somewhere better.{size}{wait if named['cost'] is RESPONSE else ''}",
+        "size" if size else "",
+    )
+
+
+def _importance(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> draw.Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
     alt = "; ".join(
         f"{objective.name}: "
@@ -256,7 +261,7 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
         for objective, every in found
     )
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    return Figure(
+    return draw.Figure(
         "importance",
         f"Importance of options. {alt}",
         importance_figure(found),
@@ -267,43 +272,28 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
     )
 
 
-@styled
+@draw.styled
 def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Drawing:
     """A panel per objective and a bar per option, with the share of chance as a mark.
 
     Bars beyond their mark are filled, the others hatched.
     """
     names = [one.option for one in found[0][1]]
-    left = 0.25 + LETTER * max(map(len, names))
-    width, height = max(NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names)
-    figure, panels = new_plots(width, height, (0.35, 0.55, left, 0.15), len(found))
+    left = 0.25 + draw.LETTER * max(map(len, names))
+    width, height = max(draw.NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names)
+    figure, panels = draw.new_plots(width, height, (0.35, 0.55, left, 0.15), len(found))
     for axes, (objective, measured) in zip(panels, found, strict=True):
         for one in measured:
             place = names.index(one.option)
-            colour, hatch = (PALETTE[0], "") if one.shown else ("none", "///")
-            axes.barh(place, 100 * one.share, 0.6, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6)
-            axes.plot([100 * one.chance] * 2, [place - 0.42, place + 0.42], color=BAD, linewidth=2)
+            colour, hatch = (draw.PALETTE[0], "") if one.shown else ("none", "///")
+            axes.barh(place, 100 * one.share, 0.6, color=colour, hatch=hatch, edgecolor=draw.INK, linewidth=0.6)
+            axes.plot([100 * one.chance] * 2, [place - 0.42, place + 0.42], color=draw.BAD, linewidth=2)
         axes.set_xlim(0, 103)
         axes.set_title(objective.name, fontsize=10)
-        label(axes, "explained, %", grid="x")
+        draw.label(axes, "explained, %", grid="x")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     return figure
-
-
-def _points(results: Sequence[Result], front: Sequence[bool], objectives: Sequence[Objective]) -> list[Json]:
-    """The rows of `charts.points`: error, cost and, with a third objective, size."""
-    names = ("error", "cost", "size")
-    return [
-        {
-            "configuration": result.name,
-            "config_id": result.config_id,
-            "key": str(result.config.get(KEY, "–")),
-            "front": on_front,
-            **{name: one.of([result])[0] / one.unit for name, one in zip(names, objectives, strict=False)},
-        }
-        for result, on_front in zip(results, front, strict=True)
-    ]
 
 
 def _option(name: str, results: Sequence[Result]) -> list[tuple[float, str]]:

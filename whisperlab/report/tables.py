@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-from whisperlab.report.counts import (
-    WRONG_FRAMES,
-    WRONG_TEXT,
-    CacheCounts,
-    Operation,
-    Result,
-    Run,
-    language_error,
-    language_measure,
-    percent,
-    ratio,
-)
-from whisperlab.util.statistics import LEAST_UNITS
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, percent
+from whisperlab.util.statistics import LEAST_UNITS, Interval
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
 
@@ -69,40 +58,18 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     rows = list(rows)
     if len(rows) > MAX_LINES:
         caption += f" (the first {MAX_LINES} of {len(rows):,} lines)"
-    by_column = [(column, [_cell(column, row) for row in rows[:MAX_LINES]]) for column in columns]
+    rows = rows[:MAX_LINES]
+    by_column = [(column, [_cell(column, row) for row in rows]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
     head = tuple((one.title, one.about, any(isinstance(c.sort, int | float) for c in cells)) for one, cells in kept)
-    configs = tuple(found for row in rows[:MAX_LINES] if (found := _config_id(row)) is not None)
+    results = (row[-1] if isinstance(row, tuple) else row for row in rows)  # a row may end with a result
+    configs = tuple(result.config_id for result in results if isinstance(result, Result))
     return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
-
-
-def _config_id(row: object) -> int | None:
-    """The configuration of a result, of a run, or of a tuple that ends with a result."""
-    if isinstance(row, tuple):
-        row = row[-1]
-    found = row.get("config_id") if isinstance(row, dict) else getattr(row, "config_id", None)
-    return found if isinstance(found, int) else None
 
 
 def _cell(column: Column[T], row: T) -> Cell:
     value = column.value(row)
     return Cell(value, "–" if value is None else column.show(value), column.note(row))
-
-
-def result_table(name: str, caption: str, results: Iterable[Result]) -> Table:
-    """A line per configuration: hit rate beside false-hit rate, then what it did to language and text."""
-    return table(name, caption, _RESULT_COLUMNS, results)
-
-
-def operation_table(results: Iterable[Result]) -> Table:
-    """A line per configuration and operation: latency in milliseconds."""
-    rows = [(result.name, operation) for result in results for operation in result.operations]
-    return table("latency", "Latency of every operation, in milliseconds", _OPERATION_COLUMNS, rows)
-
-
-def run_table(runs: Iterable[Run]) -> Table:
-    """A line per run; ``name`` is that of its configuration."""
-    return table("runs", "Every run: one configuration on one recording", _RUN_COLUMNS, runs)
 
 
 def milliseconds(value: float) -> str:
@@ -119,55 +86,28 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
-def _range(interval: tuple[float, float]) -> str:
-    """Two shares as one range: ``4–17 %``."""
+def _range(interval: Interval) -> str:
     low, high = (100 * end for end in interval)
     return f"{low:.0f}–{high:.0f} %"
 
 
-def _checked(cache: CacheCounts, n_recordings: int = 1) -> str:
+def _checked(result: Result) -> str:
+    cache = result.cache
     if cache.false_hit_interval is None:
         return "not checked" if cache.hits else ""
-    interval = f"{_range(cache.false_hit_interval)}, " if n_recordings >= LEAST_UNITS else ""
+    interval = f"{_range(cache.false_hit_interval)}, " if result.n_recordings >= LEAST_UNITS else ""
     return f"{interval}n = {cache.checked:,} hits"
-
-
-def _false_hits(result: Result) -> str:
-    return _checked(result.cache, result.n_recordings)
 
 
 def _lookups(result: Result) -> str:
     return f"n = {result.cache.lookups:,}" if result.cache.lookups else ""
 
 
-def _saved(result: Result) -> str:
-    return "" if result.cache.saved_share is None else percent(result.cache.saved_share)
-
-
-def _language_interval(result: Result) -> str:
-    interval = result.language_error_interval
-    return (
-        f"n = {result.n_recordings}, no interval"
-        if interval is None
-        else (f"{_range(interval)}, n = {result.n_recordings}")
-    )
-
-
-def _result_error(measure: str) -> Column[Result]:
-    def value(result: Result) -> float | None:
-        return result.language_error if result.language_measure == measure else None
-
-    def note(result: Result) -> str:
-        return "" if value(result) is None else _language_interval(result)
-
-    return Column(measure.capitalize(), _ABOUT[measure], value, percent, note)
-
-
-def _run_error(measure: str) -> Column[Run]:
-    def value(run: Run) -> float | None:
-        return language_error(run) if language_measure(run["config"]) == measure else None
-
-    return Column(measure.capitalize(), _ABOUT[measure], value, percent)
+def _error_note(result: Result, measure: str) -> str:
+    if result.error_by(measure) is None:
+        return ""
+    interval, n = result.language_error_interval, f"n = {result.n_recordings}"
+    return f"{n}, no interval" if interval is None else f"{_range(interval)}, {n}"
 
 
 _FALSE_HITS = (
@@ -176,7 +116,7 @@ _FALSE_HITS = (
 _SAVED = "Encoder seconds the hits spared, at the mean cost of the encodes that were made"
 _SWITCHES = "Language switches found within one second, precision and recall in one"
 _DELAY = "Median seconds of audio from a switch to its decision; a missed switch counts as never"
-_ABOUT = {
+_ERRORS = {
     WRONG_TEXT: "Speech time whose final text is in another language, or missing / speech time (95 % interval)",
     WRONG_FRAMES: "Speech time whose language-ID frames name another language / speech time. Frames lag behind the "
     "speech, so this is higher than the error of the text (95 % interval)",
@@ -185,24 +125,38 @@ _WORDS = "Word errors / words (characters in unspaced scripts)"
 _RESPONSE = "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording"
 _FACTOR = "Wall seconds of computing / seconds of audio; below 1 keeps up with live speech"
 
-_RESULT_COLUMNS: tuple[Column[Result], ...] = (
-    Column("Configuration", "The options that vary", lambda r: r.name),
+_NAME: Column[Result] = Column("Configuration", "The options that vary", lambda r: r.name)
+_FALSE: Column[Result] = Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _checked)
+_LANGUAGE: Mapping[str, Column[Result]] = {
+    measure: Column(measure.capitalize(), about, partial(Result.error_by, measure=measure), percent)
+    for measure, about in _ERRORS.items()
+}
+_WRONG: Column[Result] = Column("Words wrong", _WORDS, lambda r: r.mixed_error, percent)
+
+# Hit rate beside false-hit rate, then what it did to language and text.
+RESULT_COLUMNS: tuple[Column[Result], ...] = (
+    _NAME,
     Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
-    Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _false_hits),
-    Column("Encoder saved", _SAVED, lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
-    _result_error(WRONG_TEXT),
-    _result_error(WRONG_FRAMES),
+    _FALSE,
+    Column(
+        "Encoder saved",
+        _SAVED,
+        lambda r: r.cache.saved_s if r.cache.lookups else None,
+        "{:.1f} s".format,
+        lambda r: "" if r.cache.saved_share is None else percent(r.cache.saved_share),
+    ),
+    *(replace(one, note=partial(_error_note, measure=measure)) for measure, one in _LANGUAGE.items()),
     Column("Switch F1 (1 s)", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
-    Column("Decision delay", _DELAY, lambda r: r.decision_delay, "{:.1f} s".format),
-    Column("Words wrong", _WORDS, lambda r: r.mixed_error, percent),
+    Column("Decision delay", _DELAY, lambda r: r.decision_delay(), "{:.1f} s".format),
+    _WRONG,
     Column("Real-time factor (wall)", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
     Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
-    Column("Response p95", _RESPONSE, lambda r: r.response_p95, "{:.2f} s".format),
+    Column("Response p95", _RESPONSE, lambda r: r.sums["response_p95_s"], "{:.2f} s".format),
     Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
-    Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, mebibytes),
+    Column("Peak memory", "Highest resident memory of any run", lambda r: r.sums["peak_rss_bytes"], mebibytes),
 )
 
-_OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
+OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
     Column("Configuration", "The options that vary", lambda row: row[0]),
     Column("Operation", "The part of the pipeline that was timed", lambda row: row[1].name),
     Column("n", "How often, all recordings together", lambda row: row[1].count, "{:,}".format),
@@ -213,22 +167,15 @@ _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
     Column("Longest", "The longest single one", lambda row: row[1].longest, milliseconds),
 )
 
-_RUN_COLUMNS: tuple[Column[Run], ...] = (
-    Column("Configuration", "The options that vary", itemgetter("name")),
-    Column("Recording", "Its id", itemgetter("recording")),
-    Column("Corpus", "Where the recording is from", itemgetter("corpus")),
-    Column("Status", "Whether the run finished", itemgetter("status"), note=lambda run: run["error"] or ""),
-    Column("Audio", "Length", itemgetter("duration_s"), "{:.1f} s".format),
-    Column("Hit rate", "Look-ups that the cache answered", itemgetter("hit_rate"), percent),
-    Column(
-        "False-hit rate",
-        _FALSE_HITS,
-        lambda run: ratio(run["false_hits"], run["checked"]),
-        percent,
-        lambda run: _checked(CacheCounts.of(run)),
-    ),
-    _run_error(WRONG_TEXT),
-    _run_error(WRONG_FRAMES),
-    Column("Words wrong", _WORDS, itemgetter("mixed_error_rate"), percent),
-    Column("Compute", "Wall time inside the transcriber", itemgetter("compute_s"), "{:.1f} s".format),
+RUN_COLUMNS: tuple[Column[Result], ...] = (  # of results that are single runs
+    _NAME,
+    Column("Recording", "Its id", lambda r: r.sums["recording"]),
+    Column("Corpus", "Where the recording is from", lambda r: r.sums["corpus"]),
+    Column("Status", "Whether the run finished", lambda r: r.sums["status"], note=lambda r: r.sums["error"] or ""),
+    Column("Audio", "Length", lambda r: r.sums["duration_s"], "{:.1f} s".format),
+    Column("Hit rate", "Look-ups that the cache answered", lambda r: r.cache.hit_rate, percent),
+    _FALSE,
+    *_LANGUAGE.values(),
+    _WRONG,
+    Column("Compute", "Wall time inside the transcriber", lambda r: r.sums["compute_s"], "{:.1f} s".format),
 )
