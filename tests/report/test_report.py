@@ -820,7 +820,7 @@ def test_options_of_a_group_vary_by_themselves(search: SweepReport) -> None:
 
 
 def test_nothing_on_the_front_is_beaten_and_all_else_is(search: SweepReport) -> None:
-    told = search_section(search.results, search.extent.splits)
+    told = search_section(search.results)
     assert told is not None
     assert told.front is not None
     front = [tuple(cell.sort for cell in line[2:]) for line in told.front.body]
@@ -850,7 +850,7 @@ def test_choosing_on_test_is_warned_of() -> None:
 
 
 def test_no_best_configuration_is_named_from_two_recordings(report: SweepReport) -> None:
-    told = search_section(report.results, report.extent.splits)
+    told = search_section(report.results)
     assert told is not None
     assert told.front is None
     assert (
@@ -867,7 +867,7 @@ def test_no_best_configuration_is_named_from_noise() -> None:
     for row in searched(8, wrong=lambda sure: 0.3):
         response_s = float(rng.uniform(0.0359, 0.0404))
         rows.append({**row, "response_p95_s": response_s})
-    told = search_section(from_rows(rows).results, ())
+    told = search_section(from_rows(rows).results)
     assert told is not None
     assert told.front is None
     assert "response p95 differs between the 8 configurations by no more than chance" in told.about[0]
@@ -877,7 +877,7 @@ def test_no_best_configuration_is_named_from_noise() -> None:
 def test_a_configuration_that_is_not_compared_is_named_with_the_reason() -> None:
     frames = {**configuration("span"), "decode": False, "language_id": {"window_ms": 2500}}
     row = make_row(make_trace("scene", ("en", "es"), config=frames), corpus="c")
-    told = search_section(from_rows([*searched(6), row]).results, ())
+    told = search_section(from_rows([*searched(6), row]).results)
     assert told is not None
     assert "6 of 7 configurations are compared. Left out: " in told.about[-1]
     assert "measured by wrong language, frames" in told.about[-1]
@@ -891,7 +891,7 @@ def test_without_text_the_errors_are_those_of_the_frames() -> None:
         row = make_row(trace, corpus="c")
         del row["response_p95_s"]
         rows += over_recordings({**row, "compute_s": 1.0 + number})
-    told = search_section(from_rows(rows).results, ())
+    told = search_section(from_rows(rows).results)
     assert told is not None
     assert told.front is not None, told.about
     columns = [title for title, _, _ in told.front.head][2:]
@@ -905,7 +905,7 @@ def test_with_nothing_to_choose_between_nothing_is_said(n: int, fields: int) -> 
         for number, row in enumerate(rows):
             row["config"] = {**configuration("span", size=number + 1), "language_id": {}}
     report = from_rows(rows)
-    assert search_section(report.results, report.extent.splits) is None
+    assert search_section(report.results) is None
     assert '<section id="search">' not in report.html()
 
 
@@ -913,7 +913,7 @@ def test_pictures_of_many_configurations_stay_bounded_and_say_so(monkeypatch: py
     monkeypatch.setattr(search_page, "MAX_LINES", 20)
     monkeypatch.setattr("whisperlab.report.tables.MAX_LINES", 30)
     few, many = (from_rows(searched(n)) for n in (20, 60))
-    shown = [search_section(report.results, report.extent.splits) for report in (few, many)]
+    shown = [search_section(report.results) for report in (few, many)]
     assert shown[0] is not None
     assert shown[1] is not None
     assert shown[1].parallel.caption.startswith("20 of 60 configurations: the front, and an even choice")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operatio
 from whisperlab.report.figure import BAD, CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 # Blue for a rate where more is better, orange where more is worse.
 _RATES = {
@@ -32,7 +28,7 @@ _TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "titl
 
 
 @draw.styled
-def outcomes_figure(results: Sequence[Result]) -> Drawing:
+def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
     margins = (0.55, 0.5, 0.15, 0.2)
     figure, axes = draw.new_plot(draw.NARROW, 1.2 + 0.5 * len(results), margins, "of every 100 look-ups")
@@ -61,7 +57,7 @@ def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
 
 
 @draw.styled
-def latency_figure(operations: Sequence[Operation]) -> Drawing:
+def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
     """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
     names = [operation.name for operation in operations]
     margins = (0.35, 0.55, 0.2 + draw.LETTER * max(map(len, names)), 0.3)

@@ -25,8 +25,10 @@ from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Drawing
+
+    Drawing: TypeAlias = matplotlib.figure.Figure
 
 P = ParamSpec("P")
 Spec: TypeAlias = dict[str, Any]  # a Vega-Lite specification, from https://vega.github.io/vega-lite/
@@ -198,9 +200,9 @@ def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
 
 def new_figure(width: float, height: float) -> Drawing:
     """A figure of ``width`` x ``height`` inches without a window."""
-    from matplotlib.figure import Figure as Drawing
+    import matplotlib.figure
 
-    return Drawing(figsize=(width, height))
+    return matplotlib.figure.Figure(figsize=(width, height))
 
 
 def set_margins(figure: Drawing, *, top: float, bottom: float, left: float, right: float) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape, unescape
+from html import unescape
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -14,7 +14,6 @@ from whisperlab.report.page import render_page, write_page
 from whisperlab.util.files import write_atomic
 
 _HEAD = 300_000  # characters to search for the title; exported notebooks have their style sheet before it
-_CURRENT = ' aria-current="page"'
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,19 +58,7 @@ def _add_navigation(folder: Path, all_pages: Sequence[Entry], place: int) -> Non
     if not opened or not closed:
         return
     up = "../" * all_pages[place].href.count("/")
-    links = "".join(
-        f'<li><a href="{up}{page.href}"{_CURRENT if at == place else ""}>{escape(page.title)}</a></li>'
-        for at, page in enumerate(all_pages)
-    )
-    near = "".join(
-        f' · <a rel="{rel}" href="{up}{all_pages[at].href}">{word}</a>'
-        for rel, word, at in (("prev", "← previous", place - 1), ("next", "next →", place + 1))
-        if 0 <= at < len(all_pages)
-    )
-    navigation = (
-        f'<nav class="pages" aria-label="Reports"><p><a href="{up}index.html">all reports</a>{near}</p>'
-        f"<details><summary>{len(all_pages)} reports</summary><ol>{links}</ol></details></nav>"
-    )
+    navigation = render_page("navigation.html.j2", pages=all_pages, place=place, up=up)
     page = f"{before}{opened}{navigation}{closed}{after}"
     if page != text:
         write_atomic(path, page.encode(errors="surrogateescape"))

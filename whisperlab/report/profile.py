@@ -12,17 +12,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
+from whisperlab.report import figure as draw
 from whisperlab.report import page as html
-from whisperlab.report.figure import LETTER, NARROW, PALETTE, Figure, new_plot, styled
+from whisperlab.report.figure import PALETTE, Figure
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 _MIB = 2**20
 
@@ -99,7 +96,8 @@ class ProfileReport:
             numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
-            findings=list(findings(records)),
+            mib=_mib,
+            on_threads=on_threads,
             drawings=list(_drawings(records)),
             tables=tables,
             frames=frames,
@@ -199,39 +197,6 @@ def reconciled(records: Records) -> list[Check]:
     return [Check(ok, f"{words}: {'as expected' if ok else 'this is unexplained'}") for ok, words in found]
 
 
-def findings(records: Records) -> Iterator[str]:
-    """The main results, in sentences."""
-    if memory := records.get("memory"):
-        name, size = next(iter(memory.owned.items()), ("nothing", 0))
-        yield (
-            f"Model and streaming add {_mib(memory.above_libraries)} to the libraries, {_mib(memory.grown)} of it "
-            f"while streaming; the largest part is {name} with {_mib(size)}"
-        )
-    if (heap := records.get("heap")) and heap.stages:
-        part, size = next(iter(heap.stages.items()))
-        yield f"At its peak the heap holds {_mib(heap.peak)}, {size / heap.peak:.0%} of it for {part}"
-    if (python := records.get("python_memory")) and python.grown:
-        line = python.grown[0]
-        yield (
-            f"In the second half the line that grew most is {line.place}, by {line.bytes / 1024:,.0f} KiB in "
-            f"{line.blocks:,} more blocks"
-        )
-    if latency := records.get("latency"):
-        yield (
-            f"{latency.duration_s:.1f} s of audio took {latency.compute_s:.1f} s "
-            f"({latency.compute_s / latency.duration_s:.2f} of real time{on_threads(latency.threads)}) "
-            "without a profiler"
-        )
-    if (lines := records.get("lines")) and lines.functions:
-        function, slowest = lines.functions[0], lines.functions[0].slowest
-        yield (
-            f"The slowest line of {function.name} is number {slowest.number} of {function.place.rpartition(':')[0]}, "
-            f"with {slowest.share:.0%} of it: {slowest.code.strip()}"
-        )
-    if (ops := records.get("ops")) and ops.top:
-        yield f"The torch operator with the most time is {ops.top[0].name}: {ops.top[0].own_s / ops.own_s:.0%}"
-
-
 def _drawings(records: Records) -> Iterator[Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
@@ -249,10 +214,10 @@ def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) ->
     return Figure(name, words, parts_figure({part: size / _MIB for part, size in sizes.items()}, x), caption)
 
 
-@styled
-def course_figure(course: Sequence[tuple[float, int, int]]) -> Drawing:
+@draw.styled
+def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
     """Memory over time: (seconds, bytes resident, bytes on the heap), as `whisperlab.profiling.heap` records it."""
-    figure, axes = new_plot(NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
+    figure, axes = draw.new_plot(draw.NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
         sizes = [moment[1 + place] / _MIB for moment in course]
@@ -262,12 +227,12 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> Drawing:
     return figure
 
 
-@styled
-def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Drawing:
+@draw.styled
+def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw.Drawing:
     """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
-    left = 0.3 + LETTER * max(map(len, kept), default=0)
-    figure, axes = new_plot(NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
+    left = 0.3 + draw.LETTER * max(map(len, kept), default=0)
+    figure, axes = draw.new_plot(draw.NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
     bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
     axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
     axes.set_yticks(range(len(kept)), list(kept))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, many, mea
 from whisperlab.report.tables import Column, Table, mebibytes, table
 from whisperlab.util.html import format_value
 from whisperlab.util.statistics import LEAST_UNITS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 MAX_LINES = 300  # configurations in a picture
 MAX_OPTIONS = 8  # axes of options in a picture
@@ -46,10 +43,14 @@ class Objective:
     def axis(self) -> str:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
-    def of(self, results: Sequence[Result]) -> NDArray[np.float64]:
+    def of(self, results: Results) -> NDArray[np.float64]:
         """The value of each result; all results must have one."""
         return np.array([self.value(result) for result in results], dtype=float)
 
+
+Results: TypeAlias = Sequence[Result]
+Objectives: TypeAlias = Sequence[Objective]
+Measured: TypeAlias = Sequence[tuple[Objective, Sequence[Importance]]]
 
 MIXED = Objective("words wrong", "%", lambda r: r.mixed_error, percent, ("errors", "words"))
 TEXT = Objective(WRONG_TEXT, "%", lambda r: r.language_error, percent, ("wrong_s", "speech_s"))
@@ -64,8 +65,7 @@ MEMORY = Objective("peak memory", "MiB", lambda r: r.sums["peak_rss_bytes"], meb
 class SearchSection:
     """The front as a table and a figure, importances, and parallel coordinates.
 
-    ``about`` names the data, the split and the limits of the result. Where the configurations do not differ by more
-    than noise it says so, and the rest is None.
+    Where the configurations do not differ by more than noise ``about`` says so, and the rest is None.
     """
 
     about: tuple[str, ...]
@@ -75,11 +75,10 @@ class SearchSection:
     parallel: draw.Figure | None = None
 
 
-def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSection | None:
+def search_section(results: Results) -> SearchSection | None:
     """The section for finished configurations; None below two varied options or `FEWEST` configurations.
 
     Front, importances and coordinates only if errors and cost differ by more than noise (`separation`).
-    ``splits`` are those of the recordings.
     """
     objectives, runs = _objectives(results)
     names = dict.fromkeys(name for result in runs for name in result.config)
@@ -103,9 +102,13 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
+    front = (
+        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
+        f"{', '.join(one.name for one in objectives)}: no other configuration is better in all of them."
+    )
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     return SearchSection(
-        (*_about(runs, members, objectives, splits), *left_out),
+        (front, *left_out),
         _front_table(members, objectives),
         _picture(shown, marks, objectives, words, count),
         _importance(measured, axes),
@@ -121,7 +124,7 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
     )
 
 
-def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result]]:
+def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:
     """The objectives that all comparable results have, errors first, and those results."""
     runs = measured_alike(results)
     frames = any(result.language_measure == WRONG_FRAMES for result in runs)
@@ -131,7 +134,7 @@ def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result
     return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
 
 
-def _left_out(results: Sequence[Result], runs: Sequence[Result]) -> list[str]:
+def _left_out(results: Results, runs: Results) -> list[str]:
     """The configurations that are not compared, each with the reason."""
     compared, kind = {result.config_id for result in runs}, runs[0].language_measure
     reasons = [
@@ -143,7 +146,7 @@ def _left_out(results: Sequence[Result], runs: Sequence[Result]) -> list[str]:
     return [told] if reasons else []
 
 
-def _noise(objective: Objective, runs: Sequence[Result]) -> str:
+def _noise(objective: Objective, runs: Results) -> str:
     """Why the objective cannot rank the configurations; empty if they differ by more than noise.
 
     Over the recordings that all configurations have; the first results only have their recordings at hand.
@@ -181,7 +184,7 @@ def _some(on_front: Sequence[bool]) -> list[int]:
     return sorted(members + [others[place * len(others) // room] for place in range(room)])
 
 
-def _front_table(members: Sequence[Result], objectives: Sequence[Objective]) -> Table:
+def _front_table(members: Results, objectives: Objectives) -> Table:
     def column(one: Objective) -> Column[tuple[int, Result]]:
         return Column(one.name.capitalize(), one.axis, lambda line: one.value(line[1]), one.show)
 
@@ -193,31 +196,7 @@ def _front_table(members: Sequence[Result], objectives: Sequence[Objective]) -> 
     return table("front", "The Pareto front: no other configuration beats these", columns, enumerate(members, 1))
 
 
-def _about(
-    runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective], splits: Sequence[str]
-) -> Iterator[str]:
-    yield (
-        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
-        f"{', '.join(objective.name for objective in objectives)}: no other configuration is better in all of them."
-    )
-    if "test" in splits:
-        yield (
-            "These are recordings of the split test. A configuration chosen here looks better than it is: choose on "
-            "dev, and run the choice once on test."
-        )
-    elif splits:
-        yield (
-            f"Measured on the split {', '.join(splits)}. The best of many is best partly by chance: run the "
-            "chosen configuration once on other speech."
-        )
-    if MEMORY in objectives:
-        yield (
-            "Memory is the peak of the whole process, model included. A process that ran several configurations keeps "
-            "some tens of MiB of the earlier ones, so small differences have no meaning."
-        )
-
-
-def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective]) -> str:
+def _words(runs: Results, members: Results, objectives: Objectives) -> str:
     listed = "; ".join(
         f"{result.name}: " + ", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives)
         for result in members[:MAX_WORDS]
@@ -226,9 +205,7 @@ def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequen
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
-def _picture(
-    shown: Sequence[Result], marks: Sequence[bool], objectives: Sequence[Objective], words: str, count: str
-) -> draw.Figure:
+def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
     """A point per configuration: cost, error and, with a third objective, size."""
     named = dict(zip(("error", "cost", "size"), objectives, strict=False))
     rows = [
@@ -253,7 +230,7 @@ def _picture(
     )
 
 
-def _importance(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> draw.Figure:
+def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
     alt = "; ".join(
         f"{objective.name}: "
@@ -273,7 +250,7 @@ def _importance(measured: Sequence[tuple[Objective, Sequence[Importance]]], opti
 
 
 @draw.styled
-def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Drawing:
+def importance_figure(found: Measured) -> draw.Drawing:
     """A panel per objective and a bar per option, with the share of chance as a mark.
 
     Bars beyond their mark are filled, the others hatched.
@@ -296,7 +273,7 @@ def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -
     return figure
 
 
-def _option(name: str, results: Sequence[Result]) -> list[tuple[float, str]]:
+def _option(name: str, results: Results) -> list[tuple[float, str]]:
     """Height from 0 to 1 and text of an option in each configuration; few numbers are spaced evenly, as names are."""
     values = [result.config.get(name) for result in results]
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]

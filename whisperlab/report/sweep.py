@@ -14,14 +14,13 @@ from whisperlab.evaluation.scoring.summary import score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
-from whisperlab.report.baseline import Pair, baseline_table, pairs
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name, many, percent
 from whisperlab.report.figure import Figure
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Table, table
+from whisperlab.report.tables import Pair, Table, baseline_table, pairs, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
@@ -35,6 +34,7 @@ MAX_CORPUS_LINES = 100  # configurations in the table of one corpus
 MAX_RUNS = 2000  # in the list of all runs
 
 LoadTrace: TypeAlias = Callable[[Row], Trace]
+_Shown: TypeAlias = tuple[Result | None, tuple[Trace, ...]]
 
 _NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
 _NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
@@ -101,43 +101,24 @@ class SweepReport:
     def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
         shown, contrast = (result.name if result else "" for result in (self.shown, self.contrast))
         recordings = list(views(shown, self.traces, contrast, self.contrasts, sound_limit))
-        return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
+        return render_page("sweep.html.j2", report=self, recordings=recordings, many=many, percent=percent, **sections)
 
     def _sections(self) -> dict[str, object]:
         """The contents of the page besides the recordings."""
         operations = [(result.name, operation) for result in self.results for operation in result.operations]
-        caption = "Latency of every operation, in milliseconds"
+        each, latency = "Every run: one configuration on one recording", "Latency of every operation, in milliseconds"
         return {
             "tables": _tables(self),
-            "runs": table("runs", "Every run: one configuration on one recording", tables.RUN_COLUMNS, self.runs),
-            "latency": table("latency", caption, tables.OPERATION_COLUMNS, operations),
+            "runs": table("runs", each, tables.RUN_COLUMNS, self.runs),
+            "latency": table("latency", latency, tables.OPERATION_COLUMNS, operations),
             "outcomes": _outcomes(self.results),
             "heatmaps": _heatmaps(self.results, self.options),
             "tradeoff": _tradeoff(self.results),
-            "search": search_section(self.results, self.extent.splits),
+            "search": search_section(self.results),
             "speed": _speed(self.shown) if self.shown and self.shown.operations else None,
             "flat": [_flat(run) for run in self.runs],
             "baseline": baseline_table(self.baseline) if self.baseline else None,
         }
-
-    @property
-    def answer(self) -> str:
-        """The page's answer in two sentences: of one configuration what was heard, of several the main findings."""
-        n_segments = sum(len(trace.segments) for trace in self.traces)
-        if len(self.results) != 1 or not n_segments:
-            return " ".join(self.findings[:2])
-        (result,), extent = self.results, self.extent
-        n_switches = sum(len(trace.switches) for trace in self.traces)
-        heard = (
-            f"{extent.audio_s:.0f} s of audio in {many(extent.n_recordings, 'recording')} became "
-            f"{many(n_segments, 'segment')} of text with {many(n_switches, 'switch', 'es')} of language."
-        )
-        if result.mixed_error is None:
-            return f"{heard} There is no reference, so only you can say what is right."
-        return (
-            f"{heard} {percent(result.mixed_error)} of the {result.sums['words']:,} words are wrong, and "
-            f"{percent(result.language_error)} of the speech is under a wrong language."
-        )
 
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
@@ -163,14 +144,16 @@ def from_store(
     load = load or (lambda row: read_trace(Path(folder) / str(row["trace"])))
     found = counts.timed(store, counts.results(store))
     options = counts.varying([result.config for result in found])
-    shown, contrast = _best(found), _worst(found)
-    traces, notes = _load(_choice(store, shown), load)
-    contrasts, more = _load(_same_recordings(store, contrast, traces), load)
+    (shown, traces), (contrast, contrasts), notes = _shown(store, found, load)
     extent = _extent(store)
     configs = {result.config_id: result.config for result in found}
     unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
     configs |= counts.configurations(store, unfinished)
     shared = {name: value for config in configs.values() for name, value in config.items() if name not in options}
+    failures = store.sql(  # their number, and the first one's error
+        "select count(*) over (), recording || ': ' || coalesce(error, 'no error was recorded') from results "
+        "where status <> 'ok' order by id limit 1"
+    )
     made: Json = traces[0].header if traces else provenance()
     return SweepReport(
         title=title,
@@ -183,13 +166,11 @@ def from_store(
         constant=nested(shared),
         results=found,
         findings=findings(found),
-        warnings=warnings(
-            found, extent.n_finished_recordings, _failures(store), [*notes, *more, *_mixed(traces + contrasts)]
-        ),
+        warnings=warnings(found, extent.n_finished_recordings, failures[0] if failures else (0, ""), notes),
         shown=shown,
         contrast=contrast,
-        traces=tuple(traces),
-        contrasts=tuple(contrasts),
+        traces=traces,
+        contrasts=contrasts,
         origin={name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")},
     )
 
@@ -232,13 +213,6 @@ def _extent(store: ResultsStore) -> Extent:
     )
 
 
-def _failures(store: ResultsStore) -> tuple[int, str]:
-    """The number of failed runs, and the first one's error."""
-    ((n_failed, first),) = store.sql("select count(*), min(id) from results where status <> 'ok'")
-    query = "select recording || ': ' || coalesce(error, 'no error was recorded') from results where id = ?"
-    return n_failed, (store.sql(query, (first,))[0][0] if n_failed else "")
-
-
 def _row_of(key: str, trace: Trace) -> Row:
     return {
         "key": key,
@@ -257,49 +231,35 @@ def _row_of(key: str, trace: Trace) -> Row:
     }
 
 
-def _best(found: Sequence[Result]) -> Result | None:
-    """The least language error, and of equals the one that saves most; the first when nothing was scored."""
+def _shown(store: ResultsStore, found: Sequence[Result], load: LoadTrace) -> tuple[_Shown, _Shown, list[str]]:
+    """The configuration to show and the one to contrast with it, each with traces, and warnings about the traces."""
     scored = [result for result in found if result.language_error is not None]
-    return min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
-
-
-def _worst(found: Sequence[Result]) -> Result | None:
-    """The most look-ups answered wrongly, if any configuration exceeds the limit."""
+    # The least language error, and of equals the one that saves most; the first when nothing was scored.
+    best = min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
     wrong = [result for result in found if (result.cache.wrong_share or 0.0) > TRUSTED]
-    return max(wrong, key=lambda result: result.cache.wrong_share or 0.0, default=None)
-
-
-def _choice(store: ResultsStore, result: Result | None) -> list[Row]:
-    """The rows to show, from each corpus in turn."""
-    lines = store.sql(
+    worst = max(wrong, key=lambda result: result.cache.wrong_share or 0.0, default=None)
+    lines = store.sql(  # from each corpus in turn
         "select id from (select id, row_number() over (partition by corpus order by id) as turn from results "
         "where config_id = ? and status = 'ok') order by turn, id limit ?",
-        (result and result.config_id, MAX_RECORDINGS),
+        (best and best.config_id, MAX_RECORDINGS),
     )
-    return [next(store.rows("id = ?", line)) for line in lines]
-
-
-def _same_recordings(store: ResultsStore, result: Result | None, traces: Sequence[Trace]) -> Iterable[Row]:
-    """The rows of a result on the recordings of some traces."""
+    traces, notes = _load((next(store.rows("id = ?", line)) for line in lines), load)
     where = "status = 'ok' and config_id = ? and recording in (select value from json_each(?))"
-    return store.rows(where, (result and result.config_id, json.dumps([trace.recording for trace in traces])))
+    same = (worst and worst.config_id, json.dumps([trace.recording for trace in traces]))
+    contrasts, more = _load(store.rows(where, same), load)
+    origins = {str([t.header.get(part) for part in ("machine", "versions", "commit")]) for t in (*traces, *contrasts)}
+    warning = f"The traces come from {len(origins)} different machines, versions or commits: do not compare times."
+    return (best, traces), (worst, contrasts), [*notes, *more, *([warning] if len(origins) > 1 else [])]
 
 
-def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[list[Trace], list[str]]:
+def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list[str]]:
     traces, notes = [], []
     for row in rows:
         try:
             traces.append(load(row))
         except (TraceError, KeyError, TypeError) as error:
             notes.append(f"No timeline of {row['recording']}: its trace cannot be read ({error}).")
-    return traces, notes
-
-
-def _mixed(traces: Iterable[Trace]) -> list[str]:
-    """Warnings for traces of different machines, versions or commits."""
-    n = len({str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces})
-    warning = f"The traces come from {n} different machines, versions or commits: do not compare times."
-    return [warning] if n > 1 else []
+    return tuple(traces), notes
 
 
 def _listed(
