@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,7 @@ _OUTCOMES = (
     (BAD, "//", "cache hit, WRONG language"),
 )
 _COLOUR = channel("key", "nominal", title="cache key", scale={"range": list(PALETTE)})
+Heights: TypeAlias = Sequence[tuple[float, str]]  # from 0 to 1, and the value as text
 _TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
 
 
@@ -83,12 +85,11 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
     its n and its 95 % interval.
     """
     title, scheme = _RATES[rate]
-    cells: dict[tuple[object, object], list[Result]] = {}
+    cells: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
-        cells.setdefault((result.config.get(SIZE), result.config.get(PRECISION)), []).append(result)
-    values = [
-        {**_cell(own, rate), "size": _any(size), "precision": _any(digits)} for (size, digits), own in cells.items()
-    ]
+        place = (result.config.get(name) for name in (SIZE, PRECISION))
+        cells.setdefault(tuple("any" if value is None else value for value in place), []).append(result)
+    values = [{**_cell(own, rate), "size": size, "precision": digits} for (size, digits), own in cells.items()]
     shared: Spec = {
         "x": channel("precision", "ordinal", title="hash precision (decimals)", sort="descending"),
         "y": channel("size", "ordinal", title="cache size (entries)"),
@@ -108,10 +109,6 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
         ],
     }
     return Figure(name, alt, view, caption)
-
-
-def _any(value: object) -> object:
-    return "any" if value is None else value
 
 
 def _cell(own: Sequence[Result], rate: str) -> Json:
@@ -169,16 +166,11 @@ def points(
 
 
 def parallel(
-    name: str,
-    results: Sequence[Result],
-    columns: Mapping[str, Sequence[tuple[float, str]]],
-    front: Sequence[bool],
-    alt: str,
-    caption: str,
+    results: Sequence[Result], columns: Mapping[str, Heights], front: Sequence[bool], alt: str, caption: str
 ) -> Figure:
     """Parallel coordinates: a line per configuration, thick on the front. A brush over any axis selects lines.
 
-    ``columns`` are, by title, the height of each configuration from 0 to 1, and its value as text.
+    ``columns`` are, by title, the height and value of each configuration.
     """
     rows = [
         {**identity(result), "front": on_front, "axis": title, "height": round(place[n][0], 4), "value": place[n][1]}
@@ -191,27 +183,24 @@ def parallel(
         "x": channel("axis", "nominal", sort=list(columns), axis=_TOP, scale={"type": "point"}),
         "y": channel("height", axis=None, scale={"domain": [-0.05, 1.05]}),
     }
+    picked = {"test": "!length(picked) || indexof(picked, datum.config_id) >= 0", "value": 0.9}
+    faint, pale = ({"condition": picked, "value": value} for value in (0.08, 0.1))
     width = {"condition": {"test": "datum.front", "value": 3}, "value": 1.2}
     brush = {"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}
     told, point = fields("configuration", "axis", "value"), {"type": "point", "filled": True, "size": 40}
     text = {"type": "text", "align": "left", "dx": 6, "fontSize": 11, "color": "currentColor"}
-    lines = {"color": _COLOUR, "detail": {"field": "config_id"}, "strokeWidth": width, "opacity": _picked(0.08)}
+    lines = {"color": _COLOUR, "detail": {"field": "config_id"}, "strokeWidth": width, "opacity": faint}
     view: Spec = {
         "params": [{"name": "picked", "value": []}],
         "width": CHART_WIDTH,
         "height": 320,
         "layer": [
             layer(rows, {"type": "line"}, **places, **lines),
-            {"params": [brush], **layer(rows, point, **places, color=_COLOUR, tooltip=told, opacity=_picked(0.1))},
+            {"params": [brush], **layer(rows, point, **places, color=_COLOUR, tooltip=told, opacity=pale)},
             layer(labels, text, **places, text={"field": "value"}),
         ],
     }
-    return Figure(name, alt, view, caption)
-
-
-def _picked(otherwise: float) -> Spec:
-    test = "!length(picked) || indexof(picked, datum.config_id) >= 0"
-    return {"condition": {"test": test, "value": 0.9}, "value": otherwise}
+    return Figure("parallel", alt, view, caption)
 
 
 def _sparse(marks: Mapping[tuple[str, float], str]) -> dict[tuple[str, float], str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import chain, groupby
@@ -39,19 +39,15 @@ _UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "d
 class CacheCounts:
     """What the encoder cache did, as counts that add up over recordings.
 
-    ``silence``, ``repeat`` and ``similar`` are the hits by cause. ``checked`` hits were recomputed; ``false_hits`` of
-    them gave another language than the audio that was looked up. ``encode_s`` is the time in the encoder for
-    language-ID, ``saved_s`` what the hits would have taken at the mean encode of their run.
+    ``checked`` hits were recomputed; ``false_hits`` of them gave another language than the audio that was looked up.
+    ``encode_s`` is the time in the encoder for language-ID, ``saved_s`` what the hits would have taken at the mean
+    encode of their run.
     """
 
     hits: int = 0
     misses: int = 0
-    silence: int = 0
-    repeat: int = 0
-    similar: int = 0
     checked: int = 0
     false_hits: int = 0
-    evictions: int = 0
     encode_s: float = 0.0
     saved_s: float = 0.0
 
@@ -117,9 +113,8 @@ class Result:
     """One configuration over all recordings that it finished, or a single run of it.
 
     ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`; of a run they
-    are its columns. The first `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds
-    of speech) per recording, ``delays``, the seconds from switches to their decisions, and ``units``, the columns
-    `_UNITS` of their runs.
+    are its columns. The first `MAX_SAMPLED` results also have ``delays``, the seconds from switches to their decisions,
+    and ``units``, the columns `_UNITS` of their runs.
     """
 
     name: str
@@ -129,7 +124,6 @@ class Result:
     n_recordings: int
     cache: CacheCounts
     sums: Json
-    speech: tuple[tuple[float, float], ...] = ()
     delays: tuple[float, ...] = ()
     units: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
@@ -151,9 +145,11 @@ class Result:
     @property
     def language_error_interval(self) -> Interval | None:
         """Its 95 % bootstrap interval over recordings; None for fewer than three."""
-        if len(self.speech) < LEAST_UNITS or self.language_error is None:
+        parts = zip(self.units.get("wrong_s", ()), self.units.get("speech_s", ()), strict=True)
+        speech = [part for part in parts if part[1] is not None]
+        if len(speech) < LEAST_UNITS or self.language_error is None:
             return None
-        sums = _resamples(len(self.speech)) @ np.array(self.speech)
+        sums = _resamples(len(speech)) @ np.array(speech)
         rates = [wrong / all_s for wrong, all_s in sums.tolist() if all_s]
         return percentile(rates, 2.5), percentile(rates, 97.5)
 
@@ -195,15 +191,14 @@ def _resamples(n: int) -> NDArray[np.float64]:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS).astype(float)
 
 
-def measured_alike(results: Iterable[Result]) -> list[Result]:
+def measured_alike(results: Sequence[Result]) -> list[Result]:
     """The results whose language errors compare: of the final text or of the frames, whichever are more.
 
     Frames lag behind the speech, so their error is higher for the same quality.
     """
-    sides: dict[str, list[Result]] = {WRONG_TEXT: [], WRONG_FRAMES: []}
-    for result in results:
-        sides[result.language_measure].append(result)
-    return max(sides.values(), key=len)
+    text = [result for result in results if result.language_measure == WRONG_TEXT]
+    frames = [result for result in results if result.language_measure == WRONG_FRAMES]
+    return max(text, frames, key=len)
 
 
 def percent(share: float | None) -> str:
@@ -278,7 +273,7 @@ def configurations(store: ResultsStore, ids: Sequence[int]) -> dict[int, Json]:
 def _samples(
     store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
 ) -> dict[int, tuple[Any, ...]]:
-    """``speech``, ``delays`` and ``units`` of some configurations, see `Result`."""
+    """``delays`` and ``units`` of some configurations, see `Result`."""
     lines = store.lines(
         f"select config_id, delays, {', '.join(_UNITS)} from results where status = 'ok' and {where} and config_id in "
         "(select value from json_each(?)) order by config_id, id",
@@ -287,10 +282,8 @@ def _samples(
     found = {}
     for config_id, group in groupby(lines, itemgetter(0)):
         _, delays, *values = zip(*group, strict=True)
-        units = dict(zip(_UNITS, values, strict=True))
-        speech = tuple(part for part in zip(units["wrong_s"], units["speech_s"], strict=True) if part[1] is not None)
         every = json.loads(f"[{','.join(filter(None, delays))}]")
-        found[config_id] = (speech, tuple(chain.from_iterable(every)), units)
+        found[config_id] = (tuple(chain.from_iterable(every)), dict(zip(_UNITS, values, strict=True)))
     return found
 
 

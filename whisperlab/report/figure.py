@@ -165,10 +165,8 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
 
 
-# Parts of Vega-Lite specifications
-
-
 def channel(field: str, kind: str = "quantitative", **more: object) -> Spec:
+    """A channel of a Vega-Lite encoding."""
     return {"field": field, "type": kind, **more}
 
 
@@ -179,9 +177,6 @@ def fields(*names: str) -> list[Spec]:
 
 def layer(values: Iterable[Json], mark: object, **encoding: object) -> Spec:
     return {"data": {"values": list(values)}, "mark": mark, "encoding": encoding}
-
-
-# Parts of matplotlib's figures
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:

@@ -68,10 +68,12 @@ def _guide_key(results: Sequence[Result]) -> Iterator[str]:
     rare = {precision: cache for precision, cache in by_precision.items() if (cache.hit_rate or 0.0) < RARE}
     if rare:
         cache = sum(rare.values(), CacheCounts())
+        *most, last = map(str, rare)
+        listed = f"{', '.join(most)} or {last}" if most else last
         default = " (the guide's default among them)" if GUIDE_PRECISION in rare and len(rare) > 1 else ""
         answered = "not one" if cache.hits == 0 else f"{cache.hits:,} ({percent(cache.hit_rate)})"
         yield (
-            f"The guide's key, the audio rounded to {_listed(rare)} decimals{default}, answered {answered} "
+            f"The guide's key, the audio rounded to {listed} decimals{default}, answered {answered} "
             f"of {cache.lookups:,} look-ups."
         )
     for precision, cache in by_precision.items():
@@ -175,7 +177,6 @@ def _running(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _units(n_recordings: int) -> str:
-    """The number of independent units, and what it is too small for."""
     few = ", no interval" if n_recordings < LEAST_UNITS else ""
     return f"n = {many(n_recordings, 'recording')}{few}"
 
@@ -194,12 +195,5 @@ def _worth(cache: CacheCounts, n_recordings: int) -> str:
 
 
 def _examples(some: Sequence[Result]) -> str:
-    """The first two names, and how many more there are."""
     more = f" and {len(some) - 2} more" if len(some) > 2 else ""
     return ", ".join(result.name for result in some[:2]) + more
-
-
-def _listed(values: Iterable[object]) -> str:
-    """Values joined as in a sentence: ``6``, ``6 or 4``, ``6, 4 or 2``."""
-    *most, last = map(str, values)
-    return f"{', '.join(most)} or {last}" if most else last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
@@ -38,30 +38,24 @@ def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     found = entries(folder, pages)
-    for place in range(len(found)):
-        _add_navigation(folder, found, place)
+    for place, entry in enumerate(found):
+        path = folder / unquote(entry.href)
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        before, opened, rest = text.partition("<!--pages-->")
+        _, closed, after = rest.partition("<!--/pages-->")
+        if opened and closed:
+            up = "../" * entry.href.count("/")
+            navigation = render_page("navigation.html.j2", pages=found, place=place, up=up)
+            page = f"{before}{opened}{navigation}{closed}{after}"
+            if page != text:
+                write_atomic(path, page.encode(errors="surrogateescape"))
     return write_page(target, render_page("index.html.j2", entries=found, created=created))
 
 
 def entries(folder: Path, pages: Iterable[Path]) -> list[Entry]:
     """The pages as entries in reading order: those with a number by number, then the others, newest first."""
-    found = sorted((_entry(folder, page) for page in pages), key=lambda entry: entry.created, reverse=True)
-    return sorted(found, key=lambda entry: entry.href if entry.href[:2].isdigit() else "~")
-
-
-def _add_navigation(folder: Path, all_pages: Sequence[Entry], place: int) -> None:
-    """Write the list of all pages, and the pages before and after, into one page."""
-    path = folder / unquote(all_pages[place].href)
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    before, opened, rest = text.partition("<!--pages-->")
-    _, closed, after = rest.partition("<!--/pages-->")
-    if not opened or not closed:
-        return
-    up = "../" * all_pages[place].href.count("/")
-    navigation = render_page("navigation.html.j2", pages=all_pages, place=place, up=up)
-    page = f"{before}{opened}{navigation}{closed}{after}"
-    if page != text:
-        write_atomic(path, page.encode(errors="surrogateescape"))
+    found = (_entry(folder, page) for page in pages)
+    return sorted(found, key=lambda one: (one.href if one.href[:2].isdigit() else "~", -one.created.timestamp()))
 
 
 def _entry(folder: Path, page: Path) -> Entry:

@@ -74,7 +74,8 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
     from traitlets.config import Config
 
     notebook = deepcopy(notebook)
-    title, about, answer = _answer_first(notebook)
+    # On one line each, without Markdown's marks of emphasis and code.
+    title, about, answer = (" ".join(re.sub(r"[*`]", "", text).split()) for text in _answer_first(notebook))
     notebook.metadata["title"] = title
     notebook.metadata.pop("widgets", None)  # useless in the page: their renderer would come from the web
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
@@ -82,9 +83,7 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
         extra_loaders=[DictLoader({_TEMPLATE: (TEMPLATES / _TEMPLATE).read_text(encoding="utf-8")})],
         template_file=_TEMPLATE,
         embed_images=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        exclude_anchor_links=True,
+        **dict.fromkeys(("exclude_input_prompt", "exclude_output_prompt", "exclude_anchor_links"), True),
     )
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     told = {"about": escape(about), "answer": escape(answer), "created": created}
@@ -106,7 +105,6 @@ def _with_contents(page: str) -> str:
 
 
 def _facts(notebook: NotebookNode, source: str | Path) -> list[tuple[str, str]]:
-    """Command, versions and machine of the run."""
     command = ["whisperlab", "report", str(source)]
     for name, value in notebook.metadata.get("papermill", {}).get("parameters", {}).items():
         command += ["-p", f"{name}={json.dumps(value)}"]
@@ -149,7 +147,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
 
 
 def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
-    """Move question, answer and picture to the top of a notebook; returns title, question and answer as plain text."""
+    """Move question, answer and picture to the top of a notebook; returns title, question and answer."""
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
     cells = notebook.cells
@@ -181,9 +179,4 @@ def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
         top.append(shown)
     top += [new_markdown_cell(text) for text in (findings, rest) if text]  # type: ignore[no-untyped-call]
     cells[1:1] = top
-    return _plain(title), _plain(question), _plain(answer)
-
-
-def _plain(markdown: str) -> str:
-    """The text on one line, without Markdown's marks of emphasis and code."""
-    return " ".join(re.sub(r"[*`]", "", markdown).split())
+    return title, question, answer

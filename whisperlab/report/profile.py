@@ -6,9 +6,10 @@ content security policy of the page allows exactly their scripts, by digest.
 
 from __future__ import annotations
 
-import base64
 import gzip
+import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,8 +41,8 @@ _SCRIPT = re.compile(r"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL | re.IGNOR
 class Number:
     """One memory number in bytes, with the memory that it includes (``sees``) and excludes (``misses``)."""
 
-    bytes: int
     name: str
+    bytes: int
     sees: str
     misses: str
 
@@ -52,26 +53,6 @@ class Check:
 
     holds: bool
     words: str
-
-
-@dataclass(slots=True, frozen=True)
-class Frame:
-    """A page of a profiler, embedded in ours."""
-
-    title: str
-    about: str
-    page: str
-
-    @property
-    def packed(self) -> str:
-        """The page, compressed to a third and in base64; the main page unpacks it."""
-        return base64.b64encode(gzip.compress(self.page.encode(), 9, mtime=0)).decode("ascii")
-
-    def digests(self) -> Iterator[str]:
-        """The sources that a content security policy must list for the page's inline scripts and handlers."""
-        if handlers := _HANDLER.findall(self.page):
-            yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
-        yield from (f"sha256-{html.digest(t)}" for t in (*_SCRIPT.findall(self.page), *handlers) if t.strip())
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,9 +67,10 @@ class ProfileReport:
 
     def page(self, *, now: datetime | None = None) -> str:
         """The page as HTML."""
-        records = self.records
-        frames, checks = list(_frames(records)), reconciled(records)
+        records, checks = self.records, reconciled(self.records)
         numbers, tables = memory_numbers(records), list(_tables(records))
+        embedded = (("cpu", records.get("cpu")), ("heap", records.get("heap")))
+        pages = {name: _offline(record.page).encode() for name, record in embedded if record}
         return html.render_page(
             "profile.html.j2",
             report=self,
@@ -96,25 +78,22 @@ class ProfileReport:
             numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
-            mib=_mib,
-            on_threads=on_threads,
             drawings=list(_drawings(records)),
             tables=tables,
-            frames=frames,
-            lines=records["lines"].functions if "lines" in records else (),
-            tree=records["cpu"].tree if "cpu" in records else "",
-            digests=[digest for frame in frames for digest in frame.digests()],
+            # compressed to a third; the main page unpacks them
+            frames={name: b64encode(gzip.compress(page, 9, mtime=0)).decode("ascii") for name, page in pages.items()},
+            digests=[digest for page in pages.values() for digest in _digests(page.decode())],
             flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
+            mib=_mib,
+            on_threads=on_threads,
         )
 
 
-def _frames(records: Records) -> Iterator[Frame]:
-    if cpu := records.get("cpu"):
-        about = "Click a line to unfold it; the menus on top fold libraries away."
-        yield Frame("Call tree (pyinstrument)", about, _offline(cpu.page))
-    if heap := records.get("heap"):
-        about = "The width is bytes held at the peak. Click a block to zoom in."
-        yield Frame("Flame graph of the heap (memray)", about, _offline(heap.page))
+def _digests(page: str) -> Iterator[str]:
+    """The sources that a content security policy must list for a page's inline scripts and handlers."""
+    if handlers := _HANDLER.findall(page):
+        yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
+    yield from (f"sha256-{html.digest(text)}" for text in (*_SCRIPT.findall(page), *handlers) if text.strip())
 
 
 def _offline(page: str) -> str:
@@ -135,41 +114,9 @@ def memory_numbers(records: Records) -> list[Number]:
         sum(memory.owned.values()) if memory else None,
         python.peak if python else None,
     )
-    return [Number(size, *words) for size, words in zip(sizes, _MEMORY, strict=True) if size is not None]
-
-
-_MEMORY = (  # name, and what it includes and excludes
-    (
-        "resident at the peak, above the libraries (VmHWM)",
-        "every page that was touched: the figure that the system counts",
-        "memory that was allocated and never touched; the owners of the memory",
-    ),
-    (
-        "of it anonymous, at the end (RssAnon)",
-        "memory that is in no file",
-        "weights in a mapped file; the peak, because the system records no peak of it",
-    ),
-    (
-        "on the heap at the peak (memray)",
-        "every allocated block, including torch's and numpy's, by line of code",
-        "libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
-    ),
-    (
-        "files mapped at the peak (memray)",
-        "the complete mapped checkpoint",
-        "whether its pages are resident: the system may drop and reload them",
-    ),
-    (
-        "tensors and arrays the transcriber holds (arithmetic)",
-        "weights, buffers, cache, timers: everything that stays",
-        "everything that lives for one chunk: activations, keys and values, spectrograms",
-    ),
-    (
-        "Python objects while streaming, at the peak (tracemalloc)",
-        "Python objects and numpy arrays created after the model was loaded",
-        "torch: its tensors, weights and workspaces. Never quote it as peak memory",
-    ),
-)
+    texts: dict[str, list[str]] = json.loads((html.TEMPLATES / "memory.json").read_text(encoding="utf-8"))
+    named = zip(texts.items(), sizes, strict=True)
+    return [Number(name, size, *words) for (name, words), size in named if size is not None]
 
 
 def reconciled(records: Records) -> list[Check]:
@@ -242,7 +189,6 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
 
 
 def _tables(records: Records) -> Iterator[Table]:
-    """The tables of every pass that has some."""
     if latency := records.get("latency"):
         operations = latency.operations.items()
         yield table("latency", "Latency in milliseconds, without a profiler", _LATENCIES, operations)
@@ -302,7 +248,6 @@ _CALLS: tuple[Column[CalledFunction], ...] = (
 
 
 def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
-    """The rows of every table, for the CSV."""
     for shown in tables:
         titles = [title for title, _, _ in shown.head]
         for line in shown.body:

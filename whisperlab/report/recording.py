@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_labels, true_switches
-from whisperlab.evaluation.scoring.text import Aligned, align
+from whisperlab.evaluation.scoring.text import align
 from whisperlab.evaluation.trace import Trace
 from whisperlab.report.figure import CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
 from whisperlab.streaming.results import SessionSegment
@@ -53,33 +52,13 @@ _PLAYHEAD = layer(
 _TO_END, _TO_TOP = {"x2": {"field": "end"}}, {"y2": {"field": "top"}}
 
 
-@dataclass(slots=True, frozen=True)
-class RecordingView:
-    """What a page shows of one recording under the configuration ``name``.
-
-    ``contrast`` is the same recording under the configuration that answered most wrongly from its cache, with its name.
-    ``sound`` is a data URI, empty when there is none: then ``silent_because`` says why. ``segments`` are in time order.
-    ``steps`` align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin
-    diacritics).
-    """
-
-    trace: Trace
-    name: str
-    timeline: Figure
-    contrast: tuple[str, Figure] | None
-    sound: str
-    silent_because: str
-    segments: tuple[SessionSegment, ...]
-    steps: tuple[Aligned, ...]
-    dropped: str  # see the function
-
-
 def views(
     name: str, traces: Sequence[Trace], contrast_name: str, contrasts: Sequence[Trace], sound_limit: int
-) -> Iterator[RecordingView]:
-    """A view of each trace of the configuration ``name``, within ``sound_limit`` characters of sound.
+) -> Iterator[dict[str, object]]:
+    """What a page shows of each trace of the configuration ``name``, within ``sound_limit`` characters of sound.
 
-    ``contrasts`` are traces of the configuration ``contrast_name``, for those of the recordings that have one.
+    ``contrasts`` are traces of the configuration ``contrast_name``, for those of the recordings that have one. The
+    steps align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
     """
     colours = language_colours([*traces, *contrasts])
     others = {trace.recording: trace for trace in contrasts}
@@ -91,19 +70,20 @@ def views(
         except AudioFormatError as error:
             silent_because = str(error)
         sound_limit -= len(sound)
-        segments = tuple(sorted(trace.segments, key=lambda segment: (segment.start_time, segment.end_time)))
+        segments = sorted(trace.segments, key=lambda segment: (segment.start_time, segment.end_time))
         text = " ".join(segment.text for segment in segments)
-        yield RecordingView(
-            trace,
-            name,
-            timeline(trace, f"timeline-{number}", colours=colours),
-            (contrast_name, timeline(other, f"contrast-{number}", colours=colours)) if other else None,
-            sound,
-            silent_because,
-            segments,
-            align(trace.reference, text) if trace.reference else (),
-            dropped(trace),
-        )
+        yield {
+            "trace": trace,
+            "name": name,
+            "timeline": timeline(trace, f"timeline-{number}", colours=colours),
+            "contrast_name": contrast_name,
+            "contrast": other and timeline(other, f"contrast-{number}", colours=colours),
+            "sound": sound,
+            "silent_because": silent_because,
+            "segments": segments,
+            "steps": align(trace.reference, text) if trace.reference else (),
+            "dropped": dropped(trace),
+        }
 
 
 def data_uri(audio: Json, limit: int) -> str:
@@ -145,17 +125,15 @@ def sound_uri(samples: FloatArray, limit: int) -> str:
 def language_colours(traces: Sequence[Trace]) -> dict[str, str]:
     """A colour per language of the traces: spoken languages first, then those of the text, then the frames' labels.
 
-    A language of `FIXED` has the same colour on all pages. Languages beyond the palette have no entry; they are drawn
-    in `OTHER`.
+    Languages beyond the palette have no entry; they are drawn in `OTHER`.
     """
     spoken = {label.language for trace in traces for label in true_languages(trace)}
     text = {segment.language for trace in traces for segment in trace.segments}
     labels = {frame.label for trace in traces for frame in trace.frames}
     names = list(dict.fromkeys([*sorted(spoken), *sorted(text), *sorted(labels)]))
-    fixed = {name: FIXED[name] for name in names if name in FIXED}
-    free = [colour for colour in PALETTE if colour not in fixed.values()]
-    found = fixed | dict(zip([name for name in names if name not in FIXED], free, strict=False))
-    return {name: found[name] for name in names if name in found}
+    free = iter([colour for colour in PALETTE if colour not in {FIXED.get(name) for name in names}])
+    found = {name: FIXED.get(name) or next(free, None) for name in names}
+    return {name: colour for name, colour in found.items() if colour}
 
 
 def true_languages(trace: Trace) -> list[Label]:
@@ -193,12 +171,9 @@ def timeline(
     A pointer over a word shows it. In a page with a player, a click plays the audio from there. Shift and the wheel
     zoom, dragging moves, a double click shows all.
 
-    Args:
-        trace: the recording.
-        name: prefix of the identifiers, unique in a page.
-        colours: by language, to make several timelines agree.
-        audio: the streamed audio, shape (n,), 16 kHz: adds the sound, the smoothed path and the decisions as rows.
-        caption: says how to read it.
+    ``name`` is the prefix of the identifiers, unique in a page. ``colours``, by language, make several timelines agree.
+    ``audio``, the streamed samples of shape (n,) at 16 kHz, adds the sound, the smoothed path and the decisions.
+    ``caption`` says how to read the figure.
     """
     known = language_colours([trace]) if colours is None else colours
     rows = _TIMELINE if audio is None else _STAGES
@@ -223,7 +198,6 @@ def timeline(
 
 
 def _height(rows: Rows) -> Spec:
-    """The vertical axis with the names of the rows."""
     names = {round((low + top) / 2, 3): name for name, (low, top) in rows.items()}
     text = "".join(f"datum.value == {place} ? '{name}' : " for place, name in names.items()) + "''"
     plain = dict.fromkeys(("grid", "ticks", "domain"), False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -54,7 +54,7 @@ Measured: TypeAlias = Sequence[tuple[Objective, Sequence[Importance]]]
 
 MIXED = Objective("words wrong", "%", lambda r: r.mixed_error, percent, ("errors", "words"))
 TEXT = Objective(WRONG_TEXT, "%", lambda r: r.language_error, percent, ("wrong_s", "speech_s"))
-FRAMES = Objective(WRONG_FRAMES, "%", lambda r: r.language_error, percent, ("wrong_s", "speech_s"))
+FRAMES = replace(TEXT, name=WRONG_FRAMES)
 RESPONSE = Objective("response p95", "s", lambda r: r.sums["response_p95_s"], "{:.3g} s".format, ("response_p95_s",))
 FACTOR = "real-time factor (wall)"
 COMPUTING = Objective(FACTOR, "", lambda r: r.real_time_factor, "{:.3g}".format, ("compute_s", "duration_s"))
@@ -113,7 +113,6 @@ def search_section(results: Results) -> SearchSection | None:
         _picture(shown, marks, objectives, words, count),
         _importance(measured, axes),
         charts.parallel(
-            "parallel",
             shown,
             places,
             marks,
@@ -127,15 +126,14 @@ def search_section(results: Results) -> SearchSection | None:
 def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:
     """The objectives that all comparable results have, errors first, and those results."""
     runs = measured_alike(results)
-    frames = any(result.language_measure == WRONG_FRAMES for result in runs)
-    error = MIXED if any(result.mixed_error is not None for result in runs) else FRAMES if frames else TEXT
+    scored = any(result.mixed_error is not None for result in runs)
+    error = MIXED if scored else FRAMES if runs and runs[0].language_measure == WRONG_FRAMES else TEXT
     runs = [result for result in runs if error.value(result) is not None]
     cost = RESPONSE if all(RESPONSE.value(result) is not None for result in runs) else COMPUTING
     return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
 
 
 def _left_out(results: Results, runs: Results) -> list[str]:
-    """The configurations that are not compared, each with the reason."""
     compared, kind = {result.config_id for result in runs}, runs[0].language_measure
     reasons = [
         f"{result.name} ({'no score' if result.language_measure == kind else f'measured by {result.language_measure}'})"
@@ -185,15 +183,13 @@ def _some(on_front: Sequence[bool]) -> list[int]:
 
 
 def _front_table(members: Results, objectives: Objectives) -> Table:
-    def column(one: Objective) -> Column[tuple[int, Result]]:
-        return Column(one.name.capitalize(), one.axis, lambda line: one.value(line[1]), one.show)
-
-    columns: list[Column[tuple[int, Result]]] = [
-        Column("Configuration", "The varied options", lambda line: line[1].name),
-        Column("No.", "Its number in the picture", lambda line: line[0], "{:.0f}".format),
-        *map(column, objectives),
+    places = {result.config_id: place for place, result in enumerate(members, 1)}
+    columns: list[Column[Result]] = [
+        Column("Configuration", "The varied options", lambda r: r.name),
+        Column("No.", "Its number in the picture", lambda r: places[r.config_id], "{:.0f}".format),
+        *(Column(one.name.capitalize(), one.axis, one.value, one.show) for one in objectives),
     ]
-    return table("front", "The Pareto front: no other configuration beats these", columns, enumerate(members, 1))
+    return table("front", "The Pareto front: no other configuration beats these", columns, members)
 
 
 def _words(runs: Results, members: Results, objectives: Objectives) -> str:
@@ -206,7 +202,6 @@ def _words(runs: Results, members: Results, objectives: Objectives) -> str:
 
 
 def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
-    """A point per configuration: cost, error and, with a third objective, size."""
     named = dict(zip(("error", "cost", "size"), objectives, strict=False))
     rows = [
         {
@@ -273,7 +268,7 @@ def importance_figure(found: Measured) -> draw.Drawing:
     return figure
 
 
-def _option(name: str, results: Results) -> list[tuple[float, str]]:
+def _option(name: str, results: Results) -> charts.Heights:
     """Height from 0 to 1 and text of an option in each configuration; few numbers are spaced evenly, as names are."""
     values = [result.config.get(name) for result in results]
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -286,6 +281,6 @@ def _option(name: str, results: Results) -> list[tuple[float, str]]:
     return [(place[repr(value)], format_value(value, "none")[:20]) for value in values]
 
 
-def _scaled(values: NDArray[np.float64], show: Callable[[float], str]) -> list[tuple[float, str]]:
+def _scaled(values: NDArray[np.float64], show: Callable[[float], str]) -> charts.Heights:
     low, high = float(values.min()), float(values.max())
     return [(0.5 if low == high else (value - low) / (high - low), show(value)) for value in values.tolist()]

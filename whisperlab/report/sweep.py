@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from whisperlab.evaluation.scoring.latency import response_p95
-from whisperlab.evaluation.scoring.summary import score_trace
+from whisperlab.evaluation.scoring import response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
@@ -20,7 +19,7 @@ from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Pair, Table, baseline_table, pairs, table
+from whisperlab.report.tables import Pair, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
@@ -104,7 +103,6 @@ class SweepReport:
         return render_page("sweep.html.j2", report=self, recordings=recordings, many=many, percent=percent, **sections)
 
     def _sections(self) -> dict[str, object]:
-        """The contents of the page besides the recordings."""
         operations = [(result.name, operation) for result in self.results for operation in result.operations]
         each, latency = "Every run: one configuration on one recording", "Latency of every operation, in milliseconds"
         return {
@@ -117,12 +115,12 @@ class SweepReport:
             "search": search_section(self.results),
             "speed": _speed(self.shown) if self.shown and self.shown.operations else None,
             "flat": [_flat(run) for run in self.runs],
-            "baseline": baseline_table(self.baseline) if self.baseline else None,
+            "baseline": tables.baseline_table(self.baseline) if self.baseline else None,
         }
 
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
-        found = tuple(pairs(self.results, self.store, earlier.results, earlier.store))
+        found = tuple(tables.pairs(self.results, self.store, earlier.results, earlier.store))
         return replace(self, baseline=found, warnings=self.warnings if found else (*self.warnings, _NO_PAIRS))
 
 
@@ -265,7 +263,6 @@ def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list
 def _listed(
     store: ResultsStore, n_runs: int, configs: Mapping[int, Json], options: Sequence[str]
 ) -> tuple[Result, ...]:
-    """The runs to list, each as a result of its own."""
     columns = ("id", "config_id", *COLUMNS)
     query = f"select {', '.join(columns)} from results where status {{}} 'ok' order by id limit ?"
     lines = store.sql(query.format("<>"), (MAX_RUNS,))
@@ -294,7 +291,7 @@ def _flat(run: Result) -> dict[str, object]:
     }
 
 
-def _tables(report: SweepReport) -> list[Table]:
+def _tables(report: SweepReport) -> list[tables.Table]:
     """All runs, and each corpus by itself: spliced and natural speech are not equally difficult."""
     found = [table("configurations", "All recordings together", tables.RESULT_COLUMNS, report.results)]
     if len(report.extent.corpora) < 2:
@@ -350,17 +347,12 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Fig
 
 
 def _tradeoff(found: Sequence[Result]) -> Figure | None:
-    placed = [
-        (result, f"{result.name}: {saved:.0%} saved, error {error:.1%}")
-        for result in counts.measured_alike(found)
-        if (saved := result.cache.saved_share) is not None and (error := result.language_error) is not None
-    ]
+    placed = [r for r in counts.measured_alike(found) if None not in (r.cache.saved_share, r.language_error)]
     if len(placed) < 2:
         return None
-    caption = (
-        "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it."
-    )
-    return charts.tradeoff([result for result, _ in placed], "; ".join(words for _, words in placed), caption)
+    alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
+    told = "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it."
+    return charts.tradeoff(placed, alt, told)
 
 
 def _speed(shown: Result) -> Figure:

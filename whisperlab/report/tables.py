@@ -64,8 +64,7 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     by_column = [(column, [_cell(column, row) for row in rows]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
     head = tuple((one.title, one.about, any(isinstance(c.sort, int | float) for c in cells)) for one, cells in kept)
-    found = (row[-1] if isinstance(row, tuple) else row for row in rows)  # a row may end with a result
-    configs = tuple(result.config_id for result in found if isinstance(result, Result))
+    configs = tuple(row.config_id for row in rows if isinstance(row, Result))
     return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
 
 
