@@ -129,35 +129,33 @@ def _cell(own: Sequence[Result], rate: str) -> Json:
 def tradeoff(results: Sequence[Result], alt: str, caption: str = "") -> Figure:
     """Encoder time saved (x) against wrong language (y), a point per configuration."""
     rows = [
-        {**identity(result), "saved": round(100 * saved, 2), "error": round(100 * error, 2)}
+        {**identity(result), "x": round(100 * saved, 2), "y": round(100 * error, 2)}
         for result in results
         if (saved := result.cache.saved_share) is not None and (error := result.language_error) is not None
     ]
-    x, y = ("saved", "encoder time saved, % (right is cheaper)"), ("error", "wrong language, % of speech (up is worse)")
+    x, y = "encoder time saved, % (right is cheaper)", "wrong language, % of speech (up is worse)"
     return points("tradeoff", rows, x, y, alt, caption)
 
 
-def points(
-    name: str, rows: Sequence[Json], x: tuple[str, str], y: tuple[str, str], alt: str, caption: str, size: str = ""
-) -> Figure:
-    """A point per configuration; ``x`` and ``y`` are (field, title), ``size`` the field of the area of a point.
+def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: str, *, sized: bool = False) -> Figure:
+    """A point per configuration at ``x`` and ``y`` of its row, with the area ``size`` if it is ``sized``.
 
     A pointer names a point; a click selects it here and in the tables. Points with ``front`` are outlined.
     """
-    told = [*fields("configuration"), *({"field": field, "title": title} for field, title in (x, y))]
+    told = [*fields("configuration"), {"field": "x", "title": x}, {"field": "y", "title": y}]
     scale = {"zero": False, "padding": 20}
     encoding: Spec = {
-        "x": channel(x[0], title=x[1], scale=scale),
-        "y": channel(y[0], title=y[1], scale=scale),
+        "x": channel("x", title=x, scale=scale),
+        "y": channel("y", title=y, scale=scale),
         "color": _COLOUR,
         "shape": channel("key", "nominal", title="cache key"),
         "strokeWidth": {"condition": {"test": "datum.front", "value": 2.5}, "value": 0.5},
-        "tooltip": [*told, {"field": size}] if size else told,
+        "tooltip": [*told, *fields("size")] if sized else told,
         "opacity": {"condition": {"param": "chosen", "value": 0.95}, "value": 0.3},
     }
     mark: Spec = {"type": "point", "filled": True, "stroke": INK, "cursor": "pointer"}
-    if size:
-        encoding["size"] = channel(size, scale={"range": [50, 320]}, legend=None)
+    if sized:
+        encoding["size"] = channel("size", scale={"range": [50, 320]}, legend=None)
     else:
         mark["size"] = 130
     chosen = {"name": "chosen", "select": {"type": "point", "fields": ["config_id"]}}

@@ -93,17 +93,13 @@ class CacheCounts:
 
 @dataclass(slots=True, frozen=True)
 class Operation:
-    """Latency of one operation over several runs, in milliseconds.
-
-    ``mean`` is exact (total / count). ``p50`` is the median of the medians of the runs; ``p95``, ``p99`` and
-    ``longest`` are the worst of any run.
-    """
+    """Latency of one operation over several runs, in milliseconds."""
 
     name: str
     count: int
-    mean: float
-    p50: float
-    p95: float
+    mean: float  # exact: total / count
+    p50: float  # the median of the medians of the runs
+    p95: float  # this and the following are the worst of any run
     p99: float
     longest: float
 
@@ -165,10 +161,7 @@ class Result:
         return ratio(2 * matched, true + found)
 
     def decision_delay(self, *, of_found: bool = False) -> float | None:
-        """Median seconds from a switch to its decision, of all switches or of those found.
-
-        None when half of the switches or more were missed.
-        """
+        """Median seconds from a switch to its decision, of all or of those found; None if half or more were missed."""
         missed = 0 if of_found else (self.sums["switches_true"] or 0) - len(self.delays)
         delay = percentile(self.delays, 50, missed=missed)
         return delay if math.isfinite(delay) else None

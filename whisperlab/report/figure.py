@@ -91,15 +91,11 @@ class Figure:
     @property
     def spec(self) -> Spec | None:
         """The Vega-Lite specification of an interactive figure; None for a static one."""
-        if not isinstance(self.drawing, dict):
-            return None
-        return {**self.drawing, "config": _CONFIG, "description": self.alt}
+        given = self.drawing
+        return {**given, "config": _CONFIG, "description": self.alt} if isinstance(given, dict) else None
 
     def svg(self) -> str:
-        """The static drawing as an inline ``<svg>`` without addresses; screen readers read ``alt``.
-
-        Raises MissingDependencyError without the libraries of the extra ``report``.
-        """
+        """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
         if not isinstance(self.drawing, dict):
             return to_svg(self.drawing, self.name, self.alt)
         require("vl_convert")

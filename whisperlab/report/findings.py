@@ -26,8 +26,8 @@ _UNCHECKED = "none of these hits was checked"
 def findings(results: Sequence[Result]) -> tuple[str, ...]:
     """The findings, most important first; those that the numbers do not support are left out."""
     found = [*_guide_key(results), *_saving(results), *_cost(results), *_sizes(results), *_running(results)]
-    for number in [number for number, sentence in enumerate(found) if "guide" in sentence][:1]:
-        found[number] += f" {THE_GUIDE}"
+    if first := [sentence for sentence in found if "guide" in sentence][:1]:
+        found[found.index(first[0])] += f" {THE_GUIDE}"
     return tuple(found) or ("No run of this sweep finished, so it found nothing.",)
 
 
@@ -43,6 +43,7 @@ def warnings(
     n_short = sum(result.n_recordings < n_recordings for result in results)
     n_blind = sum(result.cache.hits > 0 and not result.cache.checked for result in results)
     n_thin = sum(0 < result.cache.checked < FEW_CHECKS for result in results)
+    few = 0 < n_recordings < FEW_RECORDINGS
     found = {
         f"{many(n_failed, 'run')} failed and are in no figure below; the first: {first}": n_failed,
         f"Incomplete: {n_short} of {many(len(results), 'configuration')} lack some of the {n_recordings:,} "
@@ -51,9 +52,7 @@ def warnings(
         "Sweep with a shadow rate above 0 to measure it.": n_blind,
         f"In {many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: read the intervals beside "
         "those false-hit rates, not the rates alone.": n_thin,
-        f"Only {many(n_recordings, 'recording')}: small differences between rates mean nothing here.": (
-            0 < n_recordings < FEW_RECORDINGS
-        ),
+        f"Only {many(n_recordings, 'recording')}: small differences between rates mean nothing here.": few,
     }
     return (*(sentence for sentence, holds in found.items() if holds), *notes)
 

@@ -120,10 +120,7 @@ def memory_numbers(records: Records) -> list[Number]:
 
 
 def reconciled(records: Records) -> list[Check]:
-    """Check that the memory figures of the passes agree.
-
-    Each pass is a separate run, so some checks allow a difference. Checks whose records are missing are omitted.
-    """
+    """Check that the memory figures of the passes agree: each pass is a separate run, so some allow a difference."""
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
     found: list[tuple[bool, str]] = []
     if memory and heap:

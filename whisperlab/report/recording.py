@@ -106,10 +106,7 @@ def data_uri(audio: Json, limit: int) -> str:
 
 
 def sound_uri(samples: FloatArray, limit: int) -> str:
-    """Audio of shape (n,), 16 kHz, as ``data:audio/ogg;base64,...`` in Ogg Vorbis.
-
-    Raises AudioFormatError if it would have more than ``limit`` characters.
-    """
+    """Audio of shape (n,), 16 kHz, as a data URI of Ogg Vorbis; raises AudioFormatError above ``limit`` characters."""
     import soundfile
 
     packed = io.BytesIO()
@@ -123,10 +120,7 @@ def sound_uri(samples: FloatArray, limit: int) -> str:
 
 
 def language_colours(traces: Sequence[Trace]) -> dict[str, str]:
-    """A colour per language of the traces: spoken languages first, then those of the text, then the frames' labels.
-
-    Languages beyond the palette have no entry; they are drawn in `OTHER`.
-    """
+    """A colour per language: spoken ones first, then those of the text, then of the frames; none beyond the palette."""
     spoken = {label.language for trace in traces for label in true_languages(trace)}
     text = {segment.language for trace in traces for segment in trace.segments}
     labels = {frame.label for trace in traces for frame in trace.frames}
@@ -224,12 +218,8 @@ def _marks(trace: Trace, rows: Rows, at: Spec) -> Iterable[Spec]:
     true = [{"start": round(switch.end, 2)} for switch in true_switches(trace.reference)] if trace.reference else []
     yield layer(true, {"type": "rule", "strokeDash": [4, 4], "color": MUTED}, x=at["x"])
     middle = sum(rows.get("decided", (1.4, 1.6))) / 2
-    decided = [
-        _point(
-            s.decided_at, middle, what=f"switch to {s.to_language} at {s.time:.1f} s, decided at {s.decided_at:.1f} s"
-        )
-        for s in trace.switches
-    ]
+    text = "switch to {0.to_language} at {0.time:.1f} s, decided at {0.decided_at:.1f} s"
+    decided = [_point(switch.decided_at, middle, what=text.format(switch)) for switch in trace.switches]
     triangle = {"type": "point", "shape": "triangle-up", "filled": True, "size": 70, "color": "currentColor"}
     yield layer(decided, triangle, **at, tooltip=told)
     cached = [_point(seconds(frame.end), 1.06) for frame in trace.frames if frame.cached]

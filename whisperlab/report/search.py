@@ -63,10 +63,7 @@ MEMORY = Objective("peak memory", "MiB", lambda r: r.sums["peak_rss_bytes"], meb
 
 @dataclass(slots=True, frozen=True)
 class SearchSection:
-    """The front as a table and a figure, importances, and parallel coordinates.
-
-    Where the configurations do not differ by more than noise ``about`` says so, and the rest is None.
-    """
+    """The front, importances and parallel coordinates; ``about`` alone says that differences are no more than noise."""
 
     about: tuple[str, ...]
     front: Table | None = None
@@ -145,10 +142,8 @@ def _left_out(results: Results, runs: Results) -> list[str]:
 
 
 def _noise(objective: Objective, runs: Results) -> str:
-    """Why the objective cannot rank the configurations; empty if they differ by more than noise.
-
-    Over the recordings that all configurations have; the first results only have their recordings at hand.
-    """
+    """Why the objective cannot rank the configurations; empty if they differ by more than noise."""
+    # Over the recordings that all have, among the results that have their recordings at hand.
     known = [result.units for result in runs if result.units]
     shared = sorted(set.intersection(*(set(units["recording"]) for units in known))) if known else []
 
@@ -202,7 +197,7 @@ def _words(runs: Results, members: Results, objectives: Objectives) -> str:
 
 
 def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
-    named = dict(zip(("error", "cost", "size"), objectives, strict=False))
+    named = dict(zip(("y", "x", "size"), objectives, strict=False))
     rows = [
         {
             **charts.identity(result),
@@ -216,12 +211,12 @@ def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, word
     return charts.points(
         "front-picture",
         rows,
-        ("cost", f"{named['cost'].axis} (to the left: better)"),
-        ("error", f"{named['error'].axis} (down: better)"),
+        f"{named['x'].axis} (to the left: better)",
+        f"{named['y'].axis} (down: better)",
         words,
         f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
-        f"somewhere better.{size}{wait if named['cost'] is RESPONSE else ''}",
-        "size" if size else "",
+        f"somewhere better.{size}{wait if named['x'] is RESPONSE else ''}",
+        sized="size" in named,
     )
 
 
@@ -246,10 +241,7 @@ def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
 
 @draw.styled
 def importance_figure(found: Measured) -> draw.Drawing:
-    """A panel per objective and a bar per option, with the share of chance as a mark.
-
-    Bars beyond their mark are filled, the others hatched.
-    """
+    """A panel per objective and a bar per option: filled beyond the mark of chance, hatched below it."""
     names = [one.option for one in found[0][1]]
     left = 0.25 + draw.LETTER * max(map(len, names))
     width, height = max(draw.NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names)

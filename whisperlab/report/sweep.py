@@ -83,10 +83,7 @@ class SweepReport:
     baseline: tuple[Pair, ...] = ()
 
     def render(self, path: str | Path) -> Path:
-        """Write the report as one HTML file that needs nothing else; return its path.
-
-        A page that would be over 8 MB is made without players.
-        """
+        """Write the report as one HTML file; returns its path. A page that would be over 8 MB has no players."""
         sections = self._sections()
         page = self._page(sections, SOUND_LIMIT)
         if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
@@ -269,12 +266,11 @@ def _listed(
     lines += store.sql(query.format("="), (MAX_RUNS - len(lines),))
     if n_runs <= MAX_RUNS:
         lines.sort()
-    names = {number: config_name(configs[number], options) for number in {line[1] for line in lines}}
-    runs = [dict(zip(columns, line, strict=True)) for line in lines]
-    return tuple(
-        Result(names[line[1]], line[1], configs[line[1]], 1, 1, counts.CacheCounts.of(run), run)
-        for line, run in zip(lines, runs, strict=True)
-    )
+    found = []
+    for line in lines:
+        run, config = dict(zip(columns, line, strict=True)), configs[line[1]]
+        found.append(Result(config_name(config, options), line[1], config, 1, 1, counts.CacheCounts.of(run), run))
+    return tuple(found)
 
 
 def _flat(run: Result) -> dict[str, object]:

@@ -104,6 +104,10 @@ def _lookups(result: Result) -> str:
     return f"n = {result.cache.lookups:,}" if result.cache.lookups else ""
 
 
+def _saved(result: Result) -> str:
+    return "" if result.cache.saved_share is None else percent(result.cache.saved_share)
+
+
 def _error_note(result: Result, measure: str) -> str:
     if result.error_by(measure) is None:
         return ""
@@ -139,13 +143,7 @@ RESULT_COLUMNS: tuple[Column[Result], ...] = (
     _NAME,
     Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
     _FALSE,
-    Column(
-        "Encoder saved",
-        _SAVED,
-        lambda r: r.cache.saved_s if r.cache.lookups else None,
-        "{:.1f} s".format,
-        lambda r: "" if r.cache.saved_share is None else percent(r.cache.saved_share),
-    ),
+    Column("Encoder saved", _SAVED, lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
     *(replace(one, note=partial(_error_note, measure=measure)) for measure, one in _LANGUAGE.items()),
     Column("Switch F1 (1 s)", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
     Column("Decision delay", _DELAY, lambda r: r.decision_delay(), "{:.1f} s".format),
@@ -181,8 +179,6 @@ RUN_COLUMNS: tuple[Column[Result], ...] = (  # of results that are single runs
     Column("Compute", "Wall time inside the transcriber", lambda r: r.sums["compute_s"], "{:.1f} s".format),
 )
 
-
-# A sweep beside an earlier one: the same configurations on the same recordings, measure by measure
 
 Pair: TypeAlias = tuple[Result, Result]  # one configuration now and in the baseline, over the recordings of both
 
