@@ -226,19 +226,13 @@ def results(
     ranks = {number: [_rank(name, config.get(name)) for name in options] for number, config in configs.items()}
     ids = sorted(sums, key=lambda number: (ranks[number], number))
     samples = _samples(store, ids[:MAX_SAMPLED], where, parameters)
-    return tuple(
-        Result(
-            config_name(configs[number], options),
-            number,
-            configs[number],
-            sums[number]["n_runs"],
-            sums[number]["n_recordings"],
-            CacheCounts.of(sums[number]),
-            sums[number],
-            *samples.get(number, ()),
-        )
-        for number in ids
-    )
+    found = []
+    for number in ids:
+        line, config = sums[number], configs[number]
+        size, counted = (line["n_runs"], line["n_recordings"]), CacheCounts.of(line)
+        name = config_name(config, options)
+        found.append(Result(name, number, config, *size, counted, line, *samples.get(number, ())))
+    return tuple(found)
 
 
 def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
