@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.soak.findings import Growth, Log, by_minute
-from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE
-from whisperlab.report.figures import NARROW, new_figure, set_margins, styled
+from whisperlab.report.figure import INK, MUTED, NARROW, OTHER, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:

@@ -19,9 +19,8 @@ from html import escape
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, to_svg
-from whisperlab.report.figures import label, new_figure, styled
-from whisperlab.report.timeline import FIXED
+from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, label, new_figure, styled, to_svg
+from whisperlab.report.recording import FIXED
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util.timeline import seconds
 
