@@ -49,7 +49,7 @@ def test_a_recording_of_any_kind_has_its_timeline_with_the_sound_that_was_stream
     assert "<audio controls" in figure.html()
     assert "my call" in str(result)
     assert re.search(r"languages en, 3\.0 s received>", repr(result.transcriber))
-    assert "processor s" in str(result)
+    assert "s of processor time" in str(result)
     assert list(result.segments.columns) == ["start (s)", "end (s)", "language", "text", "confidence (%)"]
     assert result.save(tmp_path / "trace.jsonl").exists()
 

@@ -15,8 +15,8 @@ from whisperlab.util.statistics import LEAST_UNITS
 
 # Blue for a rate where more is better, orange where more is worse.
 _RATES = {
-    "hit_rate": ("hit rate: look-ups that the cache answered", "blues"),
-    "false_hit_rate": ("false-hit rate: checked hits with a wrong answer", "oranges"),
+    "hit_rate": ("look-ups that the cache answered", "blues"),
+    "false_hit_rate": ("checked hits with a wrong answer", "oranges"),
 }
 _OUTCOMES = (
     (draw.WORK, "", "computed by the encoder"),
@@ -52,10 +52,9 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
 
 def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
     """Percentages of the look-ups in the order of ``_OUTCOMES``."""
-    answered, wrong = 100 * (cache.hit_rate or 0.0), cache.false_hit_rate
-    if wrong is None:
-        return (100 - answered, 0.0, answered, 0.0)
-    return (100 - answered, answered * (1 - wrong), 0.0, answered * wrong)
+    parts = cache.misses, cache.checked - cache.false_hits, cache.hits - cache.checked, cache.false_hits
+    computed, right, unchecked, wrong = (100 * part / cache.lookups if cache.lookups else 0.0 for part in parts)
+    return computed, right, unchecked, wrong
 
 
 @draw.styled
@@ -85,13 +84,16 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
     its n and its 95 % interval.
     """
     title, scheme = _RATES[rate]
+    keys = {str(result.config.get(KEY, "")) for result in results} - {""}
+    title = f"{', '.join(sorted(keys))}: {title}" if keys else title
     cells: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         place = (result.config.get(name) for name in (SIZE, PRECISION))
         cells.setdefault(tuple("any" if value is None else value for value in place), []).append(result)
     values = [{**_cell(own, rate), "size": size, "precision": digits} for (size, digits), own in cells.items()]
+    upright = {"labelAngle": 0}
     shared: Spec = {
-        "x": channel("precision", "ordinal", title="hash precision (decimals)", sort="descending"),
+        "x": channel("precision", "ordinal", title="hash precision (decimals)", sort="descending", axis=upright),
         "y": channel("size", "ordinal", title="cache size (entries)"),
         "tooltip": fields("size", "precision", "text", "n", "95 % interval"),
     }
@@ -151,7 +153,7 @@ def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: s
         "shape": channel("key", "nominal", title="cache key"),
         "strokeWidth": {"condition": {"test": "datum.front", "value": 2.5}, "value": 0.5},
         "tooltip": [*told, *fields("size")] if sized else told,
-        "opacity": {"condition": {"param": "chosen", "value": 0.95}, "value": 0.3},
+        "opacity": {"condition": {"param": "chosen", "value": 0.7}, "value": 0.3},
     }
     mark: Spec = {"type": "point", "filled": True, "stroke": INK, "cursor": "pointer"}
     if sized:

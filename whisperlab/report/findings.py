@@ -50,8 +50,8 @@ def warnings(
         "recordings, so their figures are not of the same speech.": n_short,
         f"{many(n_blind, 'configuration')} had hits of which none was recomputed: their false-hit rate is unknown. "
         "Sweep with a shadow rate above 0 to measure it.": n_blind,
-        f"In {many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: read the intervals beside "
-        "those false-hit rates, not the rates alone.": n_thin,
+        f"In {many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: their false-hit rates are "
+        "rough.": n_thin,
         f"Only {many(n_recordings, 'recording')}: small differences between rates mean nothing here.": few,
     }
     return (*(sentence for sentence, holds in found.items() if holds), *notes)
@@ -91,12 +91,15 @@ def _saving(results: Sequence[Result]) -> Iterator[str]:
         spared = f" {subject} spared about {seconds}; {_worth(best.cache, best.n_recordings)}."
         yield f"{_examples(sound)} reached the guide's 50-60 % fewer encodes.{spared if best.cache.saved_s else ''}"
     elif any(result.cache.lookups for result in results):
-        lowest = min((rate for rate, _ in rated), default=None)
-        why = _UNCHECKED if lowest is None else f"at least {percent(lowest)} of the checked hits were wrong"
-        wrong = f": {_examples(saving)} reached 50 %, but {why}" if saving else ""
+        lowest = min(rated, key=lambda each: each[0], default=None)
+        nearest = f" {_examples(saving)} saved as many, but {_UNCHECKED}." if saving else ""
+        if lowest:
+            rate, result = lowest
+            saved = f"{result.name} answered {percent(result.cache.hit_rate)} of its look-ups"
+            nearest = f" {saved}, but {percent(rate)} of the checked hits were wrong."
         yield (
-            "No configuration reached the guide's 50-60 % fewer encodes with at most "
-            f"{percent(TRUSTED)} of its answers wrong{wrong}."
+            "No configuration saved the guide's 50-60 % of encodes with at most "
+            f"{percent(TRUSTED)} of the answers wrong.{nearest}"
         )
 
 
@@ -107,6 +110,7 @@ def _cost(results: Sequence[Result]) -> Iterator[str]:
         if len(errors) < 2:
             continue
         (low, best), (high, worst) = (end(errors, key=lambda scored: scored[0]) for end in (min, max))
+        frames = measure == WRONG_FRAMES
         name, n = measure.capitalize(), _units(min(result.n_recordings for _, result in errors))
         if round(high - low, 3) == 0:
             yield f"{name}: {percent(low)} of the speech time in every configuration ({n})."
@@ -114,6 +118,7 @@ def _cost(results: Sequence[Result]) -> Iterator[str]:
             yield (
                 f"{name}: {percent(low)} of the speech time with {best.name}, {percent(high)} with {worst.name}, "
                 f"which answered {percent(worst.cache.hit_rate)} of its look-ups from the cache ({n})."
+                + (" Frames lag behind the speech, so this is more than the text would have." if frames else "")
             )
 
 
@@ -136,7 +141,8 @@ def _sizes(results: Sequence[Result]) -> Iterator[str]:
         )
     else:
         where = " (each where it moved most)" if len(compared) > 1 else ""
-        yield f"From {small} to {large} entries {'; '.join(words for _, words in most)}{where}."
+        key = f"With the key {compared[0][0].config[KEY]}: from" if len(compared) == 1 and small == 0 else "From"
+        yield f"{key} {small} to {large} entries {'; '.join(words for _, words in most)}{where}."
 
 
 def _moves(small: Result, large: Result) -> list[tuple[float, str]]:
@@ -154,6 +160,8 @@ def _moves(small: Result, large: Result) -> list[tuple[float, str]]:
     for name, least, most, unknown in measures:
         points = 100 * RARE if least is None or most is None else 100 * abs(most - least)
         told = f"from {percent(least)} to {percent(most)}" if points >= 100 * RARE else "by less than 1 point"
+        if name == "false hits" and not small.cache.hits and most is not None:  # nothing to move from
+            told = f"{percent(most)} of {large.cache.checked:,} checked"
         found.append((points, f"{name} {unknown if least is None or most is None else told}"))
     return found
 
@@ -167,12 +175,12 @@ def _running(results: Sequence[Result]) -> Iterator[str]:
     if timed:
         ends = [end(timed, key=lambda each: each[0]) for end in (min, max)][: min(len(timed), 2)]
         told = " to ".join(
-            f"{factor:.2f} s{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
+            f"{factor:.2f}{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
             for factor, result in ends
         )
         peak = max(result.sums["peak_rss_bytes"] or 0 for result in results)
-        memory = f"; peak resident memory {peak / 2**20:,.0f} MiB" if peak else ""
-        yield f"Real-time factor: {told} of wall time per second of audio{memory}."
+        memory = f"; the highest peak of resident memory was {peak / 2**20:,.0f} MiB" if peak else ""
+        yield f"Real-time factor (wall seconds per second of audio): {told}{memory}."
 
 
 def _units(n_recordings: int) -> str:
@@ -188,8 +196,8 @@ def _worth(cache: CacheCounts, n_recordings: int) -> str:
     spread = f"95 % interval {percent(low)} to {percent(high)}"
     told = spread if n_recordings >= LEAST_UNITS else _units(n_recordings)
     return (
-        f"of {cache.checked:,} hits recomputed, {cache.false_hits:,} ({percent(cache.false_hit_rate)}, {told}) stood "
-        "for another language than the audio at hand"
+        f"of {cache.checked:,} hits recomputed, {cache.false_hits:,} ({percent(cache.false_hit_rate)}, {told}) gave "
+        "the wrong language"
     )
 
 

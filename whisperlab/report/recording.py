@@ -171,10 +171,15 @@ def timeline(
     """
     known = language_colours([trace]) if colours is None else colours
     rows = _TIMELINE if audio is None else _STAGES
+    if trace.reference is None:
+        rows = {name: place for name, place in rows.items() if name != "reference"}
     scale = {"domain": list(known), "range": list(known.values())}
     colour = channel("language", "nominal", scale=scale, legend={"title": None, "symbolType": "square"})
     time = {"domain": [0, round(trace.duration, 2)], "nice": False}
-    at = {"x": channel("start", scale=time, title="seconds of audio"), "y": _height(rows)}
+    at = {
+        "x": channel("start", scale=time, title="seconds of audio"),
+        "y": _height(rows, has_text=bool(trace.segments)),
+    }
     block = {"type": "rect", "stroke": INK, "strokeWidth": 0.4}
     told = fields("text", "language", "from (s)", "to (s)", "confidence")
     blocks = layer(_blocks(trace, rows), block, **at, **_TO_END, **_TO_TOP, color=colour, tooltip=told)
@@ -191,8 +196,9 @@ def timeline(
     return Figure(name, describe(trace), view, caption)
 
 
-def _height(rows: Rows) -> Spec:
+def _height(rows: Rows, has_text: bool) -> Spec:
     names = {round((low + top) / 2, 3): name for name, (low, top) in rows.items()}
+    names |= {} if has_text else {place: "language" for place, name in names.items() if name == "text"}
     text = "".join(f"datum.value == {place} ? '{name}' : " for place, name in names.items()) + "''"
     plain = dict.fromkeys(("grid", "ticks", "domain"), False)
     highest = max(top for _, top in rows.values()) + 0.1

@@ -313,7 +313,7 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
         left_out = f" ({len(kept)} of {len(asked)} configurations)"
     caption = (
         f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
-        "language. Hatched red: a hit with another language. The share of wrong hits is that of the recomputed hits."
+        "language. Dotted yellow: a hit that was not checked. Hatched orange: a hit with another language."
     )
     return Figure("outcomes", "; ".join(map(_outcome_words, kept)), charts.outcomes_figure(kept), caption)
 
@@ -353,11 +353,12 @@ def _tradeoff(found: Sequence[Result]) -> Figure | None:
 
 def _speed(shown: Result) -> Figure:
     cost = shown.sums["self_cost_ns"]  # as the runs measured it
+    worst = " (of the worst recording)" if shown.n_recordings > 1 else ""
     return Figure(
         "latency-picture",
         "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations),
         charts.latency_figure(shown.operations),
         f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
-        "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's)."
+        f"twenty is slower than p95, one in a hundred slower than p99{worst}."
         + (f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""),
     )

@@ -293,13 +293,14 @@ class Trace:
     def speed(self) -> str:
         """Seconds of computing per second of audio, as text: processor and wall time, threads, and the load before."""
         busy_s = self.processor_s  # hardly affected by other programs
-        processor = "" if busy_s is None else f"{busy_s / self.heard_s:.2f} processor s and "
-        threads = (self.config.get("compute") or {}).get("threads")
-        facts = [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
-        if (load := self.header.get("load_before")) is not None:
-            facts.append(f"load of the machine {load:.1f} before the run")
-        told = f" ({', '.join(facts)})" if facts else ""
-        return f"{processor}{self.real_time_factor:.2f} wall s per s of audio{told}"
+        threads, load = (self.config.get("compute") or {}).get("threads"), self.header.get("load_before")
+        facts = [
+            "" if busy_s is None else f"{busy_s / self.heard_s:.2f} s of processor time",
+            f"{threads} thread{'' if threads == 1 else 's'}" if threads else "",
+            "" if load is None else f"load of the machine {load:.1f} before the run",
+        ]
+        told = f" ({', '.join(filter(None, facts))})" if any(facts) else ""
+        return f"{self.real_time_factor:.2f} s per second of audio{told}"
 
 
 def _span(event: Json) -> Span:
