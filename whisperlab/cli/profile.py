@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -28,7 +27,7 @@ EXAMPLES = (
     "profile call.wav --all --seconds 20 --out reports/profile.html",
 )
 
-# The pass of each flag; every pass is a module of whisperlab.profiling.
+# The pass of each flag; every pass is a function of whisperlab.profiling.passes.
 PASSES = {
     "memory": "resident memory (VmHWM), and the sizes of the transcriber's tensors",
     "heap": "all heap allocations, including torch's, by line of code (memray)",
@@ -65,6 +64,7 @@ def needs(args: argparse.Namespace) -> Needs:
 def run(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import provenance
+    from whisperlab.profiling import passes
     from whisperlab.profiling.workload import Workload, in_fresh_process
     from whisperlab.report.page import write_page
     from whisperlab.util.files import write_atomic
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     records: dict[str, Record] = {}
     for name in chosen:
         with console.busy(f"pass {name.replace('_', '-')}"):
-            records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
+            records[name] = in_fresh_process(getattr(passes, name), workload)
         console.show(records[name].describe())
     console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
     if args.trace:

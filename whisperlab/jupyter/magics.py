@@ -21,7 +21,7 @@ from IPython.display import display
 
 from whisperlab.cli.arguments import positive_int
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.profiling.heap import traced
+from whisperlab.profiling.passes import traced
 from whisperlab.report.page import write_page
 from whisperlab.util.process import process_memory, reset_peak_rss
 

@@ -22,10 +22,9 @@ def owned(holder: object) -> dict[str, int]:
     seen: set[int] = set()
     inside = holder.items() if isinstance(holder, Mapping) else attributes(holder)
     sizes = {str(name).lstrip("_"): _size(value, seen) for name, value in inside}
-    small = sum(size for size in sizes.values() if size < SMALL)
-    kept = {name: size for name, size in sizes.items() if size >= SMALL}
-    ranked = dict(sorted(kept.items(), key=lambda entry: -entry[1]))
-    return ranked | ({"the rest": small} if small else {})
+    kept = {name: size for name, size in sorted(sizes.items(), key=lambda entry: -entry[1]) if size >= SMALL}
+    small = sum(sizes.values()) - sum(kept.values())
+    return kept | ({"the rest": small} if small else {})
 
 
 def _size(value: object, seen: set[int]) -> int:
@@ -39,7 +38,11 @@ def _size(value: object, seen: set[int]) -> int:
         found = _bytes(value, seen)
         total += found or 0
         if found is None:
-            waiting.extend(_below(value))
+            if isinstance(value, Mapping):
+                waiting.extend(value.values())
+            elif isinstance(value, list | tuple | set | frozenset | deque):
+                waiting.extend(value)
+            waiting.extend(inner for _, inner in attributes(value))
     return total
 
 
@@ -68,14 +71,6 @@ def _bytes(value: object, seen: set[int]) -> int | None:
         return 0
     seen.add(place)
     return int(size)
-
-
-def _below(value: object) -> Iterator[object]:
-    if isinstance(value, Mapping):
-        yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from value
-    yield from (inner for _, inner in attributes(value))
 
 
 def attributes(value: object) -> Iterator[tuple[str, object]]:

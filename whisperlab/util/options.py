@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import ClassVar, TypeVar, cast, get_type_hints
 
-from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import JsonValue
-from whisperlab.util.validation import check_type, shown
+from whisperlab.util.validation import check_range
 
 T = TypeVar("T")
 
-_known: dict[type[object], Mapping[str, Option]] = {}  # options of the groups described so far
+_known: dict[type[object], Mapping[str, Option]] = {}  # by group; resolving type hints takes a millisecond
 
 # Names of options before there were groups for all of them, and their names now. `migrated` applies them.
 RENAMED = {
@@ -46,10 +45,7 @@ ORDER = ("model", "mode", "languages", "sampling_rate", "language", "oracle", "d
 
 @dataclass(slots=True, frozen=True)
 class Option:
-    """What is known of one option: its annotated type, default, allowed range and meaning.
-
-    ``above`` excludes the lower bound, ``below`` the upper one.
-    """
+    """What is known of one option: its annotated type, default, meaning and allowed range (see `check_range`)."""
 
     hint: object
     default: object
@@ -61,28 +57,7 @@ class Option:
 
     def check(self, name: str, value: object) -> None:
         """Raise ConfigurationError for a value of another type or outside the range. None and texts have no range."""
-        check_type(name, value, self.hint)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return
-        too_low = value <= self.low if self.above else value < self.low
-        too_high = value >= self.high if self.below else value > self.high
-        if too_low or too_high:
-            raise ConfigurationError(f"{name} must be {self.range}, got {shown(value)}")
-
-    @property
-    def range(self) -> str:
-        """The allowed range in words.
-
-        >>> Option(int, 1, 1, 64, False, False, "").range, Option(float, 1, 0, math.inf, True, True, "").range
-        ('1 to 64', 'above 0 and finite')
-        """
-        if math.isinf(self.low) and math.isinf(self.high):
-            return "finite"
-        if math.isinf(self.high):
-            return f"above {self.low:g} and finite" if self.above else f"at least {self.low:g}"
-        if self.above and self.below:
-            return f"above {self.low:g} and below {self.high:g}"
-        return f"{self.low:g} to {self.high:g}"
+        check_range(name, value, self.hint, self.low, self.high, above=self.above, below=self.below)
 
 
 def option(
@@ -115,19 +90,12 @@ class Options:
 
 
 def described(group: type[object]) -> Mapping[str, Option]:
-    """The options of a group by name. Computed once per group: resolving type hints takes a millisecond."""
+    """The options of a group by name."""
     if group not in _known:
         hints = get_type_hints(group)
-        _known[group] = {known.name: _described(known, hints[known.name]) for known in _declared(group)}
+        declared = [known for known in fields(group) if "meaning" in known.metadata]  # type: ignore[arg-type]
+        _known[group] = {known.name: Option(hints[known.name], known.default, **known.metadata) for known in declared}
     return _known[group]
-
-
-def _declared(group: type[object]) -> Iterator[Field[object]]:
-    return (known for known in fields(group) if "meaning" in known.metadata)  # type: ignore[arg-type]
-
-
-def _described(known: Field[object], hint: object) -> Option:
-    return Option(hint, known.default, **known.metadata)
 
 
 def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
@@ -138,13 +106,12 @@ def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
     """
     found: dict[str, object] = {}
     for name, inner in value.items():
-        if isinstance(inner, Options):
-            inner = asdict(inner)  # type: ignore[call-overload]
+        inner = plain(inner)
         if name in GROUP_NAMES and isinstance(inner, Mapping):
             found |= {f"{name}.{key}": item for key, item in inner.items()}
         else:
             found[name] = inner
-    return cast("dict[str, JsonValue]", plain(found))
+    return cast("dict[str, JsonValue]", found)
 
 
 def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
@@ -176,18 +143,12 @@ def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
             old = f"{name}.{key}" if key else name
             new = RENAMED.get(old, old.replace("lid.", "language_id.", 1) if old.startswith("lid.") else old)
             found[new] = "similar" if new == "cache.key" and inner == "near" else inner
-    return dict(_sorted(nested(found)))
-
-
-def _sorted(value: Mapping[str, JsonValue]) -> Iterable[tuple[str, JsonValue]]:
-    """Options in the order of the record, others behind them."""
-    return sorted(value.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else len(ORDER))
+    places = {name: place for place, name in enumerate(ORDER)}
+    return dict(sorted(nested(found).items(), key=lambda item: places.get(item[0], len(ORDER))))
 
 
 def plain(value: object) -> object:
     """A value of the record as JSON holds it: tuples become lists."""
-    if value is None or isinstance(value, str | int | float):
-        return value
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -50,11 +50,38 @@ def check_type(name: str, value: object, hint: object) -> None:
         raise ConfigurationError(f"{name} must be {_words(hint)}, got {shown(value)}")
 
 
+def check_range(
+    name: str,
+    value: object,
+    hint: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """`check_type`, and the same error for a number outside a range. None, booleans and texts have no range.
+
+    ``above`` excludes the lower bound, ``below`` the upper one.
+    """
+    check_type(name, value, hint)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if (low < value if above else low <= value) and (value < high if below else value <= high):
+        return
+    if math.isinf(high):
+        least = f"above {low:g} and finite" if above else f"at least {low:g}"
+        raise ConfigurationError(f"{name} must be {'finite' if math.isinf(low) else least}, got {shown(value)}")
+    bounds = f"{low:g} to {high:g}"
+    if above:
+        bounds = f"above {low:g} and {'below' if below else 'at most'} {high:g}"
+    raise ConfigurationError(f"{name} must be {bounds}, got {shown(value)}")
+
+
 def from_json(text: str | bytes) -> Any:
     """Parse standard JSON. Raises ValueError for input that only Python, or no program, can read.
 
-    That is: NaN and infinities, numbers beyond a double or 64 bits, unpaired surrogates, and nesting beyond Python's
-    recursion limit.
+    That is: NaN and infinities, numbers beyond a double or 64 bits, unpaired surrogates, and too deep nesting.
     """
     text = text.decode() if isinstance(text, bytes) else text
     try:
@@ -68,18 +95,14 @@ def from_json(text: str | bytes) -> Any:
 
 @dataclass(slots=True, frozen=True)
 class Field:
-    """The allowed content of a field of a JSON object: in words, and as a predicate."""
+    """The allowed content of a field of a JSON object, in words and as a predicate."""
 
     words: str
     fits: Callable[[object], bool]
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number; booleans are not.
-
-    >>> is_number(1), is_number(0.5), is_number(True), is_number(math.nan)
-    (True, True, False, False)
-    """
+    """Whether a value is a finite number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
@@ -107,9 +130,7 @@ def _fits(value: object, hint: object) -> bool:
         return any(_fits(value, part) for part in parts)
     if origin is Literal:
         return isinstance(value, str) and value in parts
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
+    if origin is tuple and isinstance(value, list | tuple):
         hints = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return len(value) == len(hints) and all(map(_fits, value, hints))
     if isinstance(origin, type):  # Mapping[str, float]: its items are checked where it is used
@@ -117,9 +138,7 @@ def _fits(value: object, hint: object) -> bool:
     if hint is float:
         return not math.isnan(value) if isinstance(value, float) else _fits(value, int)
     if hint is int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return False
-        return -_LARGEST_INT <= value < _LARGEST_INT
+        return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_INT <= value < _LARGEST_INT
     assert isinstance(hint, type)
     return isinstance(value, hint)
 
@@ -131,10 +150,9 @@ def _words(hint: object) -> str:
     if origin is Literal:
         return f"one of {', '.join(parts)}"
     if origin is tuple:
-        if parts[-1] is not Ellipsis:
-            return f"a list of {' and '.join(map(_words, parts))}"
-        return f"a list, each {_words(parts[0])}"
-    return _TYPES.get(hint) or f"a {getattr(get_origin(hint) or hint, '__name__', hint)}"
+        inner = f", each {_words(parts[0])}" if parts[-1] is Ellipsis else f" of {' and '.join(map(_words, parts))}"
+        return f"a list{inner}"
+    return _TYPES.get(hint) or f"a {getattr(origin or hint, '__name__', hint)}"
 
 
 _TYPES: Mapping[object, str] = {
@@ -151,8 +169,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
+    if math.isinf(number := float(digits)):
         raise ValueError(f"the number {shown(digits)} is too large")
     return number
 
