@@ -77,9 +77,8 @@ class RingBuffer:
     def append(self, samples: npt.ArrayLike) -> None:
         """Append a chunk of any length, shape (n,); overwrites the oldest samples when the buffer is full.
 
-        Floats are stored unchanged, int16 and int32 PCM is scaled to [-1, 1). Of a chunk longer than the capacity
-        the newest samples are kept. Raises ``AudioFormatError``, and changes nothing, for other types and ranks and
-        for samples that are NaN, infinite or beyond 1e15.
+        Floats are stored unchanged, int16 and int32 PCM is scaled to [-1, 1). Raises ``AudioFormatError``, and changes
+        nothing, for other types and ranks and for samples that are NaN, infinite or beyond 1e15.
         """
         chunk: Any = samples
         begin, capacity = self.end, self.capacity
@@ -126,8 +125,7 @@ class RingBuffer:
     def read(self, span: Span) -> FloatArray:
         """A copy of an absolute span; the samples stay in the buffer.
 
-        Raises ``OverwrittenError`` when its first samples are gone (overwritten or consumed) and ``NotYetError``
-        when its last samples are still to come. Both messages name the requested and the held span.
+        Raises ``OverwrittenError`` when its first samples are gone and ``NotYetError`` when its last are to come.
         """
         while True:
             start, end = self._bounds()
@@ -147,10 +145,7 @@ class RingBuffer:
                 return samples
 
     def view(self, n: int) -> RingView:
-        """The n newest samples without a copy, in constant time. The ring must be mirrored.
-
-        Raises ``BufferRangeError`` when fewer are held. `RingView` says how long the samples stay valid.
-        """
+        """The n newest samples of a mirrored ring without a copy. Raises ``BufferRangeError`` when fewer are held."""
         if not self._mirrored:
             raise ConfigurationError("a view needs contiguous samples: RingBuffer(..., mirrored=True)")
         n, _, end = self._holding(n, "view the newest")
@@ -269,8 +264,7 @@ class RingView:
     """The newest samples of a ring at one moment, without a copy. Use it in ``with``, or through ``samples``.
 
     The samples are valid until the producer overwrites them: for ``ring.capacity - len(view)`` more samples.
-    A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then. Copy samples
-    that must live longer; an array used after the block is not checked any more.
+    A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then.
 
     >>> ring = RingBuffer(capacity=4, mirrored=True)
     >>> ring.append(np.array([1, 2, 3], np.float32))
@@ -286,7 +280,6 @@ class RingView:
 
     @property
     def span(self) -> Span:
-        """Absolute span of the samples."""
         return Span(self._start, self._start + len(self._samples))
 
     @property

@@ -5,8 +5,7 @@ rate alone says nothing. Every hit therefore has a cause (``silence``, ``repeat`
 can be recomputed and compared (shadow checks); this gives the false-hit rate, which belongs beside every hit rate.
 
 Callers cannot change stored values: torch has no read-only flag, so ``put`` stores a detached copy and ``get`` returns
-a copy of it. For a 2 s window of Whisper base (0.2 MB) a copy costs about a thousandth of the encode it saves. Because
-the cache owns the memory, ``bytes`` is exact: a slice of a batch does not keep the batch alive.
+a copy of it, at about a thousandth of the cost of the encode. ``bytes`` is exact: a slice does not keep a batch.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class Key(Protocol):
 class RoundedKey(Key):
     """The performance guide's key: all samples rounded to ``precision`` decimals; -0.0 equals 0.0.
 
-    One sample of noise across one rounding edge changes the key, so live audio hits only on bit-identical windows. At
-    precision 0 nearly all speech rounds to zero and one entry answers for everything.
+    Live audio hits only on bit-identical windows. At precision 0 nearly all speech rounds to zero.
     """
 
     precision: int = 6
@@ -326,8 +324,7 @@ class EncoderCache:
     def get(self, audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None) -> torch.Tensor | None:
         """A copy of the stored output, or None on a miss. A hit makes the entry the most recently used.
 
-        Give either the audio or its hash. Hits of a hash that ``precompute_hash`` did not make count as ``similar``,
-        because such a hash has no facts about the audio.
+        Give either the audio or its hash. Hits of a hash that ``precompute_hash`` did not make count as ``similar``.
         """
         wanted = self._hash_of(audio, audio_hash)
         began = self._clock()
@@ -347,8 +344,7 @@ class EncoderCache:
     ) -> None:
         """Store a detached copy of an encoder output on the cache's device; its dtype is kept.
 
-        Replaces a value stored under the same hash. A value larger than ``max_bytes`` is not stored and counts as
-        ``refused``.
+        A value larger than ``max_bytes`` is not stored and counts as ``refused``.
         """
         import torch
 
@@ -373,10 +369,7 @@ class EncoderCache:
             return self._rng.random() < self.shadow_rate
 
     def record_shadow(self, *, agree: bool, distance: float) -> None:
-        """Count one recomputed hit. It was a false hit unless ``agree``: the language arg-max is the same.
-
-        ``distance`` is that of the two posteriors, in the caller's measure.
-        """
+        """Count one recomputed hit: whether the language is the same, and the distance of the posteriors."""
         with self._lock:
             self._counts.shadow_checked += 1
             self._counts.false_hits += not agree
@@ -455,7 +448,7 @@ class EncoderCache:
         return audio_hash if isinstance(audio_hash, AudioHash) else AudioHash(audio_hash)
 
     def _held_bytes(self) -> int:
-        """Summed anew at 0.1 µs per entry: a running sum would be wrong after an interrupt."""
+        """Summed anew: a running sum would be wrong after an interrupt."""
         return sum(entry.value.nbytes for entry in self._entries.values())
 
 

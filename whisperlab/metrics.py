@@ -247,15 +247,7 @@ class PerformanceMetrics(StreamExporter):
             _log_every(log_interval_seconds, self)
 
     def measure(self, operation: str) -> Timing:
-        """Time a ``with`` block or, as a decorator, every call of a function.
-
-        >>> metrics = PerformanceMetrics()
-        >>> @metrics.measure("lid.detect")
-        ... def detect() -> str:
-        ...     return "es"
-        >>> detect(), metrics.get_statistics()["lid.detect"]["count"]
-        ('es', 1)
-        """
+        """Time a ``with`` block or, as a decorator, every call of a function."""
         try:
             timing = self._of_thread.timings[operation]
             if timing.began is None:
@@ -316,11 +308,10 @@ class PerformanceMetrics(StreamExporter):
 
     def _repr_html_(self) -> str:
         """HTML for Jupyter: latency per operation, with the newest samples as a sparkline."""
-        fields = ("count", "p50", "p95", "p99", "max")
-        lines = [
-            (name, *(row[field] for field in fields), html.spark(self.samples_ns(name)[-24:].tolist()))
-            for name, row in self.get_statistics().items()
-        ]
+        fields, lines = ("count", "p50", "p95", "p99", "max"), []
+        for name, row in self.get_statistics().items():
+            newest = html.spark(self.samples_ns(name)[-24:].tolist())
+            lines.append((name, *(row[field] for field in fields), newest))
         return html.rows("Latency in milliseconds", ("operation", *fields, "newest"), lines)
 
     def get_summary(self) -> str:
@@ -334,10 +325,7 @@ class PerformanceMetrics(StreamExporter):
             operation.clear()
 
     def merge(self, other: PerformanceMetrics) -> None:
-        """Add all records of another object, as if they had been recorded here after the existing ones.
-
-        The windows are concatenated, so percentiles cover both; a window grows beyond ``max_samples`` if needed.
-        """
+        """Add all records of another object, as if recorded here after the existing ones; windows are joined."""
         for name, known, window in list(other._snapshots()):
             self._operation(name).absorb(known, window)
 

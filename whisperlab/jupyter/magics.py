@@ -1,7 +1,7 @@
-"""Magics for IPython and Jupyter: the time, resident memory and heap of a cell.
+"""Magics for IPython and Jupyter, loaded by ``%load_ext whisperlab``: time, resident memory and heap of a cell.
 
-``%load_ext whisperlab`` loads ``%%latency``, ``%%peak_memory`` and ``%%heap``. Each shows a data frame and stores it in
-``_latency``, ``_peak_memory`` or ``_heap``. Use one at a time: each measurement disturbs the others.
+Each shows a data frame and stores it in ``_latency``, ``_peak_memory`` or ``_heap``. Use one at a time: each
+measurement disturbs the others.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
+from IPython.core import magic
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics as IPythonMagics
-from IPython.core.magic import cell_magic, magics_class
 from IPython.display import display
 
 from whisperlab.cli.arguments import positive_int
@@ -28,11 +27,11 @@ from whisperlab.util.process import process_memory, reset_peak_rss
 _MIB = 2**20
 
 
-@magics_class
-class Magics(IPythonMagics):
+@magic.magics_class
+class Magics(magic.Magics):
     """``%%latency``, ``%%peak_memory`` and ``%%heap``."""
 
-    @cell_magic
+    @magic.cell_magic
     def latency(self, line: str, cell: str) -> None:
         """Run the cell and show the milliseconds of the cell, and of the operations timed during the run.
 
@@ -41,18 +40,20 @@ class Magics(IPythonMagics):
         """
         rounds = _arguments("latency", line, n=1).n
         metrics = PerformanceMetrics()
-        before = {id(found): _counts(found) for found in self._metrics()}
+        before = {id(found): found.get_statistics() for found in self._metrics()}
         for _ in range(rounds):
             began = time.perf_counter()
             self._run(cell)
             metrics.record("the cell", time.perf_counter() - began)
         frames = [metrics.to_frame()]
         for found in self._metrics():
-            grown = [name for name, n in _counts(found).items() if n > before.get(id(found), {}).get(name, 0)]
+            known = before.get(id(found), {})
+            rows = found.get_statistics().items()
+            grown = [name for name, row in rows if name not in known or row["count"] > known[name]["count"]]
             frames.append(found.to_frame().loc[grown])
         self._show("_latency", pd.concat(frames)[["count", "p50", "p95", "p99", "max"]].round(3))
 
-    @cell_magic
+    @magic.cell_magic
     def peak_memory(self, line: str, cell: str) -> None:
         """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, which is reset), and after."""
         _arguments("peak_memory", line)
@@ -71,7 +72,7 @@ class Magics(IPythonMagics):
         }
         self._show("_peak_memory", (pd.Series(parts, name="MiB") / _MIB).to_frame().round(1))
 
-    @cell_magic
+    @magic.cell_magic
     def heap(self, line: str, cell: str) -> None:
         """Run the cell under memray and show the code lines with the most memory at the peak of the heap.
 
@@ -103,10 +104,6 @@ class Magics(IPythonMagics):
         assert self.shell is not None
         self.shell.push({name: frame})  # type: ignore[no-untyped-call]
         display(frame)  # type: ignore[no-untyped-call]
-
-
-def _counts(metrics: PerformanceMetrics) -> dict[str, float]:
-    return {name: values["count"] for name, values in metrics.get_statistics().items()}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -28,7 +28,7 @@ from whisperlab.experiments.results_store import in_memory, read_rows
 from whisperlab.experiments.sweep import Grid, Outcome, run_sweep, transcriber_maker
 from whisperlab.jupyter.live_view import LiveView
 from whisperlab.model.languages import CODES, english_name
-from whisperlab.model.weights import Weights, load_weights, model_digest
+from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, figures, findings
 from whisperlab.report.counts import Result, results
 from whisperlab.report.figure import Figure
@@ -42,6 +42,8 @@ from whisperlab.util.timeline import SAMPLE_RATE, samples
 pd.set_option("display.max_colwidth", None)  # text is shown whole
 
 SOUND_LIMIT = 4_000_000  # characters of a player in a page
+
+weights = cache(load_weights)  # once per notebook
 
 
 def stream(
@@ -89,12 +91,6 @@ def stream(
             stop=stopped.is_set,
         )
     return StreamResult(trace, audio, transcriber, stopped.is_set())
-
-
-@cache
-def weights(model: str) -> Weights:
-    """The weights of a model, loaded once per notebook."""
-    return load_weights(model)
 
 
 @dataclass(frozen=True)

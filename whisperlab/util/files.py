@@ -71,8 +71,6 @@ def _sweep(folder: Path) -> None:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # other errors: another user's process
     return True

@@ -8,19 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-_BAR = "▁▂▃▄▅▆▇█"
-
 
 def facts(title: str, values: Mapping[str, object]) -> str:
-    """A table of names and values below a title.
-
-    >>> facts("ring", {"held": 3})
-    '<table><caption>ring</caption><tbody><tr><th scope="row">held</th><td>3</td></tr></tbody></table>'
-    """
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(format_value(value))}</td></tr>'
-        for name, value in values.items()
-    )
+    """A table of names and values below a title."""
+    cells = ((escape(name), escape(format_value(value))) for name, value in values.items())
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in cells)
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
 
 
@@ -55,20 +47,12 @@ def format_value(value: object, nothing: str = "-") -> str:
 
 
 def bar(share: float, width: int = 12) -> str:
-    """A share from 0 to 1 as a bar of text.
-
-    >>> bar(0.5, 4), bar(0.0, 4), bar(1.0, 4)
-    ('██··', '····', '████')
-    """
+    """A share from 0 to 1 as a bar of text: ``██··``."""
     full = round(min(max(share, 0.0), 1.0) * width)
     return "█" * full + "·" * (width - full)
 
 
 def spark(values: Sequence[float]) -> str:
-    """Values as a sparkline; the greatest value has the full height.
-
-    >>> spark([0, 1, 2]), spark([])
-    ('▁▅█', '')
-    """
+    """Values as a sparkline, such as ``▁▅█``; the greatest value has the full height."""
     most = max(values, default=0.0) or 1.0
-    return "".join(_BAR[round(max(value, 0.0) / most * (len(_BAR) - 1))] for value in values)
+    return "".join("▁▂▃▄▅▆▇█"[round(max(value, 0.0) / most * 7)] for value in values)

@@ -15,21 +15,13 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 MARKED: list[Callable[..., object]] = []  # every marked function of the modules imported so far
 
-_OFF = ("", "0", "off", "false", "no")  # as in line_profiler
-
 
 def line_profiled(function: Function) -> Function:
     MARKED.append(function)
-    if not _wanted():
+    set_on = os.environ.get("LINE_PROFILE", "").lower() not in ("", "0", "off", "false", "no")  # as in line_profiler
+    loaded = sys.modules.get("line_profiler")
+    if not set_on and not (loaded and loaded.profile.enabled):  # kernprof enables it
         return function
     from line_profiler import profile
 
     return cast(Function, profile(function))
-
-
-def _wanted() -> bool:
-    """Whether the environment variable is set, or kernprof runs this program with line_profiler on."""
-    if os.environ.get("LINE_PROFILE", "").lower() not in _OFF:
-        return True
-    loaded = sys.modules.get("line_profiler")
-    return loaded is not None and bool(loaded.profile.enabled)

@@ -24,12 +24,7 @@ BLOCK = 30  # chunks (3 s) that `block_ratio` resamples together: neighbouring c
 
 
 def wilson(count: int, n: int, z: float = 1.96) -> Interval:
-    """Wilson's score interval of a proportion. It holds for small n and for proportions of 0 and 1.
-
-    >>> low, high = wilson(0, 20)
-    >>> round(low, 3), round(high, 3)
-    (0.0, 0.161)
-    """
+    """Wilson's score interval of a proportion. It holds for small n and for proportions of 0 and 1."""
     share, spread = count / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
@@ -40,9 +35,6 @@ def median_interval(values: Sequence[float]) -> tuple[float, float | None, float
     """The median and its distribution-free interval (David and Nagaraja 2003, 7.1); None below six values.
 
     The ends are order statistics, by the normal approximation of the binomial.
-
-    >>> median_interval([5, 1, 4, 2, 3, 6])
-    (3.5, 1, 6)
     """
     ordered, n = sorted(values), len(values)
     outside = max(0, math.floor((n + 1) / 2 - 0.98 * math.sqrt(n)) - 1)  # values below, and as many above

@@ -1,8 +1,7 @@
 """The number of torch's compute threads (one per transcriber by default), and signals of new processes.
 
 Threads of one operator wait for each other in a busy loop. On an idle machine with two cores a second thread saves a
-fifth of the time; beside other busy processes it takes up to twenty times as long. `torch_threads` sets the number for
-the work of a transcriber and restores the user's number afterwards, in less than a microsecond.
+fifth of the time; beside other busy processes it takes up to twenty times as long.
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ def torch_threads(n: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if before == n:
-        yield
-        return
     try:
-        torch.set_num_threads(n)
+        if before != n:
+            torch.set_num_threads(n)
         yield
     finally:
-        torch.set_num_threads(before)
+        if before != n:
+            torch.set_num_threads(before)
 
 
 @contextmanager

@@ -43,8 +43,7 @@ def time_in_turns(
 ) -> Times:
     """Milliseconds of each subject, one per round; every round runs all subjects once (`rotations`).
 
-    ``clock`` returns nanoseconds. The default is the processor time of this thread: take ``time.perf_counter_ns``
-    for work in several threads.
+    ``clock`` returns nanoseconds: take ``time.perf_counter_ns`` for work in several threads.
     """
     times: Times = {name: [] for name in subjects}
     for order in rotations(subjects, rounds):

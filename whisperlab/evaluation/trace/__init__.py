@@ -12,7 +12,7 @@ from whisperlab.evaluation.trace.files import SCHEMA, read_trace, write_trace
 from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
 from whisperlab.evaluation.trace.records import Reference, ReferenceSegment, Trace
 from whisperlab.evaluation.trace.schema import DOCUMENT, SEGMENT, STATISTICS, SWITCH, Pace, check_fields
-from whisperlab.util.provenance import provenance
+from whisperlab.util.process import provenance
 
 __all__ = [
     "DOCUMENT",
