@@ -2,18 +2,16 @@
 
 Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, in
 order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices in the
-stream, which never restart. Cost: one check that every sample is finite, one copy in, one copy out.
+stream, which never restart.
 
 ``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous and ``view`` returns
-the newest samples without a copy. It doubles the memory and adds a second copy in. The producer may overwrite the
-samples under a view; `RingView` detects this and raises.
+the newest samples without a copy.
 
 Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
-Before the producer copies a chunk it sets ``_writing_until`` to the end of the chunk; after the copy it sets ``end``.
-The consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written
-into it. An append that is interrupted (``KeyboardInterrupt``) loses its own samples and those it was about to
-overwrite, nothing else. The protocol needs one thread's loads and stores to be seen in order by the other, which the
-interpreter lock guarantees.
+The producer sets ``_writing_until`` to the end of a chunk before it copies the chunk, and ``end`` after it. The
+consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written into
+it. An interrupted append (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite, nothing
+else. The interpreter lock makes one thread's loads and stores visible in order to the other.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from whisperlab.util import html
 from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, Samples, as_samples, full_scale
 from whisperlab.util.errors import AudioFormatError, BufferRangeError, ConfigurationError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import Span
-from whisperlab.util.validation import shown
+from whisperlab.util.validation import check_range, shown
 
 _LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
 _LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # a numpy scalar compares twice as fast
@@ -56,7 +54,10 @@ class RingBuffer:
     )
 
     def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32, *, mirrored: bool = False) -> None:
-        self.capacity: Final = _checked_capacity(capacity)
+        with suppress(TypeError):  # numpy's integers are accepted too
+            capacity = capacity if isinstance(capacity, bool) else operator.index(capacity)
+        check_range("capacity, in samples,", capacity, int, 1)
+        self.capacity: Final = capacity
         self.dtype: Final = _checked_dtype(dtype)
         self._mirrored = mirrored
         self._data = _allocate(self.capacity * (2 if mirrored else 1), self.dtype)
@@ -265,13 +266,6 @@ class RingView:
 
     The samples are valid until the producer overwrites them: for ``ring.capacity - len(view)`` more samples.
     A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then.
-
-    >>> ring = RingBuffer(capacity=4, mirrored=True)
-    >>> ring.append(np.array([1, 2, 3], np.float32))
-    >>> with ring.view(2) as newest:
-    ...     loudest = newest.max()
-    >>> float(loudest)
-    3.0
     """
 
     _ring: RingBuffer
@@ -321,13 +315,6 @@ def _checked_chunk(samples: npt.ArrayLike) -> Samples:
             if bad:
                 raise AudioFormatError(f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not")
     return chunk
-
-
-def _checked_capacity(capacity: int) -> int:
-    with suppress(TypeError):
-        if not isinstance(capacity, bool) and (size := operator.index(capacity)) >= 1:
-            return size
-    raise ConfigurationError(f"capacity must be a whole number of samples, at least 1, got {shown(capacity)}")
 
 
 def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:

@@ -101,7 +101,7 @@ class LogMelKey(Key):
     name = "logmel"
 
     def __post_init__(self) -> None:
-        check_range("step_db", self.step_db, float, 0, above=True)
+        check_range("step_db", self.step_db, float, 0, exclusive=True)
         check_range("n_bands", self.n_bands, int, 1, MEL_BANDS)
 
     @classmethod

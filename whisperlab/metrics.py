@@ -210,10 +210,9 @@ class PerformanceMetrics(StreamExporter):
 
     Args:
         max_samples: newest records per operation that percentiles are computed from.
-        enable_logging: log one line to the logger ``whisperlab`` at each interval, from a background thread.
-        log_interval_seconds: the interval.
+        enable_logging: log one line every ``log_interval_seconds`` to the logger ``whisperlab``, from another thread.
         clock: monotonic, in nanoseconds.
-        stream: value of Prometheus' label ``stream``; may be set later (see `StreamExporter`).
+        stream: value of Prometheus' label ``stream``; may be set later.
 
     >>> ticks = iter(range(0, 10**9, 2_500_000))
     >>> metrics = PerformanceMetrics(clock=lambda: next(ticks))
@@ -236,7 +235,7 @@ class PerformanceMetrics(StreamExporter):
     ) -> None:
         super().__init__(stream)
         check_range("max_samples", max_samples, int, 1, MOST_SAMPLES)
-        check_range("log_interval_seconds", log_interval_seconds, float, 0, threading.TIMEOUT_MAX, above=True)
+        check_range("log_interval_seconds", log_interval_seconds, float, 0, threading.TIMEOUT_MAX, exclusive=True)
         self._max_samples = max_samples
         self._creating = threading.Lock()
         self.self_cost_ns = self._calibrate()  # cost of one ``measure``, measured at construction
@@ -380,17 +379,16 @@ class PerformanceMetrics(StreamExporter):
 
 def _log_every(interval_s: float, metrics: PerformanceMetrics) -> None:
     """Log from a daemon thread that holds only a weak reference to the metrics and ends with them."""
-    ended = threading.Event()
+    ended, find = threading.Event(), weakref.ref(metrics)
     weakref.finalize(metrics, ended.set)
-    arguments = (interval_s, weakref.ref(metrics), ended)
-    threading.Thread(target=_log_until, args=arguments, name="whisperlab-metrics", daemon=True).start()
 
+    def log() -> None:
+        while not ended.wait(interval_s):
+            found = find()
+            table = found.get_statistics() if found else {}
+            del found  # otherwise this thread would keep it alive through the next wait
+            parts = (f"{name} {row['p50']:.3f}/{row['p95']:.3f} ({row['count']})" for name, row in table.items())
+            if table:
+                _LOGGER.info("latency p50/p95 ms (count): " + ", ".join(parts))
 
-def _log_until(interval_s: float, find: weakref.ref[PerformanceMetrics], ended: threading.Event) -> None:
-    while not ended.wait(interval_s):
-        metrics = find()
-        table = metrics.get_statistics() if metrics else {}
-        del metrics  # otherwise this thread would keep it alive through the next wait
-        parts = (f"{name} {row['p50']:.3f}/{row['p95']:.3f} ({row['count']})" for name, row in table.items())
-        if table:
-            _LOGGER.info("latency p50/p95 ms (count): " + ", ".join(parts))
+    threading.Thread(target=log, name="whisperlab-metrics", daemon=True).start()

@@ -18,7 +18,6 @@ import pytest
 
 from whisperlab.data.audio_files import write_wav
 from whisperlab.profiling import passes
-from whisperlab.profiling.owned import owned
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, WhisperlabError
@@ -252,7 +251,7 @@ def test_what_is_owned_is_counted_once_and_by_attribute() -> None:
             self.name = "no bytes"
             self.small = np.zeros(10, np.int8)
 
-    assert owned(Holder()) == {"inner": 400_000 + 200_000 + 200_000, "the rest": 10}
+    assert passes.owned(Holder()) == {"inner": 400_000 + 200_000 + 200_000, "the rest": 10}
 
 
 @pytest.mark.model
@@ -261,7 +260,7 @@ def test_what_our_transcriber_owns_is_its_weights_and_its_buffers() -> None:
     from whisperlab.model.linear import has_bf16
 
     transcriber = SessionRestartTranscriber(languages=["en", "es"])
-    held = owned(passes.transcriber_parts(transcriber))
+    held = passes.owned(passes.transcriber_parts(transcriber))
     assert held["vad_audio_buffer"] == 60 * SAMPLE_RATE * 4
     encoder = held["encoder"]
     # In int8 the convolutions (0.9 million weights) and the positions (0.8) stay in float32.

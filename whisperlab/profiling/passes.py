@@ -12,17 +12,20 @@ import gzip
 import io
 import linecache
 import pstats
+import sys
 import time
 import tracemalloc
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from whisperlab.profiling import records
-from whisperlab.profiling.owned import owned
 from whisperlab.profiling.workload import Workload
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
 from whisperlab.util.line_profile import MARKED
@@ -38,13 +41,8 @@ TOP_LINES = 10  # of Python memory
 MOMENTS = 400  # points kept of memory over time
 INTERVAL_S = 0.001  # between two samples of the call tree
 NARROW = 100  # maximum characters in a line of the tree
-
-# Operations that contain no others: with the remainder of `chunk.total` they sum up to all of it.
-LEAVES = (
-    *("vad.buffer_append", "lid.buffer_append", "vad.detect"),
-    *("lid.frame_extract", "lid.encoder_forward", "lid.detect", "lid.smoothing", "lid.sustained_detection"),
-    *("whisper.buffer_read", "whisper.insert_audio", "whisper.decode"),
-)
+SMALL = 64 * 1024  # bytes; attributes of a transcriber with less are summed in one entry
+_CLOSED = (str, bytes, int, float, complex, bool, type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
 def memory(workload: Workload) -> records.ResidentMemory:
@@ -69,10 +67,7 @@ def memory(workload: Workload) -> records.ResidentMemory:
 
 
 def transcriber_parts(transcriber: StreamTranscriber) -> object:
-    """The parts of a transcriber that hold memory, by name; `owned` counts shared memory for the first of them.
-
-    A transcriber of another kind is returned unchanged.
-    """
+    """The parts of our transcriber that hold memory; `owned` counts shared memory for the first of them."""
     from whisperlab.transcriber import SessionRestartTranscriber
 
     if not isinstance(transcriber, SessionRestartTranscriber):
@@ -88,12 +83,81 @@ def transcriber_parts(transcriber: StreamTranscriber) -> object:
     }
 
 
+def owned(holder: object) -> dict[str, int]:
+    """Bytes of the tensors and arrays below each attribute (or key), in descending order; shared memory counts once.
+
+    Weights packed for a kernel count with the size of their numbers, without additions of the kernel.
+    """
+    seen: set[int] = set()
+    inside = holder.items() if isinstance(holder, Mapping) else attributes(holder)
+    sizes = {str(name).lstrip("_"): _size(value, seen) for name, value in inside}
+    kept = {name: size for name, size in sorted(sizes.items(), key=lambda entry: -entry[1]) if size >= SMALL}
+    small = sum(sizes.values()) - sum(kept.values())
+    return kept | ({"the rest": small} if small else {})
+
+
+def _size(value: object, seen: set[int]) -> int:
+    """Bytes below a value, without memory in ``seen``."""
+    waiting, total = [value], 0
+    while waiting:
+        value = waiting.pop()
+        if value is None or isinstance(value, _CLOSED) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        found = _bytes(value, seen)
+        total += found or 0
+        if found is None:
+            if isinstance(value, Mapping):
+                waiting.extend(value.values())
+            elif isinstance(value, list | tuple | set | frozenset | deque):
+                waiting.extend(value)
+            waiting.extend(inner for _, inner in attributes(value))
+    return total
+
+
+def _bytes(value: object, seen: set[int]) -> int | None:
+    """Bytes of a tensor or array, 0 if its memory is in ``seen``; None for other objects."""
+    if isinstance(value, np.ndarray):
+        while isinstance(value.base, np.ndarray):
+            value = value.base
+        place = value.__array_interface__["data"][0]
+        size = value.nbytes
+    elif "torch" not in sys.modules:
+        return None
+    else:
+        import torch
+
+        from whisperlab.model.linear import packed_bytes
+
+        if isinstance(value, torch.ScriptObject):
+            return packed_bytes(value)
+        if not isinstance(value, torch.Tensor):
+            return None
+        if value.is_mkldnn:
+            return value.numel() * value.element_size()
+        place, size = value.untyped_storage().data_ptr(), value.untyped_storage().nbytes()
+    if place in seen:
+        return 0
+    seen.add(place)
+    return int(size)
+
+
+def attributes(value: object) -> Iterator[tuple[str, object]]:
+    """Names and values of an object's attributes, in its ``__dict__`` and in slots."""
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            mangled = f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") else name
+            if name not in ("__dict__", "__weakref__") and hasattr(value, mangled):
+                yield name, getattr(value, mangled)
+
+
 def heap(workload: Workload) -> records.Heap:
     """Every heap allocation, including those of torch and numpy, with its line of Python code, by memray.
 
-    The heap differs from resident memory: unwritten pages are on the heap only, and freed blocks that the allocator
-    keeps are resident only. Mapped files count in full although the system may drop their pages, so they are listed
-    separately.
+    Unwritten pages are on the heap only, and freed blocks that the allocator keeps are resident only. Mapped files
+    count in full although the system may drop their pages, so they are listed separately.
     """
     kept: list[object] = []  # keeps the transcriber alive until the end
 
@@ -154,9 +218,8 @@ def _is_mapped_file(record: AllocationRecord) -> bool:
     """Whether an allocation is a mapped checkpoint: an mmap below torch's file reader."""
     from memray import AllocatorType
 
-    if record.allocator != AllocatorType.MMAP:
-        return False
-    return any(function == "load" and "torch" in file for function, file, _ in record.stack_trace())
+    stack = record.stack_trace() if record.allocator == AllocatorType.MMAP else ()
+    return any(function == "load" and "torch" in file for function, file, _ in stack)
 
 
 def _sites(allocations: Iterable[AllocationRecord]) -> list[records.Site]:
@@ -192,15 +255,17 @@ def python_memory(workload: Workload) -> records.PythonMemory:
         tracemalloc.stop()
     own_traces = tracemalloc.Filter(inclusive=False, filename_pattern=tracemalloc.__file__)
     half, end = (snapshot.filter_traces([own_traces]) for snapshot in (*halves, end))
-    top = tuple(_line(entry, entry.size, entry.count) for entry in end.statistics("lineno")[:TOP_LINES])
-    grown = [entry for entry in end.compare_to(half, "lineno")[:TOP_LINES] if entry.size_diff > 0]
-    grown_lines = tuple(_line(entry, entry.size_diff, entry.count_diff) for entry in grown)
-    return records.PythonMemory(current, peak, top, grown_lines)
+    top = [(entry, entry.size, entry.count) for entry in end.statistics("lineno")[:TOP_LINES]]
+    compared = end.compare_to(half, "lineno")[:TOP_LINES]
+    grown = [(entry, entry.size_diff, entry.count_diff) for entry in compared if entry.size_diff > 0]
+    return records.PythonMemory(current, peak, _lines(top), _lines(grown))
 
 
-def _line(entry: tracemalloc.Statistic | tracemalloc.StatisticDiff, size: int, n: int) -> records.AllocatingLine:
-    place = entry.traceback[0]
-    return records.AllocatingLine(short_place(place.filename, place.lineno), size, n)
+def _lines(
+    found: Iterable[tuple[tracemalloc.Statistic | tracemalloc.StatisticDiff, int, int]],
+) -> tuple[records.AllocatingLine, ...]:
+    places = ((entry.traceback[0], size, n) for entry, size, n in found)
+    return tuple(records.AllocatingLine(short_place(at.filename, at.lineno), size, n) for at, size, n in places)
 
 
 def cpu(workload: Workload) -> records.CpuProfile:
@@ -247,7 +312,6 @@ def lines(workload: Workload) -> records.Lines:
 
 
 def _found(name: str) -> Callable[..., object]:
-    """The function with a name like ``package.module:Class.method``."""
     module, _, path = name.partition(":")
     try:
         found: object = import_module(module)
@@ -327,20 +391,6 @@ def latency(workload: Workload) -> records.Latency:
     return records.Latency(compute_s, duration_s(audio), operations, threads)
 
 
-def where_time_goes(operations: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Milliseconds of a stream by operation; the remainder of `chunk.total` is called ``the rest``.
-
-    Operations at the end of the stream count too, although they are outside any chunk.
-    """
-    spent = {name: float(operations[name]["total"]) for name in LEAVES if name in operations}
-    rest = float(operations["chunk.total"]["total"]) - sum(spent.values())
-    return spent | {"the rest": max(rest, 0.0)}
-
-
 def short_place(file: str, line: int) -> str:
-    """A line of code with the last two parts of its path.
-
-    >>> short_place("/env/lib/whisper/decoding.py", 12)
-    'whisper/decoding.py:12'
-    """
+    """A line of code with the last two parts of its path, such as "whisper/decoding.py:12"."""
     return f"{'/'.join(Path(file).parts[-2:])}:{line}"

@@ -38,16 +38,19 @@ class ResidentMemory:
         return self.peak - self.libraries
 
     def describe(self) -> str:
-        return (
-            "resident memory (VmHWM, reset after the model was loaded)\n"
-            f"  at start  {self.start / _MIB:8.1f} MiB\n"
-            f"  libraries {self.libraries / _MIB:8.1f} MiB\n"
-            f"  loaded    {self.loaded / _MIB:8.1f} MiB\n"
-            f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded\n"
-            f"  at end    {self.anonymous / _MIB:8.1f} MiB anonymous above the libraries, "
-            f"{self.file_backed / _MIB:.1f} of files\n"
-            "  of which the transcriber holds, by the sizes of its tensors and arrays\n"
-        ) + "\n".join(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items())
+        return "\n".join(
+            (
+                "resident memory (VmHWM, reset after the model was loaded)",
+                f"  at start  {self.start / _MIB:8.1f} MiB",
+                f"  libraries {self.libraries / _MIB:8.1f} MiB",
+                f"  loaded    {self.loaded / _MIB:8.1f} MiB",
+                f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded",
+                f"  at end    {self.anonymous / _MIB:8.1f} MiB anonymous above the libraries, "
+                f"{self.file_backed / _MIB:.1f} of files",
+                "  of which the transcriber holds, by the sizes of its tensors and arrays",
+                *(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items()),
+            )
+        )
 
 
 @dataclass(slots=True, frozen=True)

@@ -87,7 +87,7 @@ def bounded(resampled: FloatArray) -> FloatArray:
 def as_samples(array: npt.ArrayLike) -> Samples:
     """An array-like of real floats, or of int16 or int32 PCM, as an array of any rank, without a copy.
 
-    Raises ``AudioFormatError`` for everything else. Bytes, int64 and unsigned integers have no defined full scale.
+    Raises ``AudioFormatError`` for everything else: other integers have no defined full scale.
     """
     try:
         samples = np.asarray(array)
@@ -177,7 +177,7 @@ def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatA
 def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
     """Weights for channels that cancel each other in their mean; None to use the mean.
 
-    For two channels in opposite phase: half their difference. For a phase that changes: the loudest channel alone.
+    Two channels in opposite phase give half their difference, a phase that changes the loudest channel alone.
     """
     widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
     if widest == 1:

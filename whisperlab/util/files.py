@@ -16,8 +16,8 @@ _swept: set[Path] = set()  # folders in which this process has removed leftovers
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields an unpredictable temporary path; when the block succeeds, the file is synced and renamed to ``path``.
 
-    If the block fails, the temporary file is removed and an existing ``path`` stays. The first write to a folder
-    removes temporary files left by killed processes of this machine. An OSError always names the file.
+    The first write to a folder removes temporary files left by killed processes of this machine. An OSError always
+    names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

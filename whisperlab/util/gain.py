@@ -1,7 +1,6 @@
-"""Automatic gain for quiet audio, so that speech in it is recognised.
+"""Automatic gain for quiet audio. Its level is the root mean square (RMS) of the loudest 32 ms.
 
-The level of audio is the root mean square (RMS) of its loudest 32 ms. The gain of audio at a normal level is exactly 1.
-Level and gain depend on the samples only, not on chunk sizes.
+The gain at a normal level is exactly 1. Level and gain depend on the samples only, not on chunk sizes.
 """
 
 from __future__ import annotations

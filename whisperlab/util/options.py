@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from math import inf
 from typing import ClassVar, TypeVar, cast, get_type_hints
 
 from whisperlab.util.json_values import JsonValue
@@ -51,26 +51,17 @@ class Option:
     default: object
     low: float
     high: float
-    above: bool
-    below: bool
+    exclusive: bool
     meaning: str
 
     def check(self, name: str, value: object) -> None:
         """Raise ConfigurationError for a value of another type or outside the range. None and texts have no range."""
-        check_range(name, value, self.hint, self.low, self.high, above=self.above, below=self.below)
+        check_range(name, value, self.hint, self.low, self.high, exclusive=self.exclusive)
 
 
-def option(
-    default: T,
-    meaning: str,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: bool = False,
-    below: bool = False,
-) -> T:
+def option(default: T, meaning: str, low: float = -inf, high: float = inf, *, exclusive: bool = False) -> T:
     """A field of a group of options. ``meaning`` says what it does, in which unit, and why this is the default."""
-    metadata = {"low": low, "high": high, "above": above, "below": below, "meaning": meaning}
+    metadata = {"low": low, "high": high, "exclusive": exclusive, "meaning": meaning}
     return field(default=default, metadata=metadata)
 
 
@@ -115,11 +106,7 @@ def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Turn options with dotted names into nested groups; the inverse of `flat`.
-
-    >>> nested({"cache.size": 10, "decode": False})
-    {'cache': {'size': 10}, 'decode': False}
-    """
+    """Turn options with dotted names into nested groups; the inverse of `flat`."""
     found: dict[str, object] = {}
     for name, item in value.items():
         group, _, inner = name.partition(".")

@@ -32,21 +32,14 @@ def memory_fields(path: str) -> dict[str, int]:
 
 
 def process_memory() -> dict[str, int]:
-    """The memory fields of this process: VmRSS (resident), VmHWM (its peak), RssAnon, RssFile and others (proc(5)).
-
-    Raises MissingDependencyError on systems without /proc.
-    """
-    found = memory_fields("/proc/self/status")
-    if not found:
-        raise MissingDependencyError("resident memory is read from /proc, which only Linux has")
-    return found
+    """The memory fields of this process: VmRSS (resident), VmHWM (its peak), RssAnon, RssFile and others (proc(5))."""
+    if found := memory_fields("/proc/self/status"):
+        return found
+    raise MissingDependencyError("resident memory is read from /proc, which only Linux has")
 
 
 def peak_rss_bytes() -> int | None:
-    """The peak of resident memory since the process began or `reset_peak_rss` (VmHWM); None without /proc.
-
-    For one figure per configuration, start a fresh process for each.
-    """
+    """The peak of resident memory since the process began or `reset_peak_rss` (VmHWM); None without /proc."""
     return memory_fields("/proc/self/status").get("VmHWM")
 
 
@@ -56,10 +49,9 @@ def reset_peak_rss() -> None:
 
 
 def trim_heap() -> None:
-    """Return all free pages of the heap to the system. Does nothing if the C library is not glibc.
+    """Return all free pages of the heap to the system, in about a millisecond. Does nothing without glibc.
 
-    Every window allocates blocks of all sizes, and those still in use keep the heap from shrinking. After some minutes
-    of a stream it holds more free memory than it needs. malloc_trim(3) takes about a millisecond.
+    Every window allocates blocks of all sizes, and those still in use keep the heap from shrinking.
     """
     with suppress(AttributeError, OSError, TypeError):  # another C library or system
         ctypes.CDLL(None).malloc_trim(0)

@@ -54,16 +54,16 @@ class StreamExporter:
         return [(getattr(method, "__self__", None), method) for method in methods if method]
 
     def describe(self) -> list[Metric]:
-        """The names that a ``prometheus_client`` registry reserves; only the first stream in it reserves any."""
-        beside = _registered(depth=2)
-        return [] if any(isinstance(each, StreamExporter) for each in beside) else [*self.own_families()]
+        """Reserves no names in a ``prometheus_client`` registry: several streams may be in it."""
+        return []
 
     def collect(self) -> list[Metric]:
         """The families for a ``prometheus_client`` registry, computed at the time of the scrape.
 
         A registry may export a name only once, so the first stream in it answers for all streams.
         """
-        beside = _registered(depth=2)
+        caller = sys._getframe(1).f_locals.get("self")  # the registry, which has no public list of its collectors
+        beside = list(getattr(getattr(caller, "_registry", caller), "_collector_to_names", ()))
         streams = [each for each in beside if isinstance(each, StreamExporter)]
         if self not in streams:
             return _Joined((self,)).collect()
@@ -175,9 +175,3 @@ def _labels(streams: Sequence[StreamExporter]) -> dict[int, dict[str, str]]:
     unnamed = [each for each in streams if not each.stream]
     numbers = {id(each): str(number) for number, each in enumerate(unnamed, 1) if len(unnamed) > 1}
     return {id(each): {"stream": name} for each in streams if (name := each.stream or numbers.get(id(each)))}
-
-
-def _registered(depth: int) -> Sequence[object]:
-    """The collectors of the calling ``prometheus_client`` registry, which has no public list; empty for others."""
-    caller = sys._getframe(depth).f_locals.get("self")
-    return list(getattr(getattr(caller, "_registry", caller), "_collector_to_names", ()))

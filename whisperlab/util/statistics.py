@@ -1,7 +1,4 @@
-"""Confidence intervals of a proportion, of a median and by the bootstrap, and measured values with their interval.
-
-All are 95 % intervals.
-"""
+"""95 % intervals of a proportion, of a median and by the bootstrap, and measured values with their interval."""
 
 from __future__ import annotations
 
@@ -62,8 +59,7 @@ def block_ratio(
 ) -> tuple[float, Interval | None]:
     """``statistic(a) / statistic(b)`` over the same chunks, with its interval; None below `LEAST_UNITS` blocks.
 
-    Both are cut into blocks of neighbouring chunks. Blocks are resampled in pairs (block bootstrap; Künsch 1989,
-    Annals of Statistics 17(3)). Raises ValueError when ``a`` and ``b`` differ in length.
+    Blocks of neighbouring chunks are resampled in pairs (block bootstrap; Künsch 1989, Annals of Statistics 17(3)).
     """
     pairs = [
         (np.asarray(mine[at : at + block], float), np.asarray(other[at : at + block], float))
@@ -75,10 +71,9 @@ def block_ratio(
         top, bottom = (statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True))
         return top / bottom
 
-    value = ratio(range(len(pairs)))
-    if len(pairs) < LEAST_UNITS:
-        return value, None
-    return value, central([ratio(rows) for rows in resamples(len(pairs), rng)])
+    enough = len(pairs) >= LEAST_UNITS
+    interval = central([ratio(rows) for rows in resamples(len(pairs), rng)]) if enough else None
+    return ratio(range(len(pairs))), interval
 
 
 @dataclass(slots=True, frozen=True)

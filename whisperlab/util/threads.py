@@ -43,10 +43,7 @@ def no_interrupts() -> Iterator[None]:
 
 
 def second_thread(rounds: int = 30) -> float:
-    """Time on two threads divided by the time on one, measured now in interleaved rounds; takes about a second.
-
-    The work is that of an encoder block of Whisper base on 2.5 s of audio: matrix products, normalisation, GELU.
-    """
+    """Time on two threads divided by the time on one, for the work of an encoder block on 2.5 s; takes a second."""
     import torch
     from torch.nn.functional import gelu, layer_norm
 

@@ -1,8 +1,4 @@
-"""Time in samples: spans, Whisper's fixed rates, and the conversion between seconds and samples.
-
-All code inside whisperlab counts samples of 1/16000 s as integers, so that spans add up exactly. Seconds appear only
-in the user interface and in files.
-"""
+"""Time in samples of 1/16000 s, as integers, so that spans add up exactly: spans, Whisper's rates, conversions."""
 
 from __future__ import annotations
 

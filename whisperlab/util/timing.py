@@ -17,13 +17,10 @@ Times: TypeAlias = dict[str, list[float]]
 
 
 class Streamer(Protocol[Result_co]):
-    """An object that takes a recording chunk by chunk."""
+    """An object that takes a recording chunk by chunk, and then its end."""
 
-    def process(self, chunk: FloatArray, /) -> Result_co:
-        """Take the next chunk."""
-
-    def finalize(self) -> Result_co:
-        """End the stream."""
+    def process(self, chunk: FloatArray, /) -> Result_co: ...
+    def finalize(self) -> Result_co: ...
 
 
 def rotations(items: Iterable[Item], rounds: int | None = None) -> Iterator[list[Item]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf, isinf, isnan
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeGuard, Union, get_args, get_origin
 
@@ -40,30 +40,21 @@ def check_type(name: str, value: object, hint: object) -> None:
 
 
 def check_range(
-    name: str,
-    value: object,
-    hint: object,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: bool = False,
-    below: bool = False,
+    name: str, value: object, hint: object, low: float = -inf, high: float = inf, *, exclusive: bool = False
 ) -> None:
-    """`check_type`, and the same error for a number outside a range. None, booleans and texts have no range.
+    """`check_type`, and the same error for a number outside a range; ``exclusive`` excludes its bounds.
 
-    ``above`` excludes the lower bound, ``below`` the upper one.
+    None, booleans and texts have no range.
     """
     check_type(name, value, hint)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if (low < value if above else low <= value) and (value < high if below else value <= high):
+    if low < value < high or (not exclusive and low <= value <= high):
         return
-    if math.isinf(high):
-        least = f"above {low:g} and finite" if above else f"at least {low:g}"
-        raise ConfigurationError(f"{name} must be {'finite' if math.isinf(low) else least}, got {shown(value)}")
-    bounds = f"{low:g} to {high:g}"
-    if above:
-        bounds = f"above {low:g} and {'below' if below else 'at most'} {high:g}"
+    if high < inf:
+        bounds = f"above {low:g} and below {high:g}" if exclusive else f"{low:g} to {high:g}"
+    else:
+        bounds = "finite" if low == -inf else f"above {low:g} and finite" if exclusive else f"at least {low:g}"
     raise ConfigurationError(f"{name} must be {bounds}, got {shown(value)}")
 
 
@@ -92,7 +83,7 @@ class Field:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
 
 
 TEXT = Field("a string", lambda value: isinstance(value, str))
@@ -125,7 +116,7 @@ def _fits(value: object, hint: object) -> bool:
     if isinstance(origin, type):  # Mapping[str, float]: its items are checked where it is used
         return isinstance(value, origin)
     if hint is float:
-        return not math.isnan(value) if isinstance(value, float) else _fits(value, int)
+        return not isnan(value) if isinstance(value, float) else _fits(value, int)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_INT <= value < _LARGEST_INT
     assert isinstance(hint, type)
@@ -158,7 +149,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _finite(digits: str) -> float:
-    if math.isinf(number := float(digits)):
+    if isinf(number := float(digits)):
         raise ValueError(f"the number {shown(digits)} is too large")
     return number
 
