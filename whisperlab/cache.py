@@ -60,10 +60,7 @@ class Key(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class RoundedKey(Key):
-    """The performance guide's key: all samples rounded to ``precision`` decimals; -0.0 equals 0.0.
-
-    Live audio hits only on bit-identical windows. At precision 0 nearly all speech rounds to zero.
-    """
+    """The performance guide's key: all samples rounded to ``precision`` decimals; -0.0 equals 0.0."""
 
     precision: int = 6
     name = "rounded"
@@ -74,10 +71,7 @@ class RoundedKey(Key):
 
 @dataclass(slots=True, frozen=True)
 class SpanKey(Key):
-    """The position of the window: stream, first sample, length. Never wrong if stream ids are unique.
-
-    Hits when the same window is needed twice: by language-ID, by the decoder, by re-decoding after a switch.
-    """
+    """The position of the window: stream, first sample, length. Hits when the same window is needed twice."""
 
     name = "span"
     exact = True
@@ -144,17 +138,14 @@ class SimilarKey(Key):
     def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
         stream, start, n = wanted = _checked_span(self.name, audio, span)
         decibels = band_decibels(audio, self.n_bands)
-        reference = self._reference  # read once: another thread may replace it
-        (known, first, n_known), levels = reference
-        if (stream, n) != (known, n_known) or not (
-            0 <= start - first <= self.for_s * SAMPLE_RATE
-            and float(np.mean((decibels - levels) ** 2)) <= self.within_db**2
-        ):
-            self._reference = reference = wanted, decibels
-        return json.dumps(reference[0]).encode()
+        reference, levels = self._reference  # read once: another thread may replace it
+        recent = 0 <= start - reference[1] <= self.for_s * SAMPLE_RATE and (stream, n) == (reference[0], reference[2])
+        if not recent or float(np.mean((decibels - levels) ** 2)) > self.within_db**2:
+            self._reference, reference = (wanted, decibels), wanted
+        return json.dumps(reference).encode()
 
 
-KEYS: dict[str, Callable[[int], Key]] = {
+KEYS: dict[str, Callable[[int], Key]] = {  # by name; they get the ``hash_precision``
     "rounded": RoundedKey,
     "span": lambda _precision: SpanKey(),
     "logmel": LogMelKey.from_precision,
@@ -213,15 +204,11 @@ class CacheStatistics(TypedDict):
 
 
 class AudioHash(bytes):
-    """The 32-byte hash of a window, with the facts about the audio that the statistics need.
+    """The 32-byte hash of a window, with the facts about the audio that the statistics need."""
 
-    Compares, hashes and stores as plain bytes. ``identity`` is equal for the same audio only; ``silent`` is true if
-    the peak is below -60 dBFS; ``elapsed_ns`` is the time the hash took.
-    """
-
-    identity: bytes = b""
-    silent: bool = False
-    elapsed_ns: int = 0
+    identity: bytes = b""  # equal for the same audio only
+    silent: bool = False  # the peak is below -60 dBFS
+    elapsed_ns: int = 0  # time that the hash took
 
 
 @dataclass(slots=True, frozen=True)
@@ -245,10 +232,9 @@ class _Counts:
 
 
 class EncoderCache:
-    """LRU cache of encoder outputs, bounded by entries and by bytes.
+    """LRU cache of encoder outputs, bounded by entries and by bytes. All methods are thread-safe.
 
-    All methods are thread-safe, and statistics are a consistent snapshot. An interrupt loses at most the entry or the
-    count being written.
+    An interrupt loses at most the entry or the count being written.
 
     Args:
         max_size: maximum number of entries; 50 is 5 s of language-ID at 10 Hz. 0 stores nothing.
@@ -304,10 +290,9 @@ class EncoderCache:
         return len(self._entries)
 
     def precompute_hash(self, audio: npt.ArrayLike, span: StreamSpan | None = None) -> AudioHash:
-        """SHA-256 over the context, the length of the window, and the key's material.
+        """SHA-256 over the context, the length of the window, and the key's material; some keys need ``span``.
 
-        The ``'span'`` and ``'similar'`` keys need ``span`` (stream id, first sample, number of samples). Raises
-        ``AudioFormatError`` for an empty window and for anything that is not audio.
+        Raises ``AudioFormatError`` for an empty window and for anything that is not audio.
         """
         began = self._clock()
         window = as_chunk(audio)
@@ -342,10 +327,7 @@ class EncoderCache:
     def put(
         self, encoder_output: torch.Tensor, audio: npt.ArrayLike | None = None, audio_hash: bytes | None = None
     ) -> None:
-        """Store a detached copy of an encoder output on the cache's device; its dtype is kept.
-
-        A value larger than ``max_bytes`` is not stored and counts as ``refused``.
-        """
+        """Store a detached copy of an output; one larger than ``max_bytes`` is not stored and counts as ``refused``."""
         import torch
 
         wanted = self._hash_of(audio, audio_hash)
@@ -422,15 +404,11 @@ class EncoderCache:
     def _repr_html_(self) -> str:
         """HTML for Jupyter: hit rate, false-hit rate and contents."""
         found = self.get_statistics()
-        false, n_lookups, used = (
-            found["shadow"]["false_hit_rate"],
-            found["hits"] + found["misses"],
-            found["bytes"] / 2**20,
-        )
+        false, n_lookups = found["shadow"]["false_hit_rate"], found["hits"] + found["misses"]
         rows = {
             "hit rate": f"{html.bar(found['hit_rate'])} {found['hit_rate']:.1%} of {n_lookups:,} look-ups",
             "false hits": "none checked" if false is None else f"{false:.1%} of {found['shadow']['checked']:,} checked",
-            "held": f"{found['size']:,} of {found['max_size']:,} entries, {used:.1f} MiB",
+            "held": f"{found['size']:,} of {found['max_size']:,} entries, {found['bytes'] / 2**20:.1f} MiB",
             "evictions": found["evictions"],
             "hits by cause": found["hits_by_cause"],
             "look-up, ms": found["lookup_ms"],
@@ -460,10 +438,7 @@ def _cause(wanted: AudioHash, stored: AudioHash) -> Cause:
 
 
 def _copy(value: torch.Tensor) -> torch.Tensor:
-    """A copy of a contiguous tensor, made by a single thread on the CPU.
-
-    ``clone`` splits 0.2 MB among OpenMP threads: on two busy cores its 95th percentile was 40 ms; this takes 40 µs.
-    """
+    """A copy of a contiguous tensor, on the CPU in one thread: ``clone`` waits for OpenMP threads on busy cores."""
     import torch
 
     if value.device.type != "cpu" or not value.numel():

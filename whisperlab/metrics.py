@@ -54,18 +54,14 @@ _LOGGER = logging.getLogger("whisperlab")
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Running totals of all records of an operation; times in nanoseconds.
-
-    ``m2`` is the sum of squared deviations from the mean. Unlike a sum of squares it can be added across blocks
-    without cancellation (Chan, Golub and LeVeque 1983).
-    """
+    """Running totals of all records of an operation; times in nanoseconds."""
 
     count: int = 0
     total: int = 0
     low: int = 0
     high: int = 0
     last: int = 0
-    m2: float = 0.0
+    m2: float = 0.0  # squared deviations from the mean, summed without cancellation (Chan, Golub and LeVeque 1983)
 
     @classmethod
     def of(cls, block: NanosecondArray) -> Totals:
@@ -157,10 +153,7 @@ def _places(newest: NanosecondArray, count: int, size: int) -> npt.NDArray[np.in
 
 
 class Timing:
-    """A timer for a ``with`` statement or a decorator; `PerformanceMetrics.measure` creates it.
-
-    It can be entered again while it runs. A block that raises is timed too, and the exception propagates.
-    """
+    """Times ``with`` blocks, nested ones too, or as a decorator calls; an exception is timed too and propagates."""
 
     __slots__ = ("_append", "_clock", "_operation", "_outer", "_pending", "began")
 

@@ -1,7 +1,6 @@
 """A live view of a running stream in a notebook: languages, posteriors, text and latency.
 
-Jupyter shows one picture that is updated twice a second. It is an SVG, not a widget, so that the last picture remains
-in the saved notebook and in its page.
+It is an SVG, not a widget, so that the last picture remains in the saved notebook and in its page.
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ class LiveView:
     _frames: deque[LanguageFrame] = field(default_factory=lambda: deque(maxlen=MOMENTS), init=False)
     _latency: deque[Latency] = field(default_factory=lambda: deque(maxlen=MOMENTS), init=False)
     _drawn_at: float = field(default=-float("inf"), init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.config, self.get_statistics = self.transcriber.config, self.transcriber.get_statistics
-        self._lock, self._draw_markup = threading.Lock(), self.show or _in_notebook()
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """Process one chunk; draws a picture if the last one is older than ``every_s``."""
@@ -107,7 +106,8 @@ class LiveView:
             self._frames.extend(result.frames)
 
     def _draw(self) -> None:
-        self._draw_markup(self.html())
+        self.show = self.show or _in_notebook()
+        self.show(self.html())
         self._drawn_at = self.clock()
 
 

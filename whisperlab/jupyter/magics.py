@@ -74,10 +74,7 @@ class Magics(magic.Magics):
 
     @magic.cell_magic
     def heap(self, line: str, cell: str) -> None:
-        """Run the cell under memray and show the code lines with the most memory at the peak of the heap.
-
-        ``%%heap -f PAGE`` also writes memray's flame graph, an HTML file.
-        """
+        """Run the cell under memray and show the lines that held most at the peak; ``-f PAGE`` writes a flame graph."""
         page = _arguments("heap", line, f=Path()).f
         found = traced(lambda: self._run(cell))
         lines = [(site.bytes / _MIB, site.blocks, site.function) for site in found.top]

@@ -282,20 +282,19 @@ def _within(reference: Reference, length_s: float) -> Reference:
 def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
     """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
     stopped = given or threading.Event()
-    if given or threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
 
     def press(number: int, frame: object) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
         stopped.set()
 
-    before = signal.signal(signal.SIGINT, press)
+    ours = given is None and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, press) if ours else None
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGINT, before)
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 class Controls:

@@ -269,10 +269,7 @@ def _lines(
 
 
 def cpu(workload: Workload) -> records.CpuProfile:
-    """CPU time as a call tree, by pyinstrument.
-
-    It samples every millisecond instead of tracing each call, so frequently called functions are not distorted.
-    """
+    """CPU time as a call tree, by pyinstrument, which samples instead of tracing: frequent calls are not distorted."""
     try:
         from pyinstrument import Profiler
         from pyinstrument.renderers import HTMLRenderer
@@ -358,10 +355,7 @@ def ops(workload: Workload) -> records.Operators:
 
 
 def calls(workload: Workload) -> records.Calls:
-    """Counts and times of all function calls, by cProfile.
-
-    It slows Python code but not native code, so the shares of Python functions look larger than they are.
-    """
+    """Counts and times of all calls, by cProfile. It slows Python code but not native code: shares are too large."""
     transcriber, audio = workload.load()
     profiler = cProfile.Profile()
     profiler.runcall(workload.feed, transcriber, audio)

@@ -38,19 +38,18 @@ class ResidentMemory:
         return self.peak - self.libraries
 
     def describe(self) -> str:
-        return "\n".join(
-            (
-                "resident memory (VmHWM, reset after the model was loaded)",
-                f"  at start  {self.start / _MIB:8.1f} MiB",
-                f"  libraries {self.libraries / _MIB:8.1f} MiB",
-                f"  loaded    {self.loaded / _MIB:8.1f} MiB",
-                f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded",
-                f"  at end    {self.anonymous / _MIB:8.1f} MiB anonymous above the libraries, "
-                f"{self.file_backed / _MIB:.1f} of files",
-                "  of which the transcriber holds, by the sizes of its tensors and arrays",
-                *(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items()),
-            )
-        )
+        told = [
+            "resident memory (VmHWM, reset after the model was loaded)",
+            f"  at start  {self.start / _MIB:8.1f} MiB",
+            f"  libraries {self.libraries / _MIB:8.1f} MiB",
+            f"  loaded    {self.loaded / _MIB:8.1f} MiB",
+            f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded",
+            f"  at end    {self.anonymous / _MIB:8.1f} MiB anonymous above the libraries, "
+            f"{self.file_backed / _MIB:.1f} of files",
+            "  of which the transcriber holds, by the sizes of its tensors and arrays",
+            *(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items()),
+        ]
+        return "\n".join(told)
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,15 +83,14 @@ class Heap:
     page: str = field(repr=False)  # memray's flame graph of the peak
 
     def describe(self) -> str:
-        return "\n".join(
-            (
-                f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)",
-                f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part",
-                *(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items()),
-                "  by line",
-                *(f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10]),
-            )
-        )
+        told = [
+            f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)",
+            f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part",
+            *(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items()),
+            "  by line",
+            *(f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10]),
+        ]
+        return "\n".join(told)
 
 
 @dataclass(slots=True, frozen=True)

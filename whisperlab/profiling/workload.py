@@ -53,8 +53,8 @@ class Workload:
         """The transcriber with its model in memory, and the audio."""
         from whisperlab.data.audio_files import read_audio
 
-        end = None if self.seconds is None else samples(self.seconds)
-        return self.make(**self.options), read_audio(self.audio)[:end]
+        audio = read_audio(self.audio)[: None if self.seconds is None else samples(self.seconds)]
+        return self.make(**self.options), audio
 
     def feed(
         self, transcriber: StreamTranscriber, audio: FloatArray, half_way: Callable[[], object] = lambda: None

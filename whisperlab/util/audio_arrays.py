@@ -55,9 +55,6 @@ def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArr
     int16 and int32 PCM is scaled to [-1, 1), channels are mixed as in `read_audio`, other rates are resampled. Up to
     eight channels may be on either axis; more channels must be on the clearly shorter axis. Raises
     ``AudioFormatError`` for anything else and for NaN or infinite samples.
-
-    >>> as_audio(np.array([0, 16384, -32768], dtype=np.int16))
-    array([ 0. ,  0.5, -1. ], dtype=float32)
     """
     samples = check_values(_by_time(_scaled(as_samples(array))))
     _check_rate(sampling_rate)
@@ -85,10 +82,7 @@ def bounded(resampled: FloatArray) -> FloatArray:
 
 
 def as_samples(array: npt.ArrayLike) -> Samples:
-    """An array-like of real floats, or of int16 or int32 PCM, as an array of any rank, without a copy.
-
-    Raises ``AudioFormatError`` for everything else: other integers have no defined full scale.
-    """
+    """An array-like of floats, or int16 or int32 PCM, without a copy; raises ``AudioFormatError`` for all else."""
     try:
         samples = np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
@@ -113,10 +107,7 @@ def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
 def paced(
     source: Iterable[FloatArray], clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Iterator[FloatArray]:
-    """The chunks of a source, each when a microphone would have recorded its last sample, in seconds of ``clock``.
-
-    A consumer that falls behind gets its chunks at once until it has caught up.
-    """
+    """The chunks of a source, none before a microphone would have recorded it; clock and sleep count seconds."""
     began, n_recorded = clock(), 0
     for chunk in source:
         n_recorded += len(chunk)

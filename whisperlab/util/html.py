@@ -1,7 +1,4 @@
-"""Small HTML tables for Jupyter, with all values escaped.
-
-They have no style sheet, so they look like the notebook's own tables, light or dark.
-"""
+"""Small HTML tables for Jupyter, with all values escaped and the style of the notebook, light or dark."""
 
 from __future__ import annotations
 

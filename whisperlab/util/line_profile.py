@@ -1,7 +1,6 @@
-"""The line-profile mark: a decorator for functions whose lines can be profiled.
+"""The line-profile mark: a decorator for functions whose lines can be profiled. Otherwise it costs nothing.
 
-``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` profile them; both need line_profiler. Otherwise
-the decorator returns the function itself, so it costs nothing.
+``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` profile them; both need line_profiler.
 """
 
 from __future__ import annotations

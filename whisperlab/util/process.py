@@ -49,10 +49,7 @@ def reset_peak_rss() -> None:
 
 
 def trim_heap() -> None:
-    """Return all free pages of the heap to the system, in about a millisecond. Does nothing without glibc.
-
-    Every window allocates blocks of all sizes, and those still in use keep the heap from shrinking.
-    """
+    """Return free pages of the heap, which blocks in use keep from shrinking, in a millisecond; needs glibc."""
     with suppress(AttributeError, OSError, TypeError):  # another C library or system
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -29,8 +29,7 @@ Source: TypeAlias = "Callable[[], Iterable[Metric]]"  # a bound method
 class StreamExporter:
     """The metrics of one stream as a ``prometheus_client`` collector; a subclass yields them in `own_families`.
 
-    ``stream`` is the value of the label ``stream`` and may be set later. Several streams without a name that are
-    exported together are numbered.
+    ``stream`` is the value of the label ``stream``; streams without a name that are exported together are numbered.
     """
 
     __slots__ = ("__weakref__", "_sources", "stream")
@@ -58,10 +57,7 @@ class StreamExporter:
         return []
 
     def collect(self) -> list[Metric]:
-        """The families for a ``prometheus_client`` registry, computed at the time of the scrape.
-
-        A registry may export a name only once, so the first stream in it answers for all streams.
-        """
+        """For a ``prometheus_client`` registry: its first stream answers for all, as names may be exported once."""
         caller = sys._getframe(1).f_locals.get("self")  # the registry, which has no public list of its collectors
         beside = list(getattr(getattr(caller, "_registry", caller), "_collector_to_names", ()))
         streams = [each for each in beside if isinstance(each, StreamExporter)]
@@ -76,10 +72,7 @@ class StreamExporter:
         return generate_latest(_Joined((self, *also)).registry()).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
-        """Serve the metrics over HTTP from a background thread; port 0 takes any free port.
-
-        Raises ``ConfigurationError`` when the address is in use, or when two streams have the same name.
-        """
+        """Serve the metrics over HTTP from a background thread; port 0 takes any free port."""
         from prometheus_client import start_http_server
 
         check_type("port", port, int)
@@ -124,10 +117,9 @@ class _Joined:
         return registry
 
     def collect(self) -> list[Metric]:
-        """The families of all collectors, each name once with the samples of all.
+        """The families of all collectors, each name once with the samples of all; raises for equal names or samples.
 
-        A collector with a ``metrics`` attribute (a feed) stands for that stream. Raises ``ConfigurationError`` when
-        two streams have the same name, or two collectors the same sample.
+        A collector with a ``metrics`` attribute (a feed) stands for that stream.
         """
         from prometheus_client.core import Metric
 

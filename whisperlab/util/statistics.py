@@ -29,10 +29,7 @@ def wilson(count: int, n: int, z: float = 1.96) -> Interval:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The median and its distribution-free interval (David and Nagaraja 2003, 7.1); None below six values.
-
-    The ends are order statistics, by the normal approximation of the binomial.
-    """
+    """The median and its interval of order statistics (David and Nagaraja 2003, 7.1); None below six values."""
     ordered, n = sorted(values), len(values)
     outside = max(0, math.floor((n + 1) / 2 - 0.98 * math.sqrt(n)) - 1)  # values below, and as many above
     low, high = (ordered[outside], ordered[n - 1 - outside]) if n >= 6 else (None, None)

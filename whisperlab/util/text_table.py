@@ -9,13 +9,7 @@ _NUMBER = re.compile(r"-|[+-]?[\d.,]+(e[+-]\d+)?%?")
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Records with the same keys as aligned columns under their names; numbers are aligned to the right.
-
-    >>> print(text_table([{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]))
-    name  size
-    base    74
-    tiny    39
-    """
+    """Records with the same keys as aligned columns under their names; numbers are aligned to the right."""
     if not rows:
         return "(nothing)"
     columns = []

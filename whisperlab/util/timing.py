@@ -38,10 +38,7 @@ def rotations(items: Iterable[Item], rounds: int | None = None) -> Iterator[list
 def time_in_turns(
     subjects: Mapping[str, Subject], rounds: int, clock: Callable[[], int] = time.thread_time_ns
 ) -> Times:
-    """Milliseconds of each subject, one per round; every round runs all subjects once (`rotations`).
-
-    ``clock`` returns nanoseconds: take ``time.perf_counter_ns`` for work in several threads.
-    """
+    """Milliseconds of each subject, one per round (`rotations`); ``clock`` returns nanoseconds."""
     times: Times = {name: [] for name in subjects}
     for order in rotations(subjects, rounds):
         for name in order:

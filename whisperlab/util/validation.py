@@ -42,10 +42,7 @@ def check_type(name: str, value: object, hint: object) -> None:
 def check_range(
     name: str, value: object, hint: object, low: float = -inf, high: float = inf, *, exclusive: bool = False
 ) -> None:
-    """`check_type`, and the same error for a number outside a range; ``exclusive`` excludes its bounds.
-
-    None, booleans and texts have no range.
-    """
+    """`check_type`, and the same error for a number outside a range; ``exclusive`` excludes its bounds."""
     check_type(name, value, hint)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
@@ -59,10 +56,7 @@ def check_range(
 
 
 def from_json(text: str | bytes) -> Any:
-    """Parse standard JSON. Raises ValueError for input that only Python, or no program, can read.
-
-    That is: NaN and infinities, numbers beyond a double or 64 bits, unpaired surrogates, and too deep nesting.
-    """
+    """Parse JSON; ValueError for NaN, infinities, numbers beyond 64 bits, lone surrogates and too deep nesting."""
     text = text.decode() if isinstance(text, bytes) else text
     try:
         value = _DECODER.decode(text)
