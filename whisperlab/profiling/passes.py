@@ -17,8 +17,9 @@ import time
 import tracemalloc
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
+from contextlib import closing
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
@@ -180,11 +181,8 @@ def traced(run: Callable[[], object]) -> records.Heap:
         file = Path(folder) / "heap.bin"
         with Tracker(destination=FileDestination(file)):
             run()
-        reader = FileReader(file)
-        try:
+        with closing(FileReader(file)) as reader:
             return _read(reader)
-        finally:
-            reader.close()
 
 
 def _read(reader: FileReader) -> records.Heap:
@@ -194,7 +192,8 @@ def _read(reader: FileReader) -> records.Heap:
     held = list(reader.get_high_watermark_allocation_records(merge_threads=True))
     inside = [record for record in held if not _is_mapped_file(record)]
     left = [r for r in reader.get_leaked_allocation_records(merge_threads=True) if not _is_mapped_file(r)]
-    shots, page, sites, stages = list(reader.get_memory_snapshots()), io.StringIO(), _sites(inside), Counter[str]()
+    shots, page = list(reader.get_memory_snapshots()), io.StringIO()
+    sites, stages = _sites(inside), Counter[str]()
     for site in sites:
         stages[site.stage] += site.bytes
     FlameGraphReporter.from_snapshot(held, memory_records=shots, native_traces=False).render(
@@ -255,17 +254,14 @@ def python_memory(workload: Workload) -> records.PythonMemory:
         tracemalloc.stop()
     own_traces = tracemalloc.Filter(inclusive=False, filename_pattern=tracemalloc.__file__)
     half, end = (snapshot.filter_traces([own_traces]) for snapshot in (*halves, end))
-    top = [(entry, entry.size, entry.count) for entry in end.statistics("lineno")[:TOP_LINES]]
+    top = [(entry.traceback[0], entry.size, entry.count) for entry in end.statistics("lineno")[:TOP_LINES]]
     compared = end.compare_to(half, "lineno")[:TOP_LINES]
-    grown = [(entry, entry.size_diff, entry.count_diff) for entry in compared if entry.size_diff > 0]
-    return records.PythonMemory(current, peak, _lines(top), _lines(grown))
-
-
-def _lines(
-    found: Iterable[tuple[tracemalloc.Statistic | tracemalloc.StatisticDiff, int, int]],
-) -> tuple[records.AllocatingLine, ...]:
-    places = ((entry.traceback[0], size, n) for entry, size, n in found)
-    return tuple(records.AllocatingLine(short_place(at.filename, at.lineno), size, n) for at, size, n in places)
+    grown = [(entry.traceback[0], entry.size_diff, entry.count_diff) for entry in compared if entry.size_diff > 0]
+    top_lines, grown_lines = (
+        tuple(records.AllocatingLine(short_place(at.filename, at.lineno), size, n) for at, size, n in found)
+        for found in (top, grown)
+    )
+    return records.PythonMemory(current, peak, top_lines, grown_lines)
 
 
 def cpu(workload: Workload) -> records.CpuProfile:
@@ -309,11 +305,8 @@ def lines(workload: Workload) -> records.Lines:
 
 
 def _found(name: str) -> Callable[..., object]:
-    module, _, path = name.partition(":")
     try:
-        found: object = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
+        found: object = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(
             f"no function {name!r} ({error}); expected package.module:function or package.module:Class.method"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import Protocol, TypeAlias, TypeVar
@@ -29,10 +30,10 @@ def rotations(items: Iterable[Item], rounds: int | None = None) -> Iterator[list
     >>> list(rotations("abc", 4))
     [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['a', 'b', 'c']]
     """
-    order = list(items)
-    for first in islice(count(), rounds):
-        at = first % max(len(order), 1)
-        yield order[at:] + order[:at]
+    order = deque(items)
+    for _ in islice(count(), rounds):
+        yield list(order)
+        order.rotate(-1)
 
 
 def time_in_turns(
