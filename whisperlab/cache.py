@@ -114,10 +114,9 @@ class SimilarKey(Key):
 
     A window gets the key of a reference window if it starts at most ``for_s`` seconds later in the same stream, has
     the same length, and its ``n_bands`` mel powers differ by at most ``within_db`` (root mean square). Otherwise it
-    becomes the new reference. Only outputs with an answer of at least ``least_confidence`` should be stored: uncertain
-    windows cause nearly all false hits of the other perceptual keys.
+    becomes the new reference. The key stores one reference, so use one key per cache.
 
-    The key stores one reference, so use one key per cache. Streams may alternate, which costs hits.
+    Uncertain windows cause nearly all false hits of the other perceptual keys: hence ``least_confidence``.
     """
 
     within_db: float = 1.0
@@ -246,13 +245,6 @@ class EncoderCache:
         context: everything else an output depends on (model, precision mode, margin); part of every hash.
         rng: random source of ``should_shadow``.
         clock: time in nanoseconds.
-
-    >>> import torch
-    >>> cache, window = EncoderCache(), np.zeros(16_000, np.float32)
-    >>> cache.get(window)
-    >>> cache.put(torch.ones(2), window)
-    >>> cache.get(window)
-    tensor([1., 1.])
     """
 
     def __init__(

@@ -206,13 +206,6 @@ class PerformanceMetrics(StreamExporter):
         enable_logging: log one line every ``log_interval_seconds`` to the logger ``whisperlab``, from another thread.
         clock: monotonic, in nanoseconds.
         stream: value of Prometheus' label ``stream``; may be set later.
-
-    >>> ticks = iter(range(0, 10**9, 2_500_000))
-    >>> metrics = PerformanceMetrics(clock=lambda: next(ticks))
-    >>> with metrics.measure("lid.total"):
-    ...     pass
-    >>> metrics.get_statistics()["lid.total"]["p95"]
-    2.5
     """
 
     __slots__ = ("_clock", "_creating", "_max_samples", "_of_thread", "_operations", "self_cost_ns")

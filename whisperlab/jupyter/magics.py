@@ -33,10 +33,9 @@ class Magics(magic.Magics):
 
     @magic.cell_magic
     def latency(self, line: str, cell: str) -> None:
-        """Run the cell and show the milliseconds of the cell, and of the operations timed during the run.
+        """Run the cell (``-n 5``: five times) and show its milliseconds, and those of the operations timed meanwhile.
 
-        ``%%latency -n 5`` runs it five times. Operations come from every `PerformanceMetrics` in a variable of the
-        notebook, or in the attribute ``metrics`` of a variable.
+        They come from every `PerformanceMetrics` in a variable of the notebook or in its attribute ``metrics``.
         """
         rounds = _arguments("latency", line, n=1).n
         metrics = PerformanceMetrics()

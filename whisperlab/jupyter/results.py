@@ -57,13 +57,11 @@ def stream(
     stop: threading.Event | None = None,
     **options: Any,
 ) -> StreamResult:
-    """Stream a recording as if it came from a microphone. The stop button ends it early.
+    """Stream a recording, or its first seconds, as if it came from a microphone. The stop button ends it early.
 
     Args:
         source: a recording of a corpus, or an audio file of any format, rate and number of channels.
-        model: a model name or a checkpoint.
         languages: the allowed languages; by default those of the recording, or all.
-        seconds: use the beginning only.
         live: show the stream while it runs, every ``every_s`` seconds, in the notebook or by a function that gets the
             markup; otherwise a progress bar.
         stop: ends the stream early when it is set, in place of the stop button.
@@ -190,7 +188,6 @@ def sweep(
 
     Args:
         axes: the values of each option by dotted name, or several such grids.
-        model: a model name or a checkpoint.
         out: folder of the results, by default a temporary one. A second run in the same folder continues the first.
         fixed: options of all configurations, with ``__`` for the dot: ``cache__shadow_rate=0.2``.
     """
@@ -300,8 +297,7 @@ def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
 class Controls:
     """Widgets that choose a file and its languages, and start and stop its stream beside the notebook.
 
-    ``audio`` and ``languages`` are the first choice, ``options`` those of `stream`. Without a browser (papermill,
-    `whisperlab report`) the controls show nothing and do no harm.
+    ``options`` are those of `stream`. Without a browser (papermill, `whisperlab report`) the controls do nothing.
     """
 
     def __init__(self, audio: str | Path = "", languages: Sequence[str] = (), **options: Any) -> None:

@@ -47,10 +47,9 @@ _CLOSED = (str, bytes, int, float, complex, bool, type, ModuleType, FunctionType
 
 
 def memory(workload: Workload) -> records.ResidentMemory:
-    """Resident memory as the system counts it: the figure to quote.
+    """Resident memory as the system counts it: the figure to quote. The growth includes torch's own buffers.
 
-    VmHWM is reset after the model is loaded and read at the end, in a separate process: ``ru_maxrss`` would be
-    inherited from the parent and can never fall. The growth includes buffers that torch allocates on first use.
+    VmHWM is reset after the model is loaded: ``ru_maxrss`` would be inherited from the parent and can never fall.
     """
     start = process_memory()["VmRSS"]
     workload.import_libraries()
@@ -157,8 +156,7 @@ def attributes(value: object) -> Iterator[tuple[str, object]]:
 def heap(workload: Workload) -> records.Heap:
     """Every heap allocation, including those of torch and numpy, with its line of Python code, by memray.
 
-    Unwritten pages are on the heap only, and freed blocks that the allocator keeps are resident only. Mapped files
-    count in full although the system may drop their pages, so they are listed separately.
+    Mapped files count in full although the system may drop their pages, so they are listed separately.
     """
     kept: list[object] = []  # keeps the transcriber alive until the end
 
@@ -283,10 +281,9 @@ def cpu(workload: Workload) -> records.CpuProfile:
 
 
 def lines(workload: Workload) -> records.Lines:
-    """Time per line of the functions that ``workload`` names or the marked ones, by line_profiler.
+    """Time per line of the named or marked functions, by line_profiler. Its overhead is in every line: use the shares.
 
-    Its overhead is in every line: use the shares. ``kernprof -l -v`` and the environment variable ``LINE_PROFILE=1``
-    profile the marked functions (`whisperlab.util.line_profile`) in any program.
+    ``kernprof -l -v`` and ``LINE_PROFILE=1`` profile the marked functions in any program.
     """
     try:
         from line_profiler import LineProfiler

@@ -29,12 +29,10 @@ class ResidentMemory:
 
     @property
     def grown(self) -> int:
-        """The peak above the loaded model."""
         return self.peak - self.loaded
 
     @property
     def above_libraries(self) -> int:
-        """The peak above the libraries."""
         return self.peak - self.libraries
 
     def describe(self) -> str:
@@ -54,19 +52,15 @@ class ResidentMemory:
 
 @dataclass(slots=True, frozen=True)
 class AllocatingLine:
-    """Memory allocated by one line of code and still in use."""
-
     place: str
-    bytes: int
+    bytes: int  # still in use
     blocks: int
 
 
 @dataclass(slots=True, frozen=True)
 class Site(AllocatingLine):
-    """Memory allocated by one line of a function for a part of the pipeline."""
-
     function: str
-    stage: str
+    stage: str  # the part of the pipeline
 
 
 @dataclass(slots=True, frozen=True)
@@ -115,12 +109,10 @@ class PythonMemory:
 
 @dataclass(slots=True, frozen=True)
 class CpuProfile:
-    """The tree as text, and as an interactive HTML page."""
-
     sampled_s: float
     samples: int
     tree: str
-    page: str = field(repr=False)
+    page: str = field(repr=False)  # the tree as interactive HTML
 
     def describe(self) -> str:
         return f"call tree (pyinstrument, {self.samples} samples in {self.sampled_s:.2f} s)\n{self.tree}"
@@ -149,9 +141,7 @@ class ProfiledFunction:
 
 @dataclass(slots=True, frozen=True)
 class Lines:
-    """The functions that ran, in descending order of time."""
-
-    functions: tuple[ProfiledFunction, ...]
+    functions: tuple[ProfiledFunction, ...]  # those that ran, in descending order of time
 
     def describe(self) -> str:
         told = ["line by line (line_profiler: its overhead is in every line, use the shares)"]
@@ -163,23 +153,18 @@ class Lines:
 
 @dataclass(slots=True, frozen=True)
 class Operator:
-    """An operator of torch: ``own_s`` and ``own_bytes`` exclude the operators that it called."""
-
     name: str
     calls: int
-    own_s: float
+    own_s: float  # without the operators that it called
     total_s: float
     own_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
 class Operators:
-    """The operators with the most own time."""
-
     own_s: float
-    top: tuple[Operator, ...]
-    # the calls of all operators in Chrome's trace format, gzipped, for ui.perfetto.dev or chrome://tracing
-    trace: bytes = field(repr=False)
+    top: tuple[Operator, ...]  # by own time
+    trace: bytes = field(repr=False)  # all calls in Chrome's format, gzipped, for ui.perfetto.dev or chrome://tracing
 
     def describe(self) -> str:
         rows = [
@@ -197,20 +182,16 @@ class Operators:
 
 @dataclass(slots=True, frozen=True)
 class CalledFunction:
-    """A function: ``own_s`` excludes the functions that it called."""
-
     name: str
     calls: int
-    own_s: float
+    own_s: float  # without the functions that it called
     cumulative_s: float
 
 
 @dataclass(slots=True, frozen=True)
 class Calls:
-    """The functions with the most cumulative time, in descending order."""
-
     total_s: float
-    top: tuple[CalledFunction, ...]
+    top: tuple[CalledFunction, ...]  # by cumulative time
 
     def describe(self) -> str:
         rows = [

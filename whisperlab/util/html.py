@@ -23,11 +23,7 @@ def rows(title: str, head: Sequence[str], body: Iterable[Sequence[object]]) -> s
 
 
 def format_value(value: object, nothing: str = "-") -> str:
-    """A value as text: numbers to three significant digits, collections without brackets.
-
-    >>> [format_value(value) for value in (None, 0.12345, 1234567, ["en", "es"], True, {"p50": 1.0})]
-    ['-', '0.123', '1,234,567', 'en, es', 'yes', 'p50: 1']
-    """
+    """A value as text: numbers to three significant digits, collections without brackets."""
     if value is None:
         return nothing
     if isinstance(value, bool):

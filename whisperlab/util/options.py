@@ -25,17 +25,10 @@ RENAMED = {
     "lid.sure_hops": "language_id.confident_hop_factor",
     "decoding.margins_s": "decoding.trailing_silence_s",
     "cache_size": "cache.size",
-    "hash_precision": "cache.hash_precision",
-    "key": "cache.key",
-    "shadow_rate": "cache.shadow_rate",
-    "device": "compute.device",
-    "precision": "compute.precision",
-    "compiled": "compute.compiled",
-    "threads": "compute.threads",
-    "lid_p95_limit_ms": "monitoring.lid_p95_limit_ms",
-    "hit_rate_limit": "monitoring.hit_rate_limit",
-    "enable_logging": "monitoring.enable_logging",
     "log_interval_seconds": "monitoring.log_interval_s",
+    **{name: f"cache.{name}" for name in ("hash_precision", "key", "shadow_rate")},
+    **{name: f"compute.{name}" for name in ("device", "precision", "compiled", "threads")},
+    **{name: f"monitoring.{name}" for name in ("lid_p95_limit_ms", "hit_rate_limit", "enable_logging")},
 }
 
 # The groups of a configuration, and all its fields in order (`whisperlab.config.TranscriberConfig`).
@@ -90,11 +83,7 @@ def described(group: type[object]) -> Mapping[str, Option]:
 
 
 def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Nested options by their dotted names. Names that are dotted already stay.
-
-    >>> flat({"cache": {"size": 10}, "decode": False})
-    {'cache.size': 10, 'decode': False}
-    """
+    """Nested options by their dotted names, such as "cache.size". Names that are dotted already stay."""
     found: dict[str, object] = {}
     for name, inner in value.items():
         inner = plain(inner)
@@ -118,11 +107,7 @@ def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Options under the names of earlier versions, nested under today's. Other names stay as they are.
-
-    >>> migrated({"cache_size": 10, "lid": {"sure": 0.9, "window_ms": 2000}, "key": "near"})
-    {'language_id': {'confident_above': 0.9, 'window_ms': 2000}, 'cache': {'size': 10, 'key': 'similar'}}
-    """
+    """Options under the names of earlier versions, nested under today's. Other names stay as they are."""
     found: dict[str, object] = {}
     for name, item in value.items():
         inside = item if isinstance(item, Mapping) and name in (*GROUP_NAMES, "lid") else {"": item}

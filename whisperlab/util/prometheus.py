@@ -1,7 +1,4 @@
-"""Export of one or several streams to Prometheus: labels, merging of metric families, the scrape endpoint.
-
-When several streams are exported together, each metric name appears once with the samples of all, labelled ``stream``.
-"""
+"""Export of streams to Prometheus; several are joined to one family per name, with the label ``stream``."""
 
 from __future__ import annotations
 

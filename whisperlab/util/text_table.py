@@ -40,11 +40,7 @@ def _cell(value: object) -> str:
 def with_interval(
     value: float | None, interval: Sequence[float] | None, form: str = ".2f", *, without: str = ""
 ) -> str:
-    """A value and its interval in one cell; ``without`` is said where there is no interval.
-
-    >>> with_interval(0.5, (0.25, 0.75)), with_interval(None, None), with_interval(0.5, None, without="n = 2")
-    ('0.50 (0.25-0.75)', '-', '0.50 (n = 2)')
-    """
+    """A value and its interval in one cell, such as "0.50 (0.25-0.75)"; ``without`` is said where there is none."""
     if value is None:
         return "-"
     told = without if interval is None else f"{interval[0]:{form}}-{interval[1]:{form}}"

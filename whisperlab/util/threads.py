@@ -1,7 +1,7 @@
-"""The number of torch's compute threads (one per transcriber by default), and signals of new processes.
+"""The number of torch's compute threads, and signals of new processes.
 
-Threads of one operator wait for each other in a busy loop. On an idle machine with two cores a second thread saves a
-fifth of the time; beside other busy processes it takes up to twenty times as long.
+On an idle machine with two cores a second thread saves a fifth of the time. Beside other busy processes it takes up to
+twenty times as long, because threads of one operator wait for each other in a busy loop.
 """
 
 from __future__ import annotations

@@ -25,11 +25,7 @@ class Streamer(Protocol[Result_co]):
 
 
 def rotations(items: Iterable[Item], rounds: int | None = None) -> Iterator[list[Item]]:
-    """The items once per round; each round starts with the next one, so that none is always first.
-
-    >>> list(rotations("abc", 4))
-    [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['a', 'b', 'c']]
-    """
+    """The items once per round; each round starts with the next one, so that none is always first."""
     order = deque(items)
     for _ in islice(count(), rounds):
         yield list(order)
