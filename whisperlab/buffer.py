@@ -1,11 +1,8 @@
 """RingBuffer: a circular buffer of samples in memory allocated once, with one copy in and one copy out.
 
 Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, in
-order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices in the
-stream, which never restart.
-
-``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous and ``view`` returns
-the newest samples without a copy.
+order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices, which never
+restart. ``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous for ``view``.
 
 Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
 The producer sets ``_writing_until`` to the end of a chunk before it copies the chunk, and ``end`` after it. The
@@ -198,7 +195,6 @@ class RingBuffer:
                 return start - n_consumed
 
     def _repr_html_(self) -> str:
-        """HTML for Jupyter: fill level and dropped samples."""
         held, share = len(self), len(self) / self.capacity
         rows = {
             "held": f"{html.bar(share)} {share:.0%}, {held:,} samples",
@@ -210,8 +206,7 @@ class RingBuffer:
         return html.facts(f"{type(self).__name__} of {self.capacity:,} samples", rows)
 
     def __repr__(self) -> str:
-        start, end = self._bounds()
-        held = f"{end - start} (samples {start}-{end})"
+        held = f"{len(self)} (samples {self.start}-{self.end})"
         return f"RingBuffer(capacity={self.capacity}, dtype={self.dtype.name}) holding {held}"
 
     def _bounds(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """EncoderCache: an LRU cache of encoder outputs that reports how many of its hits were wrong, and its keys.
 
-A key decides which windows share an output. A key that rounds audio can return the output of another window, so a hit
-rate alone says nothing. Every hit therefore has a cause (``silence``, ``repeat`` or ``similar``). A sample of the hits
-can be recomputed and compared (shadow checks); this gives the false-hit rate, which belongs beside every hit rate.
+A key that rounds audio can return the output of another window. Every hit therefore has a cause (``silence``,
+``repeat`` or ``similar``). A sample of the hits can be recomputed and compared (shadow checks); this gives the
+false-hit rate, which belongs beside every hit rate.
 
 Callers cannot change stored values: torch has no read-only flag, so ``put`` stores a detached copy and ``get`` returns
 a copy of it, at about a thousandth of the cost of the encode. ``bytes`` is exact: a slice does not keep a batch.
@@ -161,9 +161,8 @@ def make_key(name: str, hash_precision: int) -> Key:
 
 def _checked_span(name: str, audio: FloatArray, span: StreamSpan | None) -> StreamSpan:
     if span is None or not isinstance(span, tuple) or tuple(map(type, span)) != (str, int, int):
-        raise ConfigurationError(
-            f"the {name!r} key needs precompute_hash(audio, span=(stream, start, length)), got {shown(span)}"
-        )
+        needed = "precompute_hash(audio, span=(stream, start, length))"
+        raise ConfigurationError(f"the {name!r} key needs {needed}, got {shown(span)}")
     if span[2] != len(audio):
         raise ConfigurationError(f"span {span} is {span[2]} samples long, but the window has {len(audio)}")
     return span
@@ -239,12 +238,9 @@ class EncoderCache:
         max_size: maximum number of entries; 50 is 5 s of language-ID at 10 Hz. 0 stores nothing.
         device: where values are stored, ``'cpu'`` or ``'cuda'``. Without CUDA the latter warns and uses the CPU.
         hash_precision: decimals of the ``'rounded'`` key, or fineness of ``'logmel'``; other keys ignore it.
-        max_bytes: maximum bytes of all values; None for no limit.
         key: a name from ``KEYS`` or any `Key` object.
         shadow_rate: share of the hits, 0 to 1, for which ``should_shadow`` returns true.
         context: everything else an output depends on (model, precision mode, margin); part of every hash.
-        rng: random source of ``should_shadow``.
-        clock: time in nanoseconds.
     """
 
     def __init__(
@@ -252,12 +248,12 @@ class EncoderCache:
         max_size: int = 50,
         device: str | torch.device = "cpu",
         hash_precision: int = 6,
-        max_bytes: int | None = None,
+        max_bytes: int | None = None,  # of all values
         key: str | Key = "rounded",
         shadow_rate: float = 0.0,
         context: Iterable[object] = (),
         *,
-        rng: random.Random | None = None,
+        rng: random.Random | None = None,  # of `should_shadow`
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         check_range("max_size", max_size, int, 0)
@@ -384,17 +380,14 @@ class EncoderCache:
             }
 
     def collect(self) -> Iterator[Metric]:
-        """Hits, misses and hit ratio, as a ``prometheus_client`` registry collects them."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        found = self.get_statistics()
-        name = "whisperlab_encoder_cache"
+        found, name = self.get_statistics(), "whisperlab_encoder_cache"
         yield CounterMetricFamily(f"{name}_hits", "Look-ups that the encoder cache answered.", found["hits"])
         yield CounterMetricFamily(f"{name}_misses", "Look-ups that it did not answer.", found["misses"])
         yield GaugeMetricFamily(f"{name}_hit_ratio", "Hits / look-ups; 0 before the first.", found["hit_rate"])
 
     def _repr_html_(self) -> str:
-        """HTML for Jupyter: hit rate, false-hit rate and contents."""
         found = self.get_statistics()
         false, n_lookups = found["shadow"]["false_hit_rate"], found["hits"] + found["misses"]
         rows = {

@@ -1,9 +1,9 @@
 """PerformanceMetrics: latency per operation from raw samples, with exact percentiles and its own cost.
 
 Guarantee: no record is lost, from whatever thread, task or nesting level it comes (an interrupt loses only the record
-being made). Percentiles are computed from the raw samples in the window (the newest ``max_samples`` of an operation),
-never from buckets. Count, total, mean, extremes and deviation cover all records since the start or the last reset.
-Cost: one ``list.append`` per record, which the interpreter makes atomic, and about 20 µs of folding every 256 records.
+being made). Percentiles are those of the newest ``max_samples`` raw samples. Count, total, mean, extremes and deviation
+cover all records since the start or the last reset. Cost: one ``list.append`` per record, which the interpreter makes
+atomic, and about 20 µs of folding every 256 records.
 """
 
 from __future__ import annotations
@@ -204,7 +204,6 @@ class PerformanceMetrics(StreamExporter):
     Args:
         max_samples: newest records per operation that percentiles are computed from.
         enable_logging: log one line every ``log_interval_seconds`` to the logger ``whisperlab``, from another thread.
-        clock: monotonic, in nanoseconds.
         stream: value of Prometheus' label ``stream``; may be set later.
     """
 
@@ -215,7 +214,7 @@ class PerformanceMetrics(StreamExporter):
         max_samples: int = 1000,
         enable_logging: bool = False,
         log_interval_seconds: float = 300.0,
-        clock: Callable[[], int] = time.perf_counter_ns,
+        clock: Callable[[], int] = time.perf_counter_ns,  # monotonic
         *,
         stream: str | None = None,
     ) -> None:
@@ -292,7 +291,6 @@ class PerformanceMetrics(StreamExporter):
         return frame.astype({"count": "int64", "n": "int64"}).rename_axis("operation")
 
     def _repr_html_(self) -> str:
-        """HTML for Jupyter: latency per operation, with the newest samples as a sparkline."""
         fields, lines = ("count", "p50", "p95", "p99", "max"), []
         for name, row in self.get_statistics().items():
             newest = html.spark(self.samples_ns(name)[-24:].tolist())
@@ -315,7 +313,6 @@ class PerformanceMetrics(StreamExporter):
             self._operation(name).absorb(known, window)
 
     def own_families(self) -> Iterator[Metric]:
-        """The durations as a Prometheus summary in seconds, and the cost of one measurement."""
         from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
 
         name = "whisperlab_operation_duration_seconds"
@@ -331,7 +328,6 @@ class PerformanceMetrics(StreamExporter):
         yield GaugeMetricFamily("whisperlab_measurement_cost_seconds", cost, self.self_cost_ns / _NS_PER_S)
 
     def _operation(self, name: str) -> _Operation:
-        """Returns the operation of that name; creates it if it is new."""
         if not (isinstance(name, str) and name):
             raise ConfigurationError(f"an operation needs a name, got {name!r}")
         with self._creating:

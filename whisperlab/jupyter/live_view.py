@@ -5,10 +5,11 @@ It is an SVG, not a widget, so that the last picture remains in the saved notebo
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from html import escape
 from itertools import chain, repeat
@@ -68,7 +69,6 @@ class LiveView:
         return result
 
     def finalize(self) -> ProcessResult:
-        """End the stream and draw the last picture."""
         result = self.transcriber.finalize()
         self._take(result)
         self._draw()
@@ -113,13 +113,11 @@ class LiveView:
 
 def _in_notebook() -> Callable[[str], object]:
     """A function that shows markup in one output of the notebook; it does nothing without IPython."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import HTML, DisplayHandle
-    except ImportError:
-        get_ipython = None
-    if get_ipython is None or get_ipython() is None:
+    ipython = sys.modules.get("IPython")  # every notebook has loaded it
+    if ipython is None or ipython.get_ipython() is None:
         return lambda markup: None
+    from IPython.display import HTML, DisplayHandle
+
     handle: Any = DisplayHandle()  # type: ignore[no-untyped-call]
     shows = chain([handle.display], repeat(handle.update))
     return lambda markup: next(shows)(HTML(markup))  # type: ignore[no-untyped-call]
@@ -127,19 +125,19 @@ def _in_notebook() -> Callable[[str], object]:
 
 @figures.styled
 def live_figure(
-    segments: Iterable[SessionSegment],
-    switches: Iterable[Switch],
-    frames: Sequence[LanguageFrame],
-    latency: Iterable[Latency],
-    end_s: float,
+    segments: list[SessionSegment],
+    switches: list[Switch],
+    frames: list[LanguageFrame],
+    latency: list[Latency],
+    at: float,
 ) -> Figure:
-    """The last seconds of a stream: final segments, probability of each language, computing time of each chunk.
+    """The last seconds of a stream until ``at``: text, probabilities, computing time of each chunk.
 
     The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
     """
     figure = figures.new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
-    left = max(0.0, end_s - LAST_S)
+    left = max(0.0, at - LAST_S)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
     others = iter([*(colour for colour in PALETTE if colour not in FIXED.values()), *[OTHER] * len(languages)])

@@ -1,7 +1,6 @@
 """Magics for IPython and Jupyter, loaded by ``%load_ext whisperlab``: time, resident memory and heap of a cell.
 
-Each shows a data frame and stores it in ``_latency``, ``_peak_memory`` or ``_heap``. Use one at a time: each
-measurement disturbs the others.
+Each shows a data frame and stores it in ``_latency``, ``_peak_memory`` or ``_heap``. Each disturbs the others.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ class Magics(magic.Magics):
 
         They come from every `PerformanceMetrics` in a variable of the notebook or in its attribute ``metrics``.
         """
-        rounds = _arguments("latency", line, n=1).n
-        metrics = PerformanceMetrics()
+        rounds, metrics = _arguments("latency", line, n=1).n, PerformanceMetrics()
         before = {id(found): found.get_statistics() for found in self._metrics()}
         for _ in range(rounds):
             began = time.perf_counter()

@@ -1,8 +1,4 @@
-"""What a notebook does with one recording, and with a sweep, as objects that display themselves.
-
-stream("call.wav", languages=["en", "es"], live=True).timeline()
-sweep({"cache.key": ["rounded", "similar"]}, recordings).heatmap("hit_rate")
-"""
+"""What a notebook does with one recording (`stream`) and with a sweep (`sweep`), as objects that display themselves."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The passes of a profile, one function each: call them in a fresh process (`whisperlab.profiling.workload`).
 
-Passes are never combined: profilers disturb each other, and all of them disturb the clock. Latency is therefore
-measured in a pass without a profiler. All profilers but memray start after the model is loaded.
+Passes are never combined: profilers disturb each other and the clock. Latency is measured without a profiler.
 """
 
 from __future__ import annotations
@@ -97,7 +96,6 @@ def owned(holder: object) -> dict[str, int]:
 
 
 def _size(value: object, seen: set[int]) -> int:
-    """Bytes below a value, without memory in ``seen``."""
     waiting, total = [value], 0
     while waiting:
         value = waiting.pop()
@@ -305,9 +303,8 @@ def _found(name: str) -> Callable[..., object]:
     try:
         found: object = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"no function {name!r} ({error}); expected package.module:function or package.module:Class.method"
-        ) from error
+        forms = "package.module:function or package.module:Class.method"
+        raise ConfigurationError(f"no function {name!r} ({error}); expected {forms}") from error
     if not callable(found):
         raise ConfigurationError(f"{name!r} is not a function: it is {type(found).__name__}")
     return found

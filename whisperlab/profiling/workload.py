@@ -72,8 +72,7 @@ class Workload:
 def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
     """Run one pass, importable by name, of a picklable task in a new process and return its record.
 
-    Errors of the pass are raised here; WhisperlabError means that the process was killed, for example for lack of
-    memory. An interrupt also ends the process, after it has removed its temporary files.
+    Raises the errors of the pass, and WhisperlabError if it was killed. An interrupt ends the process too.
     """
     before = set(active_children())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -52,9 +52,8 @@ class Part:
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
     """An array as contiguous mono float32 at 16 kHz; returned as it is if it already has that form.
 
-    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as in `read_audio`, other rates are resampled. Up to
-    eight channels may be on either axis; more channels must be on the clearly shorter axis. Raises
-    ``AudioFormatError`` for anything else and for NaN or infinite samples.
+    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as in `read_audio`, other rates are resampled. More
+    than eight channels must be on the clearly shorter axis. Raises ``AudioFormatError`` for anything else.
     """
     samples = check_values(_by_time(_scaled(as_samples(array))))
     _check_rate(sampling_rate)
@@ -147,10 +146,8 @@ def _by_time(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return np.zeros((0, 1), np.float32)
     short, long = sorted(samples.shape)
     if short > MAX_CHANNELS and (short > MAX_FILE_CHANNELS or long < _LONGER * short):
-        raise AudioFormatError(
-            f"expected at most {MAX_CHANNELS} channels, or one axis at least {_LONGER} times as long as the other, "
-            f"got shape {samples.shape}: give (n,) or a longer stretch"
-        )
+        allowed = f"at most {MAX_CHANNELS} channels, or one axis at least {_LONGER} times as long as the other"
+        raise AudioFormatError(f"expected {allowed}, got shape {samples.shape}: give (n,) or a longer stretch")
     by_time = samples.shape[1] <= MAX_CHANNELS or (short > MAX_CHANNELS and samples.shape[1] == short)
     return samples if by_time else samples.T
 
@@ -159,10 +156,8 @@ def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatA
     """Mono from shape (n,) or (n, c): the mean, or the weighted sum."""
     if samples.ndim == 1:
         return samples
-    if weights is not None:
-        return np.ascontiguousarray(samples @ weights)
-    mean: FloatArray = samples.mean(axis=1, dtype=np.float32)
-    return mean
+    mixed: FloatArray = samples.mean(axis=1, dtype=np.float32) if weights is None else samples @ weights
+    return np.ascontiguousarray(mixed)
 
 
 def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
@@ -220,9 +215,8 @@ def check_values(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         raise AudioFormatError(f"expected finite samples, but {bad} of {samples.size} are NaN or infinite")
     peak = float(np.abs(samples).max(initial=0.0))
     if peak >= _PCM_AS_FLOAT:
-        raise AudioFormatError(
-            f"expected floats within [-1, 1), got a peak of {peak:g}: divide integer PCM by its full scale"
-        )
+        told = f"expected floats within [-1, 1), got a peak of {peak:g}"
+        raise AudioFormatError(f"{told}: divide integer PCM by its full scale")
     return samples
 
 

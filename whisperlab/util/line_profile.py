@@ -1,7 +1,4 @@
-"""The line-profile mark: a decorator for functions whose lines can be profiled. Otherwise it costs nothing.
-
-``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` profile them; both need line_profiler.
-"""
+"""The line-profile mark of functions that ``LINE_PROFILE=1`` or ``kernprof -l -v`` profile; costs nothing without."""
 
 from __future__ import annotations
 

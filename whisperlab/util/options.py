@@ -48,7 +48,6 @@ class Option:
     meaning: str
 
     def check(self, name: str, value: object) -> None:
-        """Raise ConfigurationError for a value of another type or outside the range. None and texts have no range."""
         check_range(name, value, self.hint, self.low, self.high, exclusive=self.exclusive)
 
 

@@ -45,7 +45,6 @@ class StreamExporter:
         self._sources[name] = weakref.WeakMethod(source)
 
     def sources(self) -> list[tuple[object, Source]]:
-        """The attached methods and their objects."""
         methods = [find() for find in list(self._sources.values())]
         return [(getattr(method, "__self__", None), method) for method in methods if method]
 
@@ -138,10 +137,8 @@ class _Joined:
                     sample = sample._replace(labels={**labels.get(id(owner), {}), **sample.labels})
                     identity = sample.name, frozenset(sample.labels.items())
                     if identity in seen or joined.type != family.type:
-                        raise ConfigurationError(
-                            f"{sample.name} {sample.labels} is exported twice: give each stream a name "
-                            "(PerformanceMetrics(stream=...))"
-                        )
+                        advice = "give each stream a name (PerformanceMetrics(stream=...))"
+                        raise ConfigurationError(f"{sample.name} {sample.labels} is exported twice: {advice}")
                     seen.add(identity)
                     joined.samples.append(sample)
         return list(found.values())

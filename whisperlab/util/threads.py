@@ -1,7 +1,6 @@
 """The number of torch's compute threads, and signals of new processes.
 
-On an idle machine with two cores a second thread saves a fifth of the time. Beside other busy processes it takes up to
-twenty times as long, because threads of one operator wait for each other in a busy loop.
+A second thread saves a fifth of the time on an idle machine, and takes up to twenty times as long on a busy one.
 """
 
 from __future__ import annotations
