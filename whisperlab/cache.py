@@ -43,7 +43,6 @@ Cause = Literal["silence", "repeat", "similar"]
 SILENCE_PEAK = 1e-3  # amplitude, -60 dBFS: 33 steps of 16-bit PCM
 LOOKUPS_KEPT = 1000  # newest lookup times that the percentiles are computed from
 MAX_PRECISION = 12  # decimals; float32 audio has at most 10 significant ones
-COARSEST_DB = 12.0
 
 
 class Key(Protocol):
@@ -101,7 +100,7 @@ class LogMelKey(Key):
     @classmethod
     def from_precision(cls, precision: int) -> LogMelKey:
         """The step for a ``hash_precision``: 12 dB at 0, halved every 2 (6 dB at 2, 1.5 dB at 6)."""
-        return cls(step_db=COARSEST_DB * 2 ** (-precision / 2))
+        return cls(step_db=12.0 * 2 ** (-precision / 2))
 
     def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
         steps: npt.NDArray[np.int16] = np.rint(band_decibels(audio, self.n_bands) / self.step_db).astype(np.int16)

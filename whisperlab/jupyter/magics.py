@@ -28,8 +28,6 @@ _MIB = 2**20
 
 @magic.magics_class
 class Magics(magic.Magics):
-    """``%%latency``, ``%%peak_memory`` and ``%%heap``."""
-
     @magic.cell_magic
     def latency(self, line: str, cell: str) -> None:
         """Run the cell (``-n 5``: five times) and show its milliseconds, and those of the operations timed meanwhile.

@@ -12,8 +12,6 @@ from whisperlab.util.validation import on_threads
 _KIB = 1024
 _MIB = 2**20
 
-Moment = tuple[float, int, int]  # seconds since the start, bytes resident, bytes on the heap
-
 
 @dataclass(slots=True, frozen=True)
 class ResidentMemory:
@@ -73,7 +71,7 @@ class Heap:
     stages: dict[str, int]  # bytes at the peak by part of the pipeline
     top: tuple[Site, ...]  # the lines that held most at the peak
     kept: tuple[Site, ...]  # the lines that held most at the end
-    course: tuple[Moment, ...]
+    course: tuple[tuple[float, int, int], ...]  # seconds since the start, bytes resident, bytes on the heap
     page: str = field(repr=False)  # memray's flame graph of the peak
 
     def describe(self) -> str:

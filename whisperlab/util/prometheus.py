@@ -8,6 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.util.errors import ConfigurationError
@@ -24,16 +25,15 @@ Source: TypeAlias = "Callable[[], Iterable[Metric]]"  # a bound method
 
 
 class StreamExporter:
-    """The metrics of one stream as a ``prometheus_client`` collector; a subclass yields them in `own_families`.
-
-    ``stream`` is the value of the label ``stream``; streams without a name that are exported together are numbered.
-    """
+    """The metrics of one stream as a ``prometheus_client`` collector; a subclass yields them in `own_families`."""
 
     __slots__ = ("__weakref__", "_sources", "stream")
 
     def __init__(self, stream: str | None = None) -> None:
         check_type("stream", stream, str | None)
-        self.stream = stream
+        self.stream = (
+            stream  # value of the label ``stream``; streams without one that are exported together get numbers
+        )
         self._sources: dict[str, weakref.WeakMethod[Source]] = {}
 
     def own_families(self) -> Iterator[Metric]:
@@ -49,13 +49,13 @@ class StreamExporter:
         return [(getattr(method, "__self__", None), method) for method in methods if method]
 
     def describe(self) -> list[Metric]:
-        """Reserves no names in a ``prometheus_client`` registry: several streams may be in it."""
-        return []
+        """The names that a ``prometheus_client`` registry reserves; only the first stream in it reserves any."""
+        beside = _registered(sys._getframe(1))
+        return [] if any(isinstance(each, StreamExporter) for each in beside) else [*self.own_families()]
 
     def collect(self) -> list[Metric]:
         """For a ``prometheus_client`` registry: its first stream answers for all, as names may be exported once."""
-        caller = sys._getframe(1).f_locals.get("self")  # the registry, which has no public list of its collectors
-        beside = list(getattr(getattr(caller, "_registry", caller), "_collector_to_names", ()))
+        beside = _registered(sys._getframe(1))
         streams = [each for each in beside if isinstance(each, StreamExporter)]
         if self not in streams:
             return _Joined((self,)).collect()
@@ -68,7 +68,7 @@ class StreamExporter:
         return generate_latest(_Joined((self, *also)).registry()).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
-        """Serve the metrics over HTTP from a background thread; port 0 takes any free port."""
+        """Serve over HTTP from a background thread (port 0: any free); ConfigurationError if the address is in use."""
         from prometheus_client import start_http_server
 
         check_type("port", port, int)
@@ -161,3 +161,9 @@ def _labels(streams: Sequence[StreamExporter]) -> dict[int, dict[str, str]]:
     unnamed = [each for each in streams if not each.stream]
     numbers = {id(each): str(number) for number, each in enumerate(unnamed, 1) if len(unnamed) > 1}
     return {id(each): {"stream": name} for each in streams if (name := each.stream or numbers.get(id(each)))}
+
+
+def _registered(caller: FrameType) -> list[object]:
+    """The collectors of the calling ``prometheus_client`` registry, which has no public list; empty for others."""
+    registry = caller.f_locals.get("self")
+    return list(getattr(getattr(registry, "_registry", registry), "_collector_to_names", ()))
