@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisperlab.experiments.pareto import pareto_front
-from whisperlab.report.figure import INK, MUTED, PALETTE
-from whisperlab.report.figures import LETTER, NARROW, label, new_figure, new_plot, new_plots, set_margins, styled
+from whisperlab.report import figure as draw
+from whisperlab.report.figure import INK, LETTER, MUTED, NARROW, PALETTE, label, new_plot, new_plots, styled
 from whisperlab.util.json_values import Json
 from whisperlab.util.text_table import with_interval
 
@@ -107,7 +107,7 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
     curves = list(dict.fromkeys(point.curve for point in points))
     n_columns = min(len(curves), 2)
     n_rows = -(-len(curves) // n_columns)
-    figure = new_figure(NARROW, 2.6 * n_rows)
+    figure = draw.new_figure(NARROW, 2.6 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
     for curve, axes in zip(curves, panels, strict=False):  # zip takes no panel after the last curve
         lines: dict[str, list[Point]] = {}
@@ -128,7 +128,7 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
         axes.legend(frameon=False, fontsize=8)
     for axes in panels:
         axes.set_visible(False)
-    set_margins(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
+    draw.set_margins(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
     figure.subplots_adjust(hspace=0.4, wspace=0.3)
     return figure
 

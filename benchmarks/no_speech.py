@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from whisperlab import SessionRestartTranscriber
 from whisperlab.data.debian import Package, fetch, unpack, verified
-from whisperlab.data.prompts import decode_g722
+from whisperlab.data.scenes import decode_g722
 from whisperlab.evaluation.trace import capture
 from whisperlab.model import weights
 from whisperlab.util.audio_arrays import FloatArray

@@ -24,9 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from whisperlab import SessionRestartTranscriber, data
+from whisperlab.data.corpora import VOICES
 from whisperlab.data.debian import unpack, verified
-from whisperlab.data.prompts import clean_text, decode_g722, parse_texts, trim
-from whisperlab.data.recipes import VOICES
+from whisperlab.data.scenes import clean_text, decode_g722, parse_texts, trim
 from whisperlab.evaluation.scoring import units
 from whisperlab.evaluation.trace import capture
 from whisperlab.model import weights as models

@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from whisperlab import SessionRestartTranscriber, data
 from whisperlab.data import Recording
-from whisperlab.evaluation.scoring import align, area_under_roc, expected_calibration_error, units
+from whisperlab.evaluation.scoring import align, expected_calibration_error, units
 from whisperlab.evaluation.scoring.text import TextCounts, switch_text, text_counts
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace, capture
 from whisperlab.metrics import PerformanceMetrics
@@ -48,6 +49,17 @@ def word_confidence(trace: Trace, reference: Reference) -> list[tuple[float, boo
     confidence = [s.confidence for s in ordered for _ in units(s.text)]
     steps = [step for step in align(reference, text(trace)) if step.hypothesis is not None]
     return [(c, step.kind == "hit") for c, step in zip(confidence, steps, strict=True)]
+
+
+def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """The probability that a ``positive`` item scores above a negative one; equal scores count half.
+
+    >>> area_under_roc(np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, True, False, False]))
+    0.875
+    """
+    above, below = scores[positive], np.sort(scores[~positive])
+    lower, not_higher = np.searchsorted(below, above), np.searchsorted(below, above, side="right")
+    return float((lower + not_higher).sum() / (2 * len(above) * len(below)))
 
 
 def main() -> None:

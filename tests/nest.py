@@ -10,6 +10,7 @@ code of a child, negative for a signal.
 from __future__ import annotations
 
 import errno
+import faulthandler
 import json
 import os
 import resource
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from whisperlab.model.weights import Packaged
+
+
+HANGS_S = 300  # after that a command counts as one that hangs: its stacks are printed, and it ends
 
 
 class Nest:
@@ -103,6 +107,7 @@ def _start(command: dict[str, Any]) -> int:
         if command["memory"] is not None:
             limit = _virtual_bytes() + command["memory"]
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        faulthandler.dump_traceback_later(HANGS_S, exit=True)
         code = _work(command["run"])
     except BaseException:
         sys.excepthook(*sys.exc_info())

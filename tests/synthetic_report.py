@@ -13,7 +13,8 @@ import numpy as np
 from whisperlab.data.audio_files import read_audio, write_wav
 from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
-from whisperlab.evaluation.trace import SCHEMA, Trace, write_trace
+from whisperlab.evaluation.trace import Trace, write_trace
+from whisperlab.evaluation.trace.records import SCHEMA
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.options import flat
 from whisperlab.util.timeline import SAMPLE_RATE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from whisperlab.report.glossary import TERMS
+from whisperlab.report.page import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
@@ -40,4 +41,5 @@ def test_the_documentation_names_only_files_that_exist() -> None:
 
 def test_the_glossary_of_the_pages_is_that_of_the_documentation() -> None:
     listed = (ROOT / "docs" / "glossary.md").read_text("utf-8").casefold()
-    assert [term for term in TERMS if term.casefold() not in listed] == []
+    terms = json.loads((TEMPLATES / "terms.json").read_text("utf-8"))
+    assert [term for term in terms if term.casefold() not in listed] == []

@@ -591,7 +591,7 @@ def remains(folder: Path) -> tuple[Any, ...]:
     return files, weights, corpus, outcome(folder / "reports" / "demo")
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_demo_killed_at_any_moment_is_completed_by_the_next(
     published: Any,  # noqa: F811
     home: Path,  # noqa: F811

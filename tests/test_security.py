@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import whisperlab
-from whisperlab.data import debian, prompts
+from whisperlab.data import debian, scenes
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, downloads
 from whisperlab.util import files
@@ -110,7 +110,7 @@ def test_links_and_devices_of_a_package_are_passed_over(tmp_path: Path, kind: by
 
 def test_texts_that_swell_are_refused() -> None:
     with pytest.raises(CorpusError, match="larger than 8 MiB"):
-        prompts.parse_texts(gzip.compress(bytes(9 << 20)))
+        scenes.parse_texts(gzip.compress(bytes(9 << 20)))
 
 
 def test_a_wheel_that_swells_or_climbs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

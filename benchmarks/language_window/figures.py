@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from whisperlab.evaluation.scoring.calibration import ReliabilityBin
 from whisperlab.experiments.pareto import pareto_front
 from whisperlab.report.counts import percent
-from whisperlab.report.figure import INK, MUTED, PALETTE
-from whisperlab.report.figures import NARROW, new_figure, set_margins, styled
+from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.statistics import wilson
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.soak.findings import Growth, Log, by_minute
-from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE
-from whisperlab.report.figures import NARROW, new_figure, set_margins, styled
+from whisperlab.report.figure import INK, MUTED, NARROW, OTHER, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
@@ -86,7 +85,8 @@ def held_figure(log: Log) -> Figure:
         axes.plot(hours, shares, ("-", "--", "-.", ":")[number % 4], color=PALETTE[number], label=name)
     axes.set_ylim(0, 110)
     axes.set_ylabel("% of the limit")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    if names:
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     _over_hours(axes, log)
     set_margins(figure, top=0.1, bottom=0.5, left=0.7, right=0.15)
     return figure

@@ -19,6 +19,7 @@ import tracemalloc
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from extent import in_short_and_at_length
 
 from benchmarks.soak import __main__ as program
 from benchmarks.soak import gauges
-from benchmarks.soak.findings import findings, read_log
+from benchmarks.soak.findings import Log, findings, read_log
 from benchmarks.soak.page import conclusions, from_log, warnings, write_soak
 from benchmarks.soak.plan import BLOCK_TILES, KINDS, LONG, TILE, Piece, Plan
 from benchmarks.soak.sounds import Sounds, clips
@@ -418,8 +419,21 @@ def test_the_same_work_is_called_equal(short: Path) -> None:
     assert {change.call for change in found.changes} == {"equal"}
 
 
-def test_a_stream_that_gets_slower_is_found(sounds: Sounds, tmp_path: Path) -> None:
-    log = read_log(logged(stand_in(Work(slowing=True)), sounds, tmp_path, LONGER))
+@pytest.fixture(scope="module")
+def slowing(sounds: Sounds, tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """A stream that gets slower, and a reference process that does so too."""
+    transcriber, log = stand_in(Work(slowing=True)), tmp_path_factory.mktemp("slowing") / "soak.jsonl"
+
+    @contextmanager
+    def reference() -> Iterator[Any]:
+        yield lambda: 10 * (1 + 0.1 * seconds(transcriber.vad_audio_buffer.end) / LONGER.duration_s)
+
+    assert soak(transcriber, LONGER, sounds, log, reference=reference)
+    return read_log(log)
+
+
+def test_a_stream_that_gets_slower_is_found(slowing: Log) -> None:
+    log = replace(slowing, samples=tuple({**sample, "yardstick_ms": None} for sample in slowing.samples))
     found = findings(log)
     assert found.latency_holds is False
     calls = {stage.measure: stage.conclusion for stage in found.stages}
@@ -428,16 +442,8 @@ def test_a_stream_that_gets_slower_is_found(sounds: Sounds, tmp_path: Path) -> N
     assert any("slower" in line.casefold() for line in conclusions(log, found))
 
 
-def test_a_machine_that_gets_slower_is_not_held_against_the_stream(sounds: Sounds, tmp_path: Path) -> None:
-    transcriber = stand_in(Work(slowing=True))
-
-    @contextmanager
-    def reference() -> Iterator[Any]:
-        yield lambda: 10 * (1 + 0.1 * seconds(transcriber.vad_audio_buffer.end) / LONGER.duration_s)
-
-    log = tmp_path / "soak.jsonl"
-    assert soak(transcriber, LONGER, sounds, log, reference=reference)
-    found = findings(read_log(log))
+def test_a_machine_that_gets_slower_is_not_held_against_the_stream(slowing: Log) -> None:
+    found = findings(slowing)
     assert found.machine is not None
     assert found.machine.call == "slower"
     assert all(change.uncorrected > change.ratio for change in found.changes if change.measure == "p99")

@@ -23,8 +23,7 @@ import soundfile
 from whisperlab import cli
 from whisperlab.cli import commands, data, doctor, score, transcribe
 from whisperlab.cli.arguments import languages_as_codes
-from whisperlab.cli.console import ERASE, Console
-from whisperlab.cli.live_text import DIM, PLAIN, UP, LiveText
+from whisperlab.cli.console import DIM, ERASE, PLAIN, UP, Console, LiveText
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from whisperlab.cli import commands
-from whisperlab.cli.needs import EXTRAS
+from whisperlab.cli.arguments import EXTRAS
 from whisperlab.data.audio_files import write_wav
 
 if TYPE_CHECKING:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from whisperlab import cli
 from whisperlab.cli import commands
-from whisperlab.cli.arguments import languages_as_codes
+from whisperlab.cli.arguments import Parser, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
-from whisperlab.cli.parser import Parser, parse
 from whisperlab.util.errors import ConfigurationError
 
 
@@ -172,9 +174,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def refused(_: object) -> None:
+def refused(*_: object) -> None:
     """What starts no thread where memory is short."""
     raise RuntimeError("can't start new thread")
+
+
+def ended(*_: object) -> None:
+    """A thread that ends before its first line, for lack of memory: `threading.Thread.start` would wait forever."""
 
 
 def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,10 +194,36 @@ def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.
             while later not in err.getvalue():
                 time.sleep(0.01)
     silent = io.StringIO()
-    with monkeypatch.context() as patch:
-        patch.setattr("threading.Thread.start", refused)
-        with Console(io.StringIO(), io.StringIO(), json=False).busy("measuring"):
-            pass  # the work goes on without the line
     with Console(io.StringIO(), silent, json=False, quiet=True).busy("measuring"):
         time.sleep(0.03)
     assert silent.getvalue() == ""
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("start", [refused, ended])
+def test_where_no_thread_can_report_progress_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("threading._start_new_thread", start)
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    err = io.StringIO()
+    with Console(io.StringIO(), err, json=False).busy("measuring"):
+        pass
+    assert err.getvalue() == "measuring\n"
+
+
+@pytest.mark.parametrize(
+    "line,found",
+    [
+        ("whisperlab tran", {"transcribe"}),
+        ("whisperlab sweep --hash", {"--hash-precisions"}),
+        ("whisperlab search --method a", {"adaptive"}),
+    ],
+)
+def test_the_tab_key_completes_commands_and_options(tmp_path: Path, line: str, found: set[str]) -> None:
+    """As argcomplete's shell function calls the program."""
+    told = tmp_path / "completions"
+    shell = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(told)}
+    environment = {**os.environ, **shell, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    subprocess.run([sys.executable, "-m", "whisperlab"], env=environment, check=True, timeout=60)
+    assert {word.strip() for word in told.read_text().splitlines()} == found

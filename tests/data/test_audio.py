@@ -515,6 +515,6 @@ def test_a_recording_that_swells_is_given_up_at_once(
     else:
         write_with_ffmpeg(path, "matroska", "aac", SAMPLE_RATE, 3.0)
     assert len(read_audio(path)) >= SAMPLE_RATE
-    monkeypatch.setattr("whisperlab.data.ffmpeg._MAX_VALUES", 2 * SAMPLE_RATE - 1)
+    monkeypatch.setattr("whisperlab.data.containers._MAX_VALUES", 2 * SAMPLE_RATE - 1)
     with pytest.raises(AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"):
         read_audio(path)

@@ -21,12 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisperlab import data as corpora
-from whisperlab.data import Recording, debian, prompts, scenes
+from whisperlab.data import Recording, debian, scenes
 from whisperlab.data import corpora as corpora_module
 from whisperlab.data.audio_files import read_audio, write_wav
+from whisperlab.data.corpora import RECIPES, VOICES
 from whisperlab.data.debian import Package
-from whisperlab.data.recipes import RECIPES, VOICES
 from whisperlab.evaluation.trace import ReferenceSegment
+from whisperlab.model.downloads import file_sha256
 from whisperlab.util.errors import ConfigurationError, CorpusError, ManifestError
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
 
@@ -353,7 +354,7 @@ def test_a_package_cut_short_is_refused_whereever_it_was_cut(
 def test_the_pinned_package_is_taken_even_beside_a_newer_one(tmp_path: Path) -> None:
     pinned = deb(tmp_path / "prompts_1.0-1_all.deb", {"a": b"1"})
     deb(tmp_path / "prompts_2.0-1_all.deb", {"a": b"2"})
-    package = Package("prompts", "1.0-1", debian.sha256(pinned))
+    package = Package("prompts", "1.0-1", file_sha256(pinned))
     assert debian.verified(package, tmp_path, accept_newer=True) == pinned
 
 
@@ -487,12 +488,12 @@ def burst(rng: np.random.Generator, lead_s: float, speech_s: float, tail_s: floa
     ],
 )
 def test_only_texts_that_are_spoken_as_written_are_kept(key: str, text: str, words: str | None) -> None:
-    assert prompts.clean_text(key, text) == words
+    assert scenes.clean_text(key, text) == words
 
 
 def test_texts_are_read_with_comments_marks_and_repeated_keys() -> None:
     raw = gzip.compress("\ufeff; Core sounds\n\na: one:  two\nb: first\nb: second\nno colon\n".encode())
-    assert prompts.parse_texts(raw) == {"a": "one: two", "b": "first"}
+    assert scenes.parse_texts(raw) == {"a": "one: two", "b": "first"}
 
 
 @pytest.mark.parametrize(  # with names, because gzip writes the time and two processes must collect the same tests
@@ -500,7 +501,7 @@ def test_texts_are_read_with_comments_marks_and_repeated_keys() -> None:
 )
 def test_texts_that_cannot_be_read_are_told(raw: bytes) -> None:
     with pytest.raises(CorpusError, match="texts of the prompts"):
-        prompts.parse_texts(raw)
+        scenes.parse_texts(raw)
 
 
 def test_twins_are_one_sentence_even_when_only_one_language_shows_it() -> None:
@@ -509,7 +510,7 @@ def test_twins_are_one_sentence_even_when_only_one_language_shows_it() -> None:
         "en": {"mute-in": "To mute", "mute-out": "to mute!", "loud": "Louder", "noise": "More volume"},
         "es": {"loud": "Más volumen", "noise": "mas volumen", "other": "Otro"},
     }
-    of = prompts.sentences(texts)
+    of = scenes.sentences(texts)
     assert of["mute-in"] == of["mute-out"] != of["other"]
     assert of["loud"] == of["noise"]
     assert set(of) == {"mute-in", "mute-out", "loud", "noise", "other"}
@@ -517,7 +518,7 @@ def test_twins_are_one_sentence_even_when_only_one_language_shows_it() -> None:
 
 @given(st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.sampled_from("uvwxyz"), max_size=12))
 def test_equal_words_are_always_one_sentence(texts: dict[str, str]) -> None:
-    of = prompts.sentences({"en": texts})
+    of = scenes.sentences({"en": texts})
     for a in texts:
         for b in texts:
             assert (of[a] == of[b]) == (texts[a] == texts[b])
@@ -526,7 +527,7 @@ def test_equal_words_are_always_one_sentence(texts: dict[str, str]) -> None:
 def test_the_split_of_a_sentence_never_changes() -> None:
     """Numbers published for ``test`` must not meet recordings that a later version tunes on."""
     keys = ["conf-muted", "vm-goodbye", "agent-pass", "invalid", "demo-thanks", "hours"]
-    assert [prompts.split_of(key) for key in keys] == SPLIT_OF_KEYS
+    assert [scenes.split_of(key) for key in keys] == SPLIT_OF_KEYS
 
 
 SPLIT_OF_KEYS = ["test", "dev", "test", "test", "test", "dev"]
@@ -535,7 +536,7 @@ SPLIT_OF_KEYS = ["test", "dev", "test", "test", "test", "dev"]
 @pytest.mark.parametrize("lead_s, tail_s", [(0.5, 0.25), (0.0, 0.0), (0.01, 1.0)])
 def test_a_prompt_is_cut_to_its_speech(lead_s: float, tail_s: float) -> None:
     audio = burst(np.random.default_rng(1), lead_s, 2.0, tail_s)
-    trimmed, speech = prompts.trim(audio)
+    trimmed, speech = scenes.trim(audio)
     margins = min(lead_s, 0.03), min(tail_s, 0.03)
     assert len(trimmed) == samples(2.0 + sum(margins))
     assert speech == Span(samples(margins[0]), samples(margins[0] + 2.0))
@@ -548,14 +549,14 @@ def test_what_is_thirty_decibels_below_the_loud_parts_is_not_speech(below_db: fl
     """Some prompts have hum or breath before the first word: a reference must not count it as speech."""
     rng = np.random.default_rng(3)
     loud, quiet = 0.1 * rng.standard_normal(32000), 0.1 * 10 ** (-below_db / 20) * rng.standard_normal(8000)
-    _, speech = prompts.trim(np.concatenate([quiet, loud]).astype(np.float32))
+    _, speech = scenes.trim(np.concatenate([quiet, loud]).astype(np.float32))
     assert len(speech) == (40000 if is_speech else 32000)
 
 
 @pytest.mark.parametrize("before_db, after_db", [(-23.0, -20.0), (-18.0, -20.0), (-40.0, -34.0), (-6.0, -12.0)])
 def test_loudness_is_levelled_by_six_decibels_at_most(before_db: float, after_db: float) -> None:
     audio = np.full(16000, 10 ** (before_db / 20), dtype=np.float32)
-    levelled = prompts.level(audio, Span(0, 16000))
+    levelled = scenes.level(audio, Span(0, 16000))
     assert 20 * np.log10(levelled[0]) == pytest.approx(after_db, abs=1e-3)
 
 
@@ -565,13 +566,13 @@ def test_loudness_is_levelled_by_six_decibels_at_most(before_db: float, after_db
 )
 def test_prompts_that_do_not_fit_their_text_are_left_out(speech_s: float, n_characters: int, usable: bool) -> None:
     audio = burst(np.random.default_rng(2), 0.1, speech_s, 0.1)
-    assert (prompts.make_prompt("s", "en", "a" * n_characters, audio) is not None) == usable
+    assert (scenes.make_prompt("s", "en", "a" * n_characters, audio) is not None) == usable
 
 
 def test_empty_and_silent_recordings_are_left_out() -> None:
-    assert len(prompts.decode_g722(b"")) == 0
+    assert len(scenes.decode_g722(b"")) == 0
     for audio in (np.zeros(0, dtype=np.float32), np.zeros(48000, dtype=np.float32)):
-        assert prompts.make_prompt("s", "en", "some words that are said", audio) is None
+        assert scenes.make_prompt("s", "en", "some words that are said", audio) is None
 
 
 def g722(audio: np.ndarray[Any, Any]) -> bytes:
@@ -589,7 +590,7 @@ def g722(audio: np.ndarray[Any, Any]) -> bytes:
 def test_g722_comes_back_as_it_sounded() -> None:
     t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     tone = (0.5 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
-    decoded = prompts.decode_g722(g722(tone))
+    decoded = scenes.decode_g722(g722(tone))
     assert len(decoded) == len(tone)
     spectrum = np.abs(np.fft.rfft(decoded))
     assert int(np.argmax(spectrum)) == 440
@@ -599,7 +600,7 @@ def test_g722_comes_back_as_it_sounded() -> None:
 # ---- scenes
 
 
-def tone_prompts(languages: tuple[str, ...], n: int = 60) -> list[prompts.Prompt]:
+def tone_prompts(languages: tuple[str, ...], n: int = 60) -> list[scenes.Prompt]:
     """Prompts of 2 to 7 seconds, each a constant of its own, so that a sample tells where it comes from."""
     made = []
     for number in range(n):
@@ -607,7 +608,7 @@ def tone_prompts(languages: tuple[str, ...], n: int = 60) -> list[prompts.Prompt
             n_speech = samples(2.0 + number % 26 * 0.2)
             level = 0.1 + 0.001 * number
             audio = np.full(n_speech + 960, level, dtype=np.float32)
-            made.append(prompts.Prompt(f"{number:02d}", lang, f"{number} {lang}", audio, Span(480, 480 + n_speech)))
+            made.append(scenes.Prompt(f"{number:02d}", lang, f"{number} {lang}", audio, Span(480, 480 + n_speech)))
     return made
 
 
@@ -864,7 +865,7 @@ def test_the_card_says_what_it_is_whom_to_thank_and_what_it_is_made_of(shelf: Pa
     assert "Allison Smith" in text
     assert "CC BY-SA 3.0" in text
     assert "Carlo Flora" not in text
-    used = debian.sha256(shelf / "asterisk-core-sounds-es-g722_2.0-1_all.deb")
+    used = file_sha256(shelf / "asterisk-core-sounds-es-g722_2.0-1_all.deb")
     assert f"| asterisk-core-sounds-es-g722 | 2.0-1 | {used} |" in text
     recordings = corpora.load("ivr-en-es", "test")
     minutes = sum(r.duration for r in recordings) / 60
@@ -923,7 +924,7 @@ def test_the_real_corpora_have_twenty_minutes_to_test_on_and_share_no_sentence()
             minutes += recording.duration / 60 * (recording.split == "test")
             assert len(read_audio(recording.audio_path)) == samples(recording.duration)
             for segment in recording.segments:
-                split_of = heard.setdefault((segment.lang, prompts.fold(segment.text)), set())
+                split_of = heard.setdefault((segment.lang, scenes.fold(segment.text)), set())
                 split_of.add(recording.split)
     assert minutes >= 20
     assert len(heard) > 300

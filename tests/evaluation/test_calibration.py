@@ -10,16 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperlab.evaluation.scoring import area_under_roc, best_temperature, expected_calibration_error, reliability
+from whisperlab.evaluation.scoring import best_temperature, expected_calibration_error, reliability
 from whisperlab.evaluation.scoring.calibration import COLDEST, HOTTEST, negative_log_likelihood
 from whisperlab.util.errors import ConfigurationError
 
 patient = settings(deadline=None)  # a busy machine is no failure
 
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
-SCORED = st.lists(st.tuples(st.integers(-50, 50), st.booleans()), min_size=2, max_size=60).filter(
-    lambda answers: len({positive for _, positive in answers}) == 2
-)
 
 
 @st.composite
@@ -189,38 +186,6 @@ def test_the_best_temperature_restores_the_calibration_of_scaled_logits() -> Non
     assert errors[1] < 0.03 < errors[0]
 
 
-# --- area under the ROC
-
-
-@patient
-@given(SCORED)
-def test_the_area_is_the_share_of_pairs_in_the_right_order(answers: list[tuple[int, bool]]) -> None:
-    above = [score for score, positive in answers if positive]
-    below = [score for score, positive in answers if not positive]
-    pairs = [(a > b) + (a == b) / 2 for a in above for b in below]
-    assert area_under_roc(*apart(answers)) == pytest.approx(np.mean(pairs))
-
-
-@patient
-@given(SCORED)
-def test_turning_the_scores_round_turns_the_area_round(answers: list[tuple[int, bool]]) -> None:
-    scores, positive = apart(answers)
-    assert area_under_roc([-s for s in scores], positive) == pytest.approx(1 - area_under_roc(scores, positive))
-    assert area_under_roc(scores, [not p for p in positive]) == pytest.approx(1 - area_under_roc(scores, positive))
-
-
-@patient
-@given(SCORED)
-def test_only_the_order_of_the_scores_counts(answers: list[tuple[int, bool]]) -> None:
-    scores, positive = apart(answers)
-    assert area_under_roc([s**3 + 7 for s in scores], positive) == area_under_roc(scores, positive)
-
-
-def test_scores_that_part_all_have_area_one_and_equal_scores_a_half() -> None:
-    assert area_under_roc([1, 2, 3, 4], [False, False, True, True]) == 1
-    assert area_under_roc([5, 5, 5], [False, True, True]) == 0.5
-
-
 # --- invalid input raises
 
 
@@ -271,9 +236,3 @@ def test_a_prior_has_a_number_for_each_class_and_a_temperature_is_positive() -> 
         best_temperature([[1.0, 2.0]], [0], [0.0, 0.0, 0.0])
     with pytest.raises(ConfigurationError, match="temperature must be > 0, got 0"):
         negative_log_likelihood([[1.0, 2.0]], [0], 0)
-
-
-@pytest.mark.parametrize("positive", [[True, True], [False, False]])
-def test_an_area_needs_both_kinds(positive: list[bool]) -> None:
-    with pytest.raises(ConfigurationError, match="positive and negative items"):
-        area_under_roc([0.1, 0.2], positive)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -18,7 +19,6 @@ from whisperlab.evaluation.scoring import (
     Score,
     TextCounts,
     align,
-    bootstrap_interval,
     bootstrap_intervals,
     match_switches,
     normalizer_name,
@@ -265,18 +265,18 @@ def test_saying_nothing_is_all_deletions() -> None:
 def test_language_error_rate_is_mislabelled_reference_speech() -> None:
     # 4 + 3.5 + 2 s of speech, of which English 8-9 s was called Spanish; the gap 4-4.5 s is no speech.
     assert scored().rates()["language_error_rate"] == pytest.approx(1.0 / 9.5)
-    assert scored().labels.seconds == pytest.approx({("en", "en"): 5.0, ("en", "es"): 1.0, ("es", "es"): 3.5})
+    assert scored().labels == {"en": pytest.approx({"en": 5.0, "es": 1.0}), "es": {"es": pytest.approx(3.5)}}
 
 
 def test_speech_without_label_is_wrong() -> None:
     time = label_time(spoken((1, 3, "en", "")), [Label(0, 1.5, "en"), Label(2, 9, "en")])
-    assert time.seconds == pytest.approx({("en", "en"): 1.5, ("en", ""): 0.5})
+    assert time == {"en": pytest.approx({"en": 1.5, "": 0.5})}
     assert (time.speech_s, time.wrong_s) == (2.0, 0.5)
 
 
 def test_where_labels_overlap_the_later_begun_counts() -> None:
     time = label_time(spoken((0, 4, "en", "")), [Label(1, 2, "es"), Label(0, 3, "en")])
-    assert time.seconds == pytest.approx({("en", "en"): 2.0, ("en", "es"): 1.0, ("en", ""): 1.0})
+    assert time == {"en": pytest.approx({"en": 2.0, "es": 1.0, "": 1.0})}
 
 
 def test_tentative_segments_give_no_label() -> None:
@@ -512,6 +512,10 @@ def test_what_is_not_a_score_is_refused(bad: dict[str, Any]) -> None:
         Score.from_dict(bad)
 
 
+def interval_of(scores: Sequence[Score], rate: str, rng: np.random.Generator, **more: Any) -> Any:
+    return bootstrap_intervals(scores, [rate], rng, **more)[rate]
+
+
 def error_rate_of(n_wrong: int) -> Score:
     words = list("abcdefghij")
     return score(
@@ -534,9 +538,9 @@ def test_counts_that_are_no_numbers_are_refused(name: str, bad: Any) -> None:
 def test_an_interval_resamples_recordings() -> None:
     scores = [error_rate_of(0), error_rate_of(0), error_rate_of(10)]
     # Three recordings: a resample has only good or only bad ones with chances 8/27 and 1/27.
-    assert bootstrap_interval(scores, "mixed_error_rate", np.random.default_rng(0), n=200) == (0.0, 1.0)
+    assert interval_of(scores, "mixed_error_rate", np.random.default_rng(0), n=200) == (0.0, 1.0)
     same = [error_rate_of(3)] * 5
-    assert bootstrap_interval(same, "mixed_error_rate", np.random.default_rng(0), n=50) == (0.3, 0.3)
+    assert interval_of(same, "mixed_error_rate", np.random.default_rng(0), n=50) == (0.3, 0.3)
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -544,7 +548,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(30):
         scores = [error_rate_of(int(n)) for n in rng.binomial(10, 0.3, size=30)]
-        interval = bootstrap_interval(scores, "mixed_error_rate", rng, n=100)
+        interval = interval_of(scores, "mixed_error_rate", rng, n=100)
         assert interval is not None
         covered += interval[0] <= 0.3 <= interval[1]
     assert covered >= 24  # of 30; were each covered with the nominal 95 %, fewer would have a chance below 1 in 1,000
@@ -552,23 +556,23 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_an_interval_is_the_same_for_the_same_seed() -> None:
     scores = [error_rate_of(n) for n in (1, 4, 2, 7)]
-    pair = [bootstrap_interval(scores, "mixed_error_rate", np.random.default_rng(7), n=100) for _ in range(2)]
+    pair = [interval_of(scores, "mixed_error_rate", np.random.default_rng(7), n=100) for _ in range(2)]
     assert pair[0] == pair[1]
 
 
 def test_fewer_than_three_recordings_have_no_interval_and_a_rate_without_a_name_none_either() -> None:
     rng = np.random.default_rng(0)
-    assert bootstrap_interval([scored()] * 2, "mixed_error_rate", rng) is None
-    assert bootstrap_interval([scored()] * 3, "language_error_rate_frames", rng, n=10) is None
-    assert bootstrap_interval([scored()] * 3, "error_rate_by_language.es", rng, n=10) == (0.5, 0.5)
+    assert interval_of([scored()] * 2, "mixed_error_rate", rng) is None
+    assert interval_of([scored()] * 3, "language_error_rate_frames", rng, n=10) is None
+    assert interval_of([scored()] * 3, "error_rate_by_language.es", rng, n=10) == (0.5, 0.5)
     for name in ("word_error_rate", "error_rate_by_language"):
         with pytest.raises(ConfigurationError, match="no single rate"):
-            bootstrap_interval([scored()], name, rng)
+            interval_of([scored()], name, rng)
 
 
 def test_an_endless_delay_makes_an_endless_interval() -> None:
     missing = scored(switches=())
-    interval = bootstrap_interval([scored(), missing, missing], "decision_delay_p50", np.random.default_rng(0), n=100)
+    interval = interval_of([scored(), missing, missing], "decision_delay_p50", np.random.default_rng(0), n=100)
     assert interval is not None
     assert interval[1] == math.inf
 
@@ -616,6 +620,25 @@ def test_a_trace_without_any_reference_is_refused_by_name() -> None:
         score_trace(trace(None))
 
 
+def stopped(at: float, reference: Reference = SCENE) -> Trace:
+    """The trace of a stream that ended early, without results."""
+    whole = trace(reference)
+    return Trace(whole.header, ({**whole.events[-1], "at": at, "compute_s": 1.0},))
+
+
+def test_a_stream_stopped_early_is_scored_over_the_audio_that_was_processed() -> None:
+    rates = score_trace(stopped(6.25)).rates()  # "marque el" ends there; "número dos" and "thank you" were not streamed
+    assert (rates["audio_s"], rates["speech_s"], rates["switches_true"]) == (6.25, pytest.approx(5.75), 1)
+    assert (rates["reference_words"], rates["deletions"]) == (5, 5)
+    assert rates["real_time_factor"] == pytest.approx(1 / 6.25)
+    assert score_trace(stopped(4.2)).rates()["reference_words"] == 3
+
+
+def test_a_reference_without_times_of_words_stays_whole_for_a_stopped_stream() -> None:
+    assert score_trace(stopped(2.0, Reference("one two three", ()))).rates()["reference_words"] == 3
+    assert score_trace(stopped(2.0, spoken((3, 4, "en", "one two three")))).rates()["reference_words"] == 0
+
+
 # --- blocks too short to be seen ----------------------------------------------------------------------
 
 
@@ -643,7 +666,7 @@ def test_intervals_of_many_rates_come_from_the_same_resamples() -> None:
     names = ["mixed_error_rate", "language_error_rate"]
     both = bootstrap_intervals(scores, names, np.random.default_rng(1))
     for name in names:
-        assert both[name] == bootstrap_interval(scores, name, np.random.default_rng(1))
+        assert both[name] == interval_of(scores, name, np.random.default_rng(1))
     assert bootstrap_intervals(scores[:1], names, np.random.default_rng(1)) == dict.fromkeys(names)
 
 

@@ -44,7 +44,12 @@ def test_before_guide_and_default_are_always_selected() -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    "variant", [one for one in VARIANTS.values() if one.kind in ("off", "on")], ids=lambda one: one.name
+    "variant",
+    [
+        pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name == "compiled" else ())  # a minute to compile
+        for one in VARIANTS.values()
+        if one.kind in ("off", "on")
+    ],
 )
 def test_every_variant_differs_from_the_default(models: ablation.Models, variant: Variant) -> None:
     default = VARIANTS["default"].transcriber(models)

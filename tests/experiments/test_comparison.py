@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from whisperlab import cli
+from whisperlab.data.audio_files import write_wav
 from whisperlab.experiments import results_store
-from whisperlab.experiments.comparison import TIME, Outcome, Pairs, compare_sweeps
-from whisperlab.experiments.significance import PairedResult
+from whisperlab.experiments.comparison import TIME, Finding, Outcome, Pairs, compare_sweeps
+from whisperlab.experiments.significance import PairedResult, paired_test
 from whisperlab.util.errors import SweepError
 
 
@@ -223,6 +224,33 @@ def test_no_interval_from_fewer_than_three_pairs(tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith("words wrong  ")]
     assert re.split("  +", line)[1:-1] == ["not enough data", "+10.0 points", "-", "-", "-", "2"]
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    check_unproven(json.loads(capsys.readouterr().out))
+
+
+def check_unproven(document: dict[str, Any]) -> None:
+    """No result of a document has an interval, a p or a sentence that says who is better."""
+    for result in document["results"]:
+        assert [result[name] for name in ("low", "high", "p", "effect")] == [None] * 4
+        assert (result["conclusion"], "no interval" in result["summary"]) == ("not enough data", True)
+        assert result["pairs_missing"] > 0
+
+
+def test_rounds_of_two_recordings_give_no_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "a.wav", np.zeros(16_000, np.float32))
+    line = {"audio_filepath": "a.wav", "duration": 1.0, "text": "", "lang": "en", "split": "dev"}
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps({**line, "id": f"r{n}"}) + "\n" for n in range(2)))
+    times = paired_test(TIME.name, [2.0] * 8, [1.0] * 8, np.random.default_rng(0))
+    assert times.conclusion == "difference"
+    outcome = Outcome((Finding(TIME, times),))
+    monkeypatch.setattr("whisperlab.experiments.comparison.compare_configurations", lambda *_, **__: outcome)
+    words = ["compare", "{}", "{}", "--corpus", str(tmp_path / "two.jsonl"), "--rounds", "4"]
+    assert cli.main([*words, "--json"]) == 0
+    check_unproven(json.loads(capsys.readouterr().out))
+    assert cli.main(words) == 0
+    assert "faster" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["{}"], ["b", "--limit", "2"], ["b", "--model", "base"]])

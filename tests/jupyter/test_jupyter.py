@@ -158,6 +158,14 @@ def test_latency_shows_the_cell_and_the_operations_timed_in_it(shell: Interactiv
     assert found.loc["lid.total", "p50"] == pytest.approx(2.0)
 
 
+def test_latency_of_one_line(shell: InteractiveShell) -> None:
+    shell.run_line_magic("latency", "-n 2 x = -3 - 4")
+    assert shell.user_ns["_latency"].loc["the cell", "count"] == 2
+    shell.run_line_magic("latency", "x += 1")
+    assert shell.user_ns["_latency"].loc["the cell", "count"] == 1
+    assert shell.user_ns["x"] == -6
+
+
 def test_peak_memory_sees_what_a_cell_held_for_a_while(shell: InteractiveShell) -> None:
     # So large that no free block of the heap can hold it: it is mapped, and returned to the system when deleted.
     shell.run_cell_magic("peak_memory", "", "import numpy as np\nx = np.ones(2**29, np.uint8)\ndel x")
@@ -251,14 +259,62 @@ def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(browser: Any, 
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(made, folder / "lab.ipynb")
-    page = browser.new_page()
-    page.goto(address.replace("/lab?", "/lab/tree/lab.ipynb?"), timeout=120_000)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
-    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    page = _notebook_page(browser, address, "lab.ipynb")
+    _run_all(page)
     page.wait_for_selector("text=dropped samples", timeout=120_000)
     assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
     assert page.locator("text=RingBuffer of 1,600 samples").count() == 1
     page.keyboard.press("Control+s")
     page.close()
+
+
+STREAM = """from whisperlab.jupyter.results import stream
+result = stream({audio!r}, model={model!r}, languages=["en", "es"], seconds=SECONDS, live=True, every_s=0.2)
+print("RESULT", result)"""
+
+
+@pytest.mark.browser
+def test_the_stop_button_keeps_what_was_heard_and_the_cell_runs_again(
+    browser: Any, lab: tuple[str, Path], few_weights: Path
+) -> None:
+    """The button of a real JupyterLab, during the live view; then the same cell again, on less audio, to its end."""
+    import nbformat
+
+    from whisperlab.data.audio_files import write_wav
+
+    address, folder = lab
+    noise = np.random.default_rng(0).normal(0, 0.1, 600 * SAMPLE_RATE).astype(np.float32)
+    write_wav(folder / "long.wav", noise)
+    source = STREAM.format(audio=str(folder / "long.wav"), model=str(few_weights))
+    # The first run gets all 600 s, each later run one second.
+    cells = ["SECONDS = 1.0 if 'SECONDS' in globals() else 600.0", source, "result.heard_s < 600, result.stopped"]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, folder / "stop.ipynb")
+    page = _notebook_page(browser, address, "stop.ipynb")
+    _run_all(page)
+    page.wait_for_selector("text=/of 600 s received/", timeout=120_000)
+    page.click("[data-command='notebook:interrupt-kernel']")
+    page.wait_for_selector("text=/RESULT long.wav: stopped by the stop button after .* of 600 s/", timeout=60_000)
+    page.wait_for_selector("text='(True, True)'", timeout=60_000)
+    assert page.locator(".jp-OutputArea-output:has-text('Traceback')").count() == 0
+    _run_all(page)
+    page.wait_for_selector("text=/RESULT long.wav: 1 s of audio/", timeout=60_000)
+    page.wait_for_selector("text='(True, False)'", timeout=60_000)
+    assert page.locator("text=/stopped by the stop button/").count() == 0
+    page.keyboard.press("Control+s")
+    page.close()
+
+
+def _notebook_page(browser: Any, address: str, name: str) -> Any:
+    """A notebook, open and ready to run, in a workspace of its own: the default one opens earlier notebooks again."""
+    page = browser.new_page()
+    page.goto(address.replace("/lab?", f"/lab/workspaces/{Path(name).stem}/tree/{name}?"), timeout=120_000)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
+    return page
+
+
+def _run_all(page: Any) -> None:
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")

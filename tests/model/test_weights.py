@@ -31,8 +31,7 @@ from whisperlab import data as corpora
 from whisperlab.data.audio_files import read_audio
 from whisperlab.model import downloads
 from whisperlab.model import weights as models
-from whisperlab.model.checkpoints import tensor_digest
-from whisperlab.model.ct2 import read_variables, to_openai
+from whisperlab.model.checkpoints import read_variables, tensor_digest, to_openai
 from whisperlab.model.downloads import Wheel
 from whisperlab.model.weights import Packaged
 from whisperlab.util.errors import ConfigurationError, WeightsError
@@ -60,7 +59,7 @@ def small_state(dims: Mapping[str, int] = SMALL, seed: int = 0) -> dict[str, tor
     return {name: torch.randn(value.shape, generator=generator).half() for name, value in model.state_dict().items()}
 
 
-# The other direction of whisperlab.model.ct2, written independently from the description of the format.
+# The other direction of `to_openai`, written independently from the description of the format.
 
 
 def ct2_variables(state: Mapping[str, torch.Tensor], dims: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -333,12 +332,11 @@ def test_a_file_of_that_name_in_the_working_folder_does_not_pass_for_the_model(
 def test_the_list_of_models_says_where_each_lies_and_which_a_package_carries(
     published: dict[str, torch.Tensor],
 ) -> None:
-    before = {info.name: info for info in models.list_models()}
-    assert list(before) == whisper.available_models()
-    assert all(info.path is None for info in before.values())
-    assert [info.name for info in before.values() if info.packaged] == ["base"]
+    assert list(models.URLS) == whisper.available_models()
+    assert all(models.model_path(name) is None for name in models.URLS)
+    assert list(models.PACKAGED) == ["base"]
     path = models.fetch("base")
-    assert {info.name: info.path for info in models.list_models()}["base"] == path
+    assert models.model_path("base") == path
 
 
 def test_the_cache_lies_where_the_environment_says_or_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +466,7 @@ def test_the_second_time_nothing_is_fetched(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.fetch("base")
-    monkeypatch.setattr(models, "open_url", None)
+    monkeypatch.setattr(downloads, "open_url", None)
     monkeypatch.setattr(downloads, "pip_download", None)
     said: list[str] = []
     models.load_model("base", say=said.append)
@@ -520,7 +518,7 @@ def test_when_nothing_helps_the_error_lists_every_try_and_what_to_do(
 def test_without_leave_to_download_only_this_machine_is_asked(
     published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "open_url", None)
+    monkeypatch.setattr(downloads, "open_url", None)
     monkeypatch.setattr(downloads, "pip_download", None)
     with pytest.raises(WeightsError, match="no weights for base") as caught:
         models.load_model("base", download=False)

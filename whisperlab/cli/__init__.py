@@ -13,7 +13,6 @@ TYPE_CHECKING = False  # `typing` takes as long to import as all of this module
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
-    from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(received) > 1 and number != signal.SIGINT:
                 return  # a closing terminal sends SIGHUP twice; the first one is being handled
             if argv is None and _is_importing(frame):
-                _exit_now(number)
+                # An exception in the import of a C++ library can be lost, or abort the process.
+                import atexit
+
+                code = _report_stop(number)
+                atexit._run_exitfuncs()  # removes temporary folders and ends child processes
+                os._exit(code)
             raise KeyboardInterrupt
 
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Libraries convert an interrupt during their import into other errors.
         if received or isinstance(error, KeyboardInterrupt):
             return _report_stop(received[0] if received else 2)
-        return _report_failure(error)
+        from whisperlab.cli.console import one_line
+        from whisperlab.util.errors import WhisperlabError
+
+        if not isinstance(error, WhisperlabError | OSError):
+            raise  # a bug
+        if not isinstance(error, BrokenPipeError):  # not an error: the reader of the output has ended (`| head`)
+            _print_error(f"whisperlab: error: {one_line(error)}")
+        return 1
     finally:
         _flush()
         for number, handler in handlers.items():
@@ -59,31 +70,10 @@ def _is_importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _exit_now(number: int) -> NoReturn:
-    """Exit without an exception: in the import of a C++ library it can be lost, or abort the process."""
-    import atexit
-
-    code = _report_stop(number)
-    atexit._run_exitfuncs()  # removes temporary folders and ends child processes
-    os._exit(code)
-
-
 def _report_stop(number: int) -> int:
     reason = {1: "stopped by SIGHUP", 2: "interrupted", 15: "stopped by SIGTERM"}[number]
     _print_error(f"whisperlab: {reason}")
     return 128 + number
-
-
-def _report_failure(error: BaseException) -> int:
-    """Print the reason of a failure in one line. Raises unexpected errors, which are bugs."""
-    from whisperlab.cli.console import one_line
-    from whisperlab.util.errors import WhisperlabError
-
-    if not isinstance(error, WhisperlabError | OSError):
-        raise error
-    if not isinstance(error, BrokenPipeError):  # not an error: the reader of the output has ended (`| head`)
-        _print_error(f"whisperlab: error: {one_line(error)}")
-    return 1
 
 
 def _print_error(line: str) -> None:

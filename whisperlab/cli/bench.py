@@ -9,19 +9,16 @@ weights.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import chain
+from typing import TypeAlias
 
-from whisperlab.cli.arguments import add_threads_argument, positive, positive_int
+from whisperlab.cli import arguments
+from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
-from whisperlab.cli.needs import Needs, speech
+from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
-
-if TYPE_CHECKING:
-    from whisperlab.data import Recording
-    from whisperlab.experiments.other_systems import TableRow
-    from whisperlab.util.statistics import Figure
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
 
@@ -36,35 +33,34 @@ EXAMPLES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, both, systems, pipeline = parser.add_argument, "(systems, pipeline) ", "(systems) ", "(pipeline) "
-    add("what", choices=tuple(_BENCHES), help="what to measure")
-    add("--corpus", default="ivr-five", metavar="NAME|MANIFEST", help=f"{both}the speech")
-    add("--split", default="test", help=f"{both}the split")
+def add_arguments(parser: Parser) -> None:
+    add, both, systems, pipeline = parser.option, "(systems, pipeline) ", "(systems) ", "(pipeline) "
+    add("what", "what to measure", choices=tuple(_BENCHES))
+    add("--corpus", f"{both}the speech", default="ivr-five", metavar="NAME|MANIFEST")
+    add("--split", f"{both}the split", default="test")
     text = f"{both}only the first N recordings (default: all; pipeline times three)"
-    add("--limit", type=positive_int, metavar="N", help=text)
+    add("--limit", text, type=positive_int, metavar="N")
     for name, of in (("systems", systems), ("variants", pipeline)):
         text = f"{of}only those with such a text in their name (default: all)"
-        add(f"--{name}", type=_names, metavar="NAME,...", help=text)
+        add(f"--{name}", text, type=comma_list, metavar="NAME,...")
     text = f"{systems}real feeds the streaming ones in real time; word latency then includes computing"
-    add("--pace", choices=("fast", "real"), default="fast", help=text)
+    add("--pace", text, choices=("fast", "real"), default="fast")
     text = f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)"
-    add("--seconds", type=positive, default=15.0, help=text)
-    add_threads_argument(parser, of=systems)
+    add("--seconds", text, type=positive, default=15.0)
+    arguments.add_threads_argument(parser, of=systems)
     for name, text in (
         ("controls", f"{systems}also count false switches in recordings of each language alone"),
         ("memory", f"{both}also measure peak memory, each in a fresh process"),
         ("accuracy", f"{pipeline}also score whole recordings, for variants faster than real time"),
         ("offline", f"{pipeline}also run faster-whisper on whole stretches, in turns"),
     ):
-        add(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=text)
+        add(f"--{name}", text, action=argparse.BooleanOptionalAction, default=True)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """The other systems and the speech."""
+def _needs(args: argparse.Namespace) -> Needs:
     if args.what == "pipeline":
         faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
-        return {"whisper": "reference pipeline", **faster, **speech(args.corpus)}
+        return {"whisper": "reference pipeline", **faster, **arguments.speech(args.corpus)}
     if args.what != "systems":
         return {}
     from whisperlab.experiments.systems import select
@@ -72,32 +68,27 @@ def needs(args: argparse.Namespace) -> Needs:
     names = " ".join(select(args.systems))
     libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
     systems = {library: "one of the systems" for name, library in libraries.items() if name in names}
-    return {**systems, **(speech(args.corpus) or speech(*_controls(args, _speech(args))))}
+    return {**systems, **(arguments.speech(args.corpus) or arguments.speech(*_controls(args)))}
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
-    from whisperlab.evaluation.trace import provenance
-
-    with console.busy(f"bench {args.what}: {_BENCHES[args.what][1]}"):
-        found, tables = _BENCHES[args.what][0](args, console)
-    console.result({"bench": args.what, **found, **provenance()}, *map(text_table, tables))
-    if args.what in ("systems", "pipeline"):
-        console.show(counted())
-    return 0
+def run(args: argparse.Namespace, console: Console) -> None:
+    arguments.require(_needs(args))
+    bench, what = _BENCHES[args.what]
+    with console.busy(f"bench {args.what}: {what}"):
+        found, tables = bench(args, console)
+    remarks = [counted()] if args.what in ("systems", "pipeline") else []
+    console.result({"bench": args.what, **found, **provenance()}, *map(text_table, tables), *remarks)
 
 
 def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments import microbenchmarks
+    from whisperlab.model import weights
 
     if args.what == "cache":
-        from whisperlab.model.weights import load_weights
-
-        return _figures(microbenchmarks.cache_figures(load_weights("base")))
-    return _figures(microbenchmarks.buffer_figures() if args.what == "buffer" else microbenchmarks.metrics_figures())
-
-
-def _figures(figures: Iterable[Figure]) -> Found:
-    found = list(figures)
+        figures = list(microbenchmarks.cache_figures(weights.load_weights("base")))
+    else:
+        measure = microbenchmarks.buffer_figures if args.what == "buffer" else microbenchmarks.metrics_figures
+        figures = list(measure())
     rows = [
         {
             "figure": figure.figure,
@@ -106,83 +97,50 @@ def _figures(figures: Iterable[Figure]) -> Found:
             "95 % interval": "-" if figure.low is None else f"{figure.low:.3g} to {figure.high:.3g}",
             "n": f"{figure.n:,}" if figure.n else "-",
         }
-        for figure in found
+        for figure in figures
     ]
-    return {"rows": [asdict(figure) for figure in found]}, [rows]
+    return {"rows": [asdict(figure) for figure in figures]}, [rows]
 
 
 def _systems(args: argparse.Namespace, console: Console) -> Found:
+    """The rows, and tables of readable width: text, languages, cost."""
     from whisperlab import data
     from whisperlab.experiments import other_systems
 
-    recordings = _speech(args)
-    controls = [
-        recording for name in _controls(args, recordings) for recording in data.load(name, args.split)[: args.limit]
-    ]
-    rows = other_systems.compare(
-        recordings,
-        controls=controls,
-        names=args.systems,
-        pace=args.pace,
-        memory=args.memory,
-        threads=args.threads,
-        say=console.note,
-    )
-    return {"rows": rows}, _system_tables(rows)
+    corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args))
+    options = {"names": args.systems, "pace": args.pace, "memory": args.memory, "threads": args.threads}
+    controls = list(chain.from_iterable(corpora))
+    rows = other_systems.compare(arguments.recordings(args), controls=controls, say=console.note, **options)
+    rates, memory = other_systems.RATES, "peak_memory_bytes"
+    in_mb = [{**row, memory: row[memory] and f"{row[memory] / 1e6:.0f} MB"} for row in rows]
+    text = [name for name in rates if "error" in name or "deleted" in name or "latency" in name]
+    delays = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
+    switches = [*(name for name in rates if "switch_" in name and name not in text), *delays, other_systems.CONTROLS]
+    return {"rows": rows}, [other_systems.readable(in_mb, names) for names in (text, switches, other_systems.COSTS)]
 
 
-def _speech(args: argparse.Namespace) -> Sequence[Recording]:
-    from whisperlab import data
-
-    return data.load(args.corpus, args.split)[: args.limit]
-
-
-def _controls(args: argparse.Namespace, recordings: Sequence[Recording]) -> list[str]:
+def _controls(args: argparse.Namespace) -> list[str]:
     """The monolingual corpora in which false switches are counted."""
     from whisperlab import data
     from whisperlab.experiments.systems import FOLLOWING, select
 
-    languages = sorted({language for recording in recordings for language in recording.languages})
-    if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(languages) > 1):
+    corpora = {f"ivr-{language}" for recording in arguments.recordings(args) for language in recording.languages}
+    if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(corpora) > 1):
         return []
-    return [name for name in data.list_corpora() if name in {f"ivr-{language}" for language in languages}]
+    return [name for name in data.list_corpora() if name in corpora]
 
 
 def _pipeline(args: argparse.Namespace, console: Console) -> Found:
-    from whisperlab import data
     from whisperlab.experiments import ablation
 
     ablation.select_variants(args.variants)  # checks the names before anything is loaded
-    recordings = data.load(args.corpus, args.split)[: args.limit]
-    found = ablation.measure(
-        recordings[: args.limit or 3],
-        names=args.variants,
-        stretch_s=args.seconds,
-        memory=args.memory,
-        accuracy=recordings if args.accuracy else (),
-        offline=args.offline,
-        say=console.note,
-    )
+    recordings = arguments.recordings(args)
+    options = {"names": args.variants, "stretch_s": args.seconds, "memory": args.memory, "offline": args.offline}
+    scored = recordings if args.accuracy else ()
+    found = ablation.measure(recordings[: args.limit or 3], accuracy=scored, say=console.note, **options)
     for sentence in ablation.limits(found):
         console.note(sentence)
     return asdict(found), ablation.readable(found)
-
-
-def _system_tables(rows: list[TableRow]) -> list[list[dict[str, str]]]:
-    """The rows as tables of readable width: text, languages, cost."""
-    from whisperlab.experiments.other_systems import CONTROLS, COSTS, RATES, readable
-
-    in_mb = [
-        {**row, "peak_memory_bytes": (size := row["peak_memory_bytes"]) and f"{size / 1e6:.0f} MB"} for row in rows
-    ]
-    text = [name for name in RATES if "error" in name or "deleted" in name or "latency" in name]
-    delays = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
-    switches = [*(name for name in RATES if "switch_" in name and name not in text), *delays, CONTROLS]
-    return [readable(in_mb, names) for names in (text, switches, COSTS)]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 # Each with what it runs.

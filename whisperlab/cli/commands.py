@@ -10,38 +10,30 @@ from contextlib import contextmanager, redirect_stdout
 
 from whisperlab import __version__
 from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
-from whisperlab.cli.arguments import add_common_arguments, languages_as_codes
+from whisperlab.cli.arguments import Parser, add_common_arguments, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
-from whisperlab.cli.needs import require
-from whisperlab.cli.parser import Parser, parse
 from whisperlab.util.errors import translate_oom
 
 # For --threads 2 and more. OpenMP threads wait for each other in a busy loop. If they share their cores with other
 # processes, a wait can take hundreds of milliseconds. A short spin costs nothing on an idle machine. With two other
-# busy processes, one encode of a 2.5 s window took a mean of 99 ms with it and 186 ms without. torch reads it
-# at import.
+# busy processes, one encode of a 2.5 s window took 99 ms with it and 186 ms without. torch reads it at import.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
 COMMANDS = (transcribe, sweep, search, compare, report, profile, bench, score, data, models, doctor)
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="whisperlab",
-        description="Live transcription of speech that switches language, and the tools to measure it.",
-    )
+    text = "Live transcription of speech that switches language, and the tools to measure it."
+    parser = Parser(prog="whisperlab", description=text)
     parser.add_argument("--version", action="version", version=f"whisperlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
-        command = commands.add_parser(
-            module.__name__.rpartition(".")[2],
-            help=module.HELP,
-            description=module.__doc__,
-            epilog="examples:\n" + "\n".join(f"  whisperlab {line}" for line in module.EXAMPLES),
-        )
+        name = module.__name__.rpartition(".")[2]
+        examples = "\n".join(("examples:", *(f"  whisperlab {line}" for line in module.EXAMPLES)))
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=examples)
         module.add_arguments(command)
         add_common_arguments(command)
-        command.set_defaults(run=module.run, needs=getattr(module, "needs", lambda _: {}), parser=command)
+        command.set_defaults(run=module.run, parser=command)
         for action in command.subparsers().values():
             add_common_arguments(action, nested=True)
             action.set_defaults(parser=action)
@@ -49,9 +41,13 @@ def build_parser() -> Parser:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Check the dependencies of one command and run it; returns the exit code."""
+    """Run one command, which first checks its optional libraries; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell at a press of TAB; the call below ends this process
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     if not words:
         parser.print_help()
         return 0
@@ -63,8 +59,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     stdout = sys.stderr if args.json else sys.stdout
     with redirect_stdout(stdout), _logged(console, args.verbose), translate_oom("for this command"):
         languages_as_codes(args)
-        require(args.needs(args))
-        return int(args.run(args, console))
+        return int(args.run(args, console) or 0)
 
 
 @contextmanager

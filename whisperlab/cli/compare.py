@@ -8,21 +8,24 @@ is a difference with its interval, no difference, or not enough data and the num
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import add_threads_argument, positive_int
+from whisperlab.cli import arguments
+from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
-from whisperlab.cli.needs import Needs, speech
+from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 
 if TYPE_CHECKING:
-    from whisperlab.experiments.comparison import Finding, Outcome
+    from whisperlab.experiments.comparison import Finding
 
 HELP = "is one configuration or sweep better than another?"
 EXAMPLES = (
-    """compare '{"compute.precision": "fp32"}' '{"compute.precision": "bf16"}' --limit 2 --rounds 4""",
+    """compare '{"compute.precision": "fp32"}' '{"compute.precision": "bf16"}' --limit 3 --rounds 4""",
     """compare old.json new.json --corpus my/manifest.jsonl --json""",
     """compare reports/old-sweep reports/new-sweep""",
 )
@@ -30,69 +33,62 @@ EXAMPLES = (
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("a", metavar="A", help="a configuration, or the folder of a sweep")
-    add("b", metavar="B", help="the configuration, or the folder, to compare it with")
-    add("--corpus", metavar="NAME|MANIFEST", help=f"the speech (default: {RUNNING['corpus']})")
-    add("--split", help=f"dev or test (default: {RUNNING['split']})")
-    add("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    add("a", "a configuration, or the folder of a sweep", metavar="A")
+    add("b", "the configuration, or the folder, to compare it with", metavar="B")
+    add("--corpus", f"the speech (default: {RUNNING['corpus']})", metavar="NAME|MANIFEST")
+    add("--split", f"dev or test (default: {RUNNING['split']})")
+    add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
     text = "run each recording N times; only the comparison of times improves (default: 1)"
-    add("--rounds", type=positive_int, metavar="N", help=text)
-    add("--model", help=f"model name or checkpoint file (default: {RUNNING['model']})")
-    add_threads_argument(parser, default=None)
+    add("--rounds", text, type=positive_int, metavar="N")
+    add("--model", f"model name or checkpoint file (default: {RUNNING['model']})")
+    arguments.add_threads_argument(parser, default=None)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """Significance tests, and speech unless both are sweeps."""
-    runs = not (Path(args.a).is_dir() and Path(args.b).is_dir())
-    corpus = args.corpus or str(RUNNING["corpus"])
-    return {"scipy": "significance tests", **(speech(corpus) if runs else {})}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Compare and print the result on each measure."""
-    from whisperlab.evaluation.trace import provenance
-
+def run(args: argparse.Namespace, console: Console) -> None:
     sweeps = [Path(text).is_dir() for text in (args.a, args.b)]
-    if any(sweeps) and not all(sweeps):
+    speech_needs = {} if all(sweeps) else arguments.speech(args.corpus or str(RUNNING["corpus"]))
+    arguments.require({"scipy": "significance tests", **speech_needs})
+    from whisperlab.experiments import comparison
+
+    facts: dict[str, object] = {"a": args.a, "b": args.b}
+    n_recordings = math.inf
+    if all(sweeps):
+        if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
+            args.parser.error(f"{', '.join(given)}: sweeps are compared without running anything")
+        outcome = comparison.compare_sweeps(Path(args.a), Path(args.b))
+    elif any(sweeps):
         args.parser.error("a sweep can only be compared with another sweep")
-    facts, outcome = (_sweeps if all(sweeps) else _configurations)(args, console)
-    document = {
-        "a": args.a,
-        "b": args.b,
-        **facts,
-        "normalizer": "plain",
-        "results": [finding.to_dict() for finding in outcome.findings],
-        "remarks": list(outcome.remarks),
-        **provenance(),
-    }
-    console.result(document, text_table([_row(finding) for finding in outcome.findings]), *outcome.remarks, counted())
-    return 0
+    else:
+        for name, default in RUNNING.items():
+            if getattr(args, name) is None:
+                setattr(args, name, default)
+        a, b = (comparison.read_configuration(text, args.threads) for text in (args.a, args.b))
+        speech, n_runs = arguments.recordings(args), 2 * args.rounds
+        n_recordings = len(speech)
+        audio_s = n_runs * sum(recording.duration for recording in speech)
+        work = f"{n_runs} runs of {n_recordings} recordings, {audio_s:.0f} s of audio in all"
+        with console.busy(f"comparing A and B: {work}; each result is printed when it is known"):
+            outcome = comparison.compare_configurations(
+                a, b, speech, model=args.model, rounds=args.rounds, say=console.note
+            )
+        facts |= {"recordings": n_recordings, **{name: getattr(args, name) for name in RUNNING}}
+    findings = [_checked(finding, n_recordings) for finding in outcome.findings]
+    results = [finding.to_dict() for finding in findings]
+    document = {**facts, "normalizer": "plain", "results": results, "remarks": outcome.remarks, **provenance()}
+    console.result(document, text_table([_row(finding) for finding in findings]), *outcome.remarks, counted())
 
 
-def _sweeps(args: argparse.Namespace, console: Console) -> tuple[dict[str, object], Outcome]:
-    from whisperlab.experiments.comparison import compare_sweeps
+def _checked(finding: Finding, n_recordings: float) -> Finding:
+    """Without interval and significance below `LEAST_UNITS` recordings: rounds of one recording are no more of them."""
+    from whisperlab.util.statistics import LEAST_UNITS
 
-    if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
-        args.parser.error(f"{', '.join(given)}: sweeps are compared without running anything")
-    return {}, compare_sweeps(Path(args.a), Path(args.b))
-
-
-def _configurations(args: argparse.Namespace, console: Console) -> tuple[dict[str, object], Outcome]:
-    from whisperlab import data
-    from whisperlab.experiments.comparison import compare_configurations, read_configuration
-
-    for name, default in RUNNING.items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
-    a, b = (read_configuration(text, args.threads) for text in (args.a, args.b))
-    recordings = data.load(args.corpus, args.split)[: args.limit]
-    audio_s = sum(recording.duration for recording in recordings)
-    runs = f"{2 * args.rounds} runs of {len(recordings)} recordings, {2 * args.rounds * audio_s:.0f} s of audio in all"
-    with console.busy(f"comparing A and B: {runs}; each result is printed when it is known"):
-        outcome = compare_configurations(a, b, recordings, model=args.model, rounds=args.rounds, say=console.note)
-    return {"recordings": len(recordings), **{name: getattr(args, name) for name in RUNNING}}, outcome
+    result = finding.result
+    if (few := LEAST_UNITS - int(min(n_recordings, result.n))) <= 0:
+        return finding
+    unknown = replace(result, low=None, high=None, p=math.nan, effect=math.nan, conclusion="not enough data")
+    return replace(finding, result=replace(unknown, pairs_missing=max(few, result.pairs_missing)))
 
 
 def _row(finding: Finding) -> dict[str, object]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import select
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.json_values import to_json
+from whisperlab.util.threads import start_background
+
+if TYPE_CHECKING:
+    from whisperlab.streaming.results import ProcessResult
 
 ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
+DIM, PLAIN, UP, ERASE_BELOW = "\x1b[2m", "\x1b[0m", "\x1b[A\r", "\r\x1b[J"
+REDRAW_S = 0.1
 PERIODS_S = {True: 1.0, False: 30.0}  # between two messages of `Console.busy`, on a terminal or not
 
 
@@ -28,7 +36,6 @@ class Console:
     quiet: bool = False
 
     def show(self, text: str) -> None:
-        """Print a result as text, unless stdout is for JSON."""
         if not self.json:
             self._write(text)
 
@@ -44,7 +51,6 @@ class Console:
             self._write(text)
 
     def result(self, document: object, *texts: str) -> None:
-        """Print a result: with ``--json`` its document, otherwise its texts."""
         self.document(document)
         for text in texts:
             self.show(text)
@@ -73,43 +79,33 @@ class Console:
             write(ERASE * self.err.isatty() + text, self.err)
 
     def error(self, error: BaseException) -> None:
-        """Print the reason of a failure on stderr, in one line."""
         write(f"whisperlab: error: {one_line(error)}", self.err)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
         """Say at once what runs, and how long it has run: each second on a terminal, else every half minute."""
-        terminal, began, done = self.err.isatty(), time.monotonic(), threading.Event()
+        terminal, began, done, writing = self.err.isatty(), time.monotonic(), threading.Event(), threading.Lock()
 
         def report() -> None:
             while not done.wait(PERIODS_S[terminal]):
-                line = f"{text}: {time.monotonic() - began:.0f} s"
-                write(f"{ERASE}{line}" if terminal else f"{line}\n", self.err, end="")
+                with writing:
+                    if not done.is_set():
+                        line = f"{text}: {time.monotonic() - began:.0f} s"
+                        write(f"{ERASE}{line}" if terminal else f"{line}\n", self.err, end="")
 
         self.note(text)
         if self.quiet:
             yield
             return
-        thread = threading.Thread(target=report, daemon=True)
-        with suppress(RuntimeError):  # without memory for a thread the work goes on, untold
-            thread.start()
+        with suppress(RuntimeError):  # without memory for a thread the work goes on without messages
+            start_background(report)
         try:
             yield
         finally:
-            done.set()
-            if thread.ident is not None:
-                thread.join()
-            if terminal:
-                write(ERASE, self.err, end="")
-
-
-def file_name(name: str) -> str:
-    """A file name as text that any Unicode encoding accepts: bytes that are not text become ``\\xff``.
-
-    >>> print(file_name("bad\\udcff.wav"))
-    bad\\xff.wav
-    """
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            with writing:
+                done.set()
+                if terminal:
+                    write(ERASE, self.err, end="")
 
 
 def write(text: str, stream: TextIO, end: str = "\n") -> None:
@@ -137,3 +133,68 @@ def percent(value: float | None) -> str:
 def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:
     """The line below a table with an error rate: how words are counted."""
     return f"words wrong: normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"
+
+
+class LiveText:
+    """Shows the text of the running segment on stdout, its tentative part dimmed, and the progress on stderr.
+
+    Each is shown only if its stream is a terminal. The text line is the line of the cursor; the status is below it.
+    """
+
+    def __init__(
+        self, console: Console, name: str, duration_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._name, self._duration_s, self._clock = console, name, duration_s, clock
+        self._text = console.out.isatty() and not console.json and not console.quiet
+        self._status = console.err.isatty() and not console.quiet
+        self._committed = self._tentative = ""
+        self._began, self._drawn = clock(), float("-inf")
+
+    def take(self, result: ProcessResult) -> None:
+        """Take the text of a result; the text of its final segments is no longer running text."""
+        self._committed += result.committed
+        for segment in result.segments:
+            running, final = self._committed.strip(), segment.text.strip()
+            self._committed = running.removeprefix(final) if running.startswith(final) else ""
+        self._tentative = result.tentative
+
+    def progress(self, fed_s: float) -> None:
+        """Redraw after so many seconds of audio, at most ten times a second. Raises if the reader has ended."""
+        self._console.check_reader()
+        now = self._clock()
+        if now - self._drawn < REDRAW_S:
+            return
+        self._drawn = now
+        columns = shutil.get_terminal_size().columns - 1
+        if self._text:
+            tentative = f" {self._tentative.strip()}" if self._tentative.strip() else ""
+            text = fitted(f"{self._committed.strip()}{tentative}", columns)
+            final = len(text) - min(len(tentative), len(text))
+            write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}", self._console.out, end="\n" * self._status)
+        if self._status:
+            rate = (now - self._began) / fed_s if fed_s else 0.0
+            status = f"{self._name}: {fed_s:.0f} of {self._duration_s:.0f} s, {rate:.1f} s per s"
+            write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
+
+    def erase(self) -> None:
+        """Remove text and status before other output. `progress` draws them again below it."""
+        if self._text:
+            write(ERASE_BELOW, self._console.out, end="")
+        elif self._status:
+            write(ERASE, self._console.err, end="")
+        self._drawn = float("-inf")
+
+
+def fitted(text: str, columns: int) -> str:
+    """The end of a text that fits in one line of a terminal. Wide characters take two columns.
+
+    >>> fitted("a long text", 6), fitted("東京", 3), fitted("short", 6)
+    ('… text', '…京', 'short')
+    """
+    widths = [0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text]
+    total, first = sum(widths), 0
+    if total <= columns:
+        return text
+    while total > columns - 1:
+        total, first = total - widths[first], first + 1
+    return f"…{text[first:]}"

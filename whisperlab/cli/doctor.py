@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from whisperlab.cli.arguments import EXTRAS, Parser, distribution, is_there
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
-from whisperlab.cli.needs import EXTRAS, distribution, is_there
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.process import proc_text
 
@@ -33,50 +33,54 @@ CPU_FLAGS = {
 ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
 
 
+Status: TypeAlias = Literal["OK", "WARN", "FAIL"]
+
+
 @dataclass(slots=True, frozen=True)
 class Finding:
     """The result of one check; ``advice`` says how to fix it if it is not OK."""
 
     name: str
-    status: Literal["OK", "WARN", "FAIL"]
+    status: Status
     detail: str
     advice: str = ""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="base", help="the weights to check")
+def add_arguments(parser: Parser) -> None:
+    parser.option("--model", "the weights to check", default="base")
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Print every finding; returns 1 if one of them is a FAIL."""
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Print every finding; raises WhisperlabError if one of them is a FAIL."""
     findings = list(examine(args.model))
     lines = (f"{f.status:<4}  {f.name:<9} {f.detail}{f' -> {f.advice}' if f.advice else ''}" for f in findings)
     console.result([asdict(finding) for finding in findings], *lines)
-    failed = [finding.name for finding in findings if finding.status == "FAIL"]
-    if failed:
-        console.note(f"whisperlab: error: not usable until these are fixed: {', '.join(failed)}")
-    return 1 if failed else 0
+    if failed := [finding.name for finding in findings if finding.status == "FAIL"]:
+        raise WhisperlabError(f"not usable until these are fixed: {', '.join(failed)}")
 
 
 def examine(model: str) -> Iterator[Finding]:
-    """All findings, the required parts first."""
-    yield python()
+    from whisperlab import data
+
+    new = sys.version_info >= (3, 11)
+    yield Finding("python", "OK" if new else "FAIL", f"{platform.python_version()}, whisperlab {version('whisperlab')}")
     yield processor(proc_text("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
-    yield (library := torch())
-    if library.status != "FAIL":
-        yield threads()
+    yield from torch()
     cxx = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
     yield program("compiler", cxx, "compiled encoder", "the compiled encoder cannot be used", "g++")
     yield disk()
     yield weights(model)
-    yield speech()
-    yield from extras()
+    if built := [name for name in data.list_corpora() if data.is_built(name)]:
+        yield Finding("speech", "OK", f"built: {', '.join(built)}")
+    else:
+        yield Finding("speech", "WARN", "no corpus built yet", "whisperlab data build ivr-five")
+    for extra, names in EXTRAS.items():  # ffmpeg is never used
+        if missing := [distribution(name) for name in names if not is_there(name)]:
+            advice = f"pip install 'whisperlab[{extra}]'"
+            yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
+        else:
+            yield Finding("extra", "OK", f"{extra}: {', '.join(map(distribution, names))}")
     yield program("browser", shutil.which("chromium"), "browser tests", "the browser tests need one", "chromium")
-
-
-def python() -> Finding:
-    status: Literal["OK", "FAIL"] = "OK" if sys.version_info >= (3, 11) else "FAIL"
-    return Finding("python", status, f"{platform.python_version()}, whisperlab {version('whisperlab')}")
 
 
 def processor(cpuinfo: str, cores: int) -> Finding:
@@ -92,24 +96,20 @@ def processor(cpuinfo: str, cores: int) -> Finding:
     return Finding("processor", "WARN" if lack else "OK", detail)
 
 
-def torch() -> Finding:
-    """The build of torch and its devices."""
+def torch() -> Iterator[Finding]:
+    """The build of torch, its devices, and the gain of a second compute thread, measured now."""
     try:
         import torch as library
     except (ImportError, OSError) as error:
-        return Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
-    device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
-    isa = library.backends.cpu.get_cpu_capability()
-    return Finding("torch", "OK", f"{library.__version__}, {isa}, {device}")
-
-
-def threads() -> Finding:
-    """The gain of a second compute thread, measured now."""
+        yield Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
+        return
     from whisperlab.util.threads import WORTH, second_thread
 
+    device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
+    yield Finding("torch", "OK", f"{library.__version__}, {library.backends.cpu.get_cpu_capability()}, {device}")
     share = second_thread()
     advice = "--threads 2 is faster while the second core is free" if share <= WORTH else "keep 1"
-    return Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {advice}")
+    yield Finding("threads", "OK", f"one thread 1.00, two threads {share:.2f} of the time; {advice}")
 
 
 def program(name: str, found: str | None, use: str, without: str, package: str) -> Finding:
@@ -120,19 +120,17 @@ def program(name: str, found: str | None, use: str, without: str, package: str) 
 
 
 def disk() -> Finding:
-    """Free space for weights, speech and traces."""
     from whisperlab.model.weights import cache_dir
 
     folder = cache_dir()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    status: Literal["OK", "WARN", "FAIL"] = "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
+    status: Status = "OK" if free >= ENOUGH_DISK else "WARN" if free >= LITTLE_DISK else "FAIL"
     advice = "" if status == "OK" else "free some space, or set WHISPERLAB_CACHE to a folder on another disk"
     return Finding("disk", status, f"{free / 1e9:.1f} GB free for {folder}", advice)
 
 
 def weights(model: str) -> Finding:
-    """Whether the model's weights are on this machine, with the known digest."""
     from whisperlab.model import weights as models
 
     try:
@@ -144,22 +142,3 @@ def weights(model: str) -> Finding:
     if found.trusted is False:
         return Finding("weights", "FAIL", found.evidence, f"delete {found.path} and fetch it again")
     return Finding("weights", "OK", described(found))
-
-
-def speech() -> Finding:
-    from whisperlab import data
-
-    built = [name for name in data.list_corpora() if data.is_built(name)]
-    if built:
-        return Finding("speech", "OK", f"built: {', '.join(built)}")
-    return Finding("speech", "WARN", "no corpus built yet", "whisperlab data build ivr-five")
-
-
-def extras() -> Iterator[Finding]:
-    """The optional libraries of each extra. ffmpeg is never used."""
-    for extra, names in EXTRAS.items():
-        if missing := [distribution(name) for name in names if not is_there(name)]:
-            advice = f"pip install 'whisperlab[{extra}]'"
-            yield Finding("extra", "WARN", f"{extra}: without {', '.join(missing)}", advice)
-        else:
-            yield Finding("extra", "OK", f"{extra}: {', '.join(map(distribution, names))}")

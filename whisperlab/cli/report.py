@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from whisperlab.cli.arguments import refuse_audio
+from whisperlab.cli.arguments import PAGES, Parser, refuse_audio, require
 from whisperlab.cli.console import Console
-from whisperlab.cli.needs import PAGES, Needs
 from whisperlab.util.errors import SweepError, TraceError
 from whisperlab.util.validation import from_json, shown
 
@@ -31,22 +30,18 @@ EXAMPLES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, out = parser.add_argument, Path("reports")
-    add("sources", nargs="+", type=Path, metavar="SOURCE", help="a sweep's folder, trace files, or notebooks")
-    add("--out", type=Path, default=out, metavar="PAGE|DIR", help="the page, or a folder for pages")
-    add("--baseline", type=Path, metavar="SOURCE", help="an earlier sweep's folder, or a trace, to compare with")
-    add("--title", help="the title of a page of a sweep or of traces")
+def add_arguments(parser: Parser) -> None:
+    add, out = parser.option, Path("reports")
+    add("sources", "a sweep's folder, trace files, or notebooks", nargs="+", type=Path, metavar="SOURCE")
+    add("--out", "the page, or a folder for pages", type=Path, default=out, metavar="PAGE|DIR")
+    add("--baseline", "an earlier sweep's folder, or a trace, to compare with", type=Path, metavar="SOURCE")
+    add("--title", "the title of a page of a sweep or of traces")
     text = "notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text"
-    add("-p", "--parameter", type=parameter, action="append", default=[], metavar="NAME=VALUE", help=text)
+    add("-p --parameter", text, type=parameter, action="append", default=[], metavar="NAME=VALUE")
 
 
 def parameter(text: str) -> tuple[str, object]:
-    """An argument like ``LIMIT=3``. A value that is not JSON is text.
-
-    >>> parameter('KEYS=["span"]'), parameter("CORPUS=ivr-five")
-    (('KEYS', ['span']), ('CORPUS', 'ivr-five'))
-    """
+    """An argument like ``LIMIT=3``, ``KEYS=["span"]`` or ``CORPUS=ivr-five``. A value that is not JSON is text."""
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {shown(text)}")
@@ -56,18 +51,13 @@ def parameter(text: str) -> tuple[str, object]:
         return name, value
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """The libraries that the pages of these sources need."""
-    found = {"jinja2": PAGES["jinja2"]}
-    if any(path.suffix == ".ipynb" for path in args.sources):
-        found |= dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
-    if any(path.suffix != ".ipynb" for path in args.sources):
-        found |= PAGES
-    return found
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Write the pages and their index; print the path and the answer of each page."""
+    notebook_libraries = dict.fromkeys(("papermill", "nbconvert", "ipykernel"), "notebooks")
+    kinds = {path.suffix == ".ipynb" for path in args.sources}
+    needed = {"jinja2": PAGES["jinja2"], **(notebook_libraries if True in kinds else {})}
+    require({**needed, **(PAGES if False in kinds else {})})
+    from whisperlab.report import notebook
     from whisperlab.report.index import entries, write_index
 
     folders = [path for path in args.sources if path.is_dir()]
@@ -84,38 +74,30 @@ def run(args: argparse.Namespace, console: Console) -> int:
     refuse_audio(traces, "report")
     pages = []
     for sources in jobs:
-        page = args.out if args.out.suffix == ".html" else args.out / f"{sources[0].stem}.html"
+        first = sources[0]
+        page = args.out if args.out.suffix == ".html" else args.out / f"{first.stem}.html"
         with console.busy(f"{', '.join(map(str, sources))} -> {page}"):
-            _write(sources, page, args)
+            if first in notebooks:
+                notebook.run_notebook(first, page, dict(args.parameter))
+            else:
+                command = shlex.join(["whisperlab", "report", *map(str, sources)])
+                report = _report(sources, args.title or (first.name if first in folders else "Traces"), command)
+                if args.baseline:
+                    report = report.beside(_report([args.baseline], args.baseline.name))
+                report.render(page)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
     if console.quiet:
-        return 0
+        return
     answers = {entry.href: entry.answer for entry in entries(index.parent, [page for page in pages if page.exists()])}
     for page in pages:
         answer = answers.get(quote(page.name))
         console.show(f"{page}: {answer}" if answer else str(page))
     console.show(str(index))
-    return 0
-
-
-def _write(sources: Sequence[Path], page: Path, args: argparse.Namespace) -> None:
-    """Write the page of a sweep's folder, of traces, or of a notebook, which is executed."""
-    if sources[0].suffix == ".ipynb":
-        from whisperlab.report.notebook import run_notebook
-
-        run_notebook(sources[0], page, dict(args.parameter))
-        return
-    title = args.title or (sources[0].name if sources[0].is_dir() else "Traces")
-    report = _report(sources, title, shlex.join(["whisperlab", "report", *map(str, sources)]))
-    if args.baseline:
-        report = report.beside(_report([args.baseline], args.baseline.name))
-    report.render(page)
 
 
 def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
-    """The report of a sweep's folder, or of traces."""
     from whisperlab.evaluation.trace import read_trace
     from whisperlab.experiments.results_store import STORE, open_store
     from whisperlab.report.sweep import from_store, from_traces

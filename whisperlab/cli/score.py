@@ -8,14 +8,15 @@ decode off have no text: only their language-ID frames are scored.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import comma_list, refuse_audio
+from whisperlab.cli.arguments import Parser, comma_list, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
-from whisperlab.cli.needs import Needs
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text
@@ -25,12 +26,9 @@ from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
-    from whisperlab.evaluation.scoring import Score
-    from whisperlab.evaluation.scoring.summary import RateTree
+    from whisperlab.evaluation.scoring.summary import RateTree, Score
     from whisperlab.evaluation.scoring.text import TextRules
     from whisperlab.evaluation.trace import Reference
-
-    References = Mapping[str, Reference]
 
 HELP = "error rates of traces or transcripts"
 EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference manifest.jsonl --json")
@@ -44,7 +42,6 @@ COLUMNS = {
     "decision delay, p50 (s)": "decision_delay_p50",
     "real-time factor": "real_time_factor",
 }
-_PERCENT = ("mixed_error_rate", "language_error_rate", "language_error_rate_frames")
 # The rates that need text; null for traces that were made with decode off.
 TEXT_RATES = (
     *("mixed_error_rate", "error_rate_by_language", "language_error_rate", "switch_error_rate", "deleted_s_per_switch"),
@@ -64,85 +61,57 @@ class Scored:
     def has_text(self) -> bool:
         return bool(self.config.get("decode", True))
 
+    def rates(self) -> RateTree:
+        return self.score.rates() | ({} if self.has_text else dict.fromkeys(TEXT_RATES))
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("paths", nargs="+", type=Path, metavar="PATH", help="traces, folders of traces, or JSON lines of transcribe")
-    add("--reference", type=Path, metavar="MANIFEST", help="manifest with the true segments")
-    text = "count á for a as an error (some references lack accents)"
-    add("--keep-diacritics", action="store_true", help=text)
+
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    add("paths", "traces, folders of traces, or JSON lines of transcribe", nargs="+", type=Path, metavar="PATH")
+    add("--reference", "manifest with the true segments", type=Path, metavar="MANIFEST")
+    parser.flag("--keep-diacritics", "count á for a as an error (some references lack accents)")
     text = "whisper: normalize number words, contractions and English spelling as openai-whisper does"
-    add("--normalizer", choices=("plain", "whisper"), default="plain", help=text)
+    add("--normalizer", text, choices=("plain", "whisper"), default="plain")
     text = "unify traditional and simplified characters, or Arabic with and without vowel signs"
-    add("--fold", type=comma_list, default=[], metavar="chinese,arabic", help=text)
+    add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic")
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """openai-whisper for its normalizers."""
-    return {"whisper": "--normalizer whisper"} if args.normalizer == "whisper" else {}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Print the rates of each recording, and of all recordings of each configuration."""
+    require({"whisper": "--normalizer whisper"} if args.normalizer == "whisper" else {})
     from whisperlab.evaluation.scoring import normalizer_name, pooled
-
-    rules: TextRules = {
-        "fold_diacritics": not args.keep_diacritics,
-        "normalizer": normalizer_name(args.normalizer, args.fold),
-    }
-    refuse_audio(args.paths, "score")
-    references = read_references(args.reference) if args.reference else {}
-    groups = by_configuration(scored(files(args.paths), references, rules))
-    recordings, configurations, rows = [], [], []
-    for name, group in groups.items():
-        named = [(one.recording, _rates(one.score, one.has_text)) for one in group]
-        total = pooled(one.score for one in group)
-        pooled_rates = _rates(total, group[0].has_text)
-        where = {"configuration": name} if len(groups) > 1 else {}
-        recordings += [{"recording": who, **where, "rates": mine} for who, mine in named]
-        configurations.append({"configuration": name, "rates": pooled_rates, "counts": total.to_dict()})
-        if len(group) > 1:
-            named.append((f"all {len(group)}", pooled_rates))
-        rows += [{**where, "recording": who} | _cells(mine) for who, mine in named]
-    alone = configurations[0] if len(configurations) == 1 else {"rates": None, "counts": None}
-    how = counted(rules["normalizer"], fold_diacritics=rules["fold_diacritics"])
-    words_counted = [how] if any(group[0].has_text for group in groups.values()) else []
-    totals = {"total": alone["rates"], "counts": alone["counts"]}
-    document = {"recordings": recordings, "configurations": configurations, **totals}
-    console.result(document, text_table(rows), *_without_text(groups), *words_counted)
-    return 0
-
-
-def by_configuration(scores: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """The scores by the name of their configuration: the options in which the configurations differ, as in reports."""
     from whisperlab.report.counts import config_name, varying
 
-    every = list(scores)
-    options = varying([one.config for one in every])
-    groups: dict[str, list[Scored]] = {}
+    normalizer, fold = normalizer_name(args.normalizer, args.fold), not args.keep_diacritics
+    refuse_audio(args.paths, "score")
+    references = read_references(args.reference) if args.reference else {}
+    rules: TextRules = {"fold_diacritics": fold, "normalizer": normalizer}
+    every, groups = list(scored(files(args.paths), references, rules)), defaultdict[str, list[Scored]](list)
+    options = varying([one.config for one in every])  # in which the configurations differ, as in reports
     for one in every:
-        groups.setdefault(config_name(one.config, options), []).append(one)
-    return groups
-
-
-def _rates(score: Score, has_text: bool) -> RateTree:
-    return score.rates() | ({} if has_text else dict.fromkeys(TEXT_RATES))
-
-
-def _cells(rates: RateTree) -> dict[str, object]:
-    return {title: percent(rates[name]) if name in _PERCENT else rates[name] for title, name in COLUMNS.items()}
-
-
-def _without_text(groups: Mapping[str, Sequence[Scored]]) -> Iterator[str]:
-    """A line for each configuration that was run with decode off."""
-    from whisperlab.evaluation.scoring import pooled
-
+        groups[config_name(one.config, options)].append(one)
+    recordings, configurations, rows, remarks, has_text = [], [], [], list[str](), False
     for name, group in groups.items():
-        if not group[0].has_text:
-            wrong = pooled(one.score for one in group).rates()["language_error_rate_frames"]
+        where = {"configuration": name} if len(groups) > 1 else {}
+        total = Scored(f"all {len(group)}", pooled(one.score for one in group), group[0].config)
+        rates, has_text = total.rates(), has_text or total.has_text
+        recordings += [{"recording": one.recording, **where, "rates": one.rates()} for one in group]
+        configurations.append({"configuration": name, "rates": rates, "counts": total.score.to_dict()})
+        for one in [*group, total] if len(group) > 1 else group:
+            found = [(title, rate, one.rates()[rate]) for title, rate in COLUMNS.items()]
+            cells = {title: percent(value) if "error_rate" in rate else value for title, rate, value in found}
+            rows.append({**where, "recording": one.recording, **cells})
+        if not total.has_text:
+            wrong = rates["language_error_rate_frames"]
             rate = "not known" if wrong is None else f"{100 * wrong:.0f} %"
-            where = f"{name}: " if len(groups) > 1 else ""
-            yield f"{where}no text: made with decode off; wrong language, frames: {rate}"
+            config = f"{name}: " if where else ""
+            remarks.append(f"{config}no text: made with decode off; wrong language, frames: {rate}")
+    alone = configurations[0] if len(configurations) == 1 else {"rates": None, "counts": None}
+    totals = {"total": alone["rates"], "counts": alone["counts"]}
+    if has_text:
+        remarks.append(counted(normalizer, fold_diacritics=fold))
+    document = {"recordings": recordings, "configurations": configurations, **totals}
+    console.result(document, text_table(rows), *remarks)
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -168,63 +137,57 @@ def read_references(manifest: Path) -> dict[str, Reference]:
     return references
 
 
-def scored(paths: Iterable[Path], references: References, rules: TextRules) -> Iterator[Scored]:
-    """The score of every recording in the files."""
+def scored(paths: Iterable[Path], references: Mapping[str, Reference], rules: TextRules) -> Iterator[Scored]:
     from whisperlab.evaluation.scoring import score_trace
     from whisperlab.evaluation.trace import read_trace
 
     for path in paths:
         documents = read_documents(path)
-        if documents is None:
+        for number, document in enumerate(documents, 1):
+            try:
+                yield _score_document(document, references, rules)
+            except TraceError as error:
+                what = "not the output of `whisperlab transcribe --json`"
+                raise TraceError(f"{path}, document {number}: {what}: {error}") from error
+        if not documents:
             trace = read_trace(path)
-            reference = references.get(trace.recording)
-            yield Scored(trace.recording, score_trace(trace, reference, **rules), flat(trace.config))
-        else:
-            for number, document in enumerate(documents, 1):
-                try:
-                    yield _score_document(document, references, rules)
-                except TraceError as error:
-                    raise TraceError(
-                        f"{path}, document {number}: not the output of `whisperlab transcribe --json`: {error}"
-                    ) from error
+            score = score_trace(trace, references.get(trace.recording), **rules)
+            yield Scored(trace.recording, score, flat(trace.config))
 
 
-def read_documents(path: Path) -> list[Json] | None:
-    """The documents of ``transcribe --json``, or None for another kind of file."""
+def read_documents(path: Path) -> list[Json]:
+    """The documents of ``transcribe --json``; empty for another kind of file."""
     try:
         lines = [from_json(line) for line in read_text(path).splitlines() if line.strip()]
     except ValueError:
-        return None
+        return []
     fields = {"audio", "duration", "segments", "switches"}
     complete = all(isinstance(line, dict) and fields <= line.keys() and "kind" not in line for line in lines)
-    return lines if lines and complete else None
+    return lines if complete else []
 
 
-def _score_document(document: Json, references: References, rules: TextRules) -> Scored:
+def _score_document(document: Json, references: Mapping[str, Reference], rules: TextRules) -> Scored:
     from whisperlab.evaluation.scoring import score
-    from whisperlab.evaluation.trace import DOCUMENT, SEGMENT, SWITCH, check_fields
+    from whisperlab.evaluation.trace import records
     from whisperlab.streaming.results import SessionSegment, Switch
 
-    check_fields(document, DOCUMENT, "a document")
-    for segment in document["segments"]:
-        check_fields(segment, SEGMENT, "a segment")
-    for switch in document["switches"]:
-        check_fields(switch, SWITCH, "a switch")
+    records.check_fields(document, records.DOCUMENT, "a document")
+    segments, switches = [], []
+    for item in document["segments"]:
+        records.check_fields(item, records.SEGMENT, "a segment")
+        fields = {name: item[name] for name in records.SEGMENT}
+        segments.append(SessionSegment(**fields | {"language": _code(item["language"])}))
+    for item in document["switches"]:
+        records.check_fields(item, records.SWITCH, "a switch")
+        switches.append(Switch(item["time"], _code(item["from"]), _code(item["to"]), item["decided_at"]))
     name = Path(document["audio"]).stem
     if name not in references:
         raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that contains it")
-    fields = SessionSegment.__slots__
-    segments = [
-        SessionSegment(**{field: item[field] for field in fields} | {"language": _code(item["language"])})
-        for item in document["segments"]
-    ]
-    switches = [Switch(s["time"], _code(s["from"]), _code(s["to"]), s["decided_at"]) for s in document["switches"]]
     return Scored(name, score(references[name], segments, switches, duration=document["duration"], **rules), {})
 
 
 def _code(language: str) -> str:
     """Whisper's code for a language; an unknown language is returned unchanged and counts as an error."""
-    try:
+    with suppress(UnknownLanguageError):
         return language_code(language)
-    except UnknownLanguageError:
-        return language
+    return language

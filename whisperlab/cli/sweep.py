@@ -16,32 +16,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from whisperlab.cli.arguments import (
-    add_languages_argument,
-    add_threads_argument,
-    comma_list,
-    positive_int,
-    share,
-    whole_numbers,
-)
+from whisperlab.cli import arguments
+from whisperlab.cli.arguments import Parser, comma_list, positive_int
 from whisperlab.cli.console import Console, counted, percent
-from whisperlab.cli.needs import Needs, speech
 from whisperlab.util.errors import SweepError
-from whisperlab.util.json_values import Json
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
     from whisperlab.experiments.executors import Executor
     from whisperlab.experiments.results_store import Row, Say
-    from whisperlab.experiments.sweep import Grid, MakeTranscriber, Outcome, Task
+    from whisperlab.experiments.sweep import Grid, MakeTranscriber, Task
     from whisperlab.model.weights import Weights
 
 HELP = "a grid of configurations over recordings"
 EXAMPLES = (
-    "sweep --corpus ivr-five --cache-sizes 10,50 --hash-precisions 6,0 --no-decode --out reports/s",
-    "sweep --corpus ivr-five --cache-sizes 10,50 --hash-precisions 6,0 --no-decode --out reports/s --resume "
-    "--workers 2",
+    "sweep --corpus ivr-five --cache-sizes 50 --hash-precisions 6,0 --no-decode --out reports/s",
+    "sweep --corpus ivr-five --cache-sizes 50 --hash-precisions 6,0 --no-decode --out reports/s --resume --workers 2",
     "sweep --corpus my/manifest.jsonl --keys rounded,span,logmel --limit 3 --out reports/s --dry-run",
 )
 # The columns of the table; --json has all of them.
@@ -71,113 +62,94 @@ class RunOptions(TypedDict, total=False):
     say: Say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
     add_run_arguments(parser, split="test", out="reports/sweep")
     for name, default, text in (
         ("cache-sizes", [10, 50], "most entries of the encoder cache; each value is a configuration"),
         ("hash-precisions", [6, 4, 2, 1, 0], "decimals that the key 'rounded' keeps, from 0 to 12"),
         ("lid-hop-ms", [100], "time between language-ID frames, in milliseconds"),
     ):
-        add(f"--{name}", type=whole_numbers, default=default, metavar="N,N", help=text)
+        add(f"--{name}", text, type=arguments.whole_numbers, default=default, metavar="N,N")
     text = "what makes two windows equal: rounded, span, logmel, similar"
-    add("--keys", type=comma_list, default=["rounded"], metavar="KEY,KEY", help=text)
-    add("--shadow-rate", type=share, default=0.2, metavar="0.2", help="share of cache hits that are checked")
-    add("--no-decode", action="store_true", help="language-ID only: no text, much faster")
-    add("--dry-run", action="store_true", help="print the planned runs and a time estimate from a short probe")
+    add("--keys", text, type=comma_list, default=["rounded"], metavar="KEY,KEY")
+    add("--shadow-rate", "share of cache hits that are checked", type=arguments.share, default=0.2, metavar="0.2")
+    parser.flag("--no-decode", "language-ID only: no text, much faster")
+    parser.flag("--dry-run", "print the planned runs and a time estimate from a short probe")
     text = "only convert the results.jsonl of an earlier version in DIR to results.sqlite"
-    add("--import", dest="import_from", type=Path, metavar="DIR", help=text)
+    add("--import", text, dest="import_from", type=Path, metavar="DIR")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, *, split: str, out: str) -> None:
+def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     """The arguments that grids and searches share: recordings, model, folder of the results, workers."""
-    add = parser.add_argument
-    add("--corpus", default="ivr-five", metavar="NAME|MANIFEST", help="the speech: a corpus or your manifest")
-    add("--split", default=split, help="dev or test")
-    add("--limit", type=positive_int, metavar="N", help="only the first N recordings (default: all)")
-    add("--model", default="base", help="model name or checkpoint file")
-    add_languages_argument(parser, "those of the corpus")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--out", type=Path, default=Path(out), metavar="DIR", help="folder of results and traces")
+    add = parser.option
+    add("--corpus", "the speech: a corpus or your manifest", default="ivr-five", metavar="NAME|MANIFEST")
+    add("--split", "dev or test", default=split)
+    add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
+    add("--model", "model name or checkpoint file", default="base")
+    arguments.add_languages_argument(parser, "those of the corpus")
+    add("--device", "cpu or cuda", default="cpu")
+    add("--out", "folder of results and traces", type=Path, default=Path(out), metavar="DIR")
     text = "skip the tasks that DIR holds, except those whose process died; give the other options again"
-    add("--resume", action="store_true", help=text)
-    add("--retry-failed", action="store_true", help="resume, and run failed tasks again")
+    parser.flag("--resume", text)
+    parser.flag("--retry-failed", "resume, and run failed tasks again")
     text = "worker processes, each with --threads (default: none; with --ray one per processor)"
-    add("--workers", type=positive_int, metavar="N", help=text)
-    add_threads_argument(parser)
-    text = (
-        "run on a Ray cluster (RAY_AUTH_MODE=token ray start --head starts one that requires a token; auto: that of "
-        "this machine); needs whisperlab[ray]"
-    )
-    add("--ray", metavar="auto|HOST:PORT", help=text)
+    add("--workers", text, type=positive_int, metavar="N")
+    arguments.add_threads_argument(parser)
+    start = "RAY_AUTH_MODE=token ray start --head starts one that requires a token"
+    text = f"run on a Ray cluster ({start}; auto: that of this machine); needs whisperlab[ray]"
+    add("--ray", text, metavar="auto|HOST:PORT")
     text = "with --ray, for nodes without access to these files: audio is sent with the tasks, traces return"
-    add("--ship-audio", action="store_true", help=text)
+    parser.flag("--ship-audio", text)
 
 
-def needs(args: argparse.Namespace) -> Needs:
-    """A cluster needs Ray, except for a dry run; an import needs nothing."""
-    if getattr(args, "import_from", None):
-        return {}
-    cluster = {"ray": "--ray"} if args.ray and not getattr(args, "dry_run", False) else {}
-    return {**cluster, **speech(args.corpus)}
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Run the tasks without a result and print the rates of each configuration; 1 when a task failed."""
-    from whisperlab import data
-    from whisperlab.experiments import sweep
-    from whisperlab.model import weights
-    from whisperlab.streaming.language_id import check_languages
+    from whisperlab.experiments import results_store, store_import, sweep
 
-    if args.import_from:
-        return _import(args, console)
+    if folder := args.import_from:
+        path, n_rows = folder / results_store.STORE, store_import.import_jsonl(folder)
+        console.result({"out": str(path), "rows": n_rows}, f"{n_rows:,} rows in {path}")
+        return
+    arguments.require({**({"ray": "--ray"} if args.ray and not args.dry_run else {}), **arguments.speech(args.corpus)})
     grid(args, ()).configurations()  # raises for a value out of range
     if not args.dry_run:
         check_out(args)
-    recordings = data.load(args.corpus, args.split)[: args.limit]
+    recordings = arguments.recordings(args)
     configurations = grid(args, recordings).configurations()
-    with console.busy(f"loading the model {args.model}"):
-        model = weights.load_weights(args.model, args.device, say=console.note)
-    check_languages(shared(args, recordings)["languages"], model.n_languages)
-    digest = weights.model_digest(model)
+    model, digest = loaded(args, recordings, console)
     if args.dry_run:
-        return _show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        _show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        return
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
-    _show_outcome(args, console, outcome)
+    with results_store.open_store(args.out) as store:
+        rows = list(store.rows()) if len(store) <= MOST_ROWS else []
+        if not rows:
+            console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
+    if outcome.peak_rss_bytes:
+        console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
+    results = json.loads(sweep.summarise(rows).to_json(orient="records"))  # without NaN
+    share = {title: "rate" in name.rpartition(".")[2] for title, name in COLUMNS.items()}
+    cells = [{title: row.get(name) for title, name in COLUMNS.items()} for row in results]
+    table = [{title: percent(cell) if share[title] else cell for title, cell in row.items()} for row in cells]
+    counts = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
+    console.result({"out": str(args.out), **counts, "results": results}, text_table(table), counted())
     if outcome.failed:
         own_error = any(row["status"] == "failed" for row in outcome.failed)
         option = "--retry-failed" if own_error else "--resume"
         raise SweepError(f"{len(outcome.failed)} of {outcome.planned} tasks failed; {option} runs them again")
-    return 0
 
 
-def _import(args: argparse.Namespace, console: Console) -> int:
-    from whisperlab.experiments.results_store import STORE
-    from whisperlab.experiments.store_import import import_jsonl
+def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: Console) -> tuple[Weights, str]:
+    """The model and its digest. Raises if it lacks one of the languages."""
+    from whisperlab.model import weights
+    from whisperlab.streaming.language_id import check_languages
 
-    path, rows = args.import_from / STORE, import_jsonl(args.import_from)
-    console.result({"out": str(path), "rows": rows}, f"{rows:,} rows in {path}")
-    return 0
-
-
-def _show_outcome(args: argparse.Namespace, console: Console, outcome: Outcome) -> None:
-    """Print what was run, and the rates of each configuration."""
-    from whisperlab.experiments.results_store import open_store
-
-    with open_store(args.out) as store:
-        results = summary(list(store.rows())) if len(store) <= MOST_ROWS else []
-        if not results:
-            console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
-    if outcome.peak_rss_bytes:
-        console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
-    counts = {"planned": outcome.planned, "found": outcome.found, "ran": outcome.ran, "failed": outcome.failed}
-    rows = [{title: _cell(name, row.get(name)) for title, name in COLUMNS.items()} for row in results]
-    console.result({"out": str(args.out), **counts, "results": results}, text_table(rows), counted())
-
-
-def _cell(name: str, value: float | None) -> object:
-    return percent(value) if "rate" in name.rpartition(".")[2] else value
+    with console.busy(f"loading the model {args.model}"):
+        model = weights.load_weights(args.model, args.device, say=console.note)
+    check_languages(shared(args, recordings)["languages"], model.n_languages)
+    return model, weights.model_digest(model)
 
 
 @contextmanager
@@ -223,33 +195,16 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:
     from whisperlab.experiments.sweep import Grid
 
-    return Grid(
-        {
-            "cache.size": args.cache_sizes,
-            "cache.hash_precision": args.hash_precisions,
-            "cache.key": args.keys,
-            "language_id.hop_ms": args.lid_hop_ms,
-        },
-        {**shared(args, recordings), "decode": not args.no_decode, "cache.shadow_rate": args.shadow_rate},
-    )
+    axes = {"cache.size": args.cache_sizes, "cache.hash_precision": args.hash_precisions, "cache.key": args.keys}
+    fixed = {"decode": not args.no_decode, "cache.shadow_rate": args.shadow_rate}
+    return Grid({**axes, "language_id.hop_ms": args.lid_hop_ms}, {**shared(args, recordings), **fixed})
 
 
 def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[str, Any]:
     """The options of all configurations; the languages are those of the recordings when none are given."""
     spoken = sorted({language for recording in recordings for language in recording.languages})
-    return {
-        "languages": args.languages or spoken or None,
-        "compute.device": args.device,
-        "compute.threads": args.threads,
-    }
-
-
-def summary(rows: Sequence[Row]) -> list[Json]:
-    """One record per configuration: ``whisperlab.experiments.sweep.summarise`` without NaN."""
-    from whisperlab.experiments.sweep import summarise
-
-    records: list[Json] = json.loads(summarise(rows).to_json(orient="records"))
-    return records
+    languages = args.languages or spoken or None
+    return {"languages": languages, "compute.device": args.device, "compute.threads": args.threads}
 
 
 def check_out(args: argparse.Namespace) -> None:
@@ -261,15 +216,14 @@ def check_out(args: argparse.Namespace) -> None:
         raise SweepError(f"{store} holds results already: --resume continues it, --out takes another folder")
 
 
-def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> int:
+def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> None:
     """Print the planned runs, the estimate of their time, and the audio that it was measured on."""
-    from whisperlab.experiments import cost, sweep
-    from whisperlab.experiments.results_store import STORE, open_store
+    from whisperlab.experiments import cost, results_store, sweep
 
     found: dict[str, str] = {}
     known: dict[str, cost.Cost] = {}
-    if (args.out / STORE).exists():
-        with open_store(args.out) as store:
+    if (args.out / results_store.STORE).exists():
+        with results_store.open_store(args.out) as store:
             found = store.statuses([task.key for task in tasks])
             known = cost.from_rows(islice(store.rows("status = 'ok'"), MOST_ROWS))
     todo = sweep.remaining(tasks, found, retry_failed=args.retry_failed)
@@ -286,9 +240,7 @@ def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task]
         plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": measured_s}
         rows = [{"stage": name, "computing (minutes)": f"{seconds / 60:.1f}"} for name, seconds in stages.items()]
         console.show(text_table(rows))
-        console.show(
-            f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on "
-            f"{measured_s:.0f} s of audio here and in earlier rows, without the effect of other caches"
-        )
+        told = f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on"
+        origin = f"{measured_s:.0f} s of audio here and in earlier rows, without the effect of other caches"
+        console.show(f"{told} {origin}")
     console.document(plan)
-    return 0

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import add_model_arguments, model_options, positive_int
-from whisperlab.cli.console import Console, file_name
-from whisperlab.cli.live_text import LiveText
+from whisperlab.cli.arguments import Parser, add_model_arguments, model_options, positive_int
+from whisperlab.cli.console import Console, LiveText
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.timeline import Span, seconds
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
-    from whisperlab.evaluation.trace import StreamTranscriber, Trace
+    from whisperlab.evaluation.trace import Trace
+    from whisperlab.transcriber import SessionRestartTranscriber
     from whisperlab.util.audio_arrays import FloatArray
 
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
-
-    class Reusable(StreamTranscriber, Protocol):
-        """A transcriber for several recordings: it keeps its model."""
-
-        def reset(self) -> None:
-            """Start a new stream with new statistics; keep the model."""
-
 
 HELP = "audio files to text, languages and switches"
 EXAMPLES = (
@@ -41,27 +34,22 @@ EXAMPLES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM")
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    add("audio", "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM", nargs="+", metavar="AUDIO")
     add_model_arguments(parser)
     text = "mix (default), left, right, a number from 1, or each: one labelled stream per channel"
-    add("--channel", type=channel, default="mix", metavar="CHANNEL", help=text)
+    add("--channel", text, type=channel, default="mix", metavar="CHANNEL")
     text = "number of the audio track, from 1 (default: the file's default track)"
-    add("--track", type=positive_int, metavar="N", help=text)
-    add("--language", metavar="es", help="the only language (code or English name): skips language-ID")
+    add("--track", text, type=positive_int, metavar="N")
+    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
-    add("--pace", choices=("fast", "real"), default="fast", help=text)
-    text = "write the trace to this file (with several AUDIO: to this folder)"
-    add("--trace", type=Path, metavar="FILE", help=text)
+    add("--pace", text, choices=("fast", "real"), default="fast")
+    add("--trace", "write the trace to this file (with several AUDIO: to this folder)", type=Path, metavar="FILE")
 
 
 def channel(text: str) -> str | int:
-    """An argument that names one channel, the mix, or each channel.
-
-    >>> channel("left"), channel("3")
-    ('left', 3)
-    """
+    """An argument that names one channel, the mix, or each channel."""
     if text in ("mix", "left", "right", "each"):
         return text
     if not text.isdecimal() or int(text) < 1:
@@ -70,23 +58,7 @@ def channel(text: str) -> str | int:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed."""
-    if args.language and args.languages:
-        args.parser.error("--language is the only language, --languages the possible ones: give one of them")
-    if args.trace:
-        make_trace_folder(args.trace, several=len(args.audio) > 1)
-    return transcribe_all(args, console, lambda: build_transcriber(args))
-
-
-def build_transcriber(args: argparse.Namespace) -> Reusable:
-    """The transcriber that the arguments describe. Loads the model."""
-    from whisperlab.transcriber import SessionRestartTranscriber
-
-    return SessionRestartTranscriber(**model_options(args), language=args.language)
-
-
-def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[], Reusable]) -> int:
-    """Transcribe all audio files. ``build`` is called once, after the first file was read.
+    """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed.
 
     Of several files, those that are not audio are reported before any work. If a trace cannot be written, the result
     is printed before the error.
@@ -94,21 +66,26 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import write_trace
 
-    transcriber: Reusable | None = None
+    if args.language and args.languages:
+        args.parser.error("--language is the only language, --languages the possible ones: give one of them")
+    paths = trace_paths(args.audio, args.trace)
+    transcriber: SessionRestartTranscriber | None = None
     unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
-    paths = trace_paths(args.audio, args.trace) if args.trace else [None] * len(args.audio)
     for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
         if number in unreadable:
             continue
-        name = file_name(argument)
+        # A name in any Unicode encoding: bytes that are not text become \xff.
+        name = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
         try:
             audio = read_audio(argument, channel=args.channel, track=args.track)
             traces: dict[Label, Trace] = {}
-            for label, samples in labelled(audio).items():
+            one, two = audio.ndim == 1, len(audio) == 2
+            labels: list[Label] = [None] if one else ["left", "right"] if two else [*range(1, len(audio) + 1)]
+            for label, samples in zip(labels, [audio] if one else audio, strict=True):
                 if transcriber is None:
                     with console.busy(f"loading the model {args.model}"):
-                        transcriber = build()
+                        transcriber = build_transcriber(args)
                 else:
                     transcriber.reset()
                 traces[label] = _capture(transcriber, samples, name, label, args, console)
@@ -123,6 +100,12 @@ def transcribe_all(args: argparse.Namespace, console: Console, build: Callable[[
             failed += 1
             console.error(error)
     return 1 if failed else 0
+
+
+def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
+    from whisperlab.transcriber import SessionRestartTranscriber
+
+    return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
 def check_files(names: Sequence[str], console: Console) -> set[int]:
@@ -144,68 +127,49 @@ def check_files(names: Sequence[str], console: Console) -> set[int]:
     return unreadable
 
 
-def labelled(audio: FloatArray) -> dict[Label, FloatArray]:
-    """The streams of the audio by their labels: one with the label None, or one per channel."""
-    if audio.ndim == 1:
-        return {None: audio}
-    labels: list[Label] = ["left", "right"] if len(audio) == 2 else [*range(1, len(audio) + 1)]
-    return dict(zip(labels, audio, strict=True))
+def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
+    """The path of each trace: the target itself for one audio file, else numbered files in the target.
 
-
-def trace_paths(audio: list[str], target: Path) -> list[Path]:
-    """The path of each trace: the target itself for one audio file, else numbered files in the target."""
-    if len(audio) == 1 and not target.is_dir():
-        return [target]
-    return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
-
-
-def make_trace_folder(target: Path, several: bool) -> None:
-    """Make the folder of the traces before the work starts. Raises ConfigurationError if that is impossible."""
-    folder = target if several else target.parent
+    Makes the folder, before the work starts. Raises ConfigurationError if that is impossible.
+    """
+    if target is None:
+        return [None] * len(audio)
+    folder = target if len(audio) > 1 else target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--trace {target}: cannot make {folder} ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
         raise ConfigurationError(f"--trace {target}: {folder} is not writable")
-
-
-_ALL = 99  # allowed languages by default
-_TIMES = {  # the lists of a document, and the field with the time of their items
-    "segments": "start_time",
-    "switches": "time",
-    **dict.fromkeys(("untranscribed", "language_outside", "language_doubtful"), "start"),
-}
+    if len(audio) == 1 and not target.is_dir():
+        return [target]
+    return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
 
 
 def document(name: str, traces: Mapping[Label, Trace]) -> dict[str, object]:
     """The JSON document of one audio file. Items of several channels are merged in time order."""
-    items: dict[str, list[dict[str, object]]] = {kind: [] for kind in _TIMES}
+    items: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
     for label, trace in traces.items():
         channel = {} if label is None else {"channel": label}
-        for kind, found in zip(_TIMES, _items(trace), strict=True):
-            items[kind] += [{**item, **channel} for item in found]
-    statistics: object = {str(label): trace.statistics for label, trace in traces.items()}
-    if None in traces:
-        statistics = traces[None].statistics
-    else:
-        for kind, time in _TIMES.items():
-            items[kind].sort(key=itemgetter(time))
+        segments = [asdict(segment) for segment in trace.segments]
+        if trace.header["pace"] == "real":
+            for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
+                segment["emitted_at"] = event["elapsed"]  # when it became final
+        found: dict[str, Sequence[Mapping[str, object]]] = {
+            "segments": segments,
+            "switches": [switch.to_dict() for switch in trace.switches],
+            "untranscribed": [{"start": seconds(span.start), "end": seconds(span.end)} for span in trace.untranscribed],
+            "language_outside": [flag.to_dict() for flag in trace.flags if flag.outside],
+            "language_doubtful": [flag.to_dict() for flag in trace.flags if not flag.outside],
+        }
+        for kind, rows in found.items():
+            items[kind] += [{**row, **channel} for row in rows]
+    if None not in traces:
+        for kind, merged in items.items():
+            merged.sort(key=itemgetter({"segments": "start_time", "switches": "time"}.get(kind, "start")))
+    parts = {str(label): trace.statistics for label, trace in traces.items()}
     duration = max(trace.duration for trace in traces.values())
-    return {"audio": name, "duration": duration, **items, "statistics": statistics}
-
-
-def _items(trace: Trace) -> Iterator[Iterable[Mapping[str, object]]]:
-    """The lists of `_TIMES`. With pace ``real`` segments have the time when they became final."""
-    segments = [asdict(segment) for segment in trace.segments]
-    if trace.header["pace"] == "real":
-        for segment, event in zip(segments, trace.of_kind("segment"), strict=True):
-            segment["emitted_at"] = event["elapsed"]
-    yield segments
-    yield [switch.to_dict() for switch in trace.switches]
-    yield [{"start": seconds(s.start), "end": seconds(s.end)} for s in trace.untranscribed]
-    yield [flag.to_dict() for flag in trace.flags if flag.outside]
-    yield [flag.to_dict() for flag in trace.flags if not flag.outside]
+    return {"audio": name, "duration": duration, **items, "statistics": parts["None"] if None in traces else parts}
 
 
 def line(segment: SessionSegment, label: Label = None, name: str | None = None) -> str:
@@ -220,34 +184,26 @@ def line(segment: SessionSegment, label: Label = None, name: str | None = None) 
 
 
 def summary(name: str, trace: Trace) -> str:
-    """One line about an audio file, a second one about its lag in real time, and lines of warnings."""
+    """One line about an audio file, a second one about its lag in real time, and lines of warnings about the text."""
     from whisperlab.streaming.real_time import real_time_line
 
-    main = (
-        f"{name}: {len(trace.segments)} segments, {len(trace.switches)} switches, {trace.duration:.1f} s "
-        f"of audio, {trace.speed}"
-    )
+    counts = f"{len(trace.segments)} segments, {len(trace.switches)} switches"
     live = trace.statistics.get("real_time")
-    lines = [main, *([real_time_line(live)] if live else []), *warnings(trace)]
-    return f"\n{name}: ".join(lines)
-
-
-def warnings(trace: Trace) -> Iterator[str]:
-    """Warnings about the text: speech without text, doubtful languages, no list of languages."""
+    lines = [f"{counts}, {trace.duration:.1f} s of audio, {trace.speed}", *([real_time_line(live)] if live else [])]
     if spans := trace.untranscribed:
-        yield f"speech without text: {format_spans(spans)}"
+        lines.append(f"speech without text: {format_spans(spans)}")
     for flag in trace.flags:
-        why = " (not an allowed language)" if flag.outside else ""
-        yield (
-            f"{format_spans([flag.span])} transcribed as {flag.label} may be {flag.language}{why}, "
-            f"probability {flag.probability:.2f}"
-        )
-    if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= _ALL:
-        found = Counter[str]()
+        found = f"{flag.language}{' (not an allowed language)' if flag.outside else ''}"
+        what = f"{format_spans([flag.span])} transcribed as {flag.label} may be {found}"
+        lines.append(f"{what}, probability {flag.probability:.2f}")
+    if trace.config.get("mode") == "auto" and len(trace.config.get("languages", ())) >= 99:  # all, by default
+        length_ms = Counter[str]()
         for segment in trace.segments:
-            found[segment.language] += round(1000 * (segment.end_time - segment.start_time))
-        names = ",".join(code for code, _ in found.most_common(5)) or "en,es"
-        yield f"all languages were allowed; a list of the possible ones reduces errors, such as --languages {names}"
+            length_ms[segment.language] += round(1000 * (segment.end_time - segment.start_time))
+        names = ",".join(code for code, _ in length_ms.most_common(5)) or "en,es"
+        advice = f"a list of the possible ones reduces errors, such as --languages {names}"
+        lines.append(f"all languages were allowed; {advice}")
+    return "\n".join(f"{name}: {line}" for line in lines)
 
 
 def format_spans(spans: Sequence[Span], most: int = 10) -> str:
@@ -256,12 +212,17 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
     >>> format_spans([Span(16000, 32000)])
     '1.0-2.0 s'
     """
-    first = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]]
-    return ", ".join(first) + (f" and {len(spans) - most} more" if len(spans) > most else "")
+    more = f" and {len(spans) - most} more" if len(spans) > most else ""
+    return ", ".join(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]) + more
 
 
 def _capture(
-    transcriber: Reusable, audio: FloatArray, name: str, label: Label, args: argparse.Namespace, console: Console
+    transcriber: SessionRestartTranscriber,
+    audio: FloatArray,
+    name: str,
+    label: Label,
+    args: argparse.Namespace,
+    console: Console,
 ) -> Trace:
     """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that."""
     from whisperlab.evaluation.trace import capture
@@ -270,29 +231,24 @@ def _capture(
 
     live = LiveText(console, Path(name).name, duration_s(audio))
 
-    def progress(fed_s: float) -> None:
-        live.progress(fed_s)
-        console.check_reader()
-
     def show(result: ProcessResult) -> None:
         live.take(result)
-        if result.segments:
-            live.erase()
         for segment in result.segments:
+            live.erase()
             console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
-    options = {"channel": label or args.channel, "track": args.track}
+    channel = label or (None if args.channel == "mix" else args.channel)
     try:
         return capture(
             transcriber,
             audio,
             recording=Path(name).stem,
             audio_path=name,
-            audio_options={key: value for key, value in options.items() if value not in (None, "mix")},
+            audio_options={"channel": channel, "track": args.track},
             chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
-            progress=progress,
+            progress=live.progress,
             on_result=show,
         )
     finally:

@@ -1,12 +1,9 @@
 """Speech with exact times of its language switches: corpora that are built on this machine, and manifests.
 
-No package registry carries a code-switching corpus. Debian carries telephone prompts with their texts: the same
-sentences, read by people in five languages. The recipes splice these prompts into scenes of 40 to 90 seconds. The
-language changes every few seconds, at known samples. Every number measured with them is one of *spliced human speech,
-not of a code-switching corpus*: a splice is easier than a speaker switching in mid-conversation.
-
-Guarantees: a sentence occurs in ``dev`` or in ``test``, in any language, never in both. The same recipe and seed give
-the same files, byte for byte.
+Debian carries telephone prompts with their texts: the same sentences, read by people in five languages. The recipes
+splice these prompts into scenes of 40 to 90 seconds. Every number measured with them is one of *spliced human speech,
+not of a code-switching corpus*: a splice is easier than a speaker switching in mid-conversation. A sentence occurs in
+``dev`` or in ``test``, in any language, never in both. The same recipe and seed give the same files, byte for byte.
 
 A manifest is JSON lines in NeMo's format. `datasets/README.md` shows how to write one for your own recordings.
 
@@ -19,14 +16,5 @@ from __future__ import annotations
 from whisperlab.data.corpora import build, corpus_dir, info, is_built, list_corpora, load
 from whisperlab.data.manifest import Recording, read_manifest, write_manifest
 
-__all__ = [
-    "Recording",
-    "build",
-    "corpus_dir",
-    "info",
-    "is_built",
-    "list_corpora",
-    "load",
-    "read_manifest",
-    "write_manifest",
-]
+__all__ = ["Recording", "build", "corpus_dir", "info", "is_built", "list_corpora", "load", "read_manifest"]
+__all__ += ["write_manifest"]

@@ -1,13 +1,8 @@
-"""Reading and writing audio files. The result is what ``as_audio`` returns: mono float32 at 16 kHz.
-
-Samples have one dimension, are finite and nominally within [-1, 1). Files that cannot be converted to this form raise
-``AudioFormatError``.
-"""
+"""Reading and writing audio files. The result is what ``as_audio`` returns: mono float32 at 16 kHz, all finite."""
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -24,7 +19,6 @@ from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
 from whisperlab.util.validation import shown
 
-logger = logging.getLogger("whisperlab")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SIDES = {"left": 1, "right": 2}
 
@@ -43,9 +37,10 @@ def read_audio(path: str | os.PathLike[str], *, channel: str | int = "mix", trac
     Raises ``AudioFormatError`` naming the path and the reason: no such file, empty, not audio, NaN samples, no such
     channel or track, more than 2**30 values (3.1 hours of stereo at 48 kHz).
     """
-    _check_channel(channel)
-    file = _check_file(path)
-    parts = decode(file, track)
+    is_number = isinstance(channel, int) and not isinstance(channel, bool) and channel >= 1
+    if channel not in ("mix", "each", *_SIDES) and not is_number:
+        raise ConfigurationError(f"channel: mix, left, right, each or a number from 1, got {shown(channel)}")
+    parts = decode(_check_file(path), track)
     try:
         audio = _chosen(parts, channel, f"{path}: ")
     except AudioFormatError as error:
@@ -90,35 +85,24 @@ def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
         check_values(part.samples)
     n_channels = max((part.samples.shape[1] for part in parts), default=1)
     if channel == "mix":
-        return joined_parts(parts, partial(_mix, weights=mixing_weights(parts, name)))
+        return joined_parts(parts, partial(_to_mono, chosen=mixing_weights(parts, name)))
     if channel == "each":
-        return np.stack([joined_parts(parts, partial(_one, index=index)) for index in range(n_channels)])
-    index = _SIDES.get(str(channel), channel)
-    assert isinstance(index, int)
-    if index > n_channels:
-        has = "1 channel" if n_channels == 1 else f"{n_channels} channels"
-        raise AudioFormatError(f"channel {channel} does not exist: the file has {has}")
-    return joined_parts(parts, partial(_one, index=index - 1))
+        return np.stack([joined_parts(parts, partial(_to_mono, chosen=index)) for index in range(n_channels)])
+    number = int(_SIDES.get(str(channel), channel))
+    if number > n_channels:
+        raise AudioFormatError(
+            f"channel {channel} does not exist: the file has {n_channels} channel{'s' * (n_channels > 1)}"
+        )
+    return joined_parts(parts, partial(_to_mono, chosen=number - 1))
 
 
-def _mix(part: Part, weights: FloatArray | None) -> FloatArray:
-    """The weighted sum of the channels; the mean without weights, or if their number differs."""
-    fits = weights is not None and part.samples.shape[1] == len(weights)
-    return mono(part.samples, weights if fits else None)
-
-
-def _one(part: Part, index: int) -> FloatArray:
-    """One channel of a part; the mean if the part has fewer channels."""
-    if index < part.samples.shape[1]:
-        return np.ascontiguousarray(part.samples[:, index])
-    return mono(part.samples, None)
-
-
-def _check_channel(channel: object) -> None:
-    if channel in ("mix", "each", *_SIDES):
-        return
-    if not isinstance(channel, int) or isinstance(channel, bool) or channel < 1:
-        raise ConfigurationError(f"channel: mix, left, right, each or a number from 1, got {shown(channel)}")
+def _to_mono(part: Part, chosen: int | FloatArray | None) -> FloatArray:
+    """One channel, or the weighted sum of all; the mean for None, and for a part with other channels."""
+    n_channels = part.samples.shape[1]
+    if isinstance(chosen, int) and chosen < n_channels:
+        return np.ascontiguousarray(part.samples[:, chosen])
+    weights = chosen if isinstance(chosen, np.ndarray) and len(chosen) == n_channels else None
+    return mono(part.samples, weights)
 
 
 def _check_file(path: str | os.PathLike[str]) -> Path:

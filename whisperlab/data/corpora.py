@@ -1,4 +1,7 @@
-"""Corpora on disk: built once per recipe and seed, atomically, with the same bytes every time."""
+"""Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes.
+
+``corpora.json`` has the recipes, and packages, licences and credits as in each package's copyright file.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,75 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from whisperlab.data import debian
+from whisperlab.data import debian, scenes
 from whisperlab.data.audio_files import write_wav
-from whisperlab.data.debian import Package, Say
+from whisperlab.data.debian import Package
 from whisperlab.data.manifest import Recording, Totals, read_manifest, write_manifest
-from whisperlab.data.prompts import (
-    SPLITS,
-    Prompt,
-    clean_text,
-    decode_g722,
-    fold,
-    make_prompt,
-    parse_texts,
-    sentences,
-    split_of,
-)
-from whisperlab.data.recipes import RECIPES, VOICES, Recipe, Voice, recipe
-from whisperlab.data.scenes import Scene, plan_scenes, render
+from whisperlab.data.scenes import SPLITS, Prompt
 from whisperlab.evaluation.trace import ReferenceSegment
+from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.model.weights import cache_dir
 from whisperlab.util.errors import ConfigurationError, CorpusError
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
 
 RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
+_HERE = Path(__file__).parent
+_FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
-Texts = Mapping[str, Mapping[str, str]]  # language to key to clean text
+
+@dataclass(slots=True, frozen=True)
+class Voice:
+    """The prompts of one language and their terms."""
+
+    lang: str
+    language: str
+    licence: str
+    credit: str
+    audio: Package  # with the recordings
+    texts: Package
+
+
+@dataclass(slots=True, frozen=True)
+class Recipe:
+    """A corpus to build: its languages, and the minimum seconds of audio per split."""
+
+    name: str
+    languages: tuple[str, ...]
+    seconds: Mapping[str, float]
+    description: str
+
+    @property
+    def voices(self) -> list[Voice]:
+        """The voices of its languages."""
+        return [VOICES[lang] for lang in self.languages]
+
+    @property
+    def packages(self) -> list[Package]:
+        """The packages to fetch: its recordings, and the texts of all languages (the split needs them)."""
+        return [voice.audio for voice in self.voices] + [voice.texts for voice in VOICES.values()]
+
+
+VOICES = {
+    lang: Voice(lang, v["language"], v["licence"], v["credit"], Package(*v["audio"]), Package(*v["texts"]))
+    for lang, v in _FACTS["voices"].items()
+}
+RECIPES = {
+    name: Recipe(name, tuple(r["languages"]), r["seconds"], r["description"]) for name, r in _FACTS["recipes"].items()
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises ConfigurationError for an unknown name."""
+    if name not in RECIPES:
+        raise ConfigurationError(f"unknown corpus {name!r}; the corpora are {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def list_corpora() -> list[str]:
@@ -58,7 +99,7 @@ def is_built(name: str, seed: int = 0) -> bool:
         folder = corpus_dir(name, seed)
         made = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         manifests = made.get("manifests", {})
-        undamaged = all(debian.sha256(folder / file) == digest for file, digest in manifests.items())
+        undamaged = all(file_sha256(folder / file) == digest for file, digest in manifests.items())
     except (OSError, ValueError, AttributeError):
         return False
     return bool(undamaged and made.get("version") == RECIPE_VERSION)
@@ -91,12 +132,11 @@ def load(
 
 
 def info(name: str, seed: int = 0) -> Json:
-    """Facts about a corpus. ``splits`` maps a split to recordings, minutes and switches; it is empty until built.
-
-    ``licences`` and ``credits`` are by language.
-    """
-    made, built = recipe(name), is_built(name, seed)
-    sizes = {split: Totals.of(load(name, split, seed, build_missing=False)) for split in SPLITS if built}
+    """Facts about a corpus; ``splits`` is empty until it is built, ``licences`` and ``credits`` are by language."""
+    made, built, sizes = recipe(name), is_built(name, seed), {}
+    for split in SPLITS if built else ():
+        size = Totals.of(load(name, split, seed, build_missing=False))
+        sizes[split] = {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
     return {
         "name": name,
         "description": made.description,
@@ -104,10 +144,7 @@ def info(name: str, seed: int = 0) -> Json:
         "seed": seed,
         "built": built,
         "path": str(corpus_dir(name, seed)),
-        "splits": {
-            split: {"recordings": size.recordings, "minutes": round(size.minutes, 2), "switches": size.switches}
-            for split, size in sizes.items()
-        },
+        "splits": sizes,
         "licences": {voice.lang: voice.licence for voice in made.voices},
         "credits": {voice.lang: voice.credit for voice in made.voices},
     }
@@ -121,12 +158,11 @@ def build(
     accept_newer: bool = False,
     say: Say = lambda line: None,
 ) -> Path:
-    """Build a corpus unless it exists; returns its folder.
+    """Build a corpus unless it exists; returns its folder, which appears only when it is complete.
 
     The Debian packages come from ``packages_dir``, or once from ``apt-get download``: 55 MB for all five languages.
     They must have the recipes' version unless ``accept_newer``. ``say`` receives a line per step. Processes that build
-    the same corpus wait for each other. The folder appears only when it is complete. Raises CorpusError if a package
-    is missing or damaged, and ConfigurationError for an unknown name.
+    the same corpus wait for each other. Raises CorpusError if a package is missing or damaged.
     """
     target = corpus_dir(name, seed)
     if is_built(name, seed):
@@ -141,18 +177,14 @@ def build(
                 debian.fetch(recipe(name).packages, packages, say)
             _build(folder, recipe(name), seed, packages, accept_newer, say)
     except OSError as error:
-        raise CorpusError(
-            f"{name} could not be built in {target.parent}: {error}; WHISPERLAB_CACHE can name a folder elsewhere"
-        ) from error
+        remedy = "WHISPERLAB_CACHE can name a folder elsewhere"
+        raise CorpusError(f"{name} could not be built in {target.parent}: {error}; {remedy}") from error
     return target
 
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill. It becomes ``target`` if it contains ``recipe.json`` at the end.
-
-    Only one process at a time has it. The kernel releases the lock when the process ends.
-    """
+    """A folder to fill, for one process at a time. It becomes ``target`` if it contains ``recipe.json`` at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     with target.with_name(f".{target.name}.lock").open("a") as lock:
@@ -171,26 +203,27 @@ def _new_folder(target: Path) -> Iterator[Path]:
 def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: bool, say: Say) -> None:
     files = {package.name: debian.verified(package, packages, accept_newer) for package in made.packages}
     texts = _read_texts(files)
-    sentence_of = sentences(texts)
+    sentence_of = scenes.sentences(texts)
     pool: list[Prompt] = []
     for voice in made.voices:
         say(f"{made.name}: reading {voice.language}")
-        pool += _read_prompts(voice, texts[voice.lang], sentence_of, files)
+        pool += _read_prompts(voice.lang, files[voice.audio.name], texts[voice.lang], sentence_of)
     (folder / "audio").mkdir()
     recordings: list[Recording] = []
     for split in SPLITS:
         say(f"{made.name}: splicing {split}")
-        of_split = list(_splice(folder, made, split, seed, [p for p in pool if split_of(p.sentence) == split]))
+        prompts = [prompt for prompt in pool if scenes.split_of(prompt.sentence) == split]
+        of_split = list(_splice(folder, made, split, seed, prompts))
         write_manifest(folder / f"manifest-{split}.jsonl", of_split)
         recordings += of_split
-    used = [Package(name, debian.version_of(deb), debian.sha256(deb)) for name, deb in files.items()]
+    used = [Package(name, debian.version_of(deb), file_sha256(deb)) for name, deb in files.items()]
     (folder / "CARD.md").write_text(_card(made, seed, recordings, used), encoding="utf-8")
     state = {
         "version": RECIPE_VERSION,
         "name": made.name,
         "seed": seed,
         "packages": {p.name: p.sha256 for p in used},
-        "manifests": {path.name: debian.sha256(path) for path in sorted(folder.glob("manifest-*.jsonl"))},
+        "manifests": {path.name: file_sha256(path) for path in sorted(folder.glob("manifest-*.jsonl"))},
     }
     (folder / "recipe.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
@@ -203,23 +236,21 @@ def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
         content = debian.unpack(files[voice.texts.name])
         if name not in content:
             raise CorpusError(f"{voice.texts.name} has no {name}")
-        parsed = parse_texts(content[name])
-        texts[lang] = {key: words for key, text in parsed.items() if (words := clean_text(key, text))}
+        parsed = scenes.parse_texts(content[name])
+        texts[lang] = {key: words for key, text in parsed.items() if (words := scenes.clean_text(key, text))}
     return texts
 
 
-def _read_prompts(
-    voice: Voice, texts: Mapping[str, str], sentence_of: Mapping[str, str], files: Mapping[str, Path]
-) -> list[Prompt]:
+def _read_prompts(lang: str, deb: Path, texts: Mapping[str, str], sentence_of: Mapping[str, str]) -> list[Prompt]:
     """The usable prompts of one language, in the order of their keys; the first of each wording."""
-    content = debian.unpack(files[voice.audio.name])
+    content = debian.unpack(deb)
     # usr/share/asterisk/sounds/VOICE/KEY.g722
     recordings = {name.split("/", 5)[-1].removesuffix(".g722"): raw for name, raw in content.items()}
     prompts: dict[str, Prompt] = {}
     for key in sorted(texts.keys() & recordings.keys()):
-        prompt = make_prompt(sentence_of[key], voice.lang, texts[key], decode_g722(recordings[key]))
-        if prompt is not None:
-            prompts.setdefault(fold(prompt.text), prompt)
+        audio = scenes.decode_g722(recordings[key])
+        if prompt := scenes.make_prompt(sentence_of[key], lang, texts[key], audio):
+            prompts.setdefault(scenes.fold(prompt.text), prompt)
     return list(prompts.values())
 
 
@@ -229,100 +260,48 @@ def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Pr
     def rng(name: str) -> np.random.Generator:
         return np.random.default_rng([seed, *name.encode()])
 
-    plan = plan_scenes(rng(f"{made.name}-{split}"), pool, made.languages, made.seconds[split])
+    plan = scenes.plan_scenes(rng(f"{made.name}-{split}"), pool, made.languages, made.seconds[split])
     for index, scene in enumerate(plan):
         name = f"{made.name}-{split}-{index:02d}"
-        recording = _recording(name, scene, split, made, folder)
-        write_wav(recording.audio_path, render(scene, rng(name)))
+        segments = tuple(
+            ReferenceSegment(seconds(each.start), seconds(each.end), each.prompt.lang, each.prompt.text)
+            for each in scene.placed
+        )
+        spoken = {segment.lang for segment in segments}
+        recording = Recording(
+            id=name,
+            audio_path=folder / "audio" / f"{name}.wav",
+            duration=seconds(len(scene)),
+            text=" ".join(segment.text for segment in segments),
+            lang=",".join(lang for lang in made.languages if lang in spoken),
+            segments=segments,
+            split=split,
+            corpus=made.name,
+            snr=scene.snr_db,
+        )
+        write_wav(recording.audio_path, scenes.render(scene, rng(name)))
         yield recording
-
-
-def _recording(name: str, scene: Scene, split: str, made: Recipe, folder: Path) -> Recording:
-    segments = tuple(
-        ReferenceSegment(seconds(each.start), seconds(each.end), each.prompt.lang, each.prompt.text)
-        for each in scene.placed
-    )
-    spoken = {segment.lang for segment in segments}
-    return Recording(
-        id=name,
-        audio_path=folder / "audio" / f"{name}.wav",
-        duration=seconds(len(scene)),
-        text=" ".join(segment.text for segment in segments),
-        lang=",".join(lang for lang in made.languages if lang in spoken),
-        segments=segments,
-        split=split,
-        corpus=made.name,
-        snr=scene.snr_db,
-    )
 
 
 def _card(made: Recipe, seed: int, recordings: Sequence[Recording], packages: Sequence[Package]) -> str:
     """The text of CARD.md with the usual header of data cards. It has no date, so that builds are identical."""
-    licences = sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})
-    credits = "\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices)
-    counts = "\n".join(_counts(recordings))
-    origin = "\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages)
-    return f"""\
----
-pretty_name: {made.name}
-language: [{", ".join(made.languages)}]
-license: [{", ".join(licences)}]
-task_categories: [automatic-speech-recognition, audio-classification]
----
-
-# {made.name}, seed {seed}
-
-{made.description[0].upper()}{made.description[1:]}.
-
-This is **spliced human speech, not a code-switching corpus**: telephone prompts, read by people,
-one after another. A splice is easier than a speaker switching: do not mix the two in results.
-
-## Counts
-
-| split | recordings | minutes | prompts | switches | seconds of speech |
-|-|-|-|-|-|-|
-{counts}
-
-{_METHOD}
-## Licences and credits
-
-{credits}
-
-This audio is an adapted work (cut, levelled, joined, partly with noise) under the same licences.
-
-## Made from these Debian packages
-
-| package | version | SHA-256 |
-|-|-|-|
-{origin}
-"""
-
-
-def _counts(recordings: Sequence[Recording]) -> Iterator[str]:
-    """The rows of the table, one per split."""
+    counts = []
     for split in SPLITS:
         size = Totals.of([r for r in recordings if r.split == split])
         spoken = ", ".join(f"{lang} {length_s:.0f}" for lang, length_s in size.speech_s.items())
         cells = (split, size.recordings, f"{size.minutes:.1f}", size.segments, size.switches, spoken)
-        yield f"| {' | '.join(map(str, cells))} |"
-
-
-_METHOD = """\
-## How it is made
-
-* Excluded: digits, letters and other single words (`digits/`, `letters/`, `phonetic/`, `silence/`,
-  `dictate/`), texts with brackets or symbols, texts with `?` in place of accented letters, prompts with less
-  than 1.5 s or more than 20 s of speech, and prompts with fewer than 5 or more than 28 characters per second.
-  Of prompts with the same words, one is kept.
-* Prompts are trimmed to their speech (30 dB below the loud parts, to 10 ms) plus 30 ms on each side. Their
-  level is moved towards -20 dB of full scale by at most 6 dB. Segment times are those of the speech.
-* A scene has 8 to 20 blocks of one or two prompts in 40 to 90 seconds, with 0 to 600 ms between prompts;
-  neighbouring blocks differ in language where there are two. No prompt is used twice in a split, no sentence
-  twice in a scene.
-* Every second scene is clean (pauses between prompts are digital silence). The others have pink noise,
-  alternately 20 dB and 10 dB below the speech: `noise_snr_db` in the manifest.
-* `dev` and `test` never share a sentence, in any language. Prompts with the same sentence are found by their
-  keys and texts. A hash of the first key assigns them to a split, the same in every corpus and seed.
-* Texts are the speakers' scripts. Most Spanish scripts lack accents: score with diacritics folded. Some
-  scripts differ from the recording.
-"""
+        counts.append(f"| {' | '.join(map(str, cells))} |")
+    return (
+        (_HERE / "card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            name=made.name,
+            seed=seed,
+            languages=", ".join(made.languages),
+            licences=", ".join(sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})),
+            description=made.description[0].upper() + made.description[1:],
+            counts="\n".join(counts),
+            credits="\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices),
+            origin="\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages),
+        )
+    )

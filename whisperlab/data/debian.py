@@ -6,7 +6,6 @@ Nothing is installed, and no root access is needed. Without apt-get, a folder wi
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import lzma
 import os
@@ -15,19 +14,16 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.util.errors import CorpusError
-
-Say = Callable[[str], None]
 
 _MEMBER_LIMIT = 8 << 20  # bytes; the largest prompt has 0.5 MB
 _UNPACKED_LIMIT = 128 << 20  # bytes; the largest package unpacks to 22 MB
-_XZ_MAGIC = b"\xfd7zXZ\0"
-_GZIP_MAGIC = b"\x1f\x8b"
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
@@ -40,33 +36,30 @@ class Package:
     version: str
     sha256: str
 
+    def files(self, folder: Path) -> list[Path]:
+        """The package's files of any version."""
+        return sorted(folder.glob(f"{self.name}_*.deb"))
 
-def fetch(packages: Iterable[Package], folder: Path, say: Say) -> None:
+    def is_in(self, folder: Path) -> bool:
+        """Whether the folder has the pinned file, or one of another version."""
+        return any(version_of(path) != self.version or file_sha256(path) == self.sha256 for path in self.files(folder))
+
+
+def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
     """Download the packages that are missing or damaged in ``folder`` with ``apt-get download``.
 
-    Processes that fetch to the same folder take turns. Files left by killed processes are removed. If the system's
-    package lists do not contain the packages (most containers have empty lists), fresh lists are fetched into a
-    temporary folder; the system's lists do not change. Raises CorpusError.
+    Processes that fetch to the same folder take turns. If the system's package lists do not contain the packages (most
+    containers have empty lists), fresh lists are fetched into a temporary folder. Raises CorpusError.
     """
-    packages = list(packages)
-    if not _lacking(packages, folder):
+    if all(package.is_in(folder) for package in packages):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the last holder ends
         for left_behind in folder.glob(".fetching-*"):
             shutil.rmtree(left_behind, ignore_errors=True)
-        if wanted := _lacking(packages, folder):
+        if wanted := [package.name for package in packages if not package.is_in(folder)]:
             _fetch(wanted, folder, say, lock)
-
-
-def _lacking(packages: Iterable[Package], folder: Path) -> list[str]:
-    """The names of the packages without a usable file in the folder: the pinned one, or one of another version."""
-
-    def usable(package: Package, path: Path) -> bool:
-        return version_of(path) != package.version or sha256(path) == package.sha256
-
-    return [each.name for each in packages if not any(usable(each, path) for path in _found(each, folder))]
 
 
 def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
@@ -82,19 +75,14 @@ def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
             (here / "lists" / "partial").mkdir(parents=True)
             own = [f"Dir::State::Lists={here / 'lists'}", f"Dir::Cache={here}", "Debug::NoLocking=true"]
             if reason := _apt_get(["update"], here, lock, own) or _apt_get(download, here, lock, own):
-                raise CorpusError(
-                    f"apt-get could not download {' '.join(names)}: {reason}; packages_dir can name a folder with "
-                    "the files"
-                )
+                failed = f"apt-get could not download {' '.join(names)}: {reason}"
+                raise CorpusError(f"{failed}; packages_dir can name a folder with the files")
         for deb in here.glob("*.deb"):
             deb.replace(folder / deb.name)
 
 
 def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Sequence[str] = ()) -> str:
-    """Run apt-get in ``folder``; returns the reason of a failure, or an empty string.
-
-    apt-get inherits the lock, because it may outlive this process and continue to write.
-    """
+    """Run apt-get, which inherits the lock, because it may outlive this process; returns the reason of a failure."""
     settings = ["Acquire::Retries=3", *options]
     if os.geteuid() == 0:  # apt-get would drop to a user without write access to the folder
         settings.append("APT::Sandbox::User=root")
@@ -106,30 +94,23 @@ def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Seque
     return "; ".join(errors) or f"exit status {done.returncode}" if done.returncode else ""
 
 
-def _found(package: Package, folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{package.name}_*.deb"))
-
-
 def version_of(deb: Path) -> str:
     """The version in the name of a package's file."""
     return deb.name.split("_")[1]
 
 
 def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
-    """The package's file in ``folder`` after a check of its digest.
-
-    Raises CorpusError for another version than the recipes' unless ``accept_newer``.
-    """
-    found = _found(package, folder)
+    """The package's file in ``folder``; CorpusError if it is damaged, or not the recipes' unless ``accept_newer``."""
+    found = package.files(folder)
     if not found:
         raise CorpusError(f"{folder}: {package.name}_{package.version}_all.deb is missing")
     for path in found:
-        if sha256(path) == package.sha256:
+        if file_sha256(path) == package.sha256:
             return path
     newest, version = found[-1], version_of(found[-1])
     if version == package.version:
         raise CorpusError(
-            f"{newest} is not the package it is named after (SHA-256 {sha256(newest)}, expected "
+            f"{newest} is not the package it is named after (SHA-256 {file_sha256(newest)}, expected "
             f"{package.sha256}): delete it and build again"
         )
     if not accept_newer:
@@ -140,17 +121,8 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
     return newest
 
 
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def unpack(path: Path) -> dict[str, bytes]:
-    """The regular files of a .deb by their paths (``usr/share/...``), in memory only.
-
-    Raises CorpusError for a damaged package, a member that points outside it, and a member that is too large.
-    """
+    """The regular files of a .deb by their paths (``usr/share/...``), in memory only; CorpusError if it is damaged."""
     files: dict[str, bytes] = {}
     total = 0
     try:
@@ -171,14 +143,11 @@ def unpack(path: Path) -> dict[str, bytes]:
 
 
 def _plain(packed: bytes) -> bytes:
-    """A tar archive without its compression. Raises ValueError above the size limit.
-
-    tarfile's own decompression has no limit: it keeps the data between the files in memory.
-    """
+    """A tar archive without its compression; ValueError above the limit. tarfile's own decompression has no limit."""
     stream: lzma.LZMADecompressor | zlib._Decompress
-    if packed.startswith(_XZ_MAGIC):
+    if packed.startswith(b"\xfd7zXZ\0"):
         stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
-    elif packed.startswith(_GZIP_MAGIC):
+    elif packed.startswith(b"\x1f\x8b"):
         stream = zlib.decompressobj(wbits=31)
     else:
         return packed

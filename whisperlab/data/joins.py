@@ -70,9 +70,6 @@ class Window(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._at
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         from_where = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._end - self.start}
         self._at = max(0, from_where[whence] + offset)
@@ -95,13 +92,13 @@ class Window(io.RawIOBase):
 
 
 class _Kind(NamedTuple):
-    """A chunked format: bytes before the first chunk, bytes of an id, size format, padding, id of the samples."""
+    """A format of chunks."""
 
-    header: int
+    header: int  # bytes before the first chunk
     id_bytes: int
-    size: str
+    size: str  # format of a chunk's size
     pad: int
-    samples: bytes
+    samples: bytes  # first bytes of the id of the samples' chunk
 
 
 _KINDS = {
@@ -109,18 +106,15 @@ _KINDS = {
     b"RIFX": _Kind(12, 4, ">I", 2, b"data"),
     b"RF64": _Kind(12, 4, "<I", 2, b"data"),
     b"FORM": _Kind(12, 4, ">I", 2, b"SSND"),
-    b"riff": _Kind(40, 16, "<Q", 8, b"data\xf3\xac\xd3\x11"),
+    b"riff": _Kind(40, 16, "<Q", 8, b"data"),
     b"caff": _Kind(8, 4, ">q", 1, b"data"),
 }
 
 
 class _Chunk(NamedTuple):
-    id: bytes
+    id: bytes  # the first four
     size: int  # bytes of the payload, by the header
     payload: int  # position of its first byte
-
-    def size_at(self, kind: _Kind) -> int:
-        return self.payload - struct.calcsize(kind.size)
 
 
 def layout(file: IO[bytes], size: int) -> Layout:
@@ -134,7 +128,11 @@ def layout(file: IO[bytes], size: int) -> Layout:
     found = Layout([(0, size)])
     second = next((pattern for first, pattern in _SECOND if first.match(head)), None)
     if second:
-        starts = [at for at in _search(file, second, begin + 4, size) if at >= _said_end(file, head, begin)]
+        said_end = 0  # of a WAV or AIFF file by its own header: another file may be embedded before that end
+        if head[:4] in (b"RIFF", b"RIFX", b"FORM"):
+            said = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+            said_end = begin + said if said < 2**31 - 2**16 else 0
+        starts = [at for at in _search(file, second, begin + 4, size) if at >= said_end]
         found.spans = list(pairwise([0, *starts, size]))
     elif _MP3.match(head):
         tables = list(_search(file, _XING, begin, size))
@@ -161,14 +159,6 @@ def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[i
             if at + match.start() > last:
                 last = at + match.start()
                 yield last
-
-
-def _said_end(file: IO[bytes], head: bytes, begin: int) -> int:
-    """The end of a WAV or AIFF file by its own header, 0 if unknown. Another file may be embedded before that end."""
-    if head[:4] not in (b"RIFF", b"RIFX", b"FORM"):
-        return 0
-    (size,) = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])
-    return begin + size if size < 2**31 - 2**16 else 0
 
 
 def _mp3_starts(file: IO[bytes], tables: list[int], begin: int, end: int) -> list[int]:
@@ -205,58 +195,57 @@ def _tag_bytes(head: bytes) -> int:
     return 0
 
 
-# ---- unfinished headers
-
-
 def _check_chunks(file: IO[bytes], start: int, end: int, found: Layout) -> None:
     """Patch a size of samples that a recorder left at 0, and report bytes that belong to no chunk."""
+    unfinished = "its header is unfinished: it gives 0 bytes of samples, there are {:,}"
     magic = _at(file, start, 12)
     if magic[:4] == b".snd" and magic[8:12] == b"\0" * 4 and end > start + int.from_bytes(magic[4:8]):
         found.patches[start + 8] = b"\xff" * 4
-        _report_unfinished(found, end - start - int.from_bytes(magic[4:8]))
+        found.problems.append(unfinished.format(end - start - int.from_bytes(magic[4:8])))
         return
     kind = _KINDS.get(magic[:4])
     if not kind or (magic[:4] in (b"RIFF", b"RIFX", b"RF64") and magic[8:] != b"WAVE"):
         return
-    chunks: list[_Chunk] = []
+    chunks: dict[bytes, _Chunk] = {}
     for chunk in _chunks(file, start + kind.header, end, kind):
-        chunks.append(chunk)
-        if chunk.id.startswith(kind.samples):
+        chunks.setdefault(chunk.id, chunk)
+        if chunk.id == kind.samples:
             break
     else:
         return
-    said, there = _said_size(file, chunks), end - chunk.payload
+    said, there = chunk.size, end - chunk.payload
+    if said == 0xFFFFFFFF and b"ds64" in chunks:
+        said = int.from_bytes(_at(file, chunks[b"ds64"].payload + 8, 8), "little")
+    elif said in (-1, 0xFFFFFFFF):  # unknown
+        said = 2**63
     own = 8 if kind.samples == b"SSND" else 4 if kind is _KINDS[b"caff"] else 0  # fields before the samples
     if said <= own:
         if there > own and _unexplained(file, chunk.payload + said, end, kind):
             found.patches |= _patched(file, start, end, kind, chunks)
-            _report_unfinished(found, there - own)
+            found.problems.append(unfinished.format(there - own))
     elif said < there and said < 0x7FFFF000:
         rest = _unexplained(file, chunk.payload + said + -said % kind.pad, end, kind)
-        rate = _byte_rate(file, chunks)
-        if rest > max(_TAIL_S * rate, 4096):
+        form = chunks.get(b"fmt ")
+        byte_rate = int.from_bytes(_at(file, form.payload + 8, 4), "little") if form else 0
+        if rest > max(_TAIL_S * byte_rate, 4096):
             found.problems.append(f"{rest:,} bytes after the {said:,} bytes given in its header are not read")
-
-
-def _report_unfinished(found: Layout, n_bytes: int) -> None:
-    found.problems.append(f"its header is unfinished: it gives 0 bytes of samples, there are {n_bytes:,}")
 
 
 def _chunks(file: IO[bytes], at: int, end: int, kind: _Kind) -> Iterator[_Chunk]:
     """The chunks from a position on, up to the first bytes that do not look like a chunk."""
-    field_bytes = struct.calcsize(kind.size)
-    while at + kind.id_bytes + field_bytes <= end:
-        head = _at(file, at, kind.id_bytes + field_bytes)
+    head_bytes = kind.id_bytes + struct.calcsize(kind.size)
+    while at + head_bytes <= end:
+        head = _at(file, at, head_bytes)
         if not all(32 <= byte < 127 for byte in head[:4]):
             return
         (size,) = struct.unpack(kind.size, head[kind.id_bytes :])
         if kind.id_bytes == 16:  # Wave64 includes the header in the size
             size -= 24
-        payload = at + len(head)
-        yield _Chunk(head[: kind.id_bytes], size, payload)
+        at += head_bytes
+        yield _Chunk(head[:4], size, at)
         if size < 0:
             return
-        at = payload + size + -size % kind.pad
+        at += size + -size % kind.pad
 
 
 def _unexplained(file: IO[bytes], at: int, end: int, kind: _Kind) -> int:
@@ -270,44 +259,24 @@ def _unexplained(file: IO[bytes], at: int, end: int, kind: _Kind) -> int:
     return max(0, end - at)
 
 
-def _said_size(file: IO[bytes], chunks: list[_Chunk]) -> int:
-    """The size of the samples by the header (RF64: by another chunk); 2**63 if unknown."""
-    size = chunks[-1].size
-    table = next((chunk for chunk in chunks if chunk.id == b"ds64"), None)
-    if table and size == 0xFFFFFFFF:
-        return int.from_bytes(_at(file, table.payload + 8, 8), "little")
-    return 2**63 if size in (-1, 0xFFFFFFFF) else size
-
-
-def _byte_rate(file: IO[bytes], chunks: list[_Chunk]) -> int:
-    """Bytes of samples per second by the header of a WAV file; 0 if unknown."""
-    form = next((chunk for chunk in chunks if chunk.id.startswith(b"fmt ")), None)
-    return int.from_bytes(_at(file, form.payload + 8, 4), "little") if form else 0
-
-
-def _patched(file: IO[bytes], start: int, end: int, kind: _Kind, chunks: list[_Chunk]) -> dict[int, bytes]:
+def _patched(file: IO[bytes], start: int, end: int, kind: _Kind, chunks: dict[bytes, _Chunk]) -> dict[int, bytes]:
     """The correct size fields of an unfinished header, by position."""
-    samples = chunks[-1]
-    size = end - samples.payload
+    samples = chunks[kind.samples]
+    size_at, size = samples.payload - struct.calcsize(kind.size), end - samples.payload
     counted = size + (24 if kind.id_bytes == 16 else 0)
     if "I" in kind.size:
         counted &= 0xFFFFFFFF
-    fields = {samples.size_at(kind): struct.pack(kind.size, counted)}
+    fields = {size_at: struct.pack(kind.size, counted)}
     if kind.header == 12:  # RIFF and FORM have 32 bits for the size of the file
         fields[start + 4] = struct.pack(kind.size, min(end - start - 8, 0xFFFFFFFF))
-    for chunk in chunks:
-        if chunk.id == b"ds64":
-            fields[chunk.payload] = struct.pack("<QQ", end - start - 8, size)
-            fields[samples.size_at(kind)] = b"\xff" * 4
-            fields[start + 4] = b"\xff" * 4
-        if chunk.id == b"COMM":
-            channels, _, bits = struct.unpack(">HIH", _at(file, chunk.payload, 8))
-            frame = channels * ((bits + 7) // 8)
-            fields[chunk.payload + 2] = struct.pack(">I", (size - 8) // frame if frame else 0)
+    if table := chunks.get(b"ds64"):
+        fields[table.payload] = struct.pack("<QQ", end - start - 8, size)
+        fields[size_at] = fields[start + 4] = b"\xff" * 4
+    if common := chunks.get(b"COMM"):
+        channels, _, bits = struct.unpack(">HIH", _at(file, common.payload, 8))
+        frame = channels * ((bits + 7) // 8)
+        fields[common.payload + 2] = struct.pack(">I", (size - 8) // frame if frame else 0)
     return fields
-
-
-# ---- Ogg
 
 
 class _Page(NamedTuple):

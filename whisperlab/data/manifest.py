@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -114,13 +115,10 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     """The recordings of a manifest, in the same order.
 
     Each line is a JSON object with ``audio_filepath`` (absolute, or relative to the manifest's folder), ``duration``
-    in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang``, ``segments`` (a list of ``start``,
-    ``end``, ``lang``, ``text``, by time), ``id``, ``split``, ``corpus`` and ``noise_snr_db``. Unknown fields and empty
-    lines are skipped.
-
-    With an ``offset`` the recording is ``duration`` seconds of the file from there on; segments are relative to it.
-    `language_code` lists the accepted languages. Without ``segments``, a recording in one language is one segment.
-    Without ``id``, the id is the file's name, or file name and offset (``call@12.5``).
+    in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang`` (`language_code`), ``segments`` (a list
+    of ``start``, ``end``, ``lang``, ``text``, by time from the offset on), ``id``, ``split``, ``corpus`` and
+    ``noise_snr_db``. Unknown fields and empty lines are skipped. Without ``segments``, a recording in one language is
+    one segment. Without ``id``, the id is the file's name, or file name and offset (``call@12.5``).
 
     Raises ManifestError with file and line. With ``check_audio`` also raises it if an audio file is missing, or ends
     before an offset or a segment. If a duration differs from the file's, the file's is used, and a warning is logged.
@@ -128,8 +126,7 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     source = Path(path)
     recordings: dict[str, Recording] = {}
     wrong: list[str] = []
-    for place, line in _lines(source):
-        fields = _object(line, place, source)
+    for place, fields in _objects(source):
         _check(fields, _LINE, ("audio_filepath", "duration", "text"), place)
         duration, offset = float(fields["duration"]), fields.get("offset")
         offset = None if offset is None else float(offset)
@@ -138,7 +135,7 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
             if not audio.is_file():
                 raise ManifestError(f"{place}: the audio file {audio} does not exist")
             there_s, offset = _there(audio, offset, duration, place)
-            if abs(there_s - duration) > _tolerance(duration):
+            if there_s != duration:
                 wrong.append(f"{place}: duration is {duration:g} s, but {audio.name} has {there_s:.2f} s")
                 duration = there_s
         recording = _recording(fields, duration, offset, source, place)
@@ -156,32 +153,29 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
 
 
 def _there(audio: Path, offset: float | None, duration: float, place: str) -> tuple[float, float | None]:
-    """The actual seconds of audio of a line, and its offset: None for the whole file.
+    """The actual seconds of audio of a line if they differ from the duration, and its offset: None for the whole file.
 
     The duration in the audio file's header is used if it agrees with the line. Otherwise the file is decoded, because
     headers can be wrong too.
     """
+    tolerance = min(0.5, max(0.1, 0.05 * duration))
     wanted = (offset or 0.0) + duration
     try:
         there_s = float(soundfile.info(audio).duration)
     except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
         there_s = 0.0
-    tolerance = _tolerance(duration)
     if there_s < wanted - tolerance or (offset is None and there_s > wanted + tolerance):
         try:
             there_s = duration_s(read_audio(audio))
         except AudioFormatError:  # raised again when the recording is used
             return duration, offset
-    if offset is None or (offset == 0 and abs(there_s - duration) <= _tolerance(duration)):
-        return there_s, None
-    if offset >= there_s:
+    if offset and offset >= there_s:
         raise ManifestError(f"{place}: offset is {offset:g} s, but {audio.name} ends at {there_s:.2f} s")
-    return min(duration, there_s - offset), offset
-
-
-def _tolerance(duration: float) -> float:
-    """The allowed difference between a stated duration and the file's, in seconds: 5 %, between 0.1 and 0.5 s."""
-    return min(0.5, max(0.1, 0.05 * duration))
+    if offset == 0 and abs(there_s - duration) <= tolerance:
+        offset = None
+    if offset is not None:
+        there_s = min(duration, there_s - offset)
+    return there_s if abs(there_s - duration) > tolerance else duration, offset
 
 
 def _short(number: float) -> str:
@@ -190,10 +184,10 @@ def _short(number: float) -> str:
 
 
 def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
-    audio = recording.audio_path
+    audio, offset = recording.audio_path, recording.offset
     return {
         "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
-        **({} if recording.offset is None else {"offset": recording.offset}),
+        **({} if offset is None else {"offset": offset}),
         "duration": recording.duration,
         "text": recording.text,
         "lang": recording.lang,
@@ -208,7 +202,7 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
     }
 
 
-def _lines(source: Path) -> Iterator[tuple[str, str]]:
+def _objects(source: Path) -> Iterator[tuple[str, Json]]:
     """The lines that are not empty, with their places ``file:number``."""
     try:
         content = read_text(source)
@@ -217,30 +211,25 @@ def _lines(source: Path) -> Iterator[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise ManifestError(f"{source}: not a text in UTF-8 or UTF-16: {error}") from error
     for number, line in enumerate(content.split("\n"), 1):
-        if line.strip():
-            yield f"{source}:{number}", line
+        if not line.strip():
+            continue
+        place, cause = f"{source}:{number}", None
+        try:
+            value = from_json(line)
+            found = shown(value)
+        except ValueError as error:
+            value, cause, found = None, error, f"not JSON: {error}"
+        if not isinstance(value, dict):
+            found = _other_format(content.strip()) or found
+            raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from cause
+        yield place, value
 
 
-def _object(line: str, place: str, source: Path) -> Json:
-    cause = None
-    try:
-        value = from_json(line)
-        if isinstance(value, dict):
-            return value
-        found = shown(value)
-    except ValueError as error:
-        cause, found = error, f"not JSON: {error}"
-    found = _other_format(source) or found
-    raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from cause
-
-
-def _other_format(source: Path) -> str:
+def _other_format(content: str) -> str:
     """The format of a file that is often mistaken for a manifest; empty if unknown."""
-    content = read_text(source).strip()
-    try:
+    document = None
+    with suppress(ValueError):
         document = from_json(content)
-    except ValueError:
-        document = None
     if isinstance(document, list):
         return f"a JSON array of {len(document)}: write each item on its own line"
     if isinstance(document, dict):
@@ -255,10 +244,8 @@ def _other_format(source: Path) -> str:
 
 
 def _check(fields: Json, allowed: Mapping[str, Field], required: Iterable[str], place: str) -> None:
-    for name in required:
-        if name not in fields:
-            raise ManifestError(f"{place}: the field {name!r} is missing")
-    if wrong := wrong_field(fields, allowed):
+    missing = next((f"the field {name!r} is missing" for name in required if name not in fields), None)
+    if wrong := missing or wrong_field(fields, allowed):
         raise ManifestError(f"{place}: {wrong}")
 
 
@@ -295,10 +282,8 @@ def _segments(items: Sequence[object], duration: float, place: str) -> Iterator[
         _check(item, _SEGMENT, _SEGMENT, here)
         start, end, lang = float(item["start"]), float(item["end"]), _language(item["lang"], here)
         if not last <= start < end <= duration + _ROUNDING_S:
-            raise ManifestError(
-                f"{here} should start at {last} s or later and end after that, within the {duration} s of the "
-                f"recording; got {start} to {end}"
-            )
+            wanted = f"should start at {last} s or later and end after that, within the {duration} s of the recording"
+            raise ManifestError(f"{here} {wanted}; got {start} to {end}")
         last = start
         yield ReferenceSegment(start, end, lang, item["text"])
 

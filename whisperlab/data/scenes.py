@@ -1,17 +1,46 @@
-"""Scenes: prompts placed one after another, so that the language changes at known samples."""
+"""Scenes: prompts (sentences read by people) one after another, so that the language changes at known samples.
+
+Prompts have clean texts, are trimmed to their speech and levelled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import io
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
-from whisperlab.data.prompts import Prompt
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.errors import CorpusError
-from whisperlab.util.timeline import SAMPLE_RATE, samples, seconds
+from whisperlab.util.errors import CorpusError, MissingDependencyError
+from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
+SPLITS = ("dev", "test")
+
+# Cleaning. Excluded prompts have a doubtful reference; difficult speech is never a reason.
+_NOT_SENTENCES = ("digits/", "letters/", "phonetic/", "silence/", "dictate/")
+_TEXTS_LIMIT = 8 << 20  # bytes
+_NEVER_SPOKEN = re.compile(r"[\[\](){}<>/\\*#_|]")  # stage directions, alternatives, file names
+_LOST_LETTER = re.compile(r"\?(?!\s*$)")  # the Italian texts lost some accented letters to "?"
+_EDGES = ' \t.…"“”«»;,'  # a prompt is often a part of a sentence: "... to mute or unmute yourself"
+_PROMPT_S = (1.5, 20.0)  # seconds of speech
+_CHARACTERS_A_SECOND = (5.0, 28.0)  # outside, text and recording differ
+
+# Trimming and levelling
+_LEVEL_FRAME = 160  # samples (10 ms)
+_QUIET_DB = 30.0  # below the loud frames: room tone, hum and breath start here (checked on all 1,300 prompts)
+_MARGIN = 480  # samples (30 ms) kept around the speech
+_LEVEL_DB = -20.0  # dB of full scale: the level of every prompt moves towards it,
+_GAIN_LIMIT_DB = 6.0  # by at most this much: voices keep some of their differences
+
+# Scenes
 _BLOCKS = (8, 20)  # a block is one or two prompts of one language
 _LENGTH_S = (40.0, 90.0)
 _AIM_S = (45.0, 78.0)  # a scene ends with the block that reaches a length drawn from this range
@@ -21,6 +50,137 @@ _TAIL = 8000  # samples (0.5 s) after the last word, so that voice-activity dete
 _NOISES_DB = (None, 20.0, None, 10.0)  # signal-to-noise ratio, scene after scene
 _PINK_ABOVE_HZ = 50.0
 _TRIES = 1000  # about every second draw succeeds
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """One usable prompt."""
+
+    sentence: str  # the same for all prompts with the same meaning, in any language
+    lang: str
+    text: str
+    audio: FloatArray  # with at most 30 ms around its speech
+    speech: Span
+
+
+def parse_texts(raw: bytes) -> dict[str, str]:
+    """``key: text`` lines (gzip, UTF-8, ``;`` comments); the first of a key counts. CorpusError for other content."""
+    try:
+        stream = zlib.decompressobj(wbits=31)  # gzip
+        content = stream.decompress(raw, _TEXTS_LIMIT)
+        if not stream.eof:
+            raise ValueError(f"cut short, or larger than {_TEXTS_LIMIT >> 20} MiB")
+        lines = content.decode("utf-8-sig").splitlines()
+    except (zlib.error, ValueError) as error:
+        raise CorpusError(f"the texts of the prompts cannot be read: {error}") from error
+    texts: dict[str, str] = {}
+    for line in lines:
+        key, colon, text = line.partition(":")
+        if colon and not line.startswith(";"):
+            texts.setdefault(key.strip(), " ".join(text.split()))
+    return texts
+
+
+def clean_text(key: str, text: str) -> str | None:
+    """The spoken words, or None if the text may contain anything else.
+
+    >>> clean_text("confbridge-mute-out", "...to mute or unmute yourself.")
+    'to mute or unmute yourself'
+    """
+    if key.startswith(_NOT_SENTENCES) or _NEVER_SPOKEN.search(text) or _LOST_LETTER.search(text):
+        return None
+    words = text.strip(_EDGES)
+    return words if any(c.isalpha() for c in words) else None
+
+
+def fold(text: str) -> str:
+    """Lower case without accents and punctuation: equal for two texts with the same words.
+
+    >>> fold("Désolé, ce numéro...")
+    'desole ce numero'
+    """
+    letters = unicodedata.normalize("NFKD", text.lower())
+    return " ".join(re.findall(r"\w+", "".join(c for c in letters if not unicodedata.combining(c))))
+
+
+def sentences(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The sentence of each key: the first of all keys that share its words in any language (to key to text).
+
+    A split by key would put prompts that are nearly the same in both *dev* and *test*.
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for of_language in texts.values():
+        first: dict[str, str] = {}
+        for key, text in of_language.items():
+            a, b = root(key), root(first.setdefault(fold(text), key))
+            parent[max(a, b)] = min(a, b)
+    return {key: root(key) for key in parent}
+
+
+def split_of(sentence: str) -> str:
+    """``dev`` or ``test``, by a hash of the sentence: the same in every language, corpus and seed."""
+    return SPLITS[hashlib.sha256(sentence.encode()).digest()[0] % 2]
+
+
+def decode_g722(raw: bytes) -> FloatArray:
+    """The samples of a headerless G.722 file (16 kHz), which may be empty; CorpusError if decoding fails."""
+    if not raw:
+        return np.zeros(0, dtype=np.float32)
+    try:
+        import av
+    except ImportError as error:
+        needed = "the prompts are in G.722, which needs PyAV: pip install 'whisperlab[data]'"
+        raise MissingDependencyError(needed) from error
+    try:
+        with av.open(io.BytesIO(raw), mode="r", format="g722") as container:
+            parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+            rate = container.streams.audio[0].rate
+    except (av.FFmpegError, IndexError) as error:
+        raise CorpusError(f"a prompt cannot be decoded: {error}") from error
+    assert rate == SAMPLE_RATE, rate
+    return np.concatenate(parts).astype(np.float32) / np.float32(32768)
+
+
+def make_prompt(sentence: str, lang: str, text: str, audio: FloatArray) -> Prompt | None:
+    """A prompt that is ready for a scene, or None if its length or its speaking rate is out of range."""
+    if len(audio) < samples(_PROMPT_S[0]) or not np.any(audio):
+        return None
+    trimmed, speech = trim(audio)
+    shortest, longest = _PROMPT_S
+    slowest, fastest = _CHARACTERS_A_SECOND
+    if not (shortest <= speech.duration_s <= longest and slowest <= len(text) / speech.duration_s <= fastest):
+        return None
+    return Prompt(sentence, lang, text, level(trimmed, speech), speech)
+
+
+def trim(audio: FloatArray) -> tuple[FloatArray, Span]:
+    """The audio with at most 30 ms around its speech, and the span of the speech in it, to 10 ms.
+
+    Speech starts and ends with the first and last 10 ms that are less than 30 dB below the 95th percentile.
+    """
+    power = _power(audio[: len(audio) // _LEVEL_FRAME * _LEVEL_FRAME].reshape(-1, _LEVEL_FRAME))
+    loud = np.flatnonzero(power > np.percentile(power, 95) * 10 ** (-_QUIET_DB / 10))
+    start, end = int(loud[0]) * _LEVEL_FRAME, int(loud[-1] + 1) * _LEVEL_FRAME
+    first = max(0, start - _MARGIN)
+    return audio[first : end + _MARGIN], Span(start - first, end - first)
+
+
+def level(audio: FloatArray, speech: Span) -> FloatArray:
+    """The audio with its speech moved towards -20 dB of full scale, by at most 6 dB."""
+    power = float(_power(audio[speech.start : speech.end]))
+    gain_db = np.clip(_LEVEL_DB - 10 * np.log10(power), -_GAIN_LIMIT_DB, _GAIN_LIMIT_DB)
+    return audio * np.float32(10 ** (gain_db / 20))
+
+
+def _power(audio: FloatArray) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.square(audio, dtype=np.float64).mean(axis=-1)
+    return mean
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,43 +209,30 @@ class Scene:
         return self.placed[-1].end + _TAIL
 
 
-def plan_scenes(
-    rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float
-) -> Iterator[Scene]:
-    """Scenes with a total length of at least ``length_s`` seconds. No prompt is used twice.
+def plan_scenes(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float) -> Iterator[Scene]:
+    """Scenes with a total length of at least ``length_s``; CorpusError if the pool is too small.
 
-    Every second scene is clean; the others have noise at 20 and 10 dB alternately. Raises CorpusError if the pool is
-    too small.
+    No prompt is used twice. Every second scene is clean; the others have noise at 20 and 10 dB alternately.
     """
     left = list(pool)
-    total, index = 0.0, 0
-    while total < length_s:
-        scene = _plan_scene(rng, left, languages, _NOISES_DB[index % len(_NOISES_DB)])
+    total_s, noises_db = 0.0, cycle(_NOISES_DB)
+    while total_s < length_s:
+        snr_db = next(noises_db)
+        for _ in range(_TRIES):
+            if scene := _draw(rng, left, languages, snr_db):
+                break
+        else:
+            raise CorpusError(f"the {len(left)} prompts left in {', '.join(languages)} do not make another scene")
         yield scene
         used = {id(placed.prompt) for placed in scene.placed}
         left = [prompt for prompt in left if id(prompt) not in used]
-        total, index = total + seconds(len(scene)), index + 1
+        total_s += seconds(len(scene))
 
 
-def _plan_scene(
-    rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None
-) -> Scene:
-    for _ in range(_TRIES):
-        scene = _draw(rng, pool, languages, snr_db)
-        if scene is None or not _BLOCKS[0] <= scene.blocks <= _BLOCKS[1]:
-            continue
-        if _LENGTH_S[0] <= seconds(len(scene)) <= _LENGTH_S[1]:
-            return scene
-    raise CorpusError(f"the {len(pool)} prompts left in {', '.join(languages)} do not make another scene")
+def _draw(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None) -> Scene | None:
+    """Blocks up to a random length, or None if the prompts run out, or for a scene out of range.
 
-
-def _draw(
-    rng: np.random.Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None
-) -> Scene | None:
-    """Blocks up to a random length, or None if the prompts run out.
-
-    Neighbouring blocks differ in language if there are several. No sentence occurs twice in a scene, not even in two
-    languages.
+    Neighbouring blocks differ in language if there are several. No sentence occurs twice, not even in two languages.
     """
     deck = [pool[i] for i in rng.permutation(len(pool))]
     aim = samples(rng.uniform(*_AIM_S))
@@ -103,39 +250,32 @@ def _draw(
             gap = samples(int(rng.integers(_GAP_MS + 1)) / 1000)
             placed.append(Placed(prompt, (placed[-1].end if placed else 0) + gap))
         blocks += 1
-    return Scene(tuple(placed), blocks, snr_db)
+    scene = Scene(tuple(placed), blocks, snr_db)
+    fits = _BLOCKS[0] <= blocks <= _BLOCKS[1] and _LENGTH_S[0] <= seconds(len(scene)) <= _LENGTH_S[1]
+    return scene if fits else None
 
 
-def render(scene: Scene, rng: np.random.Generator) -> FloatArray:
+def render(scene: Scene, rng: Generator) -> FloatArray:
     """The scene's samples. The signal-to-noise ratio refers to the speech without pauses."""
     audio = np.zeros(len(scene), dtype=np.float32)
+    spoken = []
     for placed in scene.placed:
-        clip = _faded(placed.prompt)
-        at = placed.start - placed.prompt.speech.start
+        clip, speech = placed.prompt.audio.copy(), placed.prompt.speech
+        spoken.append(placed.prompt.audio[speech.start : speech.end])
+        # margins fade, so that cuts do not click and overlapping margins add up
+        clip[: speech.start] *= np.sin(np.linspace(0, np.pi / 2, speech.start, dtype=np.float32)) ** 2
+        clip[speech.end :] *= np.cos(np.linspace(0, np.pi / 2, len(clip) - speech.end, dtype=np.float32)) ** 2
+        at = placed.start - speech.start
         outside = max(0, -at)  # a scene may start with speech: its margin would begin before the scene
         audio[at + outside : at + len(clip)] += clip[outside:]
     if scene.snr_db is not None:
-        noise = np.sqrt(_speech_power(scene)) * 10 ** (-scene.snr_db / 20)
+        power = sum(float(np.square(clip, dtype=np.float64).sum()) for clip in spoken) / sum(map(len, spoken))
+        noise = np.sqrt(power) * 10 ** (-scene.snr_db / 20)
         audio += np.float32(noise) * pink_noise(rng, len(audio))
     return audio
 
 
-def _faded(prompt: Prompt) -> FloatArray:
-    """The prompt with its margins faded, so that cuts do not click and overlapping margins add up."""
-    audio = prompt.audio.copy()
-    before, after = prompt.speech.start, len(audio) - prompt.speech.end
-    audio[:before] *= np.sin(np.linspace(0, np.pi / 2, before, dtype=np.float32)) ** 2
-    audio[len(audio) - after :] *= np.cos(np.linspace(0, np.pi / 2, after, dtype=np.float32)) ** 2
-    return audio
-
-
-def _speech_power(scene: Scene) -> float:
-    prompts = [placed.prompt for placed in scene.placed]
-    clips = [prompt.audio[prompt.speech.start : prompt.speech.end] for prompt in prompts]
-    return sum(float(np.square(c, dtype=np.float64).sum()) for c in clips) / sum(map(len, clips))
-
-
-def pink_noise(rng: np.random.Generator, n_samples: int) -> FloatArray:
+def pink_noise(rng: Generator, n_samples: int) -> FloatArray:
     """Noise with a power of 1/f above 50 Hz (flat below) and a mean square of 1."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     frequency = np.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE)

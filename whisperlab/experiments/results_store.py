@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
-from whisperlab.evaluation.trace import STATISTICS
+from whisperlab.evaluation.trace.records import STATISTICS
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, OutOfMemoryError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json

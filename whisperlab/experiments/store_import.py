@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from whisperlab.config import FIRST_DEFAULTS, TranscriberConfig
-from whisperlab.evaluation.trace.files import migrated_statistics
+from whisperlab.evaluation.trace.records import migrated_statistics
 from whisperlab.experiments.results_store import OLD_STORE, SCHEMA, Row, check_row, new_store, task_key
 from whisperlab.util.errors import ConfigurationError, SweepError
 from whisperlab.util.options import flat, migrated, nested

@@ -267,8 +267,8 @@ def run_task(
             recording=task.recording.id,
             reference=task.recording.reference,
             audio_path=task.recording.audio_path,
-            audio_offset=task.recording.offset,
-            progress=progress,
+            audio_options={"offset": task.recording.offset},
+            progress=progress or (lambda _: None),
         )
         score = score_trace(trace)
         return {

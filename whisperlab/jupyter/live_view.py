@@ -16,9 +16,9 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.evaluation.trace import StreamTranscriber
-from whisperlab.report import figures
+from whisperlab.report import figure as draw
 from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, to_svg
-from whisperlab.report.timeline import FIXED
+from whisperlab.report.recording import FIXED
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import seconds
@@ -123,7 +123,7 @@ def _in_notebook() -> Callable[[str], object]:
     return lambda markup: next(shows)(HTML(markup))  # type: ignore[no-untyped-call]
 
 
-@figures.styled
+@draw.styled
 def live_figure(
     segments: list[SessionSegment],
     switches: list[Switch],
@@ -135,7 +135,7 @@ def live_figure(
 
     The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
     """
-    figure = figures.new_figure(11.0, 3.6)
+    figure = draw.new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
     left = max(0.0, at - LAST_S)
     shown = [segment for segment in segments if segment.end_time >= left]
@@ -166,7 +166,7 @@ def live_figure(
     ends, computing, length = zip(*taken, strict=True) if taken else ((), (), ())
     below.vlines(ends, 0, computing, color=PALETTE[0])
     below.plot(ends, length, "--", color=MUTED)
-    figures.label(below, "seconds of audio", "ms per chunk")
+    draw.label(below, "seconds of audio", "ms per chunk")
     below.set_ylim(bottom=0)
     below.set_xlim(left, left + LAST_S)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import shlex
 import time
 from pathlib import Path
@@ -28,12 +29,16 @@ _MIB = 2**20
 
 @magic.magics_class
 class Magics(magic.Magics):
-    @magic.cell_magic
-    def latency(self, line: str, cell: str) -> None:
+    @magic.line_cell_magic
+    def latency(self, line: str, cell: str | None = None) -> None:
         """Run the cell (``-n 5``: five times) and show its milliseconds, and those of the operations timed meanwhile.
 
         They come from every `PerformanceMetrics` in a variable of the notebook or in its attribute ``metrics``.
+        ``%latency -n 5 STATEMENT`` does so for one line.
         """
+        if cell is None:
+            end = len(re.sub(r"^(\s*-n\s+\S+)?.*", r"\1", line, flags=re.DOTALL))
+            line, cell = line[:end], line[end:].strip()
         rounds, metrics = _arguments("latency", line, n=1).n, PerformanceMetrics()
         before = {id(found): found.get_statistics() for found in self._metrics()}
         for _ in range(rounds):

@@ -25,11 +25,10 @@ from whisperlab.experiments.sweep import Grid, Outcome, run_sweep, transcriber_m
 from whisperlab.jupyter.live_view import LiveView
 from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
-from whisperlab.report import charts, figures, findings
+from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
 from whisperlab.report.figure import Figure
-from whisperlab.report.recording import sound_uri
-from whisperlab.report.timeline import timeline
+from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, WhisperlabError
@@ -225,7 +224,7 @@ class SweepResult:
 
     def outcomes(self) -> Figure:
         """What became of every 100 look-ups."""
-        return Figure("outcomes", self._words(), figures.outcomes_figure(self.results))
+        return Figure("outcomes", self._words(), charts.outcomes_figure(self.results))
 
     def tradeoff(self) -> Figure:
         """Encoder time saved against the language error, a point per configuration."""

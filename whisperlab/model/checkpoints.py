@@ -1,6 +1,8 @@
-"""Reading checkpoints of openai-whisper (``.pt``) safely: untrusted files are checked before memory is taken for them.
+"""Reading checkpoints of openai-whisper (``.pt``) and CTranslate2 (``model.bin``) safely.
 
-Checkpoints are read by ``torch.load(weights_only=True)`` only, so a file cannot run code.
+Untrusted files are checked before memory is taken for them. ``torch.load(weights_only=True)`` runs no code of a file.
+CTranslate2 stacks matrices that openai-whisper keeps apart: query, key and value of a self-attention, key and value of
+a cross-attention. The stored values are cut and renamed, not computed, so they stay the same bit by bit.
 """
 
 from __future__ import annotations
@@ -9,12 +11,18 @@ import ctypes
 import hashlib
 import mmap
 import pickle
+import re
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory
 from whisperlab.util.validation import shown
@@ -22,10 +30,37 @@ from whisperlab.util.validation import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DIMS = (
-    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
-    *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
-)
+Array = NDArray[np.generic]
+Variables = dict[str, Array]
+
+_CT2_VERSION = 6
+_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}  # CTranslate2's DataType enumeration
+
+# CTranslate2's module -> the openai-whisper modules stacked in it along the first axis.
+_OUTSIDE = {
+    "encoder/conv1": ("encoder.conv1",),
+    "encoder/conv2": ("encoder.conv2",),
+    "encoder/layer_norm": ("encoder.ln_post",),
+    "decoder/layer_norm": ("decoder.ln",),
+    "decoder/embeddings": ("decoder.token_embedding",),
+}
+_BLOCK = {
+    "self_attention/layer_norm": ("attn_ln",),
+    "self_attention/linear_0": ("attn.query", "attn.key", "attn.value"),
+    "self_attention/linear_1": ("attn.out",),
+    "ffn/layer_norm": ("mlp_ln",),
+    "ffn/linear_0": ("mlp.0",),
+    "ffn/linear_1": ("mlp.2",),
+}
+_CROSS = {
+    "attention/layer_norm": ("cross_attn_ln",),
+    "attention/linear_0": ("cross_attn.query",),
+    "attention/linear_1": ("cross_attn.key", "cross_attn.value"),
+    "attention/linear_2": ("cross_attn.out",),
+}
+# The tensors of a module, by CTranslate2's names, and openai-whisper's names for them.
+_LEAVES = {"layer_norm": {"gamma": "weight", "beta": "bias"}, "embeddings": {"weight": "weight"}}
+_LINEAR = {"weight": "weight", "bias": "bias"}
 
 # First bytes of files that are often taken for checkpoints.
 _KINDS = {
@@ -54,48 +89,39 @@ class Checkpoint:
     mapped: bool = False
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, mapped into memory where its format allows that.
+def read_checkpoint(path: Path, *, verify: bool = False) -> Checkpoint:
+    """A checkpoint, mapped into memory where its format allows that: all but the oldest.
 
-    Raises UnavailableError if the file is not a checkpoint. Checksums are not compared: see `read_verified`.
+    Raises UnavailableError if the file is not a checkpoint. ``verify`` compares the checksums in the file: for a
+    checkpoint without a known digest.
     """
     import torch
 
+    unreadable = f"{path} cannot be read as a checkpoint"
     if kind := _kind(path):
-        raise UnavailableError(
-            f"{path} cannot be read as a checkpoint: it is {kind}; a checkpoint of openai-whisper (.pt) is needed"
-        )
-    mapped = _is_zip(path)
+        raise UnavailableError(f"{unreadable}: it is {kind}; a checkpoint of openai-whisper (.pt) is needed")
     try:
+        mapped = zipfile.is_zipfile(path)
+        if mapped and verify:
+            check_archive(path)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's own message advises loading the file unsafely
-        raise UnavailableError(
-            f"{path} cannot be read as a checkpoint: torch.save did not write it, or it holds more than tensors"
-        ) from error
+        raise UnavailableError(f"{unreadable}: torch.save did not write it, or it holds more than tensors") from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         if is_lack_of_memory(error):
             raise
-        raise UnavailableError(f"{path} cannot be read as a checkpoint ({brief(error)})") from error
+        raise UnavailableError(f"{unreadable} ({brief(error)})") from error
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
         raise UnavailableError(f"{path} is not a checkpoint of openai-whisper: dims and model_state_dict are missing")
     _check_contents(path, stored["dims"], stored["model_state_dict"])
     return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
 
 
-def read_verified(path: Path) -> Checkpoint:
-    """A checkpoint without a known digest: its parts are compared with the checksums in the file, unlike in torch."""
-    checkpoint = read_checkpoint(path)
-    if checkpoint.mapped:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-            if is_lack_of_memory(error):
-                raise
-            damaged = brief(error)
-        if damaged:
-            raise WeightsError(f"{path} is damaged (at {damaged}): get the file again")
-    return checkpoint
+def check_archive(path: Path) -> None:
+    """Raise BadZipFile if a part of an archive does not have its checksum, which torch does not compare."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{path} is damaged (at {damaged}): get the file again")
 
 
 def _kind(path: Path) -> str:
@@ -107,53 +133,33 @@ def _kind(path: Path) -> str:
         raise UnavailableError(f"{path} cannot be read: {brief(error)}") from error
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "a safetensors file"
-    known = next((kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start)), "")
-    if known or head.startswith((b"PK", b"\x80")) or not head:
-        return known
-    return "not written by torch.save"
-
-
-def _is_zip(path: Path) -> bool:
-    """Whether torch can map the file instead of reading it: all but the oldest checkpoints."""
-    try:
-        return path.is_file() and zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # an archive in several parts, or one that claims to be
-        return False
-
-
-# --- contents ---------------------------------------------------------------------------------------------
+    fits = head.startswith((b"PK", b"\x80")) or not head
+    kinds = (kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start))
+    return next(kinds, "" if fits else "not written by torch.save")
 
 
 def _check_contents(path: Path, dims: object, state: object) -> None:
     """Raise UnavailableError unless dims are named integers and the state is named, complete tensors."""
+    import torch
+
     unfit = f"{path} is not a checkpoint of openai-whisper:"
     if not (isinstance(dims, dict) and all(type(size) is int for size in dims.values())):
         raise UnavailableError(f"{unfit} its dims are {shown(dims)}")
     if not isinstance(state, dict):
         raise UnavailableError(f"{unfit} its weights are {shown(state)}")
     for name, tensor in state.items():
-        if not (isinstance(name, str) and _is_complete(tensor)):
-            raise UnavailableError(
-                f"{unfit} {shown(name)} should be a tensor of floats, dense and as large as it says, and is "
-                f"{shown(tensor)}"
-            )
-
-
-def _is_complete(tensor: object) -> bool:
-    """Whether a value is a dense tensor of real floats whose values all lie in the file, each once."""
-    import torch
-
-    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
-        return False
-    stored = tensor.untyped_storage().nbytes()
-    return tensor.is_floating_point() and tensor.numel() * tensor.element_size() <= stored
+        dense = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and not tensor.is_meta
+        complete = dense and tensor.is_floating_point() and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        if not (isinstance(name, str) and complete):
+            wanted = "should be a tensor of floats, dense and as large as it says"
+            raise UnavailableError(f"{unfit} {shown(name)} {wanted}, and is {shown(tensor)}")
 
 
 def check_fit(checkpoint: Checkpoint) -> None:
     """Raise WeightsError if a tensor is missing, or its shape differs from the dimensions."""
-    dims = checkpoint.dims
-    unfit = f"{checkpoint.path} does not fit openai-whisper's model:"
-    for name in _DIMS:
+    dims, unfit = checkpoint.dims, f"{checkpoint.path} does not fit openai-whisper's model:"
+    of_halves = [f"n_{half}_{size}" for half in ("audio", "text") for size in ("ctx", "state", "head", "layer")]
+    for name in ("n_mels", "n_vocab", *of_halves):
         if name not in dims:
             raise WeightsError(f"{unfit} dimension {name!r} is missing")
         if dims[name] < 1:
@@ -206,15 +212,11 @@ def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.bias", shape[:1]
 
 
-# --- digest -----------------------------------------------------------------------------------------------
-
-
 def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
     """SHA-256 (hex) of names, shapes and values, independent of file format, order and storage precision.
 
-    Values count as little-endian float16 if that is exact, otherwise as float32. A half-precision checkpoint and the
-    single-precision model made from it have the same digest. ``mapped``: the tensors lie in a memory-mapped file, and
-    their pages are released after reading.
+    Values count as little-endian float16 if that is exact, otherwise as float32. The pages of tensors that lie in a
+    memory-mapped file (``mapped``) are released after reading.
     """
     import torch
 
@@ -233,15 +235,85 @@ def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
 
 
 def release_pages(mapped: Tensor) -> None:
-    """Let the system drop the memory pages of a tensor in a mapped file; they are read from the file when needed.
-
-    Only for tensors that were never written to. Memory without a file would become zeros.
-    """
+    """Let the system drop the memory pages of a tensor in a mapped file, which was never written to."""
     if sys.platform != "linux":
         return
     start, size = mapped.untyped_storage().data_ptr(), mapped.untyped_storage().nbytes()
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0:
-        libc = ctypes.CDLL(None)
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+def read_variables(data: bytes) -> Variables:
+    """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``.
+
+    Raises WeightsError if the bytes are cut short, or of another format version or model kind.
+    """
+    at = 0
+
+    def take(n_bytes: int) -> memoryview:
+        nonlocal at
+        at += n_bytes
+        if at > len(data):
+            raise WeightsError(f"model.bin is cut short: byte {at} is needed and it has {len(data)}")
+        return memoryview(data)[at - n_bytes : at]
+
+    def number(kind: str) -> int:  # little-endian and unsigned: B 8, H 16 or I 32 bits
+        return int(struct.unpack("<" + kind, take(struct.calcsize(kind)))[0])
+
+    def string() -> str:  # a 16-bit length and that many bytes, of which the last is NUL
+        return bytes(take(number("H"))).rstrip(b"\0").decode()
+
+    version, model = number("I"), string()
+    if (version, model) != (_CT2_VERSION, "WhisperSpec"):
+        raise WeightsError(f"expected a CTranslate2 WhisperSpec of version {_CT2_VERSION}, got {model!r} of {version}")
+    number("I")  # the specification's revision, which does not affect weights
+    variables: Variables = {}
+    for _ in range(number("I")):
+        name = string()
+        shape = [number("I") for _ in range(number("B"))]
+        code = number("B")
+        if code not in _DTYPES:
+            raise WeightsError(f"model.bin stores {name} as type {code}, expected one of {sorted(_DTYPES)}")
+        variables[name] = np.frombuffer(take(number("I")), _DTYPES[code]).reshape(shape)
+    return variables
+
+
+def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables]:
+    """``(dims, state_dict)`` as in openai-whisper's checkpoints, with the arrays in their stored precision.
+
+    Raises WeightsError if a variable is missing or quantised, or if a key bias is not zero (openai-whisper's keys have
+    no bias).
+    """
+    try:
+        dims = {"n_mels": variables["encoder/conv1/weight"].shape[1]}
+        dims["n_vocab"] = variables["decoder/embeddings/weight"].shape[0]
+        state: Variables = {}
+        modules: dict[str, tuple[str, ...]] = dict(_OUTSIDE)
+        for half, theirs, parts in (("encoder", "audio", _BLOCK), ("decoder", "text", _BLOCK | _CROSS)):
+            places = variables[f"{half}/position_encodings/encodings"]
+            state[f"{half}.positional_embedding"] = places
+            dims |= {f"n_{theirs}_ctx": places.shape[0], f"n_{theirs}_state": places.shape[1]}
+            layers = {name.split("/")[1] for name in variables if re.match(rf"{half}/layer_\w+/ffn/", name)}
+            dims |= {f"n_{theirs}_head": int(variables[f"{half}/num_heads"]), f"n_{theirs}_layer": len(layers)}
+            for n, (part, names) in product(range(len(layers)), parts.items()):
+                modules[f"{half}/layer_{n}/{part}"] = tuple(f"{half}.blocks.{n}.{name}" for name in names)
+        for module, targets in modules.items():
+            state.update(_unstack(variables, module, targets))
+    except KeyError as error:
+        raise WeightsError(f"model.bin has no variable {error.args[0]!r}") from error
+    return dims, state
+
+
+def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
+    """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
+    for leaf, name in _LEAVES.get(module.rpartition("/")[2], _LINEAR).items():
+        stacked = variables[f"{module}/{leaf}"]
+        if stacked.dtype.kind != "f":
+            raise WeightsError(f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used")
+        for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
+            if not target.endswith(".key") or leaf != "bias":
+                yield f"{target}.{name}", part
+            elif part.any():
+                raise WeightsError(f"model.bin has a bias for {target}, where openai-whisper has none")

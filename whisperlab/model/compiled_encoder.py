@@ -1,8 +1,7 @@
 """The encoder as machine code: exported by torch.export, compiled by AOTInductor, and cached on disk.
 
-torch.compile would compile in every process, at the first window. Here the code is compiled once, before any audio,
-and later loaded from the cache. The same code runs for any number of positions and threads. Compiling needs a C++
-compiler. If it fails, the network runs uncompiled and the reason is logged.
+torch.compile would compile in every process, at the first window. The code here runs for any number of positions and
+threads. Compiling needs a C++ compiler. If it fails, the network runs uncompiled and the reason is logged.
 
 The network is split where positions may be pooled. Language ID (pooled) and text (not pooled) share the weights.
 """
@@ -16,26 +15,26 @@ import platform
 import stat
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.checkpoints import tensor_digest
-from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, fused_attention
+from whisperlab.model.checkpoints import check_archive, tensor_digest
+from whisperlab.model.downloads import Say
+from whisperlab.model.encoder import FEW_ROWS, MANY_ROWS, ShortWindowEncoder, convolution, fused_attention
 from whisperlab.model.linear import ROWS, Precision, activations, cpu_instructions, padded_rows
 from whisperlab.model.weights import Weights, cache_dir
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
 from whisperlab.util.files import atomic_path
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Say = Callable[[str], None]
 
 LONGEST = 1536  # positions in 30 s, padded
-VERSION = 1  # of the compiled functions; part of an artefact's name
+VERSION = 2  # of the compiled functions; part of an artefact's name
 
 _log = logging.getLogger(__name__)
 _loading = threading.Lock()
@@ -52,36 +51,27 @@ class _Blocks(torch.nn.Module):
         super().__init__()
         self._kind, self._n_head = activations(precision), weights.dims["n_audio_head"]
         self._numbers = tuple(numbers)
-        layers = {"attn_ln": "attn_ln", "mix": "attn.out", "mlp_ln": "mlp_ln", "expand": "mlp.0"}
-        layers["contract"] = "mlp.2"
         for number in numbers:
             block = f"encoder.blocks.{number}"
             self._keep(f"{number}_attn", *fused_attention(weights, f"{block}.attn", self._n_head))
-            for name, theirs in layers.items():
-                self._keep_layer(weights, f"{number}_{name}", f"{block}.{theirs}")
-
-    def _keep_layer(self, weights: Weights, name: str, theirs: str) -> None:
-        self._keep(name, *(weights.tensor(f"{theirs}.{part}") for part in ("weight", "bias")))
+            for name in ("attn_ln", "attn.out", "mlp_ln", "mlp.0", "mlp.2"):
+                self._keep(f"{number}_{name.replace('.', '_')}", *weights.layer(f"{block}.{name}"))
 
     def _keep(self, name: str, *tensors: torch.Tensor) -> None:
         for part, tensor in zip(("weight", "bias"), tensors, strict=False):
             self.register_buffer(f"{name}_{part}", tensor.detach().to(self._kind).contiguous())
 
-    def _parts(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
-
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, *self._parts(name))
+        return F.linear(x, self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"))
 
     def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], *self._parts(name))
+        return F.layer_norm(x, x.shape[-1:], self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """All blocks in order."""
         for number in self._numbers:
-            x = x + self._linear(f"{number}_mix", self._attention(number, x, seen))
-            wide = F.gelu(self._linear(f"{number}_expand", self._norm(f"{number}_mlp_ln", x)))
-            x = x + self._linear(f"{number}_contract", wide)
+            x = x + self._linear(f"{number}_attn_out", self._attention(number, x, seen))
+            wide = F.gelu(self._linear(f"{number}_mlp_0", self._norm(f"{number}_mlp_ln", x)))
+            x = x + self._linear(f"{number}_mlp_2", wide)
         return x
 
     def _attention(self, number: int, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -96,14 +86,12 @@ class Head(_Blocks):
 
     def __init__(self, weights: Weights, precision: Precision, split: int) -> None:
         super().__init__(weights, precision, range(split))
-        for n in (1, 2):
-            weight, bias = (weights.tensor(f"encoder.conv{n}.{part}") for part in ("weight", "bias"))
-            self._keep(f"conv{n}", weight.transpose(1, 2).flatten(1), bias)
+        for name in ("conv1", "conv2"):
+            self._keep(name, *convolution(weights, f"encoder.{name}"))
         places = weights.tensor("encoder.positional_embedding")
         self._keep("places", F.pad(places, (0, 0, 0, LONGEST - len(places))))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The first part of `whisper.model.AudioEncoder.forward`."""
         for name, stride in (("conv1", 1), ("conv2", 2)):
             n_frames, padded = x.shape[1], F.pad(x, (0, 0, 1, 1))
             frames = torch.cat([padded[:, k : k + n_frames : stride] for k in range(3)], -1)
@@ -116,42 +104,39 @@ class Tail(_Blocks):
 
     def __init__(self, weights: Weights, precision: Precision, split: int) -> None:
         super().__init__(weights, precision, range(split, weights.dims["n_audio_layer"]))
-        self._keep_layer(weights, "norm", "encoder.ln_post")
+        self._keep("norm", *weights.layer("encoder.ln_post"))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The second part of `whisper.model.AudioEncoder.forward`."""
         return self._norm("norm", super().forward(x, seen))
 
 
+@dataclass(slots=True, frozen=True)
 class CompiledNetwork:
     """A `whisperlab.model.encoder.Network` of two compiled parts. The windows of a batch run one by one."""
 
-    __slots__ = ("_head", "_kind", "_split", "_tail")
-
-    def __init__(self, head: Forward, tail: Forward, precision: Precision, split: int) -> None:
-        self._head, self._tail, self._split = head, tail, split
-        self._kind = activations(precision)
+    head: Forward
+    tail: Forward
+    precision: Precision
+    split: int
 
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
-        """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
-        if pool_after not in (None, self._split):
-            raise ConfigurationError(
-                f"pool_after: this encoder was compiled for {self._split} blocks or None, got {pool_after}"
-            )
+        if pool_after not in (None, self.split):
+            allowed = f"{self.split} blocks or None"
+            raise ConfigurationError(f"pool_after: this encoder was compiled for {allowed}, got {pool_after}")
         return torch.cat([self._one(window, pool_after is not None) for window in mel])
 
     def _one(self, mel: torch.Tensor, pooled: bool) -> torch.Tensor:
         n = mel.shape[-1] // 2
-        frames = F.pad(mel.T, (0, 0, 0, 2 * (_filled(n) - n))).to(self._kind)
-        x = self._head(frames[None].contiguous(), self._seen(n))
+        frames = F.pad(mel.T, (0, 0, 0, 2 * (_filled(n) - n))).to(activations(self.precision))
+        x = self.head(frames[None].contiguous(), self._seen(n))
         if pooled:
             x = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
             n = x.shape[1]
             x = F.pad(x, (0, 0, 0, _filled(n) - n)).contiguous()
-        return self._tail(x, self._seen(n))[:, :n]
+        return self.tail(x, self._seen(n))[:, :n]
 
     def _seen(self, n: int) -> torch.Tensor:
-        seen = torch.zeros(_filled(n), dtype=self._kind)
+        seen = torch.zeros(_filled(n), dtype=activations(self.precision))
         seen[n:] = -torch.inf
         return seen
 
@@ -162,13 +147,10 @@ def _filled(n: int) -> int:
 
 
 def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Say = _log.info) -> ShortWindowEncoder:
-    """The compiled encoder in fp32 or bf16, which can pool after ``split`` blocks.
+    """The compiled encoder in fp32 or bf16 on the CPU, which can pool after ``split`` blocks.
 
     Compiling takes a minute or two, once per model, precision, split, version of torch and kind of processor; the code
     is cached. If it fails, the uncompiled encoder is returned and a warning is logged.
-
-    Raises:
-        ConfigurationError: precision int8, a split outside the model's blocks, or a device other than the CPU.
     """
     if precision == "int8" or weights.device.type != "cpu":
         raise ConfigurationError(
@@ -186,21 +168,16 @@ def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Sa
 
 def artefact(make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int) -> Path:
     """The path of a part's code. Its name is a digest of everything that the code depends on."""
+    if weights not in _digests:  # of the encoder's tensors, once per model
+        state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
+        _digests[weights] = tensor_digest(state, mapped=weights.mapped)
     facts = (
-        *(VERSION, make.__name__, precision, split, _digest(weights)),
+        *(VERSION, make.__name__, precision, split, _digests[weights]),
         *(torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *cpu_instructions()),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    name = Path(weights.name).stem
-    return cache_dir() / "compiled" / f"{name}-{precision}-{make.__name__.lower()}{split}-{digest}.pt2"
-
-
-def _digest(weights: Weights) -> str:
-    """Digest of the encoder's tensors, computed once per model."""
-    if weights not in _digests:
-        state = {key: value for key, value in weights.state.items() if key.startswith("encoder.")}
-        _digests[weights] = tensor_digest(state, mapped=weights.mapped)
-    return _digests[weights]
+    model = Path(weights.name).stem
+    return cache_dir() / "compiled" / f"{model}-{precision}-{make.__name__.lower()}{split}-{digest}.pt2"
 
 
 def _loaded(make: type[Head] | type[Tail], weights: Weights, precision: Precision, split: int, say: Say) -> Forward:
@@ -241,9 +218,7 @@ def _check_ours(path: Path) -> None:
 def _load(path: Path) -> Forward:
     from torch._inductor import aoti_load_package
 
-    with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"{path} is damaged at {damaged}")
+    check_archive(path)
     package: Forward = aoti_load_package(str(path))
     return package
 

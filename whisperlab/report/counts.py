@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from whisperlab.evaluation.scoring.latency import percentile
 from whisperlab.experiments.results_store import ResultsStore, decodes
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
-from whisperlab.util.statistics import LEAST_UNITS
+from whisperlab.util.statistics import LEAST_UNITS, Interval
 
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
 MAX_SAMPLED, MAX_TIMED = 500, 40  # results with all details; tables show no more
@@ -32,36 +32,32 @@ KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "
 WRONG_TEXT, WRONG_FRAMES = "wrong language, text", "wrong language, frames"
 
 _PLAIN_NAMES = {SIZE: "{} entries", PRECISION: "precision {}", KEY: "{}", HOP: "hop {} ms"}
-Run: TypeAlias = Json  # a line of the table ``results``
+_UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
 
 
 @dataclass(slots=True, frozen=True)
 class CacheCounts:
     """What the encoder cache did, as counts that add up over recordings.
 
-    ``silence``, ``repeat`` and ``similar`` are the hits by cause. ``checked`` hits were recomputed; ``false_hits`` of
-    them gave another language than the audio that was looked up. ``encode_s`` is the time in the encoder for
-    language-ID, ``saved_s`` what the hits would have taken at the mean encode of their run.
+    ``checked`` hits were recomputed; ``false_hits`` of them gave another language than the audio that was looked up.
+    ``encode_s`` is the time in the encoder for language-ID, ``saved_s`` what the hits would have taken at the mean
+    encode of their run.
     """
 
     hits: int = 0
     misses: int = 0
-    silence: int = 0
-    repeat: int = 0
-    similar: int = 0
     checked: int = 0
     false_hits: int = 0
-    evictions: int = 0
     encode_s: float = 0.0
     saved_s: float = 0.0
 
     @classmethod
-    def of(cls, columns: Run) -> CacheCounts:
+    def of(cls, columns: Json) -> CacheCounts:
         """The counts in a line of ``results``, or in sums of its columns."""
-        return cls(*(columns[name] or 0 for name in _COUNTS))
+        return cls(*(columns[each.name] or 0 for each in fields(cls)))
 
     def __add__(self, other: CacheCounts) -> CacheCounts:
-        return CacheCounts(*(getattr(self, name) + getattr(other, name) for name in _COUNTS))
+        return CacheCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     @property
     def lookups(self) -> int:
@@ -78,7 +74,7 @@ class CacheCounts:
         return ratio(self.false_hits, self.checked)
 
     @property
-    def false_hit_interval(self) -> tuple[float, float] | None:
+    def false_hit_interval(self) -> Interval | None:
         """The 95 % interval of the false-hit rate; None when no hit was checked."""
         return wilson(self.false_hits, self.checked) if self.checked else None
 
@@ -87,8 +83,7 @@ class CacheCounts:
         """Estimated share of all look-ups with a wrong answer, from the false-hit rate of the checked hits."""
         if self.hits == 0:
             return 0.0 if self.lookups else None
-        rate, wrong = self.hit_rate, self.false_hit_rate
-        return None if rate is None or wrong is None else rate * wrong
+        return None if self.false_hit_rate is None else self.hits / self.lookups * self.false_hit_rate
 
     @property
     def saved_share(self) -> float | None:
@@ -96,33 +91,26 @@ class CacheCounts:
         return ratio(self.saved_s, self.saved_s + self.encode_s)
 
 
-_COUNTS = tuple(each.name for each in fields(CacheCounts))
-
-
 @dataclass(slots=True, frozen=True)
 class Operation:
-    """Latency of one operation over several runs, in milliseconds.
-
-    ``mean`` is exact (total / count). ``p50`` is the median of the medians of the runs; ``p95``, ``p99`` and
-    ``longest`` are the worst of any run.
-    """
+    """Latency of one operation over several runs, in milliseconds."""
 
     name: str
     count: int
-    mean: float
-    p50: float
-    p95: float
+    mean: float  # exact: total / count
+    p50: float  # the median of the medians of the runs
+    p95: float  # this and the following are the worst of any run
     p99: float
     longest: float
 
 
 @dataclass(slots=True, frozen=True)
 class Result:
-    """One configuration over all recordings that it finished.
+    """One configuration over all recordings that it finished, or a single run of it.
 
-    ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`. The first
-    `MAX_SAMPLED` results also have ``speech``, a line (seconds under a wrong label, seconds of speech) per recording,
-    ``delays``, the seconds from switches to their decisions, and ``units``, the columns `_UNITS` of their runs.
+    ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`; of a run they
+    are its columns. The first `MAX_SAMPLED` results also have ``delays``, the seconds from switches to their decisions,
+    and ``units``, the columns `_UNITS` of their runs.
     """
 
     name: str
@@ -131,8 +119,7 @@ class Result:
     n_runs: int
     n_recordings: int
     cache: CacheCounts
-    sums: Run
-    speech: tuple[tuple[float, float], ...] = ()
+    sums: Json
     delays: tuple[float, ...] = ()
     units: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
@@ -140,19 +127,25 @@ class Result:
     @property
     def language_error(self) -> float | None:
         """Share of speech time under a wrong label: of the final text, or of the frames without decoding."""
-        return language_error(self.sums)
+        return ratio(self.sums["wrong_s"], self.sums["speech_s"])
 
     @property
     def language_measure(self) -> str:
         """The name of its language error: of the text or of the frames, which are two measures."""
-        return language_measure(self.config)
+        return WRONG_TEXT if decodes(self.config) else WRONG_FRAMES
+
+    def error_by(self, measure: str) -> float | None:
+        """Its language error; None if it has another measure."""
+        return self.language_error if self.language_measure == measure else None
 
     @property
-    def language_error_interval(self) -> tuple[float, float] | None:
+    def language_error_interval(self) -> Interval | None:
         """Its 95 % bootstrap interval over recordings; None for fewer than three."""
-        if len(self.speech) < LEAST_UNITS or self.language_error is None:
+        parts = zip(self.units.get("wrong_s", ()), self.units.get("speech_s", ()), strict=True)
+        speech = [part for part in parts if part[1] is not None]
+        if len(speech) < LEAST_UNITS or self.language_error is None:
             return None
-        sums = _resamples(len(self.speech)) @ np.array(self.speech)
+        sums = _resamples(len(speech)) @ np.array(speech)
         rates = [wrong / all_s for wrong, all_s in sums.tolist() if all_s]
         return percentile(rates, 2.5), percentile(rates, 97.5)
 
@@ -167,17 +160,9 @@ class Result:
         true, found, matched = (self.sums[f"switches_{name}"] or 0 for name in ("true", "found", "matched"))
         return ratio(2 * matched, true + found)
 
-    @property
-    def decision_delay(self) -> float | None:
-        """Median seconds from a switch to its decision; None when half of the switches or more were missed."""
-        return self._delay((self.sums["switches_true"] or 0) - len(self.delays))
-
-    @property
-    def decision_delay_found(self) -> float | None:
-        """The same over the switches that were found."""
-        return self._delay(0)
-
-    def _delay(self, missed: int) -> float | None:
+    def decision_delay(self, *, of_found: bool = False) -> float | None:
+        """Median seconds from a switch to its decision, of all or of those found; None if half or more were missed."""
+        missed = 0 if of_found else (self.sums["switches_true"] or 0) - len(self.delays)
         delay = percentile(self.delays, 50, missed=missed)
         return delay if math.isfinite(delay) else None
 
@@ -192,30 +177,6 @@ class Result:
         low, high, known = (self.sums[name] for name in ("least_threads", "most_threads", "known_threads"))
         return low if low == high and known == self.n_runs else None
 
-    @property
-    def response_p95(self) -> float | None:
-        """The worst recording's 95th percentile of response times, in seconds; None when none was measured."""
-        return cast("float | None", self.sums["response_p95_s"])
-
-    @property
-    def peak_rss_bytes(self) -> int | None:
-        """The highest peak of resident memory; None when none was measured."""
-        return cast("int | None", self.sums["peak_rss_bytes"])
-
-
-def language_measure(config: Json) -> str:
-    """The name of a configuration's language error.
-
-    >>> language_measure({"decode": True}), language_measure({"decode": False})
-    ('wrong language, text', 'wrong language, frames')
-    """
-    return WRONG_TEXT if decodes(config) else WRONG_FRAMES
-
-
-def language_error(sums: Run) -> float | None:
-    """The language error of one run, or of the sums of several."""
-    return ratio(sums["wrong_s"], sums["speech_s"])
-
 
 @cache
 def _resamples(n: int) -> NDArray[np.float64]:
@@ -223,15 +184,14 @@ def _resamples(n: int) -> NDArray[np.float64]:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS).astype(float)
 
 
-def measured_alike(results: Iterable[Result]) -> list[Result]:
+def measured_alike(results: Sequence[Result]) -> list[Result]:
     """The results whose language errors compare: of the final text or of the frames, whichever are more.
 
     Frames lag behind the speech, so their error is higher for the same quality.
     """
-    sides: dict[bool, list[Result]] = {True: [], False: []}
-    for result in results:
-        sides[decodes(result.config)].append(result)
-    return max(sides.values(), key=len)
+    text = [result for result in results if result.language_measure == WRONG_TEXT]
+    frames = [result for result in results if result.language_measure == WRONG_FRAMES]
+    return max(text, frames, key=len)
 
 
 def percent(share: float | None) -> str:
@@ -249,10 +209,7 @@ def many(count: int, noun: str, ending: str = "s") -> str:
     >>> many(1, "run"), many(1200, "switch", "es")
     ('1 run', '1,200 switches')
     """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{ending}"
-
-
-_UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
 
 
 def results(
@@ -262,27 +219,20 @@ def results(
 
     ``where`` is an SQL condition on ``results``. `timed` adds latencies.
     """
-    sums = store.totals(where, parameters)
-    configs = configurations(store, [line["config_id"] for line in sums])
+    sums = {line["config_id"]: line for line in store.totals(where, parameters)}
+    configs = configurations(store, [*sums])
     if options is None:
         options = varying(list(configs.values()))
     ranks = {number: [_rank(name, config.get(name)) for name in options] for number, config in configs.items()}
-    sums.sort(key=lambda line: (ranks[line["config_id"]], line["config_id"]))
-    samples = _samples(store, [line["config_id"] for line in sums[:MAX_SAMPLED]], where, parameters)
-    return tuple(
-        Result(
-            config_name(configs[number], options),
-            number,
-            configs[number],
-            line["n_runs"],
-            line["n_recordings"],
-            CacheCounts.of(line),
-            line,
-            *samples.get(number, ()),
-        )
-        for line in sums
-        for number in (line["config_id"],)
-    )
+    ids = sorted(sums, key=lambda number: (ranks[number], number))
+    samples = _samples(store, ids[:MAX_SAMPLED], where, parameters)
+    found = []
+    for number in ids:
+        line, config = sums[number], configs[number]
+        size, counted = (line["n_runs"], line["n_recordings"]), CacheCounts.of(line)
+        name = config_name(config, options)
+        found.append(Result(name, number, config, *size, counted, line, *samples.get(number, ())))
+    return tuple(found)
 
 
 def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
@@ -310,7 +260,7 @@ def configurations(store: ResultsStore, ids: Sequence[int]) -> dict[int, Json]:
 def _samples(
     store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
 ) -> dict[int, tuple[Any, ...]]:
-    """``speech``, ``delays`` and ``units`` of some configurations, see `Result`."""
+    """``delays`` and ``units`` of some configurations, see `Result`."""
     lines = store.lines(
         f"select config_id, delays, {', '.join(_UNITS)} from results where status = 'ok' and {where} and config_id in "
         "(select value from json_each(?)) order by config_id, id",
@@ -319,29 +269,21 @@ def _samples(
     found = {}
     for config_id, group in groupby(lines, itemgetter(0)):
         _, delays, *values = zip(*group, strict=True)
-        units = dict(zip(_UNITS, values, strict=True))
-        speech = tuple(zip(units["wrong_s"], units["speech_s"], strict=True))
         every = json.loads(f"[{','.join(filter(None, delays))}]")
-        found[config_id] = (
-            tuple(part for part in speech if part[1] is not None) if None in units["speech_s"] else speech,
-            tuple(chain.from_iterable(every)),
-            units,
-        )
+        found[config_id] = (tuple(chain.from_iterable(every)), dict(zip(_UNITS, values, strict=True)))
     return found
 
 
 def varying(configs: Sequence[Json]) -> tuple[str, ...]:
     """The options in which configurations differ: those of the cache first, then as they come."""
+    absent = "(absent)", 0  # as no JSON value
     names = [
         name
         for name in dict.fromkeys(chain.from_iterable(configs))
-        if _differ([config.get(name, _ABSENT) for config in configs])
+        if _differ([config.get(name, absent) for config in configs])
     ]
     first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
-
-
-_ABSENT = "(absent)", 0  # as no JSON value
 
 
 def _differ(values: Sequence[object]) -> bool:
@@ -358,8 +300,7 @@ def config_name(config: Json, options: Sequence[str]) -> str:
     'rounded · precision 6'
     """
     known = [name for name in options if config.get(name) is not None]
-    parts = [_PLAIN_NAMES.get(name, name + " {}").format(config[name]) for name in known]
-    return " · ".join(parts) or "as configured"
+    return " · ".join(_PLAIN_NAMES.get(name, name + " {}").format(config[name]) for name in known) or "as configured"
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:

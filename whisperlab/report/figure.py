@@ -1,4 +1,4 @@
-"""A figure that displays itself: in a notebook cell, in a page, or as a file.
+"""A figure that displays itself: in a notebook cell, in a page, or as a file; and the style of all figures.
 
 Interactive figures are Vega-Lite specifications, drawn in the browser. The same specification gives the static SVG
 that is printed and shown without scripts. vl-convert carries Vega-Lite: 0.9 MB, inlined once per page, BSD licence.
@@ -11,20 +11,29 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import UTC, datetime
+from functools import cached_property, wraps
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
-from whisperlab.report.page import figure_page, missing, write_page
+from whisperlab.report.page import render_page, require, write_page
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.files import write_atomic
+from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    from matplotlib.axes import Axes
 
+    Drawing: TypeAlias = matplotlib.figure.Figure
+
+P = ParamSpec("P")
 Spec: TypeAlias = dict[str, Any]  # a Vega-Lite specification, from https://vega.github.io/vega-lite/
+Grid = Literal["x", "y", "both", None]
+Margins = tuple[float, float, float, float]  # top, bottom, left, right
 
 # Okabe and Ito's colours, which people with any colour vision can distinguish. Black text is readable on all of them.
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
@@ -35,26 +44,33 @@ PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
 CHART_WIDTH = 720  # pixels of the static drawing; a browser fits interactive figures to their place
-_AXIS = {
-    "labelColor": "currentColor",
-    "titleColor": "currentColor",
-    "domainColor": MUTED,
-    "tickColor": MUTED,
-    "gridColor": MUTED,
-    "gridOpacity": 0.25,
-    "labelFontSize": 12,
-    "titleFontSize": 12,
+NARROW = 7.2  # inches; on a phone still readable
+LETTER = 0.085  # inches per letter of a label
+
+_TEXT = {
+    **dict.fromkeys(("labelColor", "titleColor"), "currentColor"),
+    **dict.fromkeys(("labelFontSize", "titleFontSize"), 12),
     "titleFontWeight": "normal",
 }
-_TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
 _CONFIG: Any = {
     "background": "transparent",
     "font": "system-ui, DejaVu Sans, sans-serif",
-    "axis": _AXIS,
-    "legend": {**_TEXT, "titleFontWeight": "normal", "orient": "top"},
+    "axis": {**_TEXT, **dict.fromkeys(("domainColor", "tickColor", "gridColor"), MUTED), "gridOpacity": 0.25},
+    "legend": {**_TEXT, "orient": "top"},
     "title": {"color": "currentColor", "fontSize": 13, "anchor": "start"},
     "view": {"stroke": "transparent"},
     "text": {"color": "currentColor"},
+}
+_STYLE: Any = {  # of matplotlib
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), MUTED),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    "grid.alpha": 0.3,
+    "hatch.linewidth": 0.5,
 }
 
 
@@ -68,43 +84,38 @@ class Figure:
 
     name: str
     alt: str
-    drawing: Spec | matplotlib.figure.Figure
+    drawing: Spec | Drawing
     caption: str = ""
     sound: str = ""  # data URI of the recording, which a click on the figure plays
 
     @property
     def spec(self) -> Spec | None:
         """The Vega-Lite specification of an interactive figure; None for a static one."""
-        if not isinstance(self.drawing, dict):
-            return None
-        return {**self.drawing, "config": _CONFIG, "description": self.alt}
+        given = self.drawing
+        return {**given, "config": _CONFIG, "description": self.alt} if isinstance(given, dict) else None
 
     def svg(self) -> str:
-        """The static drawing as an inline ``<svg>`` without addresses; screen readers read ``alt``.
-
-        Raises MissingDependencyError without the libraries of the extra ``report``.
-        """
+        """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
         if not isinstance(self.drawing, dict):
             return to_svg(self.drawing, self.name, self.alt)
-        try:
-            import vl_convert
-        except ImportError as error:
-            raise missing("vl-convert-python") from error
+        require("vl_convert")
+        import vl_convert
+
         return _framed(vl_convert.vegalite_to_svg(self.spec or {}), self.name, self.alt)
 
     def html(self) -> str:
         """The figure as markup for a page: the static drawing, and the specification that the page's script draws."""
         return self._markup
 
+    _repr_html_ = html
+
     @cached_property
     def _markup(self) -> str:
-        spec = self.spec
-        script = ""
-        if spec is not None:
-            text = json.dumps(spec, ensure_ascii=True).replace("<", "\\u003c")  # no end of a script inside
-            script = f'<script type="application/json" class="spec">{text}</script>'
+        kind, script = "picture", ""
+        if self.spec is not None:
+            text = json.dumps(self.spec, ensure_ascii=True).replace("<", "\\u003c")  # no end of a script inside
+            kind, script = "chart", f'<script type="application/json" class="spec">{text}</script>'
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
-        kind = "chart" if script else "picture"
         player = f'<audio controls src="{escape(self.sound)}"></audio>' if self.sound else ""
         return (
             f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
@@ -119,13 +130,11 @@ class Figure:
             return write_atomic(path, self.svg().replace("<svg ", namespace, 1).encode())
         if path.suffix != ".html":
             raise ConfigurationError(f"a figure is saved as .svg or .html, got {path.name!r}")
-        return write_page(path, figure_page(self.name, self.alt, self.html()))
-
-    def _repr_html_(self) -> str:
-        return self.html()
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return write_page(path, render_page("figure.html.j2", figure=self, created=created))
 
 
-def to_svg(figure: matplotlib.figure.Figure, name: str, alt: str) -> str:
+def to_svg(figure: Drawing, name: str, alt: str) -> str:
     """A matplotlib figure as an inline ``<svg>``; see `Figure.svg`. Text has the page's colour."""
     from matplotlib import rc_context
 
@@ -150,3 +159,69 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     box = found[1] if found else "0 0 1 1"
     inches = float(box.split()[2]) / 72
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
+
+
+def channel(field: str, kind: str = "quantitative", **more: object) -> Spec:
+    """A channel of a Vega-Lite encoding."""
+    return {"field": field, "type": kind, **more}
+
+
+def fields(*names: str) -> list[Spec]:
+    """The lines of a tooltip."""
+    return [{"field": name} for name in names]
+
+
+def layer(values: Iterable[Json], mark: object, **encoding: object) -> Spec:
+    return {"data": {"values": list(values)}, "mark": mark, "encoding": encoding}
+
+
+def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
+    """Decorator: draw a figure in the style of the reports. The settings of matplotlib do not change."""
+
+    @wraps(draw)
+    def in_style(*args: P.args, **options: P.kwargs) -> Drawing:
+        require("matplotlib")
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **options)
+
+    return in_style
+
+
+def new_figure(width: float, height: float) -> Drawing:
+    """A figure of ``width`` x ``height`` inches without a window."""
+    import matplotlib.figure
+
+    return matplotlib.figure.Figure(figsize=(width, height))
+
+
+def set_margins(figure: Drawing, *, top: float, bottom: float, left: float, right: float) -> None:
+    """Set the margins in inches, the unit of text sizes."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
+
+
+def new_plots(width: float, height: float, margins: Margins, n: int) -> tuple[Drawing, Sequence[Axes]]:
+    """A figure with ``n`` plots side by side that share their y axis; size and margins in inches."""
+    figure = new_figure(width, height)
+    top, bottom, left, right = margins
+    set_margins(figure, top=top, bottom=bottom, left=left, right=right)
+    return figure, list(figure.subplots(1, n, sharey=True, squeeze=False)[0])
+
+
+def new_plot(
+    width: float, height: float, margins: Margins, x: str = "", y: str = "", grid: Grid = None
+) -> tuple[Drawing, Axes]:
+    """A figure with one plot, the labels of its axes and its grid."""
+    figure, (axes,) = new_plots(width, height, margins, 1)
+    label(axes, x, y, grid)
+    return figure, axes
+
+
+def label(axes: Axes, x: str = "", y: str = "", grid: Grid = None) -> None:
+    """Set the labels of the axes, and grid lines across ``grid``."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if grid:
+        axes.grid(visible=True, axis=grid)

@@ -7,9 +7,8 @@ rate alone does not show whether the advice is good, so every sentence about hit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
-from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result, percent
+from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result, many, percent
 from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.validation import on_threads
 
@@ -27,20 +26,9 @@ _UNCHECKED = "none of these hits was checked"
 def findings(results: Sequence[Result]) -> tuple[str, ...]:
     """The findings, most important first; those that the numbers do not support are left out."""
     found = [*_guide_key(results), *_saving(results), *_cost(results), *_sizes(results), *_running(results)]
-    return tuple(named(found)) or ("No run of this sweep finished, so it found nothing.",)
-
-
-def named(sentences: Iterable[str]) -> Iterator[str]:
-    """The sentences; the first that mentions the guide is followed by what the guide is.
-
-    >>> list(named(["None of the guide's."]))
-    ["None of the guide's. The guide is the performance guide for streaming Whisper (docs/guide.md)."]
-    """
-    unnamed = True
-    for sentence in sentences:
-        first = unnamed and "guide" in sentence
-        unnamed = unnamed and not first
-        yield f"{sentence} {THE_GUIDE}" if first else sentence
+    if first := [sentence for sentence in found if "guide" in sentence][:1]:
+        found[found.index(first[0])] += f" {THE_GUIDE}"
+    return tuple(found) or ("No run of this sweep finished, so it found nothing.",)
 
 
 def warnings(
@@ -55,29 +43,18 @@ def warnings(
     n_short = sum(result.n_recordings < n_recordings for result in results)
     n_blind = sum(result.cache.hits > 0 and not result.cache.checked for result in results)
     n_thin = sum(0 < result.cache.checked < FEW_CHECKS for result in results)
-    found = (
-        (n_failed, f"{_many(n_failed, 'run')} failed and are in no figure below; the first: {first}"),
-        (
-            n_short,
-            f"Incomplete: {n_short} of {_many(len(results), 'configuration')} lack some of the {n_recordings:,} "
-            "recordings, so their figures are not of the same speech.",
-        ),
-        (
-            n_blind,
-            f"{_many(n_blind, 'configuration')} had hits of which none was recomputed: their false-hit rate is "
-            "unknown. Sweep with a shadow rate above 0 to measure it.",
-        ),
-        (
-            n_thin,
-            f"In {_many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: read the intervals "
-            "beside those false-hit rates, not the rates alone.",
-        ),
-        (
-            0 < n_recordings < FEW_RECORDINGS,
-            f"Only {_many(n_recordings, 'recording')}: small differences between rates mean nothing here.",
-        ),
-    )
-    return (*(sentence for holds, sentence in found if holds), *notes)
+    few = 0 < n_recordings < FEW_RECORDINGS
+    found = {
+        f"{many(n_failed, 'run')} failed and are in no figure below; the first: {first}": n_failed,
+        f"Incomplete: {n_short} of {many(len(results), 'configuration')} lack some of the {n_recordings:,} "
+        "recordings, so their figures are not of the same speech.": n_short,
+        f"{many(n_blind, 'configuration')} had hits of which none was recomputed: their false-hit rate is unknown. "
+        "Sweep with a shadow rate above 0 to measure it.": n_blind,
+        f"In {many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: read the intervals beside "
+        "those false-hit rates, not the rates alone.": n_thin,
+        f"Only {many(n_recordings, 'recording')}: small differences between rates mean nothing here.": few,
+    }
+    return (*(sentence for sentence, holds in found.items() if holds), *notes)
 
 
 def _guide_key(results: Sequence[Result]) -> Iterator[str]:
@@ -90,10 +67,12 @@ def _guide_key(results: Sequence[Result]) -> Iterator[str]:
     rare = {precision: cache for precision, cache in by_precision.items() if (cache.hit_rate or 0.0) < RARE}
     if rare:
         cache = sum(rare.values(), CacheCounts())
+        *most, last = map(str, rare)
+        listed = f"{', '.join(most)} or {last}" if most else last
         default = " (the guide's default among them)" if GUIDE_PRECISION in rare and len(rare) > 1 else ""
         answered = "not one" if cache.hits == 0 else f"{cache.hits:,} ({percent(cache.hit_rate)})"
         yield (
-            f"The guide's key, the audio rounded to {_listed(rare)} decimals{default}, answered {answered} "
+            f"The guide's key, the audio rounded to {listed} decimals{default}, answered {answered} "
             f"of {cache.lookups:,} look-ups."
         )
     for precision, cache in by_precision.items():
@@ -104,27 +83,21 @@ def _guide_key(results: Sequence[Result]) -> Iterator[str]:
 
 def _saving(results: Sequence[Result]) -> Iterator[str]:
     saving = [result for result in results if (result.cache.hit_rate or 0.0) >= GUIDE_SAVING]
-    sound = [r for r in saving if r.cache.false_hit_rate is not None and r.cache.false_hit_rate <= TRUSTED]
-    if sound:
-        yield f"{_examples(sound)} reached the guide's 50-60 % fewer encodes.{_best_saving(sound)}"
+    rated = [(rate, result) for result in saving if (rate := result.cache.false_hit_rate) is not None]
+    if sound := [result for rate, result in rated if rate <= TRUSTED]:
+        best = max(sound, key=lambda result: result.cache.saved_s)
+        subject = "It" if len(sound) == 1 else f"The best of them, {best.name},"
+        seconds = f"{best.cache.saved_s:.0f} of {best.cache.saved_s + best.cache.encode_s:.0f} encoder seconds"
+        spared = f" {subject} spared about {seconds}; {_worth(best.cache, best.n_recordings)}."
+        yield f"{_examples(sound)} reached the guide's 50-60 % fewer encodes.{spared if best.cache.saved_s else ''}"
     elif any(result.cache.lookups for result in results):
-        rates = [rate for result in saving if (rate := result.cache.false_hit_rate) is not None]
-        why = f"at least {percent(min(rates))} of the checked hits were wrong" if rates else _UNCHECKED
+        lowest = min((rate for rate, _ in rated), default=None)
+        why = _UNCHECKED if lowest is None else f"at least {percent(lowest)} of the checked hits were wrong"
         wrong = f": {_examples(saving)} reached 50 %, but {why}" if saving else ""
         yield (
             "No configuration reached the guide's 50-60 % fewer encodes with at most "
             f"{percent(TRUSTED)} of its answers wrong{wrong}."
         )
-
-
-def _best_saving(sound: Sequence[Result]) -> str:
-    best = max(sound, key=lambda result: result.cache.saved_s)
-    saved_s = best.cache.saved_s
-    if not saved_s:
-        return ""
-    subject = "It" if len(sound) == 1 else f"The best of them, {best.name},"
-    seconds = f"{saved_s:.0f} of {saved_s + best.cache.encode_s:.0f} encoder seconds"
-    return f" {subject} spared about {seconds}; {_worth(best.cache, best.n_recordings)}."
 
 
 def _cost(results: Sequence[Result]) -> Iterator[str]:
@@ -144,32 +117,6 @@ def _cost(results: Sequence[Result]) -> Iterator[str]:
             )
 
 
-@dataclass(slots=True, frozen=True)
-class _Move:
-    """How far one measure moved between the smallest and the largest cache; None where it is not known."""
-
-    name: str
-    least: float | None
-    most: float | None
-    unknown: str  # the reason
-
-    @property
-    def points(self) -> float | None:
-        return None if self.least is None or self.most is None else 100 * abs(self.most - self.least)
-
-    @property
-    def order(self) -> float:
-        """Sorts the largest move last; an unknown one lies between none and one that was seen."""
-        return 100 * RARE if self.points is None else self.points
-
-    def __str__(self) -> str:
-        if self.points is None:
-            return f"{self.name} {self.unknown}"
-        if self.points < 100 * RARE:
-            return f"{self.name} by less than 1 point"
-        return f"{self.name} from {percent(self.least)} to {percent(self.most)}"
-
-
 def _sizes(results: Sequence[Result]) -> Iterator[str]:
     """What a larger cache changed, hits and errors together: more hits may be more wrong answers."""
     groups: dict[str, list[Result]] = {}
@@ -180,27 +127,35 @@ def _sizes(results: Sequence[Result]) -> Iterator[str]:
     if not compared:
         return
     moves = [_moves(group[0], group[-1]) for group in compared]
-    most = [max(same, key=lambda move: move.order) for same in zip(*moves, strict=True)]
-    sizes = sorted({_size(result) for group in compared for result in group})
-    if all(move.points is not None and move.points < 100 * RARE for move in most):
+    most = [max(same, key=lambda move: move[0]) for same in zip(*moves, strict=True)]
+    small, large = (end(_size(result) for group in compared for result in group) for end in (min, max))
+    if all(points < 100 * RARE for points, _ in most):
         yield (
-            f"Cache size made no difference: with {sizes[0]} or {sizes[-1]} entries hits, false hits and wrong "
+            f"Cache size made no difference: with {small} or {large} entries hits, false hits and wrong "
             "language were the same within 1 point."
         )
     else:
         where = " (each where it moved most)" if len(compared) > 1 else ""
-        yield f"From {sizes[0]} to {sizes[-1]} entries {'; '.join(map(str, most))}{where}."
+        yield f"From {small} to {large} entries {'; '.join(words for _, words in most)}{where}."
 
 
-def _moves(small: Result, large: Result) -> tuple[_Move, ...]:
-    hits = [result.cache.hit_rate or 0.0 for result in (small, large)]
-    false = [result.cache.false_hit_rate if result.cache.hits else 0.0 for result in (small, large)]
-    wrong = [result.language_error for result in (small, large)]
-    return (
-        _Move("hits moved", hits[0], hits[1], ""),
-        _Move("false hits", false[0], false[1], "were not checked"),
-        _Move(small.language_measure, wrong[0], wrong[1], "was not measured"),
+def _moves(small: Result, large: Result) -> list[tuple[float, str]]:
+    """How far each measure moved between two caches, in points and as words.
+
+    A move that is not known counts as the smallest that is told.
+    """
+    less, more = (result.cache.false_hit_rate if result.cache.hits else 0.0 for result in (small, large))
+    measures = (
+        ("hits moved", small.cache.hit_rate or 0.0, large.cache.hit_rate or 0.0, ""),
+        ("false hits", less, more, "were not checked"),
+        (small.language_measure, small.language_error, large.language_error, "was not measured"),
     )
+    found = []
+    for name, least, most, unknown in measures:
+        points = 100 * RARE if least is None or most is None else 100 * abs(most - least)
+        told = f"from {percent(least)} to {percent(most)}" if points >= 100 * RARE else "by less than 1 point"
+        found.append((points, f"{name} {unknown if least is None or most is None else told}"))
+    return found
 
 
 def _size(result: Result) -> int:
@@ -215,15 +170,14 @@ def _running(results: Sequence[Result]) -> Iterator[str]:
             f"{factor:.2f} s{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
             for factor, result in ends
         )
-        peak = max(result.peak_rss_bytes or 0 for result in results)
+        peak = max(result.sums["peak_rss_bytes"] or 0 for result in results)
         memory = f"; peak resident memory {peak / 2**20:,.0f} MiB" if peak else ""
         yield f"Real-time factor: {told} of wall time per second of audio{memory}."
 
 
 def _units(n_recordings: int) -> str:
-    """The number of independent units, and what it is too small for."""
     few = ", no interval" if n_recordings < LEAST_UNITS else ""
-    return f"n = {_many(n_recordings, 'recording')}{few}"
+    return f"n = {many(n_recordings, 'recording')}{few}"
 
 
 def _worth(cache: CacheCounts, n_recordings: int) -> str:
@@ -240,16 +194,5 @@ def _worth(cache: CacheCounts, n_recordings: int) -> str:
 
 
 def _examples(some: Sequence[Result]) -> str:
-    """The first two names, and how many more there are."""
     more = f" and {len(some) - 2} more" if len(some) > 2 else ""
     return ", ".join(result.name for result in some[:2]) + more
-
-
-def _listed(values: Iterable[object]) -> str:
-    """Values joined as in a sentence: ``6``, ``6 or 4``, ``6, 4 or 2``."""
-    *most, last = map(str, values)
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape, unescape
+from html import unescape
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -38,44 +38,24 @@ def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     found = entries(folder, pages)
-    for place in range(len(found)):
-        _add_navigation(folder, found, place)
+    for place, entry in enumerate(found):
+        path = folder / unquote(entry.href)
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        before, opened, rest = text.partition("<!--pages-->")
+        _, closed, after = rest.partition("<!--/pages-->")
+        if opened and closed:
+            up = "../" * entry.href.count("/")
+            navigation = render_page("navigation.html.j2", pages=found, place=place, up=up)
+            page = f"{before}{opened}{navigation}{closed}{after}"
+            if page != text:
+                write_atomic(path, page.encode(errors="surrogateescape"))
     return write_page(target, render_page("index.html.j2", entries=found, created=created))
 
 
 def entries(folder: Path, pages: Iterable[Path]) -> list[Entry]:
     """The pages as entries in reading order: those with a number by number, then the others, newest first."""
-    found = sorted((_entry(folder, page) for page in pages), key=lambda entry: entry.created, reverse=True)
-    return sorted(found, key=lambda entry: entry.href if entry.href[:2].isdigit() else "~")
-
-
-def _add_navigation(folder: Path, all_pages: Sequence[Entry], place: int) -> None:
-    """Write the list of all pages, and the pages before and after, into one page."""
-    path = folder / unquote(all_pages[place].href)
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    before, opened, rest = text.partition("<!--pages-->")
-    _, closed, after = rest.partition("<!--/pages-->")
-    if not opened or not closed:
-        return
-    up = "../" * all_pages[place].href.count("/")
-    current = [' aria-current="page"' if at == place else "" for at in range(len(all_pages))]
-    links = [
-        f'<li><a href="{up}{page.href}"{mark}>{escape(page.title)}</a></li>'
-        for page, mark in zip(all_pages, current, strict=True)
-    ]
-    near = [
-        f'<a rel="{rel}" href="{up}{all_pages[at].href}">{word}</a>'
-        for rel, word, at in (("prev", "← previous", place - 1), ("next", "next →", place + 1))
-        if 0 <= at < len(all_pages)
-    ]
-    home = f'<a href="{up}index.html">all reports</a>'
-    navigation = (
-        f'<nav class="pages" aria-label="Reports"><p>{" · ".join([home, *near])}</p>'
-        f"<details><summary>{len(links)} reports</summary><ol>{''.join(links)}</ol></details></nav>"
-    )
-    page = f"{before}{opened}{navigation}{closed}{after}"
-    if page != text:
-        write_atomic(path, page.encode(errors="surrogateescape"))
+    found = (_entry(folder, page) for page in pages)
+    return sorted(found, key=lambda one: (one.href if one.href[:2].isdigit() else "~", -one.created.timestamp()))
 
 
 def _entry(folder: Path, page: Path) -> Entry:
@@ -85,22 +65,17 @@ def _entry(folder: Path, page: Path) -> Entry:
     meta: dict[str, str] = {}
     for tag in re.findall(r"<meta\b[^>]*>", head):  # nbconvert writes attributes in any order, with either quote
         attributes = {name: value for name, _, value in re.findall(r"""([\w-]+)=(["'])(.*?)\2""", tag, re.DOTALL)}
-        meta[attributes.get("name", "")] = attributes.get("content", "")
+        meta[attributes.get("name", "")] = unescape(attributes.get("content", ""))
     facts = page.stat()
+    try:
+        created = datetime.fromisoformat(meta.get("created", ""))
+    except ValueError:
+        created = datetime.fromtimestamp(facts.st_mtime, UTC)
     return Entry(
         href=quote(page.relative_to(folder).as_posix()),
         title=unescape(title[1]).strip() if title else page.stem,
-        question=unescape(meta.get("description", "")),
-        answer=unescape(meta.get("answer", "")),
-        created=_time(meta.get("created")) or datetime.fromtimestamp(facts.st_mtime, UTC),
+        question=meta.get("description", ""),
+        answer=meta.get("answer", ""),
+        created=created if created.tzinfo else created.replace(tzinfo=UTC),
         n_bytes=facts.st_size,
     )
-
-
-def _time(text: str | None) -> datetime | None:
-    """A date in a page, in UTC if it has no time zone; None if it is not a date."""
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

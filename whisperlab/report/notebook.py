@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
 from html import escape
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from whisperlab.evaluation.trace import provenance
-from whisperlab.report.page import TEMPLATES, assets, complete, fact, write_page
+from whisperlab.report.page import TEMPLATES, assets, complete, fact, require, write_page
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ _TEMPLATE = "notebook.html.j2"
 _KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}  # the one with the current Python
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _HIDDEN = "hide-input"  # tag of cells whose code is hidden
+_LIBRARIES = ("nbconvert", "nbformat", "papermill")
 _MISSING = "notebooks need papermill, nbconvert and ipykernel: pip install 'whisperlab[notebook]'"
 
 
@@ -40,8 +40,9 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
     not change. If a cell fails, the page is still written with the error in it, and NotebookError names the cell.
     Raises ConfigurationError for an unknown parameter.
     """
-    _check_libraries()
+    require(*_LIBRARIES, needed=_MISSING)
     import nbformat
+    from papermill import inspect_notebook
 
     source, page, values = Path(path), Path(out_html), dict(parameters or {})
     with TemporaryDirectory(prefix="whisperlab-notebook-") as folder:
@@ -49,7 +50,10 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
         notebook = _read(source)
         notebook.metadata["kernelspec"] = _KERNEL  # papermill needs it, and some notebooks lack it
         nbformat.write(notebook, copy)  # type: ignore[no-untyped-call]
-        _check_parameters(source, copy, values)
+        known = inspect_notebook(str(copy)) if values else {}
+        if unknown := values.keys() - known.keys():  # papermill would only warn and ignore them
+            named = ", ".join(sorted(unknown))
+            raise ConfigurationError(f"{source} has no parameter {named}; it has {', '.join(known) or 'none'}")
         failure = _execute(copy, executed, values, source.resolve().parent)
         write_page(page, to_html(_read(executed), source=path))
     if failure:
@@ -64,13 +68,14 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
     follows: its first paragraph is the answer, the rest the findings. Then comes the output of the cell ``picture``.
     Code is folded, except the parameters. ``source`` is the notebook's path, for the page's provenance.
     """
-    _check_libraries()
+    require(*_LIBRARIES, needed=_MISSING)
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
     notebook = deepcopy(notebook)
-    title, about, answer = _answer_first(notebook)
+    # On one line each, without Markdown's marks of emphasis and code.
+    title, about, answer = (" ".join(re.sub(r"[*`]", "", text).split()) for text in _answer_first(notebook))
     notebook.metadata["title"] = title
     notebook.metadata.pop("widgets", None)  # useless in the page: their renderer would come from the web
     exporter = HTMLExporter(  # type: ignore[no-untyped-call]
@@ -78,15 +83,12 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
         extra_loaders=[DictLoader({_TEMPLATE: (TEMPLATES / _TEMPLATE).read_text(encoding="utf-8")})],
         template_file=_TEMPLATE,
         embed_images=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        exclude_anchor_links=True,
+        **dict.fromkeys(("exclude_input_prompt", "exclude_output_prompt", "exclude_anchor_links"), True),
     )
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    told = {"about": escape(about), "answer": escape(answer), "created": created}
     facts = [("report made", created), *_facts(notebook, source)]
-    body, _ = exporter.from_notebook_node(
-        notebook, {"about": escape(about), "answer": escape(answer), "created": created, "facts": facts, **assets()}
-    )
+    body, _ = exporter.from_notebook_node(notebook, {**told, "facts": facts, **assets()})
     return complete(_with_contents(str(body)))
 
 
@@ -103,21 +105,12 @@ def _with_contents(page: str) -> str:
 
 
 def _facts(notebook: NotebookNode, source: str | Path) -> list[tuple[str, str]]:
-    """Command, versions and machine of the run."""
     command = ["whisperlab", "report", str(source)]
     for name, value in notebook.metadata.get("papermill", {}).get("parameters", {}).items():
         command += ["-p", f"{name}={json.dumps(value)}"]
     origin = provenance()
     own = {name: origin[name] for name in ("whisperlab", "commit")} | origin["machine"]
     return [("command", shlex.join(command)), *(fact(*one) for one in own.items()), *origin["versions"].items()]
-
-
-def _check_libraries() -> None:
-    try:
-        for name in ("nbconvert", "nbformat", "papermill"):
-            import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(_MISSING) from error
 
 
 def _read(path: Path) -> NotebookNode:
@@ -130,17 +123,6 @@ def _read(path: Path) -> NotebookNode:
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
         raise NotebookError(f"{path}: not a notebook: {str(error)[:200]}") from error
     return notebook
-
-
-def _check_parameters(source: Path, copy: Path, values: Mapping[str, object]) -> None:
-    """Raise ConfigurationError for unknown parameters: papermill would only warn and ignore them."""
-    from papermill import inspect_notebook
-
-    known = inspect_notebook(str(copy)) if values else {}
-    if unknown := values.keys() - known.keys():
-        raise ConfigurationError(
-            f"{source} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(known) or 'none'}"
-        )
 
 
 def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folder: Path) -> str:
@@ -165,48 +147,36 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
 
 
 def _answer_first(notebook: NotebookNode) -> tuple[str, str, str]:
-    """Move question, answer and picture to the top of a notebook; returns title, question and answer as plain text."""
-    from nbformat.v4 import new_markdown_cell
+    """Move question, answer and picture to the top of a notebook; returns title, question and answer."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell
 
     cells = notebook.cells
     for cell in cells:  # progress bars and controls are of use while a notebook runs
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if _WIDGET not in out.get("data", {})]
-    title, question, rest = "Notebook", "", ""
+
+    def tagged(tag: str) -> NotebookNode:
+        none: NotebookNode = new_code_cell()  # type: ignore[no-untyped-call]
+        return next((cell for cell in cells if tag in cell.metadata.get("tags", [])), none)
+
+    title, question, rest, answer, findings = "Notebook", "", "", "", ""
     if cells and cells[0].cell_type == "markdown":
         found = re.match(r"(?s)# +(.+?)\s*(?:\n+|\Z)(.*?)\s*(?:\n\s*\n(.*)|\Z)", cells[0].source)
         if found:
             title, question, rest = found[1], found[2], found[3] or ""
             cells[0].source = f"# {title}\n\n{question}"
-    top = []
-    answer, findings = _answer(_tagged(cells, "answer"))
+    top, asked, picture = [], tagged("answer"), tagged("picture")
+    for output in asked.get("outputs", []):
+        if text := output.get("data", {}).get("text/markdown", ""):
+            asked.outputs.remove(output)
+            answer, _, findings = text.strip().partition("\n\n")
+            break
     if answer:
         top.append(new_markdown_cell(answer, metadata={"tags": ["answer-text"]}))  # type: ignore[no-untyped-call]
-    picture = _tagged(cells, "picture")
-    if picture is not None and picture.get("outputs"):
+    if picture.get("outputs"):
         shown = deepcopy(picture)
         shown.metadata["tags"], shown["id"], picture.outputs = [_HIDDEN], "picture", []
         top.append(shown)
     top += [new_markdown_cell(text) for text in (findings, rest) if text]  # type: ignore[no-untyped-call]
     cells[1:1] = top
-    return _plain(title), _plain(question), _plain(answer)
-
-
-def _tagged(cells: list[NotebookNode], tag: str) -> NotebookNode | None:
-    return next((cell for cell in cells if tag in cell.metadata.get("tags", [])), None)
-
-
-def _answer(cell: NotebookNode | None) -> tuple[str, str]:
-    """The first paragraph of a cell's Markdown output, and the rest; the output is taken out of the cell."""
-    for output in cell.get("outputs", []) if cell is not None else []:
-        text = output.get("data", {}).get("text/markdown", "")
-        if text and cell is not None:
-            cell.outputs.remove(output)
-            first, _, rest = text.strip().partition("\n\n")
-            return first, rest
-    return "", ""
-
-
-def _plain(markdown: str) -> str:
-    """The text on one line, without Markdown's marks of emphasis and code."""
-    return " ".join(re.sub(r"[*`]", "", markdown).split())
+    return title, question, answer

@@ -6,25 +6,21 @@ content security policy of the page allows exactly their scripts, by digest.
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
+from whisperlab.report import figure as draw
+from whisperlab.report import page as html
 from whisperlab.report.figure import PALETTE, Figure
-from whisperlab.report.figures import LETTER, NARROW, new_plot, styled
-from whisperlab.report.page import render_page
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 _MIB = 2**20
 
@@ -60,20 +56,6 @@ class Check:
 
 
 @dataclass(slots=True, frozen=True)
-class Frame:
-    """An embedded page."""
-
-    title: str
-    about: str
-    page: str
-
-    @property
-    def packed(self) -> str:
-        """The page, compressed to a third and in base64; the main page unpacks it."""
-        return base64.b64encode(gzip.compress(self.page.encode(), 9, mtime=0)).decode("ascii")
-
-
-@dataclass(slots=True, frozen=True)
 class ProfileReport:
     """The records of a profile and their origin."""
 
@@ -85,45 +67,33 @@ class ProfileReport:
 
     def page(self, *, now: datetime | None = None) -> str:
         """The page as HTML."""
-        frames = list(self._frames())
-        checks = reconciled(self.records)
-        numbers, tables = memory_numbers(self.records), list(_tables(self.records))
-        return render_page(
+        records, checks = self.records, reconciled(self.records)
+        numbers, tables = memory_numbers(records), list(_tables(records))
+        embedded = (("cpu", records.get("cpu")), ("heap", records.get("heap")))
+        pages = {name: _offline(record.page).encode() for name, record in embedded if record}
+        return html.render_page(
             "profile.html.j2",
             report=self,
             created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
             numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
-            findings=list(findings(self.records)),
-            drawings=list(_drawings(self.records)),
+            drawings=list(_drawings(records)),
             tables=tables,
-            frames=frames,
-            lines=self.records["lines"].functions if "lines" in self.records else (),
-            tree=self.records["cpu"].tree if "cpu" in self.records else "",
-            digests=list(_script_digests(frames)),
+            # compressed to a third; the main page unpacks them
+            frames={name: b64encode(gzip.compress(page, 9, mtime=0)).decode("ascii") for name, page in pages.items()},
+            digests=[digest for page in pages.values() for digest in _digests(page.decode())],
             flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
+            mib=_mib,
+            on_threads=on_threads,
         )
 
-    def _frames(self) -> Iterable[Frame]:
-        if "cpu" in self.records:
-            about = "Click a line to unfold it; the menus on top fold libraries away."
-            yield Frame("Call tree (pyinstrument)", about, _offline(self.records["cpu"].page))
-        if "heap" in self.records:
-            about = "The width is bytes held at the peak. Click a block to zoom in."
-            yield Frame("Flame graph of the heap (memray)", about, _offline(self.records["heap"].page))
 
-
-def _script_digests(frames: Iterable[Frame]) -> Iterable[str]:
-    """The sources that a content security policy must list for the inline scripts and handlers of pages."""
-    for frame in frames:
-        handlers = _HANDLER.findall(frame.page)
-        if handlers:
-            yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
-        for text in (*_SCRIPT.findall(frame.page), *handlers):
-            if text.strip():
-                digest = hashlib.sha256(text.encode()).digest()
-                yield f"sha256-{base64.b64encode(digest).decode('ascii')}"
+def _digests(page: str) -> Iterator[str]:
+    """The sources that a content security policy must list for a page's inline scripts and handlers."""
+    if handlers := _HANDLER.findall(page):
+        yield "unsafe-hashes"  # the policy then also allows handlers, but only those listed
+    yield from (f"sha256-{html.digest(text)}" for text in (*_SCRIPT.findall(page), *handlers) if text.strip())
 
 
 def _offline(page: str) -> str:
@@ -136,116 +106,42 @@ def _offline(page: str) -> str:
 def memory_numbers(records: Records) -> list[Number]:
     """The numbers of the memory passes, the widest view first."""
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    found: list[Number] = []
-
-    def add(name: str, size: int, *, sees: str, misses: str) -> None:
-        found.append(Number(name, size, sees, misses))
-
-    if memory:
-        add(
-            "resident at the peak, above the libraries (VmHWM)",
-            memory.above_libraries,
-            sees="every page that was touched: the figure that the system counts",
-            misses="memory that was allocated and never touched; the owners of the memory",
-        )
-        add(
-            "of it anonymous, at the end (RssAnon)",
-            memory.anonymous,
-            sees="memory that is in no file",
-            misses="weights in a mapped file; the peak, because the system records no peak of it",
-        )
-    if heap:
-        add(
-            "on the heap at the peak (memray)",
-            heap.peak,
-            sees="every allocated block, including torch's and numpy's, by line of code",
-            misses="libraries loaded before; code that kernels generate; freed blocks that the allocator keeps",
-        )
-    if heap and heap.mapped:
-        whether = "whether its pages are resident: the system may drop and reload them"
-        add("files mapped at the peak (memray)", heap.mapped, sees="the complete mapped checkpoint", misses=whether)
-    if memory:
-        add(
-            "tensors and arrays the transcriber holds (arithmetic)",
-            sum(memory.owned.values()),
-            sees="weights, buffers, cache, timers: everything that stays",
-            misses="everything that lives for one chunk: activations, keys and values, spectrograms",
-        )
-    if python:
-        add(
-            "Python objects while streaming, at the peak (tracemalloc)",
-            python.peak,
-            sees="Python objects and numpy arrays created after the model was loaded",
-            misses="torch: its tensors, weights and workspaces. Never quote it as peak memory",
-        )
-    return found
+    sizes = (
+        memory.above_libraries if memory else None,
+        memory.anonymous if memory else None,
+        heap.peak if heap else None,
+        (heap.mapped or None) if heap else None,
+        sum(memory.owned.values()) if memory else None,
+        python.peak if python else None,
+    )
+    texts: dict[str, list[str]] = json.loads((html.TEMPLATES / "memory.json").read_text(encoding="utf-8"))
+    named = zip(texts.items(), sizes, strict=True)
+    return [Number(name, size, *words) for (name, words), size in named if size is not None]
 
 
 def reconciled(records: Records) -> list[Check]:
-    """Check that the memory figures of the passes agree.
-
-    Each pass is a separate run, so some checks allow a difference. Checks whose records are missing are omitted.
-    """
+    """Check that the memory figures of the passes agree: each pass is a separate run, so some allow a difference."""
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    checks: list[Check] = []
-
-    def check(holds: bool, words: str) -> None:
-        checks.append(Check(holds, f"{words}: {'as expected' if holds else 'this is unexplained'}"))
-
+    found: list[tuple[bool, str]] = []
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
-        differ = "anonymous memory at the end and the heap's peak differ by"
-        check(off <= allowed, f"{differ} {_mib(off)}, {_mib(allowed)} allowed")
+        words = f"anonymous memory at the end and the heap's peak differ by {_mib(off)}, {_mib(allowed)} allowed"
+        found.append((off <= allowed, words))
         held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
-        check(
-            held <= seen, f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
-        )
+        words = f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
+        found.append((held <= seen, words))
     if heap and python:
         words = f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
-        check(python.peak <= heap.peak, words)
+        found.append((python.peak <= heap.peak, words))
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
         words = f"the peak ({_mib(peak)}) is not below the anonymous memory at the end ({_mib(end)})"
-        check(peak >= end * (1 - TOLERANCE), words)
-    return checks
+        found.append((peak >= end * (1 - TOLERANCE), words))
+    return [Check(ok, f"{words}: {'as expected' if ok else 'this is unexplained'}") for ok, words in found]
 
 
-def findings(records: Records) -> Iterable[str]:
-    """The main results, in sentences."""
-    if memory := records.get("memory"):
-        name, size = next(iter(memory.owned.items()), ("nothing", 0))
-        yield (
-            f"Model and streaming add {_mib(memory.above_libraries)} to the libraries, {_mib(memory.grown)} of it "
-            f"while streaming; the largest part is {name} with {_mib(size)}"
-        )
-    if (heap := records.get("heap")) and heap.stages:
-        part, size = next(iter(heap.stages.items()))
-        yield f"At its peak the heap holds {_mib(heap.peak)}, {size / heap.peak:.0%} of it for {part}"
-    if (python := records.get("python_memory")) and python.grown:
-        line = python.grown[0]
-        yield (
-            f"In the second half the line that grew most is {line.place}, by {line.bytes / 1024:,.0f} KiB in "
-            f"{line.blocks:,} more blocks"
-        )
-    if latency := records.get("latency"):
-        yield (
-            f"{latency.duration_s:.1f} s of audio took {latency.compute_s:.1f} s "
-            f"({latency.compute_s / latency.duration_s:.2f} of real time{on_threads(latency.threads)}) "
-            "without a profiler"
-        )
-    if (lines := records.get("lines")) and lines.functions:
-        function = lines.functions[0]
-        slowest = function.slowest
-        yield (
-            f"The slowest line of {function.name} is number {slowest.number} of {function.place.rpartition(':')[0]}, "
-            f"with {slowest.share:.0%} of it: {slowest.code.strip()}"
-        )
-    if (ops := records.get("ops")) and ops.top:
-        yield f"The torch operator with the most time is {ops.top[0].name}: {ops.top[0].own_s / ops.own_s:.0%}"
-
-
-def _drawings(records: Records) -> Iterable[Figure]:
+def _drawings(records: Records) -> Iterator[Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
         caption = "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory "
@@ -259,14 +155,13 @@ def _drawings(records: Records) -> Iterable[Figure]:
 
 def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
-    figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return Figure(name, words, figure, caption)
+    return Figure(name, words, parts_figure({part: size / _MIB for part, size in sizes.items()}, x), caption)
 
 
-@styled
-def course_figure(course: Sequence[tuple[float, int, int]]) -> Drawing:
+@draw.styled
+def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
     """Memory over time: (seconds, bytes resident, bytes on the heap), as the pass `heap` records it."""
-    figure, axes = new_plot(NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
+    figure, axes = draw.new_plot(draw.NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
         sizes = [moment[1 + place] / _MIB for moment in course]
@@ -276,12 +171,12 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> Drawing:
     return figure
 
 
-@styled
-def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Drawing:
+@draw.styled
+def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw.Drawing:
     """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
-    left = 0.3 + LETTER * max(map(len, kept), default=0)
-    figure, axes = new_plot(NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
+    left = 0.3 + draw.LETTER * max(map(len, kept), default=0)
+    figure, axes = draw.new_plot(draw.NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
     bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
     axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
     axes.set_yticks(range(len(kept)), list(kept))
@@ -290,10 +185,9 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> Draw
     return figure
 
 
-def _tables(records: Records) -> Iterable[Table]:
-    """The tables of every pass that has some."""
+def _tables(records: Records) -> Iterator[Table]:
     if latency := records.get("latency"):
-        operations = list(latency.operations.items())
+        operations = latency.operations.items()
         yield table("latency", "Latency in milliseconds, without a profiler", _LATENCIES, operations)
     if heap := records.get("heap"):
         yield table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
@@ -303,14 +197,8 @@ def _tables(records: Records) -> Iterable[Table]:
         caption = "Growth of Python objects from half-way to the end (tracemalloc)"
         yield table("grown", caption, _LINES, python.grown)
     if ops := records.get("ops"):
-        total_s = ops.own_s
-
-        def share(row: Operator) -> float:
-            return row.own_s / total_s
-
-        shares = Column("Share", "Own time / own time of all", share, "{:.1%}".format)
-        columns = (*_OPERATORS[:2], shares, *_OPERATORS[2:])
-        yield table("ops", "torch's operators (torch.profiler)", columns, ops.top)
+        shares = [(one.own_s / ops.own_s, one) for one in ops.top]
+        yield table("ops", "torch's operators (torch.profiler)", _OPERATORS, shares)
     if calls := records.get("calls"):
         yield table("calls", "The 20 functions with the most cumulative time (cProfile)", _CALLS, calls.top)
 
@@ -341,11 +229,12 @@ _LINES: tuple[Column[AllocatingLine], ...] = (
     Column("KiB", "Kibibytes", lambda row: row.bytes / 1024, "{:,.1f}".format),
     Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
 )
-_OPERATORS: tuple[Column[Operator], ...] = (
-    Column("Operator", "Its name in torch", lambda row: row.name),
-    Column("Calls", "Number of calls", lambda row: row.calls, "{:,}".format),
-    Column("Own ms", "Without called operators", lambda row: row.own_s * 1000, milliseconds),
-    Column("Own MiB", "Allocated minus freed", lambda row: row.own_bytes / _MIB, "{:,.1f}".format),
+_OPERATORS: tuple[Column[tuple[float, Operator]], ...] = (
+    Column("Operator", "Its name in torch", lambda row: row[1].name),
+    Column("Calls", "Number of calls", lambda row: row[1].calls, "{:,}".format),
+    Column("Share", "Own time / own time of all", lambda row: row[0], "{:.1%}".format),
+    Column("Own ms", "Without called operators", lambda row: row[1].own_s * 1000, milliseconds),
+    Column("Own MiB", "Allocated minus freed", lambda row: row[1].own_bytes / _MIB, "{:,.1f}".format),
 )
 _CALLS: tuple[Column[CalledFunction], ...] = (
     Column("Function", "With its place", lambda row: row.name),
@@ -356,7 +245,6 @@ _CALLS: tuple[Column[CalledFunction], ...] = (
 
 
 def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
-    """The rows of every table, for the CSV."""
     for shown in tables:
         titles = [title for title, _, _ in shown.head]
         for line in shown.body:

@@ -4,82 +4,86 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
-from whisperlab.evaluation.scoring.text import Aligned, align
+import numpy as np
+
+from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_labels, true_switches
+from whisperlab.evaluation.scoring.text import align
 from whisperlab.evaluation.trace import Trace
-from whisperlab.report.figure import Figure
-from whisperlab.report.timeline import dropped, language_colours, timeline
+from whisperlab.report.figure import CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
 from whisperlab.streaming.results import SessionSegment
+from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.json_values import Json
-from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
 
-if TYPE_CHECKING:
-    from whisperlab.util.audio_arrays import FloatArray
+FIXED = dict(zip(("en", "es", "fr", "it", "ru", "de", "zh"), PALETTE, strict=True))  # the same on every page
 
+_TOLD = 10  # gaps that are listed
+MAX_FRAMES = 600  # points of the probabilities that a timeline draws
 
-class Timeline(NamedTuple):
-    """A timeline and the name of its configuration."""
+# Places of the rows on the vertical axis, from the probabilities up: of a timeline, and of all stages.
+_TIMELINE = {"probability": (0.0, 1.0), "speech": (1.2, 1.4), "text": (1.6, 2.3), "reference": (2.5, 3.2)}
+_STAGES = {
+    "probability": (0.0, 1.0),
+    "path": (1.2, 1.6),
+    "decided": (1.75, 1.95),
+    "speech": (2.1, 2.25),
+    "text": (2.4, 3.0),
+    "reference": (3.15, 3.75),
+    "sound": (3.9, 4.7),
+}
+Row = tuple[float, float]
+Rows = Mapping[str, Row]
 
-    name: str
-    figure: Figure
-
-
-@dataclass(slots=True, frozen=True)
-class RecordingView:
-    """What a page shows of one recording.
-
-    ``contrast`` is the same recording under the configuration that answered most wrongly from its cache.
-    ``sound`` is a data URI, empty when there is none: then ``silent_because`` says why. ``segments`` are in time order.
-    ``steps`` align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin
-    diacritics).
-    """
-
-    trace: Trace
-    timeline: Timeline
-    contrast: Timeline | None
-    sound: str
-    silent_because: str
-    segments: tuple[SessionSegment, ...]
-    steps: tuple[Aligned, ...]
-    dropped: str  # see the function
+_ZOOM: Spec = {
+    "name": "zoom",
+    "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]", "clear": "dblclick"},
+    "bind": "scales",
+}
+_PLAYHEAD = layer(
+    [{}],
+    {"type": "rule", "color": "#D55E00", "strokeWidth": 2},
+    x={"datum": {"expr": "playhead"}, "type": "quantitative"},
+    opacity={"condition": {"test": "playhead >= 0", "value": 1}, "value": 0},
+)
+_TO_END, _TO_TOP = {"x2": {"field": "end"}}, {"y2": {"field": "top"}}
 
 
 def views(
-    traces: Sequence[tuple[str, Trace]], contrasts: Mapping[str, tuple[str, Trace]], sound_limit: int
-) -> Iterator[RecordingView]:
-    """A view for each (name of the configuration, trace), within ``sound_limit`` characters of sound.
+    name: str, traces: Sequence[Trace], contrast_name: str, contrasts: Sequence[Trace], sound_limit: int
+) -> Iterator[dict[str, object]]:
+    """What a page shows of each trace of the configuration ``name``, within ``sound_limit`` characters of sound.
 
-    ``contrasts`` maps a recording to the name and trace to set against it.
+    ``contrasts`` are traces of the configuration ``contrast_name``, for those of the recordings that have one. The
+    steps align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
     """
-    colours = language_colours(trace for _, trace in [*traces, *contrasts.values()])
-
-    def drawn(name: str, trace: Trace, identifier: str) -> Timeline:
-        return Timeline(name, timeline(trace, identifier, colours=colours))
-
-    for number, (name, trace) in enumerate(traces, 1):
-        contrast = contrasts.get(trace.recording)
+    colours = language_colours([*traces, *contrasts])
+    others = {trace.recording: trace for trace in contrasts}
+    for number, trace in enumerate(traces, 1):
+        other = others.get(trace.recording)
         sound, silent_because = "", ""
         try:
             sound = data_uri(trace.header["audio"], sound_limit)
         except AudioFormatError as error:
             silent_because = str(error)
         sound_limit -= len(sound)
-        segments = tuple(sorted(trace.segments, key=lambda segment: (segment.start_time, segment.end_time)))
+        segments = sorted(trace.segments, key=lambda segment: (segment.start_time, segment.end_time))
         text = " ".join(segment.text for segment in segments)
-        yield RecordingView(
-            trace=trace,
-            timeline=drawn(name, trace, f"timeline-{number}"),
-            contrast=drawn(*contrast, f"contrast-{number}") if contrast else None,
-            sound=sound,
-            silent_because=silent_because,
-            segments=segments,
-            steps=align(trace.reference, text) if trace.reference else (),
-            dropped=dropped(trace),
-        )
+        yield {
+            "trace": trace,
+            "name": name,
+            "timeline": timeline(trace, f"timeline-{number}", colours=colours),
+            "contrast_name": contrast_name,
+            "contrast": other and timeline(other, f"contrast-{number}", colours=colours),
+            "sound": sound,
+            "silent_because": silent_because,
+            "segments": segments,
+            "steps": align(trace.reference, text) if trace.reference else (),
+            "dropped": dropped(trace),
+        }
 
 
 def data_uri(audio: Json, limit: int) -> str:
@@ -89,7 +93,6 @@ def data_uri(audio: Json, limit: int) -> str:
     audio, or the result has more than ``limit`` characters.
     """
     from whisperlab.data.audio_files import read_audio, read_part
-    from whisperlab.util.audio_arrays import audio_digest
 
     if not audio.get("path"):
         raise AudioFormatError("the trace has no path of its audio")
@@ -103,22 +106,225 @@ def data_uri(audio: Json, limit: int) -> str:
 
 
 def sound_uri(samples: FloatArray, limit: int) -> str:
-    """Audio of shape (n,), 16 kHz, as ``data:audio/ogg;base64,...``.
+    """Audio of shape (n,), 16 kHz, as a data URI of Ogg Vorbis; raises AudioFormatError above ``limit`` characters."""
+    import soundfile
 
-    Raises AudioFormatError if it would have more than ``limit`` characters.
-    """
-    text = base64.b64encode(_vorbis(samples)).decode("ascii")
+    packed = io.BytesIO()
+    with soundfile.SoundFile(packed, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file:
+        for start in range(0, len(samples), SAMPLE_RATE):  # libsndfile crashes on minutes in one block
+            file.write(samples[start : start + SAMPLE_RATE])
+    text = base64.b64encode(packed.getvalue()).decode("ascii")
     if len(text) > limit:
         raise AudioFormatError(f"its audio needs {len(text):,} characters, and {limit:,} are left")
     return "data:audio/ogg;base64," + text
 
 
-def _vorbis(samples: FloatArray) -> bytes:
-    """Mono audio as Ogg Vorbis, written second by second: libsndfile crashes on minutes in one block."""
-    import soundfile
+def language_colours(traces: Sequence[Trace]) -> dict[str, str]:
+    """A colour per language: spoken ones first, then those of the text, then of the frames; none beyond the palette."""
+    spoken = {label.language for trace in traces for label in true_languages(trace)}
+    text = {segment.language for trace in traces for segment in trace.segments}
+    labels = {frame.label for trace in traces for frame in trace.frames}
+    names = list(dict.fromkeys([*sorted(spoken), *sorted(text), *sorted(labels)]))
+    free = iter([colour for colour in PALETTE if colour not in {FIXED.get(name) for name in names}])
+    found = {name: FIXED.get(name) or next(free, None) for name in names}
+    return {name: colour for name, colour in found.items() if colour}
 
-    packed = io.BytesIO()
-    with soundfile.SoundFile(packed, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file:
-        for start in range(0, len(samples), SAMPLE_RATE):
-            file.write(samples[start : start + SAMPLE_RATE])
-    return packed.getvalue()
+
+def true_languages(trace: Trace) -> list[Label]:
+    """The languages of the reference; empty without one."""
+    return [Label(s.start, s.end, s.lang) for s in trace.reference.segments] if trace.reference else []
+
+
+def detected_languages(trace: Trace) -> list[Label]:
+    """The languages of the text in time order, or of the smoothed frames if there is no text."""
+    if trace.segments:
+        return sorted(segment_labels(trace.segments), key=lambda label: (label.start, label.end))
+    return runs(frame_labels(trace.frames))
+
+
+def runs(labels: Iterable[Label]) -> list[Label]:
+    """Merge consecutive labels of the same language without a gap between them."""
+    found: list[Label] = []
+    for label in labels:
+        if found and (found[-1].end, found[-1].language) == (label.start, label.language):
+            label = Label(found.pop().start, label.end, label.language)
+        found.append(label)
+    return found
+
+
+def timeline(
+    trace: Trace,
+    name: str = "timeline",
+    *,
+    colours: Mapping[str, str] | None = None,
+    audio: FloatArray | None = None,
+    caption: str = "",
+) -> Figure:
+    """One recording over time: reference, text, speech, switches and the probability of each language.
+
+    A pointer over a word shows it. In a page with a player, a click plays the audio from there. Shift and the wheel
+    zoom, dragging moves, a double click shows all.
+
+    ``name`` is the prefix of the identifiers, unique in a page. ``colours``, by language, make several timelines agree.
+    ``audio``, the streamed samples of shape (n,) at 16 kHz, adds the sound, the smoothed path and the decisions.
+    ``caption`` says how to read the figure.
+    """
+    known = language_colours([trace]) if colours is None else colours
+    rows = _TIMELINE if audio is None else _STAGES
+    scale = {"domain": list(known), "range": list(known.values())}
+    colour = channel("language", "nominal", scale=scale, legend={"title": None, "symbolType": "square"})
+    time = {"domain": [0, round(trace.duration, 2)], "nice": False}
+    at = {"x": channel("start", scale=time, title="seconds of audio"), "y": _height(rows)}
+    block = {"type": "rect", "stroke": INK, "strokeWidth": 0.4}
+    told = fields("text", "language", "from (s)", "to (s)", "confidence")
+    blocks = layer(_blocks(trace, rows), block, **at, **_TO_END, **_TO_TOP, color=colour, tooltip=told)
+    layers: list[Spec] = [
+        layer(_probabilities(trace, known), "area", **at, **_TO_TOP, color=colour),
+        {"params": [_ZOOM], **blocks},
+        *_marks(trace, rows, at),
+        *([] if audio is None else _stages(trace, audio, rows, at)),
+        _PLAYHEAD,
+    ]
+    playhead = {"name": "playhead", "value": -1}
+    height = round(75 * max(top for _, top in rows.values()))
+    view: Spec = {"params": [playhead], "width": CHART_WIDTH, "height": height, "layer": layers}
+    return Figure(name, describe(trace), view, caption)
+
+
+def _height(rows: Rows) -> Spec:
+    names = {round((low + top) / 2, 3): name for name, (low, top) in rows.items()}
+    text = "".join(f"datum.value == {place} ? '{name}' : " for place, name in names.items()) + "''"
+    plain = dict.fromkeys(("grid", "ticks", "domain"), False)
+    highest = max(top for _, top in rows.values()) + 0.1
+    axis = {"values": list(names), "labelExpr": text, **plain, "title": None}
+    return channel("low", scale={"domain": [-0.1, highest], "nice": False}, axis=axis)
+
+
+def _marks(trace: Trace, rows: Rows, at: Spec) -> Iterable[Spec]:
+    """Speech, audio without text, true switches, decisions and cache hits."""
+    told = fields("what")
+    kinds = (
+        (trace.speech, "speech", "speech", 0.8),
+        (trace.gaps, "text", "dropped: the machine was too slow", 0.35),
+        (trace.untranscribed, "text", "speech without text", 0.35),
+    )
+    values = [
+        _box(seconds(span.start), seconds(span.end), rows[row], what=what, opacity=opacity)
+        for spans, row, what, opacity in kinds
+        for span in spans
+    ]
+    rect, opacity = {"type": "rect", "color": MUTED}, channel("opacity", scale=None)
+    yield layer(values, rect, **at, **_TO_END, **_TO_TOP, tooltip=told, opacity=opacity)
+    true = [{"start": round(switch.end, 2)} for switch in true_switches(trace.reference)] if trace.reference else []
+    yield layer(true, {"type": "rule", "strokeDash": [4, 4], "color": MUTED}, x=at["x"])
+    middle = sum(rows.get("decided", (1.4, 1.6))) / 2
+    text = "switch to {0.to_language} at {0.time:.1f} s, decided at {0.decided_at:.1f} s"
+    decided = [_point(switch.decided_at, middle, what=text.format(switch)) for switch in trace.switches]
+    triangle = {"type": "point", "shape": "triangle-up", "filled": True, "size": 70, "color": "currentColor"}
+    yield layer(decided, triangle, **at, tooltip=told)
+    cached = [_point(seconds(frame.end), 1.06) for frame in trace.frames if frame.cached]
+    yield layer(cached, {"type": "tick", "color": MUTED, "height": 5}, **at)
+
+
+def _stages(trace: Trace, audio: FloatArray, rows: Rows, at: Spec) -> Iterable[Spec]:
+    """The sound, the way from each boundary to its decision, and the second windows since the last pause."""
+    parts = np.array_split(audio, min(len(audio), MAX_FRAMES))
+    ends = np.cumsum([len(part) for part in parts]) / SAMPLE_RATE
+    low, top = rows["sound"]
+    middle, scale = (low + top) / 2, (top - low) / 2 / (float(np.abs(audio).max()) or 1.0)
+    sound = [
+        _point(end, round(middle + scale * float(part.min()), 3), top=round(middle + scale * float(part.max()), 3))
+        for end, part in zip(ends.tolist(), parts, strict=True)
+    ]
+    yield layer(sound, {"type": "area", "color": MUTED}, **at, **_TO_TOP)
+    low, top = rows["decided"]
+    ways = [_box(switch.time, switch.decided_at, ((low + top) / 2, top)) for switch in trace.switches]
+    yield layer(ways, {"type": "rule", "color": "currentColor"}, **at, **_TO_END)
+    likely = [
+        (f.end, max(f.onset.posterior, key=f.onset.posterior.__getitem__))
+        for f in trace.frames
+        if f.onset and f.onset.posterior
+    ]
+    onsets = [_point(seconds(end), -0.05, what=f"since the last pause: {language}") for end, language in likely]
+    point = {"type": "point", "filled": True, "size": 12, "color": "currentColor"}
+    yield layer(onsets, point, **at, tooltip=fields("what"))
+
+
+def _blocks(trace: Trace, rows: Rows) -> Iterable[Json]:
+    """The reference's segments, the words of the text (without text the languages of the frames), and the path."""
+    for part in trace.reference.segments if trace.reference else ():
+        yield _block(part.start, part.end, part.lang, part.text, rows["reference"])
+    for segment in trace.segments:
+        for start, end, word in words(segment):
+            yield _block(start, end, segment.language, word, rows["text"], f"{segment.confidence:.0%}")
+    path = runs(frame_labels(trace.frames))
+    for row, text, shown in (("text", "", not trace.segments), ("path", "smoothed frames", "path" in rows)):
+        for label in path if shown else ():
+            yield _block(label.start, label.end, label.language, text, rows[row])
+
+
+def _block(start: float, end: float, language: str, text: str, row: Row, confidence: str = "–") -> Json:
+    span = {"from (s)": f"{start:.1f}", "to (s)": f"{end:.1f}"}
+    return _box(start, end, row, **span, language=language, text=text, confidence=confidence)
+
+
+def _box(start: float, end: float, row: Row, **facts: object) -> Json:
+    return {"start": round(start, 2), "end": round(end, 2), "low": row[0], "top": row[1], **facts}
+
+
+def _point(time: float, low: float, **facts: object) -> Json:
+    return {"start": round(time, 2), "low": low, **facts}
+
+
+def words(segment: SessionSegment) -> list[tuple[float, float, str]]:
+    """The words of a segment with start and end in seconds: shares of its span by their numbers of characters."""
+    parts = segment.text.split() or [""]
+    lengths = [len(part) + 1 for part in parts]
+    step = (segment.end_time - segment.start_time) / sum(lengths)
+    ends = [segment.start_time + step * sum(lengths[: n + 1]) for n in range(len(parts))]
+    return [(a, b, part) for (a, b), part in zip(pairwise([segment.start_time, *ends]), parts, strict=True)]
+
+
+def _probabilities(trace: Trace, colours: Mapping[str, str]) -> Iterable[Json]:
+    """The probabilities of the languages, stacked, at up to `MAX_FRAMES` frames."""
+    step = -(-len(trace.frames) // MAX_FRAMES) or 1
+    for frame in trace.frames[::step]:
+        low = 0.0
+        for language in colours:
+            top = low + frame.posterior.get(language, 0.0)
+            yield _point(seconds(frame.end), round(low, 3), language=language, top=round(top, 3))
+            low = top
+
+
+def describe(trace: Trace) -> str:
+    """A timeline for those who cannot see it."""
+    true, heard = (
+        ", ".join(f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in labels)
+        for labels in (true_languages(trace), detected_languages(trace))
+    )
+    return (
+        f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. "
+        f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
+    )
+
+
+def dropped(trace: Trace) -> str:
+    """Sentences on audio that was dropped and speech without reliable text, each after a space; empty without any."""
+    told = (
+        ("Not heard, because the machine did not keep up", trace.gaps),
+        ("Speech without text", trace.untranscribed),
+        ("In a language that was not allowed", [flag.span for flag in trace.flags if flag.outside]),
+    )
+    return "".join(f" {what}: {_spans(spans)}." for what, spans in told if spans)
+
+
+def _spans(spans: Sequence[Span]) -> str:
+    """Total length of spans and where they lie.
+
+    >>> _spans([Span(16000, 32000)])
+    '1.0 s (1.0-2.0)'
+    """
+    listed = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f}" for span in spans[:_TOLD]]
+    if more := len(spans) - len(listed):
+        listed.append(f"and {more} more")
+    return f"{seconds(sum(map(len, spans))):.1f} s ({', '.join(listed)})"

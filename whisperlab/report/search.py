@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.experiments.pareto import Importance, Separation, importances, pareto_front, separation
+from whisperlab.experiments.pareto import Importance, importances, pareto_front, separation
 from whisperlab.report import charts
-from whisperlab.report.counts import KEY, WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
-from whisperlab.report.figure import BAD, INK, PALETTE, Figure
-from whisperlab.report.figures import LETTER, NARROW, label, new_plots, styled
+from whisperlab.report import figure as draw
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
 from whisperlab.report.tables import Column, Table, mebibytes, table
 from whisperlab.util.html import format_value
-from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 MAX_LINES = 300  # configurations in a picture
 MAX_OPTIONS = 8  # axes of options in a picture
@@ -28,65 +23,59 @@ MAX_WORDS = 12  # members of the front in the alternative text
 FEW_VALUES = 6  # up to so many different numbers are spaced evenly, as names are
 FEWEST = 3  # configurations; with fewer the table says as much
 
+_UNITS = {"": 1.0, "s": 1.0, "%": 0.01, "MiB": 2.0**20}
+
 
 @dataclass(slots=True, frozen=True)
 class Objective:
-    """A minimised quantity: name, axis label, value of a configuration, and its format.
+    """A minimised quantity: name, unit of its axis, value of a configuration, and its format.
 
-    ``unit`` is the value of one unit of the axis: 0.01 for per cent. On one recording the value is the first of
-    ``columns`` / the second; without a second the first.
+    On one recording the value is the first of ``columns`` / the second; without a second the first.
     """
 
     name: str
-    axis: str
+    unit: str
     value: Callable[[Result], float | None]
     show: Callable[[float], str]
-    unit: float = 1.0
     columns: tuple[str, ...] = ()
 
-    def of(self, results: Sequence[Result]) -> NDArray[np.float64]:
+    @property
+    def axis(self) -> str:
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def of(self, results: Results) -> NDArray[np.float64]:
         """The value of each result; all results must have one."""
         return np.array([self.value(result) for result in results], dtype=float)
 
 
-MIXED = Objective("words wrong", "words wrong, %", lambda r: r.mixed_error, percent, 0.01, ("errors", "words"))
-_LABELS = ("wrong_s", "speech_s")
-TEXT = Objective(WRONG_TEXT, f"{WRONG_TEXT}, %", lambda r: r.language_error, percent, 0.01, _LABELS)
-FRAMES = Objective(WRONG_FRAMES, f"{WRONG_FRAMES}, %", lambda r: r.language_error, percent, 0.01, _LABELS)
-RESPONSE = Objective(
-    "response p95", "response p95, s", lambda r: r.response_p95, "{:.3g} s".format, 1.0, ("response_p95_s",)
-)
-COMPUTING = Objective(
-    "real-time factor (wall)",
-    "real-time factor (wall)",
-    lambda r: r.real_time_factor,
-    "{:.3g}".format,
-    1.0,
-    ("compute_s", "duration_s"),
-)
-MEMORY = Objective("peak memory", "peak memory, MiB", lambda r: r.peak_rss_bytes, mebibytes, 2**20)
+Results: TypeAlias = Sequence[Result]
+Objectives: TypeAlias = Sequence[Objective]
+Measured: TypeAlias = Sequence[tuple[Objective, Sequence[Importance]]]
+
+MIXED = Objective("words wrong", "%", lambda r: r.mixed_error, percent, ("errors", "words"))
+TEXT = Objective(WRONG_TEXT, "%", lambda r: r.language_error, percent, ("wrong_s", "speech_s"))
+FRAMES = replace(TEXT, name=WRONG_FRAMES)
+RESPONSE = Objective("response p95", "s", lambda r: r.sums["response_p95_s"], "{:.3g} s".format, ("response_p95_s",))
+FACTOR = "real-time factor (wall)"
+COMPUTING = Objective(FACTOR, "", lambda r: r.real_time_factor, "{:.3g}".format, ("compute_s", "duration_s"))
+MEMORY = Objective("peak memory", "MiB", lambda r: r.sums["peak_rss_bytes"], mebibytes)
 
 
 @dataclass(slots=True, frozen=True)
 class SearchSection:
-    """The front as a table and a figure, importances, and parallel coordinates.
-
-    ``about`` names the data, the split and the limits of the result. Where the configurations do not differ by more
-    than noise it says so, and the rest is None.
-    """
+    """The front, importances and parallel coordinates; ``about`` alone says that differences are no more than noise."""
 
     about: tuple[str, ...]
     front: Table | None = None
-    picture: Figure | None = None
-    importance: Figure | None = None
-    parallel: Figure | None = None
+    picture: draw.Figure | None = None
+    importance: draw.Figure | None = None
+    parallel: draw.Figure | None = None
 
 
-def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSection | None:
+def search_section(results: Results) -> SearchSection | None:
     """The section for finished configurations; None below two varied options or `FEWEST` configurations.
 
     Front, importances and coordinates only if errors and cost differ by more than noise (`separation`).
-    ``splits`` are those of the recordings.
     """
     objectives, runs = _objectives(results)
     names = dict.fromkeys(name for result in runs for name in result.config)
@@ -110,27 +99,19 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
-    size = f" The larger a point, the more {objectives[2].name}." if len(objectives) > 2 else ""
-    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
+    front = (
+        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
+        f"{', '.join(one.name for one in objectives)}: no other configuration is better in all of them."
+    )
+    places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     return SearchSection(
-        about=(*_about(runs, members, objectives, splits), *left_out),
-        front=_front_table(members, objectives),
-        picture=charts.points(
-            "front-picture",
-            _points(shown, marks, objectives),
-            ("cost", f"{objectives[1].axis} (to the left: better)"),
-            ("error", f"{objectives[0].axis} (down: better)"),
-            words,
-            f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
-            f"somewhere better.{size}{wait if objectives[1] is RESPONSE else ''}",
-            "size" if len(objectives) > 2 else "",
-        ),
-        importance=_importance_drawing(measured, axes),
-        parallel=charts.parallel(
-            "parallel",
+        (front, *left_out),
+        _front_table(members, objectives),
+        _picture(shown, marks, objectives, words, count),
+        _importance(measured, axes),
+        charts.parallel(
             shown,
-            {name: _option(name, shown) for name in axes}
-            | {one.name: _scaled(one.of(shown), one.show) for one in objectives},
+            places,
             marks,
             f"Parallel coordinates over {', '.join(axes)}. {words}",
             f"{count} Each line is a configuration and crosses each axis at its value. Thick lines are the Pareto "
@@ -139,33 +120,42 @@ def search_section(results: Sequence[Result], splits: Sequence[str]) -> SearchSe
     )
 
 
-def _objectives(results: Sequence[Result]) -> tuple[list[Objective], list[Result]]:
+def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:
     """The objectives that all comparable results have, errors first, and those results."""
     runs = measured_alike(results)
-    frames = any(result.language_measure == WRONG_FRAMES for result in runs)
-    error = MIXED if any(result.mixed_error is not None for result in runs) else FRAMES if frames else TEXT
+    scored = any(result.mixed_error is not None for result in runs)
+    error = MIXED if scored else FRAMES if runs and runs[0].language_measure == WRONG_FRAMES else TEXT
     runs = [result for result in runs if error.value(result) is not None]
-    cost = RESPONSE if all(result.response_p95 is not None for result in runs) else COMPUTING
+    cost = RESPONSE if all(RESPONSE.value(result) is not None for result in runs) else COMPUTING
     return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
 
 
-def _left_out(results: Sequence[Result], runs: Sequence[Result]) -> list[str]:
-    """The configurations that are not compared, each with the reason."""
-    compared = {result.config_id for result in runs}
-    others = [result for result in results if result.config_id not in compared]
-    if not others:
-        return []
-    kind = runs[0].language_measure
-    reasons = (
+def _left_out(results: Results, runs: Results) -> list[str]:
+    compared, kind = {result.config_id for result in runs}, runs[0].language_measure
+    reasons = [
         f"{result.name} ({'no score' if result.language_measure == kind else f'measured by {result.language_measure}'})"
-        for result in others
-    )
-    return [f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."]
+        for result in results
+        if result.config_id not in compared
+    ]
+    told = f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."
+    return [told] if reasons else []
 
 
-def _noise(objective: Objective, runs: Sequence[Result]) -> str:
+def _noise(objective: Objective, runs: Results) -> str:
     """Why the objective cannot rank the configurations; empty if they differ by more than noise."""
-    found = _separation(objective, runs)
+    # Over the recordings that all have, among the results that have their recordings at hand.
+    known = [result.units for result in runs if result.units]
+    shared = sorted(set.intersection(*(set(units["recording"]) for units in known))) if known else []
+
+    def values(name: str) -> NDArray[np.float64]:
+        found = (dict(zip(units["recording"], units[name], strict=True)) for units in known)
+        return np.array([[by_recording[recording] for recording in shared] for by_recording in found], dtype=float)
+
+    part, *whole = objective.columns
+    parts = values(part)
+    wholes = values(whole[0]) if whole else np.ones_like(parts)
+    usable = np.isfinite(parts + wholes).all(axis=0) if shared else np.zeros(0, bool)
+    found = separation(parts[:, usable], wholes[:, usable])
     if found.shown:
         return ""
     n = f"n = {many(found.n, 'recording')}"
@@ -179,22 +169,6 @@ def _noise(objective: Objective, runs: Sequence[Result]) -> str:
     )
 
 
-def _separation(objective: Objective, runs: Sequence[Result]) -> Separation:
-    """Over the recordings that all configurations have; the first results only have their recordings at hand."""
-    known = [result.units for result in runs if result.units]
-    shared = sorted(set.intersection(*(set(units["recording"]) for units in known))) if known else []
-
-    def values(name: str) -> NDArray[np.float64]:
-        found = (dict(zip(units["recording"], units[name], strict=True)) for units in known)
-        return np.array([[by_recording[recording] for recording in shared] for by_recording in found], dtype=float)
-
-    part, *whole = objective.columns
-    parts = values(part)
-    wholes = values(whole[0]) if whole else np.ones_like(parts)
-    usable = np.isfinite(parts + wholes).all(axis=0) if shared else np.zeros(0, bool)
-    return separation(parts[:, usable], wholes[:, usable])
-
-
 def _some(on_front: Sequence[bool]) -> list[int]:
     """At most `MAX_LINES` indices in order: the front and an even choice of the others."""
     members = [n for n, member in enumerate(on_front) if member][:MAX_LINES]
@@ -203,43 +177,17 @@ def _some(on_front: Sequence[bool]) -> list[int]:
     return sorted(members + [others[place * len(others) // room] for place in range(room)])
 
 
-def _front_table(members: Sequence[Result], objectives: Sequence[Objective]) -> Table:
-    def column(one: Objective) -> Column[tuple[int, Result]]:
-        return Column(one.name.capitalize(), one.axis, lambda line: one.value(line[1]), one.show)
-
-    columns: list[Column[tuple[int, Result]]] = [
-        Column("Configuration", "The varied options", lambda line: line[1].name),
-        Column("No.", "Its number in the picture", lambda line: line[0], "{:.0f}".format),
-        *map(column, objectives),
+def _front_table(members: Results, objectives: Objectives) -> Table:
+    places = {result.config_id: place for place, result in enumerate(members, 1)}
+    columns: list[Column[Result]] = [
+        Column("Configuration", "The varied options", lambda r: r.name),
+        Column("No.", "Its number in the picture", lambda r: places[r.config_id], "{:.0f}".format),
+        *(Column(one.name.capitalize(), one.axis, one.value, one.show) for one in objectives),
     ]
-    return table("front", "The Pareto front: no other configuration beats these", columns, enumerate(members, 1))
+    return table("front", "The Pareto front: no other configuration beats these", columns, members)
 
 
-def _about(
-    runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective], splits: Sequence[str]
-) -> Iterable[str]:
-    yield (
-        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
-        f"{', '.join(objective.name for objective in objectives)}: no other configuration is better in all of them."
-    )
-    if "test" in splits:
-        yield (
-            "These are recordings of the split test. A configuration chosen here looks better than it is: choose on "
-            "dev, and run the choice once on test."
-        )
-    elif splits:
-        yield (
-            f"Measured on the split {', '.join(splits)}. The best of many is best partly by chance: run the "
-            "chosen configuration once on other speech."
-        )
-    if MEMORY in objectives:
-        yield (
-            "Memory is the peak of the whole process, model included. A process that ran several configurations keeps "
-            "some tens of MiB of the earlier ones, so small differences have no meaning."
-        )
-
-
-def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequence[Objective]) -> str:
+def _words(runs: Results, members: Results, objectives: Objectives) -> str:
     listed = "; ".join(
         f"{result.name}: " + ", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives)
         for result in members[:MAX_WORDS]
@@ -248,7 +196,31 @@ def _words(runs: Sequence[Result], members: Sequence[Result], objectives: Sequen
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
-def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]]], options: Sequence[str]) -> Figure:
+def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
+    named = dict(zip(("y", "x", "size"), objectives, strict=False))
+    rows = [
+        {
+            **charts.identity(result),
+            "front": on_front,
+            **{name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()},
+        }
+        for result, on_front in zip(shown, marks, strict=True)
+    ]
+    size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
+    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
+    return charts.points(
+        "front-picture",
+        rows,
+        f"{named['x'].axis} (to the left: better)",
+        f"{named['y'].axis} (down: better)",
+        words,
+        f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
+        f"somewhere better.{size}{wait if named['x'] is RESPONSE else ''}",
+        sized="size" in named,
+    )
+
+
+def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
     alt = "; ".join(
         f"{objective.name}: "
@@ -256,7 +228,7 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
         for objective, every in found
     )
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    return Figure(
+    return draw.Figure(
         "importance",
         f"Importance of options. {alt}",
         importance_figure(found),
@@ -267,46 +239,28 @@ def _importance_drawing(measured: Sequence[tuple[Objective, Sequence[Importance]
     )
 
 
-@styled
-def importance_figure(found: Sequence[tuple[Objective, Sequence[Importance]]]) -> Drawing:
-    """A panel per objective and a bar per option, with the share of chance as a mark.
-
-    Bars beyond their mark are filled, the others hatched.
-    """
+@draw.styled
+def importance_figure(found: Measured) -> draw.Drawing:
+    """A panel per objective and a bar per option: filled beyond the mark of chance, hatched below it."""
     names = [one.option for one in found[0][1]]
-    left = 0.25 + LETTER * max(map(len, names))
-    width, height = max(NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names)
-    figure, panels = new_plots(width, height, (0.35, 0.55, left, 0.15), len(found))
+    left = 0.25 + draw.LETTER * max(map(len, names))
+    width, height = max(draw.NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names)
+    figure, panels = draw.new_plots(width, height, (0.35, 0.55, left, 0.15), len(found))
     for axes, (objective, measured) in zip(panels, found, strict=True):
         for one in measured:
             place = names.index(one.option)
-            colour, hatch = (PALETTE[0], "") if one.shown else ("none", "///")
-            axes.barh(place, 100 * one.share, 0.6, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6)
-            axes.plot([100 * one.chance] * 2, [place - 0.42, place + 0.42], color=BAD, linewidth=2)
+            colour, hatch = (draw.PALETTE[0], "") if one.shown else ("none", "///")
+            axes.barh(place, 100 * one.share, 0.6, color=colour, hatch=hatch, edgecolor=draw.INK, linewidth=0.6)
+            axes.plot([100 * one.chance] * 2, [place - 0.42, place + 0.42], color=draw.BAD, linewidth=2)
         axes.set_xlim(0, 103)
         axes.set_title(objective.name, fontsize=10)
-        label(axes, "explained, %", grid="x")
+        draw.label(axes, "explained, %", grid="x")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     return figure
 
 
-def _points(results: Sequence[Result], front: Sequence[bool], objectives: Sequence[Objective]) -> list[Json]:
-    """The rows of `charts.points`: error, cost and, with a third objective, size."""
-    names = ("error", "cost", "size")
-    return [
-        {
-            "configuration": result.name,
-            "config_id": result.config_id,
-            "key": str(result.config.get(KEY, "–")),
-            "front": on_front,
-            **{name: one.of([result])[0] / one.unit for name, one in zip(names, objectives, strict=False)},
-        }
-        for result, on_front in zip(results, front, strict=True)
-    ]
-
-
-def _option(name: str, results: Sequence[Result]) -> list[tuple[float, str]]:
+def _option(name: str, results: Results) -> charts.Heights:
     """Height from 0 to 1 and text of an option in each configuration; few numbers are spaced evenly, as names are."""
     values = [result.config.get(name) for result in results]
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -319,6 +273,6 @@ def _option(name: str, results: Sequence[Result]) -> list[tuple[float, str]]:
     return [(place[repr(value)], format_value(value, "none")[:20]) for value in values]
 
 
-def _scaled(values: NDArray[np.float64], show: Callable[[float], str]) -> list[tuple[float, str]]:
+def _scaled(values: NDArray[np.float64], show: Callable[[float], str]) -> charts.Heights:
     low, high = float(values.min()), float(values.max())
     return [(0.5 if low == high else (value - low) / (high - low), show(value)) for value in values.tolist()]

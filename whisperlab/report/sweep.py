@@ -9,38 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from whisperlab.evaluation.scoring.latency import response_p95
-from whisperlab.evaluation.scoring.summary import score_trace
+from whisperlab.evaluation.scoring import response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
-from whisperlab.report import charts
-from whisperlab.report.baseline import Pair, baseline_table, pairs
-from whisperlab.report.counts import (
-    KEY,
-    PRECISION,
-    SIZE,
-    WRONG_TEXT,
-    Result,
-    Run,
-    config_name,
-    configurations,
-    language_error,
-    language_measure,
-    many,
-    measured_alike,
-    percent,
-    ratio,
-    results,
-    timed,
-    varying,
-)
+from whisperlab.report import charts, counts, tables
+from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name, many, percent
 from whisperlab.report.figure import Figure
-from whisperlab.report.figures import latency_figure, outcomes_figure
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Table, operation_table, result_table, run_table
+from whisperlab.report.tables import Pair, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
@@ -54,6 +33,10 @@ MAX_CORPUS_LINES = 100  # configurations in the table of one corpus
 MAX_RUNS = 2000  # in the list of all runs
 
 LoadTrace: TypeAlias = Callable[[Row], Trace]
+_Shown: TypeAlias = tuple[Result | None, tuple[Trace, ...]]
+
+_NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
+_NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,8 +60,8 @@ class SweepReport:
     ``results`` are the finished runs by configuration, ``options`` those in which the configurations differ. Timelines
     and latencies are those of ``shown``, the configuration with the least language error; ``traces`` are some of its
     recordings. ``contrasts`` are the same recordings under ``contrast``, the configuration with the most wrong answers
-    from its cache. ``runs`` are the listed lines of the table ``results``, failed ones first where not all are listed.
-    ``origin`` has the machine and versions of the traces.
+    from its cache. ``runs`` are the listed runs one by one, failed ones first where not all are listed. ``origin`` has
+    the machine and versions of the traces.
     """
 
     title: str
@@ -86,7 +69,7 @@ class SweepReport:
     command: str | None
     store: ResultsStore
     extent: Extent
-    runs: tuple[Run, ...]
+    runs: tuple[Result, ...]
     options: tuple[str, ...]
     constant: Json
     results: tuple[Result, ...]
@@ -100,10 +83,7 @@ class SweepReport:
     baseline: tuple[Pair, ...] = ()
 
     def render(self, path: str | Path) -> Path:
-        """Write the report as one HTML file that needs nothing else; return its path.
-
-        A page that would be over 8 MB is made without players.
-        """
+        """Write the report as one HTML file; returns its path. A page that would be over 8 MB has no players."""
         sections = self._sections()
         page = self._page(sections, SOUND_LIMIT)
         if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
@@ -115,49 +95,29 @@ class SweepReport:
         return self._page(self._sections(), sound_limit)
 
     def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
-        named = [(self.shown.name if self.shown else "", trace) for trace in self.traces]
-        contrast_name = self.contrast.name if self.contrast else ""
-        contrasts = {trace.recording: (contrast_name, trace) for trace in self.contrasts}
-        recordings = list(views(named, contrasts, sound_limit))
-        return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
+        shown, contrast = (result.name if result else "" for result in (self.shown, self.contrast))
+        recordings = list(views(shown, self.traces, contrast, self.contrasts, sound_limit))
+        return render_page("sweep.html.j2", report=self, recordings=recordings, many=many, percent=percent, **sections)
 
     def _sections(self) -> dict[str, object]:
-        """The contents of the page besides the recordings."""
+        operations = [(result.name, operation) for result in self.results for operation in result.operations]
+        each, latency = "Every run: one configuration on one recording", "Latency of every operation, in milliseconds"
         return {
             "tables": _tables(self),
-            "runs": run_table(self.runs),
-            "latency": operation_table(self.results),
+            "runs": table("runs", each, tables.RUN_COLUMNS, self.runs),
+            "latency": table("latency", latency, tables.OPERATION_COLUMNS, operations),
             "outcomes": _outcomes(self.results),
             "heatmaps": _heatmaps(self.results, self.options),
             "tradeoff": _tradeoff(self.results),
-            "search": search_section(self.results, self.extent.splits),
-            "speed": _speed(self.shown),
+            "search": search_section(self.results),
+            "speed": _speed(self.shown) if self.shown and self.shown.operations else None,
             "flat": [_flat(run) for run in self.runs],
-            "baseline": baseline_table(self.baseline) if self.baseline else None,
+            "baseline": tables.baseline_table(self.baseline) if self.baseline else None,
         }
-
-    @property
-    def answer(self) -> str:
-        """The page's answer in two sentences: of one configuration what was heard, of several the main findings."""
-        if len(self.results) != 1 or not self.traces or not any(trace.segments for trace in self.traces):
-            return " ".join(self.findings[:2])
-        (result,), extent = self.results, self.extent
-        n_segments = sum(len(trace.segments) for trace in self.traces)
-        n_switches = sum(len(trace.switches) for trace in self.traces)
-        heard = (
-            f"{extent.audio_s:.0f} s of audio in {many(extent.n_recordings, 'recording')} became "
-            f"{many(n_segments, 'segment')} of text with {many(n_switches, 'switch', 'es')} of language."
-        )
-        if result.mixed_error is None:
-            return f"{heard} There is no reference, so only you can say what is right."
-        return (
-            f"{heard} {percent(result.mixed_error)} of the {result.sums['words']:,} words are wrong, and "
-            f"{percent(result.language_error)} of the speech is under a wrong language."
-        )
 
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
-        found = tuple(pairs(self.results, self.store, earlier.results, earlier.store))
+        found = tuple(tables.pairs(self.results, self.store, earlier.results, earlier.store))
         return replace(self, baseline=found, warnings=self.warnings if found else (*self.warnings, _NO_PAIRS))
 
 
@@ -177,17 +137,19 @@ def from_store(
     report is used. Raises SweepError for a damaged store.
     """
     load = load or (lambda row: read_trace(Path(folder) / str(row["trace"])))
-    found = timed(store, results(store))
-    options = varying([result.config for result in found])
-    shown, contrast = _best(found), _worst(found)
-    traces, notes = _load(_choice(store, shown), load)
-    contrasts, more = _load(_same_recordings(store, contrast, traces), load)
+    found = counts.timed(store, counts.results(store))
+    options = counts.varying([result.config for result in found])
+    (shown, traces), (contrast, contrasts), notes = _shown(store, found, load)
     extent = _extent(store)
     configs = {result.config_id: result.config for result in found}
     unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
-    configs |= configurations(store, unfinished)
+    configs |= counts.configurations(store, unfinished)
     shared = {name: value for config in configs.values() for name, value in config.items() if name not in options}
-    notes += more + _mixed(traces + contrasts)
+    failures = store.sql(  # their number, and the first one's error
+        "select count(*) over (), recording || ': ' || coalesce(error, 'no error was recorded') from results "
+        "where status <> 'ok' order by id limit 1"
+    )
+    made: Json = traces[0].header if traces else provenance()
     return SweepReport(
         title=title,
         created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -199,12 +161,12 @@ def from_store(
         constant=nested(shared),
         results=found,
         findings=findings(found),
-        warnings=warnings(found, extent.n_finished_recordings, _failures(store), notes),
+        warnings=warnings(found, extent.n_finished_recordings, failures[0] if failures else (0, ""), notes),
         shown=shown,
         contrast=contrast,
-        traces=tuple(traces),
-        contrasts=tuple(contrasts),
-        origin=_origin(traces),
+        traces=traces,
+        contrasts=contrasts,
+        origin={name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")},
     )
 
 
@@ -222,21 +184,17 @@ def from_traces(
     return from_store(store, title=title, command=command, now=now, load=lambda row: kept[row["key"]])
 
 
-_NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
-_NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
-
-
 def _extent(store: ResultsStore) -> Extent:
     # Each of these queries reads an index only.
     groups = store.sql(
         "select recording, corpus, split, max(duration_s), count(*) from results group by recording, corpus, split"
     )
-    ((unfinished,),) = store.sql(
+    ((first_run, last_run, unfinished),) = store.sql(
         # With the sign, SQLite searches the few failed runs and not all.
-        "select count(*) from (select distinct +recording as recording from results where status <> 'ok') as failed "
+        "select (select min(created) from results), (select max(created) from results), count(*) "
+        "from (select distinct +recording as recording from results where status <> 'ok') as failed "
         "where not exists (select 1 from results where recording = failed.recording and status = 'ok')"
     )
-    ((first_run,),), ((last_run,),) = (store.sql(f"select {end}(created) from results") for end in ("min", "max"))
     lengths = {group[0]: group[3] or 0.0 for group in groups}
     return Extent(
         n_runs=sum(group[4] for group in groups),
@@ -250,22 +208,14 @@ def _extent(store: ResultsStore) -> Extent:
     )
 
 
-def _failures(store: ResultsStore) -> tuple[int, str]:
-    """The number of failed runs, and the first one's error."""
-    ((n_failed, first),) = store.sql("select count(*), min(id) from results where status <> 'ok'")
-    query = "select recording || ': ' || coalesce(error, 'no error was recorded') from results where id = ?"
-    return n_failed, (store.sql(query, (first,))[0][0] if n_failed else "")
-
-
 def _row_of(key: str, trace: Trace) -> Row:
-    score = score_trace(trace) if trace.reference else None
     return {
         "key": key,
         "schema": SCHEMA,
         "config": trace.config,
         "recording": trace.recording,
         "status": "ok",
-        "counts": score.to_dict() if score else {},
+        "counts": score_trace(trace).to_dict() if trace.reference else {},
         "statistics": trace.statistics,
         "duration": trace.duration,
         "compute_s": trace.compute_s,
@@ -276,103 +226,80 @@ def _row_of(key: str, trace: Trace) -> Row:
     }
 
 
-def _best(found: Sequence[Result]) -> Result | None:
-    """The least language error, and of equals the one that saves most; the first when nothing was scored."""
+def _shown(store: ResultsStore, found: Sequence[Result], load: LoadTrace) -> tuple[_Shown, _Shown, list[str]]:
+    """The configuration to show and the one to contrast with it, each with traces, and warnings about the traces."""
     scored = [result for result in found if result.language_error is not None]
-    return min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
-
-
-def _worst(found: Sequence[Result]) -> Result | None:
-    """The most look-ups answered wrongly, if any configuration exceeds the limit."""
+    # The least language error, and of equals the one that saves most; the first when nothing was scored.
+    best = min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
     wrong = [result for result in found if (result.cache.wrong_share or 0.0) > TRUSTED]
-    return max(wrong, key=lambda result: result.cache.wrong_share or 0.0, default=None)
-
-
-def _choice(store: ResultsStore, result: Result | None) -> list[Row]:
-    """The rows to show, from each corpus in turn."""
-    if result is None:
-        return []
-    lines = store.sql(
+    worst = max(wrong, key=lambda result: result.cache.wrong_share or 0.0, default=None)
+    lines = store.sql(  # from each corpus in turn
         "select id from (select id, row_number() over (partition by corpus order by id) as turn from results "
         "where config_id = ? and status = 'ok') order by turn, id limit ?",
-        (result.config_id, MAX_RECORDINGS),
+        (best and best.config_id, MAX_RECORDINGS),
     )
-    return [next(store.rows("id = ?", line)) for line in lines]
-
-
-def _same_recordings(store: ResultsStore, result: Result | None, traces: Sequence[Trace]) -> list[Row]:
-    """The rows of a result on the recordings of some traces."""
-    if result is None:
-        return []
+    traces, notes = _load((next(store.rows("id = ?", line)) for line in lines), load)
     where = "status = 'ok' and config_id = ? and recording in (select value from json_each(?))"
-    return list(store.rows(where, (result.config_id, json.dumps([trace.recording for trace in traces]))))
+    same = (worst and worst.config_id, json.dumps([trace.recording for trace in traces]))
+    contrasts, more = _load(store.rows(where, same), load)
+    origins = {str([t.header.get(part) for part in ("machine", "versions", "commit")]) for t in (*traces, *contrasts)}
+    warning = f"The traces come from {len(origins)} different machines, versions or commits: do not compare times."
+    return (best, traces), (worst, contrasts), [*notes, *more, *([warning] if len(origins) > 1 else [])]
 
 
-def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[list[Trace], list[str]]:
+def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list[str]]:
     traces, notes = [], []
     for row in rows:
         try:
             traces.append(load(row))
         except (TraceError, KeyError, TypeError) as error:
             notes.append(f"No timeline of {row['recording']}: its trace cannot be read ({error}).")
-    return traces, notes
+    return tuple(traces), notes
 
 
-def _mixed(traces: Iterable[Trace]) -> list[str]:
-    """Warnings for traces of different machines, versions or commits."""
-    n = len({str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces})
-    warning = f"The traces come from {n} different machines, versions or commits: do not compare times."
-    return [warning] if n > 1 else []
-
-
-def _origin(traces: Sequence[Trace]) -> Json:
-    made: Json = traces[0].header if traces else provenance()
-    return {name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")}
-
-
-def _listed(store: ResultsStore, n_runs: int, configs: Mapping[int, Json], options: Sequence[str]) -> tuple[Run, ...]:
-    """The runs to list, each with its configuration and the name of that."""
-    columns = ("id", "config_id", *COLUMNS, "mixed_error_rate", "hit_rate")
+def _listed(
+    store: ResultsStore, n_runs: int, configs: Mapping[int, Json], options: Sequence[str]
+) -> tuple[Result, ...]:
+    columns = ("id", "config_id", *COLUMNS)
     query = f"select {', '.join(columns)} from results where status {{}} 'ok' order by id limit ?"
     lines = store.sql(query.format("<>"), (MAX_RUNS,))
     lines += store.sql(query.format("="), (MAX_RUNS - len(lines),))
     if n_runs <= MAX_RUNS:
         lines.sort()
-    names = {number: config_name(configs[number], options) for number in {line[1] for line in lines}}
-    return tuple(
-        {"name": names[line[1]], "config": configs[line[1]], **dict(zip(columns, line, strict=True))} for line in lines
-    )
+    found = []
+    for line in lines:
+        run, config = dict(zip(columns, line, strict=True)), configs[line[1]]
+        found.append(Result(config_name(config, options), line[1], config, 1, 1, counts.CacheCounts.of(run), run))
+    return tuple(found)
 
 
-def _flat(run: Run) -> dict[str, object]:
+def _flat(run: Result) -> dict[str, object]:
     """A run for the CSV file: its configuration, where it is plain, and its columns."""
-    plain = {name: item for name, item in run["config"].items() if item is None or isinstance(item, str | int | float)}
-    own = {name: run[name] for name in (*COLUMNS, "mixed_error_rate", "hit_rate") if name not in ("key", "delays")}
-    error, of_text = language_error(run), language_measure(run["config"]) == WRONG_TEXT
-    rates = {
-        "language_error_rate": error if of_text else None,
-        "language_error_rate_frames": None if of_text else error,
-        "false_hit_rate": ratio(run["false_hits"], run["checked"]),
+    plain = {name: item for name, item in run.config.items() if item is None or isinstance(item, str | int | float)}
+    return {
+        **{f"config.{name}": item for name, item in plain.items()},
+        **{name: run.sums[name] for name in COLUMNS if name not in ("key", "delays")},
+        "mixed_error_rate": run.mixed_error,
+        "hit_rate": run.cache.hit_rate,
+        "language_error_rate": run.error_by(WRONG_TEXT),
+        "language_error_rate_frames": run.error_by(WRONG_FRAMES),
+        "false_hit_rate": run.cache.false_hit_rate,
     }
-    return {**{f"config.{name}": item for name, item in plain.items()}, **own, **rates}
 
 
-def _tables(report: SweepReport) -> list[Table]:
+def _tables(report: SweepReport) -> list[tables.Table]:
     """All runs, and each corpus by itself: spliced and natural speech are not equally difficult."""
-    whole = result_table("configurations", "All recordings together", report.results)
+    found = [table("configurations", "All recordings together", tables.RESULT_COLUMNS, report.results)]
     if len(report.extent.corpora) < 2:
-        return [whole]
+        return found
     ids = [result.config_id for result in report.results[:MAX_CORPUS_LINES]]
     some = f", the first {len(ids)} configurations" if len(ids) < len(report.results) else ""
     where = "corpus is ? and config_id in (select value from json_each(?))"
-    return [whole] + [
-        result_table(
-            f"corpus-{number}",
-            f"Corpus {corpus or 'unknown'} alone{some}",
-            results(report.store, where, (corpus, json.dumps(ids)), report.options),
-        )
-        for number, corpus in enumerate(report.extent.corpora)
-    ]
+    for number, corpus in enumerate(report.extent.corpora):
+        own = counts.results(report.store, where, (corpus, json.dumps(ids)), report.options)
+        caption = f"Corpus {corpus or 'unknown'} alone{some}"
+        found.append(table(f"corpus-{number}", caption, tables.RESULT_COLUMNS, own))
+    return found
 
 
 def _outcomes(found: Sequence[Result]) -> Figure | None:
@@ -384,13 +311,11 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
         size = max(result.config.get(SIZE) or 0 for result in asked)
         kept = [result for result in asked if (result.config.get(SIZE) or 0) == size][:MAX_BARS]
         left_out = f" ({len(kept)} of {len(asked)} configurations)"
-    return Figure(
-        "outcomes",
-        "; ".join(map(_outcome_words, kept)),
-        outcomes_figure(kept),
+    caption = (
         f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
-        "language. Hatched red: a hit with another language. The share of wrong hits is that of the recomputed hits.",
+        "language. Hatched red: a hit with another language. The share of wrong hits is that of the recomputed hits."
     )
+    return Figure("outcomes", "; ".join(map(_outcome_words, kept)), charts.outcomes_figure(kept), caption)
 
 
 def _outcome_words(result: Result) -> str:
@@ -400,45 +325,38 @@ def _outcome_words(result: Result) -> str:
 
 
 def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Figure, Figure]]:
-    """One for each way the other fields are set, where precision or size was varied within it."""
+    """Hit and false-hit rates for each way the other fields are set, where precision or size was varied within it."""
     others = [KEY, *(name for name in options if name not in (KEY, SIZE, PRECISION))]
     facets: dict[str, list[Result]] = {}
     for result in found:
         if result.cache.lookups:
             facets.setdefault(config_name(result.config, others), []).append(result)
     grids = [(name, facet) for name, facet in facets.items() if len(facet) > 1]
-    return [_heatmap(number, name, facet) for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS])]
-
-
-def _heatmap(number: int, name: str, facet: Sequence[Result]) -> tuple[Figure, Figure]:
-    alt = f"{name}: " + "; ".join(map(_outcome_words, facet))
     limit = "A high hit rate is useless if the false-hit rate beside it is high."
-    return (
-        charts.heatmap(facet, "hit_rate", f"hits-{number}", "Hit rate of " + alt, name),
-        charts.heatmap(facet, "false_hit_rate", f"false-{number}", "False-hit rate of " + alt, limit),
-    )
+    pairs_of_figures = []
+    for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS]):
+        alt = f"rate of {name}: " + "; ".join(map(_outcome_words, facet))
+        hits = charts.heatmap(facet, "hit_rate", f"hits-{number}", f"Hit {alt}", name)
+        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", limit)
+        pairs_of_figures.append((hits, false))
+    return pairs_of_figures
 
 
 def _tradeoff(found: Sequence[Result]) -> Figure | None:
-    placed = [r for r in measured_alike(found) if r.cache.saved_share is not None and r.language_error is not None]
+    placed = [r for r in counts.measured_alike(found) if None not in (r.cache.saved_share, r.language_error)]
     if len(placed) < 2:
         return None
     alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
-    return charts.tradeoff(
-        placed,
-        alt,
-        "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it.",
-    )
+    told = "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it."
+    return charts.tradeoff(placed, alt, told)
 
 
-def _speed(shown: Result | None) -> Figure | None:
-    if shown is None or not shown.operations:
-        return None
+def _speed(shown: Result) -> Figure:
     cost = shown.sums["self_cost_ns"]  # as the runs measured it
     return Figure(
         "latency-picture",
         "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations),
-        latency_figure(shown.operations),
+        charts.latency_figure(shown.operations),
         f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
         "twenty is slower than p95, one in a hundred slower than p99 (the worst recording's)."
         + (f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""),

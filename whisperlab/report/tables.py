@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, Generic, TypeVar
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from whisperlab.report.counts import (
-    WRONG_FRAMES,
-    WRONG_TEXT,
-    CacheCounts,
-    Operation,
-    Result,
-    Run,
-    language_error,
-    language_measure,
-    percent,
-    ratio,
-)
-from whisperlab.util.statistics import LEAST_UNITS
+from whisperlab.experiments.results_store import ResultsStore
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, percent, results
+from whisperlab.util.statistics import LEAST_UNITS, Interval
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
 
@@ -69,40 +60,17 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     rows = list(rows)
     if len(rows) > MAX_LINES:
         caption += f" (the first {MAX_LINES} of {len(rows):,} lines)"
-    by_column = [(column, [_cell(column, row) for row in rows[:MAX_LINES]]) for column in columns]
+    rows = rows[:MAX_LINES]
+    by_column = [(column, [_cell(column, row) for row in rows]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
     head = tuple((one.title, one.about, any(isinstance(c.sort, int | float) for c in cells)) for one, cells in kept)
-    configs = tuple(found for row in rows[:MAX_LINES] if (found := _config_id(row)) is not None)
+    configs = tuple(row.config_id for row in rows if isinstance(row, Result))
     return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
-
-
-def _config_id(row: object) -> int | None:
-    """The configuration of a result, of a run, or of a tuple that ends with a result."""
-    if isinstance(row, tuple):
-        row = row[-1]
-    found = row.get("config_id") if isinstance(row, dict) else getattr(row, "config_id", None)
-    return found if isinstance(found, int) else None
 
 
 def _cell(column: Column[T], row: T) -> Cell:
     value = column.value(row)
     return Cell(value, "–" if value is None else column.show(value), column.note(row))
-
-
-def result_table(name: str, caption: str, results: Iterable[Result]) -> Table:
-    """A line per configuration: hit rate beside false-hit rate, then what it did to language and text."""
-    return table(name, caption, _RESULT_COLUMNS, results)
-
-
-def operation_table(results: Iterable[Result]) -> Table:
-    """A line per configuration and operation: latency in milliseconds."""
-    rows = [(result.name, operation) for result in results for operation in result.operations]
-    return table("latency", "Latency of every operation, in milliseconds", _OPERATION_COLUMNS, rows)
-
-
-def run_table(runs: Iterable[Run]) -> Table:
-    """A line per run; ``name`` is that of its configuration."""
-    return table("runs", "Every run: one configuration on one recording", _RUN_COLUMNS, runs)
 
 
 def milliseconds(value: float) -> str:
@@ -119,21 +87,17 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
-def _range(interval: tuple[float, float]) -> str:
-    """Two shares as one range: ``4–17 %``."""
+def _range(interval: Interval) -> str:
     low, high = (100 * end for end in interval)
     return f"{low:.0f}–{high:.0f} %"
 
 
-def _checked(cache: CacheCounts, n_recordings: int = 1) -> str:
+def _checked(result: Result) -> str:
+    cache = result.cache
     if cache.false_hit_interval is None:
         return "not checked" if cache.hits else ""
-    interval = f"{_range(cache.false_hit_interval)}, " if n_recordings >= LEAST_UNITS else ""
+    interval = f"{_range(cache.false_hit_interval)}, " if result.n_recordings >= LEAST_UNITS else ""
     return f"{interval}n = {cache.checked:,} hits"
-
-
-def _false_hits(result: Result) -> str:
-    return _checked(result.cache, result.n_recordings)
 
 
 def _lookups(result: Result) -> str:
@@ -144,30 +108,11 @@ def _saved(result: Result) -> str:
     return "" if result.cache.saved_share is None else percent(result.cache.saved_share)
 
 
-def _language_interval(result: Result) -> str:
-    interval = result.language_error_interval
-    return (
-        f"n = {result.n_recordings}, no interval"
-        if interval is None
-        else (f"{_range(interval)}, n = {result.n_recordings}")
-    )
-
-
-def _result_error(measure: str) -> Column[Result]:
-    def value(result: Result) -> float | None:
-        return result.language_error if result.language_measure == measure else None
-
-    def note(result: Result) -> str:
-        return "" if value(result) is None else _language_interval(result)
-
-    return Column(measure.capitalize(), _ABOUT[measure], value, percent, note)
-
-
-def _run_error(measure: str) -> Column[Run]:
-    def value(run: Run) -> float | None:
-        return language_error(run) if language_measure(run["config"]) == measure else None
-
-    return Column(measure.capitalize(), _ABOUT[measure], value, percent)
+def _error_note(result: Result, measure: str) -> str:
+    if result.error_by(measure) is None:
+        return ""
+    interval, n = result.language_error_interval, f"n = {result.n_recordings}"
+    return f"{n}, no interval" if interval is None else f"{_range(interval)}, {n}"
 
 
 _FALSE_HITS = (
@@ -176,7 +121,7 @@ _FALSE_HITS = (
 _SAVED = "Encoder seconds the hits spared, at the mean cost of the encodes that were made"
 _SWITCHES = "Language switches found within one second, precision and recall in one"
 _DELAY = "Median seconds of audio from a switch to its decision; a missed switch counts as never"
-_ABOUT = {
+_ERRORS = {
     WRONG_TEXT: "Speech time whose final text is in another language, or missing / speech time (95 % interval)",
     WRONG_FRAMES: "Speech time whose language-ID frames name another language / speech time. Frames lag behind the "
     "speech, so this is higher than the error of the text (95 % interval)",
@@ -185,24 +130,32 @@ _WORDS = "Word errors / words (characters in unspaced scripts)"
 _RESPONSE = "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording"
 _FACTOR = "Wall seconds of computing / seconds of audio; below 1 keeps up with live speech"
 
-_RESULT_COLUMNS: tuple[Column[Result], ...] = (
-    Column("Configuration", "The options that vary", lambda r: r.name),
+_NAME: Column[Result] = Column("Configuration", "The options that vary", lambda r: r.name)
+_FALSE: Column[Result] = Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _checked)
+_LANGUAGE: Mapping[str, Column[Result]] = {
+    measure: Column(measure.capitalize(), about, partial(Result.error_by, measure=measure), percent)
+    for measure, about in _ERRORS.items()
+}
+_WRONG: Column[Result] = Column("Words wrong", _WORDS, lambda r: r.mixed_error, percent)
+
+# Hit rate beside false-hit rate, then what it did to language and text.
+RESULT_COLUMNS: tuple[Column[Result], ...] = (
+    _NAME,
     Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
-    Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _false_hits),
+    _FALSE,
     Column("Encoder saved", _SAVED, lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
-    _result_error(WRONG_TEXT),
-    _result_error(WRONG_FRAMES),
+    *(replace(one, note=partial(_error_note, measure=measure)) for measure, one in _LANGUAGE.items()),
     Column("Switch F1 (1 s)", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
-    Column("Decision delay", _DELAY, lambda r: r.decision_delay, "{:.1f} s".format),
-    Column("Words wrong", _WORDS, lambda r: r.mixed_error, percent),
+    Column("Decision delay", _DELAY, lambda r: r.decision_delay(), "{:.1f} s".format),
+    _WRONG,
     Column("Real-time factor (wall)", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
     Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
-    Column("Response p95", _RESPONSE, lambda r: r.response_p95, "{:.2f} s".format),
+    Column("Response p95", _RESPONSE, lambda r: r.sums["response_p95_s"], "{:.2f} s".format),
     Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
-    Column("Peak memory", "Highest resident memory of any run", lambda r: r.peak_rss_bytes, mebibytes),
+    Column("Peak memory", "Highest resident memory of any run", lambda r: r.sums["peak_rss_bytes"], mebibytes),
 )
 
-_OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
+OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
     Column("Configuration", "The options that vary", lambda row: row[0]),
     Column("Operation", "The part of the pipeline that was timed", lambda row: row[1].name),
     Column("n", "How often, all recordings together", lambda row: row[1].count, "{:,}".format),
@@ -213,22 +166,93 @@ _OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
     Column("Longest", "The longest single one", lambda row: row[1].longest, milliseconds),
 )
 
-_RUN_COLUMNS: tuple[Column[Run], ...] = (
-    Column("Configuration", "The options that vary", itemgetter("name")),
-    Column("Recording", "Its id", itemgetter("recording")),
-    Column("Corpus", "Where the recording is from", itemgetter("corpus")),
-    Column("Status", "Whether the run finished", itemgetter("status"), note=lambda run: run["error"] or ""),
-    Column("Audio", "Length", itemgetter("duration_s"), "{:.1f} s".format),
-    Column("Hit rate", "Look-ups that the cache answered", itemgetter("hit_rate"), percent),
-    Column(
-        "False-hit rate",
-        _FALSE_HITS,
-        lambda run: ratio(run["false_hits"], run["checked"]),
-        percent,
-        lambda run: _checked(CacheCounts.of(run)),
-    ),
-    _run_error(WRONG_TEXT),
-    _run_error(WRONG_FRAMES),
-    Column("Words wrong", _WORDS, itemgetter("mixed_error_rate"), percent),
-    Column("Compute", "Wall time inside the transcriber", itemgetter("compute_s"), "{:.1f} s".format),
+RUN_COLUMNS: tuple[Column[Result], ...] = (  # of results that are single runs
+    _NAME,
+    Column("Recording", "Its id", lambda r: r.sums["recording"]),
+    Column("Corpus", "Where the recording is from", lambda r: r.sums["corpus"]),
+    Column("Status", "Whether the run finished", lambda r: r.sums["status"], note=lambda r: r.sums["error"] or ""),
+    Column("Audio", "Length", lambda r: r.sums["duration_s"], "{:.1f} s".format),
+    Column("Hit rate", "Look-ups that the cache answered", lambda r: r.cache.hit_rate, percent),
+    _FALSE,
+    *_LANGUAGE.values(),
+    _WRONG,
+    Column("Compute", "Wall time inside the transcriber", lambda r: r.sums["compute_s"], "{:.1f} s".format),
+)
+
+
+Pair: TypeAlias = tuple[Result, Result]  # one configuration now and in the baseline, over the recordings of both
+
+_MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ...] = (
+    ("words wrong", lambda r: r.mixed_error, percent),
+    (WRONG_TEXT, lambda r: r.error_by(WRONG_TEXT), percent),
+    (WRONG_FRAMES, lambda r: r.error_by(WRONG_FRAMES), percent),
+    ("switch F1 (1 s)", lambda r: r.switch_f1, "{:.2f}".format),
+    ("decision delay of the found, median, s", lambda r: r.decision_delay(of_found=True), "{:.2f}".format),
+    ("hit rate", lambda r: r.cache.hit_rate, percent),
+    ("false-hit rate", lambda r: r.cache.false_hit_rate, percent),
+    ("real-time factor (wall)", lambda r: r.real_time_factor, "{:.2f}".format),
+    ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
+    ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
+    ("peak memory, MiB", lambda r: (peak := r.sums["peak_rss_bytes"]) and peak / 2**20, "{:,.0f}".format),
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """One measure of one configuration, before and now. ``show`` formats its values."""
+
+    name: str
+    measure: str
+    before: float
+    now: float
+    n: int
+    show: Callable[[float], str]
+
+
+def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore) -> list[Pair]:
+    """Configurations that agree in every option that both sweeps have; two single ones are always a pair."""
+    known = set.intersection(*({*result.config} for result in (*now, *before))) if now and before else set()
+
+    def key(result: Result) -> str:
+        return json.dumps({name: result.config[name] for name in sorted(known)}, sort_keys=True, default=str)
+
+    by_options = {key(result): result for result in before}
+    found = [(result, by_options.get(key(result))) for result in now]
+    if len(now) == len(before) == 1:
+        found = [(now[0], before[0])]
+    return [pair for new, old in found if old and (pair := _over_shared(new, store, old, earlier))]
+
+
+def _over_shared(now: Result, store: ResultsStore, before: Result, earlier: ResultsStore) -> Pair | None:
+    """Both results over the recordings of both; None when they have none in common."""
+    sides = ((now, store), (before, earlier))
+    query = "select recording from results where status = 'ok' and config_id = ?"
+    mine, others = ({name for (name,) in one.sql(query, (result.config_id,))} for result, one in sides)
+    if mine == others:
+        return now, before
+    where = "config_id = ? and recording in (select value from json_each(?))"
+    shared = json.dumps(sorted(mine & others))
+    found = [results(one, where, (result.config_id, shared)) for result, one in sides]
+    return (replace(found[0][0], name=now.name), found[1][0]) if all(found) else None
+
+
+def baseline_table(found: Iterable[Pair]) -> Table:
+    """A line per configuration and measure that both sides have."""
+    changes = [
+        Change(now.name, measure, old, new, now.n_recordings, show)
+        for now, before in found
+        for measure, take, show in _MEASURES
+        if (old := take(before)) is not None and (new := take(now)) is not None
+    ]
+    return table("baseline", "Now and in the baseline, over the recordings of both", _CHANGE_COLUMNS, changes)
+
+
+_CHANGE_COLUMNS: tuple[Column[Change], ...] = (
+    Column("Configuration", "The options that vary", lambda c: c.name),
+    Column("Measure", "What was measured", lambda c: c.measure),
+    Column("Baseline", "Before", lambda c: c.show(c.before)),
+    Column("Now", "In this sweep", lambda c: c.show(c.now)),
+    Column("Change", "Now - baseline", lambda c: c.now - c.before, "{:+.3g}".format),
+    Column("Ratio", "Now / baseline", lambda c: c.now / c.before if c.before else None, "{:.2f}".format),
+    Column("n", "Recordings that both have", lambda c: c.n),
 )

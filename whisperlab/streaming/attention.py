@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whisperlab.model.alignment import median_filter
+from whisperlab.model.text_decoder import median_filter
 
 REPETITION = 4  # encoder positions (80 ms) between two repetitions; a repeated syllable takes longer
 

@@ -1,13 +1,14 @@
-"""The number of torch's compute threads, and signals of new processes.
+"""The number of torch's compute threads, background threads, signals of new processes.
 
 A second thread saves a fifth of the time on an idle machine, and takes up to twenty times as long on a busy one.
 """
 
 from __future__ import annotations
 
+import _thread
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter_ns
 
@@ -29,6 +30,20 @@ def torch_threads(n: int) -> Iterator[None]:
     finally:
         if before != n:
             torch.set_num_threads(before)
+
+
+def start_background(work: Callable[[], None]) -> None:
+    """Run a function in a daemon thread, if there is memory for one.
+
+    `threading.Thread.start` would wait forever for a thread that ends before its first line for lack of memory
+    (https://github.com/python/cpython/issues/140746). Here such a thread does nothing, or RuntimeError is raised.
+    """
+
+    def run() -> None:
+        with suppress(MemoryError):
+            work()
+
+    _thread.start_new_thread(run, ())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from whisperlab.evaluation.scoring.text import Addable
 from whisperlab.evaluation.trace import Reference
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.timeline import seconds
@@ -31,37 +32,34 @@ class Label:
     language: str
 
 
-@dataclass(slots=True, frozen=True)
-class LabelTime:
-    """Seconds of reference speech by (true language, label)."""
-
-    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
-
-    def __add__(self, other: LabelTime) -> LabelTime:
-        pairs = sorted(self.seconds.keys() | other.seconds.keys())
-        return LabelTime({pair: self.seconds.get(pair, 0.0) + other.seconds.get(pair, 0.0) for pair in pairs})
+class LabelTime(dict[str, dict[str, float]]):
+    """Seconds of reference speech by true language, then by label."""
 
     @property
     def speech_s(self) -> float:
-        """Reference speech in seconds."""
-        return math.fsum(self.seconds.values())
+        return math.fsum(time for labels in self.values() for time in labels.values())
 
     @property
     def wrong_s(self) -> float:
-        """Seconds of reference speech with a wrong label or none."""
-        return math.fsum(time for (true, given), time in self.seconds.items() if true != given)
+        """With a wrong label or none."""
+        return math.fsum(time for true, labels in self.items() for given, time in labels.items() if given != true)
 
 
 @dataclass(slots=True, frozen=True)
-class Boundary:
+class SwitchCounts(Addable):
+    """True switches, found switches, and matched pairs at each tolerance (key: seconds)."""
+
+    true: int = 0
+    found: int = 0
+    matched: Mapping[str, int] = field(default_factory=lambda: {f"{t:g}": 0 for t in TOLERANCES_S})
+
+
+@dataclass(slots=True, frozen=True)
+class Boundary(Label):
     """A true switch: any time from ``start`` (old language ends) to ``end`` (new language begins) is right.
 
-    ``end`` counts as the time of the switch.
+    ``end`` counts as the time of the switch, ``language`` is the new one.
     """
-
-    start: float
-    end: float
-    language: str
 
     def distance(self, time: float) -> float:
         """Seconds from a time to the gap between the languages; 0 inside it."""
@@ -85,15 +83,15 @@ def frame_labels(frames: Sequence[LanguageFrame]) -> list[Label]:
 def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
     """The labels of the reference speech. Where labels overlap, the one that begins last counts."""
     ordered = sorted(labels, key=lambda label: (label.start, label.end))
-    time: defaultdict[tuple[str, str], float] = defaultdict(float)
+    time: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for segment in reference.segments:
         near = [label for label in ordered if label.start < segment.end and label.end > segment.start]
         edges = {segment.start, segment.end} | {t for label in near for t in (label.start, label.end)}
         inside = sorted(t for t in edges if segment.start <= t <= segment.end)
         for start, end in pairwise(inside):
             covering = [label.language for label in near if label.start <= start and label.end >= end]
-            time[segment.lang, covering[-1] if covering else UNLABELLED] += end - start
-    return LabelTime(dict(time))
+            time[segment.lang][covering[-1] if covering else UNLABELLED] += end - start
+    return LabelTime({true: dict(labels) for true, labels in time.items()})
 
 
 def true_switches(reference: Reference) -> list[Boundary]:

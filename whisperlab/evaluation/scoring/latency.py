@@ -1,8 +1,7 @@
 """Delays of decisions on the audio clock, response times, and compute per audio, from raw samples.
 
-A missed switch has no delay, and excluding it would favour a recogniser that finds only easy switches. So every
-percentile exists twice: over all true switches, where a missed one counts as later than any other, and over the found
-switches alone.
+A missed switch has no delay. Excluding it would favour a recogniser that finds only easy switches, so every percentile
+exists twice: over all true switches, where a missed one counts as later than any other, and over the found ones alone.
 """
 
 from __future__ import annotations
@@ -33,18 +32,10 @@ def word_latencies(
     ``committed`` is the final text with its times, in order. On the wall clock of a real-time stream the latency
     includes computing and queueing; on the audio clock it does not. `align` estimates the true ends.
     """
-    times: list[float] = []
-    said: list[str] = []
-    for text, at in committed:
-        found = units(text, fold_diacritics=fold_diacritics)
-        said += found
-        times += [at] * len(found)
-    latencies, place = [], 0
-    for step in align(reference, " ".join(said), fold_diacritics=fold_diacritics):
-        if step.kind == "hit":
-            latencies.append(times[place] - step.end)
-        place += step.hypothesis is not None
-    return tuple(latencies)
+    said = [(unit, at) for text, at in committed for unit in units(text, fold_diacritics=fold_diacritics)]
+    steps = align(reference, " ".join(unit for unit, _ in said), fold_diacritics=fold_diacritics)
+    heard = (step for step in steps if step.hypothesis is not None)
+    return tuple(at - step.end for step, (_, at) in zip(heard, said, strict=True) if step.kind == "hit")
 
 
 def response_times(service: Sequence[float], interval: float) -> tuple[float, ...]:
@@ -66,12 +57,9 @@ def response_times(service: Sequence[float], interval: float) -> tuple[float, ..
 
 
 def response_p95(trace: Trace) -> float | None:
-    """The 95th percentile of the `response_times` of a trace's chunks at real-time pace, in seconds.
-
-    None for a trace without processing times per chunk.
-    """
-    service = trace.service_s
-    return percentile(response_times(service, trace.chunk_s), 95) if service else None
+    """The 95th percentile of the `response_times` of a trace's chunks, in seconds; None without processing times."""
+    end = trace.events[-1]
+    return percentile(response_times(end["service_s"], end["chunk_s"]), 95) if end.get("service_s") else None
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:

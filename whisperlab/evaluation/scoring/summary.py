@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
-from whisperlab.evaluation.scoring.language import (
-    TOLERANCES_S,
-    WIDEST_S,
-    LabelTime,
-    block_misses,
-    frame_labels,
-    label_time,
-    match_switches,
-    segment_labels,
-    true_switches,
-)
+from whisperlab.evaluation.scoring import language as languages
+from whisperlab.evaluation.scoring import text as texts
+from whisperlab.evaluation.scoring.language import TOLERANCES_S, WIDEST_S, LabelTime, SwitchCounts
 from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
-from whisperlab.evaluation.scoring.text import (
-    SwitchText,
-    TextCounts,
-    add_by_language,
-    align,
-    normalizer_name,
-    switch_text,
-    text_counts,
-)
+from whisperlab.evaluation.scoring.text import SwitchText, TextCounts, TextRules, added, normalizer_name
 from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
@@ -41,19 +24,6 @@ from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.validation import is_number, shown
 
 RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
-
-
-@dataclass(slots=True, frozen=True)
-class SwitchCounts:
-    """True switches, found switches, and matched pairs at each tolerance (key: seconds)."""
-
-    true: int = 0
-    found: int = 0
-    matched: Mapping[str, int] = field(default_factory=lambda: {f"{t:g}": 0 for t in TOLERANCES_S})
-
-    def __add__(self, other: SwitchCounts) -> SwitchCounts:
-        matched = {tolerance: n + other.matched[tolerance] for tolerance, n in self.matched.items()}
-        return SwitchCounts(self.true + other.true, self.found + other.found, matched)
 
 
 @dataclass(slots=True, frozen=True)
@@ -78,17 +48,14 @@ class Score:
         if self.fold_diacritics != other.fold_diacritics:
             raise ConfigurationError("scores with and without folded diacritics cannot be added")
         if self.normalizer != other.normalizer:
-            raise ConfigurationError(
-                f"scores of the normalizers {self.normalizer} and {other.normalizer} cannot be added"
-            )
-        blocks = self.blocks.items()
-        summed = ("recordings", "audio_s", "labels", "frame_labels", "switches", "delays", "compute", "switch_text")
+            both = f"{self.normalizer} and {other.normalizer}"
+            raise ConfigurationError(f"scores of the normalizers {both} cannot be added")
+        names = [name for name in self.__slots__ if name not in ("fold_diacritics", "normalizer", "blocks")]
+        pairs = {name: (*pair, *other.blocks[name]) for name, pair in self.blocks.items()}
         return replace(
             self,
-            text=add_by_language(self.text, other.text),
-            blocks={name: (n + other.blocks[name][0], m + other.blocks[name][1]) for name, (n, m) in blocks},
-            word_latencies=self.word_latencies + other.word_latencies,
-            **{name: getattr(self, name) + getattr(other, name) for name in summed},
+            **{name: added(getattr(self, name), getattr(other, name)) for name in names},
+            blocks={name: (n + more, missed + more_missed) for name, (n, missed, more, more_missed) in pairs.items()},
         )
 
     def rates(self) -> RateTree:
@@ -102,30 +69,30 @@ class Score:
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The counts as JSON, which ``from_dict`` reads."""
-        labels = {"labels": _nested(self.labels), "frame_labels": _nested(self.frame_labels)}
-        return {name: to_json(value) for name, value in (asdict(self) | labels).items()}
+        return {name: to_json(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, value: Json) -> Score:
         """The score from its ``to_dict``. Raises ConfigurationError for anything else."""
-        normalizer = value.get("normalizer", "plain") if isinstance(value, Mapping) else "plain"
-        if not _holds_numbers({**value, "normalizer": 0} if isinstance(value, Mapping) else value):
+        if not (isinstance(value, Mapping) and _holds_numbers({**value, "normalizer": 0})):
             raise ConfigurationError(f"not the counts of a score, which are numbers: {shown(value)}")
         try:
+            near, kinds = value["switch_text"], (value["labels"], value["frame_labels"])
+            labels, frame_labels = (LabelTime({true: dict(row) for true, row in kind.items()}) for kind in kinds)
             return cls(
                 value["recordings"],
                 value["audio_s"],
                 value["fold_diacritics"],
                 {language: TextCounts(**counts) for language, counts in value["text"].items()},
-                _flat(value["labels"]),
-                _flat(value["frame_labels"]),
+                labels,
+                frame_labels,
                 SwitchCounts(**value["switches"]),
                 tuple(value["delays"]),
                 ComputeTime(**value["compute"]),
-                SwitchText(TextCounts(**value["switch_text"]["counts"]), value["switch_text"]["deleted_s"]),
+                SwitchText(TextCounts(**near["counts"]), near["deleted_s"]),
                 tuple(value["word_latencies"]),
                 {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
-                normalizer_name(normalizer),
+                normalizer_name(value.get("normalizer", "plain")),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
@@ -140,55 +107,54 @@ def score(
     frames: Sequence[LanguageFrame] = (),
     committed: Sequence[tuple[str, float]] = (),
     compute_s: float | None = None,
-    fold_diacritics: bool = True,
-    normalizer: str = "plain",
+    **rules: Unpack[TextRules],
 ) -> Score:
     """Score the output of any recogniser for one recording of ``duration`` seconds.
 
     The text of the final segments, in order of time, is compared as a whole. ``compute_s`` is the wall time of
     computing, if known. ``committed`` is the final text with its times in seconds; its words are split with the plain
-    normalizer. ``normalizer`` is a name as in `normalizer_name`.
+    normalizer. ``rules`` are ``fold_diacritics`` (by default True) and ``normalizer``, a name as in `normalizer_name`.
     """
-    normalizer = normalizer_name(normalizer)
+    fold_diacritics, normalizer = rules.get("fold_diacritics", True), normalizer_name(rules.get("normalizer", "plain"))
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
-    said = [(s.text, s.language) for s in final]
-    steps = align(reference, said, fold_diacritics=fold_diacritics, normalizer=normalizer)
-    true = true_switches(reference)
-    pairs = {f"{t:g}": match_switches(true, switches, t) for t in TOLERANCES_S}
+    steps = texts.align(reference, [(s.text, s.language) for s in final], **rules)
+    true = languages.true_switches(reference)
+    pairs = {f"{t:g}": languages.match_switches(true, switches, t) for t in TOLERANCES_S}
+    widest = pairs[f"{WIDEST_S:g}"]
     return Score(
         recordings=1,
         audio_s=duration,
         fold_diacritics=fold_diacritics,
-        text=text_counts(steps),
-        labels=label_time(reference, segment_labels(final)),
-        frame_labels=label_time(reference, frame_labels(frames)) if frames else LabelTime(),
+        text=texts.text_counts(steps),
+        labels=languages.label_time(reference, languages.segment_labels(final)),
+        frame_labels=languages.label_time(reference, languages.frame_labels(frames)) if frames else LabelTime(),
         switches=SwitchCounts(len(true), len(switches), {name: len(found) for name, found in pairs.items()}),
-        delays=tuple(switch.decided_at - boundary.end for boundary, switch in pairs[f"{WIDEST_S:g}"]),
+        delays=tuple(switch.decided_at - boundary.end for boundary, switch in widest),
         compute=ComputeTime() if compute_s is None else ComputeTime(compute_s, duration),
-        switch_text=switch_text(steps),
-        word_latencies=(word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else ()),
-        blocks=block_misses(reference, pairs[f"{WIDEST_S:g}"]),
+        switch_text=texts.switch_text(steps),
+        word_latencies=word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else (),
+        blocks=languages.block_misses(reference, widest),
         normalizer=normalizer,
     )
 
 
-def score_trace(
-    trace: Trace, reference: Reference | None = None, *, fold_diacritics: bool = True, normalizer: str = "plain"
-) -> Score:
-    """Score a trace against a reference, by default its own. Raises ConfigurationError without one."""
+def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpack[TextRules]) -> Score:
+    """Score a trace against a reference, by default its own, over the audio that was streamed.
+
+    Raises ConfigurationError without a reference.
+    """
     known = reference or trace.reference
     if known is None:
         raise ConfigurationError(f"the trace of {trace.recording!r} has no reference and none was given")
     return score(
-        known,
+        texts.until(known, trace.heard_s) if trace.heard_s < trace.duration else known,
         trace.segments,
         trace.switches,
-        duration=trace.duration,
+        duration=trace.heard_s,
         frames=trace.frames,
         committed=trace.committed,
         compute_s=trace.compute_s,
-        fold_diacritics=fold_diacritics,
-        normalizer=normalizer,
+        **rules,
     )
 
 
@@ -200,17 +166,10 @@ def pooled(scores: Iterable[Score]) -> Score:
     return reduce(add, every)
 
 
-def bootstrap_interval(
-    scores: Sequence[Score], rate_name: str, rng: np.random.Generator, n: int = 1000, level: float = 0.95
-) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of one rate. `bootstrap_intervals` says when it is None."""
-    return bootstrap_intervals(scores, [rate_name], rng, n, level)[rate_name]
-
-
 def bootstrap_intervals(
-    scores: Sequence[Score], rate_names: Iterable[str], rng: np.random.Generator, n: int = 1000, level: float = 0.95
+    scores: Sequence[Score], rate_names: Iterable[str], rng: np.random.Generator, n: int = 1000
 ) -> dict[str, tuple[float, float] | None]:
-    """Percentile bootstrap interval of each rate. All rates use the same resamples of recordings (one score each).
+    """The 95 % bootstrap interval of each rate, by percentiles of the same resamples of recordings (one score each).
 
     The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
     is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than three
@@ -222,65 +181,50 @@ def bootstrap_intervals(
     if len(scores) < LEAST_UNITS:
         return dict.fromkeys(names)
     drawn = rng.integers(len(scores), size=(n, len(scores)))
-    values = {name: _resampled_ratio(_RATIOS[name], scores, drawn) for name in names if name in _RATIOS}
+    values: dict[str, list[float]] = {}
+    for name in _RATIOS.keys() & names:  # two sums each, without adding complete scores
+        sums = np.array([_RATIOS[name](one) for one in scores], float)[drawn].sum(1)
+        values[name] = [_ratio(part, whole) for part, whole in sums.tolist()]
     if others := [name for name in names if name not in _RATIOS]:
         resampled = [_rates(pooled(scores[i] for i in row)) for row in drawn]
         values |= {name: [_value(rates, name) for rates in resampled] for name in others}
-    return {name: _interval(values[name], level) for name in names}
+    return {name: _interval(values[name]) for name in names}
 
 
-def _resampled_ratio(
-    parts: Callable[[Score], tuple[float, float]], scores: Sequence[Score], drawn: NDArray[np.int64]
-) -> list[float]:
-    """A ratio of sums for every row of ``drawn``, without adding complete scores."""
-    part, whole = np.array([parts(score) for score in scores], float)[drawn].sum(1).T
-    return [_ratio(*pair) for pair in zip(part.tolist(), whole.tolist(), strict=True)]
-
-
-def _interval(values: Sequence[float], level: float) -> tuple[float, float] | None:
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
     defined = [value for value in values if not math.isnan(value)]
-    tail = (1 - level) / 2 * 100
-    return (percentile(defined, tail), percentile(defined, 100 - tail)) if defined else None
+    return (percentile(defined, 2.5), percentile(defined, 97.5)) if defined else None
 
 
 def _rates(score: Score) -> RateTree:
     """The rates, with NaN for a division by zero and infinity for a missed switch."""
     total = sum(score.text.values(), TextCounts())
-    switches, hours = score.switches, score.audio_s / 3600
-    missed = switches.true - len(score.delays)
+    true, found = score.switches.true, score.switches.found
+    missed, delays = true - len(score.delays), score.delays
+    wholes = {"precision": found, "recall": true, "f1": (found + true) / 2}
     return {
         **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},
         "error_rate_by_language": {
             language: _ratio(counts.errors, counts.reference_words) for language, counts in score.text.items()
         },
         **{
-            f"switch_{rate}_at_{tolerance}": _ratio(part * matched, whole)
-            for tolerance, matched in switches.matched.items()
-            for rate, part, whole in (
-                ("precision", 1, switches.found),
-                ("recall", 1, switches.true),
-                ("f1", 2, switches.found + switches.true),
-            )
+            f"switch_{rate}_at_{tolerance}": _ratio(matched, whole)
+            for tolerance, matched in score.switches.matched.items()
+            for rate, whole in wholes.items()
         },
-        "switches_true": switches.true,
-        "switches_found": switches.found,
+        "switches_true": true,
+        "switches_found": found,
         "switches_missed": missed,
         "miss_rate_by_block": {name: _ratio(missed, n) for name, (n, missed) in score.blocks.items()},
-        "false_switches_per_hour": _ratio(switches.found - len(score.delays), hours),
-        "decision_delay_p50": percentile(score.delays, 50, missed=missed),
-        "decision_delay_p95": percentile(score.delays, 95, missed=missed),
-        "decision_delay_found_p50": percentile(score.delays, 50),
-        "decision_delay_found_p95": percentile(score.delays, 95),
-        "word_latency_p50": percentile(score.word_latencies, 50),
-        "word_latency_p95": percentile(score.word_latencies, 95),
+        "false_switches_per_hour": _ratio(found - len(delays), score.audio_s / 3600),
+        **{f"decision_delay_p{q}": percentile(delays, q, missed=missed) for q in (50, 95)},
+        **{f"decision_delay_found_p{q}": percentile(delays, q) for q in (50, 95)},
+        **{f"word_latency_p{q}": percentile(score.word_latencies, q) for q in (50, 95)},
         "reference_words": total.reference_words,
         "hypothesis_words": total.hypothesis_words,
         **asdict(total),
         "speech_s": score.labels.speech_s,
-        "audio_s": score.audio_s,
-        "recordings": score.recordings,
-        "fold_diacritics": score.fold_diacritics,
-        "normalizer": score.normalizer,
+        **{name: getattr(score, name) for name in ("audio_s", "recordings", "fold_diacritics", "normalizer")},
     }
 
 
@@ -320,15 +264,3 @@ def _holds_numbers(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_holds_numbers, value))
     return isinstance(value, bool) or is_number(value)
-
-
-def _nested(time: LabelTime) -> dict[str, dict[str, float]]:
-    """Seconds by true language, then by label."""
-    nested: dict[str, dict[str, float]] = {}
-    for (true, given), duration_s in time.seconds.items():
-        nested.setdefault(true, {})[given] = duration_s
-    return nested
-
-
-def _flat(nested: Mapping[str, Mapping[str, float]]) -> LabelTime:
-    return LabelTime({(true, given): s for true, row in nested.items() for given, s in row.items()})

@@ -10,11 +10,11 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Self, TypedDict
+from typing import Any, Self, TypedDict, Unpack
 
 import jiwer
 import regex
@@ -37,12 +37,13 @@ _APOSTROPHE = regex.compile("['’‘ʼ]")
 # Vowel signs and the tatweel are removed; variants of a letter (alef, yeh, kaf) and of digits become one.
 _ARABIC_MARK = regex.compile(r"(?V1)[[\p{M}&&\p{scx=Arabic}]--[\u0653-\u0655]]|\u0640")
 _ARABIC = str.maketrans("أإآٱىیک٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹", "ااااييك01234567890123456789")
+_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
 NORMALIZERS = ("plain", "whisper")
 FOLDS = ("chinese", "arabic")
-_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
+KINDS = ("hit", "substitution", "deletion", "insertion")  # of steps of an alignment
 
 
-class TextRules(TypedDict):
+class TextRules(TypedDict, total=False):
     """How text is normalised before it is compared: the options of `units`."""
 
     fold_diacritics: bool
@@ -53,9 +54,8 @@ class TextRules(TypedDict):
 class Aligned:
     """One step of an alignment: a reference unit, a hypothesis unit, or both, and the reference's language.
 
-    Two equal units are a hit, two different units a substitution, only a reference unit a deletion, only a hypothesis
-    unit an insertion. An insertion has the language of the reference unit before it. ``start`` and ``end`` estimate
-    the time of a reference unit in seconds: the units of a segment share its time equally.
+    An insertion has the language of the reference unit before it. ``start`` and ``end`` estimate the time of a
+    reference unit in seconds: the units of a segment share its time equally.
     """
 
     reference: str | None
@@ -66,7 +66,7 @@ class Aligned:
 
     @property
     def kind(self) -> str:
-        """One of ``hit``, ``substitution``, ``deletion``, ``insertion``."""
+        """One of `KINDS`."""
         if self.reference is None:
             return "insertion"
         if self.hypothesis is None:
@@ -75,12 +75,20 @@ class Aligned:
 
 
 class Addable:
-    """Base of slotted dataclasses that are added field by field."""
+    """Base of slotted dataclasses of counts, which are added field by field."""
 
     __slots__: tuple[str, ...] = ()
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        return type(self)(*(added(getattr(self, name), getattr(other, name)) for name in self.__slots__))
+
+
+def added(left: Any, right: Any) -> Any:
+    """The sum of two counts; mappings are added key by key, in order of the keys."""
+    if not isinstance(left, Mapping):
+        return left + right
+    shared = {key: added(left[key], right[key]) for key in left.keys() & right.keys()}
+    return type(left)(sorted({**left, **right, **shared}.items()))  # type: ignore[call-arg]
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,17 +102,14 @@ class TextCounts(Addable):
 
     @property
     def reference_words(self) -> int:
-        """Units in the reference."""
         return self.hits + self.substitutions + self.deletions
 
     @property
     def hypothesis_words(self) -> int:
-        """Units in the hypothesis."""
         return self.hits + self.substitutions + self.insertions
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
 
@@ -119,10 +124,9 @@ def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str
     base, *joined = normalizer.split("+") if isinstance(normalizer, str) else (normalizer,)
     wanted = {*joined, *folds}
     if base not in NORMALIZERS or not wanted <= {*FOLDS}:
-        raise ConfigurationError(
-            f"normalizer must be {' or '.join(NORMALIZERS)}, with folds among {', '.join(FOLDS)}; got "
-            f"{shown('+'.join(map(str, (base, *sorted(map(str, wanted))))))}"
-        )
+        got = shown("+".join(map(str, (base, *sorted(map(str, wanted))))))
+        allowed = f"{' or '.join(NORMALIZERS)}, with folds among {', '.join(FOLDS)}"
+        raise ConfigurationError(f"normalizer must be {allowed}; got {got}")
     return "+".join((base, *(fold for fold in FOLDS if fold in wanted)))
 
 
@@ -158,16 +162,14 @@ def _whisper_normalizer(english: bool) -> Callable[[str], str]:
     """openai-whisper's normaliser, loaded from its folder, because importing the package would load torch."""
     package = find_spec("whisper")
     if package is None or not package.submodule_search_locations:
-        raise MissingDependencyError(
-            "the normalizer 'whisper' needs openai-whisper: pip install 'whisperlab[reference]'"
-        )
+        needed = "the normalizer 'whisper' needs openai-whisper"
+        raise MissingDependencyError(f"{needed}: pip install 'whisperlab[reference]'")
     folder = Path(package.submodule_search_locations[0]) / "normalizers"
-    spec = spec_from_file_location(
-        "whisper_normalizers", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
+    name, file = "whisper_normalizers", folder / "__init__.py"
+    spec = spec_from_file_location(name, file, submodule_search_locations=[str(folder)])
     assert spec is not None
     assert spec.loader
-    module = sys.modules[spec.name] = module_from_spec(spec)
+    module = sys.modules[name] = module_from_spec(spec)
     spec.loader.exec_module(module)
     made: Callable[[str], str] = getattr(module, "EnglishTextNormalizer" if english else "BasicTextNormalizer")()
     return made
@@ -178,19 +180,14 @@ def _simplified() -> Callable[[str], str]:
     try:
         from opencc import OpenCC
     except ImportError as error:
-        raise MissingDependencyError(
-            "folding Chinese characters needs OpenCC: pip install 'whisperlab[chinese]'"
-        ) from error
+        told = "folding Chinese characters needs OpenCC: pip install 'whisperlab[chinese]'"
+        raise MissingDependencyError(told) from error
     convert: Callable[[str], str] = OpenCC("t2s").convert
     return convert
 
 
 def align(
-    reference: Reference,
-    hypothesis: str | Sequence[tuple[str, str]],
-    *,
-    fold_diacritics: bool = True,
-    normalizer: str = "plain",
+    reference: Reference, hypothesis: str | Sequence[tuple[str, str]], **rules: Unpack[TextRules]
 ) -> tuple[Aligned, ...]:
     """The alignment of a reference and a hypothesis with the fewest edits, unit by unit.
 
@@ -198,7 +195,6 @@ def align(
     text, the reference's ``text`` is used, tagged ``und``. The hypothesis is a text, or texts with their languages,
     which a normalizer may use; a text alone is assumed to be in the language of a monolingual reference.
     """
-    rules: TextRules = {"fold_diacritics": fold_diacritics, "normalizer": normalizer}
     wanted = _tagged(reference, rules)
     if isinstance(hypothesis, str):
         spoken = {language for _, language, *_ in wanted}
@@ -223,11 +219,10 @@ def align(
 
 def text_counts(steps: Iterable[Aligned]) -> dict[str, TextCounts]:
     """The counts of an alignment, by language of the reference."""
-    kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    kinds = defaultdict[str, Counter[str]](Counter)
     for step in steps:
         kinds[step.language][step.kind] += 1
-    names = {"hit": "hits", "substitution": "substitutions", "deletion": "deletions", "insertion": "insertions"}
-    return {language: TextCounts(**{names[kind]: n for kind, n in found.items()}) for language, found in kinds.items()}
+    return {language: TextCounts(*(found[kind] for kind in KINDS)) for language, found in kinds.items()}
 
 
 @dataclass(slots=True, frozen=True)
@@ -256,14 +251,21 @@ def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
     return SwitchText(counts, sum(step.end - step.start for step in chosen if step.kind == "deletion"))
 
 
-def add_by_language(left: Mapping[str, TextCounts], right: Mapping[str, TextCounts]) -> dict[str, TextCounts]:
-    """The sums of two counts, language by language."""
-    languages = sorted(left.keys() | right.keys())
-    return {lang: left.get(lang, TextCounts()) + right.get(lang, TextCounts()) for lang in languages}
+def until(reference: Reference, end_s: float) -> Reference:
+    """The reference of the audio before a time, without the units that end later. A text without times stays whole."""
+    segments = []
+    for segment in reference.segments:
+        if segment.end > end_s > segment.start:
+            found = list(_UNIT.finditer(segment.text))
+            n_ended = int(len(found) * (end_s - segment.start) / (segment.end - segment.start))
+            segment = replace(segment, end=end_s, text=segment.text[: found[n_ended].start()] if found else "")
+        if segment.end <= end_s:
+            segments.append(segment)
+    timed = any(segment.text for segment in reference.segments)
+    return Reference(" ".join(s.text for s in segments) if timed else reference.text, tuple(segments))
 
 
 def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, float, float]]:
-    """The units of a reference with their language, start and end."""
     parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
     if not any(text for text, *_ in parts):
         parts = [(reference.text, UNTAGGED, 0.0, 0.0)]

@@ -8,27 +8,9 @@ and the statistics; a file without it is incomplete and cannot be read.
 
 from __future__ import annotations
 
-from whisperlab.evaluation.trace.files import SCHEMA, read_trace, write_trace
 from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
-from whisperlab.evaluation.trace.records import Reference, ReferenceSegment, Trace
-from whisperlab.evaluation.trace.schema import DOCUMENT, SEGMENT, STATISTICS, SWITCH, Pace, check_fields
+from whisperlab.evaluation.trace.records import Pace, Reference, ReferenceSegment, Trace, read_trace, write_trace
 from whisperlab.util.process import provenance
 
-__all__ = [
-    "DOCUMENT",
-    "SCHEMA",
-    "SEGMENT",
-    "STATISTICS",
-    "SWITCH",
-    "Pace",
-    "Reference",
-    "ReferenceSegment",
-    "StreamTranscriber",
-    "Trace",
-    "capture",
-    "check_fields",
-    "provenance",
-    "read_trace",
-    "record",
-    "write_trace",
-]
+__all__ = ["Pace", "Reference", "ReferenceSegment", "StreamTranscriber", "Trace"]
+__all__ += ["capture", "provenance", "read_trace", "record", "write_trace"]

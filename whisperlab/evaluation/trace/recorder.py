@@ -12,9 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
-from whisperlab.evaluation.trace.files import SCHEMA, write_trace
-from whisperlab.evaluation.trace.records import Reference, Trace
-from whisperlab.evaluation.trace.schema import Pace
+from whisperlab.evaluation.trace.records import SCHEMA, Pace, Reference, Trace, write_trace
 from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, RealTimeFeed
 from whisperlab.streaming.results import LanguageFrame, ProcessResult
 from whisperlab.util.audio_arrays import FloatArray, audio_digest, chunks, paced
@@ -29,19 +27,12 @@ Sleep = Callable[[float], None]
 
 
 class StreamTranscriber(Protocol):
-    """Anything that turns chunks of 16 kHz audio into results can be recorded."""
+    """Anything that turns chunks of 16 kHz audio, shape ``(n,)``, into results can be recorded."""
 
-    def process(self, chunk: FloatArray, /) -> ProcessResult:
-        """Process the next chunk of the stream, shape ``(n,)``."""
-
-    def finalize(self) -> ProcessResult:
-        """End the stream and return the remaining results."""
-
-    def get_statistics(self) -> Json:
-        """Counters and latency percentiles so far, JSON-able."""
-
-    def config(self) -> Json:
-        """The configuration, JSON-able."""
+    def process(self, chunk: FloatArray, /) -> ProcessResult: ...
+    def finalize(self) -> ProcessResult: ...
+    def get_statistics(self) -> Json: ...
+    def config(self) -> Json: ...
 
 
 def capture(
@@ -52,14 +43,13 @@ def capture(
     reference: Reference | Json | None = None,
     audio_path: str | Path | None = None,
     audio_options: Json | None = None,
-    audio_offset: float | None = None,
     chunk_ms: float = 100,
     pace: Pace = "fast",
     overload: OverloadOptions | None = None,
     clock: Clock = time.perf_counter,
     sleep: Sleep = time.sleep,
-    progress: Callable[[float], object] | None = None,
-    on_result: Callable[[ProcessResult], object] | None = None,
+    progress: Callable[[float], object] = lambda _: None,
+    on_result: Callable[[ProcessResult], object] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     processor_clock: Clock = time.process_time,
 ) -> Trace:
@@ -69,10 +59,19 @@ def capture(
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
     ``on_result`` before it with the result. Before each chunk ``stop`` is called: True ends the stream early, and the
-    trace is complete up to there. ``audio_options`` are the ``channel`` and ``track`` with which ``audio_path`` was
-    read, if not the defaults. ``audio_offset`` is the start of the audio in its file in seconds, for a part of a file.
-    Raises ConfigurationError for empty audio and for an invalid chunk length or pace.
+    trace is complete up to there. ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the
+    ``offset`` of a part in seconds; None is the default. Raises ConfigurationError for empty audio and invalid options.
     """
+    if len(audio) == 0:
+        raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
+    if (n_chunk := samples(chunk_ms / 1000)) < 1:
+        raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
+    if pace not in get_args(Pace):
+        raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
+    if overload is not None and pace != "real":
+        raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
+    source = {"path": audio_path, "sha256": audio_digest(audio), "duration": seconds(len(audio))}
+    read = {name: value for name, value in (audio_options or {}).items() if value is not None}
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
     header = {
         "kind": "header",
@@ -80,23 +79,20 @@ def capture(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "config": transcriber.config(),
-        "audio": {**_audio_facts(audio, audio_path, audio_offset), **(audio_options or {})},
+        "audio": {**source, "sampling_rate": SAMPLE_RATE, **read},
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,
         "load_before": os.getloadavg()[0],
     }
-    if overload is None:
-        calls = _calls(transcriber, _feed(audio, chunk_ms, pace, clock, sleep, stop))
-        statistics = transcriber.get_statistics
-    else:
-        if pace != "real":
-            raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
+    chunked = chunks(audio, n_chunk)
+    spoken = paced(chunked, clock, sleep) if pace == "real" and overload is None else chunked
+    feed = takewhile(lambda _: not stop(), spoken)
+    calls, statistics = _calls(transcriber, feed), transcriber.get_statistics
+    if overload is not None:
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
-        calls = _live_calls(live, _feed(audio, chunk_ms, "fast", clock, sleep, stop), clock, sleep)
-        statistics = live.get_statistics
-    clocks = clock, processor_clock
-    events = _run(calls, statistics, clocks, progress or (lambda _: None), on_result or (lambda _: None))
+        calls, statistics = _live_calls(live, feed, clock, sleep), live.get_statistics
+    events = _run(calls, statistics, (clock, processor_clock), on_result, progress)
     return Trace(cast(Json, to_json(header)), tuple(events))
 
 
@@ -111,13 +107,12 @@ def _run(
     calls: Iterable[Call],
     statistics: Callable[[], Json],
     both_clocks: tuple[Clock, Clock],
-    progress: Callable[[float], object],
     on_result: Callable[[ProcessResult], object],
+    progress: Callable[[float], object],
 ) -> Iterator[Json]:
     clock, processor_clock = both_clocks
     n_fed, compute_s, processor_s, chunk, service_s = 0, 0.0, 0.0, 0, list[float]()
-    last_text: tuple[str, str | None] = ("", None)
-    level = 0
+    last = ProcessResult("", "", None)
     started = clock()
     for n_samples, call in calls:
         n_fed += n_samples
@@ -130,22 +125,14 @@ def _run(
             chunk = chunk or n_samples
             service_s.append(round(after - before, 6))
         clocks = {"at": seconds(n_fed), "elapsed": round(after - started, 6)}
-        for kind, fields in _events(result, last_text, level):
+        for kind, fields in _events(result, last):
             yield {"kind": kind, **clocks, **fields}
-        last_text, level = (result.tentative, result.language), result.load_level
+        last = result
         on_result(result)
         progress(seconds(n_fed))
-    end = {
-        "kind": "end",
-        **clocks,
-        "statistics": statistics(),
-        "compute_s": round(compute_s, 6),
-        "processor_s": round(processor_s, 6),
-        "chunk_s": seconds(chunk),
-        "service_s": service_s,
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
-    yield cast(Json, to_json(end))
+    times = {"compute_s": round(compute_s, 6), "processor_s": round(processor_s, 6), "chunk_s": seconds(chunk)}
+    end = {"kind": "end", **clocks, "statistics": statistics(), **times, "service_s": service_s}
+    yield cast(Json, to_json({**end, "peak_rss_bytes": peak_rss_bytes()}))
 
 
 def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:
@@ -171,14 +158,11 @@ def _live_calls(live: RealTimeFeed, feed: Iterable[FloatArray], clock: Clock, sl
         yield work
 
 
-def _events(
-    result: ProcessResult, last_text: tuple[str, str | None], level: int
-) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _events(result: ProcessResult, last: ProcessResult) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Kind and fields of every event in a result, without the clocks."""
-    for gap in result.gaps:
-        yield "gap", _span(gap)
-    for span in result.untranscribed:
-        yield "untranscribed", _span(span)
+    for kind, spans in (("gap", result.gaps), ("untranscribed", result.untranscribed)):
+        for span in spans:
+            yield kind, _span(span)
     for flag in result.flags:
         yield "language_flag", {**flag.to_dict(), "outside": flag.outside}
     for span in result.speech:
@@ -187,12 +171,11 @@ def _events(
         yield "frame", _frame(frame)
     for switch in result.switches:
         yield "switch", switch.to_dict()
-    if result.committed or (result.tentative, result.language) != last_text:
-        names = ("committed", "tentative", "language")
-        yield "text", {name: getattr(result, name) for name in names}
+    if result.committed or (result.tentative, result.language) != (last.tentative, last.language):
+        yield "text", {name: getattr(result, name) for name in ("committed", "tentative", "language")}
     for segment in result.segments:
         yield "segment", asdict(segment)
-    if result.load_level != level:
+    if result.load_level != last.load_level:
         yield "load", {"level": result.load_level}
 
 
@@ -201,40 +184,16 @@ def _span(span: Span) -> Mapping[str, float]:
 
 
 def _frame(frame: LanguageFrame) -> Mapping[str, object]:
+    onset = frame.onset and {"window": seconds(frame.onset.window), "posterior": _rounded(frame.onset.posterior)}
     return {
-        "end": seconds(frame.end),
-        "window": seconds(frame.window),
-        "speech": seconds(frame.speech),
+        **{name: seconds(getattr(frame, name)) for name in ("end", "window", "speech")},
         "posterior": _rounded(frame.posterior),
         "label": frame.label,
         "cached": frame.cached,
-        "onset": frame.onset and {"window": seconds(frame.onset.window), "posterior": _rounded(frame.onset.posterior)},
+        "onset": onset,
     }
 
 
 def _rounded(posterior: Mapping[str, float]) -> dict[str, float]:
     # Six significant digits: a posterior over 99 languages ten times a second is most of a trace.
     return {language: float(f"{p:.6g}") for language, p in posterior.items()}
-
-
-def _feed(
-    audio: FloatArray, chunk_ms: float, pace: Pace, clock: Clock, sleep: Sleep, stop: Callable[[], bool]
-) -> Iterator[FloatArray]:
-    if len(audio) == 0:
-        raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
-    if samples(chunk_ms / 1000) < 1:
-        raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
-    if pace not in get_args(Pace):
-        raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
-    feed = chunks(audio, samples(chunk_ms / 1000))
-    return takewhile(lambda _: not stop(), paced(feed, clock, sleep) if pace == "real" else feed)
-
-
-def _audio_facts(audio: FloatArray, path: str | Path | None, offset: float | None) -> Mapping[str, str | float | None]:
-    return {
-        "path": None if path is None else str(path),
-        **({} if offset is None else {"offset": offset}),
-        "sha256": audio_digest(audio),
-        "duration": seconds(len(audio)),
-        "sampling_rate": SAMPLE_RATE,
-    }

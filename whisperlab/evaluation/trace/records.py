@@ -1,21 +1,138 @@
-"""Records of a trace: the reference transcript, and the trace with its lines as typed records."""
+"""A trace as records and as a file: the fields of its lines, typed records of them, reading and writing.
+
+Only this module has the schemas of earlier versions.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
-from whisperlab.evaluation.trace.schema import LINES
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SessionSegment, Switch
-from whisperlab.util.errors import TraceError
+from whisperlab.util import validation as fields
+from whisperlab.util.errors import TraceError, brief
+from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json, JsonValue
+from whisperlab.util.options import migrated as migrated_options
 from whisperlab.util.timeline import Span, samples
-from whisperlab.util.validation import TEXT_OR_NULL, is_number, shown
+from whisperlab.util.validation import Field, from_json, is_number, shown, wrong_field
 
 if TYPE_CHECKING:
     import pandas
+
+# Schema of a trace, and the oldest that can be read. 3 added the kinds ``untranscribed`` and ``language_flag``. 4 gave
+# options today's names, in groups, and called the cache key and hit cause ``near`` ``similar``.
+SCHEMA, OLDEST = 4, 2
+
+Pace = Literal["fast", "real"]
+_LONGEST_S = 1e8  # of a recording: three years
+
+# ---- fields of the lines -----------------------------------------------------------------------------------
+
+
+def check_fields(value: object, required: Mapping[str, Field], subject: str) -> None:
+    """Raise TraceError, starting with ``subject``, unless the value is an object with all these fields."""
+    if not isinstance(value, dict):
+        raise TraceError(f"{subject} should be an object, got {shown(value)}")
+    if missing := required.keys() - value.keys():
+        raise TraceError(f"{subject} without {', '.join(sorted(missing))}")
+    if wrong := wrong_field(value, required):
+        raise TraceError(f"{subject} whose {wrong}")
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return is_number(value) and 0 <= value <= _LONGEST_S
+
+
+def _is_share(value: object) -> bool:
+    return is_number(value) and 0 <= value <= 1
+
+
+def _is_onset(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return value.keys() >= _ONSET.keys() and not wrong_field(value, _ONSET)
+
+
+def _is_audio(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    duration = value.get("duration")
+    return _is_time(duration) and duration > 0 and fields.TEXT_OR_NULL.fits(value.get("path"))
+
+
+def _is_statistics(value: object) -> bool:
+    """Whether timings and cache counts are numbers; other statistics are free."""
+    if not isinstance(value, dict):
+        return False
+    timings, cache = value.get("performance") or {}, value.get("encoder_cache") or {}
+    if not (isinstance(timings, dict) and isinstance(cache, dict)):
+        return False
+    parts = [cache, cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
+    counted = all(isinstance(part, dict) and not wrong_field(part, _COUNTED) for part in parts)
+    return counted and all(map(_is_timing, timings.values()))
+
+
+def _is_timing(timing: object) -> bool:
+    if not isinstance(timing, dict) or wrong_field(timing, _TIMED):
+        return False
+    return not timing.get("count") or timing.keys() >= _TIMED.keys()
+
+
+def _each(field: Field, names: str) -> dict[str, Field]:
+    return dict.fromkeys(names.split(), field)
+
+
+_TIMED = _each(fields.AMOUNT_OR_NULL, "count total mean p50 p95 p99 max")
+_COUNT_OR_NULL = Field("a count", lambda value: value is None or fields.COUNT.fits(value))
+_COUNTED = _each(_COUNT_OR_NULL, "hits misses evictions size bytes checked false_hits silence repeat similar")
+_TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)
+_POSTERIOR = Field(
+    "the probability of each language", lambda p: isinstance(p, dict) and all(map(_is_share, p.values()))
+)
+_LIST = Field("a list", lambda value: isinstance(value, list))
+_ONSET = {"window": _TIME, "posterior": _POSTERIOR}
+_CLOCKS = {"at": _TIME, "elapsed": fields.NUMBER}
+_SPAN = _CLOCKS | {"start": _TIME, "end": _TIME}
+
+STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
+SEGMENT = _each(fields.TEXT, "text language") | _each(_TIME, "start_time end_time") | _each(fields.FLAG, "is_final")
+SEGMENT |= {"confidence": fields.NUMBER}
+SWITCH = {"time": _TIME, "from": fields.TEXT, "to": fields.TEXT, "decided_at": _TIME}
+DOCUMENT = {"audio": fields.TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}  # of `transcribe --json`
+
+# Required fields by kind, besides "kind" itself.
+LINES: dict[str, dict[str, Field]] = {
+    "header": {
+        **_each(fields.TEXT, "created recording"),
+        "schema": fields.COUNT,
+        "config": fields.OBJECT,
+        "audio": Field("an object with a duration above 0 and perhaps a path", _is_audio),
+        "reference": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
+        "pace": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
+    },
+    **dict.fromkeys(("speech", "gap", "untranscribed"), _SPAN),
+    "frame": {
+        **(_CLOCKS | _each(_TIME, "end window speech") | _each(fields.TEXT, "label") | _each(fields.FLAG, "cached")),
+        "posterior": _POSTERIOR,
+        "onset": Field("null or an object with window and posterior", _is_onset),
+    },
+    "switch": _CLOCKS | SWITCH,
+    "text": _CLOCKS | _each(fields.TEXT, "committed tentative") | {"language": fields.TEXT_OR_NULL},
+    "segment": _CLOCKS | SEGMENT,
+    "language_flag": _SPAN
+    | _each(fields.TEXT, "label language")
+    | {"probability": fields.NUMBER, "outside": fields.FLAG},
+    "load": _CLOCKS | {"level": fields.COUNT},
+    "end": _CLOCKS | {"statistics": STATISTICS, "compute_s": fields.AMOUNT, "peak_rss_bytes": fields.AMOUNT_OR_NULL},
+}
+# Fields that traces of earlier versions lack.
+_OPTIONAL = {"header": {"load_before": fields.AMOUNT_OR_NULL}, "end": {"processor_s": fields.AMOUNT_OR_NULL}}
+
+# ---- records -----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,14 +145,11 @@ class ReferenceSegment:
     text: str
 
     def __post_init__(self) -> None:
+        needs = "a reference segment needs"
         if not (is_number(self.start) and is_number(self.end) and 0 <= self.start <= self.end):
-            raise TraceError(
-                f"a reference segment needs 0 <= start <= end, got {shown(self.start)} to {shown(self.end)}"
-            )
+            raise TraceError(f"{needs} 0 <= start <= end, got {shown(self.start)} to {shown(self.end)}")
         if not (isinstance(self.lang, str) and isinstance(self.text, str)):
-            raise TraceError(
-                f"a reference segment needs lang and text as strings, got {shown(self.lang)} and {shown(self.text)}"
-            )
+            raise TraceError(f"{needs} lang and text as strings, got {shown(self.lang)} and {shown(self.text)}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,10 +168,9 @@ class Reference:
         try:
             found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
         except (KeyError, TypeError) as error:
-            raise TraceError(
-                f"a reference needs segments with start, end, lang and text: {error!r} in {shown(value)}"
-            ) from error
-        if not TEXT_OR_NULL.fits(text := value.get("text")):
+            needed = "a reference needs segments with start, end, lang and text"
+            raise TraceError(f"{needed}: {error!r} in {shown(value)}") from error
+        if not fields.TEXT_OR_NULL.fits(text := value.get("text")):
             raise TraceError(f"a reference needs its text as a string, got {shown(text)}")
         ordered = tuple(sorted(found, key=lambda segment: (segment.start, segment.end)))
         return cls(text or " ".join(segment.text for segment in ordered), ordered)
@@ -71,8 +184,8 @@ class Reference:
 class Trace:
     """One recording through one configuration: the header line and all lines after it.
 
-    The properties return the lines as the records they were written from; posteriors were rounded to six significant
-    digits.
+    The properties return the lines as the records they were written from, in order; posteriors were rounded to six
+    significant digits.
     """
 
     header: Json
@@ -93,31 +206,15 @@ class Trace:
 
     @property
     def segments(self) -> tuple[SessionSegment, ...]:
-        """The segments in the order they became final."""
-        names = SessionSegment.__slots__
-        return tuple(SessionSegment(**{name: event[name] for name in names}) for event in self.of_kind("segment"))
+        return tuple(SessionSegment(**{name: event[name] for name in SEGMENT}) for event in self.of_kind("segment"))
 
     @property
     def switches(self) -> tuple[Switch, ...]:
-        """The language switches in the order they were decided."""
-        names = ("time", "from", "to", "decided_at")
-        return tuple(Switch(*(event[name] for name in names)) for event in self.of_kind("switch"))
+        return tuple(Switch(*(event[name] for name in SWITCH)) for event in self.of_kind("switch"))
 
     @property
     def frames(self) -> tuple[LanguageFrame, ...]:
-        """The language-ID frames, in order."""
-        return tuple(
-            LanguageFrame(
-                samples(event["end"]),
-                samples(event["window"]),
-                samples(event["speech"]),
-                event["posterior"],
-                event["label"],
-                event["cached"],
-                event["onset"] and Onset(samples(event["onset"]["window"]), event["onset"]["posterior"]),
-            )
-            for event in self.of_kind("frame")
-        )
+        return tuple(map(_frame, self.of_kind("frame")))
 
     @property
     def committed(self) -> tuple[tuple[str, float], ...]:
@@ -128,37 +225,32 @@ class Trace:
     @property
     def speech(self) -> tuple[Span, ...]:
         """Audio that the voice activity detector accepted."""
-        return self._spans("speech")
+        return tuple(map(_span, self.of_kind("speech")))
 
     @property
     def gaps(self) -> tuple[Span, ...]:
         """Audio that was dropped in real time because computing fell behind."""
-        return self._spans("gap")
+        return tuple(map(_span, self.of_kind("gap")))
 
     @property
     def untranscribed(self) -> tuple[Span, ...]:
         """Speech for which no text was found."""
-        return self._spans("untranscribed")
-
-    def _spans(self, kind: str) -> tuple[Span, ...]:
-        return tuple(map(_span, self.of_kind(kind)))
+        return tuple(map(_span, self.of_kind("untranscribed")))
 
     @property
     def flags(self) -> tuple[LanguageFlag, ...]:
         """Final segments that sound like another language than the one they were transcribed in."""
         names = ("label", "language", "probability", "outside")
         return tuple(
-            LanguageFlag(_span(event), *(event[name] for name in names)) for event in self.of_kind("language_flag")
+            LanguageFlag(_span(flag), *(flag[name] for name in names)) for flag in self.of_kind("language_flag")
         )
 
     @property
     def config(self) -> Json:
-        """The configuration of the transcriber."""
         return dict(self.header["config"])
 
     @property
     def recording(self) -> str:
-        """The id of the recording."""
         return str(self.header["recording"])
 
     @property
@@ -169,8 +261,12 @@ class Trace:
 
     @property
     def duration(self) -> float:
-        """Length of the audio in seconds."""
         return float(self.header["audio"]["duration"])
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of audio that were streamed: less than ``duration`` if the stream was stopped early."""
+        return float(self.events[-1]["at"]) or self.duration
 
     @property
     def statistics(self) -> Json:
@@ -189,35 +285,15 @@ class Trace:
         return found
 
     @property
-    def heard_s(self) -> float:
-        """Seconds of audio that were streamed: less than ``duration`` if the stream was stopped early."""
-        return float(self.events[-1]["at"]) or self.duration
-
-    @property
-    def service_s(self) -> tuple[float, ...]:
-        """Wall time of every chunk inside the transcriber, in seconds; empty if the trace lacks it."""
-        return tuple(self.events[-1].get("service_s", ()))
-
-    @property
-    def chunk_s(self) -> float:
-        """Seconds of audio per chunk; only the last may be shorter. NaN if the trace lacks it."""
-        return float(self.events[-1].get("chunk_s", math.nan))
-
-    @property
     def real_time_factor(self) -> float:
         """Wall seconds of computing / seconds of audio: below 1 keeps up with a live stream."""
         return self.compute_s / self.heard_s
 
     @property
-    def processor_factor(self) -> float | None:
-        """Processor seconds / seconds of audio: hardly affected by other programs; None if the trace lacks it."""
-        return None if self.processor_s is None else self.processor_s / self.heard_s
-
-    @property
     def speed(self) -> str:
         """Seconds of computing per second of audio, as text: processor and wall time, threads, and the load before."""
-        factor = self.processor_factor
-        processor = "" if factor is None else f"{factor:.2f} processor s and "
+        busy_s = self.processor_s  # hardly affected by other programs
+        processor = "" if busy_s is None else f"{busy_s / self.heard_s:.2f} processor s and "
         threads = (self.config.get("compute") or {}).get("threads")
         facts = [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
         if (load := self.header.get("load_before")) is not None:
@@ -228,3 +304,93 @@ class Trace:
 
 def _span(event: Json) -> Span:
     return Span(samples(event["start"]), samples(event["end"]))
+
+
+def _frame(event: Json) -> LanguageFrame:
+    end, window, speech = (samples(event[name]) for name in ("end", "window", "speech"))
+    onset = event["onset"] and Onset(samples(event["onset"]["window"]), event["onset"]["posterior"])
+    return LanguageFrame(end, window, speech, event["posterior"], event["label"], event["cached"], onset)
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def write_trace(path: str | Path, trace: Trace) -> None:
+    """Write a trace as JSON lines. The file appears only when it is complete."""
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for line in (trace.header, *trace.events):
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a trace of this or an earlier version. Raises TraceError, with file and line, for anything else."""
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [_parse(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot read the trace {path}: {error}") from error
+    if not lines or lines[0]["kind"] != "header":
+        raise TraceError(f"{path} is not a trace: its first line is not a header")
+    header, *events = _migrated(lines, path)
+    kinds = [event["kind"] for event in events]
+    if kinds.count("end") != 1 or kinds[-1] != "end" or "header" in kinds:
+        raise TraceError(f"{path} is not one complete trace: it needs one header first and one end line last")
+    trace = Trace(header, tuple(events))
+    records = "segments switches frames speech untranscribed flags committed reference config statistics"
+    try:
+        for name in (*records.split(), "real_time_factor", "speed"):
+            getattr(trace, name)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise TraceError(f"{path} is damaged: {brief(error)}") from error
+    return trace
+
+
+def _parse(line: str, where: str) -> Json:
+    """A line of a trace; raises TraceError for an unknown kind, a missing or wrong field, or a span that ends early."""
+    try:
+        value = from_json(line)
+    except ValueError as error:
+        raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in LINES:
+        raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(LINES)}")
+    assert isinstance(value, dict)
+    check_fields(value, LINES[kind], f"{where}: a {kind} line")
+    if wrong := wrong_field(value, _OPTIONAL.get(kind, {})):
+        raise TraceError(f"{where}: a {kind} line whose {wrong}")
+    for first, second in (("start", "end"), ("start_time", "end_time")):
+        if first in LINES[kind] and value[first] > value[second]:
+            got = f"got {value[first]} and {value[second]}"
+            raise TraceError(f"{where}: {first} should not be more than {second}, {got}")
+    return value
+
+
+def _migrated(lines: Sequence[Json], path: object) -> tuple[Json, ...]:
+    """The lines of a trace (header first) in today's schema; raises TraceError for a schema that cannot be read."""
+    header, *events = lines
+    schema = header["schema"]
+    if not OLDEST <= schema <= SCHEMA:
+        readable = f"this version reads {OLDEST} to {SCHEMA}"
+        raise TraceError(f"{path} has trace schema {schema}; {readable}: update whisperlab")
+    if schema < 4:
+        header = {**header, "config": migrated_options(header["config"])}
+        for number, event in enumerate(events):
+            if event["kind"] == "end":
+                events[number] = {**event, "statistics": migrated_statistics(event["statistics"])}
+    return {**header, "schema": SCHEMA}, *events
+
+
+def migrated_statistics(statistics: Json) -> Json:
+    """A transcriber's statistics of schema 2 or 3 in today's form; today's are returned unchanged."""
+    cache = statistics.get("encoder_cache")
+    if not isinstance(cache, Mapping):
+        return statistics
+    cache = dict(cache)
+    if isinstance(causes := cache.get("hits_by_cause"), Mapping):
+        cache["hits_by_cause"] = {"similar" if name == "near" else name: n for name, n in causes.items()}
+    if cache.get("key") == "near":
+        cache["key"] = "similar"
+    return {**statistics, "encoder_cache": cache}
