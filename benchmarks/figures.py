@@ -26,6 +26,13 @@ _LEGEND = {
 }
 _MARKERS = "os^D"
 
+# Operations that contain no others: with the remainder of `chunk.total` they sum up to all of it.
+LEAVES = (
+    *("vad.buffer_append", "lid.buffer_append", "vad.detect"),
+    *("lid.frame_extract", "lid.encoder_forward", "lid.detect", "lid.smoothing", "lid.sustained_detection"),
+    *("whisper.buffer_read", "whisper.insert_audio", "whisper.decode"),
+)
+
 
 @styled
 def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure:
@@ -185,3 +192,13 @@ def _set_log(axes: Axes, *names: str) -> None:
         axis = getattr(axes, f"{name}axis")
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
+
+
+def where_time_goes(operations: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Milliseconds of a stream by operation; the remainder of `chunk.total` is called ``the rest``.
+
+    Operations at the end of the stream count too, although they are outside any chunk.
+    """
+    spent = {name: float(operations[name]["total"]) for name in LEAVES if name in operations}
+    rest = float(operations["chunk.total"]["total"]) - sum(spent.values())
+    return spent | {"the rest": max(rest, 0.0)}

@@ -37,29 +37,27 @@ class Mutant:
 MUTANTS = {
     "buffer": (
         Mutant(
-            "self._data[first : self._capacity], self._data[: n - head]",
-            "self._data[: n - head], self._data[first : self._capacity]",
+            "self._data[first : self.capacity], self._data[: n - head]",
+            "self._data[: n - head], self._data[first : self.capacity]",
         ),
         Mutant("self._copy_in(chunk[-capacity:], end)", "self._copy_in(chunk[:capacity], end)"),
         Mutant("start + n, self._n_consumed + n", "start + n, self._n_consumed"),
-        Mutant("return max(consumed, end - self._capacity, lost), end", "return max(consumed, lost), end"),
+        Mutant("return max(consumed, end - self.capacity, lost), end", "return max(consumed, lost), end"),
         Mutant(
-            "return max(self._writing_until - self._capacity, self._lost_until) <= start",
-            "return self._end - self._capacity <= start",
+            "return max(self._writing_until - self.capacity, self._lost_until) <= start",
+            "return self.end - self.capacity <= start",
         ),
         Mutant("1.0 / full_scale(chunk.dtype)", "1.0 / (full_scale(chunk.dtype) - 1)"),
         Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED", "and len(chunk) < 10**9"),
-        Mutant(
-            "self._lost_until = max(self._lost_until, min(self._writing_until - self._capacity, self._end))", "pass"
-        ),
+        Mutant("self._lost_until = max(self._lost_until, min(self._writing_until - self.capacity, self.end))", "pass"),
         Mutant("self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"),
         Mutant("self._n_consumed + end - start\n", "self._n_consumed + end - start - 1\n"),
     ),
     "cache": (
-        Mutant("+ np.float32(0)).tobytes()", ").tobytes()", "util/cache_keys.py"),
-        Mutant("        self._entries.move_to_end(wanted)\n", ""),
+        Mutant("+ np.float32(0)).tobytes()", ").tobytes()"),
+        Mutant("self._entries.move_to_end(wanted)", "pass"),
         Mutant("popitem(last=False)", "popitem(last=True)"),
-        Mutant("            self._counts.evictions += 1\n", ""),
+        Mutant("self._counts.evictions += 1", "pass"),
         Mutant("and self._held_bytes() > limit", "and self._held_bytes() < limit"),
         Mutant(
             "value = None if entry is None else _copy(entry.value)", "value = None if entry is None else entry.value"
@@ -67,13 +65,13 @@ MUTANTS = {
         Mutant("if wanted.silent and stored.silent:", "if wanted.silent or stored.silent:"),
         Mutant('len(window).to_bytes(8, "big"), ', ""),
         Mutant("self._counts.false_hits += not agree", "self._tally.false_hits += agree"),
-        Mutant("if self.max_size == 0 or entry.nbytes > limit:", "if self.max_size == 0:"),
+        Mutant("if self.max_size == 0 or value.nbytes > limit:", "if self.max_size == 0:"),
     ),
     "metrics": (
-        Mutant("apart * apart * earlier.count * later.count / count", "apart * apart * earlier.count / count"),
-        Mutant("low=min(earlier.low, later.low)", "low=later.low"),
+        Mutant("apart * apart * self.count * later.count / count", "apart * apart * self.count / count"),
+        Mutant("min(self.low, later.low)", "later.low"),
         Mutant("self.pending[:n] = newest, known, ()", "self.pending[:] = newest, known, ()"),
-        Mutant("math.sqrt(known.m2 / known.count)", "math.sqrt(known.m2 / (known.count + 1))"),
+        Mutant("math.sqrt(self.m2 / self.count)", "math.sqrt(self.m2 / (self.count + 1))"),
         Mutant("newest = block[-len(self._ring) :]", "newest = block[: len(self._ring)]"),
         Mutant("self.began = self._outer.pop() if self._outer else None", "self.began = None"),
         Mutant(

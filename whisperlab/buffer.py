@@ -1,26 +1,23 @@
 """RingBuffer: a circular buffer of samples in memory allocated once, with one copy in and one copy out.
 
 Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, in
-order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices in the
-stream, which never restart. Cost: one check that every sample is finite, one copy in, one copy out.
-
-``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous and ``view`` returns
-the newest samples without a copy. It doubles the memory and adds a second copy in. The producer may overwrite the
-samples under a view; `RingView` detects this and raises.
+order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices, which never
+restart. ``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous for ``view``.
 
 Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
-Before the producer copies a chunk it sets ``_writing_until`` to the end of the chunk; after the copy it sets ``_end``.
-The consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written
-into it. An append that is interrupted (``KeyboardInterrupt``) loses its own samples and those it was about to
-overwrite, nothing else. The protocol needs one thread's loads and stores to be seen in order by the other, which the
-interpreter lock guarantees.
+The producer sets ``_writing_until`` to the end of a chunk before it copies the chunk, and ``end`` after it. The
+consumer checks ``_writing_until`` again after its own copy, and repeats the copy if the producer may have written into
+it. An interrupted append (``KeyboardInterrupt``) loses its own samples and those it was about to overwrite, nothing
+else. The interpreter lock makes one thread's loads and stores visible in order to the other.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +26,7 @@ from whisperlab.util import html
 from whisperlab.util.audio_arrays import BELOW_ONE, FloatArray, Samples, as_samples, full_scale
 from whisperlab.util.errors import AudioFormatError, BufferRangeError, ConfigurationError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import Span
-from whisperlab.util.validation import shown
+from whisperlab.util.validation import check_range, shown
 
 _LOUDEST = 1e15  # far beyond any audio, and its square can be summed over any chunk within float32
 _LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # a numpy scalar compares twice as fast
@@ -49,26 +46,18 @@ class RingBuffer:
     """
 
     __slots__ = (
-        "_capacity",
-        "_consumed_until",
-        "_data",
-        "_dtype",
-        "_end",
-        "_lost_until",
-        "_memory",
-        "_mirrored",
-        "_n_consumed",
-        "_overruns",
-        "_readable",
-        "_strides",
-        "_writing_until",
+        *("_consumed_until", "_data", "_lost_until", "_memory", "_mirrored", "_n_consumed", "_readable", "_strides"),
+        *("_writing_until", "capacity", "dtype", "end", "overruns"),
     )
 
     def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32, *, mirrored: bool = False) -> None:
-        self._capacity = _checked_capacity(capacity)
-        self._dtype = _checked_dtype(dtype)
+        with suppress(TypeError):  # numpy's integers are accepted too
+            capacity = capacity if isinstance(capacity, bool) else operator.index(capacity)
+        check_range("capacity, in samples,", capacity, int, 1)
+        self.capacity: Final = capacity
+        self.dtype: Final = _checked_dtype(dtype)
         self._mirrored = mirrored
-        self._data = _allocate(self._capacity * (2 if mirrored else 1), self._dtype)
+        self._data = _allocate(self.capacity * (2 if mirrored else 1), self.dtype)
         # assigning to a memoryview takes half the time of assigning to a slice of an array
         self._memory: Any = memoryview(self._data)  # type: ignore[arg-type]
         self._strides = self._data.strides
@@ -76,9 +65,9 @@ class RingBuffer:
         self._readable.setflags(write=False)
         # written by the producer only
         self._writing_until = 0  # the producer may be writing samples before this index, over those `capacity` earlier
-        self._end = 0
+        self.end = 0  # absolute index one past the newest sample: the number of samples ever appended
         self._lost_until = 0  # samples before this index were lost to an interrupted append
-        self._overruns = 0
+        self.overruns = 0  # number of appends that overwrote samples
         # written by the consumer only
         self._consumed_until = 0  # first index that was not consumed or cleared
         self._n_consumed = 0  # number of samples consumed or cleared; less than _consumed_until when some were lost
@@ -86,19 +75,18 @@ class RingBuffer:
     def append(self, samples: npt.ArrayLike) -> None:
         """Append a chunk of any length, shape (n,); overwrites the oldest samples when the buffer is full.
 
-        Floats are stored unchanged, int16 and int32 PCM is scaled to [-1, 1). Of a chunk longer than the capacity
-        the newest samples are kept. Raises ``AudioFormatError``, and changes nothing, for other types and ranks and
-        for samples that are NaN, infinite or beyond 1e15.
+        Floats are stored unchanged, int16 and int32 PCM is scaled to [-1, 1). Raises ``AudioFormatError``, and changes
+        nothing, for other types and ranks and for samples that are NaN, infinite or beyond 1e15.
         """
         chunk: Any = samples
-        begin, capacity = self._end, self._capacity
+        begin, capacity = self.end, self.capacity
         first = begin % capacity
         try:  # the sum of squares is the cheapest test that finds every NaN and infinity
             last = first + len(chunk)
             usual = (
                 last <= capacity
                 and chunk.strides == self._strides  # one dimension, contiguous
-                and chunk.dtype is self._dtype
+                and chunk.dtype is self.dtype
                 and chunk.dot(chunk) < _LOUDEST_SQUARED
             )
         except (AttributeError, TypeError):  # not an array
@@ -108,7 +96,7 @@ class RingBuffer:
         end = begin + len(chunk)
         try:
             if end - self._consumed_until > capacity and end > begin:
-                self._overruns += 1
+                self.overruns += 1
             self._writing_until = end
             if usual:
                 self._memory[first:last] = chunk
@@ -116,29 +104,26 @@ class RingBuffer:
                     self._memory[first + capacity : last + capacity] = chunk
             else:
                 self._copy_in(chunk[-capacity:], end)
-            self._end = end
-        except BaseException:
-            self._abandon_append()
+            self.end = end
+        except BaseException:  # the samples that it may have overwritten are lost; the rest is unchanged
+            self._lost_until = max(self._lost_until, min(self._writing_until - self.capacity, self.end))
+            self._writing_until = self.end
             raise
 
     def consume(self, n: int) -> FloatArray:
         """Remove and return the n oldest samples. With fewer held, raises ``NotYetError`` and removes none."""
-        n = _checked_count(n)
         while True:
-            start, end = self._bounds()
-            if not 0 <= n <= end - start:
-                raise NotYetError(f"cannot consume {shown(n)} samples: the buffer holds {_held(start, end)}")
+            n, start, _ = self._holding(n, "consume", NotYetError)
             samples = self._copy_out(start, n)
             # `_intact` inlined: a call would let another thread in, which would count these samples as lost.
-            if self._writing_until - self._capacity <= start and self._lost_until <= start:
+            if self._writing_until - self.capacity <= start and self._lost_until <= start:
                 self._consumed_until, self._n_consumed = start + n, self._n_consumed + n
                 return samples
 
     def read(self, span: Span) -> FloatArray:
         """A copy of an absolute span; the samples stay in the buffer.
 
-        Raises ``OverwrittenError`` when its first samples are gone (overwritten or consumed) and ``NotYetError``
-        when its last samples are still to come. Both messages name the requested and the held span.
+        Raises ``OverwrittenError`` when its first samples are gone and ``NotYetError`` when its last are to come.
         """
         while True:
             start, end = self._bounds()
@@ -151,28 +136,18 @@ class RingBuffer:
 
     def peek(self, n: int) -> FloatArray:
         """A copy of the n newest samples. Raises ``BufferRangeError`` when fewer are held."""
-        n = _checked_count(n)
         while True:
-            start, end = self._bounds()
-            if not 0 <= n <= end - start:
-                held = _held(start, end)
-                raise BufferRangeError(f"cannot read the newest {shown(n)} samples: the buffer holds {held}")
+            n, _, end = self._holding(n, "read the newest")
             samples = self._copy_out(end - n, n)
             if self._intact(end - n):
                 return samples
 
     def view(self, n: int) -> RingView:
-        """The n newest samples without a copy, in constant time. The ring must be mirrored.
-
-        Raises ``BufferRangeError`` when fewer are held. `RingView` says how long the samples stay valid.
-        """
+        """The n newest samples of a mirrored ring without a copy. Raises ``BufferRangeError`` when fewer are held."""
         if not self._mirrored:
             raise ConfigurationError("a view needs contiguous samples: RingBuffer(..., mirrored=True)")
-        n = _checked_count(n)
-        start, end = self._bounds()
-        if not 0 <= n <= end - start:
-            raise BufferRangeError(f"cannot view the newest {shown(n)} samples: the buffer holds {_held(start, end)}")
-        first = (end - n) % self._capacity
+        n, _, end = self._holding(n, "view the newest")
+        first = (end - n) % self.capacity
         return RingView(self, self._readable[first : first + n], end - n)
 
     def read_all(self) -> FloatArray:
@@ -187,7 +162,7 @@ class RingBuffer:
         """Remove all samples; they do not count as dropped, and indices continue. For the consumer thread."""
         while True:
             start, end = self._bounds()
-            if self._writing_until - self._capacity <= start and self._lost_until <= start:  # as in `consume`
+            if self._writing_until - self.capacity <= start and self._lost_until <= start:  # as in `consume`
                 self._consumed_until, self._n_consumed = end, self._n_consumed + end - start
                 return
 
@@ -201,34 +176,14 @@ class RingBuffer:
         return self._bounds()[0]
 
     @property
-    def end(self) -> int:
-        """Absolute index one past the newest sample: the number of samples ever appended."""
-        return self._end
-
-    @property
-    def capacity(self) -> int:
-        """Samples that fit."""
-        return self._capacity
-
-    @property
     def free(self) -> int:
         """Samples that can be appended without overwriting any."""
-        return self._capacity - len(self)
+        return self.capacity - len(self)
 
     @property
     def nbytes(self) -> int:
         """Size of the sample memory in bytes, fixed at construction; a mirrored ring needs twice as much."""
         return self._data.nbytes
-
-    @property
-    def dtype(self) -> np.dtype[np.floating]:
-        """Type of the samples held."""
-        return self._dtype
-
-    @property
-    def overruns(self) -> int:
-        """Number of appends that overwrote samples."""
-        return self._overruns
 
     @property
     def dropped_samples(self) -> int:
@@ -240,83 +195,80 @@ class RingBuffer:
                 return start - n_consumed
 
     def _repr_html_(self) -> str:
-        """HTML for Jupyter: fill level and dropped samples."""
-        held = len(self)
-        return html.facts(
-            f"{type(self).__name__} of {self.capacity:,} samples",
-            {
-                "held": f"{html.bar(held / self.capacity)} {held / self.capacity:.0%}, {held:,} samples",
-                "span": f"{self.start:,} to {self.end:,}",
-                "memory": f"{self.nbytes / 2**20:.2f} MiB",
-                "overruns": self.overruns,
-                "dropped samples": self.dropped_samples,
-            },
-        )
+        held, share = len(self), len(self) / self.capacity
+        rows = {
+            "held": f"{html.bar(share)} {share:.0%}, {held:,} samples",
+            "span": f"{self.start:,} to {self.end:,}",
+            "memory": f"{self.nbytes / 2**20:.2f} MiB",
+            "overruns": self.overruns,
+            "dropped samples": self.dropped_samples,
+        }
+        return html.facts(f"{type(self).__name__} of {self.capacity:,} samples", rows)
 
     def __repr__(self) -> str:
-        return f"RingBuffer(capacity={self._capacity}, dtype={self.dtype.name}) holding {_held(*self._bounds())}"
+        held = f"{len(self)} (samples {self.start}-{self.end})"
+        return f"RingBuffer(capacity={self.capacity}, dtype={self.dtype.name}) holding {held}"
 
     def _bounds(self) -> tuple[int, int]:
         """First index held and one past the last; this order of reads keeps them consistent under writes."""
         consumed, lost = self._consumed_until, self._lost_until
-        end = self._end
-        return max(consumed, end - self._capacity, lost), end
+        end = self.end
+        return max(consumed, end - self.capacity, lost), end
+
+    def _holding(self, n: int, doing: str, error: type[BufferRangeError] = BufferRangeError) -> tuple[int, int, int]:
+        """The number, and `_bounds`; raises unless that many samples are held."""
+        start, end = self._bounds()
+        try:
+            wanted = operator.index(n)
+        except TypeError as cause:
+            raise ConfigurationError(f"expected a whole number of samples, got {shown(n)}") from cause
+        if not 0 <= wanted <= end - start:
+            held = f"{end - start} (samples {start}-{end})"
+            raise error(f"cannot {doing} {shown(wanted)} samples: the buffer holds {held}")
+        return wanted, start, end
 
     def _intact(self, start: int) -> bool:
         """Whether the samples from ``start`` on, just copied, were not overwritten meanwhile."""
-        return max(self._writing_until - self._capacity, self._lost_until) <= start
-
-    def _abandon_append(self) -> None:
-        """Mark as lost the samples that an interrupted append may have overwritten; the rest is unchanged."""
-        self._lost_until = max(self._lost_until, min(self._writing_until - self._capacity, self._end))
-        self._writing_until = self._end
+        return max(self._writing_until - self.capacity, self._lost_until) <= start
 
     def _copy_in(self, chunk: Samples, end: int) -> None:
-        """Store a chunk, at most ``capacity`` long, as the samples before index ``end``."""
+        """Store a chunk, at most ``capacity`` long, as the samples before index ``end``; PCM is scaled in place."""
         n = len(chunk)
-        first = (end - n) % self._capacity
-        head = min(n, self._capacity - first)
-        for part, place in ((chunk[:head], first), (chunk[head:], 0)):
-            _convert(part, self._data[place : place + len(part)])
+        first = (end - n) % self.capacity
+        head = min(n, self.capacity - first)
+        for part, start in ((chunk[:head], first), (chunk[head:], 0)):
+            place = self._data[start : start + len(part)]
+            np.copyto(place, part, casting="same_kind")
+            if chunk.dtype.kind == "i":  # np.multiply(part, ...) would allocate for the cast
+                np.multiply(place, 1.0 / full_scale(chunk.dtype), out=place)
+                np.minimum(place, BELOW_ONE, out=place)  # int32's largest value rounds up to full scale
             if self._mirrored:
-                again = place + self._capacity
-                self._data[again : again + len(part)] = self._data[place : place + len(part)]
+                self._data[start + self.capacity : start + self.capacity + len(part)] = place
 
     def _copy_out(self, start: int, n: int) -> FloatArray:
-        first = start % self._capacity
+        first = start % self.capacity
         if self._mirrored:
             return self._data[first : first + n].copy()
-        head = self._capacity - first
+        head = self.capacity - first
         if n <= head:
             return self._data[first : first + n].copy()
-        return np.concatenate((self._data[first : self._capacity], self._data[: n - head]))
+        return np.concatenate((self._data[first : self.capacity], self._data[: n - head]))
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RingView:
     """The newest samples of a ring at one moment, without a copy. Use it in ``with``, or through ``samples``.
 
     The samples are valid until the producer overwrites them: for ``ring.capacity - len(view)`` more samples.
-    A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then. Copy samples
-    that must live longer; an array used after the block is not checked any more.
-
-    >>> ring = RingBuffer(capacity=4, mirrored=True)
-    >>> ring.append(np.array([1, 2, 3], np.float32))
-    >>> with ring.view(2) as newest:
-    ...     loudest = newest.max()
-    >>> float(loudest)
-    3.0
+    A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then.
     """
 
-    __slots__ = ("_ring", "_samples", "_start")
-
-    def __init__(self, ring: RingBuffer, samples: FloatArray, start: int) -> None:
-        self._ring = ring
-        self._samples = samples
-        self._start = start
+    _ring: RingBuffer
+    _samples: FloatArray
+    _start: int
 
     @property
     def span(self) -> Span:
-        """Absolute span of the samples."""
         return Span(self._start, self._start + len(self._samples))
 
     @property
@@ -327,12 +279,10 @@ class RingView:
     @property
     def samples(self) -> FloatArray:
         """The samples, read-only. Raises ``OverwrittenError`` when some were overwritten."""
-        if not self._ring._intact(self._start):
+        if not self.intact:
             seen, ring = self.span, self._ring
-            raise OverwrittenError(
-                f"the viewed samples {seen.start}-{seen.end} were overwritten: "
-                f"the buffer now holds {ring.start}-{ring.end}"
-            )
+            now = f"the buffer now holds {ring.start}-{ring.end}"
+            raise OverwrittenError(f"the viewed samples {seen.start}-{seen.end} were overwritten: {now}")
         return self._samples
 
     def __len__(self) -> int:
@@ -346,64 +296,27 @@ class RingView:
             self.samples  # noqa: B018 - raises when the block has read overwritten samples
 
 
-def _convert(chunk: Samples, place: Samples) -> None:
-    """Copy samples into the ring and scale PCM there; ``np.multiply(chunk, ...)`` would allocate for the cast."""
-    np.copyto(place, chunk, casting="same_kind")
-    if chunk.dtype.kind == "i":
-        np.multiply(place, 1.0 / full_scale(chunk.dtype), out=place)
-        np.minimum(place, BELOW_ONE, out=place)  # int32's largest value rounds up to full scale
-
-
 def _checked_chunk(samples: npt.ArrayLike) -> Samples:
     """The samples as a valid one-dimensional array, without a copy; raises ``AudioFormatError`` otherwise."""
     chunk = as_samples(samples)
     if chunk.ndim != 1:
         raise AudioFormatError(f"expected samples of shape (n,), got {chunk.shape}")
-    if chunk.dtype.kind == "f" and not _square_sum(chunk) < float(_LOUDEST_SQUARED):
-        # NaN compares false. The limit is a float64: as a float16 it would be infinite and exclude nothing.
-        bad = int(np.count_nonzero(~(np.abs(chunk) <= np.float64(_LOUDEST))))
-        if bad:
-            raise AudioFormatError(f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not")
+    if chunk.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            squares = float(chunk.dot(chunk))
+        # NaN compares false. The limits are float64: as a float16 they would be infinite and exclude nothing.
+        if not squares < float(_LOUDEST_SQUARED):
+            bad = int(np.count_nonzero(~(np.abs(chunk) <= np.float64(_LOUDEST))))
+            if bad:
+                raise AudioFormatError(f"expected finite samples up to {_LOUDEST:g}, but {bad} of {len(chunk)} are not")
     return chunk
 
 
-def _square_sum(chunk: Samples) -> float:
-    """``vdot`` overflows to infinity without a warning, ``dot`` with one; but ``vdot`` copies a strided chunk."""
-    if chunk.flags.c_contiguous:
-        return float(np.vdot(chunk, chunk))
-    with np.errstate(over="ignore"):
-        return float(chunk.dot(chunk))
-
-
-def _held(start: int, end: int) -> str:
-    return f"{end - start} (samples {start}-{end})"
-
-
-def _checked_capacity(capacity: int) -> int:
-    try:
-        size = operator.index(capacity)
-    except TypeError:
-        size = 0
-    if size < 1 or isinstance(capacity, bool):
-        raise ConfigurationError(f"capacity must be a whole number of samples, at least 1, got {shown(capacity)}")
-    return size
-
-
-def _checked_count(n: int) -> int:
-    try:
-        return operator.index(n)
-    except TypeError as error:
-        raise ConfigurationError(f"expected a whole number of samples, got {shown(n)}") from error
-
-
 def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:
-    try:
-        checked = np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}") from error
-    for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
-        if checked == allowed:
-            return allowed
+    with suppress(TypeError, ValueError):
+        for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
+            if np.dtype(dtype) == allowed:
+                return allowed
     raise ConfigurationError(f"dtype must be float32 or float64, got {shown(dtype)}")
 
 

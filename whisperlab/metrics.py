@@ -1,9 +1,9 @@
 """PerformanceMetrics: latency per operation from raw samples, with exact percentiles and its own cost.
 
 Guarantee: no record is lost, from whatever thread, task or nesting level it comes (an interrupt loses only the record
-being made). Percentiles are computed from the raw samples in the window (the newest ``max_samples`` of an operation),
-never from buckets. Count, total, mean, extremes and deviation cover all records since the start or the last reset.
-Cost: one ``list.append`` per record, which the interpreter makes atomic, and about 20 µs of folding every 256 records.
+being made). Percentiles are those of the newest ``max_samples`` raw samples. Count, total, mean, extremes and deviation
+cover all records since the start or the last reset. Cost: one ``list.append`` per record, which the interpreter makes
+atomic, and about 20 µs of folding every 256 records.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import statistics
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from whisperlab.util import html
 from whisperlab.util.errors import ConfigurationError, TimerError
 from whisperlab.util.prometheus import StreamExporter
 from whisperlab.util.text_table import latency_table
-from whisperlab.util.validation import check_type, shown
+from whisperlab.util.validation import check_range, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -54,66 +54,37 @@ _LOGGER = logging.getLogger("whisperlab")
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Running totals of all records of an operation; times in nanoseconds.
-
-    ``m2`` is the sum of squared deviations from the mean. Unlike a sum of squares it can be added across blocks
-    without cancellation (Chan, Golub and LeVeque 1983).
-    """
+    """Running totals of all records of an operation; times in nanoseconds."""
 
     count: int = 0
     total: int = 0
     low: int = 0
     high: int = 0
     last: int = 0
-    m2: float = 0.0
+    m2: float = 0.0  # squared deviations from the mean, summed without cancellation (Chan, Golub and LeVeque 1983)
 
+    @classmethod
+    def of(cls, block: NanosecondArray) -> Totals:
+        """The totals of at least one sample, in the order of recording."""
+        deviations = block - block.mean()
+        low, high, last = int(block.min()), int(block.max()), int(block[-1])
+        return cls(len(block), int(block.sum()), low, high, last, m2=float(deviations @ deviations))
 
-def totals(block: NanosecondArray) -> Totals:
-    """The totals of at least one sample, in the order of recording."""
-    deviations = block - block.mean()
-    return Totals(
-        count=len(block),
-        total=int(block.sum()),
-        low=int(block.min()),
-        high=int(block.max()),
-        last=int(block[-1]),
-        m2=float(deviations @ deviations),
-    )
+    def __add__(self, later: Totals) -> Totals:
+        if not (self.count and later.count):
+            return self if self.count else later
+        count, total = self.count + later.count, self.total + later.total
+        low, high = min(self.low, later.low), max(self.high, later.high)
+        apart = later.total / later.count - self.total / self.count
+        m2 = self.m2 + later.m2 + apart * apart * self.count * later.count / count
+        return Totals(count, total, low, high, later.last, m2)
 
-
-def combine(earlier: Totals, later: Totals) -> Totals:
-    """The totals of two consecutive runs of records."""
-    if not (earlier.count and later.count):
-        return earlier if earlier.count else later
-    count = earlier.count + later.count
-    apart = later.total / later.count - earlier.total / earlier.count
-    return Totals(
-        count=count,
-        total=earlier.total + later.total,
-        low=min(earlier.low, later.low),
-        high=max(earlier.high, later.high),
-        last=later.last,
-        m2=earlier.m2 + later.m2 + apart * apart * earlier.count * later.count / count,
-    )
-
-
-def summarise(known: Totals, window: NanosecondArray) -> dict[str, float]:
-    """The ``FIELDS`` of one operation in milliseconds; ``count`` and ``n`` (the window) are numbers of samples.
-
-    Percentiles interpolate linearly between samples, as ``numpy.percentile`` does.
-    """
-    percentiles = np.percentile(window, PERCENTILES) / _NS_PER_MS
-    return {
-        "count": known.count,
-        "total": known.total / _NS_PER_MS,
-        "mean": known.total / known.count / _NS_PER_MS,
-        "min": known.low / _NS_PER_MS,
-        "max": known.high / _NS_PER_MS,
-        "std": math.sqrt(known.m2 / known.count) / _NS_PER_MS,
-        **{f"p{q}": float(value) for q, value in zip(PERCENTILES, percentiles, strict=True)},
-        "last": known.last / _NS_PER_MS,
-        "n": len(window),
-    }
+    def summary(self, window: NanosecondArray) -> dict[str, float]:
+        """The ``FIELDS`` in milliseconds; percentiles interpolate linearly between the ``n`` samples of the window."""
+        std, percentiles = math.sqrt(self.m2 / self.count), np.percentile(window, PERCENTILES).tolist()
+        ns = (self.total, self.total / self.count, self.low, self.high, std, *percentiles, self.last)
+        ms = (value / _NS_PER_MS for value in ns)
+        return dict(zip(FIELDS, (self.count, *ms, len(window)), strict=True))
 
 
 class _Operation:
@@ -128,7 +99,6 @@ class _Operation:
         self._totals = Totals()
 
     def add(self, duration_ns: int) -> None:
-        """Record one duration."""
         self.pending.append(duration_ns)
         if len(self.pending) >= _BLOCK:
             self.try_fold()
@@ -151,12 +121,11 @@ class _Operation:
             self._fold()
             both = np.concatenate((self._window(), window))
             ring = np.zeros(max(len(both), len(self._ring)), np.int64)
-            joined = combine(self._totals, known)
+            joined = self._totals + known
             ring[_places(both, joined.count, len(ring))] = both
             self._ring, self._totals = ring, joined
 
     def clear(self) -> None:
-        """Remove all records."""
         nothing = Totals()
         with self._folding:
             self.pending[:], self._totals = (), nothing
@@ -166,14 +135,12 @@ class _Operation:
 
         One statement without a call changes all three, so no interrupt can come in between.
         """
-        n = len(self.pending)
-        if not n:
-            return
-        block = np.rint(self.pending[:n]).astype(np.int64)
-        known = combine(self._totals, totals(block))
-        newest = block[-len(self._ring) :]
-        places = _places(newest, known.count, len(self._ring))
-        self._ring[places], self._totals, self.pending[:n] = newest, known, ()
+        if n := len(self.pending):
+            block = np.rint(self.pending[:n]).astype(np.int64)
+            known = self._totals + Totals.of(block)
+            newest = block[-len(self._ring) :]
+            places = _places(newest, known.count, len(self._ring))
+            self._ring[places], self._totals, self.pending[:n] = newest, known, ()
 
     def _window(self) -> NanosecondArray:
         size, end = len(self._ring), self._totals.count
@@ -186,18 +153,13 @@ def _places(newest: NanosecondArray, count: int, size: int) -> npt.NDArray[np.in
 
 
 class Timing:
-    """A timer for a ``with`` statement or a decorator; `PerformanceMetrics.measure` creates it.
-
-    It can be entered again while it runs. A block that raises is timed too, and the exception propagates.
-    """
+    """Times ``with`` blocks, nested ones too, or as a decorator calls; an exception is timed too and propagates."""
 
     __slots__ = ("_append", "_clock", "_operation", "_outer", "_pending", "began")
 
     def __init__(self, operation: _Operation, clock: Callable[[], int]) -> None:
-        self._operation = operation
-        self._pending = operation.pending
-        self._append = operation.pending.append
-        self._clock = clock
+        self._operation, self._clock = operation, clock
+        self._pending, self._append = operation.pending, operation.pending.append
         self.began: int | None = None  # start of the innermost running block
         self._outer: list[int] = []  # starts of the blocks around it
 
@@ -226,12 +188,12 @@ class Timing:
         return timed
 
 
+@dataclass
 class _OfThread(threading.local):
     """Per thread: an idle timer for each operation, and the started timers, the latest last."""
 
-    def __init__(self) -> None:
-        self.timings: dict[str, Timing] = {}
-        self.started: dict[str, list[int]] = {}
+    timings: dict[str, Timing] = field(default_factory=dict)
+    started: dict[str, list[int]] = field(default_factory=dict)
 
 
 class PerformanceMetrics(StreamExporter):
@@ -241,17 +203,8 @@ class PerformanceMetrics(StreamExporter):
 
     Args:
         max_samples: newest records per operation that percentiles are computed from.
-        enable_logging: log one line to the logger ``whisperlab`` at each interval, from a background thread.
-        log_interval_seconds: the interval.
-        clock: monotonic, in nanoseconds.
-        stream: value of Prometheus' label ``stream``; may be set later (see `StreamExporter`).
-
-    >>> ticks = iter(range(0, 10**9, 2_500_000))
-    >>> metrics = PerformanceMetrics(clock=lambda: next(ticks))
-    >>> with metrics.measure("lid.total"):
-    ...     pass
-    >>> metrics.get_statistics()["lid.total"]["p95"]
-    2.5
+        enable_logging: log one line every ``log_interval_seconds`` to the logger ``whisperlab``, from another thread.
+        stream: value of Prometheus' label ``stream``; may be set later.
     """
 
     __slots__ = ("_clock", "_creating", "_max_samples", "_of_thread", "_operations", "self_cost_ns")
@@ -261,17 +214,13 @@ class PerformanceMetrics(StreamExporter):
         max_samples: int = 1000,
         enable_logging: bool = False,
         log_interval_seconds: float = 300.0,
-        clock: Callable[[], int] = time.perf_counter_ns,
+        clock: Callable[[], int] = time.perf_counter_ns,  # monotonic
         *,
         stream: str | None = None,
     ) -> None:
         super().__init__(stream)
-        check_type("max_samples", max_samples, int)
-        check_type("log_interval_seconds", log_interval_seconds, float)
-        if not 1 <= max_samples <= MOST_SAMPLES:
-            raise ConfigurationError(f"max_samples must be 1 to {MOST_SAMPLES}, got {shown(max_samples)}")
-        if not 0 < log_interval_seconds <= threading.TIMEOUT_MAX:
-            raise ConfigurationError(f"log_interval_seconds must be more than 0, got {shown(log_interval_seconds)}")
+        check_range("max_samples", max_samples, int, 1, MOST_SAMPLES)
+        check_range("log_interval_seconds", log_interval_seconds, float, 0, threading.TIMEOUT_MAX, exclusive=True)
         self._max_samples = max_samples
         self._creating = threading.Lock()
         self.self_cost_ns = self._calibrate()  # cost of one ``measure``, measured at construction
@@ -282,22 +231,16 @@ class PerformanceMetrics(StreamExporter):
             _log_every(log_interval_seconds, self)
 
     def measure(self, operation: str) -> Timing:
-        """Time a ``with`` block or, as a decorator, every call of a function.
-
-        >>> metrics = PerformanceMetrics()
-        >>> @metrics.measure("lid.detect")
-        ... def detect() -> str:
-        ...     return "es"
-        >>> detect(), metrics.get_statistics()["lid.detect"]["count"]
-        ('es', 1)
-        """
+        """Time a ``with`` block or, as a decorator, every call of a function."""
         try:
             timing = self._of_thread.timings[operation]
             if timing.began is None:
                 return timing
         except KeyError:
             pass
-        return self._timing(operation)
+        # A new timer, kept for this thread. A running timer is never reused, even after an interrupt.
+        timing = self._of_thread.timings[operation] = Timing(self._operation(operation), self._clock)
+        return timing
 
     def record(self, operation: str, seconds: float) -> None:
         """Add a duration measured elsewhere; raises ``ConfigurationError`` if it is negative or not a number."""
@@ -338,7 +281,7 @@ class PerformanceMetrics(StreamExporter):
 
     def get_statistics(self) -> dict[str, dict[str, float]]:
         """The ``FIELDS`` of every operation with records, in milliseconds, sorted by name."""
-        return {name: summarise(known, window) for name, known, window in self._snapshots()}
+        return {name: known.summary(window) for name, known, window in self._snapshots()}
 
     def to_frame(self) -> pandas.DataFrame:
         """``get_statistics`` as a data frame: one row per operation, one column per field."""
@@ -348,17 +291,16 @@ class PerformanceMetrics(StreamExporter):
         return frame.astype({"count": "int64", "n": "int64"}).rename_axis("operation")
 
     def _repr_html_(self) -> str:
-        """HTML for Jupyter: latency per operation, with the newest samples as a sparkline."""
-        fields = ("count", "p50", "p95", "p99", "max")
-        lines = [
-            (name, *(row[field] for field in fields), html.spark(self.samples_ns(name)[-24:].tolist()))
-            for name, row in self.get_statistics().items()
-        ]
+        fields, lines = ("count", "p50", "p95", "p99", "max"), []
+        for name, row in self.get_statistics().items():
+            newest = html.spark(self.samples_ns(name)[-24:].tolist())
+            lines.append((name, *(row[field] for field in fields), newest))
         return html.rows("Latency in milliseconds", ("operation", *fields, "newest"), lines)
 
     def get_summary(self) -> str:
         """A text table of the statistics and of the cost of measuring."""
-        return summary_table(self.get_statistics(), self.self_cost_ns)
+        cost = f"percentiles of the newest samples; one measurement costs {self.self_cost_ns / 1000:.2f} µs"
+        return f"{latency_table(self.get_statistics())}\n{cost}"
 
     def reset(self) -> None:
         """Remove all records. Running timers continue."""
@@ -366,15 +308,11 @@ class PerformanceMetrics(StreamExporter):
             operation.clear()
 
     def merge(self, other: PerformanceMetrics) -> None:
-        """Add all records of another object, as if they had been recorded here after the existing ones.
-
-        The windows are concatenated, so percentiles cover both; a window grows beyond ``max_samples`` if needed.
-        """
+        """Add all records of another object, as if recorded here after the existing ones; windows are joined."""
         for name, known, window in list(other._snapshots()):
             self._operation(name).absorb(known, window)
 
     def own_families(self) -> Iterator[Metric]:
-        """The durations as a Prometheus summary in seconds, and the cost of one measurement."""
         from prometheus_client.core import GaugeMetricFamily, SummaryMetricFamily
 
         name = "whisperlab_operation_duration_seconds"
@@ -390,7 +328,6 @@ class PerformanceMetrics(StreamExporter):
         yield GaugeMetricFamily("whisperlab_measurement_cost_seconds", cost, self.self_cost_ns / _NS_PER_S)
 
     def _operation(self, name: str) -> _Operation:
-        """Returns the operation of that name; creates it if it is new."""
         if not (isinstance(name, str) and name):
             raise ConfigurationError(f"an operation needs a name, got {name!r}")
         with self._creating:
@@ -398,26 +335,21 @@ class PerformanceMetrics(StreamExporter):
                 self._operations[name] = _Operation(self._max_samples)
             return self._operations[name]
 
-    def _timing(self, operation: str) -> Timing:
-        """Creates a timer and caches it per thread. A running timer is never reused, even after an interrupt."""
-        timing = Timing(self._operation(operation), self._clock)
-        self._of_thread.timings[operation] = timing
-        return timing
-
     def _calibrate(self, rounds: int = 15, calls: int = 40) -> float:
         """Median nanoseconds per ``with self.measure(...)``, less the loop around it, by a real clock."""
         self._of_thread, self._operations, self._clock = _OfThread(), {}, time.perf_counter_ns
 
-        def measured() -> None:
+        def round_ns() -> float:
+            began = time.perf_counter_ns()
             for _ in range(calls):
                 with self.measure("self"):
                     pass
-
-        def bare() -> None:
+            middle = time.perf_counter_ns()
             for _ in range(calls):
                 pass
+            return (2 * middle - began - time.perf_counter_ns()) / calls
 
-        return statistics.median((_elapsed_ns(measured) - _elapsed_ns(bare)) / calls for _ in range(rounds))
+        return statistics.median(round_ns() for _ in range(rounds))
 
     def _snapshots(self) -> Iterator[tuple[str, Totals, NanosecondArray]]:
         """Name, totals and window of every operation with records, sorted by name."""
@@ -427,36 +359,18 @@ class PerformanceMetrics(StreamExporter):
                 yield name, known, window
 
 
-def _elapsed_ns(work: Callable[[], None]) -> int:
-    began = time.perf_counter_ns()
-    work()
-    return time.perf_counter_ns() - began
-
-
-def summary_table(table: Mapping[str, Mapping[str, float]], self_cost_ns: float) -> str:
-    """Statistics by operation as aligned text, and the cost of measuring."""
-    cost = f"percentiles of the newest samples; one measurement costs {self_cost_ns / 1000:.2f} µs"
-    return f"{latency_table(table)}\n{cost}"
-
-
-def log_line(table: Mapping[str, Mapping[str, float]]) -> str:
-    """Statistics by operation in one line."""
-    parts = (f"{name} {row['p50']:.3f}/{row['p95']:.3f} ({row['count']})" for name, row in table.items())
-    return "latency p50/p95 ms (count): " + ", ".join(parts)
-
-
 def _log_every(interval_s: float, metrics: PerformanceMetrics) -> None:
     """Log from a daemon thread that holds only a weak reference to the metrics and ends with them."""
-    ended = threading.Event()
+    ended, find = threading.Event(), weakref.ref(metrics)
     weakref.finalize(metrics, ended.set)
-    arguments = (interval_s, weakref.ref(metrics), ended)
-    threading.Thread(target=_log_until, args=arguments, name="whisperlab-metrics", daemon=True).start()
 
+    def log() -> None:
+        while not ended.wait(interval_s):
+            found = find()
+            table = found.get_statistics() if found else {}
+            del found  # otherwise this thread would keep it alive through the next wait
+            parts = (f"{name} {row['p50']:.3f}/{row['p95']:.3f} ({row['count']})" for name, row in table.items())
+            if table:
+                _LOGGER.info("latency p50/p95 ms (count): " + ", ".join(parts))
 
-def _log_until(interval_s: float, find: weakref.ref[PerformanceMetrics], ended: threading.Event) -> None:
-    while not ended.wait(interval_s):
-        metrics = find()
-        table = metrics.get_statistics() if metrics else {}
-        del metrics  # otherwise this thread would keep it alive through the next wait
-        if table:
-            _LOGGER.info(log_line(table))
+    threading.Thread(target=log, name="whisperlab-metrics", daemon=True).start()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from whisperlab.profiling.owned import attributes
+from whisperlab.profiling.passes import attributes
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.process import memory_fields
 

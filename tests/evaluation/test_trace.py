@@ -14,7 +14,7 @@ import pytest
 
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace, provenance, read_trace, record, write_trace
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, ProcessResult, SessionSegment, Switch
-from whisperlab.util import provenance as provenance_module
+from whisperlab.util import process as provenance_module
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, TraceError
 from whisperlab.util.timeline import SAMPLE_RATE, Span

@@ -18,9 +18,8 @@ from synthetic_report import configuration, make_trace
 from whisperlab import ProcessResult
 from whisperlab.data import Recording, load
 from whisperlab.jupyter import results as module
-from whisperlab.jupyter.controls import Controls
 from whisperlab.jupyter.live_view import LiveView
-from whisperlab.jupyter.results import StreamResult, stream, sweep
+from whisperlab.jupyter.results import Controls, StreamResult, stream, sweep
 from whisperlab.util.errors import ConfigurationError
 
 RATES = {
@@ -43,7 +42,7 @@ def test_a_recording_of_any_kind_has_its_timeline_with_the_sound_that_was_stream
 ) -> None:
     suffix, rate, channels = RATES[kind]
     result = stream(saved(tmp_path / f"my call.{suffix}", rate, channels), model=str(few_weights), languages=["en"])
-    assert result.heard_s == pytest.approx(3.0, abs=0.15)
+    assert result.trace.heard_s == pytest.approx(3.0, abs=0.15)
     figure = result.timeline()
     assert figure.sound.startswith("data:audio/ogg;base64,")
     assert "<audio controls" in figure.html()
@@ -71,7 +70,7 @@ def test_a_stopped_stream_keeps_what_was_heard_and_says_so(few_weights: Path, tm
 
     result = stream(path, model=str(few_weights), languages=["en"], live=seen, every_s=0.0, stop=stop)
     assert result.stopped
-    assert 0 < result.heard_s < 30
+    assert 0 < result.trace.heard_s < 30
     assert "stopped by the stop button after" in str(result)
     again = stream(path, model=str(few_weights), languages=["en"], seconds=1.0)
     assert not again.stopped

@@ -17,9 +17,7 @@ import numpy as np
 import pytest
 
 from whisperlab.data.audio_files import write_wav
-from whisperlab.profiling import calls, cpu, heap, latency, lines, memory, ops, python_memory
-from whisperlab.profiling.memory import transcriber_parts
-from whisperlab.profiling.owned import owned
+from whisperlab.profiling import passes
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, WhisperlabError
@@ -96,9 +94,9 @@ def test_a_pass_that_was_killed_is_an_error_that_names_it(workload: Workload) ->
 def test_errors_of_a_pass_are_raised_in_the_caller(workload: Workload) -> None:
     broken = Workload(workload.audio, {"failure": "asked for the moon"}, make=hungry)
     with pytest.raises(ConfigurationError, match="asked for the moon"):
-        in_fresh_process(latency.measure, broken)
+        in_fresh_process(passes.latency, broken)
     with pytest.raises(AudioFormatError, match="no such file"):
-        in_fresh_process(latency.measure, Workload("none.wav", make=hungry))
+        in_fresh_process(passes.latency, Workload("none.wav", make=hungry))
 
 
 def test_the_complete_recording_is_fed_or_only_its_beginning(workload: Workload) -> None:
@@ -110,7 +108,7 @@ def test_the_complete_recording_is_fed_or_only_its_beginning(workload: Workload)
 
 
 def test_resident_memory_shows_what_streaming_added(workload: Workload) -> None:
-    record = in_fresh_process(memory.measure, workload)
+    record = in_fresh_process(passes.memory, workload)
     assert HELD * MIB <= record.grown < 2 * HELD * MIB
     assert record.start <= record.loaded < record.peak
     assert "MiB above loaded" in record.describe()
@@ -118,12 +116,12 @@ def test_resident_memory_shows_what_streaming_added(workload: Workload) -> None:
 
 def test_the_parents_peak_is_not_inherited(workload: Workload) -> None:
     ballast = np.ones(4 * HELD * MIB, np.uint8)
-    record = in_fresh_process(memory.measure, workload)
+    record = in_fresh_process(passes.memory, workload)
     assert record.grown < ballast.nbytes
 
 
 def test_python_memory_counts_numpy_and_is_labelled_as_without_torch(workload: Workload) -> None:
-    record = in_fresh_process(python_memory.measure, workload)
+    record = in_fresh_process(passes.python_memory, workload)
     assert record.peak >= record.current >= HELD * MIB
     assert record.top[0].bytes >= HELD * MIB
     assert record.top[0].place.startswith("profiling/test_profiling.py:")
@@ -131,10 +129,10 @@ def test_python_memory_counts_numpy_and_is_labelled_as_without_torch(workload: W
 
 
 def test_the_profile_lists_functions_by_cumulative_time(workload: Workload) -> None:
-    record = in_fresh_process(calls.measure, workload)
+    record = in_fresh_process(passes.calls, workload)
     times = [function.cumulative_s for function in record.top]
     assert times == sorted(times, reverse=True)
-    assert len(record.top) <= calls.TOP
+    assert len(record.top) <= passes.TOP
     busy = next(function for function in record.top if function.name.endswith(" busy"))
     assert busy.calls == 10
     assert busy.name in record.describe()
@@ -144,7 +142,7 @@ def test_the_totals_of_the_profile_are_those_of_pstats() -> None:
     profiler = cProfile.Profile()
     profiler.runcall(sorted, range(1000), key=lambda number: -number)
     stats = pstats.Stats(profiler)
-    assert calls.from_stats(stats).total_s == stats.total_tt  # type: ignore[attr-defined]
+    assert passes.calls_from_stats(stats).total_s == stats.total_tt  # type: ignore[attr-defined]
 
 
 # --- planted faults, found by name --------------------------------------------------------------------
@@ -177,9 +175,9 @@ def leaky(workload: Workload) -> Workload:
 
 def test_a_planted_leak_is_found_by_name_in_both_memory_reports(leaky: Workload) -> None:
     """numpy makes the array in its own code, so memray names numpy's line and the stack leads here."""
-    grown = in_fresh_process(python_memory.measure, leaky).grown
+    grown = in_fresh_process(passes.python_memory, leaky).grown
     assert any(line.place == f"profiling/test_profiling.py:{LEAK}" for line in grown[:2]), grown
-    record = in_fresh_process(heap.measure, leaky)
+    record = in_fresh_process(passes.heap, leaky)
     assert "LeakyTranscriber" in record.page or "process" in record.page
     chunk_bytes = SAMPLE_RATE * 50 * 4
     assert any(site.bytes >= 0.9 * chunk_bytes for site in record.kept[:3]), record.kept[:3]
@@ -187,7 +185,7 @@ def test_a_planted_leak_is_found_by_name_in_both_memory_reports(leaky: Workload)
 
 
 def test_a_planted_slow_line_is_found_by_name(leaky: Workload) -> None:
-    (function,) = in_fresh_process(lines.measure, leaky).functions
+    (function,) = in_fresh_process(passes.lines, leaky).functions
     assert function.name == "LeakyTranscriber.process"
     assert "# planted slow line" in function.slowest.code
     assert function.slowest.share > 0.5
@@ -195,7 +193,7 @@ def test_a_planted_slow_line_is_found_by_name(leaky: Workload) -> None:
 
 
 def test_the_tree_of_calls_shows_who_took_the_time(leaky: Workload) -> None:
-    record = in_fresh_process(cpu.measure, leaky)
+    record = in_fresh_process(passes.cpu, leaky)
     assert "LeakyTranscriber.process" in record.tree
     assert record.samples > 10
     assert "<script" in record.page
@@ -209,7 +207,7 @@ def test_an_unknown_function_is_refused(workload: Workload) -> None:
         "whisperlab",
     ):
         with pytest.raises(ConfigurationError, match="function"):
-            in_fresh_process(lines.measure, Workload(workload.audio, make=hungry, functions=(name,)))
+            in_fresh_process(passes.lines, Workload(workload.audio, make=hungry, functions=(name,)))
 
 
 class TorchTranscriber(HungryTranscriber):
@@ -223,7 +221,7 @@ class TorchTranscriber(HungryTranscriber):
 
 
 def test_torchs_operators_are_listed_and_their_course_is_chromes(workload: Workload) -> None:
-    record = in_fresh_process(ops.measure, Workload(workload.audio, make=TorchTranscriber))
+    record = in_fresh_process(passes.ops, Workload(workload.audio, make=TorchTranscriber))
     by_name = {operator.name: operator for operator in record.top}
     assert by_name["aten::mm"].calls == 10
     assert record.own_s >= by_name["aten::mm"].own_s > 0
@@ -253,7 +251,7 @@ def test_what_is_owned_is_counted_once_and_by_attribute() -> None:
             self.name = "no bytes"
             self.small = np.zeros(10, np.int8)
 
-    assert owned(Holder()) == {"inner": 400_000 + 200_000 + 200_000, "the rest": 10}
+    assert passes.owned(Holder()) == {"inner": 400_000 + 200_000 + 200_000, "the rest": 10}
 
 
 @pytest.mark.model
@@ -262,7 +260,7 @@ def test_what_our_transcriber_owns_is_its_weights_and_its_buffers() -> None:
     from whisperlab.model.linear import has_bf16
 
     transcriber = SessionRestartTranscriber(languages=["en", "es"])
-    held = owned(transcriber_parts(transcriber))
+    held = passes.owned(passes.transcriber_parts(transcriber))
     assert held["vad_audio_buffer"] == 60 * SAMPLE_RATE * 4
     encoder = held["encoder"]
     # In int8 the convolutions (0.9 million weights) and the positions (0.8) stay in float32.
@@ -312,7 +310,7 @@ def test_marked_functions_are_profiled_on_request(
 
 
 def test_latency_is_that_of_the_transcribers_timers(workload: Workload) -> None:
-    record = in_fresh_process(latency.measure, workload)
+    record = in_fresh_process(passes.latency, workload)
     assert record.duration_s == 1.0
     assert record.compute_s > 0
     assert record.operations["chunk.total"]["count"] == 10

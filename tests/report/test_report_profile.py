@@ -15,22 +15,13 @@ from holder import MIB, Holder
 from playwright.sync_api import Browser
 
 from whisperlab.data.audio_files import write_wav
-from whisperlab.profiling import calls, cpu, heap, latency, lines, memory, ops, python_memory
+from whisperlab.profiling import passes
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.report.profile import ProfileReport, memory_numbers, reconciled
 from whisperlab.util.timeline import SAMPLE_RATE
 
 ATTACK = "<script>document.title='owned'</script>"
-PASSES = {
-    "memory": memory,
-    "heap": heap,
-    "python_memory": python_memory,
-    "cpu": cpu,
-    "lines": lines,
-    "ops": ops,
-    "calls": calls,
-    "latency": latency,
-}
+PASSES = ("memory", "heap", "python_memory", "cpu", "lines", "ops", "calls", "latency")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("profile") / "ramp.wav"
     write_wav(path, np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32))
     workload = Workload(str(path), make=Holder, functions=(f"{Holder.__module__}:Holder.process",))
-    return {name: in_fresh_process(one.measure, workload) for name, one in PASSES.items()}
+    return {name: in_fresh_process(getattr(passes, name), workload) for name in PASSES}
 
 
 def report(records: dict[str, Any]) -> ProfileReport:

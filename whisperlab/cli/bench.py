@@ -17,7 +17,7 @@ from typing import TypeAlias
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
-from whisperlab.util.provenance import provenance
+from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables

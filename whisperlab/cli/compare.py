@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
-from whisperlab.util.provenance import provenance
+from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, positive, require
 from whisperlab.cli.console import Console
 from whisperlab.util.files import write_atomic
-from whisperlab.util.provenance import provenance
+from whisperlab.util.process import provenance
 
 if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
@@ -28,7 +27,7 @@ EXAMPLES = (
     "profile call.wav --all --seconds 20 --out reports/profile.html",
 )
 
-# The pass of each flag; every pass is a module of whisperlab.profiling.
+# The pass of each flag; every pass is a function of whisperlab.profiling.passes.
 PASSES = {
     "memory": "resident memory (VmHWM), and the sizes of the transcriber's tensors",
     "heap": "all heap allocations, including torch's, by line of code (memray)",
@@ -61,6 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     named = {TOOLS[name]: f"--{name}" for name in TOOLS if getattr(args, name) and not args.all}
     require({**named, **(PAGES if args.out else {})})
     from whisperlab.data.audio_files import read_audio
+    from whisperlab.profiling import passes
     from whisperlab.profiling.workload import Workload, in_fresh_process
 
     if args.out and args.out.suffix != ".html":
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     records: dict[str, Record] = {}
     for name in chosen:
         with console.busy(f"pass {name.replace('_', '-')}"):
-            records[name] = in_fresh_process(import_module(f"whisperlab.profiling.{name}").measure, workload)
+            records[name] = in_fresh_process(getattr(passes, name), workload)
         console.show(records[name].describe())
     short = {name: {k: v for k, v in asdict(r).items() if k not in LONG} for name, r in records.items()}
     console.document({"audio": args.audio, "passes": short})

@@ -45,13 +45,13 @@ class ConcatenatedBuffer(RingBuffer):
 
     def append(self, samples: npt.ArrayLike) -> None:
         chunk = as_chunk(samples)
-        end = self._end + len(chunk)
-        self._overruns += len(chunk) > 0 and end - self._consumed_until > self._capacity
-        self._data = np.concatenate([self._data, chunk])[-self._capacity :]
-        self._writing_until = self._end = end
+        end = self.end + len(chunk)
+        self.overruns += len(chunk) > 0 and end - self._consumed_until > self.capacity
+        self._data = np.concatenate([self._data, chunk])[-self.capacity :]
+        self._writing_until = self.end = end
 
     def _copy_out(self, start: int, n: int) -> FloatArray:
-        first = start - (self._end - len(self._data))
+        first = start - (self.end - len(self._data))
         return self._data[first : first + n].copy()
 
 

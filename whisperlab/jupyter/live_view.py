@@ -1,90 +1,75 @@
 """A live view of a running stream in a notebook: languages, posteriors, text and latency.
 
-    view = LiveView(SessionRestartTranscriber(languages=["en", "es"]))
-    for chunk in chunks:
-        view.process(chunk)
-    view.finalize()
-
-Jupyter shows one picture that is updated twice a second. It is an SVG, not a widget, so that the last picture remains
-in the saved notebook and in its page.
+It is an SVG, not a widget, so that the last picture remains in the saved notebook and in its page.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from html import escape
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, label, new_figure, styled, to_svg
+from whisperlab.evaluation.trace import StreamTranscriber
+from whisperlab.report import figure as draw
+from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, to_svg
 from whisperlab.report.recording import FIXED
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
+from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from whisperlab.evaluation.trace import StreamTranscriber
-    from whisperlab.util.audio_arrays import FloatArray
-
 LAST_S = 30.0  # seconds of the stream in the picture
-MAX_FRAME_RATE = 100  # language-ID frames per second
+MOMENTS = 3000  # newest frames and chunks that are kept: 100 per second
 
 Latency = tuple[float, float, float]  # seconds of stream, milliseconds of computing, milliseconds of audio
 
 
+@dataclass(eq=False, repr=False)
 class LiveView:
-    """Wraps a transcriber and shows its results while it runs.
+    """Wraps a transcriber and shows its results while it runs: feed the view instead of the transcriber.
 
     One thread calls `process` and `finalize`; other threads may call `html` at any time.
-
-    Args:
-        transcriber: any `StreamTranscriber`.
-        every_s: wall-clock seconds between two pictures; drawing one takes about 50 ms.
-        length_s: seconds of audio that will come, if that is known.
-        sampling_rate: sampling rate of the chunks.
-        show: receives the markup of each picture instead of the notebook.
-        clock: wall clock in seconds.
     """
 
-    def __init__(
-        self,
-        transcriber: StreamTranscriber,
-        *,
-        every_s: float = 0.5,
-        length_s: float | None = None,
-        sampling_rate: int = 16_000,
-        show: Callable[[str], object] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._inner, self._every_s, self._rate, self._clock = transcriber, every_s, sampling_rate, clock
-        self._show = show or _in_notebook()
-        self.config, self.get_statistics = transcriber.config, transcriber.get_statistics
-        self.received_s, self._length_s = 0.0, length_s
-        # Language, committed and tentative text of the running session.
-        self._open: tuple[str | None, str, str] = (None, "", "")
-        self._segments: deque[SessionSegment] = deque(maxlen=100)
-        self._switches: deque[Switch] = deque(maxlen=100)
-        self._frames: deque[LanguageFrame] = deque(maxlen=round(LAST_S * MAX_FRAME_RATE))
-        self._latency: deque[Latency] = deque(maxlen=3000)
-        self._drawn_at = -float("inf")
-        self._lock = threading.Lock()
+    transcriber: StreamTranscriber
+    _: KW_ONLY
+    every_s: float = 0.5  # wall-clock seconds between two pictures; drawing one takes about 50 ms
+    length_s: float | None = None  # seconds of audio that will come, if that is known
+    sampling_rate: int = 16_000  # of the chunks
+    show: Callable[[str], object] | None = None  # receives the markup of each picture instead of the notebook
+    clock: Callable[[], float] = time.perf_counter  # wall clock in seconds
+    received_s: float = field(default=0.0, init=False)
+    # language, committed and tentative text of the running session
+    _open: tuple[str | None, str, str] = field(default=(None, "", ""), init=False)
+    _segments: deque[SessionSegment] = field(default_factory=lambda: deque(maxlen=100), init=False)
+    _switches: deque[Switch] = field(default_factory=lambda: deque(maxlen=100), init=False)
+    _frames: deque[LanguageFrame] = field(default_factory=lambda: deque(maxlen=MOMENTS), init=False)
+    _latency: deque[Latency] = field(default_factory=lambda: deque(maxlen=MOMENTS), init=False)
+    _drawn_at: float = field(default=-float("inf"), init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self.config, self.get_statistics = self.transcriber.config, self.transcriber.get_statistics
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """Process one chunk; draws a picture if the last one is older than ``every_s``."""
-        began = self._clock()
-        result = self._inner.process(chunk)
-        self._take(result, len(chunk) / self._rate, (self._clock() - began) * 1000)
-        if self._clock() - self._drawn_at >= self._every_s:
+        began = self.clock()
+        result = self.transcriber.process(chunk)
+        self._take(result, len(chunk) / self.sampling_rate, (self.clock() - began) * 1000)
+        if self.clock() - self._drawn_at >= self.every_s:
             self._draw()
         return result
 
     def finalize(self) -> ProcessResult:
-        """End the stream and draw the last picture."""
-        result = self._inner.finalize()
+        result = self.transcriber.finalize()
         self._take(result)
         self._draw()
         return result
@@ -95,14 +80,12 @@ class LiveView:
             received_s, (language, committed, tentative) = self.received_s, self._open
             segments, switches = list(self._segments), list(self._switches)
             frames, latency = list(self._frames), list(self._latency)
-        drawing = live_figure(segments, switches, frames, latency, received_s, last_s=LAST_S)
-        of = f" of {self._length_s:.0f}" if self._length_s else ""
+        drawing = live_figure(segments, switches, frames, latency, received_s)
+        of = f" of {self.length_s:.0f}" if self.length_s else ""
         words = f"{received_s:.1f}{of} s received, language {language or 'not yet detected'}"
-        text = "".join(
-            f'<span lang="{escape(segment.language)}" dir="auto"><b>{escape(segment.language)}</b> '
-            f"{escape(segment.text.strip())}</span> "
-            for segment in segments[-8:]
-        )
+        parts = [(segment.language, segment.text.strip()) for segment in segments[-8:]]
+        span = '<span lang="{0}" dir="auto"><b>{0}</b> {1}</span> '
+        text = "".join(span.format(escape(code), escape(said)) for code, said in parts)
         running = ""
         if committed or tentative:
             running = (
@@ -123,41 +106,38 @@ class LiveView:
             self._frames.extend(result.frames)
 
     def _draw(self) -> None:
-        self._show(self.html())
-        self._drawn_at = self._clock()
+        self.show = self.show or _in_notebook()
+        self.show(self.html())
+        self._drawn_at = self.clock()
 
 
 def _in_notebook() -> Callable[[str], object]:
     """A function that shows markup in one output of the notebook; it does nothing without IPython."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import HTML, DisplayHandle
-    except ImportError:
+    ipython = sys.modules.get("IPython")  # every notebook has loaded it
+    if ipython is None or ipython.get_ipython() is None:
         return lambda markup: None
-    if get_ipython() is None:
-        return lambda markup: None
+    from IPython.display import HTML, DisplayHandle
+
     handle: Any = DisplayHandle()  # type: ignore[no-untyped-call]
     shows = chain([handle.display], repeat(handle.update))
     return lambda markup: next(shows)(HTML(markup))  # type: ignore[no-untyped-call]
 
 
-@styled
+@draw.styled
 def live_figure(
-    segments: Iterable[SessionSegment],
-    switches: Iterable[Switch],
-    frames: Sequence[LanguageFrame],
-    latency: Iterable[Latency],
-    end_s: float,
-    *,
-    last_s: float,
+    segments: list[SessionSegment],
+    switches: list[Switch],
+    frames: list[LanguageFrame],
+    latency: list[Latency],
+    at: float,
 ) -> Figure:
-    """The last seconds of a stream: final segments, probability of each language, computing time of each chunk.
+    """The last seconds of a stream until ``at``: text, probabilities, computing time of each chunk.
 
     The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
     """
-    figure = new_figure(11.0, 3.6)
+    figure = draw.new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
-    left = max(0.0, end_s - last_s)
+    left = max(0.0, at - LAST_S)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
     others = iter([*(colour for colour in PALETTE if colour not in FIXED.values()), *[OTHER] * len(languages)])
@@ -186,8 +166,8 @@ def live_figure(
     ends, computing, length = zip(*taken, strict=True) if taken else ((), (), ())
     below.vlines(ends, 0, computing, color=PALETTE[0])
     below.plot(ends, length, "--", color=MUTED)
-    label(below, "seconds of audio", "ms per chunk")
+    draw.label(below, "seconds of audio", "ms per chunk")
     below.set_ylim(bottom=0)
-    below.set_xlim(left, left + last_s)
+    below.set_xlim(left, left + LAST_S)
     figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)
     return figure

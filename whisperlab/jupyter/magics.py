@@ -1,7 +1,6 @@
-"""Magics for IPython and Jupyter: the time, resident memory and heap of a cell.
+"""Magics for IPython and Jupyter, loaded by ``%load_ext whisperlab``: time, resident memory and heap of a cell.
 
-``%load_ext whisperlab`` loads ``%%latency``, ``%%peak_memory`` and ``%%heap``. Each shows a data frame and stores it in
-``_latency``, ``_peak_memory`` or ``_heap``. Use one at a time: each measurement disturbs the others.
+Each shows a data frame and stores it in ``_latency``, ``_peak_memory`` or ``_heap``. Each disturbs the others.
 """
 
 from __future__ import annotations
@@ -15,48 +14,46 @@ from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
+from IPython.core import magic
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics as IPythonMagics
-from IPython.core.magic import cell_magic, line_cell_magic, magics_class
 from IPython.display import display
 
 from whisperlab.cli.arguments import positive_int
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.profiling.heap import traced
+from whisperlab.profiling.passes import traced
 from whisperlab.report.page import write_page
 from whisperlab.util.process import process_memory, reset_peak_rss
 
 _MIB = 2**20
 
 
-@magics_class
-class Magics(IPythonMagics):
-    """``%%latency``, ``%%peak_memory`` and ``%%heap``."""
-
-    @line_cell_magic
+@magic.magics_class
+class Magics(magic.Magics):
+    @magic.line_cell_magic
     def latency(self, line: str, cell: str | None = None) -> None:
-        """Run the cell and show the milliseconds of the cell, and of the operations timed during the run.
+        """Run the cell (``-n 5``: five times) and show its milliseconds, and those of the operations timed meanwhile.
 
-        ``%%latency -n 5`` runs it five times; ``%latency -n 5 STATEMENT`` does so for one line. Operations come from
-        every `PerformanceMetrics` in a variable of the notebook, or in the attribute ``metrics`` of a variable.
+        They come from every `PerformanceMetrics` in a variable of the notebook or in its attribute ``metrics``.
+        ``%latency -n 5 STATEMENT`` does so for one line.
         """
         if cell is None:
             end = len(re.sub(r"^(\s*-n\s+\S+)?.*", r"\1", line, flags=re.DOTALL))
             line, cell = line[:end], line[end:].strip()
-        rounds = _arguments("latency", line, n=1).n
-        metrics = PerformanceMetrics()
-        before = {id(found): _counts(found) for found in self._metrics()}
+        rounds, metrics = _arguments("latency", line, n=1).n, PerformanceMetrics()
+        before = {id(found): found.get_statistics() for found in self._metrics()}
         for _ in range(rounds):
             began = time.perf_counter()
             self._run(cell)
             metrics.record("the cell", time.perf_counter() - began)
         frames = [metrics.to_frame()]
         for found in self._metrics():
-            grown = [name for name, n in _counts(found).items() if n > before.get(id(found), {}).get(name, 0)]
+            known = before.get(id(found), {})
+            rows = found.get_statistics().items()
+            grown = [name for name, row in rows if name not in known or row["count"] > known[name]["count"]]
             frames.append(found.to_frame().loc[grown])
         self._show("_latency", pd.concat(frames)[["count", "p50", "p95", "p99", "max"]].round(3))
 
-    @cell_magic
+    @magic.cell_magic
     def peak_memory(self, line: str, cell: str) -> None:
         """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, which is reset), and after."""
         _arguments("peak_memory", line)
@@ -75,12 +72,9 @@ class Magics(IPythonMagics):
         }
         self._show("_peak_memory", (pd.Series(parts, name="MiB") / _MIB).to_frame().round(1))
 
-    @cell_magic
+    @magic.cell_magic
     def heap(self, line: str, cell: str) -> None:
-        """Run the cell under memray and show the code lines with the most memory at the peak of the heap.
-
-        ``%%heap -f PAGE`` also writes memray's flame graph, an HTML file.
-        """
+        """Run the cell under memray and show the lines that held most at the peak; ``-f PAGE`` writes a flame graph."""
         page = _arguments("heap", line, f=Path()).f
         found = traced(lambda: self._run(cell))
         lines = [(site.bytes / _MIB, site.blocks, site.function) for site in found.top]
@@ -107,10 +101,6 @@ class Magics(IPythonMagics):
         assert self.shell is not None
         self.shell.push({name: frame})  # type: ignore[no-untyped-call]
         display(frame)  # type: ignore[no-untyped-call]
-
-
-def _counts(metrics: PerformanceMetrics) -> dict[str, float]:
-    return {name: values["count"] for name, values in metrics.get_statistics().items()}
 
 
 class _Parser(argparse.ArgumentParser):

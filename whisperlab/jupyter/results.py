@@ -1,12 +1,4 @@
-"""What a notebook does with one recording, and with a sweep, as objects that display themselves.
-
-result = stream("call.wav", languages=["en", "es"], live=True)
-result.timeline()
-result.segments
-
-keys = sweep({"cache.key": ["rounded", "similar"]}, recordings)
-keys.heatmap("hit_rate")
-"""
+"""What a notebook does with one recording (`stream`) and with a sweep (`sweep`), as objects that display themselves."""
 
 from __future__ import annotations
 
@@ -16,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from html import escape
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -28,24 +21,24 @@ from whisperlab.evaluation.scoring import match_switches, score_trace, true_swit
 from whisperlab.evaluation.trace import Reference, Trace, write_trace
 from whisperlab.evaluation.trace.recorder import capture
 from whisperlab.experiments.results_store import in_memory, read_rows
-from whisperlab.experiments.sweep import Grid, run_sweep, transcriber_maker
+from whisperlab.experiments.sweep import Grid, Outcome, run_sweep, transcriber_maker
 from whisperlab.jupyter.live_view import LiveView
-from whisperlab.model.weights import Weights, load_weights, model_digest
+from whisperlab.model.languages import CODES, english_name
+from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
 from whisperlab.report.figure import Figure
 from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.errors import ConfigurationError, WhisperlabError
 from whisperlab.util.timeline import SAMPLE_RATE, samples
-
-if TYPE_CHECKING:
-    from whisperlab.experiments.sweep import Outcome
 
 pd.set_option("display.max_colwidth", None)  # text is shown whole
 
 SOUND_LIMIT = 4_000_000  # characters of a player in a page
+
+weights = cache(load_weights)  # once per notebook
 
 
 def stream(
@@ -59,15 +52,11 @@ def stream(
     stop: threading.Event | None = None,
     **options: Any,
 ) -> StreamResult:
-    """Stream a recording as if it came from a microphone.
-
-    The stop button ends the stream early: the result holds what was heard until then.
+    """Stream a recording, or its first seconds, as if it came from a microphone. The stop button ends it early.
 
     Args:
         source: a recording of a corpus, or an audio file of any format, rate and number of channels.
-        model: a model name or a checkpoint.
         languages: the allowed languages; by default those of the recording, or all.
-        seconds: use the beginning only.
         live: show the stream while it runs, every ``every_s`` seconds, in the notebook or by a function that gets the
             markup; otherwise a progress bar.
         stop: ends the stream early when it is set, in place of the stop button.
@@ -80,13 +69,13 @@ def stream(
     audio = audio[: samples(seconds)] if seconds else audio
     allowed = list(languages or (recording.languages if recording else ())) or None
     transcriber = SessionRestartTranscriber(weights(model), languages=allowed, **options)
-    length_s = len(audio) / SAMPLE_RATE
+    length_s, show = len(audio) / SAMPLE_RATE, live if callable(live) else None
     with (
         _stop_button(stop) as stopped,
         tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=bool(live)) as bar,
     ):
         trace = capture(
-            _live(transcriber, every_s, length_s, live) if live else transcriber,
+            LiveView(transcriber, every_s=every_s, length_s=length_s, show=show) if live else transcriber,
             audio,
             recording=recording.id if recording else Path(str(source)).name,
             reference=_within(Reference.from_dict(recording.reference), length_s) if recording else None,
@@ -97,42 +86,23 @@ def stream(
     return StreamResult(trace, audio, transcriber, stopped.is_set())
 
 
-@cache
-def weights(model: str) -> Weights:
-    """The weights of a model, loaded once per notebook."""
-    return load_weights(model)
-
-
 @dataclass(frozen=True)
 class StreamResult:
-    """A recording that was streamed: its trace, and views of it.
-
-    ``audio`` are the samples that were streamed, 16 kHz mono. ``stopped`` is True when the stop button ended the stream
-    early.
-    """
+    """A recording that was streamed: its trace, and views of it."""
 
     trace: Trace
-    audio: FloatArray
+    audio: FloatArray  # the samples that were streamed, 16 kHz mono
     transcriber: SessionRestartTranscriber
-    stopped: bool = False
+    stopped: bool = False  # the stop button ended the stream early
 
     def _repr_html_(self) -> str:
         return f"<p>{self}</p>{self.segments.to_html(index=False)}"
 
     def __str__(self) -> str:
-        heard = f"stopped by the stop button after {self.heard_s:.0f} of " if self.stopped else ""
-        found = f"{len(self.trace.segments)} segments, {len(self.trace.switches)} switches, {self.speed}"
-        return f"{self.trace.recording}: {heard}{self.trace.duration:.0f} s of audio, {found}"
-
-    @property
-    def heard_s(self) -> float:
-        """Seconds of audio that were streamed."""
-        return self.trace.heard_s
-
-    @property
-    def speed(self) -> str:
-        """Real-time factor in processor and wall time, with the threads and the load of the machine."""
-        return self.trace.speed
+        trace = self.trace
+        heard = f"stopped by the stop button after {trace.heard_s:.0f} of " if self.stopped else ""
+        found = f"{len(trace.segments)} segments, {len(trace.switches)} switches, {trace.speed}"
+        return f"{trace.recording}: {heard}{trace.duration:.0f} s of audio, {found}"
 
     @cached_property
     def rates(self) -> dict[str, Any]:
@@ -141,13 +111,12 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
-        sound = sound_uri(self.audio, SOUND_LIMIT)
         caption = (
             "A pointer over a word shows it, a click plays from there; shift and wheel zoom. Dashed lines are true "
             "switches, triangles their decisions. Below: the probability of each language. Within a segment, the times "
             "of words are shares by length."
         )
-        return replace(timeline(self.trace, caption=caption), sound=sound)
+        return replace(timeline(self.trace, caption=caption), sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:
         """Every stage on one time axis, from the sound to the text."""
@@ -162,13 +131,7 @@ class StreamResult:
     def segments(self) -> pd.DataFrame:
         """The final segments."""
         lines = [
-            {
-                "start (s)": round(s.start_time, 2),
-                "end (s)": round(s.end_time, 2),
-                "language": s.language,
-                "text": s.text.strip(),
-                "confidence (%)": round(100 * s.confidence),
-            }
+            (round(s.start_time, 2), round(s.end_time, 2), s.language, s.text.strip(), round(100 * s.confidence))
             for s in self.trace.segments
         ]
         return pd.DataFrame(lines, columns=["start (s)", "end (s)", "language", "text", "confidence (%)"])
@@ -177,7 +140,7 @@ class StreamResult:
     def reference(self) -> pd.DataFrame:
         """The segments of the reference; empty without one."""
         parts = self.trace.reference.segments if self.trace.reference else ()
-        lines = [{"start (s)": s.start, "end (s)": s.end, "language": s.lang, "text": s.text} for s in parts]
+        lines = [(s.start, s.end, s.lang, s.text) for s in parts]
         return pd.DataFrame(lines, columns=["start (s)", "end (s)", "language", "text"])
 
     @property
@@ -193,17 +156,14 @@ class StreamResult:
     def switches(self) -> pd.DataFrame:
         """Each true switch with the boundary and the decision that were found within 2 s; empty where it was missed."""
         true = true_switches(self.trace.reference) if self.trace.reference else []
-        found = dict(match_switches(true, self.trace.switches, 2.0))
-        lines = [
-            {
-                "switch (s)": round(boundary.end, 2),
-                "into": boundary.language,
-                "boundary off by (s)": round(boundary.distance(found[boundary].time), 2) if boundary in found else None,
-                "decided after (s)": round(found[boundary].decided_at - boundary.end, 2) if boundary in found else None,
-            }
-            for boundary in true
-        ]
-        return pd.DataFrame(lines)
+        matches = dict(match_switches(true, self.trace.switches, 2.0))
+        lines = []
+        for boundary in true:
+            found = matches.get(boundary)
+            off, after = (boundary.distance(found.time), found.decided_at - boundary.end) if found else (None, None)
+            lines.append((boundary.end, boundary.language, off, after))
+        columns = ["switch (s)", "into", "boundary off by (s)", "decided after (s)"]
+        return pd.DataFrame(lines, columns=columns).round(2)
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as JSON lines."""
@@ -223,8 +183,6 @@ def sweep(
 
     Args:
         axes: the values of each option by dotted name, or several such grids.
-        recordings: the recordings.
-        model: a model name or a checkpoint.
         out: folder of the results, by default a temporary one. A second run in the same folder continues the first.
         fixed: options of all configurations, with ``__`` for the dot: ``cache__shadow_rate=0.2``.
     """
@@ -234,15 +192,9 @@ def sweep(
     allowed = sorted({language for recording in recordings for language in recording.languages})
     base = {"languages": allowed or None, **{name.replace("__", "."): value for name, value in fixed.items()}}
     configurations = [config for grid in grids for config in Grid(grid, base).configurations()]
-    folder = Path(out or mkdtemp(prefix="whisperlab-sweep-"))
-    loaded = weights(model)
-    outcome = run_sweep(
-        configurations,
-        recordings,
-        folder,
-        make_transcriber=transcriber_maker(loaded),
-        model_digest=model_digest(loaded),
-    )
+    folder, loaded = Path(out or mkdtemp(prefix="whisperlab-sweep-")), weights(model)
+    make, digest = transcriber_maker(loaded), model_digest(loaded)
+    outcome = run_sweep(configurations, recordings, folder, make_transcriber=make, model_digest=digest)
     wanted = [config.to_json() for config in configurations]
     found = results(in_memory(row for row in read_rows(folder) if row["config"] in wanted))
     return SweepResult(found, outcome, len(recordings), folder)
@@ -318,27 +270,90 @@ def _within(reference: Reference, length_s: float) -> Reference:
     return reference if len(parts) == len(reference.segments) else Reference(" ".join(p.text for p in parts), parts)
 
 
-def _live(
-    transcriber: SessionRestartTranscriber, every_s: float, length_s: float, live: bool | Callable[[str], object]
-) -> LiveView:
-    return LiveView(transcriber, every_s=every_s, length_s=length_s, show=live if callable(live) else None)
-
-
 @contextmanager
 def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
     """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
     stopped = given or threading.Event()
-    if given or threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
 
     def press(number: int, frame: object) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
         stopped.set()
 
-    before = signal.signal(signal.SIGINT, press)
+    ours = given is None and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, press) if ours else None
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGINT, before)
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+class Controls:
+    """Widgets that choose a file and its languages, and start and stop its stream beside the notebook.
+
+    ``options`` are those of `stream`. Without a browser (papermill, `whisperlab report`) the controls do nothing.
+    """
+
+    def __init__(self, audio: str | Path = "", languages: Sequence[str] = (), **options: Any) -> None:
+        import ipywidgets
+
+        self._options = options
+        self._stop = threading.Event()
+        self.result: StreamResult | None = None
+        self._file = ipywidgets.FileUpload(accept="audio/*,video/*", multiple=False, description="Choose a file")
+        self._path = ipywidgets.Text(value=str(audio), placeholder="or the path of a file", description="Path")
+        names, chosen = sorted((f"{english_name(code)} ({code})", code) for code in CODES), tuple(languages)
+        self._languages = ipywidgets.SelectMultiple(options=names, value=chosen, rows=5, description="Languages")
+        self._start = ipywidgets.Button(description="Start", icon="play")
+        self._stop_button = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
+        self._view = ipywidgets.HTML()
+        self._start.on_click(lambda _: self.start())
+        self._stop_button.on_click(lambda _: self._stop.set())
+        buttons = ipywidgets.HBox([self._start, self._stop_button])
+        self.box = ipywidgets.VBox([self._file, self._path, self._languages, buttons, self._view])
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.box._repr_mimebundle_(**options)
+
+    @property
+    def audio(self) -> Path | None:
+        """The chosen file; None while none is chosen. An uploaded file is kept in a temporary folder."""
+        if self._path.value.strip():
+            return Path(self._path.value.strip()).expanduser()
+        if not self._file.value:
+            return None
+        (uploaded,) = self._file.value
+        target = Path(mkdtemp(prefix="whisperlab-")) / Path(uploaded["name"]).name
+        target.write_bytes(uploaded["content"])
+        return target
+
+    @property
+    def languages(self) -> list[str]:
+        """The chosen languages; empty allows all."""
+        return list(self._languages.value)
+
+    def start(self) -> threading.Thread:
+        """Stream the chosen file beside the notebook, shown below the buttons; `result` has the result at the end."""
+        audio = self.audio
+        if audio is None:
+            self._view.value = "<p>Choose a file first.</p>"
+            raise ConfigurationError("no file is chosen: drop one on the button, or write its path")
+        self._stop.clear()
+        self._show(self._view.value)
+        thread = threading.Thread(target=self._run, args=(audio,), name="whisperlab-stream", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self, audio: Path) -> None:
+        try:
+            languages = self.languages or None
+            self.result = stream(audio, languages=languages, live=self._show, stop=self._stop, **self._options)
+            self._view.value += f"<p>{escape(str(self.result))}</p>"
+        except WhisperlabError as error:
+            self._view.value = f"<p>{escape(str(error))}</p>"
+        finally:
+            self._show(self._view.value, running=False)
+
+    def _show(self, markup: str, running: bool = True) -> None:
+        self._view.value, self._start.disabled, self._stop_button.disabled = markup, running, not running

@@ -1,11 +1,8 @@
-"""The records that the passes return: plain data, each with a text form (`describe`).
-
-They are importable without the profilers.
-"""
+"""The records of the passes: plain data, each with a text form (`describe`), importable without the profilers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
@@ -14,8 +11,6 @@ from whisperlab.util.validation import on_threads
 
 _KIB = 1024
 _MIB = 2**20
-
-Moment = tuple[float, int, int]  # seconds since the start, bytes resident, bytes on the heap
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,37 +27,38 @@ class ResidentMemory:
 
     @property
     def grown(self) -> int:
-        """The peak above the loaded model."""
         return self.peak - self.loaded
 
     @property
     def above_libraries(self) -> int:
-        """The peak above the libraries."""
         return self.peak - self.libraries
 
     def describe(self) -> str:
-        held = "\n".join(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items())
-        return (
-            "resident memory (VmHWM, reset after the model was loaded)\n"
-            f"  at start  {self.start / _MIB:8.1f} MiB\n"
-            f"  libraries {self.libraries / _MIB:8.1f} MiB\n"
-            f"  loaded    {self.loaded / _MIB:8.1f} MiB\n"
-            f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded\n"
+        told = [
+            "resident memory (VmHWM, reset after the model was loaded)",
+            f"  at start  {self.start / _MIB:8.1f} MiB",
+            f"  libraries {self.libraries / _MIB:8.1f} MiB",
+            f"  loaded    {self.loaded / _MIB:8.1f} MiB",
+            f"  peak      {self.peak / _MIB:8.1f} MiB, {self.grown / _MIB:.1f} MiB above loaded",
             f"  at end    {self.anonymous / _MIB:8.1f} MiB anonymous above the libraries, "
-            f"{self.file_backed / _MIB:.1f} of files\n"
-            f"  of which the transcriber holds, by the sizes of its tensors and arrays\n{held}"
-        )
+            f"{self.file_backed / _MIB:.1f} of files",
+            "  of which the transcriber holds, by the sizes of its tensors and arrays",
+            *(f"    {size / _MIB:8.1f} MiB  {name}" for name, size in self.owned.items()),
+        ]
+        return "\n".join(told)
 
 
 @dataclass(slots=True, frozen=True)
-class Site:
-    """Bytes and number of blocks allocated by one line of code, and the part of the pipeline it worked for."""
-
+class AllocatingLine:
     place: str
-    function: str
-    stage: str
-    bytes: int
+    bytes: int  # still in use
     blocks: int
+
+
+@dataclass(slots=True, frozen=True)
+class Site(AllocatingLine):
+    function: str
+    stage: str  # the part of the pipeline
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,26 +71,18 @@ class Heap:
     stages: dict[str, int]  # bytes at the peak by part of the pipeline
     top: tuple[Site, ...]  # the lines that held most at the peak
     kept: tuple[Site, ...]  # the lines that held most at the end
-    course: tuple[Moment, ...]
+    course: tuple[tuple[float, int, int], ...]  # seconds since the start, bytes resident, bytes on the heap
     page: str = field(repr=False)  # memray's flame graph of the peak
 
     def describe(self) -> str:
-        stages = "\n".join(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items())
-        lines = "\n".join(f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10])
-        return (
-            f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)\n"
-            f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part\n"
-            f"{stages}\n  by line\n{lines}"
-        )
-
-
-@dataclass(slots=True, frozen=True)
-class AllocatingLine:
-    """Memory allocated by one line of code and still in use."""
-
-    place: str
-    bytes: int
-    blocks: int
+        told = [
+            f"heap (memray, since before the model was loaded; {self.allocations:,} allocations)",
+            f"  {self.peak / _MIB:9.1f} MiB at the peak, and {self.mapped / _MIB:.1f} MiB of mapped files; by part",
+            *(f"  {size / _MIB:9.1f} MiB  {stage}" for stage, size in self.stages.items()),
+            "  by line",
+            *(f"  {site.bytes / _MIB:9.1f} MiB  {site.place} {site.function}" for site in self.top[:10]),
+        ]
+        return "\n".join(told)
 
 
 @dataclass(slots=True, frozen=True)
@@ -107,21 +95,22 @@ class PythonMemory:
     grown: tuple[AllocatingLine, ...]  # the growth from half-way to the end: a long stream may fill memory with it
 
     def describe(self) -> str:
+        def listed(lines: Iterable[AllocatingLine]) -> str:
+            return "\n".join(f"  {line.bytes / _KIB:9.1f} KiB  {line.place}" for line in lines) or "  nothing"
+
         return (
             "Python objects and numpy arrays only, without torch (tracemalloc, since the model was loaded)\n"
             f"  {self.current / _KIB:9.1f} KiB at the end, {self.peak / _KIB:.1f} KiB at the peak; held by\n"
-            f"{_listed(self.top)}\n  grown since half-way\n{_listed(self.grown)}"
+            f"{listed(self.top)}\n  grown since half-way\n{listed(self.grown)}"
         )
 
 
 @dataclass(slots=True, frozen=True)
 class CpuProfile:
-    """The tree as text, and as an interactive HTML page."""
-
     sampled_s: float
     samples: int
     tree: str
-    page: str = field(repr=False)
+    page: str = field(repr=False)  # the tree as interactive HTML
 
     def describe(self) -> str:
         return f"call tree (pyinstrument, {self.samples} samples in {self.sampled_s:.2f} s)\n{self.tree}"
@@ -129,67 +118,51 @@ class CpuProfile:
 
 @dataclass(slots=True, frozen=True)
 class ProfiledLine:
-    """One line: number of runs, seconds, and share of the function's time."""
-
     number: int
     hits: int
     total_s: float
-    share: float
+    share: float  # of the function's time
     code: str
 
 
 @dataclass(slots=True, frozen=True)
 class ProfiledFunction:
-    """One function with its lines in order; lines that never ran are omitted."""
-
     name: str
     place: str
     total_s: float
-    lines: tuple[ProfiledLine, ...]
+    lines: tuple[ProfiledLine, ...]  # in order, without those that never ran
 
     @property
     def slowest(self) -> ProfiledLine:
-        """The line with the greatest share."""
         return max(self.lines, key=lambda line: line.total_s)
 
 
 @dataclass(slots=True, frozen=True)
 class Lines:
-    """The functions that ran, in descending order of time."""
-
-    functions: tuple[ProfiledFunction, ...]
+    functions: tuple[ProfiledFunction, ...]  # those that ran, in descending order of time
 
     def describe(self) -> str:
-        return "line by line (line_profiler: its overhead is in every line, use the shares)\n" + "\n".join(
-            f"  {function.name} ({function.place}), {function.total_s:.3f} s\n"
-            + "\n".join(
-                f"    {line.share:6.1%} {line.hits:8d}  {line.number:5d}  {line.code}" for line in function.lines
-            )
-            for function in self.functions
-        )
+        told = ["line by line (line_profiler: its overhead is in every line, use the shares)"]
+        for function in self.functions:
+            told.append(f"  {function.name} ({function.place}), {function.total_s:.3f} s")
+            told += (f"    {line.share:6.1%} {line.hits:8d}  {line.number:5d}  {line.code}" for line in function.lines)
+        return "\n".join(told)
 
 
 @dataclass(slots=True, frozen=True)
 class Operator:
-    """One operator: calls, own seconds, seconds including the operators it called, and own allocated bytes."""
-
     name: str
     calls: int
-    own_s: float
+    own_s: float  # without the operators that it called
     total_s: float
     own_bytes: int
 
 
 @dataclass(slots=True, frozen=True)
 class Operators:
-    """The operators with the most own time.
-
-    ``trace`` has the calls of all operators in Chrome's trace format, gzipped, for ui.perfetto.dev or chrome://tracing.
-    """
-
     own_s: float
-    top: tuple[Operator, ...]
-    trace: bytes = field(repr=False)
+    top: tuple[Operator, ...]  # by own time
+    trace: bytes = field(repr=False)  # all calls in Chrome's format, gzipped, for ui.perfetto.dev or chrome://tracing
 
     def describe(self) -> str:
         rows = [
@@ -207,20 +180,16 @@ class Operators:
 
 @dataclass(slots=True, frozen=True)
 class CalledFunction:
-    """One function: number of calls, its own seconds, and its seconds including the functions it called."""
-
     name: str
     calls: int
-    own_s: float
+    own_s: float  # without the functions that it called
     cumulative_s: float
 
 
 @dataclass(slots=True, frozen=True)
 class Calls:
-    """The functions with the most cumulative time, in descending order."""
-
     total_s: float
-    top: tuple[CalledFunction, ...]
+    top: tuple[CalledFunction, ...]  # by cumulative time
 
     def describe(self) -> str:
         rows = [
@@ -245,10 +214,6 @@ class Latency:
             f"{self.compute_s / self.duration_s:.2f} of real time{on_threads(self.threads)})\n"
             f"{latency_table(self.operations, ('p50', 'p95', 'p99', 'max'))}"
         )
-
-
-def _listed(lines: tuple[AllocatingLine, ...]) -> str:
-    return "\n".join(f"  {line.bytes / _KIB:9.1f} KiB  {line.place}" for line in lines) or "  nothing"
 
 
 class Records(TypedDict, total=False):

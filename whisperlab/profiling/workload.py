@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisperlab.util.errors import WhisperlabError
@@ -42,22 +41,19 @@ class Workload:
 
     def import_libraries(self) -> None:
         """Import every library of our transcriber in advance, for passes that must exclude libraries."""
-        if self.make is not session_restart_transcriber:
-            return
-        import whisperlab.transcriber  # noqa: F401
-        from whisperlab.data.audio_files import read_audio
-        from whisperlab.model.tokenizer import tokenizer_for
+        if self.make is session_restart_transcriber:
+            import whisperlab.transcriber  # noqa: F401
+            from whisperlab.data.audio_files import read_audio
+            from whisperlab.model.tokenizer import tokenizer_for
 
-        read_audio(self.audio)
-        tokenizer_for("en")
+            read_audio(self.audio)
+            tokenizer_for("en")
 
     def load(self) -> tuple[StreamTranscriber, FloatArray]:
         """The transcriber with its model in memory, and the audio."""
         from whisperlab.data.audio_files import read_audio
 
-        audio = read_audio(self.audio)
-        if self.seconds is not None:
-            audio = audio[: samples(self.seconds)]
+        audio = read_audio(self.audio)[: None if self.seconds is None else samples(self.seconds)]
         return self.make(**self.options), audio
 
     def feed(
@@ -74,11 +70,9 @@ class Workload:
 
 
 def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
-    """Run one pass in a new process and return its record.
+    """Run one pass, importable by name, of a picklable task in a new process and return its record.
 
-    ``measure`` must be importable by name and ``task`` picklable, as a `Workload` is. Errors of the pass are raised
-    here; WhisperlabError means that the process was killed, for example for lack of memory. An interrupt also ends the
-    process, after it has removed its temporary files.
+    Raises the errors of the pass, and WhisperlabError if it was killed. An interrupt ends the process too.
     """
     before = set(active_children())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -91,19 +85,11 @@ def in_fresh_process(measure: Callable[[Task], Record], task: Task) -> Record:
                 child.terminate()
             raise
         except BrokenProcessPool as error:
-            raise WhisperlabError(f"the {measure.__module__} pass was killed; was there enough memory?") from error
+            name = f"{measure.__module__}.{measure.__name__}"
+            raise WhisperlabError(f"the {name} pass was killed; was there enough memory?") from error
 
 
 def _stoppable(measure: Callable[[Task], Record], task: Task) -> Record:
     """Run a pass in which SIGTERM has the effect of Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return measure(task)
-
-
-def short_place(file: str, line: int) -> str:
-    """A line of code with the last two parts of its path.
-
-    >>> short_place("/env/lib/whisper/decoding.py", 12)
-    'whisper/decoding.py:12'
-    """
-    return f"{'/'.join(Path(file).parts[-2:])}:{line}"

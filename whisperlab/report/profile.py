@@ -160,7 +160,7 @@ def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) ->
 
 @draw.styled
 def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
-    """Memory over time: (seconds, bytes resident, bytes on the heap), as `whisperlab.profiling.heap` records it."""
+    """Memory over time: (seconds, bytes resident, bytes on the heap), as the pass `heap` records it."""
     figure, axes = draw.new_plot(draw.NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):

@@ -55,7 +55,7 @@ class DecodingOptions(Options):
         "repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
     )
     tokens_per_second: float = option(
-        12.0, "limit of the text; fast Russian, the densest of our recordings, needs 9", 0, above=True, below=True
+        12.0, "limit of the text; fast Russian, the densest of our recordings, needs 9", 0, exclusive=True
     )
     spare_tokens: int = option(8, "tokens allowed beyond that limit", 0, MOST_TOKENS)
     no_speech: float = option(0.6, "no-speech probability above which text can be dropped; openai-whisper's default")

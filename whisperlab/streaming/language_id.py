@@ -79,15 +79,14 @@ class LanguageIdOptions(Options):
         30_000,
     )
     temperature: float = option(
-        1.0, "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*", 0, above=True, below=True
+        1.0, "divisor of the logits; 1.0 leaves a calibration error of 0.03 on *dev*", 0, exclusive=True
     )
     english_bias: float = option(
         3.0,
         "log-odds by which Whisper base overrates English against a few other languages, subtracted before the "
         "softmax unless all languages are allowed. On *dev* right windows rose from 93 to 96 % (five languages) and "
         "from 92 to 99.7 % (one bilingual speaker)",
-        above=True,
-        below=True,
+        exclusive=True,
     )
     confident_above: float = option(0.7, "probability of the current language from which it counts as confident", 0, 1)
     confident_hop_factor: int = option(

@@ -58,14 +58,10 @@ class SmoothingOptions(Options):
     GROUP: ClassVar[str] = "smoothing"
 
     seconds_between_switches: float = option(
-        4.0,
-        "expected time between two switches, seconds; the cost of a switch follows from it",
-        0,
-        above=True,
-        below=True,
+        4.0, "expected time between two switches, seconds; the cost of a switch follows from it", 0, exclusive=True
     )
     evidence_per_second: float = option(
-        0.8, "independent observations per second of speech, in each window", 0, above=True, below=True
+        0.8, "independent observations per second of speech, in each window", 0, exclusive=True
     )
     min_duration_ms: int = option(100, "how long a new language must lead before a change is decided, milliseconds", 0)
     margin: float = option(1.0, "log-odds against the next best language before a change is decided", 0)

@@ -52,11 +52,9 @@ class VadOptions(Options):
 
     GROUP: ClassVar[str] = "vad"
 
-    onset: float = option(
-        0.5, "probability from which a frame starts speech; Silero's default", 0, 1, above=True, below=True
-    )
+    onset: float = option(0.5, "probability from which a frame starts speech; Silero's default", 0, 1, exclusive=True)
     offset: float = option(
-        0.35, "probability below which speech ends; Silero's default, 0.15 below `onset`", 0, 1, above=True, below=True
+        0.35, "probability below which speech ends; Silero's default, 0.15 below `onset`", 0, 1, exclusive=True
     )
     min_silence_ms: int = option(
         480, "silence that ends speech; longer than most pauses inside a sentence", 32, LONGEST_MS

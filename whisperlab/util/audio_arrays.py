@@ -1,7 +1,8 @@
-"""Arrays of audio: accepted types, mixing of channels, chunks, digests."""
+"""Arrays of audio: accepted types, mixing of channels, chunks, digests, mel bands."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 from whisperlab.util.timeline import samples as samples_in
-from whisperlab.util.validation import check_type, is_number, shown
+from whisperlab.util.validation import check_range, is_number, shown
 
 logger = logging.getLogger("whisperlab")
 
@@ -33,45 +34,40 @@ _CANCELLED = 0.4  # share of the energy of the mean of unrelated channels below 
 _OFTEN = 0.05  # share of the loud blocks
 _PCM_AS_FLOAT = 128.0  # audio never overshoots [-1, 1) that far: such floats are unscaled integers
 _LOUDEST = np.nextafter(np.float32(_PCM_AS_FLOAT), np.float32(0))
+MEL_FRAME = 400  # samples, Whisper's 25 ms; divides a 100 ms hop, so successive windows share their mel frames
+MEL_BANDS = 40  # narrower bands fall between the bins (40 Hz apart) of a mel frame
+_MEL_EDGES_HZ = (60.0, 7600.0)
+_MEL_FLOOR = 1e-4  # power 80 dB below a full-scale sine (1e4 in this frame), where Whisper clamps too
 
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A part of a recording in one format: samples of shape (n, channels), their rate, and the silence before it."""
+    """A part of a recording in one format."""
 
-    samples: npt.NDArray[np.float32]
+    samples: npt.NDArray[np.float32]  # (n, channels)
     rate: int
-    gap_s: float = 0.0
+    gap_s: float = 0.0  # silence before it
 
 
 def as_audio(array: npt.ArrayLike, sampling_rate: int = SAMPLE_RATE) -> FloatArray:
     """An array as contiguous mono float32 at 16 kHz; returned as it is if it already has that form.
 
-    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as in `read_audio`, other rates are resampled. Up to
-    eight channels may be on either axis; more channels must be on the clearly shorter axis. Raises
-    ``AudioFormatError`` for anything else and for NaN or infinite samples.
-
-    >>> as_audio(np.array([0, 16384, -32768], dtype=np.int16))
-    array([ 0. ,  0.5, -1. ], dtype=float32)
+    int16 and int32 PCM is scaled to [-1, 1), channels are mixed as in `read_audio`, other rates are resampled. More
+    than eight channels must be on the clearly shorter axis. Raises ``AudioFormatError`` for anything else.
     """
-    samples = _by_time(_scaled(as_samples(array)))
-    check_values(samples)
+    samples = check_values(_by_time(_scaled(as_samples(array))))
     _check_rate(sampling_rate)
     return _resampled(mono(samples, mixing_weights([Part(samples, sampling_rate)], "")), sampling_rate)
 
 
 def as_chunk(array: npt.ArrayLike) -> FloatArray:
     """`as_audio` for a chunk of a stream: always averages the channels, so that the chunk size does not matter."""
-    samples = _by_time(_scaled(as_samples(array)))
-    check_values(samples)
-    return mono(samples, None)
+    return mono(check_values(_by_time(_scaled(as_samples(array)))), None)
 
 
 def _resampled(audio: FloatArray, sampling_rate: int) -> FloatArray:
     _check_rate(sampling_rate)
-    if sampling_rate == SAMPLE_RATE:
-        return audio
-    return bounded(soxr.resample(audio, sampling_rate, SAMPLE_RATE))
+    return audio if sampling_rate == SAMPLE_RATE else bounded(soxr.resample(audio, sampling_rate, SAMPLE_RATE))
 
 
 def _check_rate(sampling_rate: int) -> None:
@@ -85,10 +81,7 @@ def bounded(resampled: FloatArray) -> FloatArray:
 
 
 def as_samples(array: npt.ArrayLike) -> Samples:
-    """An array-like of real floats, or of int16 or int32 PCM, as an array of any rank, without a copy.
-
-    Raises ``AudioFormatError`` for everything else. Bytes, int64 and unsigned integers have no defined full scale.
-    """
+    """An array-like of floats, or int16 or int32 PCM, without a copy; raises ``AudioFormatError`` for all else."""
     try:
         samples = np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
@@ -105,25 +98,15 @@ def full_scale(dtype: np.dtype[np.generic]) -> float:
 
 
 def chunks(audio: FloatArray, n_samples: int) -> Iterator[FloatArray]:
-    """The audio in chunks of ``n_samples``, as views; the last one may be shorter.
-
-    >>> [len(chunk) for chunk in chunks(np.zeros(5, np.float32), 2)]
-    [2, 2, 1]
-    """
-    check_type("the length of a chunk", n_samples, int)
-    if n_samples < 1:
-        raise ConfigurationError(f"a chunk needs at least 1 sample, got {shown(n_samples)}")
+    """The audio in chunks of ``n_samples``, as views; the last one may be shorter."""
+    check_range("the length of a chunk, in samples,", n_samples, int, 1)
     return (audio[start : start + n_samples] for start in range(0, len(audio), n_samples))
 
 
 def paced(
     source: Iterable[FloatArray], clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Iterator[FloatArray]:
-    """The chunks of a source at the pace of a microphone: each when its last sample would have been recorded.
-
-    Due times follow the clock from the first chunk on. A consumer that falls behind gets its chunks at once until it
-    has caught up. ``clock`` and ``sleep`` count seconds.
-    """
+    """The chunks of a source, none before a microphone would have recorded it; clock and sleep count seconds."""
     began, n_recorded = clock(), 0
     for chunk in source:
         n_recorded += len(chunk)
@@ -134,11 +117,6 @@ def paced(
 
 
 def duration_s(audio: FloatArray) -> float:
-    """Length in seconds.
-
-    >>> duration_s(np.zeros(8000, np.float32))
-    0.5
-    """
     return seconds(len(audio))
 
 
@@ -168,10 +146,8 @@ def _by_time(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return np.zeros((0, 1), np.float32)
     short, long = sorted(samples.shape)
     if short > MAX_CHANNELS and (short > MAX_FILE_CHANNELS or long < _LONGER * short):
-        raise AudioFormatError(
-            f"expected at most {MAX_CHANNELS} channels, or one axis at least {_LONGER} times as long as the other, "
-            f"got shape {samples.shape}: give (n,) or a longer stretch"
-        )
+        allowed = f"at most {MAX_CHANNELS} channels, or one axis at least {_LONGER} times as long as the other"
+        raise AudioFormatError(f"expected {allowed}, got shape {samples.shape}: give (n,) or a longer stretch")
     by_time = samples.shape[1] <= MAX_CHANNELS or (short > MAX_CHANNELS and samples.shape[1] == short)
     return samples if by_time else samples.T
 
@@ -180,21 +156,19 @@ def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatA
     """Mono from shape (n,) or (n, c): the mean, or the weighted sum."""
     if samples.ndim == 1:
         return samples
-    if weights is not None:
-        return np.ascontiguousarray(samples @ weights)
-    mean: FloatArray = samples.mean(axis=1, dtype=np.float32)
-    return mean
+    mixed: FloatArray = samples.mean(axis=1, dtype=np.float32) if weights is None else samples @ weights
+    return np.ascontiguousarray(mixed)
 
 
 def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
     """Weights for channels that cancel each other in their mean; None to use the mean.
 
-    For two channels in opposite phase: half their difference. For a phase that changes: the loudest channel alone.
+    Two channels in opposite phase give half their difference, a phase that changes the loudest channel alone.
     """
     widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
     if widest == 1:
         return None
-    found = [_energies(part) for part in parts if part.samples.ndim == 2 and part.samples.shape[1] == widest]
+    found = [_energies(part) for part in parts if part.samples.shape[1:] == (widest,)]
     own, mean, difference = (np.concatenate(each) for each in zip(*found, strict=True))
     loud = own.sum(axis=1) >= _LOUD * own.sum(axis=1).max(initial=0.0)
     own, least = own[loud], _CANCELLED / widest * own[loud].mean(axis=1)
@@ -234,13 +208,35 @@ def joined_parts(parts: Sequence[Part], to_mono: Callable[[Part], FloatArray]) -
     return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
 
 
-def check_values(samples: npt.NDArray[np.float32]) -> None:
-    """Raise AudioFormatError for NaN and infinite samples and for a peak far beyond 1."""
+def check_values(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The samples; raises AudioFormatError for NaN and infinite samples and for a peak far beyond 1."""
     bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
     if bad:
         raise AudioFormatError(f"expected finite samples, but {bad} of {samples.size} are NaN or infinite")
     peak = float(np.abs(samples).max(initial=0.0))
     if peak >= _PCM_AS_FLOAT:
-        raise AudioFormatError(
-            f"expected floats within [-1, 1), got a peak of {peak:g}: divide integer PCM by its full scale"
-        )
+        told = f"expected floats within [-1, 1), got a peak of {peak:g}"
+        raise AudioFormatError(f"{told}: divide integer PCM by its full scale")
+    return samples
+
+
+def band_decibels(audio: FloatArray, n_bands: int) -> FloatArray:
+    """Mean power per mel band in decibels, shape (n_bands,), over adjacent mel frames; the last is zero-padded."""
+    padded = audio if len(audio) % MEL_FRAME == 0 else np.pad(audio, (0, -len(audio) % MEL_FRAME))
+    hann, filters = _hann_and_filters(n_bands)
+    spectrum = np.fft.rfft(padded.reshape(-1, MEL_FRAME) * hann, axis=1)
+    power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0)
+    decibels: FloatArray = 10 * np.log10(np.maximum(filters @ power, _MEL_FLOOR))
+    return decibels
+
+
+@functools.lru_cache(maxsize=8)
+def _hann_and_filters(n_bands: int) -> tuple[FloatArray, FloatArray]:
+    """Triangles evenly spaced in mel, 2595 log10(1 + f/700), have shape (n_bands, MEL_FRAME // 2 + 1)."""
+    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in _MEL_EDGES_HZ)
+    edges = 700 * (10 ** (np.linspace(low, high, n_bands + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(MEL_FRAME, 1 / SAMPLE_RATE)
+    left, peak, right = (edges[i : n_bands + i, None] for i in range(3))
+    rising, falling = (bins - left) / (peak - left), (right - bins) / (right - peak)
+    filters = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return np.hanning(MEL_FRAME).astype(np.float32), filters

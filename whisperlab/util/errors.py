@@ -1,8 +1,4 @@
-"""The errors that whisperlab raises: one tree, with one class per situation that a caller can handle.
-
-Each class also derives from the matching built-in (``ValueError`` for a bad argument, ``IndexError`` for a missing
-span), so code that catches built-in errors works too.
-"""
+"""The errors that whisperlab raises: a class per situation that a caller can handle, derived from a built-in too."""
 
 from __future__ import annotations
 
@@ -100,25 +96,17 @@ def brief(error: Exception) -> str:
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error means that an allocation failed: torch and others raise a RuntimeError then."""
-    matches = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
-    return isinstance(error, MemoryError) or bool(matches)
+    told = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(told)
 
 
 @contextmanager
 def translate_oom(doing: str) -> Iterator[None]:
-    """Turn every error for lack of memory into OutOfMemoryError; ``doing`` follows "not enough memory" in the text.
-
-    >>> with translate_oom("to load base"):
-    ...     raise RuntimeError("not enough memory: you tried to allocate 4096 bytes.")
-    Traceback (most recent call last):
-    whisperlab.util.errors.OutOfMemoryError: not enough memory to load base (4096 bytes requested at once)
-    """
+    """Turn every error for lack of memory into OutOfMemoryError; ``doing`` follows "not enough memory" in the text."""
     try:
         yield
-    except OutOfMemoryError:
-        raise
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_lack_of_memory(error):
+        if isinstance(error, OutOfMemoryError) or not is_lack_of_memory(error):
             raise
         requested = _REQUESTED.search(str(error))
         amount = f" ({requested[0]} requested at once)" if requested else ""

@@ -14,11 +14,7 @@ _swept: set[Path] = set()  # folders in which this process has removed leftovers
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields an unpredictable temporary path; when the block succeeds, the file is synced and renamed to ``path``.
-
-    If the block fails, the temporary file is removed and an existing ``path`` stays. The first write to a folder
-    removes temporary files left by killed processes of this machine. An OSError always names the file.
-    """
+    """Yields an unpredictable temporary path; when the block succeeds, the file is synced and renamed to ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
@@ -29,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except OSError as error:
+    except OSError as error:  # always names the file
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -57,6 +53,7 @@ def _mark(pid: int | str) -> str:
 
 
 def _sweep(folder: Path) -> None:
+    """Remove temporary files left by killed processes of this machine, once per folder."""
     folder = folder.absolute()
     if folder in _swept:
         return
@@ -71,8 +68,6 @@ def _sweep(folder: Path) -> None:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # other errors: another user's process
     return True

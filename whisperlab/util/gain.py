@@ -1,12 +1,12 @@
-"""Automatic gain for quiet audio, so that speech in it is recognised.
+"""Automatic gain for quiet audio. Its level is the root mean square (RMS) of the loudest 32 ms.
 
-The level of audio is the root mean square (RMS) of its loudest 32 ms. The gain of audio at a normal level is exactly 1.
-Level and gain depend on the samples only, not on chunk sizes.
+The gain at a normal level is exactly 1. Level and gain depend on the samples only, not on chunk sizes.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,8 @@ def level_of(audio: NDArray[np.float32]) -> float:
 
 
 def gain_for(level: float, max_gain_db: float = MAX_GAIN_DB) -> float:
-    """The factor for audio of a level: 1 from `NORMAL` on, otherwise the factor to reach `TARGET`, up to a limit.
-
-    >>> gain_for(0.1), gain_for(0.0005) > 90
-    (1.0, True)
-    """
-    if level >= NORMAL:
-        return 1.0
-    return min(TARGET / max(level, 1e-9), 10 ** (max_gain_db / 20))
+    """The factor for audio of a level: 1 from `NORMAL` on, otherwise the factor to reach `TARGET`, up to a limit."""
+    return 1.0 if level >= NORMAL else min(TARGET / max(level, 1e-9), 10 ** (max_gain_db / 20))
 
 
 def lifted(window: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -49,13 +43,11 @@ def lifted(window: NDArray[np.float32]) -> NDArray[np.float32]:
     return window if gain == 1 else window * np.float32(gain)
 
 
+@dataclass(slots=True)
 class RecentLevel:
     """The recent level of a stream: it rises at once and falls by `RELEASE_DB` per second."""
 
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
+    value: float = 0.0
 
     def push(self, frame_level: float) -> float:
         """Add the level of the next 32 ms and return the recent level."""

@@ -1,26 +1,15 @@
-"""Small HTML tables for Jupyter, with all values escaped.
-
-They have no style sheet, so they look like the notebook's own tables, light or dark.
-"""
+"""Small HTML tables for Jupyter, with all values escaped and the style of the notebook, light or dark."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-_BAR = "▁▂▃▄▅▆▇█"
-
 
 def facts(title: str, values: Mapping[str, object]) -> str:
-    """A table of names and values below a title.
-
-    >>> facts("ring", {"held": 3})
-    '<table><caption>ring</caption><tbody><tr><th scope="row">held</th><td>3</td></tr></tbody></table>'
-    """
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(format_value(value))}</td></tr>'
-        for name, value in values.items()
-    )
+    """A table of names and values below a title."""
+    cells = ((escape(name), escape(format_value(value))) for name, value in values.items())
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in cells)
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
 
 
@@ -34,11 +23,7 @@ def rows(title: str, head: Sequence[str], body: Iterable[Sequence[object]]) -> s
 
 
 def format_value(value: object, nothing: str = "-") -> str:
-    """A value as text: numbers to three significant digits, collections without brackets.
-
-    >>> [format_value(value) for value in (None, 0.12345, 1234567, ["en", "es"], True, {"p50": 1.0})]
-    ['-', '0.123', '1,234,567', 'en, es', 'yes', 'p50: 1']
-    """
+    """A value as text: numbers to three significant digits, collections without brackets."""
     if value is None:
         return nothing
     if isinstance(value, bool):
@@ -55,20 +40,12 @@ def format_value(value: object, nothing: str = "-") -> str:
 
 
 def bar(share: float, width: int = 12) -> str:
-    """A share from 0 to 1 as a bar of text.
-
-    >>> bar(0.5, 4), bar(0.0, 4), bar(1.0, 4)
-    ('██··', '····', '████')
-    """
+    """A share from 0 to 1 as a bar of text: ``██··``."""
     full = round(min(max(share, 0.0), 1.0) * width)
     return "█" * full + "·" * (width - full)
 
 
 def spark(values: Sequence[float]) -> str:
-    """Values as a sparkline; the greatest value has the full height.
-
-    >>> spark([0, 1, 2]), spark([])
-    ('▁▅█', '')
-    """
+    """Values as a sparkline, such as ``▁▅█``; the greatest value has the full height."""
     most = max(values, default=0.0) or 1.0
-    return "".join(_BAR[round(max(value, 0.0) / most * (len(_BAR) - 1))] for value in values)
+    return "".join("▁▂▃▄▅▆▇█"[round(max(value, 0.0) / most * 7)] for value in values)

@@ -11,12 +11,7 @@ JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping
 
 
 def to_json(value: object) -> JsonValue:
-    """A value as plain JSON: NaN and infinities become None, numpy numbers and arrays plain, paths strings.
-
-    >>> import numpy as np
-    >>> to_json({"p95": float("nan"), "n": np.int64(3), 1: (True,)})
-    {'p95': None, 'n': 3, '1': [True]}
-    """
+    """A value as plain JSON: NaN and infinities become None, numpy numbers and arrays plain, paths strings."""
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # numpy, which is not imported here: the command line must start fast

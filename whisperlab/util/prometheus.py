@@ -1,8 +1,4 @@
-"""Export of one or several streams to Prometheus: labels, merging of metric families, the scrape endpoint.
-
-A `StreamExporter` is a ``prometheus_client`` collector for one stream. When several are exported together, each
-metric name appears once with the samples of all streams, and the label ``stream`` distinguishes the streams.
-"""
+"""Export of streams to Prometheus; several are joined to one family per name, with the label ``stream``."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
@@ -29,17 +25,15 @@ Source: TypeAlias = "Callable[[], Iterable[Metric]]"  # a bound method
 
 
 class StreamExporter:
-    """The metrics of one stream as a ``prometheus_client`` collector; a subclass yields them in `own_families`.
-
-    ``stream`` is the value of the label ``stream`` and may be set later. Several streams without a name that are
-    exported together are numbered.
-    """
+    """The metrics of one stream as a ``prometheus_client`` collector; a subclass yields them in `own_families`."""
 
     __slots__ = ("__weakref__", "_sources", "stream")
 
     def __init__(self, stream: str | None = None) -> None:
         check_type("stream", stream, str | None)
-        self.stream = stream
+        self.stream = (
+            stream  # value of the label ``stream``; streams without one that are exported together get numbers
+        )
         self._sources: dict[str, weakref.WeakMethod[Source]] = {}
 
     def own_families(self) -> Iterator[Metric]:
@@ -47,38 +41,25 @@ class StreamExporter:
         raise NotImplementedError
 
     def attach(self, name: str, source: Source) -> None:
-        """Export the families of another object's method as part of this stream; replaces the source of that name.
-
-        Only a weak reference to the method's object is kept.
-        """
+        """Export the families of another object's method, kept by a weak reference, as the source of that name."""
         self._sources[name] = weakref.WeakMethod(source)
 
-    def families(self, apart: Sequence[object] = ()) -> Iterator[Metric]:
-        """Own families, then those of the attached sources whose objects are not in ``apart``."""
-        yield from self.own_families()
-        for owner, source in self._methods():
-            if not any(owner is other for other in apart):
-                yield from source()
-
-    def source_ids(self) -> set[int]:
-        """The ``id`` of every object with an attached method."""
-        return {id(owner) for owner, _ in self._methods()}
+    def sources(self) -> list[tuple[object, Source]]:
+        methods = [find() for find in list(self._sources.values())]
+        return [(getattr(method, "__self__", None), method) for method in methods if method]
 
     def describe(self) -> list[Metric]:
         """The names that a ``prometheus_client`` registry reserves; only the first stream in it reserves any."""
-        beside = _collectors_of(sys._getframe(1))
+        beside = _registered(sys._getframe(1))
         return [] if any(isinstance(each, StreamExporter) for each in beside) else [*self.own_families()]
 
     def collect(self) -> list[Metric]:
-        """The families for a ``prometheus_client`` registry, computed at the time of the scrape.
-
-        A registry may export a name only once, so the first stream in it answers for all streams.
-        """
-        beside = _collectors_of(sys._getframe(1))
+        """For a ``prometheus_client`` registry: its first stream answers for all, as names may be exported once."""
+        beside = _registered(sys._getframe(1))
         streams = [each for each in beside if isinstance(each, StreamExporter)]
         if self not in streams:
-            return merged_families([self])
-        return merged_families(streams, apart=beside) if streams[0] is self else []
+            return _Joined((self,)).collect()
+        return _Joined(streams, apart=beside).collect() if streams[0] is self else []
 
     def export_prometheus(self, *also: Collector) -> str:
         """All metrics in Prometheus' text format, in seconds, with those of other collectors (a second stream)."""
@@ -87,11 +68,7 @@ class StreamExporter:
         return generate_latest(_Joined((self, *also)).registry()).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
-        """Serve the metrics over HTTP from a background thread; port 0 takes any free port.
-
-        The default host is reachable from this machine only. Raises ``ConfigurationError`` when the address is in
-        use, or when two streams have the same name.
-        """
+        """Serve over HTTP from a background thread (port 0: any free); ConfigurationError if the address is in use."""
         from prometheus_client import start_http_server
 
         check_type("port", port, int)
@@ -103,10 +80,6 @@ class StreamExporter:
         except (OSError, OverflowError) as error:
             raise ConfigurationError(f"cannot serve metrics on {host}:{port}: {error}") from error
         return MetricsServer(host, server.server_port, server, thread)
-
-    def _methods(self) -> list[tuple[object, Source]]:
-        methods = [find() for find in list(self._sources.values())]
-        return [(getattr(method, "__self__", None), method) for method in methods if method]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +100,10 @@ class MetricsServer:
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """Several collectors as one."""
+    """Several collectors as one. Attached sources of the objects in ``apart`` are left to other collectors."""
 
     collectors: Sequence[Collector | StreamExporter]
-
-    def collect(self) -> list[Metric]:
-        return merged_families(self.collectors)
+    apart: Sequence[object] = ()
 
     def registry(self) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry
@@ -141,44 +112,48 @@ class _Joined:
         registry.register(self)
         return registry
 
+    def collect(self) -> list[Metric]:
+        """The families of all collectors, each name once with the samples of all; raises for equal names or samples.
 
-def merged_families(collectors: Iterable[Collector | StreamExporter], apart: Sequence[object] = ()) -> list[Metric]:
-    """The families of several collectors, each name once with the samples of all.
+        A collector with a ``metrics`` attribute (a feed) stands for that stream.
+        """
+        from prometheus_client.core import Metric
 
-    A collector with a ``metrics`` attribute (a feed) stands for that stream. Raises ``ConfigurationError`` when two
-    streams have the same name, or two collectors the same sample.
-    """
-    from prometheus_client.core import Metric
+        owners: dict[int, Collector | StreamExporter] = {}
+        for each in self.collectors:
+            stream = getattr(each, "metrics", None)
+            owner = stream if isinstance(stream, StreamExporter) else each
+            owners[id(owner)] = owner
+        streams = [owner for owner in owners.values() if isinstance(owner, StreamExporter)]
+        labels = _labels(streams)
+        attached = {id(owner) for stream in streams for owner, _ in stream.sources()}
+        found: dict[str, Metric] = {}
+        seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        for owner in (owner for key, owner in owners.items() if key not in attached):
+            for family in self._families(owner):
+                fresh = Metric(family.name, family.documentation, family.type, family.unit)
+                joined = found.setdefault(family.name, fresh)
+                for sample in family.samples:
+                    sample = sample._replace(labels={**labels.get(id(owner), {}), **sample.labels})
+                    identity = sample.name, frozenset(sample.labels.items())
+                    if identity in seen or joined.type != family.type:
+                        advice = "give each stream a name (PerformanceMetrics(stream=...))"
+                        raise ConfigurationError(f"{sample.name} {sample.labels} is exported twice: {advice}")
+                    seen.add(identity)
+                    joined.samples.append(sample)
+        return list(found.values())
 
-    owners: dict[int, Collector | StreamExporter] = {}
-    for each in collectors:
-        stream = getattr(each, "metrics", None)
-        owner = stream if isinstance(stream, StreamExporter) else each
-        owners[id(owner)] = owner
-    streams = [owner for owner in owners.values() if isinstance(owner, StreamExporter)]
-    labels = _labels(streams)
-    attached = {key for stream in streams for key in stream.source_ids()}
-    found: dict[str, Metric] = {}
-    seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
-    for key, owner in owners.items():
-        if key in attached:
-            continue
-        for family in owner.families(apart) if isinstance(owner, StreamExporter) else owner.collect():
-            joined = found.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
-            for sample in family.samples:
-                sample = sample._replace(labels={**labels.get(key, {}), **sample.labels})
-                identity = sample.name, frozenset(sample.labels.items())
-                if identity in seen or joined.type != family.type:
-                    raise ConfigurationError(
-                        f"{sample.name} {sample.labels} is exported twice: give each stream a name "
-                        "(PerformanceMetrics(stream=...))"
-                    )
-                seen.add(identity)
-                joined.samples.append(sample)
-    return list(found.values())
+    def _families(self, owner: Collector | StreamExporter) -> Iterator[Metric]:
+        if not isinstance(owner, StreamExporter):
+            yield from owner.collect()
+            return
+        yield from owner.own_families()
+        for source_owner, source in owner.sources():
+            if not any(source_owner is other for other in self.apart):
+                yield from source()
 
 
-def _labels(streams: Sequence[StreamExporter]) -> dict[int, Mapping[str, str]]:
+def _labels(streams: Sequence[StreamExporter]) -> dict[int, dict[str, str]]:
     """The label of each stream: its name, or its number when several have no name."""
     names = Counter(each.stream for each in streams if each.stream)
     if twice := [name for name, n in names.items() if n > 1]:
@@ -188,8 +163,7 @@ def _labels(streams: Sequence[StreamExporter]) -> dict[int, Mapping[str, str]]:
     return {id(each): {"stream": name} for each in streams if (name := each.stream or numbers.get(id(each)))}
 
 
-def _collectors_of(caller: FrameType) -> Sequence[object]:
+def _registered(caller: FrameType) -> list[object]:
     """The collectors of the calling ``prometheus_client`` registry, which has no public list; empty for others."""
-    caller_self = caller.f_locals.get("self")
-    registry = getattr(caller_self, "_registry", caller_self)
-    return list(getattr(registry, "_collector_to_names", ()))
+    registry = caller.f_locals.get("self")
+    return list(getattr(getattr(registry, "_registry", registry), "_collector_to_names", ()))

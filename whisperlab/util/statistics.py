@@ -1,7 +1,4 @@
-"""Confidence intervals of a proportion, of a median and by the bootstrap, and measured values with their interval.
-
-All are 95 % intervals.
-"""
+"""95 % intervals of a proportion, of a median and by the bootstrap, and measured values with their interval."""
 
 from __future__ import annotations
 
@@ -24,12 +21,7 @@ BLOCK = 30  # chunks (3 s) that `block_ratio` resamples together: neighbouring c
 
 
 def wilson(count: int, n: int, z: float = 1.96) -> Interval:
-    """Wilson's score interval of a proportion. It holds for small n and for proportions of 0 and 1.
-
-    >>> low, high = wilson(0, 20)
-    >>> round(low, 3), round(high, 3)
-    (0.0, 0.161)
-    """
+    """Wilson's score interval of a proportion. It holds for small n and for proportions of 0 and 1."""
     share, spread = count / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
@@ -37,13 +29,7 @@ def wilson(count: int, n: int, z: float = 1.96) -> Interval:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The median and its distribution-free interval (David and Nagaraja 2003, 7.1); None below six values.
-
-    The ends are order statistics, by the normal approximation of the binomial.
-
-    >>> median_interval([5, 1, 4, 2, 3, 6])
-    (3.5, 1, 6)
-    """
+    """The median and its interval of order statistics (David and Nagaraja 2003, 7.1); None below six values."""
     ordered, n = sorted(values), len(values)
     outside = max(0, math.floor((n + 1) / 2 - 0.98 * math.sqrt(n)) - 1)  # values below, and as many above
     low, high = (ordered[outside], ordered[n - 1 - outside]) if n >= 6 else (None, None)
@@ -70,8 +56,7 @@ def block_ratio(
 ) -> tuple[float, Interval | None]:
     """``statistic(a) / statistic(b)`` over the same chunks, with its interval; None below `LEAST_UNITS` blocks.
 
-    Both are cut into blocks of neighbouring chunks. Blocks are resampled in pairs (block bootstrap; Künsch 1989,
-    Annals of Statistics 17(3)). Raises ValueError when ``a`` and ``b`` differ in length.
+    Blocks of neighbouring chunks are resampled in pairs (block bootstrap; Künsch 1989, Annals of Statistics 17(3)).
     """
     pairs = [
         (np.asarray(mine[at : at + block], float), np.asarray(other[at : at + block], float))
@@ -83,10 +68,9 @@ def block_ratio(
         top, bottom = (statistic(np.concatenate(part)) for part in zip(*(pairs[i] for i in rows), strict=True))
         return top / bottom
 
-    value = ratio(range(len(pairs)))
-    if len(pairs) < LEAST_UNITS:
-        return value, None
-    return value, central([ratio(rows) for rows in resamples(len(pairs), rng)])
+    enough = len(pairs) >= LEAST_UNITS
+    interval = central([ratio(rows) for rows in resamples(len(pairs), rng)]) if enough else None
+    return ratio(range(len(pairs))), interval
 
 
 @dataclass(slots=True, frozen=True)

@@ -9,56 +9,38 @@ _NUMBER = re.compile(r"-|[+-]?[\d.,]+(e[+-]\d+)?%?")
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Records with the same keys as aligned columns under their names; numbers are aligned to the right.
-
-    >>> print(text_table([{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]))
-    name  size
-    base    74
-    tiny    39
-    """
+    """Records with the same keys as aligned columns under their names; numbers are aligned to the right."""
     if not rows:
         return "(nothing)"
-    lines = [list(rows[0]), *([text_cell(value) for value in row.values()] for row in rows)]
-    columns = [_aligned(column) for column in zip(*lines, strict=True)]
+    columns = []
+    for name in rows[0]:
+        cells = [_cell(row[name]) for row in rows]
+        width = max(map(len, (name, *cells)))
+        align = str.rjust if all(map(_NUMBER.fullmatch, cells)) else str.ljust
+        columns.append([align(cell, width) for cell in (name, *cells)])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
-
-
-def _aligned(column: Sequence[str]) -> list[str]:
-    width, numbers = max(map(len, column)), all(map(_NUMBER.fullmatch, column[1:]))
-    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
 
 
 def latency_table(
     operations: Mapping[str, Mapping[str, float]], fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max")
 ) -> str:
     """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
-    if not operations:
-        return "(no operation was recorded)"
-    return text_table(
-        [
-            {"operation": name, "count": row["count"]} | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
-            for name, row in operations.items()
-        ]
-    )
+    rows = [
+        {"operation": name, "count": row["count"]} | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
+        for name, row in operations.items()
+    ]
+    return text_table(rows) if rows else "(no operation was recorded)"
 
 
-def text_cell(value: object) -> str:
+def _cell(value: object) -> str:
     """A value in four significant digits; a dash for None."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def with_interval(
     value: float | None, interval: Sequence[float] | None, form: str = ".2f", *, without: str = ""
 ) -> str:
-    """A value and its interval in one cell; ``without`` is said where there is no interval.
-
-    >>> with_interval(0.5, (0.25, 0.75)), with_interval(0.5, None), with_interval(None, None)
-    ('0.50 (0.25-0.75)', '0.50', '-')
-    >>> with_interval(0.5, None, without="n = 2, no interval")
-    '0.50 (n = 2, no interval)'
-    """
+    """A value and its interval in one cell, such as "0.50 (0.25-0.75)"; ``without`` is said where there is none."""
     if value is None:
         return "-"
     told = without if interval is None else f"{interval[0]:{form}}-{interval[1]:{form}}"

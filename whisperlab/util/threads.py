@@ -1,8 +1,6 @@
-"""The number of torch's compute threads (one per transcriber by default), background threads, signals of new processes.
+"""The number of torch's compute threads, background threads, signals of new processes.
 
-Threads of one operator wait for each other in a busy loop. On an idle machine with two cores a second thread saves a
-fifth of the time; beside other busy processes it takes up to twenty times as long. `torch_threads` sets the number for
-the work of a transcriber and restores the user's number afterwards, in less than a microsecond.
+A second thread saves a fifth of the time on an idle machine, and takes up to twenty times as long on a busy one.
 """
 
 from __future__ import annotations
@@ -25,14 +23,13 @@ def torch_threads(n: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if before == n:
-        yield
-        return
     try:
-        torch.set_num_threads(n)
+        if before != n:
+            torch.set_num_threads(n)
         yield
     finally:
-        torch.set_num_threads(before)
+        if before != n:
+            torch.set_num_threads(before)
 
 
 def start_background(work: Callable[[], None]) -> None:
@@ -60,10 +57,7 @@ def no_interrupts() -> Iterator[None]:
 
 
 def second_thread(rounds: int = 30) -> float:
-    """Time on two threads divided by the time on one, measured now in interleaved rounds; takes about a second.
-
-    The work is that of an encoder block of Whisper base on 2.5 s of audio: matrix products, normalisation, GELU.
-    """
+    """Time on two threads divided by the time on one, for the work of an encoder block on 2.5 s; takes a second."""
     import torch
     from torch.nn.functional import gelu, layer_norm
 

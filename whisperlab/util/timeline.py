@@ -1,8 +1,4 @@
-"""Time in samples: spans, Whisper's fixed rates, and the conversion between seconds and samples.
-
-All code inside whisperlab counts samples of 1/16000 s as integers, so that spans add up exactly. Seconds appear only
-in the user interface and in files.
-"""
+"""Time in samples of 1/16000 s, as integers, so that spans add up exactly: spans, Whisper's rates, conversions."""
 
 from __future__ import annotations
 
@@ -16,25 +12,14 @@ LONGEST_MS = 60_000  # upper limit of options that delay a stream: the length of
 MAX_WINDOW = 30 * SAMPLE_RATE  # samples of one Whisper window
 VAD_FRAME = 512  # samples per Silero decision (32 ms)
 
-assert SAMPLE_RATE % MEL_HOP == 0
-assert SAMPLE_RATE % POSITION == 0
-
 
 def samples(time_s: float) -> int:
-    """The sample nearest to a time in seconds; halves round to the even sample, as in ``round``.
-
-    >>> samples(0.1), samples(2.5)
-    (1600, 40000)
-    """
+    """The sample nearest to a time in seconds; halves round to the even sample, as in ``round``."""
     return round(time_s * SAMPLE_RATE)
 
 
 def seconds(n_samples: int) -> float:
-    """The time of a sample in seconds.
-
-    >>> seconds(24000)
-    1.5
-    """
+    """The time of a sample in seconds."""
     return n_samples / SAMPLE_RATE
 
 
@@ -57,10 +42,6 @@ class Span:
         return seconds(len(self))
 
     def intersect(self, other: Span) -> Span | None:
-        """The overlap of two spans, or None.
-
-        >>> Span(0, 10).intersect(Span(5, 20))
-        Span(start=5, end=10)
-        """
+        """The overlap of two spans, or None."""
         start, end = max(self.start, other.start), min(self.end, other.end)
         return Span(start, end) if start < end else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import Protocol, TypeAlias, TypeVar
@@ -17,35 +18,24 @@ Times: TypeAlias = dict[str, list[float]]
 
 
 class Streamer(Protocol[Result_co]):
-    """An object that takes a recording chunk by chunk."""
+    """An object that takes a recording chunk by chunk, and then its end."""
 
-    def process(self, chunk: FloatArray, /) -> Result_co:
-        """Take the next chunk."""
-
-    def finalize(self) -> Result_co:
-        """End the stream."""
+    def process(self, chunk: FloatArray, /) -> Result_co: ...
+    def finalize(self) -> Result_co: ...
 
 
 def rotations(items: Iterable[Item], rounds: int | None = None) -> Iterator[list[Item]]:
-    """The items once per round; each round starts with the next one, so that none is always first.
-
-    >>> list(rotations("abc", 4))
-    [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['a', 'b', 'c']]
-    """
-    order = list(items)
-    for first in islice(count(), rounds):
-        at = first % max(len(order), 1)
-        yield order[at:] + order[:at]
+    """The items once per round; each round starts with the next one, so that none is always first."""
+    order = deque(items)
+    for _ in islice(count(), rounds):
+        yield list(order)
+        order.rotate(-1)
 
 
 def time_in_turns(
     subjects: Mapping[str, Subject], rounds: int, clock: Callable[[], int] = time.thread_time_ns
 ) -> Times:
-    """Milliseconds of each subject, one per round; every round runs all subjects once (`rotations`).
-
-    ``clock`` returns nanoseconds. The default is the processor time of this thread: take ``time.perf_counter_ns``
-    for work in several threads.
-    """
+    """Milliseconds of each subject, one per round (`rotations`); ``clock`` returns nanoseconds."""
     times: Times = {name: [] for name in subjects}
     for order in rotations(subjects, rounds):
         for name in order:

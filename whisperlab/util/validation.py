@@ -1,14 +1,11 @@
-"""Validation of input: options against their annotated types, JSON objects against fields, strict JSON.
-
-Every error names the option or field, the expected type and the given value, before anything is computed with it.
-"""
+"""Validation of input: options against their annotated types, JSON objects against fields, strict JSON."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf, isinf, isnan
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeGuard, Union, get_args, get_origin
 
@@ -19,11 +16,7 @@ _LARGEST_INT = 2**63  # other programs read integers below it exactly
 
 
 def shown(value: object) -> str:
-    """A value for an error message, in one line of at most 80 characters.
-
-    >>> shown("en" * 100).endswith("en...")
-    True
-    """
+    """A value for an error message, in one line of at most 80 characters."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # an int with more digits than Python prints
@@ -33,11 +26,7 @@ def shown(value: object) -> str:
 
 
 def on_threads(n: int | None) -> str:
-    """The number of compute threads as words beside a time; empty for None.
-
-    >>> on_threads(1), on_threads(2), on_threads(None)
-    (' on 1 thread', ' on 2 threads', '')
-    """
+    """The number of compute threads as words beside a time, such as " on 2 threads"; empty for None."""
     return "" if n is None else f" on {n} thread{'s' * (n != 1)}"
 
 
@@ -50,12 +39,24 @@ def check_type(name: str, value: object, hint: object) -> None:
         raise ConfigurationError(f"{name} must be {_words(hint)}, got {shown(value)}")
 
 
-def from_json(text: str | bytes) -> Any:
-    """Parse standard JSON. Raises ValueError for input that only Python, or no program, can read.
+def check_range(
+    name: str, value: object, hint: object, low: float = -inf, high: float = inf, *, exclusive: bool = False
+) -> None:
+    """`check_type`, and the same error for a number outside a range; ``exclusive`` excludes its bounds."""
+    check_type(name, value, hint)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if low < value < high or (not exclusive and low <= value <= high):
+        return
+    if high < inf:
+        bounds = f"above {low:g} and below {high:g}" if exclusive else f"{low:g} to {high:g}"
+    else:
+        bounds = "finite" if low == -inf else f"above {low:g} and finite" if exclusive else f"at least {low:g}"
+    raise ConfigurationError(f"{name} must be {bounds}, got {shown(value)}")
 
-    That is: NaN and infinities, numbers beyond a double or 64 bits, unpaired surrogates, and nesting beyond Python's
-    recursion limit.
-    """
+
+def from_json(text: str | bytes) -> Any:
+    """Parse JSON; ValueError for NaN, infinities, numbers beyond 64 bits, lone surrogates and too deep nesting."""
     text = text.decode() if isinstance(text, bytes) else text
     try:
         value = _DECODER.decode(text)
@@ -68,19 +69,15 @@ def from_json(text: str | bytes) -> Any:
 
 @dataclass(slots=True, frozen=True)
 class Field:
-    """The allowed content of a field of a JSON object: in words, and as a predicate."""
+    """The allowed content of a field of a JSON object, in words and as a predicate."""
 
     words: str
     fits: Callable[[object], bool]
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number; booleans are not.
-
-    >>> is_number(1), is_number(0.5), is_number(True), is_number(math.nan)
-    (True, True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    """Whether a value is a finite number; booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
 
 
 TEXT = Field("a string", lambda value: isinstance(value, str))
@@ -107,19 +104,15 @@ def _fits(value: object, hint: object) -> bool:
         return any(_fits(value, part) for part in parts)
     if origin is Literal:
         return isinstance(value, str) and value in parts
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
+    if origin is tuple and isinstance(value, list | tuple):
         hints = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return len(value) == len(hints) and all(map(_fits, value, hints))
     if isinstance(origin, type):  # Mapping[str, float]: its items are checked where it is used
         return isinstance(value, origin)
     if hint is float:
-        return not math.isnan(value) if isinstance(value, float) else _fits(value, int)
+        return not isnan(value) if isinstance(value, float) else _fits(value, int)
     if hint is int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return False
-        return -_LARGEST_INT <= value < _LARGEST_INT
+        return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_INT <= value < _LARGEST_INT
     assert isinstance(hint, type)
     return isinstance(value, hint)
 
@@ -131,10 +124,9 @@ def _words(hint: object) -> str:
     if origin is Literal:
         return f"one of {', '.join(parts)}"
     if origin is tuple:
-        if parts[-1] is not Ellipsis:
-            return f"a list of {' and '.join(map(_words, parts))}"
-        return f"a list, each {_words(parts[0])}"
-    return _TYPES.get(hint) or f"a {getattr(get_origin(hint) or hint, '__name__', hint)}"
+        inner = f", each {_words(parts[0])}" if parts[-1] is Ellipsis else f" of {' and '.join(map(_words, parts))}"
+        return f"a list{inner}"
+    return _TYPES.get(hint) or f"a {getattr(origin or hint, '__name__', hint)}"
 
 
 _TYPES: Mapping[object, str] = {
@@ -151,8 +143,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
+    if isinf(number := float(digits)):
         raise ValueError(f"the number {shown(digits)} is too large")
     return number
 

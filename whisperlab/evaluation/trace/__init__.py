@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
 from whisperlab.evaluation.trace.records import Pace, Reference, ReferenceSegment, Trace, read_trace, write_trace
-from whisperlab.util.provenance import provenance
+from whisperlab.util.process import provenance
 
 __all__ = ["Pace", "Reference", "ReferenceSegment", "StreamTranscriber", "Trace"]
 __all__ += ["capture", "provenance", "read_trace", "record", "write_trace"]

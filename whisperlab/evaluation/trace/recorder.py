@@ -18,8 +18,7 @@ from whisperlab.streaming.results import LanguageFrame, ProcessResult
 from whisperlab.util.audio_arrays import FloatArray, audio_digest, chunks, paced
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import Json, to_json
-from whisperlab.util.process import peak_rss_bytes
-from whisperlab.util.provenance import provenance
+from whisperlab.util.process import peak_rss_bytes, provenance
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 Call = tuple[int, Callable[[], ProcessResult]]  # the next call, and the samples by which it advances the stream
