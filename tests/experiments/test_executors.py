@@ -29,10 +29,9 @@ from whisperlab.cli.sweep import workers
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.evaluation.trace import read_trace
-from whisperlab.experiments.executors import InProcess, LocalProcesses, Lost
-from whisperlab.experiments.ray import PayloadCluster, RayCluster
+from whisperlab.experiments.executors import InProcess, LocalProcesses, Lost, RayCluster
 from whisperlab.experiments.results_store import Row, read_rows, write_store
-from whisperlab.experiments.sweep import identity, load_maker, run_sweep, task_worker
+from whisperlab.experiments.sweep import PayloadCluster, identity, load_maker, run_sweep, task_worker
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, SweepError
@@ -77,7 +76,7 @@ def slow_parrots() -> Callable[..., Parrot]:
 
 def blind_parrots() -> Callable[..., Parrot]:
     """On a node where no file of ours can be read."""
-    from whisperlab.experiments import sweep as module
+    from whisperlab.data import manifest as module
 
     def unseen(path: object) -> FloatArray:
         raise FileNotFoundError(path)
@@ -387,7 +386,7 @@ def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str
 def test_a_worker_is_told_who_drives() -> None:
     """By value: a default would be looked up in the worker, and be its own."""
     args = Namespace(ship_audio=False, ray="auto", workers=None, out=Path(), model="base", device="cpu")
-    _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))["executor"]._factory.args
+    _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))["executor"].factory.args
     assert load.args == ("base", "cpu", identity(DIGEST, "cpu"))
 
 

@@ -67,7 +67,7 @@ def needs(args: argparse.Namespace) -> Needs:
         return {"whisper": "reference pipeline", **faster, **speech(args.corpus)}
     if args.what != "systems":
         return {}
-    from whisperlab.experiments.systems import select
+    from whisperlab.experiments.other_systems import select
 
     names = " ".join(select(args.systems))
     libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
@@ -140,7 +140,7 @@ def _speech(args: argparse.Namespace) -> Sequence[Recording]:
 def _controls(args: argparse.Namespace, recordings: Sequence[Recording]) -> list[str]:
     """The monolingual corpora in which false switches are counted."""
     from whisperlab import data
-    from whisperlab.experiments.systems import FOLLOWING, select
+    from whisperlab.experiments.other_systems import FOLLOWING, select
 
     languages = sorted({language for recording in recordings for language in recording.languages})
     if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(languages) > 1):

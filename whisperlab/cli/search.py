@@ -48,8 +48,7 @@ def needs(args: argparse.Namespace) -> Needs:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
     from whisperlab import data
-    from whisperlab.experiments.search import check_recordings, search
-    from whisperlab.experiments.search_space import Space
+    from whisperlab.experiments.search import Space, check_recordings, search
     from whisperlab.model import weights
     from whisperlab.streaming.language_id import check_languages
 

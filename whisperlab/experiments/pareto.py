@@ -18,14 +18,11 @@ CHANCE = 95  # per cent of the shuffles that stay below the share an option has 
 
 @dataclass(slots=True, frozen=True)
 class Importance:
-    """How much of an objective's variance one option explains by itself, from 0 to 1.
-
-    ``chance`` is what it explains of shuffled results in 95 of 100 cases: a share below it shows nothing.
-    """
+    """How much of an objective's variance one option explains by itself, from 0 to 1."""
 
     option: str
     share: float
-    chance: float
+    chance: float  # the share of shuffled results stays below it in 95 of 100 cases
 
     @property
     def shown(self) -> bool:
@@ -34,15 +31,12 @@ class Importance:
 
 @dataclass(slots=True, frozen=True)
 class Separation:
-    """How much better the best configuration is than the median one, on recordings it was not chosen on.
-
-    Negative is better. ``low`` and ``high`` are a 95 % interval; NaN where there is none.
-    """
+    """How much better the best configuration is than the median one, on recordings it was not chosen on."""
 
     n: int  # recordings
-    value: float
-    low: float
-    high: float
+    value: float = math.nan  # negative is better
+    low: float = math.nan  # 95 % interval; NaN where there is none
+    high: float = math.nan
 
     @property
     def shown(self) -> bool:
@@ -70,14 +64,14 @@ def separation(parts: NDArray[np.float64], wholes: NDArray[np.float64], seed: in
     """
     n = parts.shape[1]
     if n < LEAST_UNITS or not len(parts):
-        return Separation(n, math.nan, math.nan, math.nan)
+        return Separation(n)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=SHUFFLES)
     outside = (drawn == 0).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         chosen_on, compared_on = ((weights @ parts.T) / (weights @ wholes.T) for weights in (drawn, outside))
     usable = np.isfinite(chosen_on).all(axis=1) & np.isfinite(compared_on).all(axis=1)
     if not usable.any():
-        return Separation(n, math.nan, math.nan, math.nan)
+        return Separation(n)
     best, rest = chosen_on[usable].argmin(axis=1), compared_on[usable]
     gains = rest[np.arange(len(rest)), best] - np.median(rest, axis=1)
     return Separation(n, float(gains.mean()), *central(gains))
@@ -101,34 +95,25 @@ def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
 def importances(options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0) -> list[Importance]:
     """What each option explains of an objective, the most important first.
 
-    The share is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance
-    between the groups of results that share a value of the option / variance of all results. Numbers of more than
-    `LEVELS` different values are cut into so many groups of equal size. ``chance`` comes from shuffling the results.
-    Options that were changed together share the credit, and what only a combination does is not seen.
-
-    fANOVA and PED-ANOVA see combinations but need many trials: with three options and 16 made-up results PED-ANOVA
-    (Watanabe 2023) put the one that mattered first 78 times in 100, this 90 times.
-
-    ``options`` has the values of each option, one for each configuration; ``objective`` the result of each.
+    ``options`` has the values of each option, one for each configuration; ``objective`` the result of each. The share
+    is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance between the
+    groups of results that share a value of the option / variance of all results. Numbers of more than `LEVELS`
+    different values are cut into so many groups of equal size. Options that were changed together share the credit, and
+    what only a combination does is not seen: fANOVA and PED-ANOVA (Watanabe 2023) see that but need many more trials.
     """
     results = np.asarray(objective, dtype=float)
     rng = np.random.default_rng(seed)
     shuffled = np.stack([results, *(rng.permutation(results) for _ in range(SHUFFLES))])
     centred = shuffled - shuffled.mean(axis=1, keepdims=True)
+    whole = (centred**2).sum(axis=1)
     found = []
     for name, values in options.items():
-        shares = _explained(_groups(values), centred)
+        groups = _groups(values)
+        members = np.eye(groups.max() + 1)[groups]
+        between = ((centred @ members) ** 2 / members.sum(axis=0)).sum(axis=1)
+        shares = np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0)  # 0 without variance
         found.append(Importance(name, float(shares[0]), float(np.percentile(shares[1:], CHANCE))))
     return sorted(found, key=lambda one: -one.share)
-
-
-def _explained(groups: NDArray[np.intp], centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The correlation ratio of rows of results, shape (rows, n) and mean 0, with groups (n,); 0 without variance."""
-    members = np.eye(groups.max() + 1)[groups]
-    between = ((centred @ members) ** 2 / members.sum(axis=0)).sum(axis=1)
-    whole = (centred**2).sum(axis=1)
-    shares: NDArray[np.float64] = np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0)
-    return shares
 
 
 def _groups(values: Sequence[object]) -> NDArray[np.intp]:

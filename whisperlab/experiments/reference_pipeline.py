@@ -24,13 +24,10 @@ from whisperlab.streaming.assembly import Parts
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, as_chunk
 from whisperlab.util.errors import AudioFormatError
-from whisperlab.util.threads import THREADS
 from whisperlab.util.timeline import MAX_WINDOW
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
-
-WINDOW_MS = 2000
 
 
 class ConcatenatedBuffer(RingBuffer):
@@ -64,22 +61,19 @@ class PaddedEncoder(ShortWindowEncoder):
         self._model, self.device, self.precision, self.compiled = model, model.device, "fp32", False
         self.reset_counts()
 
-    def encode_batch(
-        self, windows: Sequence[npt.NDArray[np.float32]], margin: int, pool_after: int | None = None
-    ) -> list[Encoded]:
-        return [self._encoded(window) for window in windows]
-
-    def _encoded(self, window: npt.NDArray[np.float32]) -> Encoded:
+    def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
         from whisper.audio import log_mel_spectrogram, pad_or_trim
 
-        if not 0 < len(window) <= MAX_WINDOW:
-            raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(window)}")
-        mel = log_mel_spectrogram(pad_or_trim(window), self._model.dims.n_mels, device=self.device)
-        with torch.inference_mode():
-            features = self._model.encoder(mel[None])[0]
-        self.calls += 1
-        self.encoded_samples += MAX_WINDOW
-        return Encoded(features, positions(len(window)))
+        found = []
+        for window in windows:
+            if not 0 < len(window) <= MAX_WINDOW:
+                raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(window)}")
+            mel = log_mel_spectrogram(pad_or_trim(window), self._model.dims.n_mels, device=self.device)
+            with torch.inference_mode():
+                found.append(Encoded(self._model.encoder(mel[None])[0], positions(len(window))))
+            self.calls += 1
+            self.encoded_samples += MAX_WINDOW
+        return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,25 +154,22 @@ class ReferenceDecoder(TextDecoder):
 
 
 def reference_transcriber(
-    model: Whisper, languages: Sequence[str] | None = None, *, guide: bool = False, threads: int = THREADS
+    model: Whisper, languages: Sequence[str] | None = None, *, guide: bool = False
 ) -> SessionRestartTranscriber:
     """A transcriber made of the reference parts.
 
     ``guide`` selects the design of the performance guide: ring buffers, and a cache of 50 entries with the key
     ``'rounded'`` at 6 decimals.
     """
-    parts = Parts(
-        engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)),
-        buffer=RingBuffer if guide else ConcatenatedBuffer,
-    )
+    buffer = RingBuffer if guide else ConcatenatedBuffer
+    parts = Parts(engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)), buffer=buffer)
     config = TranscriberConfig().replace(
         {
             "compute.precision": "fp32",
-            "compute.threads": threads,
             "cache.size": 50 if guide else 0,
             "cache.key": "rounded",
             "decoding.trailing_silence_s": [30.0],  # a second value would decode the same window again
-            "language_id.window_ms": WINDOW_MS,
+            "language_id.window_ms": 2000,
             "language_id.trailing_silence_ms": 28_000,
             "language_id.pool_after": None,
             "language_id.onset_ms": 0,

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
-from whisperlab.util.statistics import LEAST_UNITS, Array, Interval, central, resamples
+from whisperlab.util.statistics import LEAST_UNITS, Array, central, resamples
 
 Kind = Literal["ratio", "difference"]
 Conclusion = Literal["difference", "no difference", "not enough data"]
@@ -48,24 +48,17 @@ class PairedResult:
 
     def summary(self, less: str = "less", more: str = "more") -> str:
         """The result as a sentence; ``less`` and ``more`` describe B, such as faster and slower."""
-        if self.conclusion == "not enough data":
-            return f"{self.measure}: not enough data ({self._change()}, n {self.n}): run {self.pairs_missing} more"
+        neutral, form = (1.0, ".1%") if self.kind == "ratio" else (0.0, ".3g")
+        value, *ends = (end - neutral for end in (self.value, self.low, self.high) if end is not None)
+        if self.conclusion == "difference":  # sizes without a sign, because the word carries the direction
+            by = f"{abs(value):{form}} ({' to '.join(f'{end:{form}}' for end in sorted(map(abs, ends)))})"
+            word = less if value < 0 else more
+            return f"{self.measure}: B is {word} by {by}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
+        interval = f" ({' to '.join(f'{end:+{form}}' for end in ends)})" if ends else ", no interval"
+        change = f"{value:+{form}}{interval}, n {self.n}"
         if self.conclusion == "no difference":
-            return f"{self.measure}: no difference shown, {self._change()}, n {self.n}"
-        return f"{self.measure}: B is {self._by(less, more)}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
-
-    def _by(self, less: str, more: str) -> str:
-        """The size without a sign, because the word carries the direction."""
-        neutral, form = (1.0, "{:.1%}") if self.kind == "ratio" else (0.0, "{:.3g}")
-        ends = sorted(abs(end - neutral) for end in (self.low, self.high) if end is not None)
-        size, *interval = (form.format(one) for one in (abs(self.value - neutral), *ends))
-        return f"{less if self.value < neutral else more} by {size} ({' to '.join(interval)})"
-
-    def _change(self) -> str:
-        neutral, form = (1.0, "{:+.1%}") if self.kind == "ratio" else (0.0, "{:+.3g}")
-        ends = (end for end in (self.value, self.low, self.high) if end is not None)
-        value, *interval = (form.format(end - neutral) for end in ends)
-        return f"{value} ({' to '.join(interval)})" if interval else f"{value}, no interval"
+            return f"{self.measure}: no difference shown, {change}"
+        return f"{self.measure}: not enough data ({change}): run {self.pairs_missing} more"
 
 
 def paired_test(
@@ -91,13 +84,19 @@ def paired_test(
     if kind == "ratio" and not (first.min() > 0 and second.min() > 0):
         raise ConfigurationError(f"{measure}: ratios need numbers above zero")
     changes = np.log(second / first) if kind == "ratio" else second - first
-    limit = math.log1p(threshold) if kind == "ratio" else threshold
-    interval = central(_trimmed_mean(changes[resamples(len(changes), rng)]))
+    limit, n = math.log1p(threshold) if kind == "ratio" else threshold, len(changes)
+    low, high = central(_trimmed_mean(changes[resamples(n, rng)]))
     p, effect = _signed_rank_test(changes)
-    value, low, high = (math.exp(end) if kind == "ratio" else end for end in (float(_trimmed_mean(changes)), *interval))
-    conclusion, missing = _conclusion(changes, p, interval, limit)
-    result = PairedResult(measure, kind, len(changes), value, low, high, p, effect, conclusion, missing)
-    return result if len(changes) >= LEAST_UNITS else replace(result, low=None, high=None)
+    conclusion: Conclusion = "not enough data"
+    if n >= LEAST_PAIRS and p < LEVEL and not low <= 0 <= high:
+        conclusion = "difference"
+    elif n >= LEAST_PAIRS and -limit <= low and high <= limit:
+        conclusion = "no difference"
+    missing = max(_pairs_missing(changes, limit), LEAST_PAIRS - n, 1) if conclusion == "not enough data" else 0
+    ends = (float(_trimmed_mean(changes)), low, high)
+    value, low, high = (math.exp(end) for end in ends) if kind == "ratio" else ends
+    result = PairedResult(measure, kind, n, value, low, high, p, effect, conclusion, missing)
+    return result if n >= LEAST_UNITS else replace(result, low=None, high=None)
 
 
 def holm(results: Sequence[PairedResult]) -> list[PairedResult]:
@@ -128,16 +127,6 @@ def least_pairs(n_measures: int) -> int:
     (6, 8)
     """
     return math.floor(math.log2(2 * n_measures / LEVEL)) + 1
-
-
-def _conclusion(changes: Array, p: float, interval: Interval, limit: float) -> tuple[Conclusion, int]:
-    low, high = interval
-    if len(changes) >= LEAST_PAIRS:
-        if p < LEVEL and not low <= 0 <= high:
-            return "difference", 0
-        if -limit <= low and high <= limit:
-            return "no difference", 0
-    return "not enough data", max(_pairs_missing(changes, limit), LEAST_PAIRS - len(changes), 1)
 
 
 def _trimmed_mean(values: Array) -> Array:
