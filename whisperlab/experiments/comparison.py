@@ -117,18 +117,12 @@ class Pairs:
 
 
 def read_configuration(text: str, threads: int = THREADS) -> TranscriberConfig:
-    """A configuration from JSON or a file of it; ``threads`` applies unless it sets its own.
-
-    Raises ConfigurationError for anything else, unknown options and values out of range.
-    """
+    """A configuration from JSON or a file of it; ``threads`` applies unless it sets its own. Errors: `read_options`."""
     return TranscriberConfig.from_json({"compute.threads": threads, **read_options(text)})
 
 
 def read_options(text: str) -> dict[str, object]:
-    """The JSON object in ``text``, or in the file it names.
-
-    Raises ConfigurationError for anything else, and if it sets the model or the languages.
-    """
+    """The JSON object in a text or file. Raises ConfigurationError for others, and if it sets model or languages."""
     try:
         found = from_json(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except OSError as error:

@@ -112,8 +112,7 @@ class RayCluster(Generic[Task, Result]):
         except ImportError as error:
             raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
         started, dashboard = _join(ray, self.address)
-        alive = sum(node["Alive"] for node in ray.nodes())
-        processors = int(ray.cluster_resources().get("CPU", 0))
+        alive, processors = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
         head = ray.get_runtime_context().gcs_address
         look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
         self.say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
@@ -168,17 +167,14 @@ def _run_on(
         while busy:
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 worker, task, attempt = busy.pop(future)
-                alive = True
                 result: Result | Lost | None = None
-                try:
+                if alive := not isinstance(future.exception(), died):
                     result = future.result()
-                except died:
-                    alive = False
-                    if attempt >= ATTEMPTS:
-                        result = Lost(attempt)
-                    else:
-                        _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
-                        waiting.appendleft((task, attempt + 1))
+                elif attempt >= ATTEMPTS:
+                    result = Lost(attempt)
+                else:
+                    _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
+                    waiting.appendleft((task, attempt + 1))
                 if not (alive and waiting):
                     worker.close()
                 if waiting and (alive or not busy or has_room()):
@@ -210,10 +206,7 @@ class Worker(Generic[Task, Result]):
         self.close()
 
     def submit(self, task: Task) -> Future[Result]:
-        """Send a task; the first one starts the process.
-
-        The future raises what the work raised, or `WorkerDiedError` if the process died with the task.
-        """
+        """Send a task. The future raises the error of the work, or `WorkerDiedError` if the process dies."""
         with no_interrupts(), _safe_path():
             try:
                 return self._executor.submit(_do, self._factory, task)
@@ -242,25 +235,23 @@ def _safe_path() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        os.environ.pop("PYTHONSAFEPATH")
+        os.environ.update({} if before is None else {"PYTHONSAFEPATH": before})
 
 
 _work: Callable[[object], object] | None = None  # of this worker process
 
 
 def _start(lifeline: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
-    Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    """Ignore Ctrl-C, which is for the driver; end when the driver closes the pipe or ends itself."""
 
+    def end() -> NoReturn:
+        with suppress(OSError):
+            lifeline.poll(None)
+        os._exit(0)
 
-def _end_with(lifeline: Connection) -> NoReturn:
-    """End this process when the driver closes the pipe or ends itself."""
-    with suppress(OSError):
-        lifeline.poll(None)
-    os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end, daemon=True).start()
 
 
 def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
@@ -308,10 +299,8 @@ def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
 
 
 def _join(ray: ModuleType, address: str) -> tuple[bool, str]:
-    """Connect to a cluster; returns whether this process has to disconnect, and the address of the dashboard, if any.
-
-    No cluster is started here: its ports would be open to the network, and accept any code.
-    """
+    """Connect to a cluster; returns whether this process must disconnect, and the address of the dashboard, if any."""
+    # No cluster is started here: its ports would be open to the network, and accept any code.
     if ray.is_initialized():
         return False, ""
     if address != "auto":

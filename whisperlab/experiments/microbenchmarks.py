@@ -98,10 +98,7 @@ def bytes_per_append() -> float:
 
 
 def buffer_figures() -> list[Figure]:
-    """Appending beside ``np.concatenate`` and a bare copy; reading as a view and as a copy.
-
-    The ratio to ``np.concatenate`` grows with the length held, because that copies all of it.
-    """
+    """Appending beside ``np.concatenate``, which copies all that is held, and a bare copy; reading as view and copy."""
     figures = []
     for held_s in (1, HELD_S, 60, None):
         keep = APPENDS * CHUNK if held_s is None else held_s * SAMPLE_RATE

@@ -222,10 +222,7 @@ def encoder_work(statistics: Json) -> EncoderWork:
 
 
 def load_faster_whisper(model: str = "base", threads: int = THREADS, say: Say = log.info) -> WhisperModel:
-    """faster-whisper in int8 on the CPU with the packaged weights, its model wrapped in a `DetectionRecorder`.
-
-    Raises MissingDependencyError without the extra ``other-systems``, and WeightsError as `models.ct2_folder` does.
-    """
+    """faster-whisper in int8 on the CPU, its model wrapped in a `DetectionRecorder`. Errors: `models.ct2_folder`."""
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:

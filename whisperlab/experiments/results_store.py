@@ -160,10 +160,7 @@ pragma user_version = {LAYOUT};
 
 
 def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = __version__) -> str:
-    """SHA-256 over the canonical JSON of everything a result depends on, in hex.
-
-    Raises ConfigurationError for a configuration that JSON cannot hold.
-    """
+    """SHA-256, in hex, of all that a result depends on. Raises ConfigurationError for a configuration beyond JSON."""
     return _digest([dict(config), audio_sha256, model_digest, version])
 
 
@@ -250,10 +247,7 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
             return pd.read_sql_query(query, self.connection)
 
     def to_parquet(self, path: str | Path) -> Path:
-        """Write all rows as a Parquet file: the columns of ``runs``, and the whole row as JSON text.
-
-        Raises SweepError when the file cannot be written.
-        """
+        """Write a Parquet file with the columns of ``runs`` and the rows as JSON text. Raises SweepError on failure."""
         try:
             import duckdb
         except ImportError as error:
@@ -305,10 +299,7 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
 
 
 def open_store(folder: str | Path) -> ResultsStore:
-    """Open the store of a folder for reading.
-
-    Raises SweepError when there is none, when it is damaged, and when only a store of an earlier version is there.
-    """
+    """Open the store of a folder for reading. Raises SweepError if it is missing, damaged or of an earlier version."""
     path = _existing(Path(folder))
     if not path.exists():
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE})")
@@ -323,10 +314,7 @@ def open_store(folder: str | Path) -> ResultsStore:
 
 @contextmanager
 def write_store(folder: str | Path) -> Iterator[ResultsStore]:
-    """Open the store of a folder for writing, and make both if they are not there.
-
-    Raises SweepError while another process writes to it, and as `open_store` does.
-    """
+    """Open the store of a folder, or a new one, for writing. Raises SweepError while another process writes to it."""
     from filelock import FileLock, Timeout
 
     (Path(folder) / TRACES).mkdir(parents=True, exist_ok=True)
@@ -360,10 +348,7 @@ def in_memory(rows: Iterable[Row]) -> ResultsStore:
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """All rows of a folder, in the order in which their tasks first ran; none when the folder has no store.
-
-    Raises SweepError when the folder does not exist; otherwise as `open_store`.
-    """
+    """All rows of a folder in the order in which their tasks first ran; none without a store. Errors: `open_store`."""
     if not _existing(Path(folder)).exists():
         return []
     with open_store(folder) as store:
@@ -382,10 +367,7 @@ def check_row(value: object) -> Row:
 
 
 def new_store(folder: str | Path, rows: Iterable[Row] = ()) -> int:
-    """Write a new store that appears only when it is complete. Returns its number of rows.
-
-    Of several rows of one key the last one is kept. Raises SweepError when the folder has a store already.
-    """
+    """Write a complete store, with the last row of each key, where there is none. Returns its number of rows."""
     path = Path(folder) / STORE
     if path.exists():
         raise SweepError(f"{path} exists already; move it away first")

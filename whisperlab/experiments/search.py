@@ -73,15 +73,12 @@ class Choice:
 
 @dataclass(slots=True, frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; integers if all of low, high and step are.
-
-    ``step`` restricts it to multiples above ``low``; ``log`` samples each power of ten equally often.
-    """
+    """Numbers from ``low`` to ``high``, both included; integers if all of low, high and step are."""
 
     low: float
     high: float
-    step: float | None = None
-    log: bool = False
+    step: float | None = None  # restricts it to multiples above low
+    log: bool = False  # samples each power of ten equally often
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -93,23 +90,19 @@ class Range:
             raise ConfigurationError(f"step must be above 0 and fit into the range, {got}")
 
     @property
-    def whole(self) -> bool:
-        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
-
-    @property
     def size(self) -> float:
         """The number of values; infinite for real numbers without a step."""
-        step = self.step or (1 if self.whole else None)
+        step = self.step or (1 if isinstance(self.low, int) and isinstance(self.high, int) else None)
         return math.inf if step is None else math.floor((self.high - self.low) / step + 1e-9) + 1
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
         """The number that a trial proposes; real numbers without a step have `DIGITS` significant digits."""
-        if self.step is None and self.whole:
-            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
-        if self.step is None:
-            drawn = float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.{DIGITS}g}")
-        else:
+        if self.step is not None:
             drawn = round(self.low + self.step * trial.suggest_int(name, 0, int(self.size) - 1), 12)
+        elif isinstance(self.low, int) and isinstance(self.high, int):
+            drawn = trial.suggest_int(name, self.low, self.high, log=self.log)
+        else:
+            drawn = float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.{DIGITS}g}")
         return min(max(drawn, self.low), self.high)  # rounding can leave the range
 
 
@@ -118,10 +111,8 @@ class Space:
 
     Described by an object such as ``{"compute.precision": ["fp32", "bf16"], "language_id": {"confident_above": {"low":
     0.5, "high": 0.95}}}``: a list is a `Choice`, an object of low, high, step and log a `Range`, any other value is
-    fixed. Names are dotted or nested.
-
-    Raises ConfigurationError for unknown options, values out of range or of another type, empty lists or ranges, and
-    if no option has several values.
+    fixed. Names are dotted or nested. Raises ConfigurationError for unknown options, wrong values, empty lists or
+    ranges, and if no option has several values.
     """
 
     def __init__(self, described: Mapping[str, object]) -> None:
@@ -238,15 +229,14 @@ def search(
     Method ``random`` draws all at once. ``adaptive`` is optuna's multi-objective TPE (Ozaki et al. 2022,
     "Multiobjective tree-structured Parzen estimator"): after `STARTUP` random trials it proposes `BATCH` configurations
     at a time that resemble the good trials. It suits tens of trials of minutes each; a genetic algorithm such as
-    NSGA-II would spend them on its first generation. Proposals avoid the others of their batch.
+    NSGA-II would spend them on its first generation.
 
     Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``
-    (`scoring.response_p95`) of the worst recording, measured beside the other workers; ``peak_rss_bytes``, the worst
-    recording's peak memory of its process, model included. Memory of earlier trials is freed first, except some MiB.
+    (`scoring.response_p95`) and ``peak_rss_bytes`` (of the process, model included) of the worst recording.
 
     Proposals depend on space, seed, method and the results so far: the same search with more trials continues this
-    one. Repeated proposals run once. A trial fails if any of its recordings fails. ``shared`` are options of all
-    configurations; ``options`` are arguments of `run_sweep`. Raises ConfigurationError as `check_recordings` does.
+    one. A trial fails if any of its recordings fails. ``shared`` are options of all configurations; ``options`` are
+    arguments of `run_sweep`. Raises ConfigurationError as `check_recordings` does.
     """
     if trials < 1 or method not in get_args(Method):
         raise ConfigurationError(
@@ -272,7 +262,10 @@ def search(
                 rows = store.rows_of(keys)
                 made.append(_trial(len(made), values, config, [rows[key] for key in keys]))
                 _tell(study, asked, made[-1].objectives)
-        say(_progress(SearchResult(tuple(made), found, ran), trials))
+        result = SearchResult(tuple(made), found, ran)
+        front = result.front
+        best = f", least mixed error {front[0].objectives[0]:.1%}" if front and front[0].objectives else ""
+        say(f"trial {len(made)} of {trials}: {len(result.failed)} failed, {len(front)} on the Pareto front{best}")
     if len(made) < trials:
         say(f"no new proposal after {len(made)} configurations: the search ends before {trials} trials")
     return SearchResult(tuple(made), found, ran)
@@ -339,11 +332,3 @@ def _trial(number: int, values: Values, config: TranscriberConfig, rows: Sequenc
     if missing := [name for name, value in objectives.items() if pd.isna(value)]:
         raise SweepError(f"a search needs {', '.join(OBJECTIVES)}; the runs have no {', '.join(missing)}")
     return Trial(number, values, config, tuple(map(float, objectives.values())), None)
-
-
-def _progress(result: SearchResult, trials: int) -> str:
-    front = result.front
-    best = f", least mixed error {front[0].objectives[0]:.1%}" if front and front[0].objectives else ""
-    return (
-        f"trial {len(result.trials)} of {trials}: {len(result.failed)} failed, {len(front)} on the Pareto front{best}"
-    )

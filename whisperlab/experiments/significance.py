@@ -100,10 +100,7 @@ def paired_test(
 
 
 def holm(results: Sequence[PairedResult]) -> list[PairedResult]:
-    """The results of one comparison with p corrected by Holm's method: 5 % for all of them together.
-
-    With more measures a difference needs more pairs; ``pairs_missing`` includes them.
-    """
+    """The results with p and ``pairs_missing`` corrected by Holm's method: 5 % for all of them together."""
     ordered = sorted(range(len(results)), key=lambda index: results[index].p)
     corrected, highest = list(results), 0.0
     for rank, index in enumerate(ordered):

@@ -55,6 +55,8 @@ MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
 # Language-ID at every hop, without the extra windows at onsets, which never go through the cache. By default the
 # transcriber skips hops while it is confident, which would hide the effect of cache, key and hop.
 EVERY_HOP: Json = {"language_id.confident_hop_factor": 1, "language_id.onset_ms": 0}
+# Of seconds of audio. The time left is from the mean speed: speech and silence alternate too fast for a moving one.
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 _PRECISION, _GUIDE_KEY = "cache.hash_precision", {"cache.key": "rounded"}
 
 
@@ -80,10 +82,7 @@ class Grid:
             raise ConfigurationError(f"options both swept and fixed: {', '.join(sorted(twice))}")
 
     def configurations(self) -> list[TranscriberConfig]:
-        """Every combination once, the first axis changing slowest; of precisions that a key ignores only the first.
-
-        Raises ConfigurationError for unknown options and wrong values.
-        """
+        """Every combination once, the first axis changing slowest; of precisions that a key ignores only the first."""
         key = _GUIDE_KEY if _PRECISION in self.axes else {}
         base = TranscriberConfig().replace({**EVERY_HOP, **key, **self.fixed})
         combinations = itertools.product(*(dict.fromkeys(values) for values in self.axes.values()))
@@ -131,10 +130,7 @@ class Outcome:
 
 
 def plan(configurations: Iterable[TranscriberConfig], recordings: Iterable[Recording], model_digest: str) -> list[Task]:
-    """All tasks, configuration by configuration. Reads the audio of every recording once, for its digest.
-
-    Raises SweepError when two of the recordings are the same audio: their results would have one name.
-    """
+    """All tasks, by configuration. Raises SweepError for recordings of the same audio: results would share a name."""
     by_digest: dict[str, Recording] = {}
     for recording in recordings:
         written = recording.audio_path.stat() if recording.audio_path.exists() else None
@@ -186,17 +182,41 @@ def run_sweep(
     tasks = plan(configurations, recordings, model_digest)
     if not tasks:
         raise SweepError("a sweep needs at least one configuration and one recording")
+    keys = [task.key for task in tasks]
     with stores.write_store(out) as store:
-        keys = [task.key for task in tasks]
         todo = remaining(tasks, store.statuses(keys), retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
-        peak = _run_all(todo, out, store, executor, make_transcriber, progress, say)
-        lost = {key for key, status in store.statuses(keys).items() if status != "ok"}
-        rows = store.rows_of(lost)
-    failed = tuple(rows[key] for key in keys if key in lost)
+        n, seconds = len(todo), sum(task.recording.duration for task in todo)
+        bar = tqdm(total=seconds, desc="sweep", smoothing=0, bar_format=_BAR, disable=not progress)
+        done, done_s, failures, peak = 0, 0.0, 0, 0
+
+        def advance(within_task_s: float = 0.0) -> None:
+            # Set, not added up: rounding errors past the total would make the bar complain.
+            bar.n = min(done_s + within_task_s, bar.total or 0.0)
+            bar.set_postfix_str(f"task {min(done + 1, n)}/{n}, {failures} failed", refresh=not within_task_s)
+            bar.update(0)
+
+        if executor is None:
+            assert make_transcriber is not None
+            executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, advance))
+        try:
+            with bar, closing(executor.run(todo)) as results:
+                advance()
+                for task, result in results:
+                    row = _died(task, result) if isinstance(result, Lost) else result
+                    store.append(row)
+                    failures += row["status"] != "ok"
+                    peak = max(peak, row["peak_rss_bytes"] or 0)
+                    done, done_s = done + 1, done_s + task.recording.duration
+                    advance()
+        except KeyboardInterrupt:
+            say(f"stopped; {out / STORE} holds every finished result, which later runs skip")
+            raise
+        rows = store.rows_of([key for key, status in store.statuses(keys).items() if status != "ok"])
+    failed = tuple(rows[key] for key in keys if key in rows)
     for row in failed:
         say(f"failed: {row['recording']} with {_short(TranscriberConfig.from_json(row['config']))}: {row['error']}")
-    return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, peak)
+    return Outcome(len(tasks), len(tasks) - n, n, failed, peak or None)
 
 
 def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
@@ -205,20 +225,14 @@ def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
 
 
 def identity(digest: str, device: str) -> dict[str, str]:
-    """What must be the same in all processes of a sweep: weights, version of whisperlab, and precision.
-
-    ``precision`` is that of encoder and decoder where a configuration names none: it depends on the processor.
-    """
+    """What all processes of a sweep must share: weights, version, and the processor's precisions by default."""
     here = torch.device(device)
     precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
     return {"weights": digest, "version": __version__, "precision": precision}
 
 
 def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTranscriber:
-    """`transcriber_maker` of a model that is loaded here, in a worker.
-
-    Raises SweepError where this process differs from ``drivers``, the `identity` of the driver process.
-    """
+    """`transcriber_maker` of a model loaded in a worker. Raises SweepError if its `identity` is not ``drivers``."""
     weights = load_weights(model, device)
     own = identity(model_digest(weights), device)
     for what, theirs in drivers.items():
@@ -234,10 +248,7 @@ def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Tas
 
 
 class PayloadCluster:
-    """A Ray cluster whose nodes do not see our files: audio is sent with the tasks, traces return with the rows.
-
-    Weights are taken from the cache of each node. ``options`` are those of `RayCluster`.
-    """
+    """A `RayCluster` on nodes with weights but without our files: audio is sent with tasks, traces return with rows."""
 
     def __init__(self, out: Path, load: Callable[[], MakeTranscriber], address: str, **options: Any) -> None:
         self._out = out
@@ -375,6 +386,11 @@ def cache_summary(caches: Sequence[Json]) -> Json:
     }
 
 
+def _died(task: Task, lost: Lost) -> Row:
+    error = f"the process that ran it died, {lost.attempts} times: was there enough memory?"
+    return {**_identity(task), "status": "died", "error": error}
+
+
 # What a row has from its run.
 _UNKNOWN: Row = {"error": None, "trace": None, "counts": {}, "rates": {}, "statistics": {}, "threads": None}
 _UNTIMED: Row = {"compute_s": None, "processor_s": None, "response_p95_s": None, "peak_rss_bytes": None}
@@ -407,53 +423,6 @@ _SEGMENT_RATES: Json = {"mixed_error_rate": None, "error_rate_by_language": {}, 
 
 def _rates(score: Score, has_text: bool) -> Json:
     return score.rates() if has_text else {**score.rates(), **_SEGMENT_RATES}
-
-
-def _run_all(
-    todo: Sequence[Task],
-    out: Path,
-    store: stores.ResultsStore,
-    executor: Executor[Task, Row] | None,
-    make_transcriber: MakeTranscriber | None,
-    progress: bool,
-    say: Say,
-) -> int | None:
-    """Run and store all tasks, with a bar that counts seconds of audio; returns the highest peak of memory."""
-    bar = tqdm(
-        total=sum(task.recording.duration for task in todo),
-        desc="sweep",
-        disable=not progress,
-        smoothing=0,  # time left from the mean speed: speech and silence alternate too fast for a moving one
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
-    )
-    finished_s, failures, peak = 0.0, 0, 0
-
-    def advance(within_task_s: float) -> None:
-        # Set, not added up: rounding errors past the total would make the bar complain.
-        bar.n = min(finished_s + within_task_s, bar.total or 0.0)
-        bar.update(0)
-
-    if executor is None:
-        assert make_transcriber is not None
-        executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, advance))
-    try:
-        with bar, closing(executor.run(todo)) as results:
-            bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
-            for number, (task, result) in enumerate(results, 1):
-                row = result
-                if isinstance(row, Lost):
-                    error = f"the process that ran it died, {row.attempts} times: was there enough memory?"
-                    row = {**_identity(task), "status": "died", "error": error}
-                store.append(row)
-                failures += row["status"] != "ok"
-                peak = max(peak, row["peak_rss_bytes"] or 0)
-                finished_s += task.recording.duration
-                advance(0.0)
-                bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
-    except KeyboardInterrupt:
-        say(f"stopped; {out / STORE} holds every finished result, which later runs skip")
-        raise
-    return peak or None
 
 
 def _short(config: TranscriberConfig) -> str:

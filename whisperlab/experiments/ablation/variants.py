@@ -1,7 +1,4 @@
-"""The variants of an ablation, their time and memory, and the cost of one language-ID frame.
-
-They are the reference pipeline, the default, and the default with one option changed.
-"""
+"""The variants of an ablation, their time and memory, and the cost of one language-ID frame."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from whisperlab.config import CacheOptions, TranscriberConfig
+from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.experiments.other_systems import EncoderWork, TableRow, encoder_work, load_faster_whisper, select
 from whisperlab.experiments.reference_pipeline import reference_transcriber
@@ -28,7 +25,6 @@ from whisperlab.model.engine import prepared
 from whisperlab.model.linear import activations, packed_linear
 from whisperlab.model.weights import Weights, load_model, load_weights
 from whisperlab.streaming.assembly import Parts
-from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.json_values import Json
@@ -196,10 +192,7 @@ def memory_of(task: tuple[str, Models, Recording, float]) -> tuple[int, int]:
 
 
 def hit_figures(variant: str, caches: Sequence[Json]) -> list[Figure]:
-    """The hit rate of a cache over several runs, and the false-hit rate if hits were verified, from its statistics.
-
-    The interval is Wilson's, although hits of one recording are not independent.
-    """
+    """Hit and false-hit rate of a cache over several runs; Wilson's interval, although hits are not independent."""
     found = cache_summary(caches)
     figures = [Figure(f"{variant}: hit rate", found["hit_rate"] or 0.0, "", n=found["hits"] + found["misses"])]
     if n := found["checked"]:
@@ -209,11 +202,7 @@ def hit_figures(variant: str, caches: Sequence[Json]) -> list[Figure]:
 
 
 def beside_offline(stretches: Sequence[FloatArray], models: Models, *, say: Say = lambda line: None) -> list[Figure]:
-    """Real-time factors of the default, fed in chunks, and of faster-whisper on whole stretches, in turns.
-
-    Fetches the weights in faster-whisper's format if they are not cached. Raises MissingDependencyError without the
-    extra ``other-systems``.
-    """
+    """Real-time factors of the default, fed in chunks, and of faster-whisper on whole stretches, in turns."""
     engine = load_faster_whisper(models.name, say=say)
     transcriber = VARIANTS[DEFAULT].transcriber(models)
     for_stream, for_offline = itertools.cycle(stretches), itertools.cycle(stretches)
@@ -251,8 +240,8 @@ def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[
     peak = packed_linear(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
 
     def frame(silence_ms: int) -> Subject:
-        lid = LanguageIdOptions(window_ms=2000, trailing_silence_ms=silence_ms, onset_ms=0)
-        config = TranscriberConfig(decode=False, language_id=lid, cache=CacheOptions(size=0))
+        lid = {"window_ms": 2000, "trailing_silence_ms": silence_ms, "onset_ms": 0}
+        config = TranscriberConfig.from_json({"decode": False, "language_id": lid, "cache": {"size": 0}})
         transcriber = SessionRestartTranscriber(models.weights, models.languages, config=config)
         transcriber.process(window)
         return transcriber.evaluate_frame
