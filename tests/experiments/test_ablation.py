@@ -12,17 +12,17 @@ import pytest
 
 from benchmarks.figures import Point, ladder_figure, pareto_figure, scaling_figure
 from whisperlab.experiments import ablation
-from whisperlab.experiments.ablation import check_claims, claim_result, variant_row
-from whisperlab.experiments.ablation.variants import (
-    VARIANTS,
+from whisperlab.experiments.ablation import (
     Measurement,
-    Variant,
+    check_claims,
+    claim_result,
     encoder_flop,
     hit_figures,
     select_variants,
     timings,
+    variant_row,
 )
-from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
+from whisperlab.experiments.ablation.variants import VARIANTS, ConcatenatedBuffer, Variant
 from whisperlab.model.weights import load_weights
 from whisperlab.report.figure import to_svg
 from whisperlab.util.errors import ConfigurationError

@@ -18,7 +18,7 @@ from test_sweep import DIGEST, Parrot, Untouchable, make_recording
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.experiments import search as search_module
-from whisperlab.experiments.executors import LocalProcesses
+from whisperlab.experiments.executors import local_processes
 from whisperlab.experiments.pareto import importances, pareto_front, separation
 from whisperlab.experiments.results_store import read_rows
 from whisperlab.experiments.search import BATCH, OBJECTIVES, STARTUP, Choice, Range, SearchResult, Space, search
@@ -258,7 +258,9 @@ def wordies() -> Any:
 def test_several_workers_run_the_same_trials(recordings: list[Recording], tmp_path: Path) -> None:
     alone = run(recordings, tmp_path / "a", method="random")
     there = tmp_path / "b"
-    shared = run(recordings, there, method="random", executor=LocalProcesses(partial(task_worker, there, wordies), 2))
+    shared = run(
+        recordings, there, method="random", executor=partial(local_processes, partial(task_worker, there, wordies), 2)
+    )
     assert [trial.config for trial in shared.trials] == [trial.config for trial in alone.trials]
     errors = [[trial.objectives and trial.objectives[0] for trial in one.trials] for one in (alone, shared)]
     assert errors[0] == errors[1]

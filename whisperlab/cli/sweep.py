@@ -197,10 +197,10 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
     load = partial(sweep.load_maker, args.model, args.device, sweep.identity(digest, args.device))
     factory = partial(sweep.task_worker, out, load)
     if args.ray is None:
-        return {"executor": executors.LocalProcesses(factory, args.workers)}
+        return {"executor": partial(executors.local_processes, factory, args.workers)}
     if args.ship_audio:
-        return {"executor": sweep.PayloadCluster(out, load, args.ray, n_workers=args.workers, say=console.note)}
-    return {"executor": executors.RayCluster(factory, args.ray, args.workers, say=console.note)}
+        return {"executor": partial(sweep.payload_cluster, out, load, args.ray, args.workers, say=console.note)}
+    return {"executor": partial(executors.ray_cluster, factory, args.ray, args.workers, say=console.note)}
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:

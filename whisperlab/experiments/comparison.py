@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -158,27 +157,20 @@ def compare_configurations(
 
 
 def compare_systems(
-    systems: Mapping[str, System],
-    recordings: Sequence[Recording],
-    *,
-    rounds: int = 1,
-    rng: np.random.Generator | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    say: Say = lambda line: None,
+    systems: Mapping[str, System], recordings: Sequence[Recording], *, rounds: int = 1, say: Say = lambda line: None
 ) -> Outcome:
     """Run the systems ``A`` and ``B`` on every recording, ``rounds`` times in turns, and test `MEASURES`.
 
     Times are paired by recording and round, rates by recording: further rounds do not change them. Raises
     ConfigurationError without recordings or rounds.
     """
-    if not recordings or rounds < 1:
-        got = f"{len(recordings)}, {rounds}"
-        raise ConfigurationError(f"a comparison needs recordings and at least one round, got {got}")
+    if not (n := len(recordings)) or rounds < 1:
+        raise ConfigurationError(f"a comparison needs recordings and at least one round, got {n}, {rounds}")
     warm_up(recordings[0], systems)
     pairs = Pairs()
     for number in range(rounds):
         order = dict(list(systems.items())[:: 1 if number % 2 == 0 else -1])
-        for result in interleaved(recordings, order, clock=clock, say=say):
+        for result in interleaved(recordings, order, say=say):
             variant, recording = result.name, result.recording
             pairs.add(TIME, (recording, number), variant, result.compute_s / result.duration)
             if number == 0:
@@ -186,16 +178,16 @@ def compare_systems(
                 for measure in (MIXED, LANGUAGE):
                     pairs.add(measure, recording, variant, rates[_RATES[measure]])
                 pairs.add(ENCODED, recording, variant, result.output.work.encoded_s / result.duration)
-    return pairs.test(rng or np.random.default_rng(0)).corrected()
+    return pairs.test(np.random.default_rng(0)).corrected()
 
 
-def compare_sweeps(a: Path, b: Path, *, rng: np.random.Generator | None = None) -> Outcome:
+def compare_sweeps(a: Path, b: Path) -> Outcome:
     """Test each measure of each configuration, paired over recordings, with Holm's correction over all tests.
 
     Times are compared only when the traces name one machine. Raises SweepError when a sweep has no finished row, when
     the sweeps share no recording, and when a row has several partners.
     """
-    rng = rng or np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     differing, paired = _paired({"A": _finished(a), "B": _finished(b)})
     timed, timing_remark = _timed({"A": a, "B": b}, paired.values())
     outcomes = {name: _tested(name, one, timed, rng) for name, one in paired.items()}

@@ -85,12 +85,9 @@ def probe(
     return found
 
 
-def seconds(tasks: Sequence[Task], costs: Mapping[str, Cost], n_workers: int, start_s: float = 0.0) -> float:
-    """Estimate how many seconds the tasks take: they start in order, each on the first free worker.
-
-    ``start_s`` is the time to start a worker with its model. Workers are assumed not to slow each other down.
-    """
-    free_at = [start_s] * min(n_workers, len(tasks))
+def seconds(tasks: Sequence[Task], costs: Mapping[str, Cost], n_workers: int) -> float:
+    """The seconds that workers which do not slow each other down take, each task on the first free one."""
+    free_at = [0.0] * min(n_workers, len(tasks))
     for task in tasks:
         took = costs[cost_name(task.config.to_json())].rate * task.recording.duration
         heapq.heapreplace(free_at, free_at[0] + took)

@@ -1,7 +1,9 @@
-"""Where the tasks of a sweep run: in this process, in several of this machine, or on a Ray cluster.
+"""Where the tasks of a sweep run besides this process: in several processes of this machine, or on a Ray cluster.
 
-An executor takes tasks and yields each with its result when it is done, in any order. A *factory* is called once per
-worker, loads the model, and returns the function that does a task. Workers write traces; only the driver writes rows.
+An executor is a function from tasks to a generator of each task with its result when it is done, in any order; closing
+the generator stops the workers. A *factory* is called once per worker, loads the model, and returns the function that
+does a task. It is importable by name, or `functools.partial` of such a function. Workers write traces; only the driver
+writes rows.
 
 A worker is a `concurrent.futures.ProcessPoolExecutor` of one process: when a process dies, its executor fails as a
 whole, so a death costs exactly the task of that worker. Workers are started with *spawn*: they have the environment and
@@ -20,21 +22,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
 from types import ModuleType
-from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, brief
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Done = TypeVar("Done", covariant=True)
 Work: TypeAlias = Callable[[Task], Result]
 
 ATTEMPTS = 3  # of a task whose worker dies
@@ -52,90 +53,63 @@ class Lost:
 
 
 Results: TypeAlias = Generator[tuple[Task, Result | Lost], None, None]
+Executor: TypeAlias = Callable[[Sequence[Task]], Results[Task, Result]]
 AnyWorker: TypeAlias = "Worker[Task, Result] | _RayWorker[Task, Result]"
 
 
-class Executor(Protocol[Task, Done]):
-    """Does tasks, and yields each with its result, or `Lost`, when it is done."""
-
-    def run(self, tasks: Sequence[Task]) -> Results[Task, Done]:
-        """Closing the generator stops the workers."""
-
-
-@dataclass(slots=True, frozen=True)
-class InProcess(Generic[Task, Result]):
-    """One task after the other, in this process."""
-
-    factory: Callable[[], Work[Task, Result]]
-
-    def run(self, tasks: Sequence[Task]) -> Results[Task, Result]:
-        work = self.factory()
-        for task in tasks:
-            yield task, work(task)
+def local_processes(
+    factory: Callable[[], Work[Task, Result]], n_workers: int, tasks: Sequence[Task]
+) -> Results[Task, Result]:
+    """Several processes of this machine, each with its own model. Ctrl-C reaches only the driver process."""
+    if n_workers < 1:
+        raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
+    return _run_on(lambda: Worker(factory), n_workers, tasks, WorkerDiedError)
 
 
-@dataclass(slots=True, frozen=True)
-class LocalProcesses(Generic[Task, Result]):
-    """Several processes of this machine, each with its own model.
+def ray_cluster(
+    factory: Callable[[], Callable[..., Result]],
+    address: str,  # HOST:PORT of a running cluster; auto: that of this machine
+    n_workers: int | None,  # actors; None: one per processor of the cluster
+    tasks: Sequence[Task],
+    *,
+    payload: Callable[[Task], tuple[str, Callable[[], object]]] | None = None,
+    say: Callable[[str], object] = _log.info,
+) -> Results[Task, Result]:
+    """Actors of a Ray cluster, each with its own model; like `local_processes`, on nodes that see the same files.
 
-    A worker that dies is replaced, and its task tried again, `ATTEMPTS` times in all. Ctrl-C reaches only the driver
-    process. ``factory`` is importable by name, or `functools.partial` of such a function.
+    ``payload`` is the data of a task that nodes do not have, with a name. It is sent through the object store once per
+    name and is the second argument of the work. ``say`` is called with the address and the size of the cluster.
     """
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
+    started, dashboard = _join(ray, address)
+    alive, processors = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
+    head = ray.get_runtime_context().gcs_address
+    look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
+    say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
+    actor = ray.remote(num_cpus=1)(_Actor)
+    sent: dict[str, Any] = {}
 
-    factory: Callable[[], Work[Task, Result]]
-    n_workers: int
+    def packed(task: Task) -> list[object]:
+        if payload is None:
+            return []
+        name, thing = payload(task)
+        if name not in sent:
+            sent[name] = ray.put(thing())
+        return [sent[name]]
 
-    def __post_init__(self) -> None:
-        if self.n_workers < 1:
-            raise ConfigurationError(f"a sweep needs at least one worker, got {self.n_workers}")
+    def open_worker() -> _RayWorker[Task, Result]:
+        mine = actor.remote(factory)
+        return _RayWorker(lambda task: mine.do.remote(task, *packed(task)).future(), partial(ray.kill, mine))
 
-    def run(self, tasks: Sequence[Task]) -> Results[Task, Result]:
-        return _run_on(lambda: Worker(self.factory), self.n_workers, tasks, WorkerDiedError)
-
-
-@dataclass(slots=True, frozen=True)
-class RayCluster(Generic[Task, Result]):
-    """Actors of a Ray cluster, each with its own model; like `LocalProcesses`, on nodes that see the same files."""
-
-    factory: Callable[[], Callable[..., Result]]
-    address: str = "auto"  # HOST:PORT of a running cluster; auto: that of this machine
-    n_workers: int | None = None  # actors; None: one per processor of the cluster
-    _: KW_ONLY
-    # The data of a task that nodes do not have, with a name. It is sent through the object store once per name and is
-    # the second argument of the work.
-    payload: Callable[[Task], tuple[str, Callable[[], object]]] | None = None
-    say: Callable[[str], object] = _log.info  # is called with the address and the size of the cluster
-
-    def run(self, tasks: Sequence[Task]) -> Results[Task, Result]:
-        try:
-            ray = import_module("ray")
-        except ImportError as error:
-            raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
-        started, dashboard = _join(ray, self.address)
-        alive, processors = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
-        head = ray.get_runtime_context().gcs_address
-        look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
-        self.say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
-        actor = ray.remote(num_cpus=1)(_Actor)
-        sent: dict[str, Any] = {}
-
-        def packed(task: Task) -> list[object]:
-            if self.payload is None:
-                return []
-            name, thing = self.payload(task)
-            if name not in sent:
-                sent[name] = ray.put(thing())
-            return [sent[name]]
-
-        def open_worker() -> _RayWorker[Task, Result]:
-            return _RayWorker(actor.remote(self.factory), packed, ray.kill)
-
-        n_workers, died = self.n_workers or max(1, processors), ray.exceptions.RayActorError
-        try:
-            yield from _run_on(open_worker, n_workers, tasks, died, partial(_has_room, ray))
-        finally:
-            if started:
-                ray.shutdown()
+    workers, died = n_workers or max(1, processors), ray.exceptions.RayActorError
+    try:
+        yield from _run_on(open_worker, workers, tasks, died, partial(_has_room, ray))
+    finally:
+        if started:
+            ray.shutdown()
 
 
 def _run_on(
@@ -145,10 +119,9 @@ def _run_on(
     died: type[Exception],
     has_room: Callable[[], bool] = lambda: True,
 ) -> Results[Task, Result]:
-    """Keep workers busy with one task at a time; yield each task with its result, or `Lost`.
+    """Keep workers busy with one task at a time. One whose future fails with ``died`` is replaced if there is room.
 
-    ``died`` is the error of a future whose worker died; other errors are raised. A dead worker is replaced if it was
-    the last or ``has_room``.
+    Its task is tried again, `ATTEMPTS` times in all. The last worker is always replaced. Other errors are raised.
     """
     waiting = deque((task, 1) for task in tasks)
     busy: dict[Future[Result], tuple[AnyWorker[Task, Result], Task, int]] = {}
@@ -187,10 +160,9 @@ def _run_on(
 
 
 class Worker(Generic[Task, Result]):
-    """A process that does one task after the other. Close it, or use it as a context manager.
+    """A process, and its context manager, that does one task after the other; when it dies, the next task gets another.
 
-    A process that died is replaced when the next task is submitted. ``factory`` is called in the process, before the
-    first task; an error of it is the error of every task.
+    ``factory`` is called in the process, before the first task; an error of it is the error of every task.
     """
 
     __slots__ = ("_executor", "_factory", "_lifeline")
@@ -264,20 +236,11 @@ def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
     return _work(task)  # type: ignore[misc,return-value]
 
 
-@dataclass(slots=True, frozen=True)
-class _RayWorker(Generic[Task, Result]):
+class _RayWorker(NamedTuple, Generic[Task, Result]):
     """`Worker` on a node of a cluster."""
 
-    actor: Any
-    packed: Callable[[Task], list[object]]
-    kill: Callable[[Any], object]
-
-    def submit(self, task: Task) -> Future[Result]:
-        done: Future[Result] = self.actor.do.remote(task, *self.packed(task)).future()
-        return done
-
-    def close(self) -> None:
-        self.kill(self.actor)
+    submit: Callable[[Task], Future[Result]]
+    close: Callable[[], object]
 
 
 class _Actor:

@@ -195,10 +195,7 @@ def streaming(
     reference: Reference,
     pace: Pace = "fast",
 ) -> SystemOutput:
-    """A streaming transcriber, fed 100 ms at a time; ``make_transcriber`` returns a fresh one.
-
-    With pace ``real`` its words have wall-clock times, otherwise times on the audio clock.
-    """
+    """A fresh streaming transcriber, fed 100 ms at a time. With pace ``real`` its words have wall-clock times."""
     trace = capture(make_transcriber(reference), audio, recording="", reference=reference, pace=pace)
     work, committed = encoder_work(trace.statistics), trace.committed
     return SystemOutput(trace.segments, trace.switches, work, committed, trace.compute_s, trace.statistics)

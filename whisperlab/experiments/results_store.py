@@ -165,10 +165,7 @@ def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = 
 
 
 class ResultsStore(AbstractContextManager["ResultsStore"]):
-    """An open store; also a context manager that closes it. Get one from `open_store`, `write_store` or `in_memory`.
-
-    Raises SweepError, with the name of the file, when the file is damaged or the disk is full.
-    """
+    """An open store, and its context manager. Raises SweepError, with its name, if it is damaged or the disk full."""
 
     def __init__(self, connection: sqlite3.Connection, name: str) -> None:
         self.connection, self.name = connection, name
@@ -227,10 +224,7 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
         return {row["key"]: row for row in self.rows(_AMONG, (json.dumps([*keys]),))}
 
     def append(self, row: Row) -> None:
-        """Add a row, or replace the one of the same key, in one transaction that is on disk when this returns.
-
-        Raises SweepError for a row with a field of a wrong type: nothing is written then.
-        """
+        """Add or replace a row by its key, on disk when this returns. Raises SweepError for a field of a wrong type."""
         try:
             text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode().decode()  # no unpaired surrogates
             check_row(from_json(text))

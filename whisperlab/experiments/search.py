@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack, get_args
 
-import pandas as pd
-
 from whisperlab.config import GROUPS, TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.experiments.comparison import read_options
@@ -324,11 +322,10 @@ def _study(method: Method, seed: int) -> optuna.Study:
 
 
 def _trial(number: int, values: Values, config: TranscriberConfig, rows: Sequence[Row]) -> Trial:
-    broken = next((row for row in rows if row["status"] != "ok"), None)
-    if broken:
+    if broken := next((row for row in rows if row["status"] != "ok"), None):
         return Trial(number, values, config, None, f"{broken['recording']}: {broken['error']}")
     summary = summarise(rows).iloc[0]
     objectives = {name: summary.get(column, math.nan) for name, column in OBJECTIVES.items()}
-    if missing := [name for name, value in objectives.items() if pd.isna(value)]:
+    if missing := [name for name, value in objectives.items() if value is None or math.isnan(value)]:
         raise SweepError(f"a search needs {', '.join(OBJECTIVES)}; the runs have no {', '.join(missing)}")
     return Trial(number, values, config, tuple(map(float, objectives.values())), None)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import torch
 from tqdm.auto import tqdm
@@ -32,7 +32,7 @@ from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
 from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments import results_store as stores
-from whisperlab.experiments.executors import Executor, InProcess, Lost, RayCluster, Results
+from whisperlab.experiments.executors import Executor, Lost, Results, ray_cluster
 from whisperlab.experiments.results_store import STORE, Row, Say
 from whisperlab.model.linear import check_precision
 from whisperlab.model.weights import Weights, load_weights, model_digest
@@ -196,11 +196,13 @@ def run_sweep(
             bar.set_postfix_str(f"task {min(done + 1, n)}/{n}, {failures} failed", refresh=not within_task_s)
             bar.update(0)
 
-        if executor is None:
+        if executor:
+            running = executor(todo)
+        else:
             assert make_transcriber is not None
-            executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, advance))
+            running = ((task, run_task(task, out, make_transcriber, advance)) for task in todo)
         try:
-            with bar, closing(executor.run(todo)) as results:
+            with bar, closing(running) as results:
                 advance()
                 for task, result in results:
                     row = _died(task, result) if isinstance(result, Lost) else result
@@ -247,25 +249,26 @@ def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Tas
     return lambda task: run_task(task, out, make_transcriber)
 
 
-class PayloadCluster:
-    """A `RayCluster` on nodes with weights but without our files: audio is sent with tasks, traces return with rows."""
-
-    def __init__(self, out: Path, load: Callable[[], MakeTranscriber], address: str, **options: Any) -> None:
-        self._out = out
-        self._cluster: RayCluster[Task, tuple[Row, bytes | None]] = RayCluster(
-            partial(_payload_worker, load), address, payload=lambda t: (t.audio_sha256, t.recording.audio), **options
-        )
-
-    def run(self, tasks: Sequence[Task]) -> Results[Task, Row]:
-        with closing(self._cluster.run(tasks)) as results:
-            for task, result in results:
-                if isinstance(result, Lost):
-                    yield task, result
-                    continue
-                row, trace = result
-                if trace is not None:
-                    write_atomic(self._out / str(row["trace"]), gzip.decompress(trace))
-                yield task, row
+def payload_cluster(
+    out: Path,
+    load: Callable[[], MakeTranscriber],
+    address: str,
+    n_workers: int | None,
+    tasks: Sequence[Task],
+    say: Say = logger.info,
+) -> Results[Task, Row]:
+    """A `ray_cluster` of nodes with weights but without our files: audio is sent, traces return with the rows."""
+    work = partial(_payload_worker, load)
+    sent = ray_cluster(work, address, n_workers, tasks, payload=lambda t: (t.audio_sha256, t.recording.audio), say=say)
+    with closing(sent) as results:
+        for task, result in results:
+            if isinstance(result, Lost):
+                yield task, result
+                continue
+            row, trace = result
+            if trace is not None:
+                write_atomic(out / str(row["trace"]), gzip.decompress(trace))
+            yield task, row
 
 
 def _payload_worker(load: Callable[[], MakeTranscriber]) -> Callable[[Task, FloatArray], tuple[Row, bytes | None]]:
@@ -290,8 +293,7 @@ def run_task(
     """Run one task and return its row; an error becomes a failed row.
 
     ``audio`` is that of the recording, if it is loaded already. ``progress`` is called with the seconds of audio done.
-    The row's ``peak_rss_bytes`` is that of the whole process, model included, while the task ran; where the system
-    cannot reset it, since the process began.
+    ``peak_rss_bytes`` is that of the whole process during the task, or since it began where it cannot be reset.
     """
     row, recording, path = _identity(task), task.recording, f"{stores.TRACES}/{task.key}.jsonl"
     gc.collect()

@@ -1,44 +1,37 @@
-"""The variants of an ablation, their time and memory, and the cost of one language-ID frame."""
+"""The variants of an ablation: the reference pipeline, the default, and the default with one option changed.
+
+The reference pipeline is the cost of live transcription before any optimisation, the guide's "before": audio is kept by
+``np.concatenate``, every window is padded to 30 s, openai-whisper's own modules run in float32, the whole vocabulary is
+projected for every token, language-ID runs at every hop, and there is no cache. The decision logic is that of
+`SessionRestartTranscriber`, so that a comparison measures the parts and nothing else.
+"""
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from whisperlab.buffer import RingBuffer
 from whisperlab.config import TranscriberConfig
-from whisperlab.data import Recording
-from whisperlab.experiments.other_systems import EncoderWork, TableRow, encoder_work, load_faster_whisper, select
-from whisperlab.experiments.reference_pipeline import reference_transcriber
-from whisperlab.experiments.results_store import Say
-from whisperlab.experiments.sweep import cache_summary
-from whisperlab.metrics import PerformanceMetrics
-from whisperlab.model.encoder import positions
-from whisperlab.model.engine import prepared
-from whisperlab.model.linear import activations, packed_linear
+from whisperlab.experiments.other_systems import select
+from whisperlab.model.encoder import Encoded, ShortWindowEncoder, positions
+from whisperlab.model.text_decoder import DecoderState, TextDecoder
 from whisperlab.model.weights import Weights, load_model, load_weights
 from whisperlab.streaming.assembly import Parts
 from whisperlab.transcriber import SessionRestartTranscriber
-from whisperlab.util.audio_arrays import FloatArray, duration_s
-from whisperlab.util.json_values import Json
-from whisperlab.util.process import process_memory, reset_peak_rss
-from whisperlab.util.statistics import Array, Figure, ratio, summary, wilson
-from whisperlab.util.threads import THREADS, torch_threads
-from whisperlab.util.timeline import SAMPLE_RATE, samples
-from whisperlab.util.timing import Subject, feed, rotations, time_in_turns
+from whisperlab.util.audio_arrays import FloatArray, as_chunk
+from whisperlab.util.errors import AudioFormatError
+from whisperlab.util.timeline import MAX_WINDOW
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
-
-CHUNK_MS = 100
-PEAK_SIZE = 1024  # of the square product that estimates the machine's peak
 
 BEFORE, GUIDE, DEFAULT = "before", "guide", "default"
 
@@ -124,158 +117,145 @@ def select_variants(names: Iterable[str] | None) -> list[Variant]:
     return [VARIANTS[name] for name in select(wanted, VARIANTS, "variant")]
 
 
-@dataclass(slots=True)
-class Measurement:
-    """Time, work and memory of one variant; the chunks are the same for all variants."""
+class ConcatenatedBuffer(RingBuffer):
+    """The newest ``capacity`` samples in an array that every append copies; otherwise like `RingBuffer`."""
 
-    chunk_ms: list[list[float]] = field(default_factory=list)  # by stretch
-    metrics: PerformanceMetrics = field(default_factory=PerformanceMetrics)
-    work: EncoderWork = field(default_factory=EncoderWork)
-    audio_s: float = 0.0
-    peak_bytes: int | None = None  # added to the interpreter and its libraries
-    steady_bytes: int | None = None  # the same after all audio
-    scores: TableRow = field(default_factory=dict)
+    __slots__ = ()
 
-    @property
-    def all_ms(self) -> Array:
-        return np.concatenate([np.asarray(stretch) for stretch in self.chunk_ms])
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._data = self._readable = np.array([], dtype=np.float32)
+        self._memory = None  # frees the ring
 
+    def append(self, samples: npt.ArrayLike) -> None:
+        chunk = as_chunk(samples)
+        end = self._end + len(chunk)
+        self._overruns += len(chunk) > 0 and end - self._consumed_until > self._capacity
+        self._data = np.concatenate([self._data, chunk])[-self._capacity :]
+        self._writing_until = self._end = end
 
-def timings(
-    stretches: Sequence[FloatArray], variants: Sequence[Variant], models: Models, *, say: Say = lambda line: None
-) -> dict[str, Measurement]:
-    """Time every variant on every stretch, in turns, after one second of warm-up each."""
-    made = {variant.name: variant.transcriber(models) for variant in variants}
-    found = {variant.name: Measurement() for variant in variants}
-    for transcriber in made.values():
-        chunk_times(transcriber, stretches[0][:SAMPLE_RATE])
-    for number, (stretch, order) in enumerate(zip(stretches, rotations(made), strict=False), 1):
-        audio_s = duration_s(stretch)
-        for name in order:
-            transcriber, timing = made[name], found[name]
-            took = chunk_times(transcriber, stretch)
-            timing.chunk_ms.append(took)
-            timing.metrics.merge(transcriber.metrics)
-            timing.work += encoder_work(transcriber.get_statistics())
-            timing.audio_s += audio_s
-            say(f"stretch {number} of {len(stretches)}: {name}: {sum(took) / 1000:.1f} s for {audio_s:.0f} s")
-    return found
+    def _copy_out(self, start: int, n: int) -> FloatArray:
+        first = start - (self._end - len(self._data))
+        return self._data[first : first + n].copy()
 
 
-def chunk_times(transcriber: SessionRestartTranscriber, audio: FloatArray) -> list[float]:
-    """Milliseconds of each chunk; the last includes the end of the stream."""
-    transcriber.reset()
-    results, readings = feed(transcriber, audio, samples(CHUNK_MS / 1000)), [time.perf_counter()]
-    readings += (time.perf_counter() for _ in results)
-    took = (1000 * np.diff(readings)).tolist()
-    return [*took[:-2], took[-2] + took[-1]]
+class PaddedEncoder(ShortWindowEncoder):
+    """openai-whisper's encoder on windows padded to 30 s; ignores the margin and never pools."""
+
+    __slots__ = ("_model",)
+
+    def __init__(self, model: Whisper) -> None:
+        self._model, self.device, self.precision, self.compiled = model, model.device, "fp32", False
+        self.reset_counts()
+
+    def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
+        from whisper.audio import log_mel_spectrogram, pad_or_trim
+
+        found = []
+        for window in windows:
+            if not 0 < len(window) <= MAX_WINDOW:
+                raise AudioFormatError(f"a window needs 1 to {MAX_WINDOW} samples, got {len(window)}")
+            mel = log_mel_spectrogram(pad_or_trim(window), self._model.dims.n_mels, device=self.device)
+            with torch.inference_mode():
+                found.append(Encoded(self._model.encoder(mel[None])[0], positions(len(window))))
+            self.calls += 1
+            self.encoded_samples += MAX_WINDOW
+        return found
 
 
-def memory_of(task: tuple[str, Models, Recording, float]) -> tuple[int, int]:
-    """Peak and final bytes that a variant, by name, adds to this fresh process and its libraries."""
-    import whisper
-    import whisper.timing  # load all libraries first, so that they are not measured
-    from whisper.tokenizer import get_tokenizer
+@dataclass(slots=True, kw_only=True)
+class _ReferenceState(DecoderState):
+    """openai-whisper's own cache: the keys and values of its modules, cross-attention included."""
 
-    from whisperlab.model.tokenizer import tokenizer_for
-
-    variant, models, recording, length_s = task
-    audio = recording.audio()[: samples(length_s)]
-    get_tokenizer(multilingual=True)
-    tokenizer_for("en")
-    whisper.log_mel_spectrogram(audio[:SAMPLE_RATE])
-    libraries = process_memory()["VmRSS"]
-    reset_peak_rss()
-    chunk_times(VARIANTS[variant].transcriber(models), audio)
-    after = process_memory()
-    return after["VmHWM"] - libraries, after["VmRSS"] - libraries
+    features: torch.Tensor
+    kept: dict[torch.nn.Module, torch.Tensor]
 
 
-def hit_figures(variant: str, caches: Sequence[Json]) -> list[Figure]:
-    """Hit and false-hit rate of a cache over several runs; Wilson's interval, although hits are not independent."""
-    found = cache_summary(caches)
-    figures = [Figure(f"{variant}: hit rate", found["hit_rate"] or 0.0, "", n=found["hits"] + found["misses"])]
-    if n := found["checked"]:
-        interval = wilson(found["false_hits"], n)
-        figures.append(Figure(f"{variant}: false-hit rate", found["false_hit_rate"], "", *interval, n))
-    return figures
+class ReferenceDecoder(TextDecoder):
+    """openai-whisper's decoder; it returns logits of the whole vocabulary in place of hidden states."""
+
+    def __init__(self, model: Whisper) -> None:
+        self._model, self.device, self.precision = model, model.device, "fp32"
+        self.max_tokens, self.n_vocabulary = model.dims.n_text_ctx, model.dims.n_vocab
+        self._heads = [tuple(place) for place in model.alignment_heads.indices().T.tolist()]
+
+    def open(self, encoded: Encoded) -> DecoderState:
+        alignment = torch.empty(len(self._heads), 0, len(encoded.features), device=self.device)
+        return _ReferenceState([], [], alignment, features=encoded.features, kept={})
+
+    def rewind(self, state: DecoderState, n_tokens: int) -> None:
+        assert isinstance(state, _ReferenceState)
+        own = {module for block in self._model.decoder.blocks for module in (block.attn.key, block.attn.value)}
+        state.kept = {module: kept[:, :n_tokens] if module in own else kept for module, kept in state.kept.items()}
+        state.alignment = state.alignment[:, :n_tokens]
+        state.n_tokens = min(state.n_tokens, n_tokens)
+
+    def extend(self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False) -> torch.Tensor:
+        """Logits of the whole vocabulary after each of the tokens, shape (new tokens, vocabulary)."""
+        assert isinstance(state, _ReferenceState)
+        assert len(tokens) == 1 or not state.n_tokens, "openai-whisper's mask is for an empty cache"
+        end = state.n_tokens + len(tokens)
+        if end > self.max_tokens:
+            raise ValueError(f"Whisper decodes at most {self.max_tokens} tokens at once, got {end}")
+        ids = torch.tensor([list(tokens)], device=self.device)
+        with torch.inference_mode(), self._watched(state, keep_alignment) as seen:
+            logits: torch.Tensor = self._model.decoder(ids, state.features[None], kv_cache=state.kept)[0]
+        state.n_tokens = end
+        if keep_alignment:
+            weights = torch.stack([seen[layer][head] for layer, head in self._heads]).softmax(-1)
+            state.alignment = torch.cat([state.alignment, weights], 1)
+        return logits
+
+    def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
+        return self.extend(self.open(Encoded(features, len(features))), [token])
+
+    def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        return hidden if rows is None else hidden[:, rows]
+
+    def likely_logits(self, hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return hidden.clone() if mask is None else hidden + mask
+
+    @contextmanager
+    def _watched(self, state: _ReferenceState, attention: bool) -> Iterator[dict[int, torch.Tensor]]:
+        """Cache keys and values by openai-whisper's hooks; yields the cross-attention scores by layer."""
+        from whisper.model import MultiHeadAttention, disable_sdpa
+
+        seen: dict[int, torch.Tensor] = {}
+        state.kept, hooks = self._model.install_kv_cache_hooks(state.kept)
+        for layer, block in enumerate(self._model.decoder.blocks if attention else ()):
+            assert isinstance(block.cross_attn, MultiHeadAttention)
+
+            def note(_: object, __: object, outs: tuple[torch.Tensor, ...], layer: int = layer) -> None:
+                seen[layer] = outs[-1][0]
+
+            hooks.append(block.cross_attn.register_forward_hook(note))
+        try:
+            with disable_sdpa() if attention else nullcontext():
+                yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
-def beside_offline(stretches: Sequence[FloatArray], models: Models, *, say: Say = lambda line: None) -> list[Figure]:
-    """Real-time factors of the default, fed in chunks, and of faster-whisper on whole stretches, in turns."""
-    engine = load_faster_whisper(models.name, say=say)
-    transcriber = VARIANTS[DEFAULT].transcriber(models)
-    for_stream, for_offline = itertools.cycle(stretches), itertools.cycle(stretches)
-    subjects: dict[str, Subject] = {
-        "stream": lambda: chunk_times(transcriber, next(for_stream)),
-        "offline": lambda: list(engine.transcribe(next(for_offline), multilingual=True)[0]),
-    }
-    time_in_turns(subjects, len(stretches), time.perf_counter_ns)  # warm-up
-    times = time_in_turns(subjects, max(2 * len(stretches), 6), time.perf_counter_ns)
-
-    def factors(took: Sequence[float]) -> list[float]:
-        return [ms / 1000 / duration_s(audio) for ms, audio in zip(took, itertools.cycle(stretches), strict=False)]
-
-    return [
-        summary("real-time factor: default, a stream", "", factors(times["stream"])),
-        summary("real-time factor: faster-whisper int8, multilingual, offline", "", factors(times["offline"])),
-        ratio("default / faster-whisper", times["stream"], times["offline"]),
-    ]
-
-
-def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[Figure]:
-    """A language-ID frame of 2 s beside openai-whisper's ``detect_language``, and the encoder beside the peak rate.
-
-    All take turns, by the wall clock. The frame is ``lid.total`` of the transcriber: window, hash, mel, pooled encoder,
-    posterior and smoothing. The encoder's share of the peak counts its multiplications and additions only.
-    """
-    import whisper
-
-    window = np.resize(speech, samples(3))[samples(1) :]
-    encoder, _ = prepared(models.weights)
-    padded, model = whisper.pad_or_trim(window), models.whisper
-    silence_ms, kind = TranscriberConfig().language_id.trailing_silence_ms, activations(encoder.precision)
-    mel = encoder.mel([window], len(window))
-    square = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
-    peak = packed_linear(square, None, "bf16" if kind is torch.bfloat16 else "fp32")
-
-    def frame(silence_ms: int) -> Subject:
-        lid = {"window_ms": 2000, "trailing_silence_ms": silence_ms, "onset_ms": 0}
-        config = TranscriberConfig.from_json({"decode": False, "language_id": lid, "cache": {"size": 0}})
-        transcriber = SessionRestartTranscriber(models.weights, models.languages, config=config)
-        transcriber.process(window)
-        return transcriber.evaluate_frame
-
-    subjects: dict[str, Subject] = {
-        "openai-whisper": lambda: model.detect_language(whisper.log_mel_spectrogram(padded)),
-        "frame": frame(0),
-        "frame with silence": frame(silence_ms),
-        "encoder": lambda: encoder.forward(mel, None),
-        "peak": lambda: peak(square),
-    }
-    with torch_threads(THREADS), torch.inference_mode():
-        times = time_in_turns(subjects, rounds, time.perf_counter_ns)
-    theirs, frame_ms = times["openai-whisper"], times["frame"]
-    spent = {name: median(ms) / 1000 for name, ms in times.items()}
-    rate = encoder_flop(models.weights, positions(len(window))) / spent["encoder"]
-    peak_rate = 2 * PEAK_SIZE**3 / spent["peak"]
-    silence = f"{silence_ms / 1000:g} s of silence"
-    return [
-        ratio("openai-whisper's detect_language / a frame of 2 s", theirs, frame_ms),
-        ratio(f"openai-whisper's detect_language / a frame of 2 s and {silence}", theirs, times["frame with silence"]),
-        summary("a frame of 2 s", "ms", frame_ms),
-        Figure("its p95", float(np.percentile(frame_ms, 95)), "ms", n=rounds),
-        summary("openai-whisper's detect_language", "ms", theirs),
-        summary(f"encoder, 2 s, {encoder.precision}, all positions", "ms", times["encoder"]),
-        Figure("its rate", rate / 1e12, "TFLOP/s", n=rounds),
-        Figure(f"peak: product of {PEAK_SIZE} x {PEAK_SIZE}", peak_rate / 1e12, "TFLOP/s"),
-        Figure("rate / peak", rate / peak_rate, ""),
-    ]
-
-
-def encoder_flop(weights: Weights, n: int) -> float:
-    """Multiplications and additions of the encoder over ``n`` positions: products and attention."""
-    mels, state = weights.dims["n_mels"], weights.dims["n_audio_state"]
-    convolutions = 2 * n * 3 * mels * state + n * 3 * state * state
-    block = n * 12 * state * state + 2 * n * n * state
-    return 2.0 * (convolutions + weights.dims["n_audio_layer"] * block)
+def reference_transcriber(
+    model: Whisper, languages: Sequence[str] | None = None, *, guide: bool = False
+) -> SessionRestartTranscriber:
+    """A transcriber made of the reference parts; ``guide`` adds ring buffers and the cache of the performance guide."""
+    buffer = RingBuffer if guide else ConcatenatedBuffer
+    parts = Parts(engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)), buffer=buffer)
+    config = TranscriberConfig().replace(
+        {
+            "compute.precision": "fp32",
+            "cache.size": 50 if guide else 0,
+            "cache.key": "rounded",
+            "decoding.trailing_silence_s": [30.0],  # a second value would decode the same window again
+            "language_id.window_ms": 2000,
+            "language_id.trailing_silence_ms": 28_000,
+            "language_id.pool_after": None,
+            "language_id.onset_ms": 0,
+            "language_id.confident_hop_factor": 1,
+            "session.share": False,
+            "session.flag_language": False,
+        }
+    )
+    return SessionRestartTranscriber(model, languages, config=config, parts=parts)
