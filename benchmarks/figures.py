@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whisperlab.experiments.pareto import pareto_front
+from whisperlab.experiments.significance import pareto_front
 from whisperlab.report.figure import INK, MUTED, PALETTE
 from whisperlab.report.figures import LETTER, NARROW, label, new_figure, new_plot, new_plots, set_margins, styled
 from whisperlab.util.json_values import Json

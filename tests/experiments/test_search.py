@@ -19,9 +19,9 @@ from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.experiments import search as search_module
 from whisperlab.experiments.executors import local_processes
-from whisperlab.experiments.pareto import importances, pareto_front, separation
 from whisperlab.experiments.results_store import read_rows
 from whisperlab.experiments.search import BATCH, OBJECTIVES, STARTUP, Choice, Range, SearchResult, Space, search
+from whisperlab.experiments.significance import importances, pareto_front, separation
 from whisperlab.experiments.sweep import task_worker
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError

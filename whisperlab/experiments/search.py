@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack, get_args
 from whisperlab.config import GROUPS, TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.experiments.comparison import read_options
-from whisperlab.experiments.pareto import pareto_front
 from whisperlab.experiments.results_store import Row, open_store
+from whisperlab.experiments.significance import pareto_front
 from whisperlab.experiments.sweep import RunOptions, plan, run_sweep, summarise
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.util.json_values import Json, JsonValue

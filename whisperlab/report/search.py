@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.experiments.pareto import Importance, Separation, importances, pareto_front, separation
+from whisperlab.experiments.significance import Importance, Separation, importances, pareto_front, separation
 from whisperlab.report import charts
 from whisperlab.report.counts import KEY, WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
 from whisperlab.report.figure import BAD, INK, PALETTE, Figure
