@@ -172,9 +172,8 @@ def run_sweep(
     """Run every configuration over every recording, except where the store in ``out`` has a row already.
 
     ``make_transcriber`` is called with the configuration once per task, in this process; an ``executor``, with work
-    made by `task_worker`, takes its place. ``progress`` draws a bar on stderr with the time left. A task that raises
-    leaves a failed row, and the sweep goes on. Ctrl-C leaves a valid store and is raised. Raises SweepError when the
-    store is damaged, cannot be written, or when another sweep is running in ``out``.
+    made by `task_worker`, takes its place. ``progress`` draws a bar on stderr. A task that raises leaves a failed row.
+    Ctrl-C leaves a valid store. Raises SweepError for a damaged store, and while another sweep is running in ``out``.
     """
     out = Path(out)
     if (make_transcriber is None) == (executor is None):
@@ -191,8 +190,7 @@ def run_sweep(
         done, done_s, failures, peak = 0, 0.0, 0, 0
 
         def advance(within_task_s: float = 0.0) -> None:
-            # Set, not added up: rounding errors past the total would make the bar complain.
-            bar.n = min(done_s + within_task_s, bar.total or 0.0)
+            bar.n = min(done_s + within_task_s, seconds)  # not added up: rounding errors would make the bar complain
             bar.set_postfix_str(f"task {min(done + 1, n)}/{n}, {failures} failed", refresh=not within_task_s)
             bar.update(0)
 
