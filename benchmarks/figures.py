@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whisperlab.experiments.pareto import pareto_front
+from whisperlab.experiments.significance import pareto_front
 from whisperlab.report import figure as draw
 from whisperlab.report.figure import INK, LETTER, MUTED, NARROW, PALETTE, label, new_plot, new_plots, styled
 from whisperlab.util.json_values import Json

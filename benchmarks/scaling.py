@@ -12,8 +12,7 @@ import torch
 
 from benchmarks.figures import Point
 from whisperlab.buffer import RingBuffer
-from whisperlab.experiments.ablation import Models
-from whisperlab.experiments.ablation.timing import CHUNK_MS, chunk_times
+from whisperlab.experiments.ablation import CHUNK_MS, Models, chunk_times
 from whisperlab.experiments.microbenchmarks import CHUNK, ROUNDS, SPEECH, repeated
 from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.model.encoder import ShortWindowEncoder

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.evaluation.scoring.calibration import ReliabilityBin
-from whisperlab.experiments.pareto import pareto_front
+from whisperlab.experiments.significance import pareto_front
 from whisperlab.report.counts import percent
 from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
 from whisperlab.util.statistics import wilson

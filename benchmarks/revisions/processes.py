@@ -22,7 +22,7 @@ import whisperlab
 from benchmarks.revisions.checkout import PACKAGE, check_out, commit_of
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.comparison import read_options
-from whisperlab.experiments.systems import EncoderWork, System, SystemOutput
+from whisperlab.experiments.other_systems import EncoderWork, System, SystemOutput
 from whisperlab.streaming.results import SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import WhisperlabError

@@ -93,7 +93,7 @@ WITH_A_CHILD = """
     import os, sys, tempfile, time
     from functools import partial
     from whisperlab.cli import main, transcribe
-    from whisperlab.experiments.executors import LocalProcesses
+    from whisperlab.experiments.executors import local_processes
     from whisperlab.profiling.workload import in_fresh_process
 
     def sleep(task):
@@ -106,7 +106,7 @@ WITH_A_CHILD = """
 
     def run(args, console):
         with tempfile.TemporaryDirectory(prefix="whisperlab-"):
-            list(LocalProcesses(worker, 1).run([600])) if sys.argv[2] == "worker" else in_fresh_process(sleep, 1)
+            list(local_processes(worker, 1, [600])) if sys.argv[2] == "worker" else in_fresh_process(sleep, 1)
 
     if __name__ == "__main__":
         transcribe.run = run

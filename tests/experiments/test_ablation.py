@@ -12,10 +12,17 @@ import pytest
 
 from benchmarks.figures import Point, ladder_figure, pareto_figure, scaling_figure
 from whisperlab.experiments import ablation
-from whisperlab.experiments.ablation.results import check_claims, claim_result, variant_row
-from whisperlab.experiments.ablation.timing import Timing, encoder_flop, hit_figures, timings
-from whisperlab.experiments.ablation.variants import VARIANTS, Variant, select_variants
-from whisperlab.experiments.reference_pipeline import ConcatenatedBuffer
+from whisperlab.experiments.ablation import (
+    Measurement,
+    check_claims,
+    claim_result,
+    encoder_flop,
+    hit_figures,
+    select_variants,
+    timings,
+    variant_row,
+)
+from whisperlab.experiments.ablation.variants import VARIANTS, ConcatenatedBuffer, Variant
 from whisperlab.model.weights import load_weights
 from whisperlab.report.figure import to_svg
 from whisperlab.util.errors import ConfigurationError
@@ -123,11 +130,11 @@ def timed_variants(*ms: float, stretches: int, rng: np.random.Generator) -> abla
     """Before, default and an option, each chunk of which takes so long, with noise, in stretches of 30 chunks."""
     names = ("before", "guide", "default", "with int8")
     times = {
-        name: Timing([list(mean * rng.uniform(0.5, 1.5, 30)) for _ in range(stretches)], audio_s=3.0 * stretches)
+        name: Measurement([list(mean * rng.uniform(0.5, 1.5, 30)) for _ in range(stretches)], audio_s=3.0 * stretches)
         for name, mean in zip(names, (ms[0], *ms), strict=True)
     }
-    rows = [variant_row(VARIANTS[name], times, None, {}, rng) for name in names]
-    return ablation.Ablation(tuple(rows), (), tuple(check_claims(times, {}, rng)), ())
+    rows = [variant_row(VARIANTS[name], times, rng) for name in names]
+    return ablation.Ablation(tuple(rows), (), tuple(check_claims(rows, ())), ())
 
 
 def test_thirty_chunks_have_no_interval_and_no_order() -> None:

@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,9 @@ from whisperlab.cli.sweep import workers
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.manifest import Recording
 from whisperlab.evaluation.trace import read_trace
-from whisperlab.experiments.executors import InProcess, LocalProcesses, Lost
-from whisperlab.experiments.ray import PayloadCluster, RayCluster
+from whisperlab.experiments.executors import Lost, local_processes, ray_cluster
 from whisperlab.experiments.results_store import Row, read_rows, write_store
-from whisperlab.experiments.sweep import identity, load_maker, run_sweep, task_worker
+from whisperlab.experiments.sweep import identity, load_maker, payload_cluster, run_sweep, task_worker
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, SweepError
@@ -44,6 +43,12 @@ PASSING = ("compute_s", "processor_s", "response_p95_s", "peak_rss_bytes", "crea
 def parrots() -> Callable[..., Parrot]:
     """What a worker loads, in place of a model."""
     return Parrot
+
+
+def in_process(factory: Callable[[], Callable[[Any], Any]], tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """An executor without workers."""
+    work = factory()
+    return ((task, work(task)) for task in tasks)
 
 
 def lasting(row: Row) -> Row:
@@ -77,7 +82,7 @@ def slow_parrots() -> Callable[..., Parrot]:
 
 def blind_parrots() -> Callable[..., Parrot]:
     """On a node where no file of ours can be read."""
-    from whisperlab.experiments import sweep as module
+    from whisperlab.data import manifest as module
 
     def unseen(path: object) -> FloatArray:
         raise FileNotFoundError(path)
@@ -92,7 +97,7 @@ def sweep(recordings: list[Recording], out: Path, executor: Any, **options: Any)
 
 
 def check_that_records_are_the_same(recordings: list[Recording], here: Path, there: Path, executor: Any) -> None:
-    sweep(recordings, here, InProcess(partial(task_worker, here, parrots)))
+    sweep(recordings, here, partial(in_process, partial(task_worker, here, parrots)))
     assert sweep(recordings, there, executor).ran == 12
     assert outcome(here) == outcome(there)
 
@@ -107,13 +112,13 @@ def test_records_are_the_same_whoever_worked(recordings: list[Recording], tmp_pa
     alone = run_sweep(
         GRID.configurations(), recordings, here, model_digest=DIGEST, make_transcriber=Parrot, progress=False
     )
-    shared = sweep(recordings, there, LocalProcesses(partial(task_worker, there, parrots), 2))
+    shared = sweep(recordings, there, partial(local_processes, partial(task_worker, there, parrots), 2))
     assert (alone.ran, shared.ran) == (12, 12)
     assert outcome(here) == outcome(there)
 
 
 def test_a_new_configuration_is_all_that_is_computed(recordings: list[Recording], tmp_path: Path) -> None:
-    executor = InProcess(partial(task_worker, tmp_path, parrots))
+    executor = partial(in_process, partial(task_worker, tmp_path, parrots))
     sweep(recordings, tmp_path, executor)
     more = [*GRID.configurations(), GRID.configurations()[0].replace({"cache.size": 7})]
     found = run_sweep(more, recordings, tmp_path, model_digest=DIGEST, executor=executor, progress=False)
@@ -121,11 +126,11 @@ def test_a_new_configuration_is_all_that_is_computed(recordings: list[Recording]
 
 
 def test_a_sweep_has_one_who_works(recordings: list[Recording], tmp_path: Path) -> None:
-    for options in ({}, {"make_transcriber": Parrot, "executor": InProcess(parrots)}):
+    for options in ({}, {"make_transcriber": Parrot, "executor": partial(in_process, parrots)}):
         with pytest.raises(ConfigurationError, match="either make_transcriber or an executor"):
             run_sweep([TranscriberConfig()], recordings, tmp_path, model_digest=DIGEST, **options)
     with pytest.raises(ConfigurationError, match="at least one worker, got 0"):
-        LocalProcesses(parrots, 0)
+        local_processes(parrots, 0, [])
 
 
 # --- workers that die ---------------------------------------------------------------------------------
@@ -145,8 +150,7 @@ def deadly(folder: str) -> Callable[[int], int]:
 
 
 def test_a_worker_that_dies_is_replaced_and_its_task_done(tmp_path: Path) -> None:
-    executor: LocalProcesses[int, int] = LocalProcesses(partial(deadly, str(tmp_path)), 2)
-    found = dict(executor.run(range(6)))
+    found: dict[int, Any] = dict(local_processes(partial(deadly, str(tmp_path)), 2, range(6)))
     lost = found.pop(4)
     assert isinstance(lost, Lost)
     assert lost.attempts == 3
@@ -176,7 +180,7 @@ def test_resuming_runs_a_task_again_whose_process_died_and_none_that_failed(
     doom, out = tmp_path / "doom", tmp_path / "out"
     monkeypatch.setenv("DOOM", str(doom))
     given: Any = [GRID.configurations()[:1], recordings[:1], out]
-    executor = LocalProcesses(partial(task_worker, out, doomed_parrots), 2)
+    executor = partial(local_processes, partial(task_worker, out, doomed_parrots), 2)
     doom.write_text(how)
     first = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
     assert [row["status"] for row in first.failed] == [status]
@@ -194,8 +198,7 @@ def slow(seconds: float) -> Callable[[int], int]:
 
 
 def test_workers_do_not_outlive_whoever_reads(tmp_path: Path) -> None:
-    executor: LocalProcesses[int, int] = LocalProcesses(partial(slow, 0.01), 2)
-    results = executor.run(range(100))
+    results = local_processes(partial(slow, 0.01), 2, range(100))
     pids = {next(results)[1] for _ in range(6)}
     results.close()
     until = time.monotonic() + 20
@@ -212,7 +215,7 @@ def _workers() -> list[int]:
 def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], tmp_path: Path) -> None:
     """The test with the deadly work above, at moments that nobody chose."""
     whole, out = tmp_path / "whole", tmp_path / "out"
-    sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
+    sweep(recordings, whole, partial(in_process, partial(task_worker, whole, parrots)))
     rng = random.Random(2)
     left, over = 20, threading.Event()
 
@@ -230,7 +233,7 @@ def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], 
     while left or not rounds:  # a sweep whose tasks were unlucky three times is continued
         rounds += 1
         target = out / str(rounds)
-        executor = LocalProcesses(partial(task_worker, target, slow_parrots), 2)
+        executor = partial(local_processes, partial(task_worker, target, slow_parrots), 2)
         while sweep(recordings, target, executor, retry_failed=True).failed:
             pass
         assert outcome(target) == outcome(whole)
@@ -244,7 +247,7 @@ def failing(words: str) -> Callable[[int], int]:
 
 def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such model"):
-        list(LocalProcesses(partial(failing, "no such model"), 2).run([1, 2]))
+        list(local_processes(partial(failing, "no such model"), 2, [1, 2]))
 
 
 # --- Ray ----------------------------------------------------------------------------------------------
@@ -284,13 +287,12 @@ def test_two_ray_nodes_give_the_records_of_one_process(
     cluster: Any, recordings: list[Recording], tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
-    executor = RayCluster(partial(task_worker, there, parrots), cluster.address)
+    executor = partial(ray_cluster, partial(task_worker, there, parrots), cluster.address, None)
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
 
 
 def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_path: Path) -> None:
-    executor: RayCluster[int, int] = RayCluster(partial(deadly, str(tmp_path)), cluster.address, 2)
-    found = dict(executor.run(range(6)))
+    found: dict[int, Any] = dict(ray_cluster(partial(deadly, str(tmp_path)), cluster.address, 2, range(6)))
     assert isinstance(found.pop(4), Lost)
     assert found == {task: 10 * task for task in range(6) if task != 4}
 
@@ -299,7 +301,7 @@ def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_
 def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recording], tmp_path: Path) -> None:
     """The test with the deadly work above, with whole nodes; one for each sweep."""
     whole = tmp_path / "whole"
-    sweep(recordings, whole, InProcess(partial(task_worker, whole, parrots)))
+    sweep(recordings, whole, partial(in_process, partial(task_worker, whole, parrots)))
     for number in range(5):
         doomed = cluster.add_node(num_cpus=1)
         out = tmp_path / f"out{number}"
@@ -307,7 +309,9 @@ def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recordin
             random.Random(number).uniform(2, 6), cluster.remove_node, [doomed], {"allow_graceful": False}
         )
         dying.start()
-        found = sweep(recordings, out, RayCluster(partial(task_worker, out, slow_parrots), cluster.address, 3))
+        found = sweep(
+            recordings, out, partial(ray_cluster, partial(task_worker, out, slow_parrots), cluster.address, 3)
+        )
         dying.join()
         assert found.failed == ()
         assert outcome(out) == outcome(whole)
@@ -318,7 +322,7 @@ def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
 ) -> None:
     there = tmp_path / "there"
     told: list[str] = []
-    executor = PayloadCluster(there, blind_parrots, cluster.address, say=told.append)
+    executor = partial(payload_cluster, there, blind_parrots, cluster.address, None, say=told.append)
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
     assert "processors" in told[0]
     assert "ray status --address" in told[0] or "http://" in told[0]
@@ -345,7 +349,7 @@ def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(cluster: A
     code = f"""
         import test_executors as t
         try:
-            list(t.RayCluster(t.parrots, {cluster.address!r}).run([1]))
+            list(t.ray_cluster(t.parrots, {cluster.address!r}, None, [1]))
         except t.ConfigurationError as error:
             print(error)
     """
@@ -370,7 +374,7 @@ def test_no_cluster_here_is_told_and_none_is_started(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", none)
     with pytest.raises(ConfigurationError, match="`ray start --head` makes one, open to the network"):
-        list(RayCluster(parrots).run([1]))
+        list(ray_cluster(parrots, "auto", None, [1]))
 
 
 @pytest.mark.model
@@ -387,13 +391,13 @@ def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str
 def test_a_worker_is_told_who_drives() -> None:
     """By value: a default would be looked up in the worker, and be its own."""
     args = Namespace(ship_audio=False, ray="auto", workers=None, out=Path(), model="base", device="cpu")
-    _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))["executor"]._factory.args
+    _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))["executor"].args[0].args
     assert load.args == ("base", "cpu", identity(DIGEST, "cpu"))
 
 
 def test_a_cluster_that_does_not_answer_is_told() -> None:
     with pytest.raises(ConfigurationError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
-        list(RayCluster(parrots, "127.0.0.1:1").run([1]))
+        list(ray_cluster(parrots, "127.0.0.1:1", None, [1]))
 
 
 # --- drivers that are killed --------------------------------------------------------------------------
@@ -414,8 +418,8 @@ DRIVER = """
         print("begun", flush=True)
         t.sweep(recordings, folder / "out", executor)
 """
-HERE = "t.InProcess(partial(t.task_worker, folder / 'out', t.parrots))"
-PROCESSES = "t.LocalProcesses(partial(t.task_worker, folder / 'out', t.parrots), 2)"
+HERE = "partial(t.in_process, partial(t.task_worker, folder / 'out', t.parrots))"
+PROCESSES = "partial(t.local_processes, partial(t.task_worker, folder / 'out', t.parrots), 2)"
 
 
 @pytest.mark.parametrize(
@@ -426,7 +430,7 @@ PROCESSES = "t.LocalProcesses(partial(t.task_worker, folder / 'out', t.parrots),
 def test_a_driver_killed_at_any_moment_loses_nothing(
     recordings: list[Recording], tmp_path: Path, executor: str, kills: int
 ) -> None:
-    sweep(recordings, tmp_path / "whole", InProcess(partial(task_worker, tmp_path / "whole", parrots)))
+    sweep(recordings, tmp_path / "whole", partial(in_process, partial(task_worker, tmp_path / "whole", parrots)))
     rng = random.Random(1)
     script = tmp_path / "driver.py"
     script.write_text(
@@ -438,5 +442,5 @@ def test_a_driver_killed_at_any_moment_loses_nothing(
             assert process.stdout.readline() == "begun\n"
             time.sleep(rng.uniform(0.0, 0.6 if executor == HERE else 6.0))
             process.send_signal(signal.SIGKILL)
-    sweep(recordings, tmp_path / "out", InProcess(partial(task_worker, tmp_path / "out", parrots)))
+    sweep(recordings, tmp_path / "out", partial(in_process, partial(task_worker, tmp_path / "out", parrots)))
     assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")

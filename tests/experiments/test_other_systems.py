@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from whisperlab import data
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import read_audio, write_wav
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
-from whisperlab.experiments import other_systems, systems
+from whisperlab.experiments import other_systems
 from whisperlab.model import weights
 from whisperlab.profiling.workload import in_fresh_process
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
@@ -48,14 +47,14 @@ def said(text: str, language: str, start: float, end: float) -> SessionSegment:
     return SessionSegment(text, language, start, end, True, 0.9)
 
 
-def perfect(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
+def perfect(audio: FloatArray, truth: Reference) -> other_systems.SystemOutput:
     segments = tuple(said(s.text, s.lang, s.start, s.end) for s in truth.segments)
     switches = (Switch(1.2, "en", "es", 2.0), Switch(2.2, "es", "en", 3.0))
-    return systems.SystemOutput(segments, switches, systems.EncoderWork(3, 6.0))
+    return other_systems.SystemOutput(segments, switches, other_systems.EncoderWork(3, 6.0))
 
 
-def deaf_to_spanish(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
-    return systems.SystemOutput((said("one two five six", "en", 0.0, 3.0),))
+def deaf_to_spanish(audio: FloatArray, truth: Reference) -> other_systems.SystemOutput:
+    return other_systems.SystemOutput((said("one two five six", "en", 0.0, 3.0),))
 
 
 class ScriptedEngine:
@@ -77,7 +76,7 @@ class ScriptedFasterWhisper:
     """faster-whisper with two windows of two segments each: lazy, and segments without a language."""
 
     def __init__(self, languages: list[str]) -> None:
-        self.model: Any = systems.DetectionRecorder(ScriptedEngine(languages))
+        self.model: Any = other_systems.DetectionRecorder(ScriptedEngine(languages))
         self.asked: list[dict[str, Any]] = []
 
     def transcribe(self, audio: FloatArray, **options: Any) -> tuple[Iterator[Any], Any]:
@@ -100,7 +99,9 @@ class ScriptedFasterWhisper:
 
 def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_window() -> None:
     engine = ScriptedFasterWhisper(["en", "en", "es"])  # the first guess, then window by window
-    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=False)(SILENCE, reference())
+    heard = other_systems.faster_whisper(
+        engine, SILENCE, reference(), multilingual=True, condition_on_previous_text=False
+    )
     assert [(s.text, s.language, s.start_time) for s in heard.segments] == [
         ("0.0", "en", 0.0),
         ("0.1", "en", 0.5),
@@ -108,7 +109,7 @@ def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_w
         ("1.1", "es", 1.5),
     ]
     assert heard.switches == (Switch(1.0, "en", "es", 3.0),)
-    assert heard.work == systems.EncoderWork(3, 90.0)
+    assert heard.work == other_systems.EncoderWork(3, 90.0)
     assert (heard.committed, heard.compute_s) == ((), None)
     assert engine.asked == [{"n_samples": 48000, "multilingual": True, "condition_on_previous_text": False}]
 
@@ -116,16 +117,16 @@ def test_a_segment_of_multilingual_faster_whisper_gets_the_language_of_its_own_w
 def test_faster_whisper_in_one_language_never_switches() -> None:
     engine = ScriptedFasterWhisper(["es", "es"])
     for _ in range(2):  # the work of the first recording is not that of the second
-        heard = systems.faster_whisper(engine)(SILENCE, reference())
+        heard = other_systems.faster_whisper(engine, SILENCE, reference())
         assert {s.language for s in heard.segments} == {"es"}
-        assert (heard.switches, heard.work) == ((), systems.EncoderWork(1, 30.0))
+        assert (heard.switches, heard.work) == ((), other_systems.EncoderWork(1, 30.0))
 
 
 def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps_its_times() -> None:
     engine = ScriptedFasterWhisper([])
-    heard = systems.faster_oracle(engine)(SILENCE, reference())
+    heard = other_systems.faster_oracle(engine, SILENCE, reference())
     segments, switches = heard.segments, heard.switches
-    assert heard.work == systems.EncoderWork(3, 90.0)
+    assert heard.work == other_systems.EncoderWork(3, 90.0)
     assert engine.asked == [
         {"n_samples": 16000, "language": "en"},
         {"n_samples": 12800, "language": "es"},
@@ -141,8 +142,10 @@ def test_the_oracle_is_given_every_reference_segment_with_its_language_and_keeps
 
 
 def test_an_oracle_segment_without_output_has_no_text_and_no_confidence() -> None:
-    engine = SimpleNamespace(transcribe=lambda audio, language: (iter(()), None), model=systems.DetectionRecorder(None))
-    heard = systems.faster_oracle(engine)(SILENCE, reference())
+    engine = SimpleNamespace(
+        transcribe=lambda audio, language: (iter(()), None), model=other_systems.DetectionRecorder(None)
+    )
+    heard = other_systems.faster_oracle(engine, SILENCE, reference())
     assert {(s.text, s.confidence) for s in heard.segments} == {("", 0.0)}
 
 
@@ -158,11 +161,11 @@ def test_openai_whispers_one_language_is_given_to_all_its_segments() -> None:
         part = {"text": " hola", "start": 0, "end": 1.5, "avg_logprob": 0.0}
         return {"language": "es", "segments": [part]}
 
-    system = systems.openai_whisper(SimpleNamespace(transcribe=transcribe, encoder=encoder))
+    model: Any = SimpleNamespace(transcribe=transcribe, encoder=encoder)
     for _ in range(2):  # nothing of the first stays behind
-        heard = system(SILENCE, reference())
+        heard = other_systems.openai_whisper(model, SILENCE, reference())
         assert heard.segments == (SessionSegment("hola", "es", 0.0, 1.5, True, 1.0),)
-        assert (heard.switches, heard.work) == ((), systems.EncoderWork(2, 60.0))
+        assert (heard.switches, heard.work) == ((), other_systems.EncoderWork(2, 60.0))
 
 
 def test_a_streaming_transcriber_receives_every_sample_once_and_its_last_words_count() -> None:
@@ -191,14 +194,13 @@ def test_a_streaming_transcriber_receives_every_sample_once_and_its_last_words_c
         made.append(Counting())
         return made[-1]
 
-    system = systems.streaming(make)
-    heard = system(SILENCE, reference())
-    system(SILENCE, reference())
+    heard = other_systems.streaming(make, SILENCE, reference())
+    other_systems.streaming(make, SILENCE, reference())
     assert heard.segments[0].text == "48000 samples"
     assert heard.switches == (Switch(1.0, "en", "es", 1.1),)
-    assert (heard.work, heard.committed) == (systems.EncoderWork(4, 10.0), ((" hola", 1.1),))
+    assert (heard.work, heard.committed) == (other_systems.EncoderWork(4, 10.0), ((" hola", 1.1),))
     assert len(made) == 2
-    in_time = systems.streaming(make, pace="real")(SILENCE[: samples(1.2)], reference())
+    in_time = other_systems.streaming(make, SILENCE[: samples(1.2)], reference(), pace="real")
     assert in_time.committed[0][0] == " hola"
     assert in_time.committed[0][1] >= 1.1  # by the clock on the wall, which waits for the audio
     assert in_time.compute_s is not None
@@ -222,18 +224,18 @@ def test_every_system_runs_on_every_recording_and_none_is_always_first(tmp_path:
 def test_a_system_is_timed_from_its_call_to_its_return(tmp_path: Path) -> None:
     now = [0.0]
 
-    def slow(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
+    def slow(audio: FloatArray, truth: Reference) -> other_systems.SystemOutput:
         now[0] += 1.5
-        return systems.SystemOutput()
+        return other_systems.SystemOutput()
 
-    def streamed(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
+    def streamed(audio: FloatArray, truth: Reference) -> other_systems.SystemOutput:
         now[0] += 3.0
-        return systems.SystemOutput(compute_s=0.6)
+        return other_systems.SystemOutput(compute_s=0.6)
 
     both = {"slow": slow, "streamed": streamed}
     results = list(other_systems.interleaved([recording(tmp_path)], both, clock=lambda: now[0]))
     assert [(result.compute_s, result.duration) for result in results] == [(1.5, 3.0), (0.6, 3.0)]
-    assert other_systems.score_result(results[0], reference()).rates()["real_time_factor"] == 0.5
+    assert results[0].score().rates()["real_time_factor"] == 0.5
 
 
 def test_a_system_is_warmed_up_on_the_first_seconds_and_their_reference(tmp_path: Path) -> None:
@@ -242,9 +244,9 @@ def test_a_system_is_warmed_up_on_the_first_seconds_and_their_reference(tmp_path
     write_wav(long.audio_path, np.zeros(10 * SAMPLE_RATE, np.float32))
     seen: list[tuple[int, int]] = []
 
-    def system(audio: FloatArray, truth: Reference) -> systems.SystemOutput:
+    def system(audio: FloatArray, truth: Reference) -> other_systems.SystemOutput:
         seen.append((len(audio), len(truth.segments)))
-        return systems.SystemOutput()
+        return other_systems.SystemOutput()
 
     other_systems.warm_up(long, {"one": system, "two": system})
     assert seen == [(48000, 3), (48000, 3)]
@@ -253,7 +255,7 @@ def test_a_system_is_warmed_up_on_the_first_seconds_and_their_reference(tmp_path
 def test_the_table_separates_a_perfect_system_from_one_without_spanish(tmp_path: Path) -> None:
     scenes = [recording(tmp_path, name) for name in ("a", "b", "c")]
     results = list(other_systems.interleaved(scenes, {"perfect": perfect, "deaf": deaf_to_spanish}))
-    good, bad = other_systems.summarise(results, scenes, np.random.default_rng(0))
+    good, bad = other_systems.summarise(results, np.random.default_rng(0))
     assert (good["system"], good["recordings"], good["audio_s"]) == ("perfect", 3, 9.0)
     assert (good["mixed_error_rate"], good["language_error_rate"], good["switch_f1_at_1"]) == (0.0, 0.0, 1.0)
     assert good["mixed_error_rate_95"] == (0.0, 0.0)
@@ -286,17 +288,17 @@ def test_every_switch_in_a_control_is_false_and_only_following_systems_run_on_th
 
 
 def test_systems_are_selected_by_a_part_of_their_name() -> None:
-    assert systems.select(["oracle"]) == ["faster-whisper int8, oracle segments", "whisperlab, oracle"]
-    assert len(systems.select(None)) == 8
-    assert set(systems.FOLLOWING) <= set(systems.select(None))
+    assert other_systems.select(["oracle"]) == ["faster-whisper int8, oracle segments", "whisperlab, oracle"]
+    assert len(other_systems.select(None)) == 8
+    assert set(other_systems.FOLLOWING) <= set(other_systems.select(None))
     with pytest.raises(ConfigurationError, match="no system is named 'kaldi'; there are: openai-whisper"):
-        systems.select(["auto", "kaldi"])
+        other_systems.select(["auto", "kaldi"])
 
 
 def test_the_table_as_text(tmp_path: Path) -> None:
     scenes = [recording(tmp_path)]
     rows = other_systems.summarise(
-        other_systems.interleaved(scenes, {"deaf": deaf_to_spanish}), scenes, np.random.default_rng(0)
+        other_systems.interleaved(scenes, {"deaf": deaf_to_spanish}), np.random.default_rng(0)
     )
     shown = other_systems.readable(rows, ["mixed_error_rate", other_systems.CONTROLS])
     assert shown == [{"system": "deaf", "mixed_error_rate": "0.33 (n = 1, no interval)", other_systems.CONTROLS: "-"}]
@@ -310,7 +312,7 @@ def test_a_comparison_without_recordings_is_refused() -> None:
 def test_without_faster_whisper_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'whisperlab\[other-systems\]'"):
-        systems.load_faster_whisper()
+        other_systems.load_faster_whisper()
 
 
 def test_the_threads_of_torch_are_restored_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +321,7 @@ def test_the_threads_of_torch_are_restored_after_an_error(tmp_path: Path, monkey
     before = torch.get_num_threads()
     seen: list[int] = []
 
-    def broken(*args: Any) -> dict[str, systems.System]:
+    def broken(*args: Any) -> dict[str, other_systems.System]:
         seen.append(torch.get_num_threads())
         raise RuntimeError("a system broke")
 
@@ -357,14 +359,10 @@ def test_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right(
     parts: list[str] | None, n_segments: int
 ) -> None:
     scene = shortened(data.load("ivr-en-es", "dev")[0], n_segments)
-    makers = systems.all_systems(["en", "es"])
-    calls = {name: makers[name]("fast") for name in systems.select(parts)}
-    truth = Reference.from_dict(scene.reference)
-    audio = read_audio(scene.audio_path)[: samples(scene.duration)]
-    results = [
-        other_systems.run_system(name, system, scene, audio, time.perf_counter) for name, system in calls.items()
-    ]
-    scores = {result.name: other_systems.score_result(result, truth).rates() for result in results}
+    makers = other_systems.all_systems(["en", "es"])
+    calls = {name: makers[name]("fast") for name in other_systems.select(parts)}
+    results = list(other_systems.interleaved([scene], calls))
+    scores = {result.name: result.score().rates() for result in results}
     assert all(rates["hypothesis_words"] > 0 for rates in scores.values())
     for name in ("faster-whisper int8, oracle segments", "whisperlab, oracle"):
         oracle = scores[name]
@@ -381,18 +379,18 @@ def test_systems_run_on_a_real_scene_and_the_oracle_has_every_language_right(
 def test_memory_is_that_of_a_fresh_process(excerpt: Path) -> None:
     (recording,) = data.load(str(excerpt), "test")
     ballast = np.ones(200_000_000)  # of this process: counted by none
-    task = ("whisperlab, forced", ("en", "es"), "base", 1, recording, Reference("", ()))
+    task = ("whisperlab, forced", ("en", "es"), "base", 1, recording)
     peak = in_fresh_process(other_systems.peak_memory, task)
     assert 3e8 < peak < ballast.nbytes
 
 
 @pytest.mark.model
 def test_the_engine_of_faster_whisper_records_the_detected_language() -> None:
-    engine = systems.load_faster_whisper(threads=1)
+    engine = other_systems.load_faster_whisper(threads=1)
     scene = data.load("ivr-en-es", "dev")[0]
     first = next(segment for segment in scene.segments if segment.lang == "en")
     audio = read_audio(scene.audio_path)[samples(first.start) : samples(first.end)]
-    heard = systems.faster_whisper(engine, multilingual=True, condition_on_previous_text=True)(audio, reference())
+    heard = other_systems.faster_whisper(engine, audio, reference(), multilingual=True, condition_on_previous_text=True)
     assert engine.model.language == "en"
     assert {segment.language for segment in heard.segments} == {"en"}
     assert weights.ct2_folder("base").is_dir()
@@ -403,5 +401,5 @@ def shortened(scene: Recording, n_segments: int) -> Recording:
     kept = scene.segments[:n_segments]
     text = " ".join(segment.text for segment in kept)
     return Recording(
-        scene.id, scene.audio_path, kept[-1].end, text, scene.lang, kept, scene.split, scene.corpus, scene.snr
+        scene.id, scene.audio_path, kept[-1].end, text, scene.lang, kept, scene.split, scene.corpus, scene.snr, 0.0
     )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperlab.buffer import RingBuffer
-from whisperlab.experiments.reference_pipeline import (
+from whisperlab.experiments.ablation.variants import (
     ConcatenatedBuffer,
     PaddedEncoder,
     ReferenceDecoder,

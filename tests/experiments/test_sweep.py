@@ -333,7 +333,7 @@ def test_reading_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
     assert read_rows(tmp_path) == []
 
 
-def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(recordings: list[Recording], tmp_path: Path) -> None:
+def test_an_interrupt_keeps_what_is_done_and_says_where(recordings: list[Recording], tmp_path: Path) -> None:
     asked: list[TranscriberConfig] = []
 
     def interrupted(config: TranscriberConfig) -> Parrot:
@@ -345,7 +345,7 @@ def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(recordings: list[
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         sweep(recordings, tmp_path, interrupted, say=said.append)
-    assert "run the same sweep again to continue" in said[-1]
+    assert said[-1] == f"stopped; {tmp_path / 'results.sqlite'} holds every finished result, which later runs skip"
     assert len(read_rows(tmp_path)) == 3
     assert sweep(recordings, tmp_path).ran == 5
 

@@ -15,7 +15,7 @@ from browsing import DESKTOP, PHONE, Visit, opened
 from playwright.sync_api import Browser, Page
 from synthetic_report import SAID, configuration, failed_row, make_row, make_trace, sweep_rows, tone
 
-from whisperlab.experiments.pareto import Separation
+from whisperlab.experiments.significance import Separation
 from whisperlab.report import from_rows, from_traces, write_index
 
 pytestmark = pytest.mark.browser

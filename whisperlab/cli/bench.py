@@ -63,7 +63,7 @@ def _needs(args: argparse.Namespace) -> Needs:
         return {"whisper": "reference pipeline", **faster, **arguments.speech(args.corpus)}
     if args.what != "systems":
         return {}
-    from whisperlab.experiments.systems import select
+    from whisperlab.experiments.other_systems import select
 
     names = " ".join(select(args.systems))
     libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
@@ -122,7 +122,7 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
 def _controls(args: argparse.Namespace) -> list[str]:
     """The monolingual corpora in which false switches are counted."""
     from whisperlab import data
-    from whisperlab.experiments.systems import FOLLOWING, select
+    from whisperlab.experiments.other_systems import FOLLOWING, select
 
     corpora = {f"ivr-{language}" for recording in arguments.recordings(args) for language in recording.languages}
     if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(corpora) > 1):

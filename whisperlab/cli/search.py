@@ -40,9 +40,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     cluster = {"ray": "--ray"} if args.ray else {}
     arguments.require({"optuna": "search", **cluster, **arguments.speech(args.corpus)})
     from whisperlab.experiments import search
-    from whisperlab.experiments.search_space import Space
 
-    space = Space.from_json(args.space)
+    space = search.Space.from_json(args.space)
     check_out(args)
     recordings = arguments.recordings(args)
     search.check_recordings(recordings)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, comma_list, positive_int
@@ -24,9 +24,7 @@ from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
-    from whisperlab.experiments.executors import Executor
-    from whisperlab.experiments.results_store import Row, Say
-    from whisperlab.experiments.sweep import Grid, MakeTranscriber, Task
+    from whisperlab.experiments.sweep import Grid, RunOptions, Task
     from whisperlab.model.weights import Weights
 
 HELP = "a grid of configurations over recordings"
@@ -49,17 +47,6 @@ COLUMNS = {
     "failed": "failed",
 }
 MOST_ROWS = 10_000  # of a store that is summarised after a sweep; of more only a report is made
-
-
-class RunOptions(TypedDict, total=False):
-    """How tasks are run: keyword arguments of `run_sweep` and `search`."""
-
-    make_transcriber: MakeTranscriber
-    executor: Executor[Task, Row]
-    model_digest: str
-    retry_failed: bool
-    progress: bool
-    say: Say
 
 
 def add_arguments(parser: Parser) -> None:
@@ -155,28 +142,23 @@ def loaded(args: argparse.Namespace, recordings: Sequence[Recording], console: C
 @contextmanager
 def running(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> Iterator[RunOptions]:
     """The options of a sweep or search; after Ctrl-C prints the one command that continues it."""
-
-    def say(line: str) -> None:
-        if not line.startswith("stopped;"):  # its advice is for Python; the command is below
-            console.note(line)
-
     try:
         yield {
             **workers(args, model, digest, console),
             "model_digest": digest,
             "retry_failed": args.retry_failed,
             "progress": console.err.isatty() and not console.quiet,
-            "say": say,
+            "say": console.note,
         }
     except KeyboardInterrupt:
         command = [*args.argv, *([] if args.resume or args.retry_failed else ["--resume"])]
-        console.note(f"stopped; finished results are kept. To continue: {shlex.join(['whisperlab', *command])}")
+        console.note(f"To continue: {shlex.join(['whisperlab', *command])}")
         raise
 
 
 def workers(args: argparse.Namespace, model: Weights, digest: str, console: Console) -> RunOptions:
     """This process with the model it has loaded, or an executor whose workers load their own."""
-    from whisperlab.experiments import executors, ray, sweep
+    from whisperlab.experiments import executors, sweep
 
     if args.ship_audio and args.ray is None:
         args.parser.error("--ship-audio goes with --ray")
@@ -186,10 +168,10 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
     load = partial(sweep.load_maker, args.model, args.device, sweep.identity(digest, args.device))
     factory = partial(sweep.task_worker, out, load)
     if args.ray is None:
-        return {"executor": executors.LocalProcesses(factory, args.workers)}
+        return {"executor": partial(executors.local_processes, factory, args.workers)}
     if args.ship_audio:
-        return {"executor": ray.PayloadCluster(out, load, args.ray, n_workers=args.workers, say=console.note)}
-    return {"executor": ray.RayCluster(factory, args.ray, args.workers, say=console.note)}
+        return {"executor": partial(sweep.payload_cluster, out, load, args.ray, args.workers, say=console.note)}
+    return {"executor": partial(executors.ray_cluster, factory, args.ray, args.workers, say=console.note)}
 
 
 def grid(args: argparse.Namespace, recordings: Sequence[Recording]) -> Grid:

@@ -1,40 +1,33 @@
 """Compare two variants, A and B: configurations are run in turns, finished sweeps are compared by their rows.
 
 Rows of sweeps are paired by recording and by the options of both sweeps. Options that differ between the sweeps as a
-whole (each has one value in A and another in B; likewise the weights and the version) are the subject of the
-comparison.
+whole (each has one value in A and another in B; likewise the weights and the version) are the subject.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from whisperlab.config import TranscriberConfig
-from whisperlab.evaluation.trace import Reference
-from whisperlab.experiments.other_systems import interleaved, score_result, warm_up
-from whisperlab.experiments.results_store import STORE, Row, read_rows
+from whisperlab.data import Recording
+from whisperlab.experiments.other_systems import System, encoder_work, interleaved, reused, warm_up
+from whisperlab.experiments.results_store import STORE, Row, Say, read_rows
 from whisperlab.experiments.significance import Kind, PairedResult, holm, paired_test
-from whisperlab.experiments.systems import Say, System, SystemResult, encoder_work, reused
 from whisperlab.model.weights import load_weights
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.errors import ConfigurationError, SweepError
 from whisperlab.util.options import flat
 from whisperlab.util.threads import THREADS
 from whisperlab.util.validation import from_json, shown
-
-if TYPE_CHECKING:
-    from whisperlab.data import Recording
 
 Pairing: TypeAlias = Mapping[Hashable, Mapping[str, Row]]  # the rows of one configuration, by recording and variant
 
@@ -54,7 +47,6 @@ TIME = Measure("real-time factor (wall)", "ratio", 0.05, "faster", "slower")
 MIXED = Measure("words wrong", "difference", 0.01, "better", "worse")
 LANGUAGE = Measure("wrong language, text", "difference", 0.01, "better", "worse")
 ENCODED = Measure("encoder seconds per second", "ratio", 0.05, "cheaper", "more expensive")
-
 FRAMES = Measure("wrong language, frames", "difference", 0.01, "better", "worse")
 
 MEASURES = (TIME, MIXED, LANGUAGE, ENCODED)
@@ -113,7 +105,9 @@ class Pairs:
             units = self._values.get(measure.name, {}).values()
             pairs = [(values["A"], values["B"]) for values in units if len(values) == 2]
             if not pairs:
-                remarks.append(f"{measure.name} is left out: {_missing(units)}")
+                missing = [variant for variant in ("A", "B") if not any(variant in values for values in units)]
+                reason = f"{' and '.join(missing)} did not measure it" if missing else "no recording has it for both"
+                remarks.append(f"{measure.name} is left out: {reason}")
                 continue
             a, b = zip(*pairs, strict=True)
             result = paired_test(measure.name, a, b, rng, kind=measure.kind, threshold=measure.threshold)
@@ -121,25 +115,13 @@ class Pairs:
         return Outcome(tuple(findings), tuple(remarks))
 
 
-def _missing(units: Iterable[Mapping[str, float]]) -> str:
-    present = {variant for values in units for variant in values}
-    missing = [variant for variant in ("A", "B") if variant not in present]
-    return f"{' and '.join(missing)} did not measure it" if missing else "no recording has it for both"
-
-
 def read_configuration(text: str, threads: int = THREADS) -> TranscriberConfig:
-    """A configuration from JSON or a file of it; ``threads`` applies unless it sets its own.
-
-    Raises ConfigurationError for anything else, unknown options and values out of range.
-    """
+    """A configuration from JSON or a file of it; ``threads`` applies unless it sets its own. Errors: `read_options`."""
     return TranscriberConfig.from_json({"compute.threads": threads, **read_options(text)})
 
 
 def read_options(text: str) -> dict[str, object]:
-    """The JSON object in ``text``, or in the file it names.
-
-    Raises ConfigurationError for anything else, and if it sets the model or the languages.
-    """
+    """The JSON object in a text or file. Raises ConfigurationError for others, and if it sets model or languages."""
     try:
         found = from_json(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except OSError as error:
@@ -175,62 +157,45 @@ def compare_configurations(
 
 
 def compare_systems(
-    systems: Mapping[str, System],
-    recordings: Sequence[Recording],
-    *,
-    rounds: int = 1,
-    rng: np.random.Generator | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    say: Say = lambda line: None,
+    systems: Mapping[str, System], recordings: Sequence[Recording], *, rounds: int = 1, say: Say = lambda line: None
 ) -> Outcome:
     """Run the systems ``A`` and ``B`` on every recording, ``rounds`` times in turns, and test `MEASURES`.
 
     Times are paired by recording and round, rates by recording: further rounds do not change them. Raises
     ConfigurationError without recordings or rounds.
     """
-    if not recordings or rounds < 1:
-        got = f"{len(recordings)}, {rounds}"
-        raise ConfigurationError(f"a comparison needs recordings and at least one round, got {got}")
+    if not (n := len(recordings)) or rounds < 1:
+        raise ConfigurationError(f"a comparison needs recordings and at least one round, got {n}, {rounds}")
     warm_up(recordings[0], systems)
-    results: list[SystemResult] = []
+    pairs = Pairs()
     for number in range(rounds):
         order = dict(list(systems.items())[:: 1 if number % 2 == 0 else -1])
-        results += interleaved(recordings, order, clock=clock, say=say)
-    return _result_pairs(results, recordings).test(rng or np.random.default_rng(0)).corrected()
+        for result in interleaved(recordings, order, say=say):
+            variant, recording = result.name, result.recording
+            pairs.add(TIME, (recording, number), variant, result.compute_s / result.duration)
+            if number == 0:
+                rates = result.score().rates()
+                for measure in (MIXED, LANGUAGE):
+                    pairs.add(measure, recording, variant, rates[_RATES[measure]])
+                pairs.add(ENCODED, recording, variant, result.output.work.encoded_s / result.duration)
+    return pairs.test(np.random.default_rng(0)).corrected()
 
 
-def _result_pairs(results: Iterable[SystemResult], recordings: Sequence[Recording]) -> Pairs:
-    references = {recording.id: Reference.from_dict(recording.reference) for recording in recordings}
-    pairs = Pairs()
-    rounds: Counter[tuple[str, str]] = Counter()
-    for result in results:
-        variant, recording = result.name, result.recording
-        pairs.add(TIME, (recording, rounds[variant, recording]), variant, result.compute_s / result.duration)
-        rounds[variant, recording] += 1
-        if rounds[variant, recording] == 1:
-            rates = score_result(result, references[recording]).rates()
-            pairs.add(MIXED, recording, variant, rates["mixed_error_rate"])
-            pairs.add(LANGUAGE, recording, variant, rates["language_error_rate"])
-            pairs.add(ENCODED, recording, variant, result.output.work.encoded_s / result.duration)
-    return pairs
-
-
-def compare_sweeps(a: Path, b: Path, *, rng: np.random.Generator | None = None) -> Outcome:
+def compare_sweeps(a: Path, b: Path) -> Outcome:
     """Test each measure of each configuration, paired over recordings, with Holm's correction over all tests.
 
     Times are compared only when the traces name one machine. Raises SweepError when a sweep has no finished row, when
     the sweeps share no recording, and when a row has several partners.
     """
-    rng = rng or np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     differing, paired = _paired({"A": _finished(a), "B": _finished(b)})
     timed, timing_remark = _timed({"A": a, "B": b}, paired.values())
-    outcomes = {
-        name: _row_pairs(one, timed).test(rng, measures=_measures(one, timed), configuration=name)
-        for name, one in paired.items()
-    }
+    outcomes = {name: _tested(name, one, timed, rng) for name, one in paired.items()}
     findings = tuple(finding for outcome in outcomes.values() for finding in outcome.findings)
     remarks = [f"{name}: {first} in A, {second} in B" for name, (first, second) in differing.items()]
-    return Outcome(findings, (*remarks, *_left_out(outcomes), timing_remark)).corrected()
+    shared = set.intersection(*({*one.remarks} for one in outcomes.values()))  # appear once
+    single = [f"{name}: {remark}" for name, one in outcomes.items() for remark in one.remarks if remark not in shared]
+    return Outcome(findings, (*remarks, *sorted(shared), *single, timing_remark)).corrected()
 
 
 def _finished(folder: Path) -> list[Row]:
@@ -240,21 +205,20 @@ def _finished(folder: Path) -> list[Row]:
     return rows
 
 
-def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str, str]], dict[str, Pairing]]:
+def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str, ...]], dict[str, Pairing]]:
     """The options in which the sweeps differ as a whole, and the rows of each configuration of both."""
     a, b = (_values(rows) for rows in variants.values())
+    both = sorted(a.keys() & b.keys())
     differing = {
-        name: (next(iter(a[name])), next(iter(b[name])))
-        for name in sorted(a.keys() & b.keys())
-        if len(a[name]) == len(b[name]) == 1 and a[name] != b[name]
+        name: (*a[name], *b[name]) for name in both if len(a[name]) == len(b[name]) == 1 and a[name] != b[name]
     }
-    shared = sorted((a.keys() & b.keys()) - differing.keys())
+    shared = [name for name in both if name not in differing]
     varied = [name for name in shared if len(a[name] | b[name]) > 1]
-    groups: dict[tuple[str, ...], dict[Hashable, dict[str, Row]]] = {}
+    groups: dict[str, dict[Hashable, dict[str, Row]]] = {}
     for variant, rows in variants.items():
         for row in rows:
             options = _options(row)
-            group = groups.setdefault(tuple(options[name] for name in shared), {})
+            group = groups.setdefault(", ".join(f"{name}={options[name]}" for name in varied), {})
             unit = group.setdefault((row["recording"], row.get("audio_sha256")), {})
             if variant in unit:
                 other = _options(unit[variant])
@@ -264,17 +228,13 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
                     f"they differ in {', '.join(names)}"
                 )
             unit[variant] = row
-    paired: dict[str, Pairing] = {}
-    for key, units in groups.items():
-        if both := {unit: rows for unit, rows in units.items() if len(rows) == 2}:
-            values = dict(zip(shared, key, strict=True))
-            paired[", ".join(f"{name}={values[name]}" for name in varied)] = both
-    if not paired:
+    paired = {name: {unit: rows for unit, rows in group.items() if len(rows) == 2} for name, group in groups.items()}
+    if not any(paired.values()):
         raise SweepError(
             "the sweeps have no recording in common under the same options; they share "
             f"{', '.join(shared) or 'no option'}"
         )
-    return differing, paired
+    return differing, {name: pairing for name, pairing in paired.items() if pairing}
 
 
 def _values(rows: Iterable[Row]) -> dict[str, set[str]]:
@@ -289,43 +249,31 @@ def _options(row: Row) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True) for name, value in made.items()}
 
 
-def _left_out(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """The remarks of all configurations; one that all share appears once."""
-    shared = set.intersection(*({*one.remarks} for one in outcomes.values()))
-    single = [f"{name}: {remark}" for name, one in outcomes.items() for remark in one.remarks if remark not in shared]
-    return sorted(shared) + single
-
-
-def _measures(pairing: Pairing, timed: bool) -> tuple[Measure, ...]:
-    """Rows of language-ID alone have no text; their frames are compared."""
-    decoded = [row["rates"].get(_RATES[MIXED]) is not None for rows in pairing.values() for row in rows.values()]
-    rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
-    return (*([TIME] if timed else []), *rates, ENCODED)
-
-
-def _row_pairs(pairing: Pairing, timed: bool) -> Pairs:
-    pairs = Pairs()
+def _tested(configuration: str, pairing: Pairing, timed: bool, rng: np.random.Generator) -> Outcome:
+    """The tests of one configuration. Rows of language-ID alone have no text; their frames are compared."""
+    pairs, decoded = Pairs(), []
     for unit, rows in pairing.items():
         for variant, row in rows.items():
+            decoded.append(row["rates"].get(_RATES[MIXED]) is not None)
             for measure, name in _RATES.items():
                 pairs.add(measure, unit, variant, row["rates"].get(name))
             with suppress(KeyError):  # statistics may lack the encoder's work
                 pairs.add(ENCODED, unit, variant, encoder_work(row["statistics"]).encoded_s / row["duration"])
             if timed and row["compute_s"] is not None:
                 pairs.add(TIME, unit, variant, row["compute_s"] / row["duration"])
-    return pairs
+    rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
+    measures = (*([TIME] if timed else []), *rates, ENCODED)
+    return pairs.test(rng, measures=measures, configuration=configuration)
 
 
 def _timed(folders: Mapping[str, Path], paired: Iterable[Pairing]) -> tuple[bool, str]:
     """Whether times can be compared, and the remark about it."""
-    machines: set[str] = set()
-    for variant, row in ((variant, row) for one in paired for rows in one.values() for variant, row in rows.items()):
-        machine = _machine(folders[variant], row)
-        if machine is None:
-            return False, f"times are not compared: a trace of {variant} does not name the machine"
-        machines.add(machine)
-    if len(machines) > 1:
-        return False, f"times are not compared: the sweeps were run on {len(machines)} different machines"
+    rows = ((variant, row) for one in paired for rows in one.values() for variant, row in rows.items())
+    machines = {(variant, _machine(folders[variant], row)) for variant, row in rows}
+    if unnamed := sorted(variant for variant, machine in machines if machine is None):
+        return False, f"times are not compared: a trace of {unnamed[0]} does not name the machine"
+    if (n := len({machine for _, machine in machines})) > 1:
+        return False, f"times are not compared: the sweeps were run on {n} different machines"
     return True, "the sweeps were not run in turns: the times may include other load of the machine"
 
 

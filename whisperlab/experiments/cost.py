@@ -5,20 +5,18 @@ from __future__ import annotations
 import heapq
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from whisperlab.config import TranscriberConfig
 from whisperlab.evaluation.trace import StreamTranscriber, Trace, capture
+from whisperlab.experiments.results_store import Row
+from whisperlab.experiments.sweep import Task
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.timeline import samples
-
-if TYPE_CHECKING:
-    from whisperlab.experiments.results_store import Row
-    from whisperlab.experiments.sweep import Task
 
 PROBE_S = 20.0  # seconds of audio a configuration is tried on
 WARM_S = 5.0  # seconds before that, for what is set up once
@@ -48,13 +46,17 @@ def cost_of(statistics: Json, compute_s: float, audio_s: float) -> Cost:
 
 
 def from_rows(rows: Iterable[Row]) -> dict[str, Cost]:
-    """The cost of every configuration that finished some recording, by `cost_name`."""
-    found: dict[str, list[Cost]] = {}
+    """The cost of every configuration that finished some recording, by `cost_name`: the mean per second of audio."""
+    costs = defaultdict[str, list[Cost]](list)
     for row in rows:
         if row["status"] == "ok" and row["compute_s"] and row["duration"]:
-            cost = cost_of(row["statistics"], row["compute_s"], row["duration"])
-            found.setdefault(cost_name(row["config"]), []).append(cost)
-    return {name: _mean(costs) for name, costs in found.items()}
+            costs[cost_name(row["config"])].append(cost_of(row["statistics"], row["compute_s"], row["duration"]))
+    found = {}
+    for name, own in costs.items():
+        audio_s = math.fsum(cost.audio_s for cost in own)
+        stages = {stage: math.fsum(c.stages[stage] * c.audio_s for c in own) / audio_s for stage in own[0].stages}
+        found[name] = Cost(stages, audio_s)
+    return found
 
 
 def probe(
@@ -83,12 +85,9 @@ def probe(
     return found
 
 
-def seconds(tasks: Sequence[Task], costs: Mapping[str, Cost], n_workers: int, start_s: float = 0.0) -> float:
-    """Estimate how many seconds the tasks take: they start in order, each on the first free worker.
-
-    ``start_s`` is the time to start a worker with its model. Workers are assumed not to slow each other down.
-    """
-    free_at = [start_s] * min(n_workers, len(tasks))
+def seconds(tasks: Sequence[Task], costs: Mapping[str, Cost], n_workers: int) -> float:
+    """The seconds that workers which do not slow each other down take, each task on the first free one."""
+    free_at = [0.0] * min(n_workers, len(tasks))
     for task in tasks:
         took = costs[cost_name(task.config.to_json())].rate * task.recording.duration
         heapq.heapreplace(free_at, free_at[0] + took)
@@ -97,10 +96,10 @@ def seconds(tasks: Sequence[Task], costs: Mapping[str, Cost], n_workers: int, st
 
 def by_stage(tasks: Iterable[Task], costs: Mapping[str, Cost]) -> dict[str, float]:
     """Seconds of computing the tasks take, by stage."""
-    total: dict[str, float] = {}
+    total = defaultdict[str, float](float)
     for task in tasks:
         for stage, rate in costs[cost_name(task.config.to_json())].stages.items():
-            total[stage] = total.get(stage, 0.0) + rate * task.recording.duration
+            total[stage] += rate * task.recording.duration
     return total
 
 
@@ -108,10 +107,3 @@ def cost_name(config: Json, without: str = "") -> str:
     """A configuration as text, without the options whose dotted names begin with ``without``."""
     kept = {name: value for name, value in flat(config).items() if not (without and name.startswith(without))}
     return json.dumps(kept, sort_keys=True)
-
-
-def _mean(costs: Sequence[Cost]) -> Cost:
-    """The mean of several runs, weighted by the length of their audio."""
-    audio_s = math.fsum(cost.audio_s for cost in costs)
-    stages = costs[0].stages
-    return Cost({stage: math.fsum(c.stages[stage] * c.audio_s for c in costs) / audio_s for stage in stages}, audio_s)

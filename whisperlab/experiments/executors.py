@@ -1,8 +1,9 @@
-"""Where the tasks of a sweep run: in this process, or in several of this machine (`ray` adds clusters).
+"""Where the tasks of a sweep run besides this process: in several processes of this machine, or on a Ray cluster.
 
-An executor takes tasks and yields each with its result when it is done, in any order. The work is described by a
-*factory*: it is called once per worker, loads the model, and returns the function that does a task. Workers write
-traces; only the driver process writes rows.
+An executor is a function from tasks to a generator of each task with its result when it is done, in any order; closing
+the generator stops the workers. A *factory* is called once per worker, loads the model, and returns the function that
+does a task. It is importable by name, or `functools.partial` of such a function. Workers write traces; only the driver
+writes rows.
 
 A worker is a `concurrent.futures.ProcessPoolExecutor` of one process: when a process dies, its executor fails as a
 whole, so a death costs exactly the task of that worker. Workers are started with *spawn*: they have the environment and
@@ -14,24 +15,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar
+from types import ModuleType
+from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError, brief
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Done = TypeVar("Done", covariant=True)
-Given = TypeVar("Given", contravariant=True)
 Work: TypeAlias = Callable[[Task], Result]
 
 ATTEMPTS = 3  # of a task whose worker dies
@@ -48,63 +52,76 @@ class Lost:
     attempts: int
 
 
-class Executor(Protocol[Task, Done]):
-    """Does tasks, and yields each with its result, or `Lost`, when it is done."""
-
-    def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Done | Lost], None, None]:
-        """Closing the generator stops the workers."""
+Results: TypeAlias = Generator[tuple[Task, Result | Lost], None, None]
+Executor: TypeAlias = Callable[[Sequence[Task]], Results[Task, Result]]
+AnyWorker: TypeAlias = "Worker[Task, Result] | _RayWorker[Task, Result]"
 
 
-class InProcess(Generic[Task, Result]):
-    """One task after the other, in this process."""
-
-    def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
-        self._factory = factory
-
-    def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        work = self._factory()
-        for task in tasks:
-            yield task, work(task)
+def local_processes(
+    factory: Callable[[], Work[Task, Result]], n_workers: int, tasks: Sequence[Task]
+) -> Results[Task, Result]:
+    """Several processes of this machine, each with its own model. Ctrl-C reaches only the driver process."""
+    if n_workers < 1:
+        raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
+    return _run_on(lambda: Worker(factory), n_workers, tasks, WorkerDiedError)
 
 
-class LocalProcesses(Generic[Task, Result]):
-    """Several processes of this machine, each with its own model.
+def ray_cluster(
+    factory: Callable[[], Callable[..., Result]],
+    address: str,  # HOST:PORT of a running cluster; auto: that of this machine
+    n_workers: int | None,  # actors; None: one per processor of the cluster
+    tasks: Sequence[Task],
+    *,
+    payload: Callable[[Task], tuple[str, Callable[[], object]]] | None = None,
+    say: Callable[[str], object] = _log.info,
+) -> Results[Task, Result]:
+    """Actors of a Ray cluster, each with its own model; like `local_processes`, on nodes that see the same files.
 
-    A worker that dies is replaced, and its task tried again, `ATTEMPTS` times in all. Ctrl-C reaches only the driver
-    process. ``factory`` is importable by name, or `functools.partial` of such a function.
+    ``payload`` is the data of a task that nodes do not have, with a name. It is sent through the object store once per
+    name and is the second argument of the work. ``say`` is called with the address and the size of the cluster.
     """
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
+    started, dashboard = _join(ray, address)
+    alive, processors = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
+    head = ray.get_runtime_context().gcs_address
+    look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
+    say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
+    actor = ray.remote(num_cpus=1)(_Actor)
+    sent: dict[str, Any] = {}
 
-    def __init__(self, factory: Callable[[], Work[Task, Result]], n_workers: int) -> None:
-        if n_workers < 1:
-            raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
-        self._factory, self._n_workers = factory, n_workers
+    def packed(task: Task) -> list[object]:
+        if payload is None:
+            return []
+        name, thing = payload(task)
+        if name not in sent:
+            sent[name] = ray.put(thing())
+        return [sent[name]]
 
-    def run(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Result | Lost], None, None]:
-        workers = min(self._n_workers, len(tasks))
-        yield from run_on(lambda: Worker(self._factory), workers, tasks, WorkerDiedError)
+    def open_worker() -> _RayWorker[Task, Result]:
+        mine = actor.remote(factory)
+        return _RayWorker(lambda task: mine.do.remote(task, *packed(task)).future(), partial(ray.kill, mine))
+
+    workers, died = n_workers or max(1, processors), ray.exceptions.RayActorError
+    try:
+        yield from _run_on(open_worker, workers, tasks, died, partial(_has_room, ray))
+    finally:
+        if started:
+            ray.shutdown()
 
 
-class AnyWorker(Protocol[Given, Result]):
-    """A `Worker`, or an actor of a cluster."""
-
-    def submit(self, task: Given) -> Future[Result]:
-        """Send a task."""
-
-    def close(self) -> object:
-        """End the worker; a second call has no effect."""
-
-
-def run_on(
+def _run_on(
     open_worker: Callable[[], AnyWorker[Task, Result]],
     n_workers: int,
     tasks: Sequence[Task],
     died: type[Exception],
     has_room: Callable[[], bool] = lambda: True,
-) -> Generator[tuple[Task, Result | Lost], None, None]:
-    """Keep workers busy with one task at a time; yield each task with its result, or `Lost`.
+) -> Results[Task, Result]:
+    """Keep workers busy with one task at a time. One whose future fails with ``died`` is replaced if there is room.
 
-    ``died`` is the error of a future whose worker died; other errors are raised. A dead worker is replaced if it was
-    the last or ``has_room``.
+    Its task is tried again, `ATTEMPTS` times in all. The last worker is always replaced. Other errors are raised.
     """
     waiting = deque((task, 1) for task in tasks)
     busy: dict[Future[Result], tuple[AnyWorker[Task, Result], Task, int]] = {}
@@ -118,22 +135,19 @@ def run_on(
         busy[worker.submit(task)] = worker, task, attempt
 
     try:
-        for _ in range(n_workers):
+        for _ in range(min(n_workers, len(tasks))):
             start(None)
         while busy:
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 worker, task, attempt = busy.pop(future)
-                alive = True
                 result: Result | Lost | None = None
-                try:
+                if alive := not isinstance(future.exception(), died):
                     result = future.result()
-                except died:
-                    alive = False
-                    if attempt >= ATTEMPTS:
-                        result = Lost(attempt)
-                    else:
-                        _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
-                        waiting.appendleft((task, attempt + 1))
+                elif attempt >= ATTEMPTS:
+                    result = Lost(attempt)
+                else:
+                    _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
+                    waiting.appendleft((task, attempt + 1))
                 if not (alive and waiting):
                     worker.close()
                 if waiting and (alive or not busy or has_room()):
@@ -146,10 +160,9 @@ def run_on(
 
 
 class Worker(Generic[Task, Result]):
-    """A process that does one task after the other. Close it, or use it as a context manager.
+    """A process, and its context manager, that does one task after the other; when it dies, the next task gets another.
 
-    A process that died is replaced when the next task is submitted. ``factory`` is called in the process, before the
-    first task; an error of it is the error of every task.
+    ``factory`` is called in the process, before the first task; an error of it is the error of every task.
     """
 
     __slots__ = ("_executor", "_factory", "_lifeline")
@@ -165,19 +178,17 @@ class Worker(Generic[Task, Result]):
         self.close()
 
     def submit(self, task: Task) -> Future[Result]:
-        """Send a task; the first one starts the process.
-
-        The future raises what the work raised, or `WorkerDiedError` if the process died with the task.
-        """
-        try:
-            return self._submit(task)
-        except BrokenProcessPool:
-            self.close()
-            self._open()
-            return self._submit(task)
+        """Send a task. The future raises the error of the work, or `WorkerDiedError` if the process dies."""
+        with no_interrupts(), _safe_path():
+            try:
+                return self._executor.submit(_do, self._factory, task)
+            except BrokenProcessPool:
+                self.close()
+                self._open()
+                return self._executor.submit(_do, self._factory, task)
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, whatever it is doing; a second call has no effect."""
         self._lifeline.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
@@ -186,10 +197,6 @@ class Worker(Generic[Task, Result]):
         reader, self._lifeline = context.Pipe(duplex=False)
         with _safe_path():  # this starts multiprocessing's resource tracker
             self._executor = ProcessPoolExecutor(1, context, initializer=_start, initargs=(reader,))
-
-    def _submit(self, task: Task) -> Future[Result]:
-        with no_interrupts(), _safe_path():
-            return self._executor.submit(_do, self._factory, task)
 
 
 @contextmanager
@@ -200,25 +207,23 @@ def _safe_path() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        os.environ.pop("PYTHONSAFEPATH")
+        os.environ.update({} if before is None else {"PYTHONSAFEPATH": before})
 
 
 _work: Callable[[object], object] | None = None  # of this worker process
 
 
 def _start(lifeline: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
-    Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    """Ignore Ctrl-C, which is for the driver; end when the driver closes the pipe or ends itself."""
 
+    def end() -> NoReturn:
+        with suppress(OSError):
+            lifeline.poll(None)
+        os._exit(0)
 
-def _end_with(lifeline: Connection) -> NoReturn:
-    """End this process when the driver closes the pipe or ends itself."""
-    with suppress(OSError):
-        lifeline.poll(None)
-    os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end, daemon=True).start()
 
 
 def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
@@ -229,3 +234,53 @@ def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
         torch.set_num_threads(1)
         _work = factory()  # type: ignore[assignment]
     return _work(task)  # type: ignore[misc,return-value]
+
+
+class _RayWorker(NamedTuple, Generic[Task, Result]):
+    """`Worker` on a node of a cluster."""
+
+    submit: Callable[[Task], Future[Result]]
+    close: Callable[[], object]
+
+
+class _Actor:
+    def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
+        self._work = factory()
+
+    def do(self, task: object, *payload: object) -> object:
+        return self._work(task, *payload)
+
+
+def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
+    """Whether the cluster has a free processor; that of a dead worker is released after a moment."""
+    until = time.monotonic() + timeout_s
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _join(ray: ModuleType, address: str) -> tuple[bool, str]:
+    """Connect to a cluster; returns whether this process must disconnect, and the address of the dashboard, if any."""
+    # No cluster is started here: its ports would be open to the network, and accept any code.
+    if ray.is_initialized():
+        return False, ""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:  # Ray itself would retry for minutes, and then exit
+            socket.create_connection((host, int(port)), 5).close()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
+    try:
+        return True, ray.init(address=address, log_to_driver=False).dashboard_url or ""
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            reason = "no Ray cluster runs on this machine; `ray start --head` makes one, open to the network"
+        else:
+            where = "of this machine" if address == "auto" else f"at {address}"
+            reason = f"the Ray cluster {where} refused this process: {brief(error)}"
+        raise ConfigurationError(
+            f"{reason}; start clusters and clients with RAY_AUTH_MODE=token in the environment and the token that "
+            "`ray get-auth-token --generate` writes: then only clients with that token can connect"
+        ) from error

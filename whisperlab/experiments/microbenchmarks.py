@@ -11,27 +11,23 @@ import threading
 import time
 import timeit
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.process import process_memory
 from whisperlab.util.statistics import Figure, ratio, summary
 from whisperlab.util.threads import THREADS, torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 from whisperlab.util.timing import Subject, time_in_turns
-
-if TYPE_CHECKING:
-    from whisper.model import Whisper
-
-    from whisperlab.model.weights import Weights
 
 APPENDS = 1000  # the guide's count
 CHUNK = SAMPLE_RATE // 10  # 100 ms
@@ -43,13 +39,22 @@ RECORDING = 4  # threads that record at once
 SPEECH: FloatArray = np.random.default_rng(0).uniform(-1, 1, CHUNK).astype(np.float32)
 
 
-def _nanoseconds(name: str, round_ms: Sequence[float]) -> Figure:
-    return summary(name, "ns", [ms / CALLS * 1e6 for ms in round_ms])
+def repeated(statement: str, names: dict[str, Any], setup: str = "first = 0", calls: int = CALLS) -> Subject:
+    """A subject that runs a statement ``calls`` times, in a loop without function calls (`timeit`)."""
+    return partial(timeit.Timer(statement, setup, globals=names).timeit, calls)
 
 
-def repeated(statement: str, names: dict[str, Any], setup: str = "pass", calls: int | None = None) -> Subject:
-    """A subject that runs a statement `CALLS` times, in a loop without function calls (`timeit`)."""
-    return partial(timeit.Timer(statement, setup, globals=names).timeit, calls or CALLS)
+def _in_turns(
+    statements: Mapping[str, str], names: dict[str, Any], asked: Mapping[str, tuple[str, ...]]
+) -> list[Figure]:
+    """Time statements by name. A figure of one is nanoseconds, of two the ratio of their times."""
+    times = time_in_turns({name: repeated(code, names) for name, code in statements.items()}, ROUNDS)
+    return [
+        ratio(name, *(times[one] for one in of))
+        if len(of) == 2
+        else summary(name, "ns", [ms / CALLS * 1e6 for ms in times[of[0]]])
+        for name, of in asked.items()
+    ]
 
 
 def concatenated(keep: int) -> FloatArray:
@@ -93,12 +98,7 @@ def bytes_per_append() -> float:
 
 
 def buffer_figures() -> list[Figure]:
-    """Appending beside ``np.concatenate`` and a bare copy; reading as a view and as a copy."""
-    return [*_growth(), *_floor(), *_reads()]
-
-
-def _growth() -> list[Figure]:
-    """The ratio to ``np.concatenate`` grows with the length held, because that copies all of it."""
+    """Appending beside ``np.concatenate``, which copies all that is held, and a bare copy; reading as view and copy."""
     figures = []
     for held_s in (1, HELD_S, 60, None):
         keep = APPENDS * CHUNK if held_s is None else held_s * SAMPLE_RATE
@@ -107,10 +107,6 @@ def _growth() -> list[Figure]:
         held = "everything, 100 s at last" if held_s is None else f"the newest {held_s} s"
         name = f"{APPENDS} np.concatenate / append, holding {held}"
         figures.append(ratio(name, times["concatenate"], times["ring"]))
-    return figures
-
-
-def _floor() -> list[Figure]:
     n_held = HELD_S * SAMPLE_RATE
     names = {
         "place": np.empty(CHUNK, np.float32),
@@ -119,40 +115,33 @@ def _floor() -> list[Figure]:
         "mirrored": RingBuffer(n_held, mirrored=True),
         "speech": SPEECH,
     }
-    next_place = f"memory[first : first + {CHUNK}] = speech; first = (first + {CHUNK}) % {n_held}"
-    subjects = {
-        "copy": repeated("place[:] = speech", names),
-        "copy on": repeated(next_place, names, "first = 0"),
-        "check": repeated("speech.dot(speech)", names),
-        "append": repeated("ring.append(speech)", names),
-        "append mirrored": repeated("mirrored.append(speech)", names),
+    statements = {
+        "copy": "place[:] = speech",
+        "copy on": f"memory[first : first + {CHUNK}] = speech; first = (first + {CHUNK}) % {n_held}",
+        "check": "speech.dot(speech)",
+        "append": "ring.append(speech)",
+        "append mirrored": "mirrored.append(speech)",
     }
-    times = time_in_turns(subjects, ROUNDS)
-    return [
-        _nanoseconds("append of 100 ms", times["append"]),
-        ratio("append / bare copy into one place", times["append"], times["copy"]),
-        ratio("append / bare copy into successive places", times["append"], times["copy on"]),
-        ratio("append to a mirrored ring / bare copy into one place", times["append mirrored"], times["copy"]),
-        ratio("of that, the check for NaN and infinity / bare copy", times["check"], times["copy"]),
-        Figure("kept after an append in steady state", bytes_per_append(), "bytes", n=CALLS),
-    ]
-
-
-def _reads() -> list[Figure]:
-    ring = RingBuffer(HELD_S * SAMPLE_RATE, mirrored=True)
+    asked = {
+        "append of 100 ms": ("append",),
+        "append / bare copy into one place": ("append", "copy"),
+        "append / bare copy into successive places": ("append", "copy on"),
+        "append to a mirrored ring / bare copy into one place": ("append mirrored", "copy"),
+        "of that, the check for NaN and infinity / bare copy": ("check", "copy"),
+    }
+    figures += _in_turns(statements, names, asked)
+    figures.append(Figure("kept after an append in steady state", bytes_per_append(), "bytes", n=CALLS))
+    views = {f"view {length_s} s": f"with mirrored.view({samples(length_s)}): pass" for length_s in (0.1, 2, 8)}
+    asked = {
+        "newest 2 s as a view": ("view 2 s",),
+        "newest 2 s as a copy / as a view": ("copy 2 s", "view 2 s"),
+        "view of 2 s / of 0.1 s": ("view 2 s", "view 0.1 s"),
+        "view of 8 s / of 0.1 s": ("view 8 s", "view 0.1 s"),
+    }
+    ring = RingBuffer(n_held, mirrored=True)
     for _ in range(HELD_S * 10 + 50):  # the newest samples wrap around the end of the memory
         ring.append(SPEECH)
-
-    subjects: dict[str, Subject] = {"copy 2 s": repeated("ring.peek(n)", {"ring": ring, "n": samples(2)})}
-    for length_s in (0.1, 2, 8):
-        subjects[f"view {length_s} s"] = repeated("with ring.view(n): pass", {"ring": ring, "n": samples(length_s)})
-    times = time_in_turns(subjects, ROUNDS)
-    return [
-        _nanoseconds("newest 2 s as a view", times["view 2 s"]),
-        ratio("newest 2 s as a copy / as a view", times["copy 2 s"], times["view 2 s"]),
-        ratio("view of 2 s / of 0.1 s", times["view 2 s"], times["view 0.1 s"]),
-        ratio("view of 8 s / of 0.1 s", times["view 8 s"], times["view 0.1 s"]),
-    ]
+    return figures + _in_turns({"copy 2 s": f"mirrored.peek({samples(2)})", **views}, {"mirrored": ring}, asked)
 
 
 def metrics_figures(records: int = 10_000_000) -> list[Figure]:
@@ -160,18 +149,17 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     metrics = PerformanceMetrics()
     nothing = metrics.measure("lid.total")(lambda: None)
     names = {"metrics": metrics, "clock": time.perf_counter_ns, "nothing": nothing}
+    floor = "two readings of the clock"
     statements = {
-        "two readings of the clock": "clock(); clock()",
+        floor: "clock(); clock()",
         "measure()": "with metrics.measure('lid.total'): pass",
         "record()": "metrics.record('lid.total', 0.001)",
         "start_timer() and stop_timer()": "metrics.start_timer('lid.total'); metrics.stop_timer('lid.total')",
         "a decorated function": "nothing()",
     }
-    subjects = {name: repeated(code, names) for name, code in statements.items()}
-    times = time_in_turns(subjects, ROUNDS)
-    figures = [_nanoseconds(name, own) for name, own in times.items()]
-    floor_times = times.pop("two readings of the clock")
-    figures += [ratio(f"{name} / two readings of the clock", own, floor_times) for name, own in times.items()]
+    asked: dict[str, tuple[str, ...]] = {name: (name,) for name in statements}
+    asked |= {f"{name} / {floor}": (name, floor) for name in statements if name != floor}
+    figures = _in_turns(statements, names, asked)
     parallel = [_parallel_record_ns() for _ in range(ROUNDS)]
     figures.append(summary(f"record() from {RECORDING} threads at once, by the wall clock", "ns", parallel))
     before = _resident_bytes(metrics, 10_000)  # enough to fill every buffer
@@ -202,13 +190,12 @@ def _resident_bytes(metrics: PerformanceMetrics, records: int) -> int:
     return process_memory()["VmRSS"]
 
 
-def cache_figures(model: Whisper | Weights) -> list[Figure]:
+def cache_figures(weights: Weights) -> list[Figure]:
     """Look-ups of a 2 s window by key, the share of hashing, and the size of 50 entries, short and padded."""
     from whisperlab.model.encoder import ShortWindowEncoder
-    from whisperlab.model.weights import weights_of
 
     window = (0.1 * np.random.default_rng(0).standard_normal(samples(2))).astype(np.float32)
-    encoder = ShortWindowEncoder(weights_of(model))
+    encoder = ShortWindowEncoder(weights)
     with torch_threads(THREADS):
         short = encoder.encode(window, margin=0).features
         padded = encoder.encode(window, margin=samples(28)).features

@@ -19,9 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from operator import itemgetter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
@@ -38,7 +37,7 @@ from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT
 if TYPE_CHECKING:
     import pandas as pd
 
-Say: TypeAlias = Callable[[str], object]
+Say: TypeAlias = Callable[[str], None]
 
 STORE = "results.sqlite"
 OLD_STORE = "results.jsonl"  # of earlier versions
@@ -161,24 +160,15 @@ pragma user_version = {LAYOUT};
 
 
 def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = __version__) -> str:
-    """SHA-256 over the canonical JSON of everything a result depends on, in hex.
-
-    Raises ConfigurationError for a configuration that JSON cannot hold.
-    """
+    """SHA-256, in hex, of all that a result depends on. Raises ConfigurationError for a configuration beyond JSON."""
     return _digest([dict(config), audio_sha256, model_digest, version])
 
 
-class ResultsStore:
-    """An open store; also a context manager that closes it. Get one from `open_store`, `write_store` or `in_memory`.
-
-    Raises SweepError, with the name of the file, when the file is damaged or the disk is full.
-    """
+class ResultsStore(AbstractContextManager["ResultsStore"]):
+    """An open store, and its context manager. Raises SweepError, with its name, if it is damaged or the disk full."""
 
     def __init__(self, connection: sqlite3.Connection, name: str) -> None:
         self.connection, self.name = connection, name
-
-    def __enter__(self) -> ResultsStore:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
@@ -204,10 +194,8 @@ class ResultsStore:
         if keys is not None and len(keys) <= 10_000:
             return dict(self.sql(f"select key, status from results where {_AMONG}", (json.dumps([*keys]),)))
         # A scan of an index is faster than so many searches, and almost all rows have one status.
-        with self._explained():
-            found = dict.fromkeys(map(itemgetter(0), self.connection.execute("select key from results")), "ok")
-        found.update(self.sql("select key, status from results where status <> 'ok'"))
-        return found
+        found = dict.fromkeys((key for (key,) in self.lines("select key from results")), "ok")
+        return found | dict(self.sql("select key, status from results where status <> 'ok'"))
 
     def totals(self, where: str = "true", parameters: Sequence[object] = ()) -> list[Json]:
         """`TOTALS` of the finished rows of each configuration; ``where`` is an SQL condition on ``results``."""
@@ -236,18 +224,14 @@ class ResultsStore:
         return {row["key"]: row for row in self.rows(_AMONG, (json.dumps([*keys]),))}
 
     def append(self, row: Row) -> None:
-        """Add a row, or replace the one of the same key, in one transaction that is on disk when this returns.
-
-        Raises SweepError for a row with a field of a wrong type: nothing is written then.
-        """
+        """Add or replace a row by its key, on disk when this returns. Raises SweepError for a field of a wrong type."""
         try:
             text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode().decode()  # no unpaired surrogates
             check_row(from_json(text))
-            columns = _columns(row)
+            with self._explained("cannot add a result: "), self.connection:
+                self._insert(row, text)
         except (ValueError, TypeError) as error:
             raise SweepError(f"{self.name}: not added, {error}") from error
-        with self._explained("cannot add a result: "), self.connection:
-            self._insert(row, columns, text)
 
     def to_frame(self, query: str = "select * from runs") -> pd.DataFrame:
         """A query as a pandas DataFrame; by default all rows with their configurations."""
@@ -257,10 +241,7 @@ class ResultsStore:
             return pd.read_sql_query(query, self.connection)
 
     def to_parquet(self, path: str | Path) -> Path:
-        """Write all rows as a Parquet file: the columns of ``runs``, and the whole row as JSON text.
-
-        Raises SweepError when the file cannot be written.
-        """
+        """Write a Parquet file with the columns of ``runs`` and the rows as JSON text. Raises SweepError on failure."""
         try:
             import duckdb
         except ImportError as error:
@@ -285,13 +266,13 @@ class ResultsStore:
             raise SweepError(f"{path} could not be written: {error}") from error
         return Path(path)
 
-    def _insert(self, row: Row, columns: Mapping[str, object], text: str) -> None:
+    def _insert(self, row: Row, text: str) -> None:
         execute = self.connection.execute
         config, digest = _canonical(row["config"]), _digest(row["config"])
         execute("insert or ignore into configurations (digest, config) values (?, ?)", (digest, config))
         (config_id,) = execute("select config_id from configurations where digest = ?", (digest,)).fetchone()
         old = execute("delete from results where key = ? returning id", (row["key"],)).fetchone()
-        values = {"id": old and old[0], "config_id": config_id, **columns}
+        values = {"id": old and old[0], "config_id": config_id, **_columns(row)}
         marks = ", ".join("?" * len(values))
         id_ = execute(f"insert into results ({', '.join(values)}) values ({marks})", (*values.values(),)).lastrowid
         execute("insert into documents values (?, ?)", (id_, text))
@@ -312,28 +293,22 @@ class ResultsStore:
 
 
 def open_store(folder: str | Path) -> ResultsStore:
-    """Open the store of a folder for reading.
-
-    Raises SweepError when there is none, when it is damaged, and when only a store of an earlier version is there.
-    """
+    """Open the store of a folder for reading. Raises SweepError if it is missing, damaged or of an earlier version."""
     path = _existing(Path(folder))
     if not path.exists():
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE})")
     uri = path.absolute().as_uri()
     try:
-        return _checked(_connect(f"{uri}?mode=ro", path))
+        return _opened(f"{uri}?mode=ro", path)
     except SweepError:
         if path.with_name(f"{STORE}-wal").exists():
             raise
-        return _checked(_connect(f"{uri}?immutable=1", path))  # the folder is read-only
+        return _opened(f"{uri}?immutable=1", path)  # the folder is read-only
 
 
 @contextmanager
 def write_store(folder: str | Path) -> Iterator[ResultsStore]:
-    """Open the store of a folder for writing, and make both if they are not there.
-
-    Raises SweepError while another process writes to it, and as `open_store` does.
-    """
+    """Open the store of a folder, or a new one, for writing. Raises SweepError while another process writes to it."""
     from filelock import FileLock, Timeout
 
     (Path(folder) / TRACES).mkdir(parents=True, exist_ok=True)
@@ -341,12 +316,11 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
     try:
         with FileLock(path.with_name(".lock"), timeout=0):
             if not path.exists():
-                with atomic_path(path) as unfinished, _new(unfinished, path):
-                    pass
-            with _connect(path.absolute().as_uri(), path) as store:
+                new_store(folder)
+            with _opened(path.absolute().as_uri(), path) as store:
                 store.sql("pragma journal_mode = wal")
                 store.sql("pragma synchronous = full")  # a commit is on disk when it returns
-                if not _checked(store)._has_totals():
+                if not store._has_totals():
                     with store._explained("cannot be converted: "):
                         store.connection.executescript(f"begin; {_TOTALS_TABLE} commit;")
                 yield store
@@ -363,15 +337,12 @@ def in_memory(rows: Iterable[Row]) -> ResultsStore:
         row: Row = {"key": str(number), **given}
         if missing := sorted(_REQUIRED - row.keys()):
             raise SweepError(f"a row of a sweep needs {', '.join(missing)}: {row!r:.200}")
-        store._insert(row, _columns(row), json.dumps(row))
+        store._insert(row, json.dumps(row))
     return store
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """All rows of a folder, in the order in which their tasks first ran; none when the folder has no store.
-
-    Raises SweepError when the folder does not exist; otherwise as `open_store`.
-    """
+    """All rows of a folder in the order in which their tasks first ran; none without a store. Errors: `open_store`."""
     if not _existing(Path(folder)).exists():
         return []
     with open_store(folder) as store:
@@ -389,18 +360,15 @@ def check_row(value: object) -> Row:
     return cast(Row, value)
 
 
-def new_store(folder: str | Path, rows: Iterable[Row]) -> int:
-    """Write a new store that appears only when it is complete. Returns its number of rows.
-
-    Of several rows of one key the last one is kept. Raises SweepError when the folder has a store already.
-    """
+def new_store(folder: str | Path, rows: Iterable[Row] = ()) -> int:
+    """Write a complete store, with the last row of each key, where there is none. Returns its number of rows."""
     path = Path(folder) / STORE
     if path.exists():
         raise SweepError(f"{path} exists already; move it away first")
     with atomic_path(path) as unfinished, _new(unfinished, path) as store:
         with store._explained("cannot add a result: "), store.connection:
             for row in rows:
-                store._insert(row, _columns(row), json.dumps(row, ensure_ascii=False))
+                store._insert(row, json.dumps(row, ensure_ascii=False))
         store._complete_totals()
         return len(store)
 
@@ -414,11 +382,18 @@ def _existing(folder: Path) -> Path:
     return path
 
 
-def _connect(uri: str, name: str | Path) -> ResultsStore:
+def _opened(uri: str, path: Path) -> ResultsStore:
+    """The store, if this version can read it."""
+    store = _connect(uri, path)
     try:
-        return ResultsStore(sqlite3.connect(uri, uri=True, timeout=30), str(name))
-    except sqlite3.Error as error:
-        raise SweepError(f"{name}: {error}") from error
+        ((layout,),) = store.sql("pragma user_version")
+        n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
+        if layout > LAYOUT or n_known < 2:
+            raise SweepError(f"{path}: not a results store that this version reads (layout {layout})")
+    except SweepError:
+        store.connection.close()
+        raise
+    return store
 
 
 def _new(file: str | Path, name: str | Path) -> ResultsStore:
@@ -428,64 +403,51 @@ def _new(file: str | Path, name: str | Path) -> ResultsStore:
     return store
 
 
-def _checked(store: ResultsStore) -> ResultsStore:
-    """The store itself if this version can read it; otherwise it is closed."""
+def _connect(uri: str, name: str | Path) -> ResultsStore:
     try:
-        ((layout,),) = store.sql("pragma user_version")
-        n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
-        if layout > LAYOUT or n_known < 2:
-            raise SweepError(f"{store.name}: not a results store that this version reads (layout {layout})")
-    except SweepError:
-        store.connection.close()
-        raise
-    return store
+        return ResultsStore(sqlite3.connect(uri, uri=True, timeout=30), str(name))
+    except sqlite3.Error as error:
+        raise SweepError(f"{name}: {error}") from error
 
 
 def _columns(row: Row) -> dict[str, object]:
     """The values of `COLUMNS` for a row; null for what it has not measured."""
     statistics: Json = row.get("statistics") or {}
     timings: Json = statistics.get("performance") or {}
-    return {
+    chunk, frame, encode = (timings.get(of) or {} for of in ("chunk.total", "lid.total", "lid.encoder_forward"))
+    columns: dict[str, object] = {
         **{name: row.get(name) for name in COLUMNS if name in Row.__annotations__},
         "version": row.get("whisperlab"),
         "duration_s": row.get("duration"),
         "self_cost_ns": statistics.get("self_cost_ns"),
-        "chunk_p95_ms": (timings.get("chunk.total") or {}).get("p95"),
-        "language_id_p95_ms": (timings.get("lid.total") or {}).get("p95"),
-        **_cache_columns(statistics.get("encoder_cache") or {}, timings.get("lid.encoder_forward") or {}),
-        **(_score_columns(Score.from_dict(row["counts"]), decodes(row["config"])) if row.get("counts") else {}),
+        "chunk_p95_ms": chunk.get("p95"),
+        "language_id_p95_ms": frame.get("p95"),
     }
+    if cache := statistics.get("encoder_cache"):
+        counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
+        columns |= {name: counts.get(name, 0) for name in _COUNTED}
+        columns["encode_s"] = (encode.get("total") or 0.0) / 1000
+        columns["saved_s"] = cache.get("hits", 0) * (encode.get("mean") or 0.0) / 1000
+    if row.get("counts"):
+        score, has_text = Score.from_dict(row["counts"]), decodes(row["config"])
+        text = sum(score.text.values(), TextCounts())
+        labels = score.labels if has_text else score.frame_labels
+        columns |= {
+            "errors": text.errors if has_text else None,
+            "words": text.reference_words if has_text else None,
+            "wrong_s": labels.wrong_s,
+            "speech_s": labels.speech_s,
+            "switches_true": score.switches.true,
+            "switches_found": score.switches.found,
+            "switches_matched": score.switches.matched["1"],
+            "delays": json.dumps(score.delays),
+        }
+    return columns
 
 
 def decodes(config: Json) -> bool:
     """Whether a configuration decodes text, which is the default."""
     return bool(config.get("decode", True))
-
-
-def _cache_columns(cache: Json, encodes: Json) -> dict[str, object]:
-    if not cache:
-        return {}
-    counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
-    return {
-        **{name: counts.get(name, 0) for name in _COUNTED},
-        "encode_s": (encodes.get("total") or 0.0) / 1000,
-        "saved_s": cache.get("hits", 0) * (encodes.get("mean") or 0.0) / 1000,
-    }
-
-
-def _score_columns(score: Score, has_text: bool) -> dict[str, object]:
-    text = sum(score.text.values(), TextCounts())
-    labels = score.labels if has_text else score.frame_labels
-    return {
-        "errors": text.errors if has_text else None,
-        "words": text.reference_words if has_text else None,
-        "wrong_s": labels.wrong_s,
-        "speech_s": labels.speech_s,
-        "switches_true": score.switches.true,
-        "switches_found": score.switches.found,
-        "switches_matched": score.switches.matched["1"],
-        "delays": json.dumps(score.delays),
-    }
 
 
 def _digest(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Paired significance tests with an effect size, an interval and the number of pairs still missing.
+"""Which differences are more than noise: paired tests, the best of several configurations, the options that matter.
 
 Pairs are two measurements of the same recording, or of the same round of an interleaved run. The conclusion is
 
@@ -14,14 +14,15 @@ Testing after each further run and stopping at the first difference inflates the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
-from whisperlab.util.statistics import LEAST_UNITS, Array, Interval, central, resamples
+from whisperlab.util.statistics import LEAST_UNITS, Array, central, resamples
 
 Kind = Literal["ratio", "difference"]
 Conclusion = Literal["difference", "no difference", "not enough data"]
@@ -29,6 +30,9 @@ Conclusion = Literal["difference", "no difference", "not enough data"]
 LEVEL = 0.05
 LEAST_PAIRS = 6  # fewer cannot reach p < 5 %: `least_pairs` of one measure
 _NORMAL = 1.96 + 0.84  # quantiles for 5 % error and 80 % power
+MOST_GROUPS = 4  # groups that the values of an option are put in, at most: few trials fill no more
+SHUFFLES = 500
+CHANCE = 95  # per cent of the shuffles that stay below the share an option has to pass
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,24 +52,17 @@ class PairedResult:
 
     def summary(self, less: str = "less", more: str = "more") -> str:
         """The result as a sentence; ``less`` and ``more`` describe B, such as faster and slower."""
-        if self.conclusion == "not enough data":
-            return f"{self.measure}: not enough data ({self._change()}, n {self.n}): run {self.pairs_missing} more"
+        neutral, form = (1.0, ".1%") if self.kind == "ratio" else (0.0, ".3g")
+        value, *ends = (end - neutral for end in (self.value, self.low, self.high) if end is not None)
+        if self.conclusion == "difference":  # sizes without a sign, because the word carries the direction
+            by = f"{abs(value):{form}} ({' to '.join(f'{end:{form}}' for end in sorted(map(abs, ends)))})"
+            word = less if value < 0 else more
+            return f"{self.measure}: B is {word} by {by}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
+        interval = f" ({' to '.join(f'{end:+{form}}' for end in ends)})" if ends else ", no interval"
+        change = f"{value:+{form}}{interval}, n {self.n}"
         if self.conclusion == "no difference":
-            return f"{self.measure}: no difference shown, {self._change()}, n {self.n}"
-        return f"{self.measure}: B is {self._by(less, more)}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
-
-    def _by(self, less: str, more: str) -> str:
-        """The size without a sign, because the word carries the direction."""
-        neutral, form = (1.0, "{:.1%}") if self.kind == "ratio" else (0.0, "{:.3g}")
-        ends = sorted(abs(end - neutral) for end in (self.low, self.high) if end is not None)
-        size, *interval = (form.format(one) for one in (abs(self.value - neutral), *ends))
-        return f"{less if self.value < neutral else more} by {size} ({' to '.join(interval)})"
-
-    def _change(self) -> str:
-        neutral, form = (1.0, "{:+.1%}") if self.kind == "ratio" else (0.0, "{:+.3g}")
-        ends = (end for end in (self.value, self.low, self.high) if end is not None)
-        value, *interval = (form.format(end - neutral) for end in ends)
-        return f"{value} ({' to '.join(interval)})" if interval else f"{value}, no interval"
+            return f"{self.measure}: no difference shown, {change}"
+        return f"{self.measure}: not enough data ({change}): run {self.pairs_missing} more"
 
 
 def paired_test(
@@ -91,20 +88,23 @@ def paired_test(
     if kind == "ratio" and not (first.min() > 0 and second.min() > 0):
         raise ConfigurationError(f"{measure}: ratios need numbers above zero")
     changes = np.log(second / first) if kind == "ratio" else second - first
-    limit = math.log1p(threshold) if kind == "ratio" else threshold
-    interval = central(_trimmed_mean(changes[resamples(len(changes), rng)]))
+    limit, n = math.log1p(threshold) if kind == "ratio" else threshold, len(changes)
+    low, high = central(_trimmed_mean(changes[resamples(n, rng)]))
     p, effect = _signed_rank_test(changes)
-    value, low, high = (math.exp(end) if kind == "ratio" else end for end in (float(_trimmed_mean(changes)), *interval))
-    conclusion, missing = _conclusion(changes, p, interval, limit)
-    result = PairedResult(measure, kind, len(changes), value, low, high, p, effect, conclusion, missing)
-    return result if len(changes) >= LEAST_UNITS else replace(result, low=None, high=None)
+    conclusion: Conclusion = "not enough data"
+    if n >= LEAST_PAIRS and p < LEVEL and not low <= 0 <= high:
+        conclusion = "difference"
+    elif n >= LEAST_PAIRS and -limit <= low and high <= limit:
+        conclusion = "no difference"
+    missing = max(_pairs_missing(changes, limit), LEAST_PAIRS - n, 1) if conclusion == "not enough data" else 0
+    ends = (float(_trimmed_mean(changes)), low, high)
+    value, low, high = (math.exp(end) for end in ends) if kind == "ratio" else ends
+    result = PairedResult(measure, kind, n, value, low, high, p, effect, conclusion, missing)
+    return result if n >= LEAST_UNITS else replace(result, low=None, high=None)
 
 
 def holm(results: Sequence[PairedResult]) -> list[PairedResult]:
-    """The results of one comparison with p corrected by Holm's method: 5 % for all of them together.
-
-    With more measures a difference needs more pairs; ``pairs_missing`` includes them.
-    """
+    """The results with p and ``pairs_missing`` corrected by Holm's method: 5 % for all of them together."""
     ordered = sorted(range(len(results)), key=lambda index: results[index].p)
     corrected, highest = list(results), 0.0
     for rank, index in enumerate(ordered):
@@ -128,16 +128,6 @@ def least_pairs(n_measures: int) -> int:
     (6, 8)
     """
     return math.floor(math.log2(2 * n_measures / LEVEL)) + 1
-
-
-def _conclusion(changes: Array, p: float, interval: Interval, limit: float) -> tuple[Conclusion, int]:
-    low, high = interval
-    if len(changes) >= LEAST_PAIRS:
-        if p < LEVEL and not low <= 0 <= high:
-            return "difference", 0
-        if -limit <= low and high <= limit:
-            return "no difference", 0
-    return "not enough data", max(_pairs_missing(changes, limit), LEAST_PAIRS - len(changes), 1)
 
 
 def _trimmed_mean(values: Array) -> Array:
@@ -168,3 +158,115 @@ def _pairs_missing(changes: Array, limit: float) -> int:
     # A median needs pi/2 times as many pairs as a mean.
     needed = math.ceil(math.pi / 2 * (_NORMAL * spread / limit) ** 2)
     return max(needed - len(changes), 0)
+
+
+@dataclass(slots=True, frozen=True)
+class Importance:
+    """How much of an objective's variance one option explains by itself, from 0 to 1."""
+
+    option: str
+    share: float
+    chance: float  # the share of shuffled results stays below it in 95 of 100 cases
+
+    @property
+    def shown(self) -> bool:
+        return self.share > self.chance
+
+
+@dataclass(slots=True, frozen=True)
+class Separation:
+    """How much better the best configuration is than the median one, on recordings it was not chosen on."""
+
+    n: int  # recordings
+    value: float = math.nan  # negative is better
+    low: float = math.nan  # 95 % interval; NaN where there is none
+    high: float = math.nan
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is larger than the noise between recordings."""
+        return self.high < 0
+
+    @property
+    def needed(self) -> int | None:
+        """Recordings that would show a difference of this size; None if nothing suggests that there is one."""
+        if self.n < LEAST_UNITS:
+            return LEAST_UNITS
+        if not self.value < 0:
+            return None
+        # The half width shrinks with the root of n.
+        return max(self.n + 1, math.ceil(self.n * ((self.high - self.low) / 2 / self.value) ** 2))
+
+
+def separation(parts: Array, wholes: Array, seed: int = 0) -> Separation:
+    """Whether the configurations differ by more than noise in an objective that is ``parts / wholes``.
+
+    Both have the shape (configurations, recordings). The best of many is always better than the median on the
+    recordings it was chosen on. Therefore each bootstrap resample of the recordings chooses the best, and the
+    recordings outside the resample compare it with the median (out-of-bag estimate; Efron and Tibshirani 1997, JASA
+    92(438)).
+    """
+    n = parts.shape[1]
+    if n < LEAST_UNITS or not len(parts):
+        return Separation(n)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=SHUFFLES)
+    outside = (drawn == 0).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chosen_on, compared_on = ((weights @ parts.T) / (weights @ wholes.T) for weights in (drawn, outside))
+    usable = np.isfinite(chosen_on).all(axis=1) & np.isfinite(compared_on).all(axis=1)
+    if not usable.any():
+        return Separation(n)
+    best, rest = chosen_on[usable].argmin(axis=1), compared_on[usable]
+    gains = rest[np.arange(len(rest)), best] - np.median(rest, axis=1)
+    return Separation(n, float(gains.mean()), *central(gains))
+
+
+def pareto_front(points: Sequence[Sequence[float]]) -> tuple[bool, ...]:
+    """Which points no other dominates: is nowhere worse (higher) and somewhere better.
+
+    >>> pareto_front([(1, 5), (2, 2), (3, 3), (2, 2)])
+    (True, True, False, True)
+    """
+    every = np.asarray(points, dtype=float)
+    best = np.ones(len(every), dtype=bool)
+    for place in np.lexsort(every.T):  # a point that another dominates need not be compared
+        if best[place]:
+            point = every[place]
+            best &= ~(np.all(every >= point, axis=1) & np.any(every > point, axis=1))
+    return tuple(best.tolist())
+
+
+def importances(options: Mapping[str, Sequence[object]], objective: Sequence[float], seed: int = 0) -> list[Importance]:
+    """What each option explains of an objective, the most important first.
+
+    ``options`` has the values of each option, one for each configuration; ``objective`` the result of each. The share
+    is the correlation ratio (Fisher 1925; the main effect of a one-way analysis of variance): variance between the
+    groups of results that share a value of the option / variance of all results. Numbers of more than `MOST_GROUPS`
+    different values are cut into so many groups of equal size. Options that were changed together share the credit, and
+    what only a combination does is not seen: fANOVA and PED-ANOVA (Watanabe 2023) see that but need many more trials.
+    """
+    results = np.asarray(objective, dtype=float)
+    rng = np.random.default_rng(seed)
+    shuffled = np.stack([results, *(rng.permutation(results) for _ in range(SHUFFLES))])
+    centred = shuffled - shuffled.mean(axis=1, keepdims=True)
+    whole = (centred**2).sum(axis=1)
+    found = []
+    for name, values in options.items():
+        groups = _groups(values)
+        members = np.eye(groups.max() + 1)[groups]
+        between = ((centred @ members) ** 2 / members.sum(axis=0)).sum(axis=1)
+        shares = np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0)  # 0 without variance
+        found.append(Importance(name, float(shares[0]), float(np.percentile(shares[1:], CHANCE))))
+    return sorted(found, key=lambda one: -one.share)
+
+
+def _groups(values: Sequence[object]) -> NDArray[np.intp]:
+    """A number for each value, the same for those of one group."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = np.array(values, dtype=float)
+        if len(np.unique(numbers)) > MOST_GROUPS:
+            edges = np.quantile(numbers, np.arange(1, MOST_GROUPS) / MOST_GROUPS)
+            return np.unique(np.searchsorted(edges, numbers), return_inverse=True)[1]
+    texts = [repr(value) for value in values]
+    names = {name: place for place, name in enumerate(dict.fromkeys(texts))}
+    return np.array([names[text] for text in texts])

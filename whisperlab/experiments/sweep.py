@@ -1,15 +1,14 @@
 """A grid of configurations over recordings: each pair leaves one row in a store and one trace beside it.
 
 A row is named by everything it depends on: configuration, audio, weights, version of whisperlab. A row that exists is
-not computed again, so a sweep that was stopped or killed can be continued.
-
-Hit rates and false-hit rates of the cache do not depend on decoding. A configuration without ``decode`` runs
-language-ID only, which makes a large sweep over the cache cheap. Its rows have no rates of text.
+not computed again, so a sweep that was stopped or killed can be continued. A configuration without ``decode`` runs
+language-ID only, which makes a large sweep over the cache cheap: its hit rates do not depend on decoding.
 """
 
 from __future__ import annotations
 
 import gc
+import gzip
 import itertools
 import json
 import logging
@@ -18,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import torch
 from tqdm.auto import tqdm
@@ -28,26 +28,18 @@ from tqdm.auto import tqdm
 from whisperlab import __version__
 from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
-from whisperlab.data.audio_files import read_part
+from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
 from whisperlab.evaluation.trace import StreamTranscriber, record
-from whisperlab.experiments.executors import Executor, InProcess, Lost
-from whisperlab.experiments.results_store import (
-    SCHEMA,
-    STORE,
-    TRACES,
-    ResultsStore,
-    Row,
-    Say,
-    decodes,
-    task_key,
-    write_store,
-)
+from whisperlab.experiments import results_store as stores
+from whisperlab.experiments.executors import Executor, Lost, Results, ray_cluster
+from whisperlab.experiments.results_store import STORE, Row, Say
 from whisperlab.model.linear import check_precision
 from whisperlab.model.weights import Weights, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
+from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.process import reset_peak_rss, trim_heap
@@ -56,8 +48,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from whisper.model import Whisper
 
-    from whisperlab.data.manifest import Recording
-
 logger = logging.getLogger("whisperlab")
 
 MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
@@ -65,6 +55,8 @@ MakeTranscriber: TypeAlias = Callable[[TranscriberConfig], StreamTranscriber]
 # Language-ID at every hop, without the extra windows at onsets, which never go through the cache. By default the
 # transcriber skips hops while it is confident, which would hide the effect of cache, key and hop.
 EVERY_HOP: Json = {"language_id.confident_hop_factor": 1, "language_id.onset_ms": 0}
+# Of seconds of audio. The time left is from the mean speed: speech and silence alternate too fast for a moving one.
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 _PRECISION, _GUIDE_KEY = "cache.hash_precision", {"cache.key": "rounded"}
 
 
@@ -90,10 +82,7 @@ class Grid:
             raise ConfigurationError(f"options both swept and fixed: {', '.join(sorted(twice))}")
 
     def configurations(self) -> list[TranscriberConfig]:
-        """Every combination once, the first axis changing slowest; of precisions that a key ignores only the first.
-
-        Raises ConfigurationError for unknown options and wrong values.
-        """
+        """Every combination once, the first axis changing slowest; of precisions that a key ignores only the first."""
         key = _GUIDE_KEY if _PRECISION in self.axes else {}
         base = TranscriberConfig().replace({**EVERY_HOP, **key, **self.fixed})
         combinations = itertools.product(*(dict.fromkeys(values) for values in self.axes.values()))
@@ -105,6 +94,17 @@ class Grid:
             if (precision := config.cache.hash_precision) == first
             or make_key(config.cache.key, precision) != make_key(config.cache.key, first)
         ]
+
+
+class RunOptions(TypedDict, total=False):
+    """How tasks are run: keyword arguments of `run_sweep` and `search`."""
+
+    make_transcriber: MakeTranscriber | None
+    executor: Executor[Task, Row] | None
+    model_digest: str
+    retry_failed: bool
+    progress: bool
+    say: Say
 
 
 @dataclass(slots=True, frozen=True)
@@ -120,50 +120,39 @@ class Task:
 
 @dataclass(slots=True, frozen=True)
 class Outcome:
-    """What a sweep did: the number of tasks, of those found done, and of those run now.
-
-    ``failed`` are the rows of tasks that failed, now or earlier. ``peak_rss_bytes`` is the highest peak of memory of a
-    process that ran a task; None when none ran.
-    """
+    """What a sweep did: the number of tasks, of those found done, and of those run now."""
 
     planned: int
     found: int
     ran: int
-    failed: tuple[Row, ...]
-    peak_rss_bytes: int | None
+    failed: tuple[Row, ...]  # now or earlier
+    peak_rss_bytes: int | None  # the highest of a process that ran a task; None when none ran
 
 
 def plan(configurations: Iterable[TranscriberConfig], recordings: Iterable[Recording], model_digest: str) -> list[Task]:
-    """All tasks, configuration by configuration. Reads the audio of every recording once, for its digest.
-
-    Raises SweepError when two of the recordings are the same audio: their results would have one name.
-    """
+    """All tasks, by configuration. Raises SweepError for recordings of the same audio: results would share a name."""
     by_digest: dict[str, Recording] = {}
     for recording in recordings:
         written = recording.audio_path.stat() if recording.audio_path.exists() else None
-        part = recording.offset, recording.duration
-        digest = _digest(recording.audio_path, part, written and (written.st_size, written.st_mtime_ns))
+        digest = _digest(recording, written and (written.st_size, written.st_mtime_ns))
         if digest in by_digest:
             raise SweepError(f"recordings {by_digest[digest].id!r} and {recording.id!r} are the same audio")
         by_digest[digest] = recording
     return [
-        Task(task_key(config.identity(), digest, model_digest), config, recording, digest, model_digest)
+        Task(stores.task_key(config.identity(), digest, model_digest), config, recording, digest, model_digest)
         for config in configurations
         for digest, recording in by_digest.items()
     ]
 
 
 @cache
-def _digest(path: Path, part: tuple[float | None, float], _: tuple[int, int] | None) -> str:
-    """The digest of audio in a file, read again only when size or time of the file have changed."""
-    return audio_digest(read_part(path, *part))
+def _digest(recording: Recording, _: tuple[int, int] | None) -> str:
+    """The digest of the audio, which is read again only when size or time of the file have changed."""
+    return audio_digest(recording.audio())
 
 
 def remaining(tasks: Iterable[Task], found: Mapping[str, str], *, retry_failed: bool = False) -> list[Task]:
-    """The tasks without a row and those whose process died; with ``retry_failed`` also those that failed.
-
-    ``found`` is the status of every row by its key, see `ResultsStore.statuses`.
-    """
+    """The tasks without a row in ``found`` (statuses by key) and those whose process died; perhaps failed ones too."""
     finished = ("ok",) if retry_failed else ("ok", "failed")
     return [task for task in tasks if found.get(task.key) not in finished]
 
@@ -183,9 +172,8 @@ def run_sweep(
     """Run every configuration over every recording, except where the store in ``out`` has a row already.
 
     ``make_transcriber`` is called with the configuration once per task, in this process; an ``executor``, with work
-    made by `task_worker`, takes its place. ``progress`` draws a bar on stderr with the time left. A task that raises
-    leaves a failed row, and the sweep goes on. Ctrl-C leaves a valid store, says how to continue, and is raised. Raises
-    SweepError when the store is damaged, cannot be written, or when another sweep is running in ``out``.
+    made by `task_worker`, takes its place. ``progress`` draws a bar on stderr. A task that raises leaves a failed row.
+    Ctrl-C leaves a valid store. Raises SweepError for a damaged store, and while another sweep is running in ``out``.
     """
     out = Path(out)
     if (make_transcriber is None) == (executor is None):
@@ -193,39 +181,58 @@ def run_sweep(
     tasks = plan(configurations, recordings, model_digest)
     if not tasks:
         raise SweepError("a sweep needs at least one configuration and one recording")
-    with write_store(out) as store:
-        keys = [task.key for task in tasks]
+    keys = [task.key for task in tasks]
+    with stores.write_store(out) as store:
         todo = remaining(tasks, store.statuses(keys), retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
-        peak = _run_all(todo, out, store, executor, make_transcriber, progress, say)
-        lost = {key for key, status in store.statuses(keys).items() if status != "ok"}
-        rows = store.rows_of(lost)
-    failed = tuple(rows[key] for key in keys if key in lost)
+        n, seconds = len(todo), sum(task.recording.duration for task in todo)
+        bar = tqdm(total=seconds, desc="sweep", smoothing=0, bar_format=_BAR, disable=not progress)
+        done, done_s, failures, peak = 0, 0.0, 0, 0
+
+        def advance(within_task_s: float = 0.0) -> None:
+            bar.n = min(done_s + within_task_s, seconds)  # not added up: rounding errors would make the bar complain
+            bar.set_postfix_str(f"task {min(done + 1, n)}/{n}, {failures} failed", refresh=not within_task_s)
+            bar.update(0)
+
+        if executor:
+            running = executor(todo)
+        else:
+            assert make_transcriber is not None
+            running = ((task, run_task(task, out, make_transcriber, advance)) for task in todo)
+        try:
+            with bar, closing(running) as results:
+                advance()
+                for task, result in results:
+                    row = _died(task, result) if isinstance(result, Lost) else result
+                    store.append(row)
+                    failures += row["status"] != "ok"
+                    peak = max(peak, row["peak_rss_bytes"] or 0)
+                    done, done_s = done + 1, done_s + task.recording.duration
+                    advance()
+        except KeyboardInterrupt:
+            say(f"stopped; {out / STORE} holds every finished result, which later runs skip")
+            raise
+        rows = store.rows_of([key for key, status in store.statuses(keys).items() if status != "ok"])
+    failed = tuple(rows[key] for key in keys if key in rows)
     for row in failed:
         say(f"failed: {row['recording']} with {_short(TranscriberConfig.from_json(row['config']))}: {row['error']}")
-    return Outcome(len(tasks), len(tasks) - len(todo), len(todo), failed, peak)
+    return Outcome(len(tasks), len(tasks) - n, n, failed, peak or None)
 
 
 def transcriber_maker(model: Whisper | Weights) -> MakeTranscriber:
-    """A function from a configuration to its transcriber; the model is loaded once and shared."""
+    """A function from a configuration to its transcriber; the model is shared."""
     return lambda config: SessionRestartTranscriber(model, config=config)
 
 
 def identity(digest: str, device: str) -> dict[str, str]:
-    """What must be the same in all processes of a sweep: weights, version of whisperlab, and precision.
-
-    ``precision`` is that of encoder and decoder where a configuration names none: it depends on the processor.
-    """
+    """What all processes of a sweep must share: weights, version, and the processor's precisions by default."""
     here = torch.device(device)
     precision = f"{check_precision(None, here, 'encoder')}/{check_precision(None, here, 'decoder')}"
     return {"weights": digest, "version": __version__, "precision": precision}
 
 
 def load_maker(model: str, device: str, drivers: Mapping[str, str]) -> MakeTranscriber:
-    """`transcriber_maker` of a model that is loaded here, in a worker.
-
-    Raises SweepError where this process differs from ``drivers``, the `identity` of the driver process.
-    """
+    """`transcriber_maker` of a model loaded in a worker. Raises SweepError if its `identity` is not ``drivers``."""
     weights = load_weights(model, device)
     own = identity(model_digest(weights), device)
     for what, theirs in drivers.items():
@@ -240,6 +247,40 @@ def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Tas
     return lambda task: run_task(task, out, make_transcriber)
 
 
+def payload_cluster(
+    out: Path,
+    load: Callable[[], MakeTranscriber],
+    address: str,
+    n_workers: int | None,
+    tasks: Sequence[Task],
+    say: Say = logger.info,
+) -> Results[Task, Row]:
+    """A `ray_cluster` of nodes with weights but without our files: audio is sent, traces return with the rows."""
+    work = partial(_payload_worker, load)
+    sent = ray_cluster(work, address, n_workers, tasks, payload=lambda t: (t.audio_sha256, t.recording.audio), say=say)
+    with closing(sent) as results:
+        for task, result in results:
+            if isinstance(result, Lost):
+                yield task, result
+                continue
+            row, trace = result
+            if trace is not None:
+                write_atomic(out / str(row["trace"]), gzip.decompress(trace))
+            yield task, row
+
+
+def _payload_worker(load: Callable[[], MakeTranscriber]) -> Callable[[Task, FloatArray], tuple[Row, bytes | None]]:
+    """Work that returns the row, and the trace as compressed bytes."""
+    make_transcriber = load()
+
+    def work(task: Task, audio: FloatArray) -> tuple[Row, bytes | None]:
+        with TemporaryDirectory(prefix="whisperlab-") as folder:
+            row = run_task(task, Path(folder), make_transcriber, audio=audio)
+            return row, gzip.compress((Path(folder) / row["trace"]).read_bytes()) if row["trace"] else None
+
+    return work
+
+
 def run_task(
     task: Task,
     out: Path,
@@ -250,11 +291,9 @@ def run_task(
     """Run one task and return its row; an error becomes a failed row.
 
     ``audio`` is that of the recording, if it is loaded already. ``progress`` is called with the seconds of audio done.
-    The row's ``trace`` is relative to ``out``; ``peak_rss_bytes`` is that of the whole process, model included, while
-    the task ran; where the system cannot reset it, since the process began.
+    ``peak_rss_bytes`` is that of the whole process during the task, or since it began where it cannot be reset.
     """
-    row = _identity(task)
-    path = f"{TRACES}/{task.key}.jsonl"
+    row, recording, path = _identity(task), task.recording, f"{stores.TRACES}/{task.key}.jsonl"
     gc.collect()
     trim_heap()  # the new peak starts at what is resident, so memory that earlier tasks have freed is returned first
     with suppress(OSError):
@@ -262,13 +301,13 @@ def run_task(
     try:
         trace = record(
             make_transcriber(task.config),
-            task.recording.audio() if audio is None else audio,
+            recording.audio() if audio is None else audio,
             out / path,
-            recording=task.recording.id,
-            reference=task.recording.reference,
-            audio_path=task.recording.audio_path,
-            audio_options={"offset": task.recording.offset},
-            progress=progress or (lambda _: None),
+            recording=recording.id,
+            reference=recording.reference,
+            audio_path=recording.audio_path,
+            audio_options={"offset": recording.offset},
+            progress=progress,
         )
         score = score_trace(trace)
         return {
@@ -286,7 +325,7 @@ def run_task(
         }
     except Exception as error:
         expected = isinstance(error, WhisperlabError)  # its message is enough
-        logger.warning("%s failed with %s", task.recording.id, _short(task.config), exc_info=not expected)
+        logger.warning("%s failed with %s", recording.id, _short(task.config), exc_info=not expected)
         return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}"}
 
 
@@ -299,7 +338,7 @@ def summarise(rows: Iterable[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    groups = defaultdict[str, list[Row]](list)
     try:
         for row in rows:
             groups[json.dumps([row["config"], row["model_digest"], row["whisperlab"]], sort_keys=True)].append(row)
@@ -320,7 +359,7 @@ def _summary(rows: Sequence[Row]) -> Json:
     responses = (row.get("response_p95_s") for row in finished)
     return {
         **summary,
-        "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), decodes(rows[0]["config"])),
+        "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), stores.decodes(rows[0]["config"])),
         "cache": cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
         "duration": sum(row["duration"] for row in finished),
         "compute_s": sum(row["compute_s"] or 0.0 for row in finished),
@@ -347,12 +386,23 @@ def cache_summary(caches: Sequence[Json]) -> Json:
     }
 
 
+def _died(task: Task, lost: Lost) -> Row:
+    error = f"the process that ran it died, {lost.attempts} times: was there enough memory?"
+    return {**_identity(task), "status": "died", "error": error}
+
+
+# What a row has from its run.
+_UNKNOWN: Row = {"error": None, "trace": None, "counts": {}, "rates": {}, "statistics": {}, "threads": None}
+_UNTIMED: Row = {"compute_s": None, "processor_s": None, "response_p95_s": None, "peak_rss_bytes": None}
+
+
 def _identity(task: Task) -> Row:
+    """The row of a task before its run."""
     recording = task.recording
     return {
         "key": task.key,
         "status": "ok",
-        "schema": SCHEMA,
+        "schema": stores.SCHEMA,
         "config": task.config.to_json(),
         "recording": recording.id,
         "corpus": recording.corpus,
@@ -360,18 +410,10 @@ def _identity(task: Task) -> Row:
         "audio_sha256": task.audio_sha256,
         "model_digest": task.model_digest,
         "whisperlab": __version__,
-        "error": None,
-        "counts": {},
-        "rates": {},
-        "statistics": {},
-        "trace": None,
         "duration": recording.duration,
-        "compute_s": None,
-        "processor_s": None,
-        "response_p95_s": None,
-        "peak_rss_bytes": None,
-        "threads": None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_UNKNOWN,
+        **_UNTIMED,
     }
 
 
@@ -381,54 +423,6 @@ _SEGMENT_RATES: Json = {"mixed_error_rate": None, "error_rate_by_language": {}, 
 
 def _rates(score: Score, has_text: bool) -> Json:
     return score.rates() if has_text else {**score.rates(), **_SEGMENT_RATES}
-
-
-def _run_all(
-    todo: Sequence[Task],
-    out: Path,
-    store: ResultsStore,
-    executor: Executor[Task, Row] | None,
-    make_transcriber: MakeTranscriber | None,
-    progress: bool,
-    say: Say,
-) -> int | None:
-    """Run and store all tasks, with a bar that counts seconds of audio; returns the highest peak of memory."""
-    bar = tqdm(
-        total=sum(task.recording.duration for task in todo),
-        desc="sweep",
-        disable=not progress,
-        smoothing=0,  # time left from the mean speed: speech and silence alternate too fast for a moving one
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}",
-    )
-    finished_s, failures, peak = 0.0, 0, 0
-
-    def advance(within_task_s: float) -> None:
-        # Set, not added up: rounding errors past the total would make the bar complain.
-        bar.n = min(finished_s + within_task_s, bar.total or 0.0)
-        bar.update(0)
-
-    if executor is None:
-        assert make_transcriber is not None
-        executor = InProcess(lambda: lambda task: run_task(task, out, make_transcriber, advance))
-    try:
-        with bar, closing(executor.run(todo)) as results:
-            bar.set_postfix_str(f"task 1/{len(todo)}, 0 failed")
-            for number, (task, result) in enumerate(results, 1):
-                if isinstance(result, Lost):
-                    error = f"the process that ran it died, {result.attempts} times: was there enough memory?"
-                    row: Row = {**_identity(task), "status": "died", "error": error}
-                else:
-                    row = result
-                store.append(row)
-                failures += row["status"] != "ok"
-                peak = max(peak, row["peak_rss_bytes"] or 0)
-                finished_s += task.recording.duration
-                advance(0.0)
-                bar.set_postfix_str(f"task {min(number + 1, len(todo))}/{len(todo)}, {failures} failed")
-    except KeyboardInterrupt:
-        say(f"stopped; {out / STORE} holds every result that was finished: run the same sweep again to continue")
-        raise
-    return peak or None
 
 
 def _short(config: TranscriberConfig) -> str:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.experiments.pareto import Importance, importances, pareto_front, separation
+from whisperlab.experiments.significance import Importance, importances, pareto_front, separation
 from whisperlab.report import charts
 from whisperlab.report import figure as draw
 from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
