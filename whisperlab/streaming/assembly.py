@@ -20,8 +20,7 @@ from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import prepared
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import Weights
-from whisperlab.streaming.audio_history import VAD_BUFFER, AudioHistory
-from whisperlab.streaming.context import PER_MS, Context, Monitor
+from whisperlab.streaming.context import PER_MS, VAD_BUFFER, AudioHistory, Context, Monitor
 from whisperlab.streaming.decoding import SpeechDecoder
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
 from whisperlab.streaming.language_probe import LanguageEncoder, LanguageProbe

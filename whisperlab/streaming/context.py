@@ -6,19 +6,76 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
+import soxr
+
+from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.config import MonitoringOptions, TranscriberConfig
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.streaming.audio_history import AudioHistory
 from whisperlab.streaming.results import ResultBuilder
 from whisperlab.streaming.vad import SpeechGate
+from whisperlab.util.audio_arrays import FloatArray, bounded
 from whisperlab.util.gain import dbfs
 from whisperlab.util.timeline import SAMPLE_RATE
 
 logger = logging.getLogger("whisperlab")
 
 PER_MS = SAMPLE_RATE // 1000
+VAD_BUFFER = 60 * SAMPLE_RATE  # samples; the guide's size
 CHECK_EVERY = 100  # language-ID frames between two checks of speed and hit rate
+
+
+@dataclass(slots=True, eq=False)
+class AudioHistory:
+    """Both ring buffers, the resampler in front of them, and the position in the stream.
+
+    ``rate`` is that of the chunks. ``received`` is the number of samples at 16 kHz so far, gaps included; spans count
+    them from 0.
+    """
+
+    vad: RingBuffer
+    lid: RingBuffer
+    rate: int
+    metrics: PerformanceMetrics
+    received: int = 0
+    _given: int = 0  # samples at the rate of the chunks, those of gaps included
+    _resampler: soxr.ResampleStream | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._resampler = _resampler(self.rate)
+
+    def resampled(self, chunk: FloatArray) -> FloatArray:
+        """A chunk at 16 kHz. The resampler keeps state, so borders of chunks are inaudible."""
+        self._given += len(chunk)
+        return bounded(self._resampler.resample_chunk(chunk)) if self._resampler else chunk
+
+    def rest(self) -> FloatArray:
+        """What the resampler still holds at the end of the stream."""
+        nothing = np.zeros(0, np.float32)
+        return bounded(self._resampler.resample_chunk(nothing, last=True)) if self._resampler else nothing
+
+    def append(self, piece: FloatArray) -> None:
+        """Add audio at 16 kHz to both buffers."""
+        with self.metrics.measure("vad.buffer_append"):
+            self.vad.append(piece)
+        with self.metrics.measure("lid.buffer_append"):
+            self.lid.append(piece)
+        self.received += len(piece)
+
+    def lose(self, n_samples: int) -> int:
+        """Count ``n_samples`` (at the rate of the chunks) as lost. Returns the sample at which the stream continues."""
+        self._resampler = _resampler(self.rate)
+        self._given += n_samples
+        return max(self.received, round(self._given * SAMPLE_RATE / self.rate))
+
+    def fill(self, end: int) -> None:
+        """Fill both buffers with silence up to sample ``end``."""
+        for start in range(self.received, end, SAMPLE_RATE):
+            silence = np.zeros(min(SAMPLE_RATE, end - start), np.float32)
+            self.vad.append(silence)
+            self.lid.append(silence)
+        self.received = end
 
 
 @dataclass(slots=True)
@@ -100,3 +157,7 @@ class Context:
     results: ResultBuilder = field(default_factory=ResultBuilder)
     counts: Counts = field(default_factory=Counts)
     load_level: int = 0
+
+
+def _resampler(rate: int) -> soxr.ResampleStream | None:
+    return None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
