@@ -171,8 +171,7 @@ class SessionRestartTranscriber:
         with self._working:
             self._check_stream()
             audio = as_chunk(chunk)
-            with self.metrics.measure("chunk.total"):
-                self._work("process", partial(self.parts.stream.take, audio))
+            self._work("process", partial(self.parts.stream.take, audio))
             return self.latest
 
     def skip(self, n_samples: int) -> ProcessResult:

@@ -38,7 +38,8 @@ class Stream:
 
     def take(self, chunk: FloatArray) -> None:
         """Work on a chunk at the rate of the source."""
-        self._advance(self.context.history.resampled(chunk))
+        with self.context.metrics.measure("chunk.total"):
+            self._advance(self.context.history.resampled(chunk))
 
     def lose(self, n_samples: int) -> None:
         """Continue ``n_samples`` (at the rate of the source) later. Running speech ends at the gap."""
