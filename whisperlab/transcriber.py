@@ -223,7 +223,8 @@ class SessionRestartTranscriber:
         It holds what a call made final before it was interrupted, and results that never reached the caller because an
         interrupt came between the end of the call and the use of its result.
         """
-        return self.parts.stream.latest()
+        stream = self.parts.stream
+        return stream.context.results.build(stream.text.tentative, stream.text.language, stream.context.load_level)
 
     def evaluate_frame(self) -> None:
         """Evaluate one language-ID frame on the newest audio, whether one is due or not, to measure what one costs."""

@@ -104,12 +104,15 @@ class Assembly:
 
     def begin(self) -> None:
         """Start a new stream: drop audio, text, the cache and all counts."""
-        config, makers = self.config, self.makers
+        config, makers, options = self.config, self.makers, self.config.language_id
         self.metrics.reset()
         self.lid.begin()
         self.decoder.reset()
         self.text_encoder.reset_counts()
-        buffers = makers.buffer(VAD_BUFFER), makers.buffer(_lid_capacity(config))
+        # The buffer of language-ID has the guide's size, or more if a batch of frames spans more.
+        batch_ms = options.batch * (options.confident_hop_factor * options.hop_ms + config.vad.min_silence_ms)
+        lid_buffer = PER_MS * max(options.hop_ms * 100, options.window_ms + batch_ms)
+        buffers = makers.buffer(VAD_BUFFER), makers.buffer(lid_buffer)
         history = AudioHistory(*buffers, config.sampling_rate, self.metrics)
         gate = SpeechGate(config.vad, *self.voice_detectors)
         monitor = Monitor(config.monitoring, self.metrics, self.lid.cache, gate)
@@ -191,14 +194,6 @@ class Assembly:
             ("untranscribed_seconds", "Speech for which no text was found.", seconds(counts.untranscribed_samples)),
         ):
             yield CounterMetricFamily(f"whisperlab_{name}", about, value)
-
-
-def _lid_capacity(config: TranscriberConfig) -> int:
-    """Samples of the ring buffer of language-ID: the guide's size, or more if a batch of frames spans more."""
-    options = config.language_id
-    hop, pause = options.hop_ms * PER_MS, config.vad.min_silence_ms * PER_MS
-    longest = options.window_ms * PER_MS + options.batch * (options.confident_hop_factor * hop + pause)
-    return max(hop * 100, longest)
 
 
 def _encoder(encoder: ShortWindowEncoder) -> dict[str, float]:

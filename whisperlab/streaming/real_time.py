@@ -144,7 +144,6 @@ class RealTimeFeed:
         self._transcriber, self._options, self._clock, self._rate = transcriber, options, clock, sampling_rate
         self._piece = max(PIECE_MS * sampling_rate // 1000, 1)
         self._ring = RingBuffer(options.drop_ms * sampling_rate // 1000)
-        self._kept = int(options.recover * self._ring.capacity)  # samples that a drop leaves, the newest chunk included
         self._changed = threading.Condition()  # guards everything below
         self._taken_until = 0  # start of the next piece, unless audio was dropped meanwhile
         self._working = self._level = 0
@@ -166,9 +165,9 @@ class RealTimeFeed:
         with self._changed:
             if self._closed:
                 raise StreamEndedError("this feed was closed; a new stream needs a new one")
-            held = len(self._ring)
-            if held + len(audio) > self._ring.capacity:
-                self._ring.consume(min(held, held + len(audio) - self._kept))
+            held, capacity = len(self._ring), self._ring.capacity
+            if held + len(audio) > capacity:  # a drop leaves a part of the queue, the newest chunk included
+                self._ring.consume(min(held, held + len(audio) - int(self._options.recover * capacity)))
             self._ring.append(audio)
             self._done.max_lag = max(self._done.max_lag, self._counts().lag)
             self._changed.notify_all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from whisperlab.streaming.context import PER_MS, Context
-from whisperlab.streaming.results import ProcessResult, Switch
+from whisperlab.streaming.results import Switch
 from whisperlab.streaming.switching import Change, SwitchDetector
 from whisperlab.streaming.text_session import TextSession
 from whisperlab.util.audio_arrays import FloatArray
@@ -64,10 +64,6 @@ class Stream:
         self._advance(self.context.history.rest())
         self._end_speech(self.context.gate.close())
         self.ended = True
-
-    def latest(self) -> ProcessResult:
-        """What the running call has produced so far, or what the last call produced."""
-        return self.context.results.build(self.text.tentative, self.text.language, self.context.load_level)
 
     def _advance(self, audio: FloatArray) -> None:
         history = self.context.history
