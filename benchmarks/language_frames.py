@@ -28,7 +28,7 @@ SOURCES = (
     "model/encoder.py",
     "model/linear.py",
     "model/text_decoder.py",
-    "streaming/audio_history.py",
+    "streaming/context.py",
     "streaming/language_id.py",
     "streaming/language_probe.py",
     "streaming/stream.py",

@@ -24,13 +24,13 @@ import numpy as np
 from tqdm import tqdm
 
 from whisperlab import SessionRestartTranscriber, data
+from whisperlab.config import SessionOptions
 from whisperlab.data.corpora import VOICES
 from whisperlab.data.debian import unpack, verified
 from whisperlab.data.scenes import clean_text, decode_g722, parse_texts, trim
 from whisperlab.evaluation.scoring import units
 from whisperlab.evaluation.trace import capture
 from whisperlab.model import weights as models
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import CorpusError
 from whisperlab.util.statistics import central, resamples

@@ -35,6 +35,7 @@ from guard import serve
 from whisperlab import data as corpora
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import KEYS, EncoderCache
+from whisperlab.config import SessionOptions
 from whisperlab.data import audio_files
 from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import read_trace, write_trace
@@ -45,7 +46,6 @@ from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.transcriber import SessionRestartTranscriber

@@ -49,6 +49,7 @@ from test_weights import checkpoint_bytes, home, names_in, published, small_stat
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
+from whisperlab.config import SessionOptions
 from whisperlab.data import debian, is_built, read_manifest, write_manifest
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import read_trace, write_trace
@@ -67,7 +68,6 @@ from whisperlab.streaming.commit_policies import LocalAgreement
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import LanguageTracker
 from whisperlab.streaming.vad import SileroDetector
 from whisperlab.transcriber import SessionRestartTranscriber

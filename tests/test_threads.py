@@ -31,12 +31,13 @@ from extent import in_short_and_at_length
 
 import whisperlab
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
+from whisperlab.config import SessionOptions
 from whisperlab.jupyter.live_view import LiveView
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.linear import has_bf16
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.results import ProcessResult, SessionSegment
-from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.streaming.vad import SileroDetector
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import StreamBrokenError, StreamEndedError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME
@@ -481,7 +482,7 @@ class SlowDetector:
 @pytest.mark.model
 def test_statistics_do_not_wait_for_a_chunk_and_finalize_does(base_model: Whisper) -> None:
     transcriber = make(base_model, decode=False)
-    detector = transcriber.parts.stream.gate._detector = SlowDetector(transcriber.parts.stream.gate._detector, at=20)
+    detector = transcriber.parts.stream.context.gate.detector = SlowDetector(SileroDetector(), at=20)
     silence = np.zeros(SAMPLE_RATE, np.float32)
     ends: list[str] = []
 
@@ -697,7 +698,9 @@ def replayed(
         }.items():
             for name in names:
                 monkeypatch.setattr(part, name, remembered(name, getattr(part, name)))
-        transcriber.parts.stream.gate._detector = ReplayedDetector(transcriber.parts.stream.gate._detector, [])
+        normal, quiet = transcriber.parts.voice_detectors
+        transcriber.parts.voice_detectors = ReplayedDetector(normal, []), quiet
+        transcriber.reset()
         return transcriber
 
     return made
@@ -748,8 +751,8 @@ def check_after_interrupt(
     """The stream went on rightly or says that it is broken; and begins anew like any other."""
     how, segments = listen_interrupted(transcriber, audio, interrupting)
     assert segments == (wanted[0][: len(segments)] if how == "broken" else wanted[0])
-    assert free(transcriber._guard.working)
-    assert free(transcriber._guard.reading)
+    assert free(transcriber._working)
+    assert free(transcriber._reading)
     transcriber.get_statistics()
     transcriber.export_prometheus_metrics()
     transcriber.reset()
@@ -797,7 +800,7 @@ def test_an_interrupt_at_any_line_of_reset_is_mended_by_another(
             transcriber.process(silence)
         except StreamBrokenError:
             assert interrupted
-        assert free(transcriber._guard.working)
+        assert free(transcriber._working)
         transcriber.reset()
         transcriber.process(silence)
         assert transcriber.get_statistics()["sessions"]["heard_s"] == 0.1

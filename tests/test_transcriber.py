@@ -21,17 +21,16 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
-from whisperlab.config import TranscriberConfig
+from whisperlab.config import MonitoringOptions, SessionOptions, TranscriberConfig
 from whisperlab.data import load
 from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import Score, align, score, units
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
+from whisperlab.streaming.context import Monitor
 from whisperlab.streaming.decoding import Hypothesis
 from whisperlab.streaming.language_id import LanguageIdOptions
-from whisperlab.streaming.monitoring import Monitor
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
 from whisperlab.streaming.switching import RETRY
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
@@ -326,7 +325,7 @@ def test_a_stream_given_up_while_a_decode_is_under_way_leaves_nothing_of_it(make
     transcriber.reset()
     for chunk in itertools.islice(chunks(sentence.audio, CHUNK), 20):
         transcriber.process(chunk)
-    assert transcriber.parts.runner.pending is not None  # type: ignore[attr-defined]
+    assert transcriber.parts.runner.pending is not None
     transcriber.reset()
     assert listen(transcriber, chunks(sentence.audio, CHUNK)).outcome == first.outcome
 
@@ -344,7 +343,7 @@ def test_a_refused_change_is_not_put_to_the_proof_again_at_once(make: Make, scen
     strict = SessionOptions(confirm_posterior=1.0, confirm_text=-np.inf)
     transcriber = make(session=strict, decode=False, language_id=LanguageIdOptions(confident_hop_factor=1))
     asked: list[int] = []
-    detector, history = transcriber.parts.stream.detector, transcriber.parts.stream.history
+    detector, history = transcriber.parts.stream.detector, transcriber.parts.stream.context.history
     confirms = detector.confirms
 
     def noted(*args: Any) -> bool:
@@ -405,7 +404,7 @@ def test_doubt_about_the_language_does_not_let_speech_outgrow_what_is_decoded_at
     for chunk in chunks(np.concatenate([scene.clip(s) for s in scene.segments]), CHUNK):
         transcriber.process(chunk)
         if text.speech:
-            longest = max(longest, stream.history.received - text.speech.start)
+            longest = max(longest, stream.context.history.received - text.speech.start)
     assert longest <= 6 * SAMPLE_RATE
 
 
@@ -467,7 +466,7 @@ def test_transcribers_of_one_model_share_its_weights_and_count_for_themselves(ma
     listen(first, chunks(sentence.audio, CHUNK))
     assert first.get_statistics()["lid"]["encoder_calls"] > 0
     assert second.get_statistics()["lid"]["encoder_calls"] == 0
-    assert first.parts.lid_encoder.forward is second.parts.lid_encoder.forward
+    assert first.parts.lid.encoder.forward is second.parts.lid.encoder.forward
 
 
 def test_an_oracle_that_repeats_a_language_makes_no_switch_of_it(make: Make, sentence: Scene) -> None:
@@ -510,10 +509,9 @@ def test_speech_that_goes_on_and_on_is_cut_before_its_newest_words(
 ) -> None:
     """Without any pause to cut at, and when the last moment is the quietest: there is always something left."""
     transcriber = make(language="en", session=SessionOptions(max_speech_s=2.0, step_ms=500))
-    monkeypatch.setattr(transcriber.parts.stream.gate, "pauses", lambda within: [])
-    monkeypatch.setattr(
-        transcriber.parts.stream.gate, "quietest", lambda within: within.end if quietest == "newest" else None
-    )
+    gate = transcriber.parts.stream.context.gate
+    monkeypatch.setattr(gate, "pauses", lambda within: [])
+    monkeypatch.setattr(gate, "quietest", lambda within: within.end if quietest == "newest" else None)
     run = listen(transcriber, chunks(np.concatenate([sentence.audio] * 3), CHUNK))
     check_that_text_only_grows(run)
     assert len(run.segments) > 2
@@ -906,15 +904,13 @@ def test_without_shadow_checks_there_is_no_false_hit_rate(whole: Run) -> None:
 
 
 def test_by_default_slow_language_id_and_a_cache_without_hits_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    limits, metrics = TranscriberConfig().monitoring, PerformanceMetrics()
+    metrics = PerformanceMetrics()
     metrics.record("lid.total", 5.0)
     gate = SpeechGate(VadOptions(), SileroDetector())
-    interval_s = limits.log_interval_s
-    monitor = Monitor(limits.lid_p95_limit_ms, limits.hit_rate_limit, interval_s, metrics, EncoderCache(), gate)
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
-        monitor.check_speed(1000)
+        Monitor(MonitoringOptions(), metrics, EncoderCache(), gate).check_speed(1000)
         assert not caplog.records
-        Monitor(10.0, 0.4, interval_s, metrics, EncoderCache(), gate).check_speed(1000)
+        Monitor(MonitoringOptions(10.0, 0.4), metrics, EncoderCache(), gate).check_speed(1000)
     assert len(caplog.records) == 2
 
 

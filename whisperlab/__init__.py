@@ -12,11 +12,13 @@ TYPE_CHECKING = False  # `typing` and `importlib.metadata` would take most of th
 if TYPE_CHECKING:
     from typing import Any
 
-    from whisperlab.buffer import RingBuffer
-    from whisperlab.cache import EncoderCache
-    from whisperlab.metrics import PerformanceMetrics
-    from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
-    from whisperlab.transcriber import SessionRestartTranscriber
+    from whisperlab.buffer import RingBuffer as RingBuffer
+    from whisperlab.cache import EncoderCache as EncoderCache
+    from whisperlab.metrics import PerformanceMetrics as PerformanceMetrics
+    from whisperlab.streaming.results import ProcessResult as ProcessResult
+    from whisperlab.streaming.results import SessionSegment as SessionSegment
+    from whisperlab.streaming.results import Switch as Switch
+    from whisperlab.transcriber import SessionRestartTranscriber as SessionRestartTranscriber
 
     __version__: str
 
@@ -30,16 +32,7 @@ _HOME = {
     "SessionRestartTranscriber": "whisperlab.transcriber",
 }
 
-__all__ = [
-    "EncoderCache",
-    "PerformanceMetrics",
-    "ProcessResult",
-    "RingBuffer",
-    "SessionRestartTranscriber",
-    "SessionSegment",
-    "Switch",
-    "__version__",
-]
+__all__ = [*sorted(_HOME), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

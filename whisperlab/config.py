@@ -2,9 +2,6 @@
 
 Each option is declared once, in its group: type, default, allowed range and reason. Options have dotted names, such as
 ``language_id.window_ms``, in sweeps, searches, traces, rows and reports.
-
-The groups are plain dataclasses and not those of a validation library: the checks are one function
-(`whisperlab.util.options`), the errors name the option, the range and the value, and the core gets no new dependency.
 """
 
 from __future__ import annotations
@@ -12,21 +9,77 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 from whisperlab.cache import KEYS, MAX_PRECISION
 from whisperlab.model.languages import CODES, language_code
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions, check_languages
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.json_values import JsonValue
 from whisperlab.util.options import Option, Options, described, flat, migrated, nested, option, plain
 from whisperlab.util.threads import MOST_THREADS, THREADS
-from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, seconds
 from whisperlab.util.validation import check_type, shown
+
+Policy = Literal["agreement", "alignatt"]
+
+
+@dataclass(slots=True, frozen=True)
+class SessionOptions(Options):
+    """How running speech becomes final text.
+
+    Text in another language is never a prompt: a switch drops the prompt, and it returns with its language. A change
+    of language that has led for `whisperlab.streaming.smoothing.PATIENCE` of speech needs no proof by text; after
+    twice that time it needs no proof at all. With ``parallel_ms`` results are used at fixed positions of the stream,
+    so they do not depend on the machine.
+    """
+
+    GROUP: ClassVar[str] = "session"
+
+    step_ms: int = option(1000, "time between two decodes of running speech, milliseconds", 100, 30_000)
+    max_speech_s: float = option(
+        10.0, "longest window that is decoded at once, seconds; longer speech is cut at a pause", 2, 28
+    )
+    policy: Policy = option(
+        "agreement",
+        "when words are final: 'agreement' of two decodes, or 'alignatt': one decode whose attention lies "
+        "``attention_lag_ms`` or more behind the end",
+    )
+    attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
+    preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
+    snap_ms: int = option(1000, "how far a boundary may move to the nearest pause, milliseconds", 0, 30_000)
+    prompt_s: float = option(
+        0.0, "a session starts with the last text in its language as prompt if that is newer than this; 0: never", 0
+    )
+    confirm_posterior: float = option(
+        0.7, "probability of the new language since the boundary that confirms a switch; 0: not checked", 0, 1
+    )
+    confirm_text: float = option(
+        0.1,
+        "how much likelier the text must be in the new language (mean log-probability of a token) to confirm a "
+        "switch; -inf: not checked",
+    )
+    share: bool = option(True, "a window that is needed for the proof of a switch and for a decode is encoded once")
+    flag_language: bool = option(
+        True, "check the language of each final segment against all languages of the model, and flag disagreement"
+    )
+    parallel_ms: int = option(
+        0,
+        "above 0: decode running speech in a second thread; the result is used so much later, milliseconds, or at a "
+        "pause or a switch",
+        0,
+        30_000,
+    )
+
+    def check(self) -> None:
+        if self.max_speech_s + self.step_ms / 1000 > seconds(MAX_WINDOW):
+            raise ConfigurationError(
+                "session.max_speech_s and step_ms together must be at most "
+                f"{seconds(MAX_WINDOW):g} s, Whisper's window, got {self.max_speech_s} and {shown(self.step_ms)}"
+            )
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,7 +98,6 @@ class CacheOptions(Options):
     shadow_rate: float = option(0.0, "share of the hits that are recomputed to measure false hits", 0, 1)
 
     def check(self) -> None:
-        """Raise ConfigurationError for an unknown key."""
         if self.key not in KEYS:
             raise ConfigurationError(f"cache.key must be one of {', '.join(KEYS)}, got {shown(self.key)}")
 
@@ -113,13 +165,16 @@ class TranscriberConfig(Options):
     monitoring: MonitoringOptions = MonitoringOptions()
 
     def __post_init__(self) -> None:
-        for name, checked in (("languages", _codes), ("language", _code), ("oracle", _switches)):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, checked(getattr(self, name)))
+        if self.languages is not None:
+            object.__setattr__(self, "languages", check_languages(self.languages, len(CODES)))
+        if self.language is not None:
+            check_type("language", self.language, str | None)
+            object.__setattr__(self, "language", language_code(self.language))
+        if self.oracle is not None:
+            object.__setattr__(self, "oracle", _switches(self.oracle))
         Options.__post_init__(self)
 
     def check(self) -> None:
-        """Raise ConfigurationError for options that exclude each other or groups of another type."""
         for name, group in GROUPS.items():
             if not isinstance(getattr(self, name), group):
                 raise ConfigurationError(f"{name} must be {group.__name__}, got {shown(getattr(self, name))}")
@@ -137,18 +192,16 @@ class TranscriberConfig(Options):
     @classmethod
     def options(cls) -> Mapping[str, Option]:
         """Every option by its dotted name."""
-        found = dict(described(cls))
-        for group, made in GROUPS.items():
-            found |= {f"{group}.{name}": known for name, known in described(made).items()}
-        return found
+        grouped = {f"{group}.{name}": known for group in GROUPS for name, known in described(GROUPS[group]).items()}
+        return {**described(cls), **grouped}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object] | str) -> TranscriberConfig:
         """A configuration from JSON; options that are missing have their defaults.
 
         Names are nested (``{"cache": {"size": 10}}``) or dotted (``{"cache.size": 10}``); names of earlier versions
-        (`whisperlab.util.options.migrated`) are read too. Raises ConfigurationError
-        for unknown names and for values of another type or out of range.
+        (`whisperlab.util.options.migrated`) are read too. Raises ConfigurationError for unknown names and for values
+        of another type or out of range.
         """
         if isinstance(value, str):
             value = json.loads(value)
@@ -162,21 +215,19 @@ class TranscriberConfig(Options):
         grouped: dict[str, dict[str, object]] = {}
         for name, value in options.items():
             group, _, inner = name.partition(".")
-            if inner and group in GROUPS:
-                grouped.setdefault(group, {})[inner] = _frozen(value)
-            elif group in GROUPS and isinstance(value, Mapping):
-                grouped.setdefault(group, {}).update({key: _frozen(item) for key, item in value.items()})
+            if group in GROUPS and (inner or isinstance(value, Mapping)):
+                given = {inner: value} if inner else cast("Mapping[str, object]", value)
+                grouped.setdefault(group, {}).update({key: _frozen(item) for key, item in given.items()})
             else:
                 own[name] = _frozen(value)
         known = {each.name for each in fields(self)}
         unknown = [name for name in own if name not in known]
-        for group, inner_options in grouped.items():
-            names = described(GROUPS[group])
-            unknown += [f"{group}.{name}" for name in inner_options if name not in names]
+        for group, given in grouped.items():
+            unknown += [f"{group}.{name}" for name in given if name not in described(GROUPS[group])]
         if unknown:
             raise ConfigurationError(f"unknown option {', '.join(unknown)}; {_nearest(unknown[0])}")
-        for group, inner_options in grouped.items():
-            own[group] = replace(own.get(group, getattr(self, group)), **inner_options)  # type: ignore[type-var]
+        for group, given in grouped.items():
+            own[group] = replace(own.get(group, getattr(self, group)), **given)  # type: ignore[type-var]
         return replace(self, **own)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -201,25 +252,7 @@ class TranscriberConfig(Options):
 
 
 FIRST_DEFAULTS: dict[str, JsonValue] = {"cache.key": "rounded"}  # of options whose default has changed since
-GROUPS: dict[str, type[Options]] = {
-    "vad": VadOptions,
-    "language_id": LanguageIdOptions,
-    "smoothing": SmoothingOptions,
-    "decoding": DecodingOptions,
-    "session": SessionOptions,
-    "cache": CacheOptions,
-    "compute": ComputeOptions,
-    "monitoring": MonitoringOptions,
-}
-
-
-def _codes(languages: Sequence[str]) -> tuple[str, ...]:
-    return check_languages(languages, len(CODES))
-
-
-def _code(language: object) -> str:
-    check_type("language", language, str | None)
-    return language_code(str(language))
+GROUPS = {each.name: type(each.default) for each in fields(TranscriberConfig) if isinstance(each.default, Options)}
 
 
 def _switches(oracle: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...]:

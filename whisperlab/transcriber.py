@@ -1,39 +1,42 @@
 """SessionRestartTranscriber: transcribes a stream and restarts the session when the speaker changes language.
 
-The class is a facade: it checks calls, serialises them and reads statistics. The parts are in `whisperlab.streaming`,
-one module each; `whisperlab.streaming.stream` drives them.
+The class is a facade: it checks calls and serialises them. The parts are in `whisperlab.streaming`, one module each;
+`whisperlab.streaming.stream` drives them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy.typing as npt
 
 from whisperlab.buffer import RingBuffer
-from whisperlab.config import TranscriberConfig
+from whisperlab.config import SessionOptions, TranscriberConfig
 from whisperlab.model.weights import Weights, load_weights, weights_of
-from whisperlab.streaming.assembly import Parts, assemble
+from whisperlab.streaming.assembly import Assembly, Parts
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
-from whisperlab.streaming.results import ProcessResult
-from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.streaming.results import ProcessResult, ResultBuilder
 from whisperlab.streaming.smoothing import SmoothingOptions
-from whisperlab.streaming.stream_guard import StreamGuard, check_process
-from whisperlab.streaming.stream_statistics import prometheus, statistics, summary
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.audio_arrays import as_chunk
-from whisperlab.util.errors import ConfigurationError, translate_oom
+from whisperlab.util.errors import ConfigurationError, ForkedError, StreamBrokenError, StreamEndedError, translate_oom
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import RENAMED
 from whisperlab.util.threads import torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
     from whisper.model import Whisper
+
+MAX_LOAD_LEVEL = 2
+_DEFAULTS = {"languages": None, "sampling_rate": SAMPLE_RATE, "lid_hop_ms": 100, "device": None}
+_made_in: list[int] = []  # the process that made the first transcriber; a forked process inherits it
 
 
 class Keywords(TypedDict, total=False):
@@ -111,60 +114,51 @@ class SessionRestartTranscriber:
         base = TranscriberConfig() if config is None else config
         if not isinstance(base, TranscriberConfig):
             raise ConfigurationError(f"config must be a TranscriberConfig, got {type(base).__name__}")
-        positional = {
-            "languages": (languages, None),
-            "sampling_rate": (sampling_rate, SAMPLE_RATE),
-            "lid_hop_ms": (lid_hop_ms, 100),
-            "device": (device, None),
-        }
-        given: dict[str, object] = {
-            name: value for name, (value, default) in positional.items() if value is not default
-        }
-        given.update(options)
+        given: dict[str, object] = dict(options)
+        for name, value in zip(_DEFAULTS, (languages, sampling_rate, lid_hop_ms, device), strict=True):
+            if value is not _DEFAULTS[name]:
+                given[name] = value
         self.configuration = base.replace({RENAMED.get(name, name): value for name, value in given.items()})
         compute = self.configuration.compute
         with torch_threads(compute.threads):
             if isinstance(model, str | Path):
                 model = load_weights(model, compute.device or "cpu")
             weights = weights_of(model)
-            self.parts = assemble(self.configuration, weights, parts)
+            self.parts = Assembly(self.configuration, weights, parts)
         self.languages = self.parts.languages
-        self.metrics, self.encoder_cache = self.parts.metrics, self.parts.cache
+        self.metrics, self.encoder_cache = self.parts.metrics, self.parts.lid.cache
         self.metrics.attach("encoder_cache", self.encoder_cache.collect)
-        self.metrics.attach("sessions", self._collect)
+        self.metrics.attach("sessions", self.parts.collect)
         self._model_name, self._device = weights.name, str(weights.device)
-        self._stream = self.parts.stream
-        self._guard = StreamGuard()
+        self._working = threading.RLock()  # held by the one thread that works on the stream
+        self._reading = threading.Lock()  # prevents a reset while statistics are read
+        self._unfinished = ""  # the call that works on the stream; still set later if that call was interrupted
         self.reset()
 
     def __repr__(self) -> str:
         spoken = ", ".join(self.languages[:5]) + (", ..." if len(self.languages) > 5 else "")
-        heard = seconds(self._stream.history.received)
+        heard = seconds(self.parts.stream.context.history.received)
         return f"<{type(self).__name__}: Whisper {self._model_name}, languages {spoken}, {heard:.1f} s received>"
 
     @property
     def vad_audio_buffer(self) -> RingBuffer:
         """The newest 60 s of audio, for voice activity and text."""
-        return self._stream.history.vad
+        return self.parts.stream.context.history.vad
 
     @property
     def audio_buffer_for_lid(self) -> RingBuffer:
         """The newest audio, for language-ID."""
-        return self._stream.history.lid
+        return self.parts.stream.context.history.lid
 
     def reset(self) -> None:
         """Start a new stream: drop audio, text, cache and statistics; keep the model."""
         check_process()
-        with self._guard.working, torch_threads(self.configuration.compute.threads):
-            self._guard.begin("reset")
+        with self._working, torch_threads(self.configuration.compute.threads):
+            self._unfinished = "reset"
             self.parts.runner.begin()
-            with self._guard.reading:
-                self.metrics.reset()
-                self.parts.probe.begin()
-                self.parts.proof.decodes = 0
-                self.parts.text_encoder.reset_counts()
-                self._stream.begin()
-            self._guard.done()
+            with self._reading:
+                self.parts.begin()
+            self._unfinished = ""
 
     def process(self, chunk: npt.ArrayLike) -> ProcessResult:
         """Process the next chunk, of any length; returns its results.
@@ -174,18 +168,10 @@ class SessionRestartTranscriber:
         interrupted call; these change nothing.
         """
         check_process()
-        with self._guard.working:
-            self._guard.check(self._stream.history.received, self._stream.ended)
+        with self._working:
+            self._check_stream()
             audio = as_chunk(chunk)
-            self._guard.begin("process")
-            self._stream.results.begin()
-            with (
-                self.metrics.measure("chunk.total"),
-                torch_threads(self.configuration.compute.threads),
-                translate_oom("for the stream"),
-            ):
-                self._stream.take(audio)
-            self._guard.done()
+            self._work("process", partial(self.parts.stream.take, audio))
             return self.latest
 
     def skip(self, n_samples: int) -> ProcessResult:
@@ -196,30 +182,39 @@ class SessionRestartTranscriber:
         negative number and `StreamEndedError` after `finalize`; both change nothing.
         """
         check_process()
-        with self._guard.working:
-            self._guard.check(self._stream.history.received, self._stream.ended)
+        with self._working:
+            self._check_stream()
             if n_samples < 0:
                 raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
-            self._guard.begin("skip")
-            self._stream.results.begin()
-            if n_samples:
-                with torch_threads(self.configuration.compute.threads):
-                    self._stream.lose(n_samples)
-            self._guard.done()
+            self._work("skip", partial(self.parts.stream.lose, n_samples))
             return self.latest
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: running speech becomes final. A second call returns an empty result."""
         check_process()
-        with self._guard.working:
-            self._guard.check(self._stream.history.received)
-            self._guard.begin("finalize")
-            self._stream.results.begin()
-            if not self._stream.ended:
-                with torch_threads(self.configuration.compute.threads), translate_oom("for the stream"):
-                    self._stream.finish()
-            self._guard.done()
+        with self._working:
+            self._check_stream(may_have_ended=True)
+            self._work("finalize", self.parts.stream.finish)
             return self.latest
+
+    def _check_stream(self, *, may_have_ended: bool = False) -> None:
+        """Raise `StreamBrokenError` if the last call did not finish, `StreamEndedError` after `finalize`."""
+        stream = self.parts.stream
+        if self._unfinished:
+            raise StreamBrokenError(
+                f"{self._unfinished}() was interrupted {seconds(stream.context.history.received):.3f} s into this "
+                "stream, whose state is undefined now; latest holds what that call had made final, and reset() starts "
+                "a new stream"
+            )
+        if stream.ended and not may_have_ended:
+            raise StreamEndedError("this stream was finalised; reset() starts a new one")
+
+    def _work(self, call: str, work: Callable[[], None]) -> None:
+        self._unfinished = call
+        self.parts.stream.context.results = ResultBuilder()
+        with torch_threads(self.configuration.compute.threads), translate_oom("for the stream"):
+            work()
+        self._unfinished = ""
 
     @property
     def latest(self) -> ProcessResult:
@@ -228,38 +223,42 @@ class SessionRestartTranscriber:
         It holds what a call made final before it was interrupted, and results that never reached the caller because an
         interrupt came between the end of the call and the use of its result.
         """
-        return self._stream.latest()
+        stream = self.parts.stream
+        return stream.context.results.build(stream.text.tentative, stream.text.language, stream.context.load_level)
 
     def evaluate_frame(self) -> None:
         """Evaluate one language-ID frame on the newest audio, whether one is due or not, to measure what one costs."""
         check_process()
-        with self._guard.working, torch_threads(self.configuration.compute.threads):
+        with self._working, torch_threads(self.configuration.compute.threads):
             self.parts.probe.add_frame()
             with self.metrics.measure("lid.total"):
-                self._stream.detector.at_pause(self._stream.text.language)
+                self.parts.stream.detector.at_pause(self.parts.stream.text.language)
 
     @property
     def load_level(self) -> int:
         """How much work is omitted from now on, for a machine that is too slow; 0, the default, is none.
 
-        See `whisperlab.streaming.schedule.Schedule`. Decodes at the end of speech, and so all final segments, are
-        never omitted. Audio is never dropped for load: see `skip`.
+        From 1 on at most one language-ID frame in half a second is evaluated; at 2 also only one decode step in three.
+        Decodes at the end of speech, and so all final segments, are never omitted. Audio is never dropped for load:
+        see `skip`.
         """
-        return self._stream.schedule.load_level
+        return self.parts.stream.context.load_level
 
     @load_level.setter
     def load_level(self, level: int) -> None:
-        self._stream.schedule.load_level = level
+        if level not in range(MAX_LOAD_LEVEL + 1):
+            raise ConfigurationError(f"load_level must be 0 to {MAX_LOAD_LEVEL}, got {level!r}")
+        self.parts.stream.context.load_level = level
 
     def config(self) -> Json:
         """Everything that decides the results, as JSON: all options, and the model, precision and device in use."""
         found: Json = self.configuration.to_json()
         encoder, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
-        compute["compiled"] = self.parts.lid_encoder.compiled
+        compute["compiled"] = self.parts.lid.encoder.compiled
         return {
             "model": self._model_name,
-            "mode": self._stream.detector.mode,
+            "mode": self.configuration.mode,
             **found,
             "languages": list(self.languages),
             "compute": compute,
@@ -272,18 +271,27 @@ class SessionRestartTranscriber:
         While another thread works on the stream each part is of one moment, and later parts may be newer.
         """
         check_process()
-        with self._guard.reading:
-            return statistics(self.parts)
+        with self._reading:
+            return self.parts.get_statistics()
 
     def get_performance_summary(self) -> str:
         """Latency of every operation, hit rate of the cache and what load omitted, as text."""
         check_process()
-        return summary(self.parts)
+        return self.parts.get_summary()
 
     def export_prometheus_metrics(self) -> str:
         """Latencies and counts in Prometheus' text format; ``metrics.serve`` answers scrapes with the same."""
         check_process()
         return self.metrics.export_prometheus()
 
-    def _collect(self) -> Iterator[Metric]:
-        return prometheus(self.get_statistics()["sessions"])
+
+def check_process() -> None:
+    """Raise `ForkedError` in a process that was forked from one that had made a transcriber."""
+    if not _made_in:
+        _made_in.append(os.getpid())
+    if _made_in[0] != os.getpid():
+        raise ForkedError(
+            f"process {_made_in[0]} had made a transcriber before this process, {os.getpid()}, was forked from it. "
+            "The threads of torch and of the voice activity detector are missing here, and a call would wait for them "
+            "forever. Start processes with the method 'spawn' and make a transcriber in each"
+        )

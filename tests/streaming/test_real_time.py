@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_trace import FakeClock
 
 from whisperlab import PerformanceMetrics, SessionRestartTranscriber
+from whisperlab.config import SessionOptions
 from whisperlab.evaluation.trace import Trace, capture
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder
 from whisperlab.streaming.real_time import GAPS_KEPT, PIECE_MS, WARN_S, LoadCounts, OverloadOptions, RealTimeFeed
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from whisperlab import SessionRestartTranscriber, data
+from whisperlab.config import Policy, SessionOptions
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.scoring import units
 from whisperlab.evaluation.trace import Trace, capture
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.results import ProcessResult
-from whisperlab.streaming.session_options import Policy, SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import SAMPLE_RATE
 

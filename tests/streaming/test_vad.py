@@ -132,13 +132,13 @@ def test_the_speech_of_a_stretch_is_counted_by_the_sample() -> None:
     assert gate.voiced(frames(5, 9)) == 0
 
 
-def test_a_reset_gate_knows_nothing_of_the_stream_before() -> None:
+def test_a_new_gate_resets_its_detector_and_knows_nothing_of_the_stream_before() -> None:
     detector = Scripted([SPEECH, QUIET, SPEECH, SPEECH])
     gate = SpeechGate(OPTIONS, detector)
     resets = detector.resets
     gate.push(FRAME)
     gate.push(FRAME)
-    gate.reset()
+    gate = SpeechGate(OPTIONS, detector)
     assert detector.resets == resets + 1
     assert (gate.span_start, gate.heard_until, gate.voiced_until) == (None, 0, 0)
     assert gate.pauses(frames(0, 100)) == []
@@ -220,13 +220,13 @@ def test_options_that_cannot_work_are_refused(onset: float, offset: float, min_s
 
 
 @pytest.fixture(scope="module")
-def silero() -> SpeechGate:
-    return SpeechGate(VadOptions(), SileroDetector())
+def silero() -> SileroDetector:
+    return SileroDetector()
 
 
-def speech_in(gate: SpeechGate, audio: FloatArray) -> list[Span]:
+def speech_in(silero: SileroDetector, audio: FloatArray) -> list[Span]:
     """All speech spans Silero finds in whole frames of the audio."""
-    gate.reset()
+    gate = SpeechGate(VadOptions(), silero)
     whole = audio[: len(audio) // VAD_FRAME * VAD_FRAME]
     found = [gate.push(frame) for frame in chunks(whole, VAD_FRAME)]
     return [span for span in [*found, gate.close()] if span]
@@ -238,12 +238,12 @@ def noise(peak_dbfs: float, n_samples: int) -> FloatArray:
 
 
 @pytest.mark.parametrize("peak_dbfs", [-200, -60, -30])
-def test_silence_and_noise_are_no_speech(silero: SpeechGate, peak_dbfs: float) -> None:
+def test_silence_and_noise_are_no_speech(silero: SileroDetector, peak_dbfs: float) -> None:
     assert speech_in(silero, noise(peak_dbfs, 5 * SAMPLE_RATE)) == []
 
 
 @pytest.mark.model
-def test_nearly_all_that_people_said_is_speech(silero: SpeechGate, scene: Scene) -> None:
+def test_nearly_all_that_people_said_is_speech(silero: SileroDetector, scene: Scene) -> None:
     found = speech_in(silero, scene.audio)
     said = [Span(samples(segment.start), samples(segment.end)) for segment in scene.segments]
     heard = sum(len(part) for a in said for b in found if (part := a.intersect(b)))
@@ -251,7 +251,7 @@ def test_nearly_all_that_people_said_is_speech(silero: SpeechGate, scene: Scene)
 
 
 @pytest.mark.model
-def test_a_stream_before_it_leaves_no_trace_in_the_detector(silero: SpeechGate, scene: Scene) -> None:
-    fresh = speech_in(SpeechGate(VadOptions(), SileroDetector()), scene.audio)
+def test_a_stream_before_it_leaves_no_trace_in_the_detector(silero: SileroDetector, scene: Scene) -> None:
+    fresh = speech_in(SileroDetector(), scene.audio)
     speech_in(silero, scene.audio[SAMPLE_RATE:])
     assert speech_in(silero, scene.audio) == fresh

@@ -16,7 +16,7 @@ from whisperlab import SessionRestartTranscriber
 from whisperlab.cli.arguments import model_options
 from whisperlab.cli.commands import build_parser
 from whisperlab.cli.sweep import shared
-from whisperlab.streaming.session_options import SessionOptions
+from whisperlab.config import SessionOptions
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamBrokenError
 from whisperlab.util.threads import second_thread, torch_threads

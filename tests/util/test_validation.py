@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from whisperlab.config import SessionOptions
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
-from whisperlab.streaming.session_options import SessionOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.errors import ConfigurationError

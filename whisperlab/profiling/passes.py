@@ -75,7 +75,7 @@ def transcriber_parts(transcriber: StreamTranscriber) -> object:
         "vad_audio_buffer": transcriber.vad_audio_buffer,
         "audio_buffer_for_lid": transcriber.audio_buffer_for_lid,
         "encoder_cache": transcriber.encoder_cache,
-        "encoder": transcriber.parts.lid_encoder,
+        "encoder": transcriber.parts.lid.encoder,
         "text_decoder": transcriber.parts.decoder,
         "metrics": transcriber.metrics,
         "stream": transcriber,

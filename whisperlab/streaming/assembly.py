@@ -1,8 +1,11 @@
-"""Puts the parts of a transcriber together. Other parts can be passed in, to compare the pipeline with plainer ones."""
+"""Puts the parts of a transcriber together, and reads their statistics.
+
+Other parts can be passed in, to compare the pipeline with plainer ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,27 +14,27 @@ import torch
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
+from whisperlab.config import TranscriberConfig
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.engine import prepared
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import Weights
-from whisperlab.streaming.audio_history import AudioHistory
+from whisperlab.streaming.context import PER_MS, VAD_BUFFER, AudioHistory, Context, Monitor
 from whisperlab.streaming.decoding import SpeechDecoder
-from whisperlab.streaming.language_check import LanguageCheck
 from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
-from whisperlab.streaming.language_probe import PER_MS, FoundLanguages, LanguageEncoder, LanguageProbe
-from whisperlab.streaming.monitoring import Monitor
-from whisperlab.streaming.results import ResultBuilder
-from whisperlab.streaming.schedule import Schedule
+from whisperlab.streaming.language_probe import LanguageEncoder, LanguageProbe
 from whisperlab.streaming.stream import Stream
-from whisperlab.streaming.switching import ChangeProof, DetectedLanguage, FixedLanguage, GivenLanguages, SwitchDetector
-from whisperlab.streaming.text_session import InlineRunner, Runner, TextSession, ThreadedRunner
+from whisperlab.streaming.switching import DetectedLanguage, GivenLanguages, SwitchDetector
+from whisperlab.streaming.text_session import Runner, TextSession
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VoiceActivityDetector
 from whisperlab.util.errors import translate_oom
+from whisperlab.util.gain import dbfs
+from whisperlab.util.json_values import Json
+from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
-    from whisperlab.config import TranscriberConfig
+    from prometheus_client.core import Metric
 
 Engine: TypeAlias = tuple[ShortWindowEncoder, TextDecoder]
 
@@ -55,197 +58,154 @@ class Parts:
     decoder: type[SpeechDecoder] = SpeechDecoder
 
 
-@dataclass(slots=True, frozen=True)
 class Assembly:
-    """The stream and those of its parts that statistics are read from."""
+    """The parts of a transcriber: those that stay, and those that `begin` makes for each stream.
 
-    languages: tuple[str, ...]
-    stream: Stream
-    decoder: SpeechDecoder
-    probe: LanguageProbe
-    proof: ChangeProof
-    check: LanguageCheck
-    runner: Runner
-    lid_encoder: ShortWindowEncoder
-    text_encoder: ShortWindowEncoder
-    precisions: tuple[str, str]  # of encoder and decoder
-
-    @property
-    def metrics(self) -> PerformanceMetrics:
-        """The timers of all parts."""
-        return self.stream.metrics
-
-    @property
-    def cache(self) -> EncoderCache:
-        """The encoder cache of language-ID."""
-        return self.probe.encoder.cache
-
-
-@dataclass(slots=True, frozen=True)
-class _Common:
-    """The parts that several others use."""
-
-    metrics: PerformanceMetrics
-    history: AudioHistory
-    gate: SpeechGate
-    schedule: Schedule
-    results: ResultBuilder
-    cache: EncoderCache
-    monitor: Monitor
-
-
-def assemble(config: TranscriberConfig, weights: Weights, parts: Parts) -> Assembly:
-    """Make all parts of a transcriber.
-
-    Raises ConfigurationError or UnknownLanguageError for options that this model does not support.
+    Raises ConfigurationError or UnknownLanguageError for options that the model does not support.
     """
-    options, n_languages = config.language_id, weights.n_languages
-    split = (options.pool_after or 0) if config.compute.compiled else None
-    encoder, stack = parts.engine(weights, config.compute.precision, split)
-    encoder.check_pooling(options.pool_after)
-    languages = _languages(config, n_languages)
-    common = _common(config, weights, parts, encoder)
-    lid_encoder, text_encoder = encoder.with_own_counts(), encoder.with_own_counts()
-    everything = parts.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
-    identifier = parts.identifier(
-        stack, languages, options.prior, options.temperature, n_languages, options.english_bias
-    )
-    lid = _language_encoder(config, languages, lid_encoder, identifier, common)
-    probe = LanguageProbe(options, lid, common.history, common.gate, common.schedule, common.metrics, parts.frame_due)
-    decoder = parts.decoder(
-        text_encoder, stack, config.decoding, common.metrics, n_languages, share=config.session.share
-    )
-    proof = ChangeProof(
-        languages,
-        config.session,
-        lid,
-        decoder,
-        common.history,
-        common.metrics,
-        window=probe.window,
-        decode=config.decode,
-    )
-    detector = _detector(config, languages, probe, proof, common)
-    check = LanguageCheck(languages, everything, decoder, common.history, common.gate, common.results)
-    runner = _runner(config)
-    text = _text_session(config, decoder, detector, check, runner, common)
-    stream = Stream(
-        common.schedule, common.history, common.gate, detector, text, common.results, common.monitor, common.metrics
-    )
-    return Assembly(
-        languages,
-        stream,
-        decoder,
-        probe,
-        proof,
-        check,
-        runner,
-        lid_encoder,
-        text_encoder,
-        (encoder.precision, stack.precision),
-    )
+
+    def __init__(self, config: TranscriberConfig, weights: Weights, makers: Parts) -> None:
+        self.config, self.makers = config, makers
+        options, compute, monitoring = config.language_id, config.compute, config.monitoring
+        split = (options.pool_after or 0) if compute.compiled else None
+        encoder, stack = makers.engine(weights, compute.precision, split)
+        encoder.check_pooling(options.pool_after)
+        self.precisions = encoder.precision, stack.precision  # of encoder and decoder
+        named = config.languages if config.language is None else (config.language,)
+        if config.oracle is not None:
+            named = tuple(code for _, code in config.oracle)
+        n_languages = weights.n_languages
+        self.languages = check_languages(named, n_languages)
+        self.metrics = makers.metrics(monitoring.enable_logging, monitoring.log_interval_s)
+        with translate_oom("for voice activity detection"):
+            self.voice_detectors = makers.voice_detector(), makers.voice_detector()
+        self.text_encoder = encoder.with_own_counts()
+        self.decoder = makers.decoder(
+            self.text_encoder, stack, config.decoding, self.metrics, n_languages, share=config.session.share
+        )
+        self.all_languages = makers.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
+        identifier = makers.identifier(
+            stack, self.languages, options.prior, options.temperature, n_languages, options.english_bias
+        )
+        context = (weights.name, encoder.precision, options.window_ms, options.trailing_silence_ms, options.pool_after)
+        cache = EncoderCache(
+            max_size=config.cache.size,
+            device=str(weights.device),
+            hash_precision=config.cache.hash_precision,
+            key=config.cache.key,
+            shadow_rate=config.cache.shadow_rate,
+            context=context,
+        )
+        self.lid = LanguageEncoder(config, encoder.with_own_counts(), identifier, cache, self.metrics)
+        self.runner = Runner()
+        if lag_ms := config.session.parallel_ms:
+            worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (compute.threads,))
+            self.runner = Runner(worker, lag_ms * PER_MS)
+
+    def begin(self) -> None:
+        """Start a new stream: drop audio, text, the cache and all counts."""
+        config, makers, options = self.config, self.makers, self.config.language_id
+        self.metrics.reset()
+        self.lid.begin()
+        self.decoder.reset()
+        self.text_encoder.reset_counts()
+        # The buffer of language-ID has the guide's size, or more if a batch of frames spans more.
+        batch_ms = options.batch * (options.confident_hop_factor * options.hop_ms + config.vad.min_silence_ms)
+        lid_buffer = PER_MS * max(options.hop_ms * 100, options.window_ms + batch_ms)
+        buffers = makers.buffer(VAD_BUFFER), makers.buffer(lid_buffer)
+        history = AudioHistory(*buffers, config.sampling_rate, self.metrics)
+        gate = SpeechGate(config.vad, *self.voice_detectors)
+        monitor = Monitor(config.monitoring, self.metrics, self.lid.cache, gate)
+        context = Context(config, self.languages, self.metrics, history, gate, monitor)
+        self.probe = LanguageProbe(context, self.lid, makers.frame_due)
+        detector: SwitchDetector
+        if config.mode == "auto":
+            detector = DetectedLanguage(context, None, self.probe, self.decoder)
+        else:
+            detector = (GivenLanguages if config.oracle else SwitchDetector)(context, self.languages[0])
+        text = TextSession(context, detector.first, self.decoder, detector, self.all_languages, self.runner)
+        self.stream = Stream(context, detector, text)
+
+    def get_statistics(self) -> Json:
+        """Everything that was counted since the stream began, JSON-able.
+
+        Another thread may work on the stream meanwhile: values that belong together are read without a call in between.
+        """
+        context = self.stream.context
+        history, gate, counts = context.history, context.gate, context.counts
+        language, received = self.stream.text.language, history.received
+        return {
+            "performance": self.metrics.get_statistics(),
+            "self_cost_ns": self.metrics.self_cost_ns,
+            "encoder_cache": self.lid.cache.get_statistics(),
+            "buffers": {"vad": _buffer(history.vad), "lid": _buffer(history.lid)},
+            "lid": {
+                "frames": counts.frames,
+                "skipped": counts.frames_skipped,
+                "shed": counts.frames_omitted,
+                **_encoder(self.lid.encoder),
+            },
+            "sessions": {
+                "mode": self.config.mode,
+                "language": language,
+                "switches": counts.switches,
+                "switches_refused": counts.switches_refused,
+                "segments": counts.segments,
+                "decodes": counts.decodes,
+                "steps_shed": counts.steps_omitted,
+                "redecodes": self.decoder.redecodes,
+                "shared_encodes": self.decoder.shared,
+                **_encoder(self.text_encoder),
+                "heard_s": seconds(received),
+                "load_level": context.load_level,
+                "gaps": counts.gaps,
+                "gap_s": seconds(counts.gap_samples),
+                "untranscribed": counts.untranscribed,
+                "untranscribed_s": seconds(counts.untranscribed_samples),
+                "language_flags": counts.flags,
+                "language_outside": counts.outside,
+                "language_outside_s": seconds(counts.outside_samples),
+            },
+            "level": {
+                "recent_dbfs": dbfs(gate.level.value),
+                "quiet_speech_s": seconds(gate.quiet),
+                "quiet_speech_dbfs": dbfs(gate.quiet_level),
+            },
+        }
+
+    def get_summary(self) -> str:
+        """Lines of text: latency of each operation, cache hit rate, work skipped under overload, and audio lost."""
+        cache, counts = self.lid.cache.get_statistics(), self.stream.context.counts
+        hits = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
+        lost = (
+            f"omitted because of load: {counts.frames_omitted} language-ID frames, {counts.steps_omitted} "
+            f"decode steps; audio lost: {seconds(counts.gap_samples):.1f} s in {counts.gaps} gaps"
+        )
+        return f"{self.metrics.get_summary()}\n{hits}, hit rate {cache['hit_rate']:.1%}\n{lost}"
+
+    def collect(self) -> Iterator[Metric]:
+        """Counters of the stream as ``prometheus_client`` metrics."""
+        from prometheus_client.core import CounterMetricFamily
+
+        counts = self.stream.context.counts
+        for name, about, value in (
+            ("switches", "Language switches that were followed.", counts.switches),
+            ("segments", "Segments that became final.", counts.segments),
+            ("untranscribed_seconds", "Speech for which no text was found.", seconds(counts.untranscribed_samples)),
+        ):
+            yield CounterMetricFamily(f"whisperlab_{name}", about, value)
 
 
-def _common(config: TranscriberConfig, weights: Weights, parts: Parts, encoder: ShortWindowEncoder) -> _Common:
-    limits = config.monitoring
-    metrics = parts.metrics(limits.enable_logging, limits.log_interval_s)
-    history = AudioHistory(config.sampling_rate, _lid_capacity(config), metrics, parts.buffer)
-    with translate_oom("for voice activity detection"):
-        gate = SpeechGate(config.vad, parts.voice_detector(), quiet_detector=parts.voice_detector())
-    cache = _cache(config, weights, encoder)
-    monitor = Monitor(limits.lid_p95_limit_ms, limits.hit_rate_limit, limits.log_interval_s, metrics, cache, gate)
-    schedule = Schedule(config.language_id.hop_ms, config.session.step_ms)
-    return _Common(metrics, history, gate, schedule, ResultBuilder(), cache, monitor)
+def _encoder(encoder: ShortWindowEncoder) -> dict[str, float]:
+    calls, encoded = encoder.calls, encoder.encoded_samples
+    return {"encoder_calls": calls, "encoded_s": seconds(encoded)}
 
 
-def _language_encoder(
-    config: TranscriberConfig,
-    languages: tuple[str, ...],
-    encoder: ShortWindowEncoder,
-    identifier: LanguageIdentifier,
-    common: _Common,
-) -> LanguageEncoder:
-    named = config.mode != "auto" or config.languages is not None
-    found = None if named else FoundLanguages(languages, config.language_id.english_bias)
-    return LanguageEncoder(config.language_id, encoder, identifier, common.cache, common.metrics, found)
-
-
-def _languages(config: TranscriberConfig, n_languages: int) -> tuple[str, ...]:
-    """The allowed languages, of those that the model knows."""
-    if config.language is not None:
-        return check_languages([config.language], n_languages)
-    if config.oracle is not None:
-        return check_languages([code for _, code in config.oracle], n_languages)
-    return check_languages(config.languages, n_languages)
-
-
-def _lid_capacity(config: TranscriberConfig) -> int:
-    """Samples of the ring buffer of language-ID: the guide's size, or more if a batch of frames spans more."""
-    options = config.language_id
-    hop, pause = options.hop_ms * PER_MS, config.vad.min_silence_ms * PER_MS
-    longest = options.window_ms * PER_MS + options.batch * (options.confident_hop_factor * hop + pause)
-    return max(hop * 100, longest)
-
-
-def _cache(config: TranscriberConfig, weights: Weights, encoder: ShortWindowEncoder) -> EncoderCache:
-    cache, options = config.cache, config.language_id
-    context = (weights.name, encoder.precision, options.window_ms, options.trailing_silence_ms, options.pool_after)
-    return EncoderCache(
-        max_size=cache.size,
-        device=str(weights.device),
-        hash_precision=cache.hash_precision,
-        key=cache.key,
-        shadow_rate=cache.shadow_rate,
-        context=context,
-    )
-
-
-def _detector(
-    config: TranscriberConfig, languages: tuple[str, ...], probe: LanguageProbe, proof: ChangeProof, common: _Common
-) -> SwitchDetector:
-    if config.language is not None:
-        return FixedLanguage(languages[0], common.history)
-    if config.oracle is not None:
-        return GivenLanguages(config.oracle, common.history)
-    return DetectedLanguage(
-        languages,
-        config.smoothing,
-        config.session.snap_ms,
-        config.language_id.confident_above,
-        probe,
-        common.history,
-        common.gate,
-        proof,
-        common.results,
-        common.metrics,
-        common.monitor,
-    )
-
-
-def _text_session(
-    config: TranscriberConfig,
-    decoder: SpeechDecoder,
-    detector: SwitchDetector,
-    check: LanguageCheck,
-    runner: Runner,
-    common: _Common,
-) -> TextSession:
-    return TextSession(
-        config.session,
-        decoder,
-        common.history,
-        common.gate,
-        detector,
-        check,
-        runner,
-        common.results,
-        common.metrics,
-        decode=config.decode,
-    )
-
-
-def _runner(config: TranscriberConfig) -> Runner:
-    if not config.session.parallel_ms:
-        return InlineRunner()
-    worker = ThreadPoolExecutor(1, "whisperlab-decode", torch.set_num_threads, (config.compute.threads,))
-    return ThreadedRunner(worker, config.session.parallel_ms * PER_MS)
+def _buffer(buffer: RingBuffer) -> dict[str, int]:
+    return {
+        "capacity": buffer.capacity,
+        "held": len(buffer),
+        "nbytes": buffer.nbytes,
+        "overruns": buffer.overruns,
+        "dropped_samples": buffer.dropped_samples,
+    }

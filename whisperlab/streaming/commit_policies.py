@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Protocol
 
 from whisperlab.streaming.decoding import Hypothesis, Word
 
@@ -21,38 +21,25 @@ def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
     >>> agreed(a, b)
     2
     """
-    n = 0
-    for old, new in zip(previous, current, strict=False):
-        if old.key != new.key:
-            break
-        n += 1
-    return n
+    pairs = zip(previous, current, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0].key == pair[1].key, pairs))
 
 
-class CommitPolicy(Protocol):
+class CommitPolicy(ABC):
     """Decides which words of successive hypotheses will never change again."""
-
-    committed: list[Word]
-
-    def update(self, hypothesis: Hypothesis, horizon: int, end: int) -> list[Word]:
-        """Add a hypothesis that begins with the committed words. Returns the words that it commits.
-
-        Words that end after sample ``horizon`` are not committed. The audio of the hypothesis ends at sample ``end``.
-        """
-
-    @property
-    def tentative(self) -> tuple[Word, ...]:
-        """Words of the latest hypothesis beyond the committed ones."""
-
-
-class _Committing:
-    """The committed words and the latest hypothesis, common to the policies."""
 
     __slots__ = ("_latest", "committed")
 
     def __init__(self) -> None:
         self.committed: list[Word] = []
         self._latest: tuple[Word, ...] = ()
+
+    @abstractmethod
+    def update(self, hypothesis: Hypothesis, horizon: int, end: int) -> list[Word]:
+        """Add a hypothesis that begins with the committed words. Returns the words that it commits.
+
+        Words that end after sample ``horizon`` are not committed. The audio of the hypothesis ends at sample ``end``.
+        """
 
     @property
     def tentative(self) -> tuple[Word, ...]:
@@ -66,19 +53,18 @@ class _Committing:
         return new
 
 
-class LocalAgreement(_Committing):
+class LocalAgreement(CommitPolicy):
     """Commits words once two successive hypotheses agree on them."""
 
     __slots__ = ()
 
     def update(self, hypothesis: Hypothesis, horizon: int, end: int) -> list[Word]:
-        """See `CommitPolicy`."""
         shared = hypothesis.words[: agreed(self._latest, hypothesis.words)]
         self._latest = hypothesis.words
         return self._commit(shared, horizon)
 
 
-class AlignAtt(_Committing):
+class AlignAtt(CommitPolicy):
     """Commits words of one hypothesis that the attention places well before the end of the audio.
 
     A word whose attention reaches into the last ``lag`` samples can be incomplete or guessed; words before it are
@@ -92,6 +78,5 @@ class AlignAtt(_Committing):
         self._lag = lag
 
     def update(self, hypothesis: Hypothesis, horizon: int, end: int) -> list[Word]:
-        """See `CommitPolicy`."""
         self._latest = hypothesis.words
         return self._commit(hypothesis.words, min(horizon, end - self._lag))

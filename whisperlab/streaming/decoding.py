@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.text_decoder import DecoderState, TextDecoder
-from whisperlab.model.tokenizer import Tokenizer, tokenizer_for
+from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.streaming.attention import attended, following, repeated_tail, token_starts
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.line_profile import line_profiled
@@ -64,7 +64,6 @@ class DecodingOptions(Options):
     )
 
     def check(self) -> None:
-        """Raise ConfigurationError for silences that are missing or out of range."""
         if not self.trailing_silence_s or not all(0 <= value <= 30 for value in self.trailing_silence_s):
             raise ConfigurationError(
                 f"decoding.trailing_silence_s needs one or more values of 0 to 30, got {shown(self.trailing_silence_s)}"
@@ -87,6 +86,9 @@ class Word:
         return "".join(MEANINGFUL.findall(self.text.casefold())) or self.text.strip()
 
 
+Words: TypeAlias = Sequence[Word]
+
+
 @dataclass(slots=True, frozen=True)
 class Hypothesis:
     """The words of a window, the forced prefix included. ``looped`` says that the decoder stopped at a loop."""
@@ -101,12 +103,16 @@ class Hypothesis:
         return sum(word.log_probability for word in self.words) / n_tokens if n_tokens else 0.0
 
 
-def text_of(words: Sequence[Word]) -> str:
-    """The words as one text."""
-    return "".join(word.text for word in words).strip()
+def joined(words: Words) -> str:
+    """The words as one text, with the space before the first."""
+    return "".join(word.text for word in words)
 
 
-def confidence_of(words: Sequence[Word]) -> float:
+def text_of(words: Words) -> str:
+    return joined(words).strip()
+
+
+def confidence_of(words: Words) -> float:
     """Geometric mean of the token probabilities, 0 to 1; 0 for no words."""
     return math.exp(Hypothesis(tuple(words)).log_probability) if words else 0.0
 
@@ -124,36 +130,27 @@ class _Draft:
 
     @property
     def mean(self) -> float:
-        """Mean log-probability of the tokens, of which there is at least one."""
         return sum(self.log_probabilities) / len(self.log_probabilities)
 
-    def drop_last(self, n_tokens: int) -> None:
-        """Remove repeated tokens and mark the draft as looped."""
-        keep = max(len(self.tokens) - n_tokens, 0)
-        del self.tokens[keep:], self.log_probabilities[keep:]
-        self.looped = True
 
-
+@dataclass(eq=False)
 class SpeechDecoder:
     """Greedy, guarded decoding of short windows in a given language."""
 
-    def __init__(
-        self,
-        encoder: ShortWindowEncoder,
-        stack: TextDecoder,
-        options: DecodingOptions,
-        metrics: PerformanceMetrics,
-        n_languages: int = 99,
-        *,
-        share: bool = False,
-    ) -> None:
-        self._encoder = encoder
-        self._stack = stack
-        self._options = options
-        self._metrics = metrics
-        self._n_languages = n_languages
-        self._suppressed = self._suppression_mask()
-        self._share = share
+    encoder: ShortWindowEncoder
+    stack: TextDecoder
+    options: DecodingOptions
+    metrics: PerformanceMetrics
+    n_languages: int = 99
+    share: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        # 0 for allowed tokens, -inf for symbols, annotations and all special tokens except the end of text
+        tokenizer = tokenizer_for("en", self.n_languages)
+        mask = torch.zeros(self.stack.n_vocabulary)
+        mask[list(tokenizer.non_speech_tokens)] = -torch.inf
+        mask[tokenizer.eot + 1 :] = -torch.inf
+        self._suppressed = mask.to(self.stack.device)
         self.reset()
 
     def reset(self) -> None:
@@ -167,8 +164,8 @@ class SpeechDecoder:
         audio: NDArray[np.float32],
         offset: int,
         language: str,
-        prefix: Sequence[Word] = (),
-        guess: Sequence[Word] = (),
+        prefix: Words = (),
+        guess: Words = (),
         *,
         prompt: Sequence[int] = (),
         retry: bool = True,
@@ -186,10 +183,10 @@ class SpeechDecoder:
             prompt: tokens of text before the window; only the newest `MAX_PROMPT` are used.
             retry: False decodes once, with the first trailing silence; the hypothesis says whether it ``looped``.
         """
-        silences_s = self._options.trailing_silence_s[: None if retry else 1]
+        silences_s = self.options.trailing_silence_s[: None if retry else 1]
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
-            with self._metrics.measure("whisper.decode"), torch.inference_mode():
+            with self.metrics.measure("whisper.decode"), torch.inference_mode():
                 draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
             if not draft.looped and not self._is_nothing(draft, prefix):
                 break
@@ -206,7 +203,7 @@ class SpeechDecoder:
         encoded = self.encoded(audio, offset)
         found: list[float | None] = []
         for language in languages:
-            with self._metrics.measure("whisper.decode"), torch.inference_mode():
+            with self.metrics.measure("whisper.decode"), torch.inference_mode():
                 draft = self._draft(encoded, seconds(len(audio)), language, (), (), ())
             nothing = draft.looped or self._is_nothing(draft, ())
             found.append(None if nothing else draft.mean)
@@ -217,59 +214,55 @@ class SpeechDecoder:
 
         With ``share`` the last encoding is kept and returned again for the same window.
         """
-        silence_s = self._options.trailing_silence_s[0] if silence_s is None else silence_s
+        silence_s = self.options.trailing_silence_s[0] if silence_s is None else silence_s
         place = offset, len(audio), silence_s
         if self._last and self._last[0] == place:
             self.shared += 1
             return self._last[1]
-        with self._metrics.measure("whisper.insert_audio"):
-            encoded = self._encoder.encode(audio, round(silence_s * SAMPLE_RATE))
-        if self._share:
+        with self.metrics.measure("whisper.insert_audio"):
+            encoded = self.encoder.encode(audio, round(silence_s * SAMPLE_RATE))
+        if self.share:
             self._last = place, encoded
         return encoded
 
     @line_profiled
     def _draft(
-        self,
-        encoded: Encoded,
-        duration_s: float,
-        language: str,
-        prefix: Sequence[Word],
-        guess: Sequence[Word],
-        prompt: Sequence[int],
+        self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
     ) -> _Draft:
         """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
-        tokenizer = tokenizer_for(language, self._n_languages)
+        tokenizer = tokenizer_for(language, self.n_languages)
         forced = [token for word in prefix for token in word.tokens]
         before = [tokenizer.sot_prev, *prompt[-MAX_PROMPT:]] if prompt else []
         start = [*before, *tokenizer.sot_sequence, tokenizer.no_timestamps, *forced]
-        budget = self._options.spare_tokens + int(self._options.tokens_per_second * duration_s) - len(forced)
-        budget = min(budget, self._stack.max_tokens - len(start) - 1)
+        budget = self.options.spare_tokens + int(self.options.tokens_per_second * duration_s) - len(forced)
+        budget = min(budget, self.stack.max_tokens - len(start) - 1)
         expected = [token for word in guess for token in word.tokens][: max(budget, 0)]
-        state = self._stack.open(encoded)
-        hidden = self._stack.extend(state, [*start, *expected], keep_alignment=True)
+        state = self.stack.open(encoded)
+        hidden = self.stack.extend(state, [*start, *expected], keep_alignment=True)
         first = len(before) + len(tokenizer.sot_sequence)  # the row that predicts the first text token
-        draft = _Draft(state, first, no_speech=self._no_speech(hidden[len(before)], tokenizer))
-        logits = self._stack.likely_logits(hidden[len(start) - 1 :], self._suppressed)
+        at_start = self.stack.likely_logits(hidden[len(before)][None])[0]
+        draft = _Draft(state, first, no_speech=float(at_start.softmax(-1)[tokenizer.no_speech]))
+        logits = self.stack.likely_logits(hidden[len(start) - 1 :], self._suppressed)
         if not forced:
             logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
         at = 0  # row of logits that chooses the next token
         while len(draft.tokens) < budget:
             token = int(logits[at].argmax())
             if token == tokenizer.eot:
-                self._stack.rewind(state, len(start) + len(draft.tokens))
+                self.stack.rewind(state, len(start) + len(draft.tokens))
                 return draft
             draft.tokens.append(token)
             draft.log_probabilities.append(float(logits[at].log_softmax(-1)[token]))  # logsumexp: 2 ms
             if loop := self._loop(draft, forced, encoded):
-                draft.drop_last(loop)
-                return draft
+                keep = max(len(draft.tokens) - loop, 0)
+                del draft.tokens[keep:], draft.log_probabilities[keep:]
+                break
             if expected[at : at + 1] == [token]:
                 at += 1
                 continue
-            self._stack.rewind(state, len(start) + len(draft.tokens) - 1)
-            hidden = self._stack.extend(state, [token], keep_alignment=True)
-            logits, at, expected = self._stack.likely_logits(hidden, self._suppressed), 0, []
+            self.stack.rewind(state, len(start) + len(draft.tokens) - 1)
+            hidden = self.stack.extend(state, [token], keep_alignment=True)
+            logits, at, expected = self.stack.likely_logits(hidden, self._suppressed), 0, []
         draft.looped = True
         return draft
 
@@ -283,20 +276,17 @@ class SpeechDecoder:
         places = attended(rows, encoded.n_audio)[-period * times :]
         return period * (times - following(places, period))
 
-    def _no_speech(self, hidden: torch.Tensor, tokenizer: Tokenizer) -> float:
-        return float(self._stack.likely_logits(hidden[None])[0].softmax(-1)[tokenizer.no_speech])
-
-    def _is_nothing(self, draft: _Draft, prefix: Sequence[Word]) -> bool:
+    def _is_nothing(self, draft: _Draft, prefix: Words) -> bool:
         """Whether the model finds no speech. Committed text stays, so a prefix is never nothing."""
         if prefix or not draft.tokens:
             return not prefix
-        return draft.no_speech > self._options.no_speech and draft.mean < self._options.min_log_probability
+        return draft.no_speech > self.options.no_speech and draft.mean < self.options.min_log_probability
 
-    def _words(self, draft: _Draft, encoded: Encoded, offset: int, prefix: Sequence[Word], language: str) -> list[Word]:
+    def _words(self, draft: _Draft, encoded: Encoded, offset: int, prefix: Words, language: str) -> list[Word]:
         """Group new tokens into words with times; no word starts before the end of the prefix."""
         if not draft.tokens:
             return []
-        tokenizer = tokenizer_for(language, self._n_languages)
+        tokenizer = tokenizer_for(language, self.n_languages)
         attention = draft.state.alignment[:, draft.first :]
         starts = token_starts(attention, encoded.n_audio)
         at = sum(len(word.tokens) for word in prefix)
@@ -313,11 +303,3 @@ class SpeechDecoder:
             words.append(Word(text, tuple(group), start, max(start, end), probability))
             done += len(group)
         return words
-
-    def _suppression_mask(self) -> torch.Tensor:
-        """0 for allowed tokens, -inf for symbols, annotations and all special tokens except the end of text."""
-        tokenizer = tokenizer_for("en", self._n_languages)
-        mask = torch.zeros(self._stack.n_vocabulary)
-        mask[list(tokenizer.non_speech_tokens)] = -torch.inf
-        mask[tokenizer.eot + 1 :] = -torch.inf
-        return mask.to(self._stack.device)

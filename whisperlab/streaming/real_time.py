@@ -56,10 +56,8 @@ class OverloadOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.skip_lid_ms < self.longer_steps_ms < self.drop_ms:
-            raise ConfigurationError(
-                "0 < skip_lid_ms < longer_steps_ms < drop_ms is needed, got "
-                f"{self.skip_lid_ms}, {self.longer_steps_ms} and {self.drop_ms}"
-            )
+            given = f"{self.skip_lid_ms}, {self.longer_steps_ms} and {self.drop_ms}"
+            raise ConfigurationError(f"0 < skip_lid_ms < longer_steps_ms < drop_ms is needed, got {given}")
         if not 0 <= self.recover < 1:
             raise ConfigurationError(f"recover must be 0 or more and below 1, got {self.recover}")
 
@@ -81,17 +79,10 @@ class LiveTranscriber(Protocol):
 
     load_level: int
 
-    def process(self, chunk: FloatArray, /) -> ProcessResult:
-        """Process the next chunk of the stream."""
-
-    def skip(self, n_samples: int, /) -> ProcessResult:
-        """Continue so many samples later in the stream."""
-
-    def finalize(self) -> ProcessResult:
-        """End the stream."""
-
-    def get_statistics(self) -> Json:
-        """Counters so far, JSON-able."""
+    def process(self, chunk: FloatArray, /) -> ProcessResult: ...
+    def skip(self, n_samples: int, /) -> ProcessResult: ...
+    def finalize(self) -> ProcessResult: ...
+    def get_statistics(self) -> Json: ...
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,7 +93,7 @@ class LoadCounts:
     """
 
     offered: int
-    processed: tuple[int, int, int]
+    processed: tuple[int, ...]
     dropped: int
     waiting: int
     working: int
@@ -150,26 +141,19 @@ class RealTimeFeed:
         sampling_rate: int = SAMPLE_RATE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._transcriber, self._options, self._clock = transcriber, options, clock
-        self._rate = sampling_rate
+        self._transcriber, self._options, self._clock, self._rate = transcriber, options, clock, sampling_rate
         self._piece = max(PIECE_MS * sampling_rate // 1000, 1)
         self._ring = RingBuffer(options.drop_ms * sampling_rate // 1000)
-        self._kept = int(options.recover * self._ring.capacity)  # samples that a drop leaves, the newest chunk included
         self._changed = threading.Condition()  # guards everything below
         self._taken_until = 0  # start of the next piece, unless audio was dropped meanwhile
-        self._working = 0
-        self._level = 0
+        self._working = self._level = 0
         self._done = _Done()
         self._closed = self._ended = False
         self._warned: tuple[float | None, int] = (None, 0)  # time of the last warning, samples dropped by then
+        metrics = getattr(transcriber, "metrics", None)
+        self.metrics = metrics if isinstance(metrics, PerformanceMetrics) else None  # export these figures too
         if self.metrics is not None:
             self.metrics.attach("feed", self.collect)
-
-    @property
-    def metrics(self) -> PerformanceMetrics | None:
-        """The metrics of the transcriber, if it has any; they export the figures of the feed too."""
-        found = getattr(self._transcriber, "metrics", None)
-        return found if isinstance(found, PerformanceMetrics) else None
 
     def offer(self, chunk: npt.ArrayLike) -> None:
         """Queue a copy of a chunk; drops the oldest audio if the queue is full. Never waits for the transcriber.
@@ -181,9 +165,9 @@ class RealTimeFeed:
         with self._changed:
             if self._closed:
                 raise StreamEndedError("this feed was closed; a new stream needs a new one")
-            held = len(self._ring)
-            if held + len(audio) > self._ring.capacity:
-                self._ring.consume(min(held, held + len(audio) - self._kept))
+            held, capacity = len(self._ring), self._ring.capacity
+            if held + len(audio) > capacity:  # a drop leaves a part of the queue, the newest chunk included
+                self._ring.consume(min(held, held + len(audio) - int(self._options.recover * capacity)))
             self._ring.append(audio)
             self._done.max_lag = max(self._done.max_lag, self._counts().lag)
             self._changed.notify_all()
@@ -213,7 +197,9 @@ class RealTimeFeed:
             self._working = len(piece)
             self._taken_until = gap.end + len(piece)
             if gap:
-                self._note(gap)
+                self._done.dropped += len(gap)
+                self._done.n_gaps += 1
+                self._done.gaps.append(gap)
             ending = self._closed and not (self._ended or gap or len(piece))
             self._ended = self._ended or ending
         self._warn(ending)
@@ -254,24 +240,24 @@ class RealTimeFeed:
 
         found = self.get_statistics()
         live = found["real_time"]
-        yield GaugeMetricFamily("whisperlab_lag_seconds", "Audio offered and not processed yet.", live["lag_s"])
-        yield GaugeMetricFamily("whisperlab_max_lag_seconds", "The longest lag so far.", live["max_lag_s"])
-        yield GaugeMetricFamily(
-            "whisperlab_load_level", "Omitted work: 0 none, 1 language-ID frames, 2 decode steps too.", live["level"]
-        )
+        for name, about, value in (
+            ("lag_seconds", "Audio offered and not processed yet.", live["lag_s"]),
+            ("max_lag_seconds", "The longest lag so far.", live["max_lag_s"]),
+            ("load_level", "Omitted work: 0 none, 1 language-ID frames, 2 decode steps too.", live["level"]),
+        ):
+            yield GaugeMetricFamily(f"whisperlab_{name}", about, value)
         audio = CounterMetricFamily("whisperlab_audio_seconds", "Audio by its outcome.", labels=["outcome"])
         for level, audio_s in live["processed_s"].items():
             audio.add_metric([f"level_{level}"], audio_s)
         audio.add_metric(["dropped"], live["dropped_s"])
         yield audio
-        yield CounterMetricFamily("whisperlab_gaps", "Times that audio was dropped.", live["gaps"])
-        lid, sessions = found.get("lid", {}), found.get("sessions", {})
-        yield CounterMetricFamily(
-            "whisperlab_lid_frames_shed", "Language-ID frames omitted because of load.", lid.get("shed", 0)
-        )
-        yield CounterMetricFamily(
-            "whisperlab_decode_steps_shed", "Decode steps omitted because of load.", sessions.get("steps_shed", 0)
-        )
+        frames, steps = found.get("lid", {}).get("shed", 0), found.get("sessions", {}).get("steps_shed", 0)
+        for name, about, value in (
+            ("gaps", "Times that audio was dropped.", live["gaps"]),
+            ("lid_frames_shed", "Language-ID frames omitted because of load.", frames),
+            ("decode_steps_shed", "Decode steps omitted because of load.", steps),
+        ):
+            yield CounterMetricFamily(f"whisperlab_{name}", about, value)
 
     def _process(self, piece: FloatArray, level: int) -> ProcessResult:
         try:
@@ -283,25 +269,14 @@ class RealTimeFeed:
                 self._working = 0
 
     def _counts(self) -> LoadCounts:
-        pending = self._ring.start - self._taken_until
-        return LoadCounts(
-            self._ring.end,
-            (self._done.processed[0], self._done.processed[1], self._done.processed[2]),
-            self._done.dropped + pending,
-            len(self._ring),
-            self._working,
-            self._done.max_lag,
-        )
-
-    def _note(self, gap: Span) -> None:
-        self._done.dropped += len(gap)
-        self._done.n_gaps += 1
-        self._done.gaps.append(gap)
+        done, ring = self._done, self._ring
+        dropped = done.dropped + ring.start - self._taken_until
+        return LoadCounts(ring.end, tuple(done.processed), dropped, len(ring), self._working, done.max_lag)
 
     def _statistics(self) -> Json:
         with self._changed:
-            counts, level, done = self._counts(), self._level, self._done
-            n_gaps, gaps = done.n_gaps, tuple(done.gaps)
+            counts, level = self._counts(), self._level
+            n_gaps, gaps = self._done.n_gaps, tuple(self._done.gaps)
         return {
             "lag_s": counts.lag / self._rate,
             "max_lag_s": counts.max_lag / self._rate,

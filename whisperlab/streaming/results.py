@@ -124,20 +124,15 @@ class ProcessResult:
 
     def _repr_html_(self) -> str:
         """Final segments and tentative text as HTML tables, for Jupyter."""
-        switches = "; ".join(
-            f"{switch.from_language} to {switch.to_language} at {switch.time:.1f} s" for switch in self.switches
-        )
-        lost = _times(self.gaps)
-        open_text = html.facts(
-            f"language {self.language or 'not known yet'}",
-            {
-                "committed": self.committed,
-                "tentative": self.tentative,
-                "switches": switches or None,
-                "lost audio": lost or None,
-                "speech without text": _times(self.untranscribed) or None,
-            },
-        )
+        switches = (f"{each.from_language} to {each.to_language} at {each.time:.1f} s" for each in self.switches)
+        facts = {
+            "committed": self.committed,
+            "tentative": self.tentative,
+            "switches": "; ".join(switches) or None,
+            "lost audio": _times(self.gaps) or None,
+            "speech without text": _times(self.untranscribed) or None,
+        }
+        open_text = html.facts(f"language {self.language or 'not known yet'}", facts)
         return open_text + (html.rows("final", _SEGMENT, map(_cells, self.segments)) if self.segments else "")
 
     @property
@@ -147,10 +142,10 @@ class ProcessResult:
 
 
 @dataclass(slots=True)
-class _Collected:
-    """What one call has produced so far."""
+class ResultBuilder:
+    """What one call of ``process``, ``skip`` or ``finalize`` has produced so far. Any thread may call `build`."""
 
-    committed: list[str] = field(default_factory=list)
+    committed: str = ""
     switches: list[Switch] = field(default_factory=list)
     segments: list[SessionSegment] = field(default_factory=list)
     frames: list[LanguageFrame] = field(default_factory=list)
@@ -159,66 +154,11 @@ class _Collected:
     untranscribed: list[Span] = field(default_factory=list)
     flags: list[LanguageFlag] = field(default_factory=list)
 
-
-class ResultBuilder:
-    """Collects what the running call of ``process``, ``skip`` or ``finalize`` produces.
-
-    Another thread may call `build` at any time: it reads what one call has produced so far.
-    """
-
-    __slots__ = ("_new",)
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Start the result of a new call."""
-        self._new = _Collected()
-
-    def commit(self, text: str) -> None:
-        """Add text that will not change any more."""
-        self._new.committed.append(text)
-
-    def add(self, record: Switch | SessionSegment | LanguageFrame | LanguageFlag) -> None:
-        """Add a switch, a final segment, a language-ID frame or a language flag."""
-        new = self._new
-        if isinstance(record, LanguageFrame):
-            new.frames.append(record)
-        elif isinstance(record, SessionSegment):
-            new.segments.append(record)
-        elif isinstance(record, Switch):
-            new.switches.append(record)
-        else:
-            new.flags.append(record)
-
-    def add_speech(self, span: Span) -> None:
-        """Add speech that a pause has closed."""
-        self._new.speech.append(span)
-
-    def add_gap(self, span: Span) -> None:
-        """Add a part of the stream that was lost."""
-        self._new.gaps.append(span)
-
-    def add_untranscribed(self, spans: Iterable[Span]) -> None:
-        """Add speech for which no text was found."""
-        self._new.untranscribed.extend(spans)
-
     def build(self, tentative: str, language: str | None, load_level: int) -> ProcessResult:
-        """The result of the call so far."""
-        new = self._new
-        return ProcessResult(
-            "".join(new.committed),
-            tentative,
-            language,
-            tuple(new.switches),
-            tuple(new.segments),
-            tuple(new.frames),
-            tuple(new.speech),
-            tuple(new.gaps),
-            load_level,
-            tuple(new.untranscribed),
-            tuple(new.flags),
-        )
+        text = self.committed, tentative, language
+        found = tuple(self.switches), tuple(self.segments), tuple(self.frames), tuple(self.speech), tuple(self.gaps)
+        every = (*text, *found, load_level, tuple(self.untranscribed), tuple(self.flags))
+        return ProcessResult(*every)
 
 
 def _times(spans: Iterable[Span]) -> str:

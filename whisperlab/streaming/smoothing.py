@@ -58,7 +58,7 @@ class SmoothingOptions(Options):
     GROUP: ClassVar[str] = "smoothing"
 
     seconds_between_switches: float = option(
-        4.0, "expected time between two switches, seconds; the cost of a switch follows from it", 0, exclusive=True
+        4.0, "expected seconds between two switches; the cost of a switch follows from it", 0, exclusive=True
     )
     evidence_per_second: float = option(
         0.8, "independent observations per second of speech, in each window", 0, exclusive=True
@@ -109,16 +109,10 @@ class TransitViterbi:
     ``state`` is the language of the best path and ``boundary`` the sample at which that language began.
     """
 
-    __slots__ = (
-        *("_began", "_cost", "_evidence", "_from", "_heard_until", "_mean_s", "_settled", "_since", "_transit"),
-        *("boundary", "scores", "state"),
-    )
-
     def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
         if n_states < 1:
             raise ConfigurationError(f"at least one state is needed, got {n_states}")
-        self._mean_s = seconds_between_switches
-        self._evidence = evidence_per_second
+        self._mean_s, self._evidence = seconds_between_switches, evidence_per_second
         self._settled: Array = np.zeros(n_states)
         self._since = np.zeros(n_states, np.int64)  # sample at which the settled language began
         self._transit: Array = np.zeros((0, n_states))  # one row per beginning, oldest first
@@ -127,8 +121,7 @@ class TransitViterbi:
         self._heard_until: int | None = None
         self._cost = 0.0  # of the newest switch
         self.scores: Array = np.zeros(n_states)
-        self.state = 0
-        self.boundary = 0
+        self.state = self.boundary = 0
 
     def push(self, windows: Sequence[WindowPosterior]) -> None:
         """Advance by one frame: one or more windows that end together, the longest first."""

@@ -1,133 +1,118 @@
 """One stream: takes audio to the due points and lets voice activity, language and text work there.
 
-What happens at a point depends only on the audio up to it, so the sizes of chunks never change the result.
+Due points are fixed points of the stream, and what happens there depends only on the audio up to them. So the sizes of
+chunks never change a result.
 """
 
 from __future__ import annotations
 
-from whisperlab.metrics import PerformanceMetrics
-from whisperlab.streaming.audio_history import AudioHistory
-from whisperlab.streaming.monitoring import Monitor
-from whisperlab.streaming.results import ProcessResult, ResultBuilder, Switch
-from whisperlab.streaming.schedule import Schedule
+from dataclasses import dataclass, field
+
+from whisperlab.streaming.context import PER_MS, Context
+from whisperlab.streaming.results import Switch
 from whisperlab.streaming.switching import Change, SwitchDetector
 from whisperlab.streaming.text_session import TextSession
-from whisperlab.streaming.vad import SpeechGate
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.process import trim_heap
-from whisperlab.util.timeline import VAD_FRAME, Span, seconds
+from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, seconds
+
+LONG_STEPS = 3  # decode steps that become one at load level 2
+TRIM = 10 * SAMPLE_RATE  # samples between two times at which free memory is returned to the system
 
 
+@dataclass(slots=True, eq=False)
 class Stream:
-    """Drives the parts of a transcriber. It acts on what they decide; each part has one job.
+    """Drives the stages of a transcriber. It acts on what they decide; each stage has one job."""
 
-    ``switches``, ``refused``, ``gaps`` and ``gap_samples`` count since the stream began.
-    """
+    context: Context
+    detector: SwitchDetector
+    text: TextSession
+    ended: bool = False
+    _hop: int = field(init=False)  # samples between language-ID frames
+    _step: int = field(init=False)  # samples between decodes
+    _trimmed_at: int = 0
 
-    __slots__ = (
-        *("detector", "gate", "history", "metrics", "monitor", "results", "schedule", "text"),
-        *("ended", "gap_samples", "gaps", "refused", "switches"),
-    )
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        history: AudioHistory,
-        gate: SpeechGate,
-        detector: SwitchDetector,
-        text: TextSession,
-        results: ResultBuilder,
-        monitor: Monitor,
-        metrics: PerformanceMetrics,
-    ) -> None:
-        self.schedule, self.history, self.gate = schedule, history, gate
-        self.detector, self.text, self.results = detector, text, results
-        self.monitor, self.metrics = monitor, metrics
-
-    def begin(self) -> None:
-        """Start a new stream: drop audio, text and counts."""
-        self.schedule.begin()
-        self.history.begin()
-        self.gate.reset()
-        self.text.begin(self.detector.begin())
-        self.monitor.begin()
-        self.results.begin()
-        self.ended = False
-        self.switches = self.refused = self.gaps = self.gap_samples = 0
+    def __post_init__(self) -> None:
+        config = self.context.config
+        self._hop, self._step = config.language_id.hop_ms * PER_MS, config.session.step_ms * PER_MS
 
     def take(self, chunk: FloatArray) -> None:
         """Work on a chunk at the rate of the source."""
-        self._advance(self.history.resampled(chunk))
+        with self.context.metrics.measure("chunk.total"):
+            self._advance(self.context.history.resampled(chunk))
 
     def lose(self, n_samples: int) -> None:
         """Continue ``n_samples`` (at the rate of the source) later. Running speech ends at the gap."""
-        self._advance(self.history.rest())
-        end = self.history.lose(n_samples)
-        gap = Span(self.history.received, end)
-        if closed := self.gate.close():
-            self._end_speech(closed)
-        self.history.fill(end)
-        self.gate.leap(end - end % VAD_FRAME)
+        if not n_samples:
+            return
+        history, gate = self.context.history, self.context.gate
+        self._advance(history.rest())
+        end = history.lose(n_samples)
+        gap = Span(history.received, end)
+        self._end_speech(gate.close())
+        history.fill(end)
+        gate.leap(end - end % VAD_FRAME)
         self.text.final_until = end
-        self.results.add_gap(gap)
-        self.gaps += 1
-        self.gap_samples += len(gap)
+        self.context.results.gaps.append(gap)
+        self.context.counts.gaps += 1
+        self.context.counts.gap_samples += len(gap)
 
     def finish(self) -> None:
-        """End the stream: running speech becomes final."""
-        self._advance(self.history.rest())
-        if closed := self.gate.close():
-            self._end_speech(closed)
+        """End the stream: running speech becomes final. A second call does nothing."""
+        if self.ended:
+            return
+        self._advance(self.context.history.rest())
+        self._end_speech(self.context.gate.close())
         self.ended = True
 
-    def latest(self) -> ProcessResult:
-        """What the running call has produced so far, or what the last call produced."""
-        return self.results.build(self.text.tentative, self.text.language, self.schedule.load_level)
-
     def _advance(self, audio: FloatArray) -> None:
+        history = self.context.history
         while len(audio):
-            until_next = self.schedule.until_next(self.history.received)
+            until_next = min(n - history.received % n for n in (VAD_FRAME, self._hop, self._step))
             piece, audio = audio[:until_next], audio[until_next:]
-            self.history.append(piece)
-            self._work()
-            if self.schedule.trim_due(self.history.received):  # now that no temporary memory is held
+            history.append(piece)
+            self._work(history.received)
+            if history.received - self._trimmed_at >= TRIM:  # now that no temporary memory is held
+                self._trimmed_at = history.received
                 trim_heap()
 
-    def _work(self) -> None:
+    def _work(self, at: int) -> None:
         """Do what is due at this sample: voice activity, language, then text."""
-        at, schedule, text = self.history.received, self.schedule, self.text
-        closed = self._judge() if schedule.voice_due(at) else None
-        if schedule.language_due(at):
-            change = self.detector.at_hop(text.language)
-            if change:
-                self._act_on(change)
+        text = self.text
+        closed = self._detect_voice() if at % VAD_FRAME == 0 else None
+        if at % self._hop == 0:
+            self._act_on(self.detector.at_hop(text.language))
+        omits_step = self.context.load_level >= 2 and at // self._step % LONG_STEPS != 0
         if closed:
             self._end_speech(closed)
-        elif schedule.step_due(at) and not (schedule.omits_step(at) and text.omit_step()):
+        elif at % self._step == 0 and not (omits_step and text.omit_step()):
             text.step()
         else:
             text.settle_if_due()
 
-    def _judge(self) -> Span | None:
+    def _detect_voice(self) -> Span | None:
         """Voice activity of the newest frame. Returns the speech that it closed, if any."""
-        with self.metrics.measure("vad.detect"):
-            closed = self.gate.push(self.history.vad.peek(VAD_FRAME))
-        if self.gate.span_start is not None:
-            self.text.start(self.gate.span_start)
+        gate = self.context.gate
+        with self.context.metrics.measure("vad.detect"):
+            closed = gate.push(self.context.history.vad.peek(VAD_FRAME))
+        if gate.span_start is not None:
+            self.text.start(gate.span_start)
         return closed
 
-    def _end_speech(self, closed: Span) -> None:
+    def _end_speech(self, closed: Span | None) -> None:
         """A pause, a gap or the end of the stream closed speech: a possible change is decided now."""
-        self.results.add_speech(closed)
-        self.monitor.check_level()
+        if not closed:
+            return
+        self.context.results.speech.append(closed)
+        self.context.monitor.check_level()
         self.text.settle()
-        change = self.detector.at_pause(self.text.language)
-        if change:
-            self._act_on(change)
+        self._act_on(self.detector.at_pause(self.text.language))
         self.text.end(closed)
 
-    def _act_on(self, change: Change) -> None:
+    def _act_on(self, change: Change | None) -> None:
         """Restart the session in another language, if the audio since the boundary confirms it."""
+        if not change:
+            return
         text = self.text
         text.settle()
         boundary = text.still_open(change.boundary)
@@ -137,12 +122,12 @@ class Stream:
         elif text.language is not None and (change.certain or self.detector.confirms(change, boundary, text.language)):
             self._restart(boundary, change.language, text.language)
         else:
-            self.refused += 1
+            self.context.counts.switches_refused += 1
 
     def _restart(self, boundary: int, language: str, before: str) -> None:
-        with self.metrics.measure("session.restart"):
-            decided_at = seconds(self.history.received)
-            self.results.add(Switch(seconds(boundary), before, language, decided_at))
-            self.switches += 1
+        with self.context.metrics.measure("session.restart"):
+            decided_at = seconds(self.context.history.received)
+            self.context.results.switches.append(Switch(seconds(boundary), before, language, decided_at))
+            self.context.counts.switches += 1
             self.text.restart(boundary, language)
         self.text.step()

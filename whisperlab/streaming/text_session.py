@@ -7,27 +7,30 @@ at a switch, or when it gets too long; its words become one *final* segment.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import TypeAlias
 
-from whisperlab.metrics import PerformanceMetrics
-from whisperlab.streaming.audio_history import AudioHistory
 from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement
-from whisperlab.streaming.coverage import Uncovered, completed, uncovered
-from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word, confidence_of, is_meaningful, text_of
-from whisperlab.streaming.language_check import FLAG_SPEECH, LanguageCheck
-from whisperlab.streaming.results import ResultBuilder, SessionSegment
-from whisperlab.streaming.session_options import MIN_SPEECH, SessionOptions
-from whisperlab.streaming.switching import SwitchDetector
-from whisperlab.streaming.vad import SpeechGate
+from whisperlab.streaming.context import PER_MS, Context
+from whisperlab.streaming.coverage import completed, uncovered
+from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word, confidence_of, is_meaningful, joined, text_of
+from whisperlab.streaming.language_id import LanguageIdentifier
+from whisperlab.streaming.results import LanguageFlag, SessionSegment
+from whisperlab.streaming.switching import MIN_SPEECH, SwitchDetector
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, seconds
+
+logger = logging.getLogger("whisperlab")
 
 CUT_LAG = 2 * SAMPLE_RATE  # samples kept behind a cut: the newest words are not complete yet
 STALL = SAMPLE_RATE  # samples of speech without text after the committed words that end the segment
 INVENTED = -1.5  # mean log-probability of a token below which text for a little speech is dropped
+FLAG_SPEECH = 3 * SAMPLE_RATE // 2  # samples of speech from which a language is identified reliably
+# Probability from which a disagreement is flagged: on *dev* none of 111 stretches was flagged wrongly.
+FLAG_PROBABILITY = 0.8
 
 
 @dataclass(slots=True)
@@ -45,183 +48,90 @@ class Speech:
         return max(self.start, words[-1].end) if words else self.start
 
 
-@dataclass(slots=True, frozen=True)
-class Job:
-    """A decode of running speech up to sample ``end``; ``run`` may be called by any thread."""
-
-    speech: Speech
-    end: int
-    run: Callable[[], Hypothesis]
-
-
-class Runner(Protocol):
-    """Runs the decodes of running speech. `start` and `finish` return a job and its hypothesis once there is one."""
-
-    def start(self, job: Job) -> tuple[Job, Hypothesis] | None:
-        """Run or start a job. At most one job is unfinished at any time."""
-        ...
-
-    def due_at(self) -> int | None:
-        """The sample at which the unfinished job must be finished; None without one."""
-        ...
-
-    def finish(self) -> tuple[Job, Hypothesis] | None:
-        """Wait for the unfinished job, if any."""
-        ...
-
-    def begin(self) -> None:
-        """Start a new stream: wait for whatever runs, and drop its result."""
-        ...
-
-
-class InlineRunner:
-    """Runs each job at once in the calling thread."""
-
-    def start(self, job: Job) -> tuple[Job, Hypothesis] | None:
-        """Run the job."""
-        return job, job.run()
-
-    def due_at(self) -> int | None:
-        """Nothing is ever unfinished."""
-        return None
-
-    def finish(self) -> tuple[Job, Hypothesis] | None:
-        """Nothing is ever unfinished."""
-        return None
-
-    def begin(self) -> None:
-        """Nothing to do."""
+Decoded: TypeAlias = tuple[Speech, int, Hypothesis]  # running speech up to a sample
 
 
 @dataclass(slots=True, frozen=True)
 class Pending:
-    """A job that the second thread runs, and its hypothesis to come."""
+    """A decode of running speech up to sample ``end`` in the second thread, and its hypothesis to come."""
 
-    job: Job
+    speech: Speech
+    end: int
     hypothesis: Future[Hypothesis]
 
 
-class ThreadedRunner:
-    """Runs jobs in a second thread. A result is used ``lag`` samples after the end of its audio, or when needed."""
+@dataclass(slots=True)
+class Runner:
+    """Runs the decodes of running speech: at once, or with a ``worker`` in a second thread.
 
-    def __init__(self, worker: Executor, lag: int) -> None:
-        self._worker, self._lag = worker, lag
-        self.pending: Pending | None = None
+    A result of the second thread is used ``lag`` samples after the end of its audio, or when needed. `start` and
+    `finish` return a result once there is one.
+    """
 
-    def start(self, job: Job) -> tuple[Job, Hypothesis] | None:
-        """Start the job in the other thread."""
-        self.pending = Pending(job, self._worker.submit(job.run))
-        return None
-
-    def due_at(self) -> int | None:
-        """``lag`` samples after the end of the unfinished job."""
-        return self.pending.job.end + self._lag if self.pending else None
-
-    def finish(self) -> tuple[Job, Hypothesis] | None:
-        """Wait for the unfinished job."""
-        unfinished, self.pending = self.pending, None
-        return (unfinished.job, unfinished.hypothesis.result()) if unfinished else None
+    worker: Executor | None = None
+    lag: int = 0
+    pending: Pending | None = None
 
     def begin(self) -> None:
-        """Wait until the thread is free."""
-        self._worker.submit(int).result()
+        """Start a new stream: wait for whatever runs, and drop its result."""
+        if self.worker:
+            self.worker.submit(int).result()
         self.pending = None
 
+    def start(self, speech: Speech, end: int, decode: Callable[[], Hypothesis]) -> Decoded | None:
+        """Run or start a decode, which any thread may do. At most one is unfinished at any time."""
+        if self.worker is None:
+            return speech, end, decode()
+        self.pending = Pending(speech, end, self.worker.submit(decode))
+        return None
 
-class Prompts:
-    """The last text in each language, as a prompt for its next session if that starts within ``longest_s``."""
+    def is_due(self, at: int) -> bool:
+        """Whether the unfinished decode must be finished now."""
+        return self.pending is not None and at >= self.pending.end + self.lag
 
-    __slots__ = ("_last", "_longest_s")
-
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
-        self.begin()
-
-    def begin(self) -> None:
-        """Start a new stream without text."""
-        self._last: dict[str, tuple[tuple[int, ...], int]] = {}
-
-    def keep(self, language: str, words: Sequence[Word], end: int) -> None:
-        """Keep the words of a segment that ended at sample ``end``."""
-        if self._longest_s:
-            self._last[language] = tuple(token for word in words for token in word.tokens), end
-
-    def at(self, language: str | None, start: int) -> Sequence[int]:
-        """Prompt tokens for speech from sample ``start`` on."""
-        tokens, end = self._last.get(language or "", ((), 0))
-        return tokens if seconds(start - end) <= self._longest_s else ()
+    def finish(self) -> Decoded | None:
+        """Wait for the unfinished decode, if any."""
+        unfinished, self.pending = self.pending, None
+        return (unfinished.speech, unfinished.end, unfinished.hypothesis.result()) if unfinished else None
 
 
-@dataclass(slots=True)
-class TextCounts:
-    """What the text session of one stream has counted."""
-
-    segments: int = 0
-    decodes: int = 0
-    steps_omitted: int = 0
-    untranscribed: int = 0
-    untranscribed_samples: int = 0
-
-
+@dataclass(slots=True, eq=False)
 class TextSession:
     """Decodes the running speech in ``language`` and makes its text final.
 
     ``final_until`` is the sample up to which text is final; ``speech`` is the running speech, None in silence. With
-    ``decode`` False no text is decoded.
+    the option ``decode`` off no text is decoded. ``identifier`` answers over all languages of the model.
     """
 
-    __slots__ = (
-        *("_check", "_decode", "_decoder", "_detector", "_gate", "_history", "_metrics", "_options"),
-        *("_prompts", "_results", "_runner", "counts", "final_until", "language", "speech"),
-    )
-
-    def __init__(
-        self,
-        options: SessionOptions,
-        decoder: SpeechDecoder,
-        history: AudioHistory,
-        gate: SpeechGate,
-        detector: SwitchDetector,
-        check: LanguageCheck,
-        runner: Runner,
-        results: ResultBuilder,
-        metrics: PerformanceMetrics,
-        *,
-        decode: bool,
-    ) -> None:
-        self._options, self._decoder, self._history, self._gate = options, decoder, history, gate
-        self._detector, self._check, self._runner = detector, check, runner
-        self._results, self._metrics, self._decode = results, metrics, decode
-        self._prompts = Prompts(options.prompt_s)
-
-    def begin(self, language: str | None) -> None:
-        """Start a new stream, in a language if it is known."""
-        self._decoder.reset()
-        self._check.begin()
-        self._prompts.begin()
-        self.counts = TextCounts()
-        self.language = language
-        self.speech: Speech | None = None
-        self.final_until = 0
-
-    # --- the running speech -----------------------------------------------------------------------------
+    context: Context
+    language: str | None
+    decoder: SpeechDecoder
+    detector: SwitchDetector
+    identifier: LanguageIdentifier
+    runner: Runner
+    final_until: int = 0
+    speech: Speech | None = None
+    _last_text: dict[str, tuple[list[int], int]] = field(default_factory=dict)  # by language: its tokens and its end
+    _warned: set[str] = field(default_factory=set)  # languages that are not allowed and that a warning has named
 
     @property
     def tentative(self) -> str:
         """The newest text that is not committed yet."""
         return text_of(self.speech.policy.tentative) if self.speech else ""
 
+    # --- the running speech -----------------------------------------------------------------------------
+
     def start(self, speech_start: int) -> None:
         """Start to decode speech that the voice activity detector found; nothing if it is being decoded already."""
         if self.speech is None:
-            preroll = self._options.preroll_ms * SAMPLE_RATE // 1000
+            preroll = self.context.config.session.preroll_ms * PER_MS
             self.speech = self._new_speech(max(speech_start - preroll, self.final_until))
 
     def end(self, closed: Span) -> None:
         """End the running speech at a pause."""
         if self.speech:
-            preroll = self._options.preroll_ms * SAMPLE_RATE // 1000
-            self._finish(min(closed.end + preroll, self._history.received))
+            preroll = self.context.config.session.preroll_ms * PER_MS
+            self._finish(self.speech, min(closed.end + preroll, self.context.history.received))
 
     def step(self) -> None:
         """Decode the running speech up to now and commit reliable words.
@@ -229,36 +139,31 @@ class TextSession:
         Nothing happens without new speech or while a change of language is open.
         """
         self.settle()
-        speech, now = self.speech, self._history.received
-        if speech is None or self.language is None or not self._decode:
+        speech, now = self.speech, self.context.history.received
+        if speech is None or self.language is None or not self.context.config.decode:
             return
         if self._is_long(speech):
             speech = self.speech = self._cut(speech)
-        if self._detector.is_open(self.language) or now - speech.start < MIN_SPEECH:
+        if self.detector.is_open(self.language) or now - speech.start < MIN_SPEECH:
             return
-        if self._gate.voiced_until <= speech.seen_until:
-            return
-        done = self._runner.start(Job(speech, now, self._decoding(speech, now, retry=False)))
-        if done:
-            self._use(*done)
+        if self.context.gate.voiced_until > speech.seen_until:
+            decode = self._decoding(speech, now, self.language, retry=False)
+            self._use(self.runner.start(speech, now, decode))
 
     def omit_step(self) -> bool:
         """Count a step that load omits. Returns False for a step that must not be omitted: it cuts long speech."""
         omitted = self.speech is not None and not self._is_long(self.speech)
-        self.counts.steps_omitted += omitted
+        self.context.counts.steps_omitted += omitted
         return omitted
 
     def settle_if_due(self) -> None:
         """Use the result of the second thread if its time has come."""
-        due_at = self._runner.due_at()
-        if due_at is not None and self._history.received >= due_at:
+        if self.runner.is_due(self.context.history.received):
             self.settle()
 
     def settle(self) -> None:
         """Use the result of the second thread, if any; waits for it."""
-        done = self._runner.finish()
-        if done:
-            self._use(*done)
+        self._use(self.runner.finish())
 
     # --- language changes -------------------------------------------------------------------------------
 
@@ -269,8 +174,9 @@ class TextSession:
     def is_unheard(self, boundary: int) -> bool:
         """Whether nothing before the boundary is final: a change there means that the first language was wrong."""
         speech = self.speech
-        began = speech is not None and boundary - speech.start < MIN_SPEECH
-        return began and not self.counts.segments and not (speech and speech.policy.committed)
+        if speech is None or self.context.counts.segments:
+            return False
+        return boundary - speech.start < MIN_SPEECH and not speech.policy.committed
 
     def adopt(self, language: str) -> None:
         """Use a language for the running speech from its start on."""
@@ -282,7 +188,7 @@ class TextSession:
         """Finish the running speech at the boundary and start a session in another language there."""
         speech = self.speech
         if speech and (speech.policy.committed or boundary - speech.start >= MIN_SPEECH):
-            self._finish(boundary)
+            self._finish(speech, boundary)
             self.speech = self._new_speech(boundary)
         elif speech:
             self.speech = self._new_speech(speech.start)
@@ -291,122 +197,135 @@ class TextSession:
     # --- decoding ---------------------------------------------------------------------------------------
 
     def _is_long(self, speech: Speech) -> bool:
-        return seconds(self._history.received - speech.start) > self._options.max_speech_s
+        return seconds(self.context.history.received - speech.start) > self.context.config.session.max_speech_s
 
     def _new_speech(self, start: int) -> Speech:
-        lag = self._options.attention_lag_ms * SAMPLE_RATE // 1000
-        return Speech(start, LocalAgreement() if self._options.policy == "agreement" else AlignAtt(lag))
+        options = self.context.config.session
+        is_agreement, lag = options.policy == "agreement", options.attention_lag_ms * PER_MS
+        return Speech(start, LocalAgreement() if is_agreement else AlignAtt(lag))
 
-    def _decoding(self, speech: Speech, end: int, *, retry: bool) -> Callable[[], Hypothesis]:
-        """A decode of speech up to ``end`` that any thread can run."""
-        assert self.language is not None
-        self.counts.decodes += 1
-        with self._metrics.measure("whisper.buffer_read"):
-            audio = self._history.text_audio(Span(speech.start, end))
-        decode = partial(
-            self._decoder.decode,
-            audio,
-            speech.start,
-            self.language,
-            tuple(speech.policy.committed),
-            speech.policy.tentative,
-            prompt=self._prompts.at(self.language, speech.start),
-            retry=retry,
-        )
-        return self._metrics.measure("whisper.infer")(decode)
+    def _decoding(self, speech: Speech, end: int, language: str, *, retry: bool) -> Callable[[], Hypothesis]:
+        """A decode of speech up to ``end`` that any thread can run.
 
-    def _use(self, job: Job, hypothesis: Hypothesis) -> None:
-        """Commit the reliable words of a hypothesis about running speech."""
-        if hypothesis.looped:  # not decoded again now: the next step has more audio, and the end decodes it anyway
+        Its prompt is the last text in the language, if that ended less than ``prompt_s`` before.
+        """
+        self.context.counts.decodes += 1
+        with self.context.metrics.measure("whisper.buffer_read"):
+            audio = self.context.history.vad.read(Span(speech.start, end))
+        tokens, tokens_end = self._last_text.get(language, ([], 0))
+        prompt = tokens if seconds(speech.start - tokens_end) <= self.context.config.session.prompt_s else []
+        words = tuple(speech.policy.committed), speech.policy.tentative
+        decode = partial(self.decoder.decode, audio, speech.start, language, *words, prompt=prompt, retry=retry)
+        return self.context.metrics.measure("whisper.infer")(decode)
+
+    def _use(self, decoded: Decoded | None) -> None:
+        """Commit the reliable words of a hypothesis about running speech, if there is one.
+
+        A loop is not decoded again now: the next step has more audio, and the end decodes it anyway.
+        """
+        if decoded is None or decoded[2].looped:
             return
-        speech, end = job.speech, job.end
+        speech, end, hypothesis = decoded
         speech.seen_until = end
-        left_out = self._left_out(speech, hypothesis.words, end)
-        if left_out and speech.policy.committed and _stalled(speech, left_out):
-            self._finish(left_out.word_start)
+        span = Span(speech.committed_until, max(end, speech.committed_until))
+        voiced, n_committed = self.context.gate.voiced_frames(span), len(speech.policy.committed)
+        left_out = next(iter(uncovered(hypothesis.words, voiced, span, n_committed)), None)
+        if left_out and n_committed > 0 and left_out.index < n_committed and left_out.voiced >= STALL:
+            # After a committed sentence Whisper can end the text, or go on at a later occurrence of its last words.
+            self._finish(speech, left_out.word_start)
             self.speech = self._new_speech(self.final_until)
             return
         horizon = left_out.word_start if left_out else end
-        reliable = min(self._detector.reliable_until(self.language), horizon)
-        self._results.commit(_joined(speech.policy.update(hypothesis, reliable, end)))
-
-    def _left_out(self, speech: Speech, words: Sequence[Word], end: int) -> Uncovered | None:
-        """The first speech after the committed words that a hypothesis has no text for."""
-        span = Span(speech.committed_until, max(end, speech.committed_until))
-        voiced = self._gate.voiced_frames(span)
-        return next(iter(uncovered(words, voiced, span, len(speech.policy.committed))), None)
+        reliable = min(self.detector.reliable_until(self.language), horizon)
+        self.context.results.committed += joined(speech.policy.update(hypothesis, reliable, end))
 
     def _cut(self, speech: Speech) -> Speech:
         """Finish the first part of long speech, at a pause if there is one. Returns the rest."""
+        gate = self.context.gate
         earliest = max(speech.committed_until, speech.start + MIN_SPEECH)
-        reliable = self._detector.reliable_until(self.language)
-        latest = max(min(reliable, self._history.received - CUT_LAG), earliest)
-        pauses = [pause for pause in self._gate.pauses(Span(earliest, latest)) if pause.end <= latest]
-        at = max(pauses, key=len).end if pauses else self._gate.quietest(Span(earliest, latest)) or latest
-        self._finish(max(at, earliest))
+        reliable = self.detector.reliable_until(self.language)
+        latest = max(min(reliable, self.context.history.received - CUT_LAG), earliest)
+        pauses = [pause for pause in gate.pauses(Span(earliest, latest)) if pause.end <= latest]
+        at = max(pauses, key=len).end if pauses else gate.quietest(Span(earliest, latest)) or latest
+        self._finish(speech, max(at, earliest))
         return self._new_speech(self.final_until)
 
-    def _finish(self, end: int) -> None:
+    def _finish(self, speech: Speech, end: int) -> None:
         """Make the running speech up to ``end`` a final segment."""
-        speech = self.speech
-        assert speech is not None
         self.final_until = max(end, speech.committed_until)
         self.speech = None
-        if not self._decode or self.language is None:
+        if not self.context.config.decode or self.language is None:
             return
         words = self._last_words(speech, self.language)
         text = text_of(words)
-        self._results.commit(_joined(words[len(speech.policy.committed) :]))
+        self.context.results.committed += joined(words[len(speech.policy.committed) :])
         if not is_meaningful(text):
             return
-        self.counts.segments += 1
-        self._prompts.keep(self.language, words, self.final_until)
+        self.context.counts.segments += 1
+        if self.context.config.session.prompt_s:
+            self._last_text[self.language] = [token for word in words for token in word.tokens], self.final_until
         times = seconds(words[0].start), seconds(words[-1].end)
-        self._results.add(SessionSegment(text, self.language, *times, is_final=True, confidence=confidence_of(words)))
+        segment = SessionSegment(text, self.language, *times, is_final=True, confidence=confidence_of(words))
+        self.context.results.segments.append(segment)
 
     def _last_words(self, speech: Speech, language: str) -> Sequence[Word]:
         """The words of speech that has ended. Speech that they leave out is decoded again, or reported.
 
         The last hypothesis is used if it is of all the speech.
         """
-        end, committed = self.final_until, speech.policy.committed
+        end, committed, gate = self.final_until, speech.policy.committed, self.context.gate
         if end - speech.start < MIN_SPEECH or end <= speech.committed_until:
             return committed  # a switch in the pause that ended the speech left nothing
-        if self._gate.voiced_until <= min(speech.seen_until, end):
+        if gate.voiced_until <= min(speech.seen_until, end):
             words: Sequence[Word] = (*committed, *speech.policy.tentative)
-            decoded = Span(speech.start, min(speech.seen_until, self._history.received))
+            decoded = Span(speech.start, min(speech.seen_until, self.context.history.received))
         else:
-            words = self._decoding(speech, end, retry=True)().words
+            words = self._decoding(speech, end, language, retry=True)().words
             decoded = Span(speech.start, end)
-        if self._options.flag_language:
-            self._check.check(decoded, language)
+        if self.context.config.session.flag_language:
+            self._check_language(decoded, language)
+
+        def decoded_alone(part: Span) -> Sequence[Word]:
+            if len(part) < MIN_SPEECH:
+                return ()
+            return self._decoding(self._new_speech(part.start), part.end, language, retry=True)().words
+
         span = Span(speech.committed_until, end)
-        voiced = self._gate.voiced_frames(span)
-        found, left = completed(words, voiced, span, self._decoded_alone, len(committed))
+        voiced = gate.voiced_frames(span)
+        found, left = completed(words, voiced, span, decoded_alone, len(committed))
         short = len(voiced) * VAD_FRAME < FLAG_SPEECH and not committed
         if short and Hypothesis(tuple(found)).log_probability < INVENTED:
             found = []
         if not is_meaningful(text_of(found)) and len(voiced) * VAD_FRAME >= MIN_SPEECH:
             left = [Span(voiced[0], min(voiced[-1] + VAD_FRAME, end))]
-        self._results.add_untranscribed(left)
-        self.counts.untranscribed += len(left)
-        self.counts.untranscribed_samples += sum(map(len, left))
+        self.context.results.untranscribed.extend(left)
+        self.context.counts.untranscribed += len(left)
+        self.context.counts.untranscribed_samples += sum(map(len, left))
         return found
 
-    def _decoded_alone(self, span: Span) -> Sequence[Word]:
-        if len(span) < MIN_SPEECH:
-            return ()
-        return self._decoding(self._new_speech(span.start), span.end, retry=True)().words
+    def _check_language(self, span: Span, language: str) -> None:
+        """Flag speech that becomes a segment in ``language`` if another language of the model is likely.
 
-
-def _stalled(speech: Speech, left_out: Uncovered) -> bool:
-    """Whether further decoding would not find this speech, because it follows the committed words.
-
-    Whisper can end the text after a forced prefix that ends a sentence, or continue from a later occurrence of the
-    prefix's last words.
-    """
-    return left_out.index < len(speech.policy.committed) and left_out.voiced >= STALL
-
-
-def _joined(words: Sequence[Word]) -> str:
-    return "".join(word.text for word in words)
+        The speech is encoded already, for its decode. A language that is not allowed is logged once per stream;
+        results and traces have every flag.
+        """
+        context = self.context
+        if context.gate.voiced(span) < FLAG_SPEECH:
+            return
+        posterior = self.identifier.posterior(self.decoder.encoded(context.history.vad.read(span), span.start).features)
+        likeliest = int(posterior.argmax())
+        code, probability = self.identifier.languages[likeliest], float(posterior[likeliest])
+        if code == language or probability < FLAG_PROBABILITY:
+            return
+        outside = code not in context.languages
+        context.results.flags.append(LanguageFlag(span, language, code, probability, outside))
+        context.counts.flags += 1
+        context.counts.outside += outside
+        context.counts.outside_samples += outside * len(span)
+        if outside and code not in self._warned:
+            self._warned.add(code)
+            logger.info(
+                "speech at %.1f-%.1f s sounds like %s (probability %.2f), which is not an allowed language (%s); "
+                "its text is not reliable",
+                *(seconds(span.start), seconds(span.end), code, probability, ", ".join(context.languages)),
+            )

@@ -8,7 +8,9 @@ of the last ``min_silence_ms`` is below `VadOptions.offset`, at the first of tho
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -64,21 +66,13 @@ class VadOptions(Options):
     )
 
     def check(self) -> None:
-        """Raise ConfigurationError if ``offset`` is above ``onset``."""
         if self.offset > self.onset:
             raise ConfigurationError(f"vad.offset must be at most vad.onset, got {self.offset} and {self.onset}")
 
 
-@dataclass(slots=True, frozen=True)
-class VadFrame:
-    """Speech probability of the 512 samples that begin at ``start``."""
-
-    start: int
-    probability: float
-
-
+@dataclass(eq=False)
 class SpeechGate:
-    """Turns frame probabilities into speech spans, and keeps the recent frames to find pauses.
+    """Turns the frame probabilities of one stream into speech spans, and keeps the newest to find pauses.
 
     ``span_start`` is the first sample of the running speech, None in silence. ``heard_until`` is the end of the newest
     frame, ``voiced_until`` the end of the newest frame with speech.
@@ -89,63 +83,55 @@ class SpeechGate:
     below normal, ``quiet_level`` the level of the newest of them.
     """
 
-    def __init__(
-        self,
-        options: VadOptions,
-        detector: VoiceActivityDetector,
-        history_s: float = 30.0,
-        quiet_detector: VoiceActivityDetector | None = None,
-    ) -> None:
-        self._options = options
-        self._detector = detector
-        self._quiet_detector = quiet_detector if options.max_gain_db else None
-        self._min_silence = options.min_silence_ms * SAMPLE_RATE // 1000
-        self._recent: deque[VadFrame] = deque(maxlen=round(history_s * SAMPLE_RATE / VAD_FRAME))
-        self.reset()
+    options: VadOptions
+    detector: VoiceActivityDetector
+    quiet_detector: VoiceActivityDetector | None = None
+    history_s: float = 30.0
+    level: RecentLevel = field(default_factory=RecentLevel)
+    quiet: int = 0
+    quiet_level: float = 0.0
+    span_start: int | None = None
+    heard_until: int = 0
+    voiced_until: int = 0
+    _span_level: float = 0.0
+    _amplifies: bool = False
+    _quiet_since: int | None = None
+    _recent: deque[float] = field(init=False)  # probabilities of the newest frames
 
-    def reset(self) -> None:
-        """Start a new stream."""
-        self._detector.reset()
-        self._recent.clear()
-        self.level = RecentLevel()
-        self.quiet, self.quiet_level = 0, 0.0
-        self._span_level = 0.0
-        self._amplifies = False
-        self._quiet_since: int | None = None
-        self.span_start: int | None = None
-        self.heard_until = 0
-        self.voiced_until = 0
+    def __post_init__(self) -> None:
+        self.detector.reset()
+        self._recent = deque(maxlen=round(self.history_s * SAMPLE_RATE / VAD_FRAME))
 
     def push(self, samples: NDArray[np.float32]) -> Span | None:
         """Process the next 512 samples. Returns the speech span that this frame closed, if any."""
         start = self.heard_until
         probability = self._probability(samples)
         self.heard_until = start + VAD_FRAME
-        self._recent.append(VadFrame(start, probability))
+        self._recent.append(probability)
         if self.span_start is None:
-            if probability >= self._options.onset:
+            if probability >= self.options.onset:
                 self.span_start, self._quiet_since = start, None
                 self.voiced_until = self.heard_until
             return None
-        if probability >= self._options.offset:
+        if probability >= self.options.offset:
             self._quiet_since = None
             self.voiced_until = self.heard_until
         elif self._quiet_since is None:
             self._quiet_since = start
-        if self._quiet_since is not None and self.heard_until - self._quiet_since >= self._min_silence:
-            return self.close()
-        return None
+        long_enough = self.options.min_silence_ms * SAMPLE_RATE // 1000
+        ends = self._quiet_since is not None and self.heard_until - self._quiet_since >= long_enough
+        return self.close() if ends else None
 
     def _probability(self, samples: NDArray[np.float32]) -> float:
         """Probability of speech in a frame: the original one, or the amplified one if the stream is quiet."""
         level = level_of(samples)
-        probability = self._detector(samples)
+        probability = self.detector(samples)
         self._span_level = max(level, self._span_level) if self.span_start is not None else level
-        gain = gain_for(self.level.push(level), self._options.max_gain_db)
-        if self._quiet_detector and gain > 1 and level > 0:
+        gain = gain_for(self.level.push(level), self.options.max_gain_db)
+        if self.quiet_detector and gain > 1 and level > 0:
             if not self._amplifies:
-                self._quiet_detector.reset()
-            probability = max(probability, self._quiet_detector(samples * np.float32(gain)))
+                self.quiet_detector.reset()
+            probability = max(probability, self.quiet_detector(samples * np.float32(gain)))
         self._amplifies = gain > 1
         return probability
 
@@ -164,23 +150,20 @@ class SpeechGate:
 
         The gate must be in silence: `close` it first.
         """
-        self._detector.reset()
+        self.detector.reset()
         self._amplifies = False
-        first = max(self.heard_until, end - (self._recent.maxlen or 0) * VAD_FRAME)
-        self._recent.extend(VadFrame(start, 0.0) for start in range(first, end, VAD_FRAME))
+        n_frames = max(end - self.heard_until, 0) // VAD_FRAME
+        self._recent.extend([0.0] * min(n_frames, self._recent.maxlen or 0))
         self.heard_until = end
 
     def pauses(self, within: Span) -> list[Span]:
         """Runs of frames without speech that touch the given span, oldest first."""
         runs: list[Span] = []
-        for frame in self._recent:
-            end = frame.start + VAD_FRAME
-            if frame.probability >= self._options.offset or frame.start >= within.end or end <= within.start:
+        for start, probability in self._frames(within):
+            if probability >= self.options.offset:
                 continue
-            if runs and runs[-1].end == frame.start:
-                runs[-1] = Span(runs[-1].start, end)
-            else:
-                runs.append(Span(frame.start, end))
+            begin = runs.pop().start if runs and runs[-1].end == start else start
+            runs.append(Span(begin, start + VAD_FRAME))
         return runs
 
     def spoken_since(self, least: int) -> int | None:
@@ -189,9 +172,9 @@ class SpeechGate:
         A running pause does not count. The last frame of the pause is included: speech may begin in it.
         """
         voiced, quiet = None, 0
-        for frame in reversed(self._recent):
-            if frame.probability >= self._options.offset:
-                voiced, quiet = frame.start, 0
+        for age, probability in enumerate(reversed(self._recent), 1):
+            if probability >= self.options.offset:
+                voiced, quiet = self.heard_until - age * VAD_FRAME, 0
             elif voiced is not None:
                 quiet += VAD_FRAME
                 if quiet >= least:
@@ -200,24 +183,30 @@ class SpeechGate:
 
     def voiced(self, within: Span) -> int:
         """Samples of the span that lie in frames with speech."""
-        found = 0
-        for frame in reversed(self._recent):
-            end = frame.start + VAD_FRAME
-            if end <= within.start:
-                break
-            if frame.probability >= self._options.offset:
-                found += max(0, min(end, within.end) - max(frame.start, within.start))
-        return found
+        return sum(
+            min(start + VAD_FRAME, within.end) - max(start, within.start)
+            for start, probability in self._frames(within)
+            if probability >= self.options.offset
+        )
 
     def voiced_frames(self, within: Span) -> list[int]:
         """First samples of the frames with speech that begin in the span, oldest first."""
-        return [
-            frame.start
-            for frame in self._recent
-            if within.start <= frame.start < within.end and frame.probability >= self._options.offset
-        ]
+        frames = self._frames(within)
+        return [start for start, speech in frames if start >= within.start and speech >= self.options.offset]
 
     def quietest(self, within: Span) -> int | None:
         """Middle of the frame with the lowest speech probability inside the span; None if no frame lies in it."""
-        inside = [f for f in self._recent if within.start <= f.start and f.start + VAD_FRAME <= within.end]
-        return min(inside, key=lambda f: f.probability).start + VAD_FRAME // 2 if inside else None
+        inside = [
+            (probability, start)
+            for start, probability in self._frames(within)
+            if within.start <= start and start + VAD_FRAME <= within.end
+        ]
+        return min(inside)[1] + VAD_FRAME // 2 if inside else None
+
+    def _frames(self, within: Span) -> Iterator[tuple[int, float]]:
+        """Start and speech probability of the recent frames that touch a span, oldest first."""
+        oldest = self.heard_until - len(self._recent) * VAD_FRAME
+        first = max(within.start - oldest, 0) // VAD_FRAME
+        end = max(-((oldest - within.end) // VAD_FRAME), first)
+        starts = range(oldest + first * VAD_FRAME, oldest + end * VAD_FRAME, VAD_FRAME)
+        return zip(starts, islice(self._recent, first, end), strict=False)

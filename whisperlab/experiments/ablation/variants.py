@@ -80,7 +80,7 @@ _PADDED = {
 }
 _EVERY_HOP = {"language_id.confident_hop_factor": 1}
 _BOTH_WINDOWS = {"language_id.onset_only_ms": 30_000}
-_IN_SILENCE_TOO = Parts(frame_due=lambda probe: probe.received >= probe.window)
+_IN_SILENCE_TOO = Parts(frame_due=lambda probe: probe.context.history.received >= probe.window)
 _UNSHARED = "the check of the language and the decoding encode separately"
 _UNGATED = "every 100 ms, in silence too, both windows"
 

@@ -1,0 +1,163 @@
+"""What the stages of one stream share: options, audio, voice activity, results, timers and warnings."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import soxr
+
+from whisperlab.buffer import RingBuffer
+from whisperlab.cache import EncoderCache
+from whisperlab.config import MonitoringOptions, TranscriberConfig
+from whisperlab.metrics import PerformanceMetrics
+from whisperlab.streaming.results import ResultBuilder
+from whisperlab.streaming.vad import SpeechGate
+from whisperlab.util.audio_arrays import FloatArray, bounded
+from whisperlab.util.gain import dbfs
+from whisperlab.util.timeline import SAMPLE_RATE
+
+logger = logging.getLogger("whisperlab")
+
+PER_MS = SAMPLE_RATE // 1000
+VAD_BUFFER = 60 * SAMPLE_RATE  # samples; the guide's size
+CHECK_EVERY = 100  # language-ID frames between two checks of speed and hit rate
+
+
+@dataclass(slots=True, eq=False)
+class AudioHistory:
+    """Both ring buffers, the resampler in front of them, and the position in the stream.
+
+    ``rate`` is that of the chunks. ``received`` is the number of samples at 16 kHz so far, gaps included; spans count
+    them from 0.
+    """
+
+    vad: RingBuffer
+    lid: RingBuffer
+    rate: int
+    metrics: PerformanceMetrics
+    received: int = 0
+    _given: int = 0  # samples at the rate of the chunks, those of gaps included
+    _resampler: soxr.ResampleStream | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._resampler = _resampler(self.rate)
+
+    def resampled(self, chunk: FloatArray) -> FloatArray:
+        """A chunk at 16 kHz. The resampler keeps state, so borders of chunks are inaudible."""
+        self._given += len(chunk)
+        return bounded(self._resampler.resample_chunk(chunk)) if self._resampler else chunk
+
+    def rest(self) -> FloatArray:
+        """What the resampler still holds at the end of the stream."""
+        nothing = np.zeros(0, np.float32)
+        return bounded(self._resampler.resample_chunk(nothing, last=True)) if self._resampler else nothing
+
+    def append(self, piece: FloatArray) -> None:
+        """Add audio at 16 kHz to both buffers."""
+        with self.metrics.measure("vad.buffer_append"):
+            self.vad.append(piece)
+        with self.metrics.measure("lid.buffer_append"):
+            self.lid.append(piece)
+        self.received += len(piece)
+
+    def lose(self, n_samples: int) -> int:
+        """Count ``n_samples`` (at the rate of the chunks) as lost. Returns the sample at which the stream continues."""
+        self._resampler = _resampler(self.rate)
+        self._given += n_samples
+        return max(self.received, round(self._given * SAMPLE_RATE / self.rate))
+
+    def fill(self, end: int) -> None:
+        """Fill both buffers with silence up to sample ``end``."""
+        for start in range(self.received, end, SAMPLE_RATE):
+            silence = np.zeros(min(SAMPLE_RATE, end - start), np.float32)
+            self.vad.append(silence)
+            self.lid.append(silence)
+        self.received = end
+
+
+@dataclass(slots=True)
+class Monitor:
+    """Logs warnings: about language-ID and cache at most once per interval, about quiet speech once per stream."""
+
+    limits: MonitoringOptions
+    metrics: PerformanceMetrics
+    cache: EncoderCache
+    gate: SpeechGate
+    _warned_at: float | None = None
+    _warned_of_level: bool = False
+
+    def check_speed(self, n_frames: int) -> None:
+        """Warn if language-ID is slow or the cache is of no use. ``n_frames`` were evaluated so far."""
+        p95_limit, hit_limit = self.limits.lid_p95_limit_ms, self.limits.hit_rate_limit
+        if n_frames % CHECK_EVERY or (p95_limit is None and hit_limit is None):
+            return
+        now = time.monotonic()
+        if self._warned_at is not None and now - self._warned_at < self.limits.log_interval_s:
+            return
+        p95 = self.metrics.get_statistics()["lid.total"]["p95"]
+        hit_rate = self.cache.get_statistics()["hit_rate"]
+        if p95_limit is not None and p95 > p95_limit:
+            logger.warning("language-ID is slow: lid.total p95 %.1f ms, limit %.1f ms", p95, p95_limit)
+            self._warned_at = now
+        if hit_limit is not None and hit_rate < hit_limit:
+            logger.warning("the encoder cache hits rarely: %.1f %%, limit %.1f %%", 100 * hit_rate, 100 * hit_limit)
+            self._warned_at = now
+
+    def check_level(self) -> None:
+        """Warn if a second of speech or more was quiet."""
+        level = dbfs(self.gate.quiet_level)
+        if self._warned_of_level or level is None or self.gate.quiet < SAMPLE_RATE:
+            return
+        self._warned_of_level = True
+        logger.warning(
+            "the speech is very quiet: %.0f dBFS (RMS of its loudest 32 ms); it is amplified, but words may be wrong: "
+            "raise the level of the recording",
+            level,
+        )
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was counted since the stream began."""
+
+    frames: int = 0  # language-ID frames evaluated
+    frames_skipped: int = 0  # hops at which none was due
+    frames_omitted: int = 0  # because of load
+    switches: int = 0
+    switches_refused: int = 0
+    segments: int = 0
+    decodes: int = 0
+    steps_omitted: int = 0  # decode steps, because of load
+    gaps: int = 0
+    gap_samples: int = 0
+    untranscribed: int = 0  # parts of speech for which no text was found
+    untranscribed_samples: int = 0
+    flags: int = 0  # segments that sound like another language
+    outside: int = 0  # those that sound like one that is not allowed
+    outside_samples: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """The parts that the stages of one stream share.
+
+    ``languages`` are the allowed ones. ``results`` belong to the running call. ``load_level`` says how much work is
+    omitted for load: from 1 on language-ID frames, at 2 decode steps too.
+    """
+
+    config: TranscriberConfig
+    languages: tuple[str, ...]
+    metrics: PerformanceMetrics
+    history: AudioHistory
+    gate: SpeechGate
+    monitor: Monitor
+    results: ResultBuilder = field(default_factory=ResultBuilder)
+    counts: Counts = field(default_factory=Counts)
+    load_level: int = 0
+
+
+def _resampler(rate: int) -> soxr.ResampleStream | None:
+    return None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
