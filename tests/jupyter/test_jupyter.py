@@ -287,7 +287,7 @@ def test_the_stop_button_keeps_what_was_heard_and_the_cell_runs_again(
     write_wav(folder / "long.wav", noise)
     source = STREAM.format(audio=str(folder / "long.wav"), model=str(few_weights))
     # The first run gets all 600 s, each later run one second.
-    cells = ["SECONDS = 1.0 if 'SECONDS' in globals() else 600.0", source, "result.heard_s < 600, result.stopped"]
+    cells = ["SECONDS = 1.0 if 'SECONDS' in globals() else 600.0", source, "result.trace.heard_s < 600, result.stopped"]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(made, folder / "stop.ipynb")

@@ -187,3 +187,16 @@ def test_recordings_are_taken_with_their_reference(few_weights: Path) -> None:
     assert result.trace.reference is not None
     assert all(segment.end <= 6.05 for segment in result.trace.reference.segments)
     assert module.weights(str(few_weights)) is module.weights(str(few_weights))
+
+
+def test_drawing_the_live_view_is_no_part_of_the_measured_time(few_weights: Path, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.wav", 16_000, 1, 2.0)
+    drawn: list[str] = []
+
+    def slowly(markup: str) -> None:
+        drawn.append(markup)
+        time.sleep(0.2)
+
+    result = stream(path, model=str(few_weights), languages=["en"], live=slowly, every_s=0.0)
+    assert len(drawn) >= 20  # after each chunk of 100 ms
+    assert result.trace.compute_s < 0.1 * len(drawn)

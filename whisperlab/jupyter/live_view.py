@@ -45,6 +45,7 @@ class LiveView:
     length_s: float | None = None  # seconds of audio that will come, if that is known
     sampling_rate: int = 16_000  # of the chunks
     show: Callable[[str], object] | None = None  # receives the markup of each picture instead of the notebook
+    automatic: bool = True  # `process` and `finalize` draw; otherwise the caller does, outside of what it measures
     clock: Callable[[], float] = time.perf_counter  # wall clock in seconds
     received_s: float = field(default=0.0, init=False)
     # language, committed and tentative text of the running session
@@ -64,15 +65,27 @@ class LiveView:
         began = self.clock()
         result = self.transcriber.process(chunk)
         self._take(result, len(chunk) / self.sampling_rate, (self.clock() - began) * 1000)
-        if self.clock() - self._drawn_at >= self.every_s:
-            self._draw()
+        if self.automatic:
+            self.update()
         return result
 
     def finalize(self) -> ProcessResult:
         result = self.transcriber.finalize()
         self._take(result)
-        self._draw()
+        if self.automatic:
+            self.draw()
         return result
+
+    def update(self) -> None:
+        """Draw a picture if the last one is older than ``every_s``."""
+        if self.clock() - self._drawn_at >= self.every_s:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw a picture now."""
+        self.show = self.show or _in_notebook()
+        self.show(self.html())
+        self._drawn_at = self.clock()
 
     def html(self) -> str:
         """The picture as markup: the figure, then the text with its languages."""
@@ -82,7 +95,7 @@ class LiveView:
             frames, latency = list(self._frames), list(self._latency)
         drawing = live_figure(segments, switches, frames, latency, received_s)
         of = f" of {self.length_s:.0f}" if self.length_s else ""
-        words = f"{received_s:.1f}{of} s received, language {language or 'not yet detected'}"
+        words = f"{received_s:.1f}{of} s received, newest language: {language or 'not yet detected'}"
         parts = [(segment.language, segment.text.strip()) for segment in segments[-8:]]
         span = '<span lang="{0}" dir="auto"><b>{0}</b> {1}</span> '
         text = "".join(span.format(escape(code), escape(said)) for code, said in parts)
@@ -104,11 +117,6 @@ class LiveView:
             self._segments.extend(result.segments)
             self._switches.extend(result.switches)
             self._frames.extend(result.frames)
-
-    def _draw(self) -> None:
-        self.show = self.show or _in_notebook()
-        self.show(self.html())
-        self._drawn_at = self.clock()
 
 
 def _in_notebook() -> Callable[[str], object]:

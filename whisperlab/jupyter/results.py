@@ -36,6 +36,7 @@ from whisperlab.util.timeline import SAMPLE_RATE, samples
 
 pd.set_option("display.max_colwidth", None)  # text is shown whole
 
+_BAR = "{l_bar}{bar}| {n:.1f} of {total:.1f} s of audio [{elapsed}<{remaining}]"
 SOUND_LIMIT = 4_000_000  # characters of a player in a page
 
 weights = cache(load_weights)  # once per notebook
@@ -70,19 +71,28 @@ def stream(
     allowed = list(languages or (recording.languages if recording else ())) or None
     transcriber = SessionRestartTranscriber(weights(model), languages=allowed, **options)
     length_s, show = len(audio) / SAMPLE_RATE, live if callable(live) else None
+    view = LiveView(transcriber, every_s=every_s, length_s=length_s, show=show, automatic=False) if live else None
+
+    def progress(at: float) -> None:
+        if view:
+            view.update()  # here and not in `process`, so that drawing is no part of the measured time
+        bar.update(min(at, length_s) - bar.n)
+
     with (
         _stop_button(stop) as stopped,
-        tqdm(total=round(length_s, 1), unit=" s of audio", leave=False, disable=bool(live)) as bar,
+        tqdm(total=length_s + 1e-6, bar_format=_BAR, leave=False, disable=bool(live)) as bar,  # sums are not exact
     ):
         trace = capture(
-            LiveView(transcriber, every_s=every_s, length_s=length_s, show=show) if live else transcriber,
+            view or transcriber,
             audio,
             recording=recording.id if recording else Path(str(source)).name,
             reference=_within(Reference.from_dict(recording.reference), length_s) if recording else None,
             audio_path=recording.audio_path if recording else source,  # type: ignore[arg-type]
-            progress=lambda at: bar.update(round(at - bar.n, 1)),
+            progress=progress,
             stop=stopped.is_set,
         )
+        if view:
+            view.draw()
     return StreamResult(trace, audio, transcriber, stopped.is_set())
 
 
@@ -111,10 +121,11 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
+        true = " Dashed lines are true switches." if self.trace.reference else ""
         caption = (
-            "A pointer over a word shows it, a click plays from there; shift and wheel zoom. Dashed lines are true "
-            "switches, triangles their decisions. Below: the probability of each language. Within a segment, the times "
-            "of words are shares by length."
+            f"A pointer over a word shows it, a click plays from there; shift and wheel zoom.{true} Triangles are the "
+            "decisions that the language has switched. Below: the probability of each language; ticks above it are "
+            "answers of the cache. Times of words are estimates: a segment's time is divided by their lengths."
         )
         return replace(timeline(self.trace, caption=caption), sound=sound_uri(self.audio, SOUND_LIMIT))
 
