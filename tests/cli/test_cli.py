@@ -978,6 +978,21 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("method", ["random", "adaptive"])
+def test_a_dry_run_of_a_search_estimates_its_trials_and_runs_nothing(
+    made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    space = '{"cache.size": {"low": 1, "high": 50}}'
+    words = ["search", "--space", space, "--trials", "3", "--method", method, "--corpus", dev, "--limit", "1"]
+    assert run(*words, "--out", tmp_path / "out", "--dry-run", "--json") == 0
+    streams = capsys.readouterr()
+    (told,) = documents(streams.out)
+    assert (told["planned"], told["to_run"]) == (3, 3)
+    assert told["seconds"] > 0
+    assert ("estimate is that of a random one" in streams.err) == (method == "adaptive")
+    assert not (tmp_path / "out").exists()
+
+
 def test_long_commands_say_what_they_do_before_they_do_it(
     made: list[Any], dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

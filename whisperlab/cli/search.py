@@ -14,7 +14,7 @@ import argparse
 from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console, counted, percent
-from whisperlab.cli.sweep import add_run_arguments, check_out, loaded, running, shared
+from whisperlab.cli.sweep import add_run_arguments, check_out, loaded, running, shared, show_plan
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
 
@@ -37,15 +37,22 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
-    cluster = {"ray": "--ray"} if args.ray else {}
+    cluster = {"ray": "--ray"} if args.ray and not args.dry_run else {}
     arguments.require({"optuna": "search", **cluster, **arguments.speech(args.corpus)})
-    from whisperlab.experiments import search
+    from whisperlab.experiments import search, sweep
 
     space = search.Space.from_json(args.space)
-    check_out(args)
+    if not args.dry_run:
+        check_out(args)
     recordings = arguments.recordings(args)
     search.check_recordings(recordings)
     model, digest = loaded(args, recordings, console)
+    if args.dry_run:
+        configs = search.sample(space, args.trials, seed=args.seed, shared=shared(args, recordings))
+        if args.method == "adaptive":
+            console.note("an adaptive search chooses by its results; this estimate is that of a random one")
+        show_plan(args, console, sweep.plan(configs, recordings, digest), model)
+        return
     limits = {"trials": args.trials, "method": args.method, "seed": args.seed}
     with running(args, model, digest, console) as options:
         result = search.search(space, recordings, args.out, shared=shared(args, recordings), **limits, **options)

@@ -62,7 +62,6 @@ def add_arguments(parser: Parser) -> None:
     add("--keys", text, type=comma_list, default=["rounded"], metavar="KEY,KEY")
     add("--shadow-rate", "share of cache hits that are checked", type=arguments.share, default=0.2, metavar="0.2")
     parser.flag("--no-decode", "language-ID only: no text, much faster")
-    parser.flag("--dry-run", "print the planned runs and a time estimate from a short probe")
     text = "only convert the results.jsonl of an earlier version in DIR to results.sqlite"
     add("--import", text, dest="import_from", type=Path, metavar="DIR")
 
@@ -80,6 +79,7 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     text = "skip the tasks that DIR holds, except those whose process died; give the other options again"
     parser.flag("--resume", text)
     parser.flag("--retry-failed", "resume, and run failed tasks again")
+    parser.flag("--dry-run", "print the planned runs and a time estimate from a short probe")
     text = "worker processes, each with --threads (default: none; with --ray one per processor)"
     add("--workers", text, type=positive_int, metavar="N")
     arguments.add_threads_argument(parser)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     configurations = grid(args, recordings).configurations()
     model, digest = loaded(args, recordings, console)
     if args.dry_run:
-        _show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
         return
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
@@ -198,7 +198,7 @@ def check_out(args: argparse.Namespace) -> None:
         raise SweepError(f"{store} holds results already: --resume continues it, --out takes another folder")
 
 
-def _show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> None:
+def show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task], model: Weights) -> None:
     """Print the planned runs, the estimate of their time, and the audio that it was measured on."""
     from whisperlab.experiments import cost, results_store, sweep
 

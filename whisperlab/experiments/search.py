@@ -137,6 +137,10 @@ class Space:
     def propose(self, trial: optuna.Trial) -> dict[str, JsonValue]:
         return {name: axis.suggest(trial, name) for name, axis in self.options.items()}
 
+    def config(self, values: Values, shared: Json | None = None) -> TranscriberConfig:
+        """The configuration of the ``shared`` options, the fixed options and these values."""
+        return TranscriberConfig.from_json({**(shared or {}), **self.configuration(values)})
+
     def configuration(self, values: Values) -> dict[str, JsonValue]:
         """The fixed options and these values, nested by group."""
         return nested({**self.fixed, **values})
@@ -249,9 +253,7 @@ def search(
         size = min(trials - len(made), trials if method == "random" else BATCH)
         if not (proposals := _proposals(study, space, known, size)):
             break
-        configs = [
-            TranscriberConfig.from_json({**(shared or {}), **space.configuration(values)}) for _, values in proposals
-        ]
+        configs = [space.config(values, shared) for _, values in proposals]
         outcome = run_sweep(configs, recordings, out, **options)
         found, ran = found + outcome.found, ran + outcome.ran
         with open_store(out) as store:
@@ -267,6 +269,11 @@ def search(
     if len(made) < trials:
         say(f"no new proposal after {len(made)} configurations: the search ends before {trials} trials")
     return SearchResult(tuple(made), found, ran)
+
+
+def sample(space: Space, trials: int, *, seed: int = 0, shared: Json | None = None) -> list[TranscriberConfig]:
+    """The configurations of a random search, to estimate the time of any search."""
+    return [space.config(values, shared) for _, values in _proposals(_study("random", seed), space, set(), trials)]
 
 
 def check_recordings(recordings: Sequence[Recording]) -> None:
