@@ -307,7 +307,7 @@ def run_task(
             reference=recording.reference,
             audio_path=recording.audio_path,
             audio_options={"offset": recording.offset},
-            progress=progress,
+            progress=progress or (lambda _: None),
         )
         score = score_trace(trace)
         return {
