@@ -104,10 +104,10 @@ def _start(command: dict[str, Any]) -> int:
         os.environ.update(command["env"])
         if command["packaged"]:
             _pretend(command["packaged"])
+        faulthandler.dump_traceback_later(HANGS_S, exit=True)  # a thread, so before the memory is limited
         if command["memory"] is not None:
             limit = _virtual_bytes() + command["memory"]
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        faulthandler.dump_traceback_later(HANGS_S, exit=True)
         code = _work(command["run"])
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -133,7 +133,10 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
     from traitlets.config import Config
 
     try:
-        private = Config(KernelManager={"transport": "ipc"})  # TCP is open to all users of the machine
+        private = Config(
+            KernelManager={"transport": "ipc"},  # TCP is open to all users of the machine
+            NotebookClient={"shutdown_kernel": "immediate"},  # an interrupt first would print an error now and then
+        )
         paths = str(notebook), str(executed)
         execute_notebook(*paths, dict(values), progress_bar=sys.stderr.isatty(), cwd=str(folder), config=private)
     except PapermillExecutionError as error:
