@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 CHUNK = SAMPLE_RATE // 10
 HERE = str(Path(whisperlab.__file__).parent)
-often = in_short_and_at_length("interrupts", 8, 1000)
+often = in_short_and_at_length("interrupts", 4, 1000)
 
 Work = Callable[[], object]
 

@@ -291,6 +291,7 @@ def test_two_ray_nodes_give_the_records_of_one_process(
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
 
 
+@pytest.mark.slow  # the same with processes is part of every run
 def test_a_ray_worker_that_dies_is_replaced_and_its_task_done(cluster: Any, tmp_path: Path) -> None:
     found: dict[int, Any] = dict(ray_cluster(partial(deadly, str(tmp_path)), cluster.address, 2, range(6)))
     assert isinstance(found.pop(4), Lost)
