@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +253,7 @@ for _ in range(50):
 
 @pytest.mark.browser
 def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(browser: Any, lab: tuple[str, Path]) -> None:
-    import nbformat
-
-    address, folder = lab
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(made, folder / "lab.ipynb")
-    page = _notebook_page(browser, address, "lab.ipynb")
+    page = _notebook_page(browser, lab, "lab.ipynb", CELLS)
     _run_all(page)
     page.wait_for_selector("text=dropped samples", timeout=120_000)
     assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
@@ -278,20 +272,15 @@ def test_the_stop_button_keeps_what_was_heard_and_the_cell_runs_again(
     browser: Any, lab: tuple[str, Path], few_weights: Path
 ) -> None:
     """The button of a real JupyterLab, during the live view; then the same cell again, on less audio, to its end."""
-    import nbformat
-
     from whisperlab.data.audio_files import write_wav
 
-    address, folder = lab
+    _, folder = lab
     noise = np.random.default_rng(0).normal(0, 0.1, 600 * SAMPLE_RATE).astype(np.float32)
     write_wav(folder / "long.wav", noise)
     source = STREAM.format(audio=str(folder / "long.wav"), model=str(few_weights))
     # The first run gets all 600 s, each later run one second.
     cells = ["SECONDS = 1.0 if 'SECONDS' in globals() else 600.0", source, "result.trace.heard_s < 600, result.stopped"]
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(made, folder / "stop.ipynb")
-    page = _notebook_page(browser, address, "stop.ipynb")
+    page = _notebook_page(browser, lab, "stop.ipynb", cells)
     _run_all(page)
     page.wait_for_selector("text=/of 600 s received/", timeout=120_000)
     page.click("[data-command='notebook:interrupt-kernel']")
@@ -306,8 +295,14 @@ def test_the_stop_button_keeps_what_was_heard_and_the_cell_runs_again(
     page.close()
 
 
-def _notebook_page(browser: Any, address: str, name: str) -> Any:
+def _notebook_page(browser: Any, lab: tuple[str, Path], name: str, cells: Sequence[str]) -> Any:
     """A notebook, open and ready to run, in a workspace of its own: the default one opens earlier notebooks again."""
+    import nbformat
+
+    address, folder = lab
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, folder / name)
     page = browser.new_page()
     page.goto(address.replace("/lab?", f"/lab/workspaces/{Path(name).stem}/tree/{name}?"), timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)

@@ -31,9 +31,8 @@ class StreamExporter:
 
     def __init__(self, stream: str | None = None) -> None:
         check_type("stream", stream, str | None)
-        self.stream = (
-            stream  # value of the label ``stream``; streams without one that are exported together get numbers
-        )
+        # Value of the label ``stream``. Streams without one that are exported together get numbers.
+        self.stream = stream
         self._sources: dict[str, weakref.WeakMethod[Source]] = {}
 
     def own_families(self) -> Iterator[Metric]:
