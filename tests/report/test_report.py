@@ -854,10 +854,7 @@ def test_no_best_configuration_is_named_from_two_recordings(report: SweepReport)
     told = search_section(report.results)
     assert told is not None
     assert told.front is None
-    assert (
-        "words wrong was measured on too few recordings for that (n = 2 recordings; it takes at least 3)"
-        in (told.about[0])
-    )
+    assert "that takes at least 3 recordings (n = 2 recordings)" in (told.about[0])
     page = report.html()
     assert "No best configuration is named" in page
     assert "Importance of options" not in page

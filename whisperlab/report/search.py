@@ -83,7 +83,7 @@ def search_section(results: Results) -> SearchSection | None:
     if len(runs) < FEWEST or len(options) < 2 or len(objectives) < 2:
         return None
     left_out = _left_out(results, runs)
-    if noise := [told for one in objectives[:2] if (told := _noise(one, runs))]:
+    if noise := dict.fromkeys(told for one in objectives[:2] if (told := _noise(one, runs))):
         return SearchSection((f"No best configuration is named: {'; '.join(noise)}.", *left_out))
     runs = sorted(runs, key=lambda result: [objective.value(result) for objective in objectives])
     on_front = pareto_front(np.transpose([objective.of(runs) for objective in objectives]).tolist())
@@ -160,7 +160,7 @@ def _noise(objective: Objective, runs: Results) -> str:
         return ""
     n = f"n = {many(found.n, 'recording')}"
     if found.n < LEAST_UNITS:
-        return f"{objective.name} was measured on too few recordings for that ({n}; it takes at least {LEAST_UNITS})"
+        return f"that takes at least {LEAST_UNITS} recordings ({n})"
     value, low, high = map(objective.show, (found.value, found.low, found.high))
     needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
     return (
