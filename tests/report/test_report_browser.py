@@ -42,9 +42,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def visit(browser: Browser, report: Path) -> Iterator[Visit]:
-    with opened(browser, report, viewport=DESKTOP, color_scheme="light") as visit:
+def visit(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Visit]:
+    viewport, theme = getattr(request, "param", (DESKTOP, "light"))
+    with opened(browser, report, viewport=viewport, color_scheme=theme) as visit:
         yield visit
+
+
+everywhere = pytest.mark.parametrize(
+    "visit", [(DESKTOP, "light"), (PHONE, "dark")], indirect=True, ids=["desktop, light", "phone, dark"]
+)
 
 
 def background(page: Page) -> str:
@@ -142,6 +148,7 @@ def test_the_runs_download_as_csv_with_formulas_disarmed(visit: Visit) -> None:
     assert {float(row["hit_rate"]) for row in rows if row["hit_rate"]} > {0.0}
 
 
+@everywhere
 def test_a_click_on_the_timeline_plays_from_there(visit: Visit) -> None:
     article = visit.page.locator("article").first
     audio = article.locator("audio")
@@ -167,6 +174,7 @@ def test_a_click_on_the_timeline_plays_from_there(visit: Visit) -> None:
     assert at == pytest.approx(wanted, abs=0.6)
 
 
+@everywhere
 def test_a_pointer_over_a_word_shows_it(visit: Visit) -> None:
     figure = visit.page.locator("article figure.chart").first
     figure.locator(".live .mark-rect path").nth(3).hover(force=True)
@@ -177,6 +185,7 @@ def test_a_pointer_over_a_word_shows_it(visit: Visit) -> None:
     assert "from (s)" in text
 
 
+@everywhere
 def test_shift_and_the_wheel_zoom_into_the_timeline(visit: Visit) -> None:
     figure = visit.page.locator("article figure.chart").first
     figure.scroll_into_view_if_needed()
@@ -190,6 +199,7 @@ def test_shift_and_the_wheel_zoom_into_the_timeline(visit: Visit) -> None:
     assert after[1] - after[0] < before[1] - before[0]
 
 
+@everywhere
 def test_a_pointer_names_a_configuration_and_a_click_selects_its_row(visit: Visit) -> None:
     point = visit.page.locator("#tradeoff .live .mark-symbol path").first
     point.scroll_into_view_if_needed()
@@ -203,6 +213,7 @@ def test_a_pointer_names_a_configuration_and_a_click_selects_its_row(visit: Visi
     assert (chosen.locator("td").first.text_content() or "").strip() in tooltip.inner_text().replace("\n", " ")
 
 
+@everywhere
 def test_a_box_on_parallel_coordinates_selects_the_lines_through_it(visit: Visit) -> None:
     figure = visit.page.locator("figure#parallel")
     figure.scroll_into_view_if_needed()
@@ -222,6 +233,7 @@ def test_a_box_on_parallel_coordinates_selects_the_lines_through_it(visit: Visit
     assert visit.page.locator("#configurations tr.chosen").count() == len(picked)
 
 
+@everywhere
 def test_a_heat_map_tells_n_and_interval(visit: Visit) -> None:
     cell = visit.page.locator("figure[id^='false-'] .live .mark-rect path").first
     cell.scroll_into_view_if_needed()
@@ -232,6 +244,7 @@ def test_a_heat_map_tells_n_and_interval(visit: Visit) -> None:
     assert "95 % interval" in tooltip.inner_text()
 
 
+@everywhere
 def test_rows_are_filtered_and_grouped(visit: Visit) -> None:
     visit.page.locator("summary", has_text="runs").last.click()
     section = visit.page.locator("#all-runs")
@@ -246,6 +259,7 @@ def test_rows_are_filtered_and_grouped(visit: Visit) -> None:
     assert sum(counts) == shown
 
 
+@everywhere
 def test_a_term_explains_itself_to_pointer_and_keyboard(visit: Visit) -> None:
     term = visit.page.locator("abbr.term", has_text="hit rate").first
     term.focus()
@@ -320,9 +334,11 @@ def test_measures_stand_beside_those_of_the_baseline(visit: Visit) -> None:
     assert visit.page.locator("#comparison").is_visible()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_serious_stands_in_the_way_of_anybody(browser: Browser, report: Path, theme: Any) -> None:
-    with opened(browser, report, viewport=DESKTOP, color_scheme=theme, bypass_csp=True) as visit:
+@pytest.mark.parametrize("theme,viewport", [("light", DESKTOP), ("dark", DESKTOP), ("dark", PHONE)])
+def test_nothing_serious_stands_in_the_way_of_anybody(
+    browser: Browser, report: Path, theme: Any, viewport: Any
+) -> None:
+    with opened(browser, report, viewport=viewport, color_scheme=theme, bypass_csp=True) as visit:
         assert visit.grave() == []
 
 
