@@ -337,8 +337,14 @@ def test_unchecked_and_thinly_checked_hits_are_warned_of() -> None:
 
 
 def test_enough_of_everything_needs_no_warning() -> None:
-    many = [{**row(100, 50, checked=90), "recording": f"scene-{n}"} for n in range(5)]
+    many = [{**row(100, 50, checked=40), "recording": f"scene-{n}"} for n in range(5)]
     assert warnings(results(many), 5) == ()
+
+
+def test_times_that_include_many_checks_are_warned_of() -> None:
+    many = [{**row(100, 50, checked=90), "recording": f"scene-{n}"} for n in range(5)]
+    (told,) = warnings(results(many), 5)
+    assert told.startswith("More than half of the hits were recomputed")
 
 
 def test_a_missing_trace_costs_its_timeline_and_is_warned_of(rows: list[dict[str, Any]], folder: Path) -> None:
