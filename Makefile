@@ -28,8 +28,8 @@ demo: ## set-up, real weights and speech, the first reports in about five minute
 	@started=$$(date +%s); $(MAKE) --no-print-directory environment && \
 		$(BIN)/python -m benchmarks.demo --reports $(REPORTS) --set-up-s $$(($$(date +%s) - started))
 
-demo-full: ## the demo with every notebook and a larger sweep (about 20 minutes)
-	@echo "make demo-full: set-up, a larger sweep, every notebook. About 20 minutes; the first time also downloads 2 GB."
+demo-full: ## the demo with every notebook and a larger sweep (about half an hour)
+	@echo "make demo-full: set-up, a larger sweep, every notebook. About half an hour; the first time also downloads 2 GB."
 	@started=$$(date +%s); $(MAKE) --no-print-directory environment && \
 		$(BIN)/python -m benchmarks.demo --full --reports $(REPORTS) --set-up-s $$(($$(date +%s) - started))
 

@@ -134,7 +134,7 @@ FULL_GRID = (
 def steps(reports: Path, full: bool) -> list[Step]:
     """The steps in the order in which their pages are read."""
     first = [Step("weights and speech", 25, prepare), Step("quickstart", 25, lambda: notebook("01", reports))]
-    grid, seconds = (FULL_GRID, 600) if full else (SMALL_GRID, 60)
+    grid, seconds = (FULL_GRID, 900) if full else (SMALL_GRID, 60)
     cache = Step("cache keys", seconds, lambda: sweep(reports, full, grid))
     own = Step("own recording", 35, lambda: own_audio(reports))
     if not full:
