@@ -60,6 +60,12 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left
 _PRECISION, _GUIDE_KEY = "cache.hash_precision", {"cache.key": "rounded"}
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar without tqdm's own thread: starting one waits forever for lack of memory (see `util.threads`)."""
+
+    monitor_interval = 0
+
+
 @dataclass(slots=True, frozen=True)
 class Grid:
     """The values to try of each option, by dotted name; ``fixed`` are options of all configurations.
@@ -186,7 +192,7 @@ def run_sweep(
         todo = remaining(tasks, store.statuses(keys), retry_failed=retry_failed)
         say(f"{len(tasks)} tasks, {len(tasks) - len(todo)} of them done before, results in {out / STORE}")
         n, seconds = len(todo), sum(task.recording.duration for task in todo)
-        bar = tqdm(total=seconds, desc="sweep", smoothing=0, bar_format=_BAR, disable=not progress)
+        bar = _Bar(total=seconds, desc="sweep", smoothing=0, bar_format=_BAR, disable=not progress)
         done, done_s, failures, peak = 0, 0.0, 0, 0
 
         def advance(within_task_s: float = 0.0) -> None:
