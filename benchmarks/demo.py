@@ -97,11 +97,8 @@ def sweep(reports: Path, full: bool, grids: Sequence[dict[str, Sequence[object]]
     found = load("ivr-five", "test")
     recordings = found[:2] if full else [beginning(found[0], SMALL_S)]
     languages = sorted({language for recording in recordings for language in recording.languages})
-    fixed = {
-        "languages": languages,
-        "decode": False,
-        "cache.shadow_rate": 0.2 if full else 1.0,
-    }  # of few hits all are checked
+    checked = 0.2 if full else 1.0  # few hits: all are checked
+    fixed = {"languages": languages, "decode": False, "cache.shadow_rate": checked}
     configurations = [config for axes in grids for config in Grid(axes, fixed).configurations()]
     out, model = reports / "demo-sweep", load_weights(MODEL)
     run_sweep(

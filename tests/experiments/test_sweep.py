@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from whisperlab.cache import EncoderCache
 from whisperlab.config import TranscriberConfig
@@ -406,6 +407,18 @@ def test_remaining_is_what_a_dry_run_lists(recordings: list[Recording], tmp_path
     assert found == {row["key"]: row["status"] for row in read_rows(tmp_path)}
     assert len(remaining(tasks, found)) == 4
     assert len(remaining(tasks, found, retry_failed=True)) == 6
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_sweep_does_not_wait_for_a_thread_that_never_runs(
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: bool
+) -> None:
+    """For lack of memory a thread can end before its first line: `threading.Thread.start` would wait forever."""
+    monkeypatch.setattr(tqdm, "monitor", None)  # an earlier bar may have started it
+    monkeypatch.setattr("threading._start_new_thread", lambda *_: None)
+    assert sweep(recordings[:1], tmp_path, Refusing, progress=progress).ran
+    assert tqdm.monitor is None
 
 
 @pytest.mark.filterwarnings("error")
