@@ -140,21 +140,31 @@ def test_totals_follow_every_change_of_the_rows(tmp_path: Path) -> None:
         assert len(store.sql("select * from totals")) == len(anew)
 
 
-def test_a_store_of_the_first_layout_is_read_and_gets_totals_when_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [1, 2])
+def test_a_store_of_an_earlier_layout_is_read_and_converted_when_written(tmp_path: Path, layout: int) -> None:
     write(tmp_path, *sweep_rows(tmp_path / "made"))
-    with sqlite3.connect(tmp_path / STORE) as connection:
-        for event in ("insert", "delete", "update"):
-            connection.execute(f"drop trigger totals_{event}")
-        connection.execute("drop table totals")
-        connection.execute("create index results_status on results (key, status)")
-        connection.execute("pragma user_version = 1")
     with open_store(tmp_path) as store:
-        before = store.totals()
+        today = store.totals()
+    with sqlite3.connect(tmp_path / STORE) as connection:
+        if layout == 1:
+            for event in ("insert", "delete", "update"):
+                connection.execute(f"drop trigger totals_{event}")
+            connection.execute("drop table totals")
+            connection.execute("create index results_status on results (key, status)")
+        else:
+            connection.execute("alter table totals drop column processor_s")
+        connection.execute("alter table results drop column processor_s")
+        connection.execute(f"pragma user_version = {layout}")
+    with open_store(tmp_path) as store:
+        assert store.totals() == [{**line, "processor_s": None} for line in today]
+        assert store.sql("select count(*), count(processor_s) from runs") == [(len(store), 0)]
+        store.to_parquet(tmp_path / "old.parquet")
     write(tmp_path)
     with open_store(tmp_path) as store:
-        assert store.sql("pragma user_version") == [(2,)]
-        assert len(store.sql("select * from totals")) == len(before)
-        assert store.totals() == before
+        assert store.sql("pragma user_version") == [(3,)]
+        assert len(store.sql("select * from totals")) == len(today)
+        assert store.totals() == today
+        assert all(line["processor_s"] > 0 for line in today)
         assert not store.sql("select 1 from sqlite_master where name = 'results_status'")
 
 

@@ -110,7 +110,7 @@ def test_a_result_tells_switches_and_rates_with_units() -> None:
 def test_a_sweep_shows_itself(excerpt: Path) -> None:
     options: dict[str, Any] = {"decode": False, "language_id__hop_ms": 1000, "cache__shadow_rate": 1.0}
     keys = sweep({"cache.size": [0, 50]}, load(str(excerpt), "test"), **options)
-    assert list(keys.table["configuration"]) == ["0 entries", "50 entries"]
+    assert list(keys.table["configuration"]) == ["no cache", "50 entries"]
     assert "wrong language, frames (%)" in keys.table.columns
     assert keys.heatmap("hit_rate").spec is not None
     assert "Only 1 recording" in " ".join(keys.limits())

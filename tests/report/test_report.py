@@ -34,7 +34,7 @@ from whisperlab.report import SweepReport, counts, from_rows, from_traces, recor
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.charts import outcomes_figure
-from whisperlab.report.counts import CacheCounts, Result, measured_alike, varying
+from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Result, config_name, measured_alike, varying
 from whisperlab.report.figure import INK, Figure
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import vega_script
@@ -295,10 +295,27 @@ def test_the_errors_of_text_and_of_frames_have_a_column_and_a_sentence_each(fold
 
 
 def test_one_configuration_has_one_speed_and_the_guide_is_named_once(small: SweepReport) -> None:
-    (speed,) = (sentence for sentence in small.findings if "per second of audio" in sentence)
-    assert speed.startswith("Real-time factor (wall seconds per second of audio): 0.60")
+    wall, processor = (sentence for sentence in small.findings if "per second of audio" in sentence)
+    assert wall.startswith("Real-time factor (wall seconds per second of audio): 0.60")
+    assert processor == "Processor seconds per second of audio, which other programs hardly change: 0.50."
     told = " ".join(small.findings)
     assert told.count("The guide is the performance guide for streaming Whisper (docs/guide.md).") == 1
+
+
+def test_a_name_leaves_out_what_has_no_effect() -> None:
+    options = (KEY, PRECISION, SIZE)
+    named = [config_name(flat(configuration(*one)), options) for one in (("similar", 6, 50), ("rounded", 6, 0))]
+    assert named == ["similar · 50 entries", "rounded · precision 6 · no cache"]
+
+
+def test_processor_time_has_a_column_unless_a_run_lacks_it() -> None:
+    traces = [make_trace("scene", ("en", "es"), config=configuration(), wrong=0.0, seed=n) for n in range(2)]
+    rows = [make_row(trace, corpus="c") | {"key": str(n), "processor_s": n + 1.0} for n, trace in enumerate(traces)]
+    for told, known in ((rows, True), ([rows[0], {**rows[1], "processor_s": None}], False)):
+        report = from_rows(told)
+        (result,) = report.results
+        assert (result.processor_factor == pytest.approx(3 / result.sums["duration_s"])) is known
+        assert ("Real-time factor (processor)" in report.html()) is known
 
 
 def test_language_errors_of_text_and_of_frames_are_not_set_against_each_other() -> None:

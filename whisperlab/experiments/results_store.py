@@ -46,7 +46,7 @@ TRACES = "traces"
 # something else, so the next sweep runs it again.
 STATUSES = ("ok", "failed", "died")
 SCHEMA = 2  # of a row. 1 (or none): option names of before `TranscriberConfig`
-LAYOUT = 2  # of the tables, in SQLite's user_version. 1: without ``totals``
+LAYOUT = 3  # of the tables, in SQLite's user_version. 1: without ``totals``. 2: without ``processor_s``
 
 
 class Row(TypedDict, total=False):
@@ -88,6 +88,7 @@ _COUNTED = ("hits", "misses", "silence", "repeat", "similar", "checked", "false_
 COLUMNS = {
     **dict.fromkeys(("key", "recording", "corpus", "split", "status", "error", "version", "created"), "text"),
     **dict.fromkeys(("duration_s", "compute_s", "response_p95_s", "chunk_p95_ms", "language_id_p95_ms"), "real"),
+    "processor_s": "real",
     "self_cost_ns": "real",  # what one measurement adds
     **dict.fromkeys(("peak_rss_bytes", "threads"), "integer"),
     # of the encoder cache: hits by cause are silence, repeat and similar; checked hits were recomputed
@@ -116,6 +117,7 @@ TOTALS = {
     "n_recordings": "count(distinct recording)",
     **{name: f"sum({name})" for name, kind in COLUMNS.items() if kind != "text" and name not in (*_MAXIMA, "threads")},
     **{name: f"max({name})" for name in _MAXIMA},
+    "processor_s": "case when count(processor_s) = count(*) then sum(processor_s) end",  # null if any row lacks it
     "least_threads": "min(threads)",
     "most_threads": "max(threads)",
     "known_threads": "count(threads)",
@@ -149,13 +151,25 @@ begin delete from operations where id = old.id; delete from documents where id =
 create view runs as select * from results join configurations using (config_id);
 """
 _TOTALS_TABLE = f"""
-drop index if exists results_status;
 create table totals (config_id integer primary key, {", ".join([*TOTALS][1:])});
 create trigger totals_insert after insert on results begin delete from totals where config_id = new.config_id; end;
 create trigger totals_delete after delete on results begin delete from totals where config_id = old.config_id; end;
 create trigger totals_update after update on results
 begin delete from totals where config_id in (old.config_id, new.config_id); end;
 pragma user_version = {LAYOUT};
+"""
+# From an earlier layout to this one. Readers of a store that no sweep has converted see `_VIEWS_OF_OLD`.
+_CONVERSION = f"""
+drop index if exists results_status;
+drop trigger if exists totals_insert; drop trigger if exists totals_delete; drop trigger if exists totals_update;
+drop table if exists totals;
+alter table results add column processor_s real;
+update results set processor_s = (select row ->> '$.processor_s' from documents where documents.id = results.id);
+{_TOTALS_TABLE}
+"""
+_VIEWS_OF_OLD = """
+create temp view results as select *, null as processor_s from main.results;
+create temp view runs as select * from results join configurations using (config_id);
 """
 
 
@@ -200,7 +214,7 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
     def totals(self, where: str = "true", parameters: Sequence[object] = ()) -> list[Json]:
         """`TOTALS` of the finished rows of each configuration; ``where`` is an SQL condition on ``results``."""
         query = _POOLED.format(where)
-        if where == "true" and self._has_totals():
+        if where == "true" and not self._is_old():
             query = f"select * from totals union all {_POOLED.format(_MISSING)}"
         return [dict(zip(TOTALS, line, strict=True)) for line in self.sql(query, parameters)]
 
@@ -209,8 +223,8 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
         with self._explained("cannot add totals: "), self.connection:
             self.connection.execute(f"insert into totals {_POOLED.format(_MISSING)}")
 
-    def _has_totals(self) -> bool:
-        return bool(self.sql("select 1 from sqlite_master where name = 'totals'"))
+    def _is_old(self) -> bool:
+        return self.sql("pragma user_version") < [(LAYOUT,)]
 
     def rows(self, where: str = "true", parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Whole rows in the order in which their tasks first ran; ``where`` is an SQL condition on ``runs``."""
@@ -299,11 +313,15 @@ def open_store(folder: str | Path) -> ResultsStore:
         raise SweepError(f"{folder} holds no results of a sweep (no {STORE})")
     uri = path.absolute().as_uri()
     try:
-        return _opened(f"{uri}?mode=ro", path)
+        store = _opened(f"{uri}?mode=ro", path)
     except SweepError:
         if path.with_name(f"{STORE}-wal").exists():
             raise
-        return _opened(f"{uri}?immutable=1", path)  # the folder is read-only
+        store = _opened(f"{uri}?immutable=1", path)  # the folder is read-only
+    if store._is_old():
+        with store._explained():
+            store.connection.executescript(_VIEWS_OF_OLD)
+    return store
 
 
 @contextmanager
@@ -320,9 +338,9 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
             with _opened(path.absolute().as_uri(), path) as store:
                 store.sql("pragma journal_mode = wal")
                 store.sql("pragma synchronous = full")  # a commit is on disk when it returns
-                if not store._has_totals():
+                if store._is_old():
                     with store._explained("cannot be converted: "):
-                        store.connection.executescript(f"begin; {_TOTALS_TABLE} commit;")
+                        store.connection.executescript(f"begin; {_CONVERSION} commit;")
                 yield store
                 with suppress(SweepError):  # without them a report adds up the rows itself
                     store._complete_totals()

@@ -31,6 +31,7 @@ KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "
 
 WRONG_TEXT, WRONG_FRAMES = "wrong language, text", "wrong language, frames"
 
+_WITHOUT_PRECISION = ("span", "similar")  # keys that ignore the hash precision
 _PLAIN_NAMES = {SIZE: "{} entries", PRECISION: "precision {}", KEY: "{}", HOP: "hop {} ms"}
 _UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "duration_s", "response_p95_s")
 
@@ -168,8 +169,13 @@ class Result:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of computing / seconds of audio."""
+        """Wall seconds of computing / seconds of audio."""
         return ratio(self.sums["compute_s"] or 0.0, self.sums["duration_s"])
+
+    @property
+    def processor_factor(self) -> float | None:
+        """Processor seconds / seconds of audio; other programs hardly affect it. None where a run did not measure."""
+        return ratio(self.sums["processor_s"], self.sums["duration_s"])
 
     @property
     def threads(self) -> int | None:
@@ -299,8 +305,10 @@ def config_name(config: Json, options: Sequence[str]) -> str:
     >>> config_name({"cache.key": "rounded", "cache.hash_precision": 6}, ("cache.key", "cache.hash_precision"))
     'rounded · precision 6'
     """
-    known = [name for name in options if config.get(name) is not None]
-    return " · ".join(_PLAIN_NAMES.get(name, name + " {}").format(config[name]) for name in known) or "as configured"
+    unused = {PRECISION} if config.get(KEY) in _WITHOUT_PRECISION else set()
+    known = {name: config[name] for name in options if config.get(name) is not None and name not in unused}
+    names = {**_PLAIN_NAMES, SIZE: "no cache"} if config.get(SIZE) == 0 else _PLAIN_NAMES
+    return " · ".join(names.get(name, name + " {}").format(value) for name, value in known.items()) or "as configured"
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:

@@ -6,7 +6,7 @@ rate alone does not show whether the advice is good, so every sentence about hit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result, many, percent
 from whisperlab.util.statistics import LEAST_UNITS
@@ -173,16 +173,23 @@ def _size(result: Result) -> int:
 
 
 def _running(results: Sequence[Result]) -> Iterator[str]:
-    timed = [(factor, result) for result in results if (factor := result.real_time_factor)]
-    if timed:
-        ends = [end(timed, key=lambda each: each[0]) for end in (min, max)][: min(len(timed), 2)]
-        told = " to ".join(
-            f"{factor:.2f}{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
-            for factor, result in ends
-        )
+    wall, busy = (_ends(results, factor) for factor in (lambda r: r.real_time_factor, lambda r: r.processor_factor))
+    if wall:
         peak = max(result.sums["peak_rss_bytes"] or 0 for result in results)
         memory = f"; the highest peak of resident memory was {peak / 2**20:,.0f} MiB" if peak else ""
-        yield f"Real-time factor (wall seconds per second of audio): {told}{memory}."
+        yield f"Real-time factor (wall seconds per second of audio): {wall}{memory}."
+    if busy:
+        yield f"Processor seconds per second of audio, which other programs hardly change: {busy}."
+
+
+def _ends(results: Sequence[Result], factor: Callable[[Result], float | None]) -> str:
+    """The least and the largest factor with their configurations; empty if none has one."""
+    timed = [(value, result) for result in results if (value := factor(result))]
+    ends = [end(timed, key=lambda each: each[0]) for end in (min, max)] if timed else []
+    return " to ".join(
+        f"{value:.2f}{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
+        for value, result in ends[: len(timed)]
+    )
 
 
 def _units(n_recordings: int) -> str:

@@ -219,6 +219,7 @@ def _row_of(key: str, trace: Trace) -> Row:
         "statistics": trace.statistics,
         "duration": trace.duration,
         "compute_s": trace.compute_s,
+        "processor_s": trace.processor_s,
         "response_p95_s": response_p95(trace),
         "peak_rss_bytes": trace.events[-1]["peak_rss_bytes"],
         "threads": (trace.config.get("compute") or {}).get("threads"),

@@ -129,6 +129,7 @@ _ERRORS = {
 _WORDS = "Word errors / words (characters in unspaced scripts)"
 _RESPONSE = "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording"
 _FACTOR = "Wall seconds of computing / seconds of audio; below 1 keeps up with live speech"
+_PROCESSOR = "Processor seconds / seconds of audio; other programs on the machine hardly change it"
 
 _NAME: Column[Result] = Column("Configuration", "The options that vary", lambda r: r.name)
 _FALSE: Column[Result] = Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _checked)
@@ -148,6 +149,7 @@ RESULT_COLUMNS: tuple[Column[Result], ...] = (
     Column("Switch F1 (1 s)", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
     Column("Decision delay", _DELAY, lambda r: r.decision_delay(), "{:.1f} s".format),
     _WRONG,
+    Column("Real-time factor (processor)", _PROCESSOR, lambda r: r.processor_factor, "{:.2f}".format),
     Column("Real-time factor (wall)", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
     Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
     Column("Response p95", _RESPONSE, lambda r: r.sums["response_p95_s"], "{:.2f} s".format),
@@ -190,6 +192,7 @@ _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ..
     ("decision delay of the found, median, s", lambda r: r.decision_delay(of_found=True), "{:.2f}".format),
     ("hit rate", lambda r: r.cache.hit_rate, percent),
     ("false-hit rate", lambda r: r.cache.false_hit_rate, percent),
+    ("real-time factor (processor)", lambda r: r.processor_factor, "{:.2f}".format),
     ("real-time factor (wall)", lambda r: r.real_time_factor, "{:.2f}".format),
     ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
     ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
