@@ -238,6 +238,7 @@ def test_json_prints_one_document_per_audio_and_nothing_else(
         "end_time": 2.0,
         "is_final": True,
         "confidence": 0.9,
+        "words": [],
     }
     assert first["switches"][0] == {"time": 1.0, "from": "en", "to": "es", "decided_at": 1.5}
     assert first["statistics"]["lid"]["share"] is None

@@ -38,10 +38,11 @@ from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Result, 
 from whisperlab.report.figure import INK, Figure
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import vega_script
-from whisperlab.report.recording import FIXED, describe, detected_languages, language_colours, words
+from whisperlab.report.recording import FIXED, describe, detected_languages, language_colours
 from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
 from whisperlab.report.tables import RESULT_COLUMNS, milliseconds, table
+from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, SweepError
 from whisperlab.util.options import flat
@@ -632,13 +633,17 @@ def test_a_timeline_shows_true_languages_above_detected_languages() -> None:
     assert row_of(timeline(trace), 2.5) == row_of(timeline(trace), 1.6) == ["en", "es", "ru"]
 
 
-def test_a_word_on_the_timeline_has_its_share_of_the_segment() -> None:
+def test_a_word_on_the_timeline_has_its_own_time_or_its_share_of_the_segment() -> None:
     trace = make_trace("a", ("en",), config=configuration(), wrong=0.0)
     segment = trace.segments[0]
-    found = words(segment)
-    assert [word for _, _, word in found] == segment.text.split()
-    assert (found[0][0], found[-1][1]) == (segment.start_time, pytest.approx(segment.end_time))
-    assert {word for *_, word in found} <= {value.get("text") for value in values(timeline(trace))}
+    found = timed_words(segment)
+    assert [word.word.strip() for word in found] == segment.text.split()
+    assert (found[0].start, found[-1].end) == (segment.start_time, pytest.approx(segment.end_time))
+    assert {word.word.strip() for word in found} <= {value.get("text") for value in values(timeline(trace))}
+    timed = {"word": " mine", "start": 0.5, "end": 0.75, "probability": 0.25, "language": "en"}
+    events = tuple({**e, "words": [timed]} if e["kind"] == "segment" else e for e in trace.events)
+    drawn = next(value for value in values(timeline(replace(trace, events=events))) if value.get("text") == "mine")
+    assert (drawn["from (s)"], drawn["to (s)"], drawn["confidence"]) == ("0.5", "0.8", "25%")
 
 
 def test_without_text_the_detected_languages_are_runs_of_the_frames() -> None:

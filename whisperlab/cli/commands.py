@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -55,9 +56,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     args.argv = words
     os.environ.setdefault(*SPIN)
     console = Console(sys.stdout, sys.stderr, args.json, args.quiet)
-    # Output of libraries must not mix with JSON documents.
-    stdout = sys.stderr if args.json else sys.stdout
-    with redirect_stdout(stdout), _logged(console, args.verbose), translate_oom("for this command"):
+    # Output of libraries must not mix with results, which `Console` prints.
+    with (
+        redirect_stdout(io.StringIO() if args.quiet else sys.stderr),
+        _logged(console, args.verbose),
+        translate_oom("for this command"),
+    ):
         languages_as_codes(args)
         return int(args.run(args, console) or 0)
 

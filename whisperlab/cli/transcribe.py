@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser, add_model_arguments, model_options, positive_int
+from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options, positive_int
 from whisperlab.cli.console import Console, LiveText
+from whisperlab.evaluation.transcripts import FORMATS, SubtitleOptions, Transcript, to_text
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
+from whisperlab.util.files import write_atomic
+from whisperlab.util.json_values import to_json
+from whisperlab.util.options import described
 from whisperlab.util.timeline import Span, seconds
 from whisperlab.util.validation import shown
 
@@ -31,7 +36,13 @@ EXAMPLES = (
     "transcribe a.wav b.flac --languages en,es --json > out.jsonl",
     "transcribe call.wav --pace real --trace call.jsonl",
     "transcribe stereo.wav --languages en,es --channel each",
+    "transcribe call.wav --languages en,es -o srt > call.srt",
+    "transcribe calls/*.wav --languages en,es -o srt,ctm --out texts",
 )
+
+
+SUFFIXES = {"textgrid": ".TextGrid"}
+ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for the name of the recording
 
 
 def add_arguments(parser: Parser) -> None:
@@ -45,6 +56,12 @@ def add_arguments(parser: Parser) -> None:
     add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
     add("--pace", text, choices=("fast", "real"), default="fast")
+    names = ", ".join(FORMATS)
+    add("-o --output", f"print this format: {names} or json (several, with commas, need --out)", type=formats)
+    add("--out", "write NAME.FORMAT for each audio file to this folder (format: srt)", type=Path, metavar="DIR")
+    for name, known in described(SubtitleOptions).items():
+        label = f"--{name.replace('_', '-')}"
+        add(label, f"subtitles: {known.meaning}", type=type(known.default), default=known.default, metavar="N")
     add("--trace", "write the trace to this file (with several AUDIO: to this folder)", type=Path, metavar="FILE")
 
 
@@ -57,6 +74,15 @@ def channel(text: str) -> str | int:
     return int(text)
 
 
+def formats(text: str) -> list[str]:
+    """An argument like ``srt,ctm``."""
+    names = comma_list(text)
+    if unknown := [name for name in names if name not in (*FORMATS, "json")]:
+        known = ", ".join((*FORMATS, "json"))
+        raise argparse.ArgumentTypeError(f"unknown format {shown(unknown[0])} (choose from {known})")
+    return names
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed.
 
@@ -66,9 +92,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import write_trace
 
-    if args.language and args.languages:
-        args.parser.error("--language is the only language, --languages the possible ones: give one of them")
-    paths = trace_paths(args.audio, args.trace)
+    check_options(args)
+    paths, texts = trace_paths(args.audio, args.trace), text_paths(args.audio, args.out)
+    if args.output == ["json"] and not args.out:
+        console, args.output = replace(console, json=True), []
     transcriber: SessionRestartTranscriber | None = None
     unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
@@ -90,6 +117,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
                     transcriber.reset()
                 traces[label] = _capture(transcriber, samples, name, label, args, console)
             console.document(document(name, traces))
+            for format_name in args.output:
+                text = in_format(format_name, name, traces, args)
+                if texts:
+                    write_atomic(Path(f"{texts[number]}{SUFFIXES.get(format_name, f'.{format_name}')}"), text.encode())
+                else:
+                    console.show(text.removesuffix("\n"))
             for label, trace in traces.items():
                 console.note(summary(name if label is None else f"{name} ({label})", trace))
                 if path:
@@ -100,6 +133,29 @@ def run(args: argparse.Namespace, console: Console) -> int:
             failed += 1
             console.error(error)
     return 1 if failed else 0
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Exit with 2 for options that exclude each other. ``--out`` alone means subtitles."""
+    error = args.parser.error
+    args.output = args.output or (["srt"] if args.out else [])
+    if args.language and args.languages:
+        error("--language is the only language, --languages the possible ones: give one of them")
+    if args.json and args.output and not args.out:
+        error("--json and --output both print the result: give one of them, or --out DIR for files")
+    if len(args.output) > 1 and not args.out:
+        error(f"several formats ({', '.join(args.output)}) need --out DIR")
+    if len(args.audio) > 1 and not args.out and {*args.output} & ONE_FILE:
+        error(f"{args.output[0]} holds one recording; for {len(args.audio)} audio files give --out DIR")
+
+
+def in_format(format_name: str, name: str, traces: Mapping[Label, Trace], args: argparse.Namespace) -> str:
+    """The text of one audio file in a format, with the subtitle options of the command line."""
+    if format_name == "json":
+        return f"{json.dumps(to_json(document(name, traces)), ensure_ascii=False)}\n"
+    options = SubtitleOptions(**{known: getattr(args, known) for known in described(SubtitleOptions)})
+    parts = [Transcript(Path(name).stem, t.segments, t.duration, str(label or 1)) for label, t in traces.items()]
+    return to_text(parts, format_name, options)
 
 
 def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
@@ -134,16 +190,30 @@ def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
     """
     if target is None:
         return [None] * len(audio)
-    folder = target if len(audio) > 1 else target.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"--trace {target}: cannot make {folder} ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigurationError(f"--trace {target}: {folder} is not writable")
+    make_folder(target if len(audio) > 1 else target.parent, f"--trace {target}")
     if len(audio) == 1 and not target.is_dir():
         return [target]
     return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
+
+
+def text_paths(audio: list[str], folder: Path | None) -> Sequence[Path]:
+    """The paths of the texts of each audio file, without suffix; with a number where files have the same name."""
+    if folder is None:
+        return []
+    make_folder(folder, f"--out {folder}")
+    stems = [Path(name).stem for name in audio]
+    same = len({*stems}) < len(stems)
+    return [folder / f"{f'{n:03d}-' if same else ''}{stem}" for n, stem in enumerate(stems, 1)]
+
+
+def make_folder(folder: Path, wanted_for: str) -> None:
+    """Make a folder if it is missing, before the work starts; ConfigurationError if that or writing is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{wanted_for}: cannot make {folder} ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigurationError(f"{wanted_for}: {folder} is not writable")
 
 
 def document(name: str, traces: Mapping[Label, Trace]) -> dict[str, object]:
@@ -229,13 +299,15 @@ def _capture(
     from whisperlab.streaming.real_time import OverloadOptions
     from whisperlab.util.audio_arrays import duration_s
 
-    live = LiveText(console, Path(name).name, duration_s(audio))
+    prints_lines = args.out or not args.output
+    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, duration_s(audio))
 
     def show(result: ProcessResult) -> None:
         live.take(result)
         for segment in result.segments:
             live.erase()
-            console.show(line(segment, label, name if len(args.audio) > 1 else None))
+            if prints_lines:
+                console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
     channel = label or (None if args.channel == "mix" else args.channel)
     try:

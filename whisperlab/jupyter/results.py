@@ -20,6 +20,7 @@ from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import match_switches, score_trace, true_switches
 from whisperlab.evaluation.trace import Reference, Trace, write_trace
 from whisperlab.evaluation.trace.recorder import capture
+from whisperlab.evaluation.transcripts import SubtitleOptions
 from whisperlab.experiments.results_store import in_memory, read_rows
 from whisperlab.experiments.sweep import Grid, Outcome, run_sweep, transcriber_maker
 from whisperlab.jupyter.live_view import LiveView
@@ -119,13 +120,21 @@ class StreamResult:
         """The measures of `score_trace`; without a reference it has none."""
         return score_trace(self.trace).rates()
 
+    def to_text(self, format_name: str, options: SubtitleOptions | None = None) -> str:
+        """The final text as ``srt``, ``ctm`` or another of `whisperlab.evaluation.transcripts.FORMATS`."""
+        return self.trace.to_text(format_name, options)
+
+    def to_srt(self, options: SubtitleOptions | None = None) -> str:
+        """The final text as SubRip subtitles."""
+        return self.to_text("srt", options)
+
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
         true = " Dashed lines are true switches." if self.trace.reference else ""
         caption = (
             f"A pointer over a word shows it, a click plays from there; shift and wheel zoom.{true} Triangles are the "
             "decisions that the language has switched. Below: the probability of each language; ticks above it are "
-            "answers of the cache. Times of words are estimates: a segment's time is divided by their lengths."
+            "answers of the cache."
         )
         return replace(timeline(self.trace, caption=caption), sound=sound_uri(self.audio, SOUND_LIMIT))
 

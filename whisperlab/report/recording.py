@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_
 from whisperlab.evaluation.scoring.text import align
 from whisperlab.evaluation.trace import Trace
 from whisperlab.report.figure import CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
-from whisperlab.streaming.results import SessionSegment
+from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.json_values import Json
@@ -261,8 +260,10 @@ def _blocks(trace: Trace, rows: Rows) -> Iterable[Json]:
     for part in trace.reference.segments if trace.reference else ():
         yield _block(part.start, part.end, part.lang, part.text, rows["reference"])
     for segment in trace.segments:
-        for start, end, word in words(segment):
-            yield _block(start, end, segment.language, word, rows["text"], f"{segment.confidence:.0%}")
+        for word in timed_words(segment):
+            yield _block(
+                word.start, word.end, word.language, word.word.strip(), rows["text"], f"{word.probability:.0%}"
+            )
     path = runs(frame_labels(trace.frames))
     for row, text, shown in (("text", "", not trace.segments), ("path", "smoothed frames", "path" in rows)):
         for label in path if shown else ():
@@ -280,15 +281,6 @@ def _box(start: float, end: float, row: Row, **facts: object) -> Json:
 
 def _point(time: float, low: float, **facts: object) -> Json:
     return {"start": round(time, 2), "low": low, **facts}
-
-
-def words(segment: SessionSegment) -> list[tuple[float, float, str]]:
-    """The words of a segment with start and end in seconds: shares of its span by their numbers of characters."""
-    parts = segment.text.split() or [""]
-    lengths = [len(part) + 1 for part in parts]
-    step = (segment.end_time - segment.start_time) / sum(lengths)
-    ends = [segment.start_time + step * sum(lengths[: n + 1]) for n in range(len(parts))]
-    return [(a, b, part) for (a, b), part in zip(pairwise([segment.start_time, *ends]), parts, strict=True)]
 
 
 def _probabilities(trace: Trace, colours: Mapping[str, str]) -> Iterable[Json]:

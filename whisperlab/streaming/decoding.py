@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.text_decoder import DecoderState, TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.streaming.attention import attended, following, repeated_tail, token_starts
+from whisperlab.streaming.results import SegmentWord
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.line_profile import line_profiled
 from whisperlab.util.options import Options, option
@@ -115,6 +116,27 @@ def text_of(words: Words) -> str:
 def confidence_of(words: Words) -> float:
     """Geometric mean of the token probabilities, 0 to 1; 0 for no words."""
     return math.exp(Hypothesis(tuple(words)).log_probability) if words else 0.0
+
+
+def segment_words(words: Words, language: str) -> tuple[SegmentWord, ...]:
+    """Words for a result: punctuation joins the word before it, or after it if a space precedes it, as in ``" (a)"``.
+
+    Times and probability stay those of the letters, because the attention to a full stop is in the pause after it.
+    """
+    found: list[SegmentWord] = []
+    opening = ""
+    for word in words:
+        if is_meaningful(word.text):
+            times = seconds(word.start), seconds(word.end)
+            found.append(SegmentWord(opening + word.text, *times, confidence_of([word]), language))
+            opening = ""
+        elif found and not word.text.startswith(" "):
+            found[-1] = replace(found[-1], word=found[-1].word + word.text)
+        else:
+            opening += word.text
+    if opening and found:
+        found[-1] = replace(found[-1], word=found[-1].word + opening)
+    return tuple(found)
 
 
 @dataclass(slots=True)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 from whisperlab.util import html
 from whisperlab.util.timeline import Span, seconds
+
+
+@dataclass(slots=True, frozen=True)
+class SegmentWord:
+    """A word of a segment, with the space before it as Whisper writes it (``" hello"``; none in Chinese).
+
+    ``start`` and ``end`` are seconds since the stream began, from the cross-attention of the decoder, in steps of 20
+    ms. ``probability`` is the geometric mean of the probabilities of its tokens.
+    """
+
+    word: str
+    start: float
+    end: float
+    probability: float
+    language: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -14,7 +30,8 @@ class SessionSegment:
     """Text in one language with its place in the stream.
 
     Times are seconds since the stream began; ``confidence`` is the geometric mean of the token
-    probabilities, from 0 to 1. A segment with ``is_final`` set never changes again.
+    probabilities, from 0 to 1. A segment with ``is_final`` set never changes again. ``words`` are in time order and do
+    not overlap; they are empty for segments of systems without word times.
     """
 
     text: str
@@ -23,10 +40,24 @@ class SessionSegment:
     end_time: float
     is_final: bool
     confidence: float
+    words: tuple[SegmentWord, ...] = ()
 
     def _repr_html_(self) -> str:
         """The segment as an HTML table, for Jupyter."""
         return html.rows("", _SEGMENT, [_cells(self)])
+
+
+def timed_words(segment: SessionSegment) -> Sequence[SegmentWord]:
+    """The words of a segment; without word times, shares of its span by their numbers of characters."""
+    if segment.words:
+        return segment.words
+    parts = segment.text.split()
+    step = (segment.end_time - segment.start_time) / max(sum(len(part) + 1 for part in parts), 1)
+    ends = accumulate((step * (len(part) + 1) for part in parts), initial=segment.start_time)
+    return [
+        SegmentWord(f" {part}", start, end, segment.confidence, segment.language)
+        for part, (start, end) in zip(parts, pairwise(ends), strict=True)
+    ]
 
 
 @dataclass(slots=True, frozen=True)

@@ -17,7 +17,16 @@ from typing import TypeAlias
 from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.coverage import completed, uncovered
-from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word, confidence_of, is_meaningful, joined, text_of
+from whisperlab.streaming.decoding import (
+    Hypothesis,
+    SpeechDecoder,
+    Word,
+    confidence_of,
+    is_meaningful,
+    joined,
+    segment_words,
+    text_of,
+)
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import LanguageFlag, SessionSegment
 from whisperlab.streaming.switching import MIN_SPEECH, SwitchDetector
@@ -265,7 +274,8 @@ class TextSession:
         if self.context.config.session.prompt_s:
             self._last_text[self.language] = [token for word in words for token in word.tokens], self.final_until
         times = seconds(words[0].start), seconds(words[-1].end)
-        segment = SessionSegment(text, self.language, *times, is_final=True, confidence=confidence_of(words))
+        timed = segment_words(words, self.language)
+        segment = SessionSegment(text, self.language, *times, True, confidence_of(words), timed)
         self.context.results.segments.append(segment)
 
     def _last_words(self, speech: Speech, language: str) -> Sequence[Word]:

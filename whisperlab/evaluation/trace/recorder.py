@@ -174,7 +174,7 @@ def _events(result: ProcessResult, last: ProcessResult) -> Iterator[tuple[str, M
     if result.committed or (result.tentative, result.language) != (last.tentative, last.language):
         yield "text", {name: getattr(result, name) for name in ("committed", "tentative", "language")}
     for segment in result.segments:
-        yield "segment", asdict(segment)
+        yield "segment", {**asdict(segment), "words": [asdict(word) for word in segment.words]}
     if result.load_level != last.load_level:
         yield "load", {"level": result.load_level}
 

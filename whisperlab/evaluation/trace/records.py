@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
-from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SessionSegment, Switch
+from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SegmentWord, SessionSegment, Switch
 from whisperlab.util import validation as fields
 from whisperlab.util.errors import TraceError, brief
 from whisperlab.util.files import atomic_path
@@ -22,6 +22,8 @@ from whisperlab.util.validation import Field, from_json, is_number, shown, wrong
 
 if TYPE_CHECKING:
     import pandas
+
+    from whisperlab.evaluation.transcripts import SubtitleOptions
 
 # Schema of a trace, and the oldest that can be read. 3 added the kinds ``untranscribed`` and ``language_flag``. 4 gave
 # options today's names, in groups, and called the cache key and hit cause ``near`` ``similar``.
@@ -82,6 +84,11 @@ def _is_timing(timing: object) -> bool:
     return not timing.get("count") or timing.keys() >= _TIMED.keys()
 
 
+def _are_words(value: object) -> bool:
+    words = value if isinstance(value, list) else [None]
+    return all(isinstance(word, dict) and word.keys() >= WORD.keys() and not wrong_field(word, WORD) for word in words)
+
+
 def _each(field: Field, names: str) -> dict[str, Field]:
     return dict.fromkeys(names.split(), field)
 
@@ -101,6 +108,7 @@ _SPAN = _CLOCKS | {"start": _TIME, "end": _TIME}
 STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
 SEGMENT = _each(fields.TEXT, "text language") | _each(_TIME, "start_time end_time") | _each(fields.FLAG, "is_final")
 SEGMENT |= {"confidence": fields.NUMBER}
+WORD = _each(fields.TEXT, "word language") | _each(_TIME, "start end") | {"probability": fields.NUMBER}
 SWITCH = {"time": _TIME, "from": fields.TEXT, "to": fields.TEXT, "decided_at": _TIME}
 DOCUMENT = {"audio": fields.TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}  # of `transcribe --json`
 
@@ -130,7 +138,11 @@ LINES: dict[str, dict[str, Field]] = {
     "end": _CLOCKS | {"statistics": STATISTICS, "compute_s": fields.AMOUNT, "peak_rss_bytes": fields.AMOUNT_OR_NULL},
 }
 # Fields that traces of earlier versions lack.
-_OPTIONAL = {"header": {"load_before": fields.AMOUNT_OR_NULL}, "end": {"processor_s": fields.AMOUNT_OR_NULL}}
+_OPTIONAL = {
+    "header": {"load_before": fields.AMOUNT_OR_NULL},
+    "end": {"processor_s": fields.AMOUNT_OR_NULL},
+    "segment": {"words": Field("a list of words with start, end, probability and language", _are_words)},
+}
 
 # ---- records -----------------------------------------------------------------------------------------------
 
@@ -206,7 +218,20 @@ class Trace:
 
     @property
     def segments(self) -> tuple[SessionSegment, ...]:
-        return tuple(SessionSegment(**{name: event[name] for name in SEGMENT}) for event in self.of_kind("segment"))
+        return tuple(
+            SessionSegment(**{name: event[name] for name in SEGMENT}, words=_words(event))
+            for event in self.of_kind("segment")
+        )
+
+    def to_text(self, format_name: str, options: SubtitleOptions | None = None) -> str:
+        """The final text as ``srt``, ``ctm`` or another of `whisperlab.evaluation.transcripts.FORMATS`."""
+        from whisperlab.evaluation.transcripts import Transcript, to_text
+
+        return to_text([Transcript(self.recording, self.segments, self.duration)], format_name, options)
+
+    def to_srt(self, options: SubtitleOptions | None = None) -> str:
+        """The final text as SubRip subtitles."""
+        return self.to_text("srt", options)
 
     @property
     def switches(self) -> tuple[Switch, ...]:
@@ -305,6 +330,10 @@ class Trace:
 
 def _span(event: Json) -> Span:
     return Span(samples(event["start"]), samples(event["end"]))
+
+
+def _words(event: Json) -> tuple[SegmentWord, ...]:
+    return tuple(SegmentWord(**{name: word[name] for name in WORD}) for word in event.get("words", ()))
 
 
 def _frame(event: Json) -> LanguageFrame:
