@@ -42,7 +42,7 @@ from faults import (
 )
 from nest import Nest, nest
 from synthetic_report import configuration, make_trace, sweep_rows
-from test_corpora import PACKAGES, apt, build, cache, deb, digest, shelf  # noqa: F401 - fixtures
+from test_corpora import ONE_SCENE, PACKAGES, apt, build, cache, deb, debs, digest, shelf  # noqa: F401 - fixtures
 from test_executors import outcome
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 from test_weights import checkpoint_bytes, home, names_in, published, small_state  # noqa: F401 - fixtures
