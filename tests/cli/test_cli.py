@@ -1138,8 +1138,15 @@ def test_a_search_refuses_the_test_split_and_a_space_that_is_none(
 
 
 def test_sweeps_and_traces_become_pages_with_an_index_beside_them(
-    made: list[Any], built: Built, call: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: list[Any],
+    built: Built,
+    call: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("whisperlab.report.page.vega_script", lambda: "// Vega")  # which takes seconds to make
     folder, trace, pages = tmp_path / "grid", tmp_path / "call.jsonl", tmp_path / "pages"
     assert run("sweep", "--corpus", manifest, "--hash-precisions", "6", "--out", folder) == 0
     assert run("transcribe", call, "--trace", trace) == 0
