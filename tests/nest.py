@@ -4,10 +4,10 @@ A bare one is as if some libraries were not installed: it has imported the other
 process of it may use the network, as if there were none. It reads JSON lines. ``{"run": [argv, ...], ...}`` starts
 a child that runs command lines of whisperlab one after the other until one fails, in the environment ``env``, printing
 to the files ``out`` and ``err``, with ``memory`` more bytes of address space than it begins with; the answer is its
-process id. With ``packaged`` base is that model, the transcriber of sweeps a fake, corpora are small, and
-pages lack the library that draws figures. ``{"python": [word, ...], ...}``
-starts one that does, in ``folder``, what Python does with these words: a program and its arguments, or ``-m`` and a
-module. ``{"wait": pid}`` is answered with the exit code of a child, negative for a signal.
+process id. With ``packaged`` base is that model, the transcriber of sweeps a fake, corpora are small, and pages lack
+the library that draws figures. ``{"python": [word, ...], ...}`` starts one that does, in ``folder``, what Python does
+with these words: a program and its arguments, or ``-m`` and a module. ``{"wait": pid}`` is answered with the exit code
+of a child, negative for a signal.
 """
 
 from __future__ import annotations
