@@ -22,6 +22,7 @@ from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.timeline import samples
 
 if TYPE_CHECKING:
+    from nest import Nest
     from playwright.sync_api import Browser
     from whisper.model import Whisper
 
@@ -163,3 +164,12 @@ def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     data.write_manifest(folder / "manifest.jsonl", [short])
     return folder / "manifest.jsonl"
+
+
+@pytest.fixture(scope="session")
+def bare() -> Iterator[Nest]:
+    """Starts Python at once, as if no extra were installed."""
+    from nest import extras, nest
+
+    with nest(without=extras()) as made:
+        yield made

@@ -33,6 +33,7 @@ from whisperlab.streaming import real_time
 from whisperlab.streaming.real_time import OverloadOptions
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.statistics import Figure
 from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
 
@@ -1138,8 +1139,15 @@ def test_a_search_refuses_the_test_split_and_a_space_that_is_none(
 
 
 def test_sweeps_and_traces_become_pages_with_an_index_beside_them(
-    made: list[Any], built: Built, call: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: list[Any],
+    built: Built,
+    call: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("whisperlab.report.page.vega_script", lambda: "// Vega")  # which takes seconds to make
     folder, trace, pages = tmp_path / "grid", tmp_path / "call.jsonl", tmp_path / "pages"
     assert run("sweep", "--corpus", manifest, "--hash-precisions", "6", "--out", folder) == 0
     assert run("transcribe", call, "--trace", trace) == 0
@@ -1287,6 +1295,9 @@ def test_a_small_bench_gives_figures_with_interval_count_and_origin(
     assert rows[figure]["value"] > 0
     for row in rows.values():
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
+    figures = [Figure(**row) for row in rows.values()]
+    monkeypatch.setattr(microbenchmarks, f"{what}_figures", lambda *_: figures)
+    monkeypatch.setattr("whisperlab.model.weights.load_weights", lambda name: None)
     assert run("bench", what) == 0
     assert figure in capsys.readouterr().out
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from nest import Nest, extras
 
 from whisperlab.cli import commands
-from whisperlab.cli.arguments import EXTRAS
 from whisperlab.data.audio_files import write_wav
 
 if TYPE_CHECKING:
     from conftest import Scene
 
-# The libraries of the extras, and those that come with them.
-BLOCKED = {name for names in EXTRAS.values() for name in names}
-BLOCKED |= {"nbformat", "ctranslate2", "numba", "llvmlite", "triton"}
 BLOCKER = """
 import sys
 
@@ -63,44 +59,73 @@ CORE = {
     "score nothing.txt nothing.txt": "nothing.txt",
     "models list": "large-v3",
     "data info ok.jsonl": "recordings",
-    "doctor": "reference: without openai-whisper -> pip install 'whisperlab[reference]'",
 }
+# The doctor, which measures what a second thread saves, though not thirty times.
+QUICK_DOCTOR = """
+from whisperlab.util import threads
+
+measure = threads.second_thread
+threads.second_thread = lambda: measure(rounds=1)
+
+from whisperlab.cli import main
+
+raise SystemExit(main(["doctor"]))
+"""
 
 
-def whisperlab(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+@dataclass(slots=True, frozen=True)
+class Ran:
+    """What became of a process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def whisperlab(bare: Nest, folder: Path, line: str) -> Ran:
     """A command line, without extras."""
-    return without_extras(folder, ["-m", "whisperlab", *line.split()])
+    return without_extras(bare, folder, ["-m", "whisperlab", *line.split()])
 
 
-def without_extras(folder: Path, arguments: list[str], *, empty_cache: bool = True) -> subprocess.CompletedProcess[str]:
-    """Python in a folder, where no extra is installed and, with an empty cache, no corpus is built."""
-    (folder / "sitecustomize.py").write_text(BLOCKER.format(blocked=BLOCKED))
+def without_extras(bare: Nest, folder: Path, words: list[str], *, empty_cache: bool = True) -> Ran:
+    """Python in a folder, where no extra is installed and, with an empty cache, no corpus is built.
+
+    Nor do processes that it starts find an extra.
+    """
+    (folder / "sitecustomize.py").write_text(BLOCKER.format(blocked=extras()))
     write_wav(folder / "call.wav", np.zeros(16_000, np.float32))
     recording = {"audio_filepath": "call.wav", "duration": 1.0, "text": "", "lang": "en,es", "split": "test"}
     (folder / "ok.jsonl").write_text(json.dumps(recording) + "\n")
     path = os.pathsep.join([str(folder), str(Path(commands.__file__).parents[2])])
     cache = {"WHISPERLAB_CACHE": str(folder / "cache")} if empty_cache else {}
-    environment = {**os.environ, "PYTHONPATH": path, **cache}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    out, err = folder / "stdout", folder / "stderr"
+    code = bare.wait(bare.python(words, folder, out, err, PYTHONPATH=path, **cache))
+    return Ran(code, out.read_text(), err.read_text())
 
 
 @pytest.mark.parametrize("line", LACKING)
-def test_all_that_a_command_lacks_is_told_at_once_before_any_work(tmp_path: Path, line: str) -> None:
-    ran = whisperlab(tmp_path, line)
+def test_all_that_a_command_lacks_is_told_at_once_before_any_work(bare: Nest, tmp_path: Path, line: str) -> None:
+    ran = whisperlab(bare, tmp_path, line)
     assert ran.stderr == f"whisperlab: error: not installed: {LACKING[line]}\n"
     assert (ran.returncode, ran.stdout) == (1, "")
 
 
 @pytest.mark.parametrize("line", CORE)
-def test_what_needs_the_core_alone_works_without_extras(tmp_path: Path, line: str) -> None:
-    ran = whisperlab(tmp_path, line)
+def test_what_needs_the_core_alone_works_without_extras(bare: Nest, tmp_path: Path, line: str) -> None:
+    ran = whisperlab(bare, tmp_path, line)
     assert CORE[line] in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
 
 
+def test_the_doctor_names_the_extras_that_are_not_installed(bare: Nest, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(QUICK_DOCTOR)
+    ran = without_extras(bare, tmp_path, ["program.py"])
+    assert "reference: without openai-whisper -> pip install 'whisperlab[reference]'" in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.model
-def test_speech_is_transcribed_without_extras(tmp_path: Path, scene: Scene) -> None:
+def test_speech_is_transcribed_without_extras(bare: Nest, tmp_path: Path, scene: Scene) -> None:
     code = (
         "import sys, numpy; from whisperlab import SessionRestartTranscriber\n"
         "transcriber = SessionRestartTranscriber('base', languages=['en', 'es'])\n"
@@ -108,17 +133,18 @@ def test_speech_is_transcribed_without_extras(tmp_path: Path, scene: Scene) -> N
         "print(' '.join(segment.text for segment in transcriber.finalize().segments))\n"
     )
     np.save(tmp_path / "scene.npy", scene.clip(scene.segments[0]))
-    ran = without_extras(tmp_path, ["-c", code], empty_cache=False)
+    (tmp_path / "program.py").write_text(code)
+    ran = without_extras(bare, tmp_path, ["program.py"], empty_cache=False)
     assert "wrong" in ran.stdout, ran.stderr
 
 
 def test_every_command_is_tried_without_extras() -> None:
-    tried = {line.split()[0] for line in (*LACKING, *CORE)}
+    tried = {line.split()[0] for line in (*LACKING, *CORE, "doctor")}
     assert tried == {module.__name__.rpartition(".")[2] for module in commands.COMMANDS}
 
 
-def test_all_passes_of_a_profile_leave_out_those_that_cannot_run(tmp_path: Path) -> None:
-    ran = whisperlab(tmp_path, "profile call.wav --all --model nothing.pt")
+def test_all_passes_of_a_profile_leave_out_those_that_cannot_run(bare: Nest, tmp_path: Path) -> None:
+    ran = whisperlab(bare, tmp_path, "profile call.wav --all --model nothing.pt")
     first, second, *_ = ran.stderr.splitlines()
     assert first == (
         "skipped, not installed: heap (memray), cpu (pyinstrument), lines (line_profiler); "
@@ -128,8 +154,9 @@ def test_all_passes_of_a_profile_leave_out_those_that_cannot_run(tmp_path: Path)
     assert "Traceback" not in ran.stderr
 
 
-def test_a_notebook_run_by_the_library_names_what_is_missing(tmp_path: Path) -> None:
+def test_a_notebook_run_by_the_library_names_what_is_missing(bare: Nest, tmp_path: Path) -> None:
     code = "from whisperlab.report.notebook import run_notebook; run_notebook('book.ipynb', 'page.html')"
     (tmp_path / "book.ipynb").write_text("{}")
-    ran = without_extras(tmp_path, ["-c", code])
+    (tmp_path / "program.py").write_text(code)
+    ran = without_extras(bare, tmp_path, ["program.py"])
     assert "MissingDependencyError: notebooks need papermill, nbconvert and ipykernel" in ran.stderr

@@ -11,6 +11,7 @@ import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -721,15 +722,15 @@ def test_pink_noise_has_equal_power_in_every_octave() -> None:
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def debs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packages like Debian's with noise for voices: a newer version, so their digests are free."""
-    folder = tmp_path_factory.mktemp("shelf")
+    folder = tmp_path_factory.mktemp("debs")
     rng = np.random.default_rng(0)
     sounds = [(length, g722(burst(rng, 0.1, length, 0.1))) for length in np.arange(2.0, 7.0, 0.5)]
     for lang, voice in VOICES.items():
         lines, recordings = [f"; Core Asterisk Sounds in {voice.language}"], {}
-        for number in range(120):
-            length, raw = sounds[number % len(sounds)]
+        for number in range(N_PROMPTS):
+            length, raw = sounds[number * len(sounds) // N_PROMPTS]  # equal ones side by side, so that xz packs them
             lines.append(f"prompt-{number:03d}: {lang} number {number} {'word ' * round(2 * length)}")
             recordings[f"./usr/share/asterisk/sounds/{lang}_voice/prompt-{number:03d}.g722"] = raw
         texts = gzip.compress("\n".join(lines).encode(), mtime=0)
@@ -737,6 +738,24 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         deb(folder / f"{voice.texts.name}_2.0-1_all.deb", {name: texts})
         deb(folder / f"{voice.audio.name}_2.0-1_all.deb", recordings)
     return folder
+
+
+N_PROMPTS = 60  # of each language
+ONE_SCENE = {"dev": 30.0, "test": 30.0}  # seconds of a split: any scene is longer
+TWO_SCENES = {"dev": 30.0, "test": 100.0}  # no scene is as long; the second has noise
+
+
+def ask_for(seconds: Mapping[str, float], patch: pytest.MonkeyPatch) -> None:
+    """Recipes of so many seconds, which are quick to build."""
+    for name, made in RECIPES.items():
+        patch.setitem(RECIPES, name, replace(made, seconds=seconds))
+
+
+@pytest.fixture
+def shelf(debs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages, and recipes of one scene a split."""
+    ask_for(ONE_SCENE, monkeypatch)
+    return debs
 
 
 @pytest.fixture
@@ -761,6 +780,7 @@ def digest(folder: Path) -> str:
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ask_for(TWO_SCENES, monkeypatch)
     digests = []
     for place, seed in (("a", 0), ("b", 0), ("a", 1)):
         monkeypatch.setenv("WHISPERLAB_CACHE", str(tmp_path / place))
@@ -768,7 +788,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_built_corpus_is_what_its_manifest_says(shelf: Path, cache: Path) -> None:
+def test_a_built_corpus_is_what_its_manifest_says(shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_for(TWO_SCENES, monkeypatch)
     folder = build(shelf, "ivr-en-es")
     assert folder == corpora.corpus_dir("ivr-en-es") == cache / "corpora" / "ivr-en-es" / "0"
     recordings = corpora.load("ivr-en-es")
@@ -878,7 +899,7 @@ def test_info_tells_a_corpus_apart_from_its_recipe(shelf: Path, cache: Path) -> 
     after = corpora.info("ivr-en")
     assert (before["built"], before["splits"]) == (False, {})
     assert after["built"]
-    assert after["splits"]["test"]["minutes"] >= 2
+    assert after["splits"]["test"]["minutes"] >= ONE_SCENE["test"] / 60
     assert after["splits"]["test"]["switches"] == 0
     assert json.loads(json.dumps(after)) == after
 

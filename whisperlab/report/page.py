@@ -11,10 +11,14 @@ import hashlib
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -25,6 +29,14 @@ def render_page(template: str | Path, **context: object) -> str:
     ``template`` is a name in `TEMPLATES`, or the path of a file that extends one of them.
     """
     require("jinja2")
+    if isinstance(template, Path):
+        return complete(_environment().from_string(template.read_text(encoding="utf-8")).render(**context))
+    return complete(_environment().get_template(template).render(**context))
+
+
+@cache
+def _environment() -> Environment:
+    """One for the process: it keeps compiled templates, and compiling takes longer than rendering."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(TEMPLATES)
@@ -32,9 +44,7 @@ def render_page(template: str | Path, **context: object) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(fact=fact, **assets())
-    if isinstance(template, Path):
-        return complete(environment.from_string(template.read_text(encoding="utf-8")).render(**context))
-    return complete(environment.get_template(template).render(**context))
+    return environment
 
 
 def assets() -> dict[str, str]:
