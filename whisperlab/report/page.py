@@ -11,10 +11,14 @@ import hashlib
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -25,16 +29,26 @@ def render_page(template: str | Path, **context: object) -> str:
     ``template`` is a name in `TEMPLATES`, or the path of a file that extends one of them.
     """
     require("jinja2")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(fact=fact, **assets())
+    environment = _environment()
     if isinstance(template, Path):
         return complete(environment.from_string(template.read_text(encoding="utf-8")).render(**context))
     return complete(environment.get_template(template).render(**context))
+
+
+@cache
+def _environment() -> Environment:
+    """Compiles each template of `TEMPLATES` once in a process."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(fact=fact, **assets())
+    return environment
 
 
 def assets() -> dict[str, str]:
