@@ -9,15 +9,16 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import socket
 import struct
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ctranslate2
 import numpy as np
@@ -36,6 +37,9 @@ from whisperlab.model.downloads import Wheel
 from whisperlab.model.weights import Packaged
 from whisperlab.util.errors import ConfigurationError, WeightsError
 from whisperlab.util.timeline import samples
+
+if TYPE_CHECKING:
+    from whisper.model import Whisper
 
 # As many layers and heads as base has, so that base's table of alignment heads fits; all else tiny.
 SMALL = {
@@ -161,12 +165,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def published(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """A small model that two publishers carry under the name of base; its weights."""
+def indexed(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """A small model that two publishers carry under the name of base, for pip to fetch; its weights."""
     state = small_state()
     pairs = (publish(home / "index", "first", state), publish(home / "index", "second", state))
     monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(state), pairs))
     return state
+
+
+@pytest.fixture
+def published(indexed: dict[str, torch.Tensor], home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The same, for tests of what comes before and after pip: its wheels arrive without a process of a second."""
+
+    def copied(wheels: Sequence[Wheel], folder: Path, lock: object) -> None:
+        for wheel in wheels:
+            name = f"{wheel.package.replace('-', '_')}-{wheel.version}-py3-none-any.whl"
+            shutil.copy(home / "index" / name, folder)
+            assert downloads.file_sha256(folder / name) == wheel.sha256
+
+    monkeypatch.setattr(downloads, "pip_download", copied)
+    return indexed
 
 
 def free_port() -> int:
@@ -448,10 +466,10 @@ def test_a_device_that_is_not_there_is_named(published: dict[str, torch.Tensor],
 # The package index
 
 
-def test_pip_fetches_the_wheels_and_every_weight_arrives(published: dict[str, torch.Tensor]) -> None:
+def test_pip_fetches_the_wheels_and_every_weight_arrives(indexed: dict[str, torch.Tensor]) -> None:
     said: list[str] = []
     model = models.load_model("base", say=said.append)
-    assert models.model_digest(model) == tensor_digest(published)
+    assert models.model_digest(model) == tensor_digest(indexed)
     assert names_in(models.cache_dir() / "models") == {"base.pt"}
     assert any("fetching first-1 and first-2 from the package index (2 MiB)" in line for line in said)
     stored = torch.load(models.cache_dir() / "models" / "base.pt", weights_only=True)
@@ -474,7 +492,7 @@ def test_the_second_time_nothing_is_fetched(
 
 
 def test_a_wheel_that_was_altered_is_refused_and_the_other_publisher_asked(
-    published: dict[str, torch.Tensor], home: Path
+    indexed: dict[str, torch.Tensor], home: Path
 ) -> None:
     with (home / "index" / "first_2-1.0.0-py3-none-any.whl").open("ab") as wheel:
         wheel.write(b"!")
@@ -485,7 +503,7 @@ def test_a_wheel_that_was_altered_is_refused_and_the_other_publisher_asked(
 
 
 def test_wheels_with_other_weights_than_the_pinned_ones_are_refused(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    published: dict[str, torch.Tensor], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = publish(home / "index", "first", small_state(seed=1))
     monkeypatch.setitem(models.PACKAGED, "base", Packaged(tensor_digest(small_state(seed=0)), (pair,)))
@@ -495,7 +513,7 @@ def test_wheels_with_other_weights_than_the_pinned_ones_are_refused(
 
 
 def test_when_nothing_helps_the_error_lists_every_try_and_what_to_do(
-    published: dict[str, torch.Tensor], home: Path
+    indexed: dict[str, torch.Tensor], home: Path
 ) -> None:
     for wheel in (home / "index").iterdir():
         wheel.unlink()
@@ -645,7 +663,7 @@ def test_a_disk_without_room_is_named_before_anything_is_fetched(
 
 
 def test_a_cache_that_cannot_be_made_is_named(
-    published: dict[str, torch.Tensor], home: Path, monkeypatch: pytest.MonkeyPatch
+    indexed: dict[str, torch.Tensor], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "file").write_text("in the way")
     monkeypatch.setenv("WHISPERLAB_CACHE", str(home / "file"))
@@ -673,7 +691,7 @@ def fetch_in_a_process(packaged: Packaged, start: Any, answers: Any) -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_fetch_at_once_both_get_the_model_and_download_it_once(
-    published: dict[str, torch.Tensor],
+    indexed: dict[str, torch.Tensor],
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
     start, answers = spawn.Barrier(2), spawn.Queue()
@@ -717,30 +735,28 @@ def test_verifying_a_model_that_is_not_here_says_how_to_get_it(home: Path) -> No
 
 
 @pytest.mark.model
-def test_the_real_base_is_the_pinned_one() -> None:
-    model = models.load_model("base")
-    assert models.model_digest(model) == models.PACKAGED["base"].tensors
-    assert model.is_multilingual
-    assert int(model.alignment_heads.to_dense().sum()) == 8
+def test_the_real_base_is_the_pinned_one(base_model: Whisper) -> None:
+    assert models.model_digest(base_model) == models.PACKAGED["base"].tensors
+    assert base_model.is_multilingual
+    assert int(base_model.alignment_heads.to_dense().sum()) == 8
 
 
 @pytest.mark.model
-def test_the_real_base_and_ctranslate2s_own_engine_hear_the_same() -> None:
-    model = models.load_model("base")
+def test_the_real_base_and_ctranslate2s_own_engine_hear_the_same(base_model: Whisper) -> None:
     engine = ctranslate2.models.Whisper(str(models.ct2_folder("base")), compute_type="float32")
     mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        ours = model.encoder(mel).numpy()
+        ours = base_model.encoder(mel).numpy()
     theirs = np.array(engine.encode(ctranslate2.StorageView.from_array(mel.numpy()), to_cpu=True))
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 
 
 @pytest.mark.model
-def test_the_real_base_transcribes_a_human_voice() -> None:
+def test_the_real_base_transcribes_a_human_voice(base_model: Whisper) -> None:
     recording = corpora.load("ivr-en-es", "dev")[0]
     segment = next(segment for segment in recording.segments if segment.lang == "en")
     audio = read_audio(recording.audio_path)[samples(segment.start) : samples(segment.end)]
-    heard = models.load_model("base").transcribe(audio, language="en", fp16=False)["text"]
+    heard = base_model.transcribe(audio, language="en", fp16=False)["text"]
     spoken = set(re.findall(r"[a-z]+", segment.text.lower()))
     assert len(spoken & set(re.findall(r"[a-z]+", heard.lower()))) > 0.7 * len(spoken)
 

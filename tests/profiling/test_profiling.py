@@ -21,6 +21,7 @@ from whisperlab.profiling import passes
 from whisperlab.profiling.workload import Workload, in_fresh_process
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, WhisperlabError
+from whisperlab.util.line_profile import MARKED
 from whisperlab.util.process import process_memory
 from whisperlab.util.timeline import SAMPLE_RATE
 
@@ -107,17 +108,12 @@ def test_the_complete_recording_is_fed_or_only_its_beginning(workload: Workload)
         assert len(transcriber.heard) == n_chunks  # type: ignore[attr-defined]
 
 
-def test_resident_memory_shows_what_streaming_added(workload: Workload) -> None:
-    record = in_fresh_process(passes.memory, workload)
-    assert HELD * MIB <= record.grown < 2 * HELD * MIB
-    assert record.start <= record.loaded < record.peak
-    assert "MiB above loaded" in record.describe()
-
-
-def test_the_parents_peak_is_not_inherited(workload: Workload) -> None:
+def test_resident_memory_shows_what_streaming_added_and_not_the_parents_peak(workload: Workload) -> None:
     ballast = np.ones(4 * HELD * MIB, np.uint8)
     record = in_fresh_process(passes.memory, workload)
-    assert record.grown < ballast.nbytes
+    assert HELD * MIB <= record.grown < 2 * HELD * MIB < ballast.nbytes
+    assert record.start <= record.loaded < record.peak
+    assert "MiB above loaded" in record.describe()
 
 
 def test_python_memory_counts_numpy_and_is_labelled_as_without_torch(workload: Workload) -> None:
@@ -199,7 +195,7 @@ def test_the_tree_of_calls_shows_who_took_the_time(leaky: Workload) -> None:
     assert "<script" in record.page
 
 
-def test_an_unknown_function_is_refused(workload: Workload) -> None:
+def test_an_unknown_function_is_refused() -> None:
     for name in (
         "whisperlab.streaming.vad:Nothing.here",
         "no.such.module:f",
@@ -207,7 +203,7 @@ def test_an_unknown_function_is_refused(workload: Workload) -> None:
         "whisperlab",
     ):
         with pytest.raises(ConfigurationError, match="function"):
-            in_fresh_process(passes.lines, Workload(workload.audio, make=hungry, functions=(name,)))
+            passes.lines(Workload("refused before anything is loaded", make=hungry, functions=(name,)))
 
 
 class TorchTranscriber(HungryTranscriber):
@@ -278,10 +274,20 @@ def torch_device() -> Any:
 
 
 PROGRAM = """
-import numpy as np
-from whisperlab.model.text_decoder import TextDecoder
-print("extend is", type(TextDecoder.extend).__name__, getattr(TextDecoder.extend, "__wrapped__", None) is not None)
+from whisperlab.util.line_profile import line_profiled
+
+@line_profiled
+def extend():
+    pass
+
+print("extend is", type(extend).__name__, getattr(extend, "__wrapped__", None) is not None)
 """
+
+
+def test_the_extension_of_texts_is_marked() -> None:
+    from whisperlab.model.text_decoder import TextDecoder
+
+    assert TextDecoder.extend in MARKED
 
 
 @pytest.mark.parametrize(

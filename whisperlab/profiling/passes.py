@@ -67,6 +67,8 @@ def memory(workload: Workload) -> records.ResidentMemory:
 
 def transcriber_parts(transcriber: StreamTranscriber) -> object:
     """The parts of our transcriber that hold memory; `owned` counts shared memory for the first of them."""
+    if "whisperlab.transcriber" not in sys.modules:  # none of ours was made; its import takes seconds and much memory
+        return transcriber
     from whisperlab.transcriber import SessionRestartTranscriber
 
     if not isinstance(transcriber, SessionRestartTranscriber):

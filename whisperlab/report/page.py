@@ -29,14 +29,15 @@ def render_page(template: str | Path, **context: object) -> str:
     ``template`` is a name in `TEMPLATES`, or the path of a file that extends one of them.
     """
     require("jinja2")
+    environment = _environment()
     if isinstance(template, Path):
-        return complete(_environment().from_string(template.read_text(encoding="utf-8")).render(**context))
-    return complete(_environment().get_template(template).render(**context))
+        return complete(environment.from_string(template.read_text(encoding="utf-8")).render(**context))
+    return complete(environment.get_template(template).render(**context))
 
 
 @cache
 def _environment() -> Environment:
-    """One for the process: it keeps compiled templates, and compiling takes longer than rendering."""
+    """Compiles each template of `TEMPLATES` once in a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(TEMPLATES)
