@@ -8,11 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 GRAVE = ("serious", "critical")
+_VIOLATIONS = "axe.run({iframes: false, resultTypes: ['violations']}).then(found => found.violations)"
+_DRAWN = "!window.vegaEmbed || [...document.querySelectorAll('figure.chart')].every(f => f.classList.contains('drawn'))"
+_AT_REST = """() => {
+  const folds = [...document.querySelectorAll("details")];
+  window.foldsAtFirst ??= folds.map(fold => fold.open);
+  folds.forEach((fold, place) => { fold.open = window.foldsAtFirst[place]; });
+  document.querySelectorAll("audio").forEach(audio => audio.pause());
+  document.activeElement?.blur();
+  scrollTo({top: 0, behavior: "instant"});
+}"""
 
 
 @dataclass
@@ -22,6 +32,14 @@ class Visit:
     page: Page
     noise: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Wait for the drawings; fold, silence and scroll the page as it was opened, the pointer away from it all."""
+        self.page.wait_for_function(_DRAWN)
+        self.page.emulate_media(media="screen")
+        self.page.mouse.move(0, 0)
+        self.page.evaluate(_AT_REST)
+        self.page.locator("#vg-tooltip-element").wait_for(state="hidden")
 
     def column(self, table: str, number: int) -> list[str]:
         """What a column of a table sorts by, from top to bottom."""
@@ -33,10 +51,12 @@ class Visit:
         return [url for url in self.requests[1:] if not url.startswith(("data:", "blob:", "about:"))]
 
     def changes_with_the_theme(self, script: str) -> bool:
-        """Whether what a script tells is another thing after a click on the button for light and dark."""
+        """Whether what a script tells is another thing after a click on the button for light and dark; back again."""
         before = self.page.evaluate(script)
         self.page.click("#theme")
-        return bool(self.page.evaluate(script) != before)
+        after = self.page.evaluate(script)
+        self.page.click("#theme")
+        return bool(after != before)
 
     def overflow(self) -> int:
         """Pixels by which the page, all of it unfolded, is wider than the window."""
@@ -44,11 +64,15 @@ class Visit:
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
     def grave(self) -> list[str]:
-        """What axe-core finds serious or worse, a line for each place; frames within the page are not ours."""
-        found = Axe().run(self.page, options={"iframes": False})
+        """What axe-core finds serious or worse, a line for each place; frames within the page are not ours.
+
+        Only violations are described and handed over: passes are thousands of places, and take longer than the search.
+        """
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE_SCRIPT)
         return [
             f"{rule['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
-            for rule in found.response["violations"]
+            for rule in self.page.evaluate(_VIOLATIONS)
             if rule["impact"] in GRAVE
             for node in rule["nodes"]
         ]
@@ -63,9 +87,7 @@ def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Visit]:
     visit.page.on("pageerror", lambda error: visit.noise.append(str(error)))
     visit.page.on("request", lambda request: visit.requests.append(request.url))
     visit.page.goto(path.as_uri())
-    visit.page.wait_for_function(
-        "!window.vegaEmbed || [...document.querySelectorAll('figure.chart')].every(f => f.classList.contains('drawn'))"
-    )
+    visit.page.wait_for_function(_DRAWN)
     try:
         yield visit
     finally:
