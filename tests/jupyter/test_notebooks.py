@@ -274,15 +274,15 @@ SMALL = {
         "HASH_PRECISIONS": [6, 0],
         "KEYS": ["rounded"],
         "SHADOW_RATE": 1.0,
-        "PROFILED_SECONDS": 3.0,
+        "PROFILED_SECONDS": 1.0,
     },
     "03_language_id_window": {
         "SPLIT": "test",
         "WINDOWS_S": [0.5, 1.0],
         "SILENCES_S": [0.0, 0.5],
         "CHOSEN": [1.0, 0.5],
-        "PLACES": 6,
-        "CONFIDENCE_PLACES": 10,
+        "PLACES": 2,
+        "CONFIDENCE_PLACES": 6,
     },
     "04_switching": {"CONFIDENT_HOP_FACTOR": 3},
     "05_before_after": {
@@ -292,13 +292,14 @@ SMALL = {
         "SCORED": [],
         "MEMORY_OF": [],
         "ROUNDS": 6,
+        "CURVE_ROUNDS": 1,
         "STREAM_S": 10.0,
     },
     "06_ring_buffer": {"HELD_S": [1, 10], "ROUNDS": 6},
-    "07_memory": {"SECONDS": 3.0},
+    "07_memory": {"SECONDS": 1.0},
     "08_latency": {"LID_HOP_MS": 500},
     "09_other_systems": {"SYSTEMS": ["multilingual, no prompt", "auto"]},
-    "10_your_own_audio": {"SECONDS": 8.0, "EVERY_S": 3.0},
+    "10_your_own_audio": {"SECONDS": 3.0, "EVERY_S": 3.0},
 }
 
 COLOUR = "getComputedStyle(document.querySelector('main')).color"
