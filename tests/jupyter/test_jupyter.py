@@ -251,37 +251,29 @@ for _ in range(50):
 )
 
 
-@pytest.mark.browser
-def test_a_notebook_runs_in_jupyterlab_with_its_magics_and_tables(browser: Any, lab: tuple[str, Path]) -> None:
-    page = _notebook_page(browser, lab, "lab.ipynb", CELLS)
-    _run_all(page)
-    page.wait_for_selector("text=dropped samples", timeout=120_000)
-    assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
-    assert page.locator("text=RingBuffer of 1,600 samples").count() == 1
-    page.keyboard.press("Control+s")
-    page.close()
-
-
 STREAM = """from whisperlab.jupyter.results import stream
 result = stream({audio!r}, model={model!r}, languages=["en", "es"], seconds=SECONDS, live=True, every_s=0.2)
 print("RESULT", result)"""
 
 
 @pytest.mark.browser
-def test_the_stop_button_keeps_what_was_heard_and_the_cell_runs_again(
+def test_magics_and_tables_in_jupyterlab_and_its_stop_button_which_keeps_what_was_heard(
     browser: Any, lab: tuple[str, Path], few_weights: Path
 ) -> None:
-    """The button of a real JupyterLab, during the live view; then the same cell again, on less audio, to its end."""
+    """The button of a real JupyterLab, during the live view; then the same cells again, on less audio, to the end."""
     from whisperlab.data.audio_files import write_wav
 
     _, folder = lab
-    noise = np.random.default_rng(0).normal(0, 0.1, 600 * SAMPLE_RATE).astype(np.float32)
-    write_wav(folder / "long.wav", noise)
+    noise = np.random.default_rng(0).normal(0, 0.1, 10 * SAMPLE_RATE).astype(np.float32)
+    write_wav(folder / "long.wav", np.tile(noise, 60))
     source = STREAM.format(audio=str(folder / "long.wav"), model=str(few_weights))
     # The first run gets all 600 s, each later run one second.
     cells = ["SECONDS = 1.0 if 'SECONDS' in globals() else 600.0", source, "result.trace.heard_s < 600, result.stopped"]
-    page = _notebook_page(browser, lab, "stop.ipynb", cells)
+    page = _notebook_page(browser, lab, "lab.ipynb", [*CELLS, *cells])
     _run_all(page)
+    page.wait_for_selector("text=dropped samples", timeout=120_000)
+    assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
+    assert page.locator("text=RingBuffer of 1,600 samples").count() == 1
     page.wait_for_selector("text=/of 600 s received/", timeout=120_000)
     page.click("[data-command='notebook:interrupt-kernel']")
     page.wait_for_selector("text=/RESULT long.wav: stopped by the stop button after .* of 600 s/", timeout=60_000)
