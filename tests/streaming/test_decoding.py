@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from remembered import engine
 
 from whisperlab.evaluation.scoring import align
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
@@ -259,7 +260,8 @@ def test_policies_offer_the_same_protocol(policy: CommitPolicy) -> None:
 
 @pytest.fixture(scope="module")
 def parts(base_model: Whisper) -> tuple[ShortWindowEncoder, TextDecoder]:
-    return ShortWindowEncoder(weights_of(base_model)), TextDecoder(weights_of(base_model))
+    """The encoder encodes a window once. It counts every time it is asked."""
+    return engine(weights_of(base_model), "fp32", None)
 
 
 @pytest.fixture(scope="module")
