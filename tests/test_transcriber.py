@@ -38,7 +38,7 @@ from whisperlab.streaming.switching import RETRY
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
-from whisperlab.util.timeline import SAMPLE_RATE, Span, samples
+from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, samples
 
 if TYPE_CHECKING:
     from conftest import Scene
@@ -300,10 +300,10 @@ def test_a_batch_waits_through_a_pause_with_its_windows_still_held(make: Make, s
     rate = SAMPLE_RATE // 1000
     speech = sentence.audio[600 * rate : 2100 * rate]
     pause = np.zeros(400 * rate, np.float32)
-    lid = LanguageIdOptions(batch=64, confident_hop_factor=1, window_ms=1000, onset_ms=0)
+    lid = LanguageIdOptions(batch=24, confident_hop_factor=1, window_ms=1000, onset_ms=0)
     audio = np.concatenate([speech[: 1200 * rate], pause, speech[: 700 * rate]])
     run = listen(make(decode=False, lid_hop_ms=10, language_id=lid), chunks(audio, CHUNK))
-    assert len(run.frames) > 64
+    assert len(run.frames) > 24
     assert [frame.end for frame in run.frames] == sorted(frame.end for frame in run.frames)
 
 
@@ -594,7 +594,7 @@ def test_silence_and_noise_say_nothing(make: Make, made: Callable[[int], npt.NDA
 def test_one_language_alone_is_transcribed_as_if_it_had_been_given(make: Make, language: str) -> None:
     """But for a word here and there: text waits until the language is sure, so long speech may be cut elsewhere."""
     recording = load(f"ivr-{language}", "dev")[0]
-    end = next(segment.end for segment in recording.segments if segment.end > 8)
+    end = next(segment.end for segment in recording.segments if segment.end > 5)
     audio = read_audio(recording.audio_path)[: samples(end + 0.1)]
     found = listen(make(languages=["en", "es", "fr", "it", "ru"], lid_hop_ms=400), chunks(audio, CHUNK))
     given = listen(make(language=language), chunks(audio, CHUNK))
@@ -723,7 +723,7 @@ def test_speech_whose_language_nobody_knows_yet_is_not_lost(make: Make, scene: S
 
 def test_short_windows_of_language_id_do_not_break_the_ends_of_speech(make: Make, scene: Scene) -> None:
     """Boundaries close to the present: a switch may be decided just as the speech ends."""
-    audio = np.concatenate([scene.audio, np.zeros(SAMPLE_RATE, np.float32)])
+    audio = np.concatenate([scene.audio[: 7 * SAMPLE_RATE], np.zeros(SAMPLE_RATE, np.float32)])
     transcriber = make(
         language_id=LanguageIdOptions(window_ms=400, trailing_silence_ms=400, min_speech_ms=0),
         smoothing=SmoothingOptions(seconds_between_switches=0.5, min_duration_ms=0, margin=0.0),
@@ -942,7 +942,7 @@ def test_slow_language_id_and_a_useless_cache_are_warned_of_once(
     transcriber = make(
         lid_p95_limit_ms=0.0, hit_rate_limit=1.01, decode=False, lid_hop_ms=10, key="span", language_id=every_hop
     )
-    audio = np.concatenate([sentence.audio] * 2)
+    audio = np.tile(np.pad(sentence.audio, (0, -len(sentence.audio) % (5 * VAD_FRAME))), 4)  # whole hops: 4 times alike
     with caplog.at_level(logging.WARNING, logger="whisperlab"):
         run = listen(transcriber, chunks(audio, CHUNK))
     assert len(run.frames) >= 200
