@@ -128,7 +128,7 @@ def test_speech_for_which_no_text_is_found_is_reported(base_model: Whisper, engl
 def test_hold_music_noise_tones_and_silence_give_no_text(base_model: Whisper) -> None:
     transcriber = SessionRestartTranscriber(weights_of(base_model), languages=["en", "es", "fr", "it", "ru"])
     texts = {}
-    for name, audio in [*no_speech.music(), *no_speech.made(4.0)]:
+    for name, audio in [*no_speech.music(), *no_speech.made(3.0)]:
         transcriber.reset()
         middle = audio[len(audio) // 3 :][: 6 * SAMPLE_RATE]
         texts[name] = text(capture(transcriber, middle, recording=name))
