@@ -14,12 +14,11 @@ import linecache
 import os
 import random
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 from extent import in_short_and_at_length
+from remembered import REMEMBERED
 
 import whisperlab
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
@@ -39,7 +39,7 @@ from whisperlab.model.weights import weights_of
 from whisperlab.streaming.results import ProcessResult, SessionSegment
 from whisperlab.streaming.vad import SileroDetector
 from whisperlab.util.audio_arrays import FloatArray, chunks
-from whisperlab.util.errors import StreamBrokenError, StreamEndedError
+from whisperlab.util.errors import ForkedError, StreamBrokenError, StreamEndedError
 from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ def while_it_runs(work: Work, *reads: Work) -> None:
     run_together(working, *(lambda read=read: over_and_over(read) for read in reads))
 
 
+@cache
+def begins_a_with(file: str, line: int) -> bool:
+    return linecache.getline(file, line).lstrip().startswith("with ")
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -115,7 +120,8 @@ class Interrupt:
     def _call(self, frame: FrameType, event: str, argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(HERE):
             return None
-        self._entered = {(known, line) for known, line in self._entered if known != id(frame)}
+        if self._entered:
+            self._entered = {(known, line) for known, line in self._entered if known != id(frame)}
         return self._line
 
     def _line(self, frame: FrameType, event: str, argument: object) -> Any:
@@ -127,7 +133,7 @@ class Interrupt:
 
     def _leaves_a_with(self, frame: FrameType) -> bool:
         line = frame.f_lineno
-        if not linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("with "):
+        if not begins_a_with(frame.f_code.co_filename, line):
             return False
         place = id(frame), line
         left = place in self._entered
@@ -457,8 +463,9 @@ def counted(transcriber: SessionRestartTranscriber) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sentence(scene: Scene) -> FloatArray:
-    """Four seconds: an English sentence, and the pause after it."""
-    return np.concatenate([scene.beginning(1).audio, np.zeros(SAMPLE_RATE, np.float32)])
+    """Less than three seconds: the beginning of an English sentence, and the pause after it."""
+    speech = scene.beginning(1).audio[SAMPLE_RATE // 2 : SAMPLE_RATE * 9 // 4]
+    return np.concatenate([speech, np.zeros(SAMPLE_RATE, np.float32)])
 
 
 class SlowDetector:
@@ -532,7 +539,8 @@ def test_chunks_of_two_producers_go_in_one_after_the_other(base_model: Whisper, 
 def test_whoever_reads_changes_nothing_and_sees_counts_that_only_grow(
     base_model: Whisper, sentence: FloatArray, frequent_switches: None
 ) -> None:
-    alone, watched = make(base_model), make(base_model)
+    """The networks answer one listener only, so that the other is read all the more between its lines."""
+    alone, watched = make(base_model, parts=REMEMBERED), make(base_model, parts=REMEMBERED)
     heard: list[Outcome] = []
     run_together(lambda: heard.append(listen(alone, sentence)))  # in a thread, which torch gives threads of its own
     (wanted,) = heard
@@ -691,7 +699,7 @@ def replayed(
         return answer
 
     def made(**options: Any) -> SessionRestartTranscriber:
-        transcriber = make(base_model, **options)
+        transcriber = make(base_model, parts=REMEMBERED, **options)
         for part, names in {
             transcriber.parts.decoder: ("decode", "likelihoods"),
             transcriber.parts.probe.encoder: ("posteriors", "posterior"),
@@ -708,8 +716,8 @@ def replayed(
 
 @pytest.fixture(scope="module")
 def conversation(scene: Scene) -> FloatArray:
-    """English, then Spanish, then the pause after it: six or seven seconds with a switch."""
-    return np.concatenate([scene.beginning(2).audio, np.zeros(SAMPLE_RATE, np.float32)])
+    """English, then some Spanish, then the pause after it: seven seconds with a switch."""
+    return np.concatenate([scene.audio[: 6 * SAMPLE_RATE], np.zeros(SAMPLE_RATE, np.float32)])
 
 
 def lines_of(work: Work) -> int:
@@ -770,10 +778,8 @@ def test_an_interrupt_at_any_line_leaves_a_stream_that_goes_on_or_says_that_it_i
     assert len(wanted[0]) >= 2
     assert wanted[1]
     transcriber.reset()
-    listen(transcriber, conversation)
-    as_fresh = counted(transcriber)
-    transcriber.reset()
     n_lines = lines_of(lambda: listen(transcriber, conversation))
+    as_fresh = counted(transcriber)
     transcriber.reset()
     rng = random.Random(parallel_ms)
     moments = [*range(1, 6), *(rng.randrange(1, n_lines) for _ in range(interrupts))]
@@ -846,10 +852,9 @@ def test_a_signal_at_any_moment_does_no_more(
 def test_an_interrupt_within_the_real_network_leaves_nothing_of_it(
     base_model: Whisper, sentence: FloatArray, interrupts: int
 ) -> None:
-    transcriber = make(base_model)
-    wanted = listen(transcriber, sentence)
-    transcriber.reset()
-    n_lines = lines_of(lambda: listen(transcriber, sentence))
+    transcriber, heard = make(base_model), list[Outcome]()
+    n_lines = lines_of(lambda: heard.append(listen(transcriber, sentence)))
+    (wanted,) = heard
     transcriber.reset()
     rng = random.Random(2)
     for _ in range(interrupts):
@@ -893,63 +898,57 @@ def test_an_error_out_of_the_decoder_leaves_what_was_final_and_asks_for_a_reset(
 
 # --- processes ----------------------------------------------------------------------------------------
 
-FORKING = """
-    import json, os, sys
-    import numpy as np
-    from whisperlab import SessionRestartTranscriber
-    from whisperlab.util.errors import ForkedError
-
-    audio = np.load(sys.argv[1])
-
-    def hear(transcriber):
-        first = transcriber.process(audio).segments
-        return [segment.text for segment in (*first, *transcriber.finalize().segments)]
-
-    transcriber = SessionRestartTranscriber("base", ["en", "es"], threads=2)
-    before = hear(transcriber)
-    transcriber.reset()
-    if os.fork() == 0:
-        refused = []
-        for call in (
-            lambda: transcriber.process(audio),
-            transcriber.finalize,
-            transcriber.reset,
-            transcriber.get_statistics,
-            transcriber.get_performance_summary,
-            transcriber.export_prometheus_metrics,
-            lambda: SessionRestartTranscriber("base"),
-        ):
-            try:
-                call()
-            except ForkedError as error:
-                refused.append("spawn" in str(error))
-        print(json.dumps(refused), flush=True)
-        os._exit(0)
-    os.wait()
-    print(json.dumps([before, hear(transcriber)]))
-"""
-
-
-@pytest.mark.model
-def test_a_fork_of_a_process_with_a_transcriber_is_told_so_and_its_parent_goes_on(
-    base_model: Whisper, sentence: FloatArray, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "audio.npy", sentence)
-    command = [sys.executable, "-c", textwrap.dedent(FORKING), str(tmp_path / "audio.npy")]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # on busy cores spinning threads take minutes
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    refused, heard = map(json.loads, ended.stdout.splitlines())
-    assert refused == [True] * 7
-    assert heard[0] == heard[1] != []
-
 
 def hear_in_child(audio: FloatArray) -> Outcome:
     return listen(make("base"), audio)
 
 
+def hear_and_fork(audio: FloatArray) -> tuple[Outcome, list[bool], Outcome]:
+    """What a process hears before it forks, what its own child is told, and what it hears afterwards."""
+    transcriber = make("base", threads=2)
+    before = listen(transcriber, audio)
+    transcriber.reset()
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.write(writing, json.dumps(refusals(transcriber, audio)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        refused = json.loads(told.read())
+    os.wait()
+    return before, refused, listen(transcriber, audio)
+
+
+def refusals(transcriber: SessionRestartTranscriber, audio: FloatArray) -> list[bool]:
+    """Whether each call is refused with a word on what to do."""
+    refused = []
+    for call in (
+        lambda: transcriber.process(audio),
+        transcriber.finalize,
+        transcriber.reset,
+        transcriber.get_statistics,
+        transcriber.get_performance_summary,
+        transcriber.export_prometheus_metrics,
+        lambda: SessionRestartTranscriber("base"),
+    ):
+        try:
+            call()
+        except ForkedError as error:
+            refused.append("spawn" in str(error))
+    return refused
+
+
 @pytest.mark.model
-def test_a_spawned_process_hears_the_same(base_model: Whisper, sentence: FloatArray) -> None:
+def test_a_spawned_process_hears_the_same_and_a_fork_is_told_so_and_its_parent_goes_on(
+    base_model: Whisper, sentence: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # on busy cores spinning threads take minutes
     with get_context("spawn").Pool(1) as pool:
         theirs = pool.apply_async(hear_in_child, (sentence,)).get(300)
+        before, refused, after = pool.apply_async(hear_and_fork, (sentence,)).get(300)
     assert theirs == listen(make("base"), sentence)
+    assert refused == [True] * 7
+    assert before == after
+    assert before[0]

@@ -68,7 +68,7 @@ def page(
 def test_real_speech_is_followed_and_told_of(
     base_model: Whisper, scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"])
+    transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"], lid_hop_ms=400)
     segments, switches = listen(transcriber, scene.audio)
     text = "\n".join([*page("scene", segments, switches, scene.reference), transcriber.get_performance_summary()])
     with capsys.disabled():

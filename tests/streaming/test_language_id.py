@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from remembered import Identifier
 
-from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.engine import prepared
 from whisperlab.model.text_decoder import TextDecoder
-from whisperlab.model.weights import weights_of
-from whisperlab.streaming.language_id import LanguageIdentifier, LanguageIdOptions, check_languages, log_prior, softmax
+from whisperlab.streaming.language_id import LanguageIdOptions, check_languages, log_prior, softmax
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE
 
@@ -29,14 +29,14 @@ ALL = check_languages(None)
 
 @pytest.fixture(scope="module")
 def stack(base_model: Whisper) -> TextDecoder:
-    return TextDecoder(weights_of(base_model))
+    return prepared(base_model, "fp32")[1]
 
 
 @pytest.fixture(scope="module")
 def spanish(base_model: Whisper, scene: Scene) -> torch.Tensor:
     """Features of three seconds of Spanish, padded to thirty as openai-whisper does."""
     clip = scene.clip(scene.first_in("es"))[: 3 * SAMPLE_RATE]
-    return ShortWindowEncoder(weights_of(base_model)).encode(clip, MAX_WINDOW).features
+    return prepared(base_model, "fp32")[0].encode(clip, MAX_WINDOW).features
 
 
 def posterior(
@@ -46,7 +46,7 @@ def posterior(
     prior: Mapping[str, float] | None = None,
     temperature: float = 1.0,
 ) -> dict[str, float]:
-    found = LanguageIdentifier(stack, languages, prior, temperature).posterior(features)
+    found = Identifier(stack, languages, prior, temperature).posterior(features)
     return dict(zip(languages, found.tolist(), strict=True))
 
 
@@ -68,7 +68,7 @@ def test_over_all_languages_it_is_openai_whispers(
 @pytest.mark.model
 def test_the_english_bias_is_taken_off_english_alone(stack: TextDecoder, spanish: torch.Tensor) -> None:
     bare = posterior(stack, spanish, FIVE)
-    found = LanguageIdentifier(stack, FIVE, english_bias=3.0).posterior(spanish)
+    found = Identifier(stack, FIVE, english_bias=3.0).posterior(spanish)
     debiased = dict(zip(FIVE, found.tolist(), strict=True))
     for other in set(FIVE) - {"en"}:
         moved = math.log(bare["en"] / bare[other]) - math.log(debiased["en"] / debiased[other])
@@ -78,13 +78,13 @@ def test_the_english_bias_is_taken_off_english_alone(stack: TextDecoder, spanish
 
 @pytest.mark.model
 def test_among_all_languages_english_keeps_its_weight(stack: TextDecoder, spanish: torch.Tensor) -> None:
-    bare, asked = (LanguageIdentifier(stack, ALL, english_bias=bias).posterior(spanish) for bias in (0.0, 3.0))
+    bare, asked = (Identifier(stack, ALL, english_bias=bias).posterior(spanish) for bias in (0.0, 3.0))
     assert asked.tolist() == bare.tolist()
 
 
 @pytest.mark.model
 def test_each_language_of_the_scene_is_heard_as_itself(base_model: Whisper, stack: TextDecoder, scene: Scene) -> None:
-    encoder = ShortWindowEncoder(weights_of(base_model))
+    encoder, _ = prepared(base_model, "fp32")
     for language in ("en", "es"):
         features = encoder.encode(scene.clip(scene.first_in(language)), SAMPLE_RATE).features
         found = posterior(stack, features, FIVE)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from remembered import REMEMBERED
 from test_trace import FakeClock
 
 from whisperlab import PerformanceMetrics, SessionRestartTranscriber
@@ -404,7 +405,7 @@ Results = list[ProcessResult]
 
 @pytest.fixture(scope="module")
 def make(base_model: Whisper, scene: Scene) -> Callable[[], SessionRestartTranscriber]:
-    return lambda: SessionRestartTranscriber(base_model, languages=scene.languages, lid_hop_ms=200)
+    return lambda: SessionRestartTranscriber(base_model, languages=scene.languages, lid_hop_ms=200, parts=REMEMBERED)
 
 
 def outcome(results: Results) -> tuple[Any, ...]:
@@ -480,7 +481,7 @@ def test_a_gap_ends_speech_and_later_times_are_those_of_the_stream(
     before, after = scene.audio[: gap.start], scene.clip(scene.segments[2])
 
     def made() -> SessionRestartTranscriber:
-        return SessionRestartTranscriber(base_model, language="en", sampling_rate=rate)
+        return SessionRestartTranscriber(base_model, language="en", sampling_rate=rate, parts=REMEMBERED)
 
     def listened(transcriber: SessionRestartTranscriber, audio: FloatArray) -> Results:
         audio = audio.repeat(rate // SAMPLE_RATE)
@@ -559,7 +560,7 @@ def test_real_speech_on_a_machine_twice_too_slow_loses_audio_but_tells_and_keeps
     base_model: Whisper, scene: Scene
 ) -> None:
     clock = FakeClock(0.0)
-    transcriber = SessionRestartTranscriber(base_model, scene.languages, lid_hop_ms=200)
+    transcriber = SessionRestartTranscriber(base_model, scene.languages, lid_hop_ms=200, parts=REMEMBERED)
     options = OverloadOptions(skip_lid_ms=500, longer_steps_ms=1000, drop_ms=3000)
     with slowed(transcriber, clock, 2.0):
         trace = capture(

@@ -103,7 +103,7 @@ def test_a_sentence_after_repeated_words_is_kept_and_so_are_they(
     base_model: Whisper, english: object, keys: list[str], times: int, pause_ms: int
 ) -> None:
     audio, said = joined(english, keys * times, pause_ms, ["vm-sorry"])
-    transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"])
+    transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"], lid_hop_ms=400)
     trace = capture(transcriber, audio, recording="repeated")
     heard = repetition.counted(english, text(trace))
     assert heard[-5:] == said[-5:]  # "... did not understand your response"
@@ -111,7 +111,7 @@ def test_a_sentence_after_repeated_words_is_kept_and_so_are_they(
 
 
 def test_speech_for_which_no_text_is_found_is_reported(base_model: Whisper, english: object) -> None:
-    audio, _ = joined(english, ["vm-sorry", "vm-sorry"], 100, [])
+    audio, _ = joined(english, ["vm-sorry"], 100, [])
     # A probability of "no speech" above 0 and a token probability below 1 are always met: nothing is text.
     decoding = DecodingOptions(no_speech=-1.0, min_log_probability=1.0)
     transcriber = SessionRestartTranscriber(base_model, language="en", decoding=decoding)
@@ -128,7 +128,7 @@ def test_speech_for_which_no_text_is_found_is_reported(base_model: Whisper, engl
 def test_hold_music_noise_tones_and_silence_give_no_text(base_model: Whisper) -> None:
     transcriber = SessionRestartTranscriber(weights_of(base_model), languages=["en", "es", "fr", "it", "ru"])
     texts = {}
-    for name, audio in [*no_speech.music(), *no_speech.made(4.0)]:
+    for name, audio in [*no_speech.music(), *no_speech.made(3.0)]:
         transcriber.reset()
         middle = audio[len(audio) // 3 :][: 6 * SAMPLE_RATE]
         texts[name] = text(capture(transcriber, middle, recording=name))
@@ -148,7 +148,7 @@ def test_a_language_outside_the_allowed_ones_is_flagged_and_those_within_are_not
     }
     flagged = {}
     for lang, segment in clips.items():
-        transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"])
+        transcriber = SessionRestartTranscriber(base_model, languages=["en", "es"], lid_hop_ms=400)
         clip = audio[round(segment.start * SAMPLE_RATE) : round(segment.end * SAMPLE_RATE)]
         flagged[lang] = capture(transcriber, clip[: 5 * SAMPLE_RATE], recording=lang)
     assert flagged["en"].flags == ()
