@@ -8,38 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from plain_work import OwnError, counting, noted_sleep, pids, raising
 
 from whisperlab.experiments.executors import Worker, WorkerDiedError
-
-
-def pids() -> Callable[[object], int]:
-    return lambda task: os.getpid()
-
-
-class OwnError(Exception):
-    pass
-
-
-def raising() -> Callable[[str], object]:
-    def work(words: str) -> object:
-        raise OwnError(words)
-
-    return work
-
-
-def counting(path: str) -> Callable[[object], int]:
-    with Path(path).open("a") as file:
-        file.write("made\n")
-    return lambda task: os.getpid()
-
-
-def sleeping() -> Callable[[float], None]:
-    return time.sleep
 
 
 def wait_until_gone(*found: int) -> None:
@@ -94,11 +69,6 @@ def test_closing_ends_a_process_in_the_middle_of_a_task(tmp_path: Path) -> None:
     wait_until_gone(pid)
 
 
-def noted_sleep(path: str) -> Callable[[float], None]:
-    Path(path).write_text(f"{os.getpid()}\n")
-    return time.sleep
-
-
 def _pid(path: Path) -> int:
     until = time.monotonic() + 60
     while not (path.exists() and path.read_text().endswith("\n")):
@@ -111,7 +81,7 @@ DRIVER = """
     import sys
     from functools import partial
     sys.path.insert(0, {tests!r})
-    from test_worker_pool import noted_sleep
+    from plain_work import noted_sleep
     from whisperlab.experiments.executors import Worker
 
     if __name__ == "__main__":
