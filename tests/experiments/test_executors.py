@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from forks import forks
 from plain_work import deadly, failing, slow
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 
@@ -232,7 +233,7 @@ def head_node(tries: int = 3) -> Any:
     """Ray gives its processes 30 s to begin, which is too little on a busy machine."""
     from ray.cluster_utils import Cluster
 
-    arguments = {"num_cpus": 2, "include_dashboard": False, "no_monitor": True, **NO_LOGS}
+    arguments = {"num_cpus": 2, "no_monitor": True, **NO_LOGS}
     for left in reversed(range(tries)):
         try:
             return Cluster(initialize_head=True, head_node_args=arguments)
@@ -250,6 +251,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setattr("ray._private.node.Node.start_api_server", lambda node, **_: None)  # of the dashboard
         made = head_node()
         yield made
         made.shutdown()
@@ -387,44 +389,30 @@ def test_a_cluster_that_does_not_answer_is_told() -> None:
 # --- drivers that are killed --------------------------------------------------------------------------
 
 
-DRIVER = """
-    import sys
-    sys.path.insert(0, {tests!r})
-    from functools import partial
-    from pathlib import Path
-    import test_executors as t
-    from test_sweep import make_recording
-
-    if __name__ == "__main__":
-        folder = Path({folder!r})
-        recordings = [make_recording(folder, f"r{{n}}", "hello " * n) for n in range(1, 4)]
-        executor = {executor}
-        print("begun", flush=True)
-        t.sweep(recordings, folder / "out", executor)
-"""
-HERE = "partial(t.in_process, partial(t.task_worker, folder / 'out', t.parrots))"
-PROCESSES = "partial(t.local_processes, partial(t.task_worker, folder / 'out', t.parrots), 2)"
+def drive(folder: str, how: str) -> None:
+    """A sweep by one process, or with two more."""
+    out = Path(folder) / "out"
+    recordings = [make_recording(Path(folder), f"r{n}", "hello " * n) for n in range(1, 4)]
+    factory = partial(task_worker, out, parrots)
+    print("begun", flush=True)
+    sweep(recordings, out, partial(in_process, factory) if how == "here" else partial(local_processes, factory, 2))
 
 
 @pytest.mark.parametrize(
-    "executor,kills",
-    [(HERE, 2), *(pytest.param(how, kills, marks=pytest.mark.slow) for how, kills in ((HERE, 50), (PROCESSES, 20)))],
+    "how,kills",
+    [("here", 2), *(pytest.param(how, kills, marks=pytest.mark.slow) for how, kills in (("here", 50), ("there", 20)))],
     ids=["here", "here, often", "processes, often"],
 )
 def test_a_driver_killed_at_any_moment_loses_nothing(
-    recordings: list[Recording], tmp_path: Path, executor: str, kills: int
+    recordings: list[Recording], tmp_path: Path, how: str, kills: int
 ) -> None:
     sweep(recordings, tmp_path / "whole", partial(in_process, partial(task_worker, tmp_path / "whole", parrots)))
     rng = random.Random(1)
-    script = tmp_path / "driver.py"
-    script.write_text(
-        textwrap.dedent(DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor))
-    )
-    for _ in range(kills):
-        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            time.sleep(rng.uniform(0.0, 0.6 if executor == HERE else 6.0))
-            process.send_signal(signal.SIGKILL)
+    with forks("test_executors") as drivers:
+        for number in range(kills):
+            pid = drivers.start("drive", str(tmp_path), how, log=tmp_path / f"log{number}", lines=1)
+            time.sleep(rng.uniform(0.0, 0.6 if how == "here" else 6.0))
+            os.kill(pid, signal.SIGKILL)
+            drivers.wait(pid)
     sweep(recordings, tmp_path / "out", partial(in_process, partial(task_worker, tmp_path / "out", parrots)))
     assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
