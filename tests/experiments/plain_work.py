@@ -1,7 +1,8 @@
 """Work for worker processes that needs no library, so that the tests of processes do not wait for torch.
 
 A worker imports torch before any work, which takes seconds. In a worker that was sent something of this module, an
-empty torch takes its place. Workers with the real one are in test_executors.py and test_search.py.
+empty torch takes its place. Workers with the real one: test_executors.py, test_search.py, the end of
+test_worker_pool.py.
 """
 
 from __future__ import annotations
