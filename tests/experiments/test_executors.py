@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from forks import forks
+from plain_work import deadly, failing, slow
 from test_sweep import DIGEST, GRID, Parrot, make_recording
 
 from whisperlab.cli import main
@@ -136,19 +138,6 @@ def test_a_sweep_has_one_who_works(recordings: list[Recording], tmp_path: Path) 
 # --- workers that die ---------------------------------------------------------------------------------
 
 
-def deadly(folder: str) -> Callable[[int], int]:
-    """Work that kills its process at every third task, the first time it comes, and at task 4 always."""
-
-    def work(task: int) -> int:
-        mark = Path(folder) / str(task)
-        if task == 4 or (task % 3 == 0 and not mark.exists()):
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return 10 * task
-
-    return work
-
-
 def test_a_worker_that_dies_is_replaced_and_its_task_done(tmp_path: Path) -> None:
     found: dict[int, Any] = dict(local_processes(partial(deadly, str(tmp_path)), 2, range(6)))
     lost = found.pop(4)
@@ -158,14 +147,12 @@ def test_a_worker_that_dies_is_replaced_and_its_task_done(tmp_path: Path) -> Non
 
 
 class DoomedParrot(Parrot):
-    """Kills its process, as long as it is told to, or fails."""
+    """Fails on precision 0, and kills its process on all others."""
 
     def process(self, chunk: FloatArray) -> ProcessResult:
-        how = Path(os.environ["DOOM"]).read_text()
-        if how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if how == "fail":
+        if self._config.cache.hash_precision == 0:
             raise ValueError("its own error")
+        os.kill(os.getpid(), signal.SIGKILL)
         return super().process(chunk)
 
 
@@ -173,28 +160,18 @@ def doomed_parrots() -> Callable[..., Parrot]:
     return DoomedParrot
 
 
-@pytest.mark.parametrize("how,status,ran", [("kill", "died", 1), ("fail", "failed", 0)])
 def test_resuming_runs_a_task_again_whose_process_died_and_none_that_failed(
-    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, status: str, ran: int
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doom, out = tmp_path / "doom", tmp_path / "out"
-    monkeypatch.setenv("DOOM", str(doom))
-    given: Any = [GRID.configurations()[:1], recordings[:1], out]
-    executor = partial(local_processes, partial(task_worker, out, doomed_parrots), 2)
-    doom.write_text(how)
-    first = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
-    assert [row["status"] for row in first.failed] == [status]
-    doom.write_text("")
-    second = run_sweep(*given, model_digest=DIGEST, executor=executor, progress=False)
-    assert (second.ran, len(second.failed)) == (ran, 1 - ran)
-
-
-def slow(seconds: float) -> Callable[[int], int]:
-    def work(task: int) -> int:
-        time.sleep(seconds)
-        return os.getpid()
-
-    return work
+    monkeypatch.setattr("whisperlab.experiments.executors.ATTEMPTS", 1)  # each takes seconds; three are counted above
+    given: Any = [GRID.configurations()[:2], recordings[:1], tmp_path]
+    doomed = partial(local_processes, partial(task_worker, tmp_path, doomed_parrots), 1)
+    first = run_sweep(*given, model_digest=DIGEST, executor=doomed, progress=False)
+    statuses = {row["config"]["cache"]["hash_precision"]: row["status"] for row in first.failed}
+    assert statuses == {6: "died", 0: "failed"}
+    whole = partial(in_process, partial(task_worker, tmp_path, parrots))
+    second = run_sweep(*given, model_digest=DIGEST, executor=whole, progress=False)
+    assert (second.ran, [row["status"] for row in second.failed]) == (1, ["failed"])
 
 
 def test_workers_do_not_outlive_whoever_reads(tmp_path: Path) -> None:
@@ -241,10 +218,6 @@ def test_workers_killed_at_any_moment_cost_nothing(recordings: list[Recording], 
     killer.join()
 
 
-def failing(words: str) -> Callable[[int], int]:
-    raise ConfigurationError(words)
-
-
 def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no such model"):
         list(local_processes(partial(failing, "no such model"), 2, [1, 2]))
@@ -253,41 +226,51 @@ def test_work_that_cannot_be_made_stops_with_its_own_error(tmp_path: Path) -> No
 # --- Ray ----------------------------------------------------------------------------------------------
 
 
-def two_nodes(tries: int = 3) -> Any:
+NO_LOGS = {"include_log_monitor": False}  # no process at each node for what nobody reads
+
+
+def head_node(tries: int = 3) -> Any:
     """Ray gives its processes 30 s to begin, which is too little on a busy machine."""
     from ray.cluster_utils import Cluster
 
+    arguments = {"num_cpus": 2, "no_monitor": True, **NO_LOGS}
     for left in reversed(range(tries)):
         try:
-            made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-            made.add_node(num_cpus=1)
+            return Cluster(initialize_head=True, head_node_args=arguments)
         except Exception:
             if not left:
                 raise
-        else:
-            return made
     raise AssertionError("no try")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two Ray nodes, each a process of its own; Ray listens to the network, so they ask for a token."""
+    """A Ray node of two processors; Ray listens to the network, so it asks for a token."""
     with pytest.MonkeyPatch.context() as patch:
         here = str(Path(__file__).parent)
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        made = two_nodes()
+        patch.setattr("ray._private.node.Node.start_api_server", lambda node, **_: None)  # of the dashboard
+        made = head_node()
         yield made
         made.shutdown()
 
 
+@pytest.fixture
+def two_nodes(cluster: Any) -> Iterator[Any]:
+    """The same, and a second node."""
+    node = cluster.add_node(num_cpus=1, **NO_LOGS)
+    yield cluster
+    cluster.remove_node(node)
+
+
 @pytest.mark.slow
 def test_two_ray_nodes_give_the_records_of_one_process(
-    cluster: Any, recordings: list[Recording], tmp_path: Path
+    two_nodes: Any, recordings: list[Recording], tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
-    executor = partial(ray_cluster, partial(task_worker, there, parrots), cluster.address, None)
+    executor = partial(ray_cluster, partial(task_worker, there, parrots), two_nodes.address, None)
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
 
 
@@ -304,7 +287,7 @@ def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recordin
     whole = tmp_path / "whole"
     sweep(recordings, whole, partial(in_process, partial(task_worker, whole, parrots)))
     for number in range(5):
-        doomed = cluster.add_node(num_cpus=1)
+        doomed = cluster.add_node(num_cpus=1, **NO_LOGS)
         out = tmp_path / f"out{number}"
         dying = threading.Timer(
             random.Random(number).uniform(2, 6), cluster.remove_node, [doomed], {"allow_graceful": False}
@@ -318,10 +301,11 @@ def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recordin
         assert outcome(out) == outcome(whole)
 
 
+@pytest.mark.parametrize("nodes", ["cluster", pytest.param("two_nodes", marks=pytest.mark.slow)])
 def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
-    cluster: Any, recordings: list[Recording], tmp_path: Path
+    nodes: str, request: pytest.FixtureRequest, recordings: list[Recording], tmp_path: Path
 ) -> None:
-    there = tmp_path / "there"
+    there, cluster = tmp_path / "there", request.getfixturevalue(nodes)
     told: list[str] = []
     executor = partial(payload_cluster, there, blind_parrots, cluster.address, None, say=told.append)
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
@@ -348,10 +332,11 @@ def test_real_records_are_the_same_whoever_worked(cluster: Any, excerpt: Path, t
 @pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.slow)])
 def test_who_has_no_token_is_not_let_into_a_cluster_that_asks_for_one(cluster: Any, tmp_path: Path, mode: str) -> None:
     code = f"""
-        import test_executors as t
+        from plain_work import ConfigurationError, pids
+        from whisperlab.experiments.executors import ray_cluster
         try:
-            list(t.ray_cluster(t.parrots, {cluster.address!r}, None, [1]))
-        except t.ConfigurationError as error:
+            list(ray_cluster(pids, {cluster.address!r}, None, [1]))
+        except ConfigurationError as error:
             print(error)
     """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
@@ -404,44 +389,30 @@ def test_a_cluster_that_does_not_answer_is_told() -> None:
 # --- drivers that are killed --------------------------------------------------------------------------
 
 
-DRIVER = """
-    import sys
-    sys.path.insert(0, {tests!r})
-    from functools import partial
-    from pathlib import Path
-    import test_executors as t
-    from test_sweep import make_recording
-
-    if __name__ == "__main__":
-        folder = Path({folder!r})
-        recordings = [make_recording(folder, f"r{{n}}", "hello " * n) for n in range(1, 4)]
-        executor = {executor}
-        print("begun", flush=True)
-        t.sweep(recordings, folder / "out", executor)
-"""
-HERE = "partial(t.in_process, partial(t.task_worker, folder / 'out', t.parrots))"
-PROCESSES = "partial(t.local_processes, partial(t.task_worker, folder / 'out', t.parrots), 2)"
+def drive(folder: str, how: str) -> None:
+    """A sweep by one process, or with two more."""
+    out = Path(folder) / "out"
+    recordings = [make_recording(Path(folder), f"r{n}", "hello " * n) for n in range(1, 4)]
+    factory = partial(task_worker, out, parrots)
+    print("begun", flush=True)
+    sweep(recordings, out, partial(in_process, factory) if how == "here" else partial(local_processes, factory, 2))
 
 
 @pytest.mark.parametrize(
-    "executor,kills",
-    [(HERE, 2), *(pytest.param(how, kills, marks=pytest.mark.slow) for how, kills in ((HERE, 50), (PROCESSES, 20)))],
+    "how,kills",
+    [("here", 2), *(pytest.param(how, kills, marks=pytest.mark.slow) for how, kills in (("here", 50), ("there", 20)))],
     ids=["here", "here, often", "processes, often"],
 )
 def test_a_driver_killed_at_any_moment_loses_nothing(
-    recordings: list[Recording], tmp_path: Path, executor: str, kills: int
+    recordings: list[Recording], tmp_path: Path, how: str, kills: int
 ) -> None:
     sweep(recordings, tmp_path / "whole", partial(in_process, partial(task_worker, tmp_path / "whole", parrots)))
     rng = random.Random(1)
-    script = tmp_path / "driver.py"
-    script.write_text(
-        textwrap.dedent(DRIVER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), executor=executor))
-    )
-    for _ in range(kills):
-        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            time.sleep(rng.uniform(0.0, 0.6 if executor == HERE else 6.0))
-            process.send_signal(signal.SIGKILL)
+    with forks("test_executors") as drivers:
+        for number in range(kills):
+            pid = drivers.start("drive", str(tmp_path), how, log=tmp_path / f"log{number}", lines=1)
+            time.sleep(rng.uniform(0.0, 0.6 if how == "here" else 6.0))
+            os.kill(pid, signal.SIGKILL)
+            drivers.wait(pid)
     sweep(recordings, tmp_path / "out", partial(in_process, partial(task_worker, tmp_path / "out", parrots)))
     assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,9 @@ def test_without_a_difference_at_most_one_in_twenty_is_reported(n: int) -> None:
 
 
 def test_a_difference_is_found_with_enough_data() -> None:
-    assert calls(200, 60, 1.05)["difference"] >= 0.9 * 200
-    assert calls(200, 60, 1.05)["no difference"] <= 0.05 * 200
+    found = calls(200, 60, 1.05)
+    assert found["difference"] >= 0.9 * 200
+    assert found["no difference"] <= 0.05 * 200
 
 
 def test_much_data_without_a_difference_is_no_difference() -> None:
@@ -87,13 +89,13 @@ def test_the_pairs_missing_are_about_enough() -> None:
 def test_many_measures_share_one_error() -> None:
     rng = np.random.default_rng(5)
     wrong = 0
-    for _ in range(300):
+    for _ in range(150):
         family = [paired_test(f"m{k}", noisy(rng, 15).tolist(), noisy(rng, 15).tolist(), rng) for k in range(5)]
         corrected = holm(family)
         assert [one.measure for one in corrected] == [one.measure for one in family]
         assert all(new.p >= old.p for new, old in zip(corrected, family, strict=True))
         wrong += any(one.conclusion == "difference" for one in corrected)
-    assert wrong <= 0.088 * 300  # 5 % and three standard deviations
+    assert wrong <= 0.103 * 150  # 5 % and three standard deviations; uncorrected it is 23 %
     sure = paired_test("sure", [1.0 + k / 100 for k in range(20)], [2.0 + k / 100 for k in range(20)], rng)
     assert holm([sure, *family])[0].conclusion == "difference"
 
@@ -146,7 +148,9 @@ def test_an_invalid_configuration_is_refused(text: str, said: str) -> None:
 def test_two_configurations_are_compared_on_real_speech(excerpt: Path, rounds: int) -> None:
     from whisperlab.data import load
 
-    recordings = load(str(excerpt), "test")
+    (whole,) = load(str(excerpt), "test")
+    first = whole.segments[0]
+    recordings = [replace(whole, duration=first.end + 0.5, segments=(first,), text=first.text)]
     default = TranscriberConfig()
     every = default.replace({"language_id.confident_hop_factor": 1, "language_id.onset_only_ms": 30_000})
     outcome = compare_configurations(every, default, recordings, rounds=rounds)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from forks import Forks, forks
 from tqdm import tqdm
 
 from whisperlab.cache import EncoderCache
@@ -351,43 +350,34 @@ def test_an_interrupt_keeps_what_is_done_and_says_where(recordings: list[Recordi
     assert sweep(recordings, tmp_path).ran == 5
 
 
-SLOW_SWEEP = """
-    import sys, time
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    import test_sweep as t
+class Slow(Parrot):
+    """Says when it is at work, and takes its time."""
 
-    class Slow(t.Parrot):
-        def finalize(self):
-            print("at work", flush=True)
-            time.sleep(0.05)
-            return super().finalize()
-
-    folder = Path({folder!r})
-    recordings = [t.make_recording(folder, f"r{{n}}", "hello " * n) for n in range(1, 11)]
-    t.sweep(recordings, folder / "out", Slow)
-"""
+    def finalize(self) -> ProcessResult:
+        print("at work", flush=True)
+        time.sleep(0.05)
+        return super().finalize()
 
 
-@pytest.fixture
-def slow_sweep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A sweep of forty slow tasks in a process of its own, three of them well begun."""
-    code = textwrap.dedent(SLOW_SWEEP.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
-        assert process.stdout is not None
-        for _ in range(3):
-            assert process.stdout.readline() == "at work\n", process.communicate()[1]
-        yield process
+def slow_sweep(folder: str) -> None:
+    """Forty slow tasks."""
+    recordings = [make_recording(Path(folder), f"r{n}", "hello " * n) for n in range(1, 11)]
+    sweep(recordings, Path(folder) / "out", Slow)
+
+
+@pytest.fixture(scope="module")
+def sweeps() -> Iterator[Forks]:
+    with forks("test_sweep") as started:
+        yield started
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_process_stopped_at_work_loses_nothing_that_was_finished(
-    slow_sweep: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
+    sweeps: Forks, tmp_path: Path, number: signal.Signals
 ) -> None:
-    slow_sweep.send_signal(number)
-    slow_sweep.communicate()
-    assert slow_sweep.returncode == -number
+    pid = sweeps.start("slow_sweep", str(tmp_path), log=tmp_path / "log", lines=3)
+    os.kill(pid, number)
+    assert sweeps.wait(pid) == -number
     done = read_rows(tmp_path / "out")
     assert 2 <= len(done) < 40
     recordings = [make_recording(tmp_path, f"r{n}", "hello " * n) for n in range(1, 11)]
