@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from whisper.model import Whisper
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` has a process for each core; torch reads this when imported
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # numba, in openai-whisper, would set torch's threads to all cores
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them ignore Ctrl-C, which programs under test would inherit.

@@ -81,7 +81,6 @@ def _pid(path: Path) -> int:
 DRIVER = """
     import sys
     from functools import partial
-from operator import methodcaller
     sys.path.insert(0, {tests!r})
     from plain_work import noted_sleep
     from whisperlab.experiments.executors import Worker
