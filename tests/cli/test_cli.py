@@ -1212,7 +1212,7 @@ def test_a_report_of_what_is_not_there_is_one_line(
 def test_models_are_listed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "list", "--json") == 0
     (rows,) = documents(capsys.readouterr().out)
-    assert {"name", "path", "package index"} == set(rows[0])
+    assert {"name", "path", "licence", "from", "verified by"} == set(rows[0])
     assert "base" in {row["name"] for row in rows}
 
 

@@ -64,10 +64,13 @@ def test_alignment_heads_and_addresses_are_openai_whispers(name: str) -> None:
     assert URLS == whisper._MODELS
 
 
-@pytest.mark.parametrize("n_languages", [99, 100])
+@pytest.mark.parametrize("n_languages", [1, 99, 100])
 def test_every_token_and_every_special_token_is_openai_whispers(n_languages: int) -> None:
-    theirs = whisper_tokenizer.get_tokenizer(True, num_languages=n_languages, language="es", task="transcribe")
-    ours = tokenizer_for("es", n_languages)
+    if n_languages == 1:
+        theirs, ours = whisper_tokenizer.get_tokenizer(False), tokenizer_for("en", 1)
+    else:
+        theirs = whisper_tokenizer.get_tokenizer(True, num_languages=n_languages, language="es", task="transcribe")
+        ours = tokenizer_for("es", n_languages)
     assert ours.encoding.n_vocab == theirs.encoding.n_vocab
     assert all(
         ours.encoding.decode_single_token_bytes(token) == theirs.encoding.decode_single_token_bytes(token)
@@ -78,7 +81,7 @@ def test_every_token_and_every_special_token_is_openai_whispers(n_languages: int
     for name in (*names, "non_speech_tokens"):
         assert getattr(ours, name) == getattr(theirs, name), name
     pairs = [dict(zip(one.all_language_codes, one.all_language_tokens, strict=True)) for one in (ours, theirs)]
-    assert pairs[0] == pairs[1]
+    assert pairs[0] == {code: token for code, token in pairs[1].items() if n_languages > 1 or code == "en"}
 
 
 @pytest.mark.parametrize("language", ["en", "es", "zh", "th", "haw"])

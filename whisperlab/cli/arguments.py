@@ -212,7 +212,7 @@ def add_languages_argument(parser: Parser, default: str) -> None:
 
 def add_model_arguments(parser: Parser) -> None:
     add = parser.option
-    add("--model", "model name or checkpoint file", default="base")
+    add("--model", "model name, checkpoint file or folder", default="base")
     add_languages_argument(parser, "all 99")
     add("--device", "cpu or cuda (default: cpu)")
     for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):

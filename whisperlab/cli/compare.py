@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
     add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
     text = "run each recording N times; only the comparison of times improves (default: 1)"
     add("--rounds", text, type=positive_int, metavar="N")
-    add("--model", f"model name or checkpoint file (default: {RUNNING['model']})")
+    add("--model", f"model name, checkpoint file or folder (default: {RUNNING['model']})")
     arguments.add_threads_argument(parser, default=None)
 
 

@@ -136,7 +136,7 @@ def weights(model: str) -> Finding:
     try:
         found = models.verify(model)
     except (WhisperlabError, OSError) as error:
-        if models.is_known(model):
+        if models.known_name(model):
             return Finding("weights", "WARN", one_line(error), f"whisperlab models fetch {model}")
         return Finding("weights", "FAIL", one_line(error), "whisperlab models list")
     if found.trusted is False:

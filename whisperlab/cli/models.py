@@ -20,7 +20,7 @@ EXAMPLES = ("models list", "models fetch base", "models verify base --json")
 
 def add_arguments(parser: Parser) -> None:
     parser.option("action", "what to do", choices=("list", "fetch", "path", "verify"))
-    parser.option("name", "a model name, or for verify also a checkpoint file", nargs="?")
+    parser.option("name", "a model name, or for verify also a checkpoint", nargs="?")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -30,8 +30,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if (name is None) != (action == "list"):
         args.parser.error("list takes no model name, the other actions take one")
     if action == "list":
-        known = [(name, weights.model_path(name), "yes" if name in weights.PACKAGED else "no") for name in weights.URLS]
-        rows = [{"name": name, "path": path and str(path), "package index": packaged} for name, path, packaged in known]
+        here = {name: weights.model_path(name) for name in weights.URLS}
+        rows = [{"name": name, "path": path and str(path), **weights.origin(name)} for name, path in here.items()]
         console.result(rows, text_table(rows))
     elif action == "verify":
         found = weights.verify(name)

@@ -72,7 +72,7 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     add("--corpus", "the speech: a corpus or your manifest", default="ivr-five", metavar="NAME|MANIFEST")
     add("--split", "dev or test", default=split)
     add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
-    add("--model", "model name or checkpoint file", default="base")
+    add("--model", "model name, checkpoint file or folder", default="base")
     arguments.add_languages_argument(parser, "those of the corpus")
     add("--device", "cpu or cuda", default="cpu")
     add("--out", "folder of results and traces", type=Path, default=Path(out), metavar="DIR")

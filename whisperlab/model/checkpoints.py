@@ -1,4 +1,4 @@
-"""Reading checkpoints of openai-whisper (``.pt``) and CTranslate2 (``model.bin``) safely.
+"""Reading checkpoints of openai-whisper (``.pt``) and CTranslate2 (``model.bin``) safely, and checks for all formats.
 
 Untrusted files are checked before memory is taken for them. ``torch.load(weights_only=True)`` runs no code of a file.
 CTranslate2 stacks matrices that openai-whisper keeps apart: query, key and value of a self-attention, key and value of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 Variables = dict[str, Array]
 
+SAFETENSORS = "a safetensors file"
 _CT2_VERSION = 6
 _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}  # CTranslate2's DataType enumeration
 
@@ -81,12 +82,15 @@ class UnavailableError(WeightsError):
 
 @dataclass(slots=True, frozen=True)
 class Checkpoint:
-    """Weights by openai-whisper's names, and their file; ``mapped`` if the tensors lie in the memory-mapped file."""
+    """Weights by openai-whisper's names, and what the folder around them states."""
 
     path: Path
     dims: Mapping[str, int]
     state: Mapping[str, Tensor]
-    mapped: bool = False
+    mapped: bool = False  # whether the tensors lie in a memory-mapped file
+    heads: tuple[tuple[int, int], ...] = ()  # alignment heads as (layer, head); empty: not stated
+    added: tuple[tuple[int, str], ...] = ()  # tokens of text that are not Whisper's: id and text
+    english_only: bool = False  # whether the folder states English alone; the vocabulary's size may also say so
 
 
 def read_checkpoint(path: Path, *, verify: bool = False) -> Checkpoint:
@@ -95,26 +99,33 @@ def read_checkpoint(path: Path, *, verify: bool = False) -> Checkpoint:
     Raises UnavailableError if the file is not a checkpoint. ``verify`` compares the checksums in the file: for a
     checkpoint without a known digest.
     """
+    stored, mapped = unpickled(path, verify=verify)
+    if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
+        raise UnavailableError(f"{path} is not a checkpoint of openai-whisper: dims and model_state_dict are missing")
+    check_contents(path, stored["dims"], stored["model_state_dict"])
+    return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
+
+
+def unpickled(path: Path, *, verify: bool) -> tuple[object, bool]:
+    """What torch.save wrote, and whether its tensors are mapped; arguments and errors as for `read_checkpoint`."""
     import torch
 
     unreadable = f"{path} cannot be read as a checkpoint"
-    if kind := _kind(path):
-        raise UnavailableError(f"{unreadable}: it is {kind}; a checkpoint of openai-whisper (.pt) is needed")
+    if found := kind(path):
+        raise UnavailableError(
+            f"{unreadable}: it is {found}; expected a file of openai-whisper (.pt), Hugging Face or CTranslate2"
+        )
     try:
         mapped = zipfile.is_zipfile(path)
         if mapped and verify:
             check_archive(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except pickle.UnpicklingError as error:  # torch's own message advises loading the file unsafely
         raise UnavailableError(f"{unreadable}: torch.save did not write it, or it holds more than tensors") from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         if is_lack_of_memory(error):
             raise
         raise UnavailableError(f"{unreadable} ({brief(error)})") from error
-    if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
-        raise UnavailableError(f"{path} is not a checkpoint of openai-whisper: dims and model_state_dict are missing")
-    _check_contents(path, stored["dims"], stored["model_state_dict"])
-    return Checkpoint(path, stored["dims"], stored["model_state_dict"], mapped)
 
 
 def check_archive(path: Path) -> None:
@@ -124,7 +135,7 @@ def check_archive(path: Path) -> None:
             raise zipfile.BadZipFile(f"{path} is damaged (at {damaged}): get the file again")
 
 
-def _kind(path: Path) -> str:
+def kind(path: Path) -> str:
     """The kind of a file that is not a checkpoint, by its first bytes; empty if they do not say."""
     try:
         with path.open("rb") as file:
@@ -132,17 +143,17 @@ def _kind(path: Path) -> str:
     except OSError as error:
         raise UnavailableError(f"{path} cannot be read: {brief(error)}") from error
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return "a safetensors file"
+        return SAFETENSORS
     fits = head.startswith((b"PK", b"\x80")) or not head
     kinds = (kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start))
     return next(kinds, "" if fits else "not written by torch.save")
 
 
-def _check_contents(path: Path, dims: object, state: object) -> None:
+def check_contents(path: Path, dims: object, state: object) -> None:
     """Raise UnavailableError unless dims are named integers and the state is named, complete tensors."""
     import torch
 
-    unfit = f"{path} is not a checkpoint of openai-whisper:"
+    unfit = f"{path} is not a checkpoint of Whisper:"
     if not (isinstance(dims, dict) and all(type(size) is int for size in dims.values())):
         raise UnavailableError(f"{unfit} its dims are {shown(dims)}")
     if not isinstance(state, dict):
@@ -245,7 +256,7 @@ def release_pages(mapped: Tensor) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
-def read_variables(data: bytes) -> Variables:
+def read_variables(data: bytes | mmap.mmap) -> Variables:
     """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``.
 
     Raises WeightsError if the bytes are cut short, or of another format version or model kind.
@@ -283,8 +294,8 @@ def read_variables(data: bytes) -> Variables:
 def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables]:
     """``(dims, state_dict)`` as in openai-whisper's checkpoints, with the arrays in their stored precision.
 
-    Raises WeightsError if a variable is missing or quantised, or if a key bias is not zero (openai-whisper's keys have
-    no bias).
+    Quantised weights become the float32 that they stand for: integers, divided by the scale of their row. Raises
+    WeightsError if a variable is missing, or if a key bias is not zero (openai-whisper's keys have no bias).
     """
     try:
         dims = {"n_mels": variables["encoder/conv1/weight"].shape[1]}
@@ -311,7 +322,8 @@ def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ..
     for leaf, name in _LEAVES.get(module.rpartition("/")[2], _LINEAR).items():
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
-            raise WeightsError(f"model.bin stores {module}/{leaf} as {stacked.dtype}: quantised weights cannot be used")
+            scale = variables[f"{module}/{leaf}_scale"]
+            stacked = stacked / scale.reshape(-1, *[1] * (stacked.ndim - 1))
         for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
             if not target.endswith(".key") or leaf != "bias":
                 yield f"{target}.{name}", part

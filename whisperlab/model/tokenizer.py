@@ -1,4 +1,4 @@
-"""Whisper's multilingual tokenizer: text to token ids and back, special tokens, and words.
+"""Whisper's tokenizers: text to token ids and back, special tokens, and words.
 
 It gives the same tokens as openai-whisper's, from which rules and vocabulary are taken (licence in ``data/``).
 """
@@ -19,7 +19,7 @@ from whisperlab.model.languages import CODES
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-_VOCABULARY = Path(__file__).parent / "data" / "multilingual.tiktoken.gz"
+_DATA = Path(__file__).parent / "data"
 _PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 _N_TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms
 _WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # languages written without spaces between words
@@ -37,27 +37,28 @@ _MUSIC = "♩♪♫♬♭♮♯"
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """The multilingual tokenizer, set to transcribe one language."""
+    """A tokenizer, set to transcribe one language."""
 
     encoding: Encoding
     language: str
     all_language_codes: tuple[str, ...]
     all_language_tokens: tuple[int, ...]  # in the order of the codes
-    sot_sequence: tuple[int, ...]  # the tokens before the text: start of transcript, language, task
+    sot_sequence: tuple[int, ...]  # the tokens before the text: start, then language and task if there are several
     sot: int  # start of transcript
     eot: int  # end of the text
     sot_prev: int  # start of the prompt, which is earlier text
     no_speech: int  # the window holds no speech
     no_timestamps: int  # the transcript has no timestamps
-    timestamp_begin: int  # 0.00 s; all ids from here on are timestamps
+    timestamp_begin: int  # 0.00 s; the ids from here on are timestamps
+    added: tuple[int, ...] = ()  # text that a fine-tune added, after the timestamps
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
-        return self.encoding.encode(text)
+        return self.encoding.encode(text, disallowed_special=())
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids. Timestamp tokens are left out, other special tokens are kept."""
-        return self.encoding.decode([token for token in tokens if token < self.timestamp_begin])
+        return self.encoding.decode([one for one in tokens if one < self.timestamp_begin or one in self.added])
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
@@ -97,50 +98,51 @@ class Tokenizer:
 
 
 @lru_cache(maxsize=128)
-def tokenizer_for(language: str, n_languages: int = 99) -> Tokenizer:
-    """The tokenizer of a model with so many languages, set to transcribe (never translate) one that it knows."""
+def tokenizer_for(language: str, n_languages: int = 99, added: tuple[tuple[int, str], ...] = ()) -> Tokenizer:
+    """The tokenizer of a model with so many languages, set to transcribe (never translate) one that it knows.
+
+    One language is English, with a vocabulary of its own. ``added`` are ids and texts of tokens behind Whisper's.
+    """
     codes = CODES[:n_languages]
     if language not in codes:
         raise ValueError(f"language must be one of {len(codes)} codes of Whisper, got {language!r}")
-    encoding = _encoding(n_languages)
+    encoding = _encoding(n_languages, added)
 
     def special(name: str) -> int:
         return encoding.encode_single_token(f"<|{name}|>")
 
-    sot = special("startoftranscript")
+    sot, timestamp_begin = special("startoftranscript"), special("0.00")
+    language_and_task = (special(language), special("transcribe")) if n_languages > 1 else ()
     return Tokenizer(
         encoding,
         language,
         codes,
         all_language_tokens=tuple(map(special, codes)),
-        sot_sequence=(sot, special(language), special("transcribe")),
+        sot_sequence=(sot, *language_and_task),
         sot=sot,
         eot=special("endoftext"),
         sot_prev=special("startofprev"),
         no_speech=special("nospeech"),
         no_timestamps=special("notimestamps"),
-        timestamp_begin=special("0.00"),
+        timestamp_begin=timestamp_begin,
+        added=tuple(number for number, _ in added if number >= timestamp_begin + _N_TIMESTAMPS),
     )
 
 
 @lru_cache
-def _encoding(n_languages: int) -> Encoding:
+def _encoding(n_languages: int, added: tuple[tuple[int, str], ...]) -> Encoding:
     """The vocabulary and, after it, the special tokens."""
     import tiktoken
 
-    lines = gzip.decompress(_VOCABULARY.read_bytes()).splitlines()
+    vocabulary = "multilingual.tiktoken" if n_languages > 1 else "gpt2.tiktoken"
+    lines = gzip.decompress((_DATA / f"{vocabulary}.gz").read_bytes()).splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
     names = [
         *("endoftext", "startoftranscript"),
-        *CODES[:n_languages],
+        *CODES[: n_languages if n_languages > 1 else 99],  # the English vocabulary has them too
         *("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"),
         *(f"{step * 0.02:.2f}" for step in range(_N_TIMESTAMPS)),
     ]
     special = {f"<|{name}|>": len(ranks) + number for number, name in enumerate(names)}
-    return tiktoken.Encoding(
-        name="multilingual.tiktoken",
-        explicit_n_vocab=len(ranks) + len(special),
-        pat_str=_PATTERN,
-        mergeable_ranks=ranks,
-        special_tokens=special,
-    )
+    special |= {text: number for number, text in added if number >= len(ranks) + len(names)}
+    return tiktoken.Encoding(vocabulary, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special)

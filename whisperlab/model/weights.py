@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from whisperlab.model import checkpoints, downloads
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
+from whisperlab.model.formats import read_model
 from whisperlab.util import errors
 from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory, translate_oom
 from whisperlab.util.validation import shown
@@ -47,16 +48,21 @@ class Packaged:
 
     tensors: str  # its `tensor_digest`
     publishers: tuple[tuple[Wheel, ...], ...]  # the wheels to join, per publisher
+    evidence: str = ""  # why its digest is that of OpenAI's weights
 
 
 PACKAGED = {
-    name: Packaged(model["tensors"], tuple(tuple(Wheel(*facts) for facts in wheels) for wheels in model["publishers"]))
+    name: Packaged(
+        model["tensors"],
+        tuple(tuple(Wheel(*facts) for facts in wheels) for wheels in model["publishers"]),
+        model["evidence"],
+    )
     for name, model in _MODELS.items()
     if "tensors" in model
 }
 
-# Languages by the size of a vocabulary: English only, multilingual, large-v3.
-_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}
+# A name as on model hubs. OpenAI's weights are also there in other formats.
+_HUB_NAME = re.compile(r"(?:(?:(openai|systran|guillaumekln)/)?(?:faster-)?whisper-)?(.+)")
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
@@ -83,17 +89,25 @@ class Weights:
     alignment_heads: Tensor  # shape (decoder layers, heads), True for the heads that follow time
     device: torch.device
     mapped: bool = False  # whether the tensors lie in a memory-mapped file
+    added: tuple[tuple[int, str], ...] = ()  # tokens of text that are not Whisper's: id and text
+    english_only: bool = False  # a model for English alone although its vocabulary has more than 51864 tokens
 
     @property
     def n_languages(self) -> int:
-        """Number of languages in the vocabulary. Raises WeightsError for any other vocabulary than Whisper's."""
+        """Number of languages in the vocabulary, 1 for English alone.
+
+        A fine-tune may have more tokens than Whisper, behind Whisper's. Raises WeightsError for fewer.
+        """
         n_vocab, n_mels = self.dims["n_vocab"], self.dims.get("n_mels")
-        if n_vocab not in _LANGUAGES or (n_vocab == 51_866 and n_mels != 128):
+        n_languages, n_known = (100, 51_866) if n_mels == 128 else (99, 51_865)
+        if n_vocab == 51_864 or (self.english_only and n_vocab > 51_864):
+            return 1
+        if n_vocab < n_known:
             raise WeightsError(
-                f"{self.name} has {n_vocab} tokens (and {n_mels} mel bands); Whisper's vocabularies have 51865, or "
-                "51866 with 128 mel bands. Were tokens added? Give a checkpoint without them"
+                f"{self.name} has {n_vocab} tokens (and {n_mels} mel bands); Whisper's vocabularies have 51864 "
+                "(English only), 51865, or 51866 with 128 mel bands"
             )
-        return _LANGUAGES[n_vocab]
+        return n_languages
 
     def tensor(self, name: str, *, as_stored: bool = False) -> Tensor:
         """One tensor on the device, in float32 or in its stored precision."""
@@ -110,30 +124,23 @@ class Weights:
 
 
 def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Weights:
-    """The tensors of a model, by name (``base``, also ``whisper-base``) or from a checkpoint file.
+    """The tensors of a model, by name (``base``, also ``openai/whisper-base``) or from a checkpoint.
 
-    A file is read if the checksums in it are right. For a name these sources are tried in order: whisperlab's cache,
-    openai-whisper's cache, and with ``download`` openai-whisper's download and the package index. The tensors stay in
-    the file and are read when they are used. ``say`` receives a line before anything that takes long.
+    A checkpoint is a file of openai-whisper (``.pt``), or a folder or file of Hugging Face or CTranslate2. For a name
+    these sources are tried in order: whisperlab's cache, openai-whisper's cache, and with ``download`` openai-whisper's
+    download and the package index. The tensors stay in the file and are read when they are used. ``say`` receives a
+    line before anything that takes long.
 
     Raises WeightsError with the remedies if no source has the weights, or the file is not a usable checkpoint;
     ConfigurationError if the device is not available; OutOfMemoryError.
     """
     target = resolve(name_or_path)
-    if isinstance(target, str) and target.endswith(".en"):
-        raise WeightsError(
-            f"{target} knows English only, with a vocabulary of its own; give a multilingual model: "
-            f"{target.removesuffix('.en')}"
-        )
     with translate_oom(f"to load {target}"):
         checkpoint, name, heads = _load(target, download, say)
-    if checkpoint.dims["n_vocab"] == 51_864:
-        _log.warning(
-            "%s has the vocabulary of an English-only model; it is read with the multilingual one, and if it is such a "
-            "model, its text will be wrong",
-            checkpoint.path,
-        )
-    return Weights(name, checkpoint.dims, checkpoint.state, heads, _device(device), checkpoint.mapped)
+    dims, added = checkpoint.dims, tuple(pair for pair in checkpoint.added if pair[0] < checkpoint.dims["n_vocab"])
+    return Weights(
+        name, dims, checkpoint.state, heads, _device(device), checkpoint.mapped, added, checkpoint.english_only
+    )
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
@@ -181,25 +188,35 @@ def model_digest(model: Whisper | Weights) -> str:
 def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str, Tensor]:
     """A checkpoint that fits its dimensions, the model's name (the path if unknown), and its alignment heads."""
     name = target if isinstance(target, str) else None
-    checkpoint = load_checkpoint(name, download, say) if name else read_checkpoint(Path(target), verify=True)
+    checkpoint = load_checkpoint(name, download, say) if name else read_model(Path(target))
     checkpoints.check_fit(checkpoint)
     if not name:
         digest = tensor_digest(checkpoint.state)
         name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
     if not name:
         checkpoints.check_finite(checkpoint)
-    heads = alignment_heads(name, checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"])
-    return checkpoint, name or str(checkpoint.path), heads
+    n_layers, n_heads = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
+    return checkpoint, name or str(checkpoint.path), alignment_heads(name, n_layers, n_heads, checkpoint.heads)
 
 
-def alignment_heads(name: str | None, n_layers: int, n_heads: int) -> Tensor:
-    """The heads to place words with, shape (layers, heads), bool; for an unknown model the later half of the layers."""
+def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Sequence[tuple[int, int]] = ()) -> Tensor:
+    """The heads to place words with, shape (layers, heads), bool.
+
+    For an unknown model those stated as (layer, head), otherwise all of the later half of the layers.
+    """
     import torch
 
-    if name is None:
-        return torch.arange(n_layers)[:, None].expand(n_layers, n_heads) >= n_layers // 2
-    mask = gzip.decompress(base64.b85decode(_MODELS[name]["heads"]))
-    return torch.tensor(list(mask), dtype=torch.bool).reshape(n_layers, n_heads)
+    if name is not None:
+        mask = gzip.decompress(base64.b85decode(_MODELS[name]["heads"]))
+        return torch.tensor(list(mask), dtype=torch.bool).reshape(n_layers, n_heads)
+    found = (torch.arange(n_layers)[:, None] >= n_layers // 2).repeat(1, n_heads) & (not stated)
+    for layer, head in stated:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            raise WeightsError(
+                f"alignment_heads names head {head} of layer {layer}; there are {n_layers} layers of {n_heads} heads"
+            )
+        found[layer, head] = True
+    return found
 
 
 def _device(name: str) -> torch.device:
@@ -216,9 +233,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("WHISPERLAB_CACHE") or Path.home() / ".cache" / "whisperlab")
 
 
-def is_known(name: str) -> bool:
-    """Whether a model of that name (``base``, also ``whisper-base``) exists, on this machine or elsewhere."""
-    return name.lower().removeprefix("whisper-") in URLS
+def known_name(name: str) -> str | None:
+    """The canonical name of a model: ``base`` for ``Base``, ``whisper-base`` and ``openai/whisper-base``."""
+    match = _HUB_NAME.fullmatch(name.lower())
+    owner, known = match.groups() if match else (None, "")
+    known = "large-v1" if owner and known == "large" else known  # openai-whisper's own "large" is the newest
+    return known if known in URLS else None
 
 
 def model_path(name: str) -> Path | None:
@@ -229,28 +249,22 @@ def model_path(name: str) -> Path | None:
 
 
 def resolve(name_or_path: str | Path) -> str | Path:
-    """The canonical name of a model, otherwise the path of an existing file; WeightsError if it is neither."""
-    if isinstance(name_or_path, str) and is_known(name_or_path):
-        return name_or_path.lower().removeprefix("whisper-")
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    """The canonical name of a model, otherwise the path of a file or folder; WeightsError if it is neither."""
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    known = known_name(name) if isinstance(name_or_path, str) else None
+    if known and not ("/" in name and path.exists()):
+        return known
+    if path.is_file() or path.is_dir():
         return path
-    meant = re.sub(r"^(openai-|systran-|faster-|whisper-)+|\.pt$", "", path.name.lower())
-    hint = f"; did you mean the model {meant}?" if meant in URLS else f": {', '.join(URLS)}"
-    if path.is_dir():
-        hugging_face = any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*"))
-        found = " with a Hugging Face model" if hugging_face else ""
-        found = " with a CTranslate2 model" if (path / "model.bin").is_file() else found
-        raise WeightsError(
-            f"{path} is a folder{found}; expected a checkpoint of openai-whisper (.pt), or the name of a model{hint}"
-        )
-    raise WeightsError(f"{shown(str(name_or_path))} is neither a file nor a known model{hint}")
+    meant = known_name(re.sub(r"\.pt$", "", path.name))
+    hint = f"; did you mean the model {meant}?" if meant else f": {', '.join(URLS)}"
+    raise WeightsError(f"{shown(name)} is neither a file, a folder nor a known model{hint}")
 
 
 def _model_name(name: str) -> str:
     target = resolve(name)
     if isinstance(target, Path):
-        raise WeightsError(f"expected the name of a model, got the file {target}")
+        raise WeightsError(f"expected the name of a model, got the path {target}")
     return target
 
 
@@ -261,6 +275,22 @@ def _own_file(name: str) -> Path:
 def _openai_file(name: str) -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "whisper" / URLS[name].rpartition("/")[2]
+
+
+def _sha256(name: str) -> str:
+    """The SHA-256 of openai-whisper's file, from its address."""
+    return URLS[name].split("/")[-2]
+
+
+def origin(name: str) -> dict[str, str]:
+    """Where a model's weights come from, their licence, and how they are verified."""
+    packaged = PACKAGED.get(name)
+    wheels = [" + ".join(wheel.package for wheel in publisher) for publisher in packaged.publishers] if packaged else []
+    return {
+        "licence": "MIT (OpenAI)",
+        "from": " or ".join(["openai-whisper's host", *wheels]),
+        "verified by": packaged.evidence if packaged and packaged.evidence else "SHA-256 of openai-whisper's file",
+    }
 
 
 def fetch(name: str, say: Say = _log.info) -> Path:
@@ -275,13 +305,13 @@ def verify(name_or_path: str | Path) -> Verification:
     path = model_path(target) if isinstance(target, str) else target
     if path is None:
         raise WeightsError(f"{target} is not on this machine; `whisperlab models fetch {target}` gets it")
-    state = read_checkpoint(path, verify=True).state
-    tensors, digest = tensor_digest(state), file_sha256(path)
+    state = read_model(path).state
+    tensors, digest = tensor_digest(state), file_sha256(path) if path.is_file() else "no file"
     names = [target] if isinstance(target, str) else list(URLS)
     trusted: bool | None = True
     if name := next((name for name in names if name in PACKAGED and PACKAGED[name].tensors == tensors), None):
         evidence = f"its tensors are those of {name}"
-    elif name := next((name for name in names if digest in URLS[name]), None):
+    elif name := next((name for name in names if digest == _sha256(name)), None):
         evidence = f"it is openai-whisper's file of {name}"
     elif isinstance(target, str):
         trusted, evidence = False, f"neither its tensors nor the file are those of {target}"
@@ -381,6 +411,7 @@ def _from_publishers(name: str, say: Say, lock: IO[str]) -> tuple[dict[str, byte
     folder = cache_dir() / "models"
     publishers = PACKAGED[name].publishers
     downloads.check_room(folder, 2 * max(sum(wheel.mib for wheel in wheels) for wheels in publishers))
+    say(f"{name}: {'; '.join(f'{key} {value}' for key, value in origin(name).items())}")
     reasons = []
     for wheels in publishers:
         try:
@@ -414,6 +445,6 @@ def _check_digest(checkpoint: Checkpoint, name: str) -> Checkpoint:
 
 
 def _check_file(path: Path, name: str) -> None:
-    digest, expected = file_sha256(path), URLS[name].split("/")[-2]
+    digest, expected = file_sha256(path), _sha256(name)
     if digest != expected:
         raise UnavailableError(f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered")

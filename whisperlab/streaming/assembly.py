@@ -28,7 +28,7 @@ from whisperlab.streaming.stream import Stream
 from whisperlab.streaming.switching import DetectedLanguage, GivenLanguages, SwitchDetector
 from whisperlab.streaming.text_session import Runner, TextSession
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VoiceActivityDetector
-from whisperlab.util.errors import translate_oom
+from whisperlab.util.errors import ConfigurationError, translate_oom
 from whisperlab.util.gain import dbfs
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
@@ -76,12 +76,19 @@ class Assembly:
             named = tuple(code for _, code in config.oracle)
         n_languages = weights.n_languages
         self.languages = check_languages(named, n_languages)
+        if n_languages == 1 and config.mode == "auto":
+            raise ConfigurationError(
+                f"{weights.name} knows English only and cannot identify languages: set language='en' (--language en), "
+                "or use a multilingual model such as base"
+            )
         self.metrics = makers.metrics(monitoring.enable_logging, monitoring.log_interval_s)
         with translate_oom("for voice activity detection"):
             self.voice_detectors = makers.voice_detector(), makers.voice_detector()
         self.text_encoder = encoder.with_own_counts()
         self.decoder = makers.decoder(
-            self.text_encoder, stack, config.decoding, self.metrics, n_languages, share=config.session.share
+            *(self.text_encoder, stack, config.decoding, self.metrics, n_languages),
+            share=config.session.share,
+            added=weights.added,
         )
         self.all_languages = makers.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
         identifier = makers.identifier(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.text_decoder import DecoderState, TextDecoder
-from whisperlab.model.tokenizer import tokenizer_for
+from whisperlab.model.tokenizer import Tokenizer, tokenizer_for
 from whisperlab.streaming.attention import attended, following, repeated_tail, token_starts
 from whisperlab.streaming.results import SegmentWord
 from whisperlab.util.errors import ConfigurationError
@@ -165,15 +165,20 @@ class SpeechDecoder:
     metrics: PerformanceMetrics
     n_languages: int = 99
     share: bool = field(default=False, kw_only=True)
+    added: tuple[tuple[int, str], ...] = field(default=(), kw_only=True)  # tokens of text that are not Whisper's
 
     def __post_init__(self) -> None:
         # 0 for allowed tokens, -inf for symbols, annotations and all special tokens except the end of text
-        tokenizer = tokenizer_for("en", self.n_languages)
+        tokenizer = self._tokenizer("en")
         mask = torch.zeros(self.stack.n_vocabulary)
         mask[list(tokenizer.non_speech_tokens)] = -torch.inf
         mask[tokenizer.eot + 1 :] = -torch.inf
+        mask[list(tokenizer.added)] = 0
         self._suppressed = mask.to(self.stack.device)
         self.reset()
+
+    def _tokenizer(self, language: str) -> Tokenizer:
+        return tokenizer_for(language, self.n_languages, self.added)
 
     def reset(self) -> None:
         """Start a new stream: drop the last encoded window and the counts."""
@@ -252,7 +257,7 @@ class SpeechDecoder:
         self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
     ) -> _Draft:
         """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
-        tokenizer = tokenizer_for(language, self.n_languages)
+        tokenizer = self._tokenizer(language)
         forced = [token for word in prefix for token in word.tokens]
         before = [tokenizer.sot_prev, *prompt[-MAX_PROMPT:]] if prompt else []
         start = [*before, *tokenizer.sot_sequence, tokenizer.no_timestamps, *forced]
@@ -308,7 +313,7 @@ class SpeechDecoder:
         """Group new tokens into words with times; no word starts before the end of the prefix."""
         if not draft.tokens:
             return []
-        tokenizer = tokenizer_for(language, self.n_languages)
+        tokenizer = self._tokenizer(language)
         attention = draft.state.alignment[:, draft.first :]
         starts = token_starts(attention, encoded.n_audio)
         at = sum(len(word.tokens) for word in prefix)

@@ -41,9 +41,12 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     codes = tuple(dict.fromkeys(map(language_code, languages)))
     for code in codes:
         if code not in known:
-            raise UnknownLanguageError(
-                f"this model does not support {code!r}: use a model of {len(CODES)} languages, such as large-v3"
+            which = (
+                "multilingual model such as base"
+                if n_languages == 1
+                else f"model of {len(CODES)} languages, such as large-v3"
             )
+            raise UnknownLanguageError(f"this model does not support {code!r}: use a {which}")
     return codes
 
 

@@ -1,0 +1,195 @@
+"""Checkpoints in any format: openai-whisper's ``.pt``, and models of Hugging Face and CTranslate2 with their folders.
+
+Hugging Face's tensors keep their values bit by bit under openai-whisper's names, and stay in the memory-mapped file.
+A folder also has the alignment heads, and the tokens that a fine-tune added to Whisper's.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisperlab.model import checkpoints
+from whisperlab.model.checkpoints import Array, Checkpoint, UnavailableError
+from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory
+from whisperlab.util.validation import shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# openai-whisper's dimensions -> keys of Hugging Face's config.json.
+_DIMS = {
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_vocab": "vocab_size",
+    "n_text_ctx": "max_target_positions",
+    "n_text_state": "d_model",
+    "n_text_head": "decoder_attention_heads",
+    "n_text_layer": "decoder_layers",
+}
+# Parts of Hugging Face's names -> of openai-whisper's, replaced in this order.
+_NAMES = {
+    ".layers.": ".blocks.",
+    "coder.layer_norm.": "coder.ln.",
+    "encoder.ln.": "encoder.ln_post.",
+    "self_attn": "attn",
+    "encoder_attn": "cross_attn",
+    "attn_layer_norm": "attn_ln",
+    "final_layer_norm": "mlp_ln",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "out_proj": "out",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+    "embed_positions.weight": "positional_embedding",
+    "embed_tokens": "token_embedding",
+}
+_EMBEDDING, _OUTPUT = "decoder.token_embedding.weight", "proj_out.weight"
+_ENGLISH_START = 50_257  # <|startoftranscript|> of the models for English alone; others have it one later
+
+
+class _Copies(Mapping[str, "Tensor"]):
+    """Tensors copied from a mapped file when they are used; there they are not aligned, as torch needs them."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self._arrays[name].copy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def read_model(path: Path) -> Checkpoint:
+    """A checkpoint of any format, from a file or a folder. A file of Hugging Face needs ``config.json`` beside it.
+
+    Raises UnavailableError if the path is no checkpoint, WeightsError if it is one that Whisper's network cannot use.
+    """
+    if path.name == "model.bin" or (path / "model.bin").is_file():
+        return _ctranslate2(path if path.is_dir() else path.parent)
+    if path.is_dir() or path.name == "pytorch_model.bin" or checkpoints.kind(path) == checkpoints.SAFETENSORS:
+        return _hugging_face(path)
+    return checkpoints.read_checkpoint(path, verify=True)
+
+
+def _ctranslate2(folder: Path) -> Checkpoint:
+    path = folder / "model.bin"
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        dims, arrays = checkpoints.to_openai(checkpoints.read_variables(data))
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"{path} cannot be read as a model of CTranslate2 ({brief(error)})") from error
+    return Checkpoint(folder, dims, _Copies(arrays), **_facts(folder, "config.json"))
+
+
+def _hugging_face(path: Path) -> Checkpoint:
+    folder = path if path.is_dir() else path.parent
+    files = _files(folder) if path.is_dir() else [path]
+    config = _json(folder / "config.json")
+    unfit = f"{folder / 'config.json'} is not of a Whisper that can be used:"
+    for key, wanted in (("model_type", "whisper"), ("activation_function", "gelu"), ("scale_embedding", False)):
+        if config.get(key, wanted) != wanted:
+            raise WeightsError(f"{unfit} {key} should be {wanted!r}, it is {shown(config[key])}")
+    stored: dict[str, Tensor] = {}
+    for file in files:
+        stored |= _tensors(file)
+    state = {_openai_name(name): tensor for name, tensor in stored.items()}
+    dims = {name: config.get(key) for name, key in _DIMS.items()}
+    checkpoints.check_contents(path, dims, state)
+    output = state.pop(_OUTPUT, None)
+    if output is not None and not output.equal(state.setdefault(_EMBEDDING, output)):
+        raise WeightsError(f"{path} has an output layer of its own ({_OUTPUT}); Whisper's is the token embedding")
+    checkpoint = Checkpoint(path, dims, state, mapped=True, **_facts(folder, "generation_config.json"))
+    checkpoints.check_fit(checkpoint)
+    if unknown := state.keys() - dict(checkpoints.tensor_shapes(dims)):
+        raise WeightsError(f"{path} has tensors that Whisper does not have, such as {min(unknown)}")
+    return checkpoint
+
+
+def _openai_name(name: str) -> str:
+    name = name.removeprefix("model.")
+    for theirs, ours in _NAMES.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face model: one, or those that its index names."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        if (index := folder / f"{name}.index.json").is_file():
+            shards = _json(index).get("weight_map")
+            if not (isinstance(shards, dict) and all(Path(str(shard)).name == shard for shard in shards.values())):
+                raise UnavailableError(f"{index} should have a weight_map with the names of files in its folder")
+            return [folder / shard for shard in sorted(set(shards.values()))]
+    adapter = (folder / "adapter_config.json").is_file()
+    found = "an adapter (LoRA): merge it into its model first, with peft's merge_and_unload" if adapter else "no model"
+    expected = "model.safetensors and config.json (Hugging Face), or model.bin (CTranslate2)"
+    raise UnavailableError(f"the folder {folder} has {found}; expected {expected}")
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file of Hugging Face, mapped into memory."""
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix == ".bin":
+        stored, mapped = checkpoints.unpickled(file, verify=True)
+        if not (isinstance(stored, dict) and mapped and all(isinstance(name, str) for name in stored)):
+            raise UnavailableError(f"{file} is not a dictionary of tensors in torch's zip format")
+        return stored
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        if is_lack_of_memory(error):
+            raise
+        raise UnavailableError(f"{file} cannot be read as safetensors ({brief(error)}): get the file again") from error
+
+
+def _facts(folder: Path, heads_in: str) -> dict[str, Any]:
+    """What a folder states besides tensors, as arguments for `Checkpoint`; nothing where a file is missing."""
+    heads = _json(folder / heads_in, needed=False).get("alignment_heads") or ()
+    tokens = _json(folder / "tokenizer.json", needed=False).get("added_tokens")
+    if tokens is None:
+        older = _json(folder / "added_tokens.json", needed=False)
+        tokens = [{"content": text, "id": number} for text, number in older.items()]
+    try:
+        pairs = tuple((layer, head) for layer, head in heads)
+        # <|en|> and the like are never text, whether they are marked as special or not
+        texts = {t["id"]: t["content"] for t in tokens if not (t.get("special") or t["content"].startswith("<|"))}
+        start = next((token["id"] for token in tokens if token["content"] == "<|startoftranscript|>"), None)
+        well_formed = all(type(number) is int for number in (*sum(pairs, ()), *texts))
+        well_formed &= "" not in texts.values() and len(set(texts.values())) == len(texts)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        well_formed = False
+    if not well_formed:
+        raise UnavailableError(f"{folder}: the alignment heads in {heads_in}, or the added tokens, are malformed")
+    return {"heads": pairs, "added": tuple(texts.items()), "english_only": start == _ENGLISH_START}
+
+
+def _json(path: Path, *, needed: bool = True) -> dict[str, Any]:
+    """A JSON object; an empty one if the file is missing and not needed."""
+    if not needed and not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnavailableError(f"{path} is needed and cannot be read ({brief(error)})") from error
+    if not isinstance(found, dict):
+        raise UnavailableError(f"{path} should hold a JSON object, it holds {shown(found)}")
+    return found
