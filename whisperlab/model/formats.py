@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.model import checkpoints
-from whisperlab.model.checkpoints import Array, Checkpoint, UnavailableError
+from whisperlab.model.checkpoints import Checkpoint, UnavailableError
 from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory
 from whisperlab.util.validation import shown
 
@@ -55,22 +56,13 @@ _EMBEDDING, _OUTPUT = "decoder.token_embedding.weight", "proj_out.weight"
 _ENGLISH_START = 50_257  # <|startoftranscript|> of the models for English alone; others have it one later
 
 
-class _Copies(Mapping[str, "Tensor"]):
-    """Tensors copied from a mapped file when they are used; there they are not aligned, as torch needs them."""
-
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        self._arrays = arrays
+class _Copies(UserDict[str, Any]):
+    """Arrays in a mapped file, copied to tensors when they are used: torch needs aligned ones."""
 
     def __getitem__(self, name: str) -> Tensor:
         import torch
 
-        return torch.from_numpy(self._arrays[name].copy())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
+        return torch.from_numpy(self.data[name].copy())
 
 
 def read_model(path: Path) -> Checkpoint:
@@ -91,9 +83,9 @@ def _ctranslate2(folder: Path) -> Checkpoint:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         dims, arrays = checkpoints.to_openai(checkpoints.read_variables(data))
-    except (OSError, ValueError) as error:
+    except (WeightsError, OSError, ValueError) as error:
         raise UnavailableError(f"{path} cannot be read as a model of CTranslate2 ({brief(error)})") from error
-    return Checkpoint(folder, dims, _Copies(arrays), **_facts(folder, "config.json"))
+    return Checkpoint(folder, dims, _Copies(arrays), **_facts(folder, "config.json", dims))
 
 
 def _hugging_face(path: Path) -> Checkpoint:
@@ -108,12 +100,12 @@ def _hugging_face(path: Path) -> Checkpoint:
     for file in files:
         stored |= _tensors(file)
     state = {_openai_name(name): tensor for name, tensor in stored.items()}
-    dims = {name: config.get(key) for name, key in _DIMS.items()}
+    dims: dict[str, Any] = {name: config.get(key) for name, key in _DIMS.items()}
     checkpoints.check_contents(path, dims, state)
     output = state.pop(_OUTPUT, None)
-    if output is not None and not output.equal(state.setdefault(_EMBEDDING, output)):
+    if output is not None and not output.float().equal(state.setdefault(_EMBEDDING, output).float()):
         raise WeightsError(f"{path} has an output layer of its own ({_OUTPUT}); Whisper's is the token embedding")
-    checkpoint = Checkpoint(path, dims, state, mapped=True, **_facts(folder, "generation_config.json"))
+    checkpoint = Checkpoint(path, dims, state, mapped=True, **_facts(folder, "generation_config.json", dims))
     checkpoints.check_fit(checkpoint)
     if unknown := state.keys() - dict(checkpoints.tensor_shapes(dims)):
         raise WeightsError(f"{path} has tensors that Whisper does not have, such as {min(unknown)}")
@@ -161,8 +153,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise UnavailableError(f"{file} cannot be read as safetensors ({brief(error)}): get the file again") from error
 
 
-def _facts(folder: Path, heads_in: str) -> dict[str, Any]:
-    """What a folder states besides tensors, as arguments for `Checkpoint`; nothing where a file is missing."""
+def _facts(folder: Path, heads_in: str, dims: Mapping[str, int]) -> dict[str, Any]:
+    """What a folder states besides tensors, as arguments for `Checkpoint`; its files may be missing."""
     heads = _json(folder / heads_in, needed=False).get("alignment_heads") or ()
     tokens = _json(folder / "tokenizer.json", needed=False).get("added_tokens")
     if tokens is None:
@@ -171,7 +163,8 @@ def _facts(folder: Path, heads_in: str) -> dict[str, Any]:
     try:
         pairs = tuple((layer, head) for layer, head in heads)
         # <|en|> and the like are never text, whether they are marked as special or not
-        texts = {t["id"]: t["content"] for t in tokens if not (t.get("special") or t["content"].startswith("<|"))}
+        added = (token for token in tokens if not (token.get("special") or token["content"].startswith("<|")))
+        texts = {token["id"]: token["content"] for token in added if token["id"] < dims["n_vocab"]}
         start = next((token["id"] for token in tokens if token["content"] == "<|startoftranscript|>"), None)
         well_formed = all(type(number) is int for number in (*sum(pairs, ()), *texts))
         well_formed &= "" not in texts.values() and len(set(texts.values())) == len(texts)

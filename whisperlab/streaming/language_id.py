@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whisperlab.model.languages import CODES, language_code
+from whisperlab.model.languages import language_code
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
@@ -41,12 +41,9 @@ def check_languages(languages: Sequence[str] | None, n_languages: int = 99) -> t
     codes = tuple(dict.fromkeys(map(language_code, languages)))
     for code in codes:
         if code not in known:
-            which = (
-                "multilingual model such as base"
-                if n_languages == 1
-                else f"model of {len(CODES)} languages, such as large-v3"
+            raise UnknownLanguageError(
+                f"this model does not support {code!r}: use one that does, {'base' if n_languages == 1 else 'large-v3'}"
             )
-            raise UnknownLanguageError(f"this model does not support {code!r}: use a {which}")
     return codes
 
 
