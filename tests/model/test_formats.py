@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,10 +69,20 @@ def dims_of(n_mels: int, state: int, n_audio: int, n_text: int, n_vocab: int) ->
 
 
 def random_state(dims: Mapping[str, int]) -> dict[str, torch.Tensor]:
-    """Weights of any size from one block of random numbers, which takes seconds for the largest."""
+    """Weights of any size from one block of random numbers, which takes seconds for the largest.
+
+    The text is random but confident, and the position decides on a token more than the token before it. So it is
+    neither dropped as invented nor cut as a loop.
+    """
     block = torch.randn(99_991, generator=torch.Generator().manual_seed(0)).half() / 8
-    return {name: block.repeat(int(np.prod(shape)) // 99_991 + 1)[: np.prod(shape)].view(shape).clone()
-            for name, shape in tensor_shapes(dims)}  # fmt: skip
+    state = {
+        name: block.repeat(math.prod(shape) // len(block) + 1)[: math.prod(shape)].view(shape).clone()
+        for name, shape in tensor_shapes(dims)
+    }
+    state["decoder.ln.weight"].fill_(1)
+    state["decoder.token_embedding.weight"] *= 10
+    state["decoder.positional_embedding"] *= 100
+    return state
 
 
 def theirs(name: str) -> str:
@@ -238,18 +249,22 @@ def test_a_model_of_hugging_face_that_cannot_be_used_is_refused_with_the_reason(
 
 
 def test_a_folder_that_ctranslate2_wrote_has_the_very_weights_and_heads(tmp_path: Path) -> None:
-    folder = ct2_folder(tmp_path / "mine", SMALL, small_state())
+    state = small_state()
+    for conv in ("conv1", "conv2"):
+        state[f"encoder.{conv}.bias"] = torch.zeros(8).half()  # stored once, with a second name
+    folder = ct2_folder(tmp_path / "mine", SMALL, state)
     for path in (folder, folder / "model.bin"):
         weights = models.load_weights(path)
-        assert tensor_digest(weights.state) == tensor_digest(small_state())
+        assert tensor_digest(weights.state) == tensor_digest(state)
         assert weights.alignment_heads.nonzero().tolist() == [[3, 1], [5, 7]]
 
 
-def test_weights_that_ctranslate2_quantised_are_within_half_a_step(tmp_path: Path) -> None:
-    weights = models.load_weights(ct2_folder(tmp_path / "mine", SMALL, small_state(), "int8_float16"))
+@pytest.mark.parametrize("kind", ["int8_float16", "int16", "bfloat16"])
+def test_weights_that_ctranslate2_quantised_are_within_half_a_step(tmp_path: Path, kind: str) -> None:
+    weights = models.load_weights(ct2_folder(tmp_path / "mine", SMALL, small_state(), kind))
     for name, exact in small_state().items():
         wanted, found = (tensor.float().reshape(len(exact), -1) for tensor in (exact, weights.tensor(name)))
-        step = wanted.abs().amax(1, keepdim=True) / 127 if exact.dim() > 1 else torch.zeros(1)
+        step = wanted.abs().amax(1, keepdim=True) / 127 if exact.dim() > 1 or kind == "bfloat16" else torch.zeros(1)
         assert bool(((found - wanted).abs() <= 0.501 * step).all()), name
 
 
@@ -290,15 +305,17 @@ def test_the_real_tiny_en_transcribes_english_and_has_the_heads_that_its_publish
 # Sizes and vocabularies
 
 
-def run(path: Path, scene: Scene, **options: Any) -> SessionRestartTranscriber:
-    """Stream a moment of speech through a model; its text is random, so only its form can be checked."""
+def run(path: Path, scene: Scene, **options: Any) -> tuple[SessionRestartTranscriber, str]:
+    """Stream a moment of speech through a model with random weights; returns its text, which is random too."""
     transcriber = SessionRestartTranscriber(path, **options)
     results = [transcriber.process(scene.audio[:40_000]), transcriber.finalize()]
     assert transcriber.get_statistics()["sessions"]["decodes"] > 0
-    for segment in (segment for result in results for segment in result.segments):
-        assert segment.language in transcriber.languages
-        assert "<|" not in segment.text
-    return transcriber
+    segments = [segment for result in results for segment in result.segments]
+    assert segments
+    assert all(segment.language in transcriber.languages for segment in segments)
+    text = "".join(segment.text for segment in segments)
+    assert "<|" not in text
+    return transcriber, text
 
 
 @pytest.mark.parametrize("n_audio,n_text", [(5, 4), (4, 1)], ids=["large-v3", "turbo"])
@@ -307,7 +324,7 @@ def test_a_model_built_as_large_v3_or_turbo_runs_with_cantonese(
 ) -> None:
     dims = dims_of(128, 64, n_audio, n_text, 51_866)
     folder = hugging_face(tmp_path / "mine", dims, random_state(dims))
-    transcriber = run(folder, scene)
+    transcriber, _ = run(folder, scene)
     assert len(transcriber.languages) == 100
     assert "yue" in transcriber.languages
     assert transcriber.get_statistics()["lid"]["frames"] > 0
@@ -337,12 +354,13 @@ def test_tokens_that_a_fine_tune_added_are_text_if_the_folder_says_so_and_never_
 ) -> None:
     dims = dims_of(80, 64, 4, 1, 51_872)  # two words, one symbol, and rows that fill up to a multiple of eight
     state = random_state(dims)
-    state["decoder.token_embedding.weight"][51_865:] *= 100  # likelier or unlikelier than any other token
+    state["decoder.token_embedding.weight"][51_865:] *= 4  # likelier or less likely than any other token
     folder = hugging_face(tmp_path / "mine", dims, state)
-    assert models.load_weights(folder).n_languages == 99
-    run(folder, scene, languages=["en", "es"])
+    assert (models.load_weights(folder).n_languages, models.load_weights(folder).added) == (99, ())
+    assert not re.search("whisperlab| alt", run(folder, scene, languages=["en", "es"])[1])
     told = [
         {"id": 50_257, "content": "<|endoftext|>", "special": True},
+        {"id": 50_400, "content": "early", "special": False},
         {"id": 51_865, "content": "whisperlab", "special": False},
         {"id": 51_866, "content": " alt", "special": False},
         {"id": 51_867, "content": "<|emotion|>", "special": False},
@@ -350,13 +368,14 @@ def test_tokens_that_a_fine_tune_added_are_text_if_the_folder_says_so_and_never_
     ]
     write_json(folder / "tokenizer.json", {"added_tokens": told})
     weights = models.load_weights(folder)
-    assert weights.added == ((51_865, "whisperlab"), (51_866, " alt"))
+    assert weights.added == ((50_400, "early"), (51_865, "whisperlab"), (51_866, " alt"))
     tokenizer = tokenizer_for("en", 99, weights.added)
-    assert tokenizer.added == (51_865, 51_866)
     word = tokenizer.encode(" say")
-    assert tokenizer.decode([*word, 51_866, tokenizer.timestamp_begin + 7, 51_865]) == " say altwhisperlab"
+    assert tokenizer.decode([*word, 51_866, tokenizer.timestamp_begin + 7, 51_865, 50_400]) == " say altwhisperlabearly"
     assert tokenizer.split_to_word_tokens([*word, 51_866, *word])[0] == [" say", " alt", " say"]
-    run(folder, scene, languages=["en", "es"])
+    text = run(folder, scene, languages=["en", "es"])[1]
+    assert re.search("whisperlab| alt", text)
+    assert "emotion" not in text
 
 
 def test_a_fine_tune_of_a_model_for_english_is_known_by_its_first_token(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ Variables = dict[str, Array]
 
 SAFETENSORS = "a safetensors file"
 _CT2_VERSION = 6
-_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}  # CTranslate2's DataType enumeration
+_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "<u2"}  # CTranslate2's DataType; 5 is bfloat16
 
 # CTranslate2's module -> the openai-whisper modules stacked in it along the first axis.
 _OUTSIDE = {
@@ -257,7 +257,7 @@ def release_pages(mapped: Tensor) -> None:
 
 
 def read_variables(data: bytes | mmap.mmap) -> Variables:
-    """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``.
+    """All variables of a CTranslate2 Whisper by name. The arrays are read-only views of ``data``, except of bfloat16.
 
     Raises WeightsError if the bytes are cut short, or of another format version or model kind.
     """
@@ -287,7 +287,12 @@ def read_variables(data: bytes | mmap.mmap) -> Variables:
         code = number("B")
         if code not in _DTYPES:
             raise WeightsError(f"model.bin stores {name} as type {code}, expected one of {sorted(_DTYPES)}")
-        variables[name] = np.frombuffer(take(number("I")), _DTYPES[code]).reshape(shape)
+        found = np.frombuffer(take(number("I")), _DTYPES[code]).reshape(shape)
+        variables[name] = (found.astype("<u4") << 16).view("<f4") if code == 5 else found
+    for _ in range(number("I")):  # other names for variables with the same values
+        alias, name = string(), string()
+        if name in variables:
+            variables[alias] = variables[name]
     return variables
 
 

@@ -50,7 +50,7 @@ class Tokenizer:
     no_speech: int  # the window holds no speech
     no_timestamps: int  # the transcript has no timestamps
     timestamp_begin: int  # 0.00 s; the ids from here on are timestamps
-    added: tuple[int, ...] = ()  # text that a fine-tune added, after the timestamps
+    added: tuple[int, ...] = ()  # text that a fine-tune added, among the timestamps or after them
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
@@ -101,7 +101,8 @@ class Tokenizer:
 def tokenizer_for(language: str, n_languages: int = 99, added: tuple[tuple[int, str], ...] = ()) -> Tokenizer:
     """The tokenizer of a model with so many languages, set to transcribe (never translate) one that it knows.
 
-    One language is English, with a vocabulary of its own. ``added`` are ids and texts of tokens behind Whisper's.
+    One language is English, with a vocabulary of its own. ``added`` are ids and texts of a fine-tune's own tokens:
+    behind Whisper's, or in place of timestamps, which older tokenizers of Hugging Face leave out.
     """
     codes = CODES[:n_languages]
     if language not in codes:
@@ -111,7 +112,7 @@ def tokenizer_for(language: str, n_languages: int = 99, added: tuple[tuple[int, 
     def special(name: str) -> int:
         return encoding.encode_single_token(f"<|{name}|>")
 
-    sot, timestamp_begin = special("startoftranscript"), special("0.00")
+    sot, no_timestamps = special("startoftranscript"), special("notimestamps")
     language_and_task = (special(language), special("transcribe")) if n_languages > 1 else ()
     return Tokenizer(
         encoding,
@@ -123,9 +124,9 @@ def tokenizer_for(language: str, n_languages: int = 99, added: tuple[tuple[int, 
         eot=special("endoftext"),
         sot_prev=special("startofprev"),
         no_speech=special("nospeech"),
-        no_timestamps=special("notimestamps"),
-        timestamp_begin=timestamp_begin,
-        added=tuple(number for number, _ in added if number >= timestamp_begin + _N_TIMESTAMPS),
+        no_timestamps=no_timestamps,
+        timestamp_begin=no_timestamps + 1,
+        added=tuple(number for number, _ in added if number > no_timestamps),
     )
 
 
@@ -143,6 +144,7 @@ def _encoding(n_languages: int, added: tuple[tuple[int, str], ...]) -> Encoding:
         *("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"),
         *(f"{step * 0.02:.2f}" for step in range(_N_TIMESTAMPS)),
     ]
-    special = {f"<|{name}|>": len(ranks) + number for number, name in enumerate(names)}
-    special |= {text: number for number, text in added if number >= len(ranks) + len(names)}
+    texts = {len(ranks) + number: f"<|{name}|>" for number, name in enumerate(names)}
+    texts |= {number: text for number, text in added if number >= len(ranks) + len(names) - _N_TIMESTAMPS}
+    special = {text: number for number, text in texts.items()}
     return tiktoken.Encoding(vocabulary, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special)

