@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import ctranslate2
@@ -333,9 +334,12 @@ def test_a_model_built_as_large_v3_or_turbo_runs_with_cantonese(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_a_model_of_every_published_size_runs(tmp_path: Path, scene: Scene, size: str) -> None:
-    dims = dims_of(*PUBLISHED[size])
-    folder = hugging_face(tmp_path / "mine", dims, random_state(dims))
-    run(folder, scene, **({"language": "en"} if size.endswith(".en") else {"languages": ["en", "es"]}))
+    dims, options = (
+        dims_of(*PUBLISHED[size]),
+        {"language": "en"} if size.endswith(".en") else {"languages": ["en", "es"]},
+    )
+    with TemporaryDirectory(dir=tmp_path) as folder:  # pytest would keep it: up to 3 GB
+        run(hugging_face(Path(folder), dims, random_state(dims)), scene, **options)
 
 
 def test_a_model_for_english_alone_needs_english_as_the_given_language(tmp_path: Path, scene: Scene) -> None:
