@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -273,6 +274,37 @@ def test_weights_that_ctranslate2_quantised_are_within_half_a_step(tmp_path: Pat
 def test_a_damaged_model_of_ctranslate2_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(WeightsError, match=r"model\.bin"):
         models.load_weights(put(tmp_path / "mine" / "model.bin", content))
+
+
+# Damage
+
+
+@pytest.mark.parametrize("places", [12, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damage_at_any_place_is_refused_or_changes_values_alone(tmp_path: Path, places: int) -> None:
+    dims = {**SMALL, "n_audio_layer": 1, "n_text_layer": 1}
+    folder = hugging_face(tmp_path / "theirs", dims)
+    write_json(folder / "generation_config.json", {"alignment_heads": [[0, 7]]})
+    write_json(folder / "added_tokens.json", {"word": 9})
+    other = ct2_folder(tmp_path / "ct2", dims, small_state(dims))
+    (other / "config.json").write_text('{"alignment_heads": [[0, 7]]}')
+    draw = random.Random(0)
+    files = [path for path in (*folder.iterdir(), *other.iterdir()) if path.name != "vocabulary.json"]
+    for path in files:
+        whole = path.read_bytes()
+        for _ in range(places):
+            damaged = bytearray(whole)
+            at = draw.randrange(min(len(whole), draw.choice((64, 4000, len(whole)))))  # most of it in the header
+            if draw.random() < 0.2:
+                del damaged[at:]
+            else:
+                damaged[at] = draw.choice(b'\0\1\xff-9[]{}",' + bytes([draw.randrange(256)]))
+            path.write_bytes(damaged)
+            try:
+                loaded = models.load_weights(path.parent)
+            except WeightsError:
+                continue
+            assert loaded.state.keys() == dict(tensor_shapes(loaded.dims)).keys()
+        path.write_bytes(whole)
 
 
 # The real models
