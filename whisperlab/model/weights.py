@@ -184,7 +184,7 @@ def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str
     checkpoint = load_checkpoint(name, download, say) if name else read_model(Path(target))
     checkpoints.check_fit(checkpoint)
     if not name:
-        digest = tensor_digest(checkpoint.state)
+        digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
         name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
     if not name:
         checkpoints.check_finite(checkpoint)
