@@ -36,6 +36,7 @@ EXTRAS = {
     "sweep": ("duckdb", "scipy"),
     "ray": ("ray",),
     "search": ("optuna",),
+    "microphone": ("sounddevice",),
 }
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
 _PACKAGES = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
@@ -210,12 +211,14 @@ def add_languages_argument(parser: Parser, default: str) -> None:
     parser.option("--languages", text, type=comma_list, metavar="en,es")
 
 
-def add_model_arguments(parser: Parser) -> None:
+def add_model_arguments(parser: Parser, *, microphone: bool = False) -> None:
+    """The arguments of `model_options`. With a microphone, which is the device, the system sets the chunks."""
     add = parser.option
     add("--model", "model name or checkpoint file", default="base")
     add_languages_argument(parser, "all 99")
-    add("--device", "cpu or cuda (default: cpu)")
-    for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
+    add("--compute-device" if microphone else "--device", "cpu or cuda (default: cpu)", dest="device")
+    options = (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks"))
+    for name, text in options[: 1 if microphone else 2]:
         add(f"--{name}-ms", f"{text}, in milliseconds", type=positive_int, default=100, metavar="MS")
     add_threads_argument(parser)
 

@@ -139,12 +139,19 @@ class LiveText:
     """Shows the text of the running segment on stdout, its tentative part dimmed, and the progress on stderr.
 
     Each is shown only if its stream is a terminal. The text line is the line of the cursor; the status is below it.
+    ``status`` gives the end of the status for the seconds of audio so far, instead of the speed.
     """
 
     def __init__(
-        self, console: Console, name: str, duration_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        name: str,
+        duration_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        status: Callable[[float], str] | None = None,
     ) -> None:
-        self._console, self._name, self._duration_s, self._clock = console, name, duration_s, clock
+        self._console, self._name, self._clock, self._about = console, name, clock, status
+        self._of = "" if duration_s is None else f" of {duration_s:.0f}"
         self._text = console.out.isatty() and not console.json and not console.quiet
         self._status = console.err.isatty() and not console.quiet
         self._committed = self._tentative = ""
@@ -172,8 +179,8 @@ class LiveText:
             final = len(text) - min(len(tentative), len(text))
             write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}", self._console.out, end="\n" * self._status)
         if self._status:
-            rate = (now - self._began) / fed_s if fed_s else 0.0
-            status = f"{self._name}: {fed_s:.0f} of {self._duration_s:.0f} s, {rate:.1f} s per s"
+            rate = f"{(now - self._began) / fed_s if fed_s else 0.0:.1f} s per s"
+            status = f"{self._name}: {fed_s:.0f}{self._of} s, {self._about(fed_s) if self._about else rate}"
             write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
 
     def erase(self) -> None:

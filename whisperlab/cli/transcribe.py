@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options, positive_int
 from whisperlab.cli.console import Console, LiveText
@@ -20,17 +21,17 @@ from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import to_json
 from whisperlab.util.options import described
-from whisperlab.util.timeline import Span, seconds
+from whisperlab.util.timeline import Span, samples, seconds
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Trace
+    from whisperlab.streaming.sources import Source
     from whisperlab.transcriber import SessionRestartTranscriber
-    from whisperlab.util.audio_arrays import FloatArray
 
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
 
-HELP = "audio files to text, languages and switches"
+HELP = "audio files and pipes to text, languages and switches"
 EXAMPLES = (
     "transcribe call.wav --languages en,es",
     "transcribe a.wav b.flac --languages en,es --json > out.jsonl",
@@ -38,6 +39,7 @@ EXAMPLES = (
     "transcribe stereo.wav --languages en,es --channel each",
     "transcribe call.wav --languages en,es -o srt > call.srt",
     "transcribe calls/*.wav --languages en,es -o srt,ctm --out texts",
+    "transcribe - --rate 8000 --pace real",
 )
 
 
@@ -47,15 +49,24 @@ ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for t
 
 def add_arguments(parser: Parser) -> None:
     add = parser.option
-    add("audio", "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM", nargs="+", metavar="AUDIO")
+    text = "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM; a pipe, or - for standard input: WAV, OGG or MP3"
+    add("audio", text, nargs="+", metavar="AUDIO")
     add_model_arguments(parser)
+    add("--rate", "AUDIO is raw 16-bit little-endian PCM of this rate", type=positive_int, metavar="HZ")
+    add("--channels", "channels of raw PCM", type=positive_int, default=1, metavar="N")
     text = "mix (default), left, right, a number from 1, or each: one labelled stream per channel"
     add("--channel", text, type=channel, default="mix", metavar="CHANNEL")
     text = "number of the audio track, from 1 (default: the file's default track)"
     add("--track", text, type=positive_int, metavar="N")
-    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
     add("--pace", text, choices=("fast", "real"), default="fast")
+    add_result_arguments(parser)
+
+
+def add_result_arguments(parser: Parser) -> None:
+    """The only language, and the files and formats of the result."""
+    add = parser.option
+    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     names = ", ".join(FORMATS)
     add("-o --output", f"print this format: {names} or json (several, with commas, need --out)", type=formats)
     add("--out", "write NAME.FORMAT for each audio file to this folder (format: srt)", type=Path, metavar="DIR")
@@ -89,44 +100,27 @@ def run(args: argparse.Namespace, console: Console) -> int:
     Of several files, those that are not audio are reported before any work. If a trace cannot be written, the result
     is printed before the error.
     """
-    from whisperlab.data.audio_files import read_audio
-    from whisperlab.evaluation.trace import write_trace
-
-    check_options(args)
-    paths, texts = trace_paths(args.audio, args.trace), text_paths(args.audio, args.out)
-    if args.output == ["json"] and not args.out:
-        console, args.output = replace(console, json=True), []
+    console = check_options(args, console)
+    names = ["stdin" if audio == "-" else audio for audio in args.audio]
+    paths, texts = trace_paths(names, args.trace), text_paths(names, args.out)
     transcriber: SessionRestartTranscriber | None = None
-    unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
+    unreadable = check_files(args.audio, args.rate, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
-    for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
+    for number, (argument, given) in enumerate(zip(args.audio, names, strict=True)):
         if number in unreadable:
             continue
         # A name in any Unicode encoding: bytes that are not text become \xff.
-        name = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        name = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
         try:
-            audio = read_audio(argument, channel=args.channel, track=args.track)
             traces: dict[Label, Trace] = {}
-            one, two = audio.ndim == 1, len(audio) == 2
-            labels: list[Label] = [None] if one else ["left", "right"] if two else [*range(1, len(audio) + 1)]
-            for label, samples in zip(labels, [audio] if one else audio, strict=True):
+            for label, source in opened(argument, name, args).items():
                 if transcriber is None:
                     with console.busy(f"loading the model {args.model}"):
                         transcriber = build_transcriber(args)
                 else:
                     transcriber.reset()
-                traces[label] = _capture(transcriber, samples, name, label, args, console)
-            console.document(document(name, traces))
-            for format_name in args.output:
-                text = in_format(format_name, name, traces, args)
-                if texts:
-                    write_atomic(Path(f"{texts[number]}{SUFFIXES.get(format_name, f'.{format_name}')}"), text.encode())
-                else:
-                    console.show(text.removesuffix("\n"))
-            for label, trace in traces.items():
-                console.note(summary(name if label is None else f"{name} ({label})", trace))
-                if path:
-                    write_trace(path if label is None else path.with_stem(f"{path.stem}-{label}"), trace)
+                traces[label] = captured(transcriber, source, label, args, console)
+            deliver(name, traces, args, console, texts[number], paths[number])
         except BrokenPipeError:
             raise  # the reader of stdout has ended
         except (AudioFormatError, OSError) as error:
@@ -135,10 +129,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Exit with 2 for options that exclude each other. ``--out`` alone means subtitles."""
+def check_options(args: argparse.Namespace, console: Console) -> Console:
+    """Exit with 2 for options that exclude each other. ``--out`` alone means subtitles. Returns the console to use."""
     error = args.parser.error
     args.output = args.output or (["srt"] if args.out else [])
+    if "-" in args.audio and os.isatty(0):
+        error("standard input is a terminal; expected audio, such as: ffmpeg -i call.m4a -f wav - | whisperlab ...")
+    if args.audio.count("-") > 1:
+        error("- is standard input: give it once")
+    if any(is_stream(audio, args.rate) for audio in args.audio) and (args.track or args.channel == "each"):
+        error("a pipe has one track and is one stream: --track and --channel each need a file")
     if args.language and args.languages:
         error("--language is the only language, --languages the possible ones: give one of them")
     if args.json and args.output and not args.out:
@@ -147,6 +147,60 @@ def check_options(args: argparse.Namespace) -> None:
         error(f"several formats ({', '.join(args.output)}) need --out DIR")
     if len(args.audio) > 1 and not args.out and {*args.output} & ONE_FILE:
         error(f"{args.output[0]} holds one recording; for {len(args.audio)} audio files give --out DIR")
+    if args.output == ["json"] and not args.out:
+        console, args.output = replace(console, json=True), []
+    return console
+
+
+def is_stream(audio: str, rate: int | None) -> bool:
+    """Whether AUDIO is read as it arrives: standard input, a pipe, or raw PCM."""
+    with suppress(OSError):  # such as a name that is too long
+        return audio == "-" or rate is not None or Path(audio).is_fifo()
+    return False
+
+
+def opened(argument: str, name: str, args: argparse.Namespace) -> Mapping[Label, Source]:
+    """The sources of one AUDIO: each channel of a file that is wanted, or a pipe."""
+    from whisperlab.data.audio_files import read_audio
+    from whisperlab.streaming.sources import ArraySource, FileSource
+
+    if is_stream(argument, args.rate):
+        column = {"mix": None, "left": 1, "right": 2}.get(args.channel, args.channel)
+        raw = {"rate": args.rate, "channels": args.channels}
+        file = 0 if argument == "-" else argument
+        return {None: FileSource(file, name, channel=column, chunk_ms=args.chunk_ms, **raw)}
+    audio = read_audio(argument, channel=args.channel, track=args.track)
+    one, two = audio.ndim == 1, len(audio) == 2
+    labels: Sequence[Label] = [None] if one else ["left", "right"] if two else [*range(1, len(audio) + 1)]
+    n_chunk = samples(args.chunk_ms / 1000)
+    return {
+        label: ArraySource(each, name, n_chunk)
+        for label, each in zip(labels, audio[None] if one else audio, strict=True)
+    }
+
+
+def deliver(
+    name: str,
+    traces: Mapping[Label, Trace],
+    args: argparse.Namespace,
+    console: Console,
+    text_path: Path | None,
+    trace_path: Path | None,
+) -> None:
+    """Print the result of one AUDIO, write its files, and say what was found."""
+    from whisperlab.evaluation.trace import write_trace
+
+    console.document(document(name, traces))
+    for format_name in args.output:
+        text = in_format(format_name, name, traces, args)
+        if text_path:
+            write_atomic(Path(f"{text_path}{SUFFIXES.get(format_name, f'.{format_name}')}"), text.encode())
+        else:
+            console.show(text.removesuffix("\n"))
+    for label, trace in traces.items():
+        console.note(summary(name if label is None else f"{name} ({label})", trace))
+        if trace_path:
+            write_trace(trace_path if label is None else trace_path.with_stem(f"{trace_path.stem}-{label}"), trace)
 
 
 def in_format(format_name: str, name: str, traces: Mapping[Label, Trace], args: argparse.Namespace) -> str:
@@ -164,14 +218,16 @@ def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
     return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
-def check_files(names: Sequence[str], console: Console) -> set[int]:
-    """The numbers of the files that are not audio. Reports each before the work on the others starts."""
+def check_files(names: Sequence[str], rate: int | None, console: Console) -> set[int]:
+    """The numbers of the files that are not audio; pipes are not opened. Reports each before the work starts."""
     from soundfile import LibsndfileError, info
 
     from whisperlab.data.audio_files import read_audio
 
     unreadable = set()
     for number, name in enumerate(names):
+        if is_stream(name, rate):
+            continue
         try:
             info(os.fsencode(name))  # reads only the header
         except LibsndfileError:
@@ -196,10 +252,10 @@ def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
     return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
 
 
-def text_paths(audio: list[str], folder: Path | None) -> Sequence[Path]:
+def text_paths(audio: list[str], folder: Path | None) -> Sequence[Path | None]:
     """The paths of the texts of each audio file, without suffix; with a number where files have the same name."""
     if folder is None:
-        return []
+        return [None] * len(audio)
     make_folder(folder, f"--out {folder}")
     stems = [Path(name).stem for name in audio]
     same = len({*stems}) < len(stems)
@@ -286,21 +342,29 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
     return ", ".join(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]) + more
 
 
-def _capture(
+def captured(
     transcriber: SessionRestartTranscriber,
-    audio: FloatArray,
-    name: str,
+    source: Source,
     label: Label,
     args: argparse.Namespace,
     console: Console,
+    status: Callable[[float], str] | None = None,
+    **options: Any,
 ) -> Trace:
-    """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that."""
+    """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that.
+
+    Ctrl-C ends a pipe or microphone, and the stream is finished. ``status`` is that of `LiveText`, ``options`` are
+    those of `capture`.
+    """
     from whisperlab.evaluation.trace import capture
     from whisperlab.streaming.real_time import OverloadOptions
+    from whisperlab.streaming.sources import ArraySource
     from whisperlab.util.audio_arrays import duration_s
+    from whisperlab.util.threads import first_signal
 
+    name, length_s = source.name, duration_s(source.audio) if isinstance(source, ArraySource) else None
     prints_lines = args.out or not args.output
-    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, duration_s(audio))
+    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, length_s, status=status)
 
     def show(result: ProcessResult) -> None:
         live.take(result)
@@ -310,18 +374,18 @@ def _capture(
                 console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
     channel = label or (None if args.channel == "mix" else args.channel)
-    try:
+    with ExitStack() as stack:
+        stack.callback(live.erase)
+        stack.callback(source.close)
+        if length_s is None:
+            stack.enter_context(first_signal(source.close))
         return capture(
             transcriber,
-            audio,
-            recording=Path(name).stem,
-            audio_path=name,
+            source,
             audio_options={"channel": channel, "track": args.track},
-            chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
             progress=live.progress,
             on_result=show,
+            **{"recording": Path(name).stem, "audio_path": name if length_s else None, **options},
         )
-    finally:
-        live.erase()

@@ -13,7 +13,16 @@ import numpy as np
 import soundfile
 
 from whisperlab.data.containers import decode
-from whisperlab.util.audio_arrays import FloatArray, Part, as_audio, check_values, joined_parts, mixing_weights, mono
+from whisperlab.util.audio_arrays import (
+    FloatArray,
+    Part,
+    as_audio,
+    check_values,
+    joined_parts,
+    mixing_weights,
+    mono,
+    pcm_16,
+)
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -73,9 +82,8 @@ def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
 
     Samples are rounded to the nearest step and clipped. Audio that was read from 16-bit PCM stays the same.
     """
-    pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
     packed = io.BytesIO()  # libsndfile's own error for a full disk does not mention the disk
-    soundfile.write(packed, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    soundfile.write(packed, pcm_16(as_audio(audio)), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     write_atomic(os.fspath(path), packed.getvalue())
 
 

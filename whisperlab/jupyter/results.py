@@ -33,6 +33,7 @@ from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, WhisperlabError
+from whisperlab.util.threads import first_signal
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 
 pd.set_option("display.max_colwidth", None)  # text is shown whole
@@ -294,19 +295,8 @@ def _within(reference: Reference, length_s: float) -> Reference:
 def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
     """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
     stopped = given or threading.Event()
-
-    def press(number: int, frame: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    ours = given is None and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, press) if ours else None
-    try:
+    with first_signal(stopped.set, () if given else (signal.SIGINT,)):
         yield stopped
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
 
 
 class Controls:

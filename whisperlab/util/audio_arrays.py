@@ -70,6 +70,25 @@ def _resampled(audio: FloatArray, sampling_rate: int) -> FloatArray:
     return audio if sampling_rate == SAMPLE_RATE else bounded(soxr.resample(audio, sampling_rate, SAMPLE_RATE))
 
 
+def resampled_chunks(source: Iterable[FloatArray], sampling_rate: int) -> Iterator[FloatArray]:
+    """Mono chunks at 16 kHz, none empty. The resampler keeps state, so that borders of chunks are inaudible."""
+    _check_rate(sampling_rate)
+    if sampling_rate == SAMPLE_RATE:
+        yield from source
+        return
+    resampler = soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32")
+    for chunk in source:
+        if len(found := resampler.resample_chunk(chunk)):
+            yield bounded(found)
+    if len(rest := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
+        yield bounded(rest)
+
+
+def pcm_16(audio: FloatArray) -> npt.NDArray[np.int16]:
+    """Audio as 16-bit PCM, rounded to the nearest step and clipped. 16-bit audio stays the same."""
+    return np.clip(np.rint(audio * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
+
+
 def _check_rate(sampling_rate: int) -> None:
     if not is_number(sampling_rate) or not MIN_RATE <= sampling_rate <= MAX_RATE:
         raise AudioFormatError(f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {shown(sampling_rate)}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import _thread
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter_ns
@@ -54,6 +55,34 @@ def no_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def first_signal(
+    finish: Callable[[], object], numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+) -> Iterator[None]:
+    """In the main thread, the first of these signals calls a function, and the next one has its usual effect.
+
+    A signal that is ignored stays ignored.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in numbers if in_main}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def first(number: int, frame: object) -> None:
+        restore()
+        finish()
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def second_thread(rounds: int = 30) -> float:
