@@ -20,8 +20,6 @@ from whisperlab.util.threads import start_background
 from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import numpy as np
     import numpy.typing as npt
     from soundfile import SoundFile
@@ -246,7 +244,7 @@ def _no_device(device: int | str | None, error: Exception) -> str:
     return f"{given} ({' '.join(str(error).split())}); whisperlab listen --list-devices lists them"
 
 
-def _sounddevice() -> ModuleType:
+def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError as error:

@@ -86,7 +86,8 @@ def resampled_chunks(source: Iterable[FloatArray], sampling_rate: int) -> Iterat
 
 def pcm_16(audio: FloatArray) -> npt.NDArray[np.int16]:
     """Audio as 16-bit PCM, rounded to the nearest step and clipped. 16-bit audio stays the same."""
-    return np.clip(np.rint(audio * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
+    pcm: npt.NDArray[np.int16] = np.clip(np.rint(audio * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
+    return pcm
 
 
 def _check_rate(sampling_rate: int) -> None:
