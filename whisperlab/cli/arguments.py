@@ -211,14 +211,12 @@ def add_languages_argument(parser: Parser, default: str) -> None:
     parser.option("--languages", text, type=comma_list, metavar="en,es")
 
 
-def add_model_arguments(parser: Parser, *, microphone: bool = False) -> None:
-    """The arguments of `model_options`. With a microphone, which is the device, the system sets the chunks."""
+def add_model_arguments(parser: Parser, device: str = "--device") -> None:
     add = parser.option
     add("--model", "model name or checkpoint file", default="base")
     add_languages_argument(parser, "all 99")
-    add("--compute-device" if microphone else "--device", "cpu or cuda (default: cpu)", dest="device")
-    options = (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks"))
-    for name, text in options[: 1 if microphone else 2]:
+    add(device, "cpu or cuda (default: cpu)", dest="device")
+    for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
         add(f"--{name}-ms", f"{text}, in milliseconds", type=positive_int, default=100, metavar="MS")
     add_threads_argument(parser)
 

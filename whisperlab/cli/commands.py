@@ -9,21 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
+import whisperlab.cli.listen as listen
 from whisperlab import __version__
-from whisperlab.cli import (
-    bench,
-    compare,
-    data,
-    doctor,
-    listen,
-    models,
-    profile,
-    report,
-    score,
-    search,
-    sweep,
-    transcribe,
-)
+from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
 from whisperlab.cli.arguments import Parser, add_common_arguments, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
 from whisperlab.util.errors import translate_oom

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import select
 import shutil
 import threading
@@ -19,6 +20,7 @@ from whisperlab.util.threads import start_background
 
 if TYPE_CHECKING:
     from whisperlab.streaming.results import ProcessResult
+    from whisperlab.streaming.sources import Recorded
 
 ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
 DIM, PLAIN, UP, ERASE_BELOW = "\x1b[2m", "\x1b[0m", "\x1b[A\r", "\r\x1b[J"
@@ -139,19 +141,14 @@ class LiveText:
     """Shows the text of the running segment on stdout, its tentative part dimmed, and the progress on stderr.
 
     Each is shown only if its stream is a terminal. The text line is the line of the cursor; the status is below it.
-    ``status`` gives the end of the status for the seconds of audio so far, instead of the speed.
     """
 
     def __init__(
-        self,
-        console: Console,
-        name: str,
-        duration_s: float | None,
-        clock: Callable[[], float] = time.monotonic,
-        status: Callable[[float], str] | None = None,
+        self, console: Console, name: str, duration_s: float | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console, self._name, self._clock, self._about = console, name, clock, status
+        self._console, self._name, self._clock = console, name, clock
         self._of = "" if duration_s is None else f" of {duration_s:.0f}"
+        self.recorded: Recorded | None = None  # its level and the lag are shown instead of the speed
         self._text = console.out.isatty() and not console.json and not console.quiet
         self._status = console.err.isatty() and not console.quiet
         self._committed = self._tentative = ""
@@ -180,7 +177,9 @@ class LiveText:
             write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}", self._console.out, end="\n" * self._status)
         if self._status:
             rate = f"{(now - self._began) / fed_s if fed_s else 0.0:.1f} s per s"
-            status = f"{self._name}: {fed_s:.0f}{self._of} s, {self._about(fed_s) if self._about else rate}"
+            if source := self.recorded:
+                rate = f"lag {source.received_s - fed_s:.1f} s {meter(source.peak)}"
+            status = f"{self._name}: {fed_s:.0f}{self._of} s, {rate}"
             write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
 
     def erase(self) -> None:
@@ -190,6 +189,16 @@ class LiveText:
         elif self._status:
             write(ERASE, self._console.err, end="")
         self._drawn = float("-inf")
+
+
+def meter(peak: float, columns: int = 20) -> str:
+    """A peak level as a bar from -60 dB to full scale.
+
+    >>> meter(0.1), meter(0.0, columns=3)
+    ('|#############       | -20 dB', '|   | -60 dB')
+    """
+    level = max(-60.0, 20 * math.log10(max(peak, 1e-9)))
+    return f"|{'#' * round(columns * (1 + level / 60)):<{columns}}| {level:.0f} dB"
 
 
 def fitted(text: str, columns: int) -> str:

@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options, positive_int
 from whisperlab.cli.console import Console, LiveText
@@ -21,12 +21,12 @@ from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import to_json
 from whisperlab.util.options import described
-from whisperlab.util.timeline import Span, samples, seconds
+from whisperlab.util.timeline import Span, seconds
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Trace
-    from whisperlab.streaming.sources import Source
+    from whisperlab.streaming.sources import Recorded, Source
     from whisperlab.transcriber import SessionRestartTranscriber
 
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
@@ -64,7 +64,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def add_result_arguments(parser: Parser) -> None:
-    """The only language, and the files and formats of the result."""
+    """The only language, and the formats and files of the result."""
     add = parser.option
     add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     names = ", ".join(FORMATS)
@@ -94,33 +94,47 @@ def formats(text: str) -> list[str]:
     return names
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console, microphone: Recorded | None = None) -> int:
     """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed.
 
     Of several files, those that are not audio are reported before any work. If a trace cannot be written, the result
-    is printed before the error.
+    is printed before the error. A microphone is the one AUDIO.
     """
-    console = check_options(args, console)
-    names = ["stdin" if audio == "-" else audio for audio in args.audio]
+    from whisperlab.evaluation.trace import write_trace
+
+    check_options(args)
+    names = ["stdin" if argument == "-" else argument for argument in args.audio]
     paths, texts = trace_paths(names, args.trace), text_paths(names, args.out)
+    if args.output == ["json"] and not args.out:
+        console, args.output = replace(console, json=True), []
     transcriber: SessionRestartTranscriber | None = None
-    unreadable = check_files(args.audio, args.rate, console) if len(args.audio) > 1 else set()
+    unreadable = check_files(args, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
-    for number, (argument, given) in enumerate(zip(args.audio, names, strict=True)):
+    for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
         if number in unreadable:
             continue
         # A name in any Unicode encoding: bytes that are not text become \xff.
-        name = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        name = names[number].encode(errors="surrogateescape").decode(errors="backslashreplace")
         try:
             traces: dict[Label, Trace] = {}
-            for label, source in opened(argument, name, args).items():
+            for label, source in ({None: microphone} if microphone else opened(argument, name, args)).items():
                 if transcriber is None:
                     with console.busy(f"loading the model {args.model}"):
                         transcriber = build_transcriber(args)
                 else:
                     transcriber.reset()
-                traces[label] = captured(transcriber, source, label, args, console)
-            deliver(name, traces, args, console, texts[number], paths[number])
+                traces[label] = _capture(transcriber, source, name, label, args, console)
+            console.document(document(name, traces))
+            for format_name in args.output:
+                text = in_format(format_name, name, traces, args)
+                if texts:
+                    write_atomic(Path(f"{texts[number]}{SUFFIXES.get(format_name, f'.{format_name}')}"), text.encode())
+                else:
+                    console.show(text.removesuffix("\n"))
+            for label, trace in traces.items():
+                console.note(summary(name if label is None else f"{name} ({label})", trace))
+                if path:
+                    write_trace(path if label is None else path.with_stem(f"{path.stem}-{label}"), trace)
         except BrokenPipeError:
             raise  # the reader of stdout has ended
         except (AudioFormatError, OSError) as error:
@@ -129,16 +143,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def check_options(args: argparse.Namespace, console: Console) -> Console:
-    """Exit with 2 for options that exclude each other. ``--out`` alone means subtitles. Returns the console to use."""
+def check_options(args: argparse.Namespace) -> None:
+    """Exit with 2 for options that exclude each other. ``--out`` alone means subtitles."""
     error = args.parser.error
     args.output = args.output or (["srt"] if args.out else [])
-    if "-" in args.audio and os.isatty(0):
-        error("standard input is a terminal; expected audio, such as: ffmpeg -i call.m4a -f wav - | whisperlab ...")
-    if args.audio.count("-") > 1:
-        error("- is standard input: give it once")
-    if any(is_stream(audio, args.rate) for audio in args.audio) and (args.track or args.channel == "each"):
-        error("a pipe has one track and is one stream: --track and --channel each need a file")
     if args.language and args.languages:
         error("--language is the only language, --languages the possible ones: give one of them")
     if args.json and args.output and not args.out:
@@ -147,15 +155,16 @@ def check_options(args: argparse.Namespace, console: Console) -> Console:
         error(f"several formats ({', '.join(args.output)}) need --out DIR")
     if len(args.audio) > 1 and not args.out and {*args.output} & ONE_FILE:
         error(f"{args.output[0]} holds one recording; for {len(args.audio)} audio files give --out DIR")
-    if args.output == ["json"] and not args.out:
-        console, args.output = replace(console, json=True), []
-    return console
+    if "-" in args.audio and (os.isatty(0) or args.audio.count("-") > 1):
+        error("- is audio on standard input, once, such as: ffmpeg -i call.m4a -f wav - | whisperlab transcribe -")
+    if (args.track or args.channel != "mix") and any(is_stream(argument, args) for argument in args.audio):
+        error("the channels of a pipe are averaged: --track and --channel need a file")
 
 
-def is_stream(audio: str, rate: int | None) -> bool:
+def is_stream(argument: str, args: argparse.Namespace) -> bool:
     """Whether AUDIO is read as it arrives: standard input, a pipe, or raw PCM."""
     with suppress(OSError):  # such as a name that is too long
-        return audio == "-" or rate is not None or Path(audio).is_fifo()
+        return argument == "-" or args.rate is not None or Path(argument).is_fifo()
     return False
 
 
@@ -164,43 +173,13 @@ def opened(argument: str, name: str, args: argparse.Namespace) -> Mapping[Label,
     from whisperlab.data.audio_files import read_audio
     from whisperlab.streaming.sources import ArraySource, FileSource
 
-    if is_stream(argument, args.rate):
-        column = {"mix": None, "left": 1, "right": 2}.get(args.channel, args.channel)
-        raw = {"rate": args.rate, "channels": args.channels}
-        file = 0 if argument == "-" else argument
-        return {None: FileSource(file, name, channel=column, chunk_ms=args.chunk_ms, **raw)}
+    if is_stream(argument, args):
+        return {None: FileSource(0 if argument == "-" else argument, name, args.rate, args.channels)}
     audio = read_audio(argument, channel=args.channel, track=args.track)
     one, two = audio.ndim == 1, len(audio) == 2
-    labels: Sequence[Label] = [None] if one else ["left", "right"] if two else [*range(1, len(audio) + 1)]
-    n_chunk = samples(args.chunk_ms / 1000)
-    return {
-        label: ArraySource(each, name, n_chunk)
-        for label, each in zip(labels, audio[None] if one else audio, strict=True)
-    }
-
-
-def deliver(
-    name: str,
-    traces: Mapping[Label, Trace],
-    args: argparse.Namespace,
-    console: Console,
-    text_path: Path | None,
-    trace_path: Path | None,
-) -> None:
-    """Print the result of one AUDIO, write its files, and say what was found."""
-    from whisperlab.evaluation.trace import write_trace
-
-    console.document(document(name, traces))
-    for format_name in args.output:
-        text = in_format(format_name, name, traces, args)
-        if text_path:
-            write_atomic(Path(f"{text_path}{SUFFIXES.get(format_name, f'.{format_name}')}"), text.encode())
-        else:
-            console.show(text.removesuffix("\n"))
-    for label, trace in traces.items():
-        console.note(summary(name if label is None else f"{name} ({label})", trace))
-        if trace_path:
-            write_trace(trace_path if label is None else trace_path.with_stem(f"{trace_path.stem}-{label}"), trace)
+    labels: Sequence[Label] = [None] if one else ["left", "right"] if two else range(1, len(audio) + 1)
+    channels = zip(labels, audio[None] if one else audio, strict=True)
+    return {label: ArraySource(samples, name, args.chunk_ms) for label, samples in channels}
 
 
 def in_format(format_name: str, name: str, traces: Mapping[Label, Trace], args: argparse.Namespace) -> str:
@@ -218,15 +197,15 @@ def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
     return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
-def check_files(names: Sequence[str], rate: int | None, console: Console) -> set[int]:
-    """The numbers of the files that are not audio; pipes are not opened. Reports each before the work starts."""
+def check_files(args: argparse.Namespace, console: Console) -> set[int]:
+    """The numbers of the files that are not audio. Reports each before the work on the others starts."""
     from soundfile import LibsndfileError, info
 
     from whisperlab.data.audio_files import read_audio
 
     unreadable = set()
-    for number, name in enumerate(names):
-        if is_stream(name, rate):
+    for number, name in enumerate(args.audio):
+        if is_stream(name, args):
             continue
         try:
             info(os.fsencode(name))  # reads only the header
@@ -252,10 +231,10 @@ def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
     return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
 
 
-def text_paths(audio: list[str], folder: Path | None) -> Sequence[Path | None]:
+def text_paths(audio: list[str], folder: Path | None) -> Sequence[Path]:
     """The paths of the texts of each audio file, without suffix; with a number where files have the same name."""
     if folder is None:
-        return [None] * len(audio)
+        return []
     make_folder(folder, f"--out {folder}")
     stems = [Path(name).stem for name in audio]
     same = len({*stems}) < len(stems)
@@ -342,29 +321,27 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
     return ", ".join(f"{seconds(span.start):.1f}-{seconds(span.end):.1f} s" for span in spans[:most]) + more
 
 
-def captured(
+def _capture(
     transcriber: SessionRestartTranscriber,
     source: Source,
+    name: str,
     label: Label,
     args: argparse.Namespace,
     console: Console,
-    status: Callable[[float], str] | None = None,
-    **options: Any,
 ) -> Trace:
     """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that.
 
-    Ctrl-C ends a pipe or microphone, and the stream is finished. ``status`` is that of `LiveText`, ``options`` are
-    those of `capture`.
+    Ctrl-C ends a pipe or microphone, and the stream is finished.
     """
     from whisperlab.evaluation.trace import capture
     from whisperlab.streaming.real_time import OverloadOptions
-    from whisperlab.streaming.sources import ArraySource
+    from whisperlab.streaming.sources import ArraySource, Recorded
     from whisperlab.util.audio_arrays import duration_s
     from whisperlab.util.threads import first_signal
 
-    name, length_s = source.name, duration_s(source.audio) if isinstance(source, ArraySource) else None
     prints_lines = args.out or not args.output
-    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, length_s, status=status)
+    length_s = duration_s(source.audio) if isinstance(source, ArraySource) else None
+    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, length_s)
 
     def show(result: ProcessResult) -> None:
         live.take(result)
@@ -374,18 +351,23 @@ def captured(
                 console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
     channel = label or (None if args.channel == "mix" else args.channel)
+    path: str | Path | None = None if length_s is None else name
     with ExitStack() as stack:
         stack.callback(live.erase)
         stack.callback(source.close)
         if length_s is None:
             stack.enter_context(first_signal(source.close))
+        if isinstance(source, Recorded):
+            path, live.recorded = source.path, source
+            console.note(f"listening to {source.name}; Ctrl-C ends")
         return capture(
             transcriber,
             source,
+            recording=Path(path or name).stem,
+            audio_path=path,
             audio_options={"channel": channel, "track": args.track},
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
             progress=live.progress,
             on_result=show,
-            **{"recording": Path(name).stem, "audio_path": name if length_s else None, **options},
         )

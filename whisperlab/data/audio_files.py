@@ -13,16 +13,7 @@ import numpy as np
 import soundfile
 
 from whisperlab.data.containers import decode
-from whisperlab.util.audio_arrays import (
-    FloatArray,
-    Part,
-    as_audio,
-    check_values,
-    joined_parts,
-    mixing_weights,
-    mono,
-    pcm_16,
-)
+from whisperlab.util.audio_arrays import FloatArray, Part, check_values, joined_parts, mixing_weights, mono, pcm_16
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -83,7 +74,7 @@ def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
     Samples are rounded to the nearest step and clipped. Audio that was read from 16-bit PCM stays the same.
     """
     packed = io.BytesIO()  # libsndfile's own error for a full disk does not mention the disk
-    soundfile.write(packed, pcm_16(as_audio(audio)), SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    soundfile.write(packed, pcm_16(audio), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     write_atomic(os.fspath(path), packed.getvalue())
 
 

@@ -1,255 +1,195 @@
 """Where a stream comes from: an array, a file, a pipe such as standard input, or a microphone.
 
->>> with closing(Microphone()) as microphone:  # doctest: +SKIP
-...     for chunk in microphone:
-...         print(transcriber.process(chunk).committed, end="", flush=True)
+>>> for chunk in Microphone():  # doctest: +SKIP
+...     print(transcriber.process(chunk).committed, end="", flush=True)
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
+import select
 from collections.abc import Iterator
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from whisperlab.util.audio_arrays import FloatArray, as_chunk, chunks, mono, pcm_16, resampled_chunks
-from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, brief
-from whisperlab.util.threads import start_background
-from whisperlab.util.timeline import SAMPLE_RATE
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError
+from whisperlab.util.timeline import SAMPLE_RATE, samples, seconds
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from soundfile import SoundFile
 
-CHUNK_MS = 100
-_AHEAD = 8  # chunks decoded ahead of a file's reader
-_LATENCY_S = 0.25  # of audio that PortAudio holds: a busy machine may be late by so much and loses nothing
-_EXPECTED = (
-    "expected WAV, AIFF, AU, OGG or MP3, or raw 16-bit PCM with its rate; convert others: ffmpeg -i FILE -f wav - |"
-)
-
+_LATENCY_S = 0.25  # audio that PortAudio holds: a process that is late by less loses nothing
+_EXPECTED = "expected WAV, AIFF, AU, OGG or MP3, or raw PCM with its rate; convert others: ffmpeg -i FILE -f wav - |"
 _LOGGER = logging.getLogger("whisperlab")
 
 
 class Source(Protocol):
-    """Mono audio as chunks: iterating gives float32 of shape (n,) at 16 kHz, of any length n > 0, once."""
+    """Mono audio: iterating gives, once, chunks of float32 at 16 kHz of shape (n,), each of any length n > 0."""
 
     name: str
     rate: int  # Hz, before resampling
-    live: bool  # chunks arrive as fast as they are spoken, and wait for nobody
+    live: bool  # chunks arrive as fast as they are spoken
 
     def __iter__(self) -> Iterator[FloatArray]: ...
 
     def close(self) -> None:
-        """End the source. What was received is still delivered. May be called from any thread or signal handler."""
+        """End the source. What was received is still delivered. Any thread or signal handler may call it."""
 
 
 class ArraySource:
-    """Audio at 16 kHz, shape (n,), in chunks of ``n_chunk`` samples."""
+    """Audio at 16 kHz, shape (n,)."""
 
     live, rate = False, SAMPLE_RATE
 
-    def __init__(self, audio: FloatArray, name: str, n_chunk: int = CHUNK_MS * SAMPLE_RATE // 1000) -> None:
-        self.audio, self.name = audio, name
-        self._chunks, self._closed = chunks(audio, n_chunk), False
+    def __init__(self, audio: FloatArray, name: str, chunk_ms: float = 100) -> None:
+        self.audio, self.name, self._n_chunk, self._closed = audio, name, samples(chunk_ms / 1000), False
 
     def __iter__(self) -> Iterator[FloatArray]:
-        for chunk in self._chunks:
-            if self._closed:
-                return
-            yield chunk
+        return takewhile(lambda _: not self._closed, chunks(self.audio, self._n_chunk))
 
     def close(self) -> None:
         self._closed = True
 
 
-class _Queued:
-    """Chunks that another thread puts into a queue, as they are: None ends them, an error is raised."""
+class FileSource:
+    """A file or pipe that libsndfile decodes as it arrives, so that memory does not grow with its length.
 
-    def __init__(self, name: str, rate: int) -> None:
-        self.name, self.rate, self._closed = name, rate, False
-        self._room = threading.Semaphore(_AHEAD)
-        self._items: SimpleQueue[FloatArray | Exception | None] = SimpleQueue()  # `put` is safe in signal handlers
-
-    def __iter__(self) -> Iterator[FloatArray]:
-        return resampled_chunks(self._arriving(), self.rate)
-
-    def close(self) -> None:
-        self._closed = True
-        self._items.put(None)
-        self._room.release()
-
-    def _arriving(self) -> Iterator[FloatArray]:
-        while (item := self._items.get()) is not None:
-            self._room.release()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-
-class FileSource(_Queued):
-    """A file or pipe that libsndfile decodes chunk by chunk, so that memory does not grow with its length.
-
-    Args:
-        file: a path, or an open descriptor: 0 is standard input. A pipe is read until its writer closes it; a WAV
-            header written to a pipe may have any length.
-        rate, channels: of raw 16-bit little-endian PCM; without a rate the file has a header.
-        channel: from 1; None is the mean of all.
-
-    Raises AudioFormatError if it is not audio or has no such channel, and while it is read if it has no sample.
+    ``file`` is a path or a descriptor; 0 is standard input. A WAV header written to a pipe may give any length. With
+    ``rate`` the content is raw 16-bit little-endian PCM of so many ``channels``. The mean of all channels is used.
+    Raises AudioFormatError if it is not audio.
     """
 
     live = False
 
-    def __init__(
-        self,
-        file: int | str | os.PathLike[str],
-        name: str | None = None,
-        *,
-        rate: int | None = None,
-        channels: int = 1,
-        channel: int | None = None,
-        chunk_ms: float = CHUNK_MS,
-    ) -> None:
-        name = name or os.fspath(file if not isinstance(file, int) else f"descriptor {file}")
-        self._sound = _opened(file, name, rate, channels)
-        if channel is not None and not 1 <= channel <= self._sound.channels:
-            raise AudioFormatError(f"{name}: channel {channel} does not exist: it has {self._sound.channels}")
-        self._columns = slice(None) if channel is None else slice(channel - 1, channel)
-        self._n_chunk = max(1, round(chunk_ms * self._sound.samplerate / 1000))
-        super().__init__(name, self._sound.samplerate)
+    def __init__(self, file: int | str, name: str, rate: int | None = None, channels: int = 1) -> None:
+        self._descriptor = os.dup(file) if isinstance(file, int) else os.open(file, os.O_RDONLY)
+        self._sound = self._opened(name, rate, channels)
+        self.name, self.rate, self._closed = name, self._sound.samplerate, False
 
-    def _arriving(self) -> Iterator[FloatArray]:
-        start_background(self._read)
-        return super()._arriving()
+    def __iter__(self) -> Iterator[FloatArray]:
+        return resampled_chunks(self._decoded(), self.rate)
 
-    def _read(self) -> None:
-        n_read, n_new = 0, self._n_chunk
+    def close(self) -> None:
+        self._closed = True
+
+    def _decoded(self) -> Iterator[FloatArray]:
+        n_new = n_chunk = max(1, self.rate // 10)
+        while n_new == n_chunk and not self._closed:  # after a shorter block, libsndfile may return samples twice
+            if select.select([self._descriptor], [], [], 0.1)[0]:  # a read could not be interrupted
+                block = self._sound.read(n_chunk, dtype="float32", always_2d=True)
+                if n_new := len(block):
+                    yield mono(block, None)
+        os.close(self._descriptor)
+
+    def _opened(self, name: str, rate: int | None, channels: int) -> SoundFile:
+        import soundfile
+
+        raw: dict[str, Any] = {"format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
+        sound = partial(soundfile.SoundFile, self._descriptor, closefd=False)
         try:
-            with self._sound as sound:
-                while n_new == self._n_chunk:  # after a shorter chunk, libsndfile may return samples twice
-                    block = sound.read(self._n_chunk, dtype="float32", always_2d=True)
-                    n_new = len(block)
-                    n_read += n_new
-                    self._room.acquire()
-                    if self._closed:
-                        return
-                    if n_new:
-                        self._items.put(mono(block[:, self._columns], None))
-            self._items.put(None if n_read else AudioFormatError(f"{self.name}: ended without a single sample"))
-        except Exception as error:
-            self._items.put(AudioFormatError(f"{self.name}: {brief(error)}"))
+            if rate is None:
+                if (found := sound()).frames or found.seekable() or found.format != "WAV":
+                    return found
+                # The header of a pipe gives the length 0, and the samples follow it.
+                raw["subtype"], rate, channels = found.subtype, found.samplerate, found.channels
+            return sound(samplerate=rate, channels=channels, **raw)
+        except soundfile.SoundFileError as error:
+            reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+            raise AudioFormatError(f"{name}: not audio that can be streamed ({reason}); {_EXPECTED}") from error
 
 
-def _opened(file: int | str | os.PathLike[str], name: str, rate: int | None, channels: int) -> SoundFile:
-    import soundfile
-
-    raw: dict[str, Any] = {"format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
-    layout: dict[str, Any] = {"samplerate": rate, "channels": channels}
-    descriptor = os.dup(file) if isinstance(file, int) else os.open(file, os.O_RDONLY)
-    try:
-        if rate is None:
-            sound = soundfile.SoundFile(os.dup(descriptor))
-            if sound.frames or sound.seekable() or sound.format != "WAV":
-                os.close(descriptor)
-                return sound
-            # The header of a pipe gives length 0, and the samples follow it.
-            layout = {"samplerate": sound.samplerate, "channels": sound.channels}
-            raw["subtype"] = sound.subtype
-        return soundfile.SoundFile(descriptor, **raw, **layout)
-    except soundfile.SoundFileError as error:
-        reason = getattr(error, "error_string", None) or str(error)
-        raise AudioFormatError(f"{name}: not audio that can be streamed ({reason.rstrip('.')}); {_EXPECTED}") from error
-
-
-# ---- microphones -------------------------------------------------------------------------------------------
-
-
-class Device(NamedTuple):
-    """An input device of PortAudio."""
-
-    number: int
-    name: str
-    channels: int
-    rate: int
-    default: bool
-
-
-def devices() -> list[Device]:
-    """The microphones of this machine. Raises MissingDependencyError without sounddevice or PortAudio."""
-    sounddevice = _sounddevice()
-    default, every = sounddevice.default.device[0], sounddevice.query_devices()
-    return [
-        Device(number, found["name"], found["max_input_channels"], int(found["default_samplerate"]), number == default)
-        for number, found in enumerate(every)
-        if found["max_input_channels"]
-    ]
-
-
-class Microphone(_Queued):
+class Microphone:
     """A microphone, through PortAudio: the default one, or one by its number or a part of its name.
 
-    Several channels are averaged. Samples are rounded to 16 bits, so that a saved recording is exactly what was
-    transcribed. ``overflows`` counts how often the system lost audio because this process was late; a warning is
-    logged at the end. Raises ConfigurationError for a device that does not exist or cannot be opened.
+    Samples are rounded to 16 bits, so that a saved recording is exactly what was transcribed. ``overflows`` counts how
+    often the system lost audio because this process was late; it is logged. Raises ConfigurationError for a device
+    that does not exist or cannot be opened, MissingDependencyError without PortAudio.
     """
 
     live = True
 
     def __init__(self, device: int | str | None = None) -> None:
-        library = _sounddevice()
-        reason: Exception
+        self.rate, self.overflows, library = SAMPLE_RATE, 0, _sounddevice()
+        self._blocks: SimpleQueue[FloatArray | None] = SimpleQueue()  # signal handlers may `put`
+        calls = {"callback": self._take, "finished_callback": self.close}
+        stream = partial(library.InputStream, device=device, dtype="float32", latency=_LATENCY_S, **calls)
         try:
             found = library.query_devices(device, "input")
-        except (ValueError, library.PortAudioError) as error:
-            raise ConfigurationError(_no_device(device, error)) from error
-        own = int(found["default_samplerate"])
-        for channels, rate in ((1, SAMPLE_RATE), (1, own), (found["max_input_channels"], own)):
+            self.name = str(found["name"])
             try:
-                settings = {"device": device, "samplerate": rate, "channels": channels, "dtype": "float32"}
-                calls = {"callback": self._take, "finished_callback": self._end}
-                self._stream = library.InputStream(latency=_LATENCY_S, **settings, **calls)
-                break
-            except library.PortAudioError as error:
-                reason = error
-        else:
-            raise ConfigurationError(_no_device(device, reason)) from reason
-        self.overflows = 0
-        super().__init__(str(found["name"]), rate)
+                self._stream = stream(samplerate=SAMPLE_RATE, channels=1)
+            except library.PortAudioError:  # hardware may have one rate and one number of channels
+                self.rate = int(found["default_samplerate"])
+                self._stream = stream(samplerate=self.rate, channels=found["max_input_channels"])
+        except (ValueError, library.PortAudioError) as error:
+            told = f"microphone {'of the system' if device is None else repr(device)}: {' '.join(str(error).split())}"
+            raise ConfigurationError(f"{told} (whisperlab listen --list-devices lists all)") from error
 
     def __iter__(self) -> Iterator[FloatArray]:
-        return (as_chunk(pcm_16(chunk)) for chunk in super().__iter__())
-
-    def _arriving(self) -> Iterator[FloatArray]:
         with self._stream:
-            yield from super()._arriving()
-        if not self._closed:
-            _LOGGER.warning("%s: the microphone stopped", self.name)
+            for chunk in resampled_chunks(self._arriving(), self.rate):
+                yield as_chunk(pcm_16(chunk))
         if self.overflows:
             _LOGGER.warning("%s: audio was lost %d times, this process was late", self.name, self.overflows)
 
-    def _take(self, block: npt.NDArray[np.float32], n_frames: int, time: object, status: Any) -> None:
+    def close(self) -> None:
+        self._blocks.put(None)
+
+    def _arriving(self) -> Iterator[FloatArray]:
+        while (block := self._blocks.get()) is not None:
+            yield block
+
+    def _take(self, block: FloatArray, n_frames: int, time: object, status: Any) -> None:
         self.overflows += bool(status.input_overflow)
-        self._items.put(mono(block, None))
-
-    def _end(self) -> None:
-        self._items.put(None)
+        self._blocks.put(mono(block, None))
 
 
-def _no_device(device: int | str | None, error: Exception) -> str:
-    given = "no microphone can be opened" if device is None else f"microphone {device!r} cannot be opened"
-    return f"{given} ({' '.join(str(error).split())}); whisperlab listen --list-devices lists them"
+class Recorded:
+    """A source that is saved to a WAV file (16-bit PCM, 16 kHz) and measured on its way, and ends after ``most_s``.
+
+    The first chunk replaces the file. The recording of a process that was killed can be read.
+    """
+
+    def __init__(self, source: Source, path: Path | None, most_s: float) -> None:
+        self.name, self.rate, self.live, self.close = source.name, source.rate, source.live, source.close
+        self.path, self.received_s, self.peak, self._source, self._most_s = path, 0.0, 0.0, source, most_s
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        from soundfile import SoundFile
+
+        file = None
+        try:
+            for chunk in takewhile(lambda _: self.received_s < self._most_s, self._source):
+                if self.path:
+                    file = file or SoundFile(self.path, "w", SAMPLE_RATE, 1, "PCM_16", format="WAV")
+                    file.write(pcm_16(chunk))
+                self.received_s += seconds(len(chunk))
+                self.peak = max(float(abs(chunk).max()), self.peak / 2)
+                yield chunk
+        finally:
+            if file:
+                file.close()
+
+
+def devices() -> list[dict[str, object]]:
+    """The microphones of this machine. Raises MissingDependencyError without sounddevice or PortAudio."""
+    library = _sounddevice()
+    every = enumerate(library.query_devices())
+    names = {"name": "name", "channels": "max_input_channels", "rate": "default_samplerate"}
+    rows = [{"number": n} | {name: device[key] for name, key in names.items()} for n, device in every]
+    return [row | {"default": row["number"] == library.default.device[0]} for row in rows if row["channels"]]
 
 
 def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError as error:
-        text = "not installed: sounddevice (microphone); pip install 'whisperlab[microphone]'"
-        raise MissingDependencyError(text) from error
+        raise MissingDependencyError("not installed: sounddevice; pip install 'whisperlab[microphone]'") from error
     except OSError as error:
         raise MissingDependencyError("PortAudio is missing (Debian: apt-get install libportaudio2)") from error
     return sounddevice

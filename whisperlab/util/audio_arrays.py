@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,21 +74,16 @@ def _resampled(audio: FloatArray, sampling_rate: int) -> FloatArray:
 def resampled_chunks(source: Iterable[FloatArray], sampling_rate: int) -> Iterator[FloatArray]:
     """Mono chunks at 16 kHz, none empty. The resampler keeps state, so that borders of chunks are inaudible."""
     _check_rate(sampling_rate)
-    if sampling_rate == SAMPLE_RATE:
-        yield from source
-        return
-    resampler = soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32")
-    for chunk in source:
-        if len(found := resampler.resample_chunk(chunk)):
+    resample = soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32").resample_chunk
+    for chunk in chain(source, [None]):
+        if len(found := resample(np.zeros(0, np.float32), last=True) if chunk is None else resample(chunk)):
             yield bounded(found)
-    if len(rest := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
-        yield bounded(rest)
 
 
-def pcm_16(audio: FloatArray) -> npt.NDArray[np.int16]:
-    """Audio as 16-bit PCM, rounded to the nearest step and clipped. 16-bit audio stays the same."""
-    pcm: npt.NDArray[np.int16] = np.clip(np.rint(audio * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
-    return pcm
+def pcm_16(array: npt.ArrayLike) -> npt.NDArray[np.int16]:
+    """`as_audio` as 16-bit PCM, rounded to the nearest step and clipped. 16-bit audio stays the same."""
+    pcm: npt.NDArray[np.float32] = np.clip(np.rint(as_audio(array) * np.float32(2**15)), -(2**15), 2**15 - 1)
+    return pcm.astype(np.int16)
 
 
 def _check_rate(sampling_rate: int) -> None:

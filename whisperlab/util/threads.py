@@ -57,28 +57,23 @@ def no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
-def first_signal(
-    finish: Callable[[], object], numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-) -> Iterator[None]:
-    """In the main thread, the first of these signals calls a function, and the next one has its usual effect.
-
-    A signal that is ignored stays ignored.
-    """
+def first_signal(finish: Callable[[], object], numbers: Iterable[signal.Signals] = STOPS) -> Iterator[None]:
+    """In the main thread, the first of these signals calls a function; the next one does as before."""
     in_main = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in numbers if in_main}
-    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    before = {n: signal.getsignal(n) for n in numbers if in_main and signal.getsignal(n) != signal.SIG_IGN}
 
-    def restore() -> None:
+    def restore(*first: object) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-    def first(number: int, frame: object) -> None:
-        restore()
-        finish()
+        if first:
+            finish()
 
     for number in before:
-        signal.signal(number, first)
+        signal.signal(number, restore)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
@@ -21,7 +21,7 @@ from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, Rea
 from whisperlab.streaming.results import LanguageFrame, ProcessResult
 from whisperlab.streaming.sources import ArraySource, Source
 from whisperlab.util.audio_arrays import FloatArray, audio_digest, paced
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.json_values import Json, to_json
 from whisperlab.util.process import peak_rss_bytes, provenance
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
@@ -53,7 +53,6 @@ def capture(
     clock: Clock = time.perf_counter,
     sleep: Sleep = time.sleep,
     progress: Callable[[float], object] = lambda _: None,
-    on_audio: Callable[[FloatArray], object] = lambda _: None,
     on_result: Callable[[ProcessResult], object] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     processor_clock: Clock = time.process_time,
@@ -63,14 +62,14 @@ def capture(
     With pace ``real`` a chunk is fed when its last sample would have been spoken. A transcriber that is too slow falls
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
     needs a `LiveTranscriber`, and a source is read in a thread of its own. The caller closes the source.
-    ``progress`` is called after each chunk with the seconds of audio fed, ``on_result`` before it with the result, and
-    ``on_audio`` with each chunk that arrives. Before each chunk ``stop`` is called: True ends the stream early, and the
-    trace is complete up to there. ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the
-    ``offset`` of a part in seconds; None is the default. Raises ConfigurationError for empty audio and invalid options.
+    ``progress`` is called after each chunk with the seconds of audio fed, ``on_result`` before it with the result.
+    Before each chunk ``stop`` is called: True ends the stream early, and the trace is complete up to there.
+    ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the ``offset`` of a part in seconds;
+    None is the default. Raises ConfigurationError for empty audio and invalid options.
     """
-    if (n_chunk := samples(chunk_ms / 1000)) < 1:
+    if samples(chunk_ms / 1000) < 1:
         raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
-    source = ArraySource(audio, recording, n_chunk) if isinstance(audio, np.ndarray) else audio
+    source = ArraySource(audio, recording, chunk_ms) if isinstance(audio, np.ndarray) else audio
     whole = source.audio if isinstance(source, ArraySource) else None
     if whole is not None and len(whole) == 0:
         raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
@@ -80,17 +79,25 @@ def capture(
         raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
     read = {name: value for name, value in (audio_options or {}).items() if value is not None}
     header = _header(transcriber.config(), recording, reference, pace)
-    heard = _Heard(on_audio)
     waits = pace == "real" and not source.live and (whole is None or overload is None)  # `_live_calls` waits itself
-    spoken = paced(source, clock, sleep) if waits else source
-    feed = heard.tap(takewhile(lambda _: not stop(), spoken))
-    calls, statistics = _calls(transcriber, feed), transcriber.get_statistics
+    digest, spoken = hashlib.sha256(), paced(source, clock, sleep) if waits else source
+
+    def feed() -> Iterator[FloatArray]:
+        for chunk in takewhile(lambda _: not stop(), spoken):
+            digest.update(np.ascontiguousarray(chunk, "<f4").data)
+            yield chunk
+
+    calls, statistics = _calls(transcriber, feed()), transcriber.get_statistics
     if overload is not None:
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
-        calls = _live_calls(live, feed, clock, sleep) if whole is not None else _threaded_calls(live, feed)
+        calls = _threaded_calls(live, feed()) if whole is None else _live_calls(live, feed(), clock, sleep)
         statistics = live.get_statistics
     events = tuple(_run(calls, statistics, (clock, processor_clock), on_result, progress))
-    facts = heard.facts() if whole is None else {"sha256": audio_digest(whole), "duration": seconds(len(whole))}
+    facts = {"sha256": digest.hexdigest(), "duration": events[-1]["at"]}
+    if whole is not None:  # also what was not streamed, if it was stopped early
+        facts = {"sha256": audio_digest(whole), "duration": seconds(len(whole))}
+    elif not facts["duration"]:
+        raise AudioFormatError(f"{source.name}: ended without a single sample")
     header["audio"] = {"path": audio_path, **facts, "sampling_rate": SAMPLE_RATE, **read}
     return Trace(cast(Json, to_json(header)), events)
 
@@ -190,27 +197,6 @@ def _threaded_calls(live: RealTimeFeed, feed: Iterable[FloatArray]) -> Iterator[
     yield from live.work()
     if failed:
         raise failed[0]
-
-
-@dataclass(slots=True)
-class _Heard:
-    """The digest and the length of the chunks that a source delivered."""
-
-    on_audio: Callable[[FloatArray], object]
-    n: int = 0
-    sha: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def tap(self, feed: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        for chunk in feed:
-            self.n += len(chunk)
-            self.sha.update(np.ascontiguousarray(chunk, "<f4").data)
-            self.on_audio(chunk)
-            yield chunk
-
-    def facts(self) -> Json:
-        if not self.n:
-            raise ConfigurationError("cannot record a trace of empty audio: no sample arrived")
-        return {"sha256": self.sha.hexdigest(), "duration": seconds(self.n)}
 
 
 def _events(result: ProcessResult, last: ProcessResult) -> Iterator[tuple[str, Mapping[str, object]]]:
