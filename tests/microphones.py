@@ -37,14 +37,14 @@ class FakePortAudio(ModuleType):
         self.__spec__ = ModuleSpec("sounddevice", None)  # installed, for `find_spec`
         self.heard = heard if heard.ndim == 2 else heard[:, None]
         self.rates, self.channels, self.late, self.stays = tuple(rates), channels, late, stays
-        self.default = SimpleNamespace(device=(1, 0))
         self.opened: list[FakeStream] = []
 
     def query_devices(self, device: Any = None, kind: str | None = None) -> Any:
-        every = [
-            {"name": "Loudspeaker", "max_input_channels": 0, "default_samplerate": 48_000.0},
-            {"name": "Desk microphone", "max_input_channels": self.heard.shape[1], "default_samplerate": self.rates[0]},
+        every: list[dict[str, Any]] = [
+            {"index": 0, "name": "Loudspeaker", "max_input_channels": 0, "default_samplerate": 48_000.0},
+            {"index": 1, "name": "Desk microphone", "max_input_channels": self.heard.shape[1]},
         ]
+        every[1]["default_samplerate"] = float(self.rates[0])
         if kind is None:
             return every
         if device not in (None, 1) and str(device) not in every[1]["name"]:

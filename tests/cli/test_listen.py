@@ -158,10 +158,9 @@ def test_ctrl_c_ends_a_microphone_and_what_was_received_is_printed(
 def test_microphones_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     plug_in(monkeypatch, SPEECH)
     assert run("listen", "--list-devices") == 0
-    assert "1  Desk microphone         1  16000  True" in capsys.readouterr().out
+    assert "     1  Desk microphone         1  16000\n" in capsys.readouterr().out
     assert run("listen", "--list-devices", "--json") == 0
-    (listed,) = documents(capsys.readouterr().out)
-    assert listed == [{"number": 1, "name": "Desk microphone", "channels": 1, "rate": 16_000, "default": True}]
+    assert [each["name"] for each in documents(capsys.readouterr().out)[0]] == ["Desk microphone"]
 
 
 @pytest.mark.parametrize("heard", [SPEECH, SPEECH[:0]], ids=["something", "nothing"])

@@ -237,7 +237,7 @@ def test_lost_audio_is_told_and_an_unplugged_microphone_ends(
 
 def test_the_microphones_of_a_machine_are_listed_and_others_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, NOISE)
-    assert devices() == [{"number": 1, "name": "Desk microphone", "channels": 1, "rate": 16_000, "default": True}]
+    assert devices() == [{"number": 1, "name": "Desk microphone", "channels": 1, "rate": 16_000}]
     with pytest.raises(
         ConfigurationError, match=r"microphone 'cuda': No input device .*whisperlab listen --list-devices"
     ):

@@ -1,8 +1,4 @@
-"""Where a stream comes from: an array, a file, a pipe such as standard input, or a microphone.
-
->>> for chunk in Microphone():  # doctest: +SKIP
-...     print(transcriber.process(chunk).committed, end="", flush=True)
-"""
+"""Where a stream comes from: an array, a file, a pipe such as standard input, or a microphone."""
 
 from __future__ import annotations
 
@@ -178,11 +174,9 @@ class Recorded:
 
 def devices() -> list[dict[str, object]]:
     """The microphones of this machine. Raises MissingDependencyError without sounddevice or PortAudio."""
-    library = _sounddevice()
-    every = enumerate(library.query_devices())
-    names = {"name": "name", "channels": "max_input_channels", "rate": "default_samplerate"}
-    rows = [{"number": n} | {name: device[key] for name, key in names.items()} for n, device in every]
-    return [row | {"default": row["number"] == library.default.device[0]} for row in rows if row["channels"]]
+    keys = {"number": "index", "name": "name", "channels": "max_input_channels", "rate": "default_samplerate"}
+    every = [{name: device[key] for name, key in keys.items()} for device in _sounddevice().query_devices()]
+    return [device | {"rate": int(device["rate"])} for device in every if device["channels"]]
 
 
 def _sounddevice() -> Any:
