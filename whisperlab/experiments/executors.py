@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -31,7 +31,7 @@ from threading import Thread
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, brief
+from whisperlab.util.errors import ConfigurationError, brief, needs
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
@@ -80,10 +80,8 @@ def ray_cluster(
     ``payload`` is the data of a task that nodes do not have, with a name. It is sent through the object store once per
     name and is the second argument of the work. ``say`` is called with the address and the size of the cluster.
     """
-    try:
+    with needs("a cluster needs ray", "ray"):
         ray = import_module("ray")
-    except ImportError as error:
-        raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
     started, dashboard = _join(ray, address)
     alive, processors = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
     head = ray.get_runtime_context().gcs_address
@@ -159,20 +157,15 @@ def _run_on(
             worker.close()
 
 
-class Worker(Generic[Task, Result]):
+class Worker(AbstractContextManager["Worker[Task, Result]"], Generic[Task, Result]):
     """A process, and its context manager, that does one task after the other; when it dies, the next task gets another.
 
     ``factory`` is called in the process, before the first task; an error of it is the error of every task.
     """
 
-    __slots__ = ("_executor", "_factory", "_lifeline")
-
     def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
         self._factory = factory
         self._open()
-
-    def __enter__(self) -> Worker[Task, Result]:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

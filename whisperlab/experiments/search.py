@@ -23,7 +23,7 @@ from whisperlab.experiments.comparison import read_options
 from whisperlab.experiments.results_store import Row, open_store
 from whisperlab.experiments.significance import pareto_front
 from whisperlab.experiments.sweep import RunOptions, plan, run_sweep, summarise
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.errors import ConfigurationError, SweepError, needs
 from whisperlab.util.json_values import Json, JsonValue
 from whisperlab.util.options import Option, flat, migrated, nested
 from whisperlab.util.validation import check_type
@@ -312,10 +312,8 @@ def _tell(study: optuna.Study, trial: optuna.Trial, objectives: tuple[float, ...
 
 
 def _study(method: Method, seed: int) -> optuna.Study:
-    try:
+    with needs("a search needs optuna", "search"):
         import optuna
-    except ImportError as error:
-        raise MissingDependencyError("a search needs optuna: pip install 'whisperlab[search]'") from error
     from optuna.samplers import RandomSampler, TPESampler
 
     before = optuna.logging.get_verbosity()

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.util.errors import ConfigurationError, needs
 from whisperlab.util.statistics import LEAST_UNITS, Array, central, resamples
 
 Kind = Literal["ratio", "difference"]
@@ -138,10 +138,8 @@ def _trimmed_mean(values: Array) -> Array:
 
 def _signed_rank_test(changes: Array) -> tuple[float, float]:
     """p and the rank-biserial correlation; 1 and 0 when nothing changes."""
-    try:
+    with needs("significance tests need scipy", "sweep"):
         from scipy.stats import rankdata, wilcoxon
-    except ImportError as error:
-        raise MissingDependencyError("significance tests need scipy: pip install 'whisperlab[sweep]'") from error
     kept = changes[changes != 0]
     if not len(kept):
         return 1.0, 0.0

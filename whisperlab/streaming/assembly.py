@@ -197,15 +197,9 @@ class Assembly:
 
 
 def _encoder(encoder: ShortWindowEncoder) -> dict[str, float]:
-    calls, encoded = encoder.calls, encoder.encoded_samples
-    return {"encoder_calls": calls, "encoded_s": seconds(encoded)}
+    return {"encoder_calls": encoder.calls, "encoded_s": seconds(encoder.encoded_samples)}
 
 
 def _buffer(buffer: RingBuffer) -> dict[str, int]:
-    return {
-        "capacity": buffer.capacity,
-        "held": len(buffer),
-        "nbytes": buffer.nbytes,
-        "overruns": buffer.overruns,
-        "dropped_samples": buffer.dropped_samples,
-    }
+    names = ("capacity", "nbytes", "overruns", "dropped_samples")
+    return {"held": len(buffer), **{name: getattr(buffer, name) for name in names}}

@@ -88,15 +88,12 @@ def completed(
                 continue
         searched_until = hole.span.end
         at = hole.index + 1
-        if hole.span != span and _is_likely(alone := decode(hole.span)):
+        alone = decode(hole.span) if hole.span != span else ()
+        if alone and Hypothesis(tuple(alone)).log_probability >= LEAST_LOG_PROBABILITY:
             if at > first:
                 found[at - 1] = replace(found[at - 1], end=min(found[at - 1].end, hole.span.start))
             found[at:at] = alone
     return found, [h.span for h in uncovered(found, voiced, span, first)]
-
-
-def _is_likely(words: Sequence[Word]) -> bool:
-    return bool(words) and Hypothesis(tuple(words)).log_probability >= LEAST_LOG_PROBABILITY
 
 
 def _missing(words: Sequence[Word], voiced: Sequence[int], span: Span, first: int) -> int:

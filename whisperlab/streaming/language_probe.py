@@ -30,18 +30,6 @@ SPARSE_FRAMES = SAMPLE_RATE // 2
 _stream_ids = itertools.count()
 
 
-@dataclass(slots=True, frozen=True)
-class Evaluated:
-    """A language-ID frame: its first window, and the second if there is one.
-
-    ``cached`` says whether the encoder cache had the first window.
-    """
-
-    first: WindowPosterior
-    second: WindowPosterior | None
-    cached: bool
-
-
 @dataclass(eq=False)
 class LanguageEncoder:
     """Posteriors of windows: encoder, encoder cache and the answer of the decoder's first token.
@@ -182,8 +170,8 @@ class LanguageProbe:
         self.waiting.append((window, onset))
         self._due_at = now
 
-    def evaluate(self) -> list[Evaluated]:
-        """Evaluate the frames that wait, in order."""
+    def evaluate(self) -> list[tuple[WindowPosterior, WindowPosterior | None, bool]]:
+        """Evaluate the frames that wait, in order: first window, second if any, whether the cache had the first."""
         frames, self.waiting = self.waiting, []
         lid = self.context.history.lid
         with self.context.metrics.measure("lid.frame_extract"):
@@ -193,7 +181,7 @@ class LanguageProbe:
         evaluated = []
         for (window, onset), (posterior, cached) in zip(frames, found, strict=True):
             second = WindowPosterior(onset, self.encoder.posterior(lid.read(onset))) if onset else None
-            evaluated.append(Evaluated(WindowPosterior(window, posterior), second, cached))
+            evaluated.append((WindowPosterior(window, posterior), second, cached))
         return evaluated
 
     def _onset(self, now: int) -> Span | None:

@@ -9,9 +9,9 @@ from itertools import pairwise
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.decoding import SpeechDecoder
 from whisperlab.streaming.language_id import Posterior
-from whisperlab.streaming.language_probe import Evaluated, LanguageProbe
+from whisperlab.streaming.language_probe import LanguageProbe
 from whisperlab.streaming.results import LanguageFrame, Onset
-from whisperlab.streaming.smoothing import LONGEST_GAP_S, PATIENCE, LanguageChange, LanguageTracker
+from whisperlab.streaming.smoothing import LONGEST_GAP_S, PATIENCE, LanguageChange, LanguageTracker, WindowPosterior
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 LONGEST_GAP = samples(LONGEST_GAP_S)
@@ -152,12 +152,13 @@ class DetectedLanguage(SwitchDetector):
     def _evaluate(self, current: str | None) -> LanguageChange | None:
         """Add the frames that wait to the path, in order; the change that the last of them makes certain."""
         change = None
-        for frame in self.probe.evaluate() if self.probe.waiting else ():
-            change = self._add(frame, self._state(current))
+        for first, second, cached in self.probe.evaluate() if self.probe.waiting else ():
+            change = self._add(first, second, cached, self._state(current))
         return change
 
-    def _add(self, frame: Evaluated, current: int | None) -> LanguageChange | None:
-        first, second = frame.first, frame.second
+    def _add(
+        self, first: WindowPosterior, second: WindowPosterior | None, cached: bool, current: int | None
+    ) -> LanguageChange | None:
         window, measure = first.window, self.context.metrics.measure
         with measure("lid.smoothing"):
             state = self._tracker.push(first, *([second] if second else []))
@@ -165,7 +166,7 @@ class DetectedLanguage(SwitchDetector):
         onset = Onset(len(second.window), self._by_language(second.posterior)) if second else None
         label = self.context.languages[state]
         self.context.results.frames.append(
-            LanguageFrame(window.end, len(window), voiced, posterior, label, frame.cached, onset)
+            LanguageFrame(window.end, len(window), voiced, posterior, label, cached, onset)
         )
         with measure("lid.sustained_detection"):
             change = self._tracker.change(current)
