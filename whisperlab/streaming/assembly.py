@@ -148,10 +148,7 @@ class Assembly:
             "sessions": {
                 "mode": self.config.mode,
                 "language": language,
-                "switches": counts.switches,
-                "switches_refused": counts.switches_refused,
-                "segments": counts.segments,
-                "decodes": counts.decodes,
+                **{name: getattr(counts, name) for name in ("switches", "switches_refused", "segments", "decodes")},
                 "steps_shed": counts.steps_omitted,
                 "redecodes": self.decoder.redecodes,
                 "shared_encodes": self.decoder.shared,
