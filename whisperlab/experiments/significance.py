@@ -71,14 +71,12 @@ def paired_test(
     b: Sequence[float],
     rng: np.random.Generator,
     *,
-    kind: Kind = "ratio",
-    threshold: float = 0.05,
+    kind: Kind = "ratio",  # for positive quantities such as times; "difference" for rates
+    threshold: float = 0.05,  # smallest change of interest: a share, or for differences in the measure's unit
 ) -> PairedResult:
     """Test the pairs ``(a[i], b[i])``.
 
-    ``kind`` is ``ratio`` for positive quantities such as times, ``difference`` for rates. ``threshold`` is the smallest
-    change of interest: a share for ratios, in the measure's unit for differences. Raises ConfigurationError for unequal
-    lengths, no pairs, NaN or infinities, or a ratio of values not above zero.
+    Raises ConfigurationError for unequal lengths, no pairs, NaN or infinities, or a ratio of values not above zero.
     """
     first, second = np.asarray(a, float), np.asarray(b, float)
     if first.shape != second.shape or not first.size:

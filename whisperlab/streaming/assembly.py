@@ -41,19 +41,16 @@ Engine: TypeAlias = tuple[ShortWindowEncoder, TextDecoder]
 
 @dataclass(slots=True, frozen=True)
 class Parts:
-    """Makers of the parts that can be exchanged.
+    """Makers of the parts that can be exchanged."""
 
-    ``engine`` gets the weights, the precision and the block after which the compiled encoder is cut. ``buffer`` gets a
-    capacity in samples. ``frame_due`` decides at each hop whether language-ID evaluates a frame.
-    """
-
+    # from the weights, the precision and the block after which the compiled encoder is cut
     engine: Callable[[Weights, str | None, int | None], Engine] = prepared
-    buffer: Callable[[int], RingBuffer] = RingBuffer
+    buffer: Callable[[int], RingBuffer] = RingBuffer  # from a capacity in samples
     metrics: Callable[[bool, float], PerformanceMetrics] = lambda enable_logging, interval_s: PerformanceMetrics(
         enable_logging=enable_logging, log_interval_seconds=interval_s
     )
     voice_detector: Callable[[], VoiceActivityDetector] = SileroDetector
-    frame_due: Callable[[LanguageProbe], bool] = LanguageProbe.speech_is_due
+    frame_due: Callable[[LanguageProbe], bool] = LanguageProbe.speech_is_due  # at each hop: evaluate a frame?
     identifier: type[LanguageIdentifier] = LanguageIdentifier
     decoder: type[SpeechDecoder] = SpeechDecoder
 

@@ -28,17 +28,13 @@ CHECK_EVERY = 100  # language-ID frames between two checks of speed and hit rate
 
 @dataclass(slots=True, eq=False)
 class AudioHistory:
-    """Both ring buffers, the resampler in front of them, and the position in the stream.
-
-    ``rate`` is that of the chunks. ``received`` is the number of samples at 16 kHz so far, gaps included; spans count
-    them from 0.
-    """
+    """Both ring buffers, the resampler in front of them, and the position in the stream."""
 
     vad: RingBuffer
     lid: RingBuffer
-    rate: int
+    rate: int  # of the chunks
     metrics: PerformanceMetrics
-    received: int = 0
+    received: int = 0  # samples at 16 kHz so far, gaps included; spans count them from 0
     _given: int = 0  # samples at the rate of the chunks, those of gaps included
     _resampler: soxr.ResampleStream | None = field(init=False)
 
@@ -142,21 +138,17 @@ class Counts:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """The parts that the stages of one stream share.
-
-    ``languages`` are the allowed ones. ``results`` belong to the running call. ``load_level`` says how much work is
-    omitted for load: from 1 on language-ID frames, at 2 decode steps too.
-    """
+    """The parts that the stages of one stream share."""
 
     config: TranscriberConfig
-    languages: tuple[str, ...]
+    languages: tuple[str, ...]  # the allowed ones
     metrics: PerformanceMetrics
     history: AudioHistory
     gate: SpeechGate
     monitor: Monitor
-    results: ResultBuilder = field(default_factory=ResultBuilder)
+    results: ResultBuilder = field(default_factory=ResultBuilder)  # of the running call
     counts: Counts = field(default_factory=Counts)
-    load_level: int = 0
+    load_level: int = 0  # work omitted for load: from 1 on language-ID frames, at 2 decode steps too
 
 
 def _resampler(rate: int) -> soxr.ResampleStream | None:

@@ -32,13 +32,10 @@ _stream_ids = itertools.count()
 
 @dataclass(eq=False)
 class LanguageEncoder:
-    """Posteriors of windows: encoder, encoder cache and the answer of the decoder's first token.
-
-    ``encoder`` counts the work of language-ID; hits that are recomputed for the shadow rate count on another encoder.
-    """
+    """Posteriors of windows: encoder, encoder cache and the answer of the decoder's first token."""
 
     config: TranscriberConfig
-    encoder: ShortWindowEncoder
+    encoder: ShortWindowEncoder  # counts the work of language-ID, without hits recomputed for the shadow rate
     identifier: LanguageIdentifier
     cache: EncoderCache
     metrics: PerformanceMetrics
@@ -121,18 +118,13 @@ class LanguageEncoder:
 
 @dataclass(slots=True, eq=False)
 class LanguageProbe:
-    """Decides when language-ID evaluates a frame and on which windows.
-
-    ``confident`` is set by the switch detector: while it is True, only every ``confident_hop_factor``-th frame is
-    evaluated. ``is_due`` can be replaced, to measure what evaluating fewer frames saves. ``waiting`` are the windows of
-    the frames that wait until their batch is full.
-    """
+    """Decides when language-ID evaluates a frame and on which windows."""
 
     context: Context
     encoder: LanguageEncoder
-    is_due: Callable[[LanguageProbe], bool]
-    waiting: list[tuple[Span, Span | None]] = field(default_factory=list)
-    confident: bool = False
+    is_due: Callable[[LanguageProbe], bool]  # can be replaced, to measure what evaluating fewer frames saves
+    waiting: list[tuple[Span, Span | None]] = field(default_factory=list)  # windows of frames, until the batch is full
+    confident: bool = False  # set by the switch detector; then only every `confident_hop_factor`-th frame is evaluated
     _due_at: int = 0  # end of the frame that was due last
 
     @property

@@ -32,12 +32,11 @@ class Change:
 class SwitchDetector:
     """Decides which language is spoken. This one is for audio in one language, ``first``; the others inherit from it.
 
-    ``first`` is the language at the start, None if it is not known yet. ``current`` is the language of the running
-    session, None before the first.
+    ``current`` is the language of the running session, None before the first.
     """
 
     context: Context
-    first: str | None
+    first: str | None  # the language at the start; None if it is not known yet
 
     def at_hop(self, current: str | None) -> Change | None:
         """At a language-ID hop: the change that is due to be acted on, if any."""

@@ -59,13 +59,10 @@ class Pending(NamedTuple):
 
 @dataclass(slots=True)
 class Runner:
-    """Runs the decodes of running speech: at once, or with a ``worker`` in a second thread.
+    """Runs the decodes of running speech: at once, or with a worker in a second thread."""
 
-    A result of the second thread is used ``lag`` samples after the end of its audio, or when needed.
-    """
-
-    worker: Executor | None = None
-    lag: int = 0
+    worker: Executor | None = None  # of one thread
+    lag: int = 0  # samples after the end of its audio at which the worker's result is used, if not needed before
     pending: Pending | None = None
 
     def begin(self) -> None:
@@ -90,20 +87,16 @@ class Runner:
 
 @dataclass(slots=True, eq=False)
 class TextSession:
-    """Decodes the running speech in ``language`` and makes its text final.
-
-    ``final_until`` is the sample up to which text is final; ``speech`` is the running speech, None in silence. With
-    the option ``decode`` off no text is decoded. ``identifier`` answers over all languages of the model.
-    """
+    """Decodes the running speech in ``language`` and makes its text final; no text with the option ``decode`` off."""
 
     context: Context
     language: str | None
     decoder: SpeechDecoder
     detector: SwitchDetector
-    identifier: LanguageIdentifier
+    identifier: LanguageIdentifier  # over all languages of the model
     runner: Runner
-    final_until: int = 0
-    speech: Speech | None = None
+    final_until: int = 0  # sample up to which text is final
+    speech: Speech | None = None  # the running speech; None in silence
     _last_text: dict[str, tuple[list[int], int]] = field(default_factory=dict)  # by language: its tokens and its end
     _warned: set[str] = field(default_factory=set)  # languages that are not allowed and that a warning has named
 
