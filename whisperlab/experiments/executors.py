@@ -36,7 +36,7 @@ from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Work: TypeAlias = Callable[[Task], Result]
+Factory: TypeAlias = Callable[[], Callable[[Task], Result]]
 
 ATTEMPTS = 3  # of a task whose worker dies
 
@@ -57,9 +57,7 @@ Executor: TypeAlias = Callable[[Sequence[Task]], Results[Task, Result]]
 AnyWorker: TypeAlias = "Worker[Task, Result] | _RayWorker[Task, Result]"
 
 
-def local_processes(
-    factory: Callable[[], Work[Task, Result]], n_workers: int, tasks: Sequence[Task]
-) -> Results[Task, Result]:
+def local_processes(factory: Factory[Task, Result], n_workers: int, tasks: Sequence[Task]) -> Results[Task, Result]:
     """Several processes of this machine, each with its own model. Ctrl-C reaches only the driver process."""
     if n_workers < 1:
         raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
@@ -73,12 +71,12 @@ def ray_cluster(
     tasks: Sequence[Task],
     *,
     payload: Callable[[Task], tuple[str, Callable[[], object]]] | None = None,
-    say: Callable[[str], object] = _log.info,
+    say: Callable[[str], object] = _log.info,  # called with the address and the size of the cluster
 ) -> Results[Task, Result]:
     """Actors of a Ray cluster, each with its own model; like `local_processes`, on nodes that see the same files.
 
     ``payload`` is the data of a task that nodes do not have, with a name. It is sent through the object store once per
-    name and is the second argument of the work. ``say`` is called with the address and the size of the cluster.
+    name and is the second argument of the work.
     """
     with needs("a cluster needs ray", "ray"):
         ray = import_module("ray")
@@ -163,7 +161,7 @@ class Worker(AbstractContextManager["Worker[Task, Result]"], Generic[Task, Resul
     ``factory`` is called in the process, before the first task; an error of it is the error of every task.
     """
 
-    def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
+    def __init__(self, factory: Factory[Task, Result]) -> None:
         self._factory = factory
         self._open()
 
@@ -219,7 +217,7 @@ def _start(lifeline: Connection) -> None:
     Thread(target=end, daemon=True).start()
 
 
-def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
+def _do(factory: Factory[Task, Result], task: Task) -> Result:
     global _work
     if _work is None:
         import torch
@@ -237,7 +235,7 @@ class _RayWorker(NamedTuple, Generic[Task, Result]):
 
 
 class _Actor:
-    def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
+    def __init__(self, factory: Factory[Any, Any]) -> None:
         self._work = factory()
 
     def do(self, task: object, *payload: object) -> object:

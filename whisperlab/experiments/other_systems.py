@@ -106,10 +106,8 @@ class SystemResult:
 
     def score(self) -> Score:
         """The score by the same rules as a trace's."""
-        truth, found, length_s, took_s = self.reference, self.output, self.duration, self.compute_s
-        return score(
-            truth, found.segments, found.switches, duration=length_s, committed=found.committed, compute_s=took_s
-        )
+        truth, out, length_s, took_s = self.reference, self.output, self.duration, self.compute_s
+        return score(truth, out.segments, out.switches, duration=length_s, committed=out.committed, compute_s=took_s)
 
 
 class DetectionRecorder:

@@ -109,10 +109,8 @@ class LanguageEncoder:
         weighed = posterior * found
         return np.asarray(weighed / weighed.sum())
 
-    def _encode(
-        self, encoder: ShortWindowEncoder, windows: Sequence[FloatArray], silence_ms: int
-    ) -> list[torch.Tensor]:
-        pooled = encoder.encode_batch(windows, silence_ms * PER_MS, self.config.language_id.pool_after)
+    def _encode(self, encoder: ShortWindowEncoder, audio: Sequence[FloatArray], silence_ms: int) -> list[torch.Tensor]:
+        pooled = encoder.encode_batch(audio, silence_ms * PER_MS, self.config.language_id.pool_after)
         return [encoded.features for encoded in pooled]
 
 

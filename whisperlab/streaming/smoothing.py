@@ -103,11 +103,7 @@ class LanguageChange:
 
 
 class TransitViterbi:
-    """Best path through settled languages and transits, frame by frame; remembers one window of transits.
-
-    ``scores`` are the best log-score of a path that ends in each language, relative to the best of all (0);
-    ``state`` is the language of the best path and ``boundary`` the sample at which that language began.
-    """
+    """Best path through settled languages and transits, frame by frame; remembers one window of transits."""
 
     def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
         if n_states < 1:
@@ -120,8 +116,8 @@ class TransitViterbi:
         self._from = np.zeros((0, n_states), np.intp)  # language a transit leaves
         self._heard_until: int | None = None
         self._cost = 0.0  # of the newest switch
-        self.scores: Array = np.zeros(n_states)
-        self.state = self.boundary = 0
+        self.scores: Array = np.zeros(n_states)  # best log-score of a path that ends in each; 0 for the best of all
+        self.state = self.boundary = 0  # language of the best path, and the sample at which it began
 
     def push(self, windows: Sequence[WindowPosterior]) -> None:
         """Advance by one frame: one or more windows that end together, the longest first."""

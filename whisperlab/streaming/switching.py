@@ -164,9 +164,8 @@ class DetectedLanguage(SwitchDetector):
         voiced, posterior = self.context.gate.voiced(window), self._by_language(first.posterior)
         onset = Onset(len(second.window), self._by_language(second.posterior)) if second else None
         label = self.context.languages[state]
-        self.context.results.frames.append(
-            LanguageFrame(window.end, len(window), voiced, posterior, label, cached, onset)
-        )
+        frame = LanguageFrame(window.end, len(window), voiced, posterior, label, cached, onset)
+        self.context.results.frames.append(frame)
         with measure("lid.sustained_detection"):
             change = self._tracker.change(current)
         gap = min(window.end - self._evaluated_until, LONGEST_GAP)
