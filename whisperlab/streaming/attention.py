@@ -84,10 +84,7 @@ def token_starts(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
 
 
 def attended(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
-    """Position with the most attention of each row, from weights of shape (heads, rows, positions).
-
-    As `token_starts` without the monotone path: rows may go back in time.
-    """
+    """Position with the most attention of each row: as `token_starts`, but without a path, so rows may go back."""
     found: NDArray[np.intp] = _sharpened(attention, n_audio).argmax(-1).cpu().numpy()
     return found
 

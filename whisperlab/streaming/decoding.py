@@ -210,10 +210,7 @@ class SpeechDecoder:
         return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
 
     def likelihoods(self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]) -> list[float | None]:
-        """Mean log-probability of a token of the text in each language, the window encoded once.
-
-        None for a language whose text is empty or loops.
-        """
+        """Mean log-probability of a token of the text in each language; None for one whose text is empty or loops."""
         encoded = self.encoded(audio, offset)
         found: list[float | None] = []
         for language in languages:

@@ -200,10 +200,7 @@ class LanguageTracker:
         self._ends_since = 0  # end of the frame before the first of the run the best path ends with
 
     def push(self, observed: WindowPosterior, *more: WindowPosterior) -> int:
-        """Take the next frame, seen in one window or several that end together, the longest first.
-
-        Returns the state the best path now ends in.
-        """
+        """Take the next frame: windows that end together, longest first. Returns the state the best path ends in."""
         before = self._chain.state
         self._chain.push((observed, *more))
         if self._heard is None or self._chain.state != before:

@@ -77,10 +77,7 @@ class GivenLanguages(SwitchDetector):
 
 @dataclass(eq=False)
 class DetectedLanguage(SwitchDetector):
-    """The language is detected: probe, smoothing, sustained detection, confirmation.
-
-    A change that has led for twice `PATIENCE` of speech needs no confirmation.
-    """
+    """The language is detected: probe, smoothing, sustained detection, confirmation."""
 
     probe: LanguageProbe
     decoder: SpeechDecoder
@@ -113,7 +110,7 @@ class DetectedLanguage(SwitchDetector):
         return self.context.history.received if state is None else self._tracker.reliable_until(state)
 
     def confirms(self, change: Change, boundary: int, current: str) -> bool:
-        if self.contested >= 2 * PATIENCE:
+        if self.contested >= 2 * PATIENCE:  # it has led for so long that it needs no confirmation
             return True
         if self._is_proved(boundary, change.language, current, with_text=self.contested < PATIENCE):
             return True
