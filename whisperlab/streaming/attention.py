@@ -77,8 +77,7 @@ def monotone_path(cost: NDArray[np.float64]) -> NDArray[np.intp]:
 def token_starts(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
     """Position at which each row of attention begins, from weights of shape (heads, rows, positions).
 
-    As openai-whisper's word timestamps: weights standardised over rows, smoothed over seven positions,
-    averaged over heads, then a monotone path; without its just-in-time compiled path search (4 s to start).
+    As openai-whisper's word timestamps, without its just-in-time compiled path search (4 s to start).
     """
     return monotone_path(-_sharpened(attention, n_audio).double().cpu().numpy())
 

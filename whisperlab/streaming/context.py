@@ -41,15 +41,14 @@ class AudioHistory:
     def __post_init__(self) -> None:
         self._resampler = _resampler(self.rate)
 
-    def resampled(self, chunk: FloatArray) -> FloatArray:
+    def resampled(self, chunk: FloatArray, *, last: bool = False) -> FloatArray:
         """A chunk at 16 kHz. The resampler keeps state, so borders of chunks are inaudible."""
         self._given += len(chunk)
-        return bounded(self._resampler.resample_chunk(chunk)) if self._resampler else chunk
+        return bounded(self._resampler.resample_chunk(chunk, last=last)) if self._resampler else chunk
 
     def rest(self) -> FloatArray:
         """What the resampler still holds at the end of the stream."""
-        nothing = np.zeros(0, np.float32)
-        return bounded(self._resampler.resample_chunk(nothing, last=True)) if self._resampler else nothing
+        return self.resampled(np.zeros(0, np.float32), last=True)
 
     def append(self, piece: FloatArray) -> None:
         """Add audio at 16 kHz to both buffers."""

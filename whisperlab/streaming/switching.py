@@ -107,7 +107,7 @@ class DetectedLanguage(SwitchDetector):
 
     def reliable_until(self, current: str | None) -> int:
         state = self._state(current)
-        return self.context.history.received if state is None else self._tracker.reliable_until(state)
+        return self.context.history.received if state is None else self._tracker.chain.reliable_until(state)
 
     def confirms(self, change: Change, boundary: int, current: str) -> bool:
         if self.contested >= 2 * PATIENCE:  # it has led for so long that it needs no confirmation
