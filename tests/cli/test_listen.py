@@ -186,7 +186,7 @@ def test_on_a_terminal_level_and_lag_are_shown() -> None:
     live.recorded = Recorded(ArraySource(np.full(SAMPLE_RATE, -0.1, np.float32), "Desk"), None, most_s=9.0)
     assert len(list(live.recorded)) == 10
     live.progress(0.7)
-    assert "Desk: 1 s, lag 0.3 s |#############       | -20 dB" in screen.getvalue()
+    assert "Desk: 1 s, lag 0.3 s █████████████······· -20 dB" in screen.getvalue()
 
 
 def test_the_first_signal_finishes_and_the_next_interrupts() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.html import bar
 from whisperlab.util.json_values import to_json
 from whisperlab.util.threads import start_background
 
@@ -178,7 +179,8 @@ class LiveText:
         if self._status:
             rate = f"{(now - self._began) / fed_s if fed_s else 0.0:.1f} s per s"
             if source := self.recorded:
-                rate = f"lag {source.received_s - fed_s:.1f} s {meter(source.peak)}"
+                level = max(-60.0, 20 * math.log10(max(source.peak, 1e-9)))
+                rate = f"lag {source.received_s - fed_s:.1f} s {bar(1 + level / 60, 20)} {level:.0f} dB"
             status = f"{self._name}: {fed_s:.0f}{self._of} s, {rate}"
             write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
 
@@ -189,16 +191,6 @@ class LiveText:
         elif self._status:
             write(ERASE, self._console.err, end="")
         self._drawn = float("-inf")
-
-
-def meter(peak: float, columns: int = 20) -> str:
-    """A peak level as a bar from -60 dB to full scale.
-
-    >>> meter(0.1), meter(0.0, columns=3)
-    ('|#############       | -20 dB', '|   | -60 dB')
-    """
-    level = max(-60.0, 20 * math.log10(max(peak, 1e-9)))
-    return f"|{'#' * round(columns * (1 + level / 60)):<{columns}}| {level:.0f} dB"
 
 
 def fitted(text: str, columns: int) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
@@ -163,9 +163,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def is_stream(argument: str, args: argparse.Namespace) -> bool:
     """Whether AUDIO is read as it arrives: standard input, a pipe, or raw PCM."""
-    with suppress(OSError):  # such as a name that is too long
-        return argument == "-" or args.rate is not None or Path(argument).is_fifo()
-    return False
+    return argument == "-" or args.rate is not None or Path(argument).is_fifo()
 
 
 def opened(argument: str, name: str, args: argparse.Namespace) -> Mapping[Label, Source]:
@@ -205,11 +203,10 @@ def check_files(args: argparse.Namespace, console: Console) -> set[int]:
 
     unreadable = set()
     for number, name in enumerate(args.audio):
-        if is_stream(name, args):
-            continue
         try:
-            info(os.fsencode(name))  # reads only the header
-        except LibsndfileError:
+            if not is_stream(name, args):
+                info(os.fsencode(name))  # reads only the header
+        except (LibsndfileError, OSError):
             try:
                 read_audio(name)
             except (AudioFormatError, OSError) as error:
@@ -329,10 +326,7 @@ def _capture(
     args: argparse.Namespace,
     console: Console,
 ) -> Trace:
-    """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that.
-
-    Ctrl-C ends a pipe or microphone, and the stream is finished.
-    """
+    """The trace of one recording, printed as it grows. Ctrl-C ends a pipe or microphone, and finishes its stream."""
     from whisperlab.evaluation.trace import capture
     from whisperlab.streaming.real_time import OverloadOptions
     from whisperlab.streaming.sources import ArraySource, Recorded

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from html import escape
@@ -75,13 +74,15 @@ def stream(
     length_s, show = len(audio) / SAMPLE_RATE, live if callable(live) else None
     view = LiveView(transcriber, every_s=every_s, length_s=length_s, show=show, automatic=False) if live else None
 
+    stopped = stop or threading.Event()
+
     def progress(at: float) -> None:
         if view:
             view.update()  # here and not in `process`, so that drawing is no part of the measured time
         bar.update(min(at, length_s) - bar.n)
 
     with (
-        _stop_button(stop) as stopped,
+        first_signal(stopped.set, () if stop else (signal.SIGINT,)),  # a second press raises KeyboardInterrupt
         tqdm(total=length_s + 1e-6, bar_format=_BAR, leave=False, disable=bool(live)) as bar,  # sums are not exact
     ):
         trace = capture(
@@ -289,14 +290,6 @@ def _within(reference: Reference, length_s: float) -> Reference:
     """The segments that end within the audio."""
     parts = tuple(part for part in reference.segments if part.end <= length_s + 0.05)
     return reference if len(parts) == len(reference.segments) else Reference(" ".join(p.text for p in parts), parts)
-
-
-@contextmanager
-def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
-    """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
-    stopped = given or threading.Event()
-    with first_signal(stopped.set, () if given else (signal.SIGINT,)):
-        yield stopped
 
 
 class Controls:

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from whisperlab.util.audio_arrays import FloatArray, as_chunk, chunks, mono, pcm_16, resampled_chunks
-from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, needs
 from whisperlab.util.timeline import SAMPLE_RATE, samples, seconds
 
 if TYPE_CHECKING:
@@ -181,9 +181,8 @@ def devices() -> list[dict[str, object]]:
 
 def _sounddevice() -> Any:
     try:
-        import sounddevice
-    except ImportError as error:
-        raise MissingDependencyError("not installed: sounddevice; pip install 'whisperlab[microphone]'") from error
+        with needs("a microphone needs sounddevice", "microphone"):
+            import sounddevice
     except OSError as error:
         raise MissingDependencyError("PortAudio is missing (Debian: apt-get install libportaudio2)") from error
     return sounddevice

@@ -93,12 +93,13 @@ def capture(
         calls = _threaded_calls(live, feed()) if whole is None else _live_calls(live, feed(), clock, sleep)
         statistics = live.get_statistics
     events = tuple(_run(calls, statistics, (clock, processor_clock), on_result, progress))
-    facts = {"sha256": digest.hexdigest(), "duration": events[-1]["at"]}
-    if whole is not None:  # also what was not streamed, if it was stopped early
-        facts = {"sha256": audio_digest(whole), "duration": seconds(len(whole))}
-    elif not facts["duration"]:
+    sha256, length_s = digest.hexdigest(), events[-1]["at"]
+    if whole is not None:  # all of it, even if it was stopped early
+        sha256, length_s = audio_digest(whole), seconds(len(whole))
+    elif not length_s:
         raise AudioFormatError(f"{source.name}: ended without a single sample")
-    header["audio"] = {"path": audio_path, **facts, "sampling_rate": SAMPLE_RATE, **read}
+    facts = {"path": audio_path, "sha256": sha256, "duration": length_s, "sampling_rate": SAMPLE_RATE}
+    header["audio"] = facts | read
     return Trace(cast(Json, to_json(header)), events)
 
 
