@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from microphones import BLOCKS, plug_in
 from remembered import REMEMBERED
 
 from whisperlab import SessionRestartTranscriber
+from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.trace import Trace, capture
 from whisperlab.streaming.real_time import OverloadOptions
-from whisperlab.streaming.sources import ArraySource, FileSource, Microphone, devices
+from whisperlab.streaming.sources import ArraySource, FileSource, Microphone, Recorded, devices
 from whisperlab.util.audio_arrays import FloatArray, as_audio, as_chunk, audio_digest, pcm_16
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -177,6 +179,13 @@ def test_a_source_and_an_array_give_the_same_trace() -> None:
     assert [trace.header["audio"] for trace in traces] == [traces[0].header["audio"]] * 3
     with pipe(b"") as reading, pytest.raises(AudioFormatError, match="without a single sample"):
         capture(Silent(), FileSource(reading, "talk", rate=8000), recording="nothing")
+
+
+def test_a_recording_can_be_read_before_it_ends(tmp_path: Path) -> None:
+    chunks = iter(Recorded(ArraySource(NOISE, "noise"), tmp_path / "talk.wav", most_s=9.0))
+    for n_chunks in (1, 2, 3):
+        next(chunks)
+        assert np.array_equal(read_audio(tmp_path / "talk.wav"), NOISE[: 1600 * n_chunks])
 
 
 # ---- microphone ------------------------------------------------------------------------------------------

@@ -77,7 +77,10 @@ class FileSource:
         n_new = n_chunk = max(1, self.rate // 10)
         while n_new == n_chunk and not self._closed:  # after a shorter block, libsndfile may return samples twice
             if select.select([self._descriptor], [], [], 0.1)[0]:  # a read could not be interrupted
-                block = self._sound.read(n_chunk, dtype="float32", always_2d=True)
+                try:
+                    block = self._sound.read(n_chunk, dtype="float32", always_2d=True)
+                except RuntimeError as error:  # of soundfile
+                    raise AudioFormatError(f"{self.name}: damaged audio ({' '.join(str(error).split())})") from error
                 if n_new := len(block):
                     yield mono(block, None)
         os.close(self._descriptor)
