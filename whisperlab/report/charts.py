@@ -9,7 +9,7 @@ import numpy as np
 
 from whisperlab.report import figure as draw
 from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
-from whisperlab.report.figure import BAD, CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
+from whisperlab.report.figure import BAD, INK, MUTED, PALETTE, Figure, template
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 
@@ -24,9 +24,7 @@ _OUTCOMES = (
     (draw.UNSURE, "..", "cache hit, not checked"),
     (BAD, "//", "cache hit, WRONG language"),
 )
-_COLOUR = channel("key", "nominal", title="cache key", scale={"range": list(PALETTE)})
 Heights: TypeAlias = Sequence[tuple[float, str]]  # from 0 to 1, and the value as text
-_TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
 
 
 @draw.styled
@@ -34,7 +32,9 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
     margins = (0.55, 0.5, 0.15, 0.2)
     figure, axes = draw.new_plot(draw.NARROW, 1.2 + 0.5 * len(results), margins, "of every 100 look-ups")
-    shares = np.array([_outcome(result.cache) for result in results])
+    caches = [result.cache for result in results]
+    parts = np.array([(c.misses, c.checked - c.false_hits, c.hits - c.checked, c.false_hits) for c in caches])
+    shares = 100 * parts / [[max(c.lookups, 1)] for c in caches]
     for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
         rows = range(len(results))
         bars = axes.barh(rows, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=words)
@@ -48,13 +48,6 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     axes.set_xlim(0, 100)
     figure.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
     return figure
-
-
-def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
-    """Percentages of the look-ups in the order of ``_OUTCOMES``."""
-    parts = cache.misses, cache.checked - cache.false_hits, cache.hits - cache.checked, cache.false_hits
-    computed, right, unchecked, wrong = (100 * part / cache.lookups if cache.lookups else 0.0 for part in parts)
-    return computed, right, unchecked, wrong
 
 
 @draw.styled
@@ -91,25 +84,8 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
         place = (result.config.get(name) for name in (SIZE, PRECISION))
         cells.setdefault(tuple("any" if value is None else value for value in place), []).append(result)
     values = [{**_cell(own, rate), "size": size, "precision": digits} for (size, digits), own in cells.items()]
-    upright = {"labelAngle": 0}
-    shared: Spec = {
-        "x": channel("precision", "ordinal", title="hash precision (decimals)", sort="descending", axis=upright),
-        "y": channel("size", "ordinal", title="cache size (entries)"),
-        "tooltip": fields("size", "precision", "text", "n", "95 % interval"),
-    }
-    colour = channel("share", scale={"scheme": scheme, "domain": [0, 1]}, legend=None)
-    dark = {"condition": {"test": "datum.share > 0.6", "value": "#ffffff"}, "value": "#000000"}
-    text: Spec = {"text": {"field": "text"}, "color": dark}
-    view: Spec = {
-        "title": title,
-        "width": CHART_WIDTH // 2,
-        "height": 40 + 42 * len({size for size, _ in cells}),
-        "data": {"values": values},
-        "layer": [
-            {"mark": {"type": "rect", "stroke": MUTED}, "encoding": {**shared, "color": colour}},
-            {"mark": {"type": "text", "fontSize": 12}, "encoding": {**shared, **text}},
-        ],
-    }
+    height = 40 + 42 * len({size for size, _ in cells})
+    view = template("heatmap", title=title, height=height, scheme=scheme, cells=values)
     return Figure(name, alt, view, caption)
 
 
@@ -144,24 +120,10 @@ def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: s
 
     A pointer names a point; a click selects it here and in the tables. Points with ``front`` are outlined.
     """
-    told = [*fields("configuration"), {"field": "x", "title": x}, {"field": "y", "title": y}]
-    scale = {"zero": False, "padding": 20}
-    encoding: Spec = {
-        "x": channel("x", title=x, scale=scale),
-        "y": channel("y", title=y, scale=scale),
-        "color": _COLOUR,
-        "shape": channel("key", "nominal", title="cache key"),
-        "strokeWidth": {"condition": {"test": "datum.front", "value": 2.5}, "value": 0.5},
-        "tooltip": [*told, *fields("size")] if sized else told,
-        "opacity": {"condition": {"param": "chosen", "value": 0.7}, "value": 0.3},
-    }
-    mark: Spec = {"type": "point", "filled": True, "stroke": INK, "cursor": "pointer"}
-    if sized:
-        encoding["size"] = channel("size", scale={"range": [50, 320]}, legend=None)
-    else:
-        mark["size"] = 130
-    chosen = {"name": "chosen", "select": {"type": "point", "fields": ["config_id"]}}
-    view = {"params": [chosen], "width": CHART_WIDTH, "height": 300, **layer(rows, mark, **encoding)}
+    view = template("points", rows=rows, x=x, y=y)
+    if not sized:
+        view["mark"]["size"] = 130
+        del view["encoding"]["size"], view["encoding"]["tooltip"][-1]
     return Figure(name, alt, view, caption)
 
 
@@ -179,27 +141,7 @@ def parallel(
     ]
     marks = _sparse({(row["axis"], row["height"]): row["value"] for row in rows})
     labels = [{"axis": axis, "height": height, "value": value} for (axis, height), value in marks.items()]
-    places = {
-        "x": channel("axis", "nominal", sort=list(columns), axis=_TOP, scale={"type": "point"}),
-        "y": channel("height", axis=None, scale={"domain": [-0.05, 1.05]}),
-    }
-    picked = {"test": "!length(picked) || indexof(picked, datum.config_id) >= 0", "value": 0.9}
-    faint, pale = ({"condition": picked, "value": value} for value in (0.08, 0.1))
-    width = {"condition": {"test": "datum.front", "value": 3}, "value": 1.2}
-    brush = {"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}
-    told, point = fields("configuration", "axis", "value"), {"type": "point", "filled": True, "size": 40}
-    text = {"type": "text", "align": "left", "dx": 6, "fontSize": 11, "color": "currentColor"}
-    lines = {"color": _COLOUR, "detail": {"field": "config_id"}, "strokeWidth": width, "opacity": faint}
-    view: Spec = {
-        "params": [{"name": "picked", "value": []}],
-        "width": CHART_WIDTH,
-        "height": 320,
-        "layer": [
-            layer(rows, {"type": "line"}, **places, **lines),
-            {"params": [brush], **layer(rows, point, **places, color=_COLOUR, tooltip=told, opacity=pale)},
-            layer(labels, text, **places, text={"field": "value"}),
-        ],
-    }
+    view = template("parallel", rows=rows, labels=labels, axes=list(columns))
     return Figure("parallel", alt, view, caption)
 
 

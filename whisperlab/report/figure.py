@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, wraps
@@ -19,10 +19,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
-from whisperlab.report.page import render_page, require, write_page
+from whisperlab.report.page import TEMPLATES, render_page, require, write_page
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.files import write_atomic
-from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -43,24 +42,9 @@ INK = "#1d2126"  # becomes the page's text colour
 PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
-CHART_WIDTH = 720  # pixels of the static drawing; a browser fits interactive figures to their place
 NARROW = 7.2  # inches; on a phone still readable
 LETTER = 0.085  # inches per letter of a label
 
-_TEXT = {
-    **dict.fromkeys(("labelColor", "titleColor"), "currentColor"),
-    **dict.fromkeys(("labelFontSize", "titleFontSize"), 12),
-    "titleFontWeight": "normal",
-}
-_CONFIG: Any = {
-    "background": "transparent",
-    "font": "system-ui, DejaVu Sans, sans-serif",
-    "axis": {**_TEXT, **dict.fromkeys(("domainColor", "tickColor", "gridColor"), MUTED), "gridOpacity": 0.25},
-    "legend": {**_TEXT, "orient": "top"},
-    "title": {"color": "currentColor", "fontSize": 13, "anchor": "start"},
-    "view": {"stroke": "transparent"},
-    "text": {"color": "currentColor"},
-}
 _STYLE: Any = {  # of matplotlib
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -92,7 +76,7 @@ class Figure:
     def spec(self) -> Spec | None:
         """The Vega-Lite specification of an interactive figure; None for a static one."""
         given = self.drawing
-        return {**given, "config": _CONFIG, "description": self.alt} if isinstance(given, dict) else None
+        return {**given, "config": template("config"), "description": self.alt} if isinstance(given, dict) else None
 
     def svg(self) -> str:
         """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
@@ -161,18 +145,15 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
 
 
-def channel(field: str, kind: str = "quantitative", **more: object) -> Spec:
-    """A channel of a Vega-Lite encoding."""
-    return {"field": field, "type": kind, **more}
+def template(name: str, **values: object) -> Spec:
+    """The Vega-Lite specification ``NAME.vl.json`` of the templates, with a value for each ``"$name"`` in it."""
+    known = {"ink": INK, "muted": MUTED, "palette": PALETTE, **values}
 
+    def filled(part: Spec) -> Spec:
+        return {key: known[one[1:]] if isinstance(one, str) and one[:1] == "$" else one for key, one in part.items()}
 
-def fields(*names: str) -> list[Spec]:
-    """The lines of a tooltip."""
-    return [{"field": name} for name in names]
-
-
-def layer(values: Iterable[Json], mark: object, **encoding: object) -> Spec:
-    return {"data": {"values": list(values)}, "mark": mark, "encoding": encoding}
+    spec: Spec = json.loads((TEMPLATES / f"{name}.vl.json").read_text(encoding="utf-8"), object_hook=filled)
+    return spec
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:

@@ -1,6 +1,8 @@
-"""A trace as records and as a file: the fields of its lines, typed records of them, reading and writing.
+"""A trace as records and as a file: typed records of its lines, reading and writing.
 
-Only this module has the schemas of earlier versions.
+``lines.json`` has the required fields of each kind of line besides ``kind``, the fields that traces of earlier versions
+lack (``optional``), and those of parts of a line and of a document of ``transcribe --json``. Only this module has the
+schemas of earlier versions.
 """
 
 from __future__ import annotations
@@ -49,16 +51,6 @@ def _is_time(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 <= value <= _LONGEST_S
 
 
-def _is_share(value: object) -> bool:
-    return is_number(value) and 0 <= value <= 1
-
-
-def _is_onset(value: object) -> bool:
-    if not isinstance(value, dict):
-        return value is None
-    return value.keys() >= _ONSET.keys() and not wrong_field(value, _ONSET)
-
-
 def _is_audio(value: object) -> bool:
     if not isinstance(value, dict):
         return False
@@ -74,75 +66,49 @@ def _is_statistics(value: object) -> bool:
     if not (isinstance(timings, dict) and isinstance(cache, dict)):
         return False
     parts = [cache, cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
-    counted = all(isinstance(part, dict) and not wrong_field(part, _COUNTED) for part in parts)
+    counted = all(isinstance(part, dict) and not wrong_field(part, _PARTS["counts"]) for part in parts)
     return counted and all(map(_is_timing, timings.values()))
 
 
 def _is_timing(timing: object) -> bool:
-    if not isinstance(timing, dict) or wrong_field(timing, _TIMED):
+    if not isinstance(timing, dict) or wrong_field(timing, _PARTS["timing"]):
         return False
-    return not timing.get("count") or timing.keys() >= _TIMED.keys()
+    return not timing.get("count") or timing.keys() >= _PARTS["timing"].keys()
 
 
-def _are_words(value: object) -> bool:
-    words = value if isinstance(value, list) else [None]
-    return all(isinstance(word, dict) and word.keys() >= WORD.keys() and not wrong_field(word, WORD) for word in words)
+def _has(value: object, required: Mapping[str, Field]) -> TypeGuard[Json]:
+    return isinstance(value, dict) and value.keys() >= required.keys() and not wrong_field(value, required)
 
 
-def _each(field: Field, names: str) -> dict[str, Field]:
-    return dict.fromkeys(names.split(), field)
+def _is_posterior(value: object) -> bool:
+    return isinstance(value, dict) and all(is_number(share) and 0 <= share <= 1 for share in value.values())
 
-
-_TIMED = _each(fields.AMOUNT_OR_NULL, "count total mean p50 p95 p99 max")
-_COUNT_OR_NULL = Field("a count", lambda value: value is None or fields.COUNT.fits(value))
-_COUNTED = _each(_COUNT_OR_NULL, "hits misses evictions size bytes checked false_hits silence repeat similar")
-_TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)
-_POSTERIOR = Field(
-    "the probability of each language", lambda p: isinstance(p, dict) and all(map(_is_share, p.values()))
-)
-_LIST = Field("a list", lambda value: isinstance(value, list))
-_ONSET = {"window": _TIME, "posterior": _POSTERIOR}
-_CLOCKS = {"at": _TIME, "elapsed": fields.NUMBER}
-_SPAN = _CLOCKS | {"start": _TIME, "end": _TIME}
 
 STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
-SEGMENT = _each(fields.TEXT, "text language") | _each(_TIME, "start_time end_time") | _each(fields.FLAG, "is_final")
-SEGMENT |= {"confidence": fields.NUMBER}
-WORD = _each(fields.TEXT, "word language") | _each(_TIME, "start end") | {"probability": fields.NUMBER}
-SWITCH = {"time": _TIME, "from": fields.TEXT, "to": fields.TEXT, "decided_at": _TIME}
-DOCUMENT = {"audio": fields.TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}  # of `transcribe --json`
-
-# Required fields by kind, besides "kind" itself.
-LINES: dict[str, dict[str, Field]] = {
-    "header": {
-        **_each(fields.TEXT, "created recording"),
-        "schema": fields.COUNT,
-        "config": fields.OBJECT,
-        "audio": Field("an object with a duration above 0 and perhaps a path", _is_audio),
-        "reference": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
-        "pace": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
-    },
-    **dict.fromkeys(("speech", "gap", "untranscribed"), _SPAN),
-    "frame": {
-        **(_CLOCKS | _each(_TIME, "end window speech") | _each(fields.TEXT, "label") | _each(fields.FLAG, "cached")),
-        "posterior": _POSTERIOR,
-        "onset": Field("null or an object with window and posterior", _is_onset),
-    },
-    "switch": _CLOCKS | SWITCH,
-    "text": _CLOCKS | _each(fields.TEXT, "committed tentative") | {"language": fields.TEXT_OR_NULL},
-    "segment": _CLOCKS | SEGMENT,
-    "language_flag": _SPAN
-    | _each(fields.TEXT, "label language")
-    | {"probability": fields.NUMBER, "outside": fields.FLAG},
-    "load": _CLOCKS | {"level": fields.COUNT},
-    "end": _CLOCKS | {"statistics": STATISTICS, "compute_s": fields.AMOUNT, "peak_rss_bytes": fields.AMOUNT_OR_NULL},
+_FIELDS: dict[str, Field] = vars(fields) | {
+    "STATISTICS": STATISTICS,
+    "LIST": Field("a list", lambda value: isinstance(value, list)),
+    "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
+    "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
+    "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
+    "POSTERIOR": Field("the probability of each language", _is_posterior),
+    "AUDIO": Field("an object with a duration above 0 and perhaps a path", _is_audio),
+    "PACE": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
+    "ONSET": Field(
+        "null or an object with window and posterior", lambda value: value is None or _has(value, _PARTS["onset"])
+    ),
+    "WORDS": Field(
+        "a list of words with start, end, probability and language",
+        lambda value: isinstance(value, list) and all(_has(word, WORD) for word in value),
+    ),
 }
-# Fields that traces of earlier versions lack.
-_OPTIONAL = {
-    "header": {"load_before": fields.AMOUNT_OR_NULL},
-    "end": {"processor_s": fields.AMOUNT_OR_NULL},
-    "segment": {"words": Field("a list of words with start, end, probability and language", _are_words)},
+_KINDS: dict[str, dict[str, dict[str, Field]]] = {
+    part: {kind: {name: _FIELDS[field] for name, field in required.items()} for kind, required in kinds.items()}
+    for part, kinds in json.loads(Path(__file__).with_name("lines.json").read_text(encoding="utf-8")).items()
 }
+LINES, _OPTIONAL, _PARTS = _KINDS.values()
+WORD, DOCUMENT = _PARTS["word"], _PARTS["document"]
+SEGMENT, SWITCH = ({name: LINES[kind][name] for name in [*LINES[kind]][2:]} for kind in ("segment", "switch"))
 
 # ---- records -----------------------------------------------------------------------------------------------
 
