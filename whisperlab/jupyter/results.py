@@ -28,7 +28,7 @@ from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
-from whisperlab.report.figure import Figure
+from whisperlab.report.figure import Figure, caption
 from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
@@ -131,21 +131,13 @@ class StreamResult:
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
         true = " Dashed lines are true switches." if self.trace.reference else ""
-        caption = (
-            f"A pointer over a word shows it, a click plays from there; shift and wheel zoom.{true} Triangles are the "
-            "decisions that the language has switched. Below: the probability of each language; ticks above it are "
-            "answers of the cache."
-        )
-        return replace(timeline(self.trace, caption=caption), sound=sound_uri(self.audio, SOUND_LIMIT))
+        shown = timeline(self.trace, caption=caption("timeline", true=true))
+        return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:
         """Every stage on one time axis, from the sound to the text."""
-        caption = (
-            "From the top: sound, reference, text, speech, decisions (a line from the boundary to the moment it was "
-            "known), the smoothed path, the probability of each language. Points below: windows since the last pause."
-        )
-        found = timeline(self.trace, "stages", audio=self.audio, caption=caption)
-        return replace(found, sound=sound_uri(self.audio, SOUND_LIMIT))
+        shown = timeline(self.trace, "stages", audio=self.audio, caption=caption("stages"))
+        return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     @property
     def segments(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, groupby
 from operator import itemgetter
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.scoring.latency import percentile
+from whisperlab.evaluation.scoring.text import Addable
 from whisperlab.experiments.results_store import ResultsStore, decodes
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
@@ -37,7 +38,7 @@ _UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "d
 
 
 @dataclass(slots=True, frozen=True)
-class CacheCounts:
+class CacheCounts(Addable):
     """What the encoder cache did, as counts that add up over recordings.
 
     ``checked`` hits were recomputed; ``false_hits`` of them gave another language than the audio that was looked up.
@@ -55,10 +56,7 @@ class CacheCounts:
     @classmethod
     def of(cls, columns: Json) -> CacheCounts:
         """The counts in a line of ``results``, or in sums of its columns."""
-        return cls(*(columns[each.name] or 0 for each in fields(cls)))
-
-    def __add__(self, other: CacheCounts) -> CacheCounts:
-        return CacheCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return cls(*(columns[name] or 0 for name in cls.__slots__))
 
     @property
     def lookups(self) -> int:
@@ -124,6 +122,12 @@ class Result:
     delays: tuple[float, ...] = ()
     units: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
+
+    @classmethod
+    def of(cls, line: Json, config: Json, options: Sequence[str], *samples: Any) -> Result:
+        """The result of a line of `TOTALS` or of a run, named by its ``options``; ``samples`` are delays and units."""
+        name, size = config_name(config, options), (line.get("n_runs", 1), line.get("n_recordings", 1))
+        return cls(name, line["config_id"], config, *size, CacheCounts.of(line), line, *samples)
 
     @property
     def language_error(self) -> float | None:
@@ -195,9 +199,8 @@ def measured_alike(results: Sequence[Result]) -> list[Result]:
 
     Frames lag behind the speech, so their error is higher for the same quality.
     """
-    text = [result for result in results if result.language_measure == WRONG_TEXT]
-    frames = [result for result in results if result.language_measure == WRONG_FRAMES]
-    return max(text, frames, key=len)
+    kinds = ([one for one in results if one.language_measure == kind] for kind in (WRONG_TEXT, WRONG_FRAMES))
+    return max(kinds, key=len)
 
 
 def percent(share: float | None) -> str:
@@ -232,13 +235,7 @@ def results(
     ranks = {number: [_rank(name, config.get(name)) for name in options] for number, config in configs.items()}
     ids = sorted(sums, key=lambda number: (ranks[number], number))
     samples = _samples(store, ids[:MAX_SAMPLED], where, parameters)
-    found = []
-    for number in ids:
-        line, config = sums[number], configs[number]
-        size, counted = (line["n_runs"], line["n_recordings"]), CacheCounts.of(line)
-        name = config_name(config, options)
-        found.append(Result(name, number, config, *size, counted, line, *samples.get(number, ())))
-    return tuple(found)
+    return tuple(Result.of(sums[number], configs[number], options, *samples.get(number, ())) for number in ids)
 
 
 def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 from whisperlab.report.page import TEMPLATES, render_page, require, write_page
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.files import write_atomic
+from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -45,18 +46,6 @@ MUTED = "#7d858e"  # grid and axes: readable on light and dark
 NARROW = 7.2  # inches; on a phone still readable
 LETTER = 0.085  # inches per letter of a label
 
-_STYLE: Any = {  # of matplotlib
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), MUTED),
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "grid.alpha": 0.3,
-    "hatch.linewidth": 0.5,
-}
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -76,7 +65,7 @@ class Figure:
     def spec(self) -> Spec | None:
         """The Vega-Lite specification of an interactive figure; None for a static one."""
         given = self.drawing
-        return {**given, "config": template("config"), "description": self.alt} if isinstance(given, dict) else None
+        return {**given, "config": template("vega"), "description": self.alt} if isinstance(given, dict) else None
 
     def svg(self) -> str:
         """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
@@ -145,15 +134,20 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
 
 
-def template(name: str, **values: object) -> Spec:
-    """The Vega-Lite specification ``NAME.vl.json`` of the templates, with a value for each ``"$name"`` in it."""
-    known = {"ink": INK, "muted": MUTED, "palette": PALETTE, **values}
+def template(name: str, **values: object) -> dict[str, Any]:
+    """``NAME.json`` of the templates, such as a Vega-Lite specification, with a value for each ``"$name"`` in it."""
+    known = {"ink": INK, "muted": MUTED, "palette": list(PALETTE), **values}
 
-    def filled(part: Spec) -> Spec:
+    def filled(part: Json) -> Json:
         return {key: known[one[1:]] if isinstance(one, str) and one[:1] == "$" else one for key, one in part.items()}
 
-    spec: Spec = json.loads((TEMPLATES / f"{name}.vl.json").read_text(encoding="utf-8"), object_hook=filled)
-    return spec
+    found: dict[str, Any] = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"), object_hook=filled)
+    return found
+
+
+def caption(name: str, **values: str) -> str:
+    """A text of ``captions.json`` with its values."""
+    return str(template("captions")[name]).format(**values)
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
@@ -164,14 +158,13 @@ def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
         require("matplotlib")
         from matplotlib import rc_context
 
-        with rc_context(_STYLE):
+        with rc_context(template("matplotlib")):
             return draw(*args, **options)
 
     return in_style
 
 
 def new_figure(width: float, height: float) -> Drawing:
-    """A figure of ``width`` x ``height`` inches without a window."""
     import matplotlib.figure
 
     return matplotlib.figure.Figure(figsize=(width, height))

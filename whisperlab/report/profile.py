@@ -7,7 +7,6 @@ content security policy of the page allows exactly their scripts, by digest.
 from __future__ import annotations
 
 import gzip
-import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -114,8 +113,7 @@ def memory_numbers(records: Records) -> list[Number]:
         sum(memory.owned.values()) if memory else None,
         python.peak if python else None,
     )
-    texts: dict[str, list[str]] = json.loads((html.TEMPLATES / "memory.json").read_text(encoding="utf-8"))
-    named = zip(texts.items(), sizes, strict=True)
+    named = zip(draw.template("memory").items(), sizes, strict=True)
     return [Number(name, size, *words) for (name, words), size in named if size is not None]
 
 
@@ -144,18 +142,16 @@ def reconciled(records: Records) -> list[Check]:
 def _drawings(records: Records) -> Iterator[Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        caption = "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory "
-        yield Figure("course", words, course_figure(heap.course), caption + "is included).")
-        caption = "Heap by the module of whisperlab nearest to the allocation."
-        yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak", caption)
+        yield Figure("course", words, course_figure(heap.course), draw.caption("memory-course"))
+        yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak")
     if memory := records.get("memory"):
-        caption = "Permanent memory of the transcriber by attribute, from the sizes; shared weights count once."
-        yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays", caption)
+        yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays")
 
 
-def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Figure:
+def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
-    return Figure(name, words, parts_figure({part: size / _MIB for part, size in sizes.items()}, x), caption)
+    figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
+    return Figure(name, words, figure, draw.caption(f"memory-{name}"))
 
 
 @draw.styled

@@ -192,6 +192,7 @@ def _marks(trace: Trace, rows: Rows) -> dict[str, list[Json]]:
         (trace.gaps, "text", "dropped: the machine was too slow", 0.35),
         (trace.untranscribed, "text", "speech without text", 0.35),
     )
+    true = true_switches(trace.reference) if trace.reference else []
     middle = sum(rows.get("decided", (1.4, 1.6))) / 2
     text = "switch to {0.to_language} at {0.time:.1f} s, decided at {0.decided_at:.1f} s"
     return {
@@ -200,9 +201,7 @@ def _marks(trace: Trace, rows: Rows) -> dict[str, list[Json]]:
             for spans, row, what, opacity in kinds
             for span in spans
         ],
-        "true": [{"start": round(switch.end, 2)} for switch in true_switches(trace.reference)]
-        if trace.reference
-        else [],
+        "true": [{"start": round(switch.end, 2)} for switch in true],
         "decided": [_point(switch.decided_at, middle, what=text.format(switch)) for switch in trace.switches],
         "cached": [_point(seconds(frame.end), 1.06) for frame in trace.frames if frame.cached],
     }

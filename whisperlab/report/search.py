@@ -114,8 +114,7 @@ def search_section(results: Results) -> SearchSection | None:
             places,
             marks,
             f"Parallel coordinates over {', '.join(axes)}. {words}",
-            f"{count} Each line is a configuration and crosses each axis at its value. Thick lines are the Pareto "
-            f"front. Draw a box over an axis to see the lines through it; a click outside shows all again.{fewer}",
+            draw.caption("parallel", count=count, fewer=fewer),
         ),
     )
 
@@ -207,15 +206,14 @@ def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, word
         for result, on_front in zip(shown, marks, strict=True)
     ]
     size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
-    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
+    wait = draw.caption("response") if named["x"] is RESPONSE else ""
     return charts.points(
         "front-picture",
         rows,
         f"{named['x'].axis} (to the left: better)",
         f"{named['y'].axis} (down: better)",
         words,
-        f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
-        f"somewhere better.{size}{wait if named['x'] is RESPONSE else ''}",
+        draw.caption("front", count=count, size=size, wait=wait),
         sized="size" in named,
     )
 
@@ -228,15 +226,8 @@ def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
         for objective, every in found
     )
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    return draw.Figure(
-        "importance",
-        f"Importance of options. {alt}",
-        importance_figure(found),
-        "The share of the differences between configurations that each option explains by itself (correlation ratio). "
-        "The mark is the share that shuffled results stay below in 95 of 100 cases: only a filled bar, beyond it, "
-        f"shows an effect, and one of twenty useless options passes by chance.{nothing} Options that change together, "
-        "as in an adaptive search, share the credit.",
-    )
+    caption = draw.caption("importance", nothing=nothing)
+    return draw.Figure("importance", f"Importance of options. {alt}", importance_figure(found), caption)
 
 
 @draw.styled

@@ -14,7 +14,7 @@ from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name, many, percent
-from whisperlab.report.figure import Figure
+from whisperlab.report.figure import Figure, caption
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
@@ -267,11 +267,8 @@ def _listed(
     lines += store.sql(query.format("="), (MAX_RUNS - len(lines),))
     if n_runs <= MAX_RUNS:
         lines.sort()
-    found = []
-    for line in lines:
-        run, config = dict(zip(columns, line, strict=True)), configs[line[1]]
-        found.append(Result(config_name(config, options), line[1], config, 1, 1, counts.CacheCounts.of(run), run))
-    return tuple(found)
+    runs = [dict(zip(columns, line, strict=True)) for line in lines]
+    return tuple(Result.of(run, configs[run["config_id"]], options) for run in runs)
 
 
 def _flat(run: Result) -> dict[str, object]:
@@ -298,8 +295,8 @@ def _tables(report: SweepReport) -> list[tables.Table]:
     where = "corpus is ? and config_id in (select value from json_each(?))"
     for number, corpus in enumerate(report.extent.corpora):
         own = counts.results(report.store, where, (corpus, json.dumps(ids)), report.options)
-        caption = f"Corpus {corpus or 'unknown'} alone{some}"
-        found.append(table(f"corpus-{number}", caption, tables.RESULT_COLUMNS, own))
+        title = f"Corpus {corpus or 'unknown'} alone{some}"
+        found.append(table(f"corpus-{number}", title, tables.RESULT_COLUMNS, own))
     return found
 
 
@@ -312,11 +309,8 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
         size = max(result.config.get(SIZE) or 0 for result in asked)
         kept = [result for result in asked if (result.config.get(SIZE) or 0) == size][:MAX_BARS]
         left_out = f" ({len(kept)} of {len(asked)} configurations)"
-    caption = (
-        f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
-        "language. Dotted yellow: a hit that was not checked. Hatched orange: a hit with another language."
-    )
-    return Figure("outcomes", "; ".join(map(_outcome_words, kept)), charts.outcomes_figure(kept), caption)
+    words = "; ".join(map(_outcome_words, kept))
+    return Figure("outcomes", words, charts.outcomes_figure(kept), caption("outcomes", left_out=left_out))
 
 
 def _outcome_words(result: Result) -> str:
@@ -333,12 +327,11 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Fig
         if result.cache.lookups:
             facets.setdefault(config_name(result.config, others), []).append(result)
     grids = [(name, facet) for name, facet in facets.items() if len(facet) > 1]
-    limit = "A high hit rate is useless if the false-hit rate beside it is high."
     pairs_of_figures = []
     for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS]):
         alt = f"rate of {name}: " + "; ".join(map(_outcome_words, facet))
         hits = charts.heatmap(facet, "hit_rate", f"hits-{number}", f"Hit {alt}", name)
-        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", limit)
+        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", caption("false-hits"))
         pairs_of_figures.append((hits, false))
     return pairs_of_figures
 
@@ -348,18 +341,13 @@ def _tradeoff(found: Sequence[Result]) -> Figure | None:
     if len(placed) < 2:
         return None
     alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
-    told = "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it."
-    return charts.tradeoff(placed, alt, told)
+    return charts.tradeoff(placed, alt, caption("tradeoff"))
 
 
 def _speed(shown: Result) -> Figure:
     cost = shown.sums["self_cost_ns"]  # as the runs measured it
     worst = " (of the worst recording)" if shown.n_recordings > 1 else ""
-    return Figure(
-        "latency-picture",
-        "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations),
-        charts.latency_figure(shown.operations),
-        f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
-        f"twenty is slower than p95, one in a hundred slower than p99{worst}."
-        + (f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""),
-    )
+    added = f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""
+    words = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
+    told = caption("latency", name=shown.name, worst=worst, cost=added)
+    return Figure("latency-picture", words, charts.latency_figure(shown.operations), told)
