@@ -28,7 +28,7 @@ from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
-from whisperlab.report.figure import Figure, caption
+from whisperlab.report.figure import Figure, page_text
 from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
@@ -131,12 +131,12 @@ class StreamResult:
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
         true = " Dashed lines are true switches." if self.trace.reference else ""
-        shown = timeline(self.trace, caption=caption("timeline", true=true))
+        shown = timeline(self.trace, caption=page_text("timeline", true=true))
         return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:
         """Every stage on one time axis, from the sound to the text."""
-        shown = timeline(self.trace, "stages", audio=self.audio, caption=caption("stages"))
+        shown = timeline(self.trace, "stages", audio=self.audio, caption=page_text("stages"))
         return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     @property

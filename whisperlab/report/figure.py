@@ -145,9 +145,9 @@ def template(name: str, **values: object) -> dict[str, Any]:
     return found
 
 
-def caption(name: str, **values: str) -> str:
-    """A text of ``captions.json`` with its values."""
-    return str(template("captions")[name]).format(**values)
+def page_text(text_name: str, **values: object) -> str:
+    """A text of ``texts.json`` with its values: captions and warnings."""
+    return str(template("texts")[text_name]).format(**values)
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result, many, percent
+from whisperlab.report.figure import page_text
 from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.validation import on_threads
 
@@ -43,18 +44,16 @@ def warnings(
     n_short = sum(result.n_recordings < n_recordings for result in results)
     n_blind = sum(result.cache.hits > 0 and not result.cache.checked for result in results)
     n_thin = sum(0 < result.cache.checked < FEW_CHECKS for result in results)
-    few = 0 < n_recordings < FEW_RECORDINGS
+    more_checked = sum(result.cache.checked for result in results) > sum(result.cache.hits for result in results) / 2
     found = {
-        f"{many(n_failed, 'run')} failed and are in no figure below; the first: {first}": n_failed,
-        f"Incomplete: {n_short} of {many(len(results), 'configuration')} lack some of the {n_recordings:,} "
-        "recordings, so their figures are not of the same speech.": n_short,
-        f"{many(n_blind, 'configuration')} had hits of which none was recomputed: their false-hit rate is unknown. "
-        "Sweep with a shadow rate above 0 to measure it.": n_blind,
-        f"In {many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: their false-hit rates are "
-        "rough.": n_thin,
-        "More than half of the hits were recomputed to check them, and the times include that: a cache that checks few "
-        "hits is faster.": sum(result.cache.checked for result in results) > sum(r.cache.hits for r in results) / 2,
-        f"Only {many(n_recordings, 'recording')}: small differences between rates mean nothing here.": few,
+        page_text("warning-failed", runs=many(n_failed, "run"), first=first): n_failed,
+        page_text(
+            "warning-incomplete", n=n_short, of=many(len(results), "configuration"), recordings=n_recordings
+        ): n_short,
+        page_text("warning-unchecked", configurations=many(n_blind, "configuration")): n_blind,
+        page_text("warning-rough", configurations=many(n_thin, "configuration"), checks=FEW_CHECKS): n_thin,
+        page_text("warning-slowed"): more_checked,
+        page_text("warning-few", recordings=many(n_recordings, "recording")): 0 < n_recordings < FEW_RECORDINGS,
     }
     return (*(sentence for sentence, holds in found.items() if holds), *notes)
 

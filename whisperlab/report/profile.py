@@ -142,7 +142,7 @@ def reconciled(records: Records) -> list[Check]:
 def _drawings(records: Records) -> Iterator[Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        yield Figure("course", words, course_figure(heap.course), draw.caption("memory-course"))
+        yield Figure("course", words, course_figure(heap.course), draw.page_text("memory-course"))
         yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak")
     if memory := records.get("memory"):
         yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays")
@@ -151,7 +151,7 @@ def _drawings(records: Records) -> Iterator[Figure]:
 def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
     figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return Figure(name, words, figure, draw.caption(f"memory-{name}"))
+    return Figure(name, words, figure, draw.page_text(f"memory-{name}"))
 
 
 @draw.styled

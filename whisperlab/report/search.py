@@ -114,7 +114,7 @@ def search_section(results: Results) -> SearchSection | None:
             places,
             marks,
             f"Parallel coordinates over {', '.join(axes)}. {words}",
-            draw.caption("parallel", count=count, fewer=fewer),
+            draw.page_text("parallel", count=count, fewer=fewer),
         ),
     )
 
@@ -206,14 +206,14 @@ def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, word
         for result, on_front in zip(shown, marks, strict=True)
     ]
     size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
-    wait = draw.caption("response") if named["x"] is RESPONSE else ""
+    wait = draw.page_text("response") if named["x"] is RESPONSE else ""
     return charts.points(
         "front-picture",
         rows,
         f"{named['x'].axis} (to the left: better)",
         f"{named['y'].axis} (down: better)",
         words,
-        draw.caption("front", count=count, size=size, wait=wait),
+        draw.page_text("front", count=count, size=size, wait=wait),
         sized="size" in named,
     )
 
@@ -226,7 +226,7 @@ def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
         for objective, every in found
     )
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    caption = draw.caption("importance", nothing=nothing)
+    caption = draw.page_text("importance", nothing=nothing)
     return draw.Figure("importance", f"Importance of options. {alt}", importance_figure(found), caption)
 
 

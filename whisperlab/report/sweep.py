@@ -14,7 +14,7 @@ from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name, many, percent
-from whisperlab.report.figure import Figure, caption
+from whisperlab.report.figure import Figure, page_text
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
@@ -310,7 +310,7 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
         kept = [result for result in asked if (result.config.get(SIZE) or 0) == size][:MAX_BARS]
         left_out = f" ({len(kept)} of {len(asked)} configurations)"
     words = "; ".join(map(_outcome_words, kept))
-    return Figure("outcomes", words, charts.outcomes_figure(kept), caption("outcomes", left_out=left_out))
+    return Figure("outcomes", words, charts.outcomes_figure(kept), page_text("outcomes", left_out=left_out))
 
 
 def _outcome_words(result: Result) -> str:
@@ -331,7 +331,7 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Fig
     for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS]):
         alt = f"rate of {name}: " + "; ".join(map(_outcome_words, facet))
         hits = charts.heatmap(facet, "hit_rate", f"hits-{number}", f"Hit {alt}", name)
-        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", caption("false-hits"))
+        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", page_text("false-hits"))
         pairs_of_figures.append((hits, false))
     return pairs_of_figures
 
@@ -341,7 +341,7 @@ def _tradeoff(found: Sequence[Result]) -> Figure | None:
     if len(placed) < 2:
         return None
     alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
-    return charts.tradeoff(placed, alt, caption("tradeoff"))
+    return charts.tradeoff(placed, alt, page_text("tradeoff"))
 
 
 def _speed(shown: Result) -> Figure:
@@ -349,5 +349,5 @@ def _speed(shown: Result) -> Figure:
     worst = " (of the worst recording)" if shown.n_recordings > 1 else ""
     added = f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""
     words = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
-    told = caption("latency", name=shown.name, worst=worst, cost=added)
+    told = page_text("latency", name=shown.name, worst=worst, cost=added)
     return Figure("latency-picture", words, charts.latency_figure(shown.operations), told)
