@@ -244,10 +244,7 @@ class EncoderCache:
         return len(self._entries)
 
     def precompute_hash(self, audio: npt.ArrayLike, span: StreamSpan | None = None) -> AudioHash:
-        """SHA-256 over the context, the length of the window, and the key's material; some keys need ``span``.
-
-        Raises ``AudioFormatError`` for an empty window and for anything that is not audio.
-        """
+        """SHA-256 over context, length and key's material, for which some keys need ``span``. Raises AudioFormatError."""
         began = self._clock()
         window = as_chunk(audio)
         if not len(window):
@@ -374,8 +371,9 @@ class EncoderCache:
 
     def _hash_of(self, audio: npt.ArrayLike | None, audio_hash: bytes | None) -> AudioHash:
         if (audio is None) == (audio_hash is None):
-            given = "neither" if audio is None else "both"
-            raise ConfigurationError(f"expected either audio or audio_hash, got {given}")
+            raise ConfigurationError(
+                f"expected either audio or audio_hash, got {'neither' if audio is None else 'both'}"
+            )
         if audio is not None:
             return self.precompute_hash(audio)
         if not isinstance(audio_hash, bytes):

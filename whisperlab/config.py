@@ -178,11 +178,9 @@ class TranscriberConfig(Options):
         for name, group in GROUPS.items():
             if not isinstance(getattr(self, name), group):
                 raise ConfigurationError(f"{name} must be {group.__name__}, got {shown(getattr(self, name))}")
-        if self.language is not None and self.oracle is not None:
-            raise ConfigurationError("language and oracle exclude each other")
-        if self.languages is not None and (self.language is not None or self.oracle is not None):
-            other = "language" if self.language is not None else "oracle"
-            raise ConfigurationError(f"languages and {other} exclude each other")
+        given = [name for name in ("languages", "language", "oracle") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigurationError(f"{' and '.join(given[-2:])} exclude each other")
 
     @property
     def mode(self) -> str:
@@ -220,11 +218,9 @@ class TranscriberConfig(Options):
                 grouped.setdefault(group, {}).update({key: _frozen(item) for key, item in given.items()})
             else:
                 own[name] = _frozen(value)
-        known = {each.name for each in fields(self)}
-        unknown = [name for name in own if name not in known]
-        for group, given in grouped.items():
-            unknown += [f"{group}.{name}" for name in given if name not in described(GROUPS[group])]
-        if unknown:
+        known = {*self.options(), *GROUPS}
+        names = [*own, *(f"{group}.{name}" for group, given in grouped.items() for name in given)]
+        if unknown := [name for name in names if name not in known]:
             raise ConfigurationError(f"unknown option {', '.join(unknown)}; {_nearest(unknown[0])}")
         for group, given in grouped.items():
             own[group] = replace(own.get(group, getattr(self, group)), **given)  # type: ignore[type-var]

@@ -69,10 +69,7 @@ def _newest_read(path: str, *_: int) -> FloatArray:
 
 
 def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
-    """Write 16-bit PCM at 16 kHz. The file appears only when it is complete.
-
-    Samples are rounded to the nearest step and clipped. Audio that was read from 16-bit PCM stays the same.
-    """
+    """Write 16-bit PCM at 16 kHz, rounded and clipped. The file appears only when it is complete."""
     pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
     packed = io.BytesIO()  # libsndfile's own error for a full disk does not mention the disk
     soundfile.write(packed, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")

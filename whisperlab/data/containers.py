@@ -69,10 +69,7 @@ _log_level = threading.Lock()
 
 
 def decode(path: Path, track: int | None = None) -> list[Part]:
-    """The parts of an audio file, in order. ``track`` is the audio track from 1; None is the default track.
-
-    Logs one warning for missing and damaged audio, and one for gaps. Raises ``AudioFormatError``.
-    """
+    """The parts of an audio file, in order. Logs a warning for damage and one for gaps. Raises ``AudioFormatError``."""
     if track is not None:
         check_type("track", track, int)
         if track < 1:
@@ -193,10 +190,7 @@ class _Reading:
         return parts
 
     def _with_libsndfile(self, window: Window, whole: bool, block: int = _BLOCK) -> tuple[Part, str, float]:
-        """The samples, the reason why some are missing (else empty), and the seconds by the header (0: unknown).
-
-        A whole file is read by libsndfile directly, without Python callbacks.
-        """
+        """The samples, why some are missing (else empty), and the seconds by the header (0: unknown)."""
         window.seek(0)
         head = window.read(4) or b""
         if head.startswith(_PRINTS):

@@ -1,7 +1,4 @@
-"""Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes.
-
-``corpora.json`` has the recipes, and packages, licences and credits as in each package's copyright file.
-"""
+"""Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes."""
 
 from __future__ import annotations
 
@@ -30,6 +27,7 @@ from whisperlab.util.timeline import seconds
 
 RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
 _HERE = Path(__file__).parent
+# Recipes, and packages, licences and credits as in each package's copyright file.
 _FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,4 @@
-"""Debian packages as a source of data: fetched with apt-get, checked against known digests, unpacked in memory.
-
-Nothing is installed, and no root access is needed. Without apt-get, a folder with the .deb files works too.
-"""
+"""Debian packages: fetched with apt-get, without root, or found in a folder; checked by digest; unpacked in memory."""
 
 from __future__ import annotations
 

@@ -318,10 +318,7 @@ def _pages(file: IO[bytes], size: int) -> Iterator[_Page]:
 
 
 def _is_bad(page: bytes) -> bool:
-    """Whether the checksum of an Ogg page is wrong.
-
-    Ogg uses the polynomial of zlib's CRC-32 with the bits in the opposite order, and starts from 0 (RFC 3533).
-    """
+    """Whether the checksum of an Ogg page is wrong: zlib's CRC-32 with all bits reversed, from 0 (RFC 3533)."""
     content = page[:22] + b"\0" * 4 + page[26:]
     crc = zlib.crc32(content.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2) != int.from_bytes(page[22:26], "little")

@@ -1,7 +1,4 @@
-"""A live view of a running stream in a notebook: languages, posteriors, text and latency.
-
-It is an SVG, not a widget, so that the last picture remains in the saved notebook and in its page.
-"""
+"""A live view of a running stream in a notebook: an SVG, so that the last picture remains in the saved notebook."""
 
 from __future__ import annotations
 
@@ -34,10 +31,7 @@ Latency = tuple[float, float, float]  # seconds of stream, milliseconds of compu
 
 @dataclass(eq=False, repr=False)
 class LiveView:
-    """Wraps a transcriber and shows its results while it runs: feed the view instead of the transcriber.
-
-    One thread calls `process` and `finalize`; other threads may call `html` at any time.
-    """
+    """Wraps a transcriber and shows its results while it runs. One thread feeds it; any thread may call `html`."""
 
     transcriber: StreamTranscriber
     _: KW_ONLY
@@ -139,10 +133,7 @@ def live_figure(
     latency: list[Latency],
     at: float,
 ) -> Figure:
-    """The last seconds of a stream until ``at``: text, probabilities, computing time of each chunk.
-
-    The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
-    """
+    """The last seconds until ``at``: text, probabilities, computing time of each chunk and, dashed, its length."""
     figure = draw.new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
     left = max(0.0, at - LAST_S)

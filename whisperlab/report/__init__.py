@@ -3,8 +3,6 @@
 Reports never load a model. matplotlib and jinja2 (extra ``report``) are imported when a page is made.
 """
 
-from __future__ import annotations
-
 from whisperlab.report.index import write_index
 from whisperlab.report.recording import timeline
 from whisperlab.report.sweep import SweepReport, from_rows, from_store, from_traces

@@ -71,11 +71,7 @@ def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
 
 
 def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: str = "") -> Figure:
-    """``hit_rate`` or ``false_hit_rate`` by hash precision (columns) and cache size (rows). Show both side by side.
-
-    The counts of all results that share a precision and a size are added before dividing. A pointer over a cell shows
-    its n and its 95 % interval.
-    """
+    """``hit_rate`` or ``false_hit_rate`` by hash precision (columns) and cache size (rows), from sums of counts."""
     title, scheme = _RATES[rate]
     keys = {str(result.config.get(KEY, "")) for result in results} - {""}
     title = f"{', '.join(sorted(keys))}: {title}" if keys else title
@@ -116,10 +112,7 @@ def tradeoff(results: Sequence[Result], alt: str, caption: str = "") -> Figure:
 
 
 def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: str, *, sized: bool = False) -> Figure:
-    """A point per configuration at ``x`` and ``y`` of its row, with the area ``size`` if it is ``sized``.
-
-    A pointer names a point; a click selects it here and in the tables. Points with ``front`` are outlined.
-    """
+    """A point per configuration at ``x`` and ``y`` of its row, outlined with ``front``, ``sized`` by ``size``."""
     view = template("points", rows=rows, x=x, y=y)
     if not sized:
         view["mark"]["size"] = 130
@@ -130,10 +123,7 @@ def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: s
 def parallel(
     results: Sequence[Result], columns: Mapping[str, Heights], front: Sequence[bool], alt: str, caption: str
 ) -> Figure:
-    """Parallel coordinates: a line per configuration, thick on the front. A brush over any axis selects lines.
-
-    ``columns`` are, by title, the height and value of each configuration.
-    """
+    """A line per configuration, thick on the front. ``columns`` are, by title, the height and value of each."""
     rows = [
         {**identity(result), "front": on_front, "axis": title, "height": round(place[n][0], 4), "value": place[n][1]}
         for n, (result, on_front) in enumerate(zip(results, front, strict=True))

@@ -195,10 +195,7 @@ def _resamples(n: int) -> NDArray[np.float64]:
 
 
 def measured_alike(results: Sequence[Result]) -> list[Result]:
-    """The results whose language errors compare: of the final text or of the frames, whichever are more.
-
-    Frames lag behind the speech, so their error is higher for the same quality.
-    """
+    """The results with an error of the text, or those with one of the frames, whichever are more: the two differ."""
     kinds = ([one for one in results if one.language_measure == kind] for kind in (WRONG_TEXT, WRONG_FRAMES))
     return max(kinds, key=len)
 

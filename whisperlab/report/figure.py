@@ -49,11 +49,7 @@ LETTER = 0.085  # inches per letter of a label
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its name, a text for those who cannot see it, and a caption that says how to read it.
-
-    ``name`` is the prefix of all identifiers and must be unique in a page. A notebook cell that ends with a figure
-    shows it.
-    """
+    """A drawing, and a text for those who cannot see it. ``name`` is the prefix of its identifiers in a page."""
 
     name: str
     alt: str

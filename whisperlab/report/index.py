@@ -29,10 +29,7 @@ class Entry:
 
 
 def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
-    """Write ``folder/index.html`` and add the navigation between the pages to each of them; returns its path.
-
-    The pages are all other HTML files in the folder and below. Pages of other programs are listed and do not change.
-    """
+    """Write ``folder/index.html`` for all pages below; adds the navigation to those of whisperlab. Returns its path."""
     folder = Path(folder)
     target = folder / "index.html"
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]

@@ -24,10 +24,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render_page(template: str | Path, **context: object) -> str:
-    """Render a template with ``context``. A variable of the template that is missing in ``context`` is an error.
-
-    ``template`` is a name in `TEMPLATES`, or the path of a file that extends one of them.
-    """
+    """Render a template by name, or a file that extends one. A variable that is missing in ``context`` is an error."""
     require("jinja2")
     environment = _environment()
     if isinstance(template, Path):

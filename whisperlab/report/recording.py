@@ -73,11 +73,7 @@ def views(
 
 
 def data_uri(audio: Json, limit: int) -> str:
-    """The recording in a trace's ``audio`` header as ``data:audio/ogg;base64,...``, 16 kHz mono.
-
-    Raises AudioFormatError if the header has no path, the file cannot be read or has another digest than the traced
-    audio, or the result has more than ``limit`` characters.
-    """
+    """The audio of a trace as ``data:audio/ogg;base64,...``. AudioFormatError if it is missing, changed or too long."""
     from whisperlab.data.audio_files import read_audio, read_part
 
     if not audio.get("path"):

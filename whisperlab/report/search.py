@@ -28,10 +28,7 @@ _UNITS = {"": 1.0, "s": 1.0, "%": 0.01, "MiB": 2.0**20}
 
 @dataclass(slots=True, frozen=True)
 class Objective:
-    """A minimised quantity: name, unit of its axis, value of a configuration, and its format.
-
-    On one recording the value is the first of ``columns`` / the second; without a second the first.
-    """
+    """A minimised quantity. On one recording it is the first of ``columns`` divided by the second, if there is one."""
 
     name: str
     unit: str
@@ -73,10 +70,7 @@ class SearchSection:
 
 
 def search_section(results: Results) -> SearchSection | None:
-    """The section for finished configurations; None below two varied options or `FEWEST` configurations.
-
-    Front, importances and coordinates only if errors and cost differ by more than noise (`separation`).
-    """
+    """The section; None below two varied options or `FEWEST` configurations. No front within noise (`separation`)."""
     objectives, runs = _objectives(results)
     names = dict.fromkeys(name for result in runs for name in result.config)
     options = [name for name in names if len({repr(result.config.get(name)) for result in runs}) > 1]
@@ -99,10 +93,8 @@ def search_section(results: Results) -> SearchSection | None:
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
-    front = (
-        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
-        f"{', '.join(one.name for one in objectives)}: no other configuration is better in all of them."
-    )
+    names_of = ", ".join(one.name for one in objectives)
+    front = draw.page_text("search-front", members=len(members), all=len(runs), objectives=names_of)
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     return SearchSection(
         (front, *left_out),
@@ -162,10 +154,8 @@ def _noise(objective: Objective, runs: Results) -> str:
         return f"that takes at least {LEAST_UNITS} recordings ({n})"
     value, low, high = map(objective.show, (found.value, found.low, found.high))
     needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
-    return (
-        f"{objective.name} differs between the {len(runs)} configurations by no more than chance (best minus median on "
-        f"recordings it was not chosen on: {value}, 95 % interval {low} to {high}, {n}; {needed})"
-    )
+    found_values = {"value": value, "low": low, "high": high, "n": n, "needed": needed}
+    return draw.page_text("search-noise", objective=objective.name, all=len(runs), **found_values)
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:

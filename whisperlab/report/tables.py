@@ -44,10 +44,7 @@ class Cell:
 
 @dataclass(slots=True, frozen=True)
 class Table:
-    """A sortable table: ``head`` as (title, meaning, whether numbers), ``body`` as rows of cells.
-
-    ``configs`` are the configurations of the rows, for figures that select a row; empty when the rows have none.
-    """
+    """A sortable table: ``head`` as (title, meaning, whether numbers); ``configs`` of the rows, for figures."""
 
     name: str
     caption: str

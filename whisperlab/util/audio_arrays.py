@@ -161,10 +161,7 @@ def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatA
 
 
 def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
-    """Weights for channels that cancel each other in their mean; None to use the mean.
-
-    Two channels in opposite phase give half their difference, a phase that changes the loudest channel alone.
-    """
+    """Weights for channels that cancel each other in their mean; None to use the mean."""
     widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
     if widest == 1:
         return None

@@ -112,10 +112,7 @@ class _Joined:
         return registry
 
     def collect(self) -> list[Metric]:
-        """The families of all collectors, each name once with the samples of all; raises for equal names or samples.
-
-        A collector with a ``metrics`` attribute (a feed) stands for that stream.
-        """
+        """The families of all collectors (of a feed: its ``metrics``), each name once; raises for equal samples."""
         from prometheus_client.core import Metric
 
         owners: dict[int, Collector | StreamExporter] = {}

@@ -63,10 +63,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> tu
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over the answers: 0 is calibrated (Guo et al., eq. 3).
-
-    With few answers in many bins it is biased upwards, because chance alone separates the two.
-    """
+    """Mean distance of confidence and accuracy (Guo et al., eq. 3); biased upwards by few answers in many bins."""
     found = reliability(confidence, correct, bins)
     n = sum(part.n for part in found)
     return math.fsum(part.n / n * abs(part.gap) for part in found)

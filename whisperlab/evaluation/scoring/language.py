@@ -1,7 +1,4 @@
-"""Scores of language labels over time: speech with a wrong label, and language switches found or missed.
-
-A switch is a boundary: a time and the new language.
-"""
+"""Scores of language labels over time: speech with a wrong label, and language switches found or missed."""
 
 from __future__ import annotations
 
@@ -56,10 +53,7 @@ class SwitchCounts(Addable):
 
 @dataclass(slots=True, frozen=True)
 class Boundary(Label):
-    """A true switch: any time from ``start`` (old language ends) to ``end`` (new language begins) is right.
-
-    ``end`` counts as the time of the switch, ``language`` is the new one.
-    """
+    """A true switch at ``end`` into ``language``; any time from ``start``, where the old language ends, is right."""
 
     def distance(self, time: float) -> float:
         """Seconds from a time to the gap between the languages; 0 inside it."""
@@ -109,10 +103,7 @@ BLOCKS_S = (1.0, 2.0, 4.0)
 
 
 def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]]) -> dict[str, tuple[int, int]]:
-    """Number of language blocks and of missed blocks, by length; the first block is excluded.
-
-    A block reaches from one switch to the next. It is missed if its switch is in no pair of ``found``.
-    """
+    """Number of blocks (from switch to switch) and of those whose switch is in no pair of ``found``, by length."""
     ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
     ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
     matched = {boundary.end for boundary, _ in found}
@@ -127,10 +118,7 @@ def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]])
 def match_switches(
     true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
 ) -> list[tuple[Boundary, Switch]]:
-    """One-to-one pairs of true and found switches into the same language, within the tolerance.
-
-    The matching has the most pairs and, among such matchings, the least total distance.
-    """
+    """One-to-one pairs into the same language within the tolerance: the most pairs, at the least total distance."""
     pairs = []
     for language in sorted({boundary.language for boundary in true}):
         wanted = [boundary for boundary in true if boundary.language == language]

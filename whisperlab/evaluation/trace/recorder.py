@@ -121,8 +121,8 @@ def _run(
         after = clock()
         processor_s += processor_clock() - busy
         compute_s += after - before
+        chunk = chunk or n_samples
         if n_samples:
-            chunk = chunk or n_samples
             service_s.append(round(after - before, 6))
         clocks = {"at": seconds(n_fed), "elapsed": round(after - started, 6)}
         for kind, fields in _events(result, last):

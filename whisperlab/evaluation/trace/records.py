@@ -160,11 +160,7 @@ class Reference:
 
 @dataclass(slots=True, frozen=True)
 class Trace:
-    """One recording through one configuration: the header line and all lines after it.
-
-    The properties return the lines as the records they were written from, in order; posteriors were rounded to six
-    significant digits.
-    """
+    """One recording through one configuration: its lines, and as records; posteriors have six significant digits."""
 
     header: Json
     events: tuple[Json, ...]
