@@ -121,7 +121,7 @@ class RingBuffer:
                 return samples
 
     def read(self, span: Span) -> FloatArray:
-        """A copy of an absolute span; ``OverwrittenError`` if its start is gone, ``NotYetError`` if its end is to come."""
+        """A copy of an absolute span. Raises ``OverwrittenError`` if its start is gone, or ``NotYetError``."""
         while True:
             start, end = self._bounds()
             if not start <= span.start <= span.end <= end:

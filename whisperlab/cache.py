@@ -244,7 +244,7 @@ class EncoderCache:
         return len(self._entries)
 
     def precompute_hash(self, audio: npt.ArrayLike, span: StreamSpan | None = None) -> AudioHash:
-        """SHA-256 over context, length and key's material, for which some keys need ``span``. Raises AudioFormatError."""
+        """SHA-256 over context, length and key's material; some keys need ``span``. Raises ``AudioFormatError``."""
         began = self._clock()
         window = as_chunk(audio)
         if not len(window):

@@ -130,15 +130,14 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
 
 
-def template(name: str, **values: object) -> dict[str, Any]:
+def template(name: str, **values: object) -> Any:
     """``NAME.json`` of the templates, such as a Vega-Lite specification, with a value for each ``"$name"`` in it."""
     known = {"ink": INK, "muted": MUTED, "palette": list(PALETTE), **values}
 
     def filled(part: Json) -> Json:
         return {key: known[one[1:]] if isinstance(one, str) and one[:1] == "$" else one for key, one in part.items()}
 
-    found: dict[str, Any] = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"), object_hook=filled)
-    return found
+    return json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"), object_hook=filled)
 
 
 def page_text(text_name: str, **values: object) -> str:

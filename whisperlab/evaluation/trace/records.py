@@ -95,11 +95,12 @@ _FIELDS: dict[str, Field] = vars(fields) | {
     "AUDIO": Field("an object with a duration above 0 and perhaps a path", _is_audio),
     "PACE": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
     "ONSET": Field(
-        "null or an object with window and posterior", lambda value: value is None or _has(value, _PARTS["onset"])
+        "null or an object with window and posterior",
+        lambda value: value is None or _has(value, _KINDS["parts"]["onset"]),
     ),
     "WORDS": Field(
         "a list of words with start, end, probability and language",
-        lambda value: isinstance(value, list) and all(_has(word, WORD) for word in value),
+        lambda value: isinstance(value, list) and all(_has(word, _KINDS["parts"]["word"]) for word in value),
     ),
 }
 _KINDS: dict[str, dict[str, dict[str, Field]]] = {
@@ -108,6 +109,7 @@ _KINDS: dict[str, dict[str, dict[str, Field]]] = {
 }
 LINES, _OPTIONAL, _PARTS = _KINDS.values()
 WORD, DOCUMENT = _PARTS["word"], _PARTS["document"]
+# without the clocks
 SEGMENT, SWITCH = ({name: LINES[kind][name] for name in [*LINES[kind]][2:]} for kind in ("segment", "switch"))
 
 # ---- records -----------------------------------------------------------------------------------------------
