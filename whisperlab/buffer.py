@@ -270,7 +270,6 @@ class RingView:
 
     @property
     def intact(self) -> bool:
-        """Whether all samples are still valid."""
         return self._ring._intact(self._start)
 
     @property

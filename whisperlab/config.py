@@ -195,12 +195,7 @@ class TranscriberConfig(Options):
 
     @classmethod
     def from_json(cls, value: Mapping[str, object] | str) -> TranscriberConfig:
-        """A configuration from JSON; options that are missing have their defaults.
-
-        Names are nested (``{"cache": {"size": 10}}``) or dotted (``{"cache.size": 10}``); names of earlier versions
-        (`whisperlab.util.options.migrated`) are read too. Raises ConfigurationError for unknown names and for values
-        of another type or out of range.
-        """
+        """From JSON, nested or dotted, of any version; missing options have defaults. Raises ConfigurationError."""
         if isinstance(value, str):
             value = json.loads(value)
         if not isinstance(value, Mapping):
@@ -243,7 +238,6 @@ class TranscriberConfig(Options):
         return nested({name: value for name, value in self.flat().items() if value != base[name]})
 
     def flat(self) -> dict[str, JsonValue]:
-        """All options by their dotted names, as JSON values."""
         return flat(self.to_json())
 
 

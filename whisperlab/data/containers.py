@@ -127,7 +127,6 @@ class _Reading:
         return parts
 
     def log(self, parts: list[Part]) -> None:
-        """Log missing and damaged audio, and gaps."""
         if self.problems:
             problems = dict.fromkeys(self.problems)
             text = "%s: the file was cut short or is damaged (%s); %.3f s of it were read"
@@ -331,7 +330,6 @@ class _Clock:
     kept: list[tuple[float, int, list[NDArray[np.float32]]]] = field(default_factory=list)  # gap, rate, blocks
 
     def add(self, frame: AudioFrame) -> None:
-        """Append a decoded frame."""
         n_channels, rate = frame.layout.nb_channels, int(frame.sample_rate)
         if not frame.samples:
             return
@@ -407,7 +405,6 @@ def _length_s(parts: list[Part]) -> float:
 
 @contextmanager
 def _ffmpeg_log() -> Iterator[list[_LogLine]]:
-    """Capture FFmpeg's error log instead of printing it."""
     import av.logging
 
     with _log_level, av.logging.Capture(False) as log:

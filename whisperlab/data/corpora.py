@@ -54,7 +54,6 @@ class Recipe:
 
     @property
     def voices(self) -> list[Voice]:
-        """The voices of its languages."""
         return [VOICES[lang] for lang in self.languages]
 
     @property
@@ -106,12 +105,7 @@ def is_built(name: str, seed: int = 0) -> bool:
 def load(
     source: str | PathLike[str], split: str | None = None, seed: int = 0, build_missing: bool = True
 ) -> list[Recording]:
-    """The recordings of a corpus or of a manifest.
-
-    ``source`` is a name from ``list_corpora`` or the path of a manifest. A missing corpus is built first, unless
-    ``build_missing`` is false. ``split`` is ``dev`` or ``test``; None returns all. Recordings of a manifest without a
-    split belong to every split.
-    """
+    """The recordings of a corpus, built first if it is missing, or of a manifest; without a ``split`` of all splits."""
     name = str(source)
     if name not in RECIPES:
         if not Path(source).is_file():
@@ -122,6 +116,7 @@ def load(
     else:
         folder = build(name, seed)
         recordings = [r for each in SPLITS for r in read_manifest(folder / f"manifest-{each}.jsonl")]
+    # recordings of a manifest without a split belong to every split
     wanted = [r for r in recordings if split is None or r.split in ("", split)]
     if not wanted:
         there = sorted({r.split for r in recordings})

@@ -34,7 +34,6 @@ class Package:
     sha256: str
 
     def files(self, folder: Path) -> list[Path]:
-        """The package's files of any version."""
         return sorted(folder.glob(f"{self.name}_*.deb"))
 
     def is_in(self, folder: Path) -> bool:
@@ -43,11 +42,7 @@ class Package:
 
 
 def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
-    """Download the packages that are missing or damaged in ``folder`` with ``apt-get download``.
-
-    Processes that fetch to the same folder take turns. If the system's package lists do not contain the packages (most
-    containers have empty lists), fresh lists are fetched into a temporary folder. Raises CorpusError.
-    """
+    """Download the packages that are missing or damaged with ``apt-get download``. Raises CorpusError."""
     if all(package.is_in(folder) for package in packages):
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -92,8 +92,6 @@ class Window(io.RawIOBase):
 
 
 class _Kind(NamedTuple):
-    """A format of chunks."""
-
     header: int  # bytes before the first chunk
     id_bytes: int
     size: str  # format of a chunk's size
@@ -152,7 +150,6 @@ def _at(file: IO[bytes], at: int, n: int) -> bytes:
 
 
 def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[int]:
-    """The positions of a pattern in the bytes ``start`` to ``end``."""
     compiled, last = re.compile(pattern, re.DOTALL), -1
     for at in range(start, end, _BLOCK):
         for match in compiled.finditer(_at(file, at, min(_BLOCK + _OVERLAP, end - at))):

@@ -76,7 +76,6 @@ class LiveView:
             self.draw()
 
     def draw(self) -> None:
-        """Draw a picture now."""
         self.show = self.show or _in_notebook()
         self.show(self.html())
         self._drawn_at = self.clock()

@@ -141,7 +141,6 @@ class StreamResult:
 
     @property
     def segments(self) -> pd.DataFrame:
-        """The final segments."""
         lines = [
             (round(s.start_time, 2), round(s.end_time, 2), s.language, s.text.strip(), round(100 * s.confidence))
             for s in self.trace.segments
@@ -178,7 +177,6 @@ class StreamResult:
         return pd.DataFrame(lines, columns=columns).round(2)
 
     def save(self, path: str | Path) -> Path:
-        """Write the trace as JSON lines."""
         write_trace(path, self.trace)
         return Path(path)
 
@@ -223,7 +221,6 @@ class SweepResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A line per configuration."""
         return pd.DataFrame([_line(result) for result in self.results]).astype(object).fillna("–")
 
     def _repr_html_(self) -> str:

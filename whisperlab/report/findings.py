@@ -1,8 +1,4 @@
-"""The findings and warnings of a sweep as sentences made from its numbers.
-
-The guide expects 50-60 % fewer encodes from the cache, and advises a lower hash precision when hits are rare. A hit
-rate alone does not show whether the advice is good, so every sentence about hits gives their false-hit rate.
-"""
+"""The findings and warnings of a sweep as sentences from its numbers. A hit rate stands beside its false-hit rate."""
 
 from __future__ import annotations
 

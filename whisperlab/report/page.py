@@ -1,8 +1,4 @@
-"""One HTML file from a template: style and script are inline, nothing is loaded, everything is escaped.
-
-The page's content security policy blocks the network and allows only the script with the given digest. Markup in a
-transcript could not run even if it were not escaped.
-"""
+"""One HTML file from a template, with its style and script. Its content security policy blocks the network."""
 
 from __future__ import annotations
 

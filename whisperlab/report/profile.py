@@ -1,8 +1,4 @@
-"""The report of a profile: the results of each pass, and the reasons why the memory numbers differ.
-
-The records of `whisperlab.profiling` become one page. Pages that a profiler generates are embedded in frames. The
-content security policy of the page allows exactly their scripts, by digest.
-"""
+"""The report of a profile: the results of each pass, and the reasons why the memory numbers differ."""
 
 from __future__ import annotations
 

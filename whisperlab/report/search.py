@@ -41,7 +41,6 @@ class Objective:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def of(self, results: Results) -> NDArray[np.float64]:
-        """The value of each result; all results must have one."""
         return np.array([self.value(result) for result in results], dtype=float)
 
 

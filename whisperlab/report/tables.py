@@ -85,7 +85,6 @@ def milliseconds(value: float) -> str:
 
 
 def mebibytes(value: float) -> str:
-    """A number of bytes as text, in whole MiB."""
     return f"{value / 2**20:,.0f} MiB"
 
 
@@ -188,8 +187,6 @@ _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ..
 
 @dataclass(slots=True, frozen=True)
 class Change:
-    """One measure of one configuration, before and now. ``show`` formats its values."""
-
     name: str
     measure: str
     before: float

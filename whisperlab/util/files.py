@@ -41,7 +41,6 @@ def read_text(path: str | Path) -> str:
 
 
 def write_atomic(path: str | Path, content: bytes) -> Path:
-    """Write a complete file through `atomic_path`."""
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)

@@ -248,7 +248,6 @@ def _value(rates: RateTree, name: str) -> float:
 
 
 def _holds_numbers(value: object) -> bool:
-    """Whether all leaves of a value are numbers."""
     if isinstance(value, Mapping):
         return all(map(_holds_numbers, value.values()))
     if isinstance(value, list):
