@@ -371,9 +371,8 @@ class EncoderCache:
 
     def _hash_of(self, audio: npt.ArrayLike | None, audio_hash: bytes | None) -> AudioHash:
         if (audio is None) == (audio_hash is None):
-            raise ConfigurationError(
-                f"expected either audio or audio_hash, got {'neither' if audio is None else 'both'}"
-            )
+            given = "neither" if audio is None else "both"
+            raise ConfigurationError(f"expected either audio or audio_hash, got {given}")
         if audio is not None:
             return self.precompute_hash(audio)
         if not isinstance(audio_hash, bytes):

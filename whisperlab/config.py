@@ -76,10 +76,9 @@ class SessionOptions(Options):
 
     def check(self) -> None:
         if self.max_speech_s + self.step_ms / 1000 > seconds(MAX_WINDOW):
-            raise ConfigurationError(
-                "session.max_speech_s and step_ms together must be at most "
-                f"{seconds(MAX_WINDOW):g} s, Whisper's window, got {self.max_speech_s} and {shown(self.step_ms)}"
-            )
+            limit = f"must be at most {seconds(MAX_WINDOW):g} s, Whisper's window"
+            given = f"{self.max_speech_s} and {shown(self.step_ms)}"
+            raise ConfigurationError(f"session.max_speech_s and step_ms together {limit}, got {given}")
 
 
 @dataclass(slots=True, frozen=True)

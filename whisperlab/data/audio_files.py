@@ -87,9 +87,8 @@ def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
         return np.stack([joined_parts(parts, partial(_to_mono, chosen=index)) for index in range(n_channels)])
     number = int(_SIDES.get(str(channel), channel))
     if number > n_channels:
-        raise AudioFormatError(
-            f"channel {channel} does not exist: the file has {n_channels} channel{'s' * (n_channels > 1)}"
-        )
+        there = f"{n_channels} channel{'s' * (n_channels > 1)}"
+        raise AudioFormatError(f"channel {channel} does not exist: the file has {there}")
     return joined_parts(parts, partial(_to_mono, chosen=number - 1))
 
 

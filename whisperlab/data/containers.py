@@ -12,7 +12,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,10 +104,8 @@ class _Reading:
             raise AudioFormatError(f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}")
         self.n_values += n_samples * n_channels
         if self.n_values > _MAX_VALUES:
-            raise AudioFormatError(
-                f"{self.path}: expected at most {_MAX_VALUES:,} values in all channels together, there are more: "
-                "cut the recording into parts"
-            )
+            limit = f"expected at most {_MAX_VALUES:,} values in all channels together"
+            raise AudioFormatError(f"{self.path}: {limit}, there are more: cut the recording into parts")
 
     def parts(self, file: IO[bytes]) -> list[Part]:
         """All parts. Raises AudioFormatError if the first joined file cannot be read."""
@@ -201,7 +199,7 @@ class _Reading:
             source = os.fsencode(self.path) if by_name else os.open(self.path, os.O_RDONLY)
         window.seek(0)
         is_mpeg = head.startswith(b"ID3") or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
-        with _hushed(is_mpeg) as chatter:
+        with _hushed() if is_mpeg else nullcontext(list[bytes]()) as chatter:
             blocks: list[NDArray[np.float32]] = []
             lost = ""
             with soundfile.SoundFile(source) as sound:
@@ -417,12 +415,9 @@ def _ffmpeg_log() -> Iterator[list[_LogLine]]:
 
 
 @contextmanager
-def _hushed(hush: bool) -> Iterator[list[bytes]]:
+def _hushed() -> Iterator[list[bytes]]:
     """Capture the lines that libmpg123 prints on stderr; they are in the list afterwards."""
     lines: list[bytes] = []
-    if not hush:
-        yield lines
-        return
     with _stderr, tempfile.TemporaryFile() as kept:
         try:
             stderr = os.dup(2)

@@ -56,10 +56,8 @@ def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
 
 def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if shutil.which("apt-get") is None:
-        raise CorpusError(
-            "this system has no apt-get. Download these Debian packages on another system and give their "
-            f"folder as packages_dir: {' '.join(names)}"
-        )
+        remedy = "Download these Debian packages on another system and give their folder as packages_dir"
+        raise CorpusError(f"this system has no apt-get. {remedy}: {' '.join(names)}")
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
         here, download = Path(partial), ["download", *names]
         if _apt_get(download, here, lock):
@@ -101,15 +99,11 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
             return path
     newest, version = found[-1], version_of(found[-1])
     if version == package.version:
-        raise CorpusError(
-            f"{newest} is not the package it is named after (SHA-256 {file_sha256(newest)}, expected "
-            f"{package.sha256}): delete it and build again"
-        )
+        digests = f"SHA-256 {file_sha256(newest)}, expected {package.sha256}"
+        raise CorpusError(f"{newest} is not the package it is named after ({digests}): delete it and build again")
     if not accept_newer:
-        raise CorpusError(
-            f"{package.name} has version {version} here, but the recipes were made with {package.version}: "
-            "other audio, other results. accept_newer=True uses it anyway"
-        )
+        other = f"{package.name} has version {version} here, but the recipes were made with {package.version}"
+        raise CorpusError(f"{other}: other audio, other results. accept_newer=True uses it anyway")
     return newest
 
 

@@ -94,10 +94,8 @@ class LiveView:
         text = "".join(span.format(escape(code), escape(said)) for code, said in parts)
         running = ""
         if committed or tentative:
-            running = (
-                f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} '
-                f'<i style="opacity:.6">{escape(tentative.strip())}</i></span>'
-            )
+            pale = f'<i style="opacity:.6">{escape(tentative.strip())}</i>'
+            running = f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} {pale}</span>'
         return f"{to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
 
     def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:

@@ -1,9 +1,7 @@
 """A figure that displays itself: in a notebook cell, in a page, or as a file; and the style of all figures.
 
-Interactive figures are Vega-Lite specifications, drawn in the browser. The same specification gives the static SVG
-that is printed and shown without scripts. vl-convert carries Vega-Lite: 0.9 MB, inlined once per page, BSD licence.
-Plotly with parallel coordinates has 4.6 MB, uPlot draws time series only, Observable Plot has no Python package.
-Figures where looking is enough are matplotlib's.
+Interactive figures are Vega-Lite specifications. The same specification gives the static SVG that is printed and shown
+without scripts. vl-convert inlines Vega-Lite, 0.9 MB, once per page. Figures to look at are matplotlib's.
 """
 
 from __future__ import annotations
@@ -86,10 +84,8 @@ class Figure:
             kind, script = "chart", f'<script type="application/json" class="spec">{text}</script>'
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
         player = f'<audio controls src="{escape(self.sound)}"></audio>' if self.sound else ""
-        return (
-            f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
-            f'{player}<div class="static">{self.svg()}</div>{script}{caption}</figure>'
-        )
+        opening = f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
+        return f'{opening}{player}<div class="static">{self.svg()}</div>{script}{caption}</figure>'
 
     def save(self, path: str | Path) -> Path:
         """Write the static drawing, ``.svg``, or a page with the figure alone, ``.html``."""

@@ -22,10 +22,9 @@ TEMPLATES = Path(__file__).with_name("templates")
 def render_page(template: str | Path, **context: object) -> str:
     """Render a template by name, or a file that extends one. A variable that is missing in ``context`` is an error."""
     require("jinja2")
-    environment = _environment()
-    if isinstance(template, Path):
-        return complete(environment.from_string(template.read_text(encoding="utf-8")).render(**context))
-    return complete(environment.get_template(template).render(**context))
+    given = template.read_text(encoding="utf-8") if isinstance(template, Path) else None
+    found = _environment().get_template(str(template)) if given is None else _environment().from_string(given)
+    return complete(found.render(**context))
 
 
 @cache
@@ -33,10 +32,8 @@ def _environment() -> Environment:
     """Compiles each template of `TEMPLATES` once in a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **blocks)
     environment.globals.update(fact=fact, **assets())
     return environment
 

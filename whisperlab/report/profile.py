@@ -23,11 +23,6 @@ _MIB = 2**20
 TOLERANCE = 1 / 3  # of the greater number: many allocated blocks are only partly touched
 SLACK = 48 * _MIB  # code that kernels generate, and blocks that the allocator keeps
 
-_FORGETFUL = (
-    'for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, '
-    "{ value: { getItem: () => null, setItem() {}, removeItem() {}, clear() {} } });"
-)
-
 _HANDLER = re.compile(r'\son(?:click|load|change|input)="([^"]*)"')
 _SCRIPT = re.compile(r"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 
@@ -95,7 +90,8 @@ def _offline(page: str) -> str:
     """A profiler's page without external fonts, and with a dummy storage, because its frame has none."""
     page = re.sub(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>", "", page)
     page = re.sub(r"https://fonts\.googleapis\.com/[^\"'`)\s]*", "data:text/css,", page)
-    return page.replace("<head>", f"<head><script>{_FORGETFUL}</script>", 1)
+    storage = (html.TEMPLATES / "no_storage.js").read_text(encoding="utf-8").strip()
+    return page.replace("<head>", f"<head><script>{storage}</script>", 1)
 
 
 def memory_numbers(records: Records) -> list[Number]:

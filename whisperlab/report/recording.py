@@ -23,18 +23,7 @@ FIXED = dict(zip(("en", "es", "fr", "it", "ru", "de", "zh"), PALETTE, strict=Tru
 _TOLD = 10  # gaps that are listed
 MAX_FRAMES = 600  # points of the probabilities that a timeline draws
 
-# Places of the rows on the vertical axis, from the probabilities up: of a timeline, and of all stages.
-_TIMELINE = {"probability": (0.0, 1.0), "speech": (1.2, 1.4), "text": (1.6, 2.3), "reference": (2.5, 3.2)}
-_STAGES = {
-    "probability": (0.0, 1.0),
-    "path": (1.2, 1.6),
-    "decided": (1.75, 1.95),
-    "speech": (2.1, 2.25),
-    "text": (2.4, 3.0),
-    "reference": (3.15, 3.75),
-    "sound": (3.9, 4.7),
-}
-Row = tuple[float, float]
+Row = Sequence[float]  # from and to on the vertical axis; ``rows.json`` has those of a timeline, and of all stages
 Rows = Mapping[str, Row]
 
 
@@ -152,9 +141,8 @@ def timeline(
     ``caption`` says how to read the figure.
     """
     known = language_colours([trace]) if colours is None else colours
-    rows = _TIMELINE if audio is None else _STAGES
-    if trace.reference is None:
-        rows = {name: place for name, place in rows.items() if name != "reference"}
+    places = template("rows")["timeline" if audio is None else "stages"]
+    rows = {name: place for name, place in places.items() if trace.reference or name != "reference"}
     time = {"domain": [0, round(trace.duration, 2)], "nice": False}
     view = template(
         "timeline",
@@ -273,10 +261,8 @@ def describe(trace: Trace) -> str:
         ", ".join(f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in labels)
         for labels in (true_languages(trace), detected_languages(trace))
     )
-    return (
-        f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. "
-        f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
-    )
+    found = f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
+    return f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. {found}"
 
 
 def dropped(trace: Trace) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
@@ -88,7 +88,8 @@ def capture(
     chunked = chunks(audio, n_chunk)
     spoken = paced(chunked, clock, sleep) if pace == "real" and overload is None else chunked
     feed = takewhile(lambda _: not stop(), spoken)
-    calls, statistics = _calls(transcriber, feed), transcriber.get_statistics
+    chunk_calls = ((len(chunk), partial(transcriber.process, chunk)) for chunk in feed)
+    calls, statistics = chain(chunk_calls, [(0, transcriber.finalize)]), transcriber.get_statistics
     if overload is not None:
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls, statistics = _live_calls(live, feed, clock, sleep), live.get_statistics
@@ -133,12 +134,6 @@ def _run(
     times = {"compute_s": round(compute_s, 6), "processor_s": round(processor_s, 6), "chunk_s": seconds(chunk)}
     end = {"kind": "end", **clocks, "statistics": statistics(), **times, "service_s": service_s}
     yield cast(Json, to_json({**end, "peak_rss_bytes": peak_rss_bytes()}))
-
-
-def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:
-    for chunk in feed:
-        yield len(chunk), partial(transcriber.process, chunk)
-    yield 0, transcriber.finalize
 
 
 def _live_calls(live: RealTimeFeed, feed: Iterable[FloatArray], clock: Clock, sleep: Sleep) -> Iterator[Call]:
