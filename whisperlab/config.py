@@ -224,17 +224,14 @@ class TranscriberConfig(Options):
         """All options, nested by group, as JSON values. `from_json` reads it."""
         return cast("dict[str, JsonValue]", plain(asdict(self)))
 
-    def changes(self) -> dict[str, JsonValue]:
-        """The options that differ from the defaults, nested by group."""
-        return self._differing({})
+    def changes(self, defaults: Mapping[str, JsonValue] | None = None) -> dict[str, JsonValue]:
+        """The options that differ from their defaults, or from other ``defaults`` of some, nested by group."""
+        base = {**flat(TranscriberConfig().to_json()), **(defaults or {})}
+        return nested({name: value for name, value in self.flat().items() if value != base[name]})
 
     def identity(self) -> dict[str, JsonValue]:
         """What names a result: as `changes`, but from `FIRST_DEFAULTS`, so that a new default changes no name."""
-        return self._differing(FIRST_DEFAULTS)
-
-    def _differing(self, defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        base = {**flat(TranscriberConfig().to_json()), **defaults}
-        return nested({name: value for name, value in self.flat().items() if value != base[name]})
+        return self.changes(FIRST_DEFAULTS)
 
     def flat(self) -> dict[str, JsonValue]:
         return flat(self.to_json())

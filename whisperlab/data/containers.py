@@ -60,10 +60,8 @@ _SET_BACK_S = 1.0  # a timestamp this much before the last one starts a new cloc
 _SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg estimates the duration of the others
 _ENDS_EARLY = re.compile("ended prematurely|partial file|truncated", re.IGNORECASE)
 _TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
-_RAW = (
-    "raw PCM has no header that gives rate, width and channels: convert it first, such as "
-    "ffmpeg -f s16le -ar 16000 -ac 1 -i FILE call.wav"
-)
+_CONVERT = "convert it first, such as ffmpeg -f s16le -ar 16000 -ac 1 -i FILE call.wav"
+_RAW = f"raw PCM has no header that gives rate, width and channels: {_CONVERT}"
 _RAW_SUFFIX = re.compile(r"(?i)\.(raw|pcm|sln\d*|[su](8|16|24|32)[lb]?e?|[su][bw]|ul|al|[au]law|mulaw|snd)")
 _log_level = threading.Lock()
 

@@ -284,17 +284,14 @@ def _card(made: Recipe, seed: int, recordings: Sequence[Recording], packages: Se
         spoken = ", ".join(f"{lang} {length_s:.0f}" for lang, length_s in size.speech_s.items())
         cells = (split, size.recordings, f"{size.minutes:.1f}", size.segments, size.switches, spoken)
         counts.append(f"| {' | '.join(map(str, cells))} |")
-    return (
-        (_HERE / "card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            name=made.name,
-            seed=seed,
-            languages=", ".join(made.languages),
-            licences=", ".join(sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})),
-            description=made.description[0].upper() + made.description[1:],
-            counts="\n".join(counts),
-            credits="\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices),
-            origin="\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages),
-        )
+    card = (_HERE / "card.md").read_text(encoding="utf-8")
+    return card.format(
+        name=made.name,
+        seed=seed,
+        languages=", ".join(made.languages),
+        licences=", ".join(sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})),
+        description=made.description[0].upper() + made.description[1:],
+        counts="\n".join(counts),
+        credits="\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices),
+        origin="\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages),
     )

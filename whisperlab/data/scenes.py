@@ -146,8 +146,7 @@ def make_prompt(sentence: str, lang: str, text: str, audio: FloatArray) -> Promp
     if len(audio) < samples(_PROMPT_S[0]) or not np.any(audio):
         return None
     trimmed, speech = trim(audio)
-    shortest, longest = _PROMPT_S
-    slowest, fastest = _CHARACTERS_A_SECOND
+    (shortest, longest), (slowest, fastest) = _PROMPT_S, _CHARACTERS_A_SECOND
     if not (shortest <= speech.duration_s <= longest and slowest <= len(text) / speech.duration_s <= fastest):
         return None
     return Prompt(sentence, lang, text, level(trimmed, speech), speech)

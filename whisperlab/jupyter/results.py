@@ -240,10 +240,8 @@ class SweepResult:
         return charts.tradeoff(self.results, self._words())
 
     def _words(self) -> str:
-        return "; ".join(
-            f"{r.name}: {r.cache.hits} hits of {r.cache.lookups}, {r.cache.false_hits} of {r.cache.checked} wrong"
-            for r in self.results
-        )
+        words = "{0.name}: {1.hits} hits of {1.lookups}, {1.false_hits} of {1.checked} wrong"
+        return "; ".join(words.format(result, result.cache) for result in self.results)
 
     def findings(self) -> tuple[str, ...]:
         """The findings as sentences, most important first."""
@@ -299,15 +297,12 @@ def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
 
 
 class Controls:
-    """Widgets that choose a file and its languages, and start and stop its stream beside the notebook.
-
-    ``options`` are those of `stream`. Without a browser (papermill, `whisperlab report`) the controls do nothing.
-    """
+    """Widgets to choose a file and its languages, to start and to stop its stream. They need a browser."""
 
     def __init__(self, audio: str | Path = "", languages: Sequence[str] = (), **options: Any) -> None:
         import ipywidgets
 
-        self._options = options
+        self._options = options  # of `stream`
         self._stop = threading.Event()
         self.result: StreamResult | None = None
         self._file = ipywidgets.FileUpload(accept="audio/*,video/*", multiple=False, description="Choose a file")

@@ -102,11 +102,9 @@ def _cell(own: Sequence[Result], rate: str) -> Json:
 
 def tradeoff(results: Sequence[Result], alt: str, caption: str = "") -> Figure:
     """Encoder time saved (x) against wrong language (y), a point per configuration."""
-    rows = [
-        {**identity(result), "x": round(100 * saved, 2), "y": round(100 * error, 2)}
-        for result in results
-        if (saved := result.cache.saved_share) is not None and (error := result.language_error) is not None
-    ]
+    measured = [(identity(result), result.cache.saved_share, result.language_error) for result in results]
+    known = [(result, saved, error) for result, saved, error in measured if saved is not None and error is not None]
+    rows = [{**result, "x": round(100 * saved, 2), "y": round(100 * error, 2)} for result, saved, error in known]
     x, y = "encoder time saved, % (right is cheaper)", "wrong language, % of speech (up is worse)"
     return points("tradeoff", rows, x, y, alt, caption)
 

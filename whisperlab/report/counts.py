@@ -1,8 +1,4 @@
-"""The rows of a sweep added up per configuration, by SQL: counts first, rates from the sums.
-
-Percentiles of separate runs cannot be added. Of latencies there are totals, the median of the medians, and the worst
-percentile of any run.
-"""
+"""The rows of a sweep added up per configuration, by SQL: counts first, rates from the sums."""
 
 from __future__ import annotations
 
@@ -221,10 +217,7 @@ def many(count: int, noun: str, ending: str = "s") -> str:
 def results(
     store: ResultsStore, where: str = "true", parameters: Sequence[object] = (), options: Sequence[str] | None = None
 ) -> tuple[Result, ...]:
-    """The finished rows by configuration, in the order of ``options``, by default those in which they differ.
-
-    ``where`` is an SQL condition on ``results``. `timed` adds latencies.
-    """
+    """The finished rows that fulfil an SQL condition, by configuration, in the order of ``options`` (`varying`)."""
     sums = {line["config_id"]: line for line in store.totals(where, parameters)}
     configs = configurations(store, [*sums])
     if options is None:
@@ -277,11 +270,8 @@ def _samples(
 def varying(configs: Sequence[Json]) -> tuple[str, ...]:
     """The options in which configurations differ: those of the cache first, then as they come."""
     absent = "(absent)", 0  # as no JSON value
-    names = [
-        name
-        for name in dict.fromkeys(chain.from_iterable(configs))
-        if _differ([config.get(name, absent) for config in configs])
-    ]
+    every = dict.fromkeys(chain.from_iterable(configs))
+    names = [name for name in every if _differ([config.get(name, absent) for config in configs])]
     first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
 

@@ -162,10 +162,9 @@ def _ends(results: Sequence[Result], factor: Callable[[Result], float | None]) -
     """The least and the largest factor with their configurations; empty if none has one."""
     timed = [(value, result) for result in results if (value := factor(result))]
     ends = [end(timed, key=lambda each: each[0]) for end in (min, max)] if timed else []
-    return " to ".join(
-        f"{value:.2f}{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
-        for value, result in ends[: len(timed)]
-    )
+    name = " ({})" if len(timed) > 1 else ""
+    told = [f"{value:.2f}{name.format(result.name)}{on_threads(result.threads)}" for value, result in ends]
+    return " to ".join(told[: len(timed)])
 
 
 def _units(n_recordings: int) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from whisperlab.report.page import render_page, write_page
@@ -15,8 +15,7 @@ from whisperlab.util.files import write_atomic
 _HEAD = 300_000  # characters to search for the title; exported notebooks have their style sheet before it
 
 
-@dataclass(slots=True, frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One report: address relative to the index, title, question, answer, date, size in bytes."""
 
     href: str

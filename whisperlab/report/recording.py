@@ -138,7 +138,6 @@ def timeline(
 
     ``name`` is the prefix of the identifiers, unique in a page. ``colours``, by language, make several timelines agree.
     ``audio``, the streamed samples of shape (n,) at 16 kHz, adds the sound, the smoothed path and the decisions.
-    ``caption`` says how to read the figure.
     """
     known = language_colours([trace]) if colours is None else colours
     places = template("rows")["timeline" if audio is None else "stages"]
@@ -204,11 +203,8 @@ def _stages(trace: Trace, audio: FloatArray | None, rows: Rows) -> dict[str, lis
         for end, part in zip(ends.tolist(), parts, strict=True)
     ]
     low, top = rows["decided"]
-    likely = [
-        (f.end, max(f.onset.posterior, key=f.onset.posterior.__getitem__))
-        for f in trace.frames
-        if f.onset and f.onset.posterior
-    ]
+    found = [(frame.end, frame.onset.posterior) for frame in trace.frames if frame.onset and frame.onset.posterior]
+    likely = [(end, max(posterior, key=posterior.__getitem__)) for end, posterior in found]
     return {
         "sound": sound,
         "ways": [_box(switch.time, switch.decided_at, ((low + top) / 2, top)) for switch in trace.switches],
@@ -257,10 +253,8 @@ def _probabilities(trace: Trace, colours: Mapping[str, str]) -> Iterable[Json]:
 
 def describe(trace: Trace) -> str:
     """A timeline for those who cannot see it."""
-    true, heard = (
-        ", ".join(f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in labels)
-        for labels in (true_languages(trace), detected_languages(trace))
-    )
+    label = "{0.language} {0.start:.1f}-{0.end:.1f}".format
+    true, heard = (", ".join(map(label, labels)) for labels in (true_languages(trace), detected_languages(trace)))
     found = f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
     return f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. {found}"
 
@@ -276,11 +270,7 @@ def dropped(trace: Trace) -> str:
 
 
 def _spans(spans: Sequence[Span]) -> str:
-    """Total length of spans and where they lie.
-
-    >>> _spans([Span(16000, 32000)])
-    '1.0 s (1.0-2.0)'
-    """
+    """Total length of spans and where they lie, such as ``1.0 s (1.0-2.0)``."""
     listed = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f}" for span in spans[:_TOLD]]
     if more := len(spans) - len(listed):
         listed.append(f"and {more} more")

@@ -95,18 +95,13 @@ def search_section(results: Results) -> SearchSection | None:
     names_of = ", ".join(one.name for one in objectives)
     front = draw.page_text("search-front", members=len(members), all=len(runs), objectives=names_of)
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
+    alt = f"Parallel coordinates over {', '.join(axes)}. {words}"
     return SearchSection(
         (front, *left_out),
         _front_table(members, objectives),
         _picture(shown, marks, objectives, words, count),
         _importance(measured, axes),
-        charts.parallel(
-            shown,
-            places,
-            marks,
-            f"Parallel coordinates over {', '.join(axes)}. {words}",
-            draw.page_text("parallel", count=count, fewer=fewer),
-        ),
+        charts.parallel(shown, places, marks, alt, draw.page_text("parallel", count=count, fewer=fewer)),
     )
 
 
@@ -122,11 +117,8 @@ def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:
 
 def _left_out(results: Results, runs: Results) -> list[str]:
     compared, kind = {result.config_id for result in runs}, runs[0].language_measure
-    reasons = [
-        f"{result.name} ({'no score' if result.language_measure == kind else f'measured by {result.language_measure}'})"
-        for result in results
-        if result.config_id not in compared
-    ]
+    left = [(result.name, result.language_measure) for result in results if result.config_id not in compared]
+    reasons = [f"{name} ({'no score' if measure == kind else f'measured by {measure}'})" for name, measure in left]
     told = f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."
     return [told] if reasons else []
 
@@ -176,44 +168,30 @@ def _front_table(members: Results, objectives: Objectives) -> Table:
 
 
 def _words(runs: Results, members: Results, objectives: Objectives) -> str:
-    listed = "; ".join(
-        f"{result.name}: " + ", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives)
-        for result in members[:MAX_WORDS]
-    )
+    told = [", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives) for result in members[:MAX_WORDS]]
+    listed = "; ".join(f"{result.name}: {values}" for result, values in zip(members, told, strict=False))
     more = f"; and {len(members) - MAX_WORDS} more" if len(members) > MAX_WORDS else ""
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
 def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
     named = dict(zip(("y", "x", "size"), objectives, strict=False))
-    rows = [
-        {
-            **charts.identity(result),
-            "front": on_front,
-            **{name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()},
-        }
-        for result, on_front in zip(shown, marks, strict=True)
-    ]
+    rows = []
+    for result, on_front in zip(shown, marks, strict=True):
+        places = {name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()}
+        rows.append({**charts.identity(result), "front": on_front, **places})
     size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
     wait = draw.page_text("response") if named["x"] is RESPONSE else ""
-    return charts.points(
-        "front-picture",
-        rows,
-        f"{named['x'].axis} (to the left: better)",
-        f"{named['y'].axis} (down: better)",
-        words,
-        draw.page_text("front", count=count, size=size, wait=wait),
-        sized="size" in named,
-    )
+    x, y = f"{named['x'].axis} (to the left: better)", f"{named['y'].axis} (down: better)"
+    caption = draw.page_text("front", count=count, size=size, wait=wait)
+    return charts.points("front-picture", rows, x, y, words, caption, sized="size" in named)
 
 
 def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
-    alt = "; ".join(
-        f"{objective.name}: "
-        + ", ".join(f"{one.option} {percent(one.share)} (chance {percent(one.chance)})" for one in every)
-        for objective, every in found
-    )
+    shares = "{0.option} {1} (chance {2})".format
+    listed = [", ".join(shares(one, percent(one.share), percent(one.chance)) for one in every) for _, every in found]
+    alt = "; ".join(f"{objective.name}: {told}" for (objective, _), told in zip(found, listed, strict=True))
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
     caption = draw.page_text("importance", nothing=nothing)
     return draw.Figure("importance", f"Importance of options. {alt}", importance_figure(found), caption)

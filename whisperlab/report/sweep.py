@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from whisperlab.evaluation.scoring import response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
@@ -35,12 +35,8 @@ MAX_RUNS = 2000  # in the list of all runs
 LoadTrace: TypeAlias = Callable[[Row], Trace]
 _Shown: TypeAlias = tuple[Result | None, tuple[Trace, ...]]
 
-_NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
-_NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
 
-
-@dataclass(slots=True, frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """How much a store holds, failed runs included."""
 
     n_runs: int
@@ -87,7 +83,7 @@ class SweepReport:
         sections = self._sections()
         page = self._page(sections, SOUND_LIMIT)
         if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
-            page = replace(self, warnings=(*self.warnings, _NO_PLAYERS))._page(sections, 0)
+            page = replace(self, warnings=(*self.warnings, page_text("warning-players")))._page(sections, 0)
         return write_page(path, page)
 
     def html(self, sound_limit: int = SOUND_LIMIT) -> str:
@@ -118,7 +114,9 @@ class SweepReport:
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
         found = tuple(tables.pairs(self.results, self.store, earlier.results, earlier.store))
-        return replace(self, baseline=found, warnings=self.warnings if found else (*self.warnings, _NO_PAIRS))
+        return replace(
+            self, baseline=found, warnings=self.warnings if found else (*self.warnings, page_text("warning-pairs"))
+        )
 
 
 def from_store(
@@ -244,8 +242,8 @@ def _shown(store: ResultsStore, found: Sequence[Result], load: LoadTrace) -> tup
     same = (worst and worst.config_id, json.dumps([trace.recording for trace in traces]))
     contrasts, more = _load(store.rows(where, same), load)
     origins = {str([t.header.get(part) for part in ("machine", "versions", "commit")]) for t in (*traces, *contrasts)}
-    warning = f"The traces come from {len(origins)} different machines, versions or commits: do not compare times."
-    return (best, traces), (worst, contrasts), [*notes, *more, *([warning] if len(origins) > 1 else [])]
+    mixed = [page_text("warning-origins", n=len(origins))] if len(origins) > 1 else []
+    return (best, traces), (worst, contrasts), [*notes, *more, *mixed]
 
 
 def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list[str]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from whisperlab.experiments.results_store import ResultsStore
 from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, percent, results
@@ -62,10 +62,9 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     by_column = [(column, [_cell(column, row) for row in rows]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
     known = template("columns")
-    head = tuple(
-        (one.title, one.about or known[one.title], any(isinstance(c.sort, int | float) for c in cells))
-        for one, cells in kept
-    )
+    numeric = [any(isinstance(cell.sort, int | float) for cell in cells) for _, cells in kept]
+    titles = [(column.title, column.about or known[column.title]) for column, _ in kept]
+    head = tuple((*title, is_number) for title, is_number in zip(titles, numeric, strict=True))
     configs = tuple(row.config_id for row in rows if isinstance(row, Result))
     return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
 
@@ -185,8 +184,9 @@ _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ..
 )
 
 
-@dataclass(slots=True, frozen=True)
-class Change:
+class Change(NamedTuple):
+    """One measure of one configuration, before and now; ``show`` formats its values."""
+
     name: str
     measure: str
     before: float

@@ -25,10 +25,9 @@ def latency_table(
     operations: Mapping[str, Mapping[str, float]], fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max")
 ) -> str:
     """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
-    rows = [
-        {"operation": name, "count": row["count"]} | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
-        for name, row in operations.items()
-    ]
+    rows = []
+    for name, row in operations.items():
+        rows.append({"operation": name, "count": row["count"], **{f"{each} ms": f"{row[each]:.3f}" for each in fields}})
     return text_table(rows) if rows else "(no operation was recorded)"
 
 

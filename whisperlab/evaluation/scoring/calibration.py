@@ -97,8 +97,7 @@ def negative_log_likelihood(
 def best_temperature(logits: ArrayLike, truth: ArrayLike, log_prior: ArrayLike = 0.0) -> float:
     """The temperature between 0.05 and 20 with the greatest likelihood of the true classes (Guo et al., section 4.2).
 
-    Fit and evaluate it on different answers. If every answer is right, the result is the lower end of the range; if
-    the logits are worse than chance, the upper end.
+    Fit and evaluate it on different answers. If all are right, it is 0.05; if the logits are worse than chance, 20.
 
     Args:
         logits: shape (answers, classes); -inf for a class that is not allowed.

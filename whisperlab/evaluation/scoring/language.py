@@ -68,10 +68,8 @@ def segment_labels(segments: Iterable[SessionSegment]) -> list[Label]:
 def frame_labels(frames: Sequence[LanguageFrame]) -> list[Label]:
     """The labels of language-ID frames, each for the time since the previous frame, at most its window."""
     ends = [0, *(frame.end for frame in frames)]
-    return [
-        Label(seconds(max(before, frame.end - frame.window)), seconds(frame.end), frame.label)
-        for before, frame in zip(ends, frames, strict=False)
-    ]
+    starts = [max(before, frame.end - frame.window) for before, frame in zip(ends, frames, strict=False)]
+    return [Label(seconds(at), seconds(frame.end), frame.label) for at, frame in zip(starts, frames, strict=True)]
 
 
 def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
@@ -90,11 +88,8 @@ def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
 
 def true_switches(reference: Reference) -> list[Boundary]:
     """The boundaries between consecutive reference segments of different languages."""
-    return [
-        Boundary(min(old.end, new.start), new.start, new.lang)
-        for old, new in pairwise(reference.segments)
-        if old.lang != new.lang
-    ]
+    changes = ((old, new) for old, new in pairwise(reference.segments) if old.lang != new.lang)
+    return [Boundary(min(old.end, new.start), new.start, new.lang) for old, new in changes]
 
 
 # Classes of block length, and the limits between them in seconds.

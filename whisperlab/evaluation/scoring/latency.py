@@ -57,9 +57,7 @@ def response_p95(trace: Trace) -> float | None:
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:
-    """The q-th percentile of the values together with ``missed`` infinite ones.
-
-    The smallest value that at least q percent do not exceed; infinite if it is a missed one, NaN without values.
+    """The smallest of the values and ``missed`` infinite ones that at least q percent do not exceed; NaN without any.
 
     >>> percentile([3.0, 1.0, 2.0], 50), percentile([3.0, 1.0, 2.0], 50, missed=3)
     (2.0, 3.0)

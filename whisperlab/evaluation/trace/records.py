@@ -141,10 +141,7 @@ class Reference:
 
     @classmethod
     def from_dict(cls, value: Json) -> Reference:
-        """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; other fields are ignored.
-
-        Without ``text``, the text of the segments is used. Raises TraceError for a missing field.
-        """
+        """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; ``text`` is optional. TraceError else."""
         try:
             found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
         except (KeyError, TypeError) as error:
@@ -182,10 +179,7 @@ class Trace:
 
     @property
     def segments(self) -> tuple[SessionSegment, ...]:
-        return tuple(
-            SessionSegment(**{name: event[name] for name in SEGMENT}, words=_words(event))
-            for event in self.of_kind("segment")
-        )
+        return tuple(map(_segment, self.of_kind("segment")))
 
     def to_text(self, format_name: str, options: SubtitleOptions | None = None) -> str:
         """The final text as ``srt``, ``ctm`` or another of `whisperlab.evaluation.transcripts.FORMATS`."""
@@ -229,10 +223,8 @@ class Trace:
     @property
     def flags(self) -> tuple[LanguageFlag, ...]:
         """Final segments that sound like another language than the one they were transcribed in."""
-        names = ("label", "language", "probability", "outside")
-        return tuple(
-            LanguageFlag(_span(flag), *(flag[name] for name in names)) for flag in self.of_kind("language_flag")
-        )
+        names, found = ("label", "language", "probability", "outside"), self.of_kind("language_flag")
+        return tuple(LanguageFlag(_span(flag), *(flag[name] for name in names)) for flag in found)
 
     @property
     def config(self) -> Json:
@@ -296,8 +288,9 @@ def _span(event: Json) -> Span:
     return Span(samples(event["start"]), samples(event["end"]))
 
 
-def _words(event: Json) -> tuple[SegmentWord, ...]:
-    return tuple(SegmentWord(**{name: word[name] for name in WORD}) for word in event.get("words", ()))
+def _segment(event: Json) -> SessionSegment:
+    words = tuple(SegmentWord(**{name: word[name] for name in WORD}) for word in event.get("words", ()))
+    return SessionSegment(**{name: event[name] for name in SEGMENT}, words=words)
 
 
 def _frame(event: Json) -> LanguageFrame:
