@@ -45,8 +45,6 @@ _XING = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa\xfb].{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)
 
 @dataclass(slots=True)
 class Layout:
-    """The result of `layout`."""
-
     spans: list[tuple[int, int]]  # bytes of each joined file
     patches: dict[int, bytes] = field(default_factory=dict)  # header fields that replace unfinished ones
     problems: list[str] = field(default_factory=list)

@@ -51,8 +51,6 @@ _TRIES = 1000  # about every second draw succeeds
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """One usable prompt."""
-
     sentence: str  # the same for all prompts with the same meaning, in any language
     lang: str
     text: str

@@ -59,8 +59,7 @@ def stream(
     Args:
         source: a recording of a corpus, or an audio file of any format, rate and number of channels.
         languages: the allowed languages; by default those of the recording, or all.
-        live: show the stream while it runs, every ``every_s`` seconds, in the notebook or by a function that gets the
-            markup; otherwise a progress bar.
+        live: show the stream every ``every_s`` seconds in the notebook, or by a function that gets the markup.
         stop: ends the stream early when it is set, in place of the stop button.
         options: options of `SessionRestartTranscriber`.
     """
@@ -125,7 +124,6 @@ class StreamResult:
         return self.trace.to_text(format_name, options)
 
     def to_srt(self, options: SubtitleOptions | None = None) -> str:
-        """The final text as SubRip subtitles."""
         return self.to_text("srt", options)
 
     def timeline(self) -> Figure:
@@ -244,11 +242,9 @@ class SweepResult:
         return "; ".join(words.format(result, result.cache) for result in self.results)
 
     def findings(self) -> tuple[str, ...]:
-        """The findings as sentences, most important first."""
         return findings.findings(self.results)
 
     def limits(self) -> tuple[str, ...]:
-        """Reasons for caution with the numbers."""
         failed = self.outcome.failed
         first = (failed[0]["error"] or "") if failed else ""
         return findings.warnings(self.results, self.n_recordings, (len(failed), first))

@@ -13,17 +13,6 @@ from whisperlab.report.figure import BAD, INK, MUTED, PALETTE, Figure, template
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 
-# Blue for a rate where more is better, orange where more is worse.
-_RATES = {
-    "hit_rate": ("look-ups that the cache answered", "blues"),
-    "false_hit_rate": ("checked hits with a wrong answer", "oranges"),
-}
-_OUTCOMES = (
-    (draw.WORK, "", "computed by the encoder"),
-    (draw.GOOD, "", "cache hit, right language"),
-    (draw.UNSURE, "..", "cache hit, not checked"),
-    (BAD, "//", "cache hit, WRONG language"),
-)
 Heights: TypeAlias = Sequence[tuple[float, str]]  # from 0 to 1, and the value as text
 
 
@@ -35,9 +24,10 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     caches = [result.cache for result in results]
     parts = np.array([(c.misses, c.checked - c.false_hits, c.hits - c.checked, c.false_hits) for c in caches])
     shares = 100 * parts / [[max(c.lookups, 1)] for c in caches]
-    for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
+    outcomes = template("cache")["outcomes"]
+    for look, share, start in zip(outcomes, shares.T, (shares.cumsum(1) - shares).T, strict=True):
         rows = range(len(results))
-        bars = axes.barh(rows, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=words)
+        bars = axes.barh(rows, share, 0.6, start, edgecolor=INK, linewidth=0.4, **look)
         numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
         axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):
@@ -72,7 +62,7 @@ def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
 
 def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: str = "") -> Figure:
     """``hit_rate`` or ``false_hit_rate`` by hash precision (columns) and cache size (rows), from sums of counts."""
-    title, scheme = _RATES[rate]
+    title, scheme = template("cache")[rate].values()
     keys = {str(result.config.get(KEY, "")) for result in results} - {""}
     title = f"{', '.join(sorted(keys))}: {title}" if keys else title
     cells: dict[tuple[object, ...], list[Result]] = {}

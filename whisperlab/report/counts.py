@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, groupby
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -260,7 +259,7 @@ def _samples(
         (*parameters, json.dumps(config_ids)),
     )
     found = {}
-    for config_id, group in groupby(lines, itemgetter(0)):
+    for config_id, group in groupby(lines, lambda line: line[0]):
         _, delays, *values = zip(*group, strict=True)
         every = json.loads(f"[{','.join(filter(None, delays))}]")
         found[config_id] = (tuple(chain.from_iterable(every)), dict(zip(_UNITS, values, strict=True)))
@@ -271,16 +270,9 @@ def varying(configs: Sequence[Json]) -> tuple[str, ...]:
     """The options in which configurations differ: those of the cache first, then as they come."""
     absent = "(absent)", 0  # as no JSON value
     every = dict.fromkeys(chain.from_iterable(configs))
-    names = [name for name in every if _differ([config.get(name, absent) for config in configs])]
+    names = [name for name in every if len({repr(config.get(name, absent)) for config in configs}) > 1]
     first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
-
-
-def _differ(values: Sequence[object]) -> bool:
-    try:
-        return len(set(zip(map(type, values), values, strict=True))) > 1
-    except TypeError:  # lists
-        return len({json.dumps(value, sort_keys=True) for value in values}) > 1
 
 
 def config_name(config: Json, options: Sequence[str]) -> str:

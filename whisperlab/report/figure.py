@@ -129,6 +129,7 @@ def _framed(drawn: str, name: str, alt: str) -> str:
 def template(name: str, **values: object) -> Any:
     """``NAME.json`` of the templates, such as a Vega-Lite specification, with a value for each ``"$name"`` in it."""
     known = {"ink": INK, "muted": MUTED, "palette": list(PALETTE), **values}
+    known |= {"good": GOOD, "bad": BAD, "unsure": UNSURE, "work": WORK}
 
     def filled(part: Json) -> Json:
         return {key: known[one[1:]] if isinstance(one, str) and one[:1] == "$" else one for key, one in part.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
@@ -32,8 +33,7 @@ def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
     target = folder / "index.html"
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]
     created = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    found = [_entry(folder, page) for page in pages]  # then those with a number by number, the others newest first
-    found.sort(key=lambda one: (one.href if one.href[:2].isdigit() else "~", -one.created.timestamp()))
+    found = entries(folder, pages)
     for place, entry in enumerate(found):
         path = folder / unquote(entry.href)
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -46,6 +46,12 @@ def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
             if page != text:
                 write_atomic(path, page.encode(errors="surrogateescape"))
     return write_page(target, render_page("index.html.j2", entries=found, created=created))
+
+
+def entries(folder: Path, pages: Iterable[Path]) -> list[Entry]:
+    """The pages as entries in reading order: those with a number by number, then the others, newest first."""
+    found = (_entry(folder, page) for page in pages)
+    return sorted(found, key=lambda one: (one.href if one.href[:2].isdigit() else "~", -one.created.timestamp()))
 
 
 def _entry(folder: Path, page: Path) -> Entry:

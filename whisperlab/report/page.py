@@ -32,8 +32,10 @@ def _environment() -> Environment:
     """Compiles each template of `TEMPLATES` once in a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    blocks = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, **blocks)
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.globals.update(fact=fact, **assets())
     return environment
 

@@ -61,7 +61,6 @@ class Options:
 
 
 def described(group: type[object]) -> Mapping[str, Option]:
-    """The options of a group by name."""
     if group not in _known:
         hints = get_type_hints(group)
         declared = [known for known in fields(group) if "meaning" in known.metadata]  # type: ignore[arg-type]

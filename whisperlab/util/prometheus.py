@@ -36,7 +36,6 @@ class StreamExporter:
         self._sources: dict[str, weakref.WeakMethod[Source]] = {}
 
     def own_families(self) -> Iterator[Metric]:
-        """The metric families of the object itself."""
         raise NotImplementedError
 
     def attach(self, name: str, source: Source) -> None:
@@ -91,7 +90,6 @@ class MetricsServer:
     _thread: threading.Thread
 
     def close(self) -> None:
-        """Stop serving and free the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
@@ -71,7 +69,6 @@ class Score:
         return {name: to_json(value) for name, value in _rates(self).items()}
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The counts as JSON, which ``from_dict`` reads."""
         return {name: to_json(value) for name, value in asdict(self).items()}
 
     @classmethod
@@ -161,7 +158,7 @@ def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpac
 def pooled(scores: Iterable[Score]) -> Score:
     """The sum of scores. Raises ConfigurationError for an empty sequence."""
     if every := list(scores):
-        return reduce(add, every)
+        return sum(every[1:], every[0])
     raise ConfigurationError("cannot pool an empty sequence of scores")
 
 

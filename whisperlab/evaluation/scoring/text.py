@@ -66,7 +66,6 @@ class Aligned:
 
     @property
     def kind(self) -> str:
-        """One of `KINDS`."""
         if self.reference is None:
             return "insertion"
         if self.hypothesis is None:

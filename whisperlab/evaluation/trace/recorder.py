@@ -88,8 +88,9 @@ def capture(
     chunked = chunks(audio, n_chunk)
     spoken = paced(chunked, clock, sleep) if pace == "real" and overload is None else chunked
     feed = takewhile(lambda _: not stop(), spoken)
-    chunk_calls = ((len(chunk), partial(transcriber.process, chunk)) for chunk in feed)
-    calls, statistics = chain(chunk_calls, [(0, transcriber.finalize)]), transcriber.get_statistics
+    chunk_calls: Iterator[Call] = ((len(chunk), partial(transcriber.process, chunk)) for chunk in feed)
+    calls: Iterable[Call] = chain(chunk_calls, [(0, transcriber.finalize)])
+    statistics = transcriber.get_statistics
     if overload is not None:
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls, statistics = _live_calls(live, feed, clock, sleep), live.get_statistics

@@ -153,7 +153,6 @@ class Reference:
         return cls(text or " ".join(segment.text for segment in ordered), ordered)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The JSON form that ``from_dict`` reads."""
         return {"text": self.text, "segments": [asdict(segment) for segment in self.segments]}
 
 
@@ -188,7 +187,6 @@ class Trace:
         return to_text([Transcript(self.recording, self.segments, self.duration)], format_name, options)
 
     def to_srt(self, options: SubtitleOptions | None = None) -> str:
-        """The final text as SubRip subtitles."""
         return self.to_text("srt", options)
 
     @property
