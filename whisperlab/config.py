@@ -1,8 +1,4 @@
-"""TranscriberConfig: every option of a transcriber in one frozen record, JSON in and out.
-
-Each option is declared once, in its group: type, default, allowed range and reason. Options have dotted names, such as
-``language_id.window_ms``, in sweeps, searches, traces, rows and reports.
-"""
+"""TranscriberConfig: every option of a transcriber in one frozen record, by dotted names; JSON in and out."""
 
 from __future__ import annotations
 

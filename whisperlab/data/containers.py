@@ -1,8 +1,4 @@
-"""Decoding of audio files: libsndfile first, then FFmpeg (PyAV), and a log line for each incomplete file.
-
-`decode` returns parts. Files joined end to end, stretches between gaps in the timestamps, and stretches in another
-format are parts of one recording. ``joins.py`` finds joined files and unfinished headers.
-"""
+"""Decoding of audio files: libsndfile first, then FFmpeg (PyAV), and a log line for each incomplete file."""
 
 from __future__ import annotations
 

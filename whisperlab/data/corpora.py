@@ -7,9 +7,9 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ _HERE = Path(__file__).parent
 _FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
 
-@dataclass(slots=True, frozen=True)
-class Voice:
+class Voice(NamedTuple):
     """The prompts of one language and their terms."""
 
     lang: str
@@ -43,8 +42,7 @@ class Voice:
     texts: Package
 
 
-@dataclass(slots=True, frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A corpus to build: its languages, and the minimum seconds of audio per split."""
 
     name: str

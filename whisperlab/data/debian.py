@@ -12,9 +12,8 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.util.errors import CorpusError
@@ -25,8 +24,7 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
 
-@dataclass(slots=True, frozen=True)
-class Package:
+class Package(NamedTuple):
     """A Debian package in the version that the recipes use."""
 
     name: str

@@ -9,7 +9,7 @@ import numpy as np
 
 from whisperlab.report import figure as draw
 from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
-from whisperlab.report.figure import BAD, INK, MUTED, PALETTE, Figure, template
+from whisperlab.report.figure import Figure, template
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 
@@ -27,7 +27,7 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     outcomes = template("cache")["outcomes"]
     for look, share, start in zip(outcomes, shares.T, (shares.cumsum(1) - shares).T, strict=True):
         rows = range(len(results))
-        bars = axes.barh(rows, share, 0.6, start, edgecolor=INK, linewidth=0.4, **look)
+        bars = axes.barh(rows, share, 0.6, start, edgecolor=draw.INK, linewidth=0.4, **look)
         numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
         axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):
@@ -48,10 +48,10 @@ def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
     x = "milliseconds (factor 10 between grid lines)"
     figure, axes = draw.new_plot(draw.NARROW, 1.05 + 0.3 * len(names), margins, x, grid="x")
     places = range(len(names))
-    axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
-    for name, marker, colour in (("p50", "o", PALETTE[0]), ("p95", "D", PALETTE[1]), ("p99", "s", BAD)):
+    axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=draw.MUTED, linewidth=2)
+    for name, marker, colour in (("p50", "o", draw.PALETTE[0]), ("p95", "D", draw.PALETTE[1]), ("p99", "s", draw.BAD)):
         values = [getattr(operation, name) for operation in operations]
-        axes.plot(values, places, marker, color=colour, markeredgecolor=INK, markersize=7, label=name)
+        axes.plot(values, places, marker, color=colour, markeredgecolor=draw.INK, markersize=7, label=name)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(places, names)

@@ -98,6 +98,11 @@ class Operation:
     longest: float
 
 
+def _rate(part: str, whole: str) -> property:
+    """The sum of a column divided by that of another; None when either is missing or the whole is 0."""
+    return property(lambda result: ratio(result.sums[part], result.sums[whole]))
+
+
 @dataclass(slots=True, frozen=True)
 class Result:
     """One configuration over all recordings that it finished, or a single run of it.
@@ -124,10 +129,10 @@ class Result:
         name, size = config_name(config, options), (line.get("n_runs", 1), line.get("n_recordings", 1))
         return cls(name, line["config_id"], config, *size, CacheCounts.of(line), line, *samples)
 
-    @property
-    def language_error(self) -> float | None:
-        """Share of speech time under a wrong label: of the final text, or of the frames without decoding."""
-        return ratio(self.sums["wrong_s"], self.sums["speech_s"])
+    # under a wrong label: of the final text, or of the frames without decoding
+    language_error = _rate("wrong_s", "speech_s")
+    mixed_error = _rate("errors", "words")  # None without decoding
+    processor_factor = _rate("processor_s", "duration_s")  # hardly affected by other programs; None if not measured
 
     @property
     def language_measure(self) -> str:
@@ -150,11 +155,6 @@ class Result:
         return percentile(rates, 2.5), percentile(rates, 97.5)
 
     @property
-    def mixed_error(self) -> float | None:
-        """Word errors / words; None without decoding."""
-        return ratio(self.sums["errors"], self.sums["words"])
-
-    @property
     def switch_f1(self) -> float | None:
         """F1 of the language switches found within one second."""
         true, found, matched = (self.sums[f"switches_{name}"] or 0 for name in ("true", "found", "matched"))
@@ -170,11 +170,6 @@ class Result:
     def real_time_factor(self) -> float | None:
         """Wall seconds of computing / seconds of audio."""
         return ratio(self.sums["compute_s"] or 0.0, self.sums["duration_s"])
-
-    @property
-    def processor_factor(self) -> float | None:
-        """Processor seconds / seconds of audio; other programs hardly affect it. None where a run did not measure."""
-        return ratio(self.sums["processor_s"], self.sums["duration_s"])
 
     @property
     def threads(self) -> int | None:

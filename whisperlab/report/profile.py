@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
-from whisperlab.report.figure import PALETTE, Figure
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
@@ -116,34 +115,31 @@ def reconciled(records: Records) -> list[Check]:
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
-        words = f"anonymous memory at the end and the heap's peak differ by {_mib(off)}, {_mib(allowed)} allowed"
-        found.append((off <= allowed, words))
+        found.append((off <= allowed, draw.page_text("memory-heap", off=_mib(off), allowed=_mib(allowed))))
         held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
-        words = f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
-        found.append((held <= seen, words))
+        found.append((held <= seen, draw.page_text("memory-arithmetic", held=_mib(held), seen=_mib(seen))))
     if heap and python:
-        words = f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
+        words = draw.page_text("memory-python", python=_mib(python.peak), heap=_mib(heap.peak))
         found.append((python.peak <= heap.peak, words))
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
-        words = f"the peak ({_mib(peak)}) is not below the anonymous memory at the end ({_mib(end)})"
-        found.append((peak >= end * (1 - TOLERANCE), words))
+        found.append((peak >= end * (1 - TOLERANCE), draw.page_text("memory-peak", peak=_mib(peak), end=_mib(end))))
     return [Check(ok, f"{words}: {'as expected' if ok else 'this is unexplained'}") for ok, words in found]
 
 
-def _drawings(records: Records) -> Iterator[Figure]:
+def _drawings(records: Records) -> Iterator[draw.Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        yield Figure("course", words, course_figure(heap.course), draw.page_text("memory-course"))
+        yield draw.Figure("course", words, course_figure(heap.course), draw.page_text("memory-course"))
         yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak")
     if memory := records.get("memory"):
         yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays")
 
 
-def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> Figure:
+def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> draw.Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
     figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return Figure(name, words, figure, draw.page_text(f"memory-{name}"))
+    return draw.Figure(name, words, figure, draw.page_text(f"memory-{name}"))
 
 
 @draw.styled
@@ -153,7 +149,7 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
         sizes = [moment[1 + place] / _MIB for moment in course]
-        axes.plot(seconds, sizes, line, color=PALETTE[colour], label=name)
+        axes.plot(seconds, sizes, line, color=draw.PALETTE[colour], label=name)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -165,7 +161,7 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
     left = 0.3 + draw.LETTER * max(map(len, kept), default=0)
     figure, axes = draw.new_plot(draw.NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
-    bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
+    bars = axes.barh(range(len(kept)), list(kept.values()), color=draw.PALETTE[0], height=0.7)
     axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
     axes.set_yticks(range(len(kept)), list(kept))
     axes.invert_yaxis()

@@ -33,8 +33,7 @@ class Column(Generic[T]):
     note: Callable[[T], str] = lambda _: ""
 
 
-@dataclass(slots=True, frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One cell: ``sort`` is the raw value (None sorts last), ``text`` and ``note`` are what is read."""
 
     sort: Value

@@ -42,7 +42,7 @@ _MEL_FLOOR = 1e-4  # power 80 dB below a full-scale sine (1e4 in this frame), wh
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A part of a recording in one format."""
+    """A part of a recording: one of several joined files, or a stretch between gaps or in another format."""
 
     samples: npt.NDArray[np.float32]  # (n, channels)
     rate: int
