@@ -149,7 +149,7 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
     from whisperlab.report.index import write_index
 
     began, expected_s = time.monotonic(), sum(step.expected_s for step in todo)
-    n_pages, done_s = 0, 0.0
+    n_pages, done_s, prepared, prepared_s = 0, 0.0, 0.0, 0.0
     start = "\r\x1b[K" if sys.stdout.isatty() else ""
     for number, step in enumerate(todo, 1):
         if sys.stdout.isatty():
@@ -163,7 +163,10 @@ def run(todo: Sequence[Step], reports: Path, before_s: float) -> float:
             raise
         done_s += step.expected_s
         passed = time.monotonic() - began
-        left = "" if number == len(todo) else f", {told((expected_s - done_s) * passed / done_s)} left"
+        if number == 1:  # a download, or nothing: it says nothing about the speed of the others
+            prepared, prepared_s = step.expected_s, passed
+        slower = (passed - prepared_s) / (done_s - prepared) if number > 1 else 1.0
+        left = "" if number == len(todo) else f", {told((expected_s - done_s) * slower)} left"
         took = told(time.monotonic() - started)
         print(f"{start}[{number + 1}/{len(todo) + 1}] {step.name} {took}{left}: {finding(found)}", flush=True)
         if isinstance(found, Path):

@@ -47,7 +47,7 @@ from synthetic_report import configuration, make_trace, sweep_rows
 from test_corpora import PACKAGES, TWO_SCENES, apt, ask_for, build, cache, deb, debs, digest, shelf  # noqa: F401 - fixtures
 from test_executors import outcome
 from test_sweep import DIGEST, GRID, Parrot, make_recording
-from test_weights import checkpoint_bytes, home, names_in, published, small_state  # noqa: F401 - fixtures
+from test_weights import checkpoint_bytes, home, indexed, names_in, published, small_state  # noqa: F401 - fixtures
 
 from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache

@@ -137,7 +137,7 @@ def slot_figures(n: int = 100_000) -> list[Figure]:
     loose = make_dataclass("Loose", SessionSegment.__slots__)
 
     def bytes_each(kind: Callable[..., object]) -> float:
-        return traced_bytes(lambda: [kind("hola", "es", 0.0, 1.0, True, 0.9) for _ in range(n)])[0] / n
+        return traced_bytes(lambda: [kind("hola", "es", 0.0, 1.0, True, 0.9, ()) for _ in range(n)])[0] / n
 
     slotted, open_ = bytes_each(SessionSegment), bytes_each(loose)
     return [

@@ -130,10 +130,16 @@ def check_that_text_only_grows(run: Run) -> None:
 
 
 def check_that_segments_are_in_order(run: Run, audio: FloatArray) -> None:
-    """Nothing is heard twice: segments follow each other, within the audio."""
+    """Nothing is heard twice: segments and their words follow each other, within the audio."""
     times = [time for segment in run.segments for time in (segment.start_time, segment.end_time)]
     assert times == sorted(times)
     assert all(0 <= time <= duration_s(audio) for time in times)
+    for segment in run.segments:
+        times = [time for word in segment.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert segment.start_time <= times[0] <= times[-1] <= segment.end_time
+        assert "".join(word.word for word in segment.words).strip() == segment.text
+        assert all(0 < word.probability <= 1 and word.language == segment.language for word in segment.words)
 
 
 @pytest.fixture(scope="module")
