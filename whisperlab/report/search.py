@@ -92,8 +92,8 @@ def search_section(results: Results) -> SearchSection | None:
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
-    names_of = ", ".join(one.name for one in objectives)
-    front = draw.page_text("search-front", members=len(members), all=len(runs), objectives=names_of)
+    compared = ", ".join(one.name for one in objectives)
+    front = draw.page_text("search-front", members=len(members), all=len(runs), objectives=compared)
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     alt = f"Parallel coordinates over {', '.join(axes)}. {words}"
     return SearchSection(
@@ -145,8 +145,8 @@ def _noise(objective: Objective, runs: Results) -> str:
         return f"that takes at least {LEAST_UNITS} recordings ({n})"
     value, low, high = map(objective.show, (found.value, found.low, found.high))
     needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
-    found_values = {"value": value, "low": low, "high": high, "n": n, "needed": needed}
-    return draw.page_text("search-noise", objective=objective.name, all=len(runs), **found_values)
+    numbers = {"value": value, "low": low, "high": high, "n": n, "needed": needed}
+    return draw.page_text("search-noise", objective=objective.name, all=len(runs), **numbers)
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:
