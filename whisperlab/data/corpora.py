@@ -7,9 +7,9 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,8 @@ _HERE = Path(__file__).parent
 _FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
 
-class Voice(NamedTuple):
+@dataclass(slots=True, frozen=True)
+class Voice:
     """The prompts of one language and their terms."""
 
     lang: str
@@ -42,7 +43,8 @@ class Voice(NamedTuple):
     texts: Package
 
 
-class Recipe(NamedTuple):
+@dataclass(slots=True, frozen=True)
+class Recipe:
     """A corpus to build: its languages, and the minimum seconds of audio per split."""
 
     name: str

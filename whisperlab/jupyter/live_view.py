@@ -10,18 +10,14 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from html import escape
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whisperlab.evaluation.trace import StreamTranscriber
 from whisperlab.report import figure as draw
-from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, to_svg
 from whisperlab.report.recording import FIXED
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import seconds
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LAST_S = 30.0  # seconds of the stream in the picture
 MOMENTS = 3000  # newest frames and chunks that are kept: 100 per second
@@ -96,7 +92,7 @@ class LiveView:
         if committed or tentative:
             pale = f'<i style="opacity:.6">{escape(tentative.strip())}</i>'
             running = f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} {pale}</span>'
-        return f"{to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
+        return f"{draw.to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
 
     def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
         with self._lock:
@@ -129,23 +125,25 @@ def live_figure(
     frames: list[LanguageFrame],
     latency: list[Latency],
     at: float,
-) -> Figure:
+) -> draw.Drawing:
     """The last seconds until ``at``: text, probabilities, computing time of each chunk and, dashed, its length."""
     figure = draw.new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
     left = max(0.0, at - LAST_S)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
-    others = iter([*(colour for colour in PALETTE if colour not in FIXED.values()), *[OTHER] * len(languages)])
+    others = iter(
+        [*(colour for colour in draw.PALETTE if colour not in FIXED.values()), *[draw.OTHER] * len(languages)]
+    )
     colours = {language: FIXED.get(language) or next(others) for language in languages}
     for segment in shown:
         start, end = segment.start_time, segment.end_time
         above.barh(0, end - start, left=start, height=0.8, color=colours[segment.language])
         middle_s = (max(start, left) + end) / 2
-        above.text(middle_s, 0, segment.language, ha="center", va="center", color=INK, clip_on=True)
+        above.text(middle_s, 0, segment.language, ha="center", va="center", color=draw.INK, clip_on=True)
     for switch in switches:
         if switch.decided_at >= left:
-            above.plot(switch.decided_at, 0.62, "v", color=INK, markersize=5, clip_on=False)
+            above.plot(switch.decided_at, 0.62, "v", color=draw.INK, markersize=5, clip_on=False)
     above.set_yticks([0], ["final text"])
     above.set_ylim(-0.5, 0.8)
     recent = [frame for frame in frames if seconds(frame.end) >= left]
@@ -160,8 +158,8 @@ def live_figure(
         middle.legend(frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0)
     taken = [each for each in latency if each[0] >= left]
     ends, computing, length = zip(*taken, strict=True) if taken else ((), (), ())
-    below.vlines(ends, 0, computing, color=PALETTE[0])
-    below.plot(ends, length, "--", color=MUTED)
+    below.vlines(ends, 0, computing, color=draw.PALETTE[0])
+    below.plot(ends, length, "--", color=draw.MUTED)
     draw.label(below, "seconds of audio", "ms per chunk")
     below.set_ylim(bottom=0)
     below.set_xlim(left, left + LAST_S)
