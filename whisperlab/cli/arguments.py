@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.files import AUDIO
 from whisperlab.util.threads import THREADS
 from whisperlab.util.validation import shown
 
@@ -37,6 +38,7 @@ EXTRAS = {
     "ray": ("ray",),
     "search": ("optuna",),
     "microphone": ("sounddevice",),
+    "formats": ("praatio", "pysubs2"),
 }
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
 _PACKAGES = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
@@ -231,9 +233,6 @@ def recordings(args: argparse.Namespace) -> Sequence[Recording]:
     from whisperlab import data
 
     return data.load(args.corpus, args.split)[: args.limit]
-
-
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mka", ".aac", ".aif", ".aiff", ".au"}
 
 
 def refuse_audio(paths: Iterable[Path], command: str) -> None:

@@ -27,7 +27,7 @@ from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
-from whisperlab.report.figure import Figure
+from whisperlab.report.figure import Figure, page_text
 from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
@@ -59,8 +59,7 @@ def stream(
     Args:
         source: a recording of a corpus, or an audio file of any format, rate and number of channels.
         languages: the allowed languages; by default those of the recording, or all.
-        live: show the stream while it runs, every ``every_s`` seconds, in the notebook or by a function that gets the
-            markup; otherwise a progress bar.
+        live: show the stream every ``every_s`` seconds in the notebook, or by a function that gets the markup.
         stop: ends the stream early when it is set, in place of the stop button.
         options: options of `SessionRestartTranscriber`.
     """
@@ -127,31 +126,21 @@ class StreamResult:
         return self.trace.to_text(format_name, options)
 
     def to_srt(self, options: SubtitleOptions | None = None) -> str:
-        """The final text as SubRip subtitles."""
         return self.to_text("srt", options)
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
         true = " Dashed lines are true switches." if self.trace.reference else ""
-        caption = (
-            f"A pointer over a word shows it, a click plays from there; shift and wheel zoom.{true} Triangles are the "
-            "decisions that the language has switched. Below: the probability of each language; ticks above it are "
-            "answers of the cache."
-        )
-        return replace(timeline(self.trace, caption=caption), sound=sound_uri(self.audio, SOUND_LIMIT))
+        shown = timeline(self.trace, caption=page_text("timeline", true=true))
+        return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:
         """Every stage on one time axis, from the sound to the text."""
-        caption = (
-            "From the top: sound, reference, text, speech, decisions (a line from the boundary to the moment it was "
-            "known), the smoothed path, the probability of each language. Points below: windows since the last pause."
-        )
-        found = timeline(self.trace, "stages", audio=self.audio, caption=caption)
-        return replace(found, sound=sound_uri(self.audio, SOUND_LIMIT))
+        shown = timeline(self.trace, "stages", audio=self.audio, caption=page_text("stages"))
+        return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     @property
     def segments(self) -> pd.DataFrame:
-        """The final segments."""
         lines = [
             (round(s.start_time, 2), round(s.end_time, 2), s.language, s.text.strip(), round(100 * s.confidence))
             for s in self.trace.segments
@@ -188,7 +177,6 @@ class StreamResult:
         return pd.DataFrame(lines, columns=columns).round(2)
 
     def save(self, path: str | Path) -> Path:
-        """Write the trace as JSON lines."""
         write_trace(path, self.trace)
         return Path(path)
 
@@ -233,7 +221,6 @@ class SweepResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A line per configuration."""
         return pd.DataFrame([_line(result) for result in self.results]).astype(object).fillna("–")
 
     def _repr_html_(self) -> str:
@@ -253,17 +240,13 @@ class SweepResult:
         return charts.tradeoff(self.results, self._words())
 
     def _words(self) -> str:
-        return "; ".join(
-            f"{r.name}: {r.cache.hits} hits of {r.cache.lookups}, {r.cache.false_hits} of {r.cache.checked} wrong"
-            for r in self.results
-        )
+        words = "{0.name}: {1.hits} hits of {1.lookups}, {1.false_hits} of {1.checked} wrong"
+        return "; ".join(words.format(result, result.cache) for result in self.results)
 
     def findings(self) -> tuple[str, ...]:
-        """The findings as sentences, most important first."""
         return findings.findings(self.results)
 
     def limits(self) -> tuple[str, ...]:
-        """Reasons for caution with the numbers."""
         failed = self.outcome.failed
         first = (failed[0]["error"] or "") if failed else ""
         return findings.warnings(self.results, self.n_recordings, (len(failed), first))
@@ -293,15 +276,12 @@ def _within(reference: Reference, length_s: float) -> Reference:
 
 
 class Controls:
-    """Widgets that choose a file and its languages, and start and stop its stream beside the notebook.
-
-    ``options`` are those of `stream`. Without a browser (papermill, `whisperlab report`) the controls do nothing.
-    """
+    """Widgets to choose a file and its languages, to start and to stop its stream. They need a browser."""
 
     def __init__(self, audio: str | Path = "", languages: Sequence[str] = (), **options: Any) -> None:
         import ipywidgets
 
-        self._options = options
+        self._options = options  # of `stream`
         self._stop = threading.Event()
         self.result: StreamResult | None = None
         self._file = ipywidgets.FileUpload(accept="audio/*,video/*", multiple=False, description="Choose a file")

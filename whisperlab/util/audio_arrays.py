@@ -43,7 +43,7 @@ _MEL_FLOOR = 1e-4  # power 80 dB below a full-scale sine (1e4 in this frame), wh
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A part of a recording in one format."""
+    """A part of a recording: one of several joined files, or a stretch between gaps or in another format."""
 
     samples: npt.NDArray[np.float32]  # (n, channels)
     rate: int
@@ -177,10 +177,7 @@ def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatA
 
 
 def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
-    """Weights for channels that cancel each other in their mean; None to use the mean.
-
-    Two channels in opposite phase give half their difference, a phase that changes the loudest channel alone.
-    """
+    """Weights for channels that cancel each other in their mean; None to use the mean."""
     widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
     if widest == 1:
         return None

@@ -1,7 +1,4 @@
-"""The number of torch's compute threads, background threads, signals of new processes.
-
-A second thread saves a fifth of the time on an idle machine, and takes up to twenty times as long on a busy one.
-"""
+"""The number of torch's compute threads, background threads, signals of new processes."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter_ns
 
-THREADS = 1  # the default of every entry point
+THREADS = 1  # the default: a second one saves a fifth of the time, or takes up to 20 times as long on a busy machine
 MOST_THREADS = 256
 WORTH = 0.75  # a second thread is worth a core if it reduces the time to this share or less
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
@@ -87,7 +87,9 @@ def capture(
             digest.update(np.ascontiguousarray(chunk, "<f4").data)
             yield chunk
 
-    calls, statistics = _calls(transcriber, feed()), transcriber.get_statistics
+    chunk_calls: Iterator[Work] = ((len(chunk), partial(transcriber.process, chunk)) for chunk in feed())
+    calls: Iterable[Work] = chain(chunk_calls, [(0, transcriber.finalize)])
+    statistics = transcriber.get_statistics
     if overload is not None:
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls = _threaded_calls(live, feed()) if whole is None else _live_calls(live, feed(), clock, sleep)
@@ -144,8 +146,8 @@ def _run(
         after = clock()
         processor_s += processor_clock() - busy
         compute_s += after - before
+        chunk = chunk or n_samples
         if n_samples:
-            chunk = chunk or n_samples
             service_s.append(round(after - before, 6))
         clocks = {"at": seconds(n_fed), "elapsed": round(after - started, 6)}
         for kind, fields in _events(result, last):
@@ -156,12 +158,6 @@ def _run(
     times = {"compute_s": round(compute_s, 6), "processor_s": round(processor_s, 6), "chunk_s": seconds(chunk)}
     end = {"kind": "end", **clocks, "statistics": statistics(), **times, "service_s": service_s}
     yield cast(Json, to_json({**end, "peak_rss_bytes": peak_rss_bytes()}))
-
-
-def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Work]:
-    for chunk in feed:
-        yield len(chunk), partial(transcriber.process, chunk)
-    yield 0, transcriber.finalize
 
 
 def _live_calls(live: RealTimeFeed, feed: Iterable[FloatArray], clock: Clock, sleep: Sleep) -> Iterator[Work]:
