@@ -121,10 +121,7 @@ class RingBuffer:
                 return samples
 
     def read(self, span: Span) -> FloatArray:
-        """A copy of an absolute span; the samples stay in the buffer.
-
-        Raises ``OverwrittenError`` when its first samples are gone and ``NotYetError`` when its last are to come.
-        """
+        """A copy of an absolute span. Raises ``OverwrittenError`` if its start is gone, or ``NotYetError``."""
         while True:
             start, end = self._bounds()
             if not start <= span.start <= span.end <= end:
@@ -273,7 +270,6 @@ class RingView:
 
     @property
     def intact(self) -> bool:
-        """Whether all samples are still valid."""
         return self._ring._intact(self._start)
 
     @property

@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -167,39 +167,6 @@ def _checked_span(name: str, audio: FloatArray, span: StreamSpan | None) -> Stre
     return span
 
 
-class LookupTimes(TypedDict):
-    p50: float | None
-    p95: float | None
-    n: int
-
-
-class ShadowStatistics(TypedDict):
-    checked: int
-    false_hits: int
-    false_hit_rate: float | None  # None without checks
-    mean_distance: float | None  # of the posteriors
-
-
-class CacheStatistics(TypedDict):
-    """What `EncoderCache.get_statistics` returns."""
-
-    size: int
-    max_size: int
-    bytes: int
-    max_bytes: int | None
-    hits: int
-    misses: int
-    hit_rate: float
-    evictions: int
-    refused: int
-    hits_by_cause: dict[Cause, int]
-    lookup_ms: LookupTimes  # hashing, finding and copying, over the newest n lookups; None without any
-    shadow: ShadowStatistics  # recomputed hits
-    key: str
-    hash_precision: int | None
-    device: str
-
-
 class AudioHash(bytes):
     """The 32-byte hash of a window, with the facts about the audio that the statistics need."""
 
@@ -277,10 +244,7 @@ class EncoderCache:
         return len(self._entries)
 
     def precompute_hash(self, audio: npt.ArrayLike, span: StreamSpan | None = None) -> AudioHash:
-        """SHA-256 over the context, the length of the window, and the key's material; some keys need ``span``.
-
-        Raises ``AudioFormatError`` for an empty window and for anything that is not audio.
-        """
+        """SHA-256 over context, length and key's material; some keys need ``span``. Raises ``AudioFormatError``."""
         began = self._clock()
         window = as_chunk(audio)
         if not len(window):
@@ -351,10 +315,16 @@ class EncoderCache:
             self._counts = _Counts()
             self._rng.setstate(self._chance)
 
-    def get_statistics(self) -> CacheStatistics:
-        """All counts since construction or ``clear``, JSON-able. ``hit_rate`` is 0.0 before the first lookup."""
+    def get_statistics(self) -> dict[str, Any]:
+        """All counts since construction or ``clear``, JSON-able. ``hit_rate`` is 0.0 before the first lookup.
+
+        ``lookup_ms`` is the time to hash, find and copy, over the newest ``n`` lookups; None without any. ``shadow``
+        has the recomputed hits and the mean distance of their posteriors; its rates are None without checks.
+        """
         with self._lock:
             counts, hits, checked = self._counts, self._counts.hits.total(), self._counts.shadow_checked
+            times = list(counts.lookup_ns)
+            p50, p95 = (np.percentile(times, (50, 95)) / 1e6).tolist() if times else (None, None)
             return {
                 "size": len(self._entries),
                 "max_size": self.max_size,
@@ -366,7 +336,7 @@ class EncoderCache:
                 "evictions": counts.evictions,
                 "refused": counts.refused,
                 "hits_by_cause": {cause: counts.hits[cause] for cause in get_args(Cause)},
-                "lookup_ms": _lookup_times(counts.lookup_ns),
+                "lookup_ms": {"p50": p50, "p95": p95, "n": len(times)},
                 "shadow": {
                     "checked": checked,
                     "false_hits": counts.false_hits,
@@ -444,10 +414,3 @@ def _present_device(device: str | torch.device) -> torch.device:
         logger.warning("the encoder cache cannot store values on %s: CUDA is missing; using the CPU", wanted)
         return torch.device("cpu")
     return wanted
-
-
-def _lookup_times(lookup_ns: deque[int]) -> LookupTimes:
-    if not lookup_ns:
-        return {"p50": None, "p95": None, "n": 0}
-    p50, p95 = np.percentile(list(lookup_ns), (50, 95)) / 1e6
-    return {"p50": float(p50), "p95": float(p95), "n": len(lookup_ns)}

@@ -1,8 +1,4 @@
-"""TranscriberConfig: every option of a transcriber in one frozen record, JSON in and out.
-
-Each option is declared once, in its group: type, default, allowed range and reason. Options have dotted names, such as
-``language_id.window_ms``, in sweeps, searches, traces, rows and reports.
-"""
+"""TranscriberConfig: every option of a transcriber in one frozen record, by dotted names; JSON in and out."""
 
 from __future__ import annotations
 
@@ -76,10 +72,9 @@ class SessionOptions(Options):
 
     def check(self) -> None:
         if self.max_speech_s + self.step_ms / 1000 > seconds(MAX_WINDOW):
-            raise ConfigurationError(
-                "session.max_speech_s and step_ms together must be at most "
-                f"{seconds(MAX_WINDOW):g} s, Whisper's window, got {self.max_speech_s} and {shown(self.step_ms)}"
-            )
+            limit = f"must be at most {seconds(MAX_WINDOW):g} s, Whisper's window"
+            given = f"{self.max_speech_s} and {shown(self.step_ms)}"
+            raise ConfigurationError(f"session.max_speech_s and step_ms together {limit}, got {given}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -178,11 +173,9 @@ class TranscriberConfig(Options):
         for name, group in GROUPS.items():
             if not isinstance(getattr(self, name), group):
                 raise ConfigurationError(f"{name} must be {group.__name__}, got {shown(getattr(self, name))}")
-        if self.language is not None and self.oracle is not None:
-            raise ConfigurationError("language and oracle exclude each other")
-        if self.languages is not None and (self.language is not None or self.oracle is not None):
-            other = "language" if self.language is not None else "oracle"
-            raise ConfigurationError(f"languages and {other} exclude each other")
+        given = [name for name in ("languages", "language", "oracle") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigurationError(f"{' and '.join(given[-2:])} exclude each other")
 
     @property
     def mode(self) -> str:
@@ -197,12 +190,7 @@ class TranscriberConfig(Options):
 
     @classmethod
     def from_json(cls, value: Mapping[str, object] | str) -> TranscriberConfig:
-        """A configuration from JSON; options that are missing have their defaults.
-
-        Names are nested (``{"cache": {"size": 10}}``) or dotted (``{"cache.size": 10}``); names of earlier versions
-        (`whisperlab.util.options.migrated`) are read too. Raises ConfigurationError for unknown names and for values
-        of another type or out of range.
-        """
+        """From JSON, nested or dotted, of any version; missing options have defaults. Raises ConfigurationError."""
         if isinstance(value, str):
             value = json.loads(value)
         if not isinstance(value, Mapping):
@@ -220,11 +208,9 @@ class TranscriberConfig(Options):
                 grouped.setdefault(group, {}).update({key: _frozen(item) for key, item in given.items()})
             else:
                 own[name] = _frozen(value)
-        known = {each.name for each in fields(self)}
-        unknown = [name for name in own if name not in known]
-        for group, given in grouped.items():
-            unknown += [f"{group}.{name}" for name in given if name not in described(GROUPS[group])]
-        if unknown:
+        known = {*self.options(), *GROUPS}
+        names = [*own, *(f"{group}.{name}" for group, given in grouped.items() for name in given)]
+        if unknown := [name for name in names if name not in known]:
             raise ConfigurationError(f"unknown option {', '.join(unknown)}; {_nearest(unknown[0])}")
         for group, given in grouped.items():
             own[group] = replace(own.get(group, getattr(self, group)), **given)  # type: ignore[type-var]
@@ -234,20 +220,16 @@ class TranscriberConfig(Options):
         """All options, nested by group, as JSON values. `from_json` reads it."""
         return cast("dict[str, JsonValue]", plain(asdict(self)))
 
-    def changes(self) -> dict[str, JsonValue]:
-        """The options that differ from the defaults, nested by group."""
-        return self._differing({})
+    def changes(self, defaults: Mapping[str, JsonValue] | None = None) -> dict[str, JsonValue]:
+        """The options that differ from their defaults, or from other ``defaults`` of some, nested by group."""
+        base = {**flat(TranscriberConfig().to_json()), **(defaults or {})}
+        return nested({name: value for name, value in self.flat().items() if value != base[name]})
 
     def identity(self) -> dict[str, JsonValue]:
         """What names a result: as `changes`, but from `FIRST_DEFAULTS`, so that a new default changes no name."""
-        return self._differing(FIRST_DEFAULTS)
-
-    def _differing(self, defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        base = {**flat(TranscriberConfig().to_json()), **defaults}
-        return nested({name: value for name, value in self.flat().items() if value != base[name]})
+        return self.changes(FIRST_DEFAULTS)
 
     def flat(self) -> dict[str, JsonValue]:
-        """All options by their dotted names, as JSON values."""
         return flat(self.to_json())
 
 

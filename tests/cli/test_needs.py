@@ -36,6 +36,7 @@ LACKING = {
     "report book.ipynb": "jinja2 (HTML pages), papermill (notebooks), nbconvert (notebooks), ipykernel (notebooks); "
     "pip install 'whisperlab[notebook,report]'",
     "report trace.jsonl": f"{PAGES}; pip install 'whisperlab[report]'",
+    "listen": "sounddevice (microphone); pip install 'whisperlab[microphone]'",
     "compare {} {} --corpus ok.jsonl": "scipy (significance tests); pip install 'whisperlab[sweep]'",
     "compare {} {}": "scipy (significance tests), av (to build ivr-five); pip install 'whisperlab[data,sweep]'",
     "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",

@@ -129,6 +129,7 @@ def test_the_gain_of_a_second_thread_is_measured_and_leaves_the_setting() -> Non
 
 COMMANDS = {
     "transcribe": ["a.wav"],
+    "listen": [],
     "profile": ["a.wav"],
     "sweep": [],
     "search": ["--space", "{}"],

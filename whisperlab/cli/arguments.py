@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from whisperlab.model.languages import language_code
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.files import AUDIO
 from whisperlab.util.threads import THREADS
 from whisperlab.util.validation import shown
 
@@ -36,6 +37,8 @@ EXTRAS = {
     "sweep": ("duckdb", "scipy"),
     "ray": ("ray",),
     "search": ("optuna",),
+    "microphone": ("sounddevice",),
+    "formats": ("praatio", "pysubs2"),
 }
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
 _PACKAGES = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
@@ -210,11 +213,11 @@ def add_languages_argument(parser: Parser, default: str) -> None:
     parser.option("--languages", text, type=comma_list, metavar="en,es")
 
 
-def add_model_arguments(parser: Parser) -> None:
+def add_model_arguments(parser: Parser, device: str = "--device") -> None:
     add = parser.option
     add("--model", "model name, checkpoint file or folder", default="base")
     add_languages_argument(parser, "all 99")
-    add("--device", "cpu or cuda (default: cpu)")
+    add(device, "cpu or cuda (default: cpu)", dest="device")
     for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
         add(f"--{name}-ms", f"{text}, in milliseconds", type=positive_int, default=100, metavar="MS")
     add_threads_argument(parser)
@@ -230,9 +233,6 @@ def recordings(args: argparse.Namespace) -> Sequence[Recording]:
     from whisperlab import data
 
     return data.load(args.corpus, args.split)[: args.limit]
-
-
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mka", ".aac", ".aif", ".aiff", ".au"}
 
 
 def refuse_audio(paths: Iterable[Path], command: str) -> None:

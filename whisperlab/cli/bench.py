@@ -84,11 +84,8 @@ def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab.experiments import microbenchmarks
     from whisperlab.model import weights
 
-    if args.what == "cache":
-        figures = list(microbenchmarks.cache_figures(weights.load_weights("base")))
-    else:
-        measure = microbenchmarks.buffer_figures if args.what == "buffer" else microbenchmarks.metrics_figures
-        figures = list(measure())
+    measure = {"buffer": microbenchmarks.buffer_figures, "metrics": microbenchmarks.metrics_figures}.get(args.what)
+    figures = measure() if measure else microbenchmarks.cache_figures(weights.load_weights("base"))
     rows = [
         {
             "figure": figure.figure,

@@ -50,29 +50,27 @@ def run(args: argparse.Namespace, console: Console) -> None:
     sweeps = [Path(text).is_dir() for text in (args.a, args.b)]
     speech_needs = {} if all(sweeps) else arguments.speech(args.corpus or str(RUNNING["corpus"]))
     arguments.require({"scipy": "significance tests", **speech_needs})
-    from whisperlab.experiments import comparison
+    from whisperlab.experiments.comparison import compare_configurations, compare_sweeps, read_configuration
 
     facts: dict[str, object] = {"a": args.a, "b": args.b}
     n_recordings = math.inf
     if all(sweeps):
         if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
             args.parser.error(f"{', '.join(given)}: sweeps are compared without running anything")
-        outcome = comparison.compare_sweeps(Path(args.a), Path(args.b))
+        outcome = compare_sweeps(Path(args.a), Path(args.b))
     elif any(sweeps):
         args.parser.error("a sweep can only be compared with another sweep")
     else:
         for name, default in RUNNING.items():
             if getattr(args, name) is None:
                 setattr(args, name, default)
-        a, b = (comparison.read_configuration(text, args.threads) for text in (args.a, args.b))
+        a, b = (read_configuration(text, args.threads) for text in (args.a, args.b))
         speech, n_runs = arguments.recordings(args), 2 * args.rounds
         n_recordings = len(speech)
         audio_s = n_runs * sum(recording.duration for recording in speech)
         work = f"{n_runs} runs of {n_recordings} recordings, {audio_s:.0f} s of audio in all"
         with console.busy(f"comparing A and B: {work}; each result is printed when it is known"):
-            outcome = comparison.compare_configurations(
-                a, b, speech, model=args.model, rounds=args.rounds, say=console.note
-            )
+            outcome = compare_configurations(a, b, speech, model=args.model, rounds=args.rounds, say=console.note)
         facts |= {"recordings": n_recordings, **{name: getattr(args, name) for name in RUNNING}}
     findings = [_checked(finding, n_recordings) for finding in outcome.findings]
     results = [finding.to_dict() for finding in findings]

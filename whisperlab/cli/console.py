@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import select
 import shutil
 import threading
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from whisperlab.util.errors import WhisperlabError
+from whisperlab.util.html import bar
 from whisperlab.util.json_values import to_json
 from whisperlab.util.threads import start_background
 
 if TYPE_CHECKING:
     from whisperlab.streaming.results import ProcessResult
+    from whisperlab.streaming.sources import Recorded
 
 ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
 DIM, PLAIN, UP, ERASE_BELOW = "\x1b[2m", "\x1b[0m", "\x1b[A\r", "\r\x1b[J"
@@ -142,9 +145,11 @@ class LiveText:
     """
 
     def __init__(
-        self, console: Console, name: str, duration_s: float, clock: Callable[[], float] = time.monotonic
+        self, console: Console, name: str, duration_s: float | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console, self._name, self._duration_s, self._clock = console, name, duration_s, clock
+        self._console, self._name, self._clock = console, name, clock
+        self._of = "" if duration_s is None else f" of {duration_s:.0f}"
+        self.recorded: Recorded | None = None  # its level and the lag are shown instead of the speed
         self._text = console.out.isatty() and not console.json and not console.quiet
         self._status = console.err.isatty() and not console.quiet
         self._committed = self._tentative = ""
@@ -172,8 +177,11 @@ class LiveText:
             final = len(text) - min(len(tentative), len(text))
             write(f"{ERASE}{text[:final]}{DIM}{text[final:]}{PLAIN}", self._console.out, end="\n" * self._status)
         if self._status:
-            rate = (now - self._began) / fed_s if fed_s else 0.0
-            status = f"{self._name}: {fed_s:.0f} of {self._duration_s:.0f} s, {rate:.1f} s per s"
+            rate = f"{(now - self._began) / fed_s if fed_s else 0.0:.1f} s per s"
+            if source := self.recorded:
+                level = max(-60.0, 20 * math.log10(max(source.peak, 1e-9)))
+                rate = f"lag {source.received_s - fed_s:.1f} s {bar(1 + level / 60, 20)} {level:.0f} dB"
+            status = f"{self._name}: {fed_s:.0f}{self._of} s, {rate}"
             write(f"{ERASE}{fitted(status, columns)}{UP * self._text}", self._console.err, end="")
 
     def erase(self) -> None:

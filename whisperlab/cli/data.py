@@ -1,4 +1,4 @@
-"""Speech with transcripts: build the corpora on this machine, list, describe, locate and play them.
+"""Speech with transcripts: build the corpora on this machine, list, describe, locate, play and import them.
 
 The corpora are spliced human speech, not code-switching corpora. Each has a card with its contents and licences.
 """
@@ -22,12 +22,13 @@ from whisperlab.util.text_table import text_table
 if TYPE_CHECKING:
     from whisperlab.data import Recording
 
-HELP = "build, list, describe, locate and play speech corpora"
+HELP = "build, list, describe, locate, play and import speech corpora"
 EXAMPLES = (
     "data build ivr-five ivr-en-es",
     "data list",
     "data info ivr-five",
     "data play ivr-five-test-00",
+    "data import calls/ --audio wav/ --language es --out manifest.jsonl",
     "data path ivr-five-test-00",
 )
 _HEADERS = {"minutes": "audio (minutes)", "speech_s": "speech by language (s)"}
@@ -51,6 +52,12 @@ def add_arguments(parser: Parser) -> None:
         text = "the manifest that contains the recording (default: by its id)"
         action.option("--corpus", text, metavar="MANIFEST")
     play.flag("--silent", "print only the reference")
+    convert = actions.add_parser("import", help="write a manifest from annotations of another program")
+    convert.option("path", "the annotations; docs/usage.md lists the formats", type=Path, metavar="FILE_OR_FOLDER")
+    convert.option("--audio", "search the audio here (default: beside the annotations)", type=Path, metavar="DIR")
+    convert.option("--language", "the language of text for which none is known (default: unknown)")
+    convert.option("--format", "the name of the format (default: recognised)", metavar="NAME")
+    convert.option("--out", "the manifest to write", type=Path, required=True, metavar="MANIFEST")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -83,6 +90,19 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.result({"id": recording.id, "path": path}, path)
         if offset is not None:
             console.note(f"the recording is {recording.duration:.1f} s of this file, from {offset:.1f} s on")
+    elif args.action == "import":
+        from whisperlab.data.annotations import import_annotations
+
+        where, language = (args.path, args.out, args.audio), args.language or ""
+        name, recordings, warnings = import_annotations(*where, language, args.format)
+        data.write_manifest(args.out, recordings)
+        total = facts("all", recordings)
+        columns = {"id": "id", "start (s)": "offset", "length (s)": "duration", "languages": "lang", "text": "text"}
+        first = [{title: getattr(one, field) for title, field in columns.items()} for one in recordings[:3]]
+        first = [row | {"text": row["text"][:60]} for row in first]
+        document = {"format": name, "manifest": args.out, "first": first, "total": total, "warnings": warnings}
+        tables = text_table(first), text_table([{_HEADERS.get(key, key): value for key, value in total.items()}])
+        console.result(document, *tables, *(f"warning: {one}" for one in warnings), f"read as {name}: {args.out}")
     else:
         _play(find(args.recording, args.corpus), args, console)
 

@@ -1,8 +1,8 @@
 """Score transcripts against references: words by language, language labels, switches, delays.
 
-Reads traces, or the output of `transcribe --json`. The reference comes from the trace, or from the same recording in
---reference. Counts are summed over the recordings of a configuration first and divided afterwards. Traces made with
-decode off have no text: only their language-ID frames are scored.
+Reads traces, the output of `transcribe --json`, or JSON of openai-whisper, faster-whisper or WhisperX. The reference is
+in the trace, or the recording of that name in --reference. Counts are summed over the recordings of a configuration
+first and divided afterwards. Traces made with decode off have no text: only their language-ID frames are scored.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import Parser, comma_list, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
-from whisperlab.model.languages import language_code
-from whisperlab.util.errors import ConfigurationError, TraceError, UnknownLanguageError
+from whisperlab.model.languages import find_code
+from whisperlab.util.errors import ConfigurationError, TraceError
 from whisperlab.util.files import read_text
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
@@ -26,9 +26,9 @@ from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
+    from whisperlab.data import Recording
     from whisperlab.evaluation.scoring.summary import RateTree, Score
     from whisperlab.evaluation.scoring.text import TextRules
-    from whisperlab.evaluation.trace import Reference
 
 HELP = "error rates of traces or transcripts"
 EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference manifest.jsonl --json")
@@ -67,7 +67,8 @@ class Scored:
 
 def add_arguments(parser: Parser) -> None:
     add = parser.option
-    add("paths", "traces, folders of traces, or JSON lines of transcribe", nargs="+", type=Path, metavar="PATH")
+    text = "traces, folders of traces, or JSON of transcribe, openai-whisper, faster-whisper or WhisperX"
+    add("paths", text, nargs="+", type=Path, metavar="PATH")
     add("--reference", "manifest with the true segments", type=Path, metavar="MANIFEST")
     parser.flag("--keep-diacritics", "count á for a as an error (some references lack accents)")
     text = "whisper: normalize number words, contractions and English spelling as openai-whisper does"
@@ -123,26 +124,20 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def read_references(manifest: Path) -> dict[str, Reference]:
-    """The reference of each recording of a manifest, by its id and by the name of its audio file."""
+def read_references(manifest: Path) -> dict[str, Recording]:
+    """The recordings of a manifest, by their ids and by the names of their audio files."""
     from whisperlab.data import read_manifest
-    from whisperlab.evaluation.trace import Reference
 
-    references = {}
-    for recording in read_manifest(manifest):
-        reference = Reference(recording.text, recording.segments)
-        references[recording.id] = reference
-        if recording.offset is None:
-            references[recording.audio_path.stem] = reference
-    return references
+    found = read_manifest(manifest)
+    return {one.audio_path.stem: one for one in found if one.offset is None} | {one.id: one for one in found}
 
 
-def scored(paths: Iterable[Path], references: Mapping[str, Reference], rules: TextRules) -> Iterator[Scored]:
+def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: TextRules) -> Iterator[Scored]:
     from whisperlab.evaluation.scoring import score_trace
-    from whisperlab.evaluation.trace import read_trace
+    from whisperlab.evaluation.trace import Reference, read_trace
 
     for path in paths:
-        documents = read_documents(path)
+        documents = read_documents(path) or list(foreign_document(path, references))
         for number, document in enumerate(documents, 1):
             try:
                 yield _score_document(document, references, rules)
@@ -151,7 +146,8 @@ def scored(paths: Iterable[Path], references: Mapping[str, Reference], rules: Te
                 raise TraceError(f"{path}, document {number}: {what}: {error}") from error
         if not documents:
             trace = read_trace(path)
-            score = score_trace(trace, references.get(trace.recording), **rules)
+            known = references.get(trace.recording)
+            score = score_trace(trace, Reference(known.text, known.segments) if known else None, **rules)
             yield Scored(trace.recording, score, flat(trace.config))
 
 
@@ -166,9 +162,32 @@ def read_documents(path: Path) -> list[Json]:
     return lines if complete else []
 
 
-def _score_document(document: Json, references: Mapping[str, Reference], rules: TextRules) -> Scored:
+def foreign_document(path: Path, references: Mapping[str, Recording]) -> Iterator[Json]:
+    """JSON of openai-whisper, faster-whisper or WhisperX as a document of transcribe; nothing for another file.
+
+    Without a language, every language counts as wrong. Switches are decided at the end of the audio: offline programs.
+    """
+    try:
+        value = from_json(read_text(path))
+    except ValueError:
+        return
+    whole, names = value if isinstance(value, dict) else {"segments": value}, {"start", "end", "text"}
+    parts = whole.get("segments")
+    if isinstance(parts, list) and all(isinstance(part, dict) and names <= part.keys() for part in parts):
+        plain = {"language": whole.get("language") or "und", "is_final": True, "confidence": 1.0}
+        found = [plain | part | {"start_time": part["start"], "end_time": part["end"]} for part in parts]
+        end = references[path.stem].duration if path.stem in references else 0.0
+        switches = [
+            {"time": new["start"], "from": old["language"], "to": new["language"], "decided_at": end}
+            for old, new in pairwise(found)
+            if old["language"] != new["language"]
+        ]
+        yield {"audio": path.name, "duration": end, "segments": found, "switches": switches}
+
+
+def _score_document(document: Json, references: Mapping[str, Recording], rules: TextRules) -> Scored:
     from whisperlab.evaluation.scoring import score
-    from whisperlab.evaluation.trace import records
+    from whisperlab.evaluation.trace import Reference, records
     from whisperlab.streaming.results import SessionSegment, Switch
 
     records.check_fields(document, records.DOCUMENT, "a document")
@@ -176,18 +195,14 @@ def _score_document(document: Json, references: Mapping[str, Reference], rules: 
     for item in document["segments"]:
         records.check_fields(item, records.SEGMENT, "a segment")
         fields = {name: item[name] for name in records.SEGMENT}
-        segments.append(SessionSegment(**fields | {"language": _code(item["language"])}))
+        language = find_code(item["language"], item["language"])  # an unknown one counts as an error
+        segments.append(SessionSegment(**fields | {"language": language}))
     for item in document["switches"]:
         records.check_fields(item, records.SWITCH, "a switch")
-        switches.append(Switch(item["time"], _code(item["from"]), _code(item["to"]), item["decided_at"]))
+        old, new = (find_code(item[side], item[side]) for side in ("from", "to"))
+        switches.append(Switch(item["time"], old, new, item["decided_at"]))
     name = Path(document["audio"]).stem
     if name not in references:
         raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that contains it")
-    return Scored(name, score(references[name], segments, switches, duration=document["duration"], **rules), {})
-
-
-def _code(language: str) -> str:
-    """Whisper's code for a language; an unknown language is returned unchanged and counts as an error."""
-    with suppress(UnknownLanguageError):
-        return language_code(language)
-    return language
+    reference = Reference(references[name].text, references[name].segments)
+    return Scored(name, score(reference, segments, switches, duration=document["duration"], **rules), {})

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
@@ -25,12 +26,12 @@ from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Trace
+    from whisperlab.streaming.sources import Recorded, Source
     from whisperlab.transcriber import SessionRestartTranscriber
-    from whisperlab.util.audio_arrays import FloatArray
 
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
 
-HELP = "audio files to text, languages and switches"
+HELP = "audio files and pipes to text, languages and switches"
 EXAMPLES = (
     "transcribe call.wav --languages en,es",
     "transcribe a.wav b.flac --languages en,es --json > out.jsonl",
@@ -38,6 +39,7 @@ EXAMPLES = (
     "transcribe stereo.wav --languages en,es --channel each",
     "transcribe call.wav --languages en,es -o srt > call.srt",
     "transcribe calls/*.wav --languages en,es -o srt,ctm --out texts",
+    "transcribe - --rate 8000 --pace real",
 )
 
 
@@ -47,15 +49,24 @@ ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for t
 
 def add_arguments(parser: Parser) -> None:
     add = parser.option
-    add("audio", "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM", nargs="+", metavar="AUDIO")
+    text = "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM; a pipe, or - for standard input: WAV, OGG or MP3"
+    add("audio", text, nargs="+", metavar="AUDIO")
     add_model_arguments(parser)
+    add("--rate", "AUDIO is raw 16-bit little-endian PCM of this rate", type=positive_int, metavar="HZ")
+    add("--channels", "channels of raw PCM", type=positive_int, default=1, metavar="N")
     text = "mix (default), left, right, a number from 1, or each: one labelled stream per channel"
     add("--channel", text, type=channel, default="mix", metavar="CHANNEL")
     text = "number of the audio track, from 1 (default: the file's default track)"
     add("--track", text, type=positive_int, metavar="N")
-    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
     add("--pace", text, choices=("fast", "real"), default="fast")
+    add_result_arguments(parser)
+
+
+def add_result_arguments(parser: Parser) -> None:
+    """The only language, and the formats and files of the result."""
+    add = parser.option
+    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
     names = ", ".join(FORMATS)
     add("-o --output", f"print this format: {names} or json (several, with commas, need --out)", type=formats)
     add("--out", "write NAME.FORMAT for each audio file to this folder (format: srt)", type=Path, metavar="DIR")
@@ -83,39 +94,36 @@ def formats(text: str) -> list[str]:
     return names
 
 
-def run(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace, console: Console, microphone: Recorded | None = None) -> int:
     """Transcribe each audio file in turn. An unreadable file is reported, and the others are still transcribed.
 
     Of several files, those that are not audio are reported before any work. If a trace cannot be written, the result
-    is printed before the error.
+    is printed before the error. A microphone is the one AUDIO.
     """
-    from whisperlab.data.audio_files import read_audio
     from whisperlab.evaluation.trace import write_trace
 
     check_options(args)
-    paths, texts = trace_paths(args.audio, args.trace), text_paths(args.audio, args.out)
+    names = ["stdin" if argument == "-" else argument for argument in args.audio]
+    paths, texts = trace_paths(names, args.trace), text_paths(names, args.out)
     if args.output == ["json"] and not args.out:
         console, args.output = replace(console, json=True), []
     transcriber: SessionRestartTranscriber | None = None
-    unreadable = check_files(args.audio, console) if len(args.audio) > 1 else set()
+    unreadable = check_files(args, console) if len(args.audio) > 1 else set()
     failed = len(unreadable)
     for number, (argument, path) in enumerate(zip(args.audio, paths, strict=True)):
         if number in unreadable:
             continue
         # A name in any Unicode encoding: bytes that are not text become \xff.
-        name = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        name = names[number].encode(errors="surrogateescape").decode(errors="backslashreplace")
         try:
-            audio = read_audio(argument, channel=args.channel, track=args.track)
             traces: dict[Label, Trace] = {}
-            one, two = audio.ndim == 1, len(audio) == 2
-            labels: list[Label] = [None] if one else ["left", "right"] if two else [*range(1, len(audio) + 1)]
-            for label, samples in zip(labels, [audio] if one else audio, strict=True):
+            for label, source in ({None: microphone} if microphone else opened(argument, name, args)).items():
                 if transcriber is None:
                     with console.busy(f"loading the model {args.model}"):
                         transcriber = build_transcriber(args)
                 else:
                     transcriber.reset()
-                traces[label] = _capture(transcriber, samples, name, label, args, console)
+                traces[label] = _capture(transcriber, source, name, label, args, console)
             console.document(document(name, traces))
             for format_name in args.output:
                 text = in_format(format_name, name, traces, args)
@@ -147,6 +155,29 @@ def check_options(args: argparse.Namespace) -> None:
         error(f"several formats ({', '.join(args.output)}) need --out DIR")
     if len(args.audio) > 1 and not args.out and {*args.output} & ONE_FILE:
         error(f"{args.output[0]} holds one recording; for {len(args.audio)} audio files give --out DIR")
+    if "-" in args.audio and (os.isatty(0) or args.audio.count("-") > 1):
+        error("- is audio on standard input, once, such as: ffmpeg -i call.m4a -f wav - | whisperlab transcribe -")
+    if (args.track or args.channel != "mix") and any(is_stream(argument, args) for argument in args.audio):
+        error("the channels of a pipe are averaged: --track and --channel need a file")
+
+
+def is_stream(argument: str, args: argparse.Namespace) -> bool:
+    """Whether AUDIO is read as it arrives: standard input, a pipe, or raw PCM."""
+    return argument == "-" or args.rate is not None or Path(argument).is_fifo()
+
+
+def opened(argument: str, name: str, args: argparse.Namespace) -> Mapping[Label, Source]:
+    """The sources of one AUDIO: each channel of a file that is wanted, or a pipe."""
+    from whisperlab.data.audio_files import read_audio
+    from whisperlab.streaming.sources import ArraySource, FileSource
+
+    if is_stream(argument, args):
+        return {None: FileSource(0 if argument == "-" else argument, name, args.rate, args.channels)}
+    audio = read_audio(argument, channel=args.channel, track=args.track)
+    one, two = audio.ndim == 1, len(audio) == 2
+    labels: Sequence[Label] = [None] if one else ["left", "right"] if two else range(1, len(audio) + 1)
+    channels = zip(labels, audio[None] if one else audio, strict=True)
+    return {label: ArraySource(samples, name, args.chunk_ms) for label, samples in channels}
 
 
 def in_format(format_name: str, name: str, traces: Mapping[Label, Trace], args: argparse.Namespace) -> str:
@@ -164,17 +195,18 @@ def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
     return SessionRestartTranscriber(**model_options(args), language=args.language)
 
 
-def check_files(names: Sequence[str], console: Console) -> set[int]:
+def check_files(args: argparse.Namespace, console: Console) -> set[int]:
     """The numbers of the files that are not audio. Reports each before the work on the others starts."""
     from soundfile import LibsndfileError, info
 
     from whisperlab.data.audio_files import read_audio
 
     unreadable = set()
-    for number, name in enumerate(names):
+    for number, name in enumerate(args.audio):
         try:
-            info(os.fsencode(name))  # reads only the header
-        except LibsndfileError:
+            if not is_stream(name, args):
+                info(os.fsencode(name))  # reads only the header
+        except (LibsndfileError, OSError):
             try:
                 read_audio(name)
             except (AudioFormatError, OSError) as error:
@@ -288,19 +320,22 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
 
 def _capture(
     transcriber: SessionRestartTranscriber,
-    audio: FloatArray,
+    source: Source,
     name: str,
     label: Label,
     args: argparse.Namespace,
     console: Console,
 ) -> Trace:
-    """The trace of one recording. Prints each segment when it becomes final, and on a terminal the text before that."""
+    """The trace of one recording, printed as it grows. Ctrl-C ends a pipe or microphone, and finishes its stream."""
     from whisperlab.evaluation.trace import capture
     from whisperlab.streaming.real_time import OverloadOptions
+    from whisperlab.streaming.sources import ArraySource, Recorded
     from whisperlab.util.audio_arrays import duration_s
+    from whisperlab.util.threads import first_signal
 
     prints_lines = args.out or not args.output
-    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, duration_s(audio))
+    length_s = duration_s(source.audio) if isinstance(source, ArraySource) else None
+    live = LiveText(console if prints_lines else replace(console, json=True), Path(name).name, length_s)
 
     def show(result: ProcessResult) -> None:
         live.take(result)
@@ -310,18 +345,23 @@ def _capture(
                 console.show(line(segment, label, name if len(args.audio) > 1 else None))
 
     channel = label or (None if args.channel == "mix" else args.channel)
-    try:
+    path: str | Path | None = None if length_s is None else name
+    with ExitStack() as stack:
+        stack.callback(live.erase)
+        stack.callback(source.close)
+        if length_s is None:
+            stack.enter_context(first_signal(source.close))
+        if isinstance(source, Recorded):
+            path, live.recorded = source.path, source
+            console.note(f"listening to {source.name}; Ctrl-C ends")
         return capture(
             transcriber,
-            audio,
-            recording=Path(name).stem,
-            audio_path=name,
+            source,
+            recording=Path(path or name).stem,
+            audio_path=path,
             audio_options={"channel": channel, "track": args.track},
-            chunk_ms=args.chunk_ms,
             pace=args.pace,
             overload=OverloadOptions() if args.pace == "real" else None,
             progress=live.progress,
             on_result=show,
         )
-    finally:
-        live.erase()

@@ -11,8 +11,6 @@ A manifest is JSON lines in NeMo's format. `datasets/README.md` shows how to wri
 ['ivr-five', 'ivr-en-es', 'ivr-en', 'ivr-es', 'ivr-fr', 'ivr-it', 'ivr-ru']
 """
 
-from __future__ import annotations
-
 from whisperlab.data.corpora import build, corpus_dir, info, is_built, list_corpora, load
 from whisperlab.data.manifest import Recording, read_manifest, write_manifest
 

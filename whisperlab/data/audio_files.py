@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from whisperlab.data.containers import decode
-from whisperlab.util.audio_arrays import FloatArray, Part, as_audio, check_values, joined_parts, mixing_weights, mono
+from whisperlab.util.audio_arrays import FloatArray, Part, check_values, joined_parts, mixing_weights, mono, pcm_16
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -69,13 +69,9 @@ def _newest_read(path: str, *_: int) -> FloatArray:
 
 
 def write_wav(path: str | os.PathLike[str], audio: FloatArray) -> None:
-    """Write 16-bit PCM at 16 kHz. The file appears only when it is complete.
-
-    Samples are rounded to the nearest step and clipped. Audio that was read from 16-bit PCM stays the same.
-    """
-    pcm = np.clip(np.rint(as_audio(audio) * np.float32(2**15)), -(2**15), 2**15 - 1).astype(np.int16)
+    """Write 16-bit PCM at 16 kHz, rounded and clipped. The file appears only when it is complete."""
     packed = io.BytesIO()  # libsndfile's own error for a full disk does not mention the disk
-    soundfile.write(packed, pcm, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    soundfile.write(packed, pcm_16(audio), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     write_atomic(os.fspath(path), packed.getvalue())
 
 
@@ -90,9 +86,8 @@ def _chosen(parts: Sequence[Part], channel: str | int, name: str) -> FloatArray:
         return np.stack([joined_parts(parts, partial(_to_mono, chosen=index)) for index in range(n_channels)])
     number = int(_SIDES.get(str(channel), channel))
     if number > n_channels:
-        raise AudioFormatError(
-            f"channel {channel} does not exist: the file has {n_channels} channel{'s' * (n_channels > 1)}"
-        )
+        there = f"{n_channels} channel{'s' * (n_channels > 1)}"
+        raise AudioFormatError(f"channel {channel} does not exist: the file has {there}")
     return joined_parts(parts, partial(_to_mono, chosen=number - 1))
 
 

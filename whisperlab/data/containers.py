@@ -1,8 +1,4 @@
-"""Decoding of audio files: libsndfile first, then FFmpeg (PyAV), and a log line for each incomplete file.
-
-`decode` returns parts. Files joined end to end, stretches between gaps in the timestamps, and stretches in another
-format are parts of one recording. ``joins.py`` finds joined files and unfinished headers.
-"""
+"""Decoding of audio files: libsndfile first, then FFmpeg (PyAV), and a log line for each incomplete file."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,19 +56,14 @@ _SET_BACK_S = 1.0  # a timestamp this much before the last one starts a new cloc
 _SAYS_DURATION = ("matroska", "mov", "flac", "asf", "flv")  # FFmpeg estimates the duration of the others
 _ENDS_EARLY = re.compile("ended prematurely|partial file|truncated", re.IGNORECASE)
 _TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
-_RAW = (
-    "raw PCM has no header that gives rate, width and channels: convert it first, such as "
-    "ffmpeg -f s16le -ar 16000 -ac 1 -i FILE call.wav"
-)
+_CONVERT = "convert it first, such as ffmpeg -f s16le -ar 16000 -ac 1 -i FILE call.wav"
+_RAW = f"raw PCM has no header that gives rate, width and channels: {_CONVERT}"
 _RAW_SUFFIX = re.compile(r"(?i)\.(raw|pcm|sln\d*|[su](8|16|24|32)[lb]?e?|[su][bw]|ul|al|[au]law|mulaw|snd)")
 _log_level = threading.Lock()
 
 
 def decode(path: Path, track: int | None = None) -> list[Part]:
-    """The parts of an audio file, in order. ``track`` is the audio track from 1; None is the default track.
-
-    Logs one warning for missing and damaged audio, and one for gaps. Raises ``AudioFormatError``.
-    """
+    """The parts of an audio file, in order. Logs a warning for damage and one for gaps. Raises ``AudioFormatError``."""
     if track is not None:
         check_type("track", track, int)
         if track < 1:
@@ -107,10 +98,8 @@ class _Reading:
             raise AudioFormatError(f"{self.path}: channels must be 1 to {MAX_FILE_CHANNELS}, got {n_channels}")
         self.n_values += n_samples * n_channels
         if self.n_values > _MAX_VALUES:
-            raise AudioFormatError(
-                f"{self.path}: expected at most {_MAX_VALUES:,} values in all channels together, there are more: "
-                "cut the recording into parts"
-            )
+            limit = f"expected at most {_MAX_VALUES:,} values in all channels together"
+            raise AudioFormatError(f"{self.path}: {limit}, there are more: cut the recording into parts")
 
     def parts(self, file: IO[bytes]) -> list[Part]:
         """All parts. Raises AudioFormatError if the first joined file cannot be read."""
@@ -130,7 +119,6 @@ class _Reading:
         return parts
 
     def log(self, parts: list[Part]) -> None:
-        """Log missing and damaged audio, and gaps."""
         if self.problems:
             problems = dict.fromkeys(self.problems)
             text = "%s: the file was cut short or is damaged (%s); %.3f s of it were read"
@@ -193,10 +181,7 @@ class _Reading:
         return parts
 
     def _with_libsndfile(self, window: Window, whole: bool, block: int = _BLOCK) -> tuple[Part, str, float]:
-        """The samples, the reason why some are missing (else empty), and the seconds by the header (0: unknown).
-
-        A whole file is read by libsndfile directly, without Python callbacks.
-        """
+        """The samples, why some are missing (else empty), and the seconds by the header (0: unknown)."""
         window.seek(0)
         head = window.read(4) or b""
         if head.startswith(_PRINTS):
@@ -208,7 +193,7 @@ class _Reading:
             source = os.fsencode(self.path) if by_name else os.open(self.path, os.O_RDONLY)
         window.seek(0)
         is_mpeg = head.startswith(b"ID3") or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
-        with _hushed(is_mpeg) as chatter:
+        with _hushed() if is_mpeg else nullcontext(list[bytes]()) as chatter:
             blocks: list[NDArray[np.float32]] = []
             lost = ""
             with soundfile.SoundFile(source) as sound:
@@ -337,7 +322,6 @@ class _Clock:
     kept: list[tuple[float, int, list[NDArray[np.float32]]]] = field(default_factory=list)  # gap, rate, blocks
 
     def add(self, frame: AudioFrame) -> None:
-        """Append a decoded frame."""
         n_channels, rate = frame.layout.nb_channels, int(frame.sample_rate)
         if not frame.samples:
             return
@@ -413,7 +397,6 @@ def _length_s(parts: list[Part]) -> float:
 
 @contextmanager
 def _ffmpeg_log() -> Iterator[list[_LogLine]]:
-    """Capture FFmpeg's error log instead of printing it."""
     import av.logging
 
     with _log_level, av.logging.Capture(False) as log:
@@ -426,12 +409,9 @@ def _ffmpeg_log() -> Iterator[list[_LogLine]]:
 
 
 @contextmanager
-def _hushed(hush: bool) -> Iterator[list[bytes]]:
+def _hushed() -> Iterator[list[bytes]]:
     """Capture the lines that libmpg123 prints on stderr; they are in the list afterwards."""
     lines: list[bytes] = []
-    if not hush:
-        yield lines
-        return
     with _stderr, tempfile.TemporaryFile() as kept:
         try:
             stderr = os.dup(2)

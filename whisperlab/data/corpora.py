@@ -1,7 +1,4 @@
-"""Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes.
-
-``corpora.json`` has the recipes, and packages, licences and credits as in each package's copyright file.
-"""
+"""Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes."""
 
 from __future__ import annotations
 
@@ -30,6 +27,7 @@ from whisperlab.util.timeline import seconds
 
 RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
 _HERE = Path(__file__).parent
+# Recipes, and packages, licences and credits as in each package's copyright file.
 _FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
 
@@ -56,7 +54,6 @@ class Recipe:
 
     @property
     def voices(self) -> list[Voice]:
-        """The voices of its languages."""
         return [VOICES[lang] for lang in self.languages]
 
     @property
@@ -108,12 +105,7 @@ def is_built(name: str, seed: int = 0) -> bool:
 def load(
     source: str | PathLike[str], split: str | None = None, seed: int = 0, build_missing: bool = True
 ) -> list[Recording]:
-    """The recordings of a corpus or of a manifest.
-
-    ``source`` is a name from ``list_corpora`` or the path of a manifest. A missing corpus is built first, unless
-    ``build_missing`` is false. ``split`` is ``dev`` or ``test``; None returns all. Recordings of a manifest without a
-    split belong to every split.
-    """
+    """The recordings of a corpus, built first if it is missing, or of a manifest; without a ``split`` of all splits."""
     name = str(source)
     if name not in RECIPES:
         if not Path(source).is_file():
@@ -124,6 +116,7 @@ def load(
     else:
         folder = build(name, seed)
         recordings = [r for each in SPLITS for r in read_manifest(folder / f"manifest-{each}.jsonl")]
+    # recordings of a manifest without a split belong to every split
     wanted = [r for r in recordings if split is None or r.split in ("", split)]
     if not wanted:
         there = sorted({r.split for r in recordings})
@@ -291,17 +284,14 @@ def _card(made: Recipe, seed: int, recordings: Sequence[Recording], packages: Se
         spoken = ", ".join(f"{lang} {length_s:.0f}" for lang, length_s in size.speech_s.items())
         cells = (split, size.recordings, f"{size.minutes:.1f}", size.segments, size.switches, spoken)
         counts.append(f"| {' | '.join(map(str, cells))} |")
-    return (
-        (_HERE / "card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            name=made.name,
-            seed=seed,
-            languages=", ".join(made.languages),
-            licences=", ".join(sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})),
-            description=made.description[0].upper() + made.description[1:],
-            counts="\n".join(counts),
-            credits="\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices),
-            origin="\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages),
-        )
+    card = (_HERE / "card.md").read_text(encoding="utf-8")
+    return card.format(
+        name=made.name,
+        seed=seed,
+        languages=", ".join(made.languages),
+        licences=", ".join(sorted({voice.licence.lower().replace(" ", "-") for voice in made.voices})),
+        description=made.description[0].upper() + made.description[1:],
+        counts="\n".join(counts),
+        credits="\n".join(f"* {v.language} ({v.lang}): {v.credit}. {v.licence}." for v in made.voices),
+        origin="\n".join(f"| {p.name} | {p.version} | {p.sha256} |" for p in packages),
     )

@@ -1,7 +1,4 @@
-"""Debian packages as a source of data: fetched with apt-get, checked against known digests, unpacked in memory.
-
-Nothing is installed, and no root access is needed. Without apt-get, a folder with the .deb files works too.
-"""
+"""Debian packages: fetched with apt-get, without root, or found in a folder; checked by digest; unpacked in memory."""
 
 from __future__ import annotations
 
@@ -15,9 +12,8 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.util.errors import CorpusError
@@ -28,8 +24,7 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60  # bytes: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
 
-@dataclass(slots=True, frozen=True)
-class Package:
+class Package(NamedTuple):
     """A Debian package in the version that the recipes use."""
 
     name: str
@@ -37,7 +32,6 @@ class Package:
     sha256: str
 
     def files(self, folder: Path) -> list[Path]:
-        """The package's files of any version."""
         return sorted(folder.glob(f"{self.name}_*.deb"))
 
     def is_in(self, folder: Path) -> bool:
@@ -46,11 +40,7 @@ class Package:
 
 
 def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
-    """Download the packages that are missing or damaged in ``folder`` with ``apt-get download``.
-
-    Processes that fetch to the same folder take turns. If the system's package lists do not contain the packages (most
-    containers have empty lists), fresh lists are fetched into a temporary folder. Raises CorpusError.
-    """
+    """Download the packages that are missing or damaged with ``apt-get download``. Raises CorpusError."""
     if all(package.is_in(folder) for package in packages):
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +54,8 @@ def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
 
 def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if shutil.which("apt-get") is None:
-        raise CorpusError(
-            "this system has no apt-get. Download these Debian packages on another system and give their "
-            f"folder as packages_dir: {' '.join(names)}"
-        )
+        remedy = "Download these Debian packages on another system and give their folder as packages_dir"
+        raise CorpusError(f"this system has no apt-get. {remedy}: {' '.join(names)}")
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
         here, download = Path(partial), ["download", *names]
         if _apt_get(download, here, lock):
@@ -109,15 +97,11 @@ def verified(package: Package, folder: Path, accept_newer: bool) -> Path:
             return path
     newest, version = found[-1], version_of(found[-1])
     if version == package.version:
-        raise CorpusError(
-            f"{newest} is not the package it is named after (SHA-256 {file_sha256(newest)}, expected "
-            f"{package.sha256}): delete it and build again"
-        )
+        digests = f"SHA-256 {file_sha256(newest)}, expected {package.sha256}"
+        raise CorpusError(f"{newest} is not the package it is named after ({digests}): delete it and build again")
     if not accept_newer:
-        raise CorpusError(
-            f"{package.name} has version {version} here, but the recipes were made with {package.version}: "
-            "other audio, other results. accept_newer=True uses it anyway"
-        )
+        other = f"{package.name} has version {version} here, but the recipes were made with {package.version}"
+        raise CorpusError(f"{other}: other audio, other results. accept_newer=True uses it anyway")
     return newest
 
 

@@ -45,8 +45,6 @@ _XING = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa\xfb].{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)
 
 @dataclass(slots=True)
 class Layout:
-    """The result of `layout`."""
-
     spans: list[tuple[int, int]]  # bytes of each joined file
     patches: dict[int, bytes] = field(default_factory=dict)  # header fields that replace unfinished ones
     problems: list[str] = field(default_factory=list)
@@ -92,8 +90,6 @@ class Window(io.RawIOBase):
 
 
 class _Kind(NamedTuple):
-    """A format of chunks."""
-
     header: int  # bytes before the first chunk
     id_bytes: int
     size: str  # format of a chunk's size
@@ -152,7 +148,6 @@ def _at(file: IO[bytes], at: int, n: int) -> bytes:
 
 
 def _search(file: IO[bytes], pattern: bytes, start: int, end: int) -> Iterator[int]:
-    """The positions of a pattern in the bytes ``start`` to ``end``."""
     compiled, last = re.compile(pattern, re.DOTALL), -1
     for at in range(start, end, _BLOCK):
         for match in compiled.finditer(_at(file, at, min(_BLOCK + _OVERLAP, end - at))):
@@ -318,10 +313,7 @@ def _pages(file: IO[bytes], size: int) -> Iterator[_Page]:
 
 
 def _is_bad(page: bytes) -> bool:
-    """Whether the checksum of an Ogg page is wrong.
-
-    Ogg uses the polynomial of zlib's CRC-32 with the bits in the opposite order, and starts from 0 (RFC 3533).
-    """
+    """Whether the checksum of an Ogg page is wrong: zlib's CRC-32 with all bits reversed, from 0 (RFC 3533)."""
     content = page[:22] + b"\0" * 4 + page[26:]
     crc = zlib.crc32(content.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2) != int.from_bytes(page[22:26], "little")

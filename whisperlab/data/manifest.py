@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -114,11 +113,12 @@ def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -
 def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> list[Recording]:
     """The recordings of a manifest, in the same order.
 
-    Each line is a JSON object with ``audio_filepath`` (absolute, or relative to the manifest's folder), ``duration``
-    in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang`` (`language_code`), ``segments`` (a list
-    of ``start``, ``end``, ``lang``, ``text``, by time from the offset on), ``id``, ``split``, ``corpus`` and
-    ``noise_snr_db``. Unknown fields and empty lines are skipped. Without ``segments``, a recording in one language is
-    one segment. Without ``id``, the id is the file's name, or file name and offset (``call@12.5``).
+    Each line, or each item of a JSON array, is an object with ``audio_filepath`` (absolute, or relative to the
+    manifest's folder), ``duration`` in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang``
+    (`language_code`), ``segments`` (a list of ``start``, ``end``, ``lang``, ``text``, by time from the offset on),
+    ``id``, ``split``, ``corpus`` and ``noise_snr_db``. Unknown fields and empty lines are skipped. Without
+    ``segments``, a recording in one language is one segment. Without ``id``, the id is the file's name, or file name
+    and offset (``call@12.5``).
 
     Raises ManifestError with file and line. With ``check_audio`` also raises it if an audio file is missing, or ends
     before an offset or a segment. If a duration differs from the file's, the file's is used, and a warning is logged.
@@ -126,7 +126,7 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     source = Path(path)
     recordings: dict[str, Recording] = {}
     wrong: list[str] = []
-    for place, fields in _objects(source):
+    for place, fields in json_objects(source):
         _check(fields, _LINE, ("audio_filepath", "duration", "text"), place)
         duration, offset = float(fields["duration"]), fields.get("offset")
         offset = None if offset is None else float(offset)
@@ -202,45 +202,24 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
     }
 
 
-def _objects(source: Path) -> Iterator[tuple[str, Json]]:
-    """The lines that are not empty, with their places ``file:number``."""
+def json_objects(source: Path) -> Iterator[tuple[str, Json]]:
+    """The objects of JSON lines, or of a JSON array, with their places ``file:number``. Raises ManifestError."""
     try:
-        content = read_text(source)
+        content = read_text(source).rstrip()
     except OSError as error:
         raise ManifestError(f"{source}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{source}: not a text in UTF-8 or UTF-16: {error}") from error
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        place, cause = f"{source}:{number}", None
+    for number, line in enumerate([content] if content.startswith("[") else content.split("\n"), 1):
         try:
-            value = from_json(line)
-            found = shown(value)
+            value = from_json(line) if line.strip() else []
         except ValueError as error:
-            value, cause, found = None, error, f"not JSON: {error}"
-        if not isinstance(value, dict):
-            found = _other_format(content.strip()) or found
-            raise ManifestError(f"{place}: expected one JSON object per line, found {found}") from cause
-        yield place, value
-
-
-def _other_format(content: str) -> str:
-    """The format of a file that is often mistaken for a manifest; empty if unknown."""
-    document = None
-    with suppress(ValueError):
-        document = from_json(content)
-    if isinstance(document, list):
-        return f"a JSON array of {len(document)}: write each item on its own line"
-    if isinstance(document, dict):
-        return "one JSON object over several lines: write it on one line"
-    if content.startswith(("{", "[")):
-        return ""
-    if "-->" in content:
-        return "subtitles (SRT or WebVTT)"
-    first = content.partition("\n")[0]
-    separator = max(",;\t|", key=first.count)
-    return f"a table with columns separated by {separator!r}" if separator in first else ""
+            found = f"not JSON: {error}; `whisperlab data import` reads other formats"
+            raise ManifestError(f"{source}:{number}: expected one JSON object per line, found {found}") from error
+        for item in value if isinstance(value, list) and line in ("", content) else [value]:
+            if not isinstance(item, dict):
+                raise ManifestError(f"{source}:{number}: expected one JSON object per line, found {shown(item)}")
+            yield f"{source}:{number}", item
 
 
 def _check(fields: Json, allowed: Mapping[str, Field], required: Iterable[str], place: str) -> None:

@@ -1,7 +1,4 @@
-"""Scenes: prompts (sentences read by people) one after another, so that the language changes at known samples.
-
-Prompts have clean texts, are trimmed to their speech and levelled.
-"""
+"""Scenes: clean, trimmed and levelled prompts, read by people, one after another; languages change at known samples."""
 
 from __future__ import annotations
 
@@ -54,8 +51,6 @@ _TRIES = 1000  # about every second draw succeeds
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """One usable prompt."""
-
     sentence: str  # the same for all prompts with the same meaning, in any language
     lang: str
     text: str
@@ -104,10 +99,7 @@ def fold(text: str) -> str:
 
 
 def sentences(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The sentence of each key: the first of all keys that share its words in any language (to key to text).
-
-    A split by key would put prompts that are nearly the same in both *dev* and *test*.
-    """
+    """The sentence of each key: the first of all keys that share its words in any language (to key to text)."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -152,18 +144,14 @@ def make_prompt(sentence: str, lang: str, text: str, audio: FloatArray) -> Promp
     if len(audio) < samples(_PROMPT_S[0]) or not np.any(audio):
         return None
     trimmed, speech = trim(audio)
-    shortest, longest = _PROMPT_S
-    slowest, fastest = _CHARACTERS_A_SECOND
+    (shortest, longest), (slowest, fastest) = _PROMPT_S, _CHARACTERS_A_SECOND
     if not (shortest <= speech.duration_s <= longest and slowest <= len(text) / speech.duration_s <= fastest):
         return None
     return Prompt(sentence, lang, text, level(trimmed, speech), speech)
 
 
 def trim(audio: FloatArray) -> tuple[FloatArray, Span]:
-    """The audio with at most 30 ms around its speech, and the span of the speech in it, to 10 ms.
-
-    Speech starts and ends with the first and last 10 ms that are less than 30 dB below the 95th percentile.
-    """
+    """The audio with 30 ms around its speech, and the span: from the first to the last loud 10 ms (`_QUIET_DB`)."""
     power = _power(audio[: len(audio) // _LEVEL_FRAME * _LEVEL_FRAME].reshape(-1, _LEVEL_FRAME))
     loud = np.flatnonzero(power > np.percentile(power, 95) * 10 ** (-_QUIET_DB / 10))
     start, end = int(loud[0]) * _LEVEL_FRAME, int(loud[-1] + 1) * _LEVEL_FRAME
@@ -210,10 +198,7 @@ class Scene:
 
 
 def plan_scenes(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str], length_s: float) -> Iterator[Scene]:
-    """Scenes with a total length of at least ``length_s``; CorpusError if the pool is too small.
-
-    No prompt is used twice. Every second scene is clean; the others have noise at 20 and 10 dB alternately.
-    """
+    """Scenes of at least ``length_s`` in all, without a prompt twice; CorpusError if the pool is too small."""
     left = list(pool)
     total_s, noises_db = 0.0, cycle(_NOISES_DB)
     while total_s < length_s:
@@ -230,10 +215,7 @@ def plan_scenes(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str]
 
 
 def _draw(rng: Generator, pool: Sequence[Prompt], languages: Sequence[str], snr_db: float | None) -> Scene | None:
-    """Blocks up to a random length, or None if the prompts run out, or for a scene out of range.
-
-    Neighbouring blocks differ in language if there are several. No sentence occurs twice, not even in two languages.
-    """
+    """Blocks up to a random length, neighbours in other languages, no sentence twice; None if no such scene results."""
     deck = [pool[i] for i in rng.permutation(len(pool))]
     aim = samples(rng.uniform(*_AIM_S))
     placed: list[Placed] = []

@@ -209,9 +209,8 @@ def _paired(variants: Mapping[str, Sequence[Row]]) -> tuple[dict[str, tuple[str,
     """The options in which the sweeps differ as a whole, and the rows of each configuration of both."""
     a, b = (_values(rows) for rows in variants.values())
     both = sorted(a.keys() & b.keys())
-    differing = {
-        name: (*a[name], *b[name]) for name in both if len(a[name]) == len(b[name]) == 1 and a[name] != b[name]
-    }
+    single = [name for name in both if len(a[name]) == len(b[name]) == 1]
+    differing = {name: (*a[name], *b[name]) for name in single if a[name] != b[name]}
     shared = [name for name in both if name not in differing]
     varied = [name for name in shared if len(a[name] | b[name]) > 1]
     groups: dict[str, dict[Hashable, dict[str, Row]]] = {}

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -31,12 +31,12 @@ from threading import Thread
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, brief
+from whisperlab.util.errors import ConfigurationError, brief, needs
 from whisperlab.util.threads import no_interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Work: TypeAlias = Callable[[Task], Result]
+Factory: TypeAlias = Callable[[], Callable[[Task], Result]]
 
 ATTEMPTS = 3  # of a task whose worker dies
 
@@ -57,9 +57,7 @@ Executor: TypeAlias = Callable[[Sequence[Task]], Results[Task, Result]]
 AnyWorker: TypeAlias = "Worker[Task, Result] | _RayWorker[Task, Result]"
 
 
-def local_processes(
-    factory: Callable[[], Work[Task, Result]], n_workers: int, tasks: Sequence[Task]
-) -> Results[Task, Result]:
+def local_processes(factory: Factory[Task, Result], n_workers: int, tasks: Sequence[Task]) -> Results[Task, Result]:
     """Several processes of this machine, each with its own model. Ctrl-C reaches only the driver process."""
     if n_workers < 1:
         raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
@@ -73,17 +71,15 @@ def ray_cluster(
     tasks: Sequence[Task],
     *,
     payload: Callable[[Task], tuple[str, Callable[[], object]]] | None = None,
-    say: Callable[[str], object] = _log.info,
+    say: Callable[[str], object] = _log.info,  # called with the address and the size of the cluster
 ) -> Results[Task, Result]:
     """Actors of a Ray cluster, each with its own model; like `local_processes`, on nodes that see the same files.
 
     ``payload`` is the data of a task that nodes do not have, with a name. It is sent through the object store once per
-    name and is the second argument of the work. ``say`` is called with the address and the size of the cluster.
+    name and is the second argument of the work.
     """
-    try:
+    with needs("a cluster needs ray", "ray"):
         ray = import_module("ray")
-    except ImportError as error:
-        raise MissingDependencyError("a cluster needs ray: pip install 'whisperlab[ray]'") from error
     started, dashboard = _join(ray, address)
     alive, processors = sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("CPU", 0))
     head = ray.get_runtime_context().gcs_address
@@ -159,20 +155,15 @@ def _run_on(
             worker.close()
 
 
-class Worker(Generic[Task, Result]):
+class Worker(AbstractContextManager["Worker[Task, Result]"], Generic[Task, Result]):
     """A process, and its context manager, that does one task after the other; when it dies, the next task gets another.
 
     ``factory`` is called in the process, before the first task; an error of it is the error of every task.
     """
 
-    __slots__ = ("_executor", "_factory", "_lifeline")
-
-    def __init__(self, factory: Callable[[], Work[Task, Result]]) -> None:
+    def __init__(self, factory: Factory[Task, Result]) -> None:
         self._factory = factory
         self._open()
-
-    def __enter__(self) -> Worker[Task, Result]:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -226,7 +217,7 @@ def _start(lifeline: Connection) -> None:
     Thread(target=end, daemon=True).start()
 
 
-def _do(factory: Callable[[], Work[Task, Result]], task: Task) -> Result:
+def _do(factory: Factory[Task, Result], task: Task) -> Result:
     global _work
     if _work is None:
         import torch
@@ -244,7 +235,7 @@ class _RayWorker(NamedTuple, Generic[Task, Result]):
 
 
 class _Actor:
-    def __init__(self, factory: Callable[[], Work[Any, Any]]) -> None:
+    def __init__(self, factory: Factory[Any, Any]) -> None:
         self._work = factory()
 
     def do(self, task: object, *payload: object) -> object:

@@ -11,7 +11,7 @@ import threading
 import time
 import timeit
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -44,9 +44,7 @@ def repeated(statement: str, names: dict[str, Any], setup: str = "first = 0", ca
     return partial(timeit.Timer(statement, setup, globals=names).timeit, calls)
 
 
-def _in_turns(
-    statements: Mapping[str, str], names: dict[str, Any], asked: Mapping[str, tuple[str, ...]]
-) -> list[Figure]:
+def _in_turns(statements: Mapping[str, str], names: dict[str, Any], asked: Mapping[str, Sequence[str]]) -> list[Figure]:
     """Time statements by name. A figure of one is nanoseconds, of two the ratio of their times."""
     times = time_in_turns({name: repeated(code, names) for name, code in statements.items()}, ROUNDS)
     return [

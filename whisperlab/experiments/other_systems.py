@@ -106,10 +106,8 @@ class SystemResult:
 
     def score(self) -> Score:
         """The score by the same rules as a trace's."""
-        truth, found, length_s, took_s = self.reference, self.output, self.duration, self.compute_s
-        return score(
-            truth, found.segments, found.switches, duration=length_s, committed=found.committed, compute_s=took_s
-        )
+        truth, out, length_s, took_s = self.reference, self.output, self.duration, self.compute_s
+        return score(truth, out.segments, out.switches, duration=length_s, committed=out.committed, compute_s=took_s)
 
 
 class DetectionRecorder:
@@ -321,21 +319,19 @@ def _beginning(recording: Recording, length_s: float) -> tuple[FloatArray, Refer
 def compare(
     recordings: Sequence[Recording],
     *,
-    controls: Sequence[Recording] = (),
-    names: Iterable[str] | None = None,
+    controls: Sequence[Recording] = (),  # in one language each, for the systems that could switch in them
+    names: Iterable[str] | None = None,  # as for `select`
     pace: Pace = "fast",
-    memory: bool = True,
+    memory: bool = True,  # measure peak memory, last, each system in a fresh process
     model: str = "base",
     threads: int = THREADS,
     rng: np.random.Generator | None = None,
     clock: Callable[[], float] = time.perf_counter,
     say: Say = log.info,
 ) -> list[TableRow]:
-    """Run all systems, or those that ``names`` selects, and return one row per system, as `summarise` makes them.
+    """Run the systems and return one row per system, as `summarise` makes them.
 
-    ``controls`` are recordings in one language each, for the systems that could switch in them (`FOLLOWING`).
-    ``memory``: measure peak memory, last, each system in a fresh process. whisperlab runs with its defaults and the
-    languages of the recordings. Raises ConfigurationError without recordings.
+    whisperlab runs with its defaults and the languages of the recordings. Raises ConfigurationError without recordings.
     """
     if not recordings:
         raise ConfigurationError("there are no recordings to compare the systems on")

@@ -29,7 +29,7 @@ from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
 from whisperlab.evaluation.trace.records import STATISTICS
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, OutOfMemoryError, SweepError
+from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError, needs
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json, wrong_field
@@ -256,10 +256,8 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write a Parquet file with the columns of ``runs`` and the rows as JSON text. Raises SweepError on failure."""
-        try:
+        with needs("Parquet needs duckdb", "sweep"):
             import duckdb
-        except ImportError as error:
-            raise MissingDependencyError("Parquet needs duckdb: pip install 'whisperlab[sweep]'") from error
         import pandas as pd
 
         kinds = {**COLUMNS, **dict.fromkeys(_RATES, "real"), "config": "text", "row": "text"}

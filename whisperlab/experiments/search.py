@@ -23,7 +23,7 @@ from whisperlab.experiments.comparison import read_options
 from whisperlab.experiments.results_store import Row, open_store
 from whisperlab.experiments.significance import pareto_front
 from whisperlab.experiments.sweep import RunOptions, plan, run_sweep, summarise
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, SweepError
+from whisperlab.util.errors import ConfigurationError, SweepError, needs
 from whisperlab.util.json_values import Json, JsonValue
 from whisperlab.util.options import Option, flat, migrated, nested
 from whisperlab.util.validation import check_type
@@ -223,22 +223,20 @@ def search(
     trials: int,
     method: Method = "adaptive",
     seed: int = 0,
-    shared: Json | None = None,
-    **options: Unpack[RunOptions],
+    shared: Json | None = None,  # options of all configurations
+    **options: Unpack[RunOptions],  # arguments of `run_sweep`
 ) -> SearchResult:
     """Run ``trials`` configurations of a space over all recordings, as rows of the store in ``out``.
 
     Method ``random`` draws all at once. ``adaptive`` is optuna's multi-objective TPE (Ozaki et al. 2022,
     "Multiobjective tree-structured Parzen estimator"): after `STARTUP` random trials it proposes `BATCH` configurations
-    at a time that resemble the good trials. It suits tens of trials of minutes each; a genetic algorithm such as
-    NSGA-II would spend them on its first generation.
+    at a time that resemble the good trials. It suits tens of trials; NSGA-II would spend them on its first generation.
 
     Objectives are pooled over the recordings: ``mixed_error_rate`` from sums of errors and words; ``response_p95_s``
     (`scoring.response_p95`) and ``peak_rss_bytes`` (of the process, model included) of the worst recording.
 
     Proposals depend on space, seed, method and the results so far: the same search with more trials continues this
-    one. A trial fails if any of its recordings fails. ``shared`` are options of all configurations; ``options`` are
-    arguments of `run_sweep`. Raises ConfigurationError as `check_recordings` does.
+    one. A trial fails if any of its recordings fails. Raises ConfigurationError as `check_recordings` does.
     """
     if trials < 1 or method not in get_args(Method):
         raise ConfigurationError(
@@ -312,10 +310,8 @@ def _tell(study: optuna.Study, trial: optuna.Trial, objectives: tuple[float, ...
 
 
 def _study(method: Method, seed: int) -> optuna.Study:
-    try:
+    with needs("a search needs optuna", "search"):
         import optuna
-    except ImportError as error:
-        raise MissingDependencyError("a search needs optuna: pip install 'whisperlab[search]'") from error
     from optuna.samplers import RandomSampler, TPESampler
 
     before = optuna.logging.get_verbosity()

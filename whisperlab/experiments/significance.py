@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.util.errors import ConfigurationError, needs
 from whisperlab.util.statistics import LEAST_UNITS, Array, central, resamples
 
 Kind = Literal["ratio", "difference"]
@@ -71,14 +71,12 @@ def paired_test(
     b: Sequence[float],
     rng: np.random.Generator,
     *,
-    kind: Kind = "ratio",
-    threshold: float = 0.05,
+    kind: Kind = "ratio",  # for positive quantities such as times; "difference" for rates
+    threshold: float = 0.05,  # smallest change of interest: a share, or for differences in the measure's unit
 ) -> PairedResult:
     """Test the pairs ``(a[i], b[i])``.
 
-    ``kind`` is ``ratio`` for positive quantities such as times, ``difference`` for rates. ``threshold`` is the smallest
-    change of interest: a share for ratios, in the measure's unit for differences. Raises ConfigurationError for unequal
-    lengths, no pairs, NaN or infinities, or a ratio of values not above zero.
+    Raises ConfigurationError for unequal lengths, no pairs, NaN or infinities, or a ratio of values not above zero.
     """
     first, second = np.asarray(a, float), np.asarray(b, float)
     if first.shape != second.shape or not first.size:
@@ -138,10 +136,8 @@ def _trimmed_mean(values: Array) -> Array:
 
 def _signed_rank_test(changes: Array) -> tuple[float, float]:
     """p and the rank-biserial correlation; 1 and 0 when nothing changes."""
-    try:
+    with needs("significance tests need scipy", "sweep"):
         from scipy.stats import rankdata, wilcoxon
-    except ImportError as error:
-        raise MissingDependencyError("significance tests need scipy: pip install 'whisperlab[sweep]'") from error
     kept = changes[changes != 0]
     if not len(kept):
         return 1.0, 0.0

@@ -169,17 +169,16 @@ def run_sweep(
     out: str | Path,
     *,
     model_digest: str,
-    make_transcriber: MakeTranscriber | None = None,
-    executor: Executor[Task, Row] | None = None,
+    make_transcriber: MakeTranscriber | None = None,  # called once per task, in this process
+    executor: Executor[Task, Row] | None = None,  # in its place, with work made by `task_worker`
     retry_failed: bool = False,
-    progress: bool = True,
+    progress: bool = True,  # draws a bar on stderr
     say: Say = logger.info,
 ) -> Outcome:
     """Run every configuration over every recording, except where the store in ``out`` has a row already.
 
-    ``make_transcriber`` is called with the configuration once per task, in this process; an ``executor``, with work
-    made by `task_worker`, takes its place. ``progress`` draws a bar on stderr. A task that raises leaves a failed row.
-    Ctrl-C leaves a valid store. Raises SweepError for a damaged store, and while another sweep is running in ``out``.
+    A task that raises leaves a failed row. Ctrl-C leaves a valid store. Raises SweepError for a damaged store, and
+    while another sweep is running in ``out``.
     """
     out = Path(out)
     if (make_transcriber is None) == (executor is None):
@@ -291,12 +290,11 @@ def run_task(
     task: Task,
     out: Path,
     make_transcriber: MakeTranscriber,
-    progress: Callable[[float], object] | None = None,
-    audio: FloatArray | None = None,
+    progress: Callable[[float], object] | None = None,  # called with the seconds of audio done
+    audio: FloatArray | None = None,  # of the recording, if it is loaded already
 ) -> Row:
     """Run one task and return its row; an error becomes a failed row.
 
-    ``audio`` is that of the recording, if it is loaded already. ``progress`` is called with the seconds of audio done.
     ``peak_rss_bytes`` is that of the whole process during the task, or since it began where it cannot be reset.
     """
     row, recording, path = _identity(task), task.recording, f"{stores.TRACES}/{task.key}.jsonl"

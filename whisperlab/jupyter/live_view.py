@@ -1,7 +1,4 @@
-"""A live view of a running stream in a notebook: languages, posteriors, text and latency.
-
-It is an SVG, not a widget, so that the last picture remains in the saved notebook and in its page.
-"""
+"""A live view of a running stream in a notebook: an SVG, so that the last picture remains in the saved notebook."""
 
 from __future__ import annotations
 
@@ -13,18 +10,14 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from html import escape
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whisperlab.evaluation.trace import StreamTranscriber
 from whisperlab.report import figure as draw
-from whisperlab.report.figure import INK, MUTED, OTHER, PALETTE, to_svg
 from whisperlab.report.recording import FIXED
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import seconds
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LAST_S = 30.0  # seconds of the stream in the picture
 MOMENTS = 3000  # newest frames and chunks that are kept: 100 per second
@@ -34,10 +27,7 @@ Latency = tuple[float, float, float]  # seconds of stream, milliseconds of compu
 
 @dataclass(eq=False, repr=False)
 class LiveView:
-    """Wraps a transcriber and shows its results while it runs: feed the view instead of the transcriber.
-
-    One thread calls `process` and `finalize`; other threads may call `html` at any time.
-    """
+    """Wraps a transcriber and shows its results while it runs. One thread feeds it; any thread may call `html`."""
 
     transcriber: StreamTranscriber
     _: KW_ONLY
@@ -82,7 +72,6 @@ class LiveView:
             self.draw()
 
     def draw(self) -> None:
-        """Draw a picture now."""
         self.show = self.show or _in_notebook()
         self.show(self.html())
         self._drawn_at = self.clock()
@@ -101,11 +90,9 @@ class LiveView:
         text = "".join(span.format(escape(code), escape(said)) for code, said in parts)
         running = ""
         if committed or tentative:
-            running = (
-                f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} '
-                f'<i style="opacity:.6">{escape(tentative.strip())}</i></span>'
-            )
-        return f"{to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
+            pale = f'<i style="opacity:.6">{escape(tentative.strip())}</i>'
+            running = f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} {pale}</span>'
+        return f"{draw.to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
 
     def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
         with self._lock:
@@ -138,26 +125,25 @@ def live_figure(
     frames: list[LanguageFrame],
     latency: list[Latency],
     at: float,
-) -> Figure:
-    """The last seconds of a stream until ``at``: text, probabilities, computing time of each chunk.
-
-    The dashed line in the last panel is the length of a chunk. Bars above it are slower than real time.
-    """
+) -> draw.Drawing:
+    """The last seconds until ``at``: text, probabilities, computing time of each chunk and, dashed, its length."""
     figure = draw.new_figure(11.0, 3.6)
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
     left = max(0.0, at - LAST_S)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
-    others = iter([*(colour for colour in PALETTE if colour not in FIXED.values()), *[OTHER] * len(languages)])
+    others = iter(
+        [*(colour for colour in draw.PALETTE if colour not in FIXED.values()), *[draw.OTHER] * len(languages)]
+    )
     colours = {language: FIXED.get(language) or next(others) for language in languages}
     for segment in shown:
         start, end = segment.start_time, segment.end_time
         above.barh(0, end - start, left=start, height=0.8, color=colours[segment.language])
         middle_s = (max(start, left) + end) / 2
-        above.text(middle_s, 0, segment.language, ha="center", va="center", color=INK, clip_on=True)
+        above.text(middle_s, 0, segment.language, ha="center", va="center", color=draw.INK, clip_on=True)
     for switch in switches:
         if switch.decided_at >= left:
-            above.plot(switch.decided_at, 0.62, "v", color=INK, markersize=5, clip_on=False)
+            above.plot(switch.decided_at, 0.62, "v", color=draw.INK, markersize=5, clip_on=False)
     above.set_yticks([0], ["final text"])
     above.set_ylim(-0.5, 0.8)
     recent = [frame for frame in frames if seconds(frame.end) >= left]
@@ -172,8 +158,8 @@ def live_figure(
         middle.legend(frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0)
     taken = [each for each in latency if each[0] >= left]
     ends, computing, length = zip(*taken, strict=True) if taken else ((), (), ())
-    below.vlines(ends, 0, computing, color=PALETTE[0])
-    below.plot(ends, length, "--", color=MUTED)
+    below.vlines(ends, 0, computing, color=draw.PALETTE[0])
+    below.plot(ends, length, "--", color=draw.MUTED)
     draw.label(below, "seconds of audio", "ms per chunk")
     below.set_ylim(bottom=0)
     below.set_xlim(left, left + LAST_S)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from html import escape
@@ -28,11 +27,12 @@ from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
-from whisperlab.report.figure import Figure
+from whisperlab.report.figure import Figure, page_text
 from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, WhisperlabError
+from whisperlab.util.threads import first_signal
 from whisperlab.util.timeline import SAMPLE_RATE, samples
 
 pd.set_option("display.max_colwidth", None)  # text is shown whole
@@ -59,8 +59,7 @@ def stream(
     Args:
         source: a recording of a corpus, or an audio file of any format, rate and number of channels.
         languages: the allowed languages; by default those of the recording, or all.
-        live: show the stream while it runs, every ``every_s`` seconds, in the notebook or by a function that gets the
-            markup; otherwise a progress bar.
+        live: show the stream every ``every_s`` seconds in the notebook, or by a function that gets the markup.
         stop: ends the stream early when it is set, in place of the stop button.
         options: options of `SessionRestartTranscriber`.
     """
@@ -74,13 +73,15 @@ def stream(
     length_s, show = len(audio) / SAMPLE_RATE, live if callable(live) else None
     view = LiveView(transcriber, every_s=every_s, length_s=length_s, show=show, automatic=False) if live else None
 
+    stopped = stop or threading.Event()
+
     def progress(at: float) -> None:
         if view:
             view.update()  # here and not in `process`, so that drawing is no part of the measured time
         bar.update(min(at, length_s) - bar.n)
 
     with (
-        _stop_button(stop) as stopped,
+        first_signal(stopped.set, () if stop else (signal.SIGINT,)),  # a second press raises KeyboardInterrupt
         tqdm(total=length_s + 1e-6, bar_format=_BAR, leave=False, disable=bool(live)) as bar,  # sums are not exact
     ):
         trace = capture(
@@ -125,31 +126,21 @@ class StreamResult:
         return self.trace.to_text(format_name, options)
 
     def to_srt(self, options: SubtitleOptions | None = None) -> str:
-        """The final text as SubRip subtitles."""
         return self.to_text("srt", options)
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
         true = " Dashed lines are true switches." if self.trace.reference else ""
-        caption = (
-            f"A pointer over a word shows it, a click plays from there; shift and wheel zoom.{true} Triangles are the "
-            "decisions that the language has switched. Below: the probability of each language; ticks above it are "
-            "answers of the cache."
-        )
-        return replace(timeline(self.trace, caption=caption), sound=sound_uri(self.audio, SOUND_LIMIT))
+        shown = timeline(self.trace, caption=page_text("timeline", true=true))
+        return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:
         """Every stage on one time axis, from the sound to the text."""
-        caption = (
-            "From the top: sound, reference, text, speech, decisions (a line from the boundary to the moment it was "
-            "known), the smoothed path, the probability of each language. Points below: windows since the last pause."
-        )
-        found = timeline(self.trace, "stages", audio=self.audio, caption=caption)
-        return replace(found, sound=sound_uri(self.audio, SOUND_LIMIT))
+        shown = timeline(self.trace, "stages", audio=self.audio, caption=page_text("stages"))
+        return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     @property
     def segments(self) -> pd.DataFrame:
-        """The final segments."""
         lines = [
             (round(s.start_time, 2), round(s.end_time, 2), s.language, s.text.strip(), round(100 * s.confidence))
             for s in self.trace.segments
@@ -186,7 +177,6 @@ class StreamResult:
         return pd.DataFrame(lines, columns=columns).round(2)
 
     def save(self, path: str | Path) -> Path:
-        """Write the trace as JSON lines."""
         write_trace(path, self.trace)
         return Path(path)
 
@@ -231,7 +221,6 @@ class SweepResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A line per configuration."""
         return pd.DataFrame([_line(result) for result in self.results]).astype(object).fillna("–")
 
     def _repr_html_(self) -> str:
@@ -251,17 +240,13 @@ class SweepResult:
         return charts.tradeoff(self.results, self._words())
 
     def _words(self) -> str:
-        return "; ".join(
-            f"{r.name}: {r.cache.hits} hits of {r.cache.lookups}, {r.cache.false_hits} of {r.cache.checked} wrong"
-            for r in self.results
-        )
+        words = "{0.name}: {1.hits} hits of {1.lookups}, {1.false_hits} of {1.checked} wrong"
+        return "; ".join(words.format(result, result.cache) for result in self.results)
 
     def findings(self) -> tuple[str, ...]:
-        """The findings as sentences, most important first."""
         return findings.findings(self.results)
 
     def limits(self) -> tuple[str, ...]:
-        """Reasons for caution with the numbers."""
         failed = self.outcome.failed
         first = (failed[0]["error"] or "") if failed else ""
         return findings.warnings(self.results, self.n_recordings, (len(failed), first))
@@ -290,35 +275,13 @@ def _within(reference: Reference, length_s: float) -> Reference:
     return reference if len(parts) == len(reference.segments) else Reference(" ".join(p.text for p in parts), parts)
 
 
-@contextmanager
-def _stop_button(given: threading.Event | None) -> Iterator[threading.Event]:
-    """An event that the stop button of the notebook, or Ctrl-C, sets once; a second press raises KeyboardInterrupt."""
-    stopped = given or threading.Event()
-
-    def press(number: int, frame: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    ours = given is None and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, press) if ours else None
-    try:
-        yield stopped
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
-
-
 class Controls:
-    """Widgets that choose a file and its languages, and start and stop its stream beside the notebook.
-
-    ``options`` are those of `stream`. Without a browser (papermill, `whisperlab report`) the controls do nothing.
-    """
+    """Widgets to choose a file and its languages, to start and to stop its stream. They need a browser."""
 
     def __init__(self, audio: str | Path = "", languages: Sequence[str] = (), **options: Any) -> None:
         import ipywidgets
 
-        self._options = options
+        self._options = options  # of `stream`
         self._stop = threading.Event()
         self.result: StreamResult | None = None
         self._file = ipywidgets.FileUpload(accept="audio/*,video/*", multiple=False, description="Choose a file")

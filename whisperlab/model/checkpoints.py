@@ -112,9 +112,7 @@ def unpickled(path: Path, *, verify: bool) -> tuple[object, bool]:
 
     unreadable = f"{path} cannot be read as a checkpoint"
     if found := kind(path):
-        raise UnavailableError(
-            f"{unreadable}: it is {found}; expected a file of openai-whisper, Hugging Face or CTranslate2"
-        )
+        raise UnavailableError(f"{unreadable}: it is {found}, not of openai-whisper, Hugging Face or CTranslate2")
     try:
         mapped = zipfile.is_zipfile(path)
         if mapped and verify:

@@ -7,7 +7,9 @@ Accepts Whisper's codes in any case, English names, ISO 639-2 and -3 codes, with
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from whisperlab.util.errors import UnknownLanguageError
@@ -40,6 +42,14 @@ def language_code(name: object) -> str:
         f"unknown language {shown(name)}: "
         + (f"the closest are {', '.join(codes)}" if codes else "expected a code such as en or es, or an English name")
     )
+
+
+@cache
+def find_code(name: str, default: str = "") -> str:
+    """`language_code`, or a default for an unknown language."""
+    with suppress(UnknownLanguageError):
+        return language_code(name)
+    return default
 
 
 def english_name(code: str) -> str:

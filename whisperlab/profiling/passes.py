@@ -15,26 +15,24 @@ import sys
 import time
 import tracemalloc
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whisperlab.profiling import records
 from whisperlab.profiling.workload import Workload
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError
+from whisperlab.util.errors import ConfigurationError, needs
 from whisperlab.util.line_profile import MARKED
 from whisperlab.util.process import process_memory, reset_peak_rss
 
 if TYPE_CHECKING:
     from memray import AllocationRecord, FileReader
-
-    from whisperlab.evaluation.trace import StreamTranscriber
 
 TOP = 20  # functions, operators, and lines of the heap
 TOP_LINES = 10  # of Python memory
@@ -65,13 +63,9 @@ def memory(workload: Workload) -> records.ResidentMemory:
     return records.ResidentMemory(start, libraries["VmRSS"], loaded, end["VmHWM"], anonymous, file_backed, held)
 
 
-def transcriber_parts(transcriber: StreamTranscriber) -> object:
+def transcriber_parts(transcriber: Any) -> object:
     """The parts of our transcriber that hold memory; `owned` counts shared memory for the first of them."""
-    if "whisperlab.transcriber" not in sys.modules:  # none of ours was made; its import takes seconds and much memory
-        return transcriber
-    from whisperlab.transcriber import SessionRestartTranscriber
-
-    if not isinstance(transcriber, SessionRestartTranscriber):
+    if all(kind.__module__ != "whisperlab.transcriber" for kind in type(transcriber).__mro__):  # without importing it
         return transcriber
     return {
         "vad_audio_buffer": transcriber.vad_audio_buffer,
@@ -171,10 +165,8 @@ def heap(workload: Workload) -> records.Heap:
 
 def traced(run: Callable[[], object]) -> records.Heap:
     """Heap use of a call. memray traces only one call at a time in a process."""
-    try:
+    with needs("the heap needs memray", "profile"):
         from memray import FileDestination, FileReader, Tracker
-    except ImportError as error:
-        raise MissingDependencyError("the heap needs memray: pip install 'whisperlab[profile]'") from error
     with TemporaryDirectory(prefix="whisperlab-heap-") as folder:
         file = Path(folder) / "heap.bin"
         with Tracker(destination=FileDestination(file)):
@@ -225,18 +217,13 @@ def _sites(allocations: Iterable[AllocationRecord]) -> list[records.Site]:
     for record in allocations:
         stack = record.stack_trace()
         function, file, line = stack[0] if stack else ("", "native code", 0)
-        total = sums[short_place(file, line), function, _stage(stack)]
+        paths = (Path(file) for _, file, _ in stack)
+        ours = (path.stem for path in paths if "whisperlab" in path.parts and "profiling" not in path.parts)
+        total = sums[short_place(file, line), function, next(ours, "libraries")]  # the nearest module of whisperlab
         total[0] += record.size
         total[1] += record.n_allocations
     found = [records.Site(place, size, n, function, stage) for (place, function, stage), (size, n) in sums.items()]
     return sorted(found, key=lambda site: -site.bytes)
-
-
-def _stage(stack: Sequence[tuple[str, str, int]]) -> str:
-    """The part of the pipeline that an allocation belongs to: the nearest module of whisperlab in the stack."""
-    paths = (Path(file) for _, file, _ in stack)
-    ours = (path.stem for path in paths if "whisperlab" in path.parts and "profiling" not in path.parts)
-    return next(ours, "libraries")
 
 
 def python_memory(workload: Workload) -> records.PythonMemory:
@@ -264,11 +251,9 @@ def python_memory(workload: Workload) -> records.PythonMemory:
 
 def cpu(workload: Workload) -> records.CpuProfile:
     """CPU time as a call tree, by pyinstrument, which samples instead of tracing: frequent calls are not distorted."""
-    try:
+    with needs("the call tree needs pyinstrument", "profile"):
         from pyinstrument import Profiler
         from pyinstrument.renderers import HTMLRenderer
-    except ImportError as error:
-        raise MissingDependencyError("the call tree needs pyinstrument: pip install 'whisperlab[profile]'") from error
     transcriber, audio = workload.load()
     with Profiler(interval=INTERVAL_S) as profiler:
         workload.feed(transcriber, audio)
@@ -285,10 +270,8 @@ def lines(workload: Workload) -> records.Lines:
 
     ``kernprof -l -v`` and ``LINE_PROFILE=1`` profile the marked functions in any program.
     """
-    try:
+    with needs("lines need line_profiler", "profile"):
         from line_profiler import LineProfiler
-    except ImportError as error:
-        raise MissingDependencyError("lines need line_profiler: pip install 'whisperlab[profile]'") from error
     named = [_found(name) for name in workload.functions]
     transcriber, audio = workload.load()
     profiler = LineProfiler()
@@ -296,8 +279,15 @@ def lines(workload: Workload) -> records.Lines:
         profiler.add_callable(function)
     with profiler:
         workload.feed(transcriber, audio)
-    statistics = profiler.get_stats()
-    ran = list(_functions(statistics.timings, statistics.unit))
+    statistics, ran = profiler.get_stats(), []
+    unit = statistics.unit
+    for (file, start, name), rows in statistics.timings.items():
+        if total := sum(ticks for _, _, ticks in rows):
+            in_lines = tuple(
+                records.ProfiledLine(n, hits, ticks * unit, ticks / total, linecache.getline(file, n).rstrip())
+                for n, hits, ticks in sorted(rows)
+            )
+            ran.append(records.ProfiledFunction(name, short_place(file, start), total * unit, in_lines))
     return records.Lines(tuple(sorted(ran, key=lambda function: -function.total_s)))
 
 
@@ -310,18 +300,6 @@ def _found(name: str) -> Callable[..., object]:
     if not callable(found):
         raise ConfigurationError(f"{name!r} is not a function: it is {type(found).__name__}")
     return found
-
-
-def _functions(
-    timings: Mapping[tuple[str, int, str], list[tuple[int, int, int]]], unit: float
-) -> Iterator[records.ProfiledFunction]:
-    for (file, start, name), rows in timings.items():
-        if total := sum(ticks for _, _, ticks in rows):
-            ran = tuple(
-                records.ProfiledLine(n, hits, ticks * unit, ticks / total, linecache.getline(file, n).rstrip())
-                for n, hits, ticks in sorted(rows)
-            )
-            yield records.ProfiledFunction(name, short_place(file, start), total * unit, ran)
 
 
 def ops(workload: Workload) -> records.Operators:

@@ -1,9 +1,4 @@
-"""Reports: one offline HTML file per set of traces or sweep, and an index of all pages.
-
-Reports never load a model. matplotlib and jinja2 (extra ``report``) are imported when a page is made.
-"""
-
-from __future__ import annotations
+"""Reports: one offline HTML file per set of traces or sweep, and an index of all pages. They never load a model."""
 
 from whisperlab.report.index import write_index
 from whisperlab.report.recording import timeline

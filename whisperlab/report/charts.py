@@ -9,24 +9,11 @@ import numpy as np
 
 from whisperlab.report import figure as draw
 from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
-from whisperlab.report.figure import BAD, CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
+from whisperlab.report.figure import Figure, template
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 
-# Blue for a rate where more is better, orange where more is worse.
-_RATES = {
-    "hit_rate": ("look-ups that the cache answered", "blues"),
-    "false_hit_rate": ("checked hits with a wrong answer", "oranges"),
-}
-_OUTCOMES = (
-    (draw.WORK, "", "computed by the encoder"),
-    (draw.GOOD, "", "cache hit, right language"),
-    (draw.UNSURE, "..", "cache hit, not checked"),
-    (BAD, "//", "cache hit, WRONG language"),
-)
-_COLOUR = channel("key", "nominal", title="cache key", scale={"range": list(PALETTE)})
 Heights: TypeAlias = Sequence[tuple[float, str]]  # from 0 to 1, and the value as text
-_TOP = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "title": None, "grid": True}
 
 
 @draw.styled
@@ -34,10 +21,13 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
     margins = (0.55, 0.5, 0.15, 0.2)
     figure, axes = draw.new_plot(draw.NARROW, 1.2 + 0.5 * len(results), margins, "of every 100 look-ups")
-    shares = np.array([_outcome(result.cache) for result in results])
-    for (colour, hatch, words), share, start in zip(_OUTCOMES, shares.T, (shares.cumsum(1) - shares).T, strict=True):
+    caches = [result.cache for result in results]
+    parts = np.array([(c.misses, c.checked - c.false_hits, c.hits - c.checked, c.false_hits) for c in caches])
+    shares = 100 * parts / [[max(c.lookups, 1)] for c in caches]
+    outcomes = template("cache")["outcomes"]
+    for look, share, start in zip(outcomes, shares.T, (shares.cumsum(1) - shares).T, strict=True):
         rows = range(len(results))
-        bars = axes.barh(rows, share, 0.6, start, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.4, label=words)
+        bars = axes.barh(rows, share, 0.6, start, edgecolor=draw.INK, linewidth=0.4, **look)
         numbers = [f"{one:.0f}" if one >= 4 else "" for one in share]  # a narrower bar has no space for its number
         axes.bar_label(bars, numbers, label_type="center", color="#000000")
     for place, result in enumerate(results):
@@ -50,13 +40,6 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     return figure
 
 
-def _outcome(cache: CacheCounts) -> tuple[float, float, float, float]:
-    """Percentages of the look-ups in the order of ``_OUTCOMES``."""
-    parts = cache.misses, cache.checked - cache.false_hits, cache.hits - cache.checked, cache.false_hits
-    computed, right, unchecked, wrong = (100 * part / cache.lookups if cache.lookups else 0.0 for part in parts)
-    return computed, right, unchecked, wrong
-
-
 @draw.styled
 def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
     """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
@@ -65,10 +48,10 @@ def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
     x = "milliseconds (factor 10 between grid lines)"
     figure, axes = draw.new_plot(draw.NARROW, 1.05 + 0.3 * len(names), margins, x, grid="x")
     places = range(len(names))
-    axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=MUTED, linewidth=2)
-    for name, marker, colour in (("p50", "o", PALETTE[0]), ("p95", "D", PALETTE[1]), ("p99", "s", BAD)):
+    axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=draw.MUTED, linewidth=2)
+    for name, marker, colour in (("p50", "o", draw.PALETTE[0]), ("p95", "D", draw.PALETTE[1]), ("p99", "s", draw.BAD)):
         values = [getattr(operation, name) for operation in operations]
-        axes.plot(values, places, marker, color=colour, markeredgecolor=INK, markersize=7, label=name)
+        axes.plot(values, places, marker, color=colour, markeredgecolor=draw.INK, markersize=7, label=name)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(places, names)
@@ -78,12 +61,8 @@ def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
 
 
 def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: str = "") -> Figure:
-    """``hit_rate`` or ``false_hit_rate`` by hash precision (columns) and cache size (rows). Show both side by side.
-
-    The counts of all results that share a precision and a size are added before dividing. A pointer over a cell shows
-    its n and its 95 % interval.
-    """
-    title, scheme = _RATES[rate]
+    """``hit_rate`` or ``false_hit_rate`` by hash precision (columns) and cache size (rows), from sums of counts."""
+    title, scheme = template("cache")[rate].values()
     keys = {str(result.config.get(KEY, "")) for result in results} - {""}
     title = f"{', '.join(sorted(keys))}: {title}" if keys else title
     cells: dict[tuple[object, ...], list[Result]] = {}
@@ -91,25 +70,8 @@ def heatmap(results: Sequence[Result], rate: str, name: str, alt: str, caption: 
         place = (result.config.get(name) for name in (SIZE, PRECISION))
         cells.setdefault(tuple("any" if value is None else value for value in place), []).append(result)
     values = [{**_cell(own, rate), "size": size, "precision": digits} for (size, digits), own in cells.items()]
-    upright = {"labelAngle": 0}
-    shared: Spec = {
-        "x": channel("precision", "ordinal", title="hash precision (decimals)", sort="descending", axis=upright),
-        "y": channel("size", "ordinal", title="cache size (entries)"),
-        "tooltip": fields("size", "precision", "text", "n", "95 % interval"),
-    }
-    colour = channel("share", scale={"scheme": scheme, "domain": [0, 1]}, legend=None)
-    dark = {"condition": {"test": "datum.share > 0.6", "value": "#ffffff"}, "value": "#000000"}
-    text: Spec = {"text": {"field": "text"}, "color": dark}
-    view: Spec = {
-        "title": title,
-        "width": CHART_WIDTH // 2,
-        "height": 40 + 42 * len({size for size, _ in cells}),
-        "data": {"values": values},
-        "layer": [
-            {"mark": {"type": "rect", "stroke": MUTED}, "encoding": {**shared, "color": colour}},
-            {"mark": {"type": "text", "fontSize": 12}, "encoding": {**shared, **text}},
-        ],
-    }
+    height = 40 + 42 * len({size for size, _ in cells})
+    view = template("heatmap", title=title, height=height, scheme=scheme, cells=values)
     return Figure(name, alt, view, caption)
 
 
@@ -130,48 +92,26 @@ def _cell(own: Sequence[Result], rate: str) -> Json:
 
 def tradeoff(results: Sequence[Result], alt: str, caption: str = "") -> Figure:
     """Encoder time saved (x) against wrong language (y), a point per configuration."""
-    rows = [
-        {**identity(result), "x": round(100 * saved, 2), "y": round(100 * error, 2)}
-        for result in results
-        if (saved := result.cache.saved_share) is not None and (error := result.language_error) is not None
-    ]
+    measured = [(identity(result), result.cache.saved_share, result.language_error) for result in results]
+    known = [(result, saved, error) for result, saved, error in measured if saved is not None and error is not None]
+    rows = [{**result, "x": round(100 * saved, 2), "y": round(100 * error, 2)} for result, saved, error in known]
     x, y = "encoder time saved, % (right is cheaper)", "wrong language, % of speech (up is worse)"
     return points("tradeoff", rows, x, y, alt, caption)
 
 
 def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: str, *, sized: bool = False) -> Figure:
-    """A point per configuration at ``x`` and ``y`` of its row, with the area ``size`` if it is ``sized``.
-
-    A pointer names a point; a click selects it here and in the tables. Points with ``front`` are outlined.
-    """
-    told = [*fields("configuration"), {"field": "x", "title": x}, {"field": "y", "title": y}]
-    scale = {"zero": False, "padding": 20}
-    encoding: Spec = {
-        "x": channel("x", title=x, scale=scale),
-        "y": channel("y", title=y, scale=scale),
-        "color": _COLOUR,
-        "shape": channel("key", "nominal", title="cache key"),
-        "strokeWidth": {"condition": {"test": "datum.front", "value": 2.5}, "value": 0.5},
-        "tooltip": [*told, *fields("size")] if sized else told,
-        "opacity": {"condition": {"param": "chosen", "value": 0.7}, "value": 0.3},
-    }
-    mark: Spec = {"type": "point", "filled": True, "stroke": INK, "cursor": "pointer"}
-    if sized:
-        encoding["size"] = channel("size", scale={"range": [50, 320]}, legend=None)
-    else:
-        mark["size"] = 130
-    chosen = {"name": "chosen", "select": {"type": "point", "fields": ["config_id"]}}
-    view = {"params": [chosen], "width": CHART_WIDTH, "height": 300, **layer(rows, mark, **encoding)}
+    """A point per configuration at ``x`` and ``y`` of its row, outlined with ``front``, ``sized`` by ``size``."""
+    view = template("points", rows=rows, x=x, y=y)
+    if not sized:
+        view["mark"]["size"] = 130
+        del view["encoding"]["size"], view["encoding"]["tooltip"][-1]
     return Figure(name, alt, view, caption)
 
 
 def parallel(
     results: Sequence[Result], columns: Mapping[str, Heights], front: Sequence[bool], alt: str, caption: str
 ) -> Figure:
-    """Parallel coordinates: a line per configuration, thick on the front. A brush over any axis selects lines.
-
-    ``columns`` are, by title, the height and value of each configuration.
-    """
+    """A line per configuration, thick on the front. ``columns`` are, by title, the height and value of each."""
     rows = [
         {**identity(result), "front": on_front, "axis": title, "height": round(place[n][0], 4), "value": place[n][1]}
         for n, (result, on_front) in enumerate(zip(results, front, strict=True))
@@ -179,27 +119,7 @@ def parallel(
     ]
     marks = _sparse({(row["axis"], row["height"]): row["value"] for row in rows})
     labels = [{"axis": axis, "height": height, "value": value} for (axis, height), value in marks.items()]
-    places = {
-        "x": channel("axis", "nominal", sort=list(columns), axis=_TOP, scale={"type": "point"}),
-        "y": channel("height", axis=None, scale={"domain": [-0.05, 1.05]}),
-    }
-    picked = {"test": "!length(picked) || indexof(picked, datum.config_id) >= 0", "value": 0.9}
-    faint, pale = ({"condition": picked, "value": value} for value in (0.08, 0.1))
-    width = {"condition": {"test": "datum.front", "value": 3}, "value": 1.2}
-    brush = {"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"]}}
-    told, point = fields("configuration", "axis", "value"), {"type": "point", "filled": True, "size": 40}
-    text = {"type": "text", "align": "left", "dx": 6, "fontSize": 11, "color": "currentColor"}
-    lines = {"color": _COLOUR, "detail": {"field": "config_id"}, "strokeWidth": width, "opacity": faint}
-    view: Spec = {
-        "params": [{"name": "picked", "value": []}],
-        "width": CHART_WIDTH,
-        "height": 320,
-        "layer": [
-            layer(rows, {"type": "line"}, **places, **lines),
-            {"params": [brush], **layer(rows, point, **places, color=_COLOUR, tooltip=told, opacity=pale)},
-            layer(labels, text, **places, text={"field": "value"}),
-        ],
-    }
+    view = template("parallel", rows=rows, labels=labels, axes=list(columns))
     return Figure("parallel", alt, view, caption)
 
 

@@ -1,18 +1,13 @@
-"""The rows of a sweep added up per configuration, by SQL: counts first, rates from the sums.
-
-Percentiles of separate runs cannot be added. Of latencies there are totals, the median of the medians, and the worst
-percentile of any run.
-"""
+"""The rows of a sweep added up per configuration, by SQL: counts first, rates from the sums."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, groupby
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +15,7 @@ from numpy.typing import NDArray
 
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.scoring.latency import percentile
+from whisperlab.evaluation.scoring.text import Addable
 from whisperlab.experiments.results_store import ResultsStore, decodes
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
@@ -37,7 +33,7 @@ _UNITS = ("recording", "errors", "words", "wrong_s", "speech_s", "compute_s", "d
 
 
 @dataclass(slots=True, frozen=True)
-class CacheCounts:
+class CacheCounts(Addable):
     """What the encoder cache did, as counts that add up over recordings.
 
     ``checked`` hits were recomputed; ``false_hits`` of them gave another language than the audio that was looked up.
@@ -55,10 +51,7 @@ class CacheCounts:
     @classmethod
     def of(cls, columns: Json) -> CacheCounts:
         """The counts in a line of ``results``, or in sums of its columns."""
-        return cls(*(columns[each.name] or 0 for each in fields(cls)))
-
-    def __add__(self, other: CacheCounts) -> CacheCounts:
-        return CacheCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return cls(*(columns[name] or 0 for name in cls.__slots__))
 
     @property
     def lookups(self) -> int:
@@ -105,6 +98,11 @@ class Operation:
     longest: float
 
 
+def _rate(part: str, whole: str) -> property:
+    """The sum of a column divided by that of another; None when either is missing or the whole is 0."""
+    return property(lambda result: ratio(result.sums[part], result.sums[whole]))
+
+
 @dataclass(slots=True, frozen=True)
 class Result:
     """One configuration over all recordings that it finished, or a single run of it.
@@ -125,10 +123,16 @@ class Result:
     units: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     operations: tuple[Operation, ...] = ()
 
-    @property
-    def language_error(self) -> float | None:
-        """Share of speech time under a wrong label: of the final text, or of the frames without decoding."""
-        return ratio(self.sums["wrong_s"], self.sums["speech_s"])
+    @classmethod
+    def of(cls, line: Json, config: Json, options: Sequence[str], *samples: Any) -> Result:
+        """The result of a line of `TOTALS` or of a run, named by its ``options``; ``samples`` are delays and units."""
+        name, size = config_name(config, options), (line.get("n_runs", 1), line.get("n_recordings", 1))
+        return cls(name, line["config_id"], config, *size, CacheCounts.of(line), line, *samples)
+
+    # under a wrong label: of the final text, or of the frames without decoding
+    language_error = _rate("wrong_s", "speech_s")
+    mixed_error = _rate("errors", "words")  # None without decoding
+    processor_factor = _rate("processor_s", "duration_s")  # hardly affected by other programs; None if not measured
 
     @property
     def language_measure(self) -> str:
@@ -151,11 +155,6 @@ class Result:
         return percentile(rates, 2.5), percentile(rates, 97.5)
 
     @property
-    def mixed_error(self) -> float | None:
-        """Word errors / words; None without decoding."""
-        return ratio(self.sums["errors"], self.sums["words"])
-
-    @property
     def switch_f1(self) -> float | None:
         """F1 of the language switches found within one second."""
         true, found, matched = (self.sums[f"switches_{name}"] or 0 for name in ("true", "found", "matched"))
@@ -173,11 +172,6 @@ class Result:
         return ratio(self.sums["compute_s"] or 0.0, self.sums["duration_s"])
 
     @property
-    def processor_factor(self) -> float | None:
-        """Processor seconds / seconds of audio; other programs hardly affect it. None where a run did not measure."""
-        return ratio(self.sums["processor_s"], self.sums["duration_s"])
-
-    @property
     def threads(self) -> int | None:
         """Compute threads of its runs; None when they differ or are not known for all."""
         low, high, known = (self.sums[name] for name in ("least_threads", "most_threads", "known_threads"))
@@ -191,13 +185,9 @@ def _resamples(n: int) -> NDArray[np.float64]:
 
 
 def measured_alike(results: Sequence[Result]) -> list[Result]:
-    """The results whose language errors compare: of the final text or of the frames, whichever are more.
-
-    Frames lag behind the speech, so their error is higher for the same quality.
-    """
-    text = [result for result in results if result.language_measure == WRONG_TEXT]
-    frames = [result for result in results if result.language_measure == WRONG_FRAMES]
-    return max(text, frames, key=len)
+    """The results with an error of the text, or those with one of the frames, whichever are more: the two differ."""
+    kinds = ([one for one in results if one.language_measure == kind] for kind in (WRONG_TEXT, WRONG_FRAMES))
+    return max(kinds, key=len)
 
 
 def percent(share: float | None) -> str:
@@ -221,10 +211,7 @@ def many(count: int, noun: str, ending: str = "s") -> str:
 def results(
     store: ResultsStore, where: str = "true", parameters: Sequence[object] = (), options: Sequence[str] | None = None
 ) -> tuple[Result, ...]:
-    """The finished rows by configuration, in the order of ``options``, by default those in which they differ.
-
-    ``where`` is an SQL condition on ``results``. `timed` adds latencies.
-    """
+    """The finished rows that fulfil an SQL condition, by configuration, in the order of ``options`` (`varying`)."""
     sums = {line["config_id"]: line for line in store.totals(where, parameters)}
     configs = configurations(store, [*sums])
     if options is None:
@@ -232,13 +219,7 @@ def results(
     ranks = {number: [_rank(name, config.get(name)) for name in options] for number, config in configs.items()}
     ids = sorted(sums, key=lambda number: (ranks[number], number))
     samples = _samples(store, ids[:MAX_SAMPLED], where, parameters)
-    found = []
-    for number in ids:
-        line, config = sums[number], configs[number]
-        size, counted = (line["n_runs"], line["n_recordings"]), CacheCounts.of(line)
-        name = config_name(config, options)
-        found.append(Result(name, number, config, *size, counted, line, *samples.get(number, ())))
-    return tuple(found)
+    return tuple(Result.of(sums[number], configs[number], options, *samples.get(number, ())) for number in ids)
 
 
 def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
@@ -273,7 +254,7 @@ def _samples(
         (*parameters, json.dumps(config_ids)),
     )
     found = {}
-    for config_id, group in groupby(lines, itemgetter(0)):
+    for config_id, group in groupby(lines, lambda line: line[0]):
         _, delays, *values = zip(*group, strict=True)
         every = json.loads(f"[{','.join(filter(None, delays))}]")
         found[config_id] = (tuple(chain.from_iterable(every)), dict(zip(_UNITS, values, strict=True)))
@@ -283,20 +264,10 @@ def _samples(
 def varying(configs: Sequence[Json]) -> tuple[str, ...]:
     """The options in which configurations differ: those of the cache first, then as they come."""
     absent = "(absent)", 0  # as no JSON value
-    names = [
-        name
-        for name in dict.fromkeys(chain.from_iterable(configs))
-        if _differ([config.get(name, absent) for config in configs])
-    ]
+    every = dict.fromkeys(chain.from_iterable(configs))
+    names = [name for name in every if len({repr(config.get(name, absent)) for config in configs}) > 1]
     first = (KEY, PRECISION, SIZE, HOP)
     return tuple(sorted(names, key=lambda name: first.index(name) if name in first else len(first)))
-
-
-def _differ(values: Sequence[object]) -> bool:
-    try:
-        return len(set(zip(map(type, values), values, strict=True))) > 1
-    except TypeError:  # lists
-        return len({json.dumps(value, sort_keys=True) for value in values}) > 1
 
 
 def config_name(config: Json, options: Sequence[str]) -> str:

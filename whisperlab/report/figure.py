@@ -1,9 +1,7 @@
 """A figure that displays itself: in a notebook cell, in a page, or as a file; and the style of all figures.
 
-Interactive figures are Vega-Lite specifications, drawn in the browser. The same specification gives the static SVG
-that is printed and shown without scripts. vl-convert carries Vega-Lite: 0.9 MB, inlined once per page, BSD licence.
-Plotly with parallel coordinates has 4.6 MB, uPlot draws time series only, Observable Plot has no Python package.
-Figures where looking is enough are matplotlib's.
+Interactive figures are Vega-Lite specifications. The same specification gives the static SVG that is printed and shown
+without scripts. vl-convert inlines Vega-Lite, 0.9 MB, once per page. Figures to look at are matplotlib's.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, wraps
@@ -19,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
-from whisperlab.report.page import render_page, require, write_page
+from whisperlab.report.page import TEMPLATES, render_page, require, write_page
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import Json
@@ -43,44 +41,13 @@ INK = "#1d2126"  # becomes the page's text colour
 PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
-CHART_WIDTH = 720  # pixels of the static drawing; a browser fits interactive figures to their place
 NARROW = 7.2  # inches; on a phone still readable
 LETTER = 0.085  # inches per letter of a label
-
-_TEXT = {
-    **dict.fromkeys(("labelColor", "titleColor"), "currentColor"),
-    **dict.fromkeys(("labelFontSize", "titleFontSize"), 12),
-    "titleFontWeight": "normal",
-}
-_CONFIG: Any = {
-    "background": "transparent",
-    "font": "system-ui, DejaVu Sans, sans-serif",
-    "axis": {**_TEXT, **dict.fromkeys(("domainColor", "tickColor", "gridColor"), MUTED), "gridOpacity": 0.25},
-    "legend": {**_TEXT, "orient": "top"},
-    "title": {"color": "currentColor", "fontSize": 13, "anchor": "start"},
-    "view": {"stroke": "transparent"},
-    "text": {"color": "currentColor"},
-}
-_STYLE: Any = {  # of matplotlib
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), MUTED),
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "grid.alpha": 0.3,
-    "hatch.linewidth": 0.5,
-}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its name, a text for those who cannot see it, and a caption that says how to read it.
-
-    ``name`` is the prefix of all identifiers and must be unique in a page. A notebook cell that ends with a figure
-    shows it.
-    """
+    """A drawing, and a text for those who cannot see it. ``name`` is the prefix of its identifiers in a page."""
 
     name: str
     alt: str
@@ -92,7 +59,7 @@ class Figure:
     def spec(self) -> Spec | None:
         """The Vega-Lite specification of an interactive figure; None for a static one."""
         given = self.drawing
-        return {**given, "config": _CONFIG, "description": self.alt} if isinstance(given, dict) else None
+        return {**given, "config": template("vega"), "description": self.alt} if isinstance(given, dict) else None
 
     def svg(self) -> str:
         """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
@@ -117,10 +84,8 @@ class Figure:
             kind, script = "chart", f'<script type="application/json" class="spec">{text}</script>'
         caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
         player = f'<audio controls src="{escape(self.sound)}"></audio>' if self.sound else ""
-        return (
-            f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
-            f'{player}<div class="static">{self.svg()}</div>{script}{caption}</figure>'
-        )
+        opening = f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
+        return f'{opening}{player}<div class="static">{self.svg()}</div>{script}{caption}</figure>'
 
     def save(self, path: str | Path) -> Path:
         """Write the static drawing, ``.svg``, or a page with the figure alone, ``.html``."""
@@ -161,18 +126,20 @@ def _framed(drawn: str, name: str, alt: str) -> str:
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box}" style="--inches:{inches:.3g}">{inside}'
 
 
-def channel(field: str, kind: str = "quantitative", **more: object) -> Spec:
-    """A channel of a Vega-Lite encoding."""
-    return {"field": field, "type": kind, **more}
+def template(name: str, **values: object) -> Any:
+    """``NAME.json`` of the templates, such as a Vega-Lite specification, with a value for each ``"$name"`` in it."""
+    known = {"ink": INK, "muted": MUTED, "palette": list(PALETTE), **values}
+    known |= {"good": GOOD, "bad": BAD, "unsure": UNSURE, "work": WORK}
+
+    def filled(part: Json) -> Json:
+        return {key: known[one[1:]] if isinstance(one, str) and one[:1] == "$" else one for key, one in part.items()}
+
+    return json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"), object_hook=filled)
 
 
-def fields(*names: str) -> list[Spec]:
-    """The lines of a tooltip."""
-    return [{"field": name} for name in names]
-
-
-def layer(values: Iterable[Json], mark: object, **encoding: object) -> Spec:
-    return {"data": {"values": list(values)}, "mark": mark, "encoding": encoding}
+def page_text(text_name: str, **values: object) -> str:
+    """A text of ``texts.json`` with its values: captions and warnings."""
+    return str(template("texts")[text_name]).format(**values)
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
@@ -183,14 +150,13 @@ def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
         require("matplotlib")
         from matplotlib import rc_context
 
-        with rc_context(_STYLE):
+        with rc_context(template("matplotlib")):
             return draw(*args, **options)
 
     return in_style
 
 
 def new_figure(width: float, height: float) -> Drawing:
-    """A figure of ``width`` x ``height`` inches without a window."""
     import matplotlib.figure
 
     return matplotlib.figure.Figure(figsize=(width, height))

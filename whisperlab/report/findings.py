@@ -1,14 +1,11 @@
-"""The findings and warnings of a sweep as sentences made from its numbers.
-
-The guide expects 50-60 % fewer encodes from the cache, and advises a lower hash precision when hits are rare. A hit
-rate alone does not show whether the advice is good, so every sentence about hits gives their false-hit rate.
-"""
+"""The findings and warnings of a sweep as sentences from its numbers. A hit rate stands beside its false-hit rate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result, many, percent
+from whisperlab.report.figure import page_text
 from whisperlab.util.statistics import LEAST_UNITS
 from whisperlab.util.validation import on_threads
 
@@ -18,7 +15,6 @@ TRUSTED = 0.05  # highest useful false-hit rate: the error of language-ID itself
 RARE = 0.01  # a lower hit rate saves no noticeable time
 FEW_CHECKS = 30  # with fewer, the 95 % interval of a false-hit rate is wider than 30 points
 FEW_RECORDINGS = 5
-THE_GUIDE = "The guide is the performance guide for streaming Whisper (docs/guide.md)."
 
 _UNCHECKED = "none of these hits was checked"
 
@@ -27,34 +23,28 @@ def findings(results: Sequence[Result]) -> tuple[str, ...]:
     """The findings, most important first; those that the numbers do not support are left out."""
     found = [*_guide_key(results), *_saving(results), *_cost(results), *_sizes(results), *_running(results)]
     if first := [sentence for sentence in found if "guide" in sentence][:1]:
-        found[found.index(first[0])] += f" {THE_GUIDE}"
+        found[found.index(first[0])] += page_text("found-guide")
     return tuple(found) or ("No run of this sweep finished, so it found nothing.",)
 
 
 def warnings(
     results: Sequence[Result], n_recordings: int, failures: tuple[int, str] = (0, ""), notes: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Reasons for caution with the numbers, and ``notes``, further warnings.
-
-    ``n_recordings`` is how many recordings the finished runs have together, ``failures`` the number of failed runs with
-    the recording and error of the first.
-    """
+    """Reasons for caution. ``failures``: the number of failed runs, and recording and error of the first."""
     n_failed, first = failures
     n_short = sum(result.n_recordings < n_recordings for result in results)
     n_blind = sum(result.cache.hits > 0 and not result.cache.checked for result in results)
     n_thin = sum(0 < result.cache.checked < FEW_CHECKS for result in results)
-    few = 0 < n_recordings < FEW_RECORDINGS
+    more_checked = sum(result.cache.checked for result in results) > sum(result.cache.hits for result in results) / 2
     found = {
-        f"{many(n_failed, 'run')} failed and are in no figure below; the first: {first}": n_failed,
-        f"Incomplete: {n_short} of {many(len(results), 'configuration')} lack some of the {n_recordings:,} "
-        "recordings, so their figures are not of the same speech.": n_short,
-        f"{many(n_blind, 'configuration')} had hits of which none was recomputed: their false-hit rate is unknown. "
-        "Sweep with a shadow rate above 0 to measure it.": n_blind,
-        f"In {many(n_thin, 'configuration')} fewer than {FEW_CHECKS} hits were recomputed: their false-hit rates are "
-        "rough.": n_thin,
-        "More than half of the hits were recomputed to check them, and the times include that: a cache that checks few "
-        "hits is faster.": sum(result.cache.checked for result in results) > sum(r.cache.hits for r in results) / 2,
-        f"Only {many(n_recordings, 'recording')}: small differences between rates mean nothing here.": few,
+        page_text("warning-failed", runs=many(n_failed, "run"), first=first): n_failed,
+        page_text(
+            "warning-incomplete", n=n_short, of=many(len(results), "configuration"), recordings=n_recordings
+        ): n_short,
+        page_text("warning-unchecked", configurations=many(n_blind, "configuration")): n_blind,
+        page_text("warning-rough", configurations=many(n_thin, "configuration"), checks=FEW_CHECKS): n_thin,
+        page_text("warning-slowed"): more_checked,
+        page_text("warning-few", recordings=many(n_recordings, "recording")): 0 < n_recordings < FEW_RECORDINGS,
     }
     return (*(sentence for sentence, holds in found.items() if holds), *notes)
 
@@ -73,10 +63,8 @@ def _guide_key(results: Sequence[Result]) -> Iterator[str]:
         listed = f"{', '.join(most)} or {last}" if most else last
         default = " (the guide's default among them)" if GUIDE_PRECISION in rare and len(rare) > 1 else ""
         answered = "not one" if cache.hits == 0 else f"{cache.hits:,} ({percent(cache.hit_rate)})"
-        yield (
-            f"The guide's key, the audio rounded to {listed} decimals{default}, answered {answered} "
-            f"of {cache.lookups:,} look-ups."
-        )
+        values = {"decimals": listed, "default": default, "answered": answered, "lookups": cache.lookups}
+        yield page_text("found-guide-key", **values)
     for precision, cache in by_precision.items():
         if precision not in rare:
             answered = f"{percent(cache.hit_rate)} of {cache.lookups:,} look-ups"
@@ -99,10 +87,7 @@ def _saving(results: Sequence[Result]) -> Iterator[str]:
             rate, result = lowest
             saved = f"{result.name} answered {percent(result.cache.hit_rate)} of its look-ups"
             nearest = f" {saved}, but {percent(rate)} of the checked hits were wrong."
-        yield (
-            "No configuration saved the guide's 50-60 % of encodes with at most "
-            f"{percent(TRUSTED)} of the answers wrong.{nearest}"
-        )
+        yield page_text("found-no-saving", trusted=percent(TRUSTED), nearest=nearest)
 
 
 def _cost(results: Sequence[Result]) -> Iterator[str]:
@@ -112,16 +97,13 @@ def _cost(results: Sequence[Result]) -> Iterator[str]:
         if len(errors) < 2:
             continue
         (low, best), (high, worst) = (end(errors, key=lambda scored: scored[0]) for end in (min, max))
-        frames = measure == WRONG_FRAMES
         name, n = measure.capitalize(), _units(min(result.n_recordings for _, result in errors))
         if round(high - low, 3) == 0:
             yield f"{name}: {percent(low)} of the speech time in every configuration ({n})."
         else:
-            yield (
-                f"{name}: {percent(low)} of the speech time with {best.name}, {percent(high)} with {worst.name}, "
-                f"which answered {percent(worst.cache.hit_rate)} of its look-ups from the cache ({n})."
-                + (" Frames lag behind the speech, so this is more than the text would have." if frames else "")
-            )
+            values = {"low": percent(low), "high": percent(high), "hit_rate": percent(worst.cache.hit_rate), "n": n}
+            told = page_text("found-cost", measure=name, best=best.name, worst=worst.name, **values)
+            yield told + (page_text("found-frames") if measure == WRONG_FRAMES else "")
 
 
 def _sizes(results: Sequence[Result]) -> Iterator[str]:
@@ -137,10 +119,7 @@ def _sizes(results: Sequence[Result]) -> Iterator[str]:
     most = [max(same, key=lambda move: move[0]) for same in zip(*moves, strict=True)]
     small, large = (end(_size(result) for group in compared for result in group) for end in (min, max))
     if all(points < 100 * RARE for points, _ in most):
-        yield (
-            f"Cache size made no difference: with {small} or {large} entries hits, false hits and wrong "
-            "language were the same within 1 point."
-        )
+        yield page_text("found-same-sizes", small=small, large=large)
     else:
         where = " (each where it moved most)" if len(compared) > 1 else ""
         key = f"With the key {compared[0][0].config[KEY]}: from" if len(compared) == 1 and small == 0 else "From"
@@ -148,10 +127,7 @@ def _sizes(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _moves(small: Result, large: Result) -> list[tuple[float, str]]:
-    """How far each measure moved between two caches, in points and as words.
-
-    A move that is not known counts as the smallest that is told.
-    """
+    """How far each measure moved between two caches, in points (if unknown the least that is told) and as words."""
     less, more = (result.cache.false_hit_rate if result.cache.hits else 0.0 for result in (small, large))
     measures = (
         ("hits moved", small.cache.hit_rate or 0.0, large.cache.hit_rate or 0.0, ""),
@@ -186,10 +162,9 @@ def _ends(results: Sequence[Result], factor: Callable[[Result], float | None]) -
     """The least and the largest factor with their configurations; empty if none has one."""
     timed = [(value, result) for result in results if (value := factor(result))]
     ends = [end(timed, key=lambda each: each[0]) for end in (min, max)] if timed else []
-    return " to ".join(
-        f"{value:.2f}{f' ({result.name})' if len(timed) > 1 else ''}{on_threads(result.threads)}"
-        for value, result in ends[: len(timed)]
-    )
+    name = " ({})" if len(timed) > 1 else ""
+    told = [f"{value:.2f}{name.format(result.name)}{on_threads(result.threads)}" for value, result in ends]
+    return " to ".join(told[: len(timed)])
 
 
 def _units(n_recordings: int) -> str:
@@ -204,10 +179,8 @@ def _worth(cache: CacheCounts, n_recordings: int) -> str:
     low, high = interval
     spread = f"95 % interval {percent(low)} to {percent(high)}"
     told = spread if n_recordings >= LEAST_UNITS else _units(n_recordings)
-    return (
-        f"of {cache.checked:,} hits recomputed, {cache.false_hits:,} ({percent(cache.false_hit_rate)}, {told}) gave "
-        "the wrong language"
-    )
+    wrong = {"false_hits": cache.false_hits, "rate": percent(cache.false_hit_rate)}
+    return page_text("found-worth", checked=cache.checked, spread=told, **wrong)
 
 
 def _examples(some: Sequence[Result]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from whisperlab.report.page import render_page, write_page
@@ -16,8 +16,7 @@ from whisperlab.util.files import write_atomic
 _HEAD = 300_000  # characters to search for the title; exported notebooks have their style sheet before it
 
 
-@dataclass(slots=True, frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One report: address relative to the index, title, question, answer, date, size in bytes."""
 
     href: str
@@ -29,10 +28,7 @@ class Entry:
 
 
 def write_index(folder: str | Path, *, now: datetime | None = None) -> Path:
-    """Write ``folder/index.html`` and add the navigation between the pages to each of them; returns its path.
-
-    The pages are all other HTML files in the folder and below. Pages of other programs are listed and do not change.
-    """
+    """Write ``folder/index.html`` for all pages below; adds the navigation to those of whisperlab. Returns its path."""
     folder = Path(folder)
     target = folder / "index.html"
     pages = [page for page in folder.rglob("*.html") if page != target and not page.name.startswith(".")]

@@ -1,8 +1,4 @@
-"""A notebook, executed with parameters, as one HTML page that needs no network.
-
-papermill executes the notebook, and nbconvert makes the page. nbconvert's own template loads scripts from the web;
-the template here does not, and its content security policy blocks every connection.
-"""
+"""A notebook, executed with parameters, as one HTML page. nbconvert's own template would load scripts from the web."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""One HTML file from a template: style and script are inline, nothing is loaded, everything is escaped.
-
-The page's content security policy blocks the network and allows only the script with the given digest. Markup in a
-transcript could not run even if it were not escaped.
-"""
+"""One HTML file from a template, with its style and script. Its content security policy blocks the network."""
 
 from __future__ import annotations
 
@@ -24,15 +20,11 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render_page(template: str | Path, **context: object) -> str:
-    """Render a template with ``context``. A variable of the template that is missing in ``context`` is an error.
-
-    ``template`` is a name in `TEMPLATES`, or the path of a file that extends one of them.
-    """
+    """Render a template by name, or a file that extends one. A variable that is missing in ``context`` is an error."""
     require("jinja2")
-    environment = _environment()
-    if isinstance(template, Path):
-        return complete(environment.from_string(template.read_text(encoding="utf-8")).render(**context))
-    return complete(environment.get_template(template).render(**context))
+    given = template.read_text(encoding="utf-8") if isinstance(template, Path) else None
+    found = _environment().get_template(str(template)) if given is None else _environment().from_string(given)
+    return complete(found.render(**context))
 
 
 @cache

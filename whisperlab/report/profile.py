@@ -1,13 +1,8 @@
-"""The report of a profile: the results of each pass, and the reasons why the memory numbers differ.
-
-The records of `whisperlab.profiling` become one page. Pages that a profiler generates are embedded in frames. The
-content security policy of the page allows exactly their scripts, by digest.
-"""
+"""The report of a profile: the results of each pass, and the reasons why the memory numbers differ."""
 
 from __future__ import annotations
 
 import gzip
-import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +12,6 @@ from datetime import UTC, datetime
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
-from whisperlab.report.figure import PALETTE, Figure
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import on_threads
@@ -27,11 +21,6 @@ _MIB = 2**20
 # The difference between two numbers from which the page reports them as unexplained.
 TOLERANCE = 1 / 3  # of the greater number: many allocated blocks are only partly touched
 SLACK = 48 * _MIB  # code that kernels generate, and blocks that the allocator keeps
-
-_FORGETFUL = (
-    'for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, '
-    "{ value: { getItem: () => null, setItem() {}, removeItem() {}, clear() {} } });"
-)
 
 _HANDLER = re.compile(r'\son(?:click|load|change|input)="([^"]*)"')
 _SCRIPT = re.compile(r"<script(?:\s[^>]*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
@@ -100,7 +89,8 @@ def _offline(page: str) -> str:
     """A profiler's page without external fonts, and with a dummy storage, because its frame has none."""
     page = re.sub(r"<link\b[^>]*\bhref=[\"']?https?://[^>]*>", "", page)
     page = re.sub(r"https://fonts\.googleapis\.com/[^\"'`)\s]*", "data:text/css,", page)
-    return page.replace("<head>", f"<head><script>{_FORGETFUL}</script>", 1)
+    storage = (html.TEMPLATES / "no_storage.js").read_text(encoding="utf-8").strip()
+    return page.replace("<head>", f"<head><script>{storage}</script>", 1)
 
 
 def memory_numbers(records: Records) -> list[Number]:
@@ -114,8 +104,7 @@ def memory_numbers(records: Records) -> list[Number]:
         sum(memory.owned.values()) if memory else None,
         python.peak if python else None,
     )
-    texts: dict[str, list[str]] = json.loads((html.TEMPLATES / "memory.json").read_text(encoding="utf-8"))
-    named = zip(texts.items(), sizes, strict=True)
+    named = zip(draw.template("memory").items(), sizes, strict=True)
     return [Number(name, size, *words) for (name, words), size in named if size is not None]
 
 
@@ -126,36 +115,31 @@ def reconciled(records: Records) -> list[Check]:
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
-        words = f"anonymous memory at the end and the heap's peak differ by {_mib(off)}, {_mib(allowed)} allowed"
-        found.append((off <= allowed, words))
+        found.append((off <= allowed, draw.page_text("memory-heap", off=_mib(off), allowed=_mib(allowed))))
         held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
-        words = f"the transcriber holds {_mib(held)} by arithmetic, the heap {_mib(seen)} with mapped files"
-        found.append((held <= seen, words))
+        found.append((held <= seen, draw.page_text("memory-arithmetic", held=_mib(held), seen=_mib(seen))))
     if heap and python:
-        words = f"Python objects ({_mib(python.peak)}) are a part of the heap ({_mib(heap.peak)})"
+        words = draw.page_text("memory-python", python=_mib(python.peak), heap=_mib(heap.peak))
         found.append((python.peak <= heap.peak, words))
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
-        words = f"the peak ({_mib(peak)}) is not below the anonymous memory at the end ({_mib(end)})"
-        found.append((peak >= end * (1 - TOLERANCE), words))
+        found.append((peak >= end * (1 - TOLERANCE), draw.page_text("memory-peak", peak=_mib(peak), end=_mib(end))))
     return [Check(ok, f"{words}: {'as expected' if ok else 'this is unexplained'}") for ok, words in found]
 
 
-def _drawings(records: Records) -> Iterator[Figure]:
+def _drawings(records: Records) -> Iterator[draw.Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        caption = "Memory while the model is loaded and the recording is streamed, sampled by memray (whose own memory "
-        yield Figure("course", words, course_figure(heap.course), caption + "is included).")
-        caption = "Heap by the module of whisperlab nearest to the allocation."
-        yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak", caption)
+        yield draw.Figure("course", words, course_figure(heap.course), draw.page_text("memory-course"))
+        yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak")
     if memory := records.get("memory"):
-        caption = "Permanent memory of the transcriber by attribute, from the sizes; shared weights count once."
-        yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays", caption)
+        yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays")
 
 
-def _parts_drawing(name: str, sizes: Mapping[str, int], x: str, caption: str) -> Figure:
+def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> draw.Figure:
     words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
-    return Figure(name, words, parts_figure({part: size / _MIB for part, size in sizes.items()}, x), caption)
+    figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
+    return draw.Figure(name, words, figure, draw.page_text(f"memory-{name}"))
 
 
 @draw.styled
@@ -165,7 +149,7 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
         sizes = [moment[1 + place] / _MIB for moment in course]
-        axes.plot(seconds, sizes, line, color=PALETTE[colour], label=name)
+        axes.plot(seconds, sizes, line, color=draw.PALETTE[colour], label=name)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -177,7 +161,7 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
     left = 0.3 + draw.LETTER * max(map(len, kept), default=0)
     figure, axes = draw.new_plot(draw.NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
-    bars = axes.barh(range(len(kept)), list(kept.values()), color=PALETTE[0], height=0.7)
+    bars = axes.barh(range(len(kept)), list(kept.values()), color=draw.PALETTE[0], height=0.7)
     axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
     axes.set_yticks(range(len(kept)), list(kept))
     axes.invert_yaxis()

@@ -11,7 +11,7 @@ import numpy as np
 from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_labels, true_switches
 from whisperlab.evaluation.scoring.text import align
 from whisperlab.evaluation.trace import Trace
-from whisperlab.report.figure import CHART_WIDTH, INK, MUTED, PALETTE, Figure, Spec, channel, fields, layer
+from whisperlab.report.figure import PALETTE, Figure, Spec, template
 from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError
@@ -23,32 +23,8 @@ FIXED = dict(zip(("en", "es", "fr", "it", "ru", "de", "zh"), PALETTE, strict=Tru
 _TOLD = 10  # gaps that are listed
 MAX_FRAMES = 600  # points of the probabilities that a timeline draws
 
-# Places of the rows on the vertical axis, from the probabilities up: of a timeline, and of all stages.
-_TIMELINE = {"probability": (0.0, 1.0), "speech": (1.2, 1.4), "text": (1.6, 2.3), "reference": (2.5, 3.2)}
-_STAGES = {
-    "probability": (0.0, 1.0),
-    "path": (1.2, 1.6),
-    "decided": (1.75, 1.95),
-    "speech": (2.1, 2.25),
-    "text": (2.4, 3.0),
-    "reference": (3.15, 3.75),
-    "sound": (3.9, 4.7),
-}
-Row = tuple[float, float]
+Row = Sequence[float]  # from and to on the vertical axis; ``rows.json`` has those of a timeline, and of all stages
 Rows = Mapping[str, Row]
-
-_ZOOM: Spec = {
-    "name": "zoom",
-    "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]", "clear": "dblclick"},
-    "bind": "scales",
-}
-_PLAYHEAD = layer(
-    [{}],
-    {"type": "rule", "color": "#D55E00", "strokeWidth": 2},
-    x={"datum": {"expr": "playhead"}, "type": "quantitative"},
-    opacity={"condition": {"test": "playhead >= 0", "value": 1}, "value": 0},
-)
-_TO_END, _TO_TOP = {"x2": {"field": "end"}}, {"y2": {"field": "top"}}
 
 
 def views(
@@ -86,11 +62,7 @@ def views(
 
 
 def data_uri(audio: Json, limit: int) -> str:
-    """The recording in a trace's ``audio`` header as ``data:audio/ogg;base64,...``, 16 kHz mono.
-
-    Raises AudioFormatError if the header has no path, the file cannot be read or has another digest than the traced
-    audio, or the result has more than ``limit`` characters.
-    """
+    """The audio of a trace as ``data:audio/ogg;base64,...``. AudioFormatError if it is missing, changed or too long."""
     from whisperlab.data.audio_files import read_audio, read_part
 
     if not audio.get("path"):
@@ -166,32 +138,23 @@ def timeline(
 
     ``name`` is the prefix of the identifiers, unique in a page. ``colours``, by language, make several timelines agree.
     ``audio``, the streamed samples of shape (n,) at 16 kHz, adds the sound, the smoothed path and the decisions.
-    ``caption`` says how to read the figure.
     """
     known = language_colours([trace]) if colours is None else colours
-    rows = _TIMELINE if audio is None else _STAGES
-    if trace.reference is None:
-        rows = {name: place for name, place in rows.items() if name != "reference"}
-    scale = {"domain": list(known), "range": list(known.values())}
-    colour = channel("language", "nominal", scale=scale, legend={"title": None, "symbolType": "square"})
+    places = template("rows")["timeline" if audio is None else "stages"]
+    rows = {name: place for name, place in places.items() if trace.reference or name != "reference"}
     time = {"domain": [0, round(trace.duration, 2)], "nice": False}
-    at = {
-        "x": channel("start", scale=time, title="seconds of audio"),
-        "y": _height(rows, has_text=bool(trace.segments)),
-    }
-    block = {"type": "rect", "stroke": INK, "strokeWidth": 0.4}
-    told = fields("text", "language", "from (s)", "to (s)", "confidence")
-    blocks = layer(_blocks(trace, rows), block, **at, **_TO_END, **_TO_TOP, color=colour, tooltip=told)
-    layers: list[Spec] = [
-        layer(_probabilities(trace, known), "area", **at, **_TO_TOP, color=colour),
-        {"params": [_ZOOM], **blocks},
-        *_marks(trace, rows, at),
-        *([] if audio is None else _stages(trace, audio, rows, at)),
-        _PLAYHEAD,
-    ]
-    playhead = {"name": "playhead", "value": -1}
-    height = round(75 * max(top for _, top in rows.values()))
-    view: Spec = {"params": [playhead], "width": CHART_WIDTH, "height": height, "layer": layers}
+    view = template(
+        "timeline",
+        x={"field": "start", "type": "quantitative", "scale": time, "title": "seconds of audio"},
+        y=_height(rows, has_text=bool(trace.segments)),
+        colours={"domain": list(known), "range": list(known.values())},
+        height=round(75 * max(top for _, top in rows.values())),
+        probabilities=list(_probabilities(trace, known)),
+        blocks=list(_blocks(trace, rows)),
+        **_marks(trace, rows),
+        **_stages(trace, audio, rows),
+    )
+    view["layer"] = [each for each in view["layer"] if each["data"]["values"] is not None]
     return Figure(name, describe(trace), view, caption)
 
 
@@ -202,37 +165,35 @@ def _height(rows: Rows, has_text: bool) -> Spec:
     plain = dict.fromkeys(("grid", "ticks", "domain"), False)
     highest = max(top for _, top in rows.values()) + 0.1
     axis = {"values": list(names), "labelExpr": text, **plain, "title": None}
-    return channel("low", scale={"domain": [-0.1, highest], "nice": False}, axis=axis)
+    return {"field": "low", "type": "quantitative", "scale": {"domain": [-0.1, highest], "nice": False}, "axis": axis}
 
 
-def _marks(trace: Trace, rows: Rows, at: Spec) -> Iterable[Spec]:
-    """Speech, audio without text, true switches, decisions and cache hits."""
-    told = fields("what")
+def _marks(trace: Trace, rows: Rows) -> dict[str, list[Json]]:
+    """Speech and audio without text (``marks``), true switches, decisions and cache hits."""
     kinds = (
         (trace.speech, "speech", "speech", 0.8),
         (trace.gaps, "text", "dropped: the machine was too slow", 0.35),
         (trace.untranscribed, "text", "speech without text", 0.35),
     )
-    values = [
-        _box(seconds(span.start), seconds(span.end), rows[row], what=what, opacity=opacity)
-        for spans, row, what, opacity in kinds
-        for span in spans
-    ]
-    rect, opacity = {"type": "rect", "color": MUTED}, channel("opacity", scale=None)
-    yield layer(values, rect, **at, **_TO_END, **_TO_TOP, tooltip=told, opacity=opacity)
-    true = [{"start": round(switch.end, 2)} for switch in true_switches(trace.reference)] if trace.reference else []
-    yield layer(true, {"type": "rule", "strokeDash": [4, 4], "color": MUTED}, x=at["x"])
+    true = true_switches(trace.reference) if trace.reference else []
     middle = sum(rows.get("decided", (1.4, 1.6))) / 2
     text = "switch to {0.to_language} at {0.time:.1f} s, decided at {0.decided_at:.1f} s"
-    decided = [_point(switch.decided_at, middle, what=text.format(switch)) for switch in trace.switches]
-    triangle = {"type": "point", "shape": "triangle-up", "filled": True, "size": 70, "color": "currentColor"}
-    yield layer(decided, triangle, **at, tooltip=told)
-    cached = [_point(seconds(frame.end), 1.06) for frame in trace.frames if frame.cached]
-    yield layer(cached, {"type": "tick", "color": MUTED, "height": 5}, **at)
+    return {
+        "marks": [
+            _box(seconds(span.start), seconds(span.end), rows[row], what=what, opacity=opacity)
+            for spans, row, what, opacity in kinds
+            for span in spans
+        ],
+        "true": [{"start": round(switch.end, 2)} for switch in true],
+        "decided": [_point(switch.decided_at, middle, what=text.format(switch)) for switch in trace.switches],
+        "cached": [_point(seconds(frame.end), 1.06) for frame in trace.frames if frame.cached],
+    }
 
 
-def _stages(trace: Trace, audio: FloatArray, rows: Rows, at: Spec) -> Iterable[Spec]:
+def _stages(trace: Trace, audio: FloatArray | None, rows: Rows) -> dict[str, list[Json] | None]:
     """The sound, the way from each boundary to its decision, and the second windows since the last pause."""
+    if audio is None:
+        return dict.fromkeys(("sound", "ways", "onsets"))
     parts = np.array_split(audio, min(len(audio), MAX_FRAMES))
     ends = np.cumsum([len(part) for part in parts]) / SAMPLE_RATE
     low, top = rows["sound"]
@@ -241,18 +202,14 @@ def _stages(trace: Trace, audio: FloatArray, rows: Rows, at: Spec) -> Iterable[S
         _point(end, round(middle + scale * float(part.min()), 3), top=round(middle + scale * float(part.max()), 3))
         for end, part in zip(ends.tolist(), parts, strict=True)
     ]
-    yield layer(sound, {"type": "area", "color": MUTED}, **at, **_TO_TOP)
     low, top = rows["decided"]
-    ways = [_box(switch.time, switch.decided_at, ((low + top) / 2, top)) for switch in trace.switches]
-    yield layer(ways, {"type": "rule", "color": "currentColor"}, **at, **_TO_END)
-    likely = [
-        (f.end, max(f.onset.posterior, key=f.onset.posterior.__getitem__))
-        for f in trace.frames
-        if f.onset and f.onset.posterior
-    ]
-    onsets = [_point(seconds(end), -0.05, what=f"since the last pause: {language}") for end, language in likely]
-    point = {"type": "point", "filled": True, "size": 12, "color": "currentColor"}
-    yield layer(onsets, point, **at, tooltip=fields("what"))
+    found = [(frame.end, frame.onset.posterior) for frame in trace.frames if frame.onset and frame.onset.posterior]
+    likely = [(end, max(posterior, key=posterior.__getitem__)) for end, posterior in found]
+    return {
+        "sound": sound,
+        "ways": [_box(switch.time, switch.decided_at, ((low + top) / 2, top)) for switch in trace.switches],
+        "onsets": [_point(seconds(end), -0.05, what=f"since the last pause: {language}") for end, language in likely],
+    }
 
 
 def _blocks(trace: Trace, rows: Rows) -> Iterable[Json]:
@@ -296,14 +253,10 @@ def _probabilities(trace: Trace, colours: Mapping[str, str]) -> Iterable[Json]:
 
 def describe(trace: Trace) -> str:
     """A timeline for those who cannot see it."""
-    true, heard = (
-        ", ".join(f"{label.language} {label.start:.1f}-{label.end:.1f}" for label in labels)
-        for labels in (true_languages(trace), detected_languages(trace))
-    )
-    return (
-        f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. "
-        f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
-    )
+    label = "{0.language} {0.start:.1f}-{0.end:.1f}".format
+    true, heard = (", ".join(map(label, labels)) for labels in (true_languages(trace), detected_languages(trace)))
+    found = f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
+    return f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. {found}"
 
 
 def dropped(trace: Trace) -> str:
@@ -317,11 +270,7 @@ def dropped(trace: Trace) -> str:
 
 
 def _spans(spans: Sequence[Span]) -> str:
-    """Total length of spans and where they lie.
-
-    >>> _spans([Span(16000, 32000)])
-    '1.0 s (1.0-2.0)'
-    """
+    """Total length of spans and where they lie, such as ``1.0 s (1.0-2.0)``."""
     listed = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f}" for span in spans[:_TOLD]]
     if more := len(spans) - len(listed):
         listed.append(f"and {more} more")

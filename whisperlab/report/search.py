@@ -28,10 +28,7 @@ _UNITS = {"": 1.0, "s": 1.0, "%": 0.01, "MiB": 2.0**20}
 
 @dataclass(slots=True, frozen=True)
 class Objective:
-    """A minimised quantity: name, unit of its axis, value of a configuration, and its format.
-
-    On one recording the value is the first of ``columns`` / the second; without a second the first.
-    """
+    """A minimised quantity. On one recording it is the first of ``columns`` divided by the second, if there is one."""
 
     name: str
     unit: str
@@ -44,7 +41,6 @@ class Objective:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def of(self, results: Results) -> NDArray[np.float64]:
-        """The value of each result; all results must have one."""
         return np.array([self.value(result) for result in results], dtype=float)
 
 
@@ -73,10 +69,7 @@ class SearchSection:
 
 
 def search_section(results: Results) -> SearchSection | None:
-    """The section for finished configurations; None below two varied options or `FEWEST` configurations.
-
-    Front, importances and coordinates only if errors and cost differ by more than noise (`separation`).
-    """
+    """The section; None below two varied options or `FEWEST` configurations. No front within noise (`separation`)."""
     objectives, runs = _objectives(results)
     names = dict.fromkeys(name for result in runs for name in result.config)
     options = [name for name in names if len({repr(result.config.get(name)) for result in runs}) > 1]
@@ -99,24 +92,16 @@ def search_section(results: Results) -> SearchSection | None:
         count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
     if len(axes) < len(options):
         fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
-    front = (
-        f"{len(members)} of {len(runs)} configurations are on the Pareto front of "
-        f"{', '.join(one.name for one in objectives)}: no other configuration is better in all of them."
-    )
+    compared = ", ".join(one.name for one in objectives)
+    front = draw.page_text("search-front", members=len(members), all=len(runs), objectives=compared)
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
+    alt = f"Parallel coordinates over {', '.join(axes)}. {words}"
     return SearchSection(
         (front, *left_out),
         _front_table(members, objectives),
         _picture(shown, marks, objectives, words, count),
         _importance(measured, axes),
-        charts.parallel(
-            shown,
-            places,
-            marks,
-            f"Parallel coordinates over {', '.join(axes)}. {words}",
-            f"{count} Each line is a configuration and crosses each axis at its value. Thick lines are the Pareto "
-            f"front. Draw a box over an axis to see the lines through it; a click outside shows all again.{fewer}",
-        ),
+        charts.parallel(shown, places, marks, alt, draw.page_text("parallel", count=count, fewer=fewer)),
     )
 
 
@@ -132,11 +117,8 @@ def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:
 
 def _left_out(results: Results, runs: Results) -> list[str]:
     compared, kind = {result.config_id for result in runs}, runs[0].language_measure
-    reasons = [
-        f"{result.name} ({'no score' if result.language_measure == kind else f'measured by {result.language_measure}'})"
-        for result in results
-        if result.config_id not in compared
-    ]
+    left = [(result.name, result.language_measure) for result in results if result.config_id not in compared]
+    reasons = [f"{name} ({'no score' if measure == kind else f'measured by {measure}'})" for name, measure in left]
     told = f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."
     return [told] if reasons else []
 
@@ -163,10 +145,8 @@ def _noise(objective: Objective, runs: Results) -> str:
         return f"that takes at least {LEAST_UNITS} recordings ({n})"
     value, low, high = map(objective.show, (found.value, found.low, found.high))
     needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
-    return (
-        f"{objective.name} differs between the {len(runs)} configurations by no more than chance (best minus median on "
-        f"recordings it was not chosen on: {value}, 95 % interval {low} to {high}, {n}; {needed})"
-    )
+    numbers = {"value": value, "low": low, "high": high, "n": n, "needed": needed}
+    return draw.page_text("search-noise", objective=objective.name, all=len(runs), **numbers)
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:
@@ -188,55 +168,33 @@ def _front_table(members: Results, objectives: Objectives) -> Table:
 
 
 def _words(runs: Results, members: Results, objectives: Objectives) -> str:
-    listed = "; ".join(
-        f"{result.name}: " + ", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives)
-        for result in members[:MAX_WORDS]
-    )
+    told = [", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives) for result in members[:MAX_WORDS]]
+    listed = "; ".join(f"{result.name}: {values}" for result, values in zip(members, told, strict=False))
     more = f"; and {len(members) - MAX_WORDS} more" if len(members) > MAX_WORDS else ""
     return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
 
 
 def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
     named = dict(zip(("y", "x", "size"), objectives, strict=False))
-    rows = [
-        {
-            **charts.identity(result),
-            "front": on_front,
-            **{name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()},
-        }
-        for result, on_front in zip(shown, marks, strict=True)
-    ]
+    rows = []
+    for result, on_front in zip(shown, marks, strict=True):
+        places = {name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()}
+        rows.append({**charts.identity(result), "front": on_front, **places})
     size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
-    wait = " Response is the time that a chunk of a live stream waits and is processed; p95 of the worst recording."
-    return charts.points(
-        "front-picture",
-        rows,
-        f"{named['x'].axis} (to the left: better)",
-        f"{named['y'].axis} (down: better)",
-        words,
-        f"{count} Outlined points are the front. For each other point, a configuration is nowhere worse and "
-        f"somewhere better.{size}{wait if named['x'] is RESPONSE else ''}",
-        sized="size" in named,
-    )
+    wait = draw.page_text("response") if named["x"] is RESPONSE else ""
+    x, y = f"{named['x'].axis} (to the left: better)", f"{named['y'].axis} (down: better)"
+    caption = draw.page_text("front", count=count, size=size, wait=wait)
+    return charts.points("front-picture", rows, x, y, words, caption, sized="size" in named)
 
 
 def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
-    alt = "; ".join(
-        f"{objective.name}: "
-        + ", ".join(f"{one.option} {percent(one.share)} (chance {percent(one.chance)})" for one in every)
-        for objective, every in found
-    )
+    shares = "{0.option} {1} (chance {2})".format
+    listed = [", ".join(shares(one, percent(one.share), percent(one.chance)) for one in every) for _, every in found]
+    alt = "; ".join(f"{objective.name}: {told}" for (objective, _), told in zip(found, listed, strict=True))
     nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    return draw.Figure(
-        "importance",
-        f"Importance of options. {alt}",
-        importance_figure(found),
-        "The share of the differences between configurations that each option explains by itself (correlation ratio). "
-        "The mark is the share that shuffled results stay below in 95 of 100 cases: only a filled bar, beyond it, "
-        f"shows an effect, and one of twenty useless options passes by chance.{nothing} Options that change together, "
-        "as in an adaptive search, share the credit.",
-    )
+    caption = draw.page_text("importance", nothing=nothing)
+    return draw.Figure("importance", f"Importance of options. {alt}", importance_figure(found), caption)
 
 
 @draw.styled

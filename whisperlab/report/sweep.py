@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from whisperlab.evaluation.scoring import response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name, many, percent
-from whisperlab.report.figure import Figure
+from whisperlab.report.figure import Figure, page_text
 from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import render_page, write_page
 from whisperlab.report.recording import views
@@ -35,12 +35,8 @@ MAX_RUNS = 2000  # in the list of all runs
 LoadTrace: TypeAlias = Callable[[Row], Trace]
 _Shown: TypeAlias = tuple[Result | None, tuple[Trace, ...]]
 
-_NO_PAIRS = "Nothing to compare: no configuration of the baseline was run over the same recordings."
-_NO_PLAYERS = "With sound the page would be over 8 MB: the players were left out."
 
-
-@dataclass(slots=True, frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """How much a store holds, failed runs included."""
 
     n_runs: int
@@ -87,7 +83,7 @@ class SweepReport:
         sections = self._sections()
         page = self._page(sections, SOUND_LIMIT)
         if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
-            page = replace(self, warnings=(*self.warnings, _NO_PLAYERS))._page(sections, 0)
+            page = replace(self, warnings=(*self.warnings, page_text("warning-players")))._page(sections, 0)
         return write_page(path, page)
 
     def html(self, sound_limit: int = SOUND_LIMIT) -> str:
@@ -118,7 +114,9 @@ class SweepReport:
     def beside(self, earlier: SweepReport) -> SweepReport:
         """The same report with an earlier one as its baseline."""
         found = tuple(tables.pairs(self.results, self.store, earlier.results, earlier.store))
-        return replace(self, baseline=found, warnings=self.warnings if found else (*self.warnings, _NO_PAIRS))
+        return replace(
+            self, baseline=found, warnings=self.warnings if found else (*self.warnings, page_text("warning-pairs"))
+        )
 
 
 def from_store(
@@ -212,10 +210,10 @@ def _row_of(key: str, trace: Trace) -> Row:
     return {
         "key": key,
         "schema": SCHEMA,
-        "config": trace.config,
-        "recording": trace.recording,
         "status": "ok",
         "counts": score_trace(trace).to_dict() if trace.reference else {},
+        "config": trace.config,
+        "recording": trace.recording,
         "statistics": trace.statistics,
         "duration": trace.duration,
         "compute_s": trace.compute_s,
@@ -244,8 +242,8 @@ def _shown(store: ResultsStore, found: Sequence[Result], load: LoadTrace) -> tup
     same = (worst and worst.config_id, json.dumps([trace.recording for trace in traces]))
     contrasts, more = _load(store.rows(where, same), load)
     origins = {str([t.header.get(part) for part in ("machine", "versions", "commit")]) for t in (*traces, *contrasts)}
-    warning = f"The traces come from {len(origins)} different machines, versions or commits: do not compare times."
-    return (best, traces), (worst, contrasts), [*notes, *more, *([warning] if len(origins) > 1 else [])]
+    mixed = [page_text("warning-origins", n=len(origins))] if len(origins) > 1 else []
+    return (best, traces), (worst, contrasts), [*notes, *more, *mixed]
 
 
 def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list[str]]:
@@ -267,11 +265,8 @@ def _listed(
     lines += store.sql(query.format("="), (MAX_RUNS - len(lines),))
     if n_runs <= MAX_RUNS:
         lines.sort()
-    found = []
-    for line in lines:
-        run, config = dict(zip(columns, line, strict=True)), configs[line[1]]
-        found.append(Result(config_name(config, options), line[1], config, 1, 1, counts.CacheCounts.of(run), run))
-    return tuple(found)
+    runs = [dict(zip(columns, line, strict=True)) for line in lines]
+    return tuple(Result.of(run, configs[run["config_id"]], options) for run in runs)
 
 
 def _flat(run: Result) -> dict[str, object]:
@@ -298,8 +293,8 @@ def _tables(report: SweepReport) -> list[tables.Table]:
     where = "corpus is ? and config_id in (select value from json_each(?))"
     for number, corpus in enumerate(report.extent.corpora):
         own = counts.results(report.store, where, (corpus, json.dumps(ids)), report.options)
-        caption = f"Corpus {corpus or 'unknown'} alone{some}"
-        found.append(table(f"corpus-{number}", caption, tables.RESULT_COLUMNS, own))
+        title = f"Corpus {corpus or 'unknown'} alone{some}"
+        found.append(table(f"corpus-{number}", title, tables.RESULT_COLUMNS, own))
     return found
 
 
@@ -312,11 +307,8 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
         size = max(result.config.get(SIZE) or 0 for result in asked)
         kept = [result for result in asked if (result.config.get(SIZE) or 0) == size][:MAX_BARS]
         left_out = f" ({len(kept)} of {len(asked)} configurations)"
-    caption = (
-        f"Outcome of 100 look-ups{left_out}. Grey: the encoder computed the window. Green: a hit with the right "
-        "language. Dotted yellow: a hit that was not checked. Hatched orange: a hit with another language."
-    )
-    return Figure("outcomes", "; ".join(map(_outcome_words, kept)), charts.outcomes_figure(kept), caption)
+    words = "; ".join(map(_outcome_words, kept))
+    return Figure("outcomes", words, charts.outcomes_figure(kept), page_text("outcomes", left_out=left_out))
 
 
 def _outcome_words(result: Result) -> str:
@@ -333,12 +325,11 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Fig
         if result.cache.lookups:
             facets.setdefault(config_name(result.config, others), []).append(result)
     grids = [(name, facet) for name, facet in facets.items() if len(facet) > 1]
-    limit = "A high hit rate is useless if the false-hit rate beside it is high."
     pairs_of_figures = []
     for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS]):
         alt = f"rate of {name}: " + "; ".join(map(_outcome_words, facet))
         hits = charts.heatmap(facet, "hit_rate", f"hits-{number}", f"Hit {alt}", name)
-        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", limit)
+        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", page_text("false-hits"))
         pairs_of_figures.append((hits, false))
     return pairs_of_figures
 
@@ -348,18 +339,13 @@ def _tradeoff(found: Sequence[Result]) -> Figure | None:
     if len(placed) < 2:
         return None
     alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
-    told = "A useful cache moves a point to the right and not up. A pointer names a configuration, a click selects it."
-    return charts.tradeoff(placed, alt, told)
+    return charts.tradeoff(placed, alt, page_text("tradeoff"))
 
 
 def _speed(shown: Result) -> Figure:
     cost = shown.sums["self_cost_ns"]  # as the runs measured it
     worst = " (of the worst recording)" if shown.n_recordings > 1 else ""
-    return Figure(
-        "latency-picture",
-        "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations),
-        charts.latency_figure(shown.operations),
-        f"How long each operation takes with {shown.name}: half of the calls are faster than p50, one in "
-        f"twenty is slower than p95, one in a hundred slower than p99{worst}."
-        + (f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""),
-    )
+    added = f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""
+    words = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
+    told = page_text("latency", name=shown.name, worst=worst, cost=added)
+    return Figure("latency-picture", words, charts.latency_figure(shown.operations), told)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from whisperlab.experiments.results_store import ResultsStore
 from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, percent, results
+from whisperlab.report.figure import template
 from whisperlab.util.statistics import LEAST_UNITS, Interval
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
@@ -20,9 +21,9 @@ Value = str | float | None
 
 @dataclass(slots=True, frozen=True)
 class Column(Generic[T]):
-    """A column: its title, what it means, the value a row sorts by, and that value for people.
+    """A column: its title, what it means (empty: the text in ``columns.json``), and the value a row sorts by.
 
-    ``note`` is smaller print beside the value, such as its interval.
+    ``show`` gives that value for people, ``note`` smaller print beside it, such as its interval.
     """
 
     title: str
@@ -32,8 +33,7 @@ class Column(Generic[T]):
     note: Callable[[T], str] = lambda _: ""
 
 
-@dataclass(slots=True, frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One cell: ``sort`` is the raw value (None sorts last), ``text`` and ``note`` are what is read."""
 
     sort: Value
@@ -43,10 +43,7 @@ class Cell:
 
 @dataclass(slots=True, frozen=True)
 class Table:
-    """A sortable table: ``head`` as (title, meaning, whether numbers), ``body`` as rows of cells.
-
-    ``configs`` are the configurations of the rows, for figures that select a row; empty when the rows have none.
-    """
+    """A sortable table: ``head`` as (title, meaning, whether numbers); ``configs`` of the rows, for figures."""
 
     name: str
     caption: str
@@ -63,7 +60,10 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     rows = rows[:MAX_LINES]
     by_column = [(column, [_cell(column, row) for row in rows]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
-    head = tuple((one.title, one.about, any(isinstance(c.sort, int | float) for c in cells)) for one, cells in kept)
+    known = template("columns")
+    numeric = [any(isinstance(cell.sort, int | float) for cell in cells) for _, cells in kept]
+    titles = [(column.title, column.about or known[column.title]) for column, _ in kept]
+    head = tuple((*title, is_number) for title, is_number in zip(titles, numeric, strict=True))
     configs = tuple(row.config_id for row in rows if isinstance(row, Result))
     return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
 
@@ -83,7 +83,6 @@ def milliseconds(value: float) -> str:
 
 
 def mebibytes(value: float) -> str:
-    """A number of bytes as text, in whole MiB."""
     return f"{value / 2**20:,.0f} MiB"
 
 
@@ -115,44 +114,28 @@ def _error_note(result: Result, measure: str) -> str:
     return f"{n}, no interval" if interval is None else f"{_range(interval)}, {n}"
 
 
-_FALSE_HITS = (
-    "Of the hits that were recomputed, those that stood for another language (95 % interval, from three recordings on)"
-)
-_SAVED = "Encoder seconds the hits spared, at the mean cost of the encodes that were made"
-_SWITCHES = "Language switches found within one second, precision and recall in one"
-_DELAY = "Median seconds of audio from a switch to its decision; a missed switch counts as never"
-_ERRORS = {
-    WRONG_TEXT: "Speech time whose final text is in another language, or missing / speech time (95 % interval)",
-    WRONG_FRAMES: "Speech time whose language-ID frames name another language / speech time. Frames lag behind the "
-    "speech, so this is higher than the error of the text (95 % interval)",
-}
-_WORDS = "Word errors / words (characters in unspaced scripts)"
-_RESPONSE = "What a chunk of a live stream waits and is worked on: 95th percentile of the worst recording"
-_FACTOR = "Wall seconds of computing / seconds of audio; below 1 keeps up with live speech"
-_PROCESSOR = "Processor seconds / seconds of audio; other programs on the machine hardly change it"
-
 _NAME: Column[Result] = Column("Configuration", "The options that vary", lambda r: r.name)
-_FALSE: Column[Result] = Column("False-hit rate", _FALSE_HITS, lambda r: r.cache.false_hit_rate, percent, _checked)
+_FALSE: Column[Result] = Column("False-hit rate", "", lambda r: r.cache.false_hit_rate, percent, _checked)
 _LANGUAGE: Mapping[str, Column[Result]] = {
-    measure: Column(measure.capitalize(), about, partial(Result.error_by, measure=measure), percent)
-    for measure, about in _ERRORS.items()
+    measure: Column(measure.capitalize(), "", partial(Result.error_by, measure=measure), percent)
+    for measure in (WRONG_TEXT, WRONG_FRAMES)
 }
-_WRONG: Column[Result] = Column("Words wrong", _WORDS, lambda r: r.mixed_error, percent)
+_WRONG: Column[Result] = Column("Words wrong", "", lambda r: r.mixed_error, percent)
 
 # Hit rate beside false-hit rate, then what it did to language and text.
 RESULT_COLUMNS: tuple[Column[Result], ...] = (
     _NAME,
     Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
     _FALSE,
-    Column("Encoder saved", _SAVED, lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
+    Column("Encoder saved", "", lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
     *(replace(one, note=partial(_error_note, measure=measure)) for measure, one in _LANGUAGE.items()),
-    Column("Switch F1 (1 s)", _SWITCHES, lambda r: r.switch_f1, "{:.2f}".format),
-    Column("Decision delay", _DELAY, lambda r: r.decision_delay(), "{:.1f} s".format),
+    Column("Switch F1 (1 s)", "", lambda r: r.switch_f1, "{:.2f}".format),
+    Column("Decision delay", "", lambda r: r.decision_delay(), "{:.1f} s".format),
     _WRONG,
-    Column("Real-time factor (processor)", _PROCESSOR, lambda r: r.processor_factor, "{:.2f}".format),
-    Column("Real-time factor (wall)", _FACTOR, lambda r: r.real_time_factor, "{:.2f}".format),
+    Column("Real-time factor (processor)", "", lambda r: r.processor_factor, "{:.2f}".format),
+    Column("Real-time factor (wall)", "", lambda r: r.real_time_factor, "{:.2f}".format),
     Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
-    Column("Response p95", _RESPONSE, lambda r: r.sums["response_p95_s"], "{:.2f} s".format),
+    Column("Response p95", "", lambda r: r.sums["response_p95_s"], "{:.2f} s".format),
     Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
     Column("Peak memory", "Highest resident memory of any run", lambda r: r.sums["peak_rss_bytes"], mebibytes),
 )
@@ -200,9 +183,8 @@ _MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ..
 )
 
 
-@dataclass(slots=True, frozen=True)
-class Change:
-    """One measure of one configuration, before and now. ``show`` formats its values."""
+class Change(NamedTuple):
+    """One measure of one configuration, before and now; ``show`` formats its values."""
 
     name: str
     measure: str

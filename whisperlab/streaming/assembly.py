@@ -41,19 +41,16 @@ Engine: TypeAlias = tuple[ShortWindowEncoder, TextDecoder]
 
 @dataclass(slots=True, frozen=True)
 class Parts:
-    """Makers of the parts that can be exchanged.
+    """Makers of the parts that can be exchanged."""
 
-    ``engine`` gets the weights, the precision and the block after which the compiled encoder is cut. ``buffer`` gets a
-    capacity in samples. ``frame_due`` decides at each hop whether language-ID evaluates a frame.
-    """
-
+    # from the weights, the precision and the block after which the compiled encoder is cut
     engine: Callable[[Weights, str | None, int | None], Engine] = prepared
-    buffer: Callable[[int], RingBuffer] = RingBuffer
+    buffer: Callable[[int], RingBuffer] = RingBuffer  # from a capacity in samples
     metrics: Callable[[bool, float], PerformanceMetrics] = lambda enable_logging, interval_s: PerformanceMetrics(
         enable_logging=enable_logging, log_interval_seconds=interval_s
     )
     voice_detector: Callable[[], VoiceActivityDetector] = SileroDetector
-    frame_due: Callable[[LanguageProbe], bool] = LanguageProbe.speech_is_due
+    frame_due: Callable[[LanguageProbe], bool] = LanguageProbe.speech_is_due  # at each hop: evaluate a frame?
     identifier: type[LanguageIdentifier] = LanguageIdentifier
     decoder: type[SpeechDecoder] = SpeechDecoder
 
@@ -152,10 +149,7 @@ class Assembly:
             "sessions": {
                 "mode": self.config.mode,
                 "language": language,
-                "switches": counts.switches,
-                "switches_refused": counts.switches_refused,
-                "segments": counts.segments,
-                "decodes": counts.decodes,
+                **{name: getattr(counts, name) for name in ("switches", "switches_refused", "segments", "decodes")},
                 "steps_shed": counts.steps_omitted,
                 "redecodes": self.decoder.redecodes,
                 "shared_encodes": self.decoder.shared,
@@ -201,15 +195,9 @@ class Assembly:
 
 
 def _encoder(encoder: ShortWindowEncoder) -> dict[str, float]:
-    calls, encoded = encoder.calls, encoder.encoded_samples
-    return {"encoder_calls": calls, "encoded_s": seconds(encoded)}
+    return {"encoder_calls": encoder.calls, "encoded_s": seconds(encoder.encoded_samples)}
 
 
 def _buffer(buffer: RingBuffer) -> dict[str, int]:
-    return {
-        "capacity": buffer.capacity,
-        "held": len(buffer),
-        "nbytes": buffer.nbytes,
-        "overruns": buffer.overruns,
-        "dropped_samples": buffer.dropped_samples,
-    }
+    names = ("capacity", "nbytes", "overruns", "dropped_samples")
+    return {"held": len(buffer), **{name: getattr(buffer, name) for name in names}}

@@ -77,17 +77,13 @@ def monotone_path(cost: NDArray[np.float64]) -> NDArray[np.intp]:
 def token_starts(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
     """Position at which each row of attention begins, from weights of shape (heads, rows, positions).
 
-    As openai-whisper's word timestamps: weights standardised over rows, smoothed over seven positions,
-    averaged over heads, then a monotone path; without its just-in-time compiled path search (4 s to start).
+    As openai-whisper's word timestamps, without its just-in-time compiled path search (4 s to start).
     """
     return monotone_path(-_sharpened(attention, n_audio).double().cpu().numpy())
 
 
 def attended(attention: torch.Tensor, n_audio: int) -> NDArray[np.intp]:
-    """Position with the most attention of each row, from weights of shape (heads, rows, positions).
-
-    As `token_starts` without the monotone path: rows may go back in time.
-    """
+    """Position with the most attention of each row: as `token_starts`, but without a path, so rows may go back."""
     found: NDArray[np.intp] = _sharpened(attention, n_audio).argmax(-1).cpu().numpy()
     return found
 

@@ -28,8 +28,6 @@ def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
 class CommitPolicy(ABC):
     """Decides which words of successive hypotheses will never change again."""
 
-    __slots__ = ("_latest", "committed")
-
     def __init__(self) -> None:
         self.committed: list[Word] = []
         self._latest: tuple[Word, ...] = ()
@@ -56,8 +54,6 @@ class CommitPolicy(ABC):
 class LocalAgreement(CommitPolicy):
     """Commits words once two successive hypotheses agree on them."""
 
-    __slots__ = ()
-
     def update(self, hypothesis: Hypothesis, horizon: int, end: int) -> list[Word]:
         shared = hypothesis.words[: agreed(self._latest, hypothesis.words)]
         self._latest = hypothesis.words
@@ -70,8 +66,6 @@ class AlignAtt(CommitPolicy):
     A word whose attention reaches into the last ``lag`` samples can be incomplete or guessed; words before it are
     complete (Papi et al. 2023, arXiv 2305.11408). It needs one hypothesis only, so it commits a step earlier.
     """
-
-    __slots__ = ("_lag",)
 
     def __init__(self, lag: int) -> None:
         super().__init__()

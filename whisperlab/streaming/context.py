@@ -28,32 +28,27 @@ CHECK_EVERY = 100  # language-ID frames between two checks of speed and hit rate
 
 @dataclass(slots=True, eq=False)
 class AudioHistory:
-    """Both ring buffers, the resampler in front of them, and the position in the stream.
-
-    ``rate`` is that of the chunks. ``received`` is the number of samples at 16 kHz so far, gaps included; spans count
-    them from 0.
-    """
+    """Both ring buffers, the resampler in front of them, and the position in the stream."""
 
     vad: RingBuffer
     lid: RingBuffer
-    rate: int
+    rate: int  # of the chunks
     metrics: PerformanceMetrics
-    received: int = 0
+    received: int = 0  # samples at 16 kHz so far, gaps included; spans count them from 0
     _given: int = 0  # samples at the rate of the chunks, those of gaps included
     _resampler: soxr.ResampleStream | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._resampler = _resampler(self.rate)
 
-    def resampled(self, chunk: FloatArray) -> FloatArray:
+    def resampled(self, chunk: FloatArray, *, last: bool = False) -> FloatArray:
         """A chunk at 16 kHz. The resampler keeps state, so borders of chunks are inaudible."""
         self._given += len(chunk)
-        return bounded(self._resampler.resample_chunk(chunk)) if self._resampler else chunk
+        return bounded(self._resampler.resample_chunk(chunk, last=last)) if self._resampler else chunk
 
     def rest(self) -> FloatArray:
         """What the resampler still holds at the end of the stream."""
-        nothing = np.zeros(0, np.float32)
-        return bounded(self._resampler.resample_chunk(nothing, last=True)) if self._resampler else nothing
+        return self.resampled(np.zeros(0, np.float32), last=True)
 
     def append(self, piece: FloatArray) -> None:
         """Add audio at 16 kHz to both buffers."""
@@ -142,21 +137,17 @@ class Counts:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """The parts that the stages of one stream share.
-
-    ``languages`` are the allowed ones. ``results`` belong to the running call. ``load_level`` says how much work is
-    omitted for load: from 1 on language-ID frames, at 2 decode steps too.
-    """
+    """The parts that the stages of one stream share."""
 
     config: TranscriberConfig
-    languages: tuple[str, ...]
+    languages: tuple[str, ...]  # the allowed ones
     metrics: PerformanceMetrics
     history: AudioHistory
     gate: SpeechGate
     monitor: Monitor
-    results: ResultBuilder = field(default_factory=ResultBuilder)
+    results: ResultBuilder = field(default_factory=ResultBuilder)  # of the running call
     counts: Counts = field(default_factory=Counts)
-    load_level: int = 0
+    load_level: int = 0  # work omitted for load: from 1 on language-ID frames, at 2 decode steps too
 
 
 def _resampler(rate: int) -> soxr.ResampleStream | None:

@@ -22,16 +22,12 @@ LEAST_LOG_PROBABILITY = -0.7  # of a token on average: short windows cut out of 
 
 @dataclass(slots=True, frozen=True)
 class Uncovered:
-    """Speech without text within or after a word.
+    """Speech without text within or after a word."""
 
-    ``index`` is the word, -1 for speech before the first word. ``word_start`` is the start of that word (or of the
-    span), ``span`` the speech after the word's reach, ``voiced`` its voiced samples.
-    """
-
-    index: int
-    word_start: int
-    span: Span
-    voiced: int
+    index: int  # of the word; -1 for speech before the first word
+    word_start: int  # sample at which that word (or the span) starts
+    span: Span  # the speech after the word's reach
+    voiced: int  # samples of it that are voiced
 
 
 def reach(text: str) -> int:
@@ -47,14 +43,10 @@ def reach(text: str) -> int:
 
 
 def uncovered(words: Sequence[Word], voiced: Sequence[int], span: Span, first: int = 0) -> list[Uncovered]:
-    """Speech in ``span`` that has no text, in order.
+    """Speech without text in ``span``, the audio of a hypothesis with these ``words``, in order.
 
-    Args:
-        words: the words of a hypothesis, in order of time.
-        voiced: first samples of the frames with speech (`whisperlab.streaming.vad.SpeechGate.voiced_frames`), in order.
-        span: the audio of the hypothesis; frames outside do not count.
-        first: number of leading words that are final. Speech before ``span.start`` is ignored, so ``span``
-            starts where they end.
+    ``voiced`` are the first samples of the frames with speech (`whisperlab.streaming.vad.SpeechGate.voiced_frames`), in
+    order. The ``first`` words are final; ``span`` starts where they end, because speech before it is ignored.
     """
     frames = voiced[bisect_left(voiced, span.start) : bisect_left(voiced, span.end)]
     starts = [span.start, *(max(word.start, span.start) for word in words[first:])]
@@ -88,15 +80,12 @@ def completed(
                 continue
         searched_until = hole.span.end
         at = hole.index + 1
-        if hole.span != span and _is_likely(alone := decode(hole.span)):
+        alone = decode(hole.span) if hole.span != span else ()
+        if alone and Hypothesis(tuple(alone)).log_probability >= LEAST_LOG_PROBABILITY:
             if at > first:
                 found[at - 1] = replace(found[at - 1], end=min(found[at - 1].end, hole.span.start))
             found[at:at] = alone
     return found, [h.span for h in uncovered(found, voiced, span, first)]
-
-
-def _is_likely(words: Sequence[Word]) -> bool:
-    return bool(words) and Hypothesis(tuple(words)).log_probability >= LEAST_LOG_PROBABILITY
 
 
 def _missing(words: Sequence[Word], voiced: Sequence[int], span: Span, first: int) -> int:

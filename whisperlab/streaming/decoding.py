@@ -189,26 +189,18 @@ class SpeechDecoder:
     def decode(
         self,
         audio: NDArray[np.float32],
-        offset: int,
+        offset: int,  # sample of the stream the window begins at; word times are relative to the stream
         language: str,
-        prefix: Words = (),
-        guess: Words = (),
+        prefix: Words = (),  # words the text must start with; they keep their times and probabilities
+        guess: Words = (),  # words expected after the prefix, such as the last hypothesis
         *,
-        prompt: Sequence[int] = (),
-        retry: bool = True,
+        prompt: Sequence[int] = (),  # tokens of text before the window; only the newest `MAX_PROMPT` are used
+        retry: bool = True,  # False decodes once, with the first trailing silence
     ) -> Hypothesis:
-        """Decode one window.
+        """Decode one window, float32 at 16 kHz.
 
-        Args:
-            audio: the window, float32 at 16 kHz.
-            offset: sample of the stream the window begins at; word times are relative to the stream.
-            language: Whisper language code.
-            prefix: words the text must start with (they keep their times and probabilities).
-            guess: words expected after the prefix, such as the last hypothesis. One pass checks them and keeps those
-                that greedy decoding chooses too, so they save time and never change the result (speculative
-                decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
-            prompt: tokens of text before the window; only the newest `MAX_PROMPT` are used.
-            retry: False decodes once, with the first trailing silence; the hypothesis says whether it ``looped``.
+        One pass checks the guess and keeps the words that greedy decoding chooses too, so they save time and never
+        change the result (speculative decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
         """
         silences_s = self.options.trailing_silence_s[: None if retry else 1]
         for attempt, silence_s in enumerate(silences_s):
@@ -223,10 +215,7 @@ class SpeechDecoder:
         return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
 
     def likelihoods(self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]) -> list[float | None]:
-        """Mean log-probability of a token of the text in each language, the window encoded once.
-
-        None for a language whose text is empty or loops.
-        """
+        """Mean log-probability of a token of the text in each language; None for one whose text is empty or loops."""
         encoded = self.encoded(audio, offset)
         found: list[float | None] = []
         for language in languages:

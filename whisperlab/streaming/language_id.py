@@ -132,11 +132,7 @@ class LanguageIdentifier:
 
 
 def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> NDArray[np.float64]:
-    """Log of a prior given as positive weights; languages not named weigh 1.
-
-    >>> log_prior(["en", "es"], {"es": 2.0}).round(2)
-    array([0.  , 0.69])
-    """
+    """Log of a prior given as positive weights; languages not named weigh 1."""
     prior = {} if prior is None else prior
     if not isinstance(prior, Mapping):
         raise ConfigurationError(f"the prior must map languages to numbers, got {shown(prior)}")

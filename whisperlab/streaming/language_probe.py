@@ -30,27 +30,12 @@ SPARSE_FRAMES = SAMPLE_RATE // 2
 _stream_ids = itertools.count()
 
 
-@dataclass(slots=True, frozen=True)
-class Evaluated:
-    """A language-ID frame: its first window, and the second if there is one.
-
-    ``cached`` says whether the encoder cache had the first window.
-    """
-
-    first: WindowPosterior
-    second: WindowPosterior | None
-    cached: bool
-
-
 @dataclass(eq=False)
 class LanguageEncoder:
-    """Posteriors of windows: encoder, encoder cache and the answer of the decoder's first token.
-
-    ``encoder`` counts the work of language-ID; hits that are recomputed for the shadow rate count on another encoder.
-    """
+    """Posteriors of windows: encoder, encoder cache and the answer of the decoder's first token."""
 
     config: TranscriberConfig
-    encoder: ShortWindowEncoder
+    encoder: ShortWindowEncoder  # counts the work of language-ID, without hits recomputed for the shadow rate
     identifier: LanguageIdentifier
     cache: EncoderCache
     metrics: PerformanceMetrics
@@ -124,27 +109,20 @@ class LanguageEncoder:
         weighed = posterior * found
         return np.asarray(weighed / weighed.sum())
 
-    def _encode(
-        self, encoder: ShortWindowEncoder, windows: Sequence[FloatArray], silence_ms: int
-    ) -> list[torch.Tensor]:
-        pooled = encoder.encode_batch(windows, silence_ms * PER_MS, self.config.language_id.pool_after)
+    def _encode(self, encoder: ShortWindowEncoder, audio: Sequence[FloatArray], silence_ms: int) -> list[torch.Tensor]:
+        pooled = encoder.encode_batch(audio, silence_ms * PER_MS, self.config.language_id.pool_after)
         return [encoded.features for encoded in pooled]
 
 
 @dataclass(slots=True, eq=False)
 class LanguageProbe:
-    """Decides when language-ID evaluates a frame and on which windows.
-
-    ``confident`` is set by the switch detector: while it is True, only every ``confident_hop_factor``-th frame is
-    evaluated. ``is_due`` can be replaced, to measure what evaluating fewer frames saves. ``waiting`` are the windows of
-    the frames that wait until their batch is full.
-    """
+    """Decides when language-ID evaluates a frame and on which windows."""
 
     context: Context
     encoder: LanguageEncoder
-    is_due: Callable[[LanguageProbe], bool]
-    waiting: list[tuple[Span, Span | None]] = field(default_factory=list)
-    confident: bool = False
+    is_due: Callable[[LanguageProbe], bool]  # can be replaced, to measure what evaluating fewer frames saves
+    waiting: list[tuple[Span, Span | None]] = field(default_factory=list)  # windows of frames, until the batch is full
+    confident: bool = False  # set by the switch detector; then only every `confident_hop_factor`-th frame is evaluated
     _due_at: int = 0  # end of the frame that was due last
 
     @property
@@ -182,8 +160,8 @@ class LanguageProbe:
         self.waiting.append((window, onset))
         self._due_at = now
 
-    def evaluate(self) -> list[Evaluated]:
-        """Evaluate the frames that wait, in order."""
+    def evaluate(self) -> list[tuple[WindowPosterior, WindowPosterior | None, bool]]:
+        """Evaluate the frames that wait, in order: first window, second if any, whether the cache had the first."""
         frames, self.waiting = self.waiting, []
         lid = self.context.history.lid
         with self.context.metrics.measure("lid.frame_extract"):
@@ -193,7 +171,7 @@ class LanguageProbe:
         evaluated = []
         for (window, onset), (posterior, cached) in zip(frames, found, strict=True):
             second = WindowPosterior(onset, self.encoder.posterior(lid.read(onset))) if onset else None
-            evaluated.append(Evaluated(WindowPosterior(window, posterior), second, cached))
+            evaluated.append((WindowPosterior(window, posterior), second, cached))
         return evaluated
 
     def _onset(self, now: int) -> Span | None:

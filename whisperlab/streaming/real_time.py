@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy.typing as npt
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PIECE_MS = 100  # audio processed between two checks of the lag
 GAPS_KEPT = 100  # newest gaps kept with their times; all are counted
 WARN_S = 10.0  # seconds between two warnings of dropped audio
+
+Work: TypeAlias = tuple[int, Callable[[], ProcessResult]]  # samples by which it advances the stream, and a function
 
 _LOGGER = logging.getLogger("whisperlab")
 
@@ -183,7 +185,7 @@ class RealTimeFeed:
         work = self.due()
         return work[1]() if work else None
 
-    def due(self) -> tuple[int, Callable[[], ProcessResult]] | None:
+    def due(self) -> Work | None:
         """The next work, as a number of samples and a function to call at once; None if nothing waits.
 
         The work is the next piece of audio, the next gap, or ``finalize`` once a closed feed is empty. An error of
@@ -214,12 +216,16 @@ class RealTimeFeed:
 
         An error of the transcriber or of the function ends the work and is raised.
         """
+        for _, call in self.work():
+            on_result(call())
+
+    def work(self) -> Iterator[Work]:
+        """All that becomes `due` until the feed is closed and empty. Waits for audio; run each before the next."""
         while not self._ended:
             with self._changed:
                 self._changed.wait_for(lambda: len(self._ring) or self._closed)
-            result = self.pump()
-            if result is not None:
-                on_result(result)
+            if work := self.due():
+                yield work
 
     def counts(self) -> LoadCounts:
         """The audio so far by its state."""

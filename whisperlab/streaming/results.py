@@ -12,35 +12,26 @@ from whisperlab.util.timeline import Span, seconds
 
 @dataclass(slots=True, frozen=True)
 class SegmentWord:
-    """A word of a segment, with the space before it as Whisper writes it (``" hello"``; none in Chinese).
+    """A word of a segment with its place, in seconds since the stream began, in steps of 20 ms."""
 
-    ``start`` and ``end`` are seconds since the stream began, from the cross-attention of the decoder, in steps of 20
-    ms. ``probability`` is the geometric mean of the probabilities of its tokens.
-    """
-
-    word: str
-    start: float
+    word: str  # with the space before it as Whisper writes it: " hello"; none in Chinese
+    start: float  # from the cross-attention of the decoder
     end: float
-    probability: float
+    probability: float  # geometric mean of the probabilities of its tokens
     language: str
 
 
 @dataclass(slots=True, frozen=True)
 class SessionSegment:
-    """Text in one language with its place in the stream.
-
-    Times are seconds since the stream began; ``confidence`` is the geometric mean of the token
-    probabilities, from 0 to 1. A segment with ``is_final`` set never changes again. ``words`` are in time order and do
-    not overlap; they are empty for segments of systems without word times.
-    """
+    """Text in one language with its place in the stream, in seconds since the stream began."""
 
     text: str
     language: str
     start_time: float
     end_time: float
-    is_final: bool
-    confidence: float
-    words: tuple[SegmentWord, ...] = ()
+    is_final: bool  # it never changes again
+    confidence: float  # geometric mean of the token probabilities, from 0 to 1
+    words: tuple[SegmentWord, ...] = ()  # in time order, without overlap; empty for systems without word times
 
     def _repr_html_(self) -> str:
         """The segment as an HTML table, for Jupyter."""
@@ -62,15 +53,12 @@ def timed_words(segment: SessionSegment) -> Sequence[SegmentWord]:
 
 @dataclass(slots=True, frozen=True)
 class Switch:
-    """A change of language: the boundary (``time``) and the stream position of the decision (``decided_at``).
+    """A change of language; times are seconds since the stream began."""
 
-    Both in seconds since the stream began.
-    """
-
-    time: float
+    time: float  # the boundary
     from_language: str
     to_language: str
-    decided_at: float
+    decided_at: float  # stream position of the decision
 
     def to_dict(self) -> dict[str, float | str]:
         """The public JSON form: ``{"time", "from", "to", "decided_at"}``."""
@@ -87,36 +75,26 @@ class Onset:
 
 @dataclass(slots=True, frozen=True)
 class LanguageFrame:
-    """One language-ID decision point.
+    """One language-ID decision point."""
 
-    ``end`` is the sample of the frame and ``window`` the length of the first window, which ends there; ``speech`` of
-    its samples are speech (a posterior after silence has little evidence). ``posterior`` maps each allowed language to
-    its probability (they sum to 1); ``label`` is the smoothed language. ``cached`` says whether the encoder cache had
-    the window. ``onset`` is the second window, from the last pause on, if there was one.
-    """
-
-    end: int
-    window: int
-    speech: int
-    posterior: Mapping[str, float]
-    label: str
-    cached: bool
-    onset: Onset | None = None
+    end: int  # sample of the frame
+    window: int  # samples of the first window, which ends there
+    speech: int  # samples of speech in it: a posterior after silence has little evidence
+    posterior: Mapping[str, float]  # probability of each allowed language; they sum to 1
+    label: str  # the smoothed language
+    cached: bool  # whether the encoder cache had the window
+    onset: Onset | None = None  # the second window, from the last pause on, if there was one
 
 
 @dataclass(slots=True, frozen=True)
 class LanguageFlag:
-    """A final segment that sounds like another language than the one it was transcribed in.
+    """A final segment that sounds like another language than the one it was transcribed in."""
 
-    ``span`` is the speech, ``label`` the language it was transcribed in, ``language`` the likeliest of all languages
-    and ``probability`` its probability among all of them. ``outside`` says that it is not an allowed language.
-    """
-
-    span: Span
-    label: str
-    language: str
-    probability: float
-    outside: bool
+    span: Span  # the speech
+    label: str  # the language it was transcribed in
+    language: str  # the likeliest of all languages
+    probability: float  # of that one among all languages
+    outside: bool  # it is not an allowed language
 
     def to_dict(self) -> dict[str, float | str]:
         """The public JSON form: ``{"start", "end", "label", "language", "probability"}``, times in seconds."""
@@ -131,27 +109,19 @@ class LanguageFlag:
 
 @dataclass(slots=True, frozen=True)
 class ProcessResult:
-    """The result of one call of ``process``, ``skip`` or ``finalize``.
+    """The result of one call of ``process``, ``skip`` or ``finalize``: what was decided or became final in it."""
 
-    ``committed`` is the text that this call made unchangeable. ``tentative`` is all newer text, which may still change.
-    ``language`` is the language of the running session (None before the first decision). ``segments`` became final in
-    this call; ``switches`` were decided in it; ``frames`` and ``speech`` are its language-ID frames and closed speech
-    spans. ``gaps`` are parts of the stream that were lost. ``load_level`` says how much work is omitted for load (0:
-    none). ``untranscribed`` are parts of speech for which no decode found text; that speech became final in this call.
-    ``flags`` mark segments of this call that sound like another language than their own.
-    """
-
-    committed: str
-    tentative: str
-    language: str | None
+    committed: str  # text that this call made unchangeable
+    tentative: str  # all newer text, which may still change
+    language: str | None  # of the running session; None before the first decision
     switches: tuple[Switch, ...] = ()
     segments: tuple[SessionSegment, ...] = ()
     frames: tuple[LanguageFrame, ...] = ()
-    speech: tuple[Span, ...] = ()
-    gaps: tuple[Span, ...] = ()
-    load_level: int = 0
-    untranscribed: tuple[Span, ...] = ()
-    flags: tuple[LanguageFlag, ...] = ()
+    speech: tuple[Span, ...] = ()  # spans of speech that ended
+    gaps: tuple[Span, ...] = ()  # parts of the stream that were lost
+    load_level: int = 0  # how much work is omitted for load; 0: none
+    untranscribed: tuple[Span, ...] = ()  # parts of final speech for which no decode found text
+    flags: tuple[LanguageFlag, ...] = ()  # segments that sound like another language than their own
 
     def _repr_html_(self) -> str:
         """Final segments and tentative text as HTML tables, for Jupyter."""

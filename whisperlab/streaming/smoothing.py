@@ -103,11 +103,7 @@ class LanguageChange:
 
 
 class TransitViterbi:
-    """Best path through settled languages and transits, frame by frame; remembers one window of transits.
-
-    ``scores`` are the best log-score of a path that ends in each language, relative to the best of all (0);
-    ``state`` is the language of the best path and ``boundary`` the sample at which that language began.
-    """
+    """Best path through settled languages and transits, frame by frame; remembers one window of transits."""
 
     def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
         if n_states < 1:
@@ -120,8 +116,8 @@ class TransitViterbi:
         self._from = np.zeros((0, n_states), np.intp)  # language a transit leaves
         self._heard_until: int | None = None
         self._cost = 0.0  # of the newest switch
-        self.scores: Array = np.zeros(n_states)
-        self.state = self.boundary = 0
+        self.scores: Array = np.zeros(n_states)  # best log-score of a path that ends in each; 0 for the best of all
+        self.state = self.boundary = 0  # language of the best path, and the sample at which it began
 
     def push(self, windows: Sequence[WindowPosterior]) -> None:
         """Advance by one frame: one or more windows that end together, the longest first."""
@@ -136,7 +132,7 @@ class TransitViterbi:
         self._rank()
 
     def reliable_until(self, state: int) -> int:
-        """The sample before which ``state`` was certainly not left.
+        """The sample before which ``state`` was certainly not left: text before it can be relied on.
 
         Of a transit that has just begun nothing is known yet: it lies behind staying by what a switch costs. Once a
         transit is `LEEWAY` worse than that, there was evidence against it. The result is the earliest beginning of
@@ -199,21 +195,18 @@ class LanguageTracker:
     def __init__(self, n_states: int, options: SmoothingOptions) -> None:
         self._options = options
         self._min_duration = options.min_duration_ms * SAMPLE_RATE // 1000
-        self._chain = TransitViterbi(n_states, options.seconds_between_switches, options.evidence_per_second)
+        self.chain = TransitViterbi(n_states, options.seconds_between_switches, options.evidence_per_second)
         self._heard: Span | None = None
         self._ends_since = 0  # end of the frame before the first of the run the best path ends with
 
     def push(self, observed: WindowPosterior, *more: WindowPosterior) -> int:
-        """Take the next frame, seen in one window or several that end together, the longest first.
-
-        Returns the state the best path now ends in.
-        """
-        before = self._chain.state
-        self._chain.push((observed, *more))
-        if self._heard is None or self._chain.state != before:
+        """Take the next frame: windows that end together, longest first. Returns the state the best path ends in."""
+        before = self.chain.state
+        self.chain.push((observed, *more))
+        if self._heard is None or self.chain.state != before:
             self._ends_since = observed.window.start if self._heard is None else self._heard.end
         self._heard = observed.window
-        return self._chain.state
+        return self.chain.state
 
     def change(self, current: int | None) -> LanguageChange | None:
         """The change away from ``current`` (None: no language yet) if it is sustained."""
@@ -221,15 +214,11 @@ class LanguageTracker:
         if change is None or self._heard is None:
             return None
         held = self._heard.end - self._ends_since
-        rivals = np.delete(self._chain.scores, change.state)
+        rivals = np.delete(self.chain.scores, change.state)
         clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
         return change if clear and held >= self._min_duration else None
 
-    def reliable_until(self, current: int) -> int:
-        """The sample up to which what was said is certainly in ``current``: text before it can be relied on."""
-        return self._chain.reliable_until(current)
-
     def outlook(self, current: int | None) -> LanguageChange | None:
         """The change the best path shows now, sustained or not; None when it stays in ``current``."""
-        chain = self._chain
+        chain = self.chain
         return LanguageChange(chain.state, chain.boundary) if self._heard and chain.state != current else None

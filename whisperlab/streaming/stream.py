@@ -78,8 +78,12 @@ class Stream:
 
     def _work(self, at: int) -> None:
         """Do what is due at this sample: voice activity, language, then text."""
-        text = self.text
-        closed = self._detect_voice() if at % VAD_FRAME == 0 else None
+        text, gate, closed = self.text, self.context.gate, None
+        if at % VAD_FRAME == 0:
+            with self.context.metrics.measure("vad.detect"):
+                closed = gate.push(self.context.history.vad.peek(VAD_FRAME))
+            if gate.span_start is not None:
+                text.start(gate.span_start)
         if at % self._hop == 0:
             self._act_on(self.detector.at_hop(text.language))
         omits_step = self.context.load_level >= 2 and at // self._step % LONG_STEPS != 0
@@ -89,15 +93,6 @@ class Stream:
             text.step()
         else:
             text.settle_if_due()
-
-    def _detect_voice(self) -> Span | None:
-        """Voice activity of the newest frame. Returns the speech that it closed, if any."""
-        gate = self.context.gate
-        with self.context.metrics.measure("vad.detect"):
-            closed = gate.push(self.context.history.vad.peek(VAD_FRAME))
-        if gate.span_start is not None:
-            self.text.start(gate.span_start)
-        return closed
 
     def _end_speech(self, closed: Span | None) -> None:
         """A pause, a gap or the end of the stream closed speech: a possible change is decided now."""
@@ -120,14 +115,12 @@ class Stream:
             text.adopt(change.language)
             text.step()
         elif text.language is not None and (change.certain or self.detector.confirms(change, boundary, text.language)):
-            self._restart(boundary, change.language, text.language)
+            with self.context.metrics.measure("session.restart"):
+                decided_at = seconds(self.context.history.received)
+                switch = Switch(seconds(boundary), text.language, change.language, decided_at)
+                self.context.results.switches.append(switch)
+                self.context.counts.switches += 1
+                text.restart(boundary, change.language)
+            text.step()
         else:
             self.context.counts.switches_refused += 1
-
-    def _restart(self, boundary: int, language: str, before: str) -> None:
-        with self.context.metrics.measure("session.restart"):
-            decided_at = seconds(self.context.history.received)
-            self.context.results.switches.append(Switch(seconds(boundary), before, language, decided_at))
-            self.context.counts.switches += 1
-            self.text.restart(boundary, language)
-        self.text.step()

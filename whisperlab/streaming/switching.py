@@ -9,9 +9,9 @@ from itertools import pairwise
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.decoding import SpeechDecoder
 from whisperlab.streaming.language_id import Posterior
-from whisperlab.streaming.language_probe import Evaluated, LanguageProbe
+from whisperlab.streaming.language_probe import LanguageProbe
 from whisperlab.streaming.results import LanguageFrame, Onset
-from whisperlab.streaming.smoothing import LONGEST_GAP_S, PATIENCE, LanguageChange, LanguageTracker
+from whisperlab.streaming.smoothing import LONGEST_GAP_S, PATIENCE, LanguageChange, LanguageTracker, WindowPosterior
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 LONGEST_GAP = samples(LONGEST_GAP_S)
@@ -32,12 +32,11 @@ class Change:
 class SwitchDetector:
     """Decides which language is spoken. This one is for audio in one language, ``first``; the others inherit from it.
 
-    ``first`` is the language at the start, None if it is not known yet. ``current`` is the language of the running
-    session, None before the first.
+    ``current`` is the language of the running session, None before the first.
     """
 
     context: Context
-    first: str | None
+    first: str | None  # the language at the start; None if it is not known yet
 
     def at_hop(self, current: str | None) -> Change | None:
         """At a language-ID hop: the change that is due to be acted on, if any."""
@@ -78,10 +77,7 @@ class GivenLanguages(SwitchDetector):
 
 @dataclass(eq=False)
 class DetectedLanguage(SwitchDetector):
-    """The language is detected: probe, smoothing, sustained detection, confirmation.
-
-    A change that has led for twice `PATIENCE` of speech needs no confirmation.
-    """
+    """The language is detected: probe, smoothing, sustained detection, confirmation."""
 
     probe: LanguageProbe
     decoder: SpeechDecoder
@@ -111,10 +107,10 @@ class DetectedLanguage(SwitchDetector):
 
     def reliable_until(self, current: str | None) -> int:
         state = self._state(current)
-        return self.context.history.received if state is None else self._tracker.reliable_until(state)
+        return self.context.history.received if state is None else self._tracker.chain.reliable_until(state)
 
     def confirms(self, change: Change, boundary: int, current: str) -> bool:
-        if self.contested >= 2 * PATIENCE:
+        if self.contested >= 2 * PATIENCE:  # it has led for so long that it needs no confirmation
             return True
         if self._is_proved(boundary, change.language, current, with_text=self.contested < PATIENCE):
             return True
@@ -152,21 +148,21 @@ class DetectedLanguage(SwitchDetector):
     def _evaluate(self, current: str | None) -> LanguageChange | None:
         """Add the frames that wait to the path, in order; the change that the last of them makes certain."""
         change = None
-        for frame in self.probe.evaluate() if self.probe.waiting else ():
-            change = self._add(frame, self._state(current))
+        for first, second, cached in self.probe.evaluate() if self.probe.waiting else ():
+            change = self._add(first, second, cached, self._state(current))
         return change
 
-    def _add(self, frame: Evaluated, current: int | None) -> LanguageChange | None:
-        first, second = frame.first, frame.second
+    def _add(
+        self, first: WindowPosterior, second: WindowPosterior | None, cached: bool, current: int | None
+    ) -> LanguageChange | None:
         window, measure = first.window, self.context.metrics.measure
         with measure("lid.smoothing"):
             state = self._tracker.push(first, *([second] if second else []))
         voiced, posterior = self.context.gate.voiced(window), self._by_language(first.posterior)
         onset = Onset(len(second.window), self._by_language(second.posterior)) if second else None
         label = self.context.languages[state]
-        self.context.results.frames.append(
-            LanguageFrame(window.end, len(window), voiced, posterior, label, frame.cached, onset)
-        )
+        frame = LanguageFrame(window.end, len(window), voiced, posterior, label, cached, onset)
+        self.context.results.frames.append(frame)
         with measure("lid.sustained_detection"):
             change = self._tracker.change(current)
         gap = min(window.end - self._evaluated_until, LONGEST_GAP)

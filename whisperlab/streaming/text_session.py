@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 
+from whisperlab.streaming import decoding
 from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.coverage import completed, uncovered
-from whisperlab.streaming.decoding import (
-    Hypothesis,
-    SpeechDecoder,
-    Word,
-    confidence_of,
-    is_meaningful,
-    joined,
-    segment_words,
-    text_of,
-)
+from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import LanguageFlag, SessionSegment
 from whisperlab.streaming.switching import MIN_SPEECH, SwitchDetector
@@ -57,28 +49,20 @@ class Speech:
         return max(self.start, words[-1].end) if words else self.start
 
 
-Decoded: TypeAlias = tuple[Speech, int, Hypothesis]  # running speech up to a sample
-
-
-@dataclass(slots=True, frozen=True)
-class Pending:
-    """A decode of running speech up to sample ``end`` in the second thread, and its hypothesis to come."""
+class Pending(NamedTuple):
+    """A decode of running speech up to sample ``end``; ``result`` returns its hypothesis, perhaps after a wait."""
 
     speech: Speech
     end: int
-    hypothesis: Future[Hypothesis]
+    result: Callable[[], Hypothesis]
 
 
 @dataclass(slots=True)
 class Runner:
-    """Runs the decodes of running speech: at once, or with a ``worker`` in a second thread.
+    """Runs the decodes of running speech: at once, or with a worker in a second thread."""
 
-    A result of the second thread is used ``lag`` samples after the end of its audio, or when needed. `start` and
-    `finish` return a result once there is one.
-    """
-
-    worker: Executor | None = None
-    lag: int = 0
+    worker: Executor | None = None  # of one thread
+    lag: int = 0  # samples after the end of its audio at which the worker's result is used, if not needed before
     pending: Pending | None = None
 
     def begin(self) -> None:
@@ -87,46 +71,39 @@ class Runner:
             self.worker.submit(int).result()
         self.pending = None
 
-    def start(self, speech: Speech, end: int, decode: Callable[[], Hypothesis]) -> Decoded | None:
-        """Run or start a decode, which any thread may do. At most one is unfinished at any time."""
-        if self.worker is None:
-            return speech, end, decode()
-        self.pending = Pending(speech, end, self.worker.submit(decode))
-        return None
+    def start(self, speech: Speech, end: int, decode: Callable[[], Hypothesis]) -> None:
+        """Start a decode, which any thread may do. At most one is unfinished at any time."""
+        self.pending = Pending(speech, end, self.worker.submit(decode).result if self.worker else decode)
 
     def is_due(self, at: int) -> bool:
         """Whether the unfinished decode must be finished now."""
         return self.pending is not None and at >= self.pending.end + self.lag
 
-    def finish(self) -> Decoded | None:
-        """Wait for the unfinished decode, if any."""
+    def take(self) -> Pending | None:
+        """The unfinished decode, if any."""
         unfinished, self.pending = self.pending, None
-        return (unfinished.speech, unfinished.end, unfinished.hypothesis.result()) if unfinished else None
+        return unfinished
 
 
 @dataclass(slots=True, eq=False)
 class TextSession:
-    """Decodes the running speech in ``language`` and makes its text final.
-
-    ``final_until`` is the sample up to which text is final; ``speech`` is the running speech, None in silence. With
-    the option ``decode`` off no text is decoded. ``identifier`` answers over all languages of the model.
-    """
+    """Decodes the running speech in ``language`` and makes its text final; no text with the option ``decode`` off."""
 
     context: Context
     language: str | None
     decoder: SpeechDecoder
     detector: SwitchDetector
-    identifier: LanguageIdentifier
+    identifier: LanguageIdentifier  # over all languages of the model
     runner: Runner
-    final_until: int = 0
-    speech: Speech | None = None
+    final_until: int = 0  # sample up to which text is final
+    speech: Speech | None = None  # the running speech; None in silence
     _last_text: dict[str, tuple[list[int], int]] = field(default_factory=dict)  # by language: its tokens and its end
     _warned: set[str] = field(default_factory=set)  # languages that are not allowed and that a warning has named
 
     @property
     def tentative(self) -> str:
         """The newest text that is not committed yet."""
-        return text_of(self.speech.policy.tentative) if self.speech else ""
+        return decoding.text_of(self.speech.policy.tentative) if self.speech else ""
 
     # --- the running speech -----------------------------------------------------------------------------
 
@@ -156,8 +133,8 @@ class TextSession:
         if self.detector.is_open(self.language) or now - speech.start < MIN_SPEECH:
             return
         if self.context.gate.voiced_until > speech.seen_until:
-            decode = self._decoding(speech, now, self.language, retry=False)
-            self._use(self.runner.start(speech, now, decode))
+            self.runner.start(speech, now, self._decoding(speech, now, self.language, retry=False))
+            self.settle_if_due()
 
     def omit_step(self) -> bool:
         """Count a step that load omits. Returns False for a step that must not be omitted: it cuts long speech."""
@@ -166,13 +143,31 @@ class TextSession:
         return omitted
 
     def settle_if_due(self) -> None:
-        """Use the result of the second thread if its time has come."""
+        """Use the result of a decode if its time has come."""
         if self.runner.is_due(self.context.history.received):
             self.settle()
 
     def settle(self) -> None:
-        """Use the result of the second thread, if any; waits for it."""
-        self._use(self.runner.finish())
+        """Commit the reliable words of an unfinished decode, if there is one; waits for it.
+
+        A loop is not decoded again now: the next step has more audio, and the end decodes it anyway.
+        """
+        decoded = self.runner.take()
+        if decoded is None or (hypothesis := decoded.result()).looped:
+            return
+        speech, end = decoded.speech, decoded.end
+        speech.seen_until = end
+        span = Span(speech.committed_until, max(end, speech.committed_until))
+        voiced, n_committed = self.context.gate.voiced_frames(span), len(speech.policy.committed)
+        left_out = next(iter(uncovered(hypothesis.words, voiced, span, n_committed)), None)
+        if left_out and n_committed > 0 and left_out.index < n_committed and left_out.voiced >= STALL:
+            # After a committed sentence Whisper can end the text, or go on at a later occurrence of its last words.
+            self._finish(speech, left_out.word_start)
+            self.speech = self._new_speech(self.final_until)
+            return
+        horizon = left_out.word_start if left_out else end
+        reliable = min(self.detector.reliable_until(self.language), horizon)
+        self.context.results.committed += decoding.joined(speech.policy.update(hypothesis, reliable, end))
 
     # --- language changes -------------------------------------------------------------------------------
 
@@ -227,27 +222,6 @@ class TextSession:
         decode = partial(self.decoder.decode, audio, speech.start, language, *words, prompt=prompt, retry=retry)
         return self.context.metrics.measure("whisper.infer")(decode)
 
-    def _use(self, decoded: Decoded | None) -> None:
-        """Commit the reliable words of a hypothesis about running speech, if there is one.
-
-        A loop is not decoded again now: the next step has more audio, and the end decodes it anyway.
-        """
-        if decoded is None or decoded[2].looped:
-            return
-        speech, end, hypothesis = decoded
-        speech.seen_until = end
-        span = Span(speech.committed_until, max(end, speech.committed_until))
-        voiced, n_committed = self.context.gate.voiced_frames(span), len(speech.policy.committed)
-        left_out = next(iter(uncovered(hypothesis.words, voiced, span, n_committed)), None)
-        if left_out and n_committed > 0 and left_out.index < n_committed and left_out.voiced >= STALL:
-            # After a committed sentence Whisper can end the text, or go on at a later occurrence of its last words.
-            self._finish(speech, left_out.word_start)
-            self.speech = self._new_speech(self.final_until)
-            return
-        horizon = left_out.word_start if left_out else end
-        reliable = min(self.detector.reliable_until(self.language), horizon)
-        self.context.results.committed += joined(speech.policy.update(hypothesis, reliable, end))
-
     def _cut(self, speech: Speech) -> Speech:
         """Finish the first part of long speech, at a pause if there is one. Returns the rest."""
         gate = self.context.gate
@@ -266,16 +240,16 @@ class TextSession:
         if not self.context.config.decode or self.language is None:
             return
         words = self._last_words(speech, self.language)
-        text = text_of(words)
-        self.context.results.committed += joined(words[len(speech.policy.committed) :])
-        if not is_meaningful(text):
+        text = decoding.text_of(words)
+        self.context.results.committed += decoding.joined(words[len(speech.policy.committed) :])
+        if not decoding.is_meaningful(text):
             return
         self.context.counts.segments += 1
         if self.context.config.session.prompt_s:
             self._last_text[self.language] = [token for word in words for token in word.tokens], self.final_until
         times = seconds(words[0].start), seconds(words[-1].end)
-        timed = segment_words(words, self.language)
-        segment = SessionSegment(text, self.language, *times, True, confidence_of(words), timed)
+        timed = decoding.segment_words(words, self.language)
+        segment = SessionSegment(text, self.language, *times, True, decoding.confidence_of(words), timed)
         self.context.results.segments.append(segment)
 
     def _last_words(self, speech: Speech, language: str) -> Sequence[Word]:
@@ -306,7 +280,7 @@ class TextSession:
         short = len(voiced) * VAD_FRAME < FLAG_SPEECH and not committed
         if short and Hypothesis(tuple(found)).log_probability < INVENTED:
             found = []
-        if not is_meaningful(text_of(found)) and len(voiced) * VAD_FRAME >= MIN_SPEECH:
+        if not decoding.is_meaningful(decoding.text_of(found)) and len(voiced) * VAD_FRAME >= MIN_SPEECH:
             left = [Span(voiced[0], min(voiced[-1] + VAD_FRAME, end))]
         self.context.results.untranscribed.extend(left)
         self.context.counts.untranscribed += len(left)

@@ -74,25 +74,21 @@ class VadOptions(Options):
 class SpeechGate:
     """Turns the frame probabilities of one stream into speech spans, and keeps the newest to find pauses.
 
-    ``span_start`` is the first sample of the running speech, None in silence. ``heard_until`` is the end of the newest
-    frame, ``voiced_until`` the end of the newest frame with speech.
-
     While the recent level of the stream is below normal, ``quiet_detector`` gets the amplified frames, and the greater
     of both probabilities counts. The first detector always gets the original audio, so a stream of normal level gives
-    the same spans with and without gain. ``level`` is the recent level, ``quiet`` the number of samples of closed spans
-    below normal, ``quiet_level`` the level of the newest of them.
+    the same spans with and without gain.
     """
 
     options: VadOptions
     detector: VoiceActivityDetector
     quiet_detector: VoiceActivityDetector | None = None
-    history_s: float = 30.0
+    history_s: float = 30.0  # of probabilities kept
     level: RecentLevel = field(default_factory=RecentLevel)
-    quiet: int = 0
-    quiet_level: float = 0.0
-    span_start: int | None = None
-    heard_until: int = 0
-    voiced_until: int = 0
+    quiet: int = 0  # samples of closed spans below normal level
+    quiet_level: float = 0.0  # of the newest of them
+    span_start: int | None = None  # first sample of the running speech; None in silence
+    heard_until: int = 0  # end of the newest frame
+    voiced_until: int = 0  # end of the newest frame with speech
     _span_level: float = 0.0
     _amplifies: bool = False
     _quiet_since: int | None = None

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,7 +43,7 @@ _MEL_FLOOR = 1e-4  # power 80 dB below a full-scale sine (1e4 in this frame), wh
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A part of a recording in one format."""
+    """A part of a recording: one of several joined files, or a stretch between gaps or in another format."""
 
     samples: npt.NDArray[np.float32]  # (n, channels)
     rate: int
@@ -68,6 +69,21 @@ def as_chunk(array: npt.ArrayLike) -> FloatArray:
 def _resampled(audio: FloatArray, sampling_rate: int) -> FloatArray:
     _check_rate(sampling_rate)
     return audio if sampling_rate == SAMPLE_RATE else bounded(soxr.resample(audio, sampling_rate, SAMPLE_RATE))
+
+
+def resampled_chunks(source: Iterable[FloatArray], sampling_rate: int) -> Iterator[FloatArray]:
+    """Mono chunks at 16 kHz, none empty. The resampler keeps state, so that borders of chunks are inaudible."""
+    _check_rate(sampling_rate)
+    resample = soxr.ResampleStream(sampling_rate, SAMPLE_RATE, 1, dtype="float32").resample_chunk
+    for chunk in chain(source, [None]):
+        if len(found := resample(np.zeros(0, np.float32), last=True) if chunk is None else resample(chunk)):
+            yield bounded(found)
+
+
+def pcm_16(array: npt.ArrayLike) -> npt.NDArray[np.int16]:
+    """`as_audio` as 16-bit PCM, rounded to the nearest step and clipped. 16-bit audio stays the same."""
+    pcm: npt.NDArray[np.float32] = np.clip(np.rint(as_audio(array) * np.float32(2**15)), -(2**15), 2**15 - 1)
+    return pcm.astype(np.int16)
 
 
 def _check_rate(sampling_rate: int) -> None:
@@ -161,10 +177,7 @@ def mono(samples: npt.NDArray[np.float32], weights: FloatArray | None) -> FloatA
 
 
 def mixing_weights(parts: Sequence[Part], name: str) -> FloatArray | None:
-    """Weights for channels that cancel each other in their mean; None to use the mean.
-
-    Two channels in opposite phase give half their difference, a phase that changes the loudest channel alone.
-    """
+    """Weights for channels that cancel each other in their mean; None to use the mean."""
     widest = max((part.samples.shape[1] for part in parts if part.samples.ndim == 2), default=1)
     if widest == 1:
         return None

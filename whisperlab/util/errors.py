@@ -89,6 +89,15 @@ class MissingDependencyError(WhisperlabError, ImportError):
     """An optional library or system package is missing; the message says how to install it."""
 
 
+@contextmanager
+def needs(sentence: str, extra: str) -> Iterator[None]:
+    """Turn a failed import of an optional library into MissingDependencyError: the sentence, and what to install."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(f"{sentence}: pip install 'whisperlab[{extra}]'") from error
+
+
 def brief(error: Exception) -> str:
     """An error in one line of at most 200 characters: torch's messages run to pages."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
+AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mka", ".aac", ".aif", ".aiff", ".au"}
 _swept: set[Path] = set()  # folders in which this process has removed leftovers of dead processes
 
 
@@ -33,15 +37,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; raises UnicodeDecodeError otherwise."""
+def read_text(path: str | Path, errors: str = "strict") -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, gzipped or not. Errors: `bytes.decode`."""
     content = Path(path).read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise OSError(errno.EIO, f"damaged gzip: {error}", str(path)) from error
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if utf_16 else "utf-8-sig")
+    return content.decode("utf-16" if utf_16 else "utf-8-sig", errors)
 
 
 def write_atomic(path: str | Path, content: bytes) -> Path:
-    """Write a complete file through `atomic_path`."""
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)

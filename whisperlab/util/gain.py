@@ -1,7 +1,4 @@
-"""Automatic gain for quiet audio. Its level is the root mean square (RMS) of the loudest 32 ms.
-
-The gain at a normal level is exactly 1. Level and gain depend on the samples only, not on chunk sizes.
-"""
+"""Automatic gain for quiet audio, from the RMS of its loudest 32 ms; exactly 1 at a normal level."""
 
 from __future__ import annotations
 

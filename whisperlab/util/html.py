@@ -7,18 +7,15 @@ from html import escape
 
 
 def facts(title: str, values: Mapping[str, object]) -> str:
-    """A table of names and values below a title."""
-    cells = ((escape(name), escape(format_value(value))) for name, value in values.items())
-    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in cells)
+    row = '<tr><th scope="row">{}</th><td>{}</td></tr>'
+    rows = "".join(row.format(escape(name), escape(format_value(value))) for name, value in values.items())
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
 
 
 def rows(title: str, head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    lines = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{escape(format_value(value))}</td>' for value in line) + "</tr>"
-        for line in body
-    )
+    cells = ((f'<td dir="auto">{escape(format_value(value))}</td>' for value in line) for line in body)
+    lines = "".join(f"<tr>{''.join(line)}</tr>" for line in cells)
     return f"<table><caption>{escape(title)}</caption><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
 
 

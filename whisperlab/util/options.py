@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from math import inf
+from pathlib import Path
 from typing import ClassVar, TypeVar, cast, get_type_hints
 
 from whisperlab.util.json_values import JsonValue
@@ -14,26 +16,12 @@ T = TypeVar("T")
 
 _known: dict[type[object], Mapping[str, Option]] = {}  # by group; resolving type hints takes a millisecond
 
-# Names of options before there were groups for all of them, and their names now. `migrated` applies them.
-RENAMED = {
-    "lid_hop_ms": "language_id.hop_ms",
-    "language_prior": "language_id.prior",
-    "lid.margin_ms": "language_id.trailing_silence_ms",
-    "lid.onset_margin_ms": "language_id.onset_trailing_silence_ms",
-    "lid.alone_ms": "language_id.onset_only_ms",
-    "lid.sure": "language_id.confident_above",
-    "lid.sure_hops": "language_id.confident_hop_factor",
-    "decoding.margins_s": "decoding.trailing_silence_s",
-    "cache_size": "cache.size",
-    "log_interval_seconds": "monitoring.log_interval_s",
-    **{name: f"cache.{name}" for name in ("hash_precision", "key", "shadow_rate")},
-    **{name: f"compute.{name}" for name in ("device", "precision", "compiled", "threads")},
-    **{name: f"monitoring.{name}" for name in ("lid_p95_limit_ms", "hit_rate_limit", "enable_logging")},
-}
-
-# The groups of a configuration, and all its fields in order (`whisperlab.config.TranscriberConfig`).
-GROUP_NAMES = ("vad", "language_id", "smoothing", "decoding", "session", "cache", "compute", "monitoring")
-ORDER = ("model", "mode", "languages", "sampling_rate", "language", "oracle", "decode", *GROUP_NAMES)
+# "renamed": names of options before there were groups for all of them, and their names now; `migrated` applies them.
+# "groups" of a configuration; "order" of its other fields, which come first (`whisperlab.config.TranscriberConfig`).
+_FACTS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+RENAMED: dict[str, str] = _FACTS["renamed"]
+GROUP_NAMES = tuple(_FACTS["groups"])
+ORDER = (*_FACTS["order"], *GROUP_NAMES)
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,7 +61,6 @@ class Options:
 
 
 def described(group: type[object]) -> Mapping[str, Option]:
-    """The options of a group by name."""
     if group not in _known:
         hints = get_type_hints(group)
         declared = [known for known in fields(group) if "meaning" in known.metadata]  # type: ignore[arg-type]

@@ -60,10 +60,7 @@ def cpu_model() -> str:
 
 
 def provenance() -> Json:
-    """The facts that must stand beside a figure so that it can be repeated: version, commit, machine, libraries.
-
-    ``commit`` ends in ``-dirty`` if files were changed; None stands for code outside a git checkout.
-    """
+    """Version, commit (``-dirty`` after changes; None without git), machine and libraries, to stand beside a figure."""
     return {
         "whisperlab": version("whisperlab"),
         "commit": _commit(),

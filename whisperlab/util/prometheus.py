@@ -36,7 +36,6 @@ class StreamExporter:
         self._sources: dict[str, weakref.WeakMethod[Source]] = {}
 
     def own_families(self) -> Iterator[Metric]:
-        """The metric families of the object itself."""
         raise NotImplementedError
 
     def attach(self, name: str, source: Source) -> None:
@@ -91,7 +90,6 @@ class MetricsServer:
     _thread: threading.Thread
 
     def close(self) -> None:
-        """Stop serving and free the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -112,10 +110,7 @@ class _Joined:
         return registry
 
     def collect(self) -> list[Metric]:
-        """The families of all collectors, each name once with the samples of all; raises for equal names or samples.
-
-        A collector with a ``metrics`` attribute (a feed) stands for that stream.
-        """
+        """The families of all collectors (of a feed: its ``metrics``), each name once; raises for equal samples."""
         from prometheus_client.core import Metric
 
         owners: dict[int, Collector | StreamExporter] = {}

@@ -86,7 +86,6 @@ class Figure:
 
 
 def summary(name: str, unit: str, values: Sequence[float]) -> Figure:
-    """The median of some values with its interval and count."""
     value, low, high = median_interval(values)
     return Figure(name, value, unit, low, high, len(values))
 

@@ -14,7 +14,8 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
         return "(nothing)"
     columns = []
     for name in rows[0]:
-        cells = [_cell(row[name]) for row in rows]
+        values = [row[name] for row in rows]  # in four significant digits; None is a dash
+        cells = ["-" if one is None else f"{one:.4g}" if isinstance(one, float) else str(one) for one in values]
         width = max(map(len, (name, *cells)))
         align = str.rjust if all(map(_NUMBER.fullmatch, cells)) else str.ljust
         columns.append([align(cell, width) for cell in (name, *cells)])
@@ -25,16 +26,10 @@ def latency_table(
     operations: Mapping[str, Mapping[str, float]], fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max")
 ) -> str:
     """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
-    rows = [
-        {"operation": name, "count": row["count"]} | {f"{field} ms": f"{row[field]:.3f}" for field in fields}
-        for name, row in operations.items()
-    ]
+    rows = []
+    for name, row in operations.items():
+        rows.append({"operation": name, "count": row["count"], **{f"{each} ms": f"{row[each]:.3f}" for each in fields}})
     return text_table(rows) if rows else "(no operation was recorded)"
-
-
-def _cell(value: object) -> str:
-    """A value in four significant digits; a dash for None."""
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def with_interval(

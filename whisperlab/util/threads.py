@@ -1,18 +1,16 @@
-"""The number of torch's compute threads, background threads, signals of new processes.
-
-A second thread saves a fifth of the time on an idle machine, and takes up to twenty times as long on a busy one.
-"""
+"""The number of torch's compute threads, background threads, signals of new processes."""
 
 from __future__ import annotations
 
 import _thread
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter_ns
 
-THREADS = 1  # the default of every entry point
+THREADS = 1  # the default: a second one saves a fifth of the time, or takes up to 20 times as long on a busy machine
 MOST_THREADS = 256
 WORTH = 0.75  # a second thread is worth a core if it reduces the time to this share or less
 
@@ -54,6 +52,29 @@ def no_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def first_signal(finish: Callable[[], object], numbers: Iterable[signal.Signals] = STOPS) -> Iterator[None]:
+    """In the main thread, the first of these signals calls a function; the next one does as before."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.getsignal(n) for n in numbers if in_main and signal.getsignal(n) != signal.SIG_IGN}
+
+    def restore(*first: object) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if first:
+            finish()
+
+    for number in before:
+        signal.signal(number, restore)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def second_thread(rounds: int = 30) -> float:

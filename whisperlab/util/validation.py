@@ -31,10 +31,7 @@ def on_threads(n: int | None) -> str:
 
 
 def check_type(name: str, value: object, hint: object) -> None:
-    """Raise ConfigurationError with the name unless the value matches a type hint.
-
-    ``float`` accepts any number except NaN. ``int`` accepts 64-bit integers, as numpy and JSON do, but not True.
-    """
+    """Raise ConfigurationError unless a value has a type: any number but NaN as ``float``, 64 bits as ``int``."""
     if not _fits(value, hint):
         raise ConfigurationError(f"{name} must be {_words(hint)}, got {shown(value)}")
 

@@ -1,9 +1,4 @@
-"""Scoring: text, languages, switches, delays and calibration. Counts are summed first and divided afterwards.
-
-No model is needed: scores are computed from traces, or from plain lists for any other recogniser.
-"""
-
-from __future__ import annotations
+"""Scoring of traces, or of plain lists of any recogniser. Counts are summed first and divided afterwards."""
 
 from whisperlab.evaluation.scoring.calibration import best_temperature, expected_calibration_error, reliability
 from whisperlab.evaluation.scoring.language import Boundary, match_switches, true_switches

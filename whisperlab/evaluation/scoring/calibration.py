@@ -63,10 +63,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> tu
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over the answers: 0 is calibrated (Guo et al., eq. 3).
-
-    With few answers in many bins it is biased upwards, because chance alone separates the two.
-    """
+    """Mean distance of confidence and accuracy (Guo et al., eq. 3); biased upwards by few answers in many bins."""
     found = reliability(confidence, correct, bins)
     n = sum(part.n for part in found)
     return math.fsum(part.n / n * abs(part.gap) for part in found)
@@ -100,8 +97,7 @@ def negative_log_likelihood(
 def best_temperature(logits: ArrayLike, truth: ArrayLike, log_prior: ArrayLike = 0.0) -> float:
     """The temperature between 0.05 and 20 with the greatest likelihood of the true classes (Guo et al., section 4.2).
 
-    Fit and evaluate it on different answers. If every answer is right, the result is the lower end of the range; if
-    the logits are worse than chance, the upper end.
+    Fit and evaluate it on different answers. If all are right, it is 0.05; if the logits are worse than chance, 20.
 
     Args:
         logits: shape (answers, classes); -inf for a class that is not allowed.

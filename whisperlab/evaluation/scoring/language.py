@@ -1,7 +1,4 @@
-"""Scores of language labels over time: speech with a wrong label, and language switches found or missed.
-
-A switch is a boundary: a time and the new language.
-"""
+"""Scores of language labels over time: speech with a wrong label, and language switches found or missed."""
 
 from __future__ import annotations
 
@@ -56,10 +53,7 @@ class SwitchCounts(Addable):
 
 @dataclass(slots=True, frozen=True)
 class Boundary(Label):
-    """A true switch: any time from ``start`` (old language ends) to ``end`` (new language begins) is right.
-
-    ``end`` counts as the time of the switch, ``language`` is the new one.
-    """
+    """A true switch at ``end`` into ``language``; any time from ``start``, where the old language ends, is right."""
 
     def distance(self, time: float) -> float:
         """Seconds from a time to the gap between the languages; 0 inside it."""
@@ -74,10 +68,8 @@ def segment_labels(segments: Iterable[SessionSegment]) -> list[Label]:
 def frame_labels(frames: Sequence[LanguageFrame]) -> list[Label]:
     """The labels of language-ID frames, each for the time since the previous frame, at most its window."""
     ends = [0, *(frame.end for frame in frames)]
-    return [
-        Label(seconds(max(before, frame.end - frame.window)), seconds(frame.end), frame.label)
-        for before, frame in zip(ends, frames, strict=False)
-    ]
+    starts = [max(before, frame.end - frame.window) for before, frame in zip(ends, frames, strict=False)]
+    return [Label(seconds(at), seconds(frame.end), frame.label) for at, frame in zip(starts, frames, strict=True)]
 
 
 def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
@@ -96,11 +88,8 @@ def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
 
 def true_switches(reference: Reference) -> list[Boundary]:
     """The boundaries between consecutive reference segments of different languages."""
-    return [
-        Boundary(min(old.end, new.start), new.start, new.lang)
-        for old, new in pairwise(reference.segments)
-        if old.lang != new.lang
-    ]
+    changes = ((old, new) for old, new in pairwise(reference.segments) if old.lang != new.lang)
+    return [Boundary(min(old.end, new.start), new.start, new.lang) for old, new in changes]
 
 
 # Classes of block length, and the limits between them in seconds.
@@ -109,10 +98,7 @@ BLOCKS_S = (1.0, 2.0, 4.0)
 
 
 def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]]) -> dict[str, tuple[int, int]]:
-    """Number of language blocks and of missed blocks, by length; the first block is excluded.
-
-    A block reaches from one switch to the next. It is missed if its switch is in no pair of ``found``.
-    """
+    """Number of blocks (from switch to switch) and of those whose switch is in no pair of ``found``, by length."""
     ends = [old.end for old, new in pairwise(reference.segments) if old.lang != new.lang]
     ends = [*ends[1:], *(segment.end for segment in reference.segments[-1:])]
     matched = {boundary.end for boundary, _ in found}
@@ -127,10 +113,7 @@ def block_misses(reference: Reference, found: Iterable[tuple[Boundary, Switch]])
 def match_switches(
     true: Sequence[Boundary], found: Sequence[Switch], tolerance_s: float
 ) -> list[tuple[Boundary, Switch]]:
-    """One-to-one pairs of true and found switches into the same language, within the tolerance.
-
-    The matching has the most pairs and, among such matchings, the least total distance.
-    """
+    """One-to-one pairs into the same language within the tolerance: the most pairs, at the least total distance."""
     pairs = []
     for language in sorted({boundary.language for boundary in true}):
         wanted = [boundary for boundary in true if boundary.language == language]

@@ -18,8 +18,6 @@ from whisperlab.evaluation.trace import Reference, Trace
 
 @dataclass(slots=True, frozen=True)
 class ComputeTime(Addable):
-    """Seconds of computing, and seconds of audio processed."""
-
     compute_s: float = 0.0
     audio_s: float = 0.0
 
@@ -27,11 +25,7 @@ class ComputeTime(Addable):
 def word_latencies(
     reference: Reference, committed: Iterable[tuple[str, float]], *, fold_diacritics: bool = True
 ) -> tuple[float, ...]:
-    """Seconds from the end of each correctly recognised word until its text was final.
-
-    ``committed`` is the final text with its times, in order. On the wall clock of a real-time stream the latency
-    includes computing and queueing; on the audio clock it does not. `align` estimates the true ends.
-    """
+    """Seconds from the end of each right word, as `align` estimates it, until its ``committed`` text was final."""
     said = [(unit, at) for text, at in committed for unit in units(text, fold_diacritics=fold_diacritics)]
     steps = align(reference, " ".join(unit for unit, _ in said), fold_diacritics=fold_diacritics)
     heard = (step for step in steps if step.hypothesis is not None)
@@ -63,9 +57,7 @@ def response_p95(trace: Trace) -> float | None:
 
 
 def percentile(values: Sequence[float], q: float, *, missed: int = 0) -> float:
-    """The q-th percentile of the values together with ``missed`` infinite ones.
-
-    The smallest value that at least q percent do not exceed; infinite if it is a missed one, NaN without values.
+    """The smallest of the values and ``missed`` infinite ones that at least q percent do not exceed; NaN without any.
 
     >>> percentile([3.0, 1.0, 2.0], 50), percentile([3.0, 1.0, 2.0], 50, missed=3)
     (2.0, 3.0)

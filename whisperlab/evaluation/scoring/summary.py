@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
@@ -47,9 +45,8 @@ class Score:
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
             raise ConfigurationError("scores with and without folded diacritics cannot be added")
-        if self.normalizer != other.normalizer:
-            both = f"{self.normalizer} and {other.normalizer}"
-            raise ConfigurationError(f"scores of the normalizers {both} cannot be added")
+        if (mine := self.normalizer) != other.normalizer:
+            raise ConfigurationError(f"scores of the normalizers {mine} and {other.normalizer} cannot be added")
         names = [name for name in self.__slots__ if name not in ("fold_diacritics", "normalizer", "blocks")]
         pairs = {name: (*pair, *other.blocks[name]) for name, pair in self.blocks.items()}
         return replace(
@@ -57,6 +54,10 @@ class Score:
             **{name: added(getattr(self, name), getattr(other, name)) for name in names},
             blocks={name: (n + more, missed + more_missed) for name, (n, missed, more, more_missed) in pairs.items()},
         )
+
+    @property
+    def all_text(self) -> TextCounts:
+        return sum(self.text.values(), TextCounts())
 
     def rates(self) -> RateTree:
         """The rates by name, JSON-able: None for a division by zero or an infinite delay.
@@ -68,7 +69,6 @@ class Score:
         return {name: to_json(value) for name, value in _rates(self).items()}
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The counts as JSON, which ``from_dict`` reads."""
         return {name: to_json(value) for name, value in asdict(self).items()}
 
     @classmethod
@@ -139,10 +139,7 @@ def score(
 
 
 def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpack[TextRules]) -> Score:
-    """Score a trace against a reference, by default its own, over the audio that was streamed.
-
-    Raises ConfigurationError without a reference.
-    """
+    """Score a trace, up to where it was streamed; ``reference`` replaces its own. ConfigurationError without any."""
     known = reference or trace.reference
     if known is None:
         raise ConfigurationError(f"the trace of {trace.recording!r} has no reference and none was given")
@@ -160,10 +157,9 @@ def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpac
 
 def pooled(scores: Iterable[Score]) -> Score:
     """The sum of scores. Raises ConfigurationError for an empty sequence."""
-    every = list(scores)
-    if not every:
-        raise ConfigurationError("cannot pool an empty sequence of scores")
-    return reduce(add, every)
+    if every := list(scores):
+        return sum(every[1:], every[0])
+    raise ConfigurationError("cannot pool an empty sequence of scores")
 
 
 def bootstrap_intervals(
@@ -188,19 +184,15 @@ def bootstrap_intervals(
     if others := [name for name in names if name not in _RATIOS]:
         resampled = [_rates(pooled(scores[i] for i in row)) for row in drawn]
         values |= {name: [_value(rates, name) for rates in resampled] for name in others}
-    return {name: _interval(values[name]) for name in names}
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    defined = [value for value in values if not math.isnan(value)]
-    return (percentile(defined, 2.5), percentile(defined, 97.5)) if defined else None
+    defined = {name: [value for value in values[name] if not math.isnan(value)] for name in names}
+    return {name: (percentile(of, 2.5), percentile(of, 97.5)) if of else None for name, of in defined.items()}
 
 
 def _rates(score: Score) -> RateTree:
     """The rates, with NaN for a division by zero and infinity for a missed switch."""
-    total = sum(score.text.values(), TextCounts())
+    total, delays = score.all_text, score.delays
     true, found = score.switches.true, score.switches.found
-    missed, delays = true - len(score.delays), score.delays
+    missed = true - len(delays)
     wholes = {"precision": found, "recall": true, "f1": (found + true) / 2}
     return {
         **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},
@@ -228,14 +220,9 @@ def _rates(score: Score) -> RateTree:
     }
 
 
-def _all_words(score: Score) -> tuple[int, int]:
-    total = sum(score.text.values(), TextCounts())
-    return total.errors, total.reference_words
-
-
 # The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
-    "mixed_error_rate": _all_words,
+    "mixed_error_rate": lambda score: (score.all_text.errors, score.all_text.reference_words),
     "switch_error_rate": lambda score: (score.switch_text.counts.errors, score.switch_text.counts.reference_words),
     "deleted_s_per_switch": lambda score: (score.switch_text.deleted_s, score.switches.true),
     "language_error_rate": lambda score: (score.labels.wrong_s, score.labels.speech_s),
@@ -258,7 +245,6 @@ def _value(rates: RateTree, name: str) -> float:
 
 
 def _holds_numbers(value: object) -> bool:
-    """Whether all leaves of a value are numbers."""
     if isinstance(value, Mapping):
         return all(map(_holds_numbers, value.values()))
     if isinstance(value, list):

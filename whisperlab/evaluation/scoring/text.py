@@ -66,7 +66,6 @@ class Aligned:
 
     @property
     def kind(self) -> str:
-        """One of `KINDS`."""
         if self.reference is None:
             return "insertion"
         if self.hypothesis is None:
@@ -234,11 +233,7 @@ class SwitchText(Addable):
 
 
 def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
-    """Counts of the steps within ``reach`` reference units of a language switch, on either side.
-
-    An insertion counts if the reference unit before it counts. These are the points of interest of PIER (Ugan et al.
-    2025, arXiv 2501.09512), at the switches.
-    """
+    """Counts within ``reach`` reference units of a switch, as in PIER (Ugan et al. 2025, arXiv 2501.09512)."""
     languages = [step.language for step in steps if step.reference is not None]
     changes = [i for i in range(1, len(languages)) if languages[i] != languages[i - 1]]
     near = {i for change in changes for i in range(change - reach, change + reach)}

@@ -6,8 +6,6 @@ replayed. Line 1 is the header (machine, versions, configuration, audio, referen
 and the statistics; a file without it is incomplete and cannot be read.
 """
 
-from __future__ import annotations
-
 from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
 from whisperlab.evaluation.trace.records import Pace, Reference, ReferenceSegment, Trace, read_trace, write_trace
 from whisperlab.util.process import provenance

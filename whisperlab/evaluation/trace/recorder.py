@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
 
+import numpy as np
+
 from whisperlab.evaluation.trace.records import SCHEMA, Pace, Reference, Trace, write_trace
-from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, RealTimeFeed
+from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, RealTimeFeed, Work
 from whisperlab.streaming.results import LanguageFrame, ProcessResult
-from whisperlab.util.audio_arrays import FloatArray, audio_digest, chunks, paced
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.streaming.sources import ArraySource, Source
+from whisperlab.util.audio_arrays import FloatArray, audio_digest, paced
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.json_values import Json, to_json
 from whisperlab.util.process import peak_rss_bytes, provenance
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
-Call = tuple[int, Callable[[], ProcessResult]]  # the next call, and the samples by which it advances the stream
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
 
@@ -37,7 +41,7 @@ class StreamTranscriber(Protocol):
 
 def capture(
     transcriber: StreamTranscriber,
-    audio: FloatArray,
+    audio: FloatArray | Source,
     *,
     recording: str,
     reference: Reference | Json | None = None,
@@ -53,50 +57,71 @@ def capture(
     stop: Callable[[], bool] = lambda: False,
     processor_clock: Clock = time.process_time,
 ) -> Trace:
-    """Feed 16 kHz ``audio`` of shape ``(n,)`` through a fresh transcriber and return the trace.
+    """Feed 16 kHz ``audio`` of shape ``(n,)``, or a source, through a fresh transcriber and return the trace.
 
     With pace ``real`` a chunk is fed when its last sample would have been spoken. A transcriber that is too slow falls
     behind without limit, unless ``overload`` sets how to shed load; the audio then goes through a `RealTimeFeed`, which
-    needs a `LiveTranscriber`. ``progress`` is called after each chunk with the seconds of audio fed,
-    ``on_result`` before it with the result. Before each chunk ``stop`` is called: True ends the stream early, and the
-    trace is complete up to there. ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the
-    ``offset`` of a part in seconds; None is the default. Raises ConfigurationError for empty audio and invalid options.
+    needs a `LiveTranscriber`, and a source is read in a thread of its own. The caller closes the source.
+    ``progress`` is called after each chunk with the seconds of audio fed, ``on_result`` before it with the result.
+    Before each chunk ``stop`` is called: True ends the stream early, and the trace is complete up to there.
+    ``audio_options`` say how ``audio_path`` was read: ``channel``, ``track``, and the ``offset`` of a part in seconds;
+    None is the default. Raises ConfigurationError for empty audio and invalid options.
     """
-    if len(audio) == 0:
-        raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
-    if (n_chunk := samples(chunk_ms / 1000)) < 1:
+    if samples(chunk_ms / 1000) < 1:
         raise ConfigurationError(f"chunk_ms must give at least one sample, got {chunk_ms}")
+    source = ArraySource(audio, recording, chunk_ms) if isinstance(audio, np.ndarray) else audio
+    whole = source.audio if isinstance(source, ArraySource) else None
+    if whole is not None and len(whole) == 0:
+        raise ConfigurationError("cannot record a trace of empty audio: it has 0 samples")
     if pace not in get_args(Pace):
         raise ConfigurationError(f"pace must be one of {', '.join(get_args(Pace))}, got {pace!r}")
     if overload is not None and pace != "real":
         raise ConfigurationError(f"overload is for pace real, got pace {pace!r}")
-    source = {"path": audio_path, "sha256": audio_digest(audio), "duration": seconds(len(audio))}
     read = {name: value for name, value in (audio_options or {}).items() if value is not None}
+    header = _header(transcriber.config(), recording, reference, pace)
+    waits = pace == "real" and not source.live and (whole is None or overload is None)  # `_live_calls` waits itself
+    digest, spoken = hashlib.sha256(), paced(source, clock, sleep) if waits else source
+
+    def feed() -> Iterator[FloatArray]:
+        for chunk in takewhile(lambda _: not stop(), spoken):
+            digest.update(np.ascontiguousarray(chunk, "<f4").data)
+            yield chunk
+
+    chunk_calls: Iterator[Work] = ((len(chunk), partial(transcriber.process, chunk)) for chunk in feed())
+    calls: Iterable[Work] = chain(chunk_calls, [(0, transcriber.finalize)])
+    statistics = transcriber.get_statistics
+    if overload is not None:
+        live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
+        calls = _threaded_calls(live, feed()) if whole is None else _live_calls(live, feed(), clock, sleep)
+        statistics = live.get_statistics
+    events = tuple(_run(calls, statistics, (clock, processor_clock), on_result, progress))
+    sha256, length_s = digest.hexdigest(), events[-1]["at"]
+    if whole is not None:  # all of it, even if it was stopped early
+        sha256, length_s = audio_digest(whole), seconds(len(whole))
+    elif not length_s:
+        raise AudioFormatError(f"{source.name}: ended without a single sample")
+    facts = {"path": audio_path, "sha256": sha256, "duration": length_s, "sampling_rate": SAMPLE_RATE}
+    header["audio"] = facts | read
+    return Trace(cast(Json, to_json(header)), events)
+
+
+def _header(config: Json, recording: str, reference: Reference | Json | None, pace: Pace) -> dict[str, object]:
     known = reference if isinstance(reference, Reference | None) else Reference.from_dict(reference)
-    header = {
+    return {
         "kind": "header",
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
-        "config": transcriber.config(),
-        "audio": {**source, "sampling_rate": SAMPLE_RATE, **read},
+        "config": config,
+        "audio": {},  # known at the end of a source
         "recording": recording,
         "reference": known.to_dict() if known else None,
         "pace": pace,
         "load_before": os.getloadavg()[0],
     }
-    chunked = chunks(audio, n_chunk)
-    spoken = paced(chunked, clock, sleep) if pace == "real" and overload is None else chunked
-    feed = takewhile(lambda _: not stop(), spoken)
-    calls, statistics = _calls(transcriber, feed), transcriber.get_statistics
-    if overload is not None:
-        live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
-        calls, statistics = _live_calls(live, feed, clock, sleep), live.get_statistics
-    events = _run(calls, statistics, (clock, processor_clock), on_result, progress)
-    return Trace(cast(Json, to_json(header)), tuple(events))
 
 
-def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, **options: Any) -> Trace:
+def record(transcriber: StreamTranscriber, audio: FloatArray | Source, path: str | Path, **options: Any) -> Trace:
     """`capture`, with its options, and write the trace to ``path``. A run that fails leaves no file."""
     trace = capture(transcriber, audio, **options)
     write_trace(path, trace)
@@ -104,7 +129,7 @@ def record(transcriber: StreamTranscriber, audio: FloatArray, path: str | Path, 
 
 
 def _run(
-    calls: Iterable[Call],
+    calls: Iterable[Work],
     statistics: Callable[[], Json],
     both_clocks: tuple[Clock, Clock],
     on_result: Callable[[ProcessResult], object],
@@ -121,8 +146,8 @@ def _run(
         after = clock()
         processor_s += processor_clock() - busy
         compute_s += after - before
+        chunk = chunk or n_samples
         if n_samples:
-            chunk = chunk or n_samples
             service_s.append(round(after - before, 6))
         clocks = {"at": seconds(n_fed), "elapsed": round(after - started, 6)}
         for kind, fields in _events(result, last):
@@ -135,13 +160,7 @@ def _run(
     yield cast(Json, to_json({**end, "peak_rss_bytes": peak_rss_bytes()}))
 
 
-def _calls(transcriber: StreamTranscriber, feed: Iterable[FloatArray]) -> Iterator[Call]:
-    for chunk in feed:
-        yield len(chunk), partial(transcriber.process, chunk)
-    yield 0, transcriber.finalize
-
-
-def _live_calls(live: RealTimeFeed, feed: Iterable[FloatArray], clock: Clock, sleep: Sleep) -> Iterator[Call]:
+def _live_calls(live: RealTimeFeed, feed: Iterable[FloatArray], clock: Clock, sleep: Sleep) -> Iterator[Work]:
     """The work of a feed to which each chunk is offered once its last sample has been spoken."""
     began, spoken = clock(), 0
     for chunk in feed:
@@ -156,6 +175,25 @@ def _live_calls(live: RealTimeFeed, feed: Iterable[FloatArray], clock: Clock, sl
     live.close()
     while work := live.due():
         yield work
+
+
+def _threaded_calls(live: RealTimeFeed, feed: Iterable[FloatArray]) -> Iterator[Work]:
+    """The work of a feed that a second thread fills as chunks arrive. An error of the source is raised at the end."""
+    failed = list[BaseException]()
+
+    def fill() -> None:
+        try:
+            for chunk in feed:
+                live.offer(chunk)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            live.close()
+
+    threading.Thread(target=fill, daemon=True).start()
+    yield from live.work()
+    if failed:
+        raise failed[0]
 
 
 def _events(result: ProcessResult, last: ProcessResult) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -1,6 +1,8 @@
-"""A trace as records and as a file: the fields of its lines, typed records of them, reading and writing.
+"""A trace as records and as a file: typed records of its lines, reading and writing.
 
-Only this module has the schemas of earlier versions.
+``lines.json`` has the required fields of each kind of line besides ``kind``, the fields that traces of earlier versions
+lack (``optional``), and those of parts of a line and of a document of ``transcribe --json``. Only this module has the
+schemas of earlier versions.
 """
 
 from __future__ import annotations
@@ -49,16 +51,6 @@ def _is_time(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 <= value <= _LONGEST_S
 
 
-def _is_share(value: object) -> bool:
-    return is_number(value) and 0 <= value <= 1
-
-
-def _is_onset(value: object) -> bool:
-    if not isinstance(value, dict):
-        return value is None
-    return value.keys() >= _ONSET.keys() and not wrong_field(value, _ONSET)
-
-
 def _is_audio(value: object) -> bool:
     if not isinstance(value, dict):
         return False
@@ -74,75 +66,51 @@ def _is_statistics(value: object) -> bool:
     if not (isinstance(timings, dict) and isinstance(cache, dict)):
         return False
     parts = [cache, cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
-    counted = all(isinstance(part, dict) and not wrong_field(part, _COUNTED) for part in parts)
+    counted = all(isinstance(part, dict) and not wrong_field(part, _PARTS["counts"]) for part in parts)
     return counted and all(map(_is_timing, timings.values()))
 
 
 def _is_timing(timing: object) -> bool:
-    if not isinstance(timing, dict) or wrong_field(timing, _TIMED):
+    if not isinstance(timing, dict) or wrong_field(timing, _PARTS["timing"]):
         return False
-    return not timing.get("count") or timing.keys() >= _TIMED.keys()
+    return not timing.get("count") or timing.keys() >= _PARTS["timing"].keys()
 
 
-def _are_words(value: object) -> bool:
-    words = value if isinstance(value, list) else [None]
-    return all(isinstance(word, dict) and word.keys() >= WORD.keys() and not wrong_field(word, WORD) for word in words)
+def _has(value: object, required: Mapping[str, Field]) -> TypeGuard[Json]:
+    return isinstance(value, dict) and value.keys() >= required.keys() and not wrong_field(value, required)
 
 
-def _each(field: Field, names: str) -> dict[str, Field]:
-    return dict.fromkeys(names.split(), field)
+def _is_posterior(value: object) -> bool:
+    return isinstance(value, dict) and all(is_number(share) and 0 <= share <= 1 for share in value.values())
 
-
-_TIMED = _each(fields.AMOUNT_OR_NULL, "count total mean p50 p95 p99 max")
-_COUNT_OR_NULL = Field("a count", lambda value: value is None or fields.COUNT.fits(value))
-_COUNTED = _each(_COUNT_OR_NULL, "hits misses evictions size bytes checked false_hits silence repeat similar")
-_TIME = Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time)
-_POSTERIOR = Field(
-    "the probability of each language", lambda p: isinstance(p, dict) and all(map(_is_share, p.values()))
-)
-_LIST = Field("a list", lambda value: isinstance(value, list))
-_ONSET = {"window": _TIME, "posterior": _POSTERIOR}
-_CLOCKS = {"at": _TIME, "elapsed": fields.NUMBER}
-_SPAN = _CLOCKS | {"start": _TIME, "end": _TIME}
 
 STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
-SEGMENT = _each(fields.TEXT, "text language") | _each(_TIME, "start_time end_time") | _each(fields.FLAG, "is_final")
-SEGMENT |= {"confidence": fields.NUMBER}
-WORD = _each(fields.TEXT, "word language") | _each(_TIME, "start end") | {"probability": fields.NUMBER}
-SWITCH = {"time": _TIME, "from": fields.TEXT, "to": fields.TEXT, "decided_at": _TIME}
-DOCUMENT = {"audio": fields.TEXT, "duration": _TIME, "segments": _LIST, "switches": _LIST}  # of `transcribe --json`
-
-# Required fields by kind, besides "kind" itself.
-LINES: dict[str, dict[str, Field]] = {
-    "header": {
-        **_each(fields.TEXT, "created recording"),
-        "schema": fields.COUNT,
-        "config": fields.OBJECT,
-        "audio": Field("an object with a duration above 0 and perhaps a path", _is_audio),
-        "reference": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
-        "pace": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
-    },
-    **dict.fromkeys(("speech", "gap", "untranscribed"), _SPAN),
-    "frame": {
-        **(_CLOCKS | _each(_TIME, "end window speech") | _each(fields.TEXT, "label") | _each(fields.FLAG, "cached")),
-        "posterior": _POSTERIOR,
-        "onset": Field("null or an object with window and posterior", _is_onset),
-    },
-    "switch": _CLOCKS | SWITCH,
-    "text": _CLOCKS | _each(fields.TEXT, "committed tentative") | {"language": fields.TEXT_OR_NULL},
-    "segment": _CLOCKS | SEGMENT,
-    "language_flag": _SPAN
-    | _each(fields.TEXT, "label language")
-    | {"probability": fields.NUMBER, "outside": fields.FLAG},
-    "load": _CLOCKS | {"level": fields.COUNT},
-    "end": _CLOCKS | {"statistics": STATISTICS, "compute_s": fields.AMOUNT, "peak_rss_bytes": fields.AMOUNT_OR_NULL},
+_FIELDS: dict[str, Field] = vars(fields) | {
+    "STATISTICS": STATISTICS,
+    "LIST": Field("a list", lambda value: isinstance(value, list)),
+    "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
+    "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
+    "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
+    "POSTERIOR": Field("the probability of each language", _is_posterior),
+    "AUDIO": Field("an object with a duration above 0 and perhaps a path", _is_audio),
+    "PACE": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
+    "ONSET": Field(
+        "null or an object with window and posterior",
+        lambda value: value is None or _has(value, _KINDS["parts"]["onset"]),
+    ),
+    "WORDS": Field(
+        "a list of words with start, end, probability and language",
+        lambda value: isinstance(value, list) and all(_has(word, _KINDS["parts"]["word"]) for word in value),
+    ),
 }
-# Fields that traces of earlier versions lack.
-_OPTIONAL = {
-    "header": {"load_before": fields.AMOUNT_OR_NULL},
-    "end": {"processor_s": fields.AMOUNT_OR_NULL},
-    "segment": {"words": Field("a list of words with start, end, probability and language", _are_words)},
+_KINDS: dict[str, dict[str, dict[str, Field]]] = {
+    part: {kind: {name: _FIELDS[field] for name, field in required.items()} for kind, required in kinds.items()}
+    for part, kinds in json.loads(Path(__file__).with_name("lines.json").read_text(encoding="utf-8")).items()
 }
+LINES, _OPTIONAL, _PARTS = _KINDS.values()
+WORD, DOCUMENT = _PARTS["word"], _PARTS["document"]
+# without the clocks
+SEGMENT, SWITCH = ({name: LINES[kind][name] for name in [*LINES[kind]][2:]} for kind in ("segment", "switch"))
 
 # ---- records -----------------------------------------------------------------------------------------------
 
@@ -173,10 +141,7 @@ class Reference:
 
     @classmethod
     def from_dict(cls, value: Json) -> Reference:
-        """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; other fields are ignored.
-
-        Without ``text``, the text of the segments is used. Raises TraceError for a missing field.
-        """
+        """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; ``text`` is optional. TraceError else."""
         try:
             found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
         except (KeyError, TypeError) as error:
@@ -188,17 +153,12 @@ class Reference:
         return cls(text or " ".join(segment.text for segment in ordered), ordered)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The JSON form that ``from_dict`` reads."""
         return {"text": self.text, "segments": [asdict(segment) for segment in self.segments]}
 
 
 @dataclass(slots=True, frozen=True)
 class Trace:
-    """One recording through one configuration: the header line and all lines after it.
-
-    The properties return the lines as the records they were written from, in order; posteriors were rounded to six
-    significant digits.
-    """
+    """One recording through one configuration: its lines, and as records; posteriors have six significant digits."""
 
     header: Json
     events: tuple[Json, ...]
@@ -218,10 +178,7 @@ class Trace:
 
     @property
     def segments(self) -> tuple[SessionSegment, ...]:
-        return tuple(
-            SessionSegment(**{name: event[name] for name in SEGMENT}, words=_words(event))
-            for event in self.of_kind("segment")
-        )
+        return tuple(map(_segment, self.of_kind("segment")))
 
     def to_text(self, format_name: str, options: SubtitleOptions | None = None) -> str:
         """The final text as ``srt``, ``ctm`` or another of `whisperlab.evaluation.transcripts.FORMATS`."""
@@ -230,7 +187,6 @@ class Trace:
         return to_text([Transcript(self.recording, self.segments, self.duration)], format_name, options)
 
     def to_srt(self, options: SubtitleOptions | None = None) -> str:
-        """The final text as SubRip subtitles."""
         return self.to_text("srt", options)
 
     @property
@@ -265,10 +221,8 @@ class Trace:
     @property
     def flags(self) -> tuple[LanguageFlag, ...]:
         """Final segments that sound like another language than the one they were transcribed in."""
-        names = ("label", "language", "probability", "outside")
-        return tuple(
-            LanguageFlag(_span(flag), *(flag[name] for name in names)) for flag in self.of_kind("language_flag")
-        )
+        names, found = ("label", "language", "probability", "outside"), self.of_kind("language_flag")
+        return tuple(LanguageFlag(_span(flag), *(flag[name] for name in names)) for flag in found)
 
     @property
     def config(self) -> Json:
@@ -332,8 +286,9 @@ def _span(event: Json) -> Span:
     return Span(samples(event["start"]), samples(event["end"]))
 
 
-def _words(event: Json) -> tuple[SegmentWord, ...]:
-    return tuple(SegmentWord(**{name: word[name] for name in WORD}) for word in event.get("words", ()))
+def _segment(event: Json) -> SessionSegment:
+    words = tuple(SegmentWord(**{name: word[name] for name in WORD}) for word in event.get("words", ()))
+    return SessionSegment(**{name: event[name] for name in SEGMENT}, words=words)
 
 
 def _frame(event: Json) -> LanguageFrame:

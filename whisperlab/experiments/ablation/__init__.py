@@ -50,13 +50,9 @@ PEAK_SIZE = 1024  # of the square product that estimates the machine's peak
 STRETCH_S = 15.0  # timed audio of each recording; the reference pipeline takes over a minute for it
 
 
-def _percentile(q: int) -> Callable[[Array], float]:
-    return lambda values: float(np.percentile(values, q))
-
-
-MEASURES: dict[str, Callable[[Array], float]] = {
-    "chunk_ms_mean": lambda values: float(values.mean()),
-    **{f"chunk_ms_p{q}": _percentile(q) for q in (50, 95, 99)},
+MEASURES: dict[str, Callable[[Array], np.float64]] = {
+    "chunk_ms_mean": np.mean,
+    **{f"chunk_ms_p{q}": partial(np.percentile, q=q) for q in (50, 95, 99)},
 }
 SCORES = (
     "mixed_error_rate",
@@ -117,22 +113,14 @@ def measure(
     names: Iterable[str] | None = None,
     model: str = "base",
     stretch_s: float = STRETCH_S,
-    memory: bool | Collection[str] = True,
-    accuracy: Sequence[Recording] = (),
-    accuracy_names: Collection[str] | None = None,
-    offline: bool = False,
-    rounds: int = 31,
+    memory: bool | Collection[str] = True,  # also run each variant in a fresh process; or the names of those to run
+    accuracy: Sequence[Recording] = (),  # recordings to score the variants on, except those slower than real time
+    accuracy_names: Collection[str] | None = None,  # the variants to score; None for all
+    offline: bool = False,  # also interleave faster-whisper on the same stretches (`beside_offline`)
+    rounds: int = 31,  # of one language-ID frame beside openai-whisper's
     say: Say = lambda line: None,
 ) -> Ablation:
-    """Measure the variants that `select_variants` finds, on the first ``stretch_s`` seconds of each recording.
-
-    Args:
-        memory: also run each variant in a fresh process; or the names of those to run.
-        accuracy: recordings to score the variants on, except those slower than real time (`SLOW`).
-        accuracy_names: the variants to score; None for all.
-        offline: also interleave faster-whisper on the same stretches (`beside_offline`).
-        rounds: of one language-ID frame beside openai-whisper's.
-    """
+    """Measure the variants that `select_variants` finds, on the first ``stretch_s`` seconds of each recording."""
     if not recordings:
         raise ConfigurationError("there are no recordings to measure on")
     variants, rng = select_variants(names), np.random.default_rng(0)

@@ -1,0 +1,96 @@
+"""`data import` and `score` on files of other programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faster_whisper.transcribe import Segment, Word
+from test_cli import call, documents, run
+
+from whisperlab.data import read_manifest
+
+__all__ = ["call"]  # a fixture
+
+STM = "call 1 A 0 1.5 <en> one two\ncall 1 B 1.2 3 <es> tres\nlost 1 A 0 1 <en> gone\n"
+
+
+def test_an_import_shows_what_it_understood_and_writes_a_manifest(
+    call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ref.stm").write_text(STM)
+    assert run("data", "import", tmp_path / "ref.stm", "--out", tmp_path / "manifest.jsonl") == 0
+    printed = capsys.readouterr().out
+    assert "one two tres" in printed
+    assert "es:2 en:2" in printed
+    assert "warning: left out, because the audio was not found (--audio DIR): 1 (lost)" in printed
+    assert "warning: overlapping segments: 1 (call)" in printed
+    (one,) = read_manifest(tmp_path / "manifest.jsonl")
+    assert (one.audio_path, one.lang, one.switches) == (call, "en,es", 1)
+    assert run("data", "import", tmp_path / "ref.stm", "--out", tmp_path / "manifest.jsonl", "--json") == 0
+    (document,) = documents(capsys.readouterr().out)
+    row = {"id": "call", "start (s)": None, "length (s)": 3.0, "languages": "en,es", "text": "one two tres"}
+    assert (document["format"], document["first"], len(document["warnings"])) == ("stm", [row], 2)
+
+
+def test_an_import_that_fails_leaves_the_manifest_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.jsonl").write_text("before")
+    (tmp_path / "ref.stm").write_text(STM)
+    assert run("data", "import", tmp_path / "ref.stm", "--out", tmp_path / "manifest.jsonl") == 1
+    assert "no recording in it as stm" in capsys.readouterr().err
+    assert (tmp_path / "manifest.jsonl").read_text() == "before"
+    assert run("data", "import", tmp_path / "none.stm", "--out", tmp_path / "manifest.jsonl") == 1
+    assert "none.stm: No such file" in capsys.readouterr().err
+
+
+PARTS = [(0.0, 1.5, " one two"), (1.5, 2.9, " trees")]
+FASTER = [
+    asdict(Segment(n, 0, start, end, text, [50364], -0.3, 1.2, 0.01, [Word(start, end, text, 0.9)], 0.0))
+    for n, (start, end, text) in enumerate(PARTS, 1)
+]
+OPENAI = [{"id": n, "seek": 0, "start": a, "end": b, "text": t, "tokens": [1]} for n, (a, b, t) in enumerate(PARTS)]
+WHISPERX = [
+    {"start": a, "end": b, "text": t, "words": [{"word": t.strip(), "start": a, "end": b, "score": 0.7}]}
+    for a, b, t in PARTS
+]
+
+
+@pytest.mark.parametrize(
+    "written,wrong_language",
+    [
+        ({"text": " one two trees", "segments": OPENAI, "language": "en"}, 1 / 2),
+        ({"segments": WHISPERX, "word_segments": [], "language": "en"}, 1 / 2),
+        (
+            {"task": "transcribe", "language": "english", "duration": 3.0, "text": "one two trees", "segments": FASTER},
+            1 / 2,
+        ),
+        ({"segments": [OPENAI[0], OPENAI[1] | {"language": "es"}], "language": "en"}, 0),
+        (FASTER, 1),
+    ],
+    ids=["openai-whisper", "WhisperX", "faster-whisper server", "language by segment", "faster-whisper segments"],
+)
+def test_json_of_other_whisper_programs_is_scored(
+    call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], written: Any, wrong_language: float
+) -> None:
+    segments = [("one two", "en", 0.0, 1.5), ("tres", "es", 1.5, 3.0)]
+    reference = [{"text": t, "lang": lang, "start": a, "end": b} for t, lang, a, b in segments]
+    line = {"audio_filepath": "call.wav", "duration": 3.0, "text": "one two tres", "segments": reference}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+    (tmp_path / "call.json").write_text(json.dumps(written, indent=1))
+    assert run("score", tmp_path / "call.json", "--reference", tmp_path / "manifest.jsonl", "--json") == 0
+    (scores,) = documents(capsys.readouterr().out)
+    total = scores["total"]
+    assert total["mixed_error_rate"] == pytest.approx(1 / 3)
+    assert total["language_error_rate"] == pytest.approx(wrong_language, abs=0.04)
+    assert scores["counts"]["audio_s"] == 3.0
+    assert scores["counts"]["switches"]["true"] == 1
+
+
+@pytest.mark.parametrize("value", [3, {"segments": [{"start": 0}]}, {"segments": None}])
+def test_other_json_is_no_hypothesis(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: object) -> None:
+    (tmp_path / "call.json").write_text(json.dumps(value))
+    assert run("score", tmp_path / "call.json") == 1
+    assert "call.json" in capsys.readouterr().err

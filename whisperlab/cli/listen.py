@@ -1,0 +1,46 @@
+"""Transcribe a microphone while it is spoken into. Ctrl-C ends the stream, and prints and saves what was received."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from whisperlab.cli import transcribe
+from whisperlab.cli.arguments import Parser, add_model_arguments, positive, require
+from whisperlab.cli.console import Console
+from whisperlab.util.text_table import text_table
+
+HELP = "a microphone to text, while it is spoken"
+EXAMPLES = (
+    "listen --languages en,es",
+    "listen --list-devices",
+    "listen --device USB --seconds 60 --save talk.wav --trace talk.jsonl",
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    add = parser.option
+    text = "number of the microphone or a part of its name (default: that of the system)"
+    add("--device", text, dest="microphone", metavar="NAME")
+    parser.flag("--list-devices", "list the microphones")
+    add("--seconds", "end after so many seconds (default: Ctrl-C ends)", type=positive, default=math.inf, metavar="N")
+    add("--save", "write the recording to this WAV file, 16-bit PCM at 16 kHz", type=Path, metavar="FILE.wav")
+    add_model_arguments(parser, "--compute-device")
+    transcribe.add_result_arguments(parser)
+    parser.set_defaults(audio=["microphone"], channel="mix", track=None, rate=None, pace="real")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """List the microphones, or transcribe one. The lag is bounded: see `whisperlab.streaming.real_time`."""
+    from whisperlab.streaming.sources import Microphone, Recorded, devices
+
+    require({"sounddevice": "microphone"})
+    if args.list_devices:
+        console.result(rows := devices(), text_table(rows))
+        return 0
+    if args.save:
+        transcribe.make_folder(args.save.parent, f"--save {args.save}")
+    device = args.microphone
+    microphone = Microphone(int(device) if str(device).isdecimal() else device)
+    return transcribe.run(args, console, Recorded(microphone, args.save, args.seconds))
