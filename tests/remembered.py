@@ -22,7 +22,7 @@ from whisperlab.model.engine import prepared
 from whisperlab.model.text_decoder import DecoderState, TextDecoder
 from whisperlab.model.weights import Weights
 from whisperlab.streaming.assembly import Parts
-from whisperlab.streaming.decoding import SpeechDecoder, Words, _Draft
+from whisperlab.streaming.decoding import Draft, SpeechDecoder, Words
 from whisperlab.streaming.language_id import LanguageIdentifier
 
 MOST = 2000  # answers kept, of about 300 KB each
@@ -72,11 +72,11 @@ class Identifier(LanguageIdentifier):
 class Decoder(SpeechDecoder):
     """Remembers its drafts, without the keys and values that only the next token would need."""
 
-    def _draft(
+    def draft(
         self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
-    ) -> _Draft:
-        def ask() -> _Draft:
-            draft = super(Decoder, self)._draft(encoded, duration_s, language, prefix, guess, prompt)
+    ) -> Draft:
+        def ask() -> Draft:
+            draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess, prompt)
             return replace(draft, state=DecoderState([], [], draft.state.alignment, draft.state.n_tokens))
 
         texts = (tuple(token for word in words for token in word.tokens) for words in (prefix, guess))

@@ -140,7 +140,7 @@ def segment_words(words: Words, language: str) -> tuple[SegmentWord, ...]:
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """Tokens chosen so far with their log-probabilities, and the decoder that chose them."""
 
     state: DecoderState
@@ -206,7 +206,7 @@ class SpeechDecoder:
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self._draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
+                draft = self.draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
             if not draft.looped and not self._is_nothing(draft, prefix):
                 break
             self.redecodes += attempt + 1 < len(silences_s)
@@ -220,7 +220,7 @@ class SpeechDecoder:
         found: list[float | None] = []
         for language in languages:
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self._draft(encoded, seconds(len(audio)), language, (), (), ())
+                draft = self.draft(encoded, seconds(len(audio)), language, (), (), ())
             nothing = draft.looped or self._is_nothing(draft, ())
             found.append(None if nothing else draft.mean)
         return found
@@ -242,9 +242,9 @@ class SpeechDecoder:
         return encoded
 
     @line_profiled
-    def _draft(
+    def draft(
         self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
-    ) -> _Draft:
+    ) -> Draft:
         """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
         tokenizer = self._tokenizer(language)
         forced = [token for word in prefix for token in word.tokens]
@@ -257,7 +257,7 @@ class SpeechDecoder:
         hidden = self.stack.extend(state, [*start, *expected], keep_alignment=True)
         first = len(before) + len(tokenizer.sot_sequence)  # the row that predicts the first text token
         at_start = self.stack.likely_logits(hidden[len(before)][None])[0]
-        draft = _Draft(state, first, no_speech=float(at_start.softmax(-1)[tokenizer.no_speech]))
+        draft = Draft(state, first, no_speech=float(at_start.softmax(-1)[tokenizer.no_speech]))
         logits = self.stack.likely_logits(hidden[len(start) - 1 :], self._suppressed)
         if not forced:
             logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
@@ -282,7 +282,7 @@ class SpeechDecoder:
         draft.looped = True
         return draft
 
-    def _loop(self, draft: _Draft, forced: Sequence[int], encoded: Encoded) -> int:
+    def _loop(self, draft: Draft, forced: Sequence[int], encoded: Encoded) -> int:
         """Number of tokens at the end of a draft that repeat earlier text although the speech does not repeat."""
         text = [*forced, *draft.tokens]
         period, times = repeated_tail(text)
@@ -292,13 +292,13 @@ class SpeechDecoder:
         places = attended(rows, encoded.n_audio)[-period * times :]
         return period * (times - following(places, period))
 
-    def _is_nothing(self, draft: _Draft, prefix: Words) -> bool:
+    def _is_nothing(self, draft: Draft, prefix: Words) -> bool:
         """Whether the model finds no speech. Committed text stays, so a prefix is never nothing."""
         if prefix or not draft.tokens:
             return not prefix
         return draft.no_speech > self.options.no_speech and draft.mean < self.options.min_log_probability
 
-    def _words(self, draft: _Draft, encoded: Encoded, offset: int, prefix: Words, language: str) -> list[Word]:
+    def _words(self, draft: Draft, encoded: Encoded, offset: int, prefix: Words, language: str) -> list[Word]:
         """Group new tokens into words with times; no word starts before the end of the prefix."""
         if not draft.tokens:
             return []
