@@ -60,8 +60,8 @@ def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Coun
     figure.axes[0].set_ylim(top=102)
     figure.axes[0].set_ylabel("windows right, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="upper center", fontsize=9)
-    set_margins(figure, top=0.65, bottom=0.55, left=0.6, right=0.05)
+    figure.legend(handles, labels, frameon=False, ncols=2, loc="upper center", fontsize=9)
+    set_margins(figure, top=0.85, bottom=0.55, left=0.6, right=0.05)
     return figure
 
 

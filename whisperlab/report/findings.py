@@ -68,7 +68,9 @@ def _guide_key(results: Sequence[Result]) -> Iterator[str]:
     for precision, cache in by_precision.items():
         if precision not in rare:
             answered = f"{percent(cache.hit_rate)} of {cache.lookups:,} look-ups"
-            yield f"At {precision} decimals the guide's key answered {answered}: {_worth(cache, n_recordings)}."
+            n_sizes = sum(1 for r in results if (r.config.get(KEY), r.config.get(PRECISION)) == (GUIDE_KEY, precision))
+            which = f"At {precision} decimals" + (f", {n_sizes} cache sizes together," if n_sizes > 1 else "")
+            yield f"{which} the guide's key answered {answered}: {_worth(cache, n_recordings)}."
 
 
 def _saving(results: Sequence[Result]) -> Iterator[str]:
@@ -163,8 +165,9 @@ def _ends(results: Sequence[Result], factor: Callable[[Result], float | None]) -
     timed = [(value, result) for result in results if (value := factor(result))]
     ends = [end(timed, key=lambda each: each[0]) for end in (min, max)] if timed else []
     name = " ({})" if len(timed) > 1 else ""
-    told = [f"{value:.2f}{name.format(result.name)}{on_threads(result.threads)}" for value, result in ends]
-    return " to ".join(told[: len(timed)])
+    told = [f"{value:.2f}{name.format(result.name)}" for value, result in ends]
+    threads = {result.threads for result in results}
+    return " to ".join(told[: len(timed)]) + (on_threads(threads.pop()) if len(threads) == 1 else "")
 
 
 def _units(n_recordings: int) -> str:
