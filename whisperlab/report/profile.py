@@ -18,7 +18,7 @@ from whisperlab.util.validation import on_threads
 
 _MIB = 2**20
 
-# The difference between two numbers from which the page reports them as unexplained.
+# The difference between two numbers from which the page says that they do not agree.
 TOLERANCE = 1 / 3  # of the greater number: many allocated blocks are only partly touched
 SLACK = 48 * _MIB  # code that kernels generate, and blocks that the allocator keeps
 
@@ -124,7 +124,7 @@ def reconciled(records: Records) -> list[Check]:
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
         found.append((peak >= end * (1 - TOLERANCE), draw.page_text("memory-peak", peak=_mib(peak), end=_mib(end))))
-    return [Check(ok, f"{words}: {'as expected' if ok else 'this is unexplained'}") for ok, words in found]
+    return [Check(ok, f"{words}: {'as expected' if ok else 'these do not agree'}") for ok, words in found]
 
 
 def _drawings(records: Records) -> Iterator[draw.Figure]:
