@@ -57,7 +57,7 @@ def test_contradicting_numbers_come_first(records: dict[str, Any]) -> None:
     broken = {**records, "heap": replace(records["heap"], peak=900 * MIB)}
     failed = [check.words for check in reconciled(broken) if not check.holds]
     assert len(failed) == 1
-    assert "this is unexplained" in failed[0]
+    assert "these do not agree" in failed[0]
     page = report(broken).page()
     assert page.index("Warnings</h2>") < page.index("Findings</h2>")
 
