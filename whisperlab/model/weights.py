@@ -25,8 +25,7 @@ from whisperlab.model import checkpoints, downloads
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
 from whisperlab.model.formats import read_model
-from whisperlab.util import errors
-from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory, translate_oom
+from whisperlab.util.errors import ConfigurationError, WeightsError, brief, is_lack_of_memory, needs, translate_oom
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -141,12 +140,8 @@ def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = T
 
     It takes twice the memory. Raises MissingDependencyError if openai-whisper is not installed.
     """
-    try:
+    with needs("load_model needs openai-whisper", "reference"):
         from whisper.model import ModelDimensions, Whisper
-    except ImportError as error:
-        needed = "load_model needs openai-whisper: pip install 'whisperlab[reference]'"
-        raise errors.MissingDependencyError(needed) from error
-
     target = resolve(name_or_path)
     with translate_oom(f"to load {target}"):
         checkpoint, name, heads = _load(target, download, say)
@@ -216,7 +211,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise errors.ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
+        raise ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
 
 
 def cache_dir() -> Path:
