@@ -170,9 +170,7 @@ class SessionRestartTranscriber:
         check_process()
         with self._working:
             self._check_stream()
-            audio = as_chunk(chunk)
-            self._work("process", partial(self.parts.stream.take, audio))
-            return self.latest
+            return self._work("process", partial(self.parts.stream.take, as_chunk(chunk)))
 
     def skip(self, n_samples: int) -> ProcessResult:
         """Continue ``n_samples`` (at the rate of the chunks) later in the stream: the audio between is lost.
@@ -186,16 +184,14 @@ class SessionRestartTranscriber:
             self._check_stream()
             if n_samples < 0:
                 raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
-            self._work("skip", partial(self.parts.stream.lose, n_samples))
-            return self.latest
+            return self._work("skip", partial(self.parts.stream.lose, n_samples))
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: running speech becomes final. A second call returns an empty result."""
         check_process()
         with self._working:
             self._check_stream(may_have_ended=True)
-            self._work("finalize", self.parts.stream.finish)
-            return self.latest
+            return self._work("finalize", self.parts.stream.finish)
 
     def _check_stream(self, *, may_have_ended: bool = False) -> None:
         """Raise `StreamBrokenError` if the last call did not finish, `StreamEndedError` after `finalize`."""
@@ -209,12 +205,13 @@ class SessionRestartTranscriber:
         if stream.ended and not may_have_ended:
             raise StreamEndedError("this stream was finalised; reset() starts a new one")
 
-    def _work(self, call: str, work: Callable[[], None]) -> None:
+    def _work(self, call: str, work: Callable[[], None]) -> ProcessResult:
         self._unfinished = call
         self.parts.stream.context.results = ResultBuilder()
         with torch_threads(self.configuration.compute.threads), translate_oom("for the stream"):
             work()
         self._unfinished = ""
+        return self.latest
 
     @property
     def latest(self) -> ProcessResult:
@@ -256,14 +253,8 @@ class SessionRestartTranscriber:
         encoder, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
         compute["compiled"] = self.parts.lid.encoder.compiled
-        return {
-            "model": self._model_name,
-            "mode": self.configuration.mode,
-            **found,
-            "languages": list(self.languages),
-            "compute": compute,
-            "decoder_precision": decoder,
-        }
+        in_use = {"languages": list(self.languages), "compute": compute, "decoder_precision": decoder}
+        return {"model": self._model_name, "mode": self.configuration.mode, **found, **in_use}
 
     def get_statistics(self) -> Json:
         """Counts and latencies since the stream began, JSON-able.
