@@ -244,10 +244,8 @@ class RingBuffer:
 
     def _copy_out(self, start: int, n: int) -> FloatArray:
         first = start % self.capacity
-        if self._mirrored:
-            return self._data[first : first + n].copy()
         head = self.capacity - first
-        if n <= head:
+        if self._mirrored or n <= head:
             return self._data[first : first + n].copy()
         return np.concatenate((self._data[first : self.capacity], self._data[: n - head]))
 

@@ -68,8 +68,7 @@ class SessionRestartTranscriber:
     """Streaming transcription that follows the speaker's language.
 
     Args:
-        model: a name (``'base'``), a checkpoint path, `whisperlab.model.weights.Weights`, or a loaded openai-whisper
-            model.
+        model: a name (``'base'``), a checkpoint's path, loaded `Weights`, or a loaded model of openai-whisper.
         languages: the allowed languages, such as ``['en', 'es']``; None allows all.
         sampling_rate: samples per second of the chunks; other rates than 16000 are resampled.
         lid_hop_ms: time between two language-ID frames, milliseconds.
@@ -170,9 +169,7 @@ class SessionRestartTranscriber:
         check_process()
         with self._working:
             self._check_stream()
-            audio = as_chunk(chunk)
-            self._work("process", partial(self.parts.stream.take, audio))
-            return self.latest
+            return self._work("process", partial(self.parts.stream.take, as_chunk(chunk)))
 
     def skip(self, n_samples: int) -> ProcessResult:
         """Continue ``n_samples`` (at the rate of the chunks) later in the stream: the audio between is lost.
@@ -186,16 +183,14 @@ class SessionRestartTranscriber:
             self._check_stream()
             if n_samples < 0:
                 raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
-            self._work("skip", partial(self.parts.stream.lose, n_samples))
-            return self.latest
+            return self._work("skip", partial(self.parts.stream.lose, n_samples))
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: running speech becomes final. A second call returns an empty result."""
         check_process()
         with self._working:
             self._check_stream(may_have_ended=True)
-            self._work("finalize", self.parts.stream.finish)
-            return self.latest
+            return self._work("finalize", self.parts.stream.finish)
 
     def _check_stream(self, *, may_have_ended: bool = False) -> None:
         """Raise `StreamBrokenError` if the last call did not finish, `StreamEndedError` after `finalize`."""
@@ -209,20 +204,17 @@ class SessionRestartTranscriber:
         if stream.ended and not may_have_ended:
             raise StreamEndedError("this stream was finalised; reset() starts a new one")
 
-    def _work(self, call: str, work: Callable[[], None]) -> None:
+    def _work(self, call: str, work: Callable[[], None]) -> ProcessResult:
         self._unfinished = call
         self.parts.stream.context.results = ResultBuilder()
         with torch_threads(self.configuration.compute.threads), translate_oom("for the stream"):
             work()
         self._unfinished = ""
+        return self.latest
 
     @property
     def latest(self) -> ProcessResult:
-        """The result of the latest call: all of it, or as much as there is so far.
-
-        It holds what a call made final before it was interrupted, and results that never reached the caller because an
-        interrupt came between the end of the call and the use of its result.
-        """
+        """The result of the latest call: all of it, or what it has made final so far or before an interrupt."""
         stream = self.parts.stream
         return stream.context.results.build(stream.text.tentative, stream.text.language, stream.context.load_level)
 
@@ -256,14 +248,8 @@ class SessionRestartTranscriber:
         encoder, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
         compute["compiled"] = self.parts.lid.encoder.compiled
-        return {
-            "model": self._model_name,
-            "mode": self.configuration.mode,
-            **found,
-            "languages": list(self.languages),
-            "compute": compute,
-            "decoder_precision": decoder,
-        }
+        in_use = {"languages": list(self.languages), "compute": compute, "decoder_precision": decoder}
+        return {"model": self._model_name, "mode": self.configuration.mode, **found, **in_use}
 
     def get_statistics(self) -> Json:
         """Counts and latencies since the stream began, JSON-able.

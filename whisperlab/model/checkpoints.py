@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import mmap
 import pickle
 import re
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,43 +38,10 @@ SAFETENSORS = "a safetensors file"
 _CT2_VERSION = 6
 _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "<u2"}  # CTranslate2's DataType; 5 is bfloat16
 
-# CTranslate2's module -> the openai-whisper modules stacked in it along the first axis.
-_OUTSIDE = {
-    "encoder/conv1": ("encoder.conv1",),
-    "encoder/conv2": ("encoder.conv2",),
-    "encoder/layer_norm": ("encoder.ln_post",),
-    "decoder/layer_norm": ("decoder.ln",),
-    "decoder/embeddings": ("decoder.token_embedding",),
-}
-_BLOCK = {
-    "self_attention/layer_norm": ("attn_ln",),
-    "self_attention/linear_0": ("attn.query", "attn.key", "attn.value"),
-    "self_attention/linear_1": ("attn.out",),
-    "ffn/layer_norm": ("mlp_ln",),
-    "ffn/linear_0": ("mlp.0",),
-    "ffn/linear_1": ("mlp.2",),
-}
-_CROSS = {
-    "attention/layer_norm": ("cross_attn_ln",),
-    "attention/linear_0": ("cross_attn.query",),
-    "attention/linear_1": ("cross_attn.key", "cross_attn.value"),
-    "attention/linear_2": ("cross_attn.out",),
-}
-# The tensors of a module, by CTranslate2's names, and openai-whisper's names for them.
-_LEAVES = {"layer_norm": {"gamma": "weight", "beta": "bias"}, "embeddings": {"weight": "weight"}}
-_LINEAR = {"weight": "weight", "bias": "bias"}
-
-# First bytes of files that are often taken for checkpoints.
-_KINDS = {
-    b"GGUF": "a GGUF model, of llama.cpp or CrispASR",
-    b"lmgg": "a GGML model, of whisper.cpp",
-    b"RIFF": "audio (WAV)",
-    b"OggS": "audio (Ogg)",
-    b"fLaC": "audio (FLAC)",
-    b"ID3": "audio (MP3)",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
-    b"<": "a web page",
-}
+# Tables of names: first bytes of files that are often taken for checkpoints; shapes of openai-whisper's tensors, of
+# numbers, dimensions and four times a dimension; the modules of openai-whisper that are stacked in one of CTranslate2's
+# along the first axis; and Hugging Face's names for dimensions and parts of names.
+TABLES = json.loads((Path(__file__).parent / "data" / "formats.json").read_text(encoding="utf-8"))
 
 
 class UnavailableError(WeightsError):
@@ -94,10 +62,9 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, verify: bool = False) -> Checkpoint:
-    """A checkpoint, mapped into memory where its format allows that: all but the oldest.
+    """A checkpoint, mapped into memory unless its format is the oldest; UnavailableError if the file is none.
 
-    Raises UnavailableError if the file is not a checkpoint. ``verify`` compares the checksums in the file: for a
-    checkpoint without a known digest.
+    ``verify`` compares the checksums in the file: for a checkpoint without a known digest.
     """
     stored, mapped = unpickled(path, verify=verify)
     if not (isinstance(stored, dict) and {"dims", "model_state_dict"} <= stored.keys()):
@@ -143,7 +110,8 @@ def kind(path: Path) -> str:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return SAFETENSORS
     fits = head.startswith((b"PK", b"\x80")) or not head
-    kinds = (kind for start, kind in _KINDS.items() if head.lstrip(b" \r\n").startswith(start))
+    others = TABLES["first bytes of other kinds of files"].items()
+    kinds = (kind for start, kind in others if head.lstrip(b" \r\n").startswith(start.encode()))
     return next(kinds, "" if fits else "not written by torch.save")
 
 
@@ -195,30 +163,14 @@ def check_finite(checkpoint: Checkpoint) -> None:
 
 def tensor_shapes(dims: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of a model."""
-    audio, text = dims["n_audio_state"], dims["n_text_state"]
-    yield from _layer("encoder.conv1", audio, dims["n_mels"], 3)
-    yield from _layer("encoder.conv2", audio, audio, 3)
-    yield "encoder.positional_embedding", (dims["n_audio_ctx"], audio)
-    yield "decoder.token_embedding.weight", (dims["n_vocab"], text)
-    yield "decoder.positional_embedding", (dims["n_text_ctx"], text)
-    yield from _layer("encoder.ln_post", audio)
-    yield from _layer("decoder.ln", text)
-    for half, n_layers, state in (("encoder", dims["n_audio_layer"], audio), ("decoder", dims["n_text_layer"], text)):
+    sizes: dict[Any, int] = {**dims} | {f"4 {name}": 4 * dims[name] for name in ("n_audio_state", "n_text_state")}
+    shapes = TABLES["shapes"]
+    for name, shape in shapes["outside the blocks"].items():
+        yield name, tuple(sizes.get(size, size) for size in shape)
+    for half, n_layers in (("encoder", dims["n_audio_layer"]), ("decoder", dims["n_text_layer"])):
         for index in range(n_layers):
-            block = f"{half}.blocks.{index}"
-            for attention in ("attn", "cross_attn")[: 1 if half == "encoder" else 2]:
-                for layer in ("query", "value", "out"):
-                    yield from _layer(f"{block}.{attention}.{layer}", state, state)
-                yield f"{block}.{attention}.key.weight", (state, state)
-                yield from _layer(f"{block}.{attention}_ln", state)
-            yield from _layer(f"{block}.mlp.0", 4 * state, state)
-            yield from _layer(f"{block}.mlp.2", state, 4 * state)
-            yield from _layer(f"{block}.mlp_ln", state)
-
-
-def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", shape
-    yield f"{name}.bias", shape[:1]
+            for name, shape in shapes[f"{half} block"].items():
+                yield f"{half}.blocks.{index}.{name}", tuple(sizes.get(size, size) for size in shape)
 
 
 def tensor_digest(state: Mapping[str, Tensor], *, mapped: bool = False) -> str:
@@ -304,15 +256,17 @@ def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables
         dims = {"n_mels": variables["encoder/conv1/weight"].shape[1]}
         dims["n_vocab"] = variables["decoder/embeddings/weight"].shape[0]
         state: Variables = {}
-        modules: dict[str, tuple[str, ...]] = dict(_OUTSIDE)
-        for half, theirs, parts in (("encoder", "audio", _BLOCK), ("decoder", "text", _BLOCK | _CROSS)):
+        tables = TABLES["CTranslate2"]
+        modules: dict[str, Sequence[str]] = dict(tables["outside the blocks"])
+        block, cross = tables["block"], tables["cross-attention"]
+        for half, theirs, parts in (("encoder", "audio", block), ("decoder", "text", block | cross)):
             places = variables[f"{half}/position_encodings/encodings"]
             state[f"{half}.positional_embedding"] = places
             dims |= {f"n_{theirs}_ctx": places.shape[0], f"n_{theirs}_state": places.shape[1]}
             layers = {name.split("/")[1] for name in variables if re.match(rf"{half}/layer_\w+/ffn/", name)}
             dims |= {f"n_{theirs}_head": int(variables[f"{half}/num_heads"]), f"n_{theirs}_layer": len(layers)}
             for n, (part, names) in product(range(len(layers)), parts.items()):
-                modules[f"{half}/layer_{n}/{part}"] = tuple(f"{half}.blocks.{n}.{name}" for name in names)
+                modules[f"{half}/layer_{n}/{part}"] = [f"{half}.blocks.{n}.{name}" for name in names]
         for module, targets in modules.items():
             state.update(_unstack(variables, module, targets))
     except KeyError as error:
@@ -320,9 +274,10 @@ def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables
     return dims, state
 
 
-def _unstack(variables: Mapping[str, Array], module: str, targets: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
+def _unstack(variables: Mapping[str, Array], module: str, targets: Sequence[str]) -> Iterator[tuple[str, Array]]:
     """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
-    for leaf, name in _LEAVES.get(module.rpartition("/")[2], _LINEAR).items():
+    layers = TABLES["CTranslate2"]["tensors of a layer"]
+    for leaf, name in layers.get(module.rpartition("/")[2], layers["linear"]).items():
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
             scale = variables[f"{module}/{leaf}_scale"]

@@ -153,9 +153,8 @@ def compiled_encoder(weights: Weights, precision: Precision, split: int, say: Sa
     is cached. If it fails, the uncompiled encoder is returned and a warning is logged.
     """
     if precision == "int8" or weights.device.type != "cpu":
-        raise ConfigurationError(
-            f"the compiled encoder is for fp32 and bf16 on the CPU, got precision {precision} on {weights.device}"
-        )
+        got = f"got precision {precision} on {weights.device}"
+        raise ConfigurationError(f"the compiled encoder is for fp32 and bf16 on the CPU, {got}")
     if not 0 <= split < weights.dims["n_audio_layer"]:
         raise ConfigurationError(f"split must be 0 to {weights.dims['n_audio_layer'] - 1} blocks, got {split}")
     try:

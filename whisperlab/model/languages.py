@@ -38,10 +38,8 @@ def language_code(name: object) -> str:
         raise UnknownLanguageError(f"{shown(name)} is not the name of a language: leave it out to allow every language")
     close = get_close_matches(given, _CODES, n=3, cutoff=0.5 if len(given) < 4 else 0.7)
     codes = dict.fromkeys(f"{_CODES[one]} ({english_name(_CODES[one])})" for one in close)
-    raise UnknownLanguageError(
-        f"unknown language {shown(name)}: "
-        + (f"the closest are {', '.join(codes)}" if codes else "expected a code such as en or es, or an English name")
-    )
+    closest, wanted = f"the closest are {', '.join(codes)}", "expected a code such as en or es, or an English name"
+    raise UnknownLanguageError(f"unknown language {shown(name)}: {closest if codes else wanted}")
 
 
 @cache

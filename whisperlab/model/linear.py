@@ -62,8 +62,7 @@ def has_bf16(device: torch.device) -> bool:
 
 def cpu_instructions() -> tuple[bool, bool, bool]:
     """Whether the CPU has VNNI, AVX-512 BF16 and AMX; False where torch cannot say."""
-    names = ("vnni", "avx512_bf16", "amx_tile")
-    found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in names)
+    found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("vnni", "avx512_bf16", "amx_tile"))
     vnni, avx512_bf16, amx = (bool(supported and supported()) for supported in found)
     return vnni, avx512_bf16, amx
 
@@ -80,15 +79,12 @@ def check_precision(asked: str | None, device: torch.device, part: Part = "encod
         return "int8" if has_int8(device) else "fp32"
     check_type("precision", asked, Precision)
     if asked == "int8" and not has_int8(device):
-        raise ConfigurationError(
-            "precision int8 needs an x86 CPU and a torch with quantised operators, got device "
-            f"{device} and torch {torch.__version__}; fp32 runs everywhere"
-        )
+        needed = "an x86 CPU and a torch with quantised operators"
+        got = f"device {device} and torch {torch.__version__}"
+        raise ConfigurationError(f"precision int8 needs {needed}, got {got}; fp32 runs everywhere")
     if asked == "bf16" and not has_bf16(device):
-        raise ConfigurationError(
-            f"precision bf16 needs a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it, got device {device}; "
-            "int8 and fp32 run on more"
-        )
+        needed = "a CPU with AVX-512 BF16 or AMX, or a GPU that multiplies it"
+        raise ConfigurationError(f"precision bf16 needs {needed}, got device {device}; int8 and fp32 run on more")
     return cast(Precision, asked)
 
 
@@ -108,10 +104,9 @@ def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Pr
 
 
 class Linear:
-    """The function ``x -> x @ weight.T + bias``, from shape (..., inputs) to (..., outputs), in plain torch.
+    """``x -> x @ weight.T + bias``, from (..., inputs) to (..., outputs) of the type `activations`, in plain torch.
 
-    Input and output have the type of `activations` of its precision. Plain torch is used on a GPU, and where the
-    faster operators of the subclasses do not work.
+    It serves on a GPU, and where the faster operators of the subclasses do not work.
     """
 
     __slots__ = ("_bias", "_weight")
@@ -190,10 +185,7 @@ def packed_bytes(weight: torch.ScriptObject) -> int:
 
 
 class Int8Rows:
-    """The function ``x -> x @ weight.T`` on (n, inputs), with each row of the weight rounded to 8 bits.
-
-    It is off by about 1 % in norm, for a quarter of the memory reads.
-    """
+    """``x -> x @ weight.T`` on (n, inputs), with rows rounded to 8 bits: off by 1 % in norm, for a quarter of reads."""
 
     __slots__ = ("_rows", "_scale")
 

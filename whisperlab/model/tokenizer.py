@@ -26,11 +26,7 @@ _WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # languages written wit
 _REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character
 
 # Symbols of annotations such as "[DAVID]" or "♪♪♪". The decoder never produces them.
-_SYMBOLS = (
-    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-    *("<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))"),
-    *("[[", "]]", "{{", "}}", "♪♪", "♪♪♪"),
-)
+_SYMBOLS = (_DATA / "symbols.txt").read_text(encoding="utf-8").split()
 # U+2640 to U+267F share their first two bytes: their first token may be suppressed even if there are several.
 _MUSIC = "♩♪♫♬♭♮♯"
 

