@@ -61,9 +61,6 @@ def to_text(transcripts: Sequence[Transcript], format_name: str, options: Subtit
     return "".join(f"{line}\n" for line in lines)
 
 
-# ---- subtitles ---------------------------------------------------------------------------------------------
-
-
 def _cues(transcripts: Sequence[Transcript], options: SubtitleOptions) -> list[_Cue]:
     found: list[_Cue] = []
     for one in transcripts:
@@ -124,9 +121,6 @@ def _width(text: str) -> int:
 def _clean(text: str) -> str:
     """Text without line breaks, other control characters, the arrow of subtitles, and space around it."""
     return "".join(c if c.isprintable() else " " for c in text).replace("-->", "->").strip()
-
-
-# ---- lines -------------------------------------------------------------------------------------------------
 
 
 def _txt(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
