@@ -11,16 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from whisperlab.cli.arguments import (
-    PAGES,
-    TABLES,
-    Parser,
-    add_model_arguments,
-    is_there,
-    model_options,
-    positive,
-    require,
-)
+from whisperlab.cli import arguments
+from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, positive, require
 from whisperlab.cli.console import Console
 from whisperlab.util.files import write_atomic
 from whisperlab.util.process import provenance
@@ -29,10 +21,10 @@ if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
 
 HELP = "where memory and time go"
-EXAMPLES = TABLES["examples"]["profile"]
+EXAMPLES = arguments.TABLES["examples"]["profile"]
 
 # The pass of each flag; every pass is a function of whisperlab.profiling.passes.
-PASSES = TABLES["profile_passes"]
+PASSES = arguments.TABLES["profile_passes"]
 TOOLS = {"heap": "memray", "cpu": "pyinstrument", "lines": "line_profiler"}  # optional libraries
 LONG = ("page", "trace")  # fields that are too long for JSON
 
