@@ -31,7 +31,6 @@ TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("tabl
 EXTRAS = TABLES["extras"]
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
 _PACKAGES = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
-
 PAGES: Needs = {"jinja2": "HTML pages", "matplotlib": "figures", "vl_convert": "interactive figures"}
 
 

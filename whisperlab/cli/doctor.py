@@ -26,8 +26,6 @@ EXAMPLES = ("doctor", "doctor --json")
 
 CPU_FLAGS = TABLES["cpu_flags"]
 ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
-
-
 Status: TypeAlias = Literal["OK", "WARN", "FAIL"]
 
 

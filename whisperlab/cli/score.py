@@ -35,10 +35,7 @@ EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference man
 # The rates of the table; --json has all of them.
 COLUMNS = TABLES["score_columns"]
 # The rates that need text; null for traces that were made with decode off.
-TEXT_RATES = (
-    *("mixed_error_rate", "error_rate_by_language", "language_error_rate", "switch_error_rate", "deleted_s_per_switch"),
-    *("word_latency_p50", "word_latency_p95", "hypothesis_words", "hits", "substitutions", "deletions", "insertions"),
-)
+TEXT_RATES = TABLES["score"]["text_rates"]
 
 
 @dataclass(slots=True, frozen=True)

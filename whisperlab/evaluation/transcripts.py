@@ -208,13 +208,6 @@ def _start_length(start: float, end: float) -> str:
 
 
 Writer = Callable[[Sequence[Transcript], SubtitleOptions], Iterable[str]]
-FORMATS: dict[str, Writer] = {
-    "txt": _txt,
-    "srt": _srt,
-    "vtt": _vtt,
-    "tsv": _tsv,
-    "ctm": _ctm,
-    "rttm": _rttm,
-    "stm": _stm,
-    "textgrid": _textgrid,
+FORMATS: dict[str, Writer] = {  # by the name of the function
+    writer.__name__[1:]: writer for writer in (_txt, _srt, _vtt, _tsv, _ctm, _rttm, _stm, _textgrid)
 }

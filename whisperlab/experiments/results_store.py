@@ -1,14 +1,7 @@
 """The results of a sweep: one SQLite file, ``results.sqlite``, in the sweep's folder.
 
-A task has one row, named by its ``key``: a digest of everything that the result depends on. Tables:
-
-* ``results``: one line per row, with the numbers and names that queries need (`COLUMNS`);
-* ``configurations``: each configuration once, as JSON;
-* ``operations``: the latency of each operation in each row, in milliseconds;
-* ``documents``: the whole rows as JSON;
-* ``totals``: the finished rows of each configuration added up (`TOTALS`). A change of its rows deletes a line, and the
-  writer adds the missing lines when it closes the store;
-* ``runs``: a view of ``results`` with the configuration beside it.
+A task has one row, named by its ``key``: a digest of everything that the result depends on. The file
+``results_store.sql`` describes the tables.
 
 SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
 writes. `whisperlab.experiments.store_import` converts a store of an earlier version (``results.jsonl``).
