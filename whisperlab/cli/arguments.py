@@ -25,27 +25,13 @@ if TYPE_CHECKING:
 
 Needs: TypeAlias = Mapping[str, str]  # the purpose of each optional library, by import name
 
+# Constants of all commands that are only text.
+TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 # The libraries of each extra of pyproject.toml, by import name.
-EXTRAS = {
-    "data": ("av",),
-    "report": ("matplotlib", "jinja2", "vl_convert"),
-    "notebook": ("papermill", "nbconvert", "ipykernel", "ipywidgets"),
-    "profile": ("memray", "pyinstrument", "line_profiler"),
-    "reference": ("whisper",),
-    "other-systems": ("faster_whisper",),
-    "chinese": ("opencc",),
-    "sweep": ("duckdb", "scipy"),
-    "ray": ("ray",),
-    "search": ("optuna",),
-    "microphone": ("sounddevice",),
-    "formats": ("praatio", "pysubs2"),
-}
+EXTRAS = TABLES["extras"]
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
 _PACKAGES = {"whisper": "openai-whisper", "vl_convert": "vl-convert-python", "opencc": "opencc-python-reimplemented"}
-
 PAGES: Needs = {"jinja2": "HTML pages", "matplotlib": "figures", "vl_convert": "interactive figures"}
-
-# ---- the parser --------------------------------------------------------------------------------------------
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -159,9 +145,6 @@ def _option(place: str, name: str, value: object, action: argparse.Action) -> li
     raise ConfigurationError(f"--config {place}: expected {expected}, got {shown(value)}")
 
 
-# ---- types of arguments, and arguments that several commands share -----------------------------------------
-
-
 def comma_list(text: str) -> list[str]:
     """An argument like ``en,es``: one name or more, none of them empty."""
     names = [name.strip() for name in text.split(",")]
@@ -250,9 +233,6 @@ def languages_as_codes(args: argparse.Namespace) -> None:
         args.languages = [language_code(name) for name in given]
     if given := getattr(args, "language", None):
         args.language = language_code(given)
-
-
-# ---- optional libraries ------------------------------------------------------------------------------------
 
 
 def require(needs: Needs) -> None:

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TypeAlias
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
+from whisperlab.cli.arguments import TABLES, Needs, Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
@@ -23,14 +23,7 @@ from whisperlab.util.text_table import text_table
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
 
 HELP = "microbenchmarks, the ablation of the pipeline, and the other systems"
-EXAMPLES = (
-    "bench buffer",
-    "bench cache --json",
-    "bench pipeline --corpus ivr-five --limit 3",
-    "bench pipeline --variants parallel,int8 --seconds 10 --no-accuracy --no-memory --no-offline",
-    "bench systems --corpus ivr-five --pace real",
-    "bench systems --limit 2 --systems auto,multilingual --no-controls --no-memory",
-)
+EXAMPLES = TABLES["examples"]["bench"]
 
 
 def add_arguments(parser: Parser) -> None:

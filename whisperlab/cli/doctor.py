@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Literal, TypeAlias
 
-from whisperlab.cli.arguments import EXTRAS, Parser, distribution, is_there
+from whisperlab.cli.arguments import EXTRAS, TABLES, Parser, distribution, is_there
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
 from whisperlab.util.errors import WhisperlabError
@@ -24,15 +24,8 @@ from whisperlab.util.process import proc_text
 HELP = "check this machine and list missing parts"
 EXAMPLES = ("doctor", "doctor --json")
 
-CPU_FLAGS = {
-    "AVX2": ("avx2",),
-    "AVX-512": ("avx512f",),
-    "BF16": ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
-    "VNNI": ("avx512_vnni", "avx_vnni"),
-}
+CPU_FLAGS = TABLES["cpu_flags"]
 ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
-
-
 Status: TypeAlias = Literal["OK", "WARN", "FAIL"]
 
 

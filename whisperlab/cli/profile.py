@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from whisperlab.cli import arguments
 from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, positive, require
 from whisperlab.cli.console import Console
 from whisperlab.util.files import write_atomic
@@ -20,24 +21,10 @@ if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
 
 HELP = "where memory and time go"
-EXAMPLES = (
-    "profile call.wav --languages en,es",
-    "profile call.wav --memory --heap --python-memory --seconds 30 --json",
-    "profile call.wav --lines --function whisperlab.streaming.vad:SpeechGate.push",
-    "profile call.wav --all --seconds 20 --out reports/profile.html",
-)
+EXAMPLES = arguments.TABLES["examples"]["profile"]
 
 # The pass of each flag; every pass is a function of whisperlab.profiling.passes.
-PASSES = {
-    "memory": "resident memory (VmHWM), and the sizes of the transcriber's tensors",
-    "heap": "all heap allocations, including torch's, by line of code (memray)",
-    "python_memory": "Python objects and numpy arrays, and their growth (tracemalloc)",
-    "cpu": "CPU time as a call tree (pyinstrument)",
-    "lines": "time per line of the marked functions (line_profiler)",
-    "ops": "torch's operators (torch.profiler)",
-    "calls": "the functions with the most cumulative time (cProfile)",
-    "latency": "percentiles of every operation, without a profiler",
-}
+PASSES = arguments.TABLES["profile_passes"]
 TOOLS = {"heap": "memray", "cpu": "pyinstrument", "lines": "line_profiler"}  # optional libraries
 LONG = ("page", "trace")  # fields that are too long for JSON
 

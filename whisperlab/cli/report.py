@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from whisperlab.cli.arguments import PAGES, Parser, refuse_audio, require
+from whisperlab.cli.arguments import PAGES, TABLES, Parser, refuse_audio, require
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import SweepError, TraceError
 from whisperlab.util.validation import from_json, shown
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
 
 HELP = "sweeps, traces and notebooks to offline HTML"
-EXAMPLES = (
-    "report reports/demo-sweep --out reports",
-    "report a.jsonl b.jsonl --title Calls --out reports/calls.html",
-    "report reports/new-sweep --baseline reports/old-sweep --out reports",
-    "report notebooks/01_quickstart.ipynb -p RECORDING=2 --out reports",
-)
+EXAMPLES = TABLES["examples"]["report"]
 
 
 def add_arguments(parser: Parser) -> None:

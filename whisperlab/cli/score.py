@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser, comma_list, refuse_audio, require
+from whisperlab.cli.arguments import TABLES, Parser, comma_list, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.model.languages import find_code
 from whisperlab.util.errors import ConfigurationError, TraceError
@@ -33,20 +33,9 @@ if TYPE_CHECKING:
 HELP = "error rates of traces or transcripts"
 EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference manifest.jsonl --json")
 # The rates of the table; --json has all of them.
-COLUMNS = {
-    "words wrong": "mixed_error_rate",
-    "wrong language, text": "language_error_rate",
-    "wrong language, frames": "language_error_rate_frames",
-    "switch F1 (1 s)": "switch_f1_at_1",
-    "false switches (per hour)": "false_switches_per_hour",
-    "decision delay, p50 (s)": "decision_delay_p50",
-    "real-time factor": "real_time_factor",
-}
+COLUMNS = TABLES["score_columns"]
 # The rates that need text; null for traces that were made with decode off.
-TEXT_RATES = (
-    *("mixed_error_rate", "error_rate_by_language", "language_error_rate", "switch_error_rate", "deleted_s_per_switch"),
-    *("word_latency_p50", "word_latency_p95", "hypothesis_words", "hits", "substitutions", "deletions", "insertions"),
-)
+TEXT_RATES = TABLES["score"]["text_rates"]
 
 
 @dataclass(slots=True, frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Parser, comma_list, positive_int
+from whisperlab.cli.arguments import TABLES, Parser, comma_list, positive_int
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
@@ -28,24 +28,9 @@ if TYPE_CHECKING:
     from whisperlab.model.weights import Weights
 
 HELP = "a grid of configurations over recordings"
-EXAMPLES = (
-    "sweep --corpus ivr-five --cache-sizes 50 --hash-precisions 6,0 --no-decode --out reports/s",
-    "sweep --corpus ivr-five --cache-sizes 50 --hash-precisions 6,0 --no-decode --out reports/s --resume --workers 2",
-    "sweep --corpus my/manifest.jsonl --keys rounded,span,logmel --limit 3 --out reports/s --dry-run",
-)
+EXAMPLES = TABLES["examples"]["sweep"]
 # The columns of the table; --json has all of them.
-COLUMNS = {
-    "key": "config.cache.key",
-    "precision": "config.cache.hash_precision",
-    "size": "config.cache.size",
-    "hop (ms)": "config.language_id.hop_ms",
-    "hit rate": "cache.hit_rate",
-    "false-hit rate": "cache.false_hit_rate",
-    "wrong language, frames": "rates.language_error_rate_frames",
-    "wrong language, text": "rates.language_error_rate",
-    "words wrong": "rates.mixed_error_rate",
-    "failed": "failed",
-}
+COLUMNS = TABLES["sweep_columns"]
 MOST_ROWS = 10_000  # of a store that is summarised after a sweep; of more only a report is made
 
 

@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options, positive_int
+from whisperlab.cli.arguments import TABLES, Parser, add_model_arguments, comma_list, model_options, positive_int
 from whisperlab.cli.console import Console, LiveText
 from whisperlab.evaluation.transcripts import FORMATS, SubtitleOptions, Transcript, to_text
 from whisperlab.streaming.results import ProcessResult, SessionSegment
@@ -32,17 +32,7 @@ if TYPE_CHECKING:
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
 
 HELP = "audio files and pipes to text, languages and switches"
-EXAMPLES = (
-    "transcribe call.wav --languages en,es",
-    "transcribe a.wav b.flac --languages en,es --json > out.jsonl",
-    "transcribe call.wav --pace real --trace call.jsonl",
-    "transcribe stereo.wav --languages en,es --channel each",
-    "transcribe call.wav --languages en,es -o srt > call.srt",
-    "transcribe calls/*.wav --languages en,es -o srt,ctm --out texts",
-    "transcribe - --rate 8000 --pace real",
-)
-
-
+EXAMPLES = TABLES["examples"]["transcribe"]
 SUFFIXES = {"textgrid": ".TextGrid"}
 ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for the name of the recording
 

@@ -10,10 +10,12 @@ import io
 import os
 import re
 import struct
+import tomllib
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -25,19 +27,11 @@ _OVERLAP = 128  # bytes; longer than any match of the patterns
 _MP3_FRAME = 1441  # bytes: no frame is longer
 _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _TAIL_S = 0.1  # a shorter remainder after the samples is a tag or padding
-# First bytes of a file, and of a second file of the same format. Long enough never to occur in samples by chance.
-_SECOND = (
-    (re.compile(rb"fLaC"), rb"fLaC[\0\x80]\0\0\x22"),
-    (re.compile(rb"(?:RIFF|RIFX|RF64).{4}WAVE", re.DOTALL), rb"(?:RIFF|RIFX|RF64).{4}WAVE[a-zA-Z]\w{2}[ \w]"),
-    (re.compile(rb"FORM.{4}AIF", re.DOTALL), rb"FORM.{4}AIF[FC](?:COMM|FVER|COMT|NAME|ANNO)"),
-    (re.compile(rb"\.snd"), rb"\.snd\0\0.{6}\0\0\0[\x01-\x1b]\0.{3}\0\0"),
-    (re.compile(rb"riff\x2e\x91\xcf\x11"), rb"riff\x2e\x91\xcf\x11.{16}wave\xf3\xac\xd3\x11"),
-    (re.compile(rb"caff\0\x01"), rb"caff\0\x01\0\0desc\0"),
-    (re.compile(rb"FLV\x01"), rb"FLV\x01[\0-\x05]\0\0\0\x09\0\0\0\0"),
-    (re.compile(rb"0&\xb2u\x8ef"), rb"0&\xb2u\x8ef\xcf\x11\xa6\xd9\0\xaa\0b\xcel"),
-    (re.compile(rb"\x1aE\xdf\xa3"), rb"\x1aE\xdf\xa3.{1,60}?(?:webm|matroska)"),
-    (re.compile(rb"\0\0\0.ftyp", re.DOTALL), rb"\0\0\0[\x10-\x40]ftyp[ -~]{4}\0\0"),
-)
+# First bytes of a file, and of a second file of the same format.
+_SECOND = [
+    (re.compile(first.encode(), re.DOTALL), second.encode())
+    for first, second in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8")).items()
+]
 _MP3 = re.compile(rb"\xff[\xe2-\xff]")
 # An MP3 frame with the number of frames and bytes that follow it.
 _XING = rb"\xff[\xe2-\xe7\xf2-\xf7\xfa\xfb].{2}(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\0-\x0f]"

@@ -101,10 +101,7 @@ class Totals:
 
 
 def write_manifest(path: str | PathLike[str], recordings: Iterable[Recording]) -> None:
-    """Write one line per recording. Audio in the manifest's folder gets a relative path.
-
-    The file appears only when it is complete.
-    """
+    """Write one line per recording; the file appears when complete. Audio in its folder gets a relative path."""
     target = Path(path)
     lines = [json.dumps(_to_dict(r, target.parent), ensure_ascii=False) + "\n" for r in recordings]
     write_atomic(target, "".join(lines).encode())

@@ -61,9 +61,6 @@ def to_text(transcripts: Sequence[Transcript], format_name: str, options: Subtit
     return "".join(f"{line}\n" for line in lines)
 
 
-# ---- subtitles ---------------------------------------------------------------------------------------------
-
-
 def _cues(transcripts: Sequence[Transcript], options: SubtitleOptions) -> list[_Cue]:
     found: list[_Cue] = []
     for one in transcripts:
@@ -124,9 +121,6 @@ def _width(text: str) -> int:
 def _clean(text: str) -> str:
     """Text without line breaks, other control characters, the arrow of subtitles, and space around it."""
     return "".join(c if c.isprintable() else " " for c in text).replace("-->", "->").strip()
-
-
-# ---- lines -------------------------------------------------------------------------------------------------
 
 
 def _txt(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
@@ -214,13 +208,6 @@ def _start_length(start: float, end: float) -> str:
 
 
 Writer = Callable[[Sequence[Transcript], SubtitleOptions], Iterable[str]]
-FORMATS: dict[str, Writer] = {
-    "txt": _txt,
-    "srt": _srt,
-    "vtt": _vtt,
-    "tsv": _tsv,
-    "ctm": _ctm,
-    "rttm": _rttm,
-    "stm": _stm,
-    "textgrid": _textgrid,
+FORMATS: dict[str, Writer] = {  # by the name of the function
+    writer.__name__[1:]: writer for writer in (_txt, _srt, _vtt, _tsv, _ctm, _rttm, _stm, _textgrid)
 }

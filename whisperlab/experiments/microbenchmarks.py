@@ -10,10 +10,12 @@ import gc
 import threading
 import time
 import timeit
+import tomllib
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,8 @@ ROUNDS = 31
 CALLS = 2000  # per round, of calls that take about a microsecond
 RECORDING = 4  # threads that record at once
 
+# Statements by name, and the figures made of one or two of them.
+_STATEMENTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 SPEECH: FloatArray = np.random.default_rng(0).uniform(-1, 1, CHUNK).astype(np.float32)
 
 
@@ -113,33 +117,12 @@ def buffer_figures() -> list[Figure]:
         "mirrored": RingBuffer(n_held, mirrored=True),
         "speech": SPEECH,
     }
-    statements = {
-        "copy": "place[:] = speech",
-        "copy on": f"memory[first : first + {CHUNK}] = speech; first = (first + {CHUNK}) % {n_held}",
-        "check": "speech.dot(speech)",
-        "append": "ring.append(speech)",
-        "append mirrored": "mirrored.append(speech)",
-    }
-    asked = {
-        "append of 100 ms": ("append",),
-        "append / bare copy into one place": ("append", "copy"),
-        "append / bare copy into successive places": ("append", "copy on"),
-        "append to a mirrored ring / bare copy into one place": ("append mirrored", "copy"),
-        "of that, the check for NaN and infinity / bare copy": ("check", "copy"),
-    }
-    figures += _in_turns(statements, names, asked)
+    figures += _in_turns(_STATEMENTS["appends"], names, _STATEMENTS["append_figures"])
     figures.append(Figure("kept after an append in steady state", bytes_per_append(), "bytes", n=CALLS))
-    views = {f"view {length_s} s": f"with mirrored.view({samples(length_s)}): pass" for length_s in (0.1, 2, 8)}
-    asked = {
-        "newest 2 s as a view": ("view 2 s",),
-        "newest 2 s as a copy / as a view": ("copy 2 s", "view 2 s"),
-        "view of 2 s / of 0.1 s": ("view 2 s", "view 0.1 s"),
-        "view of 8 s / of 0.1 s": ("view 8 s", "view 0.1 s"),
-    }
     ring = RingBuffer(n_held, mirrored=True)
     for _ in range(HELD_S * 10 + 50):  # the newest samples wrap around the end of the memory
         ring.append(SPEECH)
-    return figures + _in_turns({"copy 2 s": f"mirrored.peek({samples(2)})", **views}, {"mirrored": ring}, asked)
+    return figures + _in_turns(_STATEMENTS["reads"], {"mirrored": ring}, _STATEMENTS["read_figures"])
 
 
 def metrics_figures(records: int = 10_000_000) -> list[Figure]:
@@ -147,14 +130,8 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     metrics = PerformanceMetrics()
     nothing = metrics.measure("lid.total")(lambda: None)
     names = {"metrics": metrics, "clock": time.perf_counter_ns, "nothing": nothing}
-    floor = "two readings of the clock"
-    statements = {
-        floor: "clock(); clock()",
-        "measure()": "with metrics.measure('lid.total'): pass",
-        "record()": "metrics.record('lid.total', 0.001)",
-        "start_timer() and stop_timer()": "metrics.start_timer('lid.total'); metrics.stop_timer('lid.total')",
-        "a decorated function": "nothing()",
-    }
+    statements = _STATEMENTS["metrics"]
+    floor = next(iter(statements))  # two readings of the clock
     asked: dict[str, tuple[str, ...]] = {name: (name,) for name in statements}
     asked |= {f"{name} / {floor}": (name, floor) for name in statements if name != floor}
     figures = _in_turns(statements, names, asked)

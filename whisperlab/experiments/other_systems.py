@@ -51,15 +51,10 @@ TableRow: TypeAlias = dict[str, Any]  # JSON-able; columns depend on the rates
 
 # The rates of a row, each with its interval over recordings.
 RATES = (
-    "mixed_error_rate",
-    "switch_error_rate",
-    "deleted_s_per_switch",
-    "language_error_rate",
+    *("mixed_error_rate", "switch_error_rate", "deleted_s_per_switch", "language_error_rate"),
     *("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "switch_recall_at_2"),
-    "false_switches_per_hour",
-    *("decision_delay_found_p50", "decision_delay_found_p95"),
-    *("word_latency_p50", "word_latency_p95"),
-    "real_time_factor",
+    *("false_switches_per_hour", "decision_delay_found_p50", "decision_delay_found_p95"),
+    *("word_latency_p50", "word_latency_p95", "real_time_factor"),
 )
 CONTROLS = "false_switches_per_hour_controls"
 COSTS = ("threads", "real_time_factor", "encoder_calls_per_s", "encoded_s_per_s", "peak_memory_bytes")

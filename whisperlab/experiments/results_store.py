@@ -1,14 +1,7 @@
 """The results of a sweep: one SQLite file, ``results.sqlite``, in the sweep's folder.
 
-A task has one row, named by its ``key``: a digest of everything that the result depends on. Tables:
-
-* ``results``: one line per row, with the numbers and names that queries need (`COLUMNS`);
-* ``configurations``: each configuration once, as JSON;
-* ``operations``: the latency of each operation in each row, in milliseconds;
-* ``documents``: the whole rows as JSON;
-* ``totals``: the finished rows of each configuration added up (`TOTALS`). A change of its rows deletes a line, and the
-  writer adds the missing lines when it closes the store;
-* ``runs``: a view of ``results`` with the configuration beside it.
+A task has one row, named by its ``key``: a digest of everything that the result depends on. The file
+``results_store.sql`` describes the tables.
 
 SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
 writes. `whisperlab.experiments.store_import` converts a store of an earlier version (``results.jsonl``).
@@ -129,48 +122,19 @@ _DUCKDB_TYPES = {"text": "varchar", "real": "double", "integer": "bigint"}
 _AMONG = "key in (select value from json_each(?))"
 _TIMINGS = ("count", "total", "p50", "p95", "p99", "max")  # of an operation, in milliseconds
 
-_TABLES = f"""
-create table configurations (config_id integer primary key, digest text unique not null, config text not null);
-create table results (
-    id integer primary key,
-    config_id integer not null references configurations,
-    {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())},
-    {", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items())},
-    unique (key)
-);
-create index results_by_configuration on results (config_id);
-create index results_by_recording on results (recording, corpus, split, duration_s);
-create index results_by_time on results (created);
-create index results_failed on results (status) where status <> 'ok';
-create table operations (
-    id integer, operation text, {", ".join(f'"{name}" real' for name in _TIMINGS)}, primary key (id, operation)
-) without rowid;
-create table documents (id integer primary key, row text not null);
-create trigger results_deleted after delete on results
-begin delete from operations where id = old.id; delete from documents where id = old.id; end;
-create view runs as select * from results join configurations using (config_id);
-"""
-_TOTALS_TABLE = f"""
-create table totals (config_id integer primary key, {", ".join([*TOTALS][1:])});
-create trigger totals_insert after insert on results begin delete from totals where config_id = new.config_id; end;
-create trigger totals_delete after delete on results begin delete from totals where config_id = old.config_id; end;
-create trigger totals_update after update on results
-begin delete from totals where config_id in (old.config_id, new.config_id); end;
-pragma user_version = {LAYOUT};
-"""
-# From an earlier layout to this one. Readers of a store that no sweep has converted see `_VIEWS_OF_OLD`.
-_CONVERSION = f"""
-drop index if exists results_status;
-drop trigger if exists totals_insert; drop trigger if exists totals_delete; drop trigger if exists totals_update;
-drop table if exists totals;
-alter table results add column processor_s real;
-update results set processor_s = (select row ->> '$.processor_s' from documents where documents.id = results.id);
-{_TOTALS_TABLE}
-"""
-_VIEWS_OF_OLD = """
-create temp view results as select *, null as processor_s from main.results;
-create temp view runs as select * from results join configurations using (config_id);
-"""
+_FILLED = (
+    Path(__file__)
+    .with_suffix(".sql")
+    .read_text("utf-8")
+    .format(
+        columns=", ".join(f"{name} {kind}" for name, kind in COLUMNS.items()),
+        rates=", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items()),
+        timings=", ".join(f'"{name}" real' for name in _TIMINGS),
+        totals=", ".join([*TOTALS][1:]),
+        layout=LAYOUT,
+    )
+)
+_SQL = dict(part.split("\n", 1) for part in _FILLED.split("-- part: ")[1:])  # by the name of the part
 
 
 def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = __version__) -> str:
@@ -318,7 +282,7 @@ def open_store(folder: str | Path) -> ResultsStore:
         store = _opened(f"{uri}?immutable=1", path)  # the folder is read-only
     if store._is_old():
         with store._explained():
-            store.connection.executescript(_VIEWS_OF_OLD)
+            store.connection.executescript(_SQL["views of old"])
     return store
 
 
@@ -338,7 +302,7 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
                 store.sql("pragma synchronous = full")  # a commit is on disk when it returns
                 if store._is_old():
                     with store._explained("cannot be converted: "):
-                        store.connection.executescript(f"begin; {_CONVERSION} commit;")
+                        store.connection.executescript(f"begin; {_SQL['conversion']} {_SQL['totals']} commit;")
                 yield store
                 with suppress(SweepError):  # without them a report adds up the rows itself
                     store._complete_totals()
@@ -415,7 +379,7 @@ def _opened(uri: str, path: Path) -> ResultsStore:
 def _new(file: str | Path, name: str | Path) -> ResultsStore:
     store = _connect(str(file), name)
     with store._explained("cannot be made: "):
-        store.connection.executescript(f"begin; {_TABLES} {_TOTALS_TABLE} commit;")
+        store.connection.executescript(f"begin; {_SQL['tables']} {_SQL['totals']} commit;")
     return store
 
 

@@ -89,16 +89,13 @@ class LiveTranscriber(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class LoadCounts:
-    """The offered audio by its state, in samples. All values are of one moment, so they add up.
-
-    ``processed`` is by load level; the transcriber works on ``working``.
-    """
+    """The offered audio by its state, in samples. All values are of one moment, so they add up."""
 
     offered: int
-    processed: tuple[int, ...]
+    processed: tuple[int, ...]  # by load level
     dropped: int
     waiting: int
-    working: int
+    working: int  # the transcriber works on it
     max_lag: int
 
     @property
@@ -121,11 +118,6 @@ class _Done:
 class RealTimeFeed:
     """A queue in front of a transcriber that omits work instead of lagging without limit.
 
-    Args:
-        transcriber: at the start of a stream; only the feed may call it.
-        sampling_rate: of the chunks; the same as the transcriber's.
-        clock: seconds; limits how often warnings are logged.
-
     Any thread may call `offer`; one other thread works, with `run` or `pump`:
 
     >>> feed = RealTimeFeed(transcriber)  # doctest: +SKIP
@@ -137,11 +129,11 @@ class RealTimeFeed:
 
     def __init__(
         self,
-        transcriber: LiveTranscriber,
+        transcriber: LiveTranscriber,  # at the start of a stream; only the feed may call it
         options: OverloadOptions = OverloadOptions(),
         *,
-        sampling_rate: int = SAMPLE_RATE,
-        clock: Callable[[], float] = time.monotonic,
+        sampling_rate: int = SAMPLE_RATE,  # of the chunks; the same as the transcriber's
+        clock: Callable[[], float] = time.monotonic,  # seconds; limits how often warnings are logged
     ) -> None:
         self._transcriber, self._options, self._clock, self._rate = transcriber, options, clock, sampling_rate
         self._piece = max(PIECE_MS * sampling_rate // 1000, 1)
@@ -182,14 +174,13 @@ class RealTimeFeed:
 
     def pump(self) -> ProcessResult | None:
         """Run the work that is `due`. Returns None if there is none."""
-        work = self.due()
-        return work[1]() if work else None
+        return work[1]() if (work := self.due()) else None
 
     def due(self) -> Work | None:
         """The next work, as a number of samples and a function to call at once; None if nothing waits.
 
-        The work is the next piece of audio, the next gap, or ``finalize`` once a closed feed is empty. An error of
-        the transcriber is raised by the function; its piece counts as processed.
+        It is a piece of audio, a gap, or ``finalize`` once a closed feed is empty. The function raises the errors of
+        the transcriber; the piece counts as processed.
         """
         with self._changed:
             lag_ms = len(self._ring) / self._rate * 1000
