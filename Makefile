@@ -36,7 +36,7 @@ demo-full: ## the demo with every notebook and a larger sweep (about half an hou
 lab: environment weights speech ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-test: environment lint browser weights speech ## lint, types and tests of everything, in two processes (about 13 minutes)
+test: environment lint browser weights speech ## lint, types and tests of everything, in two processes (about 10 minutes)
 	$(call say,tests)
 	@$(PYTEST) -n 2 --dist worksteal --doctest-modules whisperlab tests
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -673,6 +674,23 @@ def test_a_command_that_gets_too_little_memory_says_so_and_the_next_goes_on(
     assert refused
     assert lair.run([command], log)[0] == 0, log.read_text()
     assert [row["status"] for row in read_rows(out)] == ["ok"]
+
+
+def test_too_little_memory_for_the_tokenizer_is_an_error_and_no_abort() -> None:
+    """tiktoken is written in Rust, which ends the process when memory is short."""
+    code = """
+        import resource, tiktoken
+        from pathlib import Path
+        from whisperlab.model.tokenizer import tokenizer_for
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (20 << 20),) * 2)
+        try:
+            tokenizer_for("en")
+        except MemoryError:
+            print("refused")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
 def test_lack_of_memory_is_not_taken_for_damage(

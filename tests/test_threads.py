@@ -417,7 +417,7 @@ def test_a_live_view_draws_one_moment_whoever_feeds_it_meanwhile(monkeypatch: py
         return ""
 
     monkeypatch.setattr("whisperlab.jupyter.live_view.live_figure", drawn)
-    monkeypatch.setattr("whisperlab.jupyter.live_view.to_svg", lambda *what: "")
+    monkeypatch.setattr("whisperlab.report.figure.to_svg", lambda *what: "")
     view = LiveView(Talker(), every_s=1e9, show=lambda markup: None)
     second = np.zeros(SAMPLE_RATE, np.float32)
     view.process(second)

@@ -23,6 +23,7 @@ _DATA = Path(__file__).parent / "data"
 _PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 _N_TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms
 _WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # languages written without spaces between words
+_ENCODING_BYTES = 2**25  # more than an encoding takes
 _REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character
 
 # Symbols of annotations such as "[DAVID]" or "♪♪♪". The decoder never produces them.
@@ -143,4 +144,5 @@ def _encoding(n_languages: int, added: tuple[tuple[int, str], ...]) -> Encoding:
     texts = {len(ranks) + number: f"<|{name}|>" for number, name in enumerate(names)}
     texts |= {number: text for number, text in added if number >= len(ranks) + len(names) - _N_TIMESTAMPS}
     special = {text: number for number, text in texts.items()}
+    bytearray(_ENCODING_BYTES)  # raises MemoryError if memory is short, where tiktoken (Rust) would end the process
     return tiktoken.Encoding(vocabulary, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special)
