@@ -47,11 +47,25 @@ def extras() -> set[str]:
     return {name for names in EXTRAS.values() for name in names} | COME_WITH_EXTRAS
 
 
-class Nest:
-    """The driver's end."""
+class Driver:
+    """Asks a process that forks children: a JSON line is answered with a number."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+
+    def wait(self, pid: int) -> int:
+        """The exit code."""
+        return self._ask(wait=pid)
+
+    def _ask(self, **command: Any) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(command), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+
+class Nest(Driver):
+    """The driver's end."""
 
     def start(
         self, commands: list[list[str]], log: Path, *, packaged: Packaged | None = None, memory: int | None = None
@@ -69,19 +83,9 @@ class Nest:
         files = {"folder": str(folder), "out": str(out), "err": str(err)}
         return self._ask(python=words, **files, env={**os.environ, **environment})
 
-    def wait(self, pid: int) -> int:
-        """The exit code."""
-        return self._ask(wait=pid)
-
     def run(self, commands: list[list[str]], log: Path, **options: Any) -> tuple[int, str]:
         """Exit code and everything printed."""
         return self.wait(self.start(commands, log, **options)), log.read_text()
-
-    def _ask(self, **command: Any) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(command), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
 
 
 @contextmanager

@@ -19,12 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nest import Driver
 
-class Forks:
+
+class Forks(Driver):
     """The driver's end."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
 
     def start(self, function: str, *given: str, log: Path, lines: int) -> int:
         """Call the function in a child and wait for so many lines of it; returns its process id."""
@@ -36,21 +35,12 @@ class Forks:
             assert lives, f"it ended early: {log.read_text()}"
             time.sleep(0.005)
 
-    def wait(self, pid: int) -> int:
-        """The exit code."""
-        return self._ask(wait=pid)
-
-    def _ask(self, **command: Any) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(command), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
-
 
 @contextmanager
 def forks(module: str) -> Iterator[Forks]:
+    command, environment = [sys.executable, __file__, module], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, __file__, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         try:
             yield Forks(process)
