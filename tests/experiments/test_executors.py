@@ -247,8 +247,7 @@ def head_node(tries: int = 3) -> Any:
 def cluster() -> Iterator[Any]:
     """A Ray node of two processors; Ray listens to the network, so it asks for a token."""
     with pytest.MonkeyPatch.context() as patch:
-        here = str(Path(__file__).parent)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # its workers import this module
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setattr("ray._private.node.Node.start_api_server", lambda node, **_: None)  # of the dashboard
@@ -311,6 +310,12 @@ def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
     check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
     assert "processors" in told[0]
     assert "ray status --address" in told[0] or "http://" in told[0]
+
+
+def test_work_that_cannot_be_made_on_a_node_stops_with_its_own_error(cluster: Any) -> None:
+    """An error of the factory is not the death of a worker, which would be tried again and counted as lost."""
+    with pytest.raises(ConfigurationError, match="no such model"):
+        list(ray_cluster(partial(failing, "no such model"), cluster.address, 2, [1, 2]))
 
 
 @pytest.mark.slow

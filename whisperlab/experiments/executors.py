@@ -97,8 +97,8 @@ def ray_cluster(
         return [sent[name]]
 
     def open_worker() -> _RayWorker[Task, Result]:
-        mine = actor.remote(factory)
-        return _RayWorker(lambda task: mine.do.remote(task, *packed(task)).future(), partial(ray.kill, mine))
+        mine = actor.remote()
+        return _RayWorker(lambda task: mine.do.remote(factory, task, *packed(task)).future(), partial(ray.kill, mine))
 
     workers, died = n_workers or max(1, processors), ray.exceptions.RayActorError
     try:
@@ -235,10 +235,10 @@ class _RayWorker(NamedTuple, Generic[Task, Result]):
 
 
 class _Actor:
-    def __init__(self, factory: Factory[Any, Any]) -> None:
-        self._work = factory()
+    _work: Callable[..., object] | None = None
 
-    def do(self, task: object, *payload: object) -> object:
+    def do(self, factory: Factory[Any, Any], task: object, *payload: object) -> object:
+        self._work = self._work or factory()  # not in __init__: Ray would call an error there the death of the actor
         return self._work(task, *payload)
 
 
