@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.engine import prepared
-from whisperlab.model.text_decoder import DecoderState, TextDecoder
+from whisperlab.model.text_decoder import Draft, TextDecoder
 from whisperlab.model.weights import Weights
 from whisperlab.streaming.assembly import Parts
-from whisperlab.streaming.decoding import Draft, SpeechDecoder, Words
+from whisperlab.streaming.decoding import SpeechDecoder, Words
 from whisperlab.streaming.language_id import LanguageIdentifier
 
 MOST = 2000  # answers kept, of about 300 KB each
@@ -77,7 +77,8 @@ class Decoder(SpeechDecoder):
     ) -> Draft:
         def ask() -> Draft:
             draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess, prompt)
-            return replace(draft, state=DecoderState([], [], draft.state.alignment, draft.state.n_tokens))
+            starts = draft.starts() if draft.tokens else None
+            return replace(draft, starts=lambda: starts)
 
         texts = (tuple(token for word in words for token in word.tokens) for words in (prefix, guess))
         sound = bits(encoded.features), encoded.n_audio, duration_s

@@ -21,6 +21,7 @@ from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, seconds
 from whisperlab.util.validation import check_type, shown
 
 Policy = Literal["agreement", "alignatt"]
+EngineName = Literal["whisperlab", "ctranslate2"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,22 +100,32 @@ class CacheOptions(Options):
 
 @dataclass(slots=True, frozen=True)
 class ComputeOptions(Options):
-    """Where and how matrix products run."""
+    """Where and how the network runs."""
 
     GROUP: ClassVar[str] = "compute"
+
+    engine: EngineName = option(
+        "whisperlab",
+        "'whisperlab', the network of this package, or 'ctranslate2', that of faster-whisper with the same weights "
+        "(`whisperlab.model.ctranslate2_engine`)",
+    )
 
     device: str | None = option(None, "'cpu' or 'cuda'; None: the CPU")
     precision: str | None = option(
         None,
         "'fp32', 'bf16' or 'int8'; None: for encoder and decoder each the fastest that does no harm to the text "
-        "on this device (`whisperlab.model.linear.check_precision`)",
+        "on this device (`whisperlab.model.linear.check_precision`); int8 for the engine ctranslate2",
     )
     compiled: bool = option(
         False,
         "run the encoder as compiled code (`whisperlab.model.compiled_encoder`), made first if need be, in one or two "
-        "minutes; for fp32 and bf16",
+        "minutes; for fp32 and bf16 of the engine whisperlab",
     )
     threads: int = option(THREADS, "compute threads; torch's own setting is restored after each call", 1, MOST_THREADS)
+
+    def check(self) -> None:
+        if self.compiled and self.engine != "whisperlab":
+            raise ConfigurationError(f"compute.compiled needs the engine whisperlab, got {shown(self.engine)}")
 
 
 @dataclass(slots=True, frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import numpy.typing as npt
 
 from whisperlab.buffer import RingBuffer
-from whisperlab.config import SessionOptions, TranscriberConfig
+from whisperlab.config import EngineName, SessionOptions, TranscriberConfig
 from whisperlab.model.weights import Weights, load_weights, weights_of
 from whisperlab.streaming.assembly import Assembly, Parts
 from whisperlab.streaming.decoding import DecodingOptions
@@ -42,6 +42,7 @@ _made_in: list[int] = []  # the process that made the first transcriber; a forke
 class Keywords(TypedDict, total=False):
     """The options that the constructor takes by keyword; `TranscriberConfig` has all."""
 
+    engine: EngineName
     precision: str | None
     compiled: bool
     threads: int
@@ -248,6 +249,8 @@ class SessionRestartTranscriber:
         encoder, decoder = self.parts.precisions
         compute = {**found["compute"], "device": self._device, "precision": encoder}
         compute["compiled"] = self.parts.lid.encoder.compiled
+        if not self.parts.lid.encoder.pools:
+            found["language_id"]["pool_after"] = None
         in_use = {"languages": list(self.languages), "compute": compute, "decoder_precision": decoder}
         return {"model": self._model_name, "mode": self.configuration.mode, **found, **in_use}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from whisperlab.model.attention import median_filter
 from whisperlab.model.encoder import log_mel_spectrogram
 from whisperlab.model.languages import CODES
-from whisperlab.model.text_decoder import median_filter
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import URLS, alignment_heads
 from whisperlab.util.audio_arrays import chunks

@@ -16,11 +16,11 @@ from remembered import engine
 from whisperlab.evaluation.scoring import align
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.attention import REPETITION, following, monotone_path, repeated_tail, token_starts
 from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import weights_of
-from whisperlab.streaming.attention import REPETITION, following, monotone_path, repeated_tail, token_starts
 from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement, agreed
 from whisperlab.streaming.decoding import DecodingOptions, Hypothesis, SpeechDecoder, Word, confidence_of, text_of
 from whisperlab.util.audio_arrays import FloatArray

@@ -191,6 +191,11 @@ def add_threads_argument(parser: Parser, default: int | None = THREADS, of: str 
     parser.option("--threads", text, type=positive_int, default=default, metavar="N")
 
 
+def add_engine_argument(parser: Parser) -> None:
+    text = "the network: whisperlab, or ctranslate2, that of faster-whisper with the same weights"
+    parser.option("--engine", text, default="whisperlab", metavar="NAME")
+
+
 def add_languages_argument(parser: Parser, default: str) -> None:
     text = f"the languages that may occur: codes or English names (default: {default})"
     parser.option("--languages", text, type=comma_list, metavar="en,es")
@@ -201,6 +206,7 @@ def add_model_arguments(parser: Parser, device: str = "--device") -> None:
     add("--model", "model name, checkpoint file or folder", default="base")
     add_languages_argument(parser, "all 99")
     add(device, "cpu or cuda (default: cpu)", dest="device")
+    add_engine_argument(parser)
     for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
         add(f"--{name}-ms", f"{text}, in milliseconds", type=positive_int, default=100, metavar="MS")
     add_threads_argument(parser)
@@ -208,7 +214,7 @@ def add_model_arguments(parser: Parser, device: str = "--device") -> None:
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_model_arguments` as keyword arguments of the transcriber."""
-    return {name: getattr(args, name) for name in ("model", "languages", "lid_hop_ms", "device", "threads")}
+    return {name: getattr(args, name) for name in ("model", "languages", "lid_hop_ms", "device", "engine", "threads")}
 
 
 def recordings(args: argparse.Namespace) -> Sequence[Recording]:

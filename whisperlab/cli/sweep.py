@@ -60,6 +60,7 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     add("--model", "model name, checkpoint file or folder", default="base")
     arguments.add_languages_argument(parser, "those of the corpus")
     add("--device", "cpu or cuda", default="cpu")
+    arguments.add_engine_argument(parser)
     add("--out", "folder of results and traces", type=Path, default=Path(out), metavar="DIR")
     text = "skip the tasks that DIR holds, except those whose process died; give the other options again"
     parser.flag("--resume", text)
@@ -171,7 +172,8 @@ def shared(args: argparse.Namespace, recordings: Sequence[Recording]) -> dict[st
     """The options of all configurations; the languages are those of the recordings when none are given."""
     spoken = sorted({language for recording in recordings for language in recording.languages})
     languages = args.languages or spoken or None
-    return {"languages": languages, "compute.device": args.device, "compute.threads": args.threads}
+    compute = {f"compute.{name}": getattr(args, name) for name in ("engine", "device", "threads")}
+    return {"languages": languages, **compute}
 
 
 def check_out(args: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ Variables = dict[str, Array]
 
 SAFETENSORS = "a safetensors file"
 _CT2_VERSION = 6
+_HALVES = {"encoder": "audio", "decoder": "text"}  # the names of the halves in openai-whisper's dimensions
 _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "<u2"}  # CTranslate2's DataType; 5 is bfloat16
 
 # Tables of names: first bytes of files that are often taken for checkpoints; shapes of openai-whisper's tensors, of
@@ -256,28 +257,73 @@ def to_openai(variables: Mapping[str, Array]) -> tuple[dict[str, int], Variables
         dims = {"n_mels": variables["encoder/conv1/weight"].shape[1]}
         dims["n_vocab"] = variables["decoder/embeddings/weight"].shape[0]
         state: Variables = {}
-        tables = TABLES["CTranslate2"]
-        modules: dict[str, Sequence[str]] = dict(tables["outside the blocks"])
-        block, cross = tables["block"], tables["cross-attention"]
-        for half, theirs, parts in (("encoder", "audio", block), ("decoder", "text", block | cross)):
+        for half, theirs in _HALVES.items():
             places = variables[f"{half}/position_encodings/encodings"]
             state[f"{half}.positional_embedding"] = places
             dims |= {f"n_{theirs}_ctx": places.shape[0], f"n_{theirs}_state": places.shape[1]}
             layers = {name.split("/")[1] for name in variables if re.match(rf"{half}/layer_\w+/ffn/", name)}
             dims |= {f"n_{theirs}_head": int(variables[f"{half}/num_heads"]), f"n_{theirs}_layer": len(layers)}
-            for n, (part, names) in product(range(len(layers)), parts.items()):
-                modules[f"{half}/layer_{n}/{part}"] = [f"{half}.blocks.{n}.{name}" for name in names]
-        for module, targets in modules.items():
+        for module, targets in _modules(dims).items():
             state.update(_unstack(variables, module, targets))
     except KeyError as error:
         raise WeightsError(f"model.bin has no variable {error.args[0]!r}") from error
     return dims, state
 
 
+def to_ctranslate2(dims: Mapping[str, int], state: Mapping[str, Tensor]) -> bytes:
+    """The ``model.bin`` of a model, in float16 where that is stored, otherwise float32; `to_openai` is the inverse."""
+    settings = TABLES["CTranslate2"]["settings"]
+    variables: Variables = {name: np.array(value, kind) for name, (kind, value) in settings.items()}
+    for half, theirs in _HALVES.items():
+        variables[f"{half}/num_heads"] = np.array(dims[f"n_{theirs}_head"], np.int16)
+        variables[f"{half}/position_encodings/encodings"] = _array(state[f"{half}.positional_embedding"])
+    for module, sources in _modules(dims).items():
+        for leaf, name in _leaves(module).items():
+            width = len(state[f"{sources[0]}.weight"])
+            found = [state.get(f"{source}.{name}") for source in sources]  # keys have no bias
+            parts = [np.zeros(width, np.float16) if part is None else _array(part) for part in found]
+            variables[f"{module}/{leaf}"] = np.concatenate(parts)
+    codes = {np.dtype(kind): code for code, kind in _DTYPES.items()}
+    written = [struct.pack("<I", _CT2_VERSION), _string("WhisperSpec"), struct.pack("<II", 3, len(variables))]
+    for name, value in variables.items():
+        shape = struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
+        written += [_string(name), shape, struct.pack("<BI", codes[value.dtype], value.nbytes), value.tobytes()]
+    alias = map(_string, ("decoder/projection/weight", "decoder/embeddings/weight"))
+    return b"".join([*written, struct.pack("<I", 1), *alias])
+
+
+def _array(tensor: Tensor) -> Array:
+    stored = tensor.detach().cpu()
+    found: Array = (stored if str(stored.dtype) == "torch.float16" else stored.float()).numpy()
+    return found
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode() + b"\0"
+    return struct.pack("<H", len(raw)) + raw
+
+
+def _modules(dims: Mapping[str, int]) -> dict[str, Sequence[str]]:
+    """CTranslate2's modules, each with those of openai-whisper that it stacks."""
+    tables = TABLES["CTranslate2"]
+    modules: dict[str, Sequence[str]] = dict(tables["outside the blocks"])
+    for half, theirs in _HALVES.items():
+        parts = tables["block"] | (tables["cross-attention"] if half == "decoder" else {})
+        for n, (part, names) in product(range(dims[f"n_{theirs}_layer"]), parts.items()):
+            modules[f"{half}/layer_{n}/{part}"] = [f"{half}.blocks.{n}.{name}" for name in names]
+    return modules
+
+
+def _leaves(module: str) -> Mapping[str, str]:
+    """CTranslate2's names of the tensors of a module, each with openai-whisper's."""
+    layers = TABLES["CTranslate2"]["tensors of a layer"]
+    found: Mapping[str, str] = layers.get(module.rpartition("/")[2], layers["linear"])
+    return found
+
+
 def _unstack(variables: Mapping[str, Array], module: str, targets: Sequence[str]) -> Iterator[tuple[str, Array]]:
     """The weight and bias of one CTranslate2 module, cut into those of openai-whisper's modules."""
-    layers = TABLES["CTranslate2"]["tensors of a layer"]
-    for leaf, name in layers.get(module.rpartition("/")[2], layers["linear"]).items():
+    for leaf, name in _leaves(module).items():
         stacked = variables[f"{module}/{leaf}"]
         if stacked.dtype.kind != "f":
             scale = variables[f"{module}/{leaf}_scale"]

@@ -184,6 +184,8 @@ class ShortWindowEncoder:
     ``forward`` is the network: an `EagerNetwork`, or the compiled network given.
     """
 
+    pools = True  # whether ``pool_after`` has an effect
+
     def __init__(self, weights: Weights, precision: Precision = "fp32", network: Network | None = None) -> None:
         self.device, self.precision = weights.device, precision
         self.compiled = network is not None

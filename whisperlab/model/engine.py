@@ -1,22 +1,50 @@
-"""Encoder and text decoder of a model, prepared once however many transcribers use them."""
+"""Engines: what a transcriber needs of a network, and the engines that implement it.
+
+An engine is an encoder and a decoder. The encoder turns windows into features (`ShortWindowEncoder`). The decoder
+returns the logits of languages, and continues a text (`Decoder`). The rest of the pipeline is the same for all engines:
+``whisperlab``, the network of this package, and ``ctranslate2`` (`whisperlab.model.ctranslate2_engine`).
+"""
 
 from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
+import torch
+
 from whisperlab.model.compiled_encoder import compiled_encoder
-from whisperlab.model.encoder import ShortWindowEncoder
+from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.linear import Precision, check_precision
-from whisperlab.model.text_decoder import TextDecoder
+from whisperlab.model.text_decoder import Draft, Prompt, TextDecoder
 from whisperlab.model.weights import Weights, weights_of
 from whisperlab.util.errors import translate_oom
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from whisper.model import Whisper
 
+
+class Decoder(Protocol):
+    """The decoder of an engine."""
+
+    device: torch.device  # of its tensors
+    max_tokens: int  # of a window, with its prompt
+    n_vocabulary: int
+
+    @property
+    def precision(self) -> str: ...
+
+    def language_logits(self, features: torch.Tensor, sot: int, rows: torch.Tensor) -> NDArray[np.float64]:
+        """Logits, up to a constant, of the tokens ``rows`` after the start of the transcript ``sot``."""
+
+    def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
+        """The likeliest tokens after a prompt; ``mask``, shape (vocabulary,), is 0 for a token or -inf."""
+
+
+Engine: TypeAlias = tuple[ShortWindowEncoder, Decoder]
 _Prepared = tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextDecoder]]
 _prepared: WeakKeyDictionary[Weights, _Prepared] = WeakKeyDictionary()
 _preparing = threading.Lock()

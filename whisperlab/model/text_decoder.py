@@ -3,22 +3,69 @@
 The key/value cache is a plain value. `TextDecoder.open` computes the keys and values of a window once;
 `TextDecoder.extend` adds tokens and returns their hidden states. The caller chooses the rows of the vocabulary to
 project on. Attention weights of the alignment heads are kept on request, for word times.
+
+`TextDecoder.language_logits` and `TextDecoder.greedy` make it the decoder of an engine (`whisperlab.model.engine`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
+from whisperlab.model.attention import attended, looping, token_starts
 from whisperlab.model.encoder import Block, Encoded, Norm, fused_attention
 from whisperlab.model.linear import Int8Rows, Precision, activations, operator_works, packed_linear
+from whisperlab.model.tokenizer import Tokenizer
 from whisperlab.model.weights import Weights
 from whisperlab.util.line_profile import line_profiled
 
 SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development split were of the first two
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """What a text begins with, and how long it may be. All but ``before`` and the budget belong to the text."""
+
+    tokenizer: Tokenizer
+    before: Sequence[int]  # earlier text after the token that opens it, or nothing
+    forced: Sequence[int]  # the first tokens of the text
+    expected: Sequence[int]  # the tokens that probably follow; they save time and never change the result
+    budget: int  # most new tokens
+
+    @property
+    def tokens(self) -> list[int]:
+        """Everything before the first new token."""
+        start = self.tokenizer.sot_sequence
+        return [*self.before, *start, self.tokenizer.no_timestamps, *self.forced]
+
+
+@dataclass(slots=True)
+class Draft:
+    """The tokens that a decoder chose after a prompt, with their log-probabilities."""
+
+    # encoder position at which each token of the text begins, forced ones included, and then the end of the text if
+    # that was reached; computed by each call
+    starts: Callable[[], NDArray[np.intp]]
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    no_speech: float = 0.0  # probability that the window holds no speech
+    looped: bool = False  # stopped by a loop or by the budget
+
+    @property
+    def mean(self) -> float:
+        return sum(self.log_probabilities) / len(self.log_probabilities)
+
+    def cut(self, n_tokens: int) -> None:
+        """Remove the last ``n_tokens``, which are a loop."""
+        keep = max(len(self.tokens) - n_tokens, 0)
+        del self.tokens[keep:], self.log_probabilities[keep:]
+        self.looped = True
 
 
 @dataclass(slots=True)
@@ -117,6 +164,50 @@ class TextDecoder:
                 x = block.mlp(block.cross_mix.added(self._merge(seen), x))
             return self._norm(x.float())
 
+    def language_logits(self, features: torch.Tensor, sot: int, rows: torch.Tensor) -> NDArray[np.float64]:
+        """Logits of some tokens, those of languages, after the start of the transcript ``sot``."""
+        found: NDArray[np.float64] = self.logits(self.first_token_pass(features, sot), rows)[0].double().cpu().numpy()
+        return found
+
+    @line_profiled
+    def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
+        """The likeliest tokens after a prompt, up to the end of the text, the budget, or a loop.
+
+        ``mask``, shape (vocabulary,), is added to the logits.
+        """
+        tokenizer, start, forced = prompt.tokenizer, prompt.tokens, list(prompt.forced)
+        state = self.open(encoded)
+        expected = list(prompt.expected)
+        hidden = self.extend(state, [*start, *expected], keep_alignment=True)
+        first = len(start) - len(forced) - 1  # the row of the alignment that predicts the first token of the text
+        at_start = self.likely_logits(hidden[len(prompt.before)][None])[0]
+        draft = Draft(lambda: token_starts(state.alignment[:, first:], encoded.n_audio))
+        draft.no_speech = float(at_start.softmax(-1)[tokenizer.no_speech])
+        logits = self.likely_logits(hidden[len(start) - 1 :], mask)
+        if not forced:
+            logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
+        at = 0  # row of logits that chooses the next token
+        while len(draft.tokens) < prompt.budget:
+            token = int(logits[at].argmax())
+            if token == tokenizer.eot:
+                self.rewind(state, len(start) + len(draft.tokens))
+                return draft
+            draft.tokens.append(token)
+            draft.log_probabilities.append(float(logits[at].log_softmax(-1)[token]))  # logsumexp: 2 ms
+            text = [*forced, *draft.tokens]
+            rows = state.alignment[:, first : first + len(text)]
+            if loop := looping(text, partial(attended, rows, encoded.n_audio)):
+                draft.cut(loop)
+                break
+            if expected[at : at + 1] == [token]:
+                at += 1
+                continue
+            self.rewind(state, len(start) + len(draft.tokens) - 1)
+            hidden = self.extend(state, [token], keep_alignment=True)
+            logits, at, expected = self.likely_logits(hidden, mask), 0, []
+        draft.looped = True
+        return draft
+
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Project hidden states (n, state) on the vocabulary, or on the given rows of it only."""
         with torch.inference_mode():
@@ -168,15 +259,3 @@ class TextDecoder:
             mask = mask.tril(key.shape[1] - len(x))
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
         return block.mix.added(self._merge(seen), x)
-
-
-def median_filter(x: torch.Tensor, width: int) -> torch.Tensor:
-    """Median over ``width`` neighbours (odd) along the last dimension, shape (heads, rows, positions) to the same.
-
-    Smooths attention for word times, as openai-whisper does. Values are mirrored at the ends. Rows of ``width // 2``
-    values or fewer are returned as they are.
-    """
-    half = width // 2
-    if x.shape[-1] <= half:
-        return x
-    return F.pad(x, (half, half), mode="reflect").unfold(-1, width, 1).sort()[0][..., half]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +16,9 @@ from whisperlab.buffer import RingBuffer
 from whisperlab.cache import EncoderCache
 from whisperlab.config import TranscriberConfig
 from whisperlab.metrics import PerformanceMetrics
+from whisperlab.model.ctranslate2_engine import ctranslate2_engine
 from whisperlab.model.encoder import ShortWindowEncoder
-from whisperlab.model.engine import prepared
-from whisperlab.model.text_decoder import TextDecoder
+from whisperlab.model.engine import Engine, prepared
 from whisperlab.model.weights import Weights
 from whisperlab.streaming.context import PER_MS, VAD_BUFFER, AudioHistory, Context, Monitor
 from whisperlab.streaming.decoding import SpeechDecoder
@@ -35,8 +35,6 @@ from whisperlab.util.timeline import seconds
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
-
-Engine: TypeAlias = tuple[ShortWindowEncoder, TextDecoder]
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,7 +63,11 @@ class Assembly:
         self.config, self.makers = config, makers
         options, compute, monitoring = config.language_id, config.compute, config.monitoring
         split = (options.pool_after or 0) if compute.compiled else None
-        encoder, stack = makers.engine(weights, compute.precision, split)
+        encoder, stack = (
+            makers.engine(weights, compute.precision, split)
+            if compute.engine == "whisperlab"
+            else ctranslate2_engine(weights, compute.precision, compute.threads)
+        )
         encoder.check_pooling(options.pool_after)
         self.precisions = encoder.precision, stack.precision  # of encoder and decoder
         named = config.languages if config.language is None else (config.language,)
@@ -88,7 +90,14 @@ class Assembly:
         identifier = makers.identifier(
             stack, self.languages, options.prior, options.temperature, n_languages, options.english_bias
         )
-        context = (weights.name, encoder.precision, options.window_ms, options.trailing_silence_ms, options.pool_after)
+        context = (
+            weights.name,
+            compute.engine,
+            encoder.precision,
+            options.window_ms,
+            options.trailing_silence_ms,
+            options.pool_after,
+        )
         cache = EncoderCache(
             max_size=config.cache.size,
             device=str(weights.device),

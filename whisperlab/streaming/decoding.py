@@ -3,7 +3,7 @@
 `SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix. Whisper base
 sometimes loops or invents text on a short window. So the decoder has a token budget per second of audio, stops at
 repeated n-grams, tries again with more silence after the window, and returns an empty hypothesis if the model itself
-finds no speech. Word times come from the cross-attention (`whisperlab.streaming.attention`).
+finds no speech. Word times come from the cross-attention (`whisperlab.model.attention`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
-from whisperlab.model.text_decoder import DecoderState, TextDecoder
+from whisperlab.model.engine import Decoder
+from whisperlab.model.text_decoder import Draft, Prompt
 from whisperlab.model.tokenizer import Tokenizer, tokenizer_for
-from whisperlab.streaming.attention import attended, following, repeated_tail, token_starts
 from whisperlab.streaming.results import SegmentWord
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.line_profile import line_profiled
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import shown
@@ -139,28 +138,12 @@ def segment_words(words: Words, language: str) -> tuple[SegmentWord, ...]:
     return tuple(found)
 
 
-@dataclass(slots=True)
-class Draft:
-    """Tokens chosen so far with their log-probabilities, and the decoder that chose them."""
-
-    state: DecoderState
-    first: int  # row of the state's alignment that predicts the first token of the text, prefix included
-    tokens: list[int] = field(default_factory=list)
-    log_probabilities: list[float] = field(default_factory=list)
-    no_speech: float = 0.0
-    looped: bool = False
-
-    @property
-    def mean(self) -> float:
-        return sum(self.log_probabilities) / len(self.log_probabilities)
-
-
 @dataclass(eq=False)
 class SpeechDecoder:
     """Greedy, guarded decoding of short windows in a given language."""
 
     encoder: ShortWindowEncoder
-    stack: TextDecoder
+    stack: Decoder
     options: DecodingOptions
     metrics: PerformanceMetrics
     n_languages: int = 99
@@ -241,7 +224,6 @@ class SpeechDecoder:
             self._last = place, encoded
         return encoded
 
-    @line_profiled
     def draft(
         self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
     ) -> Draft:
@@ -249,48 +231,11 @@ class SpeechDecoder:
         tokenizer = self._tokenizer(language)
         forced = [token for word in prefix for token in word.tokens]
         before = [tokenizer.sot_prev, *prompt[-MAX_PROMPT:]] if prompt else []
-        start = [*before, *tokenizer.sot_sequence, tokenizer.no_timestamps, *forced]
+        given = Prompt(tokenizer, before, forced, (), 0)
         budget = self.options.spare_tokens + int(self.options.tokens_per_second * duration_s) - len(forced)
-        budget = min(budget, self.stack.max_tokens - len(start) - 1)
+        budget = min(budget, self.stack.max_tokens - len(given.tokens) - 1)
         expected = [token for word in guess for token in word.tokens][: max(budget, 0)]
-        state = self.stack.open(encoded)
-        hidden = self.stack.extend(state, [*start, *expected], keep_alignment=True)
-        first = len(before) + len(tokenizer.sot_sequence)  # the row that predicts the first text token
-        at_start = self.stack.likely_logits(hidden[len(before)][None])[0]
-        draft = Draft(state, first, no_speech=float(at_start.softmax(-1)[tokenizer.no_speech]))
-        logits = self.stack.likely_logits(hidden[len(start) - 1 :], self._suppressed)
-        if not forced:
-            logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
-        at = 0  # row of logits that chooses the next token
-        while len(draft.tokens) < budget:
-            token = int(logits[at].argmax())
-            if token == tokenizer.eot:
-                self.stack.rewind(state, len(start) + len(draft.tokens))
-                return draft
-            draft.tokens.append(token)
-            draft.log_probabilities.append(float(logits[at].log_softmax(-1)[token]))  # logsumexp: 2 ms
-            if loop := self._loop(draft, forced, encoded):
-                keep = max(len(draft.tokens) - loop, 0)
-                del draft.tokens[keep:], draft.log_probabilities[keep:]
-                break
-            if expected[at : at + 1] == [token]:
-                at += 1
-                continue
-            self.stack.rewind(state, len(start) + len(draft.tokens) - 1)
-            hidden = self.stack.extend(state, [token], keep_alignment=True)
-            logits, at, expected = self.stack.likely_logits(hidden, self._suppressed), 0, []
-        draft.looped = True
-        return draft
-
-    def _loop(self, draft: Draft, forced: Sequence[int], encoded: Encoded) -> int:
-        """Number of tokens at the end of a draft that repeat earlier text although the speech does not repeat."""
-        text = [*forced, *draft.tokens]
-        period, times = repeated_tail(text)
-        if not period:
-            return 0
-        rows = draft.state.alignment[:, draft.first : draft.first + len(text)]
-        places = attended(rows, encoded.n_audio)[-period * times :]
-        return period * (times - following(places, period))
+        return self.stack.greedy(encoded, replace(given, expected=expected, budget=budget), self._suppressed)
 
     def _is_nothing(self, draft: Draft, prefix: Words) -> bool:
         """Whether the model finds no speech. Committed text stays, so a prefix is never nothing."""
@@ -303,8 +248,7 @@ class SpeechDecoder:
         if not draft.tokens:
             return []
         tokenizer = self._tokenizer(language)
-        attention = draft.state.alignment[:, draft.first :]
-        starts = token_starts(attention, encoded.n_audio)
+        starts = draft.starts()
         at = sum(len(word.tokens) for word in prefix)
         floor = prefix[-1].end if prefix else offset
         ends = np.append(starts[1:], encoded.n_audio)

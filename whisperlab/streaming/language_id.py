@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from whisperlab.model.engine import Decoder
 from whisperlab.model.languages import language_code
-from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.options import Options, option
@@ -103,7 +103,7 @@ class LanguageIdentifier:
 
     def __init__(
         self,
-        stack: TextDecoder,
+        stack: Decoder,
         languages: tuple[str, ...],
         prior: Mapping[str, float] | None = None,
         temperature: float = 1.0,
@@ -126,9 +126,7 @@ class LanguageIdentifier:
 
     def logits(self, features: torch.Tensor) -> NDArray[np.float64]:
         """The model's logit of each allowed language, without prior and temperature."""
-        hidden = self._stack.first_token_pass(features, self._sot)
-        found: NDArray[np.float64] = self._stack.logits(hidden, self._rows)[0].double().cpu().numpy()
-        return found
+        return self._stack.language_logits(features, self._sot, self._rows)
 
 
 def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> NDArray[np.float64]:

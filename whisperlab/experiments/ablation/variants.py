@@ -143,6 +143,7 @@ class PaddedEncoder(ShortWindowEncoder):
     """openai-whisper's encoder on windows padded to 30 s; ignores the margin and never pools."""
 
     __slots__ = ("_model",)
+    pools = False
 
     def __init__(self, model: Whisper) -> None:
         self._model, self.device, self.precision, self.compiled = model, model.device, "fp32", False

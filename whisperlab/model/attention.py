@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-
-from whisperlab.model.text_decoder import median_filter
 
 REPETITION = 4  # encoder positions (80 ms) between two repetitions; a repeated syllable takes longer
 
@@ -46,6 +45,15 @@ def following(places: NDArray[np.intp], period: int) -> int:
         return len(middles)
     stops = np.flatnonzero(np.diff(np.maximum.accumulate(middles)) < REPETITION / 2)
     return int(stops[0]) + 1 if len(stops) else len(middles)
+
+
+def looping(text: Sequence[int], places: Callable[[], NDArray[np.intp]]) -> int:
+    """Number of tokens at the end of a text that repeat earlier text although the speech does not repeat.
+
+    ``places`` computes the position that each token of the text attends to.
+    """
+    period, times = repeated_tail(text)
+    return period * (times - following(places()[-period * times :], period)) if period else 0
 
 
 def monotone_path(cost: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -93,3 +101,15 @@ def _sharpened(attention: torch.Tensor, n_audio: int) -> torch.Tensor:
     weights = attention[:, :, : max(n_audio, 1)]
     std, mean = torch.std_mean(weights, dim=-2, keepdim=True, unbiased=False)
     return median_filter((weights - mean) / (std + 1e-9), 7).mean(0)
+
+
+def median_filter(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Median over ``width`` neighbours (odd) along the last dimension, shape (heads, rows, positions) to the same.
+
+    Smooths attention for word times, as openai-whisper does. Values are mirrored at the ends. Rows of ``width // 2``
+    values or fewer are returned as they are.
+    """
+    half = width // 2
+    if x.shape[-1] <= half:
+        return x
+    return F.pad(x, (half, half), mode="reflect").unfold(-1, width, 1).sort()[0][..., half]

@@ -1,0 +1,175 @@
+"""The engine ``ctranslate2``: the network of faster-whisper, with the weights of any checkpoint.
+
+The weights are written in CTranslate2's format in memory, so both engines compute with the same numbers. Windows are as
+short as with our own network. CTranslate2 decodes a window in one call, without the state of the call before. So three
+things differ from our own network: language-ID never averages positions (``pool_after``), expected tokens save no time,
+and a loop of the decoder is cut off after the call, by the word times of `ctranslate2.models.Whisper.align`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from whisperlab.model.attention import looping
+from whisperlab.model.checkpoints import to_ctranslate2
+from whisperlab.model.encoder import Encoded, ShortWindowEncoder
+from whisperlab.model.linear import Precision
+from whisperlab.model.text_decoder import Draft, Prompt
+from whisperlab.model.tokenizer import tokenizer_for
+from whisperlab.model.weights import Weights
+from whisperlab.util.errors import ConfigurationError, needs, translate_oom
+from whisperlab.util.validation import shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from whisperlab.util.audio_arrays import FloatArray
+
+_FRAMES = 2  # mel frames of a position
+_TYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}  # precisions by CTranslate2's names
+_Made = dict[tuple[Precision, int], tuple["CTranslate2Encoder", "CTranslate2Decoder"]]
+_prepared: WeakKeyDictionary[Weights, _Made] = WeakKeyDictionary()
+_preparing = threading.Lock()
+
+
+def ctranslate2_engine(
+    weights: Weights, precision: str | None, threads: int
+) -> tuple[CTranslate2Encoder, CTranslate2Decoder]:
+    """Encoder and decoder of a model, shared by all transcribers that use as many threads.
+
+    ``precision`` None is int8, as faster-whisper is mostly used on a CPU. Raises MissingDependencyError without
+    CTranslate2, ConfigurationError for a precision that it does not have on this machine, OutOfMemoryError.
+    """
+    with needs("the engine ctranslate2 needs ctranslate2", "other-systems"):
+        import ctranslate2
+    device, wanted = weights.device.type, precision or "int8"
+    has = ctranslate2.get_supported_compute_types(device)
+    known = {name: kind for name, kind in _TYPES.items() if kind in has}
+    if wanted not in known:
+        raise ConfigurationError(
+            f"the engine ctranslate2 has the precisions {', '.join(known)} here, got {shown(wanted)}"
+        )
+    used = cast("Precision", wanted)
+    with translate_oom(f"to prepare {weights.name} for ctranslate2"), _preparing:
+        made = _prepared.setdefault(weights, {})
+        if (used, threads) not in made:
+            kind = {"compute_type": known[used], "intra_threads": threads}
+            model = ctranslate2.models.Whisper(weights.name, device, files=_files(weights), **kind)
+            network = _Network(model, ctranslate2.StorageView)
+            made[used, threads] = (
+                CTranslate2Encoder(weights, network, used),
+                CTranslate2Decoder(weights, network, used),
+            )
+        return made[used, threads]
+
+
+class _Network:
+    """CTranslate2's model on tensors."""
+
+    def __init__(self, model: Any, view: Any) -> None:
+        self.model, self._view = model, view
+
+    def view(self, x: torch.Tensor) -> Any:
+        """A tensor without its first dimension, as CTranslate2's batch of one."""
+        return self._view.from_array(np.ascontiguousarray(x[None].float().cpu().numpy()))
+
+    def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
+        """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
+        found = [np.array(self.model.encode(self.view(window), to_cpu=True)) for window in mel]
+        return torch.from_numpy(np.concatenate(found)).to(mel.device)
+
+
+class CTranslate2Encoder(ShortWindowEncoder):
+    """CTranslate2's encoder on windows without padding to 30 s."""
+
+    pools = False
+
+    def __init__(self, weights: Weights, network: _Network, precision: Precision) -> None:
+        super().__init__(weights, precision, network)
+        self.compiled = False
+
+    def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
+        return super().encode_batch(windows, margin)
+
+
+class CTranslate2Decoder:
+    """CTranslate2's decoder, as `whisperlab.model.engine.Decoder` describes it."""
+
+    def __init__(self, weights: Weights, network: _Network, precision: Precision) -> None:
+        self.device, self.precision, self._network = weights.device, precision, network
+        self.max_tokens, self.n_vocabulary = weights.dims["n_text_ctx"], weights.dims["n_vocab"]
+        tokenizer = tokenizer_for("en", weights.n_languages, weights.added)
+        self._token_of = dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True))
+
+    def language_logits(self, features: torch.Tensor, sot: int, rows: torch.Tensor) -> NDArray[np.float64]:
+        """Logarithms of the probabilities among all languages."""
+        (found,) = self._network.model.detect_language(self._network.view(features))
+        probabilities = {self._token_of[token[2:-2]]: probability for token, probability in found}
+        return np.log([max(probabilities[row], 1e-30) for row in rows.tolist()])
+
+    def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
+        """As `TextDecoder.greedy`, in one call for the tokens and one for their times and probabilities."""
+        model, view, forced = self._network.model, self._network.view(encoded.features), list(prompt.forced)
+        most = len(forced) + prompt.budget
+        draft = Draft(lambda: starts)
+        if prompt.budget < 1:
+            draft.looped = True
+            return draft
+        (found,) = model.generate(
+            view,
+            [prompt.tokens],
+            beam_size=1,
+            max_length=most + max(most, len(prompt.tokens)),  # half of this is used, or this less the prompt
+            suppress_tokens=mask.isneginf().nonzero()[:, 0].tolist(),
+            suppress_blank=not forced,
+            return_no_speech_prob=True,
+        )
+        draft.tokens, draft.no_speech = found.sequences_ids[0][len(forced) : most], found.no_speech_prob
+        if not draft.tokens:
+            return draft
+        text, before = [*forced, *draft.tokens], [*prompt.before, *prompt.tokenizer.sot_sequence]
+        (aligned,) = model.align(view, before, [text], encoded.n_audio * _FRAMES)
+        rows, places = np.array(aligned.alignments).T
+        starts = places[np.unique(rows, return_index=True)[1]]
+        probabilities = np.maximum(aligned.text_token_probs[len(forced) :], 1e-30)
+        draft.log_probabilities = np.log(probabilities).tolist()
+        draft.looped = len(draft.tokens) == prompt.budget
+        for n in range(len(forced) + 1, len(text) + 1):
+            if loop := looping(text[:n], partial(starts.__getitem__, slice(n))):
+                draft.cut(len(text) - n + loop)
+                break
+        return draft
+
+
+def _files(weights: Weights) -> dict[str, bytes]:
+    """The files of CTranslate2's folder for a model."""
+    tokenizer = tokenizer_for("en", weights.n_languages, weights.added)
+    special = {
+        "endoftext": tokenizer.eot,
+        "startoftranscript": tokenizer.sot,
+        "startofprev": tokenizer.sot_prev,
+        "nospeech": tokenizer.no_speech,
+        "notimestamps": tokenizer.no_timestamps,
+        **dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True)),
+    }
+    names = {number: f"<|{name}|>" for name, number in special.items()}
+    if weights.n_languages > 1:
+        names[tokenizer.eot - 1] = ""  # CTranslate2 takes a model without this token for one of English alone
+    vocabulary = [names.get(number, str(number)) for number in range(weights.dims["n_vocab"])]
+    config = {
+        "suppress_ids": [],
+        "suppress_ids_begin": [*tokenizer.encode(" "), tokenizer.eot],
+        "lang_ids": list(tokenizer.all_language_tokens),
+        "alignment_heads": weights.alignment_heads.nonzero().tolist(),
+    }
+    files = {"config.json": config, "vocabulary.json": vocabulary}
+    stored = {name: json.dumps(content).encode() for name, content in files.items()}
+    return {"model.bin": to_ctranslate2(weights.dims, weights.state), **stored}
