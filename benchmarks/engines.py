@@ -29,7 +29,7 @@ from whisperlab.evaluation.scoring.summary import Score
 from whisperlab.evaluation.trace import capture
 from whisperlab.util.json_values import Json
 from whisperlab.util.process import provenance
-from whisperlab.util.statistics import central, resamples
+from whisperlab.util.statistics import LEAST_UNITS, central, resamples
 from whisperlab.util.text_table import text_table
 
 VARIANTS = {
@@ -40,9 +40,8 @@ VARIANTS = {
 }
 RATES = {
     "words wrong": "mixed_error_rate",
-    "words wrong at switches": "switch_word_error_rate",
+    "words wrong at switches": "switch_error_rate",
     "wrong language": "language_error_rate",
-    "F1 at 1 s": "f1_1s",
 }
 
 
@@ -88,7 +87,7 @@ def serve(variant: str) -> None:
         transcriber.reset()
         audio = recording.audio()
         began = time.process_time()
-        trace = capture(transcriber, audio, recording=recording.id, reference=recording.reference())
+        trace = capture(transcriber, audio, recording=recording.id, reference=recording.reference)
         took = time.process_time() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         found = {"score": score_trace(trace).to_dict(), "processor_s": took, "audio_s": recording.duration}
@@ -97,6 +96,8 @@ def serve(variant: str) -> None:
 
 def ratio(own: Sequence[Json], first: Sequence[Json], rng: np.random.Generator) -> str:
     a, b = (np.array([one["processor_s"] for one in each]) for each in (own, first))
+    if len(a) < LEAST_UNITS:
+        return f"{a.sum() / b.sum():.2f}"
     low, high = central([a[draw].sum() / b[draw].sum() for draw in resamples(len(a), rng)])
     return f"{a.sum() / b.sum():.2f} ({low:.2f} to {high:.2f})"
 
@@ -130,6 +131,7 @@ def main() -> None:
                     {
                         "engine": name,
                         **{title: f"{100 * rates[rate]:.1f} %" for title, rate in RATES.items()},
+                        "switch F1 at 1 s": f"{rates['switch_f1_at_1']:.2f}",
                         "processor s per audio s": f"{sum(run['processor_s'] for run in runs) / audio_s:.2f}",
                         f"ratio to {names[0]}": ratio(runs, found[names[0]], rng),
                         "peak MiB": max(run["peak_bytes"] for run in runs) >> 20,
