@@ -11,6 +11,9 @@ import torch
 from test_weights import SMALL, ct2_variables, small_state
 
 from whisperlab import SessionRestartTranscriber
+from whisperlab.cli.arguments import model_options
+from whisperlab.cli.commands import build_parser
+from whisperlab.cli.sweep import shared
 from whisperlab.config import TranscriberConfig
 from whisperlab.data.scenes import Scene
 from whisperlab.model import weights as models
@@ -172,3 +175,15 @@ def test_options_that_the_engine_lacks_are_refused(weights: Weights, monkeypatch
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'whisperlab\[other-systems\]'"):
         ctranslate2_engine(weights, "fp32", 1)
+
+
+@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["listen"], ["profile", "a.wav"]])
+def test_commands_that_transcribe_have_the_option(command: list[str]) -> None:
+    args = build_parser().parse_args([*command, "--engine", "ctranslate2"])
+    assert model_options(args)["engine"] == "ctranslate2"
+
+
+@pytest.mark.parametrize("command", [["sweep"], ["search", "--space", "{}"]])
+def test_all_runs_of_a_sweep_have_the_engine(command: list[str]) -> None:
+    args = build_parser().parse_args([*command, "--engine", "ctranslate2"])
+    assert shared(args, ())["compute.engine"] == "ctranslate2"

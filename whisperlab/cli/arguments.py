@@ -192,8 +192,8 @@ def add_threads_argument(parser: Parser, default: int | None = THREADS, of: str 
 
 
 def add_engine_argument(parser: Parser) -> None:
-    text = "the network: whisperlab, or ctranslate2, that of faster-whisper with the same weights"
-    parser.option("--engine", text, default="whisperlab", metavar="NAME")
+    text = "the network: ctranslate2 is that of faster-whisper, with the same weights"
+    parser.option("--engine", text, default="whisperlab", choices=("whisperlab", "ctranslate2"))
 
 
 def add_languages_argument(parser: Parser, default: str) -> None:
