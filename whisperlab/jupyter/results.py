@@ -27,7 +27,8 @@ from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
 from whisperlab.report.counts import Result, results
-from whisperlab.report.figure import Figure, page_text
+from whisperlab.report.figure import Figure
+from whisperlab.report.page import page_text
 from whisperlab.report.recording import sound_uri, timeline
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
@@ -130,8 +131,8 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
-        true = " Dashed lines are true switches." if self.trace.reference else ""
-        shown = timeline(self.trace, caption=page_text("timeline", true=true))
+        caption = page_text("timeline", has_reference=bool(self.trace.reference))
+        shown = timeline(self.trace, caption=caption)
         return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:

@@ -137,11 +137,6 @@ def template(name: str, **values: object) -> Any:
     return json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"), object_hook=filled)
 
 
-def page_text(text_name: str, **values: object) -> str:
-    """A text of ``texts.json`` with its values: captions and warnings."""
-    return str(template("texts")[text_name]).format(**values)
-
-
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
     """Decorator: draw a figure in the style of the reports. The settings of matplotlib do not change."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import TYPE_CHECKING
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
+from whisperlab.util.statistics import LEAST_UNITS
+from whisperlab.util.timeline import seconds
+from whisperlab.util.validation import on_threads
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2.environment import TemplateModule
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -36,8 +41,27 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(fact=fact, **assets())
+    environment.globals.update(fact=fact, many=many, percent=percent, seconds=seconds, on_threads=on_threads)
+    environment.globals.update(least_units=LEAST_UNITS, **assets())
     return environment
+
+
+def page_text(name: str, **values: object) -> str:
+    """The text of a macro of ``texts.txt.j2`` in one line, with its values."""
+    return " ".join(page_texts(name, **values))
+
+
+def page_texts(name: str, **values: object) -> tuple[str, ...]:
+    """The paragraphs of a macro, which ¶ separates, each in one line."""
+    require("jinja2")
+    text = re.sub(r"[ \n]+", " ", getattr(_texts(), name)(**values))
+    return tuple(paragraph.strip() for paragraph in text.split("¶") if paragraph.strip())
+
+
+@cache
+def _texts() -> TemplateModule:
+    plain = _environment().overlay(autoescape=False, trim_blocks=False)  # the pages escape the texts
+    return plain.get_template("texts.txt.j2").module
 
 
 def assets() -> dict[str, str]:
@@ -96,3 +120,21 @@ def fact(name: str, value: object) -> tuple[str, str]:
     if name.endswith("_bytes") and isinstance(value, int):
         name, value = name.removesuffix("_bytes"), f"{value / 2**30:.1f} GiB"
     return name.replace("_", " "), format_value(value, "none")
+
+
+def percent(share: float | None) -> str:
+    """A share for a reader; small ones keep a decimal.
+
+    >>> percent(0.614), percent(0.004), percent(None)
+    ('61 %', '0.4 %', '–')
+    """
+    return "–" if share is None else f"{100 * share:.{1 if 0 < abs(share) < 0.095 else 0}f} %"
+
+
+def many(count: int, noun: str, ending: str = "s") -> str:
+    """A count with its noun.
+
+    >>> many(1, "run"), many(1200, "switch", "es")
+    ('1 run', '1,200 switches')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else ending}"

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
+from whisperlab.report.page import page_text
 from whisperlab.report.tables import Column, Table, milliseconds, table
 from whisperlab.util.json_values import Json
-from whisperlab.util.validation import on_threads
 
 _MIB = 2**20
 
@@ -73,8 +73,6 @@ class ProfileReport:
             frames={name: b64encode(gzip.compress(page, 9, mtime=0)).decode("ascii") for name, page in pages.items()},
             digests=[digest for page in pages.values() for digest in _digests(page.decode())],
             flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
-            mib=_mib,
-            on_threads=on_threads,
         )
 
 
@@ -111,35 +109,37 @@ def memory_numbers(records: Records) -> list[Number]:
 def reconciled(records: Records) -> list[Check]:
     """Check that the memory figures of the passes agree: each pass is a separate run, so some allow a difference."""
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    found: list[tuple[bool, str]] = []
+    found: list[Check] = []
+
+    def check(name: str, holds: bool, **sizes: float) -> None:
+        found.append(Check(holds, page_text(f"memory_{name}", holds=holds, **sizes)))
+
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
-        found.append((off <= allowed, draw.page_text("memory-heap", off=_mib(off), allowed=_mib(allowed))))
+        check("heap", off <= allowed, off=off, allowed=allowed)
         held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
-        found.append((held <= seen, draw.page_text("memory-arithmetic", held=_mib(held), seen=_mib(seen))))
+        check("arithmetic", held <= seen, held=held, seen=seen)
     if heap and python:
-        words = draw.page_text("memory-python", python=_mib(python.peak), heap=_mib(heap.peak))
-        found.append((python.peak <= heap.peak, words))
+        check("python", python.peak <= heap.peak, python=python.peak, heap=heap.peak)
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
-        found.append((peak >= end * (1 - TOLERANCE), draw.page_text("memory-peak", peak=_mib(peak), end=_mib(end))))
-    return [Check(ok, f"{words}: {'as expected' if ok else 'these do not agree'}") for ok, words in found]
+        check("peak", peak >= end * (1 - TOLERANCE), peak=peak, end=end)
+    return found
 
 
 def _drawings(records: Records) -> Iterator[draw.Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        yield draw.Figure("course", words, course_figure(heap.course), draw.page_text("memory-course"))
+        yield draw.Figure("course", words, course_figure(heap.course), page_text("memory_course"))
         yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak")
     if memory := records.get("memory"):
         yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays")
 
 
 def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> draw.Figure:
-    words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
     figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return draw.Figure(name, words, figure, draw.page_text(f"memory-{name}"))
+    return draw.Figure(name, page_text("memory_words", sizes=sizes), figure, page_text(f"memory_{name}"))
 
 
 @draw.styled
@@ -233,7 +233,3 @@ def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
         titles = [title for title, _, _ in shown.head]
         for line in shown.body:
             yield {"table": shown.name, **dict(zip(titles, (cell.sort for cell in line), strict=True))}
-
-
-def _mib(size: float) -> str:
-    return f"{size / _MIB:,.1f} MiB"

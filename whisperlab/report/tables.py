@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from whisperlab.experiments.results_store import ResultsStore
-from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, percent, results
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, results
 from whisperlab.report.figure import template
+from whisperlab.report.page import percent
 from whisperlab.util.statistics import LEAST_UNITS, Interval
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
