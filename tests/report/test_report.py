@@ -41,7 +41,7 @@ from whisperlab.report.page import vega_script
 from whisperlab.report.recording import FIXED, describe, detected_languages, language_colours
 from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
-from whisperlab.report.tables import RESULT_COLUMNS, milliseconds, table
+from whisperlab.report.tables import columns, milliseconds, table
 from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, SweepError
@@ -452,7 +452,7 @@ def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
 
 
 def test_a_hit_rate_never_comes_without_its_false_hit_rate(report: SweepReport) -> None:
-    head = [title for title, _, _ in table("t", "t", RESULT_COLUMNS, report.results).head]
+    head = [title for title, _, _ in table("t", "t", columns("results"), report.results).head]
     assert head.index("False-hit rate") == head.index("Hit rate") + 1
 
 

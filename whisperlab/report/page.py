@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.files import write_atomic
@@ -44,6 +45,12 @@ def _environment() -> Environment:
     environment.globals.update(fact=fact, many=many, percent=percent, seconds=seconds, on_threads=on_threads)
     environment.globals.update(least_units=LEAST_UNITS, **assets())
     return environment
+
+
+def expression(text: str) -> Callable[..., Any]:
+    """A Jinja expression of variables, such as ``row.count``; a function that takes them by keyword."""
+    require("jinja2")
+    return _environment().compile_expression(text, undefined_to_none=False)
 
 
 def page_text(name: str, **values: object) -> str:

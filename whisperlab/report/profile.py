@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
+from whisperlab.profiling.records import Records
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
 from whisperlab.report.page import page_text
-from whisperlab.report.tables import Column, Table, milliseconds, table
+from whisperlab.report.tables import Table, columns, table
 from whisperlab.util.json_values import Json
 
 _MIB = 2**20
@@ -58,13 +58,14 @@ class ProfileReport:
         """The page as HTML."""
         records, checks = self.records, reconciled(self.records)
         numbers, tables = memory_numbers(records), list(_tables(records))
+        caption = "Memory, counted in four ways, each in a separate process"
         embedded = (("cpu", records.get("cpu")), ("heap", records.get("heap")))
         pages = {name: _offline(record.page).encode() for name, record in embedded if record}
         return html.render_page(
             "profile.html.j2",
             report=self,
             created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
-            numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
+            numbers=table("numbers", caption, columns("numbers"), numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
             drawings=list(_drawings(records)),
@@ -172,60 +173,19 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
 def _tables(records: Records) -> Iterator[Table]:
     if latency := records.get("latency"):
         operations = latency.operations.items()
-        yield table("latency", "Latency in milliseconds, without a profiler", _LATENCIES, operations)
+        yield table("latency", "Latency in milliseconds, without a profiler", columns("latency"), operations)
     if heap := records.get("heap"):
-        yield table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
-        yield table("kept", "Lines that held most at the end (memray)", _SITES, heap.kept)
+        yield table("heap", "Lines that held most at the peak (memray)", columns("sites"), heap.top)
+        yield table("kept", "Lines that held most at the end (memray)", columns("sites"), heap.kept)
     if python := records.get("python_memory"):
-        yield table("python", "Python objects held at the end (tracemalloc)", _LINES, python.top)
+        yield table("python", "Python objects held at the end (tracemalloc)", columns("objects"), python.top)
         caption = "Growth of Python objects from half-way to the end (tracemalloc)"
-        yield table("grown", caption, _LINES, python.grown)
+        yield table("grown", caption, columns("objects"), python.grown)
     if ops := records.get("ops"):
         shares = [(one.own_s / ops.own_s, one) for one in ops.top]
-        yield table("ops", "torch's operators (torch.profiler)", _OPERATORS, shares)
+        yield table("ops", "torch's operators (torch.profiler)", columns("operators"), shares)
     if calls := records.get("calls"):
-        yield table("calls", "The 20 functions with the most cumulative time (cProfile)", _CALLS, calls.top)
-
-
-_NUMBERS: tuple[Column[Number], ...] = (
-    Column("Number", "The counted memory", lambda n: n.name),
-    Column("MiB", "Mebibytes", lambda n: n.bytes / _MIB, "{:,.1f}".format),
-    Column("Includes", "Memory in the number", lambda n: n.sees),
-    Column("Excludes", "Memory not in the number", lambda n: n.misses),
-)
-_LATENCIES: tuple[Column[tuple[str, Mapping[str, float]]], ...] = (
-    Column("Operation", "The timed part of the pipeline", lambda row: row[0]),
-    Column("n", "Number of calls", lambda row: row[1]["count"], "{:,}".format),
-    Column("p50", "Half took no longer", lambda row: row[1]["p50"], milliseconds),
-    Column("p95", "95 % took no longer", lambda row: row[1]["p95"], milliseconds),
-    Column("p99", "99 % took no longer", lambda row: row[1]["p99"], milliseconds),
-    Column("Longest", "The longest call", lambda row: row[1]["max"], milliseconds),
-)
-_SITES: tuple[Column[Site], ...] = (
-    Column("Line", "The line nearest to the allocation", lambda row: row.place),
-    Column("Function", "Its function", lambda row: row.function),
-    Column("For", "The module of whisperlab nearest to it", lambda row: row.stage),
-    Column("MiB", "Mebibytes", lambda row: row.bytes / _MIB, "{:,.2f}".format),
-    Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
-)
-_LINES: tuple[Column[AllocatingLine], ...] = (
-    Column("Line", "The line that allocated them", lambda row: row.place),
-    Column("KiB", "Kibibytes", lambda row: row.bytes / 1024, "{:,.1f}".format),
-    Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
-)
-_OPERATORS: tuple[Column[tuple[float, Operator]], ...] = (
-    Column("Operator", "Its name in torch", lambda row: row[1].name),
-    Column("Calls", "Number of calls", lambda row: row[1].calls, "{:,}".format),
-    Column("Share", "Own time / own time of all", lambda row: row[0], "{:.1%}".format),
-    Column("Own ms", "Without called operators", lambda row: row[1].own_s * 1000, milliseconds),
-    Column("Own MiB", "Allocated minus freed", lambda row: row[1].own_bytes / _MIB, "{:,.1f}".format),
-)
-_CALLS: tuple[Column[CalledFunction], ...] = (
-    Column("Function", "With its place", lambda row: row.name),
-    Column("Calls", "Number of calls", lambda row: row.calls, "{:,}".format),
-    Column("Own s", "Without called functions", lambda row: row.own_s, "{:.3f}".format),
-    Column("Cumulative s", "With called functions", lambda row: row.cumulative_s, "{:.3f}".format),
-)
+        yield table("calls", "The 20 functions with the most cumulative time (cProfile)", columns("calls"), calls.top)
 
 
 def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:

@@ -19,7 +19,7 @@ from whisperlab.report.findings import TRUSTED, findings, warnings
 from whisperlab.report.page import page_text, render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Pair, table
+from whisperlab.report.tables import Pair, columns, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
@@ -100,8 +100,8 @@ class SweepReport:
         each, latency = "Every run: one configuration on one recording", "Latency of every operation, in milliseconds"
         return {
             "tables": _tables(self),
-            "runs": table("runs", each, tables.RUN_COLUMNS, self.runs),
-            "latency": table("latency", latency, tables.OPERATION_COLUMNS, operations),
+            "runs": table("runs", each, columns("runs"), self.runs),
+            "latency": table("latency", latency, columns("operations"), operations),
             "outcomes": _outcomes(self.results),
             "heatmaps": _heatmaps(self.results, self.options),
             "tradeoff": _tradeoff(self.results),
@@ -285,7 +285,7 @@ def _flat(run: Result) -> dict[str, object]:
 
 def _tables(report: SweepReport) -> list[tables.Table]:
     """All runs, and each corpus by itself: spliced and natural speech are not equally difficult."""
-    found = [table("configurations", "All recordings together", tables.RESULT_COLUMNS, report.results)]
+    found = [table("configurations", "All recordings together", columns("results"), report.results)]
     if len(report.extent.corpora) < 2:
         return found
     ids = [result.config_id for result in report.results[:MAX_CORPUS_LINES]]
@@ -294,7 +294,7 @@ def _tables(report: SweepReport) -> list[tables.Table]:
     for number, corpus in enumerate(report.extent.corpora):
         own = counts.results(report.store, where, (corpus, json.dumps(ids)), report.options)
         title = f"Corpus {corpus or 'unknown'} alone{some}"
-        found.append(table(f"corpus-{number}", title, tables.RESULT_COLUMNS, own))
+        found.append(table(f"corpus-{number}", title, columns("results"), own))
     return found
 
 
