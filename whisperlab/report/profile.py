@@ -8,11 +8,12 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from whisperlab.profiling.records import Records
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
-from whisperlab.report.page import page_text
+from whisperlab.report.page import expression, page_text
 from whisperlab.report.tables import Table, columns, table
 from whisperlab.util.json_values import Json
 
@@ -94,17 +95,15 @@ def _offline(page: str) -> str:
 
 def memory_numbers(records: Records) -> list[Number]:
     """The numbers of the memory passes, the widest view first."""
-    memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    sizes = (
-        memory.above_libraries if memory else None,
-        memory.anonymous if memory else None,
-        heap.peak if heap else None,
-        (heap.mapped or None) if heap else None,
-        sum(memory.owned.values()) if memory else None,
-        python.peak if python else None,
-    )
-    named = zip(draw.template("memory").items(), sizes, strict=True)
-    return [Number(name, size, *words) for (name, words), size in named if size is not None]
+    found = _evaluated("numbers", records)
+    return [Number(one["name"], size, one["sees"], one["misses"]) for one, size in found if size is not None]
+
+
+def _evaluated(kind: str, records: Mapping[str, object]) -> Iterator[tuple[Json, Any]]:
+    """The numbers or tables of ``profile.json`` whose pass has run, each with its value."""
+    for one in draw.template("profile")[kind]:
+        if one["pass"] in records:
+            yield one, expression(one["value"])(**records)
 
 
 def reconciled(records: Records) -> list[Check]:
@@ -171,21 +170,10 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
 
 
 def _tables(records: Records) -> Iterator[Table]:
-    if latency := records.get("latency"):
-        operations = latency.operations.items()
-        yield table("latency", "Latency in milliseconds, without a profiler", columns("latency"), operations)
-    if heap := records.get("heap"):
-        yield table("heap", "Lines that held most at the peak (memray)", columns("sites"), heap.top)
-        yield table("kept", "Lines that held most at the end (memray)", columns("sites"), heap.kept)
-    if python := records.get("python_memory"):
-        yield table("python", "Python objects held at the end (tracemalloc)", columns("objects"), python.top)
-        caption = "Growth of Python objects from half-way to the end (tracemalloc)"
-        yield table("grown", caption, columns("objects"), python.grown)
-    if ops := records.get("ops"):
-        shares = [(one.own_s / ops.own_s, one) for one in ops.top]
-        yield table("ops", "torch's operators (torch.profiler)", columns("operators"), shares)
-    if calls := records.get("calls"):
-        yield table("calls", "The 20 functions with the most cumulative time (cProfile)", columns("calls"), calls.top)
+    ops = records.get("ops")
+    shares = [(one.own_s / ops.own_s, one) for one in ops.top] if ops else []
+    for one, rows in _evaluated("tables", {**records, "shares": shares}):
+        yield table(one["name"], one["caption"], columns(one["columns"]), rows)
 
 
 def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
