@@ -19,7 +19,6 @@ from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
 
 
-
 def add_arguments(parser: Parser) -> None:
     add, methods = parser.option, ("random", "adaptive")
     add("--space", "the options to search over", required=True, metavar="JSON|FILE")
