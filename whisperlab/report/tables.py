@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from whisperlab.experiments.results_store import ResultsStore
 from whisperlab.report.counts import Result, results
 from whisperlab.report.figure import template
 from whisperlab.report.page import expression, page_text, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
 
@@ -91,7 +94,15 @@ _SHOWS: Mapping[str, Callable[[Any], str]] = {"percent": percent, "milliseconds"
 def columns(name: str) -> tuple[Column[Any], ...]:
     """The columns of a table in ``tables.json``: their values are Jinja expressions of a ``row``, notes are macros."""
     spec = template("tables")
-    return tuple(_column(**{"about": spec["meanings"].get(one["title"]), **one}) for one in spec[name])
+    return tuple(_column(**{"about": spec["meanings"].get(one["title"], ""), **one}) for one in spec[name])
+
+
+def frame(name: str, rows: Iterable[object]) -> pd.DataFrame:
+    """Rows through the columns ``frame_NAME`` of ``tables.json``, for a notebook."""
+    import pandas as pd
+
+    shown = columns(f"frame_{name}")
+    return pd.DataFrame([[one.value(row) for one in shown] for row in rows], columns=[one.title for one in shown])
 
 
 def _column(title: str, about: str, value: str, show: str = "{}", note: str = "") -> Column[Any]:
