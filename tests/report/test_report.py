@@ -18,6 +18,7 @@ from synthetic_report import (
     SAID,
     configuration,
     failed_row,
+    from_rows,
     make_row,
     make_trace,
     reference,
@@ -30,7 +31,7 @@ from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.results_store import in_memory
-from whisperlab.report import SweepReport, counts, from_rows, from_traces, recording, timeline, write_index
+from whisperlab.report import SweepReport, counts, from_traces, recording, timeline, write_index
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.charts import outcomes_figure

@@ -27,13 +27,11 @@ Row = Sequence[float]  # from and to on the vertical axis; ``rows.json`` has tho
 Rows = Mapping[str, Row]
 
 
-def views(
-    name: str, traces: Sequence[Trace], contrast_name: str, contrasts: Sequence[Trace], sound_limit: int
-) -> Iterator[dict[str, object]]:
-    """What a page shows of each trace of the configuration ``name``, within ``sound_limit`` characters of sound.
+def views(traces: Sequence[Trace], contrasts: Sequence[Trace], sound_limit: int) -> Iterator[dict[str, object]]:
+    """What a page shows of each trace, within ``sound_limit`` characters of sound.
 
-    ``contrasts`` are traces of the configuration ``contrast_name``, for those of the recordings that have one. The
-    steps align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
+    ``contrasts`` are traces of another configuration, for those of the recordings that have one. The steps align the
+    transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
     """
     colours = language_colours([*traces, *contrasts])
     others = {trace.recording: trace for trace in contrasts}
@@ -49,9 +47,7 @@ def views(
         text = " ".join(segment.text for segment in segments)
         yield {
             "trace": trace,
-            "name": name,
             "timeline": timeline(trace, f"timeline-{number}", colours=colours),
-            "contrast_name": contrast_name,
             "contrast": other and timeline(other, f"contrast-{number}", colours=colours),
             "sound": sound,
             "silent_because": silent_because,

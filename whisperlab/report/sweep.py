@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from whisperlab.evaluation.scoring import response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
@@ -91,8 +91,7 @@ class SweepReport:
         return self._page(self._sections(), sound_limit)
 
     def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
-        shown, contrast = (result.name if result else "" for result in (self.shown, self.contrast))
-        recordings = list(views(shown, self.traces, contrast, self.contrasts, sound_limit))
+        recordings = list(views(self.traces, self.contrasts, sound_limit))
         return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
 
     def _sections(self) -> dict[str, object]:
@@ -166,11 +165,6 @@ def from_store(
         contrasts=contrasts,
         origin={name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")},
     )
-
-
-def from_rows(rows: Iterable[Row], *, folder: str | Path = ".", **options: Any) -> SweepReport:
-    """The report of some rows; see `from_store`. Raises SweepError for a row without config, recording or status."""
-    return from_store(in_memory(rows), folder=folder, **options)
 
 
 def from_traces(

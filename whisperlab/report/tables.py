@@ -113,17 +113,6 @@ def _column(title: str, about: str, value: str, show: str = "{}", note: str = ""
 Pair: TypeAlias = tuple[Result, Result]  # one configuration now and in the baseline, over the recordings of both
 
 
-class Change(NamedTuple):
-    """One measure of one configuration, before and now; ``show`` formats its values."""
-
-    name: str
-    measure: str
-    before: float
-    now: float
-    n: int
-    show: Callable[[float], str]
-
-
 def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore) -> list[Pair]:
     """Configurations that agree in every option that both sweeps have; two single ones are always a pair."""
     known = set.intersection(*({*result.config} for result in (*now, *before))) if now and before else set()
@@ -154,7 +143,7 @@ def _over_shared(now: Result, store: ResultsStore, before: Result, earlier: Resu
 def baseline_table(found: Iterable[Pair]) -> Table:
     """A line per configuration and measure that both sides have."""
     changes = [
-        Change(now.name, one.title, float(old), float(new), now.n_recordings, one.show)
+        {"configuration": now, "measure": one, "before": old, "now": new}
         for now, before in found
         for one in columns("measures")
         if (old := one.value(before)) is not None and (new := one.value(now)) is not None
