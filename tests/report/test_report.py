@@ -769,9 +769,9 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(MissingDependencyError, match=r"vl-convert-python.*whisperlab\[report\]"):
         timeline(make_trace("a", ("en",), config=configuration())).svg()
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingDependencyError, match=r"jinja2.*whisperlab\[report\]"):
-        from_rows([]).html()
+    code = "import sys\nsys.modules['jinja2'] = None\nfrom whisperlab.report import from_traces\nfrom_traces([])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.search(r"MissingDependencyError: reports need jinja2.*whisperlab\[report\]", ran.stderr)
 
 
 # Small things

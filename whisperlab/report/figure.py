@@ -17,8 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
-from whisperlab.report.page import TEMPLATES, render_page, require, write_page
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.report.page import TEMPLATES, render_page, write_page
+from whisperlab.util.errors import ConfigurationError, needs
 from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import Json
 
@@ -65,8 +65,8 @@ class Figure:
         """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
         if not isinstance(self.drawing, dict):
             return to_svg(self.drawing, self.name, self.alt)
-        require("vl_convert")
-        import vl_convert
+        with needs("reports need vl-convert-python", "report"):
+            import vl_convert
 
         return _framed(vl_convert.vegalite_to_svg(self.spec or {}), self.name, self.alt)
 
@@ -142,8 +142,8 @@ def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
 
     @wraps(draw)
     def in_style(*args: P.args, **options: P.kwargs) -> Drawing:
-        require("matplotlib")
-        from matplotlib import rc_context
+        with needs("reports need matplotlib", "report"):
+            from matplotlib import rc_context
 
         with rc_context(template("matplotlib")):
             return draw(*args, **options)

@@ -7,11 +7,10 @@ import hashlib
 import re
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.errors import needs
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
 from whisperlab.util.statistics import LEAST_UNITS
@@ -27,7 +26,6 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def render_page(template: str | Path, **context: object) -> str:
     """Render a template by name, or a file that extends one. A variable that is missing in ``context`` is an error."""
-    require("jinja2")
     given = template.read_text(encoding="utf-8") if isinstance(template, Path) else None
     found = _environment().get_template(str(template)) if given is None else _environment().from_string(given)
     return complete(found.render(**context))
@@ -36,7 +34,8 @@ def render_page(template: str | Path, **context: object) -> str:
 @cache
 def _environment() -> Environment:
     """Compiles each template of `TEMPLATES` once in a process."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    with needs("reports need jinja2", "report"):
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
@@ -49,7 +48,6 @@ def _environment() -> Environment:
 
 def expression(text: str) -> Callable[..., Any]:
     """A Jinja expression of variables, such as ``row.count``; a function that takes them by keyword."""
-    require("jinja2")
     return _environment().compile_expression(text, undefined_to_none=False)
 
 
@@ -60,7 +58,6 @@ def page_text(name: str, **values: object) -> str:
 
 def page_texts(name: str, **values: object) -> tuple[str, ...]:
     """The paragraphs of a macro, which ¶ separates, each in one line."""
-    require("jinja2")
     text = re.sub(r"[ \n]+", " ", getattr(_texts(), name)(**values))
     return tuple(paragraph.strip() for paragraph in text.split("¶") if paragraph.strip())
 
@@ -90,22 +87,11 @@ def complete(page: str) -> str:
 @cache
 def vega_script() -> str:
     """Vega, Vega-Lite and vega-embed as one script, for a page with interactive figures. It loads nothing."""
-    require("vl_convert")
-    import vl_convert
+    with needs("reports need vl-convert-python", "report"):
+        import vl_convert
 
     bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     return bundle.replace("</script", "<\\/script")
-
-
-def require(*modules: str, needed: str = "") -> None:
-    """Import the libraries. Raises MissingDependencyError, by default for the extra ``report``, if one is missing."""
-    for module in modules:
-        try:
-            import_module(module)
-        except ImportError as error:
-            library = module.replace("vl_convert", "vl-convert-python")
-            told = needed or f"reports need {library}: pip install 'whisperlab[report]'"
-            raise MissingDependencyError(told) from error
 
 
 def digest(script: str) -> str:
