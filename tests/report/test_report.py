@@ -315,6 +315,10 @@ def test_one_configuration_has_one_speed_and_the_guide_is_named_once(small: Swee
     assert told.count("The guide is the performance guide for streaming Whisper (docs/guide.md).") == 1
 
 
+def test_a_speed_that_was_not_measured_is_not_told() -> None:
+    assert "per second of audio" not in sentences({**row(0, 500), "threads": 1})
+
+
 def test_a_name_leaves_out_what_has_no_effect() -> None:
     options = (KEY, PRECISION, SIZE)
     named = [config_name(flat(configuration(*one)), options) for one in (("similar", 6, 50), ("rounded", 6, 0))]
