@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from whisperlab.evaluation.scoring.latency import response_p95
 from whisperlab.evaluation.scoring.summary import score_trace
 from whisperlab.evaluation.trace import Trace, write_trace
 from whisperlab.evaluation.trace.records import SCHEMA
+from whisperlab.experiments.results_store import in_memory
+from whisperlab.report import SweepReport, from_store
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.options import flat
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -193,6 +195,11 @@ def sweep_rows(folder: Path, *, n_recordings: int = 3, blocks: int = 6) -> list[
             )
             rows.append(make_row(trace, corpus=corpus, folder=folder))
     return rows
+
+
+def from_rows(rows: Iterable[dict[str, Any]], **options: Any) -> SweepReport:
+    """The report of some rows, which need not be in a file."""
+    return from_store(in_memory(rows), **options)  # type: ignore[arg-type]
 
 
 def tone(path: Path, duration_s: float) -> Path:

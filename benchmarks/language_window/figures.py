@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.evaluation.scoring.calibration import ReliabilityBin
 from whisperlab.experiments.significance import pareto_front
-from whisperlab.report.counts import percent
 from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
+from whisperlab.report.page import percent
 from whisperlab.util.statistics import wilson
 
 if TYPE_CHECKING:

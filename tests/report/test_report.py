@@ -18,6 +18,7 @@ from synthetic_report import (
     SAID,
     configuration,
     failed_row,
+    from_rows,
     make_row,
     make_trace,
     reference,
@@ -30,7 +31,7 @@ from whisperlab.data.audio_files import read_audio
 from whisperlab.evaluation.scoring import wilson
 from whisperlab.evaluation.trace import Trace
 from whisperlab.experiments.results_store import in_memory
-from whisperlab.report import SweepReport, counts, from_rows, from_traces, recording, timeline, write_index
+from whisperlab.report import SweepReport, counts, from_traces, recording, timeline, write_index
 from whisperlab.report import search as search_page
 from whisperlab.report import sweep as sweep_module
 from whisperlab.report.charts import outcomes_figure
@@ -41,7 +42,7 @@ from whisperlab.report.page import vega_script
 from whisperlab.report.recording import FIXED, describe, detected_languages, language_colours
 from whisperlab.report.search import search_section
 from whisperlab.report.sweep import _tables
-from whisperlab.report.tables import RESULT_COLUMNS, milliseconds, table
+from whisperlab.report.tables import columns, milliseconds, table
 from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, MissingDependencyError, SweepError
@@ -314,6 +315,10 @@ def test_one_configuration_has_one_speed_and_the_guide_is_named_once(small: Swee
     assert told.count("The guide is the performance guide for streaming Whisper (docs/guide.md).") == 1
 
 
+def test_a_speed_that_was_not_measured_is_not_told() -> None:
+    assert "per second of audio" not in sentences({**row(0, 500), "threads": 1})
+
+
 def test_a_name_leaves_out_what_has_no_effect() -> None:
     options = (KEY, PRECISION, SIZE)
     named = [config_name(flat(configuration(*one)), options) for one in (("similar", 6, 50), ("rounded", 6, 0))]
@@ -452,7 +457,7 @@ def test_every_figure_has_words_for_those_who_cannot_see_it(page: str) -> None:
 
 
 def test_a_hit_rate_never_comes_without_its_false_hit_rate(report: SweepReport) -> None:
-    head = [title for title, _, _ in table("t", "t", RESULT_COLUMNS, report.results).head]
+    head = [title for title, _, _ in table("t", "t", columns("results"), report.results).head]
     assert head.index("False-hit rate") == head.index("Hit rate") + 1
 
 
@@ -768,9 +773,9 @@ def test_a_missing_library_is_named_with_the_command_that_brings_it(monkeypatch:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(MissingDependencyError, match=r"vl-convert-python.*whisperlab\[report\]"):
         timeline(make_trace("a", ("en",), config=configuration())).svg()
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingDependencyError, match=r"jinja2.*whisperlab\[report\]"):
-        from_rows([]).html()
+    code = "import sys\nsys.modules['jinja2'] = None\nfrom whisperlab.report import from_traces\nfrom_traces([])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.search(r"MissingDependencyError: reports need jinja2.*whisperlab\[report\]", ran.stderr)
 
 
 # Small things

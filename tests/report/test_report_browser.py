@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from browsing import DESKTOP, PHONE, Visit, opened
 from playwright.sync_api import Browser, Page
-from synthetic_report import SAID, configuration, failed_row, make_row, make_trace, sweep_rows, tone
+from synthetic_report import SAID, configuration, failed_row, from_rows, make_row, make_trace, sweep_rows, tone
 
 from whisperlab.experiments.significance import Separation
-from whisperlab.report import from_rows, from_traces, write_index
+from whisperlab.report import from_traces, write_index
 
 pytestmark = pytest.mark.browser
 

@@ -15,15 +15,12 @@ from itertools import chain
 from typing import TypeAlias
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import TABLES, Needs, Parser, comma_list, positive, positive_int
+from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
-
-HELP = "microbenchmarks, the ablation of the pipeline, and the other systems"
-EXAMPLES = TABLES["examples"]["bench"]
 
 
 def add_arguments(parser: Parser) -> None:

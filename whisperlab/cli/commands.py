@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 import whisperlab.cli.listen as listen
 from whisperlab import __version__
 from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
-from whisperlab.cli.arguments import Parser, add_common_arguments, languages_as_codes, parse
+from whisperlab.cli.arguments import TABLES, Parser, add_common_arguments, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
 from whisperlab.util.errors import translate_oom
 
@@ -31,8 +31,8 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         name = module.__name__.rpartition(".")[2]
-        examples = "\n".join(("examples:", *(f"  whisperlab {line}" for line in module.EXAMPLES)))
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=examples)
+        examples = "\n".join(("examples:", *(f"  whisperlab {line}" for line in TABLES["examples"][name])))
+        command = commands.add_parser(name, help=TABLES["help"][name], description=module.__doc__, epilog=examples)
         module.add_arguments(command)
         add_common_arguments(command)
         command.set_defaults(run=module.run, parser=command)

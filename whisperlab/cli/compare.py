@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import TABLES, Parser, positive_int
+from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
@@ -23,8 +23,6 @@ from whisperlab.util.threads import THREADS
 if TYPE_CHECKING:
     from whisperlab.experiments.comparison import Finding
 
-HELP = "is one configuration or sweep better than another?"
-EXAMPLES = TABLES["examples"]["compare"]
 # Arguments that do not apply to sweeps, with their defaults.
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import TABLES, Parser, require, speech
+from whisperlab.cli.arguments import Parser, require, speech
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import CorpusError, MissingDependencyError
 from whisperlab.util.text_table import text_table
@@ -22,8 +22,6 @@ from whisperlab.util.text_table import text_table
 if TYPE_CHECKING:
     from whisperlab.data import Recording
 
-HELP = "build, list, describe, locate, play and import speech corpora"
-EXAMPLES = TABLES["examples"]["data"]
 _HEADERS = {"minutes": "audio (minutes)", "speech_s": "speech by language (s)"}
 PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay", "-nodisp", "-autoexit"))
 

@@ -21,9 +21,6 @@ from whisperlab.cli.models import described
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.process import proc_text
 
-HELP = "check this machine and list missing parts"
-EXAMPLES = ("doctor", "doctor --json")
-
 CPU_FLAGS = TABLES["cpu_flags"]
 ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
 Status: TypeAlias = Literal["OK", "WARN", "FAIL"]

@@ -14,9 +14,6 @@ from whisperlab.util.text_table import text_table
 if TYPE_CHECKING:
     from whisperlab.model.weights import Verification
 
-HELP = "list, fetch, find and verify weights"
-EXAMPLES = ("models list", "models fetch base", "models verify base --json")
-
 
 def add_arguments(parser: Parser) -> None:
     parser.option("action", "what to do", choices=("list", "fetch", "path", "verify"))

@@ -20,8 +20,6 @@ from whisperlab.util.process import provenance
 if TYPE_CHECKING:
     from whisperlab.profiling.records import Operators, Record, Records
 
-HELP = "where memory and time go"
-EXAMPLES = arguments.TABLES["examples"]["profile"]
 
 # The pass of each flag; every pass is a function of whisperlab.profiling.passes.
 PASSES = arguments.TABLES["profile_passes"]

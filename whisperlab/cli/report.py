@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from whisperlab.cli.arguments import PAGES, TABLES, Parser, refuse_audio, require
+from whisperlab.cli.arguments import PAGES, Parser, refuse_audio, require
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import SweepError, TraceError
 from whisperlab.util.validation import from_json, shown
 
 if TYPE_CHECKING:
     from whisperlab.report.sweep import SweepReport
-
-HELP = "sweeps, traces and notebooks to offline HTML"
-EXAMPLES = TABLES["examples"]["report"]
 
 
 def add_arguments(parser: Parser) -> None:

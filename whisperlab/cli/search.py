@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import TABLES, Parser
+from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.cli.sweep import add_run_arguments, check_out, loaded, running, shared, show_plan
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
-
-HELP = "the best configurations out of many"
-EXAMPLES = TABLES["examples"]["search"]
 
 
 def add_arguments(parser: Parser) -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from whisperlab.experiments.sweep import Grid, RunOptions, Task
     from whisperlab.model.weights import Weights
 
-HELP = "a grid of configurations over recordings"
-EXAMPLES = TABLES["examples"]["sweep"]
 # The columns of the table; --json has all of them.
 COLUMNS = TABLES["sweep_columns"]
 MOST_ROWS = 10_000  # of a store that is summarised after a sweep; of more only a report is made

@@ -26,9 +26,11 @@ from whisperlab.jupyter.live_view import LiveView
 from whisperlab.model.languages import CODES, english_name
 from whisperlab.model.weights import load_weights, model_digest
 from whisperlab.report import charts, findings
-from whisperlab.report.counts import Result, results
-from whisperlab.report.figure import Figure, page_text
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, results
+from whisperlab.report.figure import Figure
+from whisperlab.report.page import page_text
 from whisperlab.report.recording import sound_uri, timeline
+from whisperlab.report.tables import frame
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, WhisperlabError
@@ -130,8 +132,8 @@ class StreamResult:
 
     def timeline(self) -> Figure:
         """Languages over time with the sound: a click plays from there."""
-        true = " Dashed lines are true switches." if self.trace.reference else ""
-        shown = timeline(self.trace, caption=page_text("timeline", true=true))
+        caption = page_text("timeline", has_reference=bool(self.trace.reference))
+        shown = timeline(self.trace, caption=caption)
         return replace(shown, sound=sound_uri(self.audio, SOUND_LIMIT))
 
     def stages(self) -> Figure:
@@ -141,18 +143,12 @@ class StreamResult:
 
     @property
     def segments(self) -> pd.DataFrame:
-        lines = [
-            (round(s.start_time, 2), round(s.end_time, 2), s.language, s.text.strip(), round(100 * s.confidence))
-            for s in self.trace.segments
-        ]
-        return pd.DataFrame(lines, columns=["start (s)", "end (s)", "language", "text", "confidence (%)"])
+        return frame("segments", self.trace.segments)
 
     @property
     def reference(self) -> pd.DataFrame:
         """The segments of the reference; empty without one."""
-        parts = self.trace.reference.segments if self.trace.reference else ()
-        lines = [(s.start, s.end, s.lang, s.text) for s in parts]
-        return pd.DataFrame(lines, columns=["start (s)", "end (s)", "language", "text"])
+        return frame("reference", self.trace.reference.segments if self.trace.reference else ())
 
     @property
     def operations(self) -> pd.DataFrame:
@@ -168,13 +164,7 @@ class StreamResult:
         """Each true switch with the boundary and the decision that were found within 2 s; empty where it was missed."""
         true = true_switches(self.trace.reference) if self.trace.reference else []
         matches = dict(match_switches(true, self.trace.switches, 2.0))
-        lines = []
-        for boundary in true:
-            found = matches.get(boundary)
-            off, after = (boundary.distance(found.time), found.decided_at - boundary.end) if found else (None, None)
-            lines.append((boundary.end, boundary.language, off, after))
-        columns = ["switch (s)", "into", "boundary off by (s)", "decided after (s)"]
-        return pd.DataFrame(lines, columns=columns).round(2)
+        return frame("switches", [(boundary, matches.get(boundary)) for boundary in true]).round(2)
 
     def save(self, path: str | Path) -> Path:
         write_trace(path, self.trace)
@@ -221,7 +211,10 @@ class SweepResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        return pd.DataFrame([_line(result) for result in self.results]).astype(object).fillna("–")
+        found = frame("results", self.results)
+        measured = {result.language_measure for result in self.results}
+        others = [f"{measure} (%)" for measure in {WRONG_TEXT, WRONG_FRAMES} - measured]
+        return found.drop(columns=others).astype(object).fillna("–")
 
     def _repr_html_(self) -> str:
         return self.table.to_html(index=False)
@@ -250,23 +243,6 @@ class SweepResult:
         failed = self.outcome.failed
         first = (failed[0]["error"] or "") if failed else ""
         return findings.warnings(self.results, self.n_recordings, (len(failed), first))
-
-
-def _line(result: Result) -> dict[str, object]:
-    def share(value: float | None) -> float | None:
-        return None if value is None else round(100 * value, 1)
-
-    cache_counts, frames = result.cache, not result.config.get("decode", True)
-    return {
-        "configuration": result.name,
-        "look-ups": cache_counts.lookups,
-        "hit rate (%)": share(cache_counts.hit_rate),
-        "hits checked": cache_counts.checked,
-        "false-hit rate (%)": share(cache_counts.false_hit_rate),
-        "encoder time saved (s)": round(cache_counts.saved_s, 1),
-        f"wrong language, {'frames' if frames else 'text'} (%)": share(result.language_error),
-        "real-time factor": None if result.real_time_factor is None else round(result.real_time_factor, 2),
-    }
 
 
 def _within(reference: Reference, length_s: float) -> Reference:

@@ -2,6 +2,6 @@
 
 from whisperlab.report.index import write_index
 from whisperlab.report.recording import timeline
-from whisperlab.report.sweep import SweepReport, from_rows, from_store, from_traces
+from whisperlab.report.sweep import SweepReport, from_store, from_traces
 
-__all__ = ["SweepReport", "from_rows", "from_store", "from_traces", "timeline", "write_index"]
+__all__ = ["SweepReport", "from_store", "from_traces", "timeline", "write_index"]

@@ -8,8 +8,9 @@ from typing import TypeAlias
 import numpy as np
 
 from whisperlab.report import figure as draw
-from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result, percent
+from whisperlab.report.counts import KEY, PRECISION, SIZE, CacheCounts, Operation, Result
 from whisperlab.report.figure import Figure, template
+from whisperlab.report.page import percent
 from whisperlab.util.json_values import Json
 from whisperlab.util.statistics import LEAST_UNITS
 

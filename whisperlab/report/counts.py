@@ -190,24 +190,6 @@ def measured_alike(results: Sequence[Result]) -> list[Result]:
     return max(kinds, key=len)
 
 
-def percent(share: float | None) -> str:
-    """A share for a reader; small ones keep a decimal.
-
-    >>> percent(0.614), percent(0.004), percent(None)
-    ('61 %', '0.4 %', '–')
-    """
-    return "–" if share is None else f"{100 * share:.{1 if 0 < abs(share) < 0.095 else 0}f} %"
-
-
-def many(count: int, noun: str, ending: str = "s") -> str:
-    """A count with its noun.
-
-    >>> many(1, "run"), many(1200, "switch", "es")
-    ('1 run', '1,200 switches')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else ending}"
-
-
 def results(
     store: ResultsStore, where: str = "true", parameters: Sequence[object] = (), options: Sequence[str] | None = None
 ) -> tuple[Result, ...]:

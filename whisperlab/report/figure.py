@@ -17,8 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
-from whisperlab.report.page import TEMPLATES, render_page, require, write_page
-from whisperlab.util.errors import ConfigurationError
+from whisperlab.report.page import TEMPLATES, render_page, write_page
+from whisperlab.util.errors import ConfigurationError, needs
 from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import Json
 
@@ -65,8 +65,8 @@ class Figure:
         """The static drawing as an inline ``<svg>`` without addresses; MissingDependencyError without its library."""
         if not isinstance(self.drawing, dict):
             return to_svg(self.drawing, self.name, self.alt)
-        require("vl_convert")
-        import vl_convert
+        with needs("reports need vl-convert-python", "report"):
+            import vl_convert
 
         return _framed(vl_convert.vegalite_to_svg(self.spec or {}), self.name, self.alt)
 
@@ -137,18 +137,13 @@ def template(name: str, **values: object) -> Any:
     return json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"), object_hook=filled)
 
 
-def page_text(text_name: str, **values: object) -> str:
-    """A text of ``texts.json`` with its values: captions and warnings."""
-    return str(template("texts")[text_name]).format(**values)
-
-
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
     """Decorator: draw a figure in the style of the reports. The settings of matplotlib do not change."""
 
     @wraps(draw)
     def in_style(*args: P.args, **options: P.kwargs) -> Drawing:
-        require("matplotlib")
-        from matplotlib import rc_context
+        with needs("reports need matplotlib", "report"):
+            from matplotlib import rc_context
 
         with rc_context(template("matplotlib")):
             return draw(*args, **options)

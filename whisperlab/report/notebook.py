@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from whisperlab.evaluation.trace import provenance
-from whisperlab.report.page import TEMPLATES, assets, complete, fact, require, write_page
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError
+from whisperlab.report.page import TEMPLATES, assets, complete, fact, write_page
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError, NotebookError, needs
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -25,8 +25,7 @@ _TEMPLATE = "notebook.html.j2"
 _KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}  # the one with the current Python
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _HIDDEN = "hide-input"  # tag of cells whose code is hidden
-_LIBRARIES = ("nbconvert", "nbformat", "papermill")
-_MISSING = "notebooks need papermill, nbconvert and ipykernel: pip install 'whisperlab[notebook]'"
+_NEEDED = "notebooks need papermill, nbconvert and ipykernel"
 
 
 def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str, object] | None = None) -> Path:
@@ -36,9 +35,10 @@ def run_notebook(path: str | Path, out_html: str | Path, parameters: Mapping[str
     not change. If a cell fails, the page is still written with the error in it, and NotebookError names the cell.
     Raises ConfigurationError for an unknown parameter.
     """
-    require(*_LIBRARIES, needed=_MISSING)
-    import nbformat
-    from papermill import inspect_notebook
+    with needs(_NEEDED, "notebook"):
+        import nbconvert  # noqa: F401  # the notebook does not run if it cannot become a page
+        import nbformat
+        from papermill import inspect_notebook
 
     source, page, values = Path(path), Path(out_html), dict(parameters or {})
     with TemporaryDirectory(prefix="whisperlab-notebook-") as folder:
@@ -64,10 +64,10 @@ def to_html(notebook: NotebookNode, *, source: str | Path = "notebook.ipynb", no
     follows: its first paragraph is the answer, the rest the findings. Then comes the output of the cell ``picture``.
     Code is folded, except the parameters. ``source`` is the notebook's path, for the page's provenance.
     """
-    require(*_LIBRARIES, needed=_MISSING)
-    from jinja2 import DictLoader
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
+    with needs(_NEEDED, "notebook"):
+        from jinja2 import DictLoader
+        from nbconvert import HTMLExporter
+        from traitlets.config import Config
 
     notebook = deepcopy(notebook)
     # On one line each, without Markdown's marks of emphasis and code.
@@ -141,7 +141,7 @@ def _execute(notebook: Path, executed: Path, values: Mapping[str, object], folde
     except DeadKernelError as error:
         return f"its Python process ended: {error}"
     except NoSuchKernel as error:
-        raise MissingDependencyError(_MISSING) from error
+        raise MissingDependencyError(f"{_NEEDED}: pip install 'whisperlab[notebook]'") from error
     return ""
 
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from whisperlab.util.errors import MissingDependencyError
+from whisperlab.util.errors import needs
 from whisperlab.util.files import write_atomic
 from whisperlab.util.html import format_value
+from whisperlab.util.statistics import LEAST_UNITS
+from whisperlab.util.timeline import seconds
+from whisperlab.util.validation import on_threads
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2.environment import TemplateModule
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render_page(template: str | Path, **context: object) -> str:
     """Render a template by name, or a file that extends one. A variable that is missing in ``context`` is an error."""
-    require("jinja2")
     given = template.read_text(encoding="utf-8") if isinstance(template, Path) else None
     found = _environment().get_template(str(template)) if given is None else _environment().from_string(given)
     return complete(found.render(**context))
@@ -30,14 +34,38 @@ def render_page(template: str | Path, **context: object) -> str:
 @cache
 def _environment() -> Environment:
     """Compiles each template of `TEMPLATES` once in a process."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    with needs("reports need jinja2", "report"):
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(fact=fact, **assets())
+    environment.globals.update(fact=fact, many=many, percent=percent, seconds=seconds, on_threads=on_threads)
+    environment.globals.update(least_units=LEAST_UNITS, **assets())
     return environment
+
+
+def expression(text: str) -> Callable[..., Any]:
+    """A Jinja expression of variables, such as ``row.count``; a function that takes them by keyword."""
+    return _environment().compile_expression(text, undefined_to_none=False)
+
+
+def page_text(name: str, **values: object) -> str:
+    """The text of a macro of ``texts.txt.j2`` in one line, with its values."""
+    return " ".join(page_texts(name, **values))
+
+
+def page_texts(name: str, **values: object) -> tuple[str, ...]:
+    """The paragraphs of a macro, which ¶ separates, each in one line."""
+    text = re.sub(r"[ \n]+", " ", getattr(_texts(), name)(**values))
+    return tuple(paragraph.strip() for paragraph in text.split("¶") if paragraph.strip())
+
+
+@cache
+def _texts() -> TemplateModule:
+    plain = _environment().overlay(autoescape=False, trim_blocks=False)  # the pages escape the texts
+    return plain.get_template("texts.txt.j2").module
 
 
 def assets() -> dict[str, str]:
@@ -59,22 +87,11 @@ def complete(page: str) -> str:
 @cache
 def vega_script() -> str:
     """Vega, Vega-Lite and vega-embed as one script, for a page with interactive figures. It loads nothing."""
-    require("vl_convert")
-    import vl_convert
+    with needs("reports need vl-convert-python", "report"):
+        import vl_convert
 
     bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     return bundle.replace("</script", "<\\/script")
-
-
-def require(*modules: str, needed: str = "") -> None:
-    """Import the libraries. Raises MissingDependencyError, by default for the extra ``report``, if one is missing."""
-    for module in modules:
-        try:
-            import_module(module)
-        except ImportError as error:
-            library = module.replace("vl_convert", "vl-convert-python")
-            told = needed or f"reports need {library}: pip install 'whisperlab[report]'"
-            raise MissingDependencyError(told) from error
 
 
 def digest(script: str) -> str:
@@ -96,3 +113,21 @@ def fact(name: str, value: object) -> tuple[str, str]:
     if name.endswith("_bytes") and isinstance(value, int):
         name, value = name.removesuffix("_bytes"), f"{value / 2**30:.1f} GiB"
     return name.replace("_", " "), format_value(value, "none")
+
+
+def percent(share: float | None) -> str:
+    """A share for a reader; small ones keep a decimal.
+
+    >>> percent(0.614), percent(0.004), percent(None)
+    ('61 %', '0.4 %', '–')
+    """
+    return "–" if share is None else f"{100 * share:.{1 if 0 < abs(share) < 0.095 else 0}f} %"
+
+
+def many(count: int, noun: str, ending: str = "s") -> str:
+    """A count with its noun.
+
+    >>> many(1, "run"), many(1200, "switch", "es")
+    ('1 run', '1,200 switches')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else ending}"

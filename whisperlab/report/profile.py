@@ -8,13 +8,14 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from whisperlab.profiling.records import AllocatingLine, CalledFunction, Operator, Records, Site
+from whisperlab.profiling.records import Records
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
-from whisperlab.report.tables import Column, Table, milliseconds, table
+from whisperlab.report.page import expression, page_text
+from whisperlab.report.tables import Table, columns, table
 from whisperlab.util.json_values import Json
-from whisperlab.util.validation import on_threads
 
 _MIB = 2**20
 
@@ -58,13 +59,14 @@ class ProfileReport:
         """The page as HTML."""
         records, checks = self.records, reconciled(self.records)
         numbers, tables = memory_numbers(records), list(_tables(records))
+        caption = "Memory, counted in four ways, each in a separate process"
         embedded = (("cpu", records.get("cpu")), ("heap", records.get("heap")))
         pages = {name: _offline(record.page).encode() for name, record in embedded if record}
         return html.render_page(
             "profile.html.j2",
             report=self,
             created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
-            numbers=table("numbers", "Memory, counted in four ways, each in a separate process", _NUMBERS, numbers),
+            numbers=table("numbers", caption, columns("numbers"), numbers),
             checks=checks,
             warnings=[check.words for check in checks if not check.holds],
             drawings=list(_drawings(records)),
@@ -73,8 +75,6 @@ class ProfileReport:
             frames={name: b64encode(gzip.compress(page, 9, mtime=0)).decode("ascii") for name, page in pages.items()},
             digests=[digest for page in pages.values() for digest in _digests(page.decode())],
             flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
-            mib=_mib,
-            on_threads=on_threads,
         )
 
 
@@ -95,51 +95,51 @@ def _offline(page: str) -> str:
 
 def memory_numbers(records: Records) -> list[Number]:
     """The numbers of the memory passes, the widest view first."""
-    memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    sizes = (
-        memory.above_libraries if memory else None,
-        memory.anonymous if memory else None,
-        heap.peak if heap else None,
-        (heap.mapped or None) if heap else None,
-        sum(memory.owned.values()) if memory else None,
-        python.peak if python else None,
-    )
-    named = zip(draw.template("memory").items(), sizes, strict=True)
-    return [Number(name, size, *words) for (name, words), size in named if size is not None]
+    found = _evaluated("numbers", records)
+    return [Number(one["name"], size, one["sees"], one["misses"]) for one, size in found if size is not None]
+
+
+def _evaluated(kind: str, records: Mapping[str, object]) -> Iterator[tuple[Json, Any]]:
+    """The numbers or tables of ``profile.json`` whose pass has run, each with its value."""
+    for one in draw.template("profile")[kind]:
+        if one["pass"] in records:
+            yield one, expression(one["value"])(**records)
 
 
 def reconciled(records: Records) -> list[Check]:
     """Check that the memory figures of the passes agree: each pass is a separate run, so some allow a difference."""
     memory, heap, python = records.get("memory"), records.get("heap"), records.get("python_memory")
-    found: list[tuple[bool, str]] = []
+    found: list[Check] = []
+
+    def check(name: str, holds: bool, **sizes: float) -> None:
+        found.append(Check(holds, page_text(f"memory_{name}", holds=holds, **sizes)))
+
     if memory and heap:
         off = abs(memory.anonymous - heap.peak)
         allowed = TOLERANCE * max(memory.anonymous, heap.peak) + SLACK
-        found.append((off <= allowed, draw.page_text("memory-heap", off=_mib(off), allowed=_mib(allowed))))
+        check("heap", off <= allowed, off=off, allowed=allowed)
         held, seen = sum(memory.owned.values()), heap.peak + heap.mapped
-        found.append((held <= seen, draw.page_text("memory-arithmetic", held=_mib(held), seen=_mib(seen))))
+        check("arithmetic", held <= seen, held=held, seen=seen)
     if heap and python:
-        words = draw.page_text("memory-python", python=_mib(python.peak), heap=_mib(heap.peak))
-        found.append((python.peak <= heap.peak, words))
+        check("python", python.peak <= heap.peak, python=python.peak, heap=heap.peak)
     if memory:
         peak, end = memory.above_libraries, memory.anonymous
-        found.append((peak >= end * (1 - TOLERANCE), draw.page_text("memory-peak", peak=_mib(peak), end=_mib(end))))
-    return [Check(ok, f"{words}: {'as expected' if ok else 'these do not agree'}") for ok, words in found]
+        check("peak", peak >= end * (1 - TOLERANCE), peak=peak, end=end)
+    return found
 
 
 def _drawings(records: Records) -> Iterator[draw.Figure]:
     if heap := records.get("heap"):
         words = f"heap over {heap.course[-1][0]:.1f} s" if heap.course else "no data"
-        yield draw.Figure("course", words, course_figure(heap.course), draw.page_text("memory-course"))
+        yield draw.Figure("course", words, course_figure(heap.course), page_text("memory_course"))
         yield _parts_drawing("stages", heap.stages, "MiB on the heap at the peak")
     if memory := records.get("memory"):
         yield _parts_drawing("owned", memory.owned, "MiB of tensors and arrays")
 
 
 def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> draw.Figure:
-    words = "; ".join(f"{part}: {_mib(size)}" for part, size in sizes.items())
     figure = parts_figure({part: size / _MIB for part, size in sizes.items()}, x)
-    return draw.Figure(name, words, figure, draw.page_text(f"memory-{name}"))
+    return draw.Figure(name, page_text("memory_words", sizes=sizes), figure, page_text(f"memory_{name}"))
 
 
 @draw.styled
@@ -170,62 +170,10 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
 
 
 def _tables(records: Records) -> Iterator[Table]:
-    if latency := records.get("latency"):
-        operations = latency.operations.items()
-        yield table("latency", "Latency in milliseconds, without a profiler", _LATENCIES, operations)
-    if heap := records.get("heap"):
-        yield table("heap", "Lines that held most at the peak (memray)", _SITES, heap.top)
-        yield table("kept", "Lines that held most at the end (memray)", _SITES, heap.kept)
-    if python := records.get("python_memory"):
-        yield table("python", "Python objects held at the end (tracemalloc)", _LINES, python.top)
-        caption = "Growth of Python objects from half-way to the end (tracemalloc)"
-        yield table("grown", caption, _LINES, python.grown)
-    if ops := records.get("ops"):
-        shares = [(one.own_s / ops.own_s, one) for one in ops.top]
-        yield table("ops", "torch's operators (torch.profiler)", _OPERATORS, shares)
-    if calls := records.get("calls"):
-        yield table("calls", "The 20 functions with the most cumulative time (cProfile)", _CALLS, calls.top)
-
-
-_NUMBERS: tuple[Column[Number], ...] = (
-    Column("Number", "The counted memory", lambda n: n.name),
-    Column("MiB", "Mebibytes", lambda n: n.bytes / _MIB, "{:,.1f}".format),
-    Column("Includes", "Memory in the number", lambda n: n.sees),
-    Column("Excludes", "Memory not in the number", lambda n: n.misses),
-)
-_LATENCIES: tuple[Column[tuple[str, Mapping[str, float]]], ...] = (
-    Column("Operation", "The timed part of the pipeline", lambda row: row[0]),
-    Column("n", "Number of calls", lambda row: row[1]["count"], "{:,}".format),
-    Column("p50", "Half took no longer", lambda row: row[1]["p50"], milliseconds),
-    Column("p95", "95 % took no longer", lambda row: row[1]["p95"], milliseconds),
-    Column("p99", "99 % took no longer", lambda row: row[1]["p99"], milliseconds),
-    Column("Longest", "The longest call", lambda row: row[1]["max"], milliseconds),
-)
-_SITES: tuple[Column[Site], ...] = (
-    Column("Line", "The line nearest to the allocation", lambda row: row.place),
-    Column("Function", "Its function", lambda row: row.function),
-    Column("For", "The module of whisperlab nearest to it", lambda row: row.stage),
-    Column("MiB", "Mebibytes", lambda row: row.bytes / _MIB, "{:,.2f}".format),
-    Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
-)
-_LINES: tuple[Column[AllocatingLine], ...] = (
-    Column("Line", "The line that allocated them", lambda row: row.place),
-    Column("KiB", "Kibibytes", lambda row: row.bytes / 1024, "{:,.1f}".format),
-    Column("Blocks", "Number of blocks", lambda row: row.blocks, "{:,}".format),
-)
-_OPERATORS: tuple[Column[tuple[float, Operator]], ...] = (
-    Column("Operator", "Its name in torch", lambda row: row[1].name),
-    Column("Calls", "Number of calls", lambda row: row[1].calls, "{:,}".format),
-    Column("Share", "Own time / own time of all", lambda row: row[0], "{:.1%}".format),
-    Column("Own ms", "Without called operators", lambda row: row[1].own_s * 1000, milliseconds),
-    Column("Own MiB", "Allocated minus freed", lambda row: row[1].own_bytes / _MIB, "{:,.1f}".format),
-)
-_CALLS: tuple[Column[CalledFunction], ...] = (
-    Column("Function", "With its place", lambda row: row.name),
-    Column("Calls", "Number of calls", lambda row: row.calls, "{:,}".format),
-    Column("Own s", "Without called functions", lambda row: row.own_s, "{:.3f}".format),
-    Column("Cumulative s", "With called functions", lambda row: row.cumulative_s, "{:.3f}".format),
-)
+    ops = records.get("ops")
+    shares = [(one.own_s / ops.own_s, one) for one in ops.top] if ops else []
+    for one, rows in _evaluated("tables", {**records, "shares": shares}):
+        yield table(one["name"], one["caption"], columns(one["columns"]), rows)
 
 
 def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
@@ -233,7 +181,3 @@ def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
         titles = [title for title, _, _ in shown.head]
         for line in shown.body:
             yield {"table": shown.name, **dict(zip(titles, (cell.sort for cell in line), strict=True))}
-
-
-def _mib(size: float) -> str:
-    return f"{size / _MIB:,.1f} MiB"

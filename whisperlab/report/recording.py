@@ -12,28 +12,26 @@ from whisperlab.evaluation.scoring.language import Label, frame_labels, segment_
 from whisperlab.evaluation.scoring.text import align
 from whisperlab.evaluation.trace import Trace
 from whisperlab.report.figure import PALETTE, Figure, Spec, template
+from whisperlab.report.page import page_text
 from whisperlab.streaming.results import timed_words
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError
 from whisperlab.util.json_values import Json
-from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
+from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
 FIXED = dict(zip(("en", "es", "fr", "it", "ru", "de", "zh"), PALETTE, strict=True))  # the same on every page
 
-_TOLD = 10  # gaps that are listed
 MAX_FRAMES = 600  # points of the probabilities that a timeline draws
 
 Row = Sequence[float]  # from and to on the vertical axis; ``rows.json`` has those of a timeline, and of all stages
 Rows = Mapping[str, Row]
 
 
-def views(
-    name: str, traces: Sequence[Trace], contrast_name: str, contrasts: Sequence[Trace], sound_limit: int
-) -> Iterator[dict[str, object]]:
-    """What a page shows of each trace of the configuration ``name``, within ``sound_limit`` characters of sound.
+def views(traces: Sequence[Trace], contrasts: Sequence[Trace], sound_limit: int) -> Iterator[dict[str, object]]:
+    """What a page shows of each trace, within ``sound_limit`` characters of sound.
 
-    ``contrasts`` are traces of the configuration ``contrast_name``, for those of the recordings that have one. The
-    steps align the transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
+    ``contrasts`` are traces of another configuration, for those of the recordings that have one. The steps align the
+    transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
     """
     colours = language_colours([*traces, *contrasts])
     others = {trace.recording: trace for trace in contrasts}
@@ -49,15 +47,13 @@ def views(
         text = " ".join(segment.text for segment in segments)
         yield {
             "trace": trace,
-            "name": name,
             "timeline": timeline(trace, f"timeline-{number}", colours=colours),
-            "contrast_name": contrast_name,
             "contrast": other and timeline(other, f"contrast-{number}", colours=colours),
             "sound": sound,
             "silent_because": silent_because,
             "segments": segments,
             "steps": align(trace.reference, text) if trace.reference else (),
-            "dropped": dropped(trace),
+            "dropped": page_text("dropped", trace=trace),
         }
 
 
@@ -253,25 +249,4 @@ def _probabilities(trace: Trace, colours: Mapping[str, str]) -> Iterable[Json]:
 
 def describe(trace: Trace) -> str:
     """A timeline for those who cannot see it."""
-    label = "{0.language} {0.start:.1f}-{0.end:.1f}".format
-    true, heard = (", ".join(map(label, labels)) for labels in (true_languages(trace), detected_languages(trace)))
-    found = f"Heard: {heard or 'nothing'}. {len(trace.switches)} switches decided.{dropped(trace)}"
-    return f"Languages of {trace.recording} in seconds. True: {true or 'not known'}. {found}"
-
-
-def dropped(trace: Trace) -> str:
-    """Sentences on audio that was dropped and speech without reliable text, each after a space; empty without any."""
-    told = (
-        ("Not heard, because the machine did not keep up", trace.gaps),
-        ("Speech without text", trace.untranscribed),
-        ("In a language that was not allowed", [flag.span for flag in trace.flags if flag.outside]),
-    )
-    return "".join(f" {what}: {_spans(spans)}." for what, spans in told if spans)
-
-
-def _spans(spans: Sequence[Span]) -> str:
-    """Total length of spans and where they lie, such as ``1.0 s (1.0-2.0)``."""
-    listed = [f"{seconds(span.start):.1f}-{seconds(span.end):.1f}" for span in spans[:_TOLD]]
-    if more := len(spans) - len(listed):
-        listed.append(f"and {more} more")
-    return f"{seconds(sum(map(len, spans))):.1f} s ({', '.join(listed)})"
+    return page_text("describe", trace=trace, spoken=true_languages(trace), found=detected_languages(trace))

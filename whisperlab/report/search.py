@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from whisperlab.experiments.significance import Importance, importances, pareto_front, separation
 from whisperlab.report import charts
 from whisperlab.report import figure as draw
-from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, many, measured_alike, percent
+from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Result, measured_alike
+from whisperlab.report.page import page_text, page_texts, percent
 from whisperlab.report.tables import Column, Table, mebibytes, table
 from whisperlab.util.html import format_value
-from whisperlab.util.statistics import LEAST_UNITS
 
 MAX_LINES = 300  # configurations in a picture
 MAX_OPTIONS = 8  # axes of options in a picture
@@ -86,22 +86,17 @@ def search_section(results: Results) -> SearchSection | None:
     axes = [one.option for one in measured[0][1][:MAX_OPTIONS]]
     chosen = _some(on_front)
     shown, marks = [runs[n] for n in chosen], [on_front[n] for n in chosen]
-    words = _words(runs, members, objectives)
-    count, fewer = f"All {len(runs)} configurations.", ""
-    if len(shown) < len(runs):
-        count = f"{len(shown)} of {len(runs)} configurations: the front, and an even choice of the others."
-    if len(axes) < len(options):
-        fewer = f" Of {len(options)} options, the {len(axes)} that explain most of the errors."
-    compared = ", ".join(one.name for one in objectives)
-    front = draw.page_text("search-front", members=len(members), all=len(runs), objectives=compared)
+    words = page_text("front_words", n=len(runs), members=members, most=MAX_WORDS, objectives=objectives)
+    front = page_text("search_front", members=len(members), all=len(runs), objectives=objectives)
     places = {name: _option(name, shown) for name in axes} | {o.name: _scaled(o.of(shown), o.show) for o in objectives}
     alt = f"Parallel coordinates over {', '.join(axes)}. {words}"
+    sizes = {"shown": len(shown), "all": len(runs), "axes": len(axes), "options": len(options)}
     return SearchSection(
         (front, *left_out),
         _front_table(members, objectives),
-        _picture(shown, marks, objectives, words, count),
+        _picture(shown, marks, objectives, words, len(runs)),
         _importance(measured, axes),
-        charts.parallel(shown, places, marks, alt, draw.page_text("parallel", count=count, fewer=fewer)),
+        charts.parallel(shown, places, marks, alt, page_text("parallel", **sizes)),
     )
 
 
@@ -115,12 +110,10 @@ def _objectives(results: Results) -> tuple[list[Objective], list[Result]]:
     return [o for o in (error, cost, MEMORY) if all(o.value(result) is not None for result in runs)], runs
 
 
-def _left_out(results: Results, runs: Results) -> list[str]:
+def _left_out(results: Results, runs: Results) -> tuple[str, ...]:
     compared, kind = {result.config_id for result in runs}, runs[0].language_measure
-    left = [(result.name, result.language_measure) for result in results if result.config_id not in compared]
-    reasons = [f"{name} ({'no score' if measure == kind else f'measured by {measure}'})" for name, measure in left]
-    told = f"{len(runs)} of {len(results)} configurations are compared. Left out: {'; '.join(reasons)}."
-    return [told] if reasons else []
+    left_out = [result for result in results if result.config_id not in compared]
+    return page_texts("search_compared", n=len(runs), all=len(results), left_out=left_out, kind=kind)
 
 
 def _noise(objective: Objective, runs: Results) -> str:
@@ -140,13 +133,7 @@ def _noise(objective: Objective, runs: Results) -> str:
     found = separation(parts[:, usable], wholes[:, usable])
     if found.shown:
         return ""
-    n = f"n = {many(found.n, 'recording')}"
-    if found.n < LEAST_UNITS:
-        return f"that takes at least {LEAST_UNITS} recordings ({n})"
-    value, low, high = map(objective.show, (found.value, found.low, found.high))
-    needed = "no number would help" if found.needed is None else f"about {found.needed:,} would be needed"
-    numbers = {"value": value, "low": low, "high": high, "n": n, "needed": needed}
-    return draw.page_text("search-noise", objective=objective.name, all=len(runs), **numbers)
+    return page_text("search_noise", objective=objective, all=len(runs), found=found)
 
 
 def _some(on_front: Sequence[bool]) -> list[int]:
@@ -167,34 +154,22 @@ def _front_table(members: Results, objectives: Objectives) -> Table:
     return table("front", "The Pareto front: no other configuration beats these", columns, members)
 
 
-def _words(runs: Results, members: Results, objectives: Objectives) -> str:
-    told = [", ".join(f"{o.name} {o.show(o.of([result])[0])}" for o in objectives) for result in members[:MAX_WORDS]]
-    listed = "; ".join(f"{result.name}: {values}" for result, values in zip(members, told, strict=False))
-    more = f"; and {len(members) - MAX_WORDS} more" if len(members) > MAX_WORDS else ""
-    return f"{len(runs)} configurations, {len(members)} on the Pareto front: {listed}{more}"
-
-
-def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, count: str) -> draw.Figure:
+def _picture(shown: Results, marks: Sequence[bool], objectives: Objectives, words: str, n: int) -> draw.Figure:
     named = dict(zip(("y", "x", "size"), objectives, strict=False))
     rows = []
     for result, on_front in zip(shown, marks, strict=True):
         places = {name: one.of([result])[0] / _UNITS[one.unit] for name, one in named.items()}
         rows.append({**charts.identity(result), "front": on_front, **places})
-    size = f" The larger a point, the more {named['size'].name}." if "size" in named else ""
-    wait = draw.page_text("response") if named["x"] is RESPONSE else ""
     x, y = f"{named['x'].axis} (to the left: better)", f"{named['y'].axis} (down: better)"
-    caption = draw.page_text("front", count=count, size=size, wait=wait)
+    caption = page_text("front", shown=len(shown), all=n, size=named.get("size"), waits=named["x"] is RESPONSE)
     return charts.points("front-picture", rows, x, y, words, caption, sized="size" in named)
 
 
 def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
     found = [(objective, [one for one in every if one.option in options]) for objective, every in measured]
-    shares = "{0.option} {1} (chance {2})".format
-    listed = [", ".join(shares(one, percent(one.share), percent(one.chance)) for one in every) for _, every in found]
-    alt = "; ".join(f"{objective.name}: {told}" for (objective, _), told in zip(found, listed, strict=True))
-    nothing = "" if any(one.shown for _, every in found for one in every) else " Here no bar passes."
-    caption = draw.page_text("importance", nothing=nothing)
-    return draw.Figure("importance", f"Importance of options. {alt}", importance_figure(found), caption)
+    caption = page_text("importance", any_shown=any(one.shown for _, every in found for one in every))
+    alt = page_text("importance_words", measured=found)
+    return draw.Figure("importance", alt, importance_figure(found), caption)
 
 
 @draw.styled

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from whisperlab.evaluation.scoring import response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
-from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name, many, percent
-from whisperlab.report.figure import Figure, page_text
+from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name
+from whisperlab.report.figure import Figure
 from whisperlab.report.findings import TRUSTED, findings, warnings
-from whisperlab.report.page import render_page, write_page
+from whisperlab.report.page import page_text, render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Pair, table
+from whisperlab.report.tables import Pair, columns, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
@@ -83,7 +83,7 @@ class SweepReport:
         sections = self._sections()
         page = self._page(sections, SOUND_LIMIT)
         if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
-            page = replace(self, warnings=(*self.warnings, page_text("warning-players")))._page(sections, 0)
+            page = replace(self, warnings=(*self.warnings, page_text("warning_players")))._page(sections, 0)
         return write_page(path, page)
 
     def html(self, sound_limit: int = SOUND_LIMIT) -> str:
@@ -91,17 +91,16 @@ class SweepReport:
         return self._page(self._sections(), sound_limit)
 
     def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
-        shown, contrast = (result.name if result else "" for result in (self.shown, self.contrast))
-        recordings = list(views(shown, self.traces, contrast, self.contrasts, sound_limit))
-        return render_page("sweep.html.j2", report=self, recordings=recordings, many=many, percent=percent, **sections)
+        recordings = list(views(self.traces, self.contrasts, sound_limit))
+        return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
 
     def _sections(self) -> dict[str, object]:
         operations = [(result.name, operation) for result in self.results for operation in result.operations]
         each, latency = "Every run: one configuration on one recording", "Latency of every operation, in milliseconds"
         return {
             "tables": _tables(self),
-            "runs": table("runs", each, tables.RUN_COLUMNS, self.runs),
-            "latency": table("latency", latency, tables.OPERATION_COLUMNS, operations),
+            "runs": table("runs", each, columns("runs"), self.runs),
+            "latency": table("latency", latency, columns("operations"), operations),
             "outcomes": _outcomes(self.results),
             "heatmaps": _heatmaps(self.results, self.options),
             "tradeoff": _tradeoff(self.results),
@@ -115,7 +114,7 @@ class SweepReport:
         """The same report with an earlier one as its baseline."""
         found = tuple(tables.pairs(self.results, self.store, earlier.results, earlier.store))
         return replace(
-            self, baseline=found, warnings=self.warnings if found else (*self.warnings, page_text("warning-pairs"))
+            self, baseline=found, warnings=self.warnings if found else (*self.warnings, page_text("warning_pairs"))
         )
 
 
@@ -166,11 +165,6 @@ def from_store(
         contrasts=contrasts,
         origin={name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")},
     )
-
-
-def from_rows(rows: Iterable[Row], *, folder: str | Path = ".", **options: Any) -> SweepReport:
-    """The report of some rows; see `from_store`. Raises SweepError for a row without config, recording or status."""
-    return from_store(in_memory(rows), folder=folder, **options)
 
 
 def from_traces(
@@ -242,7 +236,7 @@ def _shown(store: ResultsStore, found: Sequence[Result], load: LoadTrace) -> tup
     same = (worst and worst.config_id, json.dumps([trace.recording for trace in traces]))
     contrasts, more = _load(store.rows(where, same), load)
     origins = {str([t.header.get(part) for part in ("machine", "versions", "commit")]) for t in (*traces, *contrasts)}
-    mixed = [page_text("warning-origins", n=len(origins))] if len(origins) > 1 else []
+    mixed = [page_text("warning_origins", n=len(origins))] if len(origins) > 1 else []
     return (best, traces), (worst, contrasts), [*notes, *more, *mixed]
 
 
@@ -285,7 +279,7 @@ def _flat(run: Result) -> dict[str, object]:
 
 def _tables(report: SweepReport) -> list[tables.Table]:
     """All runs, and each corpus by itself: spliced and natural speech are not equally difficult."""
-    found = [table("configurations", "All recordings together", tables.RESULT_COLUMNS, report.results)]
+    found = [table("configurations", "All recordings together", columns("results"), report.results)]
     if len(report.extent.corpora) < 2:
         return found
     ids = [result.config_id for result in report.results[:MAX_CORPUS_LINES]]
@@ -294,7 +288,7 @@ def _tables(report: SweepReport) -> list[tables.Table]:
     for number, corpus in enumerate(report.extent.corpora):
         own = counts.results(report.store, where, (corpus, json.dumps(ids)), report.options)
         title = f"Corpus {corpus or 'unknown'} alone{some}"
-        found.append(table(f"corpus-{number}", title, tables.RESULT_COLUMNS, own))
+        found.append(table(f"corpus-{number}", title, columns("results"), own))
     return found
 
 
@@ -302,19 +296,12 @@ def _outcomes(found: Sequence[Result]) -> Figure | None:
     asked = [result for result in found if result.cache.lookups]
     if not asked:
         return None
-    kept, left_out = asked, ""
+    kept = asked
     if len(asked) > MAX_BARS:  # those with the largest cache
         size = max(result.config.get(SIZE) or 0 for result in asked)
         kept = [result for result in asked if (result.config.get(SIZE) or 0) == size][:MAX_BARS]
-        left_out = f" ({len(kept)} of {len(asked)} configurations)"
-    words = "; ".join(map(_outcome_words, kept))
-    return Figure("outcomes", words, charts.outcomes_figure(kept), page_text("outcomes", left_out=left_out))
-
-
-def _outcome_words(result: Result) -> str:
-    cache = result.cache
-    wrong = "unknown" if cache.wrong_share is None else f"{cache.wrong_share:.0%}"
-    return f"{result.name}: {cache.hit_rate:.0%} of look-ups hit, {wrong} of all with another language"
+    words, caption = page_text("outcome_words", results=kept), page_text("outcomes", shown=len(kept), all=len(asked))
+    return Figure("outcomes", words, charts.outcomes_figure(kept), caption)
 
 
 def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Figure, Figure]]:
@@ -327,9 +314,9 @@ def _heatmaps(found: Sequence[Result], options: Sequence[str]) -> list[tuple[Fig
     grids = [(name, facet) for name, facet in facets.items() if len(facet) > 1]
     pairs_of_figures = []
     for number, (name, facet) in enumerate(grids[:MAX_HEATMAPS]):
-        alt = f"rate of {name}: " + "; ".join(map(_outcome_words, facet))
+        alt = f"rate of {name}: {page_text('outcome_words', results=facet)}"
         hits = charts.heatmap(facet, "hit_rate", f"hits-{number}", f"Hit {alt}", name)
-        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", page_text("false-hits"))
+        false = charts.heatmap(facet, "false_hit_rate", f"false-{number}", f"False-hit {alt}", page_text("false_hits"))
         pairs_of_figures.append((hits, false))
     return pairs_of_figures
 
@@ -338,14 +325,9 @@ def _tradeoff(found: Sequence[Result]) -> Figure | None:
     placed = [r for r in counts.measured_alike(found) if None not in (r.cache.saved_share, r.language_error)]
     if len(placed) < 2:
         return None
-    alt = "; ".join(f"{r.name}: {r.cache.saved_share:.0%} saved, error {r.language_error:.1%}" for r in placed)
-    return charts.tradeoff(placed, alt, page_text("tradeoff"))
+    return charts.tradeoff(placed, page_text("tradeoff_words", results=placed), page_text("tradeoff"))
 
 
 def _speed(shown: Result) -> Figure:
-    cost = shown.sums["self_cost_ns"]  # as the runs measured it
-    worst = " (of the worst recording)" if shown.n_recordings > 1 else ""
-    added = f" Measuring adds about {cost / 1000:.2f} µs to each." if cost else ""
-    words = "; ".join(f"{o.name}: median {o.p50:.3g} ms, p95 {o.p95:.3g} ms" for o in shown.operations)
-    told = page_text("latency", name=shown.name, worst=worst, cost=added)
-    return Figure("latency-picture", words, charts.latency_figure(shown.operations), told)
+    words, caption = page_text("latency_words", operations=shown.operations), page_text("latency", result=shown)
+    return Figure("latency-picture", words, charts.latency_figure(shown.operations), caption)

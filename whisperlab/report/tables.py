@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from whisperlab.experiments.results_store import ResultsStore
-from whisperlab.report.counts import WRONG_FRAMES, WRONG_TEXT, Operation, Result, percent, results
+from whisperlab.report.counts import Result, results
 from whisperlab.report.figure import template
-from whisperlab.util.statistics import LEAST_UNITS, Interval
+from whisperlab.report.page import expression, page_text, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_LINES = 500  # of a table; a page of more is slow to open
 
@@ -21,7 +24,7 @@ Value = str | float | None
 
 @dataclass(slots=True, frozen=True)
 class Column(Generic[T]):
-    """A column: its title, what it means (empty: the text in ``columns.json``), and the value a row sorts by.
+    """A column: its title, what it means, and the value a row sorts by.
 
     ``show`` gives that value for people, ``note`` smaller print beside it, such as its interval.
     """
@@ -60,10 +63,8 @@ def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[
     rows = rows[:MAX_LINES]
     by_column = [(column, [_cell(column, row) for row in rows]) for column in columns]
     kept = [(column, cells) for column, cells in by_column if any(cell.sort is not None for cell in cells)]
-    known = template("columns")
     numeric = [any(isinstance(cell.sort, int | float) for cell in cells) for _, cells in kept]
-    titles = [(column.title, column.about or known[column.title]) for column, _ in kept]
-    head = tuple((*title, is_number) for title, is_number in zip(titles, numeric, strict=True))
+    head = tuple((one.title, one.about, is_number) for (one, _), is_number in zip(kept, numeric, strict=True))
     configs = tuple(row.config_id for row in rows if isinstance(row, Result))
     return Table(name, caption, head, tuple(zip(*(cells for _, cells in kept), strict=True)), configs)
 
@@ -86,112 +87,30 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
-def _range(interval: Interval) -> str:
-    low, high = (100 * end for end in interval)
-    return f"{low:.0f}–{high:.0f} %"
+_SHOWS: Mapping[str, Callable[[Any], str]] = {"percent": percent, "milliseconds": milliseconds, "mebibytes": mebibytes}
 
 
-def _checked(result: Result) -> str:
-    cache = result.cache
-    if cache.false_hit_interval is None:
-        return "not checked" if cache.hits else ""
-    interval = f"{_range(cache.false_hit_interval)}, " if result.n_recordings >= LEAST_UNITS else ""
-    return f"{interval}n = {cache.checked:,} hits"
+@cache
+def columns(name: str) -> tuple[Column[Any], ...]:
+    """The columns of a table in ``tables.json``: their values are Jinja expressions of a ``row``, notes are macros."""
+    spec = template("tables")
+    return tuple(_column(**{"about": spec["meanings"].get(one["title"], ""), **one}) for one in spec[name])
 
 
-def _lookups(result: Result) -> str:
-    return f"n = {result.cache.lookups:,}" if result.cache.lookups else ""
+def frame(name: str, rows: Iterable[object]) -> pd.DataFrame:
+    """Rows through the columns ``frame_NAME`` of ``tables.json``, for a notebook."""
+    import pandas as pd
+
+    shown = columns(f"frame_{name}")
+    return pd.DataFrame([[one.value(row) for one in shown] for row in rows], columns=[one.title for one in shown])
 
 
-def _saved(result: Result) -> str:
-    return "" if result.cache.saved_share is None else percent(result.cache.saved_share)
-
-
-def _error_note(result: Result, measure: str) -> str:
-    if result.error_by(measure) is None:
-        return ""
-    interval, n = result.language_error_interval, f"n = {result.n_recordings}"
-    return f"{n}, no interval" if interval is None else f"{_range(interval)}, {n}"
-
-
-_NAME: Column[Result] = Column("Configuration", "The options that vary", lambda r: r.name)
-_FALSE: Column[Result] = Column("False-hit rate", "", lambda r: r.cache.false_hit_rate, percent, _checked)
-_LANGUAGE: Mapping[str, Column[Result]] = {
-    measure: Column(measure.capitalize(), "", partial(Result.error_by, measure=measure), percent)
-    for measure in (WRONG_TEXT, WRONG_FRAMES)
-}
-_WRONG: Column[Result] = Column("Words wrong", "", lambda r: r.mixed_error, percent)
-
-# Hit rate beside false-hit rate, then what it did to language and text.
-RESULT_COLUMNS: tuple[Column[Result], ...] = (
-    _NAME,
-    Column("Hit rate", "Look-ups the cache answered, and all (n)", lambda r: r.cache.hit_rate, percent, _lookups),
-    _FALSE,
-    Column("Encoder saved", "", lambda r: r.cache.saved_s if r.cache.lookups else None, "{:.1f} s".format, _saved),
-    *(replace(one, note=partial(_error_note, measure=measure)) for measure, one in _LANGUAGE.items()),
-    Column("Switch F1 (1 s)", "", lambda r: r.switch_f1, "{:.2f}".format),
-    Column("Decision delay", "", lambda r: r.decision_delay(), "{:.1f} s".format),
-    _WRONG,
-    Column("Real-time factor (processor)", "", lambda r: r.processor_factor, "{:.2f}".format),
-    Column("Real-time factor (wall)", "", lambda r: r.real_time_factor, "{:.2f}".format),
-    Column("Threads", "Compute threads that these times were measured with", lambda r: r.threads),
-    Column("Response p95", "", lambda r: r.sums["response_p95_s"], "{:.2f} s".format),
-    Column("Runs", "Recordings this configuration finished", lambda r: r.n_runs),
-    Column("Peak memory", "Highest resident memory of any run", lambda r: r.sums["peak_rss_bytes"], mebibytes),
-)
-
-OPERATION_COLUMNS: tuple[Column[tuple[str, Operation]], ...] = (
-    Column("Configuration", "The options that vary", lambda row: row[0]),
-    Column("Operation", "The part of the pipeline that was timed", lambda row: row[1].name),
-    Column("n", "How often, all recordings together", lambda row: row[1].count, "{:,}".format),
-    Column("Mean", "Total / n", lambda row: row[1].mean, milliseconds),
-    Column("p50", "Median of the recordings' medians", lambda row: row[1].p50, milliseconds),
-    Column("p95", "Worst 95th percentile of any recording", lambda row: row[1].p95, milliseconds),
-    Column("p99", "Worst 99th percentile of any recording", lambda row: row[1].p99, milliseconds),
-    Column("Longest", "The longest single one", lambda row: row[1].longest, milliseconds),
-)
-
-RUN_COLUMNS: tuple[Column[Result], ...] = (  # of results that are single runs
-    _NAME,
-    Column("Recording", "Its id", lambda r: r.sums["recording"]),
-    Column("Corpus", "Where the recording is from", lambda r: r.sums["corpus"]),
-    Column("Status", "Whether the run finished", lambda r: r.sums["status"], note=lambda r: r.sums["error"] or ""),
-    Column("Audio", "Length", lambda r: r.sums["duration_s"], "{:.1f} s".format),
-    Column("Hit rate", "Look-ups that the cache answered", lambda r: r.cache.hit_rate, percent),
-    _FALSE,
-    *_LANGUAGE.values(),
-    _WRONG,
-    Column("Compute", "Wall time inside the transcriber", lambda r: r.sums["compute_s"], "{:.1f} s".format),
-)
+def _column(title: str, about: str, value: str, show: str = "{}", note: str = "") -> Column[Any]:
+    read, shown = expression(value), _SHOWS.get(show, show.format)
+    return Column(title, about, lambda row: read(row=row), shown, lambda row: page_text(note, row=row) if note else "")
 
 
 Pair: TypeAlias = tuple[Result, Result]  # one configuration now and in the baseline, over the recordings of both
-
-_MEASURES: tuple[tuple[str, Callable[[Result], Any], Callable[[float], str]], ...] = (
-    ("words wrong", lambda r: r.mixed_error, percent),
-    (WRONG_TEXT, lambda r: r.error_by(WRONG_TEXT), percent),
-    (WRONG_FRAMES, lambda r: r.error_by(WRONG_FRAMES), percent),
-    ("switch F1 (1 s)", lambda r: r.switch_f1, "{:.2f}".format),
-    ("decision delay of the found, median, s", lambda r: r.decision_delay(of_found=True), "{:.2f}".format),
-    ("hit rate", lambda r: r.cache.hit_rate, percent),
-    ("false-hit rate", lambda r: r.cache.false_hit_rate, percent),
-    ("real-time factor (processor)", lambda r: r.processor_factor, "{:.2f}".format),
-    ("real-time factor (wall)", lambda r: r.real_time_factor, "{:.2f}".format),
-    ("chunk, p95, ms", lambda r: r.sums["chunk_p95_ms"], "{:.1f}".format),
-    ("language-ID, p95, ms", lambda r: r.sums["language_id_p95_ms"], "{:.1f}".format),
-    ("peak memory, MiB", lambda r: (peak := r.sums["peak_rss_bytes"]) and peak / 2**20, "{:,.0f}".format),
-)
-
-
-class Change(NamedTuple):
-    """One measure of one configuration, before and now; ``show`` formats its values."""
-
-    name: str
-    measure: str
-    before: float
-    now: float
-    n: int
-    show: Callable[[float], str]
 
 
 def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore) -> list[Pair]:
@@ -224,20 +143,9 @@ def _over_shared(now: Result, store: ResultsStore, before: Result, earlier: Resu
 def baseline_table(found: Iterable[Pair]) -> Table:
     """A line per configuration and measure that both sides have."""
     changes = [
-        Change(now.name, measure, old, new, now.n_recordings, show)
+        {"configuration": now, "measure": one, "before": old, "now": new}
         for now, before in found
-        for measure, take, show in _MEASURES
-        if (old := take(before)) is not None and (new := take(now)) is not None
+        for one in columns("measures")
+        if (old := one.value(before)) is not None and (new := one.value(now)) is not None
     ]
-    return table("baseline", "Now and in the baseline, over the recordings of both", _CHANGE_COLUMNS, changes)
-
-
-_CHANGE_COLUMNS: tuple[Column[Change], ...] = (
-    Column("Configuration", "The options that vary", lambda c: c.name),
-    Column("Measure", "What was measured", lambda c: c.measure),
-    Column("Baseline", "Before", lambda c: c.show(c.before)),
-    Column("Now", "In this sweep", lambda c: c.show(c.now)),
-    Column("Change", "Now - baseline", lambda c: c.now - c.before, "{:+.3g}".format),
-    Column("Ratio", "Now / baseline", lambda c: c.now / c.before if c.before else None, "{:.2f}".format),
-    Column("n", "Recordings that both have", lambda c: c.n),
-)
+    return table("baseline", "Now and in the baseline, over the recordings of both", columns("baseline"), changes)
