@@ -110,8 +110,10 @@ def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = 
 class ResultsStore(AbstractContextManager["ResultsStore"]):
     """An open store, and its context manager. Raises SweepError, with its name, if it is damaged or the disk full."""
 
-    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
-        self.connection, self.name = connection, name
+    def __init__(self, uri: str, name: str | Path) -> None:
+        self.name = str(name)
+        with self._explained():
+            self.connection = sqlite3.connect(uri, uri=True, timeout=30)
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
@@ -329,7 +331,7 @@ def _existing(folder: Path) -> Path:
 
 def _opened(uri: str, path: Path) -> ResultsStore:
     """The store, if this version can read it."""
-    store = _connect(uri, path)
+    store = ResultsStore(uri, path)
     try:
         ((layout,),) = store.sql("pragma user_version")
         n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
@@ -342,17 +344,10 @@ def _opened(uri: str, path: Path) -> ResultsStore:
 
 
 def _new(file: str | Path, name: str | Path) -> ResultsStore:
-    store = _connect(str(file), name)
+    store = ResultsStore(str(file), name)
     with store._explained("cannot be made: "):
         store.connection.executescript(f"begin; {_SQL['tables']} {_SQL['totals']} commit;")
     return store
-
-
-def _connect(uri: str, name: str | Path) -> ResultsStore:
-    try:
-        return ResultsStore(sqlite3.connect(uri, uri=True, timeout=30), str(name))
-    except sqlite3.Error as error:
-        raise SweepError(f"{name}: {error}") from error
 
 
 def _columns(row: Row) -> dict[str, object]:
