@@ -64,7 +64,7 @@ SCORES = (
     "false_switches_per_hour",
     "encoded_s_per_s",
 )
-_CLAIMS = tomllib.loads(Path(__file__).with_name("claims.toml").read_text("utf-8"))
+_TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 
 
 @dataclass(slots=True, frozen=True)
@@ -314,7 +314,7 @@ def check_claims(rows: Iterable[TableRow], operations: Iterable[TableRow]) -> li
     for row in operations:
         values[row["variant"]][row["operation"]] = row["p95"]
     claims = []
-    for what, entry in _CLAIMS.items():
+    for what, entry in _TABLES["claims"].items():
         name, claimed = entry["column"], entry["claimed"]
         claim: TableRow = {"what": what, "claimed": claimed}
         for variant in (GUIDE, DEFAULT):
@@ -369,19 +369,10 @@ def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
 
 
 def _time_cells(row: TableRow) -> dict[str, str]:
-    memory = {name: row[f"{name}_memory_bytes"] for name in ("peak", "steady")}
-    return {
-        "variant": row["variant"],
-        "chunks": str(row["chunks"]),
-        "chunk p50 ms": f"{row['chunk_ms_p50']:.1f}",
-        **{f"p{q} ms": f"{row[f'chunk_ms_p{q}']:.0f}" for q in (95, 99)},
-        **{f"{name} / before": _cell(row, f"chunk_ms_{name}_ratio") for name in ("p95", "mean")},
-        "threads": str(row["threads"]),
-        "real-time factor (wall)": f"{row['real_time_factor']:.2f}",
-        "encodes per s": f"{row['encoder_calls_per_s']:.1f}",
-        "encoder s per s": f"{row['encoder_s_per_s']:.1f}",
-        **{f"{name} MB": "-" if size is None else f"{size / 1e6:.0f}" for name, size in memory.items()},
-    }
+    sizes = {name: row[f"{name}_memory_bytes"] for name in ("peak", "steady")}
+    memory = {name: "-" if size is None else f"{size / 1e6:.0f}" for name, size in sizes.items()}
+    ratios = {name: _cell(row, f"chunk_ms_{name}_ratio") for name in ("p95", "mean")}
+    return {title: form.format_map({**row, **ratios, **memory}) for title, form in _TABLES["times"].items()}
 
 
 def _cell(row: TableRow, name: str) -> str:
