@@ -36,11 +36,6 @@ NanosecondArray = npt.NDArray[np.int64]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OPERATIONS = (
-    *("vad.buffer_append", "lid.buffer_append", "lid.total", "lid.frame_extract", "lid.encoder_forward"),
-    *("lid.detect", "lid.smoothing", "lid.sustained_detection", "whisper.buffer_read", "whisper.insert_audio"),
-    *("whisper.infer", "whisper.decode", "chunk.total", "vad.detect", "session.restart"),
-)
 PERCENTILES = (50, 90, 95, 99)
 FIELDS = ("count", "total", "mean", "min", "max", "std", *(f"p{q}" for q in PERCENTILES), "last", "n")
 

@@ -347,5 +347,8 @@ def test_lack_of_memory_is_not_told_as_a_broken_disk(name: str, kind: type[Excep
             error.sqlite_errorname = name
             raise error
 
+    store = ResultsStore(":memory:", "rows")
+    store.connection.close()
+    store.connection = Connection()  # type: ignore[assignment]
     with pytest.raises(kind, match=r"not enough memory for rows|rows: disk I/O error"):
-        ResultsStore(Connection(), "rows").sql("select 1")  # type: ignore[arg-type]
+        store.sql("select 1")

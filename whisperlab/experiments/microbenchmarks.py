@@ -130,11 +130,7 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     metrics = PerformanceMetrics()
     nothing = metrics.measure("lid.total")(lambda: None)
     names = {"metrics": metrics, "clock": time.perf_counter_ns, "nothing": nothing}
-    statements = _STATEMENTS["metrics"]
-    floor = next(iter(statements))  # two readings of the clock
-    asked: dict[str, tuple[str, ...]] = {name: (name,) for name in statements}
-    asked |= {f"{name} / {floor}": (name, floor) for name in statements if name != floor}
-    figures = _in_turns(statements, names, asked)
+    figures = _in_turns(_STATEMENTS["metrics"], names, _STATEMENTS["metrics_figures"])
     parallel = [_parallel_record_ns() for _ in range(ROUNDS)]
     figures.append(summary(f"record() from {RECORDING} threads at once, by the wall clock", "ns", parallel))
     before = _resident_bytes(metrics, 10_000)  # enough to fill every buffer

@@ -1,7 +1,7 @@
 """The results of a sweep: one SQLite file, ``results.sqlite``, in the sweep's folder.
 
 A task has one row, named by its ``key``: a digest of everything that the result depends on. The file
-``results_store.sql`` describes the tables.
+``results_store.sql`` describes the tables, and ``results_store.toml`` their columns.
 
 SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
 writes. `whisperlab.experiments.store_import` converts a store of an earlier version (``results.jsonl``).
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -77,44 +78,8 @@ _FIELDS = {name: _FITS.get(hint.__forward_arg__, AMOUNT_OR_NULL) for name, hint 
 _REQUIRED = {"key", "status", "config", "recording"}
 
 _COUNTED = ("hits", "misses", "silence", "repeat", "similar", "checked", "false_hits", "evictions")
-# The columns of ``results`` besides id and config_id. Sums of these columns divide into the rates of several rows.
-COLUMNS = {
-    **dict.fromkeys(("key", "recording", "corpus", "split", "status", "error", "version", "created"), "text"),
-    **dict.fromkeys(("duration_s", "compute_s", "response_p95_s", "chunk_p95_ms", "language_id_p95_ms"), "real"),
-    "processor_s": "real",
-    "self_cost_ns": "real",  # what one measurement adds
-    **dict.fromkeys(("peak_rss_bytes", "threads"), "integer"),
-    # of the encoder cache: hits by cause are silence, repeat and similar; checked hits were recomputed
-    **dict.fromkeys(_COUNTED, "integer"),
-    "encode_s": "real",
-    "saved_s": "real",  # what the hits would have taken at the row's mean encode
-    # of the text; null without decoding
-    **dict.fromkeys(("errors", "words"), "integer"),
-    # speech under a wrong language label: of the final text, or of the frames without decoding
-    **dict.fromkeys(("wrong_s", "speech_s"), "real"),
-    # switches_matched: placed within one second of a true one
-    **dict.fromkeys(("switches_true", "switches_found", "switches_matched"), "integer"),
-    "delays": "text",  # JSON list: seconds from each switch that was found to its decision
-}
-_RATES = {
-    "mixed_error_rate": "1.0 * errors / words",
-    "language_error_rate": "wrong_s / speech_s",
-    "hit_rate": "1.0 * hits / (hits + misses)",
-    "real_time_factor": "compute_s / duration_s",
-}
-# What is known of several rows together, as SQL. Percentiles cannot be added: of them there is the worst of any row.
-_MAXIMA = ("response_p95_s", "chunk_p95_ms", "language_id_p95_ms", "self_cost_ns", "peak_rss_bytes")
-TOTALS = {
-    "config_id": "config_id",
-    "n_runs": "count(*)",
-    "n_recordings": "count(distinct recording)",
-    **{name: f"sum({name})" for name, kind in COLUMNS.items() if kind != "text" and name not in (*_MAXIMA, "threads")},
-    **{name: f"max({name})" for name in _MAXIMA},
-    "processor_s": "case when count(processor_s) = count(*) then sum(processor_s) end",  # null if any row lacks it
-    "least_threads": "min(threads)",
-    "most_threads": "max(threads)",
-    "known_threads": "count(threads)",
-}
+_TABLES: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+COLUMNS, _RATES, TOTALS = (_TABLES[name] for name in ("columns", "rates", "totals"))
 _POOLED = f"select {', '.join(TOTALS.values())} from results where status = 'ok' and {{}} group by config_id"
 # configurations without a line in ``totals``
 _MISSING = "config_id in (select config_id from configurations except select config_id from totals)"
@@ -145,8 +110,10 @@ def task_key(config: Json, audio_sha256: str, model_digest: str, version: str = 
 class ResultsStore(AbstractContextManager["ResultsStore"]):
     """An open store, and its context manager. Raises SweepError, with its name, if it is damaged or the disk full."""
 
-    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
-        self.connection, self.name = connection, name
+    def __init__(self, uri: str, name: str | Path) -> None:
+        self.name = str(name)
+        with self._explained():
+            self.connection = sqlite3.connect(uri, uri=True, timeout=30)
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
@@ -364,7 +331,7 @@ def _existing(folder: Path) -> Path:
 
 def _opened(uri: str, path: Path) -> ResultsStore:
     """The store, if this version can read it."""
-    store = _connect(uri, path)
+    store = ResultsStore(uri, path)
     try:
         ((layout,),) = store.sql("pragma user_version")
         n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
@@ -377,17 +344,10 @@ def _opened(uri: str, path: Path) -> ResultsStore:
 
 
 def _new(file: str | Path, name: str | Path) -> ResultsStore:
-    store = _connect(str(file), name)
+    store = ResultsStore(str(file), name)
     with store._explained("cannot be made: "):
         store.connection.executescript(f"begin; {_SQL['tables']} {_SQL['totals']} commit;")
     return store
-
-
-def _connect(uri: str, name: str | Path) -> ResultsStore:
-    try:
-        return ResultsStore(sqlite3.connect(uri, uri=True, timeout=30), str(name))
-    except sqlite3.Error as error:
-        raise SweepError(f"{name}: {error}") from error
 
 
 def _columns(row: Row) -> dict[str, object]:

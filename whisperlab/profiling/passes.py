@@ -132,12 +132,8 @@ def _bytes(value: object, seen: set[int]) -> int | None:
 def attributes(value: object) -> Iterator[tuple[str, object]]:
     """Names and values of an object's attributes, in its ``__dict__`` and in slots."""
     yield from getattr(value, "__dict__", {}).items()
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            mangled = f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") else name
-            if name not in ("__dict__", "__weakref__") and hasattr(value, mangled):
-                yield name, getattr(value, mangled)
+    if isinstance(state := object.__getstate__(value), tuple):  # the dict and the slots
+        yield from state[1].items()
 
 
 def heap(workload: Workload) -> records.Heap:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import itertools
 import time
+import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -62,22 +64,7 @@ SCORES = (
     "false_switches_per_hour",
     "encoded_s_per_s",
 )
-_NETWORK = (
-    "buffers and timers are a thousandth of a chunk; the rest is the network, which the guide's cache seldom avoids"
-)
-# The guide's claims: what, the reduction, the column of `variant_row` or the operation, the reason of the result.
-_CLAIMS = (
-    ("total per chunk, p95", 0.35, "chunk_ms_p95_ratio", _NETWORK),
-    ("peak memory above the libraries", 0.25, "peak_memory_bytes", "the buffers are a hundredth of the model"),
-    ("language-ID of a frame, p95", 0.50, "lid.total", "it needs cache hits; a frame of real speech never repeats"),
-    ("encoder calls", 0.50, "encoder_calls_per_s", "the same; the default calls rarely, with a fraction of 30 s"),
-    (
-        "appending to a buffer, p95",
-        0.90,
-        "vad.buffer_append",
-        "np.concatenate copies the whole buffer, the ring only the new samples",
-    ),
-)
+_TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 
 
 @dataclass(slots=True, frozen=True)
@@ -327,7 +314,8 @@ def check_claims(rows: Iterable[TableRow], operations: Iterable[TableRow]) -> li
     for row in operations:
         values[row["variant"]][row["operation"]] = row["p95"]
     claims = []
-    for what, claimed, name, reason in _CLAIMS:
+    for what, entry in _TABLES["claims"].items():
+        name, claimed = entry["column"], entry["claimed"]
         claim: TableRow = {"what": what, "claimed": claimed}
         for variant in (GUIDE, DEFAULT):
             own, before = values[variant].get(name), values[BEFORE].get(name)
@@ -335,7 +323,7 @@ def check_claims(rows: Iterable[TableRow], operations: Iterable[TableRow]) -> li
             claim[variant] = None if own is None or not before else 1 - own / before
             claim[f"{variant}_95"] = interval and (1 - interval[1], 1 - interval[0])
         result = claim_result(claimed, claim[GUIDE], claim[f"{GUIDE}_95"])
-        claims.append({**claim, "result": result, "reason": reason})
+        claims.append({**claim, "result": result, "reason": entry["reason"]})
     return claims
 
 
@@ -381,19 +369,10 @@ def readable(ablation: Ablation) -> list[list[dict[str, str]]]:
 
 
 def _time_cells(row: TableRow) -> dict[str, str]:
-    memory = {name: row[f"{name}_memory_bytes"] for name in ("peak", "steady")}
-    return {
-        "variant": row["variant"],
-        "chunks": str(row["chunks"]),
-        "chunk p50 ms": f"{row['chunk_ms_p50']:.1f}",
-        **{f"p{q} ms": f"{row[f'chunk_ms_p{q}']:.0f}" for q in (95, 99)},
-        **{f"{name} / before": _cell(row, f"chunk_ms_{name}_ratio") for name in ("p95", "mean")},
-        "threads": str(row["threads"]),
-        "real-time factor (wall)": f"{row['real_time_factor']:.2f}",
-        "encodes per s": f"{row['encoder_calls_per_s']:.1f}",
-        "encoder s per s": f"{row['encoder_s_per_s']:.1f}",
-        **{f"{name} MB": "-" if size is None else f"{size / 1e6:.0f}" for name, size in memory.items()},
-    }
+    sizes = {name: row[f"{name}_memory_bytes"] for name in ("peak", "steady")}
+    memory = {name: "-" if size is None else f"{size / 1e6:.0f}" for name, size in sizes.items()}
+    ratios = {name: _cell(row, f"chunk_ms_{name}_ratio") for name in ("p95", "mean")}
+    return {title: form.format_map({**row, **ratios, **memory}) for title, form in _TABLES["times"].items()}
 
 
 def _cell(row: TableRow, name: str) -> str:

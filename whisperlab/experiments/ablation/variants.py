@@ -8,10 +8,12 @@ projected for every token, language-ID runs at every hop, and there is no cache.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -60,8 +62,8 @@ class Variant:
     # the reference pipeline; the guide's design; default options; one optimisation removed or replaced; one added
     kind: Literal["before", "guide", "default", "off", "on"]
     description: str
-    options: Mapping[str, object] = field(default_factory=dict)  # by dotted name
-    parts: Parts = Parts()
+    options: Mapping[str, object]  # by dotted name
+    parts: Parts
 
     @property
     def config(self) -> TranscriberConfig:
@@ -73,37 +75,10 @@ class Variant:
         return SessionRestartTranscriber(models.weights, models.languages, config=self.config, parts=self.parts)
 
 
-_PADDED = {
-    "language_id.trailing_silence_ms": 27_500,
-    "language_id.onset_trailing_silence_ms": 28_000,
-    "decoding.trailing_silence_s": [30.0],
-}
-_EVERY_HOP = {"language_id.confident_hop_factor": 1}
-_BOTH_WINDOWS = {"language_id.onset_only_ms": 30_000}
-_IN_SILENCE_TOO = Parts(frame_due=lambda probe: probe.context.history.received >= probe.window)
-_UNSHARED = "the check of the language and the decoding encode separately"
-_UNGATED = "every 100 ms, in silence too, both windows"
-
-_VARIANTS = (
-    Variant(BEFORE, "before", "np.concatenate, every frame padded to 30 s, no cache, fp32, openai-whisper's modules"),
-    Variant(GUIDE, "guide", "the same with the guide's ring buffers and its cache of rounded audio"),
-    Variant(DEFAULT, "default", "whisperlab with its defaults"),
-    Variant("without short windows", "off", "language-ID and decoding padded to 30 s", _PADDED),
-    Variant("without bfloat16", "off", "products in 32-bit floats", {"compute.precision": "fp32"}),
-    Variant("with int8", "off", "products in 8 bits, in the encoder too", {"compute.precision": "int8"}),
-    Variant("without pooling", "off", "all positions through all blocks", {"language_id.pool_after": None}),
-    Variant("without onset windows", "off", "the last 2.5 s only", {"language_id.onset_ms": 0}),
-    Variant("always both windows", "off", "2.5 s and the speech since the last pause", _BOTH_WINDOWS),
-    Variant("without adaptive hop", "off", "every 100 ms of speech", _EVERY_HOP),
-    Variant("without the cache", "off", "no answer is reused", {"cache.size": 0}),
-    Variant("without gating", "off", _UNGATED, {**_EVERY_HOP, **_BOTH_WINDOWS}, _IN_SILENCE_TOO),
-    Variant("without sharing", "off", _UNSHARED, {"session.share": False}),
-    Variant("with batches of 3", "on", "frames encoded three at a time", {"language_id.batch": 3}),
-    Variant("in parallel", "on", "decoding in a second thread, one core each", {"session.parallel_ms": 400}),
-    Variant("compiled", "on", "the encoder compiled ahead of time", {"compute.compiled": True}),
-    Variant("on two threads", "on", "two compute threads for each operator", {"compute.threads": 2}),
-)
-VARIANTS = {variant.name: variant for variant in _VARIANTS}
+# Names, descriptions and options are in ``variants.json``.
+_PARTS = {"without gating": Parts(frame_due=lambda probe: probe.context.history.received >= probe.window)}
+_TABLE = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+VARIANTS = {name: Variant(name, **known, parts=_PARTS.get(name, Parts())) for name, known in _TABLE.items()}
 SLOW = (BEFORE, GUIDE, "without short windows")  # slower than real time: not run on whole recordings
 
 
@@ -241,22 +216,11 @@ class ReferenceDecoder(TextDecoder):
 def reference_transcriber(
     model: Whisper, languages: Sequence[str] | None = None, *, guide: bool = False
 ) -> SessionRestartTranscriber:
-    """A transcriber made of the reference parts; ``guide`` adds ring buffers and the cache of the performance guide."""
+    """A transcriber made of the reference parts; ``guide`` adds ring buffers and the cache of the performance guide.
+
+    Text has one trailing silence: with a second one, the same padded window would be decoded again.
+    """
     buffer = RingBuffer if guide else ConcatenatedBuffer
     parts = Parts(engine=lambda *_: (PaddedEncoder(model), ReferenceDecoder(model)), buffer=buffer)
-    config = TranscriberConfig().replace(
-        {
-            "compute.precision": "fp32",
-            "cache.size": 50 if guide else 0,
-            "cache.key": "rounded",
-            "decoding.trailing_silence_s": [30.0],  # a second value would decode the same window again
-            "language_id.window_ms": 2000,
-            "language_id.trailing_silence_ms": 28_000,
-            "language_id.pool_after": None,
-            "language_id.onset_ms": 0,
-            "language_id.confident_hop_factor": 1,
-            "session.share": False,
-            "session.flag_language": False,
-        }
-    )
+    config = VARIANTS[GUIDE if guide else BEFORE].config
     return SessionRestartTranscriber(model, languages, config=config, parts=parts)
