@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from whisperlab.model.checkpoints import UnavailableError
-from whisperlab.util.errors import WeightsError, brief
+from whisperlab.util.errors import WeightsError, brief, translate
 from whisperlab.util.files import atomic_path, locked_folder, new_folder, part_folder
 from whisperlab.util.threads import start_background
 
@@ -68,11 +68,9 @@ def open_url(url: str) -> HTTPResponse:
 
 def blocks(source: IO[bytes]) -> Iterator[bytes]:
     """The content of a download, block by block; UnavailableError if it breaks off."""
-    try:
+    with translate(UnavailableError, "the download broke off", OSError, HTTPException):
         while block := source.read(_BLOCK_BYTES):
             yield block
-    except (OSError, HTTPException) as error:
-        raise UnavailableError(f"the download broke off ({brief(error)})") from error
 
 
 def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) -> dict[str, bytes]:
