@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.errors import CorpusError, needs
+from whisperlab.util.errors import CorpusError, needs, translate
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 SPLITS = ("dev", "test")
@@ -126,12 +126,10 @@ def decode_g722(raw: bytes) -> FloatArray:
         return np.zeros(0, dtype=np.float32)
     with needs("the prompts are in G.722, which needs PyAV", "data"):
         import av
-    try:
-        with av.open(io.BytesIO(raw), mode="r", format="g722") as container:
-            parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
-            rate = container.streams.audio[0].rate
-    except (av.FFmpegError, IndexError) as error:
-        raise CorpusError(f"a prompt cannot be decoded: {error}") from error
+    damaged = translate(CorpusError, "a prompt cannot be decoded", av.FFmpegError, IndexError)
+    with damaged, av.open(io.BytesIO(raw), mode="r", format="g722") as container:
+        parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+        rate = container.streams.audio[0].rate
     assert rate == SAMPLE_RATE, rate
     return np.concatenate(parts).astype(np.float32) / np.float32(32768)
 
