@@ -848,13 +848,13 @@ def test_a_build_that_fails_leaves_no_corpus(shelf: Path, cache: Path, monkeypat
         with pytest.raises(CorpusError, match=r"ivr-it could not be built in .*No space left"):
             build(shelf, "ivr-it")
     assert not corpora.is_built("ivr-it")
-    assert [p.name for p in (cache / "corpora" / "ivr-it").iterdir()] == [".0.lock"]
+    assert [p.name for p in (cache / "corpora" / "ivr-it").iterdir()] == [".lock"]
     build(shelf, "ivr-it")
     assert corpora.is_built("ivr-it")
 
 
 def test_what_a_killed_builder_left_is_cleared_away(shelf: Path, cache: Path) -> None:
-    left = cache / "corpora" / "ivr-it" / ".0.partial"
+    left = cache / "corpora" / "ivr-it" / ".0.x.part"
     left.mkdir(parents=True)
     (left / "recipe.json").write_text("{}")
     folder = build(shelf, "ivr-it")

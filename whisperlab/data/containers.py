@@ -19,7 +19,7 @@ import soundfile
 
 from whisperlab.data.joins import Layout, Window, layout
 from whisperlab.util.audio_arrays import MAX_FILE_CHANNELS, Part
-from whisperlab.util.errors import AudioFormatError, ConfigurationError, brief, is_lack_of_memory
+from whisperlab.util.errors import AudioFormatError, ConfigurationError, brief, is_lack_of_memory, translate
 from whisperlab.util.validation import check_type, shown
 
 if TYPE_CHECKING:
@@ -70,14 +70,8 @@ def decode(path: Path, track: int | None = None) -> list[Part]:
             raise ConfigurationError(f"track counts from 1, got {shown(track)}")
     with path.open("rb") as file:
         reading = _Reading(path, track)
-        try:
+        with translate(AudioFormatError, f"{path}: the file cannot be decoded", Exception):  # of any library
             parts = reading.parts(file)
-        except (AudioFormatError, ConfigurationError):
-            raise
-        except Exception as error:  # libraries raise all kinds for a damaged file
-            if is_lack_of_memory(error):
-                raise
-            raise AudioFormatError(f"{path}: the file cannot be decoded ({brief(error)})") from error
     reading.log(parts)
     return parts
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,6 +19,7 @@ from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.model.weights import cache_dir
 from whisperlab.util.errors import ConfigurationError, CorpusError
+from whisperlab.util.files import locked_folder, new_folder
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
 
@@ -162,35 +160,18 @@ def build(
         return target
     packages = cache_dir() / "packages" if packages_dir is None else Path(packages_dir)
     try:
-        with _new_folder(target) as folder:
+        with locked_folder(target.parent):
             if is_built(name, seed):
                 return target  # another process has built it while this one waited
             if packages_dir is None:
                 say(f"{name}: fetching prompts in {', '.join(v.language for v in recipe(name).voices)}")
                 debian.fetch(recipe(name).packages, packages, say)
-            _build(folder, recipe(name), seed, packages, accept_newer, say)
+            with new_folder(target) as folder:
+                _build(folder, recipe(name), seed, packages, accept_newer, say)
     except OSError as error:
         remedy = "WHISPERLAB_CACHE can name a folder elsewhere"
         raise CorpusError(f"{name} could not be built in {target.parent}: {error}; {remedy}") from error
     return target
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, for one process at a time. It becomes ``target`` if it contains ``recipe.json`` at the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with target.with_name(f".{target.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-        partial.mkdir()
-        try:
-            yield partial
-            if (partial / "recipe.json").exists():
-                shutil.rmtree(target, ignore_errors=True)  # built by another version of the recipe
-                partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: bool, say: Say) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import lzma
 import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -17,6 +15,7 @@ from typing import IO, NamedTuple
 
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.util.errors import CorpusError
+from whisperlab.util.files import locked_folder, part_folder
 
 _MEMBER_LIMIT = 8 << 20  # bytes; the largest prompt has 0.5 MB
 _UNPACKED_LIMIT = 128 << 20  # bytes; the largest package unpacks to 22 MB
@@ -43,11 +42,7 @@ def fetch(packages: Sequence[Package], folder: Path, say: Say) -> None:
     """Download the packages that are missing or damaged with ``apt-get download``. Raises CorpusError."""
     if all(package.is_in(folder) for package in packages):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the last holder ends
-        for left_behind in folder.glob(".fetching-*"):
-            shutil.rmtree(left_behind, ignore_errors=True)
+    with locked_folder(folder) as lock:
         if wanted := [package.name for package in packages if not package.is_in(folder)]:
             _fetch(wanted, folder, say, lock)
 
@@ -56,8 +51,8 @@ def _fetch(names: Sequence[str], folder: Path, say: Say, lock: IO[str]) -> None:
     if shutil.which("apt-get") is None:
         remedy = "Download these Debian packages on another system and give their folder as packages_dir"
         raise CorpusError(f"this system has no apt-get. {remedy}: {' '.join(names)}")
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as partial:
-        here, download = Path(partial), ["download", *names]
+    with part_folder("debian", folder) as part:
+        here, download = Path(part), ["download", *names]
         if _apt_get(download, here, lock):
             say("the package lists of this system lack the packages; fetching fresh lists for this download")
             (here / "lists" / "partial").mkdir(parents=True)

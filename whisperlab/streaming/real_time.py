@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -87,16 +87,19 @@ class LiveTranscriber(Protocol):
     def get_statistics(self) -> Json: ...
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class LoadCounts:
     """The offered audio by its state, in samples. All values are of one moment, so they add up."""
 
-    offered: int
-    processed: tuple[int, ...]  # by load level
-    dropped: int
-    waiting: int
-    working: int  # the transcriber works on it
-    max_lag: int
+    offered: int = 0
+    processed: list[int] = field(default_factory=lambda: [0, 0, 0])  # by load level
+    dropped: int = 0
+    waiting: int = 0
+    working: int = 0  # the transcriber works on it
+    max_lag: int = 0
+    level: int = 0  # now
+    n_gaps: int = 0
+    gaps: deque[Span] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
 
     @property
     def lag(self) -> int:
@@ -104,21 +107,10 @@ class LoadCounts:
         return self.waiting + self.working
 
 
-@dataclass(slots=True)
-class _Done:
-    """Work that is finished and audio that is lost, in samples. ``dropped`` counts gaps passed to the transcriber."""
-
-    processed: list[int] = field(default_factory=lambda: [0, 0, 0])  # by load level
-    dropped: int = 0
-    n_gaps: int = 0
-    gaps: deque[Span] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
-    max_lag: int = 0
-
-
 class RealTimeFeed:
     """A queue in front of a transcriber that omits work instead of lagging without limit.
 
-    Any thread may call `offer`; one other thread works, with `run` or `pump`:
+    Any thread may call `offer`; one other thread works, with `run`, `work` or `due`:
 
     >>> feed = RealTimeFeed(transcriber)  # doctest: +SKIP
     >>> worker = threading.Thread(target=feed.run, args=(print,))  # doctest: +SKIP
@@ -140,8 +132,7 @@ class RealTimeFeed:
         self._ring = RingBuffer(options.drop_ms * sampling_rate // 1000)
         self._changed = threading.Condition()  # guards everything below
         self._taken_until = 0  # start of the next piece, unless audio was dropped meanwhile
-        self._working = self._level = 0
-        self._done = _Done()
+        self._done = LoadCounts()  # without the audio that waits; ``dropped`` are gaps passed to the transcriber
         self._closed = self._ended = False
         self._warned: tuple[float | None, int] = (None, 0)  # time of the last warning, samples dropped by then
         metrics = getattr(transcriber, "metrics", None)
@@ -163,7 +154,7 @@ class RealTimeFeed:
             if held + len(audio) > capacity:  # a drop leaves a part of the queue, the newest chunk included
                 self._ring.consume(min(held, held + len(audio) - int(self._options.recover * capacity)))
             self._ring.append(audio)
-            self._done.max_lag = max(self._done.max_lag, self._counts().lag)
+            self._done.max_lag = max(self._done.max_lag, len(self._ring) + self._done.working)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -171,10 +162,6 @@ class RealTimeFeed:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def pump(self) -> ProcessResult | None:
-        """Run the work that is `due`. Returns None if there is none."""
-        return work[1]() if (work := self.due()) else None
 
     def due(self) -> Work | None:
         """The next work, as a number of samples and a function to call at once; None if nothing waits.
@@ -184,10 +171,10 @@ class RealTimeFeed:
         """
         with self._changed:
             lag_ms = len(self._ring) / self._rate * 1000
-            self._level = level = self._options.level(lag_ms, self._level)
+            self._done.level = level = self._options.level(lag_ms, self._done.level)
             gap = Span(self._taken_until, self._ring.start)
             piece = self._ring.consume(0 if gap else min(len(self._ring), self._piece))
-            self._working = len(piece)
+            self._done.working = len(piece)
             self._taken_until = gap.end + len(piece)
             if gap:
                 self._done.dropped += len(gap)
@@ -263,26 +250,25 @@ class RealTimeFeed:
         finally:
             with self._changed:
                 self._done.processed[level] += len(piece)
-                self._working = 0
+                self._done.working = 0
 
     def _counts(self) -> LoadCounts:
         done, ring = self._done, self._ring
         dropped = done.dropped + ring.start - self._taken_until
-        return LoadCounts(ring.end, tuple(done.processed), dropped, len(ring), self._working, done.max_lag)
+        audio = {"offered": ring.end, "dropped": dropped, "waiting": len(ring)}
+        return replace(done, **audio, processed=[*done.processed], gaps=done.gaps.copy())
 
     def _statistics(self) -> Json:
-        with self._changed:
-            counts, level = self._counts(), self._level
-            n_gaps, gaps = self._done.n_gaps, tuple(self._done.gaps)
+        counts = self.counts()
         return {
             "lag_s": counts.lag / self._rate,
             "max_lag_s": counts.max_lag / self._rate,
-            "level": level,
+            "level": counts.level,
             "offered_s": counts.offered / self._rate,
             "processed_s": {str(n): samples / self._rate for n, samples in enumerate(counts.processed)},
             "dropped_s": counts.dropped / self._rate,
-            "gaps": n_gaps,
-            "last_gaps": [{"start": gap.start / self._rate, "end": gap.end / self._rate} for gap in gaps],
+            "gaps": counts.n_gaps,
+            "last_gaps": [{"start": gap.start / self._rate, "end": gap.end / self._rate} for gap in counts.gaps],
         }
 
     def _warn(self, ending: bool) -> None:

@@ -110,6 +110,17 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def translate(to: type[WhisperlabError], text: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds into ``to``: the text, and the error in brief. ``to`` and lack of memory pass."""
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, to) or is_lack_of_memory(error):
+            raise
+        raise to(f"{text} ({brief(error)})") from error
+
+
+@contextmanager
 def translate_oom(doing: str) -> Iterator[None]:
     """Turn every error for lack of memory into OutOfMemoryError; ``doing`` follows "not enough memory" in the text."""
     try:

@@ -1,16 +1,20 @@
-"""Atomic files: a file appears under its name only when it is complete."""
+"""Atomic files and folders: they appear under their names only when they are complete."""
 
 from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
 import gzip
 import os
+import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
+from typing import IO
 
 AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".mka", ".aac", ".aif", ".aiff", ".au"}
 _swept: set[Path] = set()  # folders in which this process has removed leftovers of dead processes
@@ -53,6 +57,41 @@ def write_atomic(path: str | Path, content: bytes) -> Path:
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
     return Path(path)
+
+
+@contextmanager
+def locked_folder(folder: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[IO[str]]:
+    """Lock a folder for one process at a time; removes the `part_folder`s of killed processes. Yields the lock's file.
+
+    The kernel releases the lock with the last process that has the file open: pass it to child processes that write.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left_behind in folder.glob(".*.part"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        yield lock
+
+
+def part_folder(name: str, parent: Path) -> TemporaryDirectory[str]:
+    """A temporary folder for incomplete files. `locked_folder` removes it if this process is killed."""
+    return TemporaryDirectory(prefix=f".{name}.", suffix=".part", dir=parent)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty folder, which replaces ``target`` when the block succeeds. `locked_folder` its parent first."""
+    with part_folder(target.name, target.parent) as part:
+        unfinished = Path(part, "whole")
+        unfinished.mkdir()
+        yield unfinished
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
 
 
 def _mark(pid: int | str) -> str:

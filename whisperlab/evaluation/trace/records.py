@@ -8,7 +8,7 @@ schemas of earlier versions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
@@ -51,56 +51,47 @@ def _is_time(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 <= value <= _LONGEST_S
 
 
-def _is_audio(value: object) -> bool:
-    if not isinstance(value, dict):
-        return False
-    duration = value.get("duration")
-    return _is_time(duration) and duration > 0 and fields.TEXT_OR_NULL.fits(value.get("path"))
+def _fits(value: object, part: str, *, whole: bool = False) -> TypeGuard[Json]:
+    """Whether a value is an object whose fields are those of a part of a line; ``whole``: with all of them."""
+    allowed = _PARTS[part]
+    return isinstance(value, dict) and not wrong_field(value, allowed) and (not whole or value.keys() >= allowed.keys())
 
 
-def _is_statistics(value: object) -> bool:
-    """Whether timings and cache counts are numbers; other statistics are free."""
-    if not isinstance(value, dict):
-        return False
-    timings, cache = value.get("performance") or {}, value.get("encoder_cache") or {}
-    if not (isinstance(timings, dict) and isinstance(cache, dict)):
-        return False
-    parts = [cache, cache.get("hits_by_cause") or {}, cache.get("shadow") or {}]
-    counted = all(isinstance(part, dict) and not wrong_field(part, _PARTS["counts"]) for part in parts)
-    return counted and all(map(_is_timing, timings.values()))
+def _has_items(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(map(fits, value.values()))
 
 
-def _is_timing(timing: object) -> bool:
-    if not isinstance(timing, dict) or wrong_field(timing, _PARTS["timing"]):
-        return False
-    return not timing.get("count") or timing.keys() >= _PARTS["timing"].keys()
+def _is_timing(value: object) -> bool:
+    return _fits(value, "timing", whole=isinstance(value, dict) and bool(value.get("count")))
 
 
-def _has(value: object, required: Mapping[str, Field]) -> TypeGuard[Json]:
-    return isinstance(value, dict) and value.keys() >= required.keys() and not wrong_field(value, required)
-
-
-def _is_posterior(value: object) -> bool:
-    return isinstance(value, dict) and all(is_number(share) and 0 <= share <= 1 for share in value.values())
-
-
-STATISTICS = Field("a transcriber's statistics, with numbers for timings and counts", _is_statistics)
+STATISTICS = Field(
+    "a transcriber's statistics, with numbers for timings and counts", lambda value: _fits(value, "statistics")
+)
 _FIELDS: dict[str, Field] = vars(fields) | {
     "STATISTICS": STATISTICS,
     "LIST": Field("a list", lambda value: isinstance(value, list)),
     "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
     "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
     "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
-    "POSTERIOR": Field("the probability of each language", _is_posterior),
-    "AUDIO": Field("an object with a duration above 0 and perhaps a path", _is_audio),
+    "LENGTH": Field("seconds above 0", lambda value: _is_time(value) and value > 0),
+    "POSTERIOR": Field(
+        "the probability of each language",
+        lambda value: _has_items(value, lambda share: is_number(share) and 0 <= share <= 1),
+    ),
+    "AUDIO": Field(
+        "an object with a duration above 0 and perhaps a path",
+        lambda value: _fits(value, "audio") and "duration" in value,
+    ),
+    "TIMINGS_OR_NULL": Field("timings", lambda value: not value or _has_items(value, _is_timing)),
+    "COUNTS_OR_NULL": Field("counts", lambda value: not value or _fits(value, "counts")),
     "PACE": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
     "ONSET": Field(
-        "null or an object with window and posterior",
-        lambda value: value is None or _has(value, _KINDS["parts"]["onset"]),
+        "null or an object with window and posterior", lambda value: value is None or _fits(value, "onset", whole=True)
     ),
     "WORDS": Field(
         "a list of words with start, end, probability and language",
-        lambda value: isinstance(value, list) and all(_has(word, _KINDS["parts"]["word"]) for word in value),
+        lambda value: isinstance(value, list) and all(_fits(word, "word", whole=True) for word in value),
     ),
 }
 _KINDS: dict[str, dict[str, dict[str, Field]]] = {
