@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,3 +92,23 @@ def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Visit]:
         yield visit
     finally:
         context.close()
+
+
+def notebook_page(browser: Any, lab: tuple[str, Path], name: str, cells: Sequence[str]) -> Any:
+    """A notebook, open and ready to run, in a workspace of its own: the default one opens earlier notebooks again."""
+    import nbformat
+
+    address, folder = lab
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, folder / name)
+    page = browser.new_page()
+    page.goto(address.replace("/lab?", f"/lab/workspaces/{Path(name).stem}/tree/{name}?"), timeout=120_000)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
+    return page
+
+
+def run_all(page: Any) -> None:
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
