@@ -1,5 +1,5 @@
 // The microphone of the browser: samples for the kernel in numbered blocks, a level meter and a Stop button.
-// The kernel receives "start", then blocks, then "end" with their number; or "error". See microphone.py.
+// The kernel receives numbered messages: the rate, then blocks, then what the browser lost; or an error. See microphone.py.
 
 const PROCESSOR = `
 registerProcessor("whisperlab-blocks", class extends AudioWorkletProcessor {
@@ -35,8 +35,12 @@ const REASONS = {
 
 class Recorder {
   constructor(model) {
-    Object.assign(this, { model, blocks: 0, samples: 0, peak: 0, started: false, stopped: false, draw: new Set() });
+    Object.assign(this, { model, messages: 0, samples: 0, peak: 0, started: false, stopped: false, draw: new Set() });
     model.on("msg:custom", () => this.stop());
+  }
+
+  send(content, buffers = []) {
+    this.model.send({ number: this.messages++, ...content }, undefined, buffers);
   }
 
   async start() {
@@ -49,7 +53,7 @@ class Recorder {
       await this.context.audioWorklet.addModule(address);
       if (!this.stopped) this.connect();
     } catch (error) {
-      this.model.send({ kind: "error", text: REASONS[error.name] ?? `the microphone failed: ${error}` });
+      this.send({ error: REASONS[error.name] ?? `the microphone failed: ${error}` });
       this.release();
     }
     if (this.stopped) this.release();
@@ -63,12 +67,14 @@ class Recorder {
       numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
     });
     this.node.port.onmessage = ({ data }) => (data ? this.deliver(data) : this.end());
-    this.model.send({ kind: "start", rate: this.context.sampleRate, name: this.track.label });
+    this.model.set("state", "recording");
+    this.model.save_changes();
+    this.send({ rate: this.context.sampleRate, name: this.track.label });
     this.context.createMediaStreamSource(this.stream).connect(this.node);
   }
 
   deliver(block) {
-    this.model.send({ kind: "block", number: this.blocks++ }, undefined, [block.buffer]);
+    this.send({}, [block.buffer]);
     this.samples += block.length;
     this.peak = block.reduce((most, sample) => Math.max(most, Math.abs(sample)), this.peak / 2);
     this.show();
@@ -78,12 +84,12 @@ class Recorder {
     if (this.stopped) return;
     this.stopped = true;
     if (this.node) this.node.port.postMessage("stop"); // the processor delivers its last block, then null
-    else if (this.started) this.end();
+    else if (this.started) this.send({ error: "stopped before the microphone was opened" });
   }
 
   end() {
     const { totalFrames = 0, deliveredFrames = 0 } = this.track?.stats ?? {};
-    this.model.send({ kind: "end", blocks: this.blocks, dropped: totalFrames - deliveredFrames });
+    this.send({ lost: totalFrames - deliveredFrames });
     this.release();
   }
 
@@ -95,9 +101,7 @@ class Recorder {
     this.show();
   }
 
-  get seconds() {
-    return this.context ? this.samples / this.context.sampleRate : 0;
-  }
+  get seconds() { return this.context ? this.samples / this.context.sampleRate : 0; }
 
   show() {
     this.draw.forEach((draw) => draw());
@@ -105,7 +109,7 @@ class Recorder {
 }
 
 function status(model, recorder, lag) {
-  if (model.get("state") === "ended") return model.get("text");
+  if (model.get("text")) return model.get("text");
   if (recorder.stopped) return "Stopped: the rest is being transcribed.";
   if (!recorder.started) return "The page that records was closed, reloaded or is another one. Stop ends and saves.";
   if (recorder.context?.state === "suspended") return "The browser waits for a click here.";
@@ -129,10 +133,10 @@ export default () => {
       const draw = () => {
         meter.value = 20 * Math.log10(recorder.peak + 1e-6);
         line.textContent = status(model, recorder, lag);
-        button.disabled = recorder.stopped || model.get("state") === "ended";
+        button.disabled = recorder.stopped || model.get("text") !== "";
       };
       const measure = () => { lag = Math.max(0, recorder.seconds - model.get("processed_s")); };
-      button.onclick = () => { recorder.stop(); model.send({ kind: "close" }); draw(); };
+      button.onclick = () => { recorder.stop(); model.send({}); draw(); };
       el.onclick = () => recorder.context?.resume();
       model.on("change:processed_s", measure);
       model.on("change", draw);

@@ -23,10 +23,10 @@ from whisperlab.streaming.sources import Recorded
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, as_chunk, pcm_16, resampled_chunks
 from whisperlab.util.errors import ConfigurationError, needs
-from whisperlab.util.timeline import SAMPLE_RATE
 
-ANSWER_S = 5.0  # at the end, time for messages of the browser that are still on their way
-REORDERED = 50  # blocks of 100 ms that are kept while an earlier one is missing
+ANSWER_S = 5.0  # after `close`, time for messages of the browser that are still on their way
+REORDERED = 50  # messages that wait for a missing one
+Message = tuple[dict[str, Any], Sequence[memoryview]]  # as ``microphone.js`` sends it
 _LOGGER = logging.getLogger("whisperlab")
 
 
@@ -43,66 +43,68 @@ class BrowserMicrophone:
         with needs("the microphone of a browser needs anywidget", "notebook"):
             from anywidget import AnyWidget
             from traitlets import Float, Unicode
-        self.name, self.rate, self.overflows, self.losses = "microphone of the browser", SAMPLE_RATE, 0, list[str]()
-        self._messages: SimpleQueue[tuple[dict[str, Any], Sequence[memoryview]]] = SimpleQueue()
+        self.name, self.rate, self.overflows, self.losses = "microphone of the browser", 0, 0, list[str]()
         self.widget = AnyWidget(_esm=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"))
-        synced = {"sync": True}
-        self.widget.add_traits(state=Unicode("ready").tag(**synced), text=Unicode().tag(**synced))
-        self.widget.add_traits(processed_s=Float().tag(**synced))
+        traits: dict[str, Any] = {"state": Unicode("ready"), "text": Unicode(), "processed_s": Float()}
+        self.widget.add_traits(**{name: trait.tag(sync=True) for name, trait in traits.items()})
         self.widget.on_msg(lambda _, message, buffers: self.receive(message, buffers))
+        self._received: SimpleQueue[Message] = SimpleQueue()
+        self._messages = self._in_order()
 
-    def receive(self, message: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+    def receive(self, message: dict[str, Any], buffers: Sequence[memoryview] = ()) -> None:
         """Queue a message of ``microphone.js``. Any thread may call it; Jupyter may do so only between two cells."""
-        self._messages.put((message, buffers))
+        self._received.put((message, buffers))
 
     def close(self) -> None:
-        self.receive({"kind": "close"}, ())
+        self.receive({})
 
     def wait(self) -> None:
         """Wait until the browser records, which sets ``name`` and ``rate``. Raises ConfigurationError if it cannot."""
-        if self.widget.state == "ready":
-            message, buffers = self._messages.get()
-            if message["kind"] == "error":
-                raise ConfigurationError(f"{self.name}: {message['text']}")
-            if message["kind"] == "start":
-                self.rate, self.name, self.widget.state = message["rate"], message["name"], "recording"
-            else:  # closed already
-                self.receive(message, buffers)
+        no_answer: Message = {"error": "the browser does not answer"}, ()
+        first, _ = next(self._messages, no_answer)
+        if "error" in first:
+            raise ConfigurationError(f"{self.name}: {first['error']}")
+        self.rate, self.name = first["rate"], first["name"]
 
     def __iter__(self) -> Iterator[FloatArray]:
-        self.wait()
+        if not self.rate:
+            self.wait()
         for chunk in resampled_chunks(self._blocks(), self.rate):
             yield as_chunk(pcm_16(chunk))
-        for loss in self.losses:
-            _LOGGER.warning("%s: %s", self.name, loss)
+        if self.losses:
+            _LOGGER.warning("%s: %s", self.name, "; ".join(self.losses))
 
     def _blocks(self) -> Iterator[FloatArray]:
-        """The blocks in the order of their numbers. After `close`, also those that the browser sends until it stops."""
-        early: dict[int, FloatArray] = {}
-        number, n_received, n_sent, patience_s = 0, 0, None, None
-        while n_sent is None or number < n_sent:
-            try:
-                message, buffers = self._messages.get(timeout=patience_s)
-            except Empty:
+        for message, buffers in self._messages:
+            if "lost" in message:
+                self.losses += [f"the browser lost {message['lost']} samples"] if message["lost"] else []
                 break
-            if message["kind"] != "block":
-                n_sent, patience_s = message.get("blocks", n_sent), ANSWER_S
-                self.losses += [f"the browser lost {n} samples"] if (n := message.get("dropped")) else []
-                self.widget.send({"kind": "stop"})
-            elif message["number"] >= number:
-                early[message["number"]] = np.frombuffer(buffers[0], "<f4")
-                n_received += 1
-            number = min(early) if len(early) > REORDERED else number
+            yield np.frombuffer(buffers[0], "<f4")
+        else:
+            self.losses.append("the browser did not confirm the end: the last samples may be missing")
+        if self.overflows:
+            self.losses.append(f"{self.overflows} blocks of 100 ms did not arrive from the browser")
+
+    def _in_order(self) -> Iterator[Message]:
+        """The messages by number. After `close`, also those that the browser sends until it stops."""
+        early: dict[int, Message] = {}
+        number, skips, patience_s = 0, False, None
+        while not skips or early:
+            try:
+                message, buffers = self._received.get(timeout=patience_s)
+                if not message:
+                    self.widget.send({})
+                    patience_s = ANSWER_S
+                elif message["number"] >= number:
+                    early[message["number"]] = message, buffers
+            except Empty:
+                skips = True
+            if early and number not in early and (skips or len(early) > REORDERED):
+                self.overflows += min(early) - number
+                number = min(early)
             while number in early:
                 yield early.pop(number)
                 number += 1
-        yield from (early[n] for n in sorted(early))
-        if n_sent is None:
-            n_sent = max(early, default=number - 1) + 1
-            self.losses.append("the browser did not confirm the end: the last samples may be missing")
-        if n_sent > n_received:
-            self.overflows = n_sent - n_received
-            self.losses.append(f"{self.overflows} of {n_sent} blocks of 100 ms did not arrive from the browser")
 
 
 class Listener:
@@ -123,7 +125,6 @@ class Listener:
         model: str = "base",
         save: str | Path | None = None,
         trace: str | Path | None = None,
-        every_s: float = 1.0,
         overload: OverloadOptions = OverloadOptions(),
         **options: Any,
     ) -> None:
@@ -133,7 +134,7 @@ class Listener:
         for name, path in {"save": save, "trace": trace}.items():
             make_folder(Path(path or ".").parent, f"{name} {path}")
         self._transcriber = SessionRestartTranscriber(weights(model), languages=languages, **options)
-        self._view = LiveView(self._transcriber, every_s=every_s, automatic=False)
+        self._view = LiveView(self._transcriber, every_s=1.0, automatic=False)
         self._save, self._trace, self._overload, self.microphone = save, trace, overload, BrowserMicrophone()
         self.stop = close = self.microphone.close
         display(self.microphone.widget)  # type: ignore[no-untyped-call]
@@ -147,12 +148,10 @@ class Listener:
         try:
             with TemporaryDirectory(prefix="whisperlab-") as folder:
                 self.result = self._stream(Path(self._save or f"{folder}/microphone.wav"))
-            trace = self.result.trace
-            widget.text = "\n".join([summary(trace.recording, trace), *self.microphone.losses])
+            widget.text = "\n".join([summary(self.result.trace.recording, self.result.trace), *self.microphone.losses])
         except Exception as error:
             self.error, widget.text = error, str(error)
         self.stop()
-        widget.state = "ended"
 
     def _stream(self, path: Path) -> StreamResult:
         def progress(at: float) -> None:
