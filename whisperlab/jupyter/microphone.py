@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ import numpy as np
 
 from whisperlab.cli.transcribe import make_folder, summary
 from whisperlab.data.audio_files import read_audio
-from whisperlab.evaluation.trace import capture, write_trace
+from whisperlab.evaluation.trace import capture
 from whisperlab.jupyter.live_view import LiveView
 from whisperlab.jupyter.results import StreamResult, weights
 from whisperlab.streaming.real_time import OverloadOptions
@@ -25,8 +26,6 @@ from whisperlab.util.audio_arrays import FloatArray, as_chunk, pcm_16, resampled
 from whisperlab.util.errors import ConfigurationError, needs
 
 ANSWER_S = 5.0  # after `close`, time for messages of the browser that are still on their way
-REORDERED = 50  # messages that wait for a missing one
-Message = tuple[dict[str, Any], Sequence[memoryview]]  # as ``microphone.js`` sends it
 _LOGGER = logging.getLogger("whisperlab")
 
 
@@ -34,7 +33,7 @@ class BrowserMicrophone:
     """The microphone of the browser, a `Source` that records once its ``widget`` is displayed.
 
     Samples are rounded to 16 bits, so that a saved recording is exactly what was transcribed. ``overflows`` counts the
-    blocks of 100 ms that did not arrive. ``losses`` describes everything that was lost; it is logged.
+    blocks of 100 ms that did not arrive in order. ``losses`` describes everything that was lost; it is logged.
     """
 
     live = True
@@ -44,26 +43,25 @@ class BrowserMicrophone:
             from anywidget import AnyWidget
             from traitlets import Float, Unicode
         self.name, self.rate, self.overflows, self.losses = "microphone of the browser", 0, 0, list[str]()
+        self._messages: SimpleQueue[tuple[dict[str, Any], Sequence[memoryview]]] = SimpleQueue()
         self.widget = AnyWidget(_esm=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"))
         traits: dict[str, Any] = {"state": Unicode("ready"), "text": Unicode(), "processed_s": Float()}
         self.widget.add_traits(**{name: trait.tag(sync=True) for name, trait in traits.items()})
         self.widget.on_msg(lambda _, message, buffers: self.receive(message, buffers))
-        self._received: SimpleQueue[Message] = SimpleQueue()
-        self._messages = self._in_order()
 
     def receive(self, message: dict[str, Any], buffers: Sequence[memoryview] = ()) -> None:
         """Queue a message of ``microphone.js``. Any thread may call it; Jupyter may do so only between two cells."""
-        self._received.put((message, buffers))
+        self._messages.put((message, buffers))
 
     def close(self) -> None:
         self.receive({})
 
     def wait(self) -> None:
         """Wait until the browser records, which sets ``name`` and ``rate``. Raises ConfigurationError if it cannot."""
-        no_answer: Message = {"error": "the browser does not answer"}, ()
-        first, _ = next(self._messages, no_answer)
-        if "error" in first:
-            raise ConfigurationError(f"{self.name}: {first['error']}")
+        first, _ = self._messages.get()
+        if "rate" not in first:
+            self.widget.send({})
+            raise ConfigurationError(f"{self.name}: {first.get('error', 'stopped before it was opened')}")
         self.rate, self.name = first["rate"], first["name"]
 
     def __iter__(self) -> Iterator[FloatArray]:
@@ -75,36 +73,23 @@ class BrowserMicrophone:
             _LOGGER.warning("%s: %s", self.name, "; ".join(self.losses))
 
     def _blocks(self) -> Iterator[FloatArray]:
-        for message, buffers in self._messages:
-            if "lost" in message:
-                self.losses += [f"the browser lost {message['lost']} samples"] if message["lost"] else []
-                break
-            yield np.frombuffer(buffers[0], "<f4")
-        else:
-            self.losses.append("the browser did not confirm the end: the last samples may be missing")
-        if self.overflows:
-            self.losses.append(f"{self.overflows} blocks of 100 ms did not arrive from the browser")
-
-    def _in_order(self) -> Iterator[Message]:
-        """The messages by number. After `close`, also those that the browser sends until it stops."""
-        early: dict[int, Message] = {}
-        number, skips, patience_s = 0, False, None
-        while not skips or early:
-            try:
-                message, buffers = self._received.get(timeout=patience_s)
+        """The blocks that are received. After `close`, also those that the browser sends until it stops."""
+        lost, expected, patience_s = None, 1, None
+        with suppress(Empty):
+            while lost is None:
+                message, buffers = self._messages.get(timeout=patience_s)
                 if not message:
                     self.widget.send({})
                     patience_s = ANSWER_S
-                elif message["number"] >= number:
-                    early[message["number"]] = message, buffers
-            except Empty:
-                skips = True
-            if early and number not in early and (skips or len(early) > REORDERED):
-                self.overflows += min(early) - number
-                number = min(early)
-            while number in early:
-                yield early.pop(number)
-                number += 1
+                elif (number := message["number"]) >= expected:  # an earlier one was counted as missing
+                    self.overflows, expected, lost = self.overflows + number - expected, number + 1, message.get("lost")
+                    yield from (np.frombuffer(buffer, "<f4") for buffer in buffers)
+        if lost is None:
+            self.losses.append("the browser did not confirm the end: the last samples may be missing")
+        if lost:
+            self.losses.append(f"the browser lost {lost} samples")
+        if self.overflows:
+            self.losses.append(f"{self.overflows} blocks of 100 ms did not arrive in order from the browser")
 
 
 class Listener:
@@ -148,6 +133,8 @@ class Listener:
         try:
             with TemporaryDirectory(prefix="whisperlab-") as folder:
                 self.result = self._stream(Path(self._save or f"{folder}/microphone.wav"))
+            if self._trace:
+                self.result.save(self._trace)
             widget.text = "\n".join([summary(self.result.trace.recording, self.result.trace), *self.microphone.losses])
         except Exception as error:
             self.error, widget.text = error, str(error)
@@ -169,6 +156,4 @@ class Listener:
             progress=progress,
         )
         self._view.draw()
-        if self._trace:
-            write_trace(self._trace, trace)
         return StreamResult(trace, read_audio(path), self._transcriber)
