@@ -39,9 +39,7 @@ class Recorder {
     model.on("msg:custom", () => this.stop());
   }
 
-  send(content, buffers = []) {
-    this.model.send({ number: this.messages++, ...content }, undefined, buffers);
-  }
+  send(content, buffers = []) { this.model.send({ number: this.messages++, ...content }, undefined, buffers); }
 
   async start() {
     this.started = true;
@@ -54,7 +52,7 @@ class Recorder {
       if (!this.stopped) this.connect();
     } catch (error) {
       this.send({ error: REASONS[error.name] ?? `the microphone failed: ${error}` });
-      this.release();
+      this.stopped = true;
     }
     if (this.stopped) this.release();
   }
@@ -103,9 +101,7 @@ class Recorder {
 
   get seconds() { return this.context ? this.samples / this.context.sampleRate : 0; }
 
-  show() {
-    this.draw.forEach((draw) => draw());
-  }
+  show() { this.draw.forEach((draw) => draw()); }
 }
 
 function status(model, recorder, lag) {
@@ -143,7 +139,12 @@ export default () => {
       recorder.draw.add(draw);
       if (!recorder.started && model.get("state") === "ready") recorder.start();
       draw();
-      return () => { model.off("change:processed_s", measure); model.off("change", draw); recorder.draw.delete(draw); };
+      return () => {
+        model.off("change:processed_s", measure);
+        model.off("change", draw);
+        recorder.draw.delete(draw);
+        if (!recorder.draw.size) recorder.stop(); // nobody sees that it records: the cell ran again, or was closed
+      };
     },
   };
 };

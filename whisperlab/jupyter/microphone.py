@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -25,7 +24,8 @@ from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray, as_chunk, pcm_16, resampled_chunks
 from whisperlab.util.errors import ConfigurationError, needs
 
-ANSWER_S = 5.0  # after `close`, time for messages of the browser that are still on their way
+ANSWER_S = 20.0  # after the end, time for messages of the browser that are still on their way
+WAITING = 600  # blocks of 100 ms that wait for a missing one
 _LOGGER = logging.getLogger("whisperlab")
 
 
@@ -33,7 +33,7 @@ class BrowserMicrophone:
     """The microphone of the browser, a `Source` that records once its ``widget`` is displayed.
 
     Samples are rounded to 16 bits, so that a saved recording is exactly what was transcribed. ``overflows`` counts the
-    blocks of 100 ms that did not arrive in order. ``losses`` describes everything that was lost; it is logged.
+    blocks of 100 ms that did not arrive. ``losses`` describes everything that was lost; it is logged.
     """
 
     live = True
@@ -73,23 +73,33 @@ class BrowserMicrophone:
             _LOGGER.warning("%s: %s", self.name, "; ".join(self.losses))
 
     def _blocks(self) -> Iterator[FloatArray]:
-        """The blocks that are received. After `close`, also those that the browser sends until it stops."""
-        lost, expected, patience_s = None, 1, None
-        with suppress(Empty):
-            while lost is None:
+        """The blocks by number. JupyterLab sends by two channels: while a cell runs, messages of one can be late."""
+        early: dict[int, Sequence[memoryview]] = {}
+        expected, last, lost, patience_s = 1, math.inf, None, None
+        while expected <= last and (early or patience_s != 0):
+            try:
                 message, buffers = self._messages.get(timeout=patience_s)
                 if not message:
                     self.widget.send({})
                     patience_s = ANSWER_S
-                elif (number := message["number"]) >= expected:  # an earlier one was counted as missing
-                    self.overflows, expected, lost = self.overflows + number - expected, number + 1, message.get("lost")
-                    yield from (np.frombuffer(buffer, "<f4") for buffer in buffers)
+                elif message["number"] >= expected:
+                    early[message["number"]] = buffers
+                if "lost" in message:
+                    last, lost, patience_s = message["number"], message["lost"], ANSWER_S
+            except Empty:
+                patience_s = 0
+            if early and (patience_s == 0 or len(early) > WAITING):
+                self.overflows += min(early) - expected
+                expected = min(early)
+            while expected in early:
+                yield from (np.frombuffer(buffer, "<f4") for buffer in early.pop(expected))
+                expected += 1
         if lost is None:
             self.losses.append("the browser did not confirm the end: the last samples may be missing")
         if lost:
             self.losses.append(f"the browser lost {lost} samples")
         if self.overflows:
-            self.losses.append(f"{self.overflows} blocks of 100 ms did not arrive in order from the browser")
+            self.losses.append(f"{self.overflows} blocks of 100 ms did not arrive from the browser")
 
 
 class Listener:
