@@ -98,9 +98,9 @@ def in_terminal(speech: FloatArray, folder: Path) -> tuple[FloatArray, Trace]:
 
 def report(speech: FloatArray, saved: FloatArray, trace: Trace) -> None:
     """Print what was lost, whether the text is that of the file, and the lag."""
-    offsets = positions(speech, saved)
-    changes = np.abs(np.diff(offsets))
-    print(f"samples lost or added between the first and the last second: {changes.sum()}, at {changes.nonzero()[0]} s")
+    moves = np.diff(positions(speech, saved))
+    lost, added = (int(np.abs(moves[side].sum())) for side in (moves < 0, moves > 0))
+    print(f"samples lost: {lost}, added: {added}, in {np.count_nonzero(moves)} of {len(moves)} seconds of speech")
     transcriber = SessionRestartTranscriber("base", languages=LANGUAGES)
     file = capture(transcriber, saved, recording="talk")
     texts = ["".join(segment.text for segment in each.segments) for each in (trace, file)]

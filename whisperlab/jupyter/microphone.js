@@ -68,7 +68,9 @@ class Recorder {
     this.model.set("state", "recording");
     this.model.save_changes();
     this.send({ rate: this.context.sampleRate, name: this.track.label });
+    this.scale = this.context.sampleRate / this.track.getSettings().sampleRate;
     this.context.createMediaStreamSource(this.stream).connect(this.node);
+    this.before = this.track.stats?.deliveredFrames;
   }
 
   deliver(block) {
@@ -86,8 +88,10 @@ class Recorder {
   }
 
   end() {
-    const { totalFrames = 0, deliveredFrames = 0 } = this.track?.stats ?? {};
-    this.send({ lost: totalFrames - deliveredFrames });
+    const { totalFrames, deliveredFrames } = this.track.stats ?? {}; // only some browsers have them
+    const between = (deliveredFrames - this.before) * this.scale - this.samples; // from the track to the processor
+    const dropped = (totalFrames - deliveredFrames) * this.scale;
+    this.send({ lost: Math.round(dropped + Math.max(0, between - this.context.sampleRate / 5)) || 0 });
     this.release();
   }
 
