@@ -1,5 +1,5 @@
 // The microphone of the browser: samples for the kernel in numbered blocks, a level meter and a Stop button.
-// The kernel receives numbered messages: the rate, then blocks, then what the browser lost; or an error. See microphone.py.
+// The kernel receives numbered messages: the rate, blocks, how many samples the browser lost; or an error.
 
 const PROCESSOR = `
 registerProcessor("whisperlab-blocks", class extends AudioWorkletProcessor {
@@ -7,7 +7,6 @@ registerProcessor("whisperlab-blocks", class extends AudioWorkletProcessor {
     super();
     this.block = new Float32Array(Math.round(sampleRate / 10));
     this.filled = 0;
-    this.ended = false;
     this.port.onmessage = () => { this.deliver(); this.port.postMessage(null); this.ended = true; };
   }
   deliver() {
@@ -25,7 +24,6 @@ registerProcessor("whisperlab-blocks", class extends AudioWorkletProcessor {
 });`;
 
 const AUDIO = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
-
 const REASONS = {
   InsecureError: "the browser gives no microphone to this page; open JupyterLab over https or from localhost",
   NotAllowedError: "the browser denied the microphone; allow it for this page and run the cell again",
@@ -51,8 +49,8 @@ class Recorder {
       await this.context.audioWorklet.addModule(address);
       if (!this.stopped) this.connect();
     } catch (error) {
-      this.send({ error: REASONS[error.name] ?? `the microphone failed: ${error}` });
       this.stopped = true;
+      this.send({ error: REASONS[error.name] ?? `the microphone failed: ${error}` });
     }
     if (this.stopped) this.release();
   }
@@ -61,9 +59,8 @@ class Recorder {
     [this.track] = this.stream.getAudioTracks();
     this.track.onended = () => this.stop(); // unplugged, or the permission was withdrawn
     this.context.onstatechange = () => this.show();
-    this.node = new AudioWorkletNode(this.context, "whisperlab-blocks", {
-      numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
-    });
+    const mono = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
+    this.node = new AudioWorkletNode(this.context, "whisperlab-blocks", mono);
     this.node.port.onmessage = ({ data }) => (data ? this.deliver(data) : this.end());
     this.model.set("state", "recording");
     this.model.save_changes();
@@ -89,7 +86,7 @@ class Recorder {
 
   end() {
     const { totalFrames, deliveredFrames } = this.track.stats ?? {}; // only some browsers have them
-    const between = (deliveredFrames - this.before) * this.scale - this.samples; // from the track to the processor
+    const between = (deliveredFrames - this.before) * this.scale - this.samples; // some are on their way: 0.2 s
     const dropped = (totalFrames - deliveredFrames) * this.scale;
     this.send({ lost: Math.round(dropped + Math.max(0, between - this.context.sampleRate / 5)) || 0 });
     this.release();
@@ -104,7 +101,6 @@ class Recorder {
   }
 
   get seconds() { return this.context ? this.samples / this.context.sampleRate : 0; }
-
   show() { this.draw.forEach((draw) => draw()); }
 }
 

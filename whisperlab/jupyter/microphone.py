@@ -97,7 +97,7 @@ class BrowserMicrophone:
         if lost is None:
             self.losses.append("the browser did not confirm the end: the last samples may be missing")
         if lost:
-            self.losses.append(f"the browser lost {lost} samples")
+            self.losses.append(f"the browser lost about {lost} samples")
         if self.overflows:
             self.losses.append(f"{self.overflows} blocks of 100 ms did not arrive from the browser")
 
