@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page
@@ -92,3 +98,55 @@ def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Visit]:
         yield visit
     finally:
         context.close()
+
+
+@contextmanager
+def jupyterlab(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A JupyterLab server on loopback, as a person starts it; its address with the token, and its folder."""
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
+    environment = {
+        **os.environ,
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+    }
+    (folder / "work").mkdir()
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder / "work", env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(240):
+                found = list((folder / "runtime").glob("jpserver-*.json"))
+                if found and (told := found[0].read_text()):
+                    server = json.loads(told)
+                    address = f"{server['url']}lab?token={server['token']}"
+                    with urlopen(address, timeout=10) as answer:  # noqa: S310 - loopback
+                        assert answer.status == 200
+                    break
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.25)
+            else:
+                raise AssertionError(f"JupyterLab did not start: {(folder / 'log').read_text()}")
+            yield address, folder / "work"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def notebook_page(browser: Any, lab: tuple[str, Path], name: str, cells: Sequence[str]) -> Any:
+    """A notebook, open and ready to run, in a workspace of its own: the default one opens earlier notebooks again."""
+    import nbformat
+
+    address, folder = lab
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, folder / name)
+    page = browser.new_page()
+    page.goto(address.replace("/lab?", f"/lab/workspaces/{Path(name).stem}/tree/{name}?"), timeout=120_000)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
+    return page
+
+
+def run_all(page: Any) -> None:
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")

@@ -1,20 +1,34 @@
-"""A small `sounddevice`: a microphone that hears an array, for machines without PortAudio or without a microphone."""
+"""Microphones that hear a file or an array: that of Chromium, and a small `sounddevice`.
+
+The latter is for machines without PortAudio or without a microphone.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from itertools import cycle
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 
-from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.audio_arrays import FloatArray, chunks, pcm_16, resampled_chunks
+from whisperlab.util.timeline import SAMPLE_RATE
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserType
+
+RATE = 44_100  # of Chromium's fake microphone: it plays a file of this rate as it is
+LEAD_S = 1.5  # silence at first: Chromium plays the file from the moment the microphone is opened
 BLOCKS = (1, 533, 1601, 97, 4096, 1024)  # samples per callback, again and again
 
 
@@ -102,3 +116,41 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, heard: FloatArray, **options: Any) 
     library = FakePortAudio(heard, **options)
     monkeypatch.setitem(sys.modules, "sounddevice", library)
     return library
+
+
+@contextmanager
+def speaking(chromium: BrowserType, path: Path) -> Iterator[Browser]:
+    """A Chromium whose microphone plays a file once; pages need the permission for it."""
+    fake = f"--use-file-for-fake-audio-capture={path}%noloop"
+    arguments = ["--no-sandbox", "--disable-background-networking", "--use-fake-device-for-media-stream", fake]
+    started = chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def spoken(audio: FloatArray, path: Path) -> FloatArray:
+    """Audio between silence as a file for the fake microphone, 16-bit PCM; its samples."""
+    silence = np.zeros(int(LEAD_S * RATE), np.float32)  # behind it too: Chromium repeats the last 10 ms of a file
+    heard = pcm_16(np.concatenate([silence, soxr.resample(audio, SAMPLE_RATE, RATE), silence]))
+    soundfile.write(path, heard, RATE, subtype="PCM_16")
+    return heard.astype(np.float32) / 2**15
+
+
+def difference(saved: FloatArray, heard: FloatArray) -> tuple[int, int]:
+    """The largest difference of a recording to what was spoken, in steps of 16 bits, and the next best alignment's.
+
+    The recording is the spoken samples and silence, resampled from one of them on.
+    """
+    around = np.pad(heard, (RATE, 60 * RATE))
+    whole = soxr.resample(around, RATE, SAMPLE_RATE)
+    n = 2 * max(len(whole), len(saved))
+    matches = np.fft.irfft(np.fft.rfft(whole, n) * np.conj(np.fft.rfft(saved, n)))
+    about = int(np.argmax(matches)) * RATE // SAMPLE_RATE
+    found = []
+    for start in range(max(about - 4, 0), about + 5):
+        again = pcm_16(np.concatenate(list(resampled_chunks(chunks(around[start:], RATE // 10), RATE))))[: len(saved)]
+        found.append(int(np.abs(again.astype(int) - pcm_16(saved)).max()))
+    best, second, *_ = sorted(found)
+    return best, second

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import notebook_page, run_all
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -199,45 +198,6 @@ def test_options_that_make_no_sense_are_refused(shell: InteractiveShell, line: s
 # --- JupyterLab itself --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A JupyterLab server on loopback, as a person starts it; its address with the token, and its folder."""
-    import os
-    import subprocess
-    import sys
-    import time
-    from urllib.request import urlopen
-
-    folder = tmp_path_factory.mktemp("lab")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
-    environment = {
-        **os.environ,
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-        "JUPYTER_CONFIG_DIR": str(folder / "config"),
-        "JUPYTER_DATA_DIR": str(folder / "data"),
-    }
-    (folder / "work").mkdir()
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder / "work", env=environment, stdout=log, stderr=log)
-        try:
-            for _ in range(240):
-                found = list((folder / "runtime").glob("jpserver-*.json"))
-                if found and (told := found[0].read_text()):
-                    server = json.loads(told)
-                    address = f"{server['url']}lab?token={server['token']}"
-                    with urlopen(address, timeout=10) as answer:  # noqa: S310 - loopback
-                        assert answer.status == 200
-                    break
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.25)
-            else:
-                pytest.fail(f"JupyterLab did not start: {(folder / 'log').read_text()}")
-            yield address, folder / "work"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
 CELLS = (
     "%load_ext whisperlab",
     """import numpy as np
@@ -269,8 +229,8 @@ def test_magics_and_tables_in_jupyterlab_and_its_stop_button_which_keeps_what_wa
     source = STREAM.format(audio=str(folder / "long.wav"), model=str(few_weights))
     # The first run gets all 600 s, each later run one second.
     cells = ["SECONDS = 1.0 if 'SECONDS' in globals() else 600.0", source, "result.trace.heard_s < 600, result.stopped"]
-    page = _notebook_page(browser, lab, "lab.ipynb", [*CELLS, *cells])
-    _run_all(page)
+    page = notebook_page(browser, lab, "lab.ipynb", [*CELLS, *cells])
+    run_all(page)
     page.wait_for_selector("text=dropped samples", timeout=120_000)
     assert page.locator(".jp-RenderedHTMLCommon", has_text="ring.append").count() == 1
     assert page.locator("text=RingBuffer of 1,600 samples").count() == 1
@@ -279,29 +239,9 @@ def test_magics_and_tables_in_jupyterlab_and_its_stop_button_which_keeps_what_wa
     page.wait_for_selector("text=/RESULT long.wav: stopped by the stop button after .* of 600 s/", timeout=60_000)
     page.wait_for_selector("text='(True, True)'", timeout=60_000)
     assert page.locator(".jp-OutputArea-output:has-text('Traceback')").count() == 0
-    _run_all(page)
+    run_all(page)
     page.wait_for_selector("text=/RESULT long.wav: 1 s of audio/", timeout=60_000)
     page.wait_for_selector("text='(True, False)'", timeout=60_000)
     assert page.locator("text=/stopped by the stop button/").count() == 0
     page.keyboard.press("Control+s")
     page.close()
-
-
-def _notebook_page(browser: Any, lab: tuple[str, Path], name: str, cells: Sequence[str]) -> Any:
-    """A notebook, open and ready to run, in a workspace of its own: the default one opens earlier notebooks again."""
-    import nbformat
-
-    address, folder = lab
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(made, folder / name)
-    page = browser.new_page()
-    page.goto(address.replace("/lab?", f"/lab/workspaces/{Path(name).stem}/tree/{name}?"), timeout=120_000)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    page.wait_for_selector("text=/ipykernel.* [|] Idle/", timeout=120_000)  # cells run before that are lost
-    return page
-
-
-def _run_all(page: Any) -> None:
-    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")

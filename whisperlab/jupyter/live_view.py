@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from html import escape
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, cast
 
 from whisperlab.evaluation.trace import StreamTranscriber
 from whisperlab.report import figure as draw
 from whisperlab.report.recording import FIXED
+from whisperlab.streaming.real_time import LiveTranscriber
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import seconds
@@ -37,6 +38,7 @@ class LiveView:
     show: Callable[[str], object] | None = None  # receives the markup of each picture instead of the notebook
     automatic: bool = True  # `process` and `finalize` draw; otherwise the caller does, outside of what it measures
     clock: Callable[[], float] = time.perf_counter  # wall clock in seconds
+    load_level: int = field(default=0, init=False)  # of a `LiveTranscriber`
     received_s: float = field(default=0.0, init=False)
     # language, committed and tentative text of the running session
     _open: tuple[str | None, str, str] = field(default=(None, "", ""), init=False)
@@ -53,10 +55,16 @@ class LiveView:
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """Process one chunk; draws a picture if the last one is older than ``every_s``."""
         began = self.clock()
+        cast(LiveTranscriber, self.transcriber).load_level = self.load_level
         result = self.transcriber.process(chunk)
         self._take(result, len(chunk) / self.sampling_rate, (self.clock() - began) * 1000)
         if self.automatic:
             self.update()
+        return result
+
+    def skip(self, n_samples: int, /) -> ProcessResult:
+        result = cast(LiveTranscriber, self.transcriber).skip(n_samples)
+        self._take(result, n_samples / self.sampling_rate)
         return result
 
     def finalize(self) -> ProcessResult:
