@@ -7,12 +7,9 @@ import math
 from pathlib import Path
 
 from whisperlab.cli import transcribe
-from whisperlab.cli.arguments import TABLES, Parser, add_model_arguments, positive, require
+from whisperlab.cli.arguments import Parser, add_model_arguments, positive, require
 from whisperlab.cli.console import Console
 from whisperlab.util.text_table import text_table
-
-HELP = "a microphone to text, while it is spoken"
-EXAMPLES = TABLES["examples"]["listen"]
 
 
 def add_arguments(parser: Parser) -> None:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.scoring.summary import RateTree, Score
     from whisperlab.evaluation.scoring.text import TextRules
 
-HELP = "error rates of traces or transcripts"
-EXAMPLES = ("score reports/demo-sweep/traces", "score call.jsonl --reference manifest.jsonl --json")
 # The rates of the table; --json has all of them.
 COLUMNS = TABLES["score_columns"]
 # The rates that need text; null for traces that were made with decode off.

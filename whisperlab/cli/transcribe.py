@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import TABLES, Parser, add_model_arguments, comma_list, model_options, positive_int
+from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options, positive_int
 from whisperlab.cli.console import Console, LiveText
 from whisperlab.evaluation.transcripts import FORMATS, SubtitleOptions, Transcript, to_text
 from whisperlab.streaming.results import ProcessResult, SessionSegment
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     Label = str | int | None  # of a channel: left and right, or numbers if there are not two
 
-HELP = "audio files and pipes to text, languages and switches"
-EXAMPLES = TABLES["examples"]["transcribe"]
 SUFFIXES = {"textgrid": ".TextGrid"}
 ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for the name of the recording
 
