@@ -16,7 +16,7 @@ from whisperlab.util.json_values import to_json
 from whisperlab.util.options import flat, migrated, nested
 from whisperlab.util.statistics import median_interval, wilson
 from whisperlab.util.text_table import text_table, with_interval
-from whisperlab.util.timeline import Span, samples, seconds
+from whisperlab.util.timeline import samples, seconds
 from whisperlab.util.timing import rotations
 from whisperlab.util.validation import check_range, is_number, on_threads
 
@@ -40,8 +40,6 @@ def test_values_are_shown_as_text_bars_and_tables() -> None:
 
 def test_time_is_counted_in_samples() -> None:
     assert (samples(0.1), samples(2.5), seconds(24000)) == (1600, 40000, 1.5)
-    assert Span(0, 10).intersect(Span(5, 20)) == Span(5, 10)
-    assert Span(0, 10).intersect(Span(10, 20)) is None
     audio = np.zeros(5, np.float32)
     assert [len(chunk) for chunk in chunks(audio, 2)] == [2, 2, 1]
     assert duration_s(np.zeros(8000, np.float32)) == 0.5

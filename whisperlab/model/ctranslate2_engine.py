@@ -152,18 +152,11 @@ class CTranslate2Decoder:
 def _files(weights: Weights) -> dict[str, bytes]:
     """The files of CTranslate2's folder for a model."""
     tokenizer = tokenizer_for("en", weights.n_languages, weights.added)
-    special = {
-        "endoftext": tokenizer.eot,
-        "startoftranscript": tokenizer.sot,
-        "startofprev": tokenizer.sot_prev,
-        "nospeech": tokenizer.no_speech,
-        "notimestamps": tokenizer.no_timestamps,
-        **dict(zip(tokenizer.all_language_codes, tokenizer.all_language_tokens, strict=True)),
-    }
-    names = {number: f"<|{name}|>" for name, number in special.items()}
+    vocabulary = [str(number) for number in range(weights.dims["n_vocab"])]
+    special = range(tokenizer.eot, tokenizer.timestamp_begin)  # which CTranslate2 finds by their text
+    vocabulary[special.start : special.stop] = [tokenizer.encoding.decode([number]) for number in special]
     if weights.n_languages > 1:
-        names[tokenizer.eot - 1] = ""  # CTranslate2 takes a model without this token for one of English alone
-    vocabulary = [names.get(number, str(number)) for number in range(weights.dims["n_vocab"])]
+        vocabulary[tokenizer.eot - 1] = ""  # without it CTranslate2 takes the model for one of English alone
     config = {
         "suppress_ids": [],
         "suppress_ids_begin": [*tokenizer.encode(" "), tokenizer.eot],

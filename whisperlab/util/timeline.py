@@ -40,8 +40,3 @@ class Span:
     @property
     def duration_s(self) -> float:
         return seconds(len(self))
-
-    def intersect(self, other: Span) -> Span | None:
-        """The overlap of two spans, or None."""
-        start, end = max(self.start, other.start), min(self.end, other.end)
-        return Span(start, end) if start < end else None
