@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from whisperlab.model.weights import Packaged
 
 
-COME_WITH_EXTRAS = {"nbformat", "ctranslate2", "numba", "llvmlite", "triton"}
+COME_WITH_EXTRAS = {"nbformat", "numba", "llvmlite", "triton"}
 HANGS_S = 300  # after that a command counts as one that hangs: its stacks are printed, and it ends
 
 

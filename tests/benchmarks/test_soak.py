@@ -61,7 +61,7 @@ FEATURES = 16
 class StandInEncoder:
     """Encodes a window as the rate of its sign changes; costs almost nothing."""
 
-    precision, compiled, device = "fp32", False, torch.device("cpu")
+    precision, compiled, pools, device = "fp32", False, True, torch.device("cpu")
 
     def __init__(self) -> None:
         self.reset_counts()

@@ -50,6 +50,7 @@ def program(code: str, folder: Path, *argv: str, **more: str) -> Iterator[subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # where the tests run under nohup
     ) as process:
         try:
             yield process
