@@ -153,7 +153,7 @@ def test_help_shows_an_example_of_the_command_and_ends_well(command: str, capsys
     assert f"examples:\n  whisperlab {command} " in text or f"examples:\n  whisperlab {command}\n" in text
 
 
-@pytest.mark.parametrize("name, module", zip(COMMANDS, commands.COMMANDS, strict=True), ids=COMMANDS)
+@pytest.mark.parametrize("name, module", [*zip(COMMANDS, commands.COMMANDS, strict=True)], ids=COMMANDS)
 def test_the_examples_of_every_help_can_be_parsed(name: str, module: Any) -> None:
     for line in TABLES["examples"][name]:
         words = shlex.split(line.partition(" > ")[0])
