@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -60,7 +61,7 @@ def local_processes(factory: Factory[Task, Result], n_workers: int, tasks: Seque
     """Several processes of this machine, each with its own model. Ctrl-C reaches only the driver process."""
     if n_workers < 1:
         raise ConfigurationError(f"a sweep needs at least one worker, got {n_workers}")
-    return _run_on(lambda: Worker(factory), n_workers, tasks, WorkerDiedError, ATTEMPTS)
+    return _run_on(lambda: Worker(factory), n_workers, tasks, WorkerDiedError)
 
 
 def ray_cluster(
@@ -84,8 +85,7 @@ def ray_cluster(
     head = ray.get_runtime_context().gcs_address
     look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
     say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
-    # Ray starts an actor that died again, where a processor is free, and repeats its task.
-    actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_Actor)
+    actor = ray.remote(num_cpus=1)(_Actor)
     sent: dict[str, Any] = {}
 
     def packed(task: Task) -> list[object]:
@@ -102,7 +102,7 @@ def ray_cluster(
 
     workers, died = n_workers or max(1, processors), ray.exceptions.RayActorError
     try:
-        yield from _run_on(open_worker, workers, tasks, died, 1)
+        yield from _run_on(open_worker, workers, tasks, died, partial(_has_room, ray))
     finally:
         if started:
             ray.shutdown()
@@ -113,39 +113,41 @@ def _run_on(
     n_workers: int,
     tasks: Sequence[Task],
     died: type[Exception],
-    attempts: int,
+    has_room: Callable[[], bool] = lambda: True,
 ) -> Results[Task, Result]:
-    """Keep workers busy with one task at a time. A task whose future fails with ``died`` is tried again.
+    """Keep workers busy with one task at a time. One whose future fails with ``died`` is replaced if there is room.
 
-    It is lost after so many ``attempts``. Workers replace a process that died themselves. Other errors are raised.
+    Its task is tried again, `ATTEMPTS` times in all. The last worker is always replaced. Other errors are raised.
     """
     waiting = deque((task, 1) for task in tasks)
     busy: dict[Future[Result], tuple[AnyWorker[Task, Result], Task, int]] = {}
     opened: list[AnyWorker[Task, Result]] = []
 
-    def start(worker: AnyWorker[Task, Result]) -> None:
+    def start(worker: AnyWorker[Task, Result] | None) -> None:
+        if worker is None:
+            worker = open_worker()
+            opened.append(worker)
         task, attempt = waiting.popleft()
         busy[worker.submit(task)] = worker, task, attempt
 
     try:
         for _ in range(min(n_workers, len(tasks))):
-            opened.append(open_worker())
-            start(opened[-1])
+            start(None)
         while busy:
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 worker, task, attempt = busy.pop(future)
                 result: Result | Lost | None = None
-                if not isinstance(future.exception(), died):
+                if alive := not isinstance(future.exception(), died):
                     result = future.result()
-                elif attempt >= attempts:
-                    result = Lost(ATTEMPTS)
+                elif attempt >= ATTEMPTS:
+                    result = Lost(attempt)
                 else:
-                    _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, attempts)
+                    _log.warning("a worker died; its task is tried again (%d of %d)", attempt + 1, ATTEMPTS)
                     waiting.appendleft((task, attempt + 1))
-                if waiting:
-                    start(worker)
-                else:
+                if not (alive and waiting):
                     worker.close()
+                if waiting and (alive or not busy or has_room()):
+                    start(worker if alive else None)
                 if result is not None:
                     yield task, result
     finally:
@@ -238,6 +240,16 @@ class _Actor:
     def do(self, factory: Factory[Any, Any], task: object, *payload: object) -> object:
         self._work = self._work or factory()  # not in __init__: Ray would call an error there the death of the actor
         return self._work(task, *payload)
+
+
+def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:
+    """Whether the cluster has a free processor; that of a dead worker is released after a moment."""
+    until = time.monotonic() + timeout_s
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _join(ray: ModuleType, address: str) -> tuple[bool, str]:

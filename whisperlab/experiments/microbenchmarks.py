@@ -7,13 +7,11 @@ slows both. Ratios are taken per round and reported as their median with a 95 % 
 from __future__ import annotations
 
 import gc
-import threading
 import time
 import timeit
 import tomllib
 import tracemalloc
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,6 @@ CHUNK = SAMPLE_RATE // 10  # 100 ms
 HELD_S = 10  # seconds both buffers keep; 625 KB, as in the guide
 ROUNDS = 31
 CALLS = 2000  # per round, of calls that take about a microsecond
-RECORDING = 4  # threads that record at once
 
 # Statements by name, and the figures made of one or two of them.
 _STATEMENTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
@@ -131,27 +128,8 @@ def metrics_figures(records: int = 10_000_000) -> list[Figure]:
     nothing = metrics.measure("lid.total")(lambda: None)
     names = {"metrics": metrics, "clock": time.perf_counter_ns, "nothing": nothing}
     figures = _in_turns(_STATEMENTS["metrics"], names, _STATEMENTS["metrics_figures"])
-    parallel = [_parallel_record_ns() for _ in range(ROUNDS)]
-    figures.append(summary(f"record() from {RECORDING} threads at once, by the wall clock", "ns", parallel))
     before = _resident_bytes(metrics, 10_000)  # enough to fill every buffer
     return [*figures, Figure("resident memory grown", _resident_bytes(metrics, records) - before, "bytes", n=records)]
-
-
-def _parallel_record_ns() -> float:
-    """Wall time per record while several threads record into one operation."""
-    metrics, start = PerformanceMetrics(), threading.Barrier(RECORDING + 1)
-
-    def work() -> None:
-        start.wait()
-        for _ in range(CALLS):
-            metrics.record("lid.total", 0.001)
-
-    with ThreadPoolExecutor(RECORDING) as pool:
-        for _ in range(RECORDING):
-            pool.submit(work)
-        start.wait()
-        began = time.perf_counter_ns()
-    return (time.perf_counter_ns() - began) / (RECORDING * CALLS)
 
 
 def _resident_bytes(metrics: PerformanceMetrics, records: int) -> int:
