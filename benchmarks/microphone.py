@@ -1,6 +1,7 @@
 """A long session with a microphone, in JupyterLab or on the command line: lost samples, text, lag.
 
     python benchmarks/microphone.py browser
+    python benchmarks/microphone.py browser --patient      # no work is omitted for load: the text should be equal
     python benchmarks/microphone.py terminal --seconds 60
 
 `browser` plays real speech through the fake microphone of Chromium into `whisperlab.jupyter.microphone` in JupyterLab.
@@ -33,7 +34,10 @@ from whisperlab.util.timeline import SAMPLE_RATE, samples
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 LANGUAGES = ["en", "es"]
 CELL = """from whisperlab.jupyter.microphone import Listener
-talk = Listener(["en", "es"], save="talk.wav", trace="talk.jsonl")"""
+from whisperlab.streaming.real_time import OverloadOptions
+overload = OverloadOptions({options})
+talk = Listener(["en", "es"], save="talk.wav", trace="talk.jsonl", overload=overload)"""
+PATIENT = "skip_lid_ms=60_000, longer_steps_ms=80_000, drop_ms=100_000"
 STATUS = "document.querySelector('[role=status]')?.textContent"
 
 
@@ -41,27 +45,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("where", choices=("browser", "terminal"))
     parser.add_argument("--seconds", type=float, default=300.0, metavar="N")
+    parser.add_argument("--patient", action="store_true", help="browser: no work is omitted for load")
     args = parser.parse_args()
     sys.path.insert(0, str(TESTS))
     speech = np.concatenate([one.audio() for split in ("dev", "test") for one in data.load("ivr-en-es", split)])
     speech = speech[: samples(args.seconds)]
     print(f"load of the machine before: {os.getloadavg()}, {os.cpu_count()} processors", flush=True)
     with TemporaryDirectory(prefix="whisperlab-", ignore_cleanup_errors=True) as folder:
-        saved, trace = (in_browser if args.where == "browser" else in_terminal)(speech, Path(folder))
+        saved, trace = (
+            in_browser(speech, Path(folder), PATIENT * args.patient)
+            if args.where == "browser"
+            else in_terminal(speech, Path(folder))
+        )
         print(f"load of the machine after: {os.getloadavg()}")
         report(speech, saved, trace)
 
 
-def in_browser(speech: FloatArray, folder: Path) -> tuple[FloatArray, Trace]:
+def in_browser(speech: FloatArray, folder: Path, options: str) -> tuple[FloatArray, Trace]:
     from browsing import jupyterlab, notebook_page, run_all
     from microphones import RATE, difference, speaking, spoken
     from playwright.sync_api import sync_playwright
 
-    heard = spoken(speech, folder / "speech.wav")
+    heard, cell = spoken(speech, folder / "speech.wav"), CELL.format(options=options)
     with ExitStack() as stack:
         work = (lab := stack.enter_context(jupyterlab(folder)))[1]
         chromium = stack.enter_context(sync_playwright()).chromium
-        page = notebook_page(stack.enter_context(speaking(chromium, folder / "speech.wav")), lab, "talk.ipynb", [CELL])
+        page = notebook_page(stack.enter_context(speaking(chromium, folder / "speech.wav")), lab, "talk.ipynb", [cell])
         page.context.grant_permissions(["microphone"])
         run_all(page)
         page.wait_for_selector("text=/s recorded, lag/", timeout=120_000)

@@ -44,10 +44,9 @@ class Recorder {
     try {
       if (!navigator.mediaDevices) throw { name: "InsecureError" };
       this.stream = await navigator.mediaDevices.getUserMedia({ audio: AUDIO });
-      this.context = new AudioContext({ latencyHint: "playback" });
-      const address = URL.createObjectURL(new Blob([PROCESSOR], { type: "text/javascript" }));
-      await this.context.audioWorklet.addModule(address);
-      if (!this.stopped) this.connect();
+      [this.track] = this.stream.getAudioTracks();
+      this.track.onended = () => this.stop(); // unplugged, or the permission was withdrawn
+      if (!this.stopped) await (window.MediaStreamTrackProcessor ? this.read() : this.connect());
     } catch (error) {
       this.stopped = true;
       this.send({ error: REASONS[error.name] ?? `the microphone failed: ${error}` });
@@ -55,19 +54,47 @@ class Recorder {
     if (this.stopped) this.release();
   }
 
-  connect() {
-    [this.track] = this.stream.getAudioTracks();
-    this.track.onended = () => this.stop(); // unplugged, or the permission was withdrawn
+  // Chromium: the track itself, with a queue that survives a busy page. The clock of an AudioContext loses samples there.
+  async read() {
+    const reader = new MediaStreamTrackProcessor({ track: this.track, maxBufferSize: 3000 }).readable.getReader();
+    this.finish = () => this.track.stop(); // what is in the queue can still be read
+    let block, filled = 0;
+    for (let found = await reader.read(); !found.done; found = await reader.read()) {
+      const part = new Float32Array(found.value.numberOfFrames);
+      found.value.copyTo(part, { planeIndex: 0, format: "f32-planar" });
+      if (!this.rate) this.begin(found.value.sampleRate);
+      found.value.close();
+      for (const sample of part) {
+        block ??= new Float32Array(Math.round(this.rate / 10));
+        block[filled++] = sample;
+        if (filled === block.length) { this.deliver(block); block = undefined; filled = 0; }
+      }
+    }
+    if (filled) this.deliver(block.slice(0, filled));
+    this.end();
+  }
+
+  begin(rate) {
+    this.rate = rate;
+    this.scale = rate / this.track.getSettings().sampleRate;
+    this.before = this.track.stats?.deliveredFrames;
+    this.model.set("state", "recording");
+    this.model.save_changes();
+    this.send({ rate, name: this.track.label });
+  }
+
+  async connect() {
+    this.context = new AudioContext({ latencyHint: "playback" });
+    const address = URL.createObjectURL(new Blob([PROCESSOR], { type: "text/javascript" }));
+    await this.context.audioWorklet.addModule(address);
+    if (this.stopped) return;
     this.context.onstatechange = () => this.show();
     const mono = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
     this.node = new AudioWorkletNode(this.context, "whisperlab-blocks", mono);
     this.node.port.onmessage = ({ data }) => (data ? this.deliver(data) : this.end());
-    this.model.set("state", "recording");
-    this.model.save_changes();
-    this.send({ rate: this.context.sampleRate, name: this.track.label });
-    this.scale = this.context.sampleRate / this.track.getSettings().sampleRate;
+    this.finish = () => this.node.port.postMessage("stop"); // the processor delivers its last block, then null
+    this.begin(this.context.sampleRate);
     this.context.createMediaStreamSource(this.stream).connect(this.node);
-    this.before = this.track.stats?.deliveredFrames;
   }
 
   deliver(block) {
@@ -80,7 +107,7 @@ class Recorder {
   stop() {
     if (this.stopped) return;
     this.stopped = true;
-    if (this.node) this.node.port.postMessage("stop"); // the processor delivers its last block, then null
+    if (this.finish) this.finish();
     else if (this.started) this.send({ error: "stopped before the microphone was opened" });
   }
 
@@ -88,7 +115,7 @@ class Recorder {
     const { totalFrames, deliveredFrames } = this.track.stats ?? {}; // only some browsers have them
     const between = (deliveredFrames - this.before) * this.scale - this.samples; // some are on their way: 0.2 s
     const dropped = (totalFrames - deliveredFrames) * this.scale;
-    this.send({ lost: Math.round(dropped + Math.max(0, between - this.context.sampleRate / 5)) || 0 });
+    this.send({ lost: Math.round(dropped + Math.max(0, between - this.rate / 5)) || 0 });
     this.release();
   }
 
@@ -100,7 +127,7 @@ class Recorder {
     this.show();
   }
 
-  get seconds() { return this.context ? this.samples / this.context.sampleRate : 0; }
+  get seconds() { return this.rate ? this.samples / this.rate : 0; }
   show() { this.draw.forEach((draw) => draw()); }
 }
 
