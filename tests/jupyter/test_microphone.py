@@ -101,6 +101,13 @@ def test_samples_that_the_browser_lost_are_reported() -> None:
     assert heard_from(messages(NOISE, SAMPLE_RATE, lost=441))[1].losses == ["the browser lost about 441 samples"]
 
 
+def test_a_failure_of_the_browser_ends_the_recording_with_its_reason() -> None:
+    *sent, (last, _) = messages(NOISE, SAMPLE_RATE)
+    found, microphone = heard_from([*sent, ({**last, "error": "the microphone failed: gone"}, ())])
+    assert np.array_equal(found, as_chunk(pcm_16(NOISE)))
+    assert microphone.losses == ["the microphone failed: gone"]
+
+
 def test_a_stop_still_delivers_what_is_on_its_way_and_a_second_one_changes_nothing() -> None:
     sent = messages(NOISE, SAMPLE_RATE)
     closed = [*sent[:5], ({}, ()), ({}, ()), *sent[5:], ({}, ())]
@@ -169,30 +176,31 @@ def test_an_error_is_shown_and_stored(few_weights: Path) -> None:
     assert talk.result is None
 
 
+class Slow:
+    load_level = 0
+
+    def __init__(self) -> None:
+        self.levels, self.skipped = list[int](), 0
+
+    def process(self, chunk: FloatArray, /) -> ProcessResult:
+        self.levels.append(self.load_level)
+        return ProcessResult("", "", None)
+
+    def skip(self, n_samples: int, /) -> ProcessResult:
+        self.skipped += n_samples
+        return ProcessResult("", "", None)
+
+    def finalize(self) -> ProcessResult:
+        return ProcessResult("", "", None)
+
+    def get_statistics(self) -> dict[str, Any]:
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
 def test_a_live_view_behind_a_feed_sheds_load_like_its_transcriber() -> None:
-    class Slow:
-        load_level = 0
-
-        def __init__(self) -> None:
-            self.levels, self.skipped = list[int](), 0
-
-        def process(self, chunk: FloatArray, /) -> ProcessResult:
-            self.levels.append(self.load_level)
-            return ProcessResult("", "", None)
-
-        def skip(self, n_samples: int, /) -> ProcessResult:
-            self.skipped += n_samples
-            return ProcessResult("", "", None)
-
-        def finalize(self) -> ProcessResult:
-            return ProcessResult("", "", None)
-
-        def get_statistics(self) -> dict[str, Any]:
-            return {}
-
-        def config(self) -> dict[str, Any]:
-            return {}
-
     slow = Slow()
     view = LiveView(slow, automatic=False)
     feed = RealTimeFeed(view, OverloadOptions(skip_lid_ms=100, longer_steps_ms=200, drop_ms=1000))
@@ -204,6 +212,13 @@ def test_a_live_view_behind_a_feed_sheds_load_like_its_transcriber() -> None:
     assert slow.levels[0] == 2
     assert slow.levels[-1] < 2
     assert view.received_s == pytest.approx(1.1)
+
+
+def test_a_live_view_leaves_the_load_level_to_its_transcriber() -> None:
+    slow = Slow()
+    slow.load_level = 1
+    LiveView(slow, automatic=False).process(np.zeros(1600, np.float32))
+    assert slow.levels == [1]
 
 
 # ---- JupyterLab and Chromium -----------------------------------------------------------------------------
@@ -303,7 +318,7 @@ print('WAS', before and (before.result.trace.duration > 1, before.microphone.los
         page.wait_for_selector("text='WAS None'", timeout=60_000)
         recorded(page, 2.0)
         run_all(page)
-        page.wait_for_selector("text='WAS (True, [])'", timeout=120_000)
+        assert page.wait_for_selector("text='WAS (True, [])'", timeout=120_000).is_visible()
 
 
 @pytest.mark.browser
@@ -314,5 +329,6 @@ def test_a_browser_without_a_microphone_says_why(browser: Browser, lab: tuple[st
     page.wait_for_selector("text=/the browser found no microphone; connect one/", timeout=120_000)
     page.evaluate("delete Navigator.prototype.mediaDevices")
     run_all(page)
-    page.wait_for_selector("text=/open JupyterLab over https or from localhost/", timeout=60_000)
+    told = page.wait_for_selector("text=/open JupyterLab over https or from localhost/", timeout=60_000)
+    assert told.is_visible()
     page.close()

@@ -38,7 +38,6 @@ class LiveView:
     show: Callable[[str], object] | None = None  # receives the markup of each picture instead of the notebook
     automatic: bool = True  # `process` and `finalize` draw; otherwise the caller does, outside of what it measures
     clock: Callable[[], float] = time.perf_counter  # wall clock in seconds
-    load_level: int = field(default=0, init=False)  # of a `LiveTranscriber`
     received_s: float = field(default=0.0, init=False)
     # language, committed and tentative text of the running session
     _open: tuple[str | None, str, str] = field(default=(None, "", ""), init=False)
@@ -55,12 +54,20 @@ class LiveView:
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """Process one chunk; draws a picture if the last one is older than ``every_s``."""
         began = self.clock()
-        cast(LiveTranscriber, self.transcriber).load_level = self.load_level
         result = self.transcriber.process(chunk)
         self._take(result, len(chunk) / self.sampling_rate, (self.clock() - began) * 1000)
         if self.automatic:
             self.update()
         return result
+
+    @property
+    def load_level(self) -> int:
+        """That of the transcriber, which is a `LiveTranscriber` behind a `RealTimeFeed`."""
+        return cast(LiveTranscriber, self.transcriber).load_level
+
+    @load_level.setter
+    def load_level(self, level: int) -> None:
+        cast(LiveTranscriber, self.transcriber).load_level = level
 
     def skip(self, n_samples: int, /) -> ProcessResult:
         result = cast(LiveTranscriber, self.transcriber).skip(n_samples)

@@ -49,7 +49,8 @@ class Recorder {
       if (!this.stopped) await (window.MediaStreamTrackProcessor ? this.read() : this.connect());
     } catch (error) {
       this.stopped = true;
-      this.send({ error: REASONS[error.name] ?? `the microphone failed: ${error}` });
+      const reason = { error: REASONS[error.name] ?? `the microphone failed: ${error}` };
+      this.send(this.rate ? { ...reason, lost: 0 } : reason); // with it, the kernel ends a recording that has begun
     }
     if (this.stopped) this.release();
   }

@@ -86,6 +86,7 @@ class BrowserMicrophone:
                     early[message["number"]] = buffers
                 if "lost" in message:
                     last, lost, patience_s = message["number"], message["lost"], ANSWER_S
+                    self.losses += [message["error"]] if "error" in message else []
             except Empty:
                 patience_s = 0
             if early and (patience_s == 0 or len(early) > WAITING):
