@@ -30,6 +30,7 @@ from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
+from whisperlab.evaluation.scoring.code_switching import RATIOS
 from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost, Results, ray_cluster
@@ -422,7 +423,9 @@ def _identity(task: Task) -> Row:
 
 
 # Rates of the final segments. Without decoding there are none, and all speech would count as missed.
-_SEGMENT_RATES: Json = {"mixed_error_rate": None, "error_rate_by_language": {}, "language_error_rate": None}
+_SEGMENT_RATES: Json = dict.fromkeys(("mixed_error_rate", "language_error_rate", *RATIOS)) | {
+    "error_rate_by_language": {}
+}
 
 
 def _rates(score: Score, has_text: bool) -> Json:

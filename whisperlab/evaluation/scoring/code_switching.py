@@ -21,16 +21,15 @@ import regex
 from whisperlab.evaluation.scoring import text as texts
 from whisperlab.evaluation.scoring.language import Diarization, diarization, segment_labels, true_switches
 from whisperlab.evaluation.scoring.text import UNTAGGED, Addable, Aligned, TextCounts, TextRules, numbered, units
-from whisperlab.evaluation.trace import Reference, ReferenceSegment
+from whisperlab.evaluation.trace import Reference
 from whisperlab.evaluation.transcripts import SENTENCE_ENDS
 from whisperlab.streaming.results import SessionSegment
 from whisperlab.util.json_values import Json
 
 REACH = 5  # words on either side of a switch in which lost, doubled and wrongly labelled words are counted
-WITHIN_S = 10.0  # withdrawn words are searched until so long after a switch
-TRANSLATED = 3  # so many words of another script in a row, none of them right, count as translated
+WITHIN_S = 10.0  # until so long after a switch, the text may change to its language
+TRANSLATED = 3  # so many words of a wrong script, with no right word between them, are a translation
 
-_OTHER = "other"
 _LISTS = tomllib.loads((Path(__file__).parent / "scripts.toml").read_text(encoding="utf-8"))
 _SCRIPTS: dict[str, list[str]] = {}
 for _script, _languages in _LISTS.items():
@@ -79,16 +78,17 @@ class Mixing(Addable):
 
 @dataclass(slots=True, frozen=True)
 class WrongWords(Addable):
-    """Words in a wrong language. The last four counts are 0 where all speech is in languages of the Latin script."""
+    """Words in a wrong language. The last four counts are 0 where all speech is in languages of the Latin script.
+
+    Text shows that it is in another language only by its script, so a transliteration counts as a translation.
+    """
 
     labelled: int = 0  # hypothesis words beside a reference word
     wrong_label: int = 0  # of those, words of a segment in another language than the reference word
     hypothesis_words: int = 0
     wrong_script: int = 0  # of those, words in a script of neither the language nor the reference word
     reference_words: int = 0
-    translated: int = (
-        0  # of those, words in whose place there are `TRANSLATED` words of a wrong script in a row, or more
-    )
+    translated: int = 0  # of those, words in the place of which there is a translation
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,9 +98,8 @@ class WordsAtSwitches(Addable):
     switches: int = 0
     lost: int = 0  # deleted
     doubled: int = 0  # inserted, and equal to a reference word at most `REACH` words away
-    wrong_label: int = 0  # behind the switch, in final text of another language
-    shown_switches: int = 0  # whose tentative text is known
-    withdrawn: int = 0  # tentative words that the first text in the new language, at most `WITHIN_S` later, removed
+    shown_switches: int = 0  # for which it is known what was shown
+    wrong_first: int = 0  # behind the switch and final under another language, or withdrawn when the language changed
 
 
 @dataclass(slots=True, frozen=True)
@@ -129,10 +128,7 @@ RATIOS: dict[str, Callable[[CodeSwitching], tuple[float, float]]] = {
     "translated_word_rate": lambda found: (found.wrong.translated, found.wrong.reference_words),
     "lost_words_per_switch": lambda found: (found.at_switches.lost, found.at_switches.switches),
     "doubled_words_per_switch": lambda found: (found.at_switches.doubled, found.at_switches.switches),
-    "wrong_first_words_per_switch": lambda found: (
-        found.at_switches.wrong_label + found.at_switches.withdrawn,
-        found.at_switches.shown_switches,
-    ),
+    "wrong_first_words_per_switch": lambda found: (found.at_switches.wrong_first, found.at_switches.shown_switches),
     "language_diarization_error_rate": lambda found: (found.diarization.error_s, found.diarization.speech_s),
     "language_false_alarm_rate": lambda found: (found.diarization.false_alarm_s, found.diarization.speech_s),
     "language_miss_rate": lambda found: (found.diarization.miss_s, found.diarization.speech_s),
@@ -177,16 +173,12 @@ def mixing(reference: Reference, **rules: Unpack[TextRules]) -> Mixing:
     spans = [len([*run]) for _, run in groupby(words, key=lambda word: word[0])]
     if len(spans) == 1:
         return Mixing(1, cmi)
+    ended = {segment: segment.text.rstrip(" \"'”’»)").endswith(SENTENCE_ENDS) for segment in reference.segments}
     changes = [(old, new) for (left, old), (right, new) in pairwise(words) if left != right]
-    punctuated = _ends_sentence(reference.segments[-1])
-    between = sum(old is not new and _ends_sentence(old) for old, new in changes)
-    within = sum(old is new or (punctuated and not _ends_sentence(old)) for old, new in changes)
+    between = sum(old is not new and ended[old] for old, new in changes)
+    within = sum(old is new or (ended[reference.segments[-1]] and not ended[old]) for old, new in changes)
     levels = within, between, len(changes) - within - between
     return Mixing(1, cmi, len(spans), len(words), sum(n * n for n in spans), *levels)
-
-
-def _ends_sentence(segment: ReferenceSegment) -> bool:
-    return segment.text.rstrip(" \"'”’»)").endswith(SENTENCE_ENDS)
 
 
 def embedded(steps: Iterable[Aligned]) -> set[int]:
@@ -196,8 +188,8 @@ def embedded(steps: Iterable[Aligned]) -> set[int]:
     """
     languages = [_spoken(step.reference, step.language) for step in steps if step.reference is not None]
     found = Counter(language for language in languages if language not in _UNKNOWN)
-    matrix = [language for language, _ in found.most_common(1)]
-    return {number for number, language in enumerate(languages) if language not in (*matrix, *_UNKNOWN)}
+    matrix = max(found, key=found.__getitem__, default="")
+    return {number for number, language in enumerate(languages) if language not in (matrix, *_UNKNOWN)}
 
 
 def wrong_words(steps: Iterable[Aligned]) -> WrongWords:
@@ -220,28 +212,29 @@ def wrong_words(steps: Iterable[Aligned]) -> WrongWords:
 def words_at_switches(
     reference: Reference, steps: Sequence[Aligned], shown: Sequence[Shown] = (), **rules: Unpack[TextRules]
 ) -> WordsAtSwitches:
-    """Words lost, doubled, or shown in a wrong language at the switches of a reference."""
+    """Words lost, doubled, or first shown in a wrong language at the switches of a reference.
+
+    Tentative words of the old language are *withdrawn* if they do not become final in it when the text changes to the
+    right language, at most `WITHIN_S` after the switch.
+    """
     words = [step for step in steps if step.reference is not None]
     changes = [i for i in range(1, len(words)) if words[i].language != words[i - 1].language]
     places = {change + i for change in changes for i in range(-REACH, REACH)}
     behind = {change + i for change in changes for i in range(REACH)}
     near = [(number, step) for number, step in numbered(steps) if number in places]
-    inserted = [(number, step.hypothesis) for number, step in near if step.kind == "insertion"]
-    around = [[word.reference for word in words[max(at - REACH, 0) : at + REACH]] for at, _ in inserted]
+    inserted = [(step.hypothesis, words[max(n - REACH, 0) : n + REACH]) for n, step in near if step.kind == "insertion"]
     heard = [step for number, step in near if number in behind and step.kind in ("hit", "substitution")]
-    true, withdrawn = true_switches(reference), 0
-    for (_, _, before, old), (now, final, tentative, new) in pairwise(shown):
+    true, wrong = true_switches(reference), sum(step.label != step.language for step in heard)
+    for (_, _, tentative, old), (now, final, _, new) in pairwise(shown):
         changed = old and new and old != new
         if changed and any(s.language == new and s.start <= now <= s.end + WITHIN_S for s in true):
-            kept = Counter(units(f"{final} {tentative}", **rules))
-            withdrawn += (Counter(units(before, **rules)) - kept).total()
+            wrong += max(len(units(tentative, **rules)) - len(units(final, **rules)), 0)
     return WordsAtSwitches(
         switches=len(true),
         lost=sum(step.kind == "deletion" for _, step in near),
-        doubled=sum(word in there for (_, word), there in zip(inserted, around, strict=True)),
-        wrong_label=sum(step.label != step.language for step in heard),
+        doubled=sum(any(word == step.reference for step in around) for word, around in inserted),
         shown_switches=len(true) if shown else 0,
-        withdrawn=withdrawn,
+        wrong_first=wrong if shown else 0,
     )
 
 
@@ -251,7 +244,7 @@ def _counts(steps: Sequence[Aligned], wanted: set[int]) -> TextCounts:
 
 
 def _spoken(unit: str, language: str) -> str:
-    return _OTHER if _foreign(language).search(unit) else language
+    return "other" if language not in _UNKNOWN and _foreign(language).search(unit) else language
 
 
 def _wrong_script(step: Aligned) -> bool:
