@@ -423,13 +423,12 @@ def _identity(task: Task) -> Row:
 
 
 # Rates of the final segments. Without decoding there are none, and all speech would count as missed.
-_SEGMENT_RATES: Json = dict.fromkeys(("mixed_error_rate", "language_error_rate", *RATIOS)) | {
-    "error_rate_by_language": {}
-}
+_TEXT_RATES = ("mixed_error_rate", "language_error_rate", *RATIOS)
 
 
 def _rates(score: Score, has_text: bool) -> Json:
-    return score.rates() if has_text else {**score.rates(), **_SEGMENT_RATES}
+    rates = score.rates()
+    return rates if has_text else {**rates, **dict.fromkeys(_TEXT_RATES), "error_rate_by_language": {}}
 
 
 def _short(config: TranscriberConfig) -> str:

@@ -63,7 +63,7 @@ class Mixing(Addable):
 
     @property
     def burstiness(self) -> float:
-        """(s - m) / (s + m) of the mean m and the standard deviation s of the spans' numbers of words.
+        """(s - m) / (s + m) of the mean m and the sample standard deviation s of the spans' numbers of words.
 
         -1 if all spans are equally long, 0 at random, near 1 for few long spans between short ones. Goh and Barabási
         2008 (arXiv physics/0610233); for spans of languages Guzmán et al. 2017, "Metrics for modeling code-switching
@@ -72,7 +72,7 @@ class Mixing(Addable):
         if not self.spans:
             return math.nan
         mean = self.span_words / self.spans
-        deviation = math.sqrt(max(self.span_squares / self.spans - mean**2, 0.0))
+        deviation = math.sqrt(max(self.span_squares - self.spans * mean**2, 0.0) / (self.spans - 1))
         return (deviation - mean) / (deviation + mean)
 
 

@@ -283,11 +283,9 @@ def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, floa
     if not any(text for text, *_ in parts):
         parts = [(reference.text, UNTAGGED, 0.0, 0.0)]
     tagged = []
-    for text, language, start, end in parts:
+    for text, lang, start, end in parts:
         pieces = enumerate(_TAG.split(text))  # every second one is in a tag
-        found = [(unit, n % 2 == 1) for n, piece in pieces for unit in units(piece, language=language, **rules)]
+        found = [(unit, n % 2 == 1) for n, piece in pieces for unit in units(piece, language=lang, **rules)]
         each = (end - start) / max(len(found), 1)
-        tagged += [
-            (unit, language, start + i * each, start + (i + 1) * each, tag) for i, (unit, tag) in enumerate(found)
-        ]
+        tagged += [(unit, lang, start + i * each, start + (i + 1) * each, tag) for i, (unit, tag) in enumerate(found)]
     return tagged
