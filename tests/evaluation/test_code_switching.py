@@ -123,7 +123,8 @@ def test_a_word_in_another_script_than_its_segment_is_embedded_unless_the_langua
     assert embedded(align(spoken(("zh", "我是从 camp 那边拿来的")), "")) == {3}
     assert embedded(align(spoken(("ru", "нажмите один 1 OK")), "")) == {3}
     assert embedded(align(spoken(("ja", "コーヒーを人々")), "")) == set()
-    assert embedded(align(Reference("我是从 camp 那边", ()), "")) == set()
+    assert embedded(align(spoken(("und", "我是从 camp"), ("en", "one two")), "")) == set()
+    assert mixing(spoken(("haw", "ʻokina aloha"))).spans == 0  # the first letter is of no script
 
 
 words = st.lists(st.sampled_from("abcd"), min_size=1, max_size=8)
@@ -151,6 +152,7 @@ def test_the_code_mixing_index_is_the_share_of_words_outside_the_most_frequent_l
     assert mixing(single).code_mixing_index == 0
     assert (mixing(mixed) + mixing(single)).code_mixing_index == 1 / 8  # the mean over recordings
     assert mixing(spoken(("zh", "我想book一个room"))).code_mixing_index == pytest.approx(2 / 6)
+    assert mixing(spoken(("en", "one"), ("und", "two three"), ("es", "cuatro"))).code_mixing_index == 1 / 2
     assert math.isnan(mixing(Reference("hello", ())).code_mixing_index)
 
 
@@ -191,6 +193,8 @@ def test_a_switch_is_between_sentences_behind_a_full_stop_and_within_one_without
     # Without a mark at the end nothing is known of a switch without one.
     one = mixing(spoken(("zh", "好的。”"), ("en", "press one"), ("zh", "我想book")))
     assert (one.within, one.between, one.unpunctuated) == (1, 1, 1)
+    one = mixing(spoken(("zh", "我想book一个。")))
+    assert (one.within, one.between, one.unpunctuated) == (2, 0, 0)
 
 
 # --- language diarisation error
@@ -274,6 +278,7 @@ def test_a_right_word_under_another_label_is_in_a_wrong_language() -> None:
     reference = spoken(("en", "one two"), ("es", "tres cuatro"))
     counts = found(reference, ("en", "one two tres"), ("es", "x cinco seis")).wrong
     assert counts == WrongWords(labelled=4, wrong_label=1)  # tres; the inserted word stands beside no reference word
+    assert found(Reference("one two", ()), ("en", "one two")).wrong == WrongWords()  # in an unknown language
     rates = score(reference, heard(("en", "one two tres"), ("es", "cuatro")), (), duration=4).rates()
     assert rates["wrong_language_word_rate"] == 1 / 4
     assert rates["wrong_script_word_rate"] is None  # all speech is in the Latin script
@@ -292,6 +297,10 @@ def test_three_words_in_a_row_in_a_wrong_script_are_a_translation() -> None:
     assert (two.wrong_script, two.translated, two.reference_words) == (2, 0, 7)
     three = wrong_words(align(reference, "please enter number thank you good свидания"))
     assert (three.wrong_script, three.translated) == (4, 3)
+    lost = wrong_words(align(spoken(("ru", "пожалуйста введите номер счета")), "please enter number"))
+    assert (lost.wrong_script, lost.translated) == (3, 4)  # a word lost among them counts too
+    apart = wrong_words(align(spoken(("ru", "введите номер"), ("zh", "我想")), "enter number i want"))
+    assert (apart.wrong_script, apart.translated) == (4, 0)  # two in each language
     rates = score(
         reference, heard(("en", "please enter the number thank you"), ("ru", "до свидания")), (), duration=6
     ).rates()
@@ -310,7 +319,8 @@ def at_switches(said: str, **more: Any) -> WordsAtSwitches:
 
 
 def test_words_lost_within_five_words_of_a_switch_are_counted() -> None:
-    assert at_switches("b c d e f i j k l m") == WordsAtSwitches(switches=1, lost=2)  # not the first and the last
+    assert at_switches("a b d e f g h i j k m n") == WordsAtSwitches(switches=1, lost=2)
+    assert at_switches("a c d e f g h i j k l n").lost == 0  # farther away
     rates = score(ONE_SWITCH, heard(("en", "a b c d e f i j k l m n")), (), duration=4).rates()
     assert rates["lost_words_per_switch"] == 2
     assert rates["wrong_first_words_per_switch"] is None  # not known without what was shown
@@ -341,6 +351,8 @@ def test_words_first_shown_in_the_old_language_are_counted_until_the_text_change
     # Final words behind the switch under another label: h and i, but not those more than five words behind it.
     missed = found(ONE_SWITCH, ("en", "a b c d e f g h i"), ("es", "j k l"), ("en", "m n"), shown=shown[:1])
     assert missed.at_switches.wrong_first == 2
+    early = found(ONE_SWITCH, ("en", "a b c d e"), ("es", "f g h i j k l m n"), shown=shown[:1])
+    assert early.at_switches.wrong_first == 0  # words before the switch
 
 
 def test_what_was_shown_comes_from_the_trace() -> None:

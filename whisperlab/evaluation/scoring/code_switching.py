@@ -200,9 +200,9 @@ def wrong_words(steps: Iterable[Aligned]) -> WrongWords:
     if not any(step.language in _SCRIPTS for step in known):
         return WrongWords(*counts)
     n_translated = 0
-    for right, run in groupby(known, key=lambda step: (step.kind == "hit", step.language)):
+    for _, run in groupby(known, key=lambda step: (step.kind == "hit", step.language)):
         foreign = [step for step in run if step.hypothesis is None or _wrong_script(step)]
-        if not right[0] and sum(step.hypothesis is not None for step in foreign) >= TRANSLATED:
+        if sum(step.hypothesis is not None for step in foreign) >= TRANSLATED:
             n_translated += sum(step.reference is not None for step in foreign)
     said = [step for step in known if step.hypothesis is not None]
     n_reference = sum(step.reference is not None for step in known)
@@ -255,6 +255,6 @@ def _wrong_script(step: Aligned) -> bool:
 @cache
 def _foreign(language: str) -> regex.Pattern[str]:
     """A letter that is in no script of a language."""
-    scripts = ("Common", "Inherited", *_SCRIPTS.get(language, ["Latin"]))
+    scripts = ("Common", *_SCRIPTS.get(language, ["Latin"]))
     own = "".join(rf"\p{{scx={script}}}" for script in scripts)
     return regex.compile(rf"(?V1)[\p{{L}}--[{own}]]")

@@ -59,7 +59,7 @@ class Aligned:
 
     An insertion has the language of the reference unit before it. ``start`` and ``end`` estimate the time of a
     reference unit in seconds: the units of a segment share its time equally. ``label`` is the language of the
-    hypothesis's segment. ``tagged`` units are words of interest in the reference: ``<tag Bots>``.
+    hypothesis's segment, beside a reference unit. ``tagged`` units are words of interest: ``<tag Bots>``.
     """
 
     reference: str | None
@@ -222,7 +222,7 @@ def align(
         else:
             before = max(chunk.ref_start_idx - 1, 0)
             language = wanted[before][1] if wanted else UNTAGGED
-            steps += (Aligned(None, unit, language, label=label) for unit, label in right)
+            steps += (Aligned(None, unit, language) for unit, _ in right)
     return tuple(steps)
 
 
