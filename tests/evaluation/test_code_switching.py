@@ -344,6 +344,8 @@ def test_words_first_shown_in_the_old_language_are_counted_until_the_text_change
     segments = [("en", "a b c d e f g"), ("es", "h i j k l m n")]
     counts = found(ONE_SWITCH, *segments, shown=shown).at_switches
     assert counts == WordsAtSwitches(switches=1, shown_switches=1, wrong_first=2)
+    unlabelled = [(at, final, text, None) for at, final, text, _ in shown]
+    assert found(ONE_SWITCH, *segments, shown=unlabelled).at_switches == WordsAtSwitches(switches=1)
     late = [(at + 20, *rest) for at, *rest in shown]  # too late to belong to this switch
     assert found(ONE_SWITCH, *segments, shown=late).at_switches.wrong_first == 0
     false = [(at, final, text, {"en": "es", "es": "en"}[lang]) for at, final, text, lang in shown]

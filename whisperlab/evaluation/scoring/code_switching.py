@@ -225,16 +225,16 @@ def words_at_switches(
     inserted = [(step.hypothesis, words[max(n - REACH, 0) : n + REACH]) for n, step in near if step.kind == "insertion"]
     heard = [step for number, step in near if number in behind and step.kind in ("hit", "substitution")]
     true, wrong = true_switches(reference), sum(step.label != step.language for step in heard)
+    known = any(language for *_, language in shown)
     for (_, _, tentative, old), (now, final, _, new) in pairwise(shown):
-        changed = old and new and old != new
-        if changed and any(s.language == new and s.start <= now <= s.end + WITHIN_S for s in true):
+        if old not in (None, new) and any(s.language == new and s.start <= now <= s.end + WITHIN_S for s in true):
             wrong += max(len(units(tentative, **rules)) - len(units(final, **rules)), 0)
     return WordsAtSwitches(
         switches=len(true),
         lost=sum(step.kind == "deletion" for _, step in near),
         doubled=sum(any(word == step.reference for step in around) for word, around in inserted),
-        shown_switches=len(true) if shown else 0,
-        wrong_first=wrong if shown else 0,
+        shown_switches=len(true) if known else 0,
+        wrong_first=wrong if known else 0,
     )
 
 
