@@ -26,6 +26,7 @@ from whisperlab.cli.arguments import TABLES, languages_as_codes
 from whisperlab.cli.console import DIM, ERASE, PLAIN, UP, Console, LiveText
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
+from whisperlab.evaluation.scoring.code_switching import RATIOS
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
 from whisperlab.experiments import microbenchmarks
 from whisperlab.experiments.comparison import Outcome
@@ -600,8 +601,13 @@ def test_counts_are_added_before_they_are_divided(
     capsys.readouterr()
     assert run("score", tmp_path / "traces", "--reference", manifest) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["recording", "call", "call", "all", "words"]
-    assert lines[-1] == "words wrong: normalizer plain, accents folded"
+    table = ["recording", "call", "call", "all"]
+    assert [line.split()[0] for line in lines if line] == [*table, *table, *table, "words"]
+    convention = "in characters in Chinese, Japanese, Thai, Lao, Khmer and Burmese, else in words"
+    assert lines[-1] == f"words wrong: {convention}; normalizer plain, accents folded"
+    names = re.split("  +", "  ".join(line for line in lines if line.startswith("recording")))
+    assert {"code-mixing index", "burstiness", "within sentences", "embedded", "lost (per switch)"} <= {*names}
+    assert {"language diarisation error", "words in a wrong language", "translated"} <= {*names}
 
 
 def test_configurations_are_named_and_scored_apart(
@@ -646,7 +652,7 @@ def test_traces_without_text_get_no_text_measures(
     assert run("score", tmp_path / "t.jsonl", "--reference", manifest, "--json") == 0
     (document,) = documents(capsys.readouterr().out)
     rates = document["total"]
-    assert {rates[name] for name in score.TEXT_RATES} == {None}
+    assert {rates[name] for name in (*score.TEXT_RATES, *RATIOS)} == {None}
     assert rates["switch_f1_at_1"] == 1.0
 
 
@@ -666,12 +672,14 @@ def test_a_score_names_its_normalizer(
     assert run("transcribe", call, "--trace", tmp_path / "t.jsonl") == 0
     how = ("--normalizer", "whisper", "--fold", "arabic", "--keep-diacritics")
     assert run("score", tmp_path / "t.jsonl", "--reference", manifest, *how) == 0
-    assert capsys.readouterr().out.endswith("words wrong: normalizer whisper+arabic, accents kept\n")
+    assert capsys.readouterr().out.endswith("; normalizer whisper+arabic, accents kept\n")
+    assert run("score", tmp_path / "t.jsonl", "--reference", manifest, "--fold", "hangul") == 0
+    assert "Khmer and Burmese, in syllables in Korean, else in words; " in capsys.readouterr().out
     assert run("score", tmp_path / "t.jsonl", "--reference", manifest, *how, "--json") == 0
     (document,) = documents(capsys.readouterr().out)
     assert document["total"]["normalizer"] == document["counts"]["normalizer"] == "whisper+arabic"
     assert run("score", tmp_path / "t.jsonl", "--fold", "latin") == 1
-    assert "folds among chinese, arabic; got 'plain+latin'" in capsys.readouterr().err
+    assert "folds among chinese, arabic, hangul; got 'plain+latin'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -789,6 +797,11 @@ def test_the_facts_of_a_split_count_switches_and_speech_by_language() -> None:
         "recordings": 2,
         "minutes": 0.1,
         "switches": 2,
+        "within_sentences": 0,
+        "between_sentences": 0,
+        "unpunctuated": 2,
+        "code_mixing_index": 0.333,
+        "span_burstiness": -0.444,  # spans of 1, 2, 1 and 2 words
         "noisy": 1,
         "speech_s": "es:4 en:2",
     }
@@ -831,6 +844,7 @@ def test_info_describes_a_manifest_of_your_own(manifest: Path, capsys: pytest.Ca
     assert run("data", "info", manifest, "--json") == 0
     (document,) = documents(capsys.readouterr().out)
     assert document["splits"][0]["switches"] == 2
+    assert [(one["id"], one["switches"]) for one in document["recordings"]] == [("call", 2)]
 
 
 def test_a_recording_is_found_by_its_id_or_the_others_are_named(

@@ -135,7 +135,9 @@ def percent(value: float | None) -> str:
 
 def counted(normalizer: str = "plain", *, fold_diacritics: bool = True) -> str:
     """The line below a table with an error rate: how words are counted."""
-    return f"words wrong: normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"
+    korean = ", in syllables in Korean" if "hangul" in normalizer else ""
+    units = f"in characters in Chinese, Japanese, Thai, Lao, Khmer and Burmese{korean}, else in words"
+    return f"words wrong: {units}; normalizer {normalizer}, accents {'folded' if fold_diacritics else 'kept'}"
 
 
 class LiveText:

@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser, require, speech
+from whisperlab.cli.arguments import TABLES, Parser, require, speech
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import CorpusError, MissingDependencyError
 from whisperlab.util.text_table import text_table
@@ -22,7 +23,7 @@ from whisperlab.util.text_table import text_table
 if TYPE_CHECKING:
     from whisperlab.data import Recording
 
-_HEADERS = {"minutes": "audio (minutes)", "speech_s": "speech by language (s)"}
+_HEADERS = TABLES["data_columns"]
 PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay", "-nodisp", "-autoexit"))
 
 
@@ -74,7 +75,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         licences = about["licences"] if about else {}
         credits = [f"{lang}: {licence}; {about['credits'][lang]}" for lang, licence in licences.items() if about]
         table = text_table([{_HEADERS.get(name, name): value for name, value in row.items()} for row in rows])
-        console.result({"corpus": args.corpus, "about": about, "splits": rows}, *credits, table)
+        each = [{"id": recording.id, **facts(recording.split, [recording])} for recording in recordings]
+        document = {"corpus": args.corpus, "about": about, "splits": rows, "recordings": each}
+        console.result(document, *credits, table)
     elif args.action == "path":
         recording = find(args.recording, args.corpus)
         path, offset = str(recording.audio_path.absolute()), recording.offset
@@ -99,13 +102,19 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 
 def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
-    """The recordings of one split in numbers: count, minutes, switches, seconds of speech by language."""
+    """The recordings of one split in numbers: count, minutes, switches, how mixed, seconds of speech by language."""
     from whisperlab.data.manifest import Totals
+    from whisperlab.evaluation.scoring.code_switching import Mixing, mixing
+    from whisperlab.evaluation.trace import Reference
 
     size = Totals.of(recordings)
+    mixed = sum((mixing(Reference(one.text, one.segments)) for one in recordings), Mixing())
     speech = sorted(size.speech_s.items(), key=lambda item: -item[1])  # the longest first
     length = {"recordings": size.recordings, "minutes": round(size.minutes, 1)}
-    counts = {"switches": size.switches, "noisy": size.noisy}
+    levels = {"within_sentences": mixed.within, "between_sentences": mixed.between, "unpunctuated": mixed.unpunctuated}
+    shares = {"code_mixing_index": mixed.code_mixing_index, "span_burstiness": mixed.burstiness}
+    rounded = {name: None if isnan(value) else round(value, 3) for name, value in shares.items()}
+    counts = {"switches": size.switches, **levels, **rounded, "noisy": size.noisy}
     return {"split": split, **length, **counts, "speech_s": " ".join(f"{lang}:{time_s:.0f}" for lang, time_s in speech)}
 
 

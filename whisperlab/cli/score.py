@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.scoring.summary import RateTree, Score
     from whisperlab.evaluation.scoring.text import TextRules
 
-# The rates of the table; --json has all of them.
-COLUMNS = TABLES["score_columns"]
+# The rates of each table; --json has all of them.
+COLUMNS = TABLES["score_columns"].values()
 # The rates that need text; null for traces that were made with decode off.
 TEXT_RATES = TABLES["score"]["text_rates"]
 
@@ -60,8 +60,8 @@ def add_arguments(parser: Parser) -> None:
     parser.flag("--keep-diacritics", "count á for a as an error (some references lack accents)")
     text = "whisper: normalize number words, contractions and English spelling as openai-whisper does"
     add("--normalizer", text, choices=("plain", "whisper"), default="plain")
-    text = "unify traditional and simplified characters, or Arabic with and without vowel signs"
-    add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic")
+    text = "unify Chinese characters, or Arabic with and without vowel signs; hangul: count Korean in syllables"
+    add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic,hangul")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     options = varying([one.config for one in every])  # in which the configurations differ, as in reports
     for one in every:
         groups[config_name(one.config, options)].append(one)
-    recordings, configurations, rows, remarks, has_text = [], [], [], list[str](), False
+    recordings, configurations, remarks, has_text = [], [], list[str](), False
+    tables = [list[dict[str, object]]() for _ in COLUMNS]
     for name, group in groups.items():
         where = {"configuration": name} if len(groups) > 1 else {}
         total = Scored(f"all {len(group)}", pooled(one.score for one in group), group[0].config)
@@ -86,9 +87,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
         recordings += [{"recording": one.recording, **where, "rates": one.rates()} for one in group]
         configurations.append({"configuration": name, "rates": rates, "counts": total.score.to_dict()})
         for one in [*group, total] if len(group) > 1 else group:
-            found = [(title, rate, one.rates()[rate]) for title, rate in COLUMNS.items()]
-            cells = {title: percent(value) if "error_rate" in rate else value for title, rate, value in found}
-            rows.append({**where, "recording": one.recording, **cells})
+            known = one.rates()
+            for rows, columns in zip(tables, COLUMNS, strict=True):
+                found = [(name, rate, known[rate]) for name, rate in columns.items()]
+                cells = {name: percent(value) if "_rate" in rate else value for name, rate, value in found}
+                rows.append({**where, "recording": one.recording, **cells})
         if not total.has_text:
             wrong = rates["language_error_rate_frames"]
             rate = "not known" if wrong is None else f"{100 * wrong:.0f} %"
@@ -99,7 +102,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if has_text:
         remarks.append(counted(normalizer, fold_diacritics=fold))
     document = {"recordings": recordings, "configurations": configurations, **totals}
-    console.result(document, text_table(rows), *remarks)
+    first, *more = map(text_table, tables)
+    console.result(document, first, *(f"\n{table}" for table in more if has_text), *remarks)
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:

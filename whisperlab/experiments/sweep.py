@@ -30,6 +30,7 @@ from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
+from whisperlab.evaluation.scoring.code_switching import RATIOS
 from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost, Results, ray_cluster
@@ -422,11 +423,12 @@ def _identity(task: Task) -> Row:
 
 
 # Rates of the final segments. Without decoding there are none, and all speech would count as missed.
-_SEGMENT_RATES: Json = {"mixed_error_rate": None, "error_rate_by_language": {}, "language_error_rate": None}
+_TEXT_RATES = ("mixed_error_rate", "language_error_rate", *RATIOS)
 
 
 def _rates(score: Score, has_text: bool) -> Json:
-    return score.rates() if has_text else {**score.rates(), **_SEGMENT_RATES}
+    rates = score.rates()
+    return rates if has_text else {**rates, **dict.fromkeys(_TEXT_RATES), "error_rate_by_language": {}}
 
 
 def _short(config: TranscriberConfig) -> str:

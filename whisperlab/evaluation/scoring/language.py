@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +17,7 @@ from whisperlab.util.timeline import seconds
 UNLABELLED = ""  # hypothesis "language" of reference speech without a label
 
 TOLERANCES_S = (0.5, 1.0, 2.0)  # allowed distance of a found boundary from the true one
+COLLAR_S = 0.25  # NIST's for diarisation: on either side of every reference boundary
 WIDEST_S = max(TOLERANCES_S)  # false switches and delays are counted at this tolerance
 
 
@@ -40,6 +41,20 @@ class LabelTime(dict[str, dict[str, float]]):
     def wrong_s(self) -> float:
         """With a wrong label or none."""
         return math.fsum(time for true, labels in self.items() for given, time in labels.items() if given != true)
+
+
+@dataclass(slots=True, frozen=True)
+class Diarization(Addable):
+    """Seconds of reference speech outside the collars, and of the three errors of language diarisation."""
+
+    speech_s: float = 0.0
+    false_alarm_s: float = 0.0  # a label where there is no speech
+    miss_s: float = 0.0  # speech without a label
+    confusion_s: float = 0.0  # speech under a wrong label
+
+    @property
+    def error_s(self) -> float:
+        return self.false_alarm_s + self.miss_s + self.confusion_s
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,6 +99,27 @@ def label_time(reference: Reference, labels: Iterable[Label]) -> LabelTime:
             covering = [label.language for label in near if label.start <= start and label.end >= end]
             time[segment.lang][covering[-1] if covering else UNLABELLED] += end - start
     return LabelTime({true: dict(labels) for true, labels in time.items()})
+
+
+def diarization(reference: Reference, labels: Iterable[Label], collar_s: float = COLLAR_S) -> Diarization:
+    """Language diarisation error: (false alarm + miss + confusion) / reference speech, as the seconds of each.
+
+    Time within ``collar_s`` of the start or end of a reference segment does not count. Labels are compared as they are:
+    this is the *identification* error rate of pyannote.metrics, whose ``collar`` is the sum of both sides (0.5 s).
+    """
+    spans = [("collar", t - collar_s, t + collar_s, "") for s in reference.segments for t in (s.start, s.end)]
+    spans += [("true", segment.start, segment.end, segment.lang) for segment in reference.segments]
+    spans += [("given", label.start, label.end, label.language) for label in labels]
+    marks = sorted(m for kind, a, b, lang in spans if a < b for m in ((a, 1, kind, lang), (b, -1, kind, lang)))
+    active, found = Counter[tuple[str, str]](), Diarization()
+    for (at, change, *what), (until, *_) in pairwise(marks):
+        active[what[0], what[1]] += change
+        if until > at and not active["collar", ""]:
+            true, given = ({lang for (of, lang), n in active.items() if of == kind and n} for kind in ("true", "given"))
+            wrong = min(len(true), len(given)) - len(true & given)
+            counts = len(true), max(len(given) - len(true), 0), max(len(true) - len(given), 0), wrong
+            found += Diarization(*(n * (until - at) for n in counts))
+    return found
 
 
 def true_switches(reference: Reference) -> list[Boundary]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 
 from whisperlab.evaluation.scoring import language as languages
 from whisperlab.evaluation.scoring import text as texts
+from whisperlab.evaluation.scoring.code_switching import RATIOS, CodeSwitching, Shown, code_switching
 from whisperlab.evaluation.scoring.language import TOLERANCES_S, WIDEST_S, LabelTime, SwitchCounts
 from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
 from whisperlab.evaluation.scoring.text import SwitchText, TextCounts, TextRules, added, normalizer_name
@@ -41,6 +42,7 @@ class Score:
     word_latencies: tuple[float, ...]  # from the end of a right word to its final text, in seconds
     blocks: Mapping[str, tuple[int, int]]  # language blocks and missed ones, by length
     normalizer: str = "plain"
+    code_switching: CodeSwitching = field(default_factory=CodeSwitching)
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
@@ -93,6 +95,7 @@ class Score:
                 tuple(value["word_latencies"]),
                 {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
                 normalizer_name(value.get("normalizer", "plain")),
+                CodeSwitching.from_dict(value.get("code_switching", {})),  # older scores have none
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
@@ -107,13 +110,15 @@ def score(
     frames: Sequence[LanguageFrame] = (),
     committed: Sequence[tuple[str, float]] = (),
     compute_s: float | None = None,
+    shown: Sequence[Shown] = (),
     **rules: Unpack[TextRules],
 ) -> Score:
     """Score the output of any recogniser for one recording of ``duration`` seconds.
 
     The text of the final segments, in order of time, is compared as a whole. ``compute_s`` is the wall time of
     computing, if known. ``committed`` is the final text with its times in seconds; its words are split with the plain
-    normalizer. ``rules`` are ``fold_diacritics`` (by default True) and ``normalizer``, a name as in `normalizer_name`.
+    normalizer. ``shown`` is all text as it was shown, in order of time. ``rules`` are ``fold_diacritics`` (by default
+    True) and ``normalizer``, a name as in `normalizer_name`.
     """
     fold_diacritics, normalizer = rules.get("fold_diacritics", True), normalizer_name(rules.get("normalizer", "plain"))
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
@@ -135,6 +140,7 @@ def score(
         word_latencies=word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else (),
         blocks=languages.block_misses(reference, widest),
         normalizer=normalizer,
+        code_switching=code_switching(reference, steps, final, shown, **rules),
     )
 
 
@@ -151,6 +157,7 @@ def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpac
         frames=trace.frames,
         committed=trace.committed,
         compute_s=trace.compute_s,
+        shown=[(e["at"], e["committed"], e["tentative"], e["language"]) for e in trace.of_kind("text")],
         **rules,
     )
 
@@ -193,6 +200,7 @@ def _rates(score: Score) -> RateTree:
     total, delays = score.all_text, score.delays
     true, found = score.switches.true, score.switches.found
     missed = true - len(delays)
+    mixing = score.code_switching.mixing
     wholes = {"precision": found, "recall": true, "f1": (found + true) / 2}
     return {
         **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},
@@ -208,6 +216,11 @@ def _rates(score: Score) -> RateTree:
         "switches_found": found,
         "switches_missed": missed,
         "miss_rate_by_block": {name: _ratio(missed, n) for name, (n, missed) in score.blocks.items()},
+        "code_mixing_index": mixing.code_mixing_index,
+        "span_burstiness": mixing.burstiness,
+        "switches_within_sentences": mixing.within,
+        "switches_between_sentences": mixing.between,
+        "switches_unpunctuated": mixing.unpunctuated,
         "false_switches_per_hour": _ratio(found - len(delays), score.audio_s / 3600),
         **{f"decision_delay_p{q}": percentile(delays, q, missed=missed) for q in (50, 95)},
         **{f"decision_delay_found_p{q}": percentile(delays, q) for q in (50, 95)},
@@ -220,6 +233,10 @@ def _rates(score: Score) -> RateTree:
     }
 
 
+def _of_code_switching(parts: Callable[[CodeSwitching], tuple[float, float]]) -> Callable[[Score], tuple[float, float]]:
+    return lambda score: parts(score.code_switching)
+
+
 # The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "mixed_error_rate": lambda score: (score.all_text.errors, score.all_text.reference_words),
@@ -228,6 +245,7 @@ _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "language_error_rate": lambda score: (score.labels.wrong_s, score.labels.speech_s),
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
     "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
+    **{name: _of_code_switching(parts) for name, parts in RATIOS.items()},
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -31,6 +31,9 @@ _UNSPACED = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS) + r"]&
 # In other scripts a word is a unit. It has a letter or a digit: an accent or a tatweel alone does not count.
 _WORD = rf"[\p{{Lm}}--{_UNSPACED}]*[[[\p{{L}}--\p{{Lm}}]\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]*"
 _UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|{_WORD}")
+_SYLLABLE_OR_UNIT = regex.compile(rf"(?V1)\p{{Hangul}}|{_UNIT.pattern.removeprefix('(?V1)')}")
+# Words of interest in the notation of PIER: ``das mit den <tag Bots>``.
+_TAG = regex.compile(r"<tag\s+([^>]*)>")
 # Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they do not split words.
 _INVISIBLE = regex.compile(r"[\p{Cf}\p{Me}\p{Default_Ignorable_Code_Point}]")
 _APOSTROPHE = regex.compile("['’‘ʼ]")
@@ -39,7 +42,7 @@ _ARABIC_MARK = regex.compile(r"(?V1)[[\p{M}&&\p{scx=Arabic}]--[\u0653-\u0655]]|\
 _ARABIC = str.maketrans("أإآٱىیک٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹", "ااااييك01234567890123456789")
 _ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}])\p{M}+|(?<=е)\u0308+")
 NORMALIZERS = ("plain", "whisper")
-FOLDS = ("chinese", "arabic")
+FOLDS = ("chinese", "arabic", "hangul")
 KINDS = ("hit", "substitution", "deletion", "insertion")  # of steps of an alignment
 
 
@@ -55,7 +58,8 @@ class Aligned:
     """One step of an alignment: a reference unit, a hypothesis unit, or both, and the reference's language.
 
     An insertion has the language of the reference unit before it. ``start`` and ``end`` estimate the time of a
-    reference unit in seconds: the units of a segment share its time equally.
+    reference unit in seconds: the units of a segment share its time equally. ``label`` is the language of the
+    hypothesis's segment, beside a reference unit. ``tagged`` units are words of interest: ``<tag Bots>``.
     """
 
     reference: str | None
@@ -63,6 +67,8 @@ class Aligned:
     language: str
     start: float = 0.0
     end: float = 0.0
+    tagged: bool = False
+    label: str = UNTAGGED
 
     @property
     def kind(self) -> str:
@@ -118,7 +124,8 @@ def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str
     ``plain`` is the normalisation that `units` applies to all text. ``whisper`` first applies openai-whisper's
     normalisers: the English one (number words, contractions, spelling, fillers) to English text, the basic one to other
     text. The fold ``chinese`` unifies traditional and simplified characters; ``arabic`` unifies vowel signs, tatweel,
-    variants of a letter, and digits. Folds apply to every language. Raises ConfigurationError for unknown names.
+    variants of a letter, and digits; ``hangul`` counts Korean in syllables instead of words. Folds apply to every
+    language. Raises ConfigurationError for unknown names.
     """
     base, *joined = normalizer.split("+") if isinstance(normalizer, str) else (normalizer,)
     wanted = {*joined, *folds}
@@ -135,7 +142,8 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
     ``fold_diacritics`` removes the accents of Latin and Greek letters and the dots of Cyrillic ``ё``, which many
     transcripts omit. Combining marks of other scripts carry meaning and stay. Turn it off for a language such as
     Vietnamese, in which accents distinguish words. Apostrophes are removed; other punctuation separates words. A mark
-    without a letter is removed. Numbers stay digits. ``normalizer`` is a name as in `normalizer_name`.
+    without a letter is removed. Numbers stay digits. Tags of words of interest are removed. ``normalizer`` is a name as
+    in `normalizer_name`.
 
     >>> units("¿Qué? I'd book一个room!")
     ['que', 'id', 'book', '一', '个', 'room']
@@ -143,6 +151,7 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
     ['qué']
     """
     base, *folds = normalizer_name(normalizer).split("+")
+    text = _TAG.sub(r"\1", text)
     if base == "whisper":
         text = _whisper_normalizer(language == "en")(_APOSTROPHE.sub("'", text))
     plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
@@ -153,7 +162,8 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
     plain = _APOSTROPHE.sub("", plain)
     if fold_diacritics:
         plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
-    return list(_UNIT.findall(unicodedata.normalize("NFC", plain)))
+    unit = _SYLLABLE_OR_UNIT if "hangul" in folds else _UNIT
+    return list(unit.findall(unicodedata.normalize("NFC", plain)))
 
 
 @lru_cache
@@ -198,21 +208,21 @@ def align(
     if isinstance(hypothesis, str):
         spoken = {language for _, language, *_ in wanted}
         hypothesis = [(hypothesis, spoken.pop() if len(spoken) == 1 else UNTAGGED)]
-    said = [unit for text, language in hypothesis for unit in units(text, language=language, **rules)]
+    said = [(unit, lang) for text, lang in hypothesis for unit in units(text, language=lang, **rules)]
     # Units contain no white space, so jiwer splits the text into the same units.
-    found = jiwer.process_words(" ".join(unit for unit, *_ in wanted), " ".join(said))
+    found = jiwer.process_words(" ".join(unit for unit, *_ in wanted), " ".join(unit for unit, _ in said))
     steps: list[Aligned] = []
     for chunk in found.alignments[0]:
         left = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
         right = said[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if left:
-            answers: list[str | None] = [*right] or [None] * len(left)
+            answers: Sequence[tuple[str | None, str]] = right or [(None, UNTAGGED)] * len(left)
             pairs = zip(left, answers, strict=True)
-            steps += (Aligned(unit, answer, lang, *times) for (unit, lang, *times), answer in pairs)
+            steps += (Aligned(unit[0], answer, *unit[1:], label) for unit, (answer, label) in pairs)
         else:
             before = max(chunk.ref_start_idx - 1, 0)
             language = wanted[before][1] if wanted else UNTAGGED
-            steps += (Aligned(None, unit, language) for unit in right)
+            steps += (Aligned(None, unit, language) for unit, _ in right)
     return tuple(steps)
 
 
@@ -232,16 +242,24 @@ class SwitchText(Addable):
     deleted_s: float = 0.0
 
 
+def numbered(steps: Sequence[Aligned]) -> Iterator[tuple[int, Aligned]]:
+    """The steps with the numbers of their reference units; an insertion belongs to the unit behind it, or to the last.
+
+    PIER, the point-of-interest error rate (Ugan et al. 2025, arXiv 2501.09512), is the errors of chosen reference units
+    in the alignment of the whole text / the number of chosen units. Its reference implementation counts insertions so.
+    """
+    last, at = sum(step.reference is not None for step in steps) - 1, 0
+    for step in steps:
+        yield min(at, last), step
+        at += step.reference is not None
+
+
 def switch_text(steps: Sequence[Aligned], reach: int = 2) -> SwitchText:
-    """Counts within ``reach`` reference units of a switch, as in PIER (Ugan et al. 2025, arXiv 2501.09512)."""
+    """Counts of the ``reach`` reference units on either side of each switch: PIER of the words at switches."""
     languages = [step.language for step in steps if step.reference is not None]
     changes = [i for i in range(1, len(languages)) if languages[i] != languages[i - 1]]
     near = {i for change in changes for i in range(change - reach, change + reach)}
-    chosen, at = [], -1
-    for step in steps:
-        at += step.reference is not None
-        if max(at, 0) in near:
-            chosen.append(step)
+    chosen = [step for number, step in numbered(steps) if number in near]
     counts = sum(text_counts(chosen).values(), TextCounts())
     return SwitchText(counts, sum(step.end - step.start for step in chosen if step.kind == "deletion"))
 
@@ -260,13 +278,14 @@ def until(reference: Reference, end_s: float) -> Reference:
     return Reference(" ".join(s.text for s in segments) if timed else reference.text, tuple(segments))
 
 
-def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, float, float]]:
+def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, float, float, bool]]:
     parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
     if not any(text for text, *_ in parts):
         parts = [(reference.text, UNTAGGED, 0.0, 0.0)]
     tagged = []
-    for text, language, start, end in parts:
-        found = units(text, language=language, **rules)
+    for text, lang, start, end in parts:
+        pieces = enumerate(_TAG.split(text))  # every second one is in a tag
+        found = [(unit, n % 2 == 1) for n, piece in pieces for unit in units(piece, language=lang, **rules)]
         each = (end - start) / max(len(found), 1)
-        tagged += [(unit, language, start + i * each, start + (i + 1) * each) for i, unit in enumerate(found)]
+        tagged += [(unit, lang, start + i * each, start + (i + 1) * each, tag) for i, (unit, tag) in enumerate(found)]
     return tagged
