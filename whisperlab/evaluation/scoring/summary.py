@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
@@ -13,6 +14,7 @@ from whisperlab.evaluation.scoring import language as languages
 from whisperlab.evaluation.scoring import text as texts
 from whisperlab.evaluation.scoring.language import TOLERANCES_S, WIDEST_S, LabelTime, SwitchCounts
 from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
+from whisperlab.evaluation.scoring.streaming import LAGS, StreamCounts, stream_counts
 from whisperlab.evaluation.scoring.text import SwitchText, TextCounts, TextRules, added, normalizer_name
 from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
@@ -41,6 +43,7 @@ class Score:
     word_latencies: tuple[float, ...]  # from the end of a right word to its final text, in seconds
     blocks: Mapping[str, tuple[int, int]]  # language blocks and missed ones, by length
     normalizer: str = "plain"
+    streaming: StreamCounts = field(default_factory=StreamCounts)
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
@@ -93,6 +96,7 @@ class Score:
                 tuple(value["word_latencies"]),
                 {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
                 normalizer_name(value.get("normalizer", "plain")),
+                StreamCounts.from_dict(value.get("streaming", {})),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
@@ -107,13 +111,15 @@ def score(
     frames: Sequence[LanguageFrame] = (),
     committed: Sequence[tuple[str, float]] = (),
     compute_s: float | None = None,
+    streaming: StreamCounts | None = None,
     **rules: Unpack[TextRules],
 ) -> Score:
     """Score the output of any recogniser for one recording of ``duration`` seconds.
 
     The text of the final segments, in order of time, is compared as a whole. ``compute_s`` is the wall time of
     computing, if known. ``committed`` is the final text with its times in seconds; its words are split with the plain
-    normalizer. ``rules`` are ``fold_diacritics`` (by default True) and ``normalizer``, a name as in `normalizer_name`.
+    normalizer. ``streaming`` are the counts of `stream_counts`. ``rules`` are ``fold_diacritics`` (by default True) and
+    ``normalizer``, a name as in `normalizer_name`.
     """
     fold_diacritics, normalizer = rules.get("fold_diacritics", True), normalizer_name(rules.get("normalizer", "plain"))
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
@@ -135,6 +141,7 @@ def score(
         word_latencies=word_latencies(reference, committed, fold_diacritics=fold_diacritics) if committed else (),
         blocks=languages.block_misses(reference, widest),
         normalizer=normalizer,
+        streaming=streaming or StreamCounts(),
     )
 
 
@@ -143,14 +150,16 @@ def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpac
     known = reference or trace.reference
     if known is None:
         raise ConfigurationError(f"the trace of {trace.recording!r} has no reference and none was given")
+    known = texts.until(known, trace.heard_s) if trace.heard_s < trace.duration else known
     return score(
-        texts.until(known, trace.heard_s) if trace.heard_s < trace.duration else known,
+        known,
         trace.segments,
         trace.switches,
         duration=trace.heard_s,
         frames=trace.frames,
         committed=trace.committed,
-        compute_s=trace.compute_s,
+        compute_s=trace.compute_s or None,  # a stream log need not have it
+        streaming=stream_counts(trace, known),
         **rules,
     )
 
@@ -212,12 +221,18 @@ def _rates(score: Score) -> RateTree:
         **{f"decision_delay_p{q}": percentile(delays, q, missed=missed) for q in (50, 95)},
         **{f"decision_delay_found_p{q}": percentile(delays, q) for q in (50, 95)},
         **{f"word_latency_p{q}": percentile(score.word_latencies, q) for q in (50, 95)},
+        **score.streaming.percentiles(),
         "reference_words": total.reference_words,
         "hypothesis_words": total.hypothesis_words,
         **asdict(total),
         "speech_s": score.labels.speech_s,
         **{name: getattr(score, name) for name in ("audio_s", "recordings", "fold_diacritics", "normalizer")},
     }
+
+
+def _lag(name: str, score: Score) -> tuple[float, float]:
+    values = score.streaming.lags.get(name, ())
+    return sum(values), len(values)
 
 
 # The rates that are one sum over recordings divided by another.
@@ -228,6 +243,13 @@ _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "language_error_rate": lambda score: (score.labels.wrong_s, score.labels.speech_s),
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
     "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
+    "normalized_erasure": lambda score: (score.streaming.erased, score.streaming.final),
+    # Final words that are not in the reference, as in RealtimeSTT's evaluation of text stabilisers.
+    "false_commit_rate": lambda score: (
+        score.all_text.hypothesis_words - score.all_text.hits,
+        score.all_text.hypothesis_words,
+    ),
+    **{name: partial(_lag, name) for name in LAGS},
 }
 
 

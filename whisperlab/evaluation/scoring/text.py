@@ -31,6 +31,7 @@ _UNSPACED = "[[" + "".join(rf"\p{{scx={script}}}" for script in _SCRIPTS) + r"]&
 # In other scripts a word is a unit. It has a letter or a digit: an accent or a tatweel alone does not count.
 _WORD = rf"[\p{{Lm}}--{_UNSPACED}]*[[[\p{{L}}--\p{{Lm}}]\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}]--{_UNSPACED}]*"
 _UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|{_WORD}")
+_BOUNDARY = regex.compile(rf"(?V1)(?<=\S)(?={_UNSPACED})|(?<={_UNSPACED}\p{{M}}*)(?=[\p{{L}}\p{{N}}])")
 # Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they do not split words.
 _INVISIBLE = regex.compile(r"[\p{Cf}\p{Me}\p{Default_Ignorable_Code_Point}]")
 _APOSTROPHE = regex.compile("['’‘ʼ]")
@@ -154,6 +155,15 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
     if fold_diacritics:
         plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
     return list(_UNIT.findall(unicodedata.normalize("NFC", plain)))
+
+
+def spaced(text: str) -> str:
+    """The text with a space before each letter of a script without spaces, so that `split` finds `units`.
+
+    >>> spaced("book一个room。")
+    'book 一 个 room。'
+    """
+    return str(_BOUNDARY.sub(" ", text))
 
 
 @lru_cache

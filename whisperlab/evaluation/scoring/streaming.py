@@ -1,0 +1,286 @@
+"""Streaming latency in the field's measures: LongYAAL, LongLAAL, StreamLAAL, time to final after speech, erasure.
+
+The words of a stream are first assigned to the segments of the reference. LongYAAL and LongLAAL use the soft alignment
+of OmniSTEval (Polák et al. 2025, arXiv 2509.17349), StreamLAAL the fewest edits (Papi et al. 2024, StreamAtt; Matusov
+et al. 2005). Words are separated by spaces. Letters of scripts without spaces are words, as in `units`. No Moses
+tokeniser is used. Times count from the start of a segment; a measure is the mean over segments with words.
+
+Computation-unaware measures use the audio clock, computation-aware ones (``_ca``) the wall clock of a live stream.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise, takewhile
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from whisperlab.evaluation.scoring.latency import percentile, response_times
+from whisperlab.evaluation.scoring.text import Addable, spaced, units
+from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace
+from whisperlab.util.json_values import Json
+
+LAGS = tuple(name + suffix for suffix in ("", "_ca") for name in ("long_yaal", "long_laal", "stream_laal"))
+PAUSE_S = 0.5  # of silence in the reference, after which speech has ended
+_PUNCTUATION = frozenset(".!?,;:-()。—ー")  # a word that is one of these never matches other words
+_UNREACHABLE = 2**40  # more edits than any stream has words
+
+Indices = npt.NDArray[np.int64]
+
+
+class TimedWord(NamedTuple):
+    """A word of the final text, and when it was final, in seconds on both clocks."""
+
+    text: str
+    at: float
+    live: float | None  # None without a wall clock
+
+
+@dataclass(slots=True, frozen=True)
+class StreamCounts(Addable):
+    """Latencies of one or more streams in seconds, and counts of words; can be added."""
+
+    lags: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by measure, one value per segment
+    erased: int = 0  # words shown as tentative and then changed
+    final: int = 0  # words of the final text
+    to_partial: tuple[float, ...] = ()  # from the end of speech to the next text, tentative or final
+    to_final: tuple[float, ...] = ()  # from the end of speech to its last final word
+    utterances: int = 0  # parts of the reference between pauses; those without a word have no latency
+
+    @classmethod
+    def from_dict(cls, value: Json) -> StreamCounts:
+        lags = {name: tuple(found) for name, found in value.get("lags", {}).items()}
+        return cls(
+            **{**value, "lags": lags, **{name: tuple(value.get(name, ())) for name in ("to_partial", "to_final")}}
+        )
+
+    def percentiles(self) -> dict[str, float]:
+        """Of the times after the end of speech; an utterance without a word counts as later than any other."""
+        missed = self.utterances - len(self.to_final)
+        times = {"time_to_partial": self.to_partial, "time_to_final": self.to_final}
+        return {f"{name}_p{q}": percentile(of, q, missed=missed) for name, of in times.items() for q in (50, 95, 99)}
+
+
+def stream_counts(trace: Trace, reference: Reference) -> StreamCounts:
+    """The streaming measures of a trace. Without segments that have times and text, only words are counted.
+
+    Normalised erasure is ``erased / final`` (Arivazhagan et al. 2020, "Re-translation versus streaming"). Times after
+    the end of speech are those of the public boards: the next text, as in AA-WER Streaming, and the last final word,
+    as in pipecat's TTFS. Both are 0 if the whole utterance was final before its end. They use the wall clock if there
+    is one. An utterance ends where the reference has a pause of `PAUSE_S`.
+    """
+    words, segments = final_words(trace), timed_segments(reference)
+    counts = StreamCounts(erased=sum(len(old) for old, _ in display_changes(trace)), final=len(words))
+    if not segments:
+        return counts
+    reference_words, texts = [spaced(segment.text).split() for segment in segments], [word.text for word in words]
+    soft, edits = soft_segments(reference_words, texts), edit_segments(reference_words, texts)
+    lags: dict[str, tuple[float, ...]] = {}
+    for suffix, times in (("", [word.at for word in words]), ("_ca", [word.live for word in words])):
+        known = [time for time in times if time is not None]
+        if len(known) == len(times):
+            lags["long_yaal" + suffix] = tuple(_lags(segments, reference_words, soft, known, to_end=True))
+            lags["long_laal" + suffix] = tuple(_lags(segments, reference_words, soft, known))
+            lags["stream_laal" + suffix] = tuple(_lags(segments, reference_words, edits, known))
+    turns = [*accumulate((b.start - a.end >= PAUSE_S for a, b in pairwise(segments)), initial=0)]
+    ends = {
+        turn: segment.end for turn, segment in sorted(zip(turns, segments, strict=True), key=lambda pair: pair[1].end)
+    }
+    final_at = {
+        turns[owner]: word.at if word.live is None else word.live
+        for word, owner in zip(words, soft, strict=True)
+        if owner is not None
+    }
+    to_final = {turn: max(at - ends[turn], 0.0) for turn, at in final_at.items()}
+    times = live_times(trace) or [event["at"] for event in trace.of_kind("text")]
+    with_text = [time for time, event in zip(times, trace.of_kind("text"), strict=True) if _has_text(event)]
+    to_partial = [
+        min(t for t in with_text if t >= ends[turn]) - ends[turn] if s else 0.0 for turn, s in to_final.items()
+    ]
+    return replace(
+        counts, lags=lags, to_partial=tuple(to_partial), to_final=(*to_final.values(),), utterances=len(ends)
+    )
+
+
+def final_words(trace: Trace) -> list[TimedWord]:
+    """The words of the committed text in order. Punctuation that is committed alone joins the word before it."""
+    words: list[TimedWord] = []
+    live = live_times(trace)
+    for number, event in enumerate(trace.of_kind("text")):
+        text = event["committed"]
+        for index, word in enumerate(spaced(text).split()):
+            if words and index == 0 and not text[0].isspace() and not units(word):
+                words[-1] = words[-1]._replace(text=words[-1].text + word)
+            else:
+                words.append(TimedWord(word, event["at"], live[number] if live else None))
+    return words
+
+
+def timed_segments(reference: Reference) -> list[ReferenceSegment]:
+    """The segments that can be scored: those with text and a length."""
+    return [segment for segment in reference.segments if segment.text.strip() and segment.end > segment.start]
+
+
+def live_times(trace: Trace) -> list[float] | None:
+    """When each ``text`` event happens in a live stream, in seconds since its start; None if that is not known.
+
+    A trace of pace ``fast`` has the processing time of each chunk: the events get the time at which a live stream would
+    have them, with queueing (`response_times`).
+    """
+    events, end = list(trace.of_kind("text")), trace.events[-1]
+    if trace.header["pace"] == "real":
+        return [event["elapsed"] for event in events]
+    if not (service := end.get("service_s")):
+        return None
+    waits, chunk_s = response_times(service, end["chunk_s"]), end["chunk_s"]
+    final_s = max(end["compute_s"] - sum(service), 0.0)  # of `finalize`, after the last chunk
+    times = []
+    for event in events:
+        chunk = min(max(round(event["at"] / chunk_s + 0.499), 1), len(waits)) - 1
+        last_call = event["elapsed"] == end["elapsed"]
+        times.append(event["at"] + waits[chunk] + (final_s if last_call else 0.0))
+    return times
+
+
+def _has_text(event: Mapping[str, str]) -> bool:
+    return bool(event["committed"].strip() or event["tentative"].strip())
+
+
+def display_changes(trace: Trace) -> Iterator[tuple[list[str], list[str]]]:
+    """The words that each ``text`` event removes from the display, and those that it adds; a changed word is both."""
+    tentative = list[str]()
+    for event in trace.of_kind("text"):
+        old, tentative = tentative, spaced(event["tentative"]).split()
+        new = [*spaced(event["committed"]).split(), *tentative]
+        kept = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))))
+        yield old[kept:], new[kept:]
+
+
+def _lags(
+    segments: Sequence[ReferenceSegment],
+    reference_words: Sequence[Sequence[str]],
+    owners: Sequence[int | None],
+    times: Sequence[float],
+    *,
+    to_end: bool = False,
+) -> Iterator[float]:
+    """The average lag behind an ideal policy of each segment with words.
+
+    The ideal policy spreads the words of a segment, or of its reference if that has more, evenly over its time. LAAL
+    (Papi et al. 2022, arXiv 2206.05807) counts the words up to the first at or after the end of the segment. YAAL
+    (``to_end``) counts those before the end of the last segment of the recording.
+    """
+    end, inside = max(segment.end for segment in segments), defaultdict[int | None, list[float]](list)
+    for time, owner in zip(times, owners, strict=True):
+        inside[owner].append(time)
+    for number, (segment, wanted) in enumerate(zip(segments, reference_words, strict=True)):
+        delays = [time - segment.start for time in inside[number]]
+        limit = (end if to_end else segment.end) - segment.start
+        before = next((i for i, delay in enumerate(delays) if delay >= limit), len(delays))
+        counted = delays[:before] if to_end else delays[: before + 1]
+        pace = (segment.end - segment.start) / max(len(delays), len(wanted))
+        if counted:
+            yield sum(delay - i * pace for i, delay in enumerate(counted)) / len(counted)
+
+
+# ---- segments of words -------------------------------------------------------------------------------------
+
+
+def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> list[int | None]:
+    """The segment of each word by the alignment with the greatest similarity, without cost for gaps.
+
+    The similarity of two words is the Jaccard index of their letters. On a tie, pairs come before gaps in the
+    stream. A word between two reference words belongs to the next one if it is more similar to it. None: no segment.
+    """
+    owners = [number for number, segment in enumerate(reference) for _ in segment]
+    similar = _Similarity([word for segment in reference for word in segment], words)
+    n, m = len(owners), len(words)
+    steps = np.empty((n + 1, m + 1), np.uint8)  # 0: a pair, 1: only a reference word, 2: only a word of the stream
+    steps[0], steps[1:, 0] = 2, 1
+    best = np.zeros(m + 1)
+    for i in range(n):
+        pair = best[:-1] + similar.to_reference(i)
+        row = np.concatenate(([0.0], np.maximum.accumulate(np.maximum(pair, best[1:]))))
+        alone = np.where(best[1:] >= row[:-1], 1, 2)
+        steps[i + 1, 1:] = np.where((pair >= best[1:]) & (pair >= row[:-1]), 0, alone)
+        best = row
+    path, i, j = list[tuple[bool, bool]](), n, m
+    while i or j:
+        step = steps[i, j]
+        path.append((step != 2, step != 1))
+        i, j = i - int(step != 2), j - int(step != 1)
+    found: list[int | None] = []
+    last, ahead = -1, False
+    for in_reference, in_stream in reversed(path):
+        if in_reference:
+            last, ahead = last + 1, False
+        elif not ahead:
+            follows = similar.of(last + 1, len(found)) if last + 1 < n else -np.inf
+            ahead = follows > (similar.of(last, len(found)) if last >= 0 else -np.inf)
+        if in_stream:
+            nearest = last + ahead
+            found.append(owners[nearest] if nearest >= 0 else None)
+    return found
+
+
+class _Similarity:
+    """Jaccard indices of the letters of reference words and words of a stream; minus infinity for punctuation."""
+
+    def __init__(self, reference: Sequence[str], words: Sequence[str]) -> None:
+        self.reference, self.words = ([_folded(word) for word in side] for side in (reference, words))
+        self._rows: dict[str, npt.NDArray[np.float64]] = {}
+
+    def to_reference(self, i: int) -> npt.NDArray[np.float64]:
+        """The similarity of every word to reference word ``i``."""
+        word = self.reference[i]
+        if word not in self._rows:
+            known = {other: _similarity(word, other) for other in dict.fromkeys(self.words)}
+            self._rows[word] = np.array([known[other] for other in self.words])
+        return self._rows[word]
+
+    def of(self, i: int, j: int) -> float:
+        return _similarity(self.reference[i], self.words[j])
+
+
+def _folded(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).lower()
+
+
+def _similarity(one: str, other: str) -> float:
+    if (one in _PUNCTUATION) != (other in _PUNCTUATION):
+        return -np.inf
+    letters, others = set(one), set(other)
+    return len(letters & others) / len(letters | others) if letters or others else 0.0
+
+
+def edit_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> list[int]:
+    """The segment of each word such that the sum of word edits is least; case is ignored.
+
+    Ties are decided as in the implementation ``mweralign``: a missing word comes before an extra word, and that before
+    a pair. As there, the first segment has at least one word.
+    """
+    said, m = np.array([word.lower() for word in words], object), len(words)
+    places = np.arange(m + 1)
+    costs, starts = places, list[Indices]()  # costs[j]: edits of the segments so far for the first j words
+    for segment in reference:
+        start = places if starts else np.zeros_like(places)
+        for word in segment:
+            missing = costs + 1
+            paired = np.concatenate((missing[:1], costs[:-1] + (said != word.lower())))
+            costs = np.minimum.accumulate(np.minimum(missing, paired) - places) + places
+            is_missing = costs == missing
+            is_extra = np.concatenate(([False], costs[1:] == costs[:-1] + 1)) & ~is_missing
+            start = np.where(is_missing, start, np.concatenate((start[:1], start[:-1])))
+            start = start[np.maximum.accumulate(np.where(is_extra, 0, places))]
+        costs[0] = _UNREACHABLE
+        starts.append(start)
+    found, end = list[int](), m
+    for number in reversed(range(len(reference))):
+        found += [number] * (end - int(starts[number][end]))
+        end = int(starts[number][end])
+    return found[::-1]

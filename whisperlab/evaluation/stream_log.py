@@ -1,0 +1,257 @@
+"""Stream logs: what a streaming recogniser showed and when, in JSON lines that any program can write, as traces.
+
+`stream_log.schema.json` is the JSON Schema of a line, and docs/stream-log.md describes the format. `read_streams` also
+reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, and lines of a time, a tab and text.
+`write_exports` writes logs for OmniSTEval and simulstream.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby, pairwise, repeat
+from pathlib import Path
+
+from whisperlab.evaluation.scoring.streaming import display_changes, final_words, live_times, timed_segments
+from whisperlab.evaluation.scoring.text import UNTAGGED, spaced
+from whisperlab.evaluation.trace import Reference, Trace, read_trace
+from whisperlab.evaluation.trace.records import LOG_LINES, LOG_OPTIONAL, SCHEMA, parse_line
+from whisperlab.model.languages import find_code
+from whisperlab.util.errors import ConfigurationError, TraceError, brief
+from whisperlab.util.files import read_text, write_atomic
+from whisperlab.util.json_values import Json
+from whisperlab.util.validation import from_json, shown
+
+_PLAIN = re.compile(r"(\d+(?:\.\d+)?)\t(.*)")
+# The characters by which GPT-2 writes the bytes of a token, as Whisper's tokeniser in transformers does.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE}
+_BYTES |= {chr(256 + n): byte for n, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))}
+
+Lines = Iterator[Json]  # of one stream: its header, then events
+
+
+def read_streams(path: str | Path, durations: Mapping[str, float] | None = None) -> list[Trace]:
+    """The streams in a file, in order, as traces.
+
+    ``durations`` are the seconds of recordings whose length the file lacks. Without it a stream ends with its last
+    text. Logs that have no segments get one for each final text, from the final text before it on. Raises TraceError.
+    """
+    path = Path(path)
+    try:
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot read the stream log {path}: {error}") from error
+    reader = _reader(lines[0]) if lines else None
+    if reader is None:
+        return [read_trace(path)]
+    try:
+        return [_trace(list(stream)) for stream in reader(path, lines, durations or {})]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, TraceError):
+            raise
+        raise TraceError(f"{path} is not valid as a log of {reader.__name__[1:]}: {brief(error)}") from error
+
+
+def _reader(line: str) -> Callable[[Path, Sequence[str], Mapping[str, float]], Iterator[Lines]] | None:
+    """The reader of a file with this first line; None for a trace and everything unknown."""
+    if _PLAIN.fullmatch(line):
+        return _plain
+    try:
+        value = from_json(line)
+    except ValueError:
+        return None
+    fields = value.keys() if isinstance(value, dict) else set()
+    if "prediction" in fields:
+        return _instances
+    if fields & {"metadata", "model_loading_time"}:
+        return _simulstream
+    return _log if value == {**value, "kind": "header"} and "schema" not in fields else None
+
+
+def _log(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> Iterator[Lines]:
+    parsed = [parse_line(line, f"{path}:{n}", LOG_LINES, LOG_OPTIONAL) for n, line in enumerate(lines, 1)]
+    starts = [number for number, line in enumerate(parsed) if line["kind"] == "header"]
+    for start, end in pairwise([*starts, len(parsed)]):
+        yield iter(parsed[start:end])
+
+
+def _instances(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> Iterator[Lines]:
+    """A line per recording with the delays of its words, or of its characters, in milliseconds."""
+    for line in map(from_json, lines):
+        source, prediction = line.get("source") or path.stem, line["prediction"]
+        name = Path(source if isinstance(source, str) else source[0]).stem
+        delays = line["delays"] if "delays" in line else line["emission_cu"]
+        elapsed = line.get("elapsed") or line.get("emission_ca") or [None] * len(delays)
+        of_words = len(prediction.split()) == len(delays)
+        units = [f" {word}" for word in prediction.split()] if of_words else list(prediction)
+        times = [(at / 1000, None if wall is None else wall / 1000) for at, wall in zip(delays, elapsed, strict=True)]
+        length_s = line.get("source_length", 0) / 1000 or durations.get(name) or max(at for at, _ in times)
+        yield _lines(
+            {"recording": name, "audio": {"duration": length_s}},
+            (
+                {"at": at, "elapsed": wall, "committed": "".join(unit for _, unit in group)}
+                for (at, wall), group in groupby(zip(times, units, strict=True), key=lambda pair: pair[0])
+            ),
+        )
+
+
+def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> Iterator[Lines]:
+    """A line per step with the tokens that it deletes and adds. A token is final when no later step deletes it.
+
+    Steps are computation-aware as in simulstream: audio so far plus the step's own computing time.
+    """
+    names, steps = dict[object, str](), defaultdict[object, list[Json]](list)
+    for line in map(from_json, lines):
+        if "metadata" in line:
+            names[line["id"]] = Path(line["metadata"]["wav_name"]).stem
+        elif "id" in line:
+            steps[line["id"]].append(line)
+    for key, found in steps.items():
+        length_s, compute_s = found[-1]["total_audio_processed"], sum(step["computation_time"] for step in found)
+        header = {"recording": names[key], "audio": {"duration": length_s}, "compute_s": compute_s}
+        yield _lines(header, _token_texts(found))
+
+
+def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
+    added = [[*step["generated_tokens"]] for step in steps]
+    removed = [len(step["deleted_tokens"]) for step in steps]
+    heights = list(accumulate(len(new) - gone for new, gone in zip(added, removed, strict=True)))
+    lowest = [*heights]  # the tokens of each step that every later step keeps
+    for number in reversed(range(len(steps) - 1)):
+        lowest[number] = min(heights[number], lowest[number + 1], heights[number + 1] - len(added[number + 1]))
+    decode, stack, done = _decoder({token for new in added for token in new}), list[str](), 0
+    for number, step in enumerate(steps):
+        stack = stack[: len(stack) - removed[number]] + added[number]
+        final = lowest[number]
+        while number < len(steps) - 1 and final > done and not _starts_word(decode(stack[final : final + 1])):
+            final -= 1  # the last word may go on
+        at = step["total_audio_processed"]
+        texts = {"committed": decode(stack[done:final]), "tentative": decode(stack[final:])}
+        yield {"at": at, "elapsed": at + step["computation_time"], **texts}
+        done = final
+
+
+def _decoder(tokens: Iterable[str]) -> Callable[[Sequence[str]], str]:
+    """The text of tokens: SentencePiece's, those of a byte-level vocabulary such as Whisper's, or whole words."""
+    marks = {token[:1] for token in tokens}
+    if "▁" in marks:
+        return lambda found: "".join(found).replace("▁", " ")
+    if "Ġ" in marks:
+        return lambda found: bytes(_BYTES[c] for c in "".join(found)).decode(errors="replace")
+    return lambda found: "".join(f" {token}" for token in found)
+
+
+def _starts_word(text: str) -> bool:
+    return text[:1].isspace() or " " in spaced(f"x{text[:1]}")
+
+
+def _plain(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> Iterator[Lines]:
+    """Final text after a time in seconds, which counts on both clocks."""
+    found = [(number, _PLAIN.fullmatch(line)) for number, line in enumerate(lines, 1)]
+    if wrong := [number for number, match in found if not match]:
+        raise TraceError(f"{path}: line {wrong[0]} should be a time in seconds, a tab and text")
+    texts = [(float(match[1]), match[2]) for _, match in found if match]
+    length_s = durations.get(path.stem) or texts[-1][0]
+    header = {"recording": path.stem, "audio": {"duration": length_s}}
+    yield _lines(header, ({"at": min(at, length_s), "elapsed": at, "committed": f" {text}"} for at, text in texts))
+
+
+def _lines(header: Json, texts: Iterable[Json]) -> Lines:
+    for line in ({"kind": "header", **header}, *({"kind": "text", **text} for text in texts)):
+        yield parse_line(json.dumps(line), header["recording"], LOG_LINES, LOG_OPTIONAL)
+
+
+def _trace(lines: Sequence[Json]) -> Trace:
+    """The trace of one stream: defaults, and segments and switches where the log has none."""
+    head, *events = lines
+    texts = [{"elapsed": None, "tentative": "", "language": None, **line} for line in events if line["kind"] == "text"]
+    live = bool(texts) and all(text["elapsed"] is not None for text in texts)
+    texts = texts if live else [{**text, "elapsed": text["at"]} for text in texts]
+    if back := next((b["at"] for a, b in pairwise(texts) if b["at"] < a["at"]), None):
+        raise TraceError(f"the log of {head['recording']!r} goes back in time, to {back:g} s: sort its lines by 'at'")
+    segments = [line for line in events if line["kind"] == "segment"] or list(_segments(texts))
+    segments = [
+        {"at": s["end_time"], "is_final": True, "confidence": 1.0} | {**s, **_code(s["language"])} for s in segments
+    ]
+    switches = [line for line in events if line["kind"] == "switch"] or [
+        {"kind": "switch", "time": b["start_time"], "from": a["language"], "to": b["language"], "decided_at": b["at"]}
+        for a, b in pairwise(segments)
+        if a["language"] != b["language"]
+    ]
+    switches = [{"at": switch["decided_at"], **switch} for switch in switches]
+    found = [*texts, *({"elapsed": event["at"], **event} for event in (*segments, *switches))]
+    duration = head["audio"]["duration"]
+    end = {"kind": "end", "at": duration, "elapsed": max((event["elapsed"] for event in found), default=duration)}
+    end |= {"statistics": {}, "compute_s": head.get("compute_s") or 0.0, "peak_rss_bytes": None}
+    config = {"system": head["system"]} if "system" in head else {}
+    header = {"kind": "header", "schema": SCHEMA, "created": "", "recording": head["recording"], "config": config}
+    header |= {"audio": {"path": None, **head["audio"]}, "reference": None, "pace": "real" if live else "fast"}
+    return Trace(header, (*sorted(found, key=lambda event: event["at"]), end))
+
+
+def _segments(texts: Iterable[Json]) -> Iterator[Json]:
+    """A segment per final text, from the final text before it on: a log without segments has no other times."""
+    start = 0.0
+    for text in texts:
+        if text["committed"].strip():
+            place = {"at": text["at"], "start_time": start, "end_time": text["at"]}
+            yield {"kind": "segment", **place, "text": text["committed"].strip(), "language": text["language"]}
+            start = text["at"]
+
+
+def _code(language: str | None) -> Json:
+    """Whisper's code of a language; an unknown name stays, and counts as an error."""
+    return {"language": find_code(language or UNTAGGED, language or UNTAGGED)}
+
+
+# ---- writers -----------------------------------------------------------------------------------------------
+
+
+def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> None:
+    """Write streams, and their references, as logs of this program, OmniSTEval and simulstream.
+
+    OmniSTEval gets the words of the final text with the time at which each was final. simulstream gets every change of
+    the display; there a delay counts from the last change of a word, and ``computation_time`` is how far the wall clock
+    is behind the audio. Raises ConfigurationError for two streams of a recording, or none.
+    """
+    names = [trace.recording for trace, _ in streams]
+    if not names or len({*names}) < len(names):
+        raise ConfigurationError(f"an export needs one stream per recording with a reference, got {shown(names)}")
+    texts = defaultdict[str, list[str]](list)
+    texts["simulstream.yaml"] = ["detokenizer_type: simuleval", "latency_unit: word"]
+    for number, (trace, reference) in enumerate(streams):
+        wav, words, live = f"{trace.recording}.wav", final_words(trace), live_times(trace)
+        texts["stream.jsonl"] += map(_json, _log_lines(trace, live))
+        delays = {"delays": [1000 * word.at for word in words]}
+        delays |= {"elapsed": [1000 * word.live for word in words if word.live is not None]} if live else {}
+        prediction = {"prediction": " ".join(word.text for word in words), "source_length": 1000 * trace.duration}
+        texts["omnisteval.jsonl"].append(_json({"source": [wav], **prediction, **delays}))
+        texts["simulstream.jsonl"].append(_json({"id": number, "metadata": {"wav_name": wav}}))
+        changes = zip(trace.of_kind("text"), display_changes(trace), strict=True)
+        for place, (event, (old, new)) in enumerate(changes):
+            times = {"computation_time": max(live[place] - event["at"], 0.0) if live else 0.0}
+            step = {"id": number, "total_audio_processed": event["at"], **times}
+            texts["simulstream.jsonl"].append(_json({**step, "generated_tokens": new, "deleted_tokens": old}))
+        for segment in timed_segments(reference):
+            span = {"wav": wav, "offset": segment.start, "duration": segment.end - segment.start}
+            texts["segments.yaml"].append(f"- {_json(span)}")
+            texts["references.txt"].append(" ".join(spaced(segment.text).split()))
+    for name, lines in texts.items():
+        write_atomic(folder / name, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _log_lines(trace: Trace, live: Sequence[float] | None) -> Lines:
+    yield {"kind": "header", "recording": trace.recording, "audio": {"duration": trace.duration}}
+    times = iter(live or repeat(None))
+    for event in trace.events:
+        names = LOG_LINES.get(event["kind"], {}) | LOG_OPTIONAL.get(event["kind"], {})
+        wall = {"elapsed": next(times)} if event["kind"] == "text" else {}
+        if names:
+            yield {"kind": event["kind"]} | {name: event[name] for name in names if name in event} | wall
+
+
+def _json(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
