@@ -63,12 +63,13 @@ def _reader(line: str) -> Callable[[Path, Sequence[str], Mapping[str, float]], I
         value = from_json(line)
     except ValueError:
         return None
-    fields = value.keys() if isinstance(value, dict) else set()
-    if "prediction" in fields:
+    if not isinstance(value, dict):
+        return None
+    if "prediction" in value:
         return _instances
-    if fields & {"metadata", "model_loading_time"}:
+    if value.keys() & {"metadata", "model_loading_time"}:
         return _simulstream
-    return _log if value == {**value, "kind": "header"} and "schema" not in fields else None
+    return _log if value.get("kind") == "header" and "schema" not in value else None
 
 
 def _log(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> Iterator[Lines]:
@@ -116,20 +117,19 @@ def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> It
 
 
 def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
-    added = [[*step["generated_tokens"]] for step in steps]
-    removed = [len(step["deleted_tokens"]) for step in steps]
-    heights = list(accumulate(len(new) - gone for new, gone in zip(added, removed, strict=True)))
-    lowest = [*heights]  # the tokens of each step that every later step keeps
-    for number in reversed(range(len(steps) - 1)):
-        lowest[number] = min(heights[number], lowest[number + 1], heights[number + 1] - len(added[number + 1]))
-    decode, stack, done = _decoder({token for new in added for token in new}), list[str](), 0
-    for number, step in enumerate(steps):
-        stack = stack[: len(stack) - removed[number]] + added[number]
-        final = lowest[number]
-        while number < len(steps) - 1 and final > done and not _starts_word(decode(stack[final : final + 1])):
-            final -= 1  # the last word may go on
+    decode = _decoder({token for step in steps for token in step["generated_tokens"]})
+    whole, kept = list[str](), list[int]()  # the tokens at the end; how many each step does not delete
+    for step in steps:
+        kept.append(len(whole) - len(step["deleted_tokens"]))
+        whole = [*whole[: kept[-1]], *step["generated_tokens"]]
+    lasting = [*accumulate([len(whole), *reversed(kept[1:])], min)][::-1]  # how many of each step's stay to the end
+    shown, done = list[str](), 0
+    for step, final in zip(steps, lasting, strict=True):
+        shown = [*shown[: len(shown) - len(step["deleted_tokens"])], *step["generated_tokens"]]
+        while final > done and not all(_starts_word(decode(tokens[final : final + 1])) for tokens in (whole, shown)):
+            final -= 1  # the word goes on
         at = step["total_audio_processed"]
-        texts = {"committed": decode(stack[done:final]), "tentative": decode(stack[final:])}
+        texts = {"committed": decode(shown[done:final]), "tentative": decode(shown[final:])}
         yield {"at": at, "elapsed": at + step["computation_time"], **texts}
         done = final
 
@@ -145,7 +145,7 @@ def _decoder(tokens: Iterable[str]) -> Callable[[Sequence[str]], str]:
 
 
 def _starts_word(text: str) -> bool:
-    return text[:1].isspace() or " " in spaced(f"x{text[:1]}")
+    return not text or text[0].isspace() or " " in spaced(f"x{text[:1]}")
 
 
 def _plain(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> Iterator[Lines]:
