@@ -33,11 +33,7 @@ if TYPE_CHECKING:
     from whisperlab.evaluation.trace import Reference, Trace
 
 HELP = "error rates of traces or transcripts"
-EXAMPLES = (
-    "score reports/demo-sweep/traces",
-    "score call.jsonl --reference manifest.jsonl --json",
-    "score log.jsonl --reference manifest.jsonl --export out/",
-)
+EXAMPLES = TABLES["examples"]["score"]
 # The rates of the table; --json has all of them.
 COLUMNS = TABLES["score_columns"]
 # The rates that need text; null for traces that were made with decode off.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from whisperlab.evaluation.scoring.streaming import display_changes, final_words, live_times, timed_segments
 from whisperlab.evaluation.scoring.text import UNTAGGED, spaced
-from whisperlab.evaluation.trace import Reference, Trace, read_trace
+from whisperlab.evaluation.trace import Reference, Trace, read_trace, write_trace
 from whisperlab.evaluation.trace.records import LOG_LINES, LOG_OPTIONAL, SCHEMA, parse_line
 from whisperlab.model.languages import find_code
 from whisperlab.util.errors import ConfigurationError, TraceError, brief
@@ -41,7 +41,7 @@ def read_streams(path: str | Path, durations: Mapping[str, float] | None = None)
     """
     path = Path(path)
     try:
-        lines = [line for line in read_text(path).splitlines() if line.strip()]
+        lines = [line for line in read_text(path).split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read the stream log {path}: {error}") from error
     reader = _reader(lines[0]) if lines else None
@@ -65,7 +65,7 @@ def _reader(line: str) -> Callable[[Path, Sequence[str], Mapping[str, float]], I
         return None
     if not isinstance(value, dict):
         return None
-    if "prediction" in value:
+    if value.keys() >= {"prediction", "delays"}:
         return _instances
     if value.keys() & {"metadata", "model_loading_time"}:
         return _simulstream
@@ -84,8 +84,8 @@ def _instances(path: Path, lines: Sequence[str], durations: Mapping[str, float])
     for line in map(from_json, lines):
         source, prediction = line.get("source") or path.stem, line["prediction"]
         name = Path(source if isinstance(source, str) else source[0]).stem
-        delays = line["delays"] if "delays" in line else line["emission_cu"]
-        elapsed = line.get("elapsed") or line.get("emission_ca") or [None] * len(delays)
+        delays = line["delays"]
+        elapsed = line.get("elapsed") or [None] * len(delays)
         of_words = len(prediction.split()) == len(delays)
         units = [f" {word}" for word in prediction.split()] if of_words else list(prediction)
         times = [(at / 1000, None if wall is None else wall / 1000) for at, wall in zip(delays, elapsed, strict=True)]
@@ -172,14 +172,11 @@ def _trace(lines: Sequence[Json]) -> Trace:
     texts = texts if live else [{**text, "elapsed": text["at"]} for text in texts]
     if back := next((b["at"] for a, b in pairwise(texts) if b["at"] < a["at"]), None):
         raise TraceError(f"the log of {head['recording']!r} goes back in time, to {back:g} s: sort its lines by 'at'")
-    segments = [line for line in events if line["kind"] == "segment"] or list(_segments(texts))
-    segments = [
-        {"at": s["end_time"], "is_final": True, "confidence": 1.0} | {**s, **_code(s["language"])} for s in segments
-    ]
+    segments = list(_segments([line for line in events if line["kind"] == "segment"] or texts))
     switches = [line for line in events if line["kind"] == "switch"] or [
         {"kind": "switch", "time": b["start_time"], "from": a["language"], "to": b["language"], "decided_at": b["at"]}
         for a, b in pairwise(segments)
-        if a["language"] != b["language"]
+        if UNTAGGED != a["language"] != b["language"]
     ]
     switches = [{"at": switch["decided_at"], **switch} for switch in switches]
     found = [*texts, *({"elapsed": event["at"], **event} for event in (*segments, *switches))]
@@ -192,26 +189,24 @@ def _trace(lines: Sequence[Json]) -> Trace:
     return Trace(header, (*sorted(found, key=lambda event: event["at"]), end))
 
 
-def _segments(texts: Iterable[Json]) -> Iterator[Json]:
-    """A segment per final text, from the final text before it on: a log without segments has no other times."""
-    start = 0.0
-    for text in texts:
-        if text["committed"].strip():
-            place = {"at": text["at"], "start_time": start, "end_time": text["at"]}
-            yield {"kind": "segment", **place, "text": text["committed"].strip(), "language": text["language"]}
-            start = text["at"]
-
-
-def _code(language: str | None) -> Json:
-    """Whisper's code of a language; an unknown name stays, and counts as an error."""
-    return {"language": find_code(language or UNTAGGED, language or UNTAGGED)}
+def _segments(lines: Iterable[Json]) -> Iterator[Json]:
+    """The segments in full; ``text`` lines give one for each final text, which begins at the final text before it."""
+    start, language = 0.0, UNTAGGED
+    for line in lines:
+        language = find_code(line["language"] or language, line["language"] or language)
+        whole = {"is_final": True, "confidence": 1.0, **line, "kind": "segment", "language": language}
+        if line["kind"] == "segment":
+            yield {"at": line["end_time"], **whole}
+        elif text := line["committed"].strip():
+            yield {**whole, "text": text, "start_time": start, "end_time": line["at"]}
+            start = line["at"]
 
 
 # ---- writers -----------------------------------------------------------------------------------------------
 
 
 def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> None:
-    """Write streams, and their references, as logs of this program, OmniSTEval and simulstream.
+    """Write streams, and their references, as stream log and traces, and for OmniSTEval and simulstream.
 
     OmniSTEval gets the words of the final text with the time at which each was final. simulstream gets every change of
     the display; there a delay counts from the last change of a word, and ``computation_time`` is how far the wall clock
@@ -226,7 +221,7 @@ def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> N
         wav, words, live = f"{trace.recording}.wav", final_words(trace), live_times(trace)
         texts["stream.jsonl"] += map(_json, _log_lines(trace, live))
         delays = {"delays": [1000 * word.at for word in words]}
-        delays |= {"elapsed": [1000 * word.live for word in words if word.live is not None]} if live else {}
+        delays |= {"elapsed": [1000 * word.live for word in words]} if live else {}
         prediction = {"prediction": " ".join(word.text for word in words), "source_length": 1000 * trace.duration}
         texts["omnisteval.jsonl"].append(_json({"source": [wav], **prediction, **delays}))
         texts["simulstream.jsonl"].append(_json({"id": number, "metadata": {"wav_name": wav}}))
@@ -239,12 +234,15 @@ def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> N
             span = {"wav": wav, "offset": segment.start, "duration": segment.end - segment.start}
             texts["segments.yaml"].append(f"- {_json(span)}")
             texts["references.txt"].append(" ".join(spaced(segment.text).split()))
+        known = Trace({**trace.header, "reference": reference.to_dict()}, trace.events)
+        write_trace(folder / "traces" / f"{Path(trace.recording).name}.jsonl", known)
     for name, lines in texts.items():
         write_atomic(folder / name, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _log_lines(trace: Trace, live: Sequence[float] | None) -> Lines:
-    yield {"kind": "header", "recording": trace.recording, "audio": {"duration": trace.duration}}
+    audio = {"duration": trace.duration}
+    yield {"kind": "header", "recording": trace.recording, "audio": audio, "compute_s": trace.compute_s or None}
     times = iter(live or repeat(None))
     for event in trace.events:
         names = LOG_LINES.get(event["kind"], {}) | LOG_OPTIONAL.get(event["kind"], {})

@@ -10,10 +10,12 @@ Computation-unaware measures use the audio clock, computation-aware ones (``_ca`
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import accumulate, pairwise, takewhile
 from typing import NamedTuple
 
@@ -38,7 +40,7 @@ class TimedWord(NamedTuple):
 
     text: str
     at: float
-    live: float | None  # None without a wall clock
+    live: float  # that of the audio clock if no other is known
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,10 +56,9 @@ class StreamCounts(Addable):
 
     @classmethod
     def from_dict(cls, value: Json) -> StreamCounts:
+        lists = {name: tuple(found) for name, found in value.items() if isinstance(found, list | tuple)}
         lags = {name: tuple(found) for name, found in value.get("lags", {}).items()}
-        return cls(
-            **{**value, "lags": lags, **{name: tuple(value.get(name, ())) for name in ("to_partial", "to_final")}}
-        )
+        return cls(**{**value, **lists, "lags": lags})
 
     def percentiles(self) -> dict[str, float]:
         """Of the times after the end of speech; an utterance without a word counts as later than any other."""
@@ -78,33 +79,29 @@ def stream_counts(trace: Trace, reference: Reference) -> StreamCounts:
     counts = StreamCounts(erased=sum(len(old) for old, _ in display_changes(trace)), final=len(words))
     if not segments:
         return counts
-    reference_words, texts = [spaced(segment.text).split() for segment in segments], [word.text for word in words]
-    soft, edits = soft_segments(reference_words, texts), edit_segments(reference_words, texts)
-    lags: dict[str, tuple[float, ...]] = {}
-    for suffix, times in (("", [word.at for word in words]), ("_ca", [word.live for word in words])):
-        known = [time for time in times if time is not None]
-        if len(known) == len(times):
-            lags["long_yaal" + suffix] = tuple(_lags(segments, reference_words, soft, known, to_end=True))
-            lags["long_laal" + suffix] = tuple(_lags(segments, reference_words, soft, known))
-            lags["stream_laal" + suffix] = tuple(_lags(segments, reference_words, edits, known))
+    wanted, texts = [spaced(segment.text).split() for segment in segments], [word.text for word in words]
+    soft, edits = soft_segments(wanted, texts), edit_segments(wanted, texts)
+    live, lags = live_times(trace), dict[str, tuple[float, ...]]()
+    clocks = {"": [word.at for word in words], "_ca": [word.live for word in words]}
+    for suffix in ("", "_ca") if live else ("",):
+        times = clocks[suffix]
+        lags["long_yaal" + suffix] = tuple(_lags(segments, wanted, soft, times, to_end=True))
+        lags["long_laal" + suffix] = tuple(_lags(segments, wanted, soft, times))
+        lags["stream_laal" + suffix] = tuple(_lags(segments, wanted, edits, times))
     turns = [*accumulate((b.start - a.end >= PAUSE_S for a, b in pairwise(segments)), initial=0)]
-    ends = {
-        turn: segment.end for turn, segment in sorted(zip(turns, segments, strict=True), key=lambda pair: pair[1].end)
-    }
-    final_at = {
-        turns[owner]: word.at if word.live is None else word.live
-        for word, owner in zip(words, soft, strict=True)
-        if owner is not None
-    }
-    to_final = {turn: max(at - ends[turn], 0.0) for turn, at in final_at.items()}
-    times = live_times(trace) or [event["at"] for event in trace.of_kind("text")]
-    with_text = [time for time, event in zip(times, trace.of_kind("text"), strict=True) if _has_text(event)]
-    to_partial = [
-        min(t for t in with_text if t >= ends[turn]) - ends[turn] if s else 0.0 for turn, s in to_final.items()
-    ]
-    return replace(
-        counts, lags=lags, to_partial=tuple(to_partial), to_final=(*to_final.values(),), utterances=len(ends)
+    ends = defaultdict[int, float](float)
+    for turn, segment in zip(turns, segments, strict=True):
+        ends[turn] = max(ends[turn], segment.end)
+    done = {turns[owner]: word.live for word, owner in zip(words, soft, strict=True) if owner is not None}
+    to_final = tuple(max(time - ends[turn], 0.0) for turn, time in done.items())
+    events = list(trace.of_kind("text"))
+    shown = zip(live or [event["at"] for event in events], events, strict=True)
+    with_text = [time for time, event in shown if (event["committed"] + event["tentative"]).strip()]
+    to_partial = tuple(
+        min(time for time in with_text if time >= ends[turn]) - ends[turn] if time > ends[turn] else 0.0
+        for turn, time in done.items()
     )
+    return replace(counts, lags=lags, to_partial=to_partial, to_final=to_final, utterances=len(ends))
 
 
 def final_words(trace: Trace) -> list[TimedWord]:
@@ -117,7 +114,7 @@ def final_words(trace: Trace) -> list[TimedWord]:
             if words and index == 0 and not text[0].isspace() and not units(word):
                 words[-1] = words[-1]._replace(text=words[-1].text + word)
             else:
-                words.append(TimedWord(word, event["at"], live[number] if live else None))
+                words.append(TimedWord(word, event["at"], live[number] if live else event["at"]))
     return words
 
 
@@ -139,16 +136,10 @@ def live_times(trace: Trace) -> list[float] | None:
         return None
     waits, chunk_s = response_times(service, end["chunk_s"]), end["chunk_s"]
     final_s = max(end["compute_s"] - sum(service), 0.0)  # of `finalize`, after the last chunk
-    times = []
-    for event in events:
-        chunk = min(max(round(event["at"] / chunk_s + 0.499), 1), len(waits)) - 1
-        last_call = event["elapsed"] == end["elapsed"]
-        times.append(event["at"] + waits[chunk] + (final_s if last_call else 0.0))
-    return times
-
-
-def _has_text(event: Mapping[str, str]) -> bool:
-    return bool(event["committed"].strip() or event["tentative"].strip())
+    places = (min(math.ceil(round(event["at"] / chunk_s, 6)), len(waits)) - 1 for event in events)
+    in_finalize = (event["elapsed"] == end["elapsed"] for event in events)
+    calls = zip(events, places, in_finalize, strict=True)
+    return [event["at"] + waits[place] + final_s * last for event, place, last in calls]
 
 
 def display_changes(trace: Trace) -> Iterator[tuple[list[str], list[str]]]:
@@ -194,21 +185,22 @@ def _lags(
 def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> list[int | None]:
     """The segment of each word by the alignment with the greatest similarity, without cost for gaps.
 
-    The similarity of two words is the Jaccard index of their letters. On a tie, pairs come before gaps in the
-    stream. A word between two reference words belongs to the next one if it is more similar to it. None: no segment.
+    The similarity of two words is the Jaccard index of their letters. Of equals, pairs come last in the stream, then
+    reference words without a pair. A word without a pair belongs to the reference word before it, or to the one behind
+    it and then with all words up to there, whichever is more similar. None: there is no such word.
     """
     owners = [number for number, segment in enumerate(reference) for _ in segment]
-    similar = _Similarity([word for segment in reference for word in segment], words)
-    n, m = len(owners), len(words)
+    wanted, said = [_folded(word) for segment in reference for word in segment], [_folded(word) for word in words]
+    similarity = cache(_similarity)
+    similar = {word: np.array([similarity(word, other) for other in said]) for word in dict.fromkeys(wanted)}
+    n, m = len(wanted), len(said)
     steps = np.empty((n + 1, m + 1), np.uint8)  # 0: a pair, 1: only a reference word, 2: only a word of the stream
     steps[0], steps[1:, 0] = 2, 1
     best = np.zeros(m + 1)
-    for i in range(n):
-        pair = best[:-1] + similar.to_reference(i)
-        row = np.concatenate(([0.0], np.maximum.accumulate(np.maximum(pair, best[1:]))))
-        alone = np.where(best[1:] >= row[:-1], 1, 2)
-        steps[i + 1, 1:] = np.where((pair >= best[1:]) & (pair >= row[:-1]), 0, alone)
-        best = row
+    for i, word in enumerate(wanted):
+        pair, above = best[:-1] + similar[word], best[1:]
+        best = np.maximum.accumulate(np.concatenate(([0.0], np.maximum(pair, above))))
+        steps[i + 1, 1:] = np.where(pair >= best[1:], 0, np.where(above >= best[:-1], 1, 2))
     path, i, j = list[tuple[bool, bool]](), n, m
     while i or j:
         step = steps[i, j]
@@ -220,31 +212,11 @@ def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
         if in_reference:
             last, ahead = last + 1, False
         elif not ahead:
-            follows = similar.of(last + 1, len(found)) if last + 1 < n else -np.inf
-            ahead = follows > (similar.of(last, len(found)) if last >= 0 else -np.inf)
+            before, behind = (similar[wanted[k]][len(found)] if 0 <= k < n else -np.inf for k in (last, last + 1))
+            ahead = bool(behind > before)
         if in_stream:
-            nearest = last + ahead
-            found.append(owners[nearest] if nearest >= 0 else None)
+            found.append(owners[last + ahead] if last + ahead >= 0 else None)
     return found
-
-
-class _Similarity:
-    """Jaccard indices of the letters of reference words and words of a stream; minus infinity for punctuation."""
-
-    def __init__(self, reference: Sequence[str], words: Sequence[str]) -> None:
-        self.reference, self.words = ([_folded(word) for word in side] for side in (reference, words))
-        self._rows: dict[str, npt.NDArray[np.float64]] = {}
-
-    def to_reference(self, i: int) -> npt.NDArray[np.float64]:
-        """The similarity of every word to reference word ``i``."""
-        word = self.reference[i]
-        if word not in self._rows:
-            known = {other: _similarity(word, other) for other in dict.fromkeys(self.words)}
-            self._rows[word] = np.array([known[other] for other in self.words])
-        return self._rows[word]
-
-    def of(self, i: int, j: int) -> float:
-        return _similarity(self.reference[i], self.words[j])
 
 
 def _folded(word: str) -> str:

@@ -2,8 +2,7 @@
 
 ``lines.json`` has the required fields of each kind of line besides ``kind``, the fields that traces of earlier versions
 lack (``optional``), both for stream logs (``log``), and those of parts of a line and of a document of
-``transcribe --json``. Only this module has the
-schemas of earlier versions.
+``transcribe --json``. Only this module has the schemas of earlier versions.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SegmentWord, SessionSegment, Switch
 from whisperlab.util import validation as fields
@@ -104,6 +103,7 @@ _FIELDS: dict[str, Field] = vars(fields) | {
         lambda value: isinstance(value, list) and all(_has(word, _KINDS["parts"]["word"]) for word in value),
     ),
 }
+Kinds: TypeAlias = Mapping[str, Mapping[str, Field]]  # the fields of each kind of line
 _KINDS: dict[str, dict[str, dict[str, Field]]] = {
     part: {kind: {name: _FIELDS[field] for name, field in required.items()} for kind, required in kinds.items()}
     for part, kinds in json.loads(Path(__file__).with_name("lines.json").read_text(encoding="utf-8")).items()
@@ -334,12 +334,7 @@ def read_trace(path: str | Path) -> Trace:
     return trace
 
 
-def parse_line(
-    line: str,
-    where: str,
-    lines: Mapping[str, Mapping[str, Field]] = LINES,
-    optional: Mapping[str, Mapping[str, Field]] = OPTIONAL,
-) -> Json:
+def parse_line(line: str, where: str, lines: Kinds = LINES, optional: Kinds = OPTIONAL) -> Json:
     """A line of a trace; raises TraceError for an unknown kind, a missing or wrong field, or a span that ends early."""
     try:
         value = from_json(line)
