@@ -118,16 +118,18 @@ def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> It
 
 def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
     decode = _decoder({token for step in steps for token in step["generated_tokens"]})
-    whole, kept = list[str](), list[int]()  # the tokens at the end; how many each step does not delete
-    for step in steps:
-        kept.append(len(whole) - len(step["deleted_tokens"]))
-        whole = [*whole[: kept[-1]], *step["generated_tokens"]]
-    lasting = [*accumulate([len(whole), *reversed(kept[1:])], min)][::-1]  # how many of each step's stay to the end
+    tokens, kept, open_until = list[str](), list[int](), dict[int, int]()
+    for number, step in enumerate(steps):
+        kept.append(len(tokens) - len(step["deleted_tokens"]))  # how many tokens the step does not delete
+        if not _starts_word(decode(tokens[kept[-1] :][:1])):
+            open_until[kept[-1]] = number  # until then the word before the place had more letters
+        tokens = [*tokens[: kept[-1]], *step["generated_tokens"]]
+    lasting = [*accumulate([len(tokens), *reversed(kept[1:])], min)][::-1]  # how many of each step's stay to the end
     shown, done = list[str](), 0
-    for step, final in zip(steps, lasting, strict=True):
-        shown = [*shown[: len(shown) - len(step["deleted_tokens"])], *step["generated_tokens"]]
-        while final > done and not all(_starts_word(decode(tokens[final : final + 1])) for tokens in (whole, shown)):
-            final -= 1  # the word goes on
+    for number, (step, final) in enumerate(zip(steps, lasting, strict=True)):
+        shown = [*shown[: kept[number]], *step["generated_tokens"]]
+        while final > done and not (number >= open_until.get(final, 0) and _starts_word(decode(tokens[final:][:1]))):
+            final -= 1
         at = step["total_audio_processed"]
         texts = {"committed": decode(shown[done:final]), "tentative": decode(shown[final:])}
         yield {"at": at, "elapsed": at + step["computation_time"], **texts}
@@ -170,6 +172,8 @@ def _trace(lines: Sequence[Json]) -> Trace:
     texts = [{"elapsed": None, "tentative": "", "language": None, **line} for line in events if line["kind"] == "text"]
     live = bool(texts) and all(text["elapsed"] is not None for text in texts)
     texts = texts if live else [{**text, "elapsed": text["at"]} for text in texts]
+    if not any(text["committed"] != text["committed"].strip() for text in texts):  # a log of whole words
+        texts = [text | {"committed": f" {text['committed']}"} for text in texts]
     if back := next((b["at"] for a, b in pairwise(texts) if b["at"] < a["at"]), None):
         raise TraceError(f"the log of {head['recording']!r} goes back in time, to {back:g} s: sort its lines by 'at'")
     segments = list(_segments([line for line in events if line["kind"] == "segment"] or texts))
@@ -216,7 +220,7 @@ def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> N
     if not names or len({*names}) < len(names):
         raise ConfigurationError(f"an export needs one stream per recording with a reference, got {shown(names)}")
     texts = defaultdict[str, list[str]](list)
-    texts["simulstream.yaml"] = ["detokenizer_type: simuleval", "latency_unit: word"]
+    texts["simulstream.yaml"] = ["detokenizer_type: simuleval", "latency_unit: spm"]
     for number, (trace, reference) in enumerate(streams):
         wav, words, live = f"{trace.recording}.wav", final_words(trace), live_times(trace)
         texts["stream.jsonl"] += map(_json, _log_lines(trace, live))
@@ -228,8 +232,10 @@ def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> N
         changes = zip(trace.of_kind("text"), display_changes(trace), strict=True)
         for place, (event, (old, new)) in enumerate(changes):
             times = {"computation_time": max(live[place] - event["at"], 0.0) if live else 0.0}
-            step = {"id": number, "total_audio_processed": event["at"], **times}
-            texts["simulstream.jsonl"].append(_json({**step, "generated_tokens": new, "deleted_tokens": old}))
+            tokens = {"generated_tokens": new, "deleted_tokens": old}
+            marked = {name: [token.replace(" ", "▁") for token in found] for name, found in tokens.items()}
+            step = {"id": number, "total_audio_processed": event["at"], **times, **marked}
+            texts["simulstream.jsonl"].append(_json(step))
         for segment in timed_segments(reference):
             span = {"wav": wav, "offset": segment.start, "duration": segment.end - segment.start}
             texts["segments.yaml"].append(f"- {_json(span)}")

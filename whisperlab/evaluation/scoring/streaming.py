@@ -105,17 +105,28 @@ def stream_counts(trace: Trace, reference: Reference) -> StreamCounts:
 
 
 def final_words(trace: Trace) -> list[TimedWord]:
-    """The words of the committed text in order. Punctuation that is committed alone joins the word before it."""
-    words: list[TimedWord] = []
-    live = live_times(trace)
+    """The words of the committed text in order. A word is final when its last letter is; punctuation does not count."""
+    words, live = list[TimedWord](), live_times(trace)
     for number, event in enumerate(trace.of_kind("text")):
-        text = event["committed"]
-        for index, word in enumerate(spaced(text).split()):
-            if words and index == 0 and not text[0].isspace() and not units(word):
-                words[-1] = words[-1]._replace(text=words[-1].text + word)
+        times = event["at"], live[number] if live else event["at"]
+        for token in _tokens(event["committed"]):
+            if token[0] == " " or not words:
+                words.append(TimedWord(token.strip(), *times))
             else:
-                words.append(TimedWord(word, event["at"], live[number] if live else event["at"]))
+                *_, (before, *earlier) = words
+                words[-1] = TimedWord(before + token, *(times if units(token) else earlier))
     return words
+
+
+def _tokens(text: str, *, stripped: bool = False) -> list[str]:
+    """The words of a text with a space before each, except for one that continues the word before the text.
+
+    Without a space at the start, letters of scripts with spaces continue a word. In a ``stripped`` text, only
+    punctuation does.
+    """
+    first, *others = spaced(text).split() or [""]
+    continues = not units(first) if stripped else text[:1].strip() and " " not in spaced(f"x{text[0]}")
+    return [first if continues else f" {first}", *(f" {word}" for word in others)] if first else []
 
 
 def timed_segments(reference: Reference) -> list[ReferenceSegment]:
@@ -143,11 +154,14 @@ def live_times(trace: Trace) -> list[float] | None:
 
 
 def display_changes(trace: Trace) -> Iterator[tuple[list[str], list[str]]]:
-    """The words that each ``text`` event removes from the display, and those that it adds; a changed word is both."""
+    """The words that each ``text`` event removes from the display, and those that it adds; a changed word is both.
+
+    A space precedes each word, except for one that continues the final text.
+    """
     tentative = list[str]()
     for event in trace.of_kind("text"):
-        old, tentative = tentative, spaced(event["tentative"]).split()
-        new = [*spaced(event["committed"]).split(), *tentative]
+        old, tentative = tentative, _tokens(event["tentative"], stripped=True)
+        new = [*_tokens(event["committed"]), *tentative]
         kept = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))))
         yield old[kept:], new[kept:]
 
