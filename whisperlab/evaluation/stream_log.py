@@ -121,14 +121,16 @@ def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
     tokens, kept, open_until = list[str](), list[int](), dict[int, int]()
     for number, step in enumerate(steps):
         kept.append(len(tokens) - len(step["deleted_tokens"]))  # how many tokens the step does not delete
-        if not _starts_word(decode(tokens[kept[-1] :][:1])):
+        if not _starts_word(decode(tokens[kept[-1] : kept[-1] + 1])):
             open_until[kept[-1]] = number  # until then the word before the place had more letters
-        tokens = [*tokens[: kept[-1]], *step["generated_tokens"]]
+        tokens[kept[-1] :] = step["generated_tokens"]
     lasting = [*accumulate([len(tokens), *reversed(kept[1:])], min)][::-1]  # how many of each step's stay to the end
     shown, done = list[str](), 0
     for number, (step, final) in enumerate(zip(steps, lasting, strict=True)):
-        shown = [*shown[: kept[number]], *step["generated_tokens"]]
-        while final > done and not (number >= open_until.get(final, 0) and _starts_word(decode(tokens[final:][:1]))):
+        shown[kept[number] :] = step["generated_tokens"]
+        while final > done and (
+            number < open_until.get(final, 0) or not _starts_word(decode(tokens[final : final + 1]))
+        ):
             final -= 1
         at = step["total_audio_processed"]
         texts = {"committed": decode(shown[done:final]), "tentative": decode(shown[final:])}

@@ -178,19 +178,21 @@ def _lags(
 
     The ideal policy spreads the words of a segment, or of its reference if that has more, evenly over its time. LAAL
     (Papi et al. 2022, arXiv 2206.05807) counts the words up to the first at or after the end of the segment. YAAL
-    (``to_end``) counts those before the end of the last segment of the recording.
+    (``to_end``) counts those before the end of the last segment of the recording. Milliseconds, as in OmniSTEval, give
+    the same words at a limit.
     """
-    end, inside = max(segment.end for segment in segments), defaultdict[int | None, list[float]](list)
+    spans = [(1000 * segment.start, 1000 * (segment.end - segment.start)) for segment in segments]
+    end, inside = max(start + length for start, length in spans), defaultdict[int | None, list[float]](list)
     for time, owner in zip(times, owners, strict=True):
-        inside[owner].append(time)
-    for number, (segment, wanted) in enumerate(zip(segments, reference_words, strict=True)):
-        delays = [time - segment.start for time in inside[number]]
-        limit = (end if to_end else segment.end) - segment.start
+        inside[owner].append(1000 * time)
+    for number, ((start, length), wanted) in enumerate(zip(spans, reference_words, strict=True)):
+        delays = [time - start for time in inside[number]]
+        limit = end - start if to_end else length
         before = next((i for i, delay in enumerate(delays) if delay >= limit), len(delays))
         counted = delays[:before] if to_end else delays[: before + 1]
-        pace = (segment.end - segment.start) / max(len(delays), len(wanted))
+        pace = length / max(len(delays), len(wanted))
         if counted:
-            yield sum(delay - i * pace for i, delay in enumerate(counted)) / len(counted)
+            yield sum(delay - i * pace for i, delay in enumerate(counted)) / len(counted) / 1000
 
 
 # ---- segments of words -------------------------------------------------------------------------------------
