@@ -11,6 +11,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, groupby, pairwise, repeat
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _PLAIN = re.compile(r"(\d+(?:\.\d+)?)\t(.*)")
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE}
 _BYTES |= {chr(256 + n): byte for n, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))}
+
+_json = partial(json.dumps, ensure_ascii=False, allow_nan=False)
 
 Lines = Iterator[Json]  # of one stream: its header, then events
 
@@ -257,7 +260,3 @@ def _log_lines(trace: Trace, live: Sequence[float] | None) -> Lines:
         wall = {"elapsed": next(times)} if event["kind"] == "text" else {}
         if names:
             yield {"kind": event["kind"]} | {name: event[name] for name in names if name in event} | wall
-
-
-def _json(value: Json) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,11 +1,9 @@
 """Streaming latency in the field's measures: LongYAAL, LongLAAL, StreamLAAL, time to final after speech, erasure.
 
-The words of a stream are first assigned to the segments of the reference. LongYAAL and LongLAAL use the soft alignment
-of OmniSTEval (Polák et al. 2025, arXiv 2509.17349), StreamLAAL the fewest edits (Papi et al. 2024, StreamAtt; Matusov
-et al. 2005). Words are separated by spaces. Letters of scripts without spaces are words, as in `units`. No Moses
-tokeniser is used. Times count from the start of a segment; a measure is the mean over segments with words.
-
-Computation-unaware measures use the audio clock, computation-aware ones (``_ca``) the wall clock of a live stream.
+Words are first assigned to the segments of the reference: by the soft alignment of OmniSTEval for LongYAAL and LongLAAL
+(Polák et al. 2025, arXiv 2509.17349), by the fewest edits for StreamLAAL (Papi et al. 2024, StreamAtt). Words are
+separated by spaces; letters of scripts without spaces are words. No Moses tokeniser is used. Lags count from the start
+of a segment, on the audio clock, or (``_ca``: computation-aware) on the wall clock of a live stream.
 """
 
 from __future__ import annotations
@@ -31,8 +29,6 @@ LAGS = tuple(name + suffix for suffix in ("", "_ca") for name in ("long_yaal", "
 PAUSE_S = 0.5  # of silence in the reference, after which speech has ended
 _PUNCTUATION = frozenset(".!?,;:-()。—ー")  # a word that is one of these never matches other words
 _UNREACHABLE = 2**40  # more edits than any stream has words
-
-Indices = npt.NDArray[np.int64]
 
 
 class TimedWord(NamedTuple):
@@ -143,14 +139,14 @@ def live_times(trace: Trace) -> list[float] | None:
     events, end = list(trace.of_kind("text")), trace.events[-1]
     if trace.header["pace"] == "real":
         return [event["elapsed"] for event in events]
-    if not (service := end.get("service_s")):
+    service, chunk_s = end.get("service_s"), end.get("chunk_s")
+    if not service or not chunk_s:
         return None
-    waits, chunk_s = response_times(service, end["chunk_s"]), end["chunk_s"]
+    waits = response_times(service, chunk_s)
     final_s = max(end["compute_s"] - sum(service), 0.0)  # of `finalize`, after the last chunk
-    places = (min(math.ceil(round(event["at"] / chunk_s, 6)), len(waits)) - 1 for event in events)
-    in_finalize = (event["elapsed"] == end["elapsed"] for event in events)
-    calls = zip(events, places, in_finalize, strict=True)
-    return [event["at"] + waits[place] + final_s * last for event, place, last in calls]
+    calls = (math.ceil(min(round(event["at"] / chunk_s, 6), len(waits))) for event in events)
+    at_end = (final_s if event["elapsed"] == end["elapsed"] else 0.0 for event in events)
+    return [event["at"] + waits[call - 1] + more for event, call, more in zip(events, calls, at_end, strict=True)]
 
 
 def display_changes(trace: Trace) -> Iterator[tuple[list[str], list[str]]]:
@@ -206,7 +202,8 @@ def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     it and then with all words up to there, whichever is more similar. None: there is no such word.
     """
     owners = [number for number, segment in enumerate(reference) for _ in segment]
-    wanted, said = [_folded(word) for segment in reference for word in segment], [_folded(word) for word in words]
+    both = [word for segment in reference for word in segment], words
+    wanted, said = ([unicodedata.normalize("NFKC", word).lower() for word in side] for side in both)
     similarity = cache(_similarity)
     similar = {word: np.array([similarity(word, other) for other in said]) for word in dict.fromkeys(wanted)}
     n, m = len(wanted), len(said)
@@ -235,10 +232,6 @@ def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     return found
 
 
-def _folded(word: str) -> str:
-    return unicodedata.normalize("NFKC", word).lower()
-
-
 def _similarity(one: str, other: str) -> float:
     if (one in _PUNCTUATION) != (other in _PUNCTUATION):
         return -np.inf
@@ -254,7 +247,10 @@ def edit_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     """
     said, m = np.array([word.lower() for word in words], object), len(words)
     places = np.arange(m + 1)
-    costs, starts = places, list[Indices]()  # costs[j]: edits of the segments so far for the first j words
+    costs, starts = (
+        places,
+        list[npt.NDArray[np.int64]](),
+    )  # costs[j]: edits of the segments so far for the first j words
     for segment in reference:
         start = places if starts else np.zeros_like(places)
         for word in segment:

@@ -88,6 +88,9 @@ STATISTICS = Field("a transcriber's statistics, with numbers for timings and cou
 _FIELDS: dict[str, Field] = vars(fields) | {
     "STATISTICS": STATISTICS,
     "LIST": Field("a list", lambda value: isinstance(value, list)),
+    "AMOUNTS": Field(
+        "a list of amounts", lambda value: isinstance(value, list) and all(map(fields.AMOUNT.fits, value))
+    ),
     "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
     "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
     "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
