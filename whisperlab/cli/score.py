@@ -66,7 +66,6 @@ def add_arguments(parser: Parser) -> None:
     add("--normalizer", text, choices=("plain", "whisper"), default="plain")
     text = "unify traditional and simplified characters, or Arabic with and without vowel signs"
     add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic")
-
     text = "also write the streams for OmniSTEval and simulstream, and as a stream log, with the references"
     add("--export", text, type=Path, metavar="DIR")
 

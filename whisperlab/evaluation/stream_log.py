@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, groupby, pairwise, repeat
+from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 
 from whisperlab.evaluation.scoring.streaming import display_changes, final_words, live_times, timed_segments
@@ -87,19 +87,13 @@ def _instances(path: Path, lines: Sequence[str], durations: Mapping[str, float])
     for line in map(from_json, lines):
         source, prediction = line.get("source") or path.stem, line["prediction"]
         name = Path(source if isinstance(source, str) else source[0]).stem
-        delays = line["delays"]
-        elapsed = line.get("elapsed") or [None] * len(delays)
-        of_words = len(prediction.split()) == len(delays)
-        units = [f" {word}" for word in prediction.split()] if of_words else list(prediction)
-        times = [(at / 1000, None if wall is None else wall / 1000) for at, wall in zip(delays, elapsed, strict=True)]
-        length_s = line.get("source_length", 0) / 1000 or durations.get(name) or max(at for at, _ in times)
-        yield _lines(
-            {"recording": name, "audio": {"duration": length_s}},
-            (
-                {"at": at, "elapsed": wall, "committed": "".join(unit for _, unit in group)}
-                for (at, wall), group in groupby(zip(times, units, strict=True), key=lambda pair: pair[0])
-            ),
-        )
+        times = zip(line["delays"], line.get("elapsed") or repeat(None), strict=False)
+        texts = [{"at": at / 1000, "elapsed": None if wall is None else wall / 1000} for at, wall in times]
+        words = [f" {word}" for word in prediction.split()]
+        units = words if len(words) == len(texts) else list(prediction)
+        length_s = line.get("source_length", 0) / 1000 or durations.get(name) or texts[-1]["at"]
+        header = {"recording": name, "audio": {"duration": length_s}}
+        yield _lines(header, [text | {"committed": unit} for text, unit in zip(texts, units, strict=True)])
 
 
 def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> Iterator[Lines]:
@@ -237,10 +231,8 @@ def write_exports(folder: Path, streams: Sequence[tuple[Trace, Reference]]) -> N
         changes = zip(trace.of_kind("text"), display_changes(trace), strict=True)
         for place, (event, (old, new)) in enumerate(changes):
             times = {"computation_time": max(live[place] - event["at"], 0.0) if live else 0.0}
-            tokens = {"generated_tokens": new, "deleted_tokens": old}
-            marked = {name: [token.replace(" ", "▁") for token in found] for name, found in tokens.items()}
-            step = {"id": number, "total_audio_processed": event["at"], **times, **marked}
-            texts["simulstream.jsonl"].append(_json(step))
+            step = {"id": number, "total_audio_processed": event["at"], **times}
+            texts["simulstream.jsonl"].append(_json({**step, "generated_tokens": new, "deleted_tokens": old}))
         for segment in timed_segments(reference):
             span = {"wav": wav, "offset": segment.start, "duration": segment.end - segment.start}
             texts["segments.yaml"].append(f"- {_json(span)}")

@@ -106,8 +106,8 @@ def final_words(trace: Trace) -> list[TimedWord]:
     for number, event in enumerate(trace.of_kind("text")):
         times = event["at"], live[number] if live else event["at"]
         for token in _tokens(event["committed"]):
-            if token[0] == " " or not words:
-                words.append(TimedWord(token.strip(), *times))
+            if token[0] == "▁" or not words:
+                words.append(TimedWord(token.removeprefix("▁"), *times))
             else:
                 *_, (before, *earlier) = words
                 words[-1] = TimedWord(before + token, *(times if units(token) else earlier))
@@ -115,14 +115,14 @@ def final_words(trace: Trace) -> list[TimedWord]:
 
 
 def _tokens(text: str, *, stripped: bool = False) -> list[str]:
-    """The words of a text with a space before each, except for one that continues the word before the text.
+    """The words of a text with SentencePiece's mark before each that does not continue the word before the text.
 
     Without a space at the start, letters of scripts with spaces continue a word. In a ``stripped`` text, only
     punctuation does.
     """
     first, *others = spaced(text).split() or [""]
     continues = not units(first) if stripped else text[:1].strip() and " " not in spaced(f"x{text[0]}")
-    return [first if continues else f" {first}", *(f" {word}" for word in others)] if first else []
+    return [first if continues else f"▁{first}", *(f"▁{word}" for word in others)] if first else []
 
 
 def timed_segments(reference: Reference) -> list[ReferenceSegment]:
@@ -150,10 +150,7 @@ def live_times(trace: Trace) -> list[float] | None:
 
 
 def display_changes(trace: Trace) -> Iterator[tuple[list[str], list[str]]]:
-    """The words that each ``text`` event removes from the display, and those that it adds; a changed word is both.
-
-    A space precedes each word, except for one that continues the final text.
-    """
+    """The marked words that each ``text`` event removes from the display and adds to it; a changed word is in both."""
     tentative = list[str]()
     for event in trace.of_kind("text"):
         old, tentative = tentative, _tokens(event["tentative"], stripped=True)

@@ -244,9 +244,9 @@ _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
     "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
     "normalized_erasure": lambda score: (score.streaming.erased, score.streaming.final),
-    # Final words that are not in the reference, as in RealtimeSTT's evaluation of text stabilisers.
+    # as in RealtimeSTT's evaluation of stabilisers: final words that are not in the reference
     "false_commit_rate": lambda score: (
-        score.all_text.hypothesis_words - score.all_text.hits,
+        score.all_text.errors - score.all_text.deletions,
         score.all_text.hypothesis_words,
     ),
     **{name: partial(_lag, name) for name in LAGS},
