@@ -13,8 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import accumulate, pairwise, takewhile
+from itertools import accumulate, chain, pairwise, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -199,16 +198,13 @@ def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     it and then with all words up to there, whichever is more similar. None: there is no such word.
     """
     owners = [number for number, segment in enumerate(reference) for _ in segment]
-    both = [word for segment in reference for word in segment], words
-    wanted, said = ([unicodedata.normalize("NFKC", word).lower() for word in side] for side in both)
-    similarity = cache(_similarity)
-    similar = {word: np.array([similarity(word, other) for other in said]) for word in dict.fromkeys(wanted)}
+    similar, wanted, said = _similarities([word for segment in reference for word in segment], words)
     n, m = len(wanted), len(said)
     steps = np.empty((n + 1, m + 1), np.uint8)  # 0: a pair, 1: only a reference word, 2: only a word of the stream
     steps[0], steps[1:, 0] = 2, 1
     best = np.zeros(m + 1)
     for i, word in enumerate(wanted):
-        pair, above = best[:-1] + similar[word], best[1:]
+        pair, above = best[:-1] + similar[word][said], best[1:]
         best = np.maximum.accumulate(np.concatenate(([0.0], np.maximum(pair, above))))
         steps[i + 1, 1:] = np.where(pair >= best[1:], 0, np.where(above >= best[:-1], 1, 2))
     path, i, j = list[tuple[bool, bool]](), n, m
@@ -222,18 +218,26 @@ def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
         if in_reference:
             last, ahead = last + 1, False
         elif not ahead:
-            before, behind = (similar[wanted[k]][len(found)] if 0 <= k < n else -np.inf for k in (last, last + 1))
+            before, behind = (similar[wanted[k], said[len(found)]] if 0 <= k < n else -np.inf for k in (last, last + 1))
             ahead = bool(behind > before)
         if in_stream:
             found.append(owners[last + ahead] if last + ahead >= 0 else None)
     return found
 
 
-def _similarity(one: str, other: str) -> float:
-    if (one in _PUNCTUATION) != (other in _PUNCTUATION):
-        return -np.inf
-    letters, others = set(one), set(other)
-    return len(letters & others) / len(letters | others) if letters or others else 0.0
+def _similarities(*sides: Sequence[str]) -> tuple[npt.NDArray[np.float64], list[int], list[int]]:
+    """The similarity of all different words, and the places of the words of both sides in it."""
+    texts = [[unicodedata.normalize("NFKC", word).lower() for word in side] for side in sides]
+    places = {word: place for place, word in enumerate(dict.fromkeys(chain(*texts)))}
+    letters = {letter: place for place, letter in enumerate(dict.fromkeys("".join(places)))}
+    has = np.zeros((len(places), len(letters)))
+    for word, place in places.items():
+        has[place, [letters[letter] for letter in word]] = 1
+    shared, n_letters, mark = has @ has.T, has.sum(1), np.array([word in _PUNCTUATION for word in places], bool)
+    similar = shared / np.maximum(n_letters[:, None] + n_letters - shared, 1)
+    similar[mark[:, None] != mark] = -np.inf
+    wanted, said = ([places[word] for word in side] for side in texts)
+    return similar, wanted, said
 
 
 def edit_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> list[int]:
@@ -242,7 +246,8 @@ def edit_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     Ties are decided as in the implementation ``mweralign``: a missing word comes before an extra word, and that before
     a pair. As there, the first segment has at least one word.
     """
-    said, m = np.array([word.lower() for word in words], object), len(words)
+    codes = {word: code for code, word in enumerate({word.lower() for word in words})}
+    said, m = np.array([codes[word.lower()] for word in words], int), len(words)
     places = np.arange(m + 1)
     costs, starts = (
         places,
@@ -252,7 +257,7 @@ def edit_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
         start = places if starts else np.zeros_like(places)
         for word in segment:
             missing = costs + 1
-            paired = np.concatenate((missing[:1], costs[:-1] + (said != word.lower())))
+            paired = np.concatenate((missing[:1], costs[:-1] + (said != codes.get(word.lower(), -1))))
             costs = np.minimum.accumulate(np.minimum(missing, paired) - places) + places
             is_missing = costs == missing
             is_extra = np.concatenate(([False], costs[1:] == costs[:-1] + 1)) & ~is_missing
