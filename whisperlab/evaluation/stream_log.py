@@ -25,7 +25,7 @@ from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import from_json, shown
 
-_PLAIN = re.compile(r"(\d+(?:\.\d+)?)\t(.*)")
+_PLAIN = re.compile(r"\d+(\.\d+)?\t.*")
 # The characters by which GPT-2 writes the bytes of a token, as Whisper's tokeniser in transformers does.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE}
@@ -151,10 +151,7 @@ def _starts_word(text: str) -> bool:
 
 def _plain(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> Iterator[Lines]:
     """Final text after a time in seconds, which counts on both clocks."""
-    found = [(number, _PLAIN.fullmatch(line)) for number, line in enumerate(lines, 1)]
-    if wrong := [number for number, match in found if not match]:
-        raise TraceError(f"{path}: line {wrong[0]} should be a time in seconds, a tab and text")
-    texts = [(float(match[1]), match[2]) for _, match in found if match]
+    texts = [(float(at), text) for at, _, text in (line.partition("\t") for line in lines)]
     length_s = durations.get(path.stem) or texts[-1][0]
     header = {"recording": path.stem, "audio": {"duration": length_s}}
     yield _lines(header, ({"at": min(at, length_s), "elapsed": at, "committed": f" {text}"} for at, text in texts))

@@ -28,6 +28,7 @@ LAGS = tuple(name + suffix for suffix in ("", "_ca") for name in ("long_yaal", "
 PAUSE_S = 0.5  # of silence in the reference, after which speech has ended
 _PUNCTUATION = frozenset(".!?,;:-()。—ー")  # a word that is one of these never matches other words
 _UNREACHABLE = 2**40  # more edits than any stream has words
+Indices = npt.NDArray[np.int64]
 
 
 class TimedWord(NamedTuple):
@@ -225,7 +226,7 @@ def soft_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     return found
 
 
-def _similarities(*sides: Sequence[str]) -> tuple[npt.NDArray[np.float64], list[int], list[int]]:
+def _similarities(*sides: Sequence[str]) -> tuple[npt.NDArray[np.float64], Indices, Indices]:
     """The similarity of all different words, and the places of the words of both sides in it."""
     texts = [[unicodedata.normalize("NFKC", word).lower() for word in side] for side in sides]
     places = {word: place for place, word in enumerate(dict.fromkeys(chain(*texts)))}
@@ -236,7 +237,7 @@ def _similarities(*sides: Sequence[str]) -> tuple[npt.NDArray[np.float64], list[
     shared, n_letters, mark = has @ has.T, has.sum(1), np.array([word in _PUNCTUATION for word in places], bool)
     similar = shared / np.maximum(n_letters[:, None] + n_letters - shared, 1)
     similar[mark[:, None] != mark] = -np.inf
-    wanted, said = ([places[word] for word in side] for side in texts)
+    wanted, said = (np.array([places[word] for word in side], int) for side in texts)
     return similar, wanted, said
 
 
@@ -249,10 +250,7 @@ def edit_segments(reference: Sequence[Sequence[str]], words: Sequence[str]) -> l
     codes = {word: code for code, word in enumerate({word.lower() for word in words})}
     said, m = np.array([codes[word.lower()] for word in words], int), len(words)
     places = np.arange(m + 1)
-    costs, starts = (
-        places,
-        list[npt.NDArray[np.int64]](),
-    )  # costs[j]: edits of the segments so far for the first j words
+    costs, starts = places, list[Indices]()  # costs[j]: edits of the segments so far, for the first j words
     for segment in reference:
         start = places if starts else np.zeros_like(places)
         for word in segment:
