@@ -105,7 +105,13 @@ def test_the_schema_and_the_reader_accept_the_same_lines(tmp_path: Path) -> None
     good = [*LOG, segment, switch, {**text, "elapsed": None}, {**HEADER, "compute_s": None}, {**text, "language": None}]
     needed = [(HEADER, "recording audio"), (text, "at committed"), (segment, "text language start_time end_time")]
     bad = [{key: line[key] for key in line if key != lost} for line, names in needed for lost in names.split()]
-    bad += [{**text, "at": -1}, {**text, "at": "1"}, {**text, "committed": None}, {**text, "elapsed": -0.5}]
+    bad += [
+        {**text, "at": -1},
+        {**text, "at": "1"},
+        {**text, "committed": None},
+        {**text, "elapsed": -0.5},
+        {**text, "elapsed": 1e9},
+    ]
     bad += [
         {**HEADER, "audio": {"duration": 0}},
         {**HEADER, "audio": {}},

@@ -94,6 +94,7 @@ _FIELDS: dict[str, Field] = vars(fields) | {
     "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
     "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
     "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
+    "TIME_OR_NULL": Field(f"seconds from 0 to {_LONGEST_S:g}, or null", lambda value: value is None or _is_time(value)),
     "POSTERIOR": Field("the probability of each language", _is_posterior),
     "AUDIO": Field("an object with a duration above 0 and perhaps a path", _is_audio),
     "PACE": Field("fast or real", lambda value: isinstance(value, str) and value in get_args(Pace)),
