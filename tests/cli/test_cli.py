@@ -602,7 +602,7 @@ def test_counts_are_added_before_they_are_divided(
     assert run("score", tmp_path / "traces", "--reference", manifest) == 0
     lines = capsys.readouterr().out.splitlines()
     table = ["recording", "call", "call", "all"]
-    assert [line.split()[0] for line in lines if line] == [*table, *table, *table, "words"]
+    assert [line.split()[0] for line in lines if line] == [*table, *table, *table, *table, "words"]
     convention = "in characters in Chinese, Japanese, Thai, Lao, Khmer and Burmese, else in words"
     assert lines[-1] == f"words wrong: {convention}; normalizer plain, accents folded"
     names = re.split("  +", "  ".join(line for line in lines if line.startswith("recording")))

@@ -1,4 +1,4 @@
-"""`data import` and `score` on files of other programs."""
+"""`data import` and `score` on files of other programs, and `score --export` for them."""
 
 from __future__ import annotations
 
@@ -94,3 +94,50 @@ def test_other_json_is_no_hypothesis(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "call.json").write_text(json.dumps(value))
     assert run("score", tmp_path / "call.json") == 1
     assert "call.json" in capsys.readouterr().err
+
+
+def log(system: str, delay: float) -> str:
+    """A stream log of the call in which every word is final some seconds after its end."""
+    words = [("one", "en", 0.75), ("two", "en", 1.5), ("tres", "es", 3.0)]
+    lines: list[dict[str, Any]] = [
+        {"kind": "header", "recording": "call", "audio": {"duration": 3.0}, "system": system},
+        *(
+            {
+                "kind": "text",
+                "at": min(end + delay, 3.0),
+                "elapsed": end + delay,
+                "committed": word,
+                "language": language,
+            }
+            for word, language, end in words
+        ),
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_logs_of_systems_are_compared_and_exported(
+    call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segments = [("one two", "en", 0.0, 1.5), ("tres", "es", 2.0, 3.0)]
+    reference = [{"text": t, "lang": lang, "start": a, "end": b} for t, lang, a, b in segments]
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(
+        json.dumps({"audio_filepath": "call.wav", "duration": 3.0, "text": "", "segments": reference}), encoding="utf-8"
+    )
+    for name, delay in (("quick", 0.2), ("slow", 1.0)):
+        (tmp_path / f"{name}.jsonl").write_text(log(name, delay), encoding="utf-8")
+    logs = [tmp_path / "quick.jsonl", tmp_path / "slow.jsonl"]
+    assert run("score", *logs, "--reference", manifest) == 0
+    header, quick, slow, *_ = capsys.readouterr().out.splitlines()
+    assert "LongYAAL (s)" in header
+    assert (quick.split()[1:4], slow.split()[1:4]) == (["quick", "call", "0.0"], ["slow", "call", "0.0"])
+    assert run("score", logs[0], "--reference", manifest, "--export", tmp_path / "out", "--json") == 0
+    (document,) = documents(capsys.readouterr().out)
+    assert document["total"]["time_to_final_p50"] == pytest.approx(0.2)
+    assert document["total"]["long_laal_ca"] == pytest.approx(((0.95 + 1.7 - 0.75) / 2 + 1.2) / 2)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"omnisteval.jsonl", "simulstream.jsonl", "segments.yaml", "references.txt", "stream.jsonl"}
+    assert run("score", tmp_path / "out" / "traces", "--json") == 0  # they have their reference
+    assert documents(capsys.readouterr().out)[0]["total"] == document["total"]
+    assert run("score", *logs, "--reference", manifest, "--export", tmp_path / "both") == 1
+    assert "an export needs one stream per recording" in capsys.readouterr().err

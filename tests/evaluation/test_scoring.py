@@ -30,6 +30,7 @@ from whisperlab.evaluation.scoring import (
 )
 from whisperlab.evaluation.scoring.language import Label, block_misses, frame_labels, label_time, segment_labels
 from whisperlab.evaluation.scoring.latency import percentile, word_latencies
+from whisperlab.evaluation.scoring.streaming import stream_counts
 from whisperlab.evaluation.scoring.text import switch_text
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
@@ -610,9 +611,10 @@ def trace(reference: Reference | None) -> Trace:
 
 
 def test_a_trace_scores_as_the_lists_it_holds() -> None:
-    assert score_trace(trace(SCENE)) == scored()
-    assert score_trace(trace(None), SCENE) == scored()
-    assert score_trace(trace(SCENE), fold_diacritics=False) == scored(fold_diacritics=False)
+    streaming = stream_counts(trace(SCENE), SCENE)
+    assert score_trace(trace(SCENE)) == scored(streaming=streaming)
+    assert score_trace(trace(None), SCENE) == scored(streaming=streaming)
+    assert score_trace(trace(SCENE), fold_diacritics=False) == scored(fold_diacritics=False, streaming=streaming)
 
 
 def test_a_trace_without_any_reference_is_refused_by_name() -> None:

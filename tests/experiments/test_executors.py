@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -57,9 +58,9 @@ def lasting(row: Row) -> Row:
     kept = {name: value for name, value in row.items() if name not in PASSING}
     cache = {**row["statistics"]["encoder_cache"]}
     cache.pop("lookup_ms")
-    compute = ("real_time_factor",)
-    kept["rates"] = {name: value for name, value in kept["rates"].items() if name not in compute}
-    kept["counts"] = {name: value for name, value in kept["counts"].items() if name != "compute"}
+    timed = re.compile("real_time_factor|time_to_.*|.*_ca")
+    kept["rates"] = {name: value for name, value in kept["rates"].items() if not timed.fullmatch(name)}
+    kept["counts"] = {name: value for name, value in kept["counts"].items() if name not in ("compute", "streaming")}
     return {**kept, "cache": cache}
 
 

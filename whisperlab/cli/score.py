@@ -1,8 +1,9 @@
 """Score transcripts against references: words by language, language labels, switches, delays.
 
-Reads traces, the output of `transcribe --json`, or JSON of openai-whisper, faster-whisper or WhisperX. The reference is
-in the trace, or the recording of that name in --reference. Counts are summed over the recordings of a configuration
-first and divided afterwards. Traces made with decode off have no text: only their language-ID frames are scored.
+Reads traces, stream logs of any system (see docs/stream-log.md), the output of `transcribe --json`, or JSON of
+openai-whisper, faster-whisper or WhisperX. The reference is in the trace, or the recording of that name in --reference.
+Counts are summed over the recordings of a configuration first and divided afterwards. Traces made with decode off have
+no text: only their language-ID frames are scored.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from whisperlab.data import Recording
     from whisperlab.evaluation.scoring.summary import RateTree, Score
     from whisperlab.evaluation.scoring.text import TextRules
+    from whisperlab.evaluation.trace import Reference, Trace
 
 # The rates of each table; --json has all of them.
 COLUMNS = TABLES["score_columns"].values()
@@ -54,7 +56,7 @@ class Scored:
 
 def add_arguments(parser: Parser) -> None:
     add = parser.option
-    text = "traces, folders of traces, or JSON of transcribe, openai-whisper, faster-whisper or WhisperX"
+    text = "traces, folders of traces, stream logs, or JSON of transcribe, openai-whisper, faster-whisper or WhisperX"
     add("paths", text, nargs="+", type=Path, metavar="PATH")
     add("--reference", "manifest with the true segments", type=Path, metavar="MANIFEST")
     parser.flag("--keep-diacritics", "count á for a as an error (some references lack accents)")
@@ -62,6 +64,8 @@ def add_arguments(parser: Parser) -> None:
     add("--normalizer", text, choices=("plain", "whisper"), default="plain")
     text = "unify Chinese characters, or Arabic with and without vowel signs; hangul: count Korean in syllables"
     add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic,hangul")
+    text = "also write the streams for OmniSTEval and simulstream, and as a stream log, with the references"
+    add("--export", text, type=Path, metavar="DIR")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -75,6 +79,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     references = read_references(args.reference) if args.reference else {}
     rules: TextRules = {"fold_diacritics": fold, "normalizer": normalizer}
     every, groups = list(scored(files(args.paths), references, rules)), defaultdict[str, list[Scored]](list)
+    if args.export:
+        from whisperlab.evaluation.stream_log import write_exports
+
+        pairs = [pair for path in files(args.paths) for pair in streams(path, references)]
+        write_exports(args.export, [(trace, reference) for trace, reference in pairs if reference])
     options = varying([one.config for one in every])  # in which the configurations differ, as in reports
     for one in every:
         groups[config_name(one.config, options)].append(one)
@@ -125,7 +134,6 @@ def read_references(manifest: Path) -> dict[str, Recording]:
 
 def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: TextRules) -> Iterator[Scored]:
     from whisperlab.evaluation.scoring import score_trace
-    from whisperlab.evaluation.trace import Reference, read_trace
 
     for path in paths:
         documents = read_documents(path) or list(foreign_document(path, references))
@@ -136,10 +144,18 @@ def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: Te
                 what = "not the output of `whisperlab transcribe --json`"
                 raise TraceError(f"{path}, document {number}: {what}: {error}") from error
         if not documents:
-            trace = read_trace(path)
-            known = references.get(trace.recording)
-            score = score_trace(trace, Reference(known.text, known.segments) if known else None, **rules)
-            yield Scored(trace.recording, score, flat(trace.config))
+            for trace, reference in streams(path, references):
+                yield Scored(trace.recording, score_trace(trace, reference, **rules), flat(trace.config))
+
+
+def streams(path: Path, references: Mapping[str, Recording]) -> Iterator[tuple[Trace, Reference | None]]:
+    """The traces or stream logs in a file, each with its reference."""
+    from whisperlab.evaluation.stream_log import read_streams
+    from whisperlab.evaluation.trace import Reference
+
+    for trace in read_streams(path, {name: one.duration for name, one in references.items()}):
+        known = references.get(trace.recording)
+        yield trace, Reference(known.text, known.segments) if known else trace.reference
 
 
 def read_documents(path: Path) -> list[Json]:

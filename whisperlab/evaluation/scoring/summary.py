@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
@@ -14,6 +15,7 @@ from whisperlab.evaluation.scoring import text as texts
 from whisperlab.evaluation.scoring.code_switching import RATIOS, CodeSwitching, Shown, code_switching
 from whisperlab.evaluation.scoring.language import TOLERANCES_S, WIDEST_S, LabelTime, SwitchCounts
 from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
+from whisperlab.evaluation.scoring.streaming import LAGS, StreamCounts, stream_counts
 from whisperlab.evaluation.scoring.text import SwitchText, TextCounts, TextRules, added, normalizer_name
 from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
@@ -43,6 +45,7 @@ class Score:
     blocks: Mapping[str, tuple[int, int]]  # language blocks and missed ones, by length
     normalizer: str = "plain"
     code_switching: CodeSwitching = field(default_factory=CodeSwitching)
+    streaming: StreamCounts = field(default_factory=StreamCounts)
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
@@ -96,6 +99,7 @@ class Score:
                 {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
                 normalizer_name(value.get("normalizer", "plain")),
                 CodeSwitching.from_dict(value.get("code_switching", {})),  # older scores have none
+                StreamCounts.from_dict(value.get("streaming", {})),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
@@ -111,14 +115,16 @@ def score(
     committed: Sequence[tuple[str, float]] = (),
     compute_s: float | None = None,
     shown: Sequence[Shown] = (),
+    streaming: StreamCounts | None = None,
     **rules: Unpack[TextRules],
 ) -> Score:
     """Score the output of any recogniser for one recording of ``duration`` seconds.
 
     The text of the final segments, in order of time, is compared as a whole. ``compute_s`` is the wall time of
     computing, if known. ``committed`` is the final text with its times in seconds; its words are split with the plain
-    normalizer. ``shown`` is all text as it was shown, in order of time. ``rules`` are ``fold_diacritics`` (by default
-    True) and ``normalizer``, a name as in `normalizer_name`.
+    normalizer. ``shown`` is all text as it was shown, in order of time; ``streaming`` are the counts of
+    `stream_counts`. ``rules`` are ``fold_diacritics`` (by default True) and ``normalizer``, a name as in
+    `normalizer_name`.
     """
     fold_diacritics, normalizer = rules.get("fold_diacritics", True), normalizer_name(rules.get("normalizer", "plain"))
     final = sorted((s for s in segments if s.is_final), key=lambda s: (s.start_time, s.end_time))
@@ -141,6 +147,7 @@ def score(
         blocks=languages.block_misses(reference, widest),
         normalizer=normalizer,
         code_switching=code_switching(reference, steps, final, shown, **rules),
+        streaming=streaming or StreamCounts(),
     )
 
 
@@ -149,15 +156,17 @@ def score_trace(trace: Trace, reference: Reference | None = None, **rules: Unpac
     known = reference or trace.reference
     if known is None:
         raise ConfigurationError(f"the trace of {trace.recording!r} has no reference and none was given")
+    known = texts.until(known, trace.heard_s) if trace.heard_s < trace.duration else known
     return score(
-        texts.until(known, trace.heard_s) if trace.heard_s < trace.duration else known,
+        known,
         trace.segments,
         trace.switches,
         duration=trace.heard_s,
         frames=trace.frames,
         committed=trace.committed,
-        compute_s=trace.compute_s,
+        compute_s=trace.compute_s or None,  # a stream log need not have it
         shown=[(e["at"], e["committed"], e["tentative"], e["language"]) for e in trace.of_kind("text")],
+        streaming=stream_counts(trace, known),
         **rules,
     )
 
@@ -225,6 +234,7 @@ def _rates(score: Score) -> RateTree:
         **{f"decision_delay_p{q}": percentile(delays, q, missed=missed) for q in (50, 95)},
         **{f"decision_delay_found_p{q}": percentile(delays, q) for q in (50, 95)},
         **{f"word_latency_p{q}": percentile(score.word_latencies, q) for q in (50, 95)},
+        **score.streaming.percentiles(),
         "reference_words": total.reference_words,
         "hypothesis_words": total.hypothesis_words,
         **asdict(total),
@@ -237,6 +247,11 @@ def _of_code_switching(parts: Callable[[CodeSwitching], tuple[float, float]]) ->
     return lambda score: parts(score.code_switching)
 
 
+def _lag(name: str, score: Score) -> tuple[float, float]:
+    values = score.streaming.lags.get(name, ())
+    return sum(values), len(values)
+
+
 # The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "mixed_error_rate": lambda score: (score.all_text.errors, score.all_text.reference_words),
@@ -246,6 +261,13 @@ _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
     "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
     "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
     **{name: _of_code_switching(parts) for name, parts in RATIOS.items()},
+    "normalized_erasure": lambda score: (score.streaming.erased, score.streaming.final),
+    # as in RealtimeSTT's evaluation of stabilisers: final words that are not in the reference
+    "false_commit_rate": lambda score: (
+        score.all_text.errors - score.all_text.deletions,
+        score.all_text.hypothesis_words,
+    ),
+    **{name: partial(_lag, name) for name in LAGS},
 }
 
 

@@ -34,6 +34,7 @@ _UNIT = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|{_WORD}")
 _SYLLABLE_OR_UNIT = regex.compile(rf"(?V1)\p{{Hangul}}|{_UNIT.pattern.removeprefix('(?V1)')}")
 # Words of interest in the notation of PIER: ``das mit den <tag Bots>``.
 _TAG = regex.compile(r"<tag\s+([^>]*)>")
+_BOUNDARY = regex.compile(rf"(?V1)(?<=\S)(?={_UNSPACED})|(?<={_UNSPACED}\p{{M}}*)(?=[\p{{L}}\p{{N}}])")
 # Joiners of Persian and Hindi, soft hyphens, variation selectors, fillers, keycap frames: they do not split words.
 _INVISIBLE = regex.compile(r"[\p{Cf}\p{Me}\p{Default_Ignorable_Code_Point}]")
 _APOSTROPHE = regex.compile("['’‘ʼ]")
@@ -164,6 +165,15 @@ def units(text: str, *, fold_diacritics: bool = True, normalizer: str = "plain",
         plain = _ACCENT.sub("", unicodedata.normalize("NFD", plain))
     unit = _SYLLABLE_OR_UNIT if "hangul" in folds else _UNIT
     return list(unit.findall(unicodedata.normalize("NFC", plain)))
+
+
+def spaced(text: str) -> str:
+    """The text with a space before each letter of a script without spaces, so that `split` finds `units`.
+
+    >>> spaced("book一个room。")
+    'book 一 个 room。'
+    """
+    return str(_BOUNDARY.sub(" ", text))
 
 
 @lru_cache

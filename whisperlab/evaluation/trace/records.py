@@ -1,8 +1,8 @@
 """A trace as records and as a file: typed records of its lines, reading and writing.
 
 ``lines.json`` has the required fields of each kind of line besides ``kind``, the fields that traces of earlier versions
-lack (``optional``), and those of parts of a line and of a document of ``transcribe --json``. Only this module has the
-schemas of earlier versions.
+lack (``optional``), both for stream logs (``log``), and those of parts of a line and of a document of
+``transcribe --json``. Only this module has the schemas of earlier versions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SegmentWord, SessionSegment, Switch
 from whisperlab.util import validation as fields
@@ -71,9 +71,13 @@ STATISTICS = Field(
 _FIELDS: dict[str, Field] = vars(fields) | {
     "STATISTICS": STATISTICS,
     "LIST": Field("a list", lambda value: isinstance(value, list)),
+    "AMOUNTS": Field(
+        "a list of amounts", lambda value: isinstance(value, list) and all(map(fields.AMOUNT.fits, value))
+    ),
     "COUNT_OR_NULL": Field("a count", lambda value: value is None or fields.COUNT.fits(value)),
     "OBJECT_OR_NULL": Field("an object or null", lambda value: value is None or isinstance(value, dict)),
     "TIME": Field(f"seconds from 0 to {_LONGEST_S:g}", _is_time),
+    "TIME_OR_NULL": Field(f"seconds from 0 to {_LONGEST_S:g}, or null", lambda value: value is None or _is_time(value)),
     "LENGTH": Field("seconds above 0", lambda value: _is_time(value) and value > 0),
     "POSTERIOR": Field(
         "the probability of each language",
@@ -94,11 +98,12 @@ _FIELDS: dict[str, Field] = vars(fields) | {
         lambda value: isinstance(value, list) and all(_fits(word, "word", whole=True) for word in value),
     ),
 }
+Kinds: TypeAlias = Mapping[str, Mapping[str, Field]]  # the fields of each kind of line
 _KINDS: dict[str, dict[str, dict[str, Field]]] = {
     part: {kind: {name: _FIELDS[field] for name, field in required.items()} for kind, required in kinds.items()}
     for part, kinds in json.loads(Path(__file__).with_name("lines.json").read_text(encoding="utf-8")).items()
 }
-LINES, _OPTIONAL, _PARTS = _KINDS.values()
+LINES, OPTIONAL, LOG_LINES, LOG_OPTIONAL, _PARTS = _KINDS.values()
 WORD, DOCUMENT = _PARTS["word"], _PARTS["document"]
 # without the clocks
 SEGMENT, SWITCH = ({name: LINES[kind][name] for name in [*LINES[kind]][2:]} for kind in ("segment", "switch"))
@@ -303,7 +308,7 @@ def read_trace(path: str | Path) -> Trace:
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
-            lines = [_parse(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
+            lines = [parse_line(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read the trace {path}: {error}") from error
     if not lines or lines[0]["kind"] != "header":
@@ -324,21 +329,21 @@ def read_trace(path: str | Path) -> Trace:
     return trace
 
 
-def _parse(line: str, where: str) -> Json:
+def parse_line(line: str, where: str, lines: Kinds = LINES, optional: Kinds = OPTIONAL) -> Json:
     """A line of a trace; raises TraceError for an unknown kind, a missing or wrong field, or a span that ends early."""
     try:
         value = from_json(line)
     except ValueError as error:
         raise TraceError(f"{where} is not JSON (was the file cut short?): {error}") from error
     kind = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(kind, str) or kind not in LINES:
-        raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(LINES)}")
+    if not isinstance(kind, str) or kind not in lines:
+        raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(lines)}")
     assert isinstance(value, dict)
-    check_fields(value, LINES[kind], f"{where}: a {kind} line")
-    if wrong := wrong_field(value, _OPTIONAL.get(kind, {})):
+    check_fields(value, lines[kind], f"{where}: a {kind} line")
+    if wrong := wrong_field(value, optional.get(kind, {})):
         raise TraceError(f"{where}: a {kind} line whose {wrong}")
     for first, second in (("start", "end"), ("start_time", "end_time")):
-        if first in LINES[kind] and value[first] > value[second]:
+        if first in lines[kind] and value[first] > value[second]:
             got = f"got {value[first]} and {value[second]}"
             raise TraceError(f"{where}: {first} should not be more than {second}, {got}")
     return value
