@@ -38,6 +38,7 @@ class Row(NamedTuple):
     end: float | None  # None: the end of the file
     text: str
     codes: tuple[str, ...]  # languages; empty if unknown
+    speaker: str = ""
     whole: bool = False  # a recording of its own; otherwise a segment of its file
     id: str = ""
     split: str = ""
@@ -86,9 +87,9 @@ class Source(NamedTuple):
             text = re.sub(pattern, new, text)
         text = " ".join(unescape(text).split())
         codes = self.codes(",".join([lang, *marked] if isinstance(lang, str) else lang)) if text or not said else ()
-        name, split, file = (str(given.get(key, "")) for key in ("id", "split", "file"))
+        name, split, file, speaker = (str(given.get(key, "")) for key in ("id", "split", "file", "speaker"))
         spans, whole, content = tuple(map(self.row, parts)), not names["end"], fields.get("content", b"")
-        return Row(file or self.stem, start, end, text, codes, whole, name * whole, split, spans, content)
+        return Row(file or self.stem, start, end, text, codes, speaker, whole, name * whole, split, spans, content)
 
     def codes(self, lang: str) -> tuple[str, ...]:
         """Whisper's codes for languages such as ``zh,en``, ``['en', 'fr']`` or ``cmn-eng``."""
@@ -182,7 +183,8 @@ def _recordings(file: Path, rows: Sequence[Row], problems: dict[str, list[str]])
         single = {len(some) for some in codes} == {1}
         text = row.text or " ".join(span.text for *_, span in timed if span.text)
         lang = ",".join(dict.fromkeys(code for some in codes for code in some))
-        segments = tuple(ReferenceSegment(a, b, span.codes[0], span.text) for a, b, span in timed) if single else ()
+        of_one = timed if single else []
+        segments = tuple(ReferenceSegment(a, b, one.codes[0], one.text, one.speaker) for a, b, one in of_one)
         yield Recording(name, file, duration, text, lang, segments, row.split, "", offset=offset)
 
 
@@ -209,7 +211,7 @@ def _lines(source: Source) -> Iterator[Json]:
 def _kaldi(source: Source) -> Iterator[Json]:
     """A Kaldi data folder. Commands in wav.scp are not run: the audio file that they name is taken."""
     tables: dict[str, dict[str, str]] = {}
-    for name in ("wav.scp", "text", "segments", "utt2lang"):
+    for name in ("wav.scp", "text", "segments", "utt2lang", "utt2spk"):
         files = [file for file in (source.path.parent / name, source.path.parent / f"{name}.gz") if file.exists()]
         lines = [line.split(maxsplit=1) for file in files for line in read_text(file).split("\n")]
         tables[name] = {line[0]: line[1].strip() for line in lines if len(line) == 2}
@@ -220,6 +222,7 @@ def _kaldi(source: Source) -> Iterator[Json]:
             file = next((word for word in file.split() if Path(word).suffix.lower() in AUDIO), recording)
             source.problems["only the audio file of a command in wav.scp is used"].append(recording)
         row = {"file": file, "text": text, "lang": tables["utt2lang"].get(utterance)}
+        row["speaker"] = tables["utt2spk"].get(utterance)
         end = times[1] if times and float(times[1]) >= 0 else None  # -1: the end of the recording
         yield row | ({"start": times[0], "end": end} if times else {"id": utterance})
 

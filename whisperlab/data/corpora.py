@@ -23,7 +23,7 @@ from whisperlab.util.files import locked_folder, new_folder
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
 
-RECIPE_VERSION = 2  # increase it when audio or times change: older corpora are then rebuilt
+RECIPE_VERSION = 3  # increase it when audio or manifests change: older corpora are then rebuilt
 _HERE = Path(__file__).parent
 # Recipes, and packages, licences and credits as in each package's copyright file.
 _FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
@@ -34,6 +34,7 @@ class Voice:
     """The prompts of one language and their terms."""
 
     lang: str
+    speaker: str  # who reads; English and Spanish have the same voice
     language: str
     licence: str
     credit: str
@@ -61,7 +62,9 @@ class Recipe:
 
 
 VOICES = {
-    lang: Voice(lang, v["language"], v["licence"], v["credit"], Package(*v["audio"]), Package(*v["texts"]))
+    lang: Voice(
+        lang, v["speaker"], v["language"], v["licence"], v["credit"], Package(*v["audio"]), Package(*v["texts"])
+    )
     for lang, v in _FACTS["voices"].items()
 }
 RECIPES = {
@@ -238,8 +241,8 @@ def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Pr
     for index, scene in enumerate(plan):
         name = f"{made.name}-{split}-{index:02d}"
         segments = tuple(
-            ReferenceSegment(seconds(each.start), seconds(each.end), each.prompt.lang, each.prompt.text)
-            for each in scene.placed
+            ReferenceSegment(seconds(each.start), seconds(each.end), lang, each.prompt.text, VOICES[lang].speaker)
+            for each, lang in ((each, each.prompt.lang) for each in scene.placed)
         )
         spoken = {segment.lang for segment in segments}
         recording = Recording(

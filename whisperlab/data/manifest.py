@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from whisperlab.data.audio_files import read_audio, read_part
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
-from whisperlab.util.errors import AudioFormatError, ManifestError, UnknownLanguageError
+from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.json_values import Json, JsonValue
 from whisperlab.util.validation import AMOUNT, AMOUNT_OR_NULL, TEXT, Field, from_json, is_number, shown, wrong_field
@@ -30,6 +30,7 @@ _LINE = {  # fields of a recording
     "segments": Field("a list", lambda value: isinstance(value, list)),
 }
 _SEGMENT = {"lang": TEXT, "start": AMOUNT, "end": AMOUNT, "text": TEXT}
+_OPTIONAL = {"speaker": TEXT, "word_times": Field("a list", lambda value: isinstance(value, list))}
 _ROUNDING_S = 0.01  # a segment may end this much after its recording: people round
 
 
@@ -112,8 +113,9 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
 
     Each line, or each item of a JSON array, is an object with ``audio_filepath`` (absolute, or relative to the
     manifest's folder), ``duration`` in seconds, and ``text``. Optional fields are ``offset`` (seconds), ``lang``
-    (`language_code`), ``segments`` (a list of ``start``, ``end``, ``lang``, ``text``, by time from the offset on),
-    ``id``, ``split``, ``corpus`` and ``noise_snr_db``. Unknown fields and empty lines are skipped. Without
+    (`language_code`), ``segments`` (a list of ``start``, ``end``, ``lang``, ``text``, by time from the offset on, and
+    optionally ``speaker`` and ``word_times``: start and end of each word), ``id``, ``split``, ``corpus`` and
+    ``noise_snr_db``. Unknown fields and empty lines are skipped. Without
     ``segments``, a recording in one language is one segment. Without ``id``, the id is the file's name, or file name
     and offset (``call@12.5``).
 
@@ -193,7 +195,7 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
         "corpus": recording.corpus,
         "noise_snr_db": recording.snr,
         "segments": [
-            {**asdict(segment), "gap_before_ms": round(1000 * gap, 4)}
+            {**segment.to_dict(), "gap_before_ms": round(1000 * gap, 4)}
             for segment, gap in zip(recording.segments, recording.gaps, strict=True)
         ],
     }
@@ -255,13 +257,16 @@ def _segments(items: Sequence[object], duration: float, place: str) -> Iterator[
         here = f"{place}: segment {n}"
         if not isinstance(item, dict):
             raise ManifestError(f"{here}: expected a JSON object, got {shown(item)}")
-        _check(item, _SEGMENT, _SEGMENT, here)
+        _check(item, _SEGMENT | _OPTIONAL, _SEGMENT, here)
         start, end, lang = float(item["start"]), float(item["end"]), _language(item["lang"], here)
         if not last <= start < end <= duration + _ROUNDING_S:
             wanted = f"should start at {last} s or later and end after that, within the {duration} s of the recording"
             raise ManifestError(f"{here} {wanted}; got {start} to {end}")
         last = start
-        yield ReferenceSegment(start, end, lang, item["text"])
+        try:
+            yield ReferenceSegment.from_dict({**item, "start": start, "end": end, "lang": lang})
+        except (TraceError, TypeError, ValueError) as error:
+            raise ManifestError(f"{here}: {error}") from error
 
 
 def _language(name: str, place: str) -> str:

@@ -21,7 +21,7 @@ from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.json_values import Json, JsonValue, to_json
-from whisperlab.util.statistics import LEAST_UNITS
+from whisperlab.util.statistics import LEAST_UNITS, resampled
 from whisperlab.util.validation import is_number, shown
 
 RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
@@ -46,18 +46,21 @@ class Score:
     normalizer: str = "plain"
     code_switching: CodeSwitching = field(default_factory=CodeSwitching)
     streaming: StreamCounts = field(default_factory=StreamCounts)
+    speakers: tuple[str, ...] = ()  # of the reference, as far as known
 
     def __add__(self, other: Score) -> Score:
         if self.fold_diacritics != other.fold_diacritics:
             raise ConfigurationError("scores with and without folded diacritics cannot be added")
         if (mine := self.normalizer) != other.normalizer:
             raise ConfigurationError(f"scores of the normalizers {mine} and {other.normalizer} cannot be added")
-        names = [name for name in self.__slots__ if name not in ("fold_diacritics", "normalizer", "blocks")]
+        apart = ("fold_diacritics", "normalizer", "blocks", "speakers")
+        names = [name for name in self.__slots__ if name not in apart]
         pairs = {name: (*pair, *other.blocks[name]) for name, pair in self.blocks.items()}
         return replace(
             self,
             **{name: added(getattr(self, name), getattr(other, name)) for name in names},
             blocks={name: (n + more, missed + more_missed) for name, (n, missed, more, more_missed) in pairs.items()},
+            speakers=tuple(sorted({*self.speakers, *other.speakers})),
         )
 
     @property
@@ -79,7 +82,7 @@ class Score:
     @classmethod
     def from_dict(cls, value: Json) -> Score:
         """The score from its ``to_dict``. Raises ConfigurationError for anything else."""
-        if not (isinstance(value, Mapping) and _holds_numbers({**value, "normalizer": 0})):
+        if not (isinstance(value, Mapping) and _holds_numbers({**value, "normalizer": 0, "speakers": 0})):
             raise ConfigurationError(f"not the counts of a score, which are numbers: {shown(value)}")
         try:
             near, kinds = value["switch_text"], (value["labels"], value["frame_labels"])
@@ -100,6 +103,7 @@ class Score:
                 normalizer_name(value.get("normalizer", "plain")),
                 CodeSwitching.from_dict(value.get("code_switching", {})),  # older scores have none
                 StreamCounts.from_dict(value.get("streaming", {})),
+                tuple(name + "" for name in value.get("speakers", ())),  # a TypeError unless it is text
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
@@ -148,6 +152,7 @@ def score(
         normalizer=normalizer,
         code_switching=code_switching(reference, steps, final, shown, **rules),
         streaming=streaming or StreamCounts(),
+        speakers=tuple(sorted({segment.speaker for segment in reference.segments} - {""})),
     )
 
 
@@ -183,6 +188,7 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float] | None]:
     """The 95 % bootstrap interval of each rate, by percentiles of the same resamples of recordings (one score each).
 
+    Recordings with speakers in common are resampled together if there are enough of such blocks, see `resampled`.
     The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
     is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than three
     recordings, the interval is None.
@@ -192,14 +198,15 @@ def bootstrap_intervals(
         _value(whole, name)  # raises for an unknown name even without an interval
     if len(scores) < LEAST_UNITS:
         return dict.fromkeys(names)
+    scores = [pooled(scores[i] for i in unit) for unit in resampled([one.speakers for one in scores])]
     drawn = rng.integers(len(scores), size=(n, len(scores)))
     values: dict[str, list[float]] = {}
     for name in _RATIOS.keys() & names:  # two sums each, without adding complete scores
         sums = np.array([_RATIOS[name](one) for one in scores], float)[drawn].sum(1)
         values[name] = [_ratio(part, whole) for part, whole in sums.tolist()]
     if others := [name for name in names if name not in _RATIOS]:
-        resampled = [_rates(pooled(scores[i] for i in row)) for row in drawn]
-        values |= {name: [_value(rates, name) for rates in resampled] for name in others}
+        draws = [_rates(pooled(scores[i] for i in row)) for row in drawn]
+        values |= {name: [_value(rates, name) for rates in draws] for name in others}
     defined = {name: [value for value in values[name] if not math.isnan(value)] for name in names}
     return {name: (percentile(of, 2.5), percentile(of, 97.5)) if of else None for name, of in defined.items()}
 

@@ -19,7 +19,7 @@ from typing import Any, Self, TypedDict, Unpack
 import jiwer
 import regex
 
-from whisperlab.evaluation.trace import Reference
+from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
 from whisperlab.util.validation import shown
 
@@ -59,8 +59,9 @@ class Aligned:
     """One step of an alignment: a reference unit, a hypothesis unit, or both, and the reference's language.
 
     An insertion has the language of the reference unit before it. ``start`` and ``end`` estimate the time of a
-    reference unit in seconds: the units of a segment share its time equally. ``label`` is the language of the
-    hypothesis's segment, beside a reference unit. ``tagged`` units are words of interest: ``<tag Bots>``.
+    reference unit in seconds: the units of a word share its time equally, or those of a segment without word times.
+    ``label`` is the language of the hypothesis's segment, beside a reference unit. ``tagged`` units are words of
+    interest: ``<tag Bots>``.
     """
 
     reference: str | None
@@ -279,9 +280,11 @@ def until(reference: Reference, end_s: float) -> Reference:
     segments = []
     for segment in reference.segments:
         if segment.end > end_s > segment.start:
-            found = list(_UNIT.finditer(segment.text))
+            found, times = list(_UNIT.finditer(segment.text)), [span for span in segment.word_times if span[1] <= end_s]
             n_ended = int(len(found) * (end_s - segment.start) / (segment.end - segment.start))
-            segment = replace(segment, end=end_s, text=segment.text[: found[n_ended].start()] if found else "")
+            text = segment.text[: found[n_ended].start()] if found else ""
+            text = " ".join(segment.text.split()[: len(times)]) if segment.word_times else text
+            segment = replace(segment, end=end_s, text=text, word_times=tuple(times))
         if segment.end <= end_s:
             segments.append(segment)
     timed = any(segment.text for segment in reference.segments)
@@ -289,13 +292,23 @@ def until(reference: Reference, end_s: float) -> Reference:
 
 
 def _tagged(reference: Reference, rules: TextRules) -> list[tuple[str, str, float, float, bool]]:
-    parts = [(segment.text, segment.lang, segment.start, segment.end) for segment in reference.segments]
-    if not any(text for text, *_ in parts):
-        parts = [(reference.text, UNTAGGED, 0.0, 0.0)]
+    parts = reference.segments
+    if not any(part.text for part in parts):
+        parts = (ReferenceSegment(0.0, 0.0, UNTAGGED, reference.text),)
     tagged = []
-    for text, lang, start, end in parts:
-        pieces = enumerate(_TAG.split(text))  # every second one is in a tag
-        found = [(unit, n % 2 == 1) for n, piece in pieces for unit in units(piece, language=lang, **rules)]
-        each = (end - start) / max(len(found), 1)
-        tagged += [(unit, lang, start + i * each, start + (i + 1) * each, tag) for i, (unit, tag) in enumerate(found)]
+    for part in parts:
+        pieces = enumerate(_TAG.split(part.text))  # every second one is in a tag
+        found = [(unit, n % 2 == 1) for n, piece in pieces for unit in units(piece, language=part.lang, **rules)]
+        times = _unit_times(part, len(found), rules)
+        tagged += [(unit, part.lang, *span, tag) for (unit, tag), span in zip(found, times, strict=True)]
     return tagged
+
+
+def _unit_times(part: ReferenceSegment, n: int, rules: TextRules) -> Iterator[tuple[float, float]]:
+    """The times of the ``n`` units of a segment: equal shares of its word, or of the segment if words have no times."""
+    words = zip(part.text.split(), part.word_times, strict=False)
+    spans = [(start, end, len(units(word, language=part.lang, **rules))) for word, (start, end) in words]
+    if sum(count for *_, count in spans) != n:  # also where a normalizer joins words
+        spans = [(part.start, part.end, n)]
+    for start, end, count in spans:
+        yield from ((start + i * (end - start) / count, start + (i + 1) * (end - start) / count) for i in range(count))

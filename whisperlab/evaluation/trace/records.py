@@ -119,6 +119,8 @@ class ReferenceSegment:
     end: float
     lang: str
     text: str
+    speaker: str = ""  # empty if unknown
+    word_times: tuple[tuple[float, float], ...] = ()  # start and end of each word between spaces; empty if unknown
 
     def __post_init__(self) -> None:
         needs = "a reference segment needs"
@@ -126,6 +128,25 @@ class ReferenceSegment:
             raise TraceError(f"{needs} 0 <= start <= end, got {shown(self.start)} to {shown(self.end)}")
         if not (isinstance(self.lang, str) and isinstance(self.text, str)):
             raise TraceError(f"{needs} lang and text as strings, got {shown(self.lang)} and {shown(self.text)}")
+        if not isinstance(self.speaker, str):
+            raise TraceError(f"{needs} speaker as a string, got {shown(self.speaker)}")
+        if self.word_times and not (
+            len(self.word_times) == len(self.text.split())
+            and all(len(span) == 2 and all(map(is_number, span)) and span[0] <= span[1] for span in self.word_times)
+        ):
+            wanted = "word_times as a start and an end for each word of its text"
+            raise TraceError(f"{needs} {wanted}, got {shown(self.word_times)} for {shown(self.text)}")
+
+    @classmethod
+    def from_dict(cls, value: Json) -> ReferenceSegment:
+        """From its ``to_dict``. Raises KeyError or TypeError for missing fields, TraceError for wrong values."""
+        words = tuple((start, end) for start, end in value.get("word_times") or ())
+        return cls(value["start"], value["end"], value["lang"], value["text"], value.get("speaker", ""), words)
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """As JSON, without what is unknown."""
+        found = asdict(self) | {"word_times": [list(span) for span in self.word_times]}
+        return {name: value for name, value in found.items() if value or name not in ("speaker", "word_times")}
 
 
 @dataclass(slots=True, frozen=True)
@@ -139,8 +160,8 @@ class Reference:
     def from_dict(cls, value: Json) -> Reference:
         """From ``{"text", "segments": [{"start", "end", "lang", "text"}]}``; ``text`` is optional. TraceError else."""
         try:
-            found = [ReferenceSegment(s["start"], s["end"], s["lang"], s["text"]) for s in value["segments"]]
-        except (KeyError, TypeError) as error:
+            found = [ReferenceSegment.from_dict(segment) for segment in value["segments"]]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             needed = "a reference needs segments with start, end, lang and text"
             raise TraceError(f"{needed}: {error!r} in {shown(value)}") from error
         if not fields.TEXT_OR_NULL.fits(text := value.get("text")):
@@ -149,7 +170,7 @@ class Reference:
         return cls(text or " ".join(segment.text for segment in ordered), ordered)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        return {"text": self.text, "segments": [asdict(segment) for segment in self.segments]}
+        return {"text": self.text, "segments": [segment.to_dict() for segment in self.segments]}
 
 
 @dataclass(slots=True, frozen=True)
