@@ -69,6 +69,7 @@ def test_stm_has_languages_in_labels_and_regions_that_are_not_scored(tmp_path: P
     skipped = "'940328 1 A 6.00 9.00 <O> IGNORE_TIME_SEGMENT_IN_SCORING'"
     assert f"left out: without times, or not to be scored: 1 ({skipped})" in warnings
     assert "unknown language: 4 (o, male, f0)" in warnings
+    assert [part.speaker for part in one.segments] == ["A", "A"]
     plain = file(tmp_path / "plain.stm", "940328 1 A 1 4 <o,f0,male> hello\n940328 1 A 5 6 there\n")
     assert [one.lang for one in read(plain, language="en")[1][0].segments] == ["en", "en"]
 
@@ -159,6 +160,7 @@ def test_kaldi_folders_have_segments_or_utterances_and_their_commands_are_not_ru
     file(folder / "wav.scp", f"call1 {tmp_path}/audio/call1.flac.wav\ncall2 {command}\n")
     file(folder / "text", "a-1 hello there\na-2 hola\nb-1\tdo you\n")
     file(folder / "utt2lang", "a-1 en\na-2 spanish\nb-1 en\n")
+    file(folder / "utt2spk", "a-1 ann\na-2 bo\n")
     file(folder / "segments", "a-1 call1 0.5 2.0\na-2 call1 2.0 -1\nb-1 call2 0 1.5\n")
     name, recordings, warnings = read(tmp_path / "data", audio=tmp_path / "audio")
     assert name == "kaldi"
@@ -166,6 +168,7 @@ def test_kaldi_folders_have_segments_or_utterances_and_their_commands_are_not_ru
         [(0.5, 2.0, "en", "hello there"), (2.0, 20.0, "es", "hola")],
         [(0.0, 1.5, "en", "do you")],
     ]
+    assert [[part.speaker for part in one.segments] for one in recordings] == [["ann", "bo"], [""]]
     assert {one.split for one in recordings} == {"test"}
     assert warnings == ["only the audio file of a command in wav.scp is used: 1 (call2)"]
     assert not (tmp_path / "run").exists()
@@ -330,6 +333,7 @@ def test_chat_files_of_bangor_miami_have_languages_of_utterances_and_words(tmp_p
         (11.78, "en", "six to eight weeks yeah"),
         (13.0, "es,en", "you know Pucho"),
     ]
+    assert [{part.speaker for part in one.segments} for one in recordings] == [{"LIL"}, set(), {"LIL"}, {"NAT"}, set()]
     (skipped,) = (one for one in warnings if one.startswith("left out: without times, or not to be scored: 2"))
     assert "bueno" in skipped
     assert "okay@s ." in skipped  # which language is meant is not said

@@ -109,6 +109,24 @@ def test_a_recording_knows_its_switches_and_its_reference(wav: Path) -> None:
     assert recording.reference == {"text": "hello hola", "segments": SEGMENTS}
 
 
+def test_segments_may_name_their_speaker_and_the_times_of_their_words(wav: Path) -> None:
+    first = {**SEGMENTS[0], "speaker": "Ann", "word_times": [[0.5, 1.25]]}
+    path = manifest(wav.parent, {**LINE, "segments": [first, SEGMENTS[1]]})
+    (recording,) = corpora.read_manifest(path)
+    assert (recording.segments[0].speaker, recording.segments[0].word_times) == ("Ann", ((0.5, 1.25),))
+    corpora.write_manifest(path, [recording])
+    assert corpora.read_manifest(path)[0].segments == recording.segments
+    assert recording.reference["segments"] == [first, SEGMENTS[1]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"speaker": 7}, {"word_times": [[0, 1], [1, 2]]}, {"word_times": [[2, 1]]}, {"word_times": [1]}]
+)
+def test_speakers_and_word_times_of_another_form_are_refused(wav: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(ManifestError, match=r"manifest.jsonl:1: segment 1: .*(speaker|word_times|iterable)"):
+        corpora.read_manifest(manifest(wav.parent, {**LINE, "segments": [{**SEGMENTS[0], **wrong}]}))
+
+
 def test_byte_order_marks_empty_lines_and_fields_of_others_do_no_harm(wav: Path) -> None:
     path = manifest(wav.parent, "", {**LINE, "speaker": "A."}, "  ")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -31,7 +32,7 @@ from whisperlab.evaluation.scoring import (
 from whisperlab.evaluation.scoring.language import Label, block_misses, frame_labels, label_time, segment_labels
 from whisperlab.evaluation.scoring.latency import percentile, word_latencies
 from whisperlab.evaluation.scoring.streaming import stream_counts
-from whisperlab.evaluation.scoring.text import switch_text
+from whisperlab.evaluation.scoring.text import switch_text, until
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
@@ -440,6 +441,15 @@ def test_a_percentile_is_a_value_that_occurred() -> None:
         assert percentile(found, q, missed=missed) == np.percentile(every, q, method="inverted_cdf")
 
 
+def test_word_latency_counts_from_the_end_of_each_word_where_the_reference_has_word_times() -> None:
+    times = ((0.0, 0.4), (0.4, 0.6), (0.6, 2.9))  # equal shares would end at 1, 2 and 3 s
+    part = ReferenceSegment(0, 3, "en", "one, two-two three", word_times=times)
+    assert word_latencies(Reference("", (part,)), [("one two two three", 3.0)]) == pytest.approx((2.6, 2.5, 2.4, 0.1))
+    assert until(Reference("", (part,)), 2.0).segments == (
+        ReferenceSegment(0, 2.0, "en", "one, two-two", word_times=times[:2]),
+    )
+
+
 def test_every_switch_of_a_recording_in_one_language_is_false() -> None:
     control = score(spoken((0, 30, "en", "hello")), [], [switch_at(3), switch_at(9, "en")], duration=36.0)
     assert control.rates()["false_switches_per_hour"] == pytest.approx(200)
@@ -534,6 +544,29 @@ def test_counts_that_are_no_numbers_are_refused(name: str, bad: Any) -> None:
     one = score(Reference("", ()), [], [], duration=1.0)
     with pytest.raises(ConfigurationError, match="not the counts of a score"):
         Score.from_dict({**one.to_dict(), name: bad})
+
+
+@pytest.mark.parametrize("speakers", [7, ["Ann", 3], [["Ann"]]])
+def test_speakers_that_are_no_names_are_refused(speakers: Any) -> None:
+    with pytest.raises(ConfigurationError, match="not the counts of a score"):
+        Score.from_dict({**score(Reference("", ()), [], [], duration=1.0).to_dict(), "speakers": speakers})
+
+
+def test_recordings_of_one_speaker_are_resampled_together_if_there_are_three_independent_blocks() -> None:
+    by = {"Ann": 10, "Bo": 0, "Cy": 0}
+    scores = [replace(error_rate_of(wrong), speakers=(name,)) for name, wrong in by.items() for _ in range(20)]
+    # Sixty recordings would give an interval around a third; three speakers do not.
+    assert interval_of(scores, "mixed_error_rate", np.random.default_rng(0), n=200) == (0.0, 1.0)
+    shared = [replace(one, speakers=(*one.speakers, "Di")) for one in scores]
+    low, high = interval_of(shared, "mixed_error_rate", np.random.default_rng(0), n=200)
+    assert 0.15 < low < high < 0.5
+    assert pooled(scores).speakers == ("Ann", "Bo", "Cy")
+    assert Score.from_dict(json.loads(json.dumps(pooled(scores).to_dict()))) == pooled(scores)
+
+
+def test_a_score_knows_the_speakers_of_its_reference() -> None:
+    parts = [ReferenceSegment(n, n + 1, "en", "hello", speaker) for n, speaker in enumerate(("Bo", "", "Ann", "Bo"))]
+    assert score(Reference("", tuple(parts)), [], [], duration=4.0).speakers == ("Ann", "Bo")
 
 
 def test_an_interval_resamples_recordings() -> None:

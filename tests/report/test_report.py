@@ -159,6 +159,26 @@ def test_wilson_interval_is_the_published_one(count: int, n: int, low: float, hi
     assert wilson(count, n) == pytest.approx((low, high), abs=0.001)
 
 
+def test_intervals_resample_recordings_without_a_common_voice_and_say_so(rows: list[dict[str, Any]]) -> None:
+    def told(*speakers: str) -> tuple[Any, str]:
+        found = []
+        for n in range(9):  # every third recording is under a wrong language
+            labels = {"en": {"en" if n % 3 else "es": 10.0}}
+            counted = {**rows[0]["counts"], "labels": labels, "speakers": [speakers[n % len(speakers)]]}
+            found.append({**rows[0], "key": str(n), "recording": f"r{n}", "counts": counted})
+        report = from_rows(found, now=NOW)
+        assert report.about_intervals in report.html()
+        (result,) = report.results
+        return result.language_error_interval, report.about_intervals
+
+    (low, high), note = told("Ann")
+    assert 0 <= low < 1 / 3 < high < 0.8
+    assert note == "The intervals resample 9 recordings and hold for this voice only."
+    interval, note = told("Ann", "Bo", "Cy")
+    assert interval == (0.0, 1.0)
+    assert note == "The intervals resample 3 blocks of recordings with no voice in common (3 voices)."
+
+
 def test_latency_of_several_runs_claims_no_percentile_it_cannot_know() -> None:
     quick, slow = row(0, 10), row(0, 30)
     for timing in slow["statistics"]["performance"].values():

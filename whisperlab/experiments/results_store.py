@@ -149,6 +149,12 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
             query = f"select * from totals union all {_POOLED.format(_MISSING)}"
         return [dict(zip(TOTALS, line, strict=True)) for line in self.sql(query, parameters)]
 
+    def speakers(self) -> dict[str, list[str]]:
+        """The known speakers of each recording, from the counts of its first run."""
+        first = "select min(id) as id, recording from results group by recording"  # reads an index only
+        found = self.sql(f"select recording, row ->> '$.counts.speakers' from documents join ({first}) using (id)")
+        return {recording: json.loads(names or "[]") for recording, names in found}
+
     def _complete_totals(self) -> None:
         self.connection.rollback()  # of what the caller has not committed
         with self._explained("cannot add totals: "), self.connection:

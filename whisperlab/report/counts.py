@@ -19,7 +19,7 @@ from whisperlab.evaluation.scoring.text import Addable
 from whisperlab.experiments.results_store import ResultsStore, decodes
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
-from whisperlab.util.statistics import LEAST_UNITS, Interval
+from whisperlab.util.statistics import LEAST_UNITS, Interval, resampled
 
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
 MAX_SAMPLED, MAX_TIMED = 500, 40  # results with all details; tables show no more
@@ -109,7 +109,7 @@ class Result:
 
     ``config`` has dotted names. ``sums`` are columns of the store added up, and the others of `TOTALS`; of a run they
     are its columns. The first `MAX_SAMPLED` results also have ``delays``, the seconds from switches to their decisions,
-    and ``units``, the columns `_UNITS` of their runs.
+    and ``units``, the columns `_UNITS` and the speakers of their runs.
     """
 
     name: str
@@ -145,12 +145,13 @@ class Result:
 
     @property
     def language_error_interval(self) -> Interval | None:
-        """Its 95 % bootstrap interval over recordings; None for fewer than three."""
-        parts = zip(self.units.get("wrong_s", ()), self.units.get("speech_s", ()), strict=True)
+        """Its 95 % bootstrap interval over `resampled` recordings; None for fewer than three."""
+        parts = zip(*(self.units.get(name, ()) for name in ("wrong_s", "speech_s", "speakers")), strict=True)
         speech = [part for part in parts if part[1] is not None]
         if len(speech) < LEAST_UNITS or self.language_error is None:
             return None
-        sums = _resamples(len(speech)) @ np.array(speech)
+        units = resampled([speakers for *_, speakers in speech])
+        sums = _resamples(len(units)) @ [np.sum([speech[i][:2] for i in unit], 0) for unit in units]
         rates = [wrong / all_s for wrong, all_s in sums.tolist() if all_s]
         return percentile(rates, 2.5), percentile(rates, 97.5)
 
@@ -235,11 +236,13 @@ def _samples(
         "(select value from json_each(?)) order by config_id, id",
         (*parameters, json.dumps(config_ids)),
     )
-    found = {}
+    found, speakers = {}, store.speakers()
     for config_id, group in groupby(lines, lambda line: line[0]):
         _, delays, *values = zip(*group, strict=True)
         every = json.loads(f"[{','.join(filter(None, delays))}]")
-        found[config_id] = (tuple(chain.from_iterable(every)), dict(zip(_UNITS, values, strict=True)))
+        units: dict[str, Any] = dict(zip(_UNITS, values, strict=True))
+        units["speakers"] = [speakers.get(recording, ()) for recording in units["recording"]]
+        found[config_id] = (tuple(chain.from_iterable(every)), units)
     return found
 
 

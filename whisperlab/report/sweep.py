@@ -23,6 +23,7 @@ from whisperlab.report.tables import Pair, columns, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
+from whisperlab.util.statistics import interval_note
 
 PAGE_LIMIT = 8_000_000  # bytes: a page that can be sent by mail
 SOUND_LIMIT = 4_000_000  # of them for players
@@ -77,6 +78,11 @@ class SweepReport:
     contrasts: tuple[Trace, ...]
     origin: Json
     baseline: tuple[Pair, ...] = ()
+
+    @property
+    def about_intervals(self) -> str:
+        """Which speakers the intervals hold for; empty if no speaker is known."""
+        return interval_note([*self.store.speakers().values()])
 
     def render(self, path: str | Path) -> Path:
         """Write the report as one HTML file; returns its path. A page that would be over 8 MB has no players."""
