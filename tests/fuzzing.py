@@ -39,7 +39,7 @@ from whisperlab.config import SessionOptions
 from whisperlab.data import audio_files
 from whisperlab.evaluation.scoring import score_trace
 from whisperlab.evaluation.trace import read_trace, write_trace
-from whisperlab.experiments import comparison, results_store, store_import, sweep
+from whisperlab.experiments import comparison, results_store, sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
 from whisperlab.model.checkpoints import tensor_shapes
@@ -61,6 +61,7 @@ from whisperlab.util.errors import (
     WhisperlabError,
 )
 from whisperlab.util.timeline import SAMPLE_RATE, Span
+from whisperlab.util.validation import from_json
 
 Rng = random.Random
 Run = Callable[[], None]
@@ -689,12 +690,21 @@ def read_whole_trace(path: Path) -> None:
         json.dumps(score_trace(found).rates(), allow_nan=False)
 
 
+def append_rows(path: Path, folder: Path) -> None:
+    """Adds the rows in JSON lines to the store of a folder, which is made if it is missing."""
+    with results_store.write_store(folder) as store:
+        for line in path.read_bytes().decode(errors="surrogateescape").splitlines():
+            try:
+                store.append(from_json(line))  # type: ignore[arg-type]
+            except ValueError as error:
+                raise SweepError(str(error)) from error
+
+
 def read_store(path: Path) -> None:
     folder = Path("sweep")
     folder.mkdir(exist_ok=True)
     (folder / results_store.STORE).unlink(missing_ok=True)
-    path.replace(folder / results_store.OLD_STORE)
-    store_import.import_jsonl(folder)
+    append_rows(path, folder)
     rows = results_store.read_rows(folder)
     with results_store.open_store(folder) as store:
         assert store.statuses() == {row["key"]: row["status"] for row in rows}
@@ -806,11 +816,12 @@ def command(rng: Rng) -> Run:
         run = sources[name]
         suffix, data = run.args  # type: ignore[attr-defined]
         path = Path(f"damaged-{name}.{suffix}")
-        if name == "store":
-            path = Path("damaged-sweep") / results_store.OLD_STORE
-            path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-        return str(path.parent if name == "store" else path)
+        if name != "store":
+            return str(path)
+        with contextlib.suppress(SweepError):  # the rows before the first one that is refused
+            append_rows(path, Path("damaged-sweep"))
+        return "damaged-sweep"
 
     tiny, whole = str(SEEDS / "tiny.pt"), str(SEEDS / "speech.wav")
     manifest = str(SEEDS / "audio.manifest")

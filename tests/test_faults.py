@@ -44,7 +44,7 @@ from faults import (
     unprivileged,
 )
 from nest import Nest, nest
-from synthetic_report import configuration, make_trace, sweep_rows
+from synthetic_report import configuration, make_trace
 from test_corpora import PACKAGES, TWO_SCENES, apt, ask_for, build, cache, deb, debs, digest, shelf  # noqa: F401 - fixtures
 from test_executors import outcome
 from test_sweep import DIGEST, GRID, Parrot, make_recording
@@ -56,7 +56,7 @@ from whisperlab.config import SessionOptions
 from whisperlab.data import debian, is_built, read_manifest, write_manifest
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.trace import read_trace, write_trace
-from whisperlab.experiments.results_store import STORE, open_store, read_rows, write_store
+from whisperlab.experiments.results_store import STORE, open_store, read_rows
 from whisperlab.experiments.sweep import run_sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import compiled_encoder, downloads
@@ -273,14 +273,6 @@ def notebook_writer(folder: Path) -> Write:
     return write
 
 
-def parquet_writer(folder: Path) -> Write:
-    with write_store(folder / "sweep") as store:
-        for row in sweep_rows(folder / "sweep"):
-            store.append(row)
-
-    return open_store(folder / "sweep").to_parquet
-
-
 def wav_writer(folder: Path) -> Write:
     return lambda path: write_wav(path, np.zeros(8000, np.float32))
 
@@ -309,7 +301,6 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Write]]] = {
     "trace": ("trace.jsonl", trace_writer),
     "report": ("report.html", page_writer),
     "notebook page": ("notebook.html", notebook_writer),
-    "Parquet": ("rows.parquet", parquet_writer),
     "audio": ("audio.wav", wav_writer),
     "manifest": ("manifest.jsonl", manifest_writer),
     "compiled code": ("code.pt2", code_writer),

@@ -15,7 +15,7 @@ from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.errors import ConfigurationError, UnknownLanguageError
 from whisperlab.util.json_values import JsonValue
-from whisperlab.util.options import Option, Options, described, flat, migrated, nested, option, plain
+from whisperlab.util.options import Option, Options, described, flat, nested, option, plain
 from whisperlab.util.threads import MOST_THREADS, THREADS
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, seconds
 from whisperlab.util.validation import check_type, shown
@@ -201,12 +201,12 @@ class TranscriberConfig(Options):
 
     @classmethod
     def from_json(cls, value: Mapping[str, object] | str) -> TranscriberConfig:
-        """From JSON, nested or dotted, of any version; missing options have defaults. Raises ConfigurationError."""
+        """From JSON, nested or dotted; missing options have defaults. Raises ConfigurationError."""
         if isinstance(value, str):
             value = json.loads(value)
         if not isinstance(value, Mapping):
             raise ConfigurationError(f"a configuration is an object of options, got {shown(value)}")
-        return cls().replace(flat(migrated(value)))
+        return cls().replace(flat(value))
 
     def replace(self, options: Mapping[str, object]) -> TranscriberConfig:
         """A copy with other values of some options, given by their dotted names or as groups."""
@@ -231,20 +231,15 @@ class TranscriberConfig(Options):
         """All options, nested by group, as JSON values. `from_json` reads it."""
         return cast("dict[str, JsonValue]", plain(asdict(self)))
 
-    def changes(self, defaults: Mapping[str, JsonValue] | None = None) -> dict[str, JsonValue]:
-        """The options that differ from their defaults, or from other ``defaults`` of some, nested by group."""
-        base = {**flat(TranscriberConfig().to_json()), **(defaults or {})}
+    def changes(self) -> dict[str, JsonValue]:
+        """The options that differ from their defaults, nested by group."""
+        base = TranscriberConfig().flat()
         return nested({name: value for name, value in self.flat().items() if value != base[name]})
-
-    def identity(self) -> dict[str, JsonValue]:
-        """What names a result: as `changes`, but from `FIRST_DEFAULTS`, so that a new default changes no name."""
-        return self.changes(FIRST_DEFAULTS)
 
     def flat(self) -> dict[str, JsonValue]:
         return flat(self.to_json())
 
 
-FIRST_DEFAULTS: dict[str, JsonValue] = {"cache.key": "rounded"}  # of options whose default has changed since
 GROUPS = {each.name: type(each.default) for each in fields(TranscriberConfig) if isinstance(each.default, Options)}
 
 

@@ -27,7 +27,7 @@ from whisperlab.streaming.vad import VadOptions
 from whisperlab.util.audio_arrays import as_chunk
 from whisperlab.util.errors import ConfigurationError, ForkedError, StreamBrokenError, StreamEndedError, translate_oom
 from whisperlab.util.json_values import Json
-from whisperlab.util.options import RENAMED
+from whisperlab.util.options import KEYWORDS
 from whisperlab.util.threads import torch_threads
 from whisperlab.util.timeline import SAMPLE_RATE, seconds
 
@@ -118,7 +118,7 @@ class SessionRestartTranscriber:
         for name, value in zip(_DEFAULTS, (languages, sampling_rate, lid_hop_ms, device), strict=True):
             if value is not _DEFAULTS[name]:
                 given[name] = value
-        self.configuration = base.replace({RENAMED.get(name, name): value for name, value in given.items()})
+        self.configuration = base.replace({KEYWORDS.get(name, name): value for name, value in given.items()})
         compute = self.configuration.compute
         with torch_threads(compute.threads):
             if isinstance(model, str | Path):

@@ -26,8 +26,7 @@ from hypothesis.extra import numpy as hnp
 from whisperlab.buffer import RingBuffer
 from whisperlab.data import read_manifest
 from whisperlab.evaluation.trace import read_trace
-from whisperlab.experiments.results_store import OLD_STORE, read_rows
-from whisperlab.experiments.store_import import import_jsonl
+from whisperlab.experiments.results_store import read_rows
 from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
@@ -136,7 +135,7 @@ VALUES = st.recursive(
 READERS: dict[str, tuple[Callable[[Path], Any], type[Exception]]] = {
     "manifest": (lambda path: read_manifest(path, check_audio=False), ManifestError),
     "trace": (read_trace, TraceError),
-    "rows": (lambda path: (import_jsonl(path.parent), read_rows(path.parent)), SweepError),
+    "rows": (lambda path: (fuzzing.append_rows(path, path.parent), read_rows(path.parent)), SweepError),
 }
 
 
@@ -145,7 +144,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], type[Exception]]] = {
 @given(content=st.one_of(st.binary(), VALUES.map(lambda value: fuzzing.json.dumps(value).encode() + b"\n")))
 def test_any_bytes_are_read_or_refused(little_memory: None, tmp_path: Path, name: str, content: bytes) -> None:
     read, error = READERS[name]
-    path = tmp_path / OLD_STORE
+    path = tmp_path / "lines.jsonl"
     (tmp_path / "results.sqlite").unlink(missing_ok=True)
     path.write_bytes(content)
     try:

@@ -970,15 +970,6 @@ def test_of_a_large_store_no_table_is_made(
     assert f"no table of 2 rows; whisperlab report {tmp_path / 'out'} shows all" in streams.err
 
 
-def test_a_store_of_an_earlier_version_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"key": "k", "status": "ok", "config": {"cache_size": 10}, "recording": "r"}
-    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
-    assert run("report", tmp_path) == 1
-    assert f"whisperlab sweep --import {tmp_path}" in capsys.readouterr().err
-    assert run("sweep", "--import", tmp_path, "--json") == 0
-    assert documents(capsys.readouterr().out) == [{"out": str(tmp_path / "results.sqlite"), "rows": 1}]
-
-
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
     made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,6 @@ Kills and full disks in the middle of a sweep are in test_sweep.py, test_executo
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -13,24 +12,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_report import sweep_rows
 
-from whisperlab.experiments.results_store import (
-    OLD_STORE,
-    SCHEMA,
-    STORE,
-    ResultsStore,
-    Row,
-    open_store,
-    read_rows,
-    task_key,
-    write_store,
-)
-from whisperlab.experiments.store_import import import_jsonl
+from whisperlab.experiments.results_store import SCHEMA, STORE, ResultsStore, Row, open_store, read_rows, write_store
 from whisperlab.util.errors import OutOfMemoryError, SweepError
 
 sessions = st.lists(
@@ -140,47 +127,6 @@ def test_totals_follow_every_change_of_the_rows(tmp_path: Path) -> None:
         assert len(store.sql("select * from totals")) == len(anew)
 
 
-@pytest.mark.parametrize("layout", [1, 2])
-def test_a_store_of_an_earlier_layout_is_read_and_converted_when_written(tmp_path: Path, layout: int) -> None:
-    write(tmp_path, *sweep_rows(tmp_path / "made"))
-    with open_store(tmp_path) as store:
-        today = store.totals()
-    with sqlite3.connect(tmp_path / STORE) as connection:
-        if layout == 1:
-            for event in ("insert", "delete", "update"):
-                connection.execute(f"drop trigger totals_{event}")
-            connection.execute("drop table totals")
-            connection.execute("create index results_status on results (key, status)")
-        else:
-            connection.execute("alter table totals drop column processor_s")
-        connection.execute("alter table results drop column processor_s")
-        connection.execute(f"pragma user_version = {layout}")
-    with open_store(tmp_path) as store:
-        assert store.totals() == [{**line, "processor_s": None} for line in today]
-        assert store.sql("select count(*), count(processor_s) from runs") == [(len(store), 0)]
-        store.to_parquet(tmp_path / "old.parquet")
-    write(tmp_path)
-    with open_store(tmp_path) as store:
-        assert store.sql("pragma user_version") == [(3,)]
-        assert len(store.sql("select * from totals")) == len(today)
-        assert store.totals() == today
-        assert all(line["processor_s"] > 0 for line in today)
-        assert not store.sql("select 1 from sqlite_master where name = 'results_status'")
-
-
-def test_parquet_has_the_columns_and_the_rows_as_json(tmp_path: Path) -> None:
-    rows = [*sweep_rows(tmp_path / "made", n_recordings=1), make_row(1, "failed")]
-    write(tmp_path, *rows)
-    path = tmp_path / "deep" / "it's.parquet"
-    with open_store(tmp_path) as store:
-        assert store.to_parquet(path) == path
-    with duckdb.connect() as connection:
-        table = connection.read_parquet(str(path))
-        assert [json.loads(text) for (text,) in table.select("row").fetchall()] == rows
-        assert table.filter("status = 'failed'").select("error").fetchall() == [("it broke",)]
-    assert [p.name for p in path.parent.iterdir()] == ["it's.parquet"]
-
-
 def test_readers_see_what_is_written_while_the_writer_goes_on(tmp_path: Path) -> None:
     with write_store(tmp_path) as store:
         store.append(make_row(1))
@@ -263,75 +209,6 @@ def test_a_folder_without_a_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="no such folder"):
         open_store(tmp_path / "nowhere")
     assert read_rows(tmp_path) == []
-
-
-# --- stores of earlier versions -----------------------------------------------------------------------
-
-OLD_CONFIG = {"model": "base", "lid": {"sure_hops": 1}, "cache_size": 10, "key": "near", "lid_hop_ms": 200}
-NEW_CHANGES = {"language_id": {"hop_ms": 200, "confident_hop_factor": 1}, "cache": {"size": 10, "key": "near"}}
-
-
-def old_row(number: int, **more: Any) -> dict[str, Any]:
-    statistics = {"encoder_cache": {"hits": 3, "misses": 1, "hits_by_cause": {"silence": 1, "near": 2}}}
-    made = {"audio_sha256": f"{number}", "model_digest": "w", "whisperlab": "0.1.0", "statistics": statistics}
-    return {**make_row(number), "schema": 1, "config": OLD_CONFIG, **made, **more}
-
-
-def write_old(folder: Path, *rows: dict[str, Any], torn: str = "") -> None:
-    (folder / OLD_STORE).write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
-
-
-def test_an_old_store_is_imported_with_the_names_and_keys_of_today(tmp_path: Path) -> None:
-    write_old(tmp_path, old_row(1, status="failed"), old_row(2), old_row(1), torn='{"key": "torn')
-    with pytest.raises(SweepError, match=r"earlier version; `whisperlab sweep --import .*` converts it"):
-        read_rows(tmp_path)
-    assert import_jsonl(tmp_path) == 2
-    first, second = read_rows(tmp_path)
-    assert (first["status"], first["recording"], second["recording"]) == ("ok", "r1", "r2")
-    assert (first["schema"], first["config"]["language_id"]["confident_hop_factor"]) == (SCHEMA, 1)
-    with open_store(tmp_path) as store:
-        assert store.sql("select hits, silence, similar from results") == [(3, 1, 2)] * 2
-    with pytest.raises(SweepError, match="exists already"):
-        import_jsonl(tmp_path)
-
-
-def test_an_imported_row_is_resumed(tmp_path: Path) -> None:
-    from whisperlab.config import TranscriberConfig
-
-    config = {name: value for name, value in OLD_CONFIG.items() if name != "key"}
-    write_old(tmp_path, old_row(1, config=config))
-    import_jsonl(tmp_path)
-    today = TranscriberConfig().replace(
-        {"language_id.hop_ms": 200, "language_id.confident_hop_factor": 1, "cache.size": 10, "cache.key": "rounded"}
-    )
-    with open_store(tmp_path) as store:
-        assert store.statuses([task_key(today.identity(), "1", "w", "0.1.0")])
-
-
-def test_a_result_of_the_former_default_key_keeps_its_name_and_is_not_taken_for_one_of_todays() -> None:
-    from whisperlab.config import TranscriberConfig
-
-    assert TranscriberConfig().replace({"cache.key": "rounded"}).identity() == {}
-    assert TranscriberConfig().identity() == {"cache": {"key": "similar"}}
-
-
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ("{not json", "Expecting"),
-        ("[]", "not a row of a sweep"),
-        ('{"key": "a row without the rest"}', "not a row of a sweep"),
-        (json.dumps(make_row(1, schema=99)), "schema 99"),
-        ("[" * 100_000, "nested too deeply"),
-    ],
-)
-def test_a_damaged_line_of_an_old_store_is_named_and_nothing_is_imported(
-    tmp_path: Path, line: str, message: str
-) -> None:
-    write_old(tmp_path, old_row(1), torn=f"{line}\n")
-    with pytest.raises(SweepError, match=rf"{OLD_STORE}:2: .*{message}"):
-        import_jsonl(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [OLD_STORE]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from whisperlab.util.audio_arrays import as_audio, chunks, duration_s
 from whisperlab.util.errors import OutOfMemoryError, translate_oom
 from whisperlab.util.gain import gain_for
 from whisperlab.util.json_values import to_json
-from whisperlab.util.options import flat, migrated, nested
+from whisperlab.util.options import flat, nested
 from whisperlab.util.statistics import median_interval, wilson
 from whisperlab.util.text_table import text_table, with_interval
 from whisperlab.util.timeline import samples, seconds
@@ -48,13 +48,9 @@ def test_time_is_counted_in_samples() -> None:
     assert gain_for(0.0005) > 90
 
 
-def test_options_are_nested_flat_and_of_today() -> None:
+def test_options_are_nested_and_flat() -> None:
     assert flat({"cache": {"size": 10}, "decode": False}) == {"cache.size": 10, "decode": False}
     assert nested({"cache.size": 10, "decode": False}) == {"cache": {"size": 10}, "decode": False}
-    old = {"cache_size": 10, "lid": {"sure": 0.9, "window_ms": 2000}, "key": "near"}
-    new = {"language_id": {"confident_above": 0.9, "window_ms": 2000}, "cache": {"size": 10, "key": "similar"}}
-    assert migrated(old) == new
-    assert list(migrated(old)) == ["language_id", "cache"]
 
 
 @pytest.mark.parametrize(

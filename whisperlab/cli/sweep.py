@@ -45,8 +45,6 @@ def add_arguments(parser: Parser) -> None:
     add("--keys", text, type=comma_list, default=["rounded"], metavar="KEY,KEY")
     add("--shadow-rate", "share of cache hits that are checked", type=arguments.share, default=0.2, metavar="0.2")
     parser.flag("--no-decode", "language-ID only: no text, much faster")
-    text = "only convert the results.jsonl of an earlier version in DIR to results.sqlite"
-    add("--import", text, dest="import_from", type=Path, metavar="DIR")
 
 
 def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
@@ -76,12 +74,8 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the tasks without a result and print the rates of each configuration; 1 when a task failed."""
-    from whisperlab.experiments import results_store, store_import, sweep
+    from whisperlab.experiments import results_store, sweep
 
-    if folder := args.import_from:
-        path, n_rows = folder / results_store.STORE, store_import.import_jsonl(folder)
-        console.result({"out": str(path), "rows": n_rows}, f"{n_rows:,} rows in {path}")
-        return
     arguments.require({**({"ray": "--ray"} if args.ray and not args.dry_run else {}), **arguments.speech(args.corpus)})
     grid(args, ()).configurations()  # raises for a value out of range
     if not args.dry_run:

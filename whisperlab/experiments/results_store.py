@@ -4,7 +4,7 @@ A task has one row, named by its ``key``: a digest of everything that the result
 ``results_store.sql`` describes the tables, and ``results_store.toml`` their columns.
 
 SQLite's write-ahead log keeps the file valid when a process is killed, and lets several processes read while one
-writes. `whisperlab.experiments.store_import` converts a store of an earlier version (``results.jsonl``).
+writes. DuckDB and pandas read the file directly.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
 from whisperlab.evaluation.trace.records import STATISTICS
-from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError, needs
+from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json, wrong_field
@@ -34,13 +33,12 @@ if TYPE_CHECKING:
 Say: TypeAlias = Callable[[str], None]
 
 STORE = "results.sqlite"
-OLD_STORE = "results.jsonl"  # of earlier versions
 TRACES = "traces"
 # ok: finished. failed: stopped by an error of its own. died: its process was killed on every attempt, perhaps by
 # something else, so the next sweep runs it again.
 STATUSES = ("ok", "failed", "died")
-SCHEMA = 2  # of a row. 1 (or none): option names of before `TranscriberConfig`
-LAYOUT = 3  # of the tables, in SQLite's user_version. 1: without ``totals``. 2: without ``processor_s``
+SCHEMA = 3  # of a row
+LAYOUT = 3  # of the tables, in SQLite's user_version
 
 
 class Row(TypedDict, total=False):
@@ -83,7 +81,6 @@ COLUMNS, _RATES, TOTALS = (_TABLES[name] for name in ("columns", "rates", "total
 _POOLED = f"select {', '.join(TOTALS.values())} from results where status = 'ok' and {{}} group by config_id"
 # configurations without a line in ``totals``
 _MISSING = "config_id in (select config_id from configurations except select config_id from totals)"
-_DUCKDB_TYPES = {"text": "varchar", "real": "double", "integer": "bigint"}
 _AMONG = "key in (select value from json_each(?))"
 _TIMINGS = ("count", "total", "p50", "p95", "p99", "max")  # of an operation, in milliseconds
 
@@ -145,7 +142,7 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
     def totals(self, where: str = "true", parameters: Sequence[object] = ()) -> list[Json]:
         """`TOTALS` of the finished rows of each configuration; ``where`` is an SQL condition on ``results``."""
         query = _POOLED.format(where)
-        if where == "true" and not self._is_old():
+        if where == "true":
             query = f"select * from totals union all {_POOLED.format(_MISSING)}"
         return [dict(zip(TOTALS, line, strict=True)) for line in self.sql(query, parameters)]
 
@@ -159,9 +156,6 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
         self.connection.rollback()  # of what the caller has not committed
         with self._explained("cannot add totals: "), self.connection:
             self.connection.execute(f"insert into totals {_POOLED.format(_MISSING)}")
-
-    def _is_old(self) -> bool:
-        return self.sql("pragma user_version") < [(LAYOUT,)]
 
     def rows(self, where: str = "true", parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Whole rows in the order in which their tasks first ran; ``where`` is an SQL condition on ``runs``."""
@@ -190,30 +184,6 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
 
         with self._explained():
             return pd.read_sql_query(query, self.connection)
-
-    def to_parquet(self, path: str | Path) -> Path:
-        """Write a Parquet file with the columns of ``runs`` and the rows as JSON text. Raises SweepError on failure."""
-        with needs("Parquet needs duckdb", "sweep"):
-            import duckdb
-        import pandas as pd
-
-        kinds = {**COLUMNS, **dict.fromkeys(_RATES, "real"), "config": "text", "row": "text"}
-        types = ", ".join(f'"{name}" {_DUCKDB_TYPES[kind]}' for name, kind in kinds.items())
-        query = f"select {', '.join(kinds)} from runs join documents using (id) order by id"
-        try:
-            with (
-                atomic_path(path) as unfinished,
-                TemporaryDirectory(dir=unfinished.parent) as scratch,
-                duckdb.connect(f"{scratch}/rows") as table,  # on disk: rows may not fit in memory
-            ):
-                table.execute(f"create table rows ({types})")
-                with self._explained():
-                    for part in pd.read_sql_query(query, self.connection, chunksize=5000, dtype="object"):
-                        table.append("rows", part)
-                table.table("rows").write_parquet(str(unfinished))
-        except (duckdb.Error, OSError) as error:
-            raise SweepError(f"{path} could not be written: {error}") from error
-        return Path(path)
 
     def _insert(self, row: Row, text: str) -> None:
         execute = self.connection.execute
@@ -253,9 +223,6 @@ def open_store(folder: str | Path) -> ResultsStore:
         if path.with_name(f"{STORE}-wal").exists():
             raise
         store = _opened(f"{uri}?immutable=1", path)  # the folder is read-only
-    if store._is_old():
-        with store._explained():
-            store.connection.executescript(_SQL["views of old"])
     return store
 
 
@@ -269,13 +236,11 @@ def write_store(folder: str | Path) -> Iterator[ResultsStore]:
     try:
         with FileLock(path.with_name(".lock"), timeout=0):
             if not path.exists():
-                new_store(folder)
+                with atomic_path(path) as unfinished, _new(unfinished, path):
+                    pass
             with _opened(path.absolute().as_uri(), path) as store:
                 store.sql("pragma journal_mode = wal")
                 store.sql("pragma synchronous = full")  # a commit is on disk when it returns
-                if store._is_old():
-                    with store._explained("cannot be converted: "):
-                        store.connection.executescript(f"begin; {_SQL['conversion']} {_SQL['totals']} commit;")
                 yield store
                 with suppress(SweepError):  # without them a report adds up the rows itself
                     store._complete_totals()
@@ -308,30 +273,15 @@ def check_row(value: object) -> Row:
         raise ValueError(f"not a row of a sweep: {str(value)[:100]}")
     if wrong := wrong_field(value, _FIELDS):
         raise ValueError(f"not a row of a sweep: {wrong}")
-    if value.get("schema", 1) > SCHEMA:
+    if value.get("schema", SCHEMA) != SCHEMA:
         raise ValueError(f"schema {value['schema']}; this version reads {SCHEMA}")
     return cast(Row, value)
-
-
-def new_store(folder: str | Path, rows: Iterable[Row] = ()) -> int:
-    """Write a complete store, with the last row of each key, where there is none. Returns its number of rows."""
-    path = Path(folder) / STORE
-    if path.exists():
-        raise SweepError(f"{path} exists already; move it away first")
-    with atomic_path(path) as unfinished, _new(unfinished, path) as store:
-        with store._explained("cannot add a result: "), store.connection:
-            for row in rows:
-                store._insert(row, json.dumps(row, ensure_ascii=False))
-        store._complete_totals()
-        return len(store)
 
 
 def _existing(folder: Path) -> Path:
     path = folder / STORE
     if not folder.is_dir():
         raise SweepError(f"{folder}: no such folder")
-    if (old := folder / OLD_STORE).exists() and not path.exists():
-        raise SweepError(f"{old} was written by an earlier version; `whisperlab sweep --import {folder}` converts it")
     return path
 
 
@@ -341,8 +291,8 @@ def _opened(uri: str, path: Path) -> ResultsStore:
     try:
         ((layout,),) = store.sql("pragma user_version")
         n_known = len(store.sql("select 1 from sqlite_master where name in ('results', 'documents')"))
-        if layout > LAYOUT or n_known < 2:
-            raise SweepError(f"{path}: not a results store that this version reads (layout {layout})")
+        if layout != LAYOUT or n_known < 2:
+            raise SweepError(f"{path}: not a results store that this version reads (layout {layout}, not {LAYOUT})")
     except SweepError:
         store.connection.close()
         raise

@@ -31,13 +31,3 @@ create trigger totals_delete after delete on results begin delete from totals wh
 create trigger totals_update after update on results
 begin delete from totals where config_id in (old.config_id, new.config_id); end;
 pragma user_version = {layout};
--- part: conversion
--- From an earlier layout; the totals follow. Readers of a store that no sweep has converted see the views of old.
-drop index if exists results_status;
-drop trigger if exists totals_insert; drop trigger if exists totals_delete; drop trigger if exists totals_update;
-drop table if exists totals;
-alter table results add column processor_s real;
-update results set processor_s = (select row ->> '$.processor_s' from documents where documents.id = results.id);
--- part: views of old
-create temp view results as select *, null as processor_s from main.results;
-create temp view runs as select * from results join configurations using (config_id);

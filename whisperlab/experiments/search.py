@@ -25,7 +25,7 @@ from whisperlab.experiments.significance import pareto_front
 from whisperlab.experiments.sweep import RunOptions, plan, run_sweep, summarise
 from whisperlab.util.errors import ConfigurationError, SweepError, needs
 from whisperlab.util.json_values import Json, JsonValue
-from whisperlab.util.options import Option, flat, migrated, nested
+from whisperlab.util.options import Option, flat, nested
 from whisperlab.util.validation import check_type
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Space:
         for name in GROUPS.keys() & described.keys():
             if not isinstance(described[name], Mapping):
                 raise ConfigurationError(f"{name} is a group of options, an object, got {described[name]!r}")
-        axes = {name: _axis(name, value) for name, value in flat(migrated(described)).items()}
+        axes = {name: _axis(name, value) for name, value in flat(described).items()}
         self.options: dict[str, Choice | Range] = {n: axis for n, axis in axes.items() if axis.size > 1}
         self.fixed = {n: axis.values[0] for n, axis in axes.items() if isinstance(axis, Choice) and axis.size == 1}
         if not self.options:

@@ -146,7 +146,7 @@ def plan(configurations: Iterable[TranscriberConfig], recordings: Iterable[Recor
             raise SweepError(f"recordings {by_digest[digest].id!r} and {recording.id!r} are the same audio")
         by_digest[digest] = recording
     return [
-        Task(stores.task_key(config.identity(), digest, model_digest), config, recording, digest, model_digest)
+        Task(stores.task_key(config.to_json(), digest, model_digest), config, recording, digest, model_digest)
         for config in configurations
         for digest, recording in by_digest.items()
     ]

@@ -16,12 +16,11 @@ T = TypeVar("T")
 
 _known: dict[type[object], Mapping[str, Option]] = {}  # by group; resolving type hints takes a millisecond
 
-# "renamed": names of options before there were groups for all of them, and their names now; `migrated` applies them.
-# "groups" of a configuration; "order" of its other fields, which come first (`whisperlab.config.TranscriberConfig`).
+# "keywords": arguments of `SessionRestartTranscriber` by the dotted names of the options that they set.
+# "groups" of a configuration (`whisperlab.config.TranscriberConfig`).
 _FACTS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-RENAMED: dict[str, str] = _FACTS["renamed"]
+KEYWORDS: dict[str, str] = _FACTS["keywords"]
 GROUP_NAMES = tuple(_FACTS["groups"])
-ORDER = (*_FACTS["order"], *GROUP_NAMES)
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,19 +89,6 @@ def nested(value: Mapping[str, object]) -> dict[str, JsonValue]:
         else:
             found[name] = item
     return cast("dict[str, JsonValue]", found)
-
-
-def migrated(value: Mapping[str, object]) -> dict[str, JsonValue]:
-    """Options under the names of earlier versions, nested under today's. Other names stay as they are."""
-    found: dict[str, object] = {}
-    for name, item in value.items():
-        inside = item if isinstance(item, Mapping) and name in (*GROUP_NAMES, "lid") else {"": item}
-        for key, inner in inside.items():
-            old = f"{name}.{key}" if key else name
-            new = RENAMED.get(old, old.replace("lid.", "language_id.", 1) if old.startswith("lid.") else old)
-            found[new] = "similar" if new == "cache.key" and inner == "near" else inner
-    places = {name: place for place, name in enumerate(ORDER)}
-    return dict(sorted(nested(found).items(), key=lambda item: places.get(item[0], len(ORDER))))
 
 
 def plain(value: object) -> object:

@@ -8,7 +8,7 @@ lack (``optional``), both for stream logs (``log``), and those of parts of a lin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
@@ -18,7 +18,6 @@ from whisperlab.util import validation as fields
 from whisperlab.util.errors import TraceError, brief
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json, JsonValue
-from whisperlab.util.options import migrated as migrated_options
 from whisperlab.util.timeline import Span, samples
 from whisperlab.util.validation import Field, from_json, is_number, shown, wrong_field
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 # Schema of a trace, and the oldest that can be read. 3 added the kinds ``untranscribed`` and ``language_flag``. 4 gave
 # options today's names, in groups, and called the cache key and hit cause ``near`` ``similar``.
-SCHEMA, OLDEST = 4, 2
+SCHEMA = 4
 
 Pace = Literal["fast", "real"]
 _LONGEST_S = 1e8  # of a recording: three years
@@ -325,7 +324,7 @@ def write_trace(path: str | Path, trace: Trace) -> None:
 
 
 def read_trace(path: str | Path) -> Trace:
-    """Read a trace of this or an earlier version. Raises TraceError, with file and line, for anything else."""
+    """Read a trace. Raises TraceError, with file and line, for anything else."""
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -334,7 +333,9 @@ def read_trace(path: str | Path) -> Trace:
         raise TraceError(f"cannot read the trace {path}: {error}") from error
     if not lines or lines[0]["kind"] != "header":
         raise TraceError(f"{path} is not a trace: its first line is not a header")
-    header, *events = _migrated(lines, path)
+    header, *events = lines
+    if header["schema"] != SCHEMA:
+        raise TraceError(f"{path} has trace schema {header['schema']}; this version of whisperlab reads {SCHEMA}")
     kinds = [event["kind"] for event in events]
     if kinds.count("end") != 1 or kinds[-1] != "end" or "header" in kinds:
         raise TraceError(f"{path} is not one complete trace: it needs one header first and one end line last")
@@ -368,31 +369,3 @@ def parse_line(line: str, where: str, lines: Kinds = LINES, optional: Kinds = OP
             got = f"got {value[first]} and {value[second]}"
             raise TraceError(f"{where}: {first} should not be more than {second}, {got}")
     return value
-
-
-def _migrated(lines: Sequence[Json], path: object) -> tuple[Json, ...]:
-    """The lines of a trace (header first) in today's schema; raises TraceError for a schema that cannot be read."""
-    header, *events = lines
-    schema = header["schema"]
-    if not OLDEST <= schema <= SCHEMA:
-        readable = f"this version reads {OLDEST} to {SCHEMA}"
-        raise TraceError(f"{path} has trace schema {schema}; {readable}: update whisperlab")
-    if schema < 4:
-        header = {**header, "config": migrated_options(header["config"])}
-        for number, event in enumerate(events):
-            if event["kind"] == "end":
-                events[number] = {**event, "statistics": migrated_statistics(event["statistics"])}
-    return {**header, "schema": SCHEMA}, *events
-
-
-def migrated_statistics(statistics: Json) -> Json:
-    """A transcriber's statistics of schema 2 or 3 in today's form; today's are returned unchanged."""
-    cache = statistics.get("encoder_cache")
-    if not isinstance(cache, Mapping):
-        return statistics
-    cache = dict(cache)
-    if isinstance(causes := cache.get("hits_by_cause"), Mapping):
-        cache["hits_by_cause"] = {"similar" if name == "near" else name: n for name, n in causes.items()}
-    if cache.get("key") == "near":
-        cache["key"] = "similar"
-    return {**statistics, "encoder_cache": cache}
