@@ -839,9 +839,6 @@ def command(rng: Rng) -> Run:
         "score, manifest": lambda: [*("score", str(SEEDS / "speech.transcript"), "--reference", damaged("manifest"))],
         "report, store": lambda: ["report", damaged("store"), "--out", "page.html"],
         "report, trace": lambda: ["report", damaged("trace"), "--out", "page.html"],
-        "report, baseline": lambda: [
-            *("report", str(SEEDS / "speech.trace"), "--baseline", damaged("trace"), "--out", "page.html")
-        ],
         "sweep, manifest": lambda: [*dry, "--corpus", damaged("manifest")],
         "sweep, store": lambda: [*dry, "--out", damaged("store")],
         "sweep, numbers": lambda: [

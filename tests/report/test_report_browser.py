@@ -30,14 +30,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = sweep_rows(folder, n_recordings=1, blocks=3)
     audio = tone(folder / "guest.wav", 10.0)
     said = {**SAID, "en": ATTACK, "es": ATTACK}
-    earlier = from_rows(rows, folder=folder)
     for config in [row["config"] for row in rows]:
         guest = make_trace("guest", ("en", "es"), config=config, audio_path=audio, said=said)
         rows.append(make_row(guest, corpus="ivr-five", folder=folder))
     rows.append(failed_row(configuration(), "scene-9", FORMULA))
     with pytest.MonkeyPatch.context() as patch:  # two recordings show no front; here they do, to try its figures
         patch.setattr("whisperlab.report.search.separation", lambda *_: Separation(3, -1.0, -1.5, -0.5))
-        return from_rows(rows, folder=folder).beside(earlier).render(folder / "report.html")
+        return from_rows(rows, folder=folder).render(folder / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -351,15 +350,6 @@ def test_the_index_opens_with_nothing_serious_in_the_way_and_leads_to_the_report
         assert visit.noise == []
         visit.page.click("text=Nothing yet")
         assert visit.page.title() == "Nothing yet"
-
-
-def test_measures_stand_beside_those_of_the_baseline(visit: Visit) -> None:
-    visit.page.click(".contents a[href='#comparison']")
-    measures = visit.column("baseline", 1)
-    assert "words wrong" in measures
-    assert "real-time factor (wall)" in measures
-    assert set(visit.column("baseline", 4)) == {"0.0"}  # the same runs, over the recordings that both have
-    assert visit.page.locator("#comparison").is_visible()
 
 
 @everywhere

@@ -26,7 +26,6 @@ def add_arguments(parser: Parser) -> None:
     add, out = parser.option, Path("reports")
     add("sources", "a sweep's folder, trace files, or notebooks", nargs="+", type=Path, metavar="SOURCE")
     add("--out", "the page, or a folder for pages", type=Path, default=out, metavar="PAGE|DIR")
-    add("--baseline", "an earlier sweep's folder, or a trace, to compare with", type=Path, metavar="SOURCE")
     add("--title", "the title of a page of a sweep or of traces")
     text = "notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text"
     add("-p --parameter", text, type=parameter, action="append", default=[], metavar="NAME=VALUE")
@@ -58,11 +57,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     jobs = [[folder] for folder in folders] + ([traces] if traces else []) + [[each] for each in notebooks]
     if args.out.suffix == ".html" and len(jobs) > 1:
         args.parser.error(f"--out names one page, but the sources make {len(jobs)}: give a folder")
-    named = [*args.sources, *([args.baseline] if args.baseline else [])]
-    if missing := [str(path) for path in named if not path.exists()]:
+    if missing := [str(path) for path in args.sources if not path.exists()]:
         raise TraceError(f"no such file or folder: {', '.join(missing)}")
-    if args.baseline and (notebooks or len(jobs) > 1):
-        args.parser.error("--baseline works with one sweep or with traces, not with notebooks")
     refuse_audio(traces, "report")
     pages = []
     for sources in jobs:
@@ -73,10 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 notebook.run_notebook(first, page, dict(args.parameter))
             else:
                 command = shlex.join(["whisperlab", "report", *map(str, sources)])
-                report = _report(sources, args.title or (first.name if first in folders else "Traces"), command)
-                if args.baseline:
-                    report = report.beside(_report([args.baseline], args.baseline.name))
-                report.render(page)
+                _report(sources, args.title or (first.name if first in folders else "Traces"), command).render(page)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})

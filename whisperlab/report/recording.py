@@ -27,16 +27,13 @@ Row = Sequence[float]  # from and to on the vertical axis; ``rows.json`` has tho
 Rows = Mapping[str, Row]
 
 
-def views(traces: Sequence[Trace], contrasts: Sequence[Trace], sound_limit: int) -> Iterator[dict[str, object]]:
+def views(traces: Sequence[Trace], sound_limit: int) -> Iterator[dict[str, object]]:
     """What a page shows of each trace, within ``sound_limit`` characters of sound.
 
-    ``contrasts`` are traces of another configuration, for those of the recordings that have one. The steps align the
-    transcript with the reference, unit by unit as scored (no case, punctuation or Latin diacritics).
+    The steps align transcript and reference, unit by unit as scored (no case, punctuation or Latin diacritics).
     """
-    colours = language_colours([*traces, *contrasts])
-    others = {trace.recording: trace for trace in contrasts}
+    colours = language_colours(traces)
     for number, trace in enumerate(traces, 1):
-        other = others.get(trace.recording)
         sound, silent_because = "", ""
         try:
             sound = data_uri(trace.header["audio"], sound_limit)
@@ -48,7 +45,6 @@ def views(traces: Sequence[Trace], contrasts: Sequence[Trace], sound_limit: int)
         yield {
             "trace": trace,
             "timeline": timeline(trace, f"timeline-{number}", colours=colours),
-            "contrast": other and timeline(other, f"contrast-{number}", colours=colours),
             "sound": sound,
             "silent_because": silent_because,
             "segments": segments,

@@ -15,11 +15,11 @@ from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, 
 from whisperlab.report import charts, counts, tables
 from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name
 from whisperlab.report.figure import Figure
-from whisperlab.report.findings import TRUSTED, findings, warnings
+from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import page_text, render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.tables import Pair, columns, table
+from whisperlab.report.tables import columns, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import nested
@@ -34,7 +34,6 @@ MAX_CORPUS_LINES = 100  # configurations in the table of one corpus
 MAX_RUNS = 2000  # in the list of all runs
 
 LoadTrace: TypeAlias = Callable[[Row], Trace]
-_Shown: TypeAlias = tuple[Result | None, tuple[Trace, ...]]
 
 
 class Extent(NamedTuple):
@@ -56,8 +55,7 @@ class SweepReport:
 
     ``results`` are the finished runs by configuration, ``options`` those in which the configurations differ. Timelines
     and latencies are those of ``shown``, the configuration with the least language error; ``traces`` are some of its
-    recordings. ``contrasts`` are the same recordings under ``contrast``, the configuration with the most wrong answers
-    from its cache. ``runs`` are the listed runs one by one, failed ones first where not all are listed. ``origin`` has
+    recordings. ``runs`` are the listed runs one by one, failed ones first where not all are listed. ``origin`` has
     the machine and versions of the traces.
     """
 
@@ -73,11 +71,8 @@ class SweepReport:
     findings: tuple[str, ...]
     warnings: tuple[str, ...]
     shown: Result | None
-    contrast: Result | None
     traces: tuple[Trace, ...]
-    contrasts: tuple[Trace, ...]
     origin: Json
-    baseline: tuple[Pair, ...] = ()
 
     @property
     def about_intervals(self) -> str:
@@ -97,7 +92,7 @@ class SweepReport:
         return self._page(self._sections(), sound_limit)
 
     def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
-        recordings = list(views(self.traces, self.contrasts, sound_limit))
+        recordings = list(views(self.traces, sound_limit))
         return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
 
     def _sections(self) -> dict[str, object]:
@@ -113,15 +108,7 @@ class SweepReport:
             "search": search_section(self.results),
             "speed": _speed(self.shown) if self.shown and self.shown.operations else None,
             "flat": [_flat(run) for run in self.runs],
-            "baseline": tables.baseline_table(self.baseline) if self.baseline else None,
         }
-
-    def beside(self, earlier: SweepReport) -> SweepReport:
-        """The same report with an earlier one as its baseline."""
-        found = tuple(tables.pairs(self.results, self.store, earlier.results, earlier.store))
-        return replace(
-            self, baseline=found, warnings=self.warnings if found else (*self.warnings, page_text("warning_pairs"))
-        )
 
 
 def from_store(
@@ -142,7 +129,7 @@ def from_store(
     load = load or (lambda row: read_trace(Path(folder) / str(row["trace"])))
     found = counts.timed(store, counts.results(store))
     options = counts.varying([result.config for result in found])
-    (shown, traces), (contrast, contrasts), notes = _shown(store, found, load)
+    shown, traces, notes = _shown(store, found, load)
     extent = _extent(store)
     configs = {result.config_id: result.config for result in found}
     unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
@@ -166,9 +153,7 @@ def from_store(
         findings=findings(found),
         warnings=warnings(found, extent.n_finished_recordings, failures[0] if failures else (0, ""), notes),
         shown=shown,
-        contrast=contrast,
         traces=traces,
-        contrasts=contrasts,
         origin={name: made.get(name) for name in ("whisperlab", "commit", "machine", "versions")},
     )
 
@@ -225,25 +210,22 @@ def _row_of(key: str, trace: Trace) -> Row:
     }
 
 
-def _shown(store: ResultsStore, found: Sequence[Result], load: LoadTrace) -> tuple[_Shown, _Shown, list[str]]:
-    """The configuration to show and the one to contrast with it, each with traces, and warnings about the traces."""
+def _shown(
+    store: ResultsStore, found: Sequence[Result], load: LoadTrace
+) -> tuple[Result | None, tuple[Trace, ...], list[str]]:
+    """The configuration to show with some of its traces, and warnings about the traces."""
     scored = [result for result in found if result.language_error is not None]
     # The least language error, and of equals the one that saves most; the first when nothing was scored.
     best = min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
-    wrong = [result for result in found if (result.cache.wrong_share or 0.0) > TRUSTED]
-    worst = max(wrong, key=lambda result: result.cache.wrong_share or 0.0, default=None)
     lines = store.sql(  # from each corpus in turn
         "select id from (select id, row_number() over (partition by corpus order by id) as turn from results "
         "where config_id = ? and status = 'ok') order by turn, id limit ?",
         (best and best.config_id, MAX_RECORDINGS),
     )
     traces, notes = _load((next(store.rows("id = ?", line)) for line in lines), load)
-    where = "status = 'ok' and config_id = ? and recording in (select value from json_each(?))"
-    same = (worst and worst.config_id, json.dumps([trace.recording for trace in traces]))
-    contrasts, more = _load(store.rows(where, same), load)
-    origins = {str([t.header.get(part) for part in ("machine", "versions", "commit")]) for t in (*traces, *contrasts)}
+    origins = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
     mixed = [page_text("warning_origins", n=len(origins))] if len(origins) > 1 else []
-    return (best, traces), (worst, contrasts), [*notes, *more, *mixed]
+    return best, traces, [*notes, *mixed]
 
 
 def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list[str]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from whisperlab.experiments.results_store import ResultsStore
-from whisperlab.report.counts import Result, results
+from whisperlab.report.counts import Result
 from whisperlab.report.figure import template
 from whisperlab.report.page import expression, page_text, percent
 
@@ -108,44 +106,3 @@ def frame(name: str, rows: Iterable[object]) -> pd.DataFrame:
 def _column(title: str, about: str, value: str, show: str = "{}", note: str = "") -> Column[Any]:
     read, shown = expression(value), _SHOWS.get(show, show.format)
     return Column(title, about, lambda row: read(row=row), shown, lambda row: page_text(note, row=row) if note else "")
-
-
-Pair: TypeAlias = tuple[Result, Result]  # one configuration now and in the baseline, over the recordings of both
-
-
-def pairs(now: Sequence[Result], store: ResultsStore, before: Sequence[Result], earlier: ResultsStore) -> list[Pair]:
-    """Configurations that agree in every option that both sweeps have; two single ones are always a pair."""
-    known = set.intersection(*({*result.config} for result in (*now, *before))) if now and before else set()
-
-    def key(result: Result) -> str:
-        return json.dumps({name: result.config[name] for name in sorted(known)}, sort_keys=True, default=str)
-
-    by_options = {key(result): result for result in before}
-    found = [(result, by_options.get(key(result))) for result in now]
-    if len(now) == len(before) == 1:
-        found = [(now[0], before[0])]
-    return [pair for new, old in found if old and (pair := _over_shared(new, store, old, earlier))]
-
-
-def _over_shared(now: Result, store: ResultsStore, before: Result, earlier: ResultsStore) -> Pair | None:
-    """Both results over the recordings of both; None when they have none in common."""
-    sides = ((now, store), (before, earlier))
-    query = "select recording from results where status = 'ok' and config_id = ?"
-    mine, others = ({name for (name,) in one.sql(query, (result.config_id,))} for result, one in sides)
-    if mine == others:
-        return now, before
-    where = "config_id = ? and recording in (select value from json_each(?))"
-    shared = json.dumps(sorted(mine & others))
-    found = [results(one, where, (result.config_id, shared)) for result, one in sides]
-    return (replace(found[0][0], name=now.name), found[1][0]) if all(found) else None
-
-
-def baseline_table(found: Iterable[Pair]) -> Table:
-    """A line per configuration and measure that both sides have."""
-    changes = [
-        {"configuration": now, "measure": one, "before": old, "now": new}
-        for now, before in found
-        for one in columns("measures")
-        if (old := one.value(before)) is not None and (new := one.value(now)) is not None
-    ]
-    return table("baseline", "Now and in the baseline, over the recordings of both", columns("baseline"), changes)
