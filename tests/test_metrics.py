@@ -31,6 +31,7 @@ from prometheus_client.registry import CollectorRegistry
 from whisperlab import EncoderCache, PerformanceMetrics
 from whisperlab.metrics import FIELDS
 from whisperlab.util.errors import ConfigurationError, TimerError
+from whisperlab.util.prometheus import Joined
 
 MS = 1_000_000  # nanoseconds
 
@@ -521,8 +522,10 @@ def test_several_can_be_registered_where_other_collectors_are() -> None:
     registry = CollectorRegistry(auto_describe=True)  # as prometheus_client's own
     a, b = recorded([1]), recorded([1, 2])
     a.stream = "a"
-    registry.register(a)
-    registry.register(b)
+    both = Joined((a, b))
+    registry.register(both)
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(a)
     calls = Counter("calls", "Calls.", registry=registry)
     calls.inc(4)
     text = generate_latest(registry).decode()
@@ -530,7 +533,8 @@ def test_several_can_be_registered_where_other_collectors_are() -> None:
     assert exported(openmetrics_text(registry).decode(), COUNT) == {"a": 1, "": 2}
     assert "calls_total 4.0" in text
     assert exported(a.export_prometheus(), COUNT) == {"a": 1}
-    registry.unregister(a)
+    registry.unregister(both)
+    registry.register(b)
     assert exported(generate_latest(registry).decode(), COUNT) == {"": 2}
 
 

@@ -33,7 +33,7 @@ from whisperlab.experiments.comparison import Outcome
 from whisperlab.streaming import real_time
 from whisperlab.streaming.real_time import OverloadOptions
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError, TraceError
+from whisperlab.util.errors import ConfigurationError, TraceError
 from whisperlab.util.statistics import Figure
 from whisperlab.util.text_table import text_table
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
@@ -807,24 +807,6 @@ def test_the_facts_of_a_split_count_switches_and_speech_by_language() -> None:
     }
 
 
-def test_playing_shows_each_segment_when_it_begins() -> None:
-    now = [100.0]
-    shown: list[tuple[float, str]] = []
-    data.follow(
-        recording(),
-        lambda text: shown.append((now[0] - 100, text)),
-        clock=lambda: now[0],
-        sleep=lambda pause_s: now.__setitem__(0, now[0] + pause_s),
-    )
-    assert shown == [(0.5, "[0.5 - 1.5] en: hello"), (2.0, "[2.0 - 3.0] es: hola"), (3.0, "[3.0 - 4.0] es: adiós")]
-
-
-def test_a_machine_without_a_sound_player_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingDependencyError, match="alsa-utils"):
-        data.player()
-
-
 def test_all_corpora_are_listed_whether_built_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -851,7 +833,7 @@ def test_a_recording_is_found_by_its_id_or_the_others_are_named(
     manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert data.find("call", str(manifest)).id == "call"
-    assert run("data", "play", "nobody", "--corpus", manifest) == 1
+    assert run("data", "path", "nobody", "--corpus", manifest) == 1
     assert "it has call" in capsys.readouterr().err
 
 
@@ -864,27 +846,14 @@ def test_the_path_of_a_recording_is_printed_alone(
     assert documents(capsys.readouterr().out) == [{"id": "call", "path": str(call)}]
 
 
-def test_playing_a_manifest_without_an_id_says_what_is_needed(
+def test_the_path_in_a_manifest_without_an_id_says_what_is_needed(
     manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for what, kind in ((manifest, "a file"), ("call", "no recording of a built corpus")):
-        assert run("data", "play", what) == 1
+        assert run("data", "path", what) == 1
         (told,) = capsys.readouterr().err.splitlines()
         assert f"{str(what)!r} is {kind}: expected the id of a recording" in told
         assert "--corpus MANIFEST" in told
-
-
-def test_a_part_of_a_file_is_played_as_that_part(
-    call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    program = "import sys, soundfile; open(sys.argv[1], 'w').write(str(soundfile.info(sys.argv[2]).duration))"
-    monkeypatch.setattr(data, "player", lambda: (sys.executable, "-c", program, str(tmp_path / "played")))
-    line = {"audio_filepath": call.name, "offset": 1.5, "duration": 0.5, "text": "uno", "lang": "en"}
-    path = call.with_name("parts.jsonl")
-    path.write_text(json.dumps(line), encoding="utf-8")
-    assert run("data", "play", "call@1.5", "--corpus", path) == 0
-    assert (tmp_path / "played").read_text() == "0.5"
-    assert capsys.readouterr().out == "[0.0 - 0.5] en: uno\n"
 
 
 def test_a_wrong_duration_is_told_and_left_out_of_the_minutes(call: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def test_every_option_has_a_description_and_its_default() -> None:
         (["data", "lst"], "list"),
         (["bench", "pipline"], "pipeline"),
         (["transcribe", "a.wav", "--langages", "en"], "--languages"),
-        (["data", "play", "a", "--copus", "x"], "--corpus"),
+        (["data", "path", "a", "--copus", "x"], "--corpus"),
     ],
 )
 def test_a_mistyped_word_gets_a_suggestion(

@@ -1,4 +1,4 @@
-"""Speech with transcripts: build the corpora on this machine, list, describe, locate, play and import them.
+"""Speech with transcripts: build the corpora on this machine, list, describe, locate and import them.
 
 The corpora are spliced human speech, not code-switching corpora. Each has a card with its contents and licences.
 """
@@ -6,25 +6,20 @@ The corpora are spliced human speech, not code-switching corpora. Each has a car
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import TABLES, Parser, require, speech
 from whisperlab.cli.console import Console
-from whisperlab.util.errors import CorpusError, MissingDependencyError
+from whisperlab.util.errors import CorpusError
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
 
 _HEADERS = TABLES["data_columns"]
-PLAYERS = (("pw-play",), ("paplay",), ("aplay", "-q"), ("play", "-q"), ("ffplay", "-nodisp", "-autoexit"))
 
 
 def add_arguments(parser: Parser) -> None:
@@ -38,12 +33,8 @@ def add_arguments(parser: Parser) -> None:
     info = actions.add_parser("info", help="describe a corpus or a manifest")
     info.option("corpus", "a built corpus or your manifest", metavar="NAME|MANIFEST")
     path = actions.add_parser("path", help="print the path of a recording's audio file")
-    play = actions.add_parser("play", help="play a recording and print its reference in step")
-    for action in (path, play):
-        action.option("recording", "the id of a recording", metavar="RECORDING")
-        text = "the manifest that contains the recording (default: by its id)"
-        action.option("--corpus", text, metavar="MANIFEST")
-    play.flag("--silent", "print only the reference")
+    path.option("recording", "the id of a recording", metavar="RECORDING")
+    path.option("--corpus", "the manifest that contains the recording (default: by its id)", metavar="MANIFEST")
     convert = actions.add_parser("import", help="write a manifest from annotations of another program")
     convert.option("path", "the annotations; docs/usage.md lists the formats", type=Path, metavar="FILE_OR_FOLDER")
     convert.option("--audio", "search the audio here (default: beside the annotations)", type=Path, metavar="DIR")
@@ -97,8 +88,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
         document = {"format": name, "manifest": args.out, "first": first, "total": total, "warnings": warnings}
         tables = text_table(first), text_table([{_HEADERS.get(key, key): value for key, value in total.items()}])
         console.result(document, *tables, *(f"warning: {one}" for one in warnings), f"read as {name}: {args.out}")
-    else:
-        _play(find(args.recording, args.corpus), args, console)
 
 
 def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
@@ -118,27 +107,6 @@ def facts(split: str, recordings: Sequence[Recording]) -> dict[str, object]:
     return {"split": split, **length, **counts, "speech_s": " ".join(f"{lang}:{time_s:.0f}" for lang, time_s in speech)}
 
 
-def _play(recording: Recording, args: argparse.Namespace, console: Console) -> None:
-    from whisperlab.data.audio_files import write_wav
-
-    audio, offset = recording.audio_path.absolute(), recording.offset  # an absolute path is never taken for an option
-    at = "" if offset is None else f" from {offset:.1f} s"
-    console.note(f"{recording.audio_path} ({recording.duration:.1f} s{at})")
-    if args.json:
-        place = {"audio": recording.audio_path, "offset": offset, "duration": recording.duration}
-        console.document({"id": recording.id, **place})
-    elif args.silent:
-        follow(recording, console.show)
-    else:
-        with TemporaryDirectory(prefix="whisperlab-") as folder:
-            if offset is not None:
-                audio = Path(folder) / "part.wav"
-                write_wav(audio, recording.audio())
-            with subprocess.Popen([*player(), str(audio)]) as process:
-                follow(recording, console.show)
-                process.wait()
-
-
 def find(name: str, manifest: str | None) -> Recording:
     """The recording with an id. Without a manifest, the id itself names the corpus and the split."""
     from whisperlab import data
@@ -152,23 +120,3 @@ def find(name: str, manifest: str | None) -> Recording:
     if name not in recordings:
         raise CorpusError(f"no recording {name!r} in {corpus}; it has {', '.join(recordings)}")
     return recordings[name]
-
-
-def follow(
-    recording: Recording,
-    show: Callable[[str], None],
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    began = clock()
-    for segment in recording.segments:
-        sleep(max(0.0, began + segment.start - clock()))
-        show(f"[{segment.start:.1f} - {segment.end:.1f}] {segment.lang}: {segment.text}")
-
-
-def player() -> Sequence[str]:
-    """The command of the first installed sound player."""
-    if found := [command for command in PLAYERS if shutil.which(command[0])]:
-        return found[0]
-    advice = "(Debian: apt-get install alsa-utils); --silent prints the reference without sound"
-    raise MissingDependencyError(f"no sound player found {advice}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisperlab.util.errors import ConfigurationError
@@ -46,24 +44,15 @@ class StreamExporter:
         methods = [find() for find in list(self._sources.values())]
         return [(getattr(method, "__self__", None), method) for method in methods if method]
 
-    def describe(self) -> list[Metric]:
-        """The names that a ``prometheus_client`` registry reserves; only the first stream in it reserves any."""
-        beside = _registered(sys._getframe(1))
-        return [] if any(isinstance(each, StreamExporter) for each in beside) else [*self.own_families()]
-
     def collect(self) -> list[Metric]:
-        """For a ``prometheus_client`` registry: its first stream answers for all, as names may be exported once."""
-        beside = _registered(sys._getframe(1))
-        streams = [each for each in beside if isinstance(each, StreamExporter)]
-        if self not in streams:
-            return _Joined((self,)).collect()
-        return _Joined(streams, apart=beside).collect() if streams[0] is self else []
+        """For a ``prometheus_client`` registry. Several streams in one registry: register one `Joined` of them."""
+        return Joined((self,)).collect()
 
     def export_prometheus(self, *also: Collector) -> str:
         """All metrics in Prometheus' text format, in seconds, with those of other collectors (a second stream)."""
         from prometheus_client import generate_latest
 
-        return generate_latest(_Joined((self, *also)).registry()).decode()
+        return generate_latest(Joined((self, *also)).registry()).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1", also: Sequence[Collector] = ()) -> MetricsServer:
         """Serve over HTTP from a background thread (port 0: any free); ConfigurationError if the address is in use."""
@@ -71,7 +60,7 @@ class StreamExporter:
 
         check_type("port", port, int)
         check_type("host", host, str)
-        exported = _Joined((self, *also))
+        exported = Joined((self, *also))
         exported.collect()  # raises here what would otherwise make every scrape fail
         try:
             server, thread = start_http_server(port, addr=host, registry=exported.registry())
@@ -96,11 +85,10 @@ class MetricsServer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Joined:
-    """Several collectors as one. Attached sources of the objects in ``apart`` are left to other collectors."""
+class Joined:
+    """Several collectors as one, for a registry, which takes each name once."""
 
     collectors: Sequence[Collector | StreamExporter]
-    apart: Sequence[object] = ()
 
     def registry(self) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry
@@ -142,9 +130,8 @@ class _Joined:
             yield from owner.collect()
             return
         yield from owner.own_families()
-        for source_owner, source in owner.sources():
-            if not any(source_owner is other for other in self.apart):
-                yield from source()
+        for _, source in owner.sources():
+            yield from source()
 
 
 def _labels(streams: Sequence[StreamExporter]) -> dict[int, dict[str, str]]:
@@ -155,9 +142,3 @@ def _labels(streams: Sequence[StreamExporter]) -> dict[int, dict[str, str]]:
     unnamed = [each for each in streams if not each.stream]
     numbers = {id(each): str(number) for number, each in enumerate(unnamed, 1) if len(unnamed) > 1}
     return {id(each): {"stream": name} for each in streams if (name := each.stream or numbers.get(id(each)))}
-
-
-def _registered(caller: FrameType) -> list[object]:
-    """The collectors of the calling ``prometheus_client`` registry, which has no public list; empty for others."""
-    registry = caller.f_locals.get("self")
-    return list(getattr(getattr(registry, "_registry", registry), "_collector_to_names", ()))
