@@ -21,7 +21,7 @@ import pytest
 import soundfile
 
 from whisperlab import cli
-from whisperlab.cli import commands, data, doctor, score, transcribe
+from whisperlab.cli import commands, data, doctor, profile, score, transcribe
 from whisperlab.cli.arguments import TABLES, languages_as_codes
 from whisperlab.cli.console import DIM, ERASE, PLAIN, UP, Console, LiveText
 from whisperlab.data import Recording
@@ -1274,6 +1274,15 @@ def test_a_small_bench_gives_figures_with_interval_count_and_origin(
     monkeypatch.setattr("whisperlab.model.weights.load_weights", lambda name: None)
     assert run("bench", what) == 0
     assert figure in capsys.readouterr().out
+
+
+def test_all_passes_of_a_profile_leave_out_those_that_cannot_run(
+    call: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(profile, "is_there", lambda library: False)
+    assert run("profile", call, "--all", "--model", "nothing.pt") == 1
+    skipped = "skipped, not installed: heap (memray), cpu (pyinstrument), lines (line_profiler); "
+    assert f"{skipped}pip install 'whisperlab[profile]'" in capsys.readouterr().err
 
 
 def test_profiling_a_file_that_is_not_there_starts_no_process(

@@ -43,10 +43,11 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace, console: Console) -> None:
     # With --all, passes without their library are skipped.
     named = {TOOLS[name]: f"--{name}" for name in TOOLS if getattr(args, name) and not args.all}
-    require({**named, **(PAGES if args.out else {})})
+    require({**named, "jinja2": "tables", **(PAGES if args.out else {})})
     from whisperlab.data.audio_files import read_audio
     from whisperlab.profiling import passes
     from whisperlab.profiling.workload import Workload, in_fresh_process
+    from whisperlab.report.profile import as_text
 
     if args.out and args.out.suffix != ".html":
         args.parser.error(f"--out must end with .html, got {args.out}")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     for name in chosen:
         with console.busy(f"pass {name.replace('_', '-')}"):
             records[name] = in_fresh_process(getattr(passes, name), workload)
-        console.show(records[name].describe())
+        console.show(as_text(name, records[name]))
     short = {name: {k: v for k, v in asdict(r).items() if k not in LONG} for name, r in records.items()}
     console.document({"audio": args.audio, "passes": short})
     if args.trace:

@@ -8,14 +8,15 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from whisperlab.profiling.records import Records
+from whisperlab.profiling.records import CpuProfile, Record, Records
 from whisperlab.report import figure as draw
 from whisperlab.report import page as html
 from whisperlab.report.page import expression, page_text
 from whisperlab.report.tables import Table, columns, table
 from whisperlab.util.json_values import Json
+from whisperlab.util.text_table import text_table
 
 _MIB = 2**20
 
@@ -169,11 +170,27 @@ def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw
     return figure
 
 
-def _tables(records: Records) -> Iterator[Table]:
-    ops = records.get("ops")
+def _tables(records: Records, kind: str = "tables") -> Iterator[Table]:
+    ops, lines = records.get("ops"), records.get("lines")
     shares = [(one.own_s / ops.own_s, one) for one in ops.top] if ops else []
-    for one, rows in _evaluated("tables", {**records, "shares": shares}):
+    ran = [(function, line) for function in lines.functions for line in function.lines] if lines else []
+    for one, rows in _evaluated(kind, {**records, "shares": shares, "ran": ran}):
         yield table(one["name"], one["caption"], columns(one["columns"]), rows)
+
+
+def as_text(name: str, record: Record) -> str:
+    """The numbers and tables of one pass for a terminal; of the pass ``cpu`` the call tree."""
+    records = cast("Records", {name: record})
+    numbers = table("numbers", "Memory", columns("numbers"), memory_numbers(records))
+    shown = [one for one in (numbers, *_tables(records, "parts"), *_tables(records)) if one.body]
+    parts = []
+    for one in shown:
+        titles = [title for title, _, _ in one.head]
+        rows = [dict(zip(titles, (cell.text for cell in line), strict=True)) for line in one.body]
+        parts.append(f"{one.caption}\n{text_table(rows)}")
+    if isinstance(record, CpuProfile):
+        parts.append(f"Call tree (pyinstrument, {record.samples} samples in {record.sampled_s:.2f} s)\n{record.tree}")
+    return "\n\n".join(parts)
 
 
 def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
