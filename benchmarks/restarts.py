@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.language_window.calibration import expected_calibration_error
 from whisperlab import SessionRestartTranscriber, data
 from whisperlab.data import Recording
-from whisperlab.evaluation.scoring import align, expected_calibration_error, units
+from whisperlab.evaluation.scoring import align, units
 from whisperlab.evaluation.scoring.text import TextCounts, switch_text, text_counts
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace, capture
 from whisperlab.metrics import PerformanceMetrics

@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.language_window import windows
+from benchmarks.language_window.calibration import best_temperature, expected_calibration_error
 from benchmarks.language_window.windows import (
     Condition,
     Place,
@@ -35,7 +36,6 @@ from benchmarks.language_window.windows import (
     places,
 )
 from whisperlab import data
-from whisperlab.evaluation.scoring import best_temperature, expected_calibration_error
 from whisperlab.evaluation.trace import provenance
 from whisperlab.model import encoder, linear, text_decoder, weights
 from whisperlab.streaming.language_id import LanguageIdOptions

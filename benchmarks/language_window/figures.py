@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from whisperlab.evaluation.scoring.calibration import ReliabilityBin
+from benchmarks.language_window.calibration import ReliabilityBin
 from whisperlab.experiments.significance import pareto_front
 from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
 from whisperlab.report.page import percent

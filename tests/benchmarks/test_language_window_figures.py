@@ -7,13 +7,14 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
+from benchmarks.language_window.calibration import reliability
 from benchmarks.language_window.figures import (
     accuracy_curves_figure,
     accuracy_map_figure,
     cost_figure,
     reliability_figure,
 )
-from whisperlab.evaluation.scoring import reliability, wilson
+from whisperlab.evaluation.scoring import wilson
 from whisperlab.report.figure import to_svg
 
 

@@ -52,7 +52,7 @@ LACKING = {
     "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); pip install 'whisperlab[reference]'",
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
     f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
-    "profile call.wav": "jinja2 (tables); pip install 'whisperlab[profile]'",
+    "profile call.wav": "jinja2 (tables); pip install 'whisperlab[report]'",
     "data build ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
 }
 # Command lines that need the core alone, and a part of what they print.
@@ -143,7 +143,6 @@ def test_speech_is_transcribed_without_extras(bare: Nest, tmp_path: Path, scene:
 def test_every_command_is_tried_without_extras() -> None:
     tried = {line.split()[0] for line in (*LACKING, *CORE, "doctor")}
     assert tried == {module.__name__.rpartition(".")[2] for module in commands.COMMANDS}
-
 
 
 def test_a_notebook_run_by_the_library_names_what_is_missing(bare: Nest, tmp_path: Path) -> None:

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperlab.evaluation.scoring import best_temperature, expected_calibration_error, reliability
-from whisperlab.evaluation.scoring.calibration import COLDEST, HOTTEST, negative_log_likelihood
+from benchmarks.language_window.calibration import (
+    COLDEST,
+    HOTTEST,
+    best_temperature,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+)
 from whisperlab.util.errors import ConfigurationError
 
 patient = settings(deadline=None)  # a busy machine is no failure
