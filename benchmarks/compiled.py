@@ -21,14 +21,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 
 from whisperlab import data
 from whisperlab.evaluation.trace import provenance
 from whisperlab.model import weights as models
-from whisperlab.model.compiled_encoder import CompiledNetwork, Head, Tail, compiled_encoder
-from whisperlab.model.encoder import Network, ShortWindowEncoder
+from whisperlab.model.compiled_encoder import CompiledNetwork, Part, PartName, compiled_encoder
+from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.linear import Precision
 from whisperlab.model.weights import Weights
 from whisperlab.util.statistics import median_interval, ratio
@@ -45,7 +46,7 @@ WARM_UP = 3  # calls after the first; TorchScript settles with its third
 SPLIT = 3  # where language-ID pools
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-Part = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Compiled = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,8 +68,8 @@ class Row:
 def forms(weights: Weights, precision: Precision, tuned: bool) -> dict[str, Forward]:
     """Every form of the encoder by name; the first is the baseline."""
 
-    def network(make: Callable[[torch.nn.Module], Part] = lambda part: part) -> Forward:
-        head, tail = (make(kind(weights, precision, SPLIT).eval()) for kind in (Head, Tail))
+    def network(make: Callable[[torch.nn.Module], Compiled] = lambda part: part) -> Forward:
+        head, tail = (make(Part(name, weights, precision, SPLIT).eval()) for name in get_args(PartName))
         return all_positions(CompiledNetwork(head, tail, precision, SPLIT))
 
     found: dict[str, Forward] = {
@@ -84,14 +85,14 @@ def forms(weights: Weights, precision: Precision, tuned: bool) -> dict[str, Forw
     return found
 
 
-def all_positions(network: Network) -> Forward:
+def all_positions(network: Callable[[torch.Tensor, None], torch.Tensor]) -> Forward:
     """The network without pooling."""
     return lambda mel: network(mel, None)
 
 
-def scripted(module: torch.nn.Module) -> Part:
+def scripted(module: torch.nn.Module) -> Compiled:
     """The module traced and frozen by TorchScript, once for every length."""
-    traces: dict[torch.Size, Part] = {}
+    traces: dict[torch.Size, Compiled] = {}
 
     def run(x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         if x.shape not in traces:

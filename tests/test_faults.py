@@ -706,10 +706,10 @@ def test_lack_of_memory_does_not_cost_compiled_code(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(compiled_encoder, "artefact", lambda *_: path)
     monkeypatch.setattr(compiled_encoder, "_load", Calls(1, ERRORS["torch memory"]).over(compiled_encoder._load))
     with pytest.raises(RuntimeError, match="not enough memory"):
-        compiled_encoder._loaded(compiled_encoder.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
+        compiled_encoder._loaded("head", None, "fp32", 1, print)  # type: ignore[arg-type]
     assert path.exists()
     with pytest.raises(zipfile.BadZipFile):
-        compiled_encoder._loaded(compiled_encoder.Head, None, "fp32", 1, print)  # type: ignore[arg-type]
+        compiled_encoder._loaded("head", None, "fp32", 1, print)  # type: ignore[arg-type]
     assert not path.exists()
 
 

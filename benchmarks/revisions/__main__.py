@@ -20,7 +20,7 @@ from benchmarks.revisions.processes import Side, at_work
 from whisperlab import data
 from whisperlab.data import Recording
 from whisperlab.evaluation.trace import provenance
-from whisperlab.experiments.comparison import Outcome, compare_systems
+from whisperlab.experiments.comparison import Outcome, compare_runs
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.json_values import to_json
 from whisperlab.util.threads import THREADS
@@ -42,8 +42,8 @@ def compare_revisions(
     """
     languages = sorted({language for recording in recordings for language in recording.languages})
     sides = {"A": a, "B": b}
-    with at_work(sides, repository, model=model, languages=languages, threads=threads, say=_say) as systems:
-        return compare_systems(systems, recordings, rounds=rounds, say=_say)
+    with at_work(sides, repository, model=model, languages=languages, threads=threads, say=_say) as runs:
+        return compare_runs(runs, recordings, rounds=rounds, say=_say)
 
 
 def main() -> int:

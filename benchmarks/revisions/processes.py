@@ -20,11 +20,13 @@ from typing import Any
 
 import whisperlab
 from benchmarks.revisions.checkout import PACKAGE, check_out, commit_of
+from whisperlab.data import Recording
+from whisperlab.evaluation.scoring import score
 from whisperlab.evaluation.trace import Reference
-from whisperlab.experiments.comparison import read_options
-from whisperlab.experiments.other_systems import EncoderWork, System, SystemOutput
+from whisperlab.experiments.comparison import Run, read_options
+from whisperlab.experiments.results_store import Row
 from whisperlab.streaming.results import SessionSegment, Switch
-from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.audio_arrays import duration_s
 from whisperlab.util.errors import WhisperlabError
 
 _SCRIPT = Path(__file__).with_name("worker.py")
@@ -66,12 +68,12 @@ def at_work(
     languages: Sequence[str],
     threads: int,
     say: Callable[[str], None],
-) -> Iterator[dict[str, System]]:
-    """Each side as a system with its model loaded. Processes and checkouts are removed on exit."""
+) -> Iterator[dict[str, Run]]:
+    """Each side with its model loaded, as what runs a recording. Processes and checkouts are removed on exit."""
     commits = {name: side.commit(repository) for name, side in sides.items()}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="whisperlab-compare-")))
-        systems: dict[str, System] = {}
+        runs: dict[str, Run] = {}
         for name, side in sides.items():
             commit = commits[name]
             code = check_out(commit, repository, scratch / name) if commit else _HERE
@@ -79,8 +81,8 @@ def at_work(
             worker = stack.enter_context(_started(title, code, scratch / f"{name}.log"))
             say(f"{title}: loading {model}")
             worker.set_up(side, model, languages, threads)
-            systems[name] = worker.transcribe
-        yield systems
+            runs[name] = worker.transcribe
+        yield runs
 
 
 class _Worker:
@@ -103,15 +105,16 @@ class _Worker:
         if not Path(answer["package"] or "/").resolve().is_relative_to(self._code.resolve()):
             raise WhisperlabError(f"{self._title} cannot run: its {PACKAGE}/ is no package")
 
-    def transcribe(self, audio: FloatArray, _: Reference) -> SystemOutput:
-        """One whole recording."""
-        answer = self._request({"samples": len(audio)}, audio.tobytes())
-        return SystemOutput(
-            segments=tuple(SessionSegment(**segment) for segment in answer["segments"]),
-            switches=tuple(Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in answer["switches"]),
-            work=EncoderWork(*answer["work"]),
-            compute_s=answer["compute_s"],
-        )
+    def transcribe(self, recording: Recording) -> Row:
+        """One whole recording, scored."""
+        audio = recording.audio()
+        answer, length_s = self._request({"samples": len(audio)}, audio.tobytes()), duration_s(audio)
+        segments = tuple(SessionSegment(**segment) for segment in answer["segments"])
+        switches = tuple(Switch(s["time"], s["from"], s["to"], s["decided_at"]) for s in answer["switches"])
+        counts = score(Reference.from_dict(recording.reference), segments, switches, duration=length_s)
+        statistics = {"lid": {"encoded_s": answer["encoded_s"]}, "sessions": {"encoded_s": 0.0}}
+        run = {"duration": length_s, "compute_s": answer["compute_s"]}
+        return {"rates": counts.rates(), "statistics": statistics, **run}  # type: ignore[typeddict-item]
 
     def _request(self, request: Mapping[str, object], audio: bytes = b"") -> dict[str, Any]:
         to, back = self._process.stdin, self._process.stdout

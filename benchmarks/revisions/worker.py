@@ -70,7 +70,7 @@ def set_up(request: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 def transcribe(transcriber: Any, audio: npt.NDArray[np.float32]) -> dict[str, Any]:
     """The output for a recording, and the seconds of computing."""
     transcriber.reset()
-    before = encoder_work(transcriber)
+    before = encoded_s(transcriber)
     segments, switches, compute_s = [], [], 0.0
     for call in calls(transcriber, audio):
         began = time.perf_counter()
@@ -78,12 +78,11 @@ def transcribe(transcriber: Any, audio: npt.NDArray[np.float32]) -> dict[str, An
         compute_s += time.perf_counter() - began
         segments += [segment_fields(segment) for segment in result.segments]
         switches += [switch.to_dict() for switch in result.switches]
-    after = encoder_work(transcriber)
     return {
         "segments": segments,
         "switches": switches,
         "compute_s": compute_s,
-        "work": [now - then for now, then in zip(after, before, strict=True)],
+        "encoded_s": encoded_s(transcriber) - before,
     }
 
 
@@ -100,11 +99,10 @@ def segment_fields(segment: Any) -> dict[str, Any]:
     return {name: getattr(segment, name) for name in names}
 
 
-def encoder_work(transcriber: Any) -> tuple[float, float]:
-    """Encoder calls and their seconds; zero if the revision does not count them."""
+def encoded_s(transcriber: Any) -> float:
+    """Seconds of audio in the encoded windows; zero if the revision does not count them."""
     statistics = transcriber.get_statistics()
-    parts = [statistics.get(name, {}) for name in ("lid", "sessions")]
-    return sum(p.get("encoder_calls", 0) for p in parts), sum(p.get("encoded_s", 0.0) for p in parts)
+    return float(sum(statistics.get(name, {}).get("encoded_s", 0.0) for name in ("lid", "sessions")))
 
 
 if __name__ == "__main__":

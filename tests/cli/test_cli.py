@@ -949,7 +949,7 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
     assert (first, second[:18]) == ("loading the model base", "measuring the time")
     (told,) = documents(streams.out)
     assert (told["planned"], told["to_run"], told["audio_s"], told["workers"]) == (15, 15, 45.0, 1)
-    assert sum(told["seconds_by_stage"].values()) == pytest.approx(told["seconds"])
+    assert told["seconds"] > 0
     assert len(made) == 2  # a warm-up and a try: the 15 differ in their cache alone
     assert not (tmp_path / "out").exists()
 

@@ -47,8 +47,6 @@ LACKING = {
     "bench systems --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
     "bench systems --corpus ok.jsonl --no-controls --systems int8": "faster-whisper (one of the systems); "
     "pip install 'whisperlab[other-systems]'",
-    "bench pipeline --corpus ok.jsonl": "openai-whisper (reference pipeline), "
-    "faster-whisper (comparison; --no-offline leaves it out); pip install 'whisperlab[other-systems,reference]'",
     "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); pip install 'whisperlab[reference]'",
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
     f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",

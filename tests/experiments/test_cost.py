@@ -10,37 +10,21 @@ import pytest
 from test_sweep import DIGEST, make_recording
 
 from whisperlab.config import TranscriberConfig
-from whisperlab.experiments.cost import by_stage, cost_name, cost_of, from_rows, probe, seconds
+from whisperlab.experiments.cost import cost_name, from_store, probe, seconds
+from whisperlab.experiments.results_store import Row, in_memory
 from whisperlab.experiments.sweep import plan
 from whisperlab.streaming.results import ProcessResult
 
 # --- estimates ----------------------------------------------------------------------------------------
 
 
-def statistics(**stages: float) -> dict[str, Any]:
-    names = {"vad": "vad.detect", "lid": "lid.total", "text": "whisper.infer"}
-    return {"performance": {names[name]: {"total": ms} for name, ms in stages.items()}}
-
-
-def test_stages_and_the_rest_add_up_to_all_computing() -> None:
-    cost = cost_of(statistics(vad=1000, lid=3000, text=5000), 10.0, 20.0)
-    assert cost.stages == pytest.approx({"voice activity": 0.05, "language-ID": 0.15, "text": 0.25, "other": 0.05})
-    assert cost.rate == pytest.approx(0.5)
-
-
-def row(config: dict[str, Any], compute_s: float, duration: float, status: str = "ok") -> dict[str, Any]:
-    return {
-        "config": config,
-        "status": status,
-        "compute_s": compute_s,
-        "duration": duration,
-        "statistics": statistics(text=500 * compute_s),
-    }
+def row(config: dict[str, Any], compute_s: float, duration: float, status: str = "ok") -> Row:
+    return {"config": config, "status": status, "compute_s": compute_s, "duration": duration, "recording": "r"}
 
 
 def test_finished_recordings_tell_the_cost_of_the_others() -> None:
     rows = [row({"key": "a"}, 10, 20), row({"key": "a"}, 50, 60), row({"key": "b"}, 9, 9, "failed")]
-    found = from_rows(rows)
+    found = from_store(in_memory(rows))
     assert list(found) == [cost_name({"key": "a"})]
     assert found[cost_name({"key": "a"})].rate == pytest.approx(60 / 80)
     assert found[cost_name({"key": "a"})].audio_s == 80
@@ -59,9 +43,6 @@ class Timed:
 
     finalize = process
 
-    def get_statistics(self) -> dict[str, Any]:
-        return statistics(lid=2000)
-
     def config(self) -> dict[str, Any]:
         return {}
 
@@ -74,14 +55,13 @@ def test_what_differs_in_its_cache_alone_is_tried_once(tmp_path: Path) -> None:
         for key in ("rounded", "span")
         for decode in (True, False)
     ]
-    known = from_rows([row(configs[0].to_json(), 5, 10)])
+    known = from_store(in_memory([row(configs[0].to_json(), 5, 10)]))
     heard: list[float] = []
 
     def trial(transcriber: Any, audio: Any, recording: str) -> Any:
         heard.append(len(audio) / 16000)
 
         class Found:
-            statistics = transcriber.get_statistics()
             compute_s = 4.0
 
         return Found()
@@ -97,4 +77,3 @@ def test_what_differs_in_its_cache_alone_is_tried_once(tmp_path: Path) -> None:
     assert seconds(tasks, costs, 1) == pytest.approx(sum(both))
     assert seconds(tasks, costs, 2) == pytest.approx(max(both))
     assert seconds([], costs, 2) == 0
-    assert sum(by_stage(tasks, costs).values()) == pytest.approx(sum(both))

@@ -12,19 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperlab.buffer import RingBuffer
-from whisperlab.experiments.ablation.variants import (
-    ConcatenatedBuffer,
-    PaddedEncoder,
-    ReferenceDecoder,
-    reference_transcriber,
-)
+from whisperlab.experiments.ablation.variants import BEFORE, GUIDE, VARIANTS, ConcatenatedBuffer, Models, plain_engine
 from whisperlab.metrics import PerformanceMetrics
-from whisperlab.model.encoder import Encoded, ShortWindowEncoder
+from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.weights import weights_of
 from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder
 from whisperlab.util.audio_arrays import FloatArray, chunks
-from whisperlab.util.errors import AudioFormatError, BufferRangeError, NotYetError, OverwrittenError
+from whisperlab.util.errors import BufferRangeError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import MAX_WINDOW, SAMPLE_RATE, Span, samples
 
 if TYPE_CHECKING:
@@ -82,75 +77,25 @@ def clip(scene: Scene) -> FloatArray:
     return scene.clip(scene.first_in("es"))[: 3 * SAMPLE_RATE]
 
 
-@pytest.fixture(scope="module")
-def encoded(base_model: Whisper, clip: FloatArray) -> Encoded:
-    """What the padded encoder makes of it, and the work that it counts."""
-    padded = PaddedEncoder(base_model)
-    made = padded.encode(clip, margin=0, pool_after=3)
-    assert (padded.calls, padded.encoded_samples) == (1, MAX_WINDOW)
-    return made
-
-
 @pytest.mark.model
-def test_the_padded_encoder_equals_the_short_window_encoder_on_thirty_seconds(
-    base_model: Whisper, clip: FloatArray, encoded: Encoded
-) -> None:
-    ours = ShortWindowEncoder(weights_of(base_model)).encode(clip, MAX_WINDOW)
-    torch.testing.assert_close(encoded.features, ours.features, **CLOSE)
-    assert encoded.n_audio == ours.n_audio
-    for n in (0, MAX_WINDOW + 1):
-        with pytest.raises(AudioFormatError, match=f"got {n}"):
-            PaddedEncoder(base_model).encode(np.zeros(n, np.float32), 0)
-
-
-@pytest.mark.model
-def test_the_reference_decoder_equals_the_default_one(base_model: Whisper, encoded: Encoded) -> None:
-    ours, plain = TextDecoder(weights_of(base_model)), ReferenceDecoder(base_model)
-    start = [50258, 50262, 50359, 50363]
-    mine, theirs = ours.open(encoded), plain.open(encoded)
-    for tokens in (start, [383], [1000]):
-        expected = ours.logits(ours.extend(mine, tokens, keep_alignment=True))
-        torch.testing.assert_close(plain.extend(theirs, tokens, keep_alignment=True), expected, **CLOSE)
-    torch.testing.assert_close(theirs.alignment, mine.alignment, **CLOSE)
-    plain.rewind(theirs, 5)
-    again = plain.extend(theirs, [1000])
-    torch.testing.assert_close(again, expected, **CLOSE)
-    assert theirs.n_tokens == mine.n_tokens == 6
-    rows = torch.tensor([50259, 50262])
-    glance = plain.logits(plain.first_token_pass(encoded.features, 50258), rows)
-    torch.testing.assert_close(glance, ours.logits(ours.first_token_pass(encoded.features, 50258), rows), **CLOSE)
-    assert not any(module._forward_hooks for module in base_model.modules())
-
-
-@pytest.mark.model
-def test_a_rewound_state_goes_on_as_a_fresh_one(base_model: Whisper, encoded: Encoded) -> None:
-    plain = ReferenceDecoder(base_model)
-    fresh, rewound = plain.open(encoded), plain.open(encoded)
-    expected = plain.extend(fresh, [50258, 50262, 50359], keep_alignment=True)[-1:]
-    plain.extend(rewound, [50258, 50262, 50363, 383], keep_alignment=True)
-    plain.rewind(rewound, 2)
-    torch.testing.assert_close(plain.extend(rewound, [50359], keep_alignment=True), expected, **CLOSE)
-    torch.testing.assert_close(rewound.alignment, fresh.alignment, **CLOSE)
-
-
-@pytest.mark.model
-def test_the_reference_decoder_refuses_several_tokens_after_others(base_model: Whisper, encoded: Encoded) -> None:
-    """Several at once after others: torch's causal mask then hides from them what they should see."""
-    plain = ReferenceDecoder(base_model)
-    state = plain.open(encoded)
-    plain.extend(state, [50258])
-    with pytest.raises(AssertionError, match="empty cache"):
-        plain.extend(state, [50262, 50359])
-    with pytest.raises(ValueError, match="at most 448 tokens at once, got 449"):
-        plain.extend(plain.open(encoded), [383] * 449)
+def test_the_plain_engine_computes_what_the_default_one_does(base_model: Whisper, clip: FloatArray) -> None:
+    weights = weights_of(base_model)
+    (encoder, decoder), stack = plain_engine(weights), TextDecoder(weights)
+    assert isinstance(decoder, TextDecoder)
+    encoded, expected = (one.encode(clip, MAX_WINDOW) for one in (encoder, ShortWindowEncoder(weights)))
+    torch.testing.assert_close(encoded.features, expected.features, **CLOSE)
+    plain, ours = (one.extend(one.open(expected), [50258, 50262, 50359, 50363]) for one in (decoder, stack))
+    torch.testing.assert_close(plain, ours, **CLOSE)
+    torch.testing.assert_close(decoder.likely_logits(plain), decoder.logits(plain), rtol=0, atol=0)  # all are exact
+    assert not encoder.compiled
 
 
 @pytest.mark.model
 def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> None:
     weights, options = weights_of(base_model), DecodingOptions(trailing_silence_s=(30.0,))
-    ours = SpeechDecoder(ShortWindowEncoder(weights), TextDecoder(weights), options, PerformanceMetrics())
-    plain = SpeechDecoder(PaddedEncoder(base_model), ReferenceDecoder(base_model), options, PerformanceMetrics())
-    said, expected = (decoder.decode(clip, 0, "es").words for decoder in (plain, ours))
+    engines = plain_engine(weights), (ShortWindowEncoder(weights), TextDecoder(weights))
+    decoders = [SpeechDecoder(*engine, options, PerformanceMetrics()) for engine in engines]
+    said, expected = (decoder.decode(clip, 0, "es").words for decoder in decoders)
     assert [word.text for word in said] == [word.text for word in expected]
     assert said
     assert [word.start for word in said] == [word.start for word in expected]
@@ -158,10 +103,8 @@ def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> No
 
 @pytest.mark.model
 @pytest.mark.parametrize("guide", [False, True])
-def test_the_reference_pipeline_encodes_thirty_seconds_at_every_hop(
-    base_model: Whisper, scene: Scene, guide: bool
-) -> None:
-    transcriber = reference_transcriber(base_model, ["en", "es"], guide=guide)
+def test_the_reference_pipeline_encodes_thirty_seconds_at_every_hop(scene: Scene, guide: bool) -> None:
+    transcriber = VARIANTS[GUIDE if guide else BEFORE].transcriber(Models("base", ("en", "es")))
     audio = scene.audio[samples(0.3) : samples(1.3)]  # speech from the first sample on
     for chunk in chunks(audio, 1600):
         transcriber.process(chunk)

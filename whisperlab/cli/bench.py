@@ -42,15 +42,13 @@ def add_arguments(parser: Parser) -> None:
         ("controls", f"{systems}also count false switches in recordings of each language alone"),
         ("memory", f"{both}also measure peak memory, each in a fresh process"),
         ("accuracy", f"{pipeline}also score whole recordings, for variants faster than real time"),
-        ("offline", f"{pipeline}also run faster-whisper on whole stretches, in turns"),
     ):
         add(f"--{name}", text, action=argparse.BooleanOptionalAction, default=True)
 
 
 def _needs(args: argparse.Namespace) -> Needs:
     if args.what == "pipeline":
-        faster = {"faster_whisper": "comparison; --no-offline leaves it out"} if args.offline else {}
-        return {"whisper": "reference pipeline", **faster, **arguments.speech(args.corpus)}
+        return arguments.speech(args.corpus)
     if args.what != "systems":
         return {}
     from whisperlab.experiments.other_systems import select
@@ -76,17 +74,8 @@ def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
 
     measure = {"buffer": microbenchmarks.buffer_figures, "metrics": microbenchmarks.metrics_figures}.get(args.what)
     figures = measure() if measure else microbenchmarks.cache_figures(weights.load_weights("base"))
-    rows = [
-        {
-            "figure": figure.figure,
-            "value": f"{figure.value:,.3g}" if figure.value < 1000 else f"{figure.value:,.0f}",
-            "unit": figure.unit,
-            "95 % interval": "-" if figure.low is None else f"{figure.low:.3g} to {figure.high:.3g}",
-            "n": f"{figure.n:,}" if figure.n else "-",
-        }
-        for figure in figures
-    ]
-    return {"rows": [asdict(figure) for figure in figures]}, [rows]
+    rows = [asdict(figure) for figure in figures]
+    return {"rows": rows}, [rows]
 
 
 def _systems(args: argparse.Namespace, console: Console) -> Found:
@@ -122,12 +111,10 @@ def _pipeline(args: argparse.Namespace, console: Console) -> Found:
 
     ablation.select_variants(args.variants)  # checks the names before anything is loaded
     recordings = arguments.recordings(args)
-    options = {"names": args.variants, "stretch_s": args.seconds, "memory": args.memory, "offline": args.offline}
-    scored = recordings if args.accuracy else ()
-    found = ablation.measure(recordings[: args.limit or 3], accuracy=scored, say=console.note, **options)
-    for sentence in ablation.limits(found):
-        console.note(sentence)
-    return asdict(found), ablation.readable(found)
+    options = {"names": args.variants, "stretch_s": args.seconds, "accuracy": recordings if args.accuracy else ()}
+    memory = None if args.memory else ()
+    found = ablation.measure(recordings[: args.limit or 3], memory=memory, say=console.note, **options)
+    return asdict(found), [*ablation.readable(found).values()]
 
 
 # Each with what it runs.

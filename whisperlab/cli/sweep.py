@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +185,7 @@ def show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
     if (args.out / results_store.STORE).exists():
         with results_store.open_store(args.out) as store:
             found = store.statuses([task.key for task in tasks])
-            known = cost.from_rows(islice(store.rows("status = 'ok'"), MOST_ROWS))
+            known = cost.from_store(store)
     todo = sweep.remaining(tasks, found, retry_failed=args.retry_failed)
     audio_s = sum(task.recording.duration for task in todo)
     n_workers = args.workers or 1
@@ -196,11 +195,9 @@ def show_plan(args: argparse.Namespace, console: Console, tasks: Sequence[Task],
         audio = todo[0].recording.audio()
         with console.busy("measuring the time that the configurations take on some seconds of audio"):
             costs = cost.probe(sweep.transcriber_maker(model), [task.config for task in todo], audio, known)
-        took, stages = cost.seconds(todo, costs, n_workers), cost.by_stage(todo, costs)
+        took = cost.seconds(todo, costs, n_workers)
         measured_s = sum({id(one): one.audio_s for one in costs.values()}.values())
-        plan |= {"workers": n_workers, "seconds": took, "seconds_by_stage": stages, "measured_audio_s": measured_s}
-        rows = [{"stage": name, "computing (minutes)": f"{seconds / 60:.1f}"} for name, seconds in stages.items()]
-        console.show(text_table(rows))
+        plan |= {"workers": n_workers, "seconds": took, "measured_audio_s": measured_s}
         told = f"about {took / 60:.1f} minutes with {n_workers} worker{'s' * (n_workers > 1)}, measured on"
         origin = f"{measured_s:.0f} s of audio here and in earlier rows, without the effect of other caches"
         console.show(f"{told} {origin}")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,14 +19,17 @@ import numpy as np
 
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
-from whisperlab.experiments.other_systems import System, encoder_work, interleaved, reused, warm_up
+from whisperlab.evaluation.scoring import score_trace
+from whisperlab.evaluation.trace import capture
 from whisperlab.experiments.results_store import STORE, Row, Say, read_rows
 from whisperlab.experiments.significance import Kind, PairedResult, holm, paired_test
 from whisperlab.model.weights import load_weights
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.errors import ConfigurationError, SweepError
+from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.threads import THREADS
+from whisperlab.util.timing import rotations
 from whisperlab.util.validation import from_json, shown
 
 Pairing: TypeAlias = Mapping[Hashable, Mapping[str, Row]]  # the rows of one configuration, by recording and variant
@@ -51,6 +54,17 @@ FRAMES = Measure("wrong language, frames", "difference", 0.01, "better", "worse"
 
 MEASURES = (TIME, MIXED, LANGUAGE, ENCODED)
 _RATES = {MIXED: "mixed_error_rate", LANGUAGE: "language_error_rate", FRAMES: "language_error_rate_frames"}
+
+
+WARM_UP_S = 3.0  # untimed audio for each variant before a comparison
+
+Run: TypeAlias = Callable[[Recording], Row]  # one recording, to rates, statistics, duration and compute_s
+
+
+def encoded_s(statistics: Json) -> float | None:
+    """Seconds of audio in the windows that a transcriber encoded; None if the statistics lack them."""
+    parts = [statistics.get(name, {}).get("encoded_s") for name in ("lid", "sessions")]
+    return None if None in parts else math.fsum(parts)
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,6 +109,16 @@ class Pairs:
         if value is None or not math.isfinite(value) or (measure.kind == "ratio" and value <= 0):
             return
         self._values.setdefault(measure.name, {}).setdefault(unit, {})[variant] = value
+
+    def add_row(self, row: Row, unit: Hashable, variant: str, measures: Iterable[Measure]) -> None:
+        """Add the values of these measures that a row of a sweep has."""
+        for measure in measures:
+            if rate := _RATES.get(measure):
+                value = row["rates"].get(rate)
+            else:
+                spent = row["compute_s"] if measure is TIME else encoded_s(row["statistics"])
+                value = None if spent is None else spent / row["duration"]
+            self.add(measure, unit, variant, value)
 
     def test(
         self, rng: np.random.Generator, *, measures: Sequence[Measure] = MEASURES, configuration: str = ""
@@ -146,38 +170,42 @@ def compare_configurations(
     rounds: int = 1,
     say: Say = lambda line: None,
 ) -> Outcome:
-    """Run both configurations on every recording, with one model; see `compare_systems`."""
+    """Run both configurations on every recording, with one model; see `compare_runs`."""
     weights = load_weights(model)
     languages = sorted({language for recording in recordings for language in recording.languages}) or None
-    systems = {
-        name: reused(partial(SessionRestartTranscriber, weights, languages=languages, config=config))
-        for name, config in (("A", a), ("B", b))
-    }
-    return compare_systems(systems, recordings, rounds=rounds, say=say)
+    made = (SessionRestartTranscriber(weights, languages=languages, config=config) for config in (a, b))
+    runs = {name: partial(_run, transcriber) for name, transcriber in zip("AB", made, strict=True)}
+    return compare_runs(runs, recordings, rounds=rounds, say=say)
 
 
-def compare_systems(
-    systems: Mapping[str, System], recordings: Sequence[Recording], *, rounds: int = 1, say: Say = lambda line: None
+def _run(transcriber: SessionRestartTranscriber, recording: Recording) -> Row:
+    transcriber.reset()
+    trace = capture(transcriber, recording.audio(), recording=recording.id, reference=recording.reference)
+    rates, statistics = score_trace(trace).rates(), trace.statistics
+    return {"rates": rates, "statistics": statistics, "duration": trace.duration, "compute_s": trace.compute_s}
+
+
+def compare_runs(
+    runs: Mapping[str, Run], recordings: Sequence[Recording], *, rounds: int = 1, say: Say = lambda line: None
 ) -> Outcome:
-    """Run the systems ``A`` and ``B`` on every recording, ``rounds`` times in turns, and test `MEASURES`.
+    """Run the variants ``A`` and ``B`` on every recording, ``rounds`` times in turns, and test `MEASURES`.
 
     Times are paired by recording and round, rates by recording: further rounds do not change them. Raises
     ConfigurationError without recordings or rounds.
     """
     if not (n := len(recordings)) or rounds < 1:
         raise ConfigurationError(f"a comparison needs recordings and at least one round, got {n}, {rounds}")
-    warm_up(recordings[0], systems)
+    for run in runs.values():  # the first call of a library initialises state that later calls reuse
+        run(replace(recordings[0], duration=min(WARM_UP_S, recordings[0].duration), segments=()))
     pairs = Pairs()
-    for number in range(rounds):
-        order = dict(list(systems.items())[:: 1 if number % 2 == 0 else -1])
-        for result in interleaved(recordings, order, say=say):
-            variant, recording = result.name, result.recording
-            pairs.add(TIME, (recording, number), variant, result.compute_s / result.duration)
-            if number == 0:
-                rates = result.score().rates()
-                for measure in (MIXED, LANGUAGE):
-                    pairs.add(measure, recording, variant, rates[_RATES[measure]])
-                pairs.add(ENCODED, recording, variant, result.output.work.encoded_s / result.duration)
+    schedule = islice(cycle([*recordings, *reversed(recordings)]), n * rounds)  # A starts one round, B the next
+    for number, (recording, order) in enumerate(zip(schedule, rotations(runs), strict=False)):
+        for name in order:
+            row = runs[name](recording)
+            pairs.add_row(row, (recording.id, number), name, [TIME])
+            if number < n:
+                pairs.add_row(row, recording.id, name, [MIXED, LANGUAGE, ENCODED])
+            say(f"run {number + 1} of {n * rounds}, {recording.id}, {name}: {row['compute_s']:.1f} s")
     return pairs.test(np.random.default_rng(0)).corrected()
 
 
@@ -250,18 +278,12 @@ def _options(row: Row) -> dict[str, str]:
 
 def _tested(configuration: str, pairing: Pairing, timed: bool, rng: np.random.Generator) -> Outcome:
     """The tests of one configuration. Rows of language-ID alone have no text; their frames are compared."""
-    pairs, decoded = Pairs(), []
+    decoded = [row["rates"].get(_RATES[MIXED]) is not None for rows in pairing.values() for row in rows.values()]
+    rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
+    pairs, measures = Pairs(), (*([TIME] if timed else []), *rates, ENCODED)
     for unit, rows in pairing.items():
         for variant, row in rows.items():
-            decoded.append(row["rates"].get(_RATES[MIXED]) is not None)
-            for measure, name in _RATES.items():
-                pairs.add(measure, unit, variant, row["rates"].get(name))
-            with suppress(KeyError):  # statistics may lack the encoder's work
-                pairs.add(ENCODED, unit, variant, encoder_work(row["statistics"]).encoded_s / row["duration"])
-            if timed and row["compute_s"] is not None:
-                pairs.add(TIME, unit, variant, row["compute_s"] / row["duration"])
-    rates = (*([MIXED, LANGUAGE] if any(decoded) else []), *([] if all(decoded) else [FRAMES]))
-    measures = (*([TIME] if timed else []), *rates, ENCODED)
+            pairs.add_row(row, unit, variant, measures)
     return pairs.test(rng, measures=measures, configuration=configuration)
 
 

@@ -84,16 +84,9 @@ def traced_bytes(build: Subject) -> tuple[int, int]:
 
 def bytes_per_append() -> float:
     """Bytes that an append in steady state leaves allocated, by tracemalloc."""
-    ring = RingBuffer(HELD_S * SAMPLE_RATE)
-    append = repeated("ring.append(speech)", {"ring": ring, "speech": SPEECH})
-    held = np.zeros(2, np.int64)  # preallocated: the readings themselves must not allocate
-    tracemalloc.start()
+    append = repeated("ring.append(speech)", {"ring": RingBuffer(HELD_S * SAMPLE_RATE), "speech": SPEECH})
     append()
-    held[0] = tracemalloc.get_traced_memory()[0]
-    append()
-    held[1] = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    return float(held[1] - held[0]) / CALLS
+    return traced_bytes(lambda: append() and None)[0] / CALLS
 
 
 def buffer_figures() -> list[Figure]:
@@ -150,11 +143,17 @@ def cache_figures(weights: Weights) -> list[Figure]:
         padded = encoder.encode(window, margin=samples(28)).features
     figures = []
     for key in KEYS:
-        lookup_ms, hash_ms = _lookups(EncoderCache(key=key), short, window)
+        cache = EncoderCache(key=key)
+        hashed = partial(cache.precompute_hash, window, ("stream", 0, len(window)))
+        cache.put(short, audio_hash=hashed())
+        names = {"cache": cache, "hashed": hashed}
+        statements = {"hash": "hashed()", "look-up": "cache.get(audio_hash=hashed())"}
+        subjects = {name: repeated(code, names, calls=1) for name, code in statements.items()}
+        times = time_in_turns(subjects, CALLS, time.perf_counter_ns)
         for q in (50, 95):
-            value = float(np.percentile(lookup_ms, q))
+            value = float(np.percentile(times["look-up"], q))
             figures.append(Figure(f"{key}: look-up of 2 s, hash included, p{q}", value, "ms", n=CALLS))
-        figures.append(Figure(f"{key}: share of hashing", sum(hash_ms) / sum(lookup_ms), "", n=CALLS))
+        figures.append(Figure(f"{key}: share of hashing", sum(times["hash"]) / sum(times["look-up"]), "", n=CALLS))
     for name, output in (("2 s", short), ("2 s padded to 30 s", padded)):
         cache = EncoderCache(max_size=50)
         for index in range(50):
@@ -162,18 +161,3 @@ def cache_figures(weights: Weights) -> list[Figure]:
         figures.append(Figure(f"50 outputs of {name}", cache.get_statistics()["bytes"], "bytes", n=50))
     figures.append(Figure("padded / short", figures[-1].value / figures[-2].value, "x"))
     return figures
-
-
-def _lookups(cache: EncoderCache, output: object, window: FloatArray) -> tuple[list[float], list[float]]:
-    """Milliseconds of hits, hash included, and of their hashes."""
-    span = ("stream", 0, len(window))
-    cache.put(output, audio_hash=cache.precompute_hash(window, span))  # type: ignore[arg-type]
-    lookup_ms, hash_ms = [], []
-    for _ in range(CALLS):
-        began = time.perf_counter_ns()
-        asked = cache.precompute_hash(window, span)
-        hashed = time.perf_counter_ns()
-        assert cache.get(audio_hash=asked) is not None
-        lookup_ms.append((time.perf_counter_ns() - began) / 1e6)
-        hash_ms.append((hashed - began) / 1e6)
-    return lookup_ms, hash_ms

@@ -65,7 +65,7 @@ def ctranslate2_engine(
             model = ctranslate2.models.Whisper(weights.name, device, files=_files(weights), **kind)
             network = _Network(model, ctranslate2.StorageView)
             made[used, threads] = (
-                CTranslate2Encoder(weights, network, used),
+                CTranslate2Encoder(weights, used, network),
                 CTranslate2Decoder(weights, network, used),
             )
         return made[used, threads]
@@ -91,10 +91,6 @@ class CTranslate2Encoder(ShortWindowEncoder):
     """CTranslate2's encoder on windows without padding to 30 s."""
 
     pools = False
-
-    def __init__(self, weights: Weights, network: _Network, precision: Precision) -> None:
-        super().__init__(weights, precision, network)
-        self.compiled = False
 
     def encode_batch(self, windows: Sequence[FloatArray], margin: int, pool_after: int | None = None) -> list[Encoded]:
         return super().encode_batch(windows, margin)

@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisperlab.model.linear import Linear, Precision, activations, packed_linear, padded_rows
+from whisperlab.model.linear import Precision, activations, packed_linear, padded_rows
 from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
@@ -36,9 +37,9 @@ PLAIN_ATTENTION = 600
 FEW_ROWS = 160
 MANY_ROWS = 64
 
-# Log-mel of shape (windows, mels, 2 positions) and ``pool_after`` of `ShortWindowEncoder.encode`, to features of shape
-# (windows, positions, state).
-Network = Callable[[torch.Tensor, int | None], torch.Tensor]
+Forward = Callable[[torch.Tensor, int | None], torch.Tensor]  # arguments and result of `Network`
+
+WINDOW_ROWS = 1536  # of a window of 30 s
 
 _FILTERS = Path(__file__).parent / "data" / "mel_filters.npz"
 _FFT = 400  # samples of a frame, 25 ms
@@ -95,101 +96,127 @@ class Block:
 
     __slots__ = ("_contract", "_expand", "_mlp_norm", "attention_norm", "mix", "n_head", "query_key_value")
 
-    def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision) -> None:
-        kind = activations(precision)
+    def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision, fast: bool = True) -> None:
+        kind, linear = activations(precision), partial(packed_linear, precision=precision, fast=fast)
         self.n_head = n_head
         self.attention_norm = Norm(weights, f"{name}.attn_ln", kind)
-        self.query_key_value = packed_linear(*fused_attention(weights, f"{name}.attn", n_head), precision)
-        self.mix = packed_linear(*weights.layer(f"{name}.attn.out"), precision)
+        self.query_key_value = linear(*fused_attention(weights, f"{name}.attn", n_head))
+        self.mix = linear(*weights.layer(f"{name}.attn.out"))
         self._mlp_norm = Norm(weights, f"{name}.mlp_ln", kind)
-        self._expand = packed_linear(*weights.layer(f"{name}.mlp.0"), precision)
-        self._contract = packed_linear(*weights.layer(f"{name}.mlp.2"), precision)
+        self._expand = linear(*weights.layer(f"{name}.mlp.0"))
+        self._contract = linear(*weights.layer(f"{name}.mlp.2"))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         """The two fully connected layers, added to their input."""
         return self._contract.added(self._expand.gelu(self._mlp_norm(x)), x)
 
 
-class _EncoderBlock(Block):
-    __slots__ = ()
-
-    def __call__(self, x: torch.Tensor, n: int) -> torch.Tensor:
-        """Shape (windows, positions, state) to the same; no position looks beyond the first ``n``."""
-        seen = self._attention(self.query_key_value(self.attention_norm(x)), n)
-        return self.mlp(self.mix.added(seen, x))
-
-    @line_profiled
-    def _attention(self, fused: torch.Tensor, n: int) -> torch.Tensor:
-        """From shape (windows, positions, 3 states) to one state."""
-        n_windows, n_rows, _ = fused.shape
-        on_cpu = fused.device.type == "cpu"
-        if on_cpu and n_rows > FEW_ROWS:
-            fused = F.pad(fused, (0, 0, 0, -n_rows % MANY_ROWS))
-        shape = n_windows, fused.shape[1], 3, self.n_head, -1
-        query, key, value = fused.view(*shape).permute(2, 0, 3, 1, 4)
-        if not on_cpu:
-            seen = F.scaled_dot_product_attention(query, key[:, :, :n], value[:, :, :n], scale=1.0)
-        elif n <= PLAIN_ATTENTION:
-            scores = query @ key.transpose(-1, -2)
-            scores[..., n:] = -torch.inf
-            seen = scores.softmax(-1) @ value
-        else:
-            unseen = fused.new_zeros(1, fused.shape[1])
-            unseen[:, n:] = -torch.inf
-            seen = F.scaled_dot_product_attention(query, key, value, unseen, scale=1.0)
-        return seen[:, :, :n_rows].transpose(1, 2).flatten(2)
+@line_profiled
+def eager_attention(fused: torch.Tensor, n_head: int, n: int) -> torch.Tensor:
+    """From shape (windows, rows, 3 states) to one state; no row looks beyond the first ``n``."""
+    n_rows, on_cpu = fused.shape[1], fused.device.type == "cpu"
+    if on_cpu and n_rows > FEW_ROWS:
+        fused = F.pad(fused, (0, 0, 0, -n_rows % MANY_ROWS))
+    query, key, value = fused.view(*fused.shape[:2], 3, n_head, -1).permute(2, 0, 3, 1, 4)
+    if not on_cpu:
+        seen = F.scaled_dot_product_attention(query, key[:, :, :n], value[:, :, :n], scale=1.0)
+    elif n <= PLAIN_ATTENTION:
+        scores = query @ key.transpose(-1, -2)
+        scores[..., n:] = -torch.inf
+        seen = scores.softmax(-1) @ value
+    else:
+        unseen = fused.new_zeros(1, fused.shape[1])
+        unseen[:, n:] = -torch.inf
+        seen = F.scaled_dot_product_attention(query, key, value, unseen, scale=1.0)
+    return seen[:, :, :n_rows].transpose(1, 2).flatten(2)
 
 
-def _convolved(x: torch.Tensor, linear: Linear, stride: int) -> torch.Tensor:
-    """A convolution, then GELU: one linear layer on a view that repeats the frames, (windows, frames, inputs)."""
+def _neighbours(x: torch.Tensor, stride: int, as_view: bool) -> torch.Tensor:
+    """Each frame with the two beside it, (windows, frames, 3 inputs), for which a convolution is a linear layer."""
     n_windows, n_frames, n_inputs = x.shape
+    padded = F.pad(x, (0, 0, 1, 1))
+    if not as_view:
+        return torch.cat([padded[:, k : k + n_frames : stride] for k in range(3)], -1)
     shape = n_windows, n_frames // stride, 3 * n_inputs
-    return linear.gelu(F.pad(x, (0, 0, 1, 1)).as_strided(shape, ((n_frames + 2) * n_inputs, stride * n_inputs, 1)))
+    return padded.as_strided(shape, ((n_frames + 2) * n_inputs, stride * n_inputs, 1))
 
 
-class EagerNetwork:
-    """The network without compilation. With precision int8 its convolutions stay in float32."""
+class Network:
+    """The encoder's network for windows of any length: `head` and `tail`, between which positions may be pooled.
 
-    __slots__ = ("_blocks", "_convolutions", "_kind", "_norm", "_places")
+    Windows are padded to a number of rows (`rows`); ``seen`` tells the attention which of them are positions. With
+    precision int8 the convolutions stay in float32. ``fast`` is that of `packed_linear`.
+    """
 
-    def __init__(self, weights: Weights, precision: Precision) -> None:
-        self._kind = activations(precision)
+    def __init__(
+        self,
+        weights: Weights,
+        precision: Precision,
+        attention: Callable[..., torch.Tensor] = eager_attention,
+        fast: bool = True,
+    ) -> None:
+        self.kind, self._attention, self._fast = activations(precision), attention, fast
         exact: Precision = "fp32" if precision == "int8" else precision
-        self._convolutions = [packed_linear(*convolution(weights, f"encoder.conv{n}"), exact) for n in (1, 2)]
-        self._places = weights.tensor("encoder.positional_embedding").to(self._kind)
-        n_blocks, n_head = weights.dims["n_audio_layer"], weights.dims["n_audio_head"]
-        self._blocks = [_EncoderBlock(weights, f"encoder.blocks.{n}", n_head, precision) for n in range(n_blocks)]
-        self._norm = Norm(weights, "encoder.ln_post", self._kind)
+        self._convolutions = [packed_linear(*convolution(weights, f"encoder.conv{n}"), exact, fast) for n in (1, 2)]
+        places = weights.tensor("encoder.positional_embedding").to(self.kind)
+        self._places = F.pad(places, (0, 0, 0, WINDOW_ROWS - len(places)))
+        n_head, names = weights.dims["n_audio_head"], range(weights.dims["n_audio_layer"])
+        self._blocks = [Block(weights, f"encoder.blocks.{name}", n_head, precision, fast) for name in names]
+        self._norm = Norm(weights, "encoder.ln_post", self.kind)
 
     @line_profiled
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
-        """`whisper.model.AudioEncoder.forward` on padded rows (`padded_rows`); attention ignores the padding."""
-        n = mel.shape[-1] // 2
-        x = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (padded_rows(n) - n))).to(self._kind)
+        """`whisper.model.AudioEncoder.forward`, from (windows, mels, 2 positions) to (windows, positions, state)."""
+        n, split = mel.shape[-1] // 2, pool_after or 0
+        frames = F.pad(mel.transpose(1, 2), (0, 0, 0, 2 * (self.rows(n) - n))).to(self.kind).contiguous()
+        x = self.head(frames, self.seen(n), split)
+        if pool_after is not None:
+            pooled = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
+            n = pooled.shape[1]
+            x = F.pad(pooled, (0, 0, 0, self.rows(n) - n)).contiguous()
+        return self.tail(x, self.seen(n), split)[:, :n]
+
+    def rows(self, n: int) -> int:
+        """The number of rows of ``n`` positions."""
+        return padded_rows(n)
+
+    def seen(self, n: int) -> Any:
+        """What the attention needs to know of ``n`` positions."""
+        return n
+
+    def head(self, x: torch.Tensor, seen: Any, split: int) -> torch.Tensor:
+        """Convolutions, positions, ``split`` blocks: shape (windows, 2 rows, mels) to (windows, rows, state)."""
         for stride, linear in enumerate(self._convolutions, 1):
-            x = _convolved(x, linear, stride)
-        x[:, :n] += self._places[:n]
-        for n_done, block in enumerate(self._blocks):
-            if n_done == pool_after:
-                pooled = F.avg_pool1d(x[:, :n].transpose(1, 2), 2, ceil_mode=True).transpose(1, 2)
-                n = pooled.shape[1]
-                x = F.pad(pooled, (0, 0, 0, padded_rows(n) - n)).contiguous()
-            x = block(x, n)
-        return self._norm(x[:, :n])
+            x = linear.gelu(_neighbours(x, stride, as_view=self._fast))
+        if isinstance(seen, int):
+            x[:, :seen] += self._places[:seen]
+        else:  # a mask
+            x = x + self._places[: x.shape[1]]
+        return self._through(self._blocks[:split], x, seen)
+
+    def tail(self, x: torch.Tensor, seen: Any, split: int) -> torch.Tensor:
+        """The other blocks and the last layer norm."""
+        return self._norm(self._through(self._blocks[split:], x, seen))
+
+    def _through(self, blocks: Sequence[Block], x: torch.Tensor, seen: Any) -> torch.Tensor:
+        for block in blocks:
+            mixed = self._attention(block.query_key_value(block.attention_norm(x)), block.n_head, seen)
+            x = block.mlp(block.mix.added(mixed, x))
+        return x
 
 
 class ShortWindowEncoder:
     """The encoder half of Whisper. It counts its work: ``calls`` and ``encoded_samples`` (margins included).
 
-    ``forward`` is the network: an `EagerNetwork`, or the compiled network given.
+    ``forward`` is the network, perhaps a compiled one.
     """
 
     pools = True  # whether ``pool_after`` has an effect
 
-    def __init__(self, weights: Weights, precision: Precision = "fp32", network: Network | None = None) -> None:
+    def __init__(self, weights: Weights, precision: Precision = "fp32", network: Forward | None = None) -> None:
         self.device, self.precision = weights.device, precision
-        self.compiled = network is not None
-        self.forward: Network = network or EagerNetwork(weights, precision)
+        self.forward: Forward = network or Network(weights, precision)
+        self.compiled = getattr(self.forward, "compiled", False)
         self._n_mels, self._n_blocks = weights.dims["n_mels"], weights.dims["n_audio_layer"]
         self.reset_counts()
 

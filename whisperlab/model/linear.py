@@ -93,14 +93,17 @@ def activations(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision) -> Linear:
-    """The layer of a weight of shape (outputs, inputs). It keeps a copy in that precision and no other."""
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision, fast: bool = True) -> Linear:
+    """The layer of a weight of shape (outputs, inputs). It keeps a copy in that precision and no other.
+
+    With ``fast`` False it is plain torch, which can be compiled.
+    """
     if bias is None:
         bias = torch.zeros(len(weight), device=weight.device)
     weight, bias, kind = weight.detach().float().contiguous(), bias.detach().float(), activations(precision)
-    fast = Int8Linear if precision == "int8" else OneDnnLinear
-    works = weight.device.type == "cpu" and operator_works(precision)
-    return (fast if works else Linear)(weight.to(kind), bias.to(kind))
+    packed = Int8Linear if precision == "int8" else OneDnnLinear
+    works = fast and weight.device.type == "cpu" and operator_works(precision)
+    return (packed if works else Linear)(weight.to(kind), bias.to(kind))
 
 
 class Linear:

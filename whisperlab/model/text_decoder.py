@@ -83,31 +83,34 @@ class _DecoderBlock(Block):
 
     __slots__ = ("cross_mix", "cross_norm", "cross_query")
 
-    def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision) -> None:
-        super().__init__(weights, name, n_head, precision)
+    def __init__(self, weights: Weights, name: str, n_head: int, precision: Precision, fast: bool) -> None:
+        super().__init__(weights, name, n_head, precision, fast)
         self.cross_norm = Norm(weights, f"{name}.cross_attn_ln", activations(precision))
         weight, bias = fused_attention(weights, f"{name}.cross_attn", n_head)
-        self.cross_query = packed_linear(weight.chunk(3)[0], bias.chunk(3)[0], precision)
-        self.cross_mix = packed_linear(*weights.layer(f"{name}.cross_attn.out"), precision)
+        self.cross_query = packed_linear(weight.chunk(3)[0], bias.chunk(3)[0], precision, fast)
+        self.cross_mix = packed_linear(*weights.layer(f"{name}.cross_attn.out"), precision, fast)
 
 
 class TextDecoder:
-    """The decoder half of Whisper; ``precision`` is that of its blocks. The vocabulary keeps its stored precision."""
+    """The decoder half of Whisper; ``precision`` is that of its blocks. The vocabulary keeps its stored precision.
 
-    def __init__(self, weights: Weights, precision: Precision = "fp32") -> None:
+    ``fast`` is that of `packed_linear`; without it all logits are exact.
+    """
+
+    def __init__(self, weights: Weights, precision: Precision = "fp32", fast: bool = True) -> None:
         self.device, self.precision = weights.device, precision
         self._kind, self._n_head = activations(precision), weights.dims["n_text_head"]
         names = [f"decoder.blocks.{n}" for n in range(weights.dims["n_text_layer"])]
-        self._blocks = [_DecoderBlock(weights, name, self._n_head, precision) for name in names]
+        self._blocks = [_DecoderBlock(weights, name, self._n_head, precision, fast) for name in names]
         # keys and values of the cross-attention of every layer as one linear layer: per layer keys, then values
         fused = [fused_attention(weights, f"{name}.cross_attn", self._n_head) for name in names]
         weight, bias = (torch.cat([part[len(part) // 3 :] for part in parts]) for parts in zip(*fused, strict=True))
-        self._cross = packed_linear(weight, bias, precision)
+        self._cross = packed_linear(weight, bias, precision, fast)
         del fused, weight, bias  # a gigabyte of a large model
         self._norm = Norm(weights, "decoder.ln")
         self._places = weights.tensor("decoder.positional_embedding")
         self._vocabulary = weights.tensor("decoder.token_embedding.weight", as_stored=True)
-        rounds = self.device.type == "cpu" and operator_works("int8 rows")
+        rounds = fast and self.device.type == "cpu" and operator_works("int8 rows")
         self._rounded = Int8Rows(self._vocabulary) if rounds else None
         self.max_tokens, self.n_vocabulary = weights.dims["n_text_ctx"], weights.dims["n_vocab"]
         self._alignment_heads = [heads.nonzero()[:, 0].to(self.device) for heads in weights.alignment_heads]
