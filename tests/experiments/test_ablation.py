@@ -22,7 +22,7 @@ from whisperlab.experiments.ablation import (
 )
 from whisperlab.experiments.ablation.variants import VARIANTS, ConcatenatedBuffer, Variant
 from whisperlab.report.figure import to_svg
-from whisperlab.util.errors import ConfigurationError, SweepError
+from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.timeline import samples
 
 if TYPE_CHECKING:
@@ -153,9 +153,7 @@ def test_a_variant_is_scored_on_whole_recordings_and_all_its_cache_hits_are_chec
 ) -> None:
     from whisperlab.data import load
 
-    (whole,) = load(str(excerpt), "test")
-    first = whole.segments[0]
-    recordings = [replace(whole, duration=first.end + 0.5, segments=(first,), text=first.text)]
+    recordings = load(str(excerpt), "test")
     told: list[str] = []
     row = ablation.score(VARIANTS["without gating"], recordings, models, np.random.default_rng(0), told.append)
     assert (row["variant"], row["recordings"], told) == (
@@ -179,7 +177,7 @@ def test_a_recording_that_fails_ends_the_ablation_with_its_error(models: ablatio
 
     (whole,) = load(str(excerpt), "test")
     lost = [replace(whole, offset=whole.duration + 1e6)]
-    with pytest.raises(SweepError, match=f"default: {whole.id}: "):
+    with pytest.raises(AudioFormatError, match="nothing to read from"):
         ablation.score(VARIANTS["default"], lost, models, np.random.default_rng(0), print)
 
 
