@@ -172,7 +172,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED_AS = {"openai-whisper": {"whisper"}, "jinja2": {"jinja2", "markupsafe"}}
 IMPORTED_AS |= {"nbconvert": {"nbconvert", "nbformat", "nbclient", "traitlets"}}
 IMPORTED_AS |= {"opencc-python-reimplemented": {"opencc"}, "vl-convert-python": {"vl_convert"}}
-IMPORTED_AS |= {"torch": {"torch", "typing_extensions"}}
 IMPORTED_AS |= {"ipykernel": {"ipykernel", "IPython", "jupyter_client"}}
 
 

@@ -38,12 +38,10 @@ LACKING = {
     "report trace.jsonl": f"{PAGES}; pip install 'whisperlab[report]'",
     "listen": "sounddevice (microphone); pip install 'whisperlab[microphone]'",
     "compare {} {} --corpus ok.jsonl": "scipy (significance tests); pip install 'whisperlab[sweep]'",
-    "compare {} {}": "scipy (significance tests), av (to build ivr-five); pip install 'whisperlab[data,sweep]'",
+    "compare {} {}": "scipy (significance tests); pip install 'whisperlab[sweep]'",
     "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",
     "sweep --corpus ok.jsonl --ray auto": "ray (--ray); pip install 'whisperlab[ray]'",
-    "sweep --corpus ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
-    "bench systems --corpus ok.jsonl": f"{SYSTEMS}, av (to build ivr-en, ivr-es); "
-    "pip install 'whisperlab[data,other-systems,reference]'",
+    "bench systems --corpus ok.jsonl": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
     "bench systems --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
     "bench systems --corpus ok.jsonl --no-controls --systems int8": "faster-whisper (one of the systems); "
     "pip install 'whisperlab[other-systems]'",
@@ -51,7 +49,6 @@ LACKING = {
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
     f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
     "profile call.wav": "jinja2 (tables); pip install 'whisperlab[report]'",
-    "data build ivr-en": "av (to build ivr-en); pip install 'whisperlab[data]'",
 }
 # Command lines that need the core alone, and a part of what they print.
 CORE = {

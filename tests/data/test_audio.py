@@ -83,9 +83,7 @@ def test_a_tenth_of_a_second_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "container,codec,rate", [("matroska", "aac", 48_000), ("g722", "g722", 16_000)], ids=["aac", "g722"]
 )
-def test_containers_libsndfile_does_not_know_are_read_through_ffmpeg(
-    tmp_path: Path, container: str, codec: str, rate: int
-) -> None:
+def test_compressed_sound_is_read(tmp_path: Path, container: str, codec: str, rate: int) -> None:
     path = tmp_path / f"tone.{container}"
     write_with_ffmpeg(path, container, codec, rate)
     audio = read_audio(path)
@@ -133,7 +131,7 @@ def write_a_wild_rate(path: Path) -> None:
         (write_nothing, "the file is empty"),
         (write_no_samples, "without a single sample"),
         (write_no_packets, "without a single sample"),
-        (write_text, "not audio that libsndfile or FFmpeg can read"),
+        (write_text, "not audio that FFmpeg can read"),
         (write_nan, "1 of 1600 are NaN or infinite"),
         (write_a_wild_rate, "sampling rate"),
     ],
@@ -169,7 +167,7 @@ def test_a_file_cut_short_is_read_with_a_warning(tmp_path: Path, caplog: pytest.
 
 def test_a_container_cut_short_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "tone.flac"
-    soundfile.write(path, tone(16_000, 5.0), 16_000)  # libsndfile loses sync in it, and FFmpeg reads what is whole
+    soundfile.write(path, tone(16_000, 5.0), 16_000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 1.0 < duration_s(read_audio(path)) < 4.0
     assert [str(path) in message and "cut short" in message for message in caplog.messages] == [True]
@@ -185,7 +183,7 @@ def test_a_size_that_a_pipe_could_not_know_is_no_damage(
 
 
 def test_a_declared_size_takes_no_memory(tmp_path: Path) -> None:
-    """libsndfile believes a FLAC header's 2^36 samples; an array of them was asked for."""
+    """A FLAC header that gives 2^36 samples."""
     path = tmp_path / "huge.flac"
     soundfile.write(path, tone(16_000, 0.5), 16_000)
     content = bytearray(path.read_bytes())
@@ -202,7 +200,7 @@ def test_a_declared_size_takes_no_memory(tmp_path: Path) -> None:
     assert peak < 2**25
 
 
-@pytest.mark.parametrize("channels", [9, 16, 1024])
+@pytest.mark.parametrize("channels", [9, 16, 512])
 def test_a_file_may_have_many_channels_and_few_samples(tmp_path: Path, channels: int) -> None:
     """Five frames of nine channels look like nine frames of five."""
     samples = np.full((5, channels), 100, np.int16)
@@ -220,8 +218,14 @@ def test_a_sample_that_resampling_leaves_nothing_of_is_no_audio(tmp_path: Path) 
 
 
 def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "silent.txt"  # FFmpeg's teletype demuxer shows text as pictures
-    write_text(path)
+    import av
+
+    path = tmp_path / "silent.mkv"
+    with av.open(str(path), "w", format="matroska") as out:
+        picture = out.add_stream("mpeg4", rate=5)
+        picture.width, picture.height, picture.pix_fmt = 64, 64, "yuv420p"
+        for packet in [*picture.encode(av.VideoFrame(64, 64, "yuv420p")), *picture.encode(None)]:
+            out.mux(packet)
     with pytest.raises(AudioFormatError, match="no audio in this file"):
         read_audio(path)
 
@@ -516,5 +520,5 @@ def test_a_recording_that_swells_is_given_up_at_once(
         write_with_ffmpeg(path, "matroska", "aac", SAMPLE_RATE, 3.0)
     assert len(read_audio(path)) >= SAMPLE_RATE
     monkeypatch.setattr("whisperlab.data.containers._MAX_VALUES", 2 * SAMPLE_RATE - 1)
-    with pytest.raises(AudioFormatError, match=rf"{name}: expected at most 31,999 values .* cut the recording"):
+    with pytest.raises(AudioFormatError, match=rf"{name}: more than 31,999 values .* cut it into parts"):
         read_audio(path)

@@ -260,11 +260,3 @@ def is_there(name: str) -> bool:
         return find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-def speech(*corpora: str) -> Needs:
-    """The libraries needed to build those of the corpora that are not built yet. Manifests need none."""
-    from whisperlab.data import is_built, list_corpora
-
-    missing = [name for name in dict.fromkeys(corpora) if name in list_corpora() and not is_built(name)]
-    return {"av": f"to build {', '.join(missing)}"} if missing else {}

@@ -47,16 +47,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _needs(args: argparse.Namespace) -> Needs:
-    if args.what == "pipeline":
-        return arguments.speech(args.corpus)
     if args.what != "systems":
         return {}
     from whisperlab.experiments.other_systems import select
 
     names = " ".join(select(args.systems))
     libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
-    systems = {library: "one of the systems" for name, library in libraries.items() if name in names}
-    return {**systems, **(arguments.speech(args.corpus) or arguments.speech(*_controls(args)))}
+    return {library: "one of the systems" for name, library in libraries.items() if name in names}
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -42,8 +42,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     sweeps = [Path(text).is_dir() for text in (args.a, args.b)]
-    speech_needs = {} if all(sweeps) else arguments.speech(args.corpus or str(RUNNING["corpus"]))
-    arguments.require({"scipy": "significance tests", **speech_needs})
+    arguments.require({"scipy": "significance tests"})
     from whisperlab.experiments.comparison import compare_configurations, compare_sweeps, read_configuration
 
     facts: dict[str, object] = {"a": args.a, "b": args.b}

@@ -11,7 +11,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import TABLES, Parser, require, speech
+from whisperlab.cli.arguments import TABLES, Parser
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import CorpusError
 from whisperlab.util.text_table import text_table
@@ -47,7 +47,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from whisperlab import data
 
     if args.action == "build":
-        require(speech(*args.corpora))  # PyAV: the prompts are in G.722
         options = {"packages_dir": args.packages, "accept_newer": args.accept_newer, "say": console.note}
         folders = {name: str(data.build(name, args.seed, **options)) for name in args.corpora}
         console.result(folders, *(f"{name}: {folder}" for name, folder in folders.items()))

@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the missing trials and print the Pareto front; raises SweepError when a trial failed."""
     cluster = {"ray": "--ray"} if args.ray and not args.dry_run else {}
-    arguments.require({"optuna": "search", **cluster, **arguments.speech(args.corpus)})
+    arguments.require({"optuna": "search", **cluster})
     from whisperlab.experiments import search, sweep
 
     space = search.Space.from_json(args.space)

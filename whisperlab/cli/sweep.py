@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Run the tasks without a result and print the rates of each configuration; 1 when a task failed."""
     from whisperlab.experiments import results_store, sweep
 
-    arguments.require({**({"ray": "--ray"} if args.ray and not args.dry_run else {}), **arguments.speech(args.corpus)})
+    arguments.require({"ray": "--ray"} if args.ray and not args.dry_run else {})
     grid(args, ()).configurations()  # raises for a value out of range
     if not args.dry_run:
         check_out(args)

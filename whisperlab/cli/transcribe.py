@@ -37,7 +37,7 @@ ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for t
 
 def add_arguments(parser: Parser) -> None:
     add = parser.option
-    text = "WAV, FLAC, OGG, MP3, with PyAV also M4A and WebM; a pipe, or - for standard input: WAV, OGG or MP3"
+    text = "WAV, FLAC, OGG, MP3, M4A, WebM and others; a pipe, or - for standard input: WAV, OGG or MP3"
     add("audio", text, nargs="+", metavar="AUDIO")
     add_model_arguments(parser)
     add("--rate", "AUDIO is raw 16-bit little-endian PCM of this rate", type=positive_int, metavar="HZ")
@@ -185,21 +185,16 @@ def build_transcriber(args: argparse.Namespace) -> SessionRestartTranscriber:
 
 def check_files(args: argparse.Namespace, console: Console) -> set[int]:
     """The numbers of the files that are not audio. Reports each before the work on the others starts."""
-    from soundfile import LibsndfileError, info
-
-    from whisperlab.data.audio_files import read_audio
+    from whisperlab.data.audio_files import header_s
 
     unreadable = set()
     for number, name in enumerate(args.audio):
         try:
             if not is_stream(name, args):
-                info(os.fsencode(name))  # reads only the header
-        except (LibsndfileError, OSError):
-            try:
-                read_audio(name)
-            except (AudioFormatError, OSError) as error:
-                unreadable.add(number)
-                console.error(error)
+                header_s(name)
+        except (AudioFormatError, OSError) as error:
+            unreadable.add(number)
+            console.error(error)
     return unreadable
 
 

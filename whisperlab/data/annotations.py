@@ -14,9 +14,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import soundfile
-
-from whisperlab.data.audio_files import read_audio
+from whisperlab.data.audio_files import header_s, read_audio
 from whisperlab.data.manifest import Recording, json_objects
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.languages import find_code
@@ -157,10 +155,7 @@ def _recognised(path: Path, format_name: str | None, out: Path) -> tuple[str, li
 
 def _recordings(file: Path, rows: Sequence[Row], problems: dict[str, list[str]]) -> Iterator[Recording]:
     """The recordings of one audio file. Raises AudioFormatError if it cannot be read."""
-    try:
-        length = float(soundfile.info(file).duration)
-    except soundfile.SoundFileError:
-        length = duration_s(read_audio(file))
+    length = header_s(file) or duration_s(read_audio(file))
     wholes, spans = [row for row in rows if row.whole], [row for row in rows if not row.whole]
     if {len(span.codes) for span in spans} in ({0}, {1}):
         wholes.append(Row(str(file), 0.0, None, "", (), split=spans[0].split, spans=tuple(spans)))

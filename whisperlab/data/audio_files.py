@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from whisperlab.data.containers import decode
+from whisperlab.data.containers import decode, decoder
 from whisperlab.util.audio_arrays import FloatArray, Part, check_values, joined_parts, mixing_weights, mono, pcm_16
 from whisperlab.util.errors import AudioFormatError, ConfigurationError
 from whisperlab.util.files import write_atomic
@@ -26,9 +26,8 @@ _SIDES = {"left": 1, "right": 2}
 def read_audio(path: str | os.PathLike[str], *, channel: str | int = "mix", track: int | None = None) -> FloatArray:
     """The samples of an audio file of any rate and channel count, placed by the file's timestamps.
 
-    libsndfile reads WAV, FLAC, OGG and MP3. FFmpeg reads other containers if PyAV is installed. Files joined end to
-    end are read to the end. Gaps in the timestamps become silence. A warning is logged for gaps, and for a file that
-    is cut short, damaged or has several tracks. Other files are never opened, even if this file refers to them.
+    FFmpeg decodes the file in a child process. Files joined end to end are read to the end. Gaps in the timestamps
+    become silence. A warning is logged for gaps, and for a file that is cut short, damaged or has several tracks.
 
     ``channel`` is ``mix``, ``left``, ``right``, a number from 1, or ``each``: then the shape is (channels, n). The mix
     is the mean. If the channels cancel each other (opposite phase), it is half the difference or the louder channel,
@@ -48,6 +47,11 @@ def read_audio(path: str | os.PathLike[str], *, channel: str | int = "mix", trac
     if not audio.size:  # a few samples at a high rate can become none at 16 kHz
         raise AudioFormatError(f"{path}: an audio file without a single sample")
     return audio
+
+
+def header_s(path: str | os.PathLike[str]) -> float:
+    """The length of an audio file by its header, in seconds; 0 if it gives none. Raises ``AudioFormatError``."""
+    return float(decoder.ask(_check_file(path), header_only=True)[1]["header_s"])
 
 
 def read_part(path: str | os.PathLike[str], start_s: float | None, length_s: float) -> FloatArray:

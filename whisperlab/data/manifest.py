@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-import soundfile
-
-from whisperlab.data.audio_files import read_audio, read_part
+from whisperlab.data.audio_files import header_s, read_audio, read_part
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
@@ -160,14 +158,11 @@ def _there(audio: Path, offset: float | None, duration: float, place: str) -> tu
     tolerance = min(0.5, max(0.1, 0.05 * duration))
     wanted = (offset or 0.0) + duration
     try:
-        there_s = float(soundfile.info(audio).duration)
-    except (soundfile.SoundFileError, TypeError):  # TypeError: the name ends in .raw
-        there_s = 0.0
-    if there_s < wanted - tolerance or (offset is None and there_s > wanted + tolerance):
-        try:
+        there_s = header_s(audio)
+        if there_s < wanted - tolerance or (offset is None and there_s > wanted + tolerance):
             there_s = duration_s(read_audio(audio))
-        except AudioFormatError:  # raised again when the recording is used
-            return duration, offset
+    except AudioFormatError:  # raised again when the recording is used
+        return duration, offset
     if offset and offset >= there_s:
         raise ManifestError(f"{place}: offset is {offset:g} s, but {audio.name} ends at {there_s:.2f} s")
     if offset == 0 and abs(there_s - duration) <= tolerance:

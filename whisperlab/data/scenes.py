@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from whisperlab.util.audio_arrays import FloatArray
-from whisperlab.util.errors import CorpusError, needs, translate
+from whisperlab.util.errors import CorpusError, translate
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 SPLITS = ("dev", "test")
@@ -124,8 +124,8 @@ def decode_g722(raw: bytes) -> FloatArray:
     """The samples of a headerless G.722 file (16 kHz), which may be empty; CorpusError if decoding fails."""
     if not raw:
         return np.zeros(0, dtype=np.float32)
-    with needs("the prompts are in G.722, which needs PyAV", "data"):
-        import av
+    import av
+
     damaged = translate(CorpusError, "a prompt cannot be decoded", av.FFmpegError, IndexError)
     with damaged, av.open(io.BytesIO(raw), mode="r", format="g722") as container:
         parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]

@@ -24,7 +24,7 @@ logger = logging.getLogger("whisperlab")
 FloatArray: TypeAlias = npt.NDArray[np.float32]  # (n_samples,), mono 16 kHz, nominally in [-1, 1)
 Samples: TypeAlias = npt.NDArray[Any]  # of any accepted type
 
-MAX_FILE_CHANNELS = 1024  # libsndfile's own limit
+MAX_FILE_CHANNELS = 1024  # more are refused: a damaged header, or an array of the wrong layout
 MAX_CHANNELS = 8  # 7.1 surround: an axis up to this length may be the channels
 _LONGER = 4  # if both axes are longer than MAX_CHANNELS, the time axis must be longer by this factor
 MIN_RATE, MAX_RATE = (1_000, 768_000)  # Hz; other rates come from damaged headers and would resample to gigabytes
