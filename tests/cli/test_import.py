@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,14 @@ def test_logs_of_systems_are_compared_and_exported(
         (tmp_path / f"{name}.jsonl").write_text(log(name, delay), encoding="utf-8")
     logs = [tmp_path / "quick.jsonl", tmp_path / "slow.jsonl"]
     assert run("score", *logs, "--reference", manifest) == 0
-    header, quick, slow, *_ = capsys.readouterr().out.splitlines()
-    assert "LongYAAL (s)" in header
+    _, quick, slow, *more = capsys.readouterr().out.splitlines()
+    assert any("LongYAAL (s)" in line for line in more)
     assert (quick.split()[1:4], slow.split()[1:4]) == (["quick", "call", "0.0"], ["slow", "call", "0.0"])
+    assert run("report", *logs, "--reference", manifest, "--out", tmp_path / "page.html") == 0
+    page = unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "system quick: words final after 0.2 s, 0 % of the words at switches wrong; system slow: " in page
+    assert 'id="recording-1"' in page  # with its timeline
+    capsys.readouterr()
     assert run("score", logs[0], "--reference", manifest, "--export", tmp_path / "out", "--json") == 0
     (document,) = documents(capsys.readouterr().out)
     assert document["total"]["time_to_final_p50"] == pytest.approx(0.2)

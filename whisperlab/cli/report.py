@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from whisperlab.cli.arguments import PAGES, Parser, refuse_audio, require
 from whisperlab.cli.console import Console
+from whisperlab.cli.score import read_references, streams
 from whisperlab.util.errors import SweepError, TraceError
 from whisperlab.util.validation import from_json, shown
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     add, out = parser.option, Path("reports")
-    add("sources", "a sweep's folder, trace files, or notebooks", nargs="+", type=Path, metavar="SOURCE")
+    add("sources", "a sweep's folder, traces or stream logs, or notebooks", nargs="+", type=Path, metavar="SOURCE")
+    add("--reference", "stream logs: manifest with the true segments", type=Path, metavar="MANIFEST")
     add("--out", "the page, or a folder for pages", type=Path, default=out, metavar="PAGE|DIR")
     add("--title", "the title of a page of a sweep or of traces")
     text = "notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text"
@@ -69,7 +71,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 notebook.run_notebook(first, page, dict(args.parameter))
             else:
                 command = shlex.join(["whisperlab", "report", *map(str, sources)])
-                _report(sources, args.title or (first.name if first in folders else "Traces"), command).render(page)
+                title = args.title or (first.name if first in folders else "Traces")
+                _report(sources, title, command, args.reference).render(page)
         pages.append(page)
     index = write_index(pages[0].parent)
     console.document({"pages": [str(page) for page in pages], "index": str(index)})
@@ -82,14 +85,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.show(str(index))
 
 
-def _report(sources: Sequence[Path], title: str, command: str | None = None) -> SweepReport:
-    from whisperlab.evaluation.trace import read_trace
+def _report(sources: Sequence[Path], title: str, command: str, manifest: Path | None) -> SweepReport:
     from whisperlab.experiments.results_store import STORE, open_store
     from whisperlab.report.sweep import from_store, from_traces
 
     folder = sources[0]
     if not folder.is_dir():
-        return from_traces(map(read_trace, sources), title=title, command=command)
+        references = read_references(manifest) if manifest else {}
+        traces = [trace for path in sources for trace in streams(path, references)]
+        return from_traces(traces, title=title, command=command)
     store = open_store(folder)
     if not len(store):
         raise SweepError(f"{folder}: no results in its {STORE}; give traces as files")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whisperlab.data import Recording
     from whisperlab.evaluation.scoring.summary import RateTree, Score
     from whisperlab.evaluation.scoring.text import TextRules
-    from whisperlab.evaluation.trace import Reference, Trace
+    from whisperlab.evaluation.trace import Trace
 
 # The rates of each table; --json has all of them.
 COLUMNS = TABLES["score_columns"].values()
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.export:
         from whisperlab.evaluation.stream_log import write_exports
 
-        pairs = [pair for path in files(args.paths) for pair in streams(path, references)]
-        write_exports(args.export, [(trace, reference) for trace, reference in pairs if reference])
+        every_trace = [trace for path in files(args.paths) for trace in streams(path, references)]
+        write_exports(args.export, [(trace, trace.reference) for trace in every_trace if trace.reference])
     options = varying([one.config for one in every])  # in which the configurations differ, as in reports
     for one in every:
         groups[config_name(one.config, options)].append(one)
@@ -144,18 +144,18 @@ def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: Te
                 what = "not the output of `whisperlab transcribe --json`"
                 raise TraceError(f"{path}, document {number}: {what}: {error}") from error
         if not documents:
-            for trace, reference in streams(path, references):
-                yield Scored(trace.recording, score_trace(trace, reference, **rules), flat(trace.config))
+            for trace in streams(path, references):
+                yield Scored(trace.recording, score_trace(trace, **rules), flat(trace.config))
 
 
-def streams(path: Path, references: Mapping[str, Recording]) -> Iterator[tuple[Trace, Reference | None]]:
+def streams(path: Path, references: Mapping[str, Recording]) -> Iterator[Trace]:
     """The traces or stream logs in a file, each with its reference."""
     from whisperlab.evaluation.stream_log import read_streams
-    from whisperlab.evaluation.trace import Reference
+    from whisperlab.evaluation.trace import Trace
 
     for trace in read_streams(path, {name: one.duration for name, one in references.items()}):
         known = references.get(trace.recording)
-        yield trace, Reference(known.text, known.segments) if known else trace.reference
+        yield Trace({**trace.header, "reference": known.reference}, trace.events) if known else trace
 
 
 def read_documents(path: Path) -> list[Json]:

@@ -100,9 +100,19 @@ def tradeoff(results: Sequence[Result], alt: str, caption: str = "") -> Figure:
     return points("tradeoff", rows, x, y, alt, caption)
 
 
-def points(name: str, rows: Sequence[Json], x: str, y: str, alt: str, caption: str, *, sized: bool = False) -> Figure:
+def points(
+    name: str,
+    rows: Sequence[Json],
+    x: str,
+    y: str,
+    alt: str,
+    caption: str,
+    *,
+    sized: bool = False,
+    title: str = "cache key",  # of the colours
+) -> Figure:
     """A point per configuration at ``x`` and ``y`` of its row, outlined with ``front``, ``sized`` by ``size``."""
-    view = template("points", rows=rows, x=x, y=y)
+    view = template("points", rows=rows, x=x, y=y, title=title)
     if not sized:
         view["mark"]["size"] = 130
         del view["encoding"]["size"], view["encoding"]["tooltip"][-1]

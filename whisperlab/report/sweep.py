@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from whisperlab.evaluation.scoring import response_p95, score_trace
+from whisperlab.evaluation.scoring import Score, response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
@@ -19,10 +19,11 @@ from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import page_text, render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
+from whisperlab.report.systems import SystemRow, system_rows, systems_figure, systems_table
 from whisperlab.report.tables import columns, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
-from whisperlab.util.options import nested
+from whisperlab.util.options import flat, nested
 from whisperlab.util.statistics import interval_note
 
 PAGE_LIMIT = 8_000_000  # bytes: a page that can be sent by mail
@@ -73,6 +74,7 @@ class SweepReport:
     shown: Result | None
     traces: tuple[Trace, ...]
     origin: Json
+    systems: tuple[SystemRow, ...] = ()  # of traces
 
     @property
     def about_intervals(self) -> str:
@@ -108,6 +110,8 @@ class SweepReport:
             "search": search_section(self.results),
             "speed": _speed(self.shown) if self.shown and self.shown.operations else None,
             "flat": [_flat(run) for run in self.runs],
+            "systems": systems_table(self.systems) if self.systems else None,
+            "systems_figure": systems_figure(self.systems),
         }
 
 
@@ -161,10 +165,15 @@ def from_store(
 def from_traces(
     traces: Iterable[Trace], *, title: str = "Traces", command: str | None = None, now: datetime | None = None
 ) -> SweepReport:
-    """The report of traces alone; each with a reference is scored here."""
+    """The report of traces, or of stream logs, alone; each with a reference is scored here."""
     kept = {str(number): trace for number, trace in enumerate(traces)}
-    store = in_memory(_row_of(key, trace) for key, trace in kept.items())
-    return from_store(store, title=title, command=command, now=now, load=lambda row: kept[row["key"]])
+    scores = {key: score_trace(trace) for key, trace in kept.items() if trace.reference}
+    store = in_memory(_row_of(key, trace, scores.get(key)) for key, trace in kept.items())
+    made = from_store(store, title=title, command=command, now=now, load=lambda row: kept[row["key"]])
+    grouped: dict[str, list[Score]] = {}
+    for key, score in scores.items():
+        grouped.setdefault(config_name(flat(kept[key].config), made.options), []).append(score)
+    return replace(made, systems=tuple(system_rows(grouped)))
 
 
 def _extent(store: ResultsStore) -> Extent:
@@ -191,12 +200,12 @@ def _extent(store: ResultsStore) -> Extent:
     )
 
 
-def _row_of(key: str, trace: Trace) -> Row:
+def _row_of(key: str, trace: Trace, score: Score | None) -> Row:
     return {
         "key": key,
         "schema": SCHEMA,
         "status": "ok",
-        "counts": score_trace(trace).to_dict() if trace.reference else {},
+        "counts": score.to_dict() if score else {},
         "config": trace.config,
         "recording": trace.recording,
         "statistics": trace.statistics,

@@ -85,7 +85,7 @@ def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
-_SHOWS: Mapping[str, Callable[[Any], str]] = {"percent": percent, "milliseconds": milliseconds, "mebibytes": mebibytes}
+SHOWS: Mapping[str, Callable[[Any], str]] = {"percent": percent, "milliseconds": milliseconds, "mebibytes": mebibytes}
 
 
 @cache
@@ -104,5 +104,5 @@ def frame(name: str, rows: Iterable[object]) -> pd.DataFrame:
 
 
 def _column(title: str, about: str, value: str, show: str = "{}", note: str = "") -> Column[Any]:
-    read, shown = expression(value), _SHOWS.get(show, show.format)
+    read, shown = expression(value), SHOWS.get(show, show.format)
     return Column(title, about, lambda row: read(row=row), shown, lambda row: page_text(note, row=row) if note else "")
