@@ -88,7 +88,7 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
 
 @dataclass(slots=True, frozen=True)
 class Point:
-    """One point of a curve: median milliseconds at ``x`` with a 95 % interval."""
+    """One point of a curve: median milliseconds, or another measure, at ``x`` with a 95 % interval."""
 
     curve: str
     line: str
@@ -118,7 +118,7 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
             lows = [0.0 if point.low is None else point.ms - point.low for point in mine]
             highs = [0.0 if point.high is None else point.high - point.ms for point in mine]
             x, y = [point.x for point in mine], [point.ms for point in mine]
-            marker, colour = _MARKERS[number], PALETTE[number]
+            marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
             axes.errorbar(x, y, [lows, highs], marker=marker, color=colour, markersize=5, label=line)
         label(axes, curve, unit, "y")
         if log:

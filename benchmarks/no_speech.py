@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from whisperlab import SessionRestartTranscriber
 from whisperlab.data.debian import Package, fetch, unpack, verified
-from whisperlab.data.scenes import decode_g722
+from whisperlab.data.scenes import decode_prompt
 from whisperlab.evaluation.trace import capture
 from whisperlab.model import weights
 from whisperlab.util.audio_arrays import FloatArray
@@ -38,7 +38,7 @@ def music() -> Iterator[tuple[str, FloatArray]]:
     fetch([MUSIC], packages, print)
     for name, raw in sorted(unpack(verified(MUSIC, packages, accept_newer=False)).items()):
         if name.endswith(".g722"):
-            yield Path(name).stem, decode_g722(raw)
+            yield Path(name).stem, decode_prompt("g722", raw)
 
 
 def made(length_s: float = MADE_S) -> Iterator[tuple[str, FloatArray]]:

@@ -27,7 +27,7 @@ from whisperlab import SessionRestartTranscriber, data
 from whisperlab.config import SessionOptions
 from whisperlab.data.corpora import VOICES
 from whisperlab.data.debian import unpack, verified
-from whisperlab.data.scenes import clean_text, decode_g722, parse_texts, trim
+from whisperlab.data.scenes import clean_text, decode_prompt, parse_texts, trim
 from whisperlab.evaluation.scoring import units
 from whisperlab.evaluation.trace import capture
 from whisperlab.model import weights as models
@@ -73,7 +73,7 @@ class Voice:
     def audio(self, key: str) -> FloatArray:
         """The recording of a word, cut to its speech."""
         raw = next(content for name, content in self._files.items() if name.endswith(f"/{key}.g722"))
-        cut, span = trim(decode_g722(raw))
+        cut, span = trim(decode_prompt("g722", raw))
         return cut[span.start : span.end]
 
     def text(self, key: str) -> str:

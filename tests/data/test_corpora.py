@@ -584,7 +584,7 @@ def test_prompts_that_do_not_fit_their_text_are_left_out(speech_s: float, n_char
 
 
 def test_empty_and_silent_recordings_are_left_out() -> None:
-    assert len(scenes.decode_g722(b"")) == 0
+    assert len(scenes.decode_prompt("g722", b"")) == 0
     for audio in (np.zeros(0, dtype=np.float32), np.zeros(48000, dtype=np.float32)):
         assert scenes.make_prompt("s", "en", "some words that are said", audio) is None
 
@@ -604,7 +604,7 @@ def g722(audio: np.ndarray[Any, Any]) -> bytes:
 def test_g722_comes_back_as_it_sounded() -> None:
     t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     tone = (0.5 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
-    decoded = scenes.decode_g722(g722(tone))
+    decoded = scenes.decode_prompt("g722", g722(tone))
     assert len(decoded) == len(tone)
     spectrum = np.abs(np.fft.rfft(decoded))
     assert int(np.argmax(spectrum)) == 440

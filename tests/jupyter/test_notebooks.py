@@ -70,6 +70,7 @@ def test_there_are_notebooks() -> None:
         "08_latency.ipynb",
         "09_other_systems.ipynb",
         "10_your_own_audio.ipynb",
+        "11_difficulty.ipynb",
     ]
 
 
@@ -300,6 +301,7 @@ SMALL = {
     "08_latency": {"LID_HOP_MS": 500},
     "09_other_systems": {"SYSTEMS": ["multilingual, no prompt", "auto"]},
     "10_your_own_audio": {"SECONDS": 3.0, "EVERY_S": 3.0},
+    "11_difficulty": {"BLOCKS_S": [1.0], "MIXING": [0.5], "SECONDS": 3.0, "SECOND_VOICES": {}},
 }
 
 COLOUR = "getComputedStyle(document.querySelector('main')).color"
@@ -312,8 +314,8 @@ ONE_WORD_OF_EACH_COLOUR = """() => {
     else seen.add(word.className);
 }"""
 
-# Those that hear no speech and have no parameter for it.
-DEAF = ("06_ring_buffer",)
+# Those that hear no speech, or make their own.
+DEAF = ("06_ring_buffer", "11_difficulty")
 
 # Those that measure a cost, whatever is heard.
 COSTS = ("02_cache_sweep", "05_before_after", "07_memory")

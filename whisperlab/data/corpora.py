@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from whisperlab.data import debian, scenes
 from whisperlab.data.audio_files import write_wav
 from whisperlab.data.debian import Package
 from whisperlab.data.manifest import Recording, Totals, read_manifest, write_manifest
-from whisperlab.data.scenes import SPLITS, Prompt
+from whisperlab.data.scenes import SPLITS, Prompt, Scene
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.model.weights import cache_dir
@@ -185,7 +185,6 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
     for voice in made.voices:
         say(f"{made.name}: reading {voice.language}")
         pool += _read_prompts(voice.lang, files[voice.audio.name], texts[voice.lang], sentence_of)
-    (folder / "audio").mkdir()
     recordings: list[Recording] = []
     for split in SPLITS:
         say(f"{made.name}: splicing {split}")
@@ -207,27 +206,34 @@ def _build(folder: Path, made: Recipe, seed: int, packages: Path, accept_newer: 
 
 def _read_texts(files: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     """The clean texts of all languages, by language and key."""
-    texts = {}
-    for lang, voice in VOICES.items():
-        name = f"usr/share/doc/{voice.texts.name}/core-sounds-{lang}.txt.gz"
-        content = debian.unpack(files[voice.texts.name])
-        if name not in content:
-            raise CorpusError(f"{voice.texts.name} has no {name}")
-        parsed = scenes.parse_texts(content[name])
-        texts[lang] = {key: words for key, text in parsed.items() if (words := scenes.clean_text(key, text))}
-    return texts
+    return {lang: clean_texts(voice, files[voice.texts.name]) for lang, voice in VOICES.items()}
+
+
+def clean_texts(voice: Voice, deb: Path) -> dict[str, str]:
+    """The clean texts of a voice's package by key."""
+    name = f"usr/share/doc/{voice.texts.name}/core-sounds-{voice.lang}.txt.gz"
+    content = debian.unpack(deb)
+    if name not in content:
+        raise CorpusError(f"{voice.texts.name} has no {name}")
+    parsed = scenes.parse_texts(content[name])
+    return {key: words for key, text in parsed.items() if (words := scenes.clean_text(key, text))}
+
+
+def encoded_prompts(deb: Path) -> dict[str, tuple[str, bytes]]:
+    """The format and content of each recording of a voice's package, by key."""
+    # usr/share/asterisk/sounds/VOICE/KEY.FORMAT
+    names = {name.split("/", 5)[-1].rpartition(".")[::2]: raw for name, raw in debian.unpack(deb).items()}
+    return {key: (kind, raw) for (key, kind), raw in names.items()}
 
 
 def _read_prompts(lang: str, deb: Path, texts: Mapping[str, str], sentence_of: Mapping[str, str]) -> list[Prompt]:
     """The usable prompts of one language, in the order of their keys; the first of each wording."""
-    content = debian.unpack(deb)
-    # usr/share/asterisk/sounds/VOICE/KEY.g722
-    recordings = {name.split("/", 5)[-1].removesuffix(".g722"): raw for name, raw in content.items()}
+    recordings = encoded_prompts(deb)
     prompts: dict[str, Prompt] = {}
     for key in sorted(texts.keys() & recordings.keys()):
-        audio = scenes.decode_g722(recordings[key])
+        audio = scenes.decode_prompt(*recordings[key])
         if prompt := scenes.make_prompt(sentence_of[key], lang, texts[key], audio):
-            prompts.setdefault(scenes.fold(prompt.text), prompt)
+            prompts.setdefault(scenes.fold(prompt.text), replace(prompt, speaker=VOICES[lang].speaker))
     return list(prompts.values())
 
 
@@ -240,24 +246,29 @@ def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Pr
     plan = scenes.plan_scenes(rng(f"{made.name}-{split}"), pool, made.languages, made.seconds[split])
     for index, scene in enumerate(plan):
         name = f"{made.name}-{split}-{index:02d}"
-        segments = tuple(
-            ReferenceSegment(seconds(each.start), seconds(each.end), lang, each.prompt.text, VOICES[lang].speaker)
-            for each, lang in ((each, each.prompt.lang) for each in scene.placed)
-        )
-        spoken = {segment.lang for segment in segments}
-        recording = Recording(
-            id=name,
-            audio_path=folder / "audio" / f"{name}.wav",
-            duration=seconds(len(scene)),
-            text=" ".join(segment.text for segment in segments),
-            lang=",".join(lang for lang in made.languages if lang in spoken),
-            segments=segments,
-            split=split,
-            corpus=made.name,
-            snr=scene.snr_db,
-        )
-        write_wav(recording.audio_path, scenes.render(scene, rng(name)))
-        yield recording
+        yield record(folder, name, scene, rng(name), split=split, corpus=made.name)
+
+
+def record(folder: Path, name: str, scene: Scene, rng: np.random.Generator, *, split: str, corpus: str) -> Recording:
+    """Write a scene to ``audio/NAME.wav`` in the folder; returns its line of the manifest."""
+    segments = tuple(
+        ReferenceSegment(seconds(at.start), seconds(at.end), said.lang, said.text, said.speaker)
+        for at, said in ((at, at.prompt) for at in scene.placed)
+    )
+    recording = Recording(
+        id=name,
+        audio_path=folder / "audio" / f"{name}.wav",
+        duration=seconds(len(scene)),
+        text=" ".join(segment.text for segment in segments).strip(),
+        lang=",".join(lang for lang in VOICES if lang in {segment.lang for segment in segments}),
+        segments=segments,
+        split=split,
+        corpus=corpus,
+        snr=scene.snr_db,
+    )
+    recording.audio_path.parent.mkdir(exist_ok=True)
+    write_wav(recording.audio_path, scenes.render(scene, rng))
+    return recording
 
 
 def _card(made: Recipe, seed: int, recordings: Sequence[Recording], packages: Sequence[Package]) -> str:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
+from urllib.parse import unquote
 
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.util.errors import CorpusError
@@ -79,7 +80,7 @@ def _apt_get(command: Sequence[str], folder: Path, lock: IO[str], options: Seque
 
 def version_of(deb: Path) -> str:
     """The version in the name of a package's file."""
-    return deb.name.split("_")[1]
+    return unquote(deb.name.split("_")[1])  # apt-get quotes the colon behind an epoch
 
 
 def verified(package: Package, folder: Path, accept_newer: bool) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from whisperlab.util.audio_arrays import FloatArray
+from whisperlab.util.audio_arrays import FloatArray, as_audio
 from whisperlab.util.errors import CorpusError, translate
 from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
@@ -56,6 +56,7 @@ class Prompt:
     text: str
     audio: FloatArray  # with at most 30 ms around its speech
     speech: Span
+    speaker: str = ""  # empty if unknown
 
 
 def parse_texts(raw: bytes) -> dict[str, str]:
@@ -120,18 +121,17 @@ def split_of(sentence: str) -> str:
     return SPLITS[hashlib.sha256(sentence.encode()).digest()[0] % 2]
 
 
-def decode_g722(raw: bytes) -> FloatArray:
-    """The samples of a headerless G.722 file (16 kHz), which may be empty; CorpusError if decoding fails."""
+def decode_prompt(kind: str, raw: bytes) -> FloatArray:
+    """The samples of a ``g722``, ``gsm`` or ``wav`` file, which may be empty; CorpusError if decoding fails."""
     if not raw:
         return np.zeros(0, dtype=np.float32)
     import av
 
     damaged = translate(CorpusError, "a prompt cannot be decoded", av.FFmpegError, IndexError)
-    with damaged, av.open(io.BytesIO(raw), mode="r", format="g722") as container:
+    with damaged, av.open(io.BytesIO(raw), mode="r", format=kind) as container:
         parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
         rate = container.streams.audio[0].rate
-    assert rate == SAMPLE_RATE, rate
-    return np.concatenate(parts).astype(np.float32) / np.float32(32768)
+    return as_audio(np.concatenate(parts), rate)
 
 
 def make_prompt(sentence: str, lang: str, text: str, audio: FloatArray) -> Prompt | None:
