@@ -30,6 +30,7 @@ from whisperlab.evaluation.scoring.code_switching import RATIOS
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
 from whisperlab.experiments import microbenchmarks
 from whisperlab.experiments.comparison import Outcome
+from whisperlab.experiments.regret import Regret, summarise
 from whisperlab.streaming import real_time
 from whisperlab.streaming.real_time import OverloadOptions
 from whisperlab.streaming.results import ProcessResult, SessionSegment, Switch
@@ -993,6 +994,34 @@ def test_long_commands_say_what_they_do_before_they_do_it(
         *("comparing A and B", "bench buffer", "loading the model base\n")
     ]
     assert "4 runs of 1 recordings, 12 s of audio in all" in said[0]
+
+
+def test_compare_prints_the_regret_of_both_configurations(
+    dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`regret.measure` is called for each, and only if it was asked for."""
+    asked: list[str | None] = []
+
+    def measured(recordings: Any, config: Any, **_: object) -> list[Any]:
+        asked.append(config.compute.precision)
+        return summarise(
+            [Regret(10, (1, 0, 0, 0, 2), (0, 0, 0, 1), (2, 2, 2, 3), (1, 0, -1, 0))], np.random.default_rng(0)
+        )
+
+    monkeypatch.setattr("whisperlab.experiments.comparison.compare_configurations", lambda *_, **__: Outcome(()))
+    monkeypatch.setattr("whisperlab.experiments.regret.measure", measured)
+    words = ["compare", "{}", '{"compute.precision": "fp32"}', "--corpus", dev]
+    assert run(*words) == 0
+    assert asked == []
+    assert run(*words, "--regret") == 0
+    assert asked == [None, "fp32"]
+    assert re.search(r"B +language +10.0% +0.0% +20.0% +10.0%", capsys.readouterr().out)
+    assert run(*words, "--regret", "--json") == 0
+    (told,) = documents(capsys.readouterr().out)
+    assert [(row["variant"], row["cause"]) for row in told["regret"]][5:7] == [("A", "all"), ("B", "language")]
+    with pytest.raises(SystemExit, match="2"):
+        run("compare", tmp_path, tmp_path, "--regret")
+    assert "--regret: sweeps are compared without running anything" in capsys.readouterr().err
 
 
 def test_failed_cells_are_counted_and_can_be_run_again(

@@ -71,6 +71,7 @@ def test_there_are_notebooks() -> None:
         "09_other_systems.ipynb",
         "10_your_own_audio.ipynb",
         "11_difficulty.ipynb",
+        "12_regret.ipynb",
     ]
 
 
@@ -302,6 +303,7 @@ SMALL = {
     "09_other_systems": {"SYSTEMS": ["multilingual, no prompt", "auto"]},
     "10_your_own_audio": {"SECONDS": 3.0, "EVERY_S": 3.0},
     "11_difficulty": {"BLOCKS_S": [1.0], "MIXING": [0.5], "SECONDS": 3.0, "SECOND_VOICES": {}},
+    "12_regret": {"SPLIT": "test"},
 }
 
 COLOUR = "getComputedStyle(document.querySelector('main')).color"
@@ -317,8 +319,8 @@ ONE_WORD_OF_EACH_COLOUR = """() => {
 # Those that hear no speech, or make their own.
 DEAF = ("06_ring_buffer", "11_difficulty")
 
-# Those that measure a cost, whatever is heard.
-COSTS = ("02_cache_sweep", "05_before_after", "07_memory")
+# Those that measure a cost, whatever is heard, or that hear all speech eight times.
+COSTS = ("02_cache_sweep", "05_before_after", "07_memory", "12_regret")
 EXECUTED = [
     *((path, path.stem in COSTS) for path in NOTEBOOKS),
     *(pytest.param(path, False, marks=pytest.mark.slow) for path in NOTEBOOKS if path.stem in COSTS),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Arguments that do not apply to sweeps, with their defaults.
 RUNNING = {"corpus": "ivr-five", "split": "dev", "limit": None, "rounds": 1, "model": "base", "threads": THREADS}
+RUNNING |= {"regret": False}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: Parser) -> None:
     add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
     text = "run each recording N times; only the comparison of times improves (default: 1)"
     add("--rounds", text, type=positive_int, metavar="N")
+    add("--regret", "also say which cause each wrong word has: 8 more runs each", action="store_true", default=None)
     add("--model", f"model name, checkpoint file or folder (default: {RUNNING['model']})")
     arguments.add_threads_argument(parser, default=None)
 
@@ -44,9 +46,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     sweeps = [Path(text).is_dir() for text in (args.a, args.b)]
     arguments.require({"scipy": "significance tests"})
     from whisperlab.experiments.comparison import compare_configurations, compare_sweeps, read_configuration
+    from whisperlab.experiments.regret import measure, readable
 
     facts: dict[str, object] = {"a": args.a, "b": args.b}
-    n_recordings = math.inf
+    n_recordings, regret = math.inf, list[dict[str, object]]()
     if all(sweeps):
         if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
             args.parser.error(f"{', '.join(given)}: sweeps are compared without running anything")
@@ -64,11 +67,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
         work = f"{n_runs} runs of {n_recordings} recordings, {audio_s:.0f} s of audio in all"
         with console.busy(f"comparing A and B: {work}; each result is printed when it is known"):
             outcome = compare_configurations(a, b, speech, model=args.model, rounds=args.rounds, say=console.note)
-        facts |= {"recordings": n_recordings, **{name: getattr(args, name) for name in RUNNING}}
+            for name, config in (("A", a), ("B", b)) if args.regret else ():
+                rows = measure(speech, config, model=args.model, say=console.note)
+                regret += [{"variant": name, **row} for row in rows]
+        facts |= {"recordings": n_recordings, **{name: getattr(args, name) for name in RUNNING}, "regret": regret}
     findings = [_checked(finding, n_recordings) for finding in outcome.findings]
     results = [finding.to_dict() for finding in findings]
     document = {**facts, "normalizer": "plain", "results": results, "remarks": outcome.remarks, **provenance()}
-    console.result(document, text_table([_row(finding) for finding in findings]), *outcome.remarks, counted())
+    tables = [text_table([_row(finding) for finding in findings]), *([text_table(readable(regret))] if regret else [])]
+    console.result(document, *tables, *outcome.remarks, counted())
 
 
 def _checked(finding: Finding, n_recordings: float) -> Finding:
