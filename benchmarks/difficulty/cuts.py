@@ -103,6 +103,13 @@ class Aligner:
 
 def cuts(audio: FloatArray, found: Aligned) -> list[tuple[int, int]]:
     """The cuts of a prompt, both ends included: the number of words before, and the time in 10 ms of the file."""
+    start, places, clear = boundaries(audio, found)
+    inner = [n for n in range(1, len(found.words)) if clear[n]]
+    return [(n, start + places[n]) for n in (0, *inner, len(found.words))]
+
+
+def boundaries(audio: FloatArray, found: Aligned) -> tuple[int, list[int], list[bool]]:
+    """Where speech starts in 10 ms of the file, the bounds of all words from there on, and which of them can be cut."""
     trimmed, speech = scenes.trim(audio)
     first = next(at for at in range(0, len(audio), FRAME) if np.array_equal(audio[at : at + len(trimmed)], trimmed))
     start, end = (first + speech.start) // FRAME, (first + speech.end) // FRAME
@@ -116,8 +123,8 @@ def cuts(audio: FloatArray, found: Aligned) -> list[tuple[int, int]]:
     places = best_places(loudness, spoken, expected, wanted)
     ratios = np.maximum(np.diff(spoken[places]), 0.5) / expected
     fits = (ratios > 1 / PLAUSIBLE) & (ratios < PLAUSIBLE)
-    inner = [n for n, at in enumerate(places[1:-1], 1) if loudness[at] < DIP_DB and fits[n - 1] and fits[n]]
-    return [(n, start + places[n]) for n in (0, *inner, len(found.words))]
+    inner = [bool(loudness[at] < DIP_DB and fits[n - 1] and fits[n]) for n, at in enumerate(places[1:-1], 1)]
+    return start, places, [True, *inner, True]
 
 
 def best_places(
@@ -154,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = list(dict.fromkeys(name for pair in PAIRS for name in pair))
     parser.add_argument("--voices", nargs="+", choices=every, default=every, help="keep the cuts of the others")
+    parser.add_argument("--words", action="store_true", help="write the word times of all corpora instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = cache_dir() / "packages"
@@ -161,12 +169,16 @@ def main() -> None:
     debian.fetch(list(SECOND_VOICES.values()), folder, print)
     audio = {name: voice.audio for name, voice in VOICES.items()} | SECOND_VOICES
     encoded = {
-        name: corpora.encoded_prompts(debian.verified(audio[name], folder, accept_newer=False)) for name in every
+        name: corpora.encoded_prompts(debian.verified(audio[name], folder, accept_newer=False))
+        for name in {*every, *(VOICES if arguments.words else ())}
     }
     scripts = {name: debian.verified(voice.texts, folder, accept_newer=False) for name, voice in VOICES.items()}
     texts = {name: corpora.clean_texts(voice, scripts[name]) for name, voice in VOICES.items()}
     split_of = {key: scenes.split_of(sentence) for key, sentence in scenes.sentences(texts).items()}
     aligner = Aligner()
+    if arguments.words:
+        write_words(aligner, texts, {name: encoded[name] for name in VOICES})
+        return
     made = json.loads(CUTS.read_text(encoding="utf-8")) if CUTS.exists() else {split: {} for split in scenes.SPLITS}
     for name in arguments.voices:
         lang = name.partition("-")[0]
@@ -202,6 +214,25 @@ def aligned(
         found = aligner.align(scenes.trim(audio)[0], lang, text if known else "")
         if found.words and (known or found.mean >= CONFIDENT):
             yield key, found, cuts(audio, found)
+
+
+def write_words(
+    aligner: Aligner, texts: Mapping[str, Mapping[str, str]], encoded: Mapping[str, Mapping[str, tuple[str, bytes]]]
+) -> None:
+    """Write the bounds of all words of the usable prompts, in 10 ms from the start of speech."""
+    lines = []
+    for lang, of in encoded.items():
+        for key in tqdm(sorted(texts[lang].keys() & of.keys()), desc=lang):
+            audio = scenes.decode_prompt(*of[key])
+            if prompt := scenes.make_prompt(key, lang, texts[lang][key], audio):
+                found = aligner.align(scenes.trim(audio)[0], lang, prompt.text)
+                if len(found.words) > 1:
+                    lines.append((lang, key, boundaries(audio, found)[1]))
+    text = ",\n".join(
+        json.dumps([f"{lang}/{key}", places], separators=(",", ":"))[1:-1].replace(",", ":", 1)
+        for lang, key, places in lines
+    )
+    corpora.WORD_TIMES.write_text("{\n" + text + "\n}\n", encoding="utf-8")
 
 
 def digest(key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from whisperlab.data import debian, scenes
 from whisperlab.data.audio_files import write_wav
 from whisperlab.data.debian import Package
 from whisperlab.data.manifest import Recording, Totals, read_manifest, write_manifest
-from whisperlab.data.scenes import SPLITS, Prompt, Scene
+from whisperlab.data.scenes import SPLITS, Placed, Prompt, Scene
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.model.downloads import Say, file_sha256
 from whisperlab.model.weights import cache_dir
@@ -25,6 +26,9 @@ from whisperlab.util.timeline import seconds
 
 RECIPE_VERSION = 3  # increase it when audio or manifests change: older corpora are then rebuilt
 _HERE = Path(__file__).parent
+# The bounds of the words of each prompt ("en/agent-pass") in 10 ms from the start of speech, by forced alignment
+# (benchmarks/difficulty/cuts.py). A pause belongs to the word before it.
+WORD_TIMES = _HERE / "word_times.json"
 # Recipes, and packages, licences and credits as in each package's copyright file.
 _FACTS = json.loads((_HERE / "corpora.json").read_text(encoding="utf-8"))
 
@@ -228,12 +232,14 @@ def encoded_prompts(deb: Path) -> dict[str, tuple[str, bytes]]:
 
 def _read_prompts(lang: str, deb: Path, texts: Mapping[str, str], sentence_of: Mapping[str, str]) -> list[Prompt]:
     """The usable prompts of one language, in the order of their keys; the first of each wording."""
-    recordings = encoded_prompts(deb)
+    recordings, bounds = encoded_prompts(deb), json.loads(WORD_TIMES.read_text(encoding="utf-8"))
     prompts: dict[str, Prompt] = {}
     for key in sorted(texts.keys() & recordings.keys()):
         audio = scenes.decode_prompt(*recordings[key])
         if prompt := scenes.make_prompt(sentence_of[key], lang, texts[key], audio):
-            prompts.setdefault(scenes.fold(prompt.text), replace(prompt, speaker=VOICES[lang].speaker))
+            known = tuple(bounds.get(f"{lang}/{key}", ()))
+            spoken = replace(prompt, speaker=VOICES[lang].speaker, word_bounds=known)
+            prompts.setdefault(scenes.fold(prompt.text), spoken)
     return list(prompts.values())
 
 
@@ -252,7 +258,7 @@ def _splice(folder: Path, made: Recipe, split: str, seed: int, pool: Sequence[Pr
 def record(folder: Path, name: str, scene: Scene, rng: np.random.Generator, *, split: str, corpus: str) -> Recording:
     """Write a scene to ``audio/NAME.wav`` in the folder; returns its line of the manifest."""
     segments = tuple(
-        ReferenceSegment(seconds(at.start), seconds(at.end), said.lang, said.text, said.speaker)
+        ReferenceSegment(seconds(at.start), seconds(at.end), said.lang, said.text, said.speaker, word_times(at))
         for at, said in ((at, at.prompt) for at in scene.placed)
     )
     recording = Recording(
@@ -269,6 +275,12 @@ def record(folder: Path, name: str, scene: Scene, rng: np.random.Generator, *, s
     recording.audio_path.parent.mkdir(exist_ok=True)
     write_wav(recording.audio_path, scenes.render(scene, rng))
     return recording
+
+
+def word_times(placed: Placed) -> tuple[tuple[float, float], ...]:
+    """Start and end of each word in seconds of the scene; empty where they are not known."""
+    found = [seconds(placed.start) + bound / 100 for bound in placed.prompt.word_bounds]
+    return tuple(pairwise(round(at, 4) for at in found))
 
 
 def _card(made: Recipe, seed: int, recordings: Sequence[Recording], packages: Sequence[Package]) -> str:

@@ -57,6 +57,7 @@ class Prompt:
     audio: FloatArray  # with at most 30 ms around its speech
     speech: Span
     speaker: str = ""  # empty if unknown
+    word_bounds: tuple[int, ...] = ()  # of all words, in 10 ms from the start of its speech; empty if unknown
 
 
 def parse_texts(raw: bytes) -> dict[str, str]:
