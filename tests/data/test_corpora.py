@@ -127,6 +127,18 @@ def test_speakers_and_word_times_of_another_form_are_refused(wav: Path, wrong: d
         corpora.read_manifest(manifest(wav.parent, {**LINE, "segments": [{**SEGMENTS[0], **wrong}]}))
 
 
+def test_the_words_of_a_corpus_have_times_within_their_segment() -> None:
+    segments = [segment for one in corpora.load("ivr-en-es", "dev") for segment in one.segments]
+    timed = [segment for segment in segments if segment.word_times]
+    assert len(timed) > 0.9 * len(segments)  # a prompt of one word needs none
+    for segment in timed:
+        starts, ends = zip(*segment.word_times, strict=True)
+        assert starts[1:] == ends[:-1], "a pause belongs to the word before it"
+        assert starts[0] == pytest.approx(segment.start, abs=1e-3)
+        assert ends[-1] == pytest.approx(segment.end, abs=0.02)
+        assert min(end - start for start, end in segment.word_times) >= 0.04
+
+
 def test_byte_order_marks_empty_lines_and_fields_of_others_do_no_harm(wav: Path) -> None:
     path = manifest(wav.parent, "", {**LINE, "speaker": "A."}, "  ")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

@@ -24,7 +24,7 @@ from whisperlab.util.files import locked_folder, new_folder
 from whisperlab.util.json_values import Json
 from whisperlab.util.timeline import seconds
 
-RECIPE_VERSION = 3  # increase it when audio or manifests change: older corpora are then rebuilt
+RECIPE_VERSION = 4  # increase it when audio or manifests change: older corpora are then rebuilt
 _HERE = Path(__file__).parent
 # The bounds of the words of each prompt ("en/agent-pass") in 10 ms from the start of speech, by forced alignment
 # (benchmarks/difficulty/cuts.py). A pause belongs to the word before it.
