@@ -26,7 +26,7 @@ from whisperlab.cli.arguments import TABLES, languages_as_codes
 from whisperlab.cli.console import DIM, ERASE, PLAIN, UP, Console, LiveText
 from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
-from whisperlab.evaluation.scoring.code_switching import RATIOS
+from whisperlab.evaluation.scoring.summary import TEXT_RATES
 from whisperlab.evaluation.trace import ReferenceSegment, read_trace
 from whisperlab.experiments import microbenchmarks
 from whisperlab.experiments.comparison import Outcome
@@ -653,7 +653,7 @@ def test_traces_without_text_get_no_text_measures(
     assert run("score", tmp_path / "t.jsonl", "--reference", manifest, "--json") == 0
     (document,) = documents(capsys.readouterr().out)
     rates = document["total"]
-    assert {rates[name] for name in (*score.TEXT_RATES, *RATIOS)} == {None}
+    assert {rates[name] for name in (*score.TEXT_RATES, *TEXT_RATES)} == {None}
     assert rates["switch_f1_at_1"] == 1.0
 
 

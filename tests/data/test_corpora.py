@@ -123,7 +123,7 @@ def test_segments_may_name_their_speaker_and_the_times_of_their_words(wav: Path)
     "wrong", [{"speaker": 7}, {"word_times": [[0, 1], [1, 2]]}, {"word_times": [[2, 1]]}, {"word_times": [1]}]
 )
 def test_speakers_and_word_times_of_another_form_are_refused(wav: Path, wrong: dict[str, object]) -> None:
-    with pytest.raises(ManifestError, match=r"manifest.jsonl:1: segment 1: .*(speaker|word_times|iterable)"):
+    with pytest.raises(ManifestError, match=r"manifest.jsonl:1: segment 1.*(speaker|word_times|iterable)"):
         corpora.read_manifest(manifest(wav.parent, {**LINE, "segments": [{**SEGMENTS[0], **wrong}]}))
 
 
@@ -153,9 +153,9 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(wav: Path) -> None
 BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "not JSON": ("{'audio_filepath'", "not JSON"),
     "a list": ("[1, 2]", "expected one JSON object per line, found [1, 2]"),
-    "no audio": ({"duration": 4.0, "text": ""}, "'audio_filepath' is missing"),
-    "no duration": ({"audio_filepath": "call.wav", "text": ""}, "'duration' is missing"),
-    "no text": ({"audio_filepath": "call.wav", "duration": 4.0}, "'text' is missing"),
+    "no audio": ({"duration": 4.0, "text": ""}, "a line without audio_filepath"),
+    "no duration": ({"audio_filepath": "call.wav", "text": ""}, "a line without duration"),
+    "no text": ({"audio_filepath": "call.wav", "duration": 4.0}, "a line without text"),
     "text of another type": ({**LINE, "text": 7}, "text should be a string, got 7"),
     "duration as text": ({**LINE, "duration": "4"}, "duration should be a number of 0 or more, got '4'"),
     "duration below zero": ({**LINE, "duration": -1}, "got -1"),
@@ -164,10 +164,10 @@ BAD_LINES: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "a language misspelt": ({**LINE, "lang": "portugese"}, "closest are pt (portuguese)"),
     "audio not there": ({**LINE, "audio_filepath": "gone.wav"}, "gone.wav does not exist"),
     "segments as a mapping": ({**LINE, "segments": {}}, "segments should be a list"),
-    "a segment as text": ({**LINE, "segments": ["hola"]}, "segment 1: expected a JSON object"),
+    "a segment as text": ({**LINE, "segments": ["hola"]}, "segment 1 should be an object"),
     "a segment without language": (
         {**LINE, "segments": [{"start": 0, "end": 1, "text": "a"}]},
-        "segment 1: the field 'lang' is missing",
+        "segment 1 without lang",
     ),
     "a segment of two languages": (
         {**LINE, "segments": [{**SEGMENTS[0], "lang": "en,es"}]},
@@ -262,7 +262,7 @@ def test_an_offset_selects_a_part_of_the_file(counting: Path) -> None:
 
 def test_an_offset_that_cannot_be_is_refused(wav: Path) -> None:
     for offset, told in ((4.0, "call.wav ends at 4.00 s"), (-1, "got -1"), ("1", "got '1'")):
-        with pytest.raises(ManifestError, match=rf":1: offset .*{told}"):
+        with pytest.raises(ManifestError, match=rf":1: .*offset .*{told}"):
             corpora.read_manifest(manifest(wav.parent, {**LINE, "offset": offset, "duration": 1.0}))
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from whisperlab.data.annotations import import_annotations
 from whisperlab.evaluation.scoring import Score, TextCounts, align, score, score_trace, units
 from whisperlab.evaluation.scoring.code_switching import (
-    RATIOS,
     CodeSwitching,
     Mixing,
     WordsAtSwitches,
@@ -28,6 +27,7 @@ from whisperlab.evaluation.scoring.code_switching import (
     wrong_words,
 )
 from whisperlab.evaluation.scoring.language import Label, diarization, label_time
+from whisperlab.evaluation.scoring.summary import TEXT_RATES
 from whisperlab.evaluation.scoring.text import numbered
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace
 from whisperlab.evaluation.transcripts import Transcript, to_text
@@ -379,7 +379,7 @@ def test_every_count_is_added_and_survives_json() -> None:
     once, twice = (json.loads(json.dumps(of.to_dict()["code_switching"])) for of in (one, both))
     for part, counts in once.items():
         assert twice[part] == {name: pytest.approx(2 * value) for name, value in counts.items()}
-    for name in RATIOS:
+    for name in TEXT_RATES:
         assert both.rates()[name] == one.rates()[name]
 
 
@@ -387,7 +387,7 @@ def test_a_score_stored_before_these_measures_has_none_of_them() -> None:
     stored = score(ONE_SWITCH, heard(("en", "a")), (), duration=4).to_dict()
     del stored["code_switching"]
     rates = Score.from_dict(stored).rates()
-    assert {rates[name] for name in (*RATIOS, "code_mixing_index", "span_burstiness")} == {None}
+    assert {rates[name] for name in (*TEXT_RATES[2:], "code_mixing_index", "span_burstiness")} == {None}
 
 
 def test_korean_is_counted_in_words_or_in_syllables() -> None:

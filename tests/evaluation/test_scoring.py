@@ -598,7 +598,6 @@ def test_fewer_than_three_recordings_have_no_interval_and_a_rate_without_a_name_
     rng = np.random.default_rng(0)
     assert interval_of([scored()] * 2, "mixed_error_rate", rng) is None
     assert interval_of([scored()] * 3, "language_error_rate_frames", rng, n=10) is None
-    assert interval_of([scored()] * 3, "error_rate_by_language.es", rng, n=10) == (0.5, 0.5)
     for name in ("word_error_rate", "error_rate_by_language"):
         with pytest.raises(ConfigurationError, match="no single rate"):
             interval_of([scored()], name, rng)

@@ -129,14 +129,17 @@ def test_events_carry_both_clocks_and_waiting_is_not_computing(tmp_path: Path) -
     assert trace.real_time_factor == pytest.approx(4 * 0.02 / 0.25)
 
 
-def test_speed_is_told_in_processor_and_wall_time_with_threads_and_load(tmp_path: Path) -> None:
+def test_speed_is_told_in_processor_and_wall_time_with_threads_and_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     busy = FakeClock()
 
     def clock() -> float:
         busy.sleep(0.005)
         return busy.now
 
-    trace = record_fake(tmp_path / "t", work_s=0.02, processor_clock=clock)
+    monkeypatch.setattr("time.process_time", clock)
+    trace = record_fake(tmp_path / "t", work_s=0.02)
     assert trace.processor_s == pytest.approx(4 * 0.005)
     header = {**trace.header, "load_before": 0.2, "config": {"compute": {"threads": 1}}}
     told = "0.32 s per second of audio (0.08 s of processor time, 1 thread, load of the machine 0.2 before the run)"

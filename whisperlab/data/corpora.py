@@ -66,13 +66,11 @@ class Recipe:
 
 
 VOICES = {
-    lang: Voice(
-        lang, v["speaker"], v["language"], v["licence"], v["credit"], Package(*v["audio"]), Package(*v["texts"])
-    )
-    for lang, v in _FACTS["voices"].items()
+    lang: Voice(lang, **facts | {name: Package(*facts[name]) for name in ("audio", "texts")})
+    for lang, facts in _FACTS["voices"].items()
 }
 RECIPES = {
-    name: Recipe(name, tuple(r["languages"]), r["seconds"], r["description"]) for name, r in _FACTS["recipes"].items()
+    name: Recipe(name, **facts | {"languages": tuple(facts["languages"])}) for name, facts in _FACTS["recipes"].items()
 }
 
 

@@ -11,24 +11,26 @@ from pathlib import Path
 
 from whisperlab.data.audio_files import header_s, read_audio, read_part
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
+from whisperlab.evaluation.trace.records import check_fields
 from whisperlab.model.languages import language_code
 from whisperlab.util.audio_arrays import FloatArray, duration_s
 from whisperlab.util.errors import AudioFormatError, ManifestError, TraceError, UnknownLanguageError
 from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.json_values import Json, JsonValue
-from whisperlab.util.validation import AMOUNT, AMOUNT_OR_NULL, TEXT, Field, from_json, is_number, shown, wrong_field
+from whisperlab.util.validation import AMOUNT, AMOUNT_OR_NULL, TEXT, Field, from_json, is_number, shown
 
 logger = logging.getLogger("whisperlab")
 
-_LINE = {  # fields of a recording
-    **dict.fromkeys(("audio_filepath", "text", "lang", "id", "split", "corpus"), TEXT),
-    "duration": AMOUNT,
+# Fields of a recording and of a segment, and those that may be missing.
+_LINE = {"audio_filepath": TEXT, "duration": AMOUNT, "text": TEXT}
+_OF_LINE = {
+    **dict.fromkeys(("lang", "id", "split", "corpus"), TEXT),
     "offset": AMOUNT_OR_NULL,
     "noise_snr_db": Field("a number or null", lambda value: value is None or is_number(value)),
     "segments": Field("a list", lambda value: isinstance(value, list)),
 }
 _SEGMENT = {"lang": TEXT, "start": AMOUNT, "end": AMOUNT, "text": TEXT}
-_OPTIONAL = {"speaker": TEXT, "word_times": Field("a list", lambda value: isinstance(value, list))}
+_OF_SEGMENT = {"speaker": TEXT, "word_times": Field("a list", lambda value: isinstance(value, list))}
 _ROUNDING_S = 0.01  # a segment may end this much after its recording: people round
 
 
@@ -124,7 +126,7 @@ def read_manifest(path: str | PathLike[str], *, check_audio: bool = True) -> lis
     recordings: dict[str, Recording] = {}
     wrong: list[str] = []
     for place, fields in json_objects(source):
-        _check(fields, _LINE, ("audio_filepath", "duration", "text"), place)
+        check_fields(fields, _LINE, f"{place}: a line", _OF_LINE, ManifestError)
         duration, offset = float(fields["duration"]), fields.get("offset")
         offset = None if offset is None else float(offset)
         if check_audio:
@@ -182,12 +184,7 @@ def _to_dict(recording: Recording, folder: Path) -> dict[str, object]:
     return {
         "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
         **({} if offset is None else {"offset": offset}),
-        "duration": recording.duration,
-        "text": recording.text,
-        "lang": recording.lang,
-        "id": recording.id,
-        "split": recording.split,
-        "corpus": recording.corpus,
+        **{name: getattr(recording, name) for name in ("duration", "text", "lang", "id", "split", "corpus")},
         "noise_snr_db": recording.snr,
         "segments": [
             {**segment.to_dict(), "gap_before_ms": round(1000 * gap, 4)}
@@ -216,12 +213,6 @@ def json_objects(source: Path) -> Iterator[tuple[str, Json]]:
             yield f"{source}:{number}", item
 
 
-def _check(fields: Json, allowed: Mapping[str, Field], required: Iterable[str], place: str) -> None:
-    missing = next((f"the field {name!r} is missing" for name in required if name not in fields), None)
-    if wrong := missing or wrong_field(fields, allowed):
-        raise ManifestError(f"{place}: {wrong}")
-
-
 def _recording(fields: Json, duration: float, offset: float | None, source: Path, place: str) -> Recording:
     audio, lang = source.parent / fields["audio_filepath"], fields.get("lang", "")
     if lang.strip():
@@ -246,13 +237,11 @@ def _recording(fields: Json, duration: float, offset: float | None, source: Path
     )
 
 
-def _segments(items: Sequence[object], duration: float, place: str) -> Iterator[ReferenceSegment]:
+def _segments(items: Sequence[Json], duration: float, place: str) -> Iterator[ReferenceSegment]:
     last = 0.0
     for n, item in enumerate(items, 1):
         here = f"{place}: segment {n}"
-        if not isinstance(item, dict):
-            raise ManifestError(f"{here}: expected a JSON object, got {shown(item)}")
-        _check(item, _SEGMENT | _OPTIONAL, _SEGMENT, here)
+        check_fields(item, _SEGMENT, here, _OF_SEGMENT, ManifestError)
         start, end, lang = float(item["start"]), float(item["end"]), _language(item["lang"], here)
         if not last <= start < end <= duration + _ROUNDING_S:
             wanted = f"should start at {last} s or later and end after that, within the {duration} s of the recording"

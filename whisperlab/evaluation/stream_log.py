@@ -92,8 +92,7 @@ def _instances(path: Path, lines: Sequence[str], durations: Mapping[str, float])
         words = [f" {word}" for word in prediction.split()]
         units = words if len(words) == len(texts) else list(prediction)
         length_s = line.get("source_length", 0) / 1000 or durations.get(name) or texts[-1]["at"]
-        header = {"recording": name, "audio": {"duration": length_s}}
-        yield _lines(header, [text | {"committed": unit} for text, unit in zip(texts, units, strict=True)])
+        yield _lines(name, length_s, [text | {"committed": unit} for text, unit in zip(texts, units, strict=True)])
 
 
 def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> Iterator[Lines]:
@@ -109,8 +108,7 @@ def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> It
             steps[line["id"]].append(line)
     for key, found in steps.items():
         length_s, compute_s = found[-1]["total_audio_processed"], sum(step["computation_time"] for step in found)
-        header = {"recording": names[key], "audio": {"duration": length_s}, "compute_s": compute_s}
-        yield _lines(header, _token_texts(found))
+        yield _lines(names[key], length_s, _token_texts(found), compute_s)
 
 
 def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
@@ -153,13 +151,14 @@ def _plain(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> 
     """Final text after a time in seconds, which counts on both clocks."""
     texts = [(float(at), text) for at, _, text in (line.partition("\t") for line in lines)]
     length_s = durations.get(path.stem) or texts[-1][0]
-    header = {"recording": path.stem, "audio": {"duration": length_s}}
-    yield _lines(header, ({"at": min(at, length_s), "elapsed": at, "committed": f" {text}"} for at, text in texts))
+    finals = ({"at": min(at, length_s), "elapsed": at, "committed": f" {text}"} for at, text in texts)
+    yield _lines(path.stem, length_s, finals)
 
 
-def _lines(header: Json, texts: Iterable[Json]) -> Lines:
-    for line in ({"kind": "header", **header}, *({"kind": "text", **text} for text in texts)):
-        yield parse_line(json.dumps(line), header["recording"], LOG_LINES, LOG_OPTIONAL)
+def _lines(recording: str, length_s: float, texts: Iterable[Json], compute_s: float | None = None) -> Lines:
+    header = {"kind": "header", "recording": recording, "audio": {"duration": length_s}, "compute_s": compute_s}
+    for line in (header, *({"kind": "text", **text} for text in texts)):
+        yield parse_line(json.dumps(line), recording, LOG_LINES, LOG_OPTIONAL)
 
 
 def _trace(lines: Sequence[Json]) -> Trace:

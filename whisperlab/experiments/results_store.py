@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
 from whisperlab.evaluation.scoring.text import TextCounts
-from whisperlab.evaluation.trace.records import STATISTICS
+from whisperlab.evaluation.trace.records import STATISTICS, check_fields
 from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepError
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
-from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json, wrong_field
+from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,8 +253,6 @@ def in_memory(rows: Iterable[Row]) -> ResultsStore:
     store = _new(":memory:", "rows")
     for number, given in enumerate(rows):
         row: Row = {"key": str(number), **given}
-        if missing := sorted(_REQUIRED - row.keys()):
-            raise SweepError(f"a row of a sweep needs {', '.join(missing)}: {row!r:.200}")
         store._insert(row, json.dumps(row))
     return store
 
@@ -269,13 +267,11 @@ def read_rows(folder: str | Path) -> list[Row]:
 
 def check_row(value: object) -> Row:
     """A row as it came from JSON. Raises ValueError, which says what is wrong with it."""
-    if not isinstance(value, dict) or not value.keys() >= _REQUIRED:
-        raise ValueError(f"not a row of a sweep: {str(value)[:100]}")
-    if wrong := wrong_field(value, _FIELDS):
-        raise ValueError(f"not a row of a sweep: {wrong}")
-    if value.get("schema", SCHEMA) != SCHEMA:
-        raise ValueError(f"schema {value['schema']}; this version reads {SCHEMA}")
-    return cast(Row, value)
+    check_fields(value, {name: _FIELDS[name] for name in _REQUIRED}, "a row of a sweep", _FIELDS, ValueError)
+    row = cast(Row, value)
+    if row.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(f"schema {row['schema']}; this version reads {SCHEMA}")
+    return row
 
 
 def _existing(folder: Path) -> Path:
@@ -320,8 +316,7 @@ def _columns(row: Row) -> dict[str, object]:
         "language_id_p95_ms": frame.get("p95"),
     }
     if cache := statistics.get("encoder_cache"):
-        counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
-        columns |= {name: counts.get(name, 0) for name in _COUNTED}
+        columns |= cache_counts(cache)
         columns["encode_s"] = (encode.get("total") or 0.0) / 1000
         columns["saved_s"] = cache.get("hits", 0) * (encode.get("mean") or 0.0) / 1000
     if row.get("counts"):
@@ -339,6 +334,12 @@ def _columns(row: Row) -> dict[str, object]:
             "delays": json.dumps(score.delays),
         }
     return columns
+
+
+def cache_counts(cache: Json) -> dict[str, int]:
+    """The counts in the statistics of an encoder cache, in one level."""
+    counts = {**cache, **(cache.get("hits_by_cause") or {}), **(cache.get("shadow") or {})}
+    return {name: counts.get(name, 0) for name in _COUNTED}
 
 
 def decodes(config: Json) -> bool:

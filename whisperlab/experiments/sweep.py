@@ -30,7 +30,7 @@ from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
-from whisperlab.evaluation.scoring.code_switching import RATIOS
+from whisperlab.evaluation.scoring.summary import TEXT_RATES
 from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost, Results, ray_cluster
@@ -377,10 +377,7 @@ def cache_summary(caches: Sequence[Json]) -> Json:
     """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
     total: Counter[str] = Counter()
     for counts in caches:
-        shadow = counts.get("shadow", {})
-        total.update({name: counts.get(name, 0) for name in ("hits", "misses", "evictions")})
-        total.update({name: shadow.get(name, 0) for name in ("checked", "false_hits")})
-        total.update(counts.get("hits_by_cause", {}))
+        total.update(stores.cache_counts(counts))
     lookups = total["hits"] + total["misses"]
     slowest = [counts["lookup_ms"]["p95"] for counts in caches if counts.get("lookup_ms", {}).get("n")]
     return {
@@ -422,13 +419,10 @@ def _identity(task: Task) -> Row:
     }
 
 
-# Rates of the final segments. Without decoding there are none, and all speech would count as missed.
-_TEXT_RATES = ("mixed_error_rate", "language_error_rate", *RATIOS)
-
-
 def _rates(score: Score, has_text: bool) -> Json:
+    """The rates. Without decoding those of the text are null: all speech would count as missed."""
     rates = score.rates()
-    return rates if has_text else {**rates, **dict.fromkeys(_TEXT_RATES), "error_rate_by_language": {}}
+    return rates if has_text else {**rates, **dict.fromkeys(TEXT_RATES), "error_rate_by_language": {}}
 
 
 def _short(config: TranscriberConfig) -> str:

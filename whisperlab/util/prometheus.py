@@ -40,9 +40,11 @@ class StreamExporter:
         """Export the families of another object's method, kept by a weak reference, as the source of that name."""
         self._sources[name] = weakref.WeakMethod(source)
 
-    def sources(self) -> list[tuple[object, Source]]:
-        methods = [find() for find in list(self._sources.values())]
-        return [(getattr(method, "__self__", None), method) for method in methods if method]
+    def families(self) -> Iterator[Metric]:
+        """Its own families and those of the attached objects that still exist, without the label ``stream``."""
+        yield from self.own_families()
+        for source in [find() for find in list(self._sources.values())]:
+            yield from source() if source else ()
 
     def collect(self) -> list[Metric]:
         """For a ``prometheus_client`` registry. Several streams in one registry: register one `Joined` of them."""
@@ -101,18 +103,14 @@ class Joined:
         """The families of all collectors (of a feed: its ``metrics``), each name once; raises for equal samples."""
         from prometheus_client.core import Metric
 
-        owners: dict[int, Collector | StreamExporter] = {}
-        for each in self.collectors:
-            stream = getattr(each, "metrics", None)
-            owner = stream if isinstance(stream, StreamExporter) else each
-            owners[id(owner)] = owner
-        streams = [owner for owner in owners.values() if isinstance(owner, StreamExporter)]
-        labels = _labels(streams)
-        attached = {id(owner) for stream in streams for owner, _ in stream.sources()}
+        streams = ((getattr(each, "metrics", None), each) for each in self.collectors)
+        given = (stream if isinstance(stream, StreamExporter) else each for stream, each in streams)
+        owners = list({id(owner): owner for owner in given}.values())
+        labels = _labels([owner for owner in owners if isinstance(owner, StreamExporter)])
         found: dict[str, Metric] = {}
         seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
-        for owner in (owner for key, owner in owners.items() if key not in attached):
-            for family in self._families(owner):
+        for owner in owners:
+            for family in owner.families() if isinstance(owner, StreamExporter) else owner.collect():
                 fresh = Metric(family.name, family.documentation, family.type, family.unit)
                 joined = found.setdefault(family.name, fresh)
                 for sample in family.samples:
@@ -124,14 +122,6 @@ class Joined:
                     seen.add(identity)
                     joined.samples.append(sample)
         return list(found.values())
-
-    def _families(self, owner: Collector | StreamExporter) -> Iterator[Metric]:
-        if not isinstance(owner, StreamExporter):
-            yield from owner.collect()
-            return
-        yield from owner.own_families()
-        for _, source in owner.sources():
-            yield from source()
 
 
 def _labels(streams: Sequence[StreamExporter]) -> dict[int, dict[str, str]]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Unpack
 
 import regex
 
@@ -24,7 +24,6 @@ from whisperlab.evaluation.scoring.text import UNTAGGED, Addable, Aligned, TextC
 from whisperlab.evaluation.trace import Reference
 from whisperlab.evaluation.transcripts import SENTENCE_ENDS
 from whisperlab.streaming.results import SessionSegment
-from whisperlab.util.json_values import Json
 
 REACH = 5  # words on either side of a switch in which lost, doubled and wrongly labelled words are counted
 WITHIN_S = 10.0  # until so long after a switch, the text may change to its language
@@ -112,28 +111,6 @@ class CodeSwitching(Addable):
     wrong: WrongWords = field(default_factory=WrongWords)
     at_switches: WordsAtSwitches = field(default_factory=WordsAtSwitches)
     diarization: Diarization = field(default_factory=Diarization)
-
-    @classmethod
-    def from_dict(cls, value: Json) -> Self:
-        empty = cls()
-        return cls(**{name: type(getattr(empty, name))(**counts) for name, counts in value.items()})
-
-
-# Rates that need text: the sums of a part and a whole.
-RATIOS: dict[str, Callable[[CodeSwitching], tuple[float, float]]] = {
-    "embedded_error_rate": lambda found: (found.embedded.errors, found.embedded.reference_words),
-    "tagged_error_rate": lambda found: (found.tagged.errors, found.tagged.reference_words),
-    "wrong_language_word_rate": lambda found: (found.wrong.wrong_label, found.wrong.labelled),
-    "wrong_script_word_rate": lambda found: (found.wrong.wrong_script, found.wrong.hypothesis_words),
-    "translated_word_rate": lambda found: (found.wrong.translated, found.wrong.reference_words),
-    "lost_words_per_switch": lambda found: (found.at_switches.lost, found.at_switches.switches),
-    "doubled_words_per_switch": lambda found: (found.at_switches.doubled, found.at_switches.switches),
-    "wrong_first_words_per_switch": lambda found: (found.at_switches.wrong_first, found.at_switches.shown_switches),
-    "language_diarization_error_rate": lambda found: (found.diarization.error_s, found.diarization.speech_s),
-    "language_false_alarm_rate": lambda found: (found.diarization.false_alarm_s, found.diarization.speech_s),
-    "language_miss_rate": lambda found: (found.diarization.miss_s, found.diarization.speech_s),
-    "language_confusion_rate": lambda found: (found.diarization.confusion_s, found.diarization.speech_s),
-}
 
 
 def code_switching(

@@ -22,7 +22,6 @@ import numpy.typing as npt
 from whisperlab.evaluation.scoring.latency import percentile, response_times
 from whisperlab.evaluation.scoring.text import Addable, spaced, units
 from whisperlab.evaluation.trace import Reference, ReferenceSegment, Trace
-from whisperlab.util.json_values import Json
 
 LAGS = tuple(name + suffix for suffix in ("", "_ca") for name in ("long_yaal", "long_laal", "stream_laal"))
 PAUSE_S = 0.5  # of silence in the reference, after which speech has ended
@@ -49,12 +48,6 @@ class StreamCounts(Addable):
     to_partial: tuple[float, ...] = ()  # from the end of speech to the next text, tentative or final
     to_final: tuple[float, ...] = ()  # from the end of speech to its last final word
     utterances: int = 0  # parts of the reference between pauses; those without a word have no latency
-
-    @classmethod
-    def from_dict(cls, value: Json) -> StreamCounts:
-        lists = {name: tuple(found) for name, found in value.items() if isinstance(found, list | tuple)}
-        lags = {name: tuple(found) for name, found in value.get("lags", {}).items()}
-        return cls(**{**value, **lists, "lags": lags})
 
     def percentiles(self) -> dict[str, float]:
         """Of the times after the end of speech; an utterance without a word counts as later than any other."""

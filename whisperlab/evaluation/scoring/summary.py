@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 
 from whisperlab.evaluation.scoring import language as languages
 from whisperlab.evaluation.scoring import text as texts
-from whisperlab.evaluation.scoring.code_switching import RATIOS, CodeSwitching, Shown, code_switching
+from whisperlab.evaluation.scoring.code_switching import CodeSwitching, Shown, code_switching
 from whisperlab.evaluation.scoring.language import TOLERANCES_S, WIDEST_S, LabelTime, SwitchCounts
 from whisperlab.evaluation.scoring.latency import ComputeTime, percentile, word_latencies
 from whisperlab.evaluation.scoring.streaming import LAGS, StreamCounts, stream_counts
-from whisperlab.evaluation.scoring.text import SwitchText, TextCounts, TextRules, added, normalizer_name
+from whisperlab.evaluation.scoring.text import Addable, SwitchText, TextCounts, TextRules, normalizer_name
 from whisperlab.evaluation.trace import Reference, Trace
 from whisperlab.streaming.results import LanguageFrame, SessionSegment, Switch
 from whisperlab.util.errors import ConfigurationError
-from whisperlab.util.json_values import Json, JsonValue, to_json
+from whisperlab.util.json_values import to_json
 from whisperlab.util.statistics import LEAST_UNITS, resampled
-from whisperlab.util.validation import is_number, shown
 
 RateTree: TypeAlias = dict[str, Any]  # rates by name; some are objects with one rate per language or block
 
 
 @dataclass(slots=True, frozen=True)
-class Score:
+class Score(Addable):
     """The counts of one or more recordings. Scores can be added; ``rates`` divides the sums."""
 
     recordings: int
@@ -48,17 +50,13 @@ class Score:
     streaming: StreamCounts = field(default_factory=StreamCounts)
     speakers: tuple[str, ...] = ()  # of the reference, as far as known
 
+    def __post_init__(self) -> None:
+        normalizer_name(self.normalizer)
+
     def __add__(self, other: Score) -> Score:
-        if self.fold_diacritics != other.fold_diacritics:
-            raise ConfigurationError("scores with and without folded diacritics cannot be added")
-        if (mine := self.normalizer) != other.normalizer:
-            raise ConfigurationError(f"scores of the normalizers {mine} and {other.normalizer} cannot be added")
-        apart = ("fold_diacritics", "normalizer", "blocks", "speakers")
-        names = [name for name in self.__slots__ if name not in apart]
         pairs = {name: (*pair, *other.blocks[name]) for name, pair in self.blocks.items()}
         return replace(
-            self,
-            **{name: added(getattr(self, name), getattr(other, name)) for name in names},
+            Addable.__add__(self, other),
             blocks={name: (n + more, missed + more_missed) for name, (n, missed, more, more_missed) in pairs.items()},
             speakers=tuple(sorted({*self.speakers, *other.speakers})),
         )
@@ -66,6 +64,10 @@ class Score:
     @property
     def all_text(self) -> TextCounts:
         return sum(self.text.values(), TextCounts())
+
+    @property
+    def switches_missed(self) -> int:
+        return self.switches.true - len(self.delays)
 
     def rates(self) -> RateTree:
         """The rates by name, JSON-able: None for a division by zero or an infinite delay.
@@ -75,38 +77,6 @@ class Score:
         ``decision_delay_found_*`` exclude it.
         """
         return {name: to_json(value) for name, value in _rates(self).items()}
-
-    def to_dict(self) -> dict[str, JsonValue]:
-        return {name: to_json(value) for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, value: Json) -> Score:
-        """The score from its ``to_dict``. Raises ConfigurationError for anything else."""
-        if not (isinstance(value, Mapping) and _holds_numbers({**value, "normalizer": 0, "speakers": 0})):
-            raise ConfigurationError(f"not the counts of a score, which are numbers: {shown(value)}")
-        try:
-            near, kinds = value["switch_text"], (value["labels"], value["frame_labels"])
-            labels, frame_labels = (LabelTime({true: dict(row) for true, row in kind.items()}) for kind in kinds)
-            return cls(
-                value["recordings"],
-                value["audio_s"],
-                value["fold_diacritics"],
-                {language: TextCounts(**counts) for language, counts in value["text"].items()},
-                labels,
-                frame_labels,
-                SwitchCounts(**value["switches"]),
-                tuple(value["delays"]),
-                ComputeTime(**value["compute"]),
-                SwitchText(TextCounts(**near["counts"]), near["deleted_s"]),
-                tuple(value["word_latencies"]),
-                {name: (n, missed) for name, (n, missed) in value["blocks"].items()},
-                normalizer_name(value.get("normalizer", "plain")),
-                CodeSwitching.from_dict(value.get("code_switching", {})),  # older scores have none
-                StreamCounts.from_dict(value.get("streaming", {})),
-                tuple(name + "" for name in value.get("speakers", ())),  # a TypeError unless it is text
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
 
 
 def score(
@@ -189,34 +159,24 @@ def bootstrap_intervals(
     """The 95 % bootstrap interval of each rate, by percentiles of the same resamples of recordings (one score each).
 
     Recordings with speakers in common are resampled together if there are enough of such blocks, see `resampled`.
-    The rate of one language has a dotted name: ``error_rate_by_language.es``. An end is infinite if the delay there
-    is infinite. Resamples with a division by zero are excluded. Without any resample, or for fewer than three
-    recordings, the interval is None.
+    An end is infinite if the delay there is infinite. Resamples with a division by zero are excluded. Without any
+    resample, or for fewer than three recordings, the interval is None.
     """
     names, whole = list(rate_names), _rates(pooled(scores))
     for name in names:
-        _value(whole, name)  # raises for an unknown name even without an interval
+        if not isinstance(whole.get(name), int | float):
+            raise ConfigurationError(f"no single rate is named {name!r}; there are {', '.join(whole)}")
     if len(scores) < LEAST_UNITS:
         return dict.fromkeys(names)
     scores = [pooled(scores[i] for i in unit) for unit in resampled([one.speakers for one in scores])]
-    drawn = rng.integers(len(scores), size=(n, len(scores)))
-    values: dict[str, list[float]] = {}
-    for name in _RATIOS.keys() & names:  # two sums each, without adding complete scores
-        sums = np.array([_RATIOS[name](one) for one in scores], float)[drawn].sum(1)
-        values[name] = [_ratio(part, whole) for part, whole in sums.tolist()]
-    if others := [name for name in names if name not in _RATIOS]:
-        draws = [_rates(pooled(scores[i] for i in row)) for row in drawn]
-        values |= {name: [_value(rates, name) for rates in draws] for name in others}
-    defined = {name: [value for value in values[name] if not math.isnan(value)] for name in names}
+    draws = [_rates(pooled(scores[i] for i in row)) for row in rng.integers(len(scores), size=(n, len(scores)))]
+    defined = {name: [value for rates in draws if not math.isnan(value := rates[name])] for name in names}
     return {name: (percentile(of, 2.5), percentile(of, 97.5)) if of else None for name, of in defined.items()}
 
 
 def _rates(score: Score) -> RateTree:
     """The rates, with NaN for a division by zero and infinity for a missed switch."""
-    total, delays = score.all_text, score.delays
-    true, found = score.switches.true, score.switches.found
-    missed = true - len(delays)
-    mixing = score.code_switching.mixing
+    true, found, delays = score.switches.true, score.switches.found, score.delays
     wholes = {"precision": found, "recall": true, "f1": (found + true) / 2}
     return {
         **{name: _ratio(*parts(score)) for name, parts in _RATIOS.items()},
@@ -228,30 +188,14 @@ def _rates(score: Score) -> RateTree:
             for tolerance, matched in score.switches.matched.items()
             for rate, whole in wholes.items()
         },
-        "switches_true": true,
-        "switches_found": found,
-        "switches_missed": missed,
         "miss_rate_by_block": {name: _ratio(missed, n) for name, (n, missed) in score.blocks.items()},
-        "code_mixing_index": mixing.code_mixing_index,
-        "span_burstiness": mixing.burstiness,
-        "switches_within_sentences": mixing.within,
-        "switches_between_sentences": mixing.between,
-        "switches_unpunctuated": mixing.unpunctuated,
         "false_switches_per_hour": _ratio(found - len(delays), score.audio_s / 3600),
-        **{f"decision_delay_p{q}": percentile(delays, q, missed=missed) for q in (50, 95)},
+        **{f"decision_delay_p{q}": percentile(delays, q, missed=score.switches_missed) for q in (50, 95)},
         **{f"decision_delay_found_p{q}": percentile(delays, q) for q in (50, 95)},
         **{f"word_latency_p{q}": percentile(score.word_latencies, q) for q in (50, 95)},
         **score.streaming.percentiles(),
-        "reference_words": total.reference_words,
-        "hypothesis_words": total.hypothesis_words,
-        **asdict(total),
-        "speech_s": score.labels.speech_s,
-        **{name: getattr(score, name) for name in ("audio_s", "recordings", "fold_diacritics", "normalizer")},
+        **{name: attrgetter(path)(score) for name, path in _TABLES["counts"].items()},
     }
-
-
-def _of_code_switching(parts: Callable[[CodeSwitching], tuple[float, float]]) -> Callable[[Score], tuple[float, float]]:
-    return lambda score: parts(score.code_switching)
 
 
 def _lag(name: str, score: Score) -> tuple[float, float]:
@@ -259,41 +203,14 @@ def _lag(name: str, score: Score) -> tuple[float, float]:
     return sum(values), len(values)
 
 
+_TABLES = tomllib.loads(Path(__file__).with_name("rates.toml").read_text("utf-8"))
+TEXT_RATES = tuple(_TABLES["text"])  # rates of the final segments
 # The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
-    "mixed_error_rate": lambda score: (score.all_text.errors, score.all_text.reference_words),
-    "switch_error_rate": lambda score: (score.switch_text.counts.errors, score.switch_text.counts.reference_words),
-    "deleted_s_per_switch": lambda score: (score.switch_text.deleted_s, score.switches.true),
-    "language_error_rate": lambda score: (score.labels.wrong_s, score.labels.speech_s),
-    "language_error_rate_frames": lambda score: (score.frame_labels.wrong_s, score.frame_labels.speech_s),
-    "real_time_factor": lambda score: (score.compute.compute_s, score.compute.audio_s),
-    **{name: _of_code_switching(parts) for name, parts in RATIOS.items()},
-    "normalized_erasure": lambda score: (score.streaming.erased, score.streaming.final),
-    # as in RealtimeSTT's evaluation of stabilisers: final words that are not in the reference
-    "false_commit_rate": lambda score: (
-        score.all_text.errors - score.all_text.deletions,
-        score.all_text.hypothesis_words,
-    ),
+    **{name: attrgetter(*paths) for name, paths in (_TABLES["text"] | _TABLES["other"]).items()},
     **{name: partial(_lag, name) for name in LAGS},
 }
 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
-
-
-def _value(rates: RateTree, name: str) -> float:
-    family, _, language = name.partition(".")
-    if isinstance(rates.get(family), dict) and language:
-        return float(rates[family].get(language, math.nan))
-    if name not in rates or isinstance(rates[name], dict):
-        raise ConfigurationError(f"no single rate is named {name!r}; there are {', '.join(rates)}")
-    return float(rates[name])
-
-
-def _holds_numbers(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_holds_numbers, value.values()))
-    if isinstance(value, list):
-        return all(map(_holds_numbers, value))
-    return isinstance(value, bool) or is_number(value)

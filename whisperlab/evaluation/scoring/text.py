@@ -10,18 +10,19 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
 
 import jiwer
 import regex
 
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
-from whisperlab.util.errors import ConfigurationError, MissingDependencyError
-from whisperlab.util.validation import shown
+from whisperlab.util.errors import ConfigurationError, MissingDependencyError, needs
+from whisperlab.util.json_values import Json, JsonValue, to_json
+from whisperlab.util.validation import check_range, shown
 
 UNTAGGED = "und"  # ISO 639: language undetermined
 
@@ -82,20 +83,54 @@ class Aligned:
 
 
 class Addable:
-    """Base of slotted dataclasses of counts, which are added field by field."""
+    """Base of slotted dataclasses of counts: added field by field, and read from JSON by their annotated types."""
 
     __slots__: tuple[str, ...] = ()
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(*(added(getattr(self, name), getattr(other, name)) for name in self.__slots__))
+        return type(self)(*(added(getattr(self, name), getattr(other, name), name) for name in self.__slots__))
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        return {name: to_json(value) for name, value in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, value: Json) -> Self:
+        """From its ``to_dict``; a field with a default may be missing. Raises ConfigurationError for anything else."""
+        try:
+            return cast(Self, _read(cls, value))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigurationError(f"not the counts of a score: {error!r} in {shown(value)}") from error
 
 
-def added(left: Any, right: Any) -> Any:
-    """The sum of two counts; mappings are added key by key, in order of the keys."""
+def added(left: Any, right: Any, option: str = "") -> Any:
+    """The sum of two counts; mappings are added key by key, in order of the keys. Options must be the same."""
+    if isinstance(left, str | bool):
+        if left != right:
+            raise ConfigurationError(f"scores with {option} {left} and {right} cannot be added")
+        return left
     if not isinstance(left, Mapping):
         return left + right
     shared = {key: added(left[key], right[key]) for key in left.keys() & right.keys()}
     return type(left)(sorted({**left, **right, **shared}.items()))  # type: ignore[call-arg]
+
+
+_hints = lru_cache(get_type_hints)
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """JSON as an annotated type: counts, a mapping, a tuple, text, a flag or a finite number."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if issubclass(kind, Addable):
+        return kind(**{name: _read(_hints(kind)[name], item) for name, item in value.items()})
+    if issubclass(kind, Mapping):
+        _, inner = parts or get_args(kind.__orig_bases__[0])
+        items = {key: _read(inner, item) for key, item in value.items()}
+        return items if parts else kind(items)
+    if kind is tuple:
+        inside = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_read(inner, item) for inner, item in zip(inside, value, strict=True))
+    check_range("a count", value, hint, exclusive=True)
+    return value
 
 
 @dataclass(slots=True, frozen=True)
@@ -116,8 +151,12 @@ class TextCounts(Addable):
         return self.hits + self.substitutions + self.insertions
 
     @property
+    def not_in_reference(self) -> int:
+        return self.substitutions + self.insertions
+
+    @property
     def errors(self) -> int:
-        return self.substitutions + self.deletions + self.insertions
+        return self.not_in_reference + self.deletions
 
 
 def normalizer_name(normalizer: str = "plain", folds: Iterable[str] = ()) -> str:
@@ -197,11 +236,8 @@ def _whisper_normalizer(english: bool) -> Callable[[str], str]:
 
 @lru_cache
 def _simplified() -> Callable[[str], str]:
-    try:
+    with needs("folding Chinese characters needs OpenCC", "chinese"):
         from opencc import OpenCC
-    except ImportError as error:
-        told = "folding Chinese characters needs OpenCC: pip install 'whisperlab[chinese]'"
-        raise MissingDependencyError(told) from error
     convert: Callable[[str], str] = OpenCC("t2s").convert
     return convert
 

@@ -55,7 +55,6 @@ def capture(
     progress: Callable[[float], object] = lambda _: None,
     on_result: Callable[[ProcessResult], object] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
-    processor_clock: Clock = time.process_time,
 ) -> Trace:
     """Feed 16 kHz ``audio`` of shape ``(n,)``, or a source, through a fresh transcriber and return the trace.
 
@@ -94,7 +93,7 @@ def capture(
         live = RealTimeFeed(cast("LiveTranscriber", transcriber), overload, clock=clock)
         calls = _threaded_calls(live, feed()) if whole is None else _live_calls(live, feed(), clock, sleep)
         statistics = live.get_statistics
-    events = tuple(_run(calls, statistics, (clock, processor_clock), on_result, progress))
+    events = tuple(_run(calls, statistics, clock, on_result, progress))
     sha256, length_s = digest.hexdigest(), events[-1]["at"]
     if whole is not None:  # all of it, even if it was stopped early
         sha256, length_s = audio_digest(whole), seconds(len(whole))
@@ -131,20 +130,19 @@ def record(transcriber: StreamTranscriber, audio: FloatArray | Source, path: str
 def _run(
     calls: Iterable[Work],
     statistics: Callable[[], Json],
-    both_clocks: tuple[Clock, Clock],
+    clock: Clock,
     on_result: Callable[[ProcessResult], object],
     progress: Callable[[float], object],
 ) -> Iterator[Json]:
-    clock, processor_clock = both_clocks
     n_fed, compute_s, processor_s, chunk, service_s = 0, 0.0, 0.0, 0, list[float]()
     last = ProcessResult("", "", None)
     started = clock()
     for n_samples, call in calls:
         n_fed += n_samples
-        before, busy = clock(), processor_clock()
+        before, busy = clock(), time.process_time()
         result = call()
         after = clock()
-        processor_s += processor_clock() - busy
+        processor_s += time.process_time() - busy
         compute_s += after - before
         chunk = chunk or n_samples
         if n_samples:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
 from whisperlab.streaming.results import LanguageFlag, LanguageFrame, Onset, SegmentWord, SessionSegment, Switch
@@ -36,14 +37,20 @@ _LONGEST_S = 1e8  # of a recording: three years
 # ---- fields of the lines -----------------------------------------------------------------------------------
 
 
-def check_fields(value: object, required: Mapping[str, Field], subject: str) -> None:
-    """Raise TraceError, starting with ``subject``, unless the value is an object with all these fields."""
+def check_fields(
+    value: object,
+    required: Mapping[str, Field],
+    subject: str,
+    optional: Mapping[str, Field] = MappingProxyType({}),
+    error: type[ValueError] = TraceError,
+) -> None:
+    """Raise ``error``, starting with ``subject``, unless the value is an object with all required fields that fit."""
     if not isinstance(value, dict):
-        raise TraceError(f"{subject} should be an object, got {shown(value)}")
+        raise error(f"{subject} should be an object, got {shown(value)}")
     if missing := required.keys() - value.keys():
-        raise TraceError(f"{subject} without {', '.join(sorted(missing))}")
-    if wrong := wrong_field(value, required):
-        raise TraceError(f"{subject} whose {wrong}")
+        raise error(f"{subject} without {', '.join(sorted(missing))}")
+    if wrong := wrong_field(value, {**required, **optional}):
+        raise error(f"{subject} whose {wrong}")
 
 
 def _is_time(value: object) -> TypeGuard[float]:
@@ -361,9 +368,7 @@ def parse_line(line: str, where: str, lines: Kinds = LINES, optional: Kinds = OP
     if not isinstance(kind, str) or kind not in lines:
         raise TraceError(f"{where} is not a trace line: expected a kind out of {', '.join(lines)}")
     assert isinstance(value, dict)
-    check_fields(value, lines[kind], f"{where}: a {kind} line")
-    if wrong := wrong_field(value, optional.get(kind, {})):
-        raise TraceError(f"{where}: a {kind} line whose {wrong}")
+    check_fields(value, lines[kind], f"{where}: a {kind} line", optional.get(kind, {}))
     for first, second in (("start", "end"), ("start_time", "end_time")):
         if first in lines[kind] and value[first] > value[second]:
             got = f"got {value[first]} and {value[second]}"
