@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from whisperlab.experiments.significance import pareto_front
 from whisperlab.report import figure as draw
-from whisperlab.report.figure import INK, LETTER, MUTED, NARROW, PALETTE, label, new_plot, new_plots, styled
+from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, label, new_plot, styled
 from whisperlab.util.json_values import Json
 from whisperlab.util.text_table import with_interval
 
@@ -42,7 +42,7 @@ def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure
     zero at which a bar could start.
     """
     x = f"{measure.replace('_', ' ').replace(' ms', ',')}, ms"
-    figure, axes = new_plot(NARROW, 1.4 + 0.36 * len(rows), (0.6, 0.55, 1.75, 0.1), x)
+    figure, axes = new_plot(NARROW, 1.4 + 0.36 * len(rows), x)
     for place, row in enumerate(rows):
         value, kind = row[measure], row["kind"]
         first = kind not in [other["kind"] for other in rows[:place]]
@@ -56,7 +56,7 @@ def ladder_figure(rows: Sequence[Json], measure: str = "chunk_ms_p95") -> Figure
     _set_log(axes, "x")
     axes.grid(axis="y", visible=False)
     axes.set_xlim(right=12 * max(row[measure] for row in rows))
-    figure.legend(frameon=False, ncols=3, loc="upper right", fontsize=8)
+    figure.legend(frameon=False, ncols=3, loc="outside upper right", fontsize=8)
     return figure
 
 
@@ -69,8 +69,7 @@ def pareto_figure(rows: Sequence[Json], score: str = "switch_f1_at_1") -> Figure
     scored = sorted((row for row in rows if row.get(score) is not None), key=lambda row: row["encoded_s_per_s"])
     points = [(row["encoded_s_per_s"], row[score]) for row in scored]
     y = score.replace("_", " ").replace("f1", "F1")
-    margins = (0.1, 0.55, 0.75, 0.1)
-    figure, axes = new_plot(NARROW, 4.2, margins, "encoder seconds per second of audio", y, "both")
+    figure, axes = new_plot(NARROW, 4.2, "encoder seconds per second of audio", y, "both")
     on_front = pareto_front([(x, -y) for x, y in points])
     front = [point for point, member in zip(points, on_front, strict=True) if member]
     if all(row.get(f"{score}_95") for row in scored):
@@ -128,8 +127,6 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
         axes.legend(frameon=False, fontsize=8)
     for axes in panels:
         axes.set_visible(False)
-    draw.set_margins(figure, top=0.1, bottom=0.55, left=0.6, right=0.1)
-    figure.subplots_adjust(hspace=0.4, wspace=0.3)
     return figure
 
 
@@ -139,8 +136,8 @@ def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Fi
 
     ``rates`` are columns of `other_systems.summarise` and their titles.
     """
-    left = 0.2 + LETTER * max((len(str(row["system"])) for row in rows), default=0)
-    figure, panels = new_plots(NARROW + 2, 0.9 + 0.34 * len(rows), (0.1, 0.55, left, 0.1), len(rates))
+    figure = draw.new_figure(NARROW + 2, 0.9 + 0.34 * len(rows))
+    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for axes, (rate, title) in zip(panels, rates, strict=True):
         for place, row in enumerate(rows):
             value = row.get(rate)
@@ -163,7 +160,7 @@ def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Fi
 @styled
 def percentiles_figure(lines: Mapping[str, Sequence[float]], y: str) -> Figure:
     """Values by percentile, one line each, both axes logarithmic; rarer values are farther right."""
-    figure, axes = new_plot(NARROW, 3.2, (0.1, 0.5, 0.75, 0.15), "percentile", y, "both")
+    figure, axes = new_plot(NARROW, 3.2, "percentile", y, "both")
     for number, (name, values) in enumerate(lines.items()):
         rarity = [len(values) / (len(values) - place) for place in range(len(values))]
         axes.plot(rarity, sorted(values), "-" if number else "--", color=PALETTE[5 * number % 6], label=name)

@@ -708,7 +708,7 @@ def read_store(path: Path) -> None:
     rows = results_store.read_rows(folder)
     with results_store.open_store(folder) as store:
         assert store.statuses() == {row["key"]: row["status"] for row in rows}
-    sweep.summarise(rows)
+    results_store.in_memory(rows).totals()
 
 
 def read_configuration(path: Path) -> None:

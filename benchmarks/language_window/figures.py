@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from benchmarks.language_window.calibration import ReliabilityBin
 from whisperlab.experiments.significance import pareto_front
-from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, new_figure, set_margins, styled
+from whisperlab.report.figure import INK, MUTED, NARROW, PALETTE, new_figure, styled
 from whisperlab.report.page import percent
 from whisperlab.util.statistics import wilson
 
@@ -39,7 +39,6 @@ def accuracy_map_figure(panels: Mapping[str, Mapping[tuple[float, float], Count]
         axes.set_yticks([place + 0.5 for place in range(len(windows))], [f"{w:g}" for w in windows])
         axes.set_xlabel("silence after the window, s")
     figure.axes[0].set_ylabel("window, s")
-    set_margins(figure, top=0.35, bottom=0.55, left=0.55, right=0.05)
     return figure
 
 
@@ -60,8 +59,7 @@ def accuracy_curves_figure(panels: Mapping[str, Mapping[str, Mapping[float, Coun
     figure.axes[0].set_ylim(top=102)
     figure.axes[0].set_ylabel("windows right, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=2, loc="upper center", fontsize=9)
-    set_margins(figure, top=0.85, bottom=0.55, left=0.6, right=0.05)
+    figure.legend(handles, labels, frameon=False, ncols=2, loc="outside upper center", fontsize=9)
     return figure
 
 
@@ -96,7 +94,6 @@ def cost_figure(points: Mapping[str, tuple[float, Count]], chosen: str) -> Figur
     axes.set_ylabel("windows right, %")
     axes.margins(x=0.12, y=0.12)
     axes.grid(visible=True)
-    set_margins(figure, top=0.1, bottom=0.55, left=0.65, right=0.1)
     return figure
 
 
@@ -121,8 +118,7 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
     axes.set_xlabel("confidence, %")
     axes.set_ylabel("answers right, %")
     axes.grid(visible=True)
-    figure.legend(frameon=False, loc="upper left", fontsize=9)
-    set_margins(figure, top=0.2 + 0.2 * len(curves), bottom=0.55, left=0.65, right=0.1)
+    figure.legend(frameon=False, loc="outside upper left", fontsize=9)
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.soak.findings import Growth, Log, by_minute
-from whisperlab.report.figure import INK, MUTED, NARROW, OTHER, PALETTE, new_figure, set_margins, styled
+from whisperlab.report.figure import INK, MUTED, NARROW, OTHER, PALETTE, new_figure, styled
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def memory_figure(log: Log, resident: Growth) -> Figure:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, ncols=2)
     _over_hours(axes, log)
-    set_margins(figure, top=0.15, bottom=0.5, left=0.7, right=0.15)
     return figure
 
 
@@ -68,7 +67,6 @@ def chunk_figure(log: Log) -> Figure:
     axes.set_ylabel("ms per 100 ms of audio")
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     _over_hours(axes, log)
-    set_margins(figure, top=0.35, bottom=0.5, left=0.7, right=0.15)
     return figure
 
 
@@ -88,7 +86,6 @@ def held_figure(log: Log) -> Figure:
     if names:
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     _over_hours(axes, log)
-    set_margins(figure, top=0.1, bottom=0.5, left=0.7, right=0.15)
     return figure
 
 
@@ -105,7 +102,6 @@ def schedule_figure(log: Log) -> Figure:
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     _over_hours(axes, log)
-    set_margins(figure, top=0.1, bottom=0.5, left=1.75, right=0.15)
     return figure
 
 

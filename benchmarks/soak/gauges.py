@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from whisperlab.profiling.passes import attributes
 from whisperlab.util.errors import MissingDependencyError
 from whisperlab.util.process import memory_fields
 
@@ -119,3 +118,10 @@ def bounds(statistics: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         "cache look-ups, samples": (cache["lookup_ms"]["n"], 1000),
         "timers, samples of the fullest": (max((int(o["n"]) for o in operations), default=0), 1000),
     }
+
+
+def attributes(value: object) -> Iterator[tuple[str, object]]:
+    """Names and values of an object's attributes, in its ``__dict__`` and in slots."""
+    yield from getattr(value, "__dict__", {}).items()
+    if isinstance(state := object.__getstate__(value), tuple):  # the dict and the slots
+        yield from state[1].items()

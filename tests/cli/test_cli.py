@@ -928,16 +928,14 @@ def test_a_sweep_runs_every_cell_once_and_resumes(
     assert again["results"] == first["results"]
 
 
-def test_of_a_large_store_no_table_is_made(
-    made: list[Any], manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_table_of_a_sweep_has_its_own_configurations_and_not_all_of_the_folder(
+    made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("whisperlab.cli.sweep.MOST_ROWS", 1)
-    words = ["sweep", "--corpus", manifest, "--cache-sizes", "10,50", "--out", tmp_path / "out"]
-    assert run(*words, "--hash-precisions", "6", "--json") == 0
-    streams = capsys.readouterr()
-    (printed,) = documents(streams.out)
-    assert (printed["ran"], printed["results"]) == (2, [])
-    assert f"no table of 2 rows; whisperlab report {tmp_path / 'out'} shows all" in streams.err
+    words = ["sweep", "--corpus", manifest, "--hash-precisions", "6", "--out", tmp_path / "out", "--json"]
+    assert run(*words, "--cache-sizes", "10,50") == 0
+    assert run(*words, "--cache-sizes", "20", "--resume") == 0
+    _, printed = documents(capsys.readouterr().out)
+    assert [(row["config.cache.size"], row["n_runs"]) for row in printed["results"]] == [(20, 1)]
 
 
 def test_a_dry_run_says_what_would_be_run_and_runs_nothing(
@@ -1033,7 +1031,7 @@ def test_failed_cells_are_counted_and_can_be_run_again(
     streams = capsys.readouterr()
     assert "1 of 2 tasks failed" in streams.err
     assert "out of luck" in streams.err
-    assert "logmel" in streams.out
+    assert "logmel" in streams.err
     assert run(*words, "--resume") == 1
     assert len(made) == 2
     assert run(*words, "--retry-failed") == 1
@@ -1270,9 +1268,11 @@ def test_a_full_disk_fails_the_doctor(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert streams.err.splitlines()[-1].endswith("not usable until these are fixed: disk")
 
 
-def test_instructions_are_read_from_the_processor_flags() -> None:
-    flags = "flags : avx2 avx512f avx512_bf16 avx512_vnni"
-    assert doctor.processor(flags, 2) == doctor.Finding("processor", "OK", "2 cores; AVX2, AVX-512, BF16, VNNI")
+def test_the_doctor_names_the_instructions_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperlab.util.threads.second_thread", lambda: 0.62)
+    monkeypatch.setattr("whisperlab.model.linear.cpu_instructions", lambda: (True, False, False))
+    processor = next(doctor.torch())
+    assert processor.detail.endswith(" cores; VNNI, no AVX-512 BF16, no AMX")
 
 
 @pytest.mark.parametrize(

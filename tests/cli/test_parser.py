@@ -184,9 +184,9 @@ def ended(*_: object) -> None:
 
 
 def test_long_work_says_at_once_what_runs_and_then_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperlab.cli.console.PERIODS_S", {True: 0.01, False: 0.01})
+    monkeypatch.setattr("whisperlab.cli.console.PERIOD_S", 0.01)
     for err, first, later in (
-        (Terminal(), f"{ERASE}measuring\n", f"{ERASE}measuring: 0 s"),
+        (Terminal(), f"{ERASE}measuring\n", f"{ERASE}measuring: 0 s\n"),
         (io.StringIO(), "measuring\n", "measuring: 0 s\n"),
     ):
         with Console(io.StringIO(), err, json=False).busy("measuring"):

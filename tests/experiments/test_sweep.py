@@ -21,8 +21,9 @@ from whisperlab.config import TranscriberConfig
 from whisperlab.data.audio_files import write_wav
 from whisperlab.data.manifest import Recording, ReferenceSegment
 from whisperlab.evaluation.trace import read_trace
-from whisperlab.experiments.results_store import open_store, read_rows, task_key, write_store
-from whisperlab.experiments.sweep import Grid, plan, remaining, run_sweep, summarise
+from whisperlab.experiments.results_store import in_memory, open_store, read_rows, task_key, write_store
+from whisperlab.experiments.sweep import Grid, plan, remaining, run_sweep
+from whisperlab.report.counts import results
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment
 from whisperlab.util.audio_arrays import FloatArray, audio_digest
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, SweepError, UnknownLanguageError
@@ -257,13 +258,10 @@ def test_what_is_done_is_not_run_again(recordings: list[Recording], tmp_path: Pa
     assert len(read_rows(tmp_path)) == 8
 
 
-def test_other_weights_are_run_anew_and_kept_apart_in_the_summary(recordings: list[Recording], tmp_path: Path) -> None:
+def test_other_weights_are_run_anew(recordings: list[Recording], tmp_path: Path) -> None:
     sweep(recordings, tmp_path)
     assert sweep(recordings, tmp_path, model_digest="weights-2").ran == 8
-    summary = summarise(read_rows(tmp_path))
-    assert len(summary) == 8
-    assert set(summary["model_digest"]) == {DIGEST, "weights-2"}
-    assert set(summary["recordings"]) == {2}
+    assert {row["model_digest"] for row in read_rows(tmp_path)} == {DIGEST, "weights-2"}
 
 
 def test_a_task_that_raises_leaves_a_failed_row_and_the_sweep_goes_on(
@@ -429,20 +427,18 @@ def test_the_bar_tells_what_is_left_in_audio_and_in_tasks(
 def test_a_summary_adds_counts_before_it_divides(recordings: list[Recording], tmp_path: Path) -> None:
     """One word too many of 2, one too few of 4: 2 errors in 6 words, not the mean of 1/2 and 1/4."""
     sweep(recordings, tmp_path)
-    summary = summarise(read_rows(tmp_path))
-    assert len(summary) == 4
-    assert summary["rates.mixed_error_rate"].tolist() == pytest.approx([2 / 6] * 4)
-    assert summary["duration"].tolist() == pytest.approx([1.2] * 4)
-    large = summary[(summary["config.cache.size"] == 50) & (summary["config.cache.hash_precision"] == 6)].iloc[0]
+    found = results(in_memory(read_rows(tmp_path)))
+    assert [one.to_dict()["mixed_error_rate"] for one in found] == pytest.approx([2 / 6] * 4)
+    assert [one.sums["duration_s"] for one in found] == pytest.approx([1.2] * 4)
+    (large,) = (one for one in found if (one.config["cache.size"], one.config["cache.hash_precision"]) == (50, 6))
     # The second half of both recordings repeats the first: 2 of 4 and 4 of 8 chunks hit.
-    assert (large["cache.hits"], large["cache.misses"], large["cache.repeat"]) == (6, 6, 6)
-    assert large["cache.hit_rate"] == 0.5
-    assert large["cache.checked"] == 6
-    assert large["cache.false_hit_rate"] == large["cache.false_hits"] / 6 == 0.5
-    assert large["cache.lookup_p95_ms"] > 0
+    assert (large.cache.hits, large.cache.misses, large.sums["repeat"]) == (6, 6, 6)
+    assert large.cache.hit_rate == 0.5
+    assert large.cache.checked == 6
+    assert large.cache.false_hit_rate == large.cache.false_hits / 6 == 0.5
 
 
-def test_a_summary_counts_failures_and_adds_up_the_rest(recordings: list[Recording], tmp_path: Path) -> None:
+def test_a_summary_adds_up_what_did_not_fail(recordings: list[Recording], tmp_path: Path) -> None:
     class FailsOnce(Parrot):
         def finalize(self) -> ProcessResult:
             if self._heard == 6400 and self._config.cache.size == 2:
@@ -450,17 +446,9 @@ def test_a_summary_counts_failures_and_adds_up_the_rest(recordings: list[Recordi
             return super().finalize()
 
     sweep(recordings, tmp_path, FailsOnce)
-    summary = summarise(read_rows(tmp_path))
-    assert summary["failed"].tolist() == [1, 1, 0, 0]
-    assert summary["recordings"].tolist() == [1, 1, 2, 2]
-    assert summary["rates.mixed_error_rate"].tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 3, 1 / 3])
-
-
-def test_a_configuration_that_only_failed_has_a_line_without_rates(recordings: list[Recording], tmp_path: Path) -> None:
-    sweep(recordings, tmp_path, Refusing)
-    summary = summarise(read_rows(tmp_path)).set_index(["config.cache.size", "config.cache.hash_precision"])
-    assert summary.loc[(2, 0), "failed"] == 2
-    assert np.isnan(summary.loc[(2, 0), "rates.mixed_error_rate"])
+    found = sorted(results(in_memory(read_rows(tmp_path))), key=lambda one: one.config["cache.size"])
+    assert [one.n_runs for one in found] == [1, 1, 2, 2]
+    assert [one.mixed_error for one in found] == pytest.approx([1 / 4, 1 / 4, 1 / 3, 1 / 3])
 
 
 def test_without_decoding_there_are_no_rates_of_text(recordings: list[Recording], tmp_path: Path) -> None:
@@ -470,9 +458,9 @@ def test_without_decoding_there_are_no_rates_of_text(recordings: list[Recording]
         assert row["rates"]["mixed_error_rate"] is None
         assert row["rates"]["error_rate_by_language"] == {}
         assert row["rates"]["language_error_rate_frames"] == pytest.approx(0.0)
-    summary = summarise(read_rows(tmp_path))
-    assert summary["rates.mixed_error_rate"].isna().all()
-    assert summary["cache.hit_rate"].notna().all()
+    found = results(in_memory(read_rows(tmp_path)))
+    assert [one.mixed_error for one in found] == [None] * 4
+    assert None not in [one.cache.hit_rate for one in found]
 
 
 def test_a_store_can_be_moved_with_its_traces(recordings: list[Recording], tmp_path: Path) -> None:
@@ -480,14 +468,3 @@ def test_a_store_can_be_moved_with_its_traces(recordings: list[Recording], tmp_p
     os.rename(tmp_path / "here", tmp_path / "there")
     row = read_rows(tmp_path / "there")[0]
     assert read_trace(tmp_path / "there" / row["trace"]).recording == "first"
-
-
-@pytest.mark.parametrize("lost", ["compute_s", "duration", "counts", "model_digest"])
-def test_a_finished_row_that_lacks_something_is_not_added_up(
-    recordings: list[Recording], tmp_path: Path, lost: str
-) -> None:
-    run_sweep(GRID.configurations()[:1], recordings, tmp_path / "s", model_digest=DIGEST, make_transcriber=Parrot)
-    rows = read_rows(tmp_path / "s")
-    del rows[0][lost]
-    with pytest.raises(SweepError, match=lost):
-        summarise(rows)

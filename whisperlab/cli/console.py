@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ERASE = "\r\x1b[K"  # the line of the cursor, on a terminal
 DIM, PLAIN, UP, ERASE_BELOW = "\x1b[2m", "\x1b[0m", "\x1b[A\r", "\r\x1b[J"
 REDRAW_S = 0.1
-PERIODS_S = {True: 1.0, False: 30.0}  # between two messages of `Console.busy`, on a terminal or not
+PERIOD_S = 10.0  # between two messages of `Console.busy`
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,29 +86,20 @@ class Console:
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
-        """Say at once what runs, and how long it has run: each second on a terminal, else every half minute."""
-        terminal, began, done, writing = self.err.isatty(), time.monotonic(), threading.Event(), threading.Lock()
+        """Say at once what runs, and every ten seconds how long it has run."""
+        began, done = time.monotonic(), threading.Event()
 
         def report() -> None:
-            while not done.wait(PERIODS_S[terminal]):
-                with writing:
-                    if not done.is_set():
-                        line = f"{text}: {time.monotonic() - began:.0f} s"
-                        write(f"{ERASE}{line}" if terminal else f"{line}\n", self.err, end="")
+            while not done.wait(PERIOD_S):
+                self.note(f"{text}: {time.monotonic() - began:.0f} s")
 
         self.note(text)
-        if self.quiet:
-            yield
-            return
         with suppress(RuntimeError):  # without memory for a thread the work goes on without messages
             start_background(report)
         try:
             yield
         finally:
-            with writing:
-                done.set()
-                if terminal:
-                    write(ERASE, self.err, end="")
+            done.set()
 
 
 def write(text: str, stream: TextIO, end: str = "\n") -> None:

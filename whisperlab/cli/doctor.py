@@ -15,13 +15,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Literal, TypeAlias
 
-from whisperlab.cli.arguments import EXTRAS, TABLES, Parser, distribution, is_there
+from whisperlab.cli.arguments import EXTRAS, Parser, distribution, is_there
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
 from whisperlab.util.errors import WhisperlabError
-from whisperlab.util.process import proc_text
 
-CPU_FLAGS = TABLES["cpu_flags"]
 ENOUGH_DISK, LITTLE_DISK = 3e9, 0.5e9  # bytes; weights, speech and a sweep's traces take about 1 GB
 Status: TypeAlias = Literal["OK", "WARN", "FAIL"]
 
@@ -54,7 +52,6 @@ def examine(model: str) -> Iterator[Finding]:
 
     new = sys.version_info >= (3, 11)
     yield Finding("python", "OK" if new else "FAIL", f"{platform.python_version()}, whisperlab {version('whisperlab')}")
-    yield processor(proc_text("/proc/cpuinfo"), len(os.sched_getaffinity(0)))
     yield from torch()
     cxx = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
     yield program("compiler", cxx, "compiled encoder", "the compiled encoder cannot be used", "g++")
@@ -73,28 +70,20 @@ def examine(model: str) -> Iterator[Finding]:
     yield program("browser", shutil.which("chromium"), "browser tests", "the browser tests need one", "chromium")
 
 
-def processor(cpuinfo: str, cores: int) -> Finding:
-    """The cores this process may use, and the CPU instructions that speed up the encoder.
-
-    >>> processor("flags : fpu avx2 avx512f", 2)
-    Finding(name='processor', status='WARN', detail='2 cores; AVX2, AVX-512; no BF16, no VNNI', advice='')
-    """
-    flags = set(cpuinfo.split())
-    have = [name for name, words in CPU_FLAGS.items() if flags.intersection(words)]
-    lack = [f"no {name}" for name in CPU_FLAGS if name not in have]
-    detail = "; ".join(filter(None, [f"{cores} cores", ", ".join(have), ", ".join(lack)]))
-    return Finding("processor", "WARN" if lack else "OK", detail)
-
-
 def torch() -> Iterator[Finding]:
-    """The build of torch, its devices, and the gain of a second compute thread, measured now."""
+    """The build of torch, its devices, CPU instructions, and the gain of a second compute thread, measured now."""
     try:
         import torch as library
     except (ImportError, OSError) as error:
         yield Finding("torch", "FAIL", f"cannot be imported: {error}", "make environment")
         return
+    from whisperlab.model.linear import cpu_instructions
     from whisperlab.util.threads import WORTH, second_thread
 
+    fast = dict(zip(("VNNI", "AVX-512 BF16", "AMX"), cpu_instructions(), strict=True))
+    have = ", ".join(name if found else f"no {name}" for name, found in fast.items())
+    status: Status = "OK" if any(fast.values()) else "WARN"
+    yield Finding("processor", status, f"{len(os.sched_getaffinity(0))} cores; {have}")
     device = library.cuda.get_device_name(0) if library.cuda.is_available() else "no CUDA device"
     yield Finding("torch", "OK", f"{library.__version__}, {library.backends.cpu.get_cpu_capability()}, {device}")
     share = second_thread()

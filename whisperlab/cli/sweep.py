@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # The columns of the table; --json has all of them.
 COLUMNS = TABLES["sweep_columns"]
-MOST_ROWS = 10_000  # of a store that is summarised after a sweep; of more only a report is made
 
 
 def add_arguments(parser: Parser) -> None:
@@ -74,6 +73,7 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the tasks without a result and print the rates of each configuration; 1 when a task failed."""
     from whisperlab.experiments import results_store, sweep
+    from whisperlab.report import counts
 
     arguments.require({"ray": "--ray"} if args.ray and not args.dry_run else {})
     grid(args, ()).configurations()  # raises for a value out of range
@@ -82,23 +82,22 @@ def run(args: argparse.Namespace, console: Console) -> None:
     recordings = arguments.recordings(args)
     configurations = grid(args, recordings).configurations()
     model, digest = loaded(args, recordings, console)
+    tasks = sweep.plan(configurations, recordings, digest)
     if args.dry_run:
-        show_plan(args, console, sweep.plan(configurations, recordings, digest), model)
+        show_plan(args, console, tasks, model)
         return
     with running(args, model, digest, console) as options:
         outcome = sweep.run_sweep(configurations, recordings, args.out, **options)
     with results_store.open_store(args.out) as store:
-        rows = list(store.rows()) if len(store) <= MOST_ROWS else []
-        if not rows:
-            console.note(f"no table of {len(store):,} rows; whisperlab report {args.out} shows all configurations")
+        keys = json.dumps([task.key for task in tasks])
+        found = counts.results(store, "key in (select value from json_each(?))", (keys,))
     if outcome.peak_rss_bytes:
         console.note(f"peak memory of a process, model included: {outcome.peak_rss_bytes >> 20:,} MiB")
-    results = json.loads(sweep.summarise(rows).to_json(orient="records"))  # without NaN
-    share = {title: "rate" in name.rpartition(".")[2] for title, name in COLUMNS.items()}
-    cells = [{title: row.get(name) for title, name in COLUMNS.items()} for row in results]
-    table = [{title: percent(cell) if share[title] else cell for title, cell in row.items()} for row in cells]
-    counts = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
-    console.result({"out": str(args.out), **counts, "results": results}, text_table(table), counted())
+    results = [result.to_dict() for result in found]
+    cells = [[(title, name, row.get(name)) for title, name in COLUMNS.items()] for row in results]
+    table = [{title: percent(cell) if "rate" in name else cell for title, name, cell in row} for row in cells]
+    did = {name: getattr(outcome, name) for name in ("planned", "found", "ran", "failed")}
+    console.result({"out": str(args.out), **did, "results": results}, text_table(table), counted())
     if outcome.failed:
         own_error = any(row["status"] == "failed" for row in outcome.failed)
         option = "--retry-failed" if own_error else "--resume"

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, console: Console, microphone: Recorded | None 
 
     check_options(args)
     names = ["stdin" if argument == "-" else argument for argument in args.audio]
-    paths, texts = trace_paths(names, args.trace), text_paths(names, args.out)
+    paths, texts = trace_paths(names, args.trace), paths_in(args.out, names, "--out") if args.out else ()
     if args.output == ["json"] and not args.out:
         console, args.output = replace(console, json=True), []
     transcriber: SessionRestartTranscriber | None = None
@@ -199,26 +199,21 @@ def check_files(args: argparse.Namespace, console: Console) -> set[int]:
 
 
 def trace_paths(audio: list[str], target: Path | None) -> Sequence[Path | None]:
-    """The path of each trace: the target itself for one audio file, else numbered files in the target.
-
-    Makes the folder, before the work starts. Raises ConfigurationError if that is impossible.
-    """
+    """The path of each trace: the target itself for one audio file, else files in it. Makes the folder."""
     if target is None:
         return [None] * len(audio)
-    make_folder(target if len(audio) > 1 else target.parent, f"--trace {target}")
-    if len(audio) == 1 and not target.is_dir():
-        return [target]
-    return [target / f"{number:03d}-{Path(name).stem}.jsonl" for number, name in enumerate(audio, 1)]
+    if len(audio) > 1 or target.is_dir():
+        return paths_in(target, audio, "--trace", ".jsonl")
+    make_folder(target.parent, f"--trace {target}")
+    return [target]
 
 
-def text_paths(audio: list[str], folder: Path | None) -> Sequence[Path]:
-    """The paths of the texts of each audio file, without suffix; with a number where files have the same name."""
-    if folder is None:
-        return []
-    make_folder(folder, f"--out {folder}")
+def paths_in(folder: Path, audio: list[str], option: str, suffix: str = "") -> Sequence[Path]:
+    """A path for each audio file, with a number where files have the same name. Makes the folder of the option."""
+    make_folder(folder, f"{option} {folder}")
     stems = [Path(name).stem for name in audio]
     same = len({*stems}) < len(stems)
-    return [folder / f"{f'{n:03d}-' if same else ''}{stem}" for n, stem in enumerate(stems, 1)]
+    return [folder / f"{f'{n:03d}-' if same else ''}{stem}{suffix}" for n, stem in enumerate(stems, 1)]
 
 
 def make_folder(folder: Path, wanted_for: str) -> None:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack, get_args
 from whisperlab.config import GROUPS, TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.experiments.comparison import read_options
-from whisperlab.experiments.results_store import Row, open_store
+from whisperlab.experiments.results_store import Row, in_memory, open_store
 from whisperlab.experiments.significance import pareto_front
-from whisperlab.experiments.sweep import RunOptions, plan, run_sweep, summarise
+from whisperlab.experiments.sweep import RunOptions, plan, run_sweep
 from whisperlab.util.errors import ConfigurationError, SweepError, needs
 from whisperlab.util.json_values import Json, JsonValue
 from whisperlab.util.options import Option, flat, nested
@@ -36,11 +36,11 @@ logger = logging.getLogger("whisperlab")
 Method = Literal["random", "adaptive"]
 Values: TypeAlias = Mapping[str, JsonValue]  # by dotted name
 
-# The minimised quantities, by their name in a trial and in `summarise`.
+# The minimised quantities, by their name in a trial, from the columns of the store.
 OBJECTIVES = {
-    "mixed_error_rate": "rates.mixed_error_rate",
-    "response_p95_s": "response_p95_s",
-    "peak_rss_bytes": "peak_rss_bytes",
+    "mixed_error_rate": "1.0 * sum(errors) / sum(words)",
+    "response_p95_s": "max(response_p95_s)",
+    "peak_rss_bytes": "max(peak_rss_bytes)",
 }
 
 BATCH = 4  # configurations that an adaptive search proposes at a time
@@ -327,8 +327,7 @@ def _study(method: Method, seed: int) -> optuna.Study:
 def _trial(number: int, values: Values, config: TranscriberConfig, rows: Sequence[Row]) -> Trial:
     if broken := next((row for row in rows if row["status"] != "ok"), None):
         return Trial(number, values, config, None, f"{broken['recording']}: {broken['error']}")
-    summary = summarise(rows).iloc[0]
-    objectives = {name: summary.get(column, math.nan) for name, column in OBJECTIVES.items()}
-    if missing := [name for name, value in objectives.items() if value is None or math.isnan(value)]:
+    (objectives,) = in_memory(rows).sql(f"select {', '.join(OBJECTIVES.values())} from results")  # noqa: S608
+    if missing := [name for name, value in zip(OBJECTIVES, objectives, strict=True) if value is None]:
         raise SweepError(f"a search needs {', '.join(OBJECTIVES)}; the runs have no {', '.join(missing)}")
-    return Trial(number, values, config, tuple(map(float, objectives.values())), None)
+    return Trial(number, values, config, tuple(map(float, objectives)), None)

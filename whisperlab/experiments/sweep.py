@@ -10,9 +10,8 @@ from __future__ import annotations
 import gc
 import gzip
 import itertools
-import json
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from whisperlab import __version__
 from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
-from whisperlab.evaluation.scoring import Score, pooled, response_p95, score_trace
+from whisperlab.evaluation.scoring import Score, response_p95, score_trace
 from whisperlab.evaluation.scoring.summary import TEXT_RATES
 from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments import results_store as stores
@@ -46,7 +45,6 @@ from whisperlab.util.options import flat
 from whisperlab.util.process import reset_peak_rss, trim_heap
 
 if TYPE_CHECKING:
-    import pandas as pd
     from whisper.model import Whisper
 
 logger = logging.getLogger("whisperlab")
@@ -332,45 +330,6 @@ def run_task(
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", recording.id, _short(task.config), exc_info=not expected)
         return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}"}
-
-
-def summarise(rows: Iterable[Row]) -> pd.DataFrame:
-    """One line per configuration: counts summed over its recordings, then divided.
-
-    Columns are ``config.*``, ``rates.*`` (see ``Score.rates``), ``cache.*`` (``cache.false_hit_rate`` is None
-    where no hit was checked), totals, and of ``response_p95_s`` and ``peak_rss_bytes`` the worst recording's. Different
-    weights and versions have lines of their own. Raises SweepError for a row that lacks something to be added up.
-    """
-    import pandas as pd
-
-    groups = defaultdict[str, list[Row]](list)
-    try:
-        for row in rows:
-            groups[json.dumps([row["config"], row["model_digest"], row["whisperlab"]], sort_keys=True)].append(row)
-        return pd.json_normalize([dict(_summary(group)) for group in groups.values()])
-    except (KeyError, TypeError) as error:
-        raise SweepError(f"a finished row has no value for a needed field: {error!r}") from error
-
-
-def _summary(rows: Sequence[Row]) -> Json:
-    finished = [row for row in rows if row["status"] == "ok"]
-    summary = {
-        **{name: rows[0][name] for name in ("config", "model_digest", "whisperlab")},
-        "recordings": len(finished),
-        "failed": len(rows) - len(finished),
-    }
-    if not finished:
-        return summary
-    responses = (row.get("response_p95_s") for row in finished)
-    return {
-        **summary,
-        "rates": _rates(pooled(Score.from_dict(row["counts"]) for row in finished), stores.decodes(rows[0]["config"])),
-        "cache": cache_summary([row["statistics"].get("encoder_cache", {}) for row in finished]),
-        "duration": sum(row["duration"] for row in finished),
-        "compute_s": sum(row["compute_s"] or 0.0 for row in finished),
-        "response_p95_s": max((found for found in responses if found is not None), default=None),
-        "peak_rss_bytes": max(row["peak_rss_bytes"] or 0 for row in finished) or None,
-    }
 
 
 def cache_summary(caches: Sequence[Json]) -> Json:

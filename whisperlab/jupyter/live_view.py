@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from html import escape
 from itertools import chain, repeat
 from typing import Any, cast
@@ -53,12 +54,7 @@ class LiveView:
 
     def process(self, chunk: FloatArray, /) -> ProcessResult:
         """Process one chunk; draws a picture if the last one is older than ``every_s``."""
-        began = self.clock()
-        result = self.transcriber.process(chunk)
-        self._take(result, len(chunk) / self.sampling_rate, (self.clock() - began) * 1000)
-        if self.automatic:
-            self.update()
-        return result
+        return self._feed(partial(self.transcriber.process, chunk), len(chunk))
 
     @property
     def load_level(self) -> int:
@@ -70,13 +66,10 @@ class LiveView:
         cast(LiveTranscriber, self.transcriber).load_level = level
 
     def skip(self, n_samples: int, /) -> ProcessResult:
-        result = cast(LiveTranscriber, self.transcriber).skip(n_samples)
-        self._take(result, n_samples / self.sampling_rate)
-        return result
+        return self._feed(partial(cast(LiveTranscriber, self.transcriber).skip, n_samples), n_samples)
 
     def finalize(self) -> ProcessResult:
-        result = self.transcriber.finalize()
-        self._take(result)
+        result = self._feed(self.transcriber.finalize, 0)
         if self.automatic:
             self.draw()
         return result
@@ -109,16 +102,21 @@ class LiveView:
             running = f'<span dir="auto"><b>{escape(language or "?")}</b> {escape(committed.strip())} {pale}</span>'
         return f"{draw.to_svg(drawing, 'live', words)}<p><small>{escape(words)}</small></p><p>{text}{running}</p>"
 
-    def _take(self, result: ProcessResult, length_s: float = 0.0, took_ms: float = 0.0) -> None:
+    def _feed(self, work: Callable[[], ProcessResult], n_samples: int) -> ProcessResult:
+        began = self.clock()
+        result = work()
+        took_ms, length_s = (self.clock() - began) * 1000, n_samples / self.sampling_rate
         with self._lock:
-            if length_s:
-                self.received_s += length_s
-                self._latency.append((self.received_s, took_ms, length_s * 1000))
+            self.received_s += length_s
+            self._latency.append((self.received_s, took_ms, length_s * 1000))
             committed = "" if result.segments else self._open[1] + result.committed
             self._open = result.language, committed, result.tentative
             self._segments.extend(result.segments)
             self._switches.extend(result.switches)
             self._frames.extend(result.frames)
+        if self.automatic and n_samples:
+            self.update()
+        return result
 
 
 def _in_notebook() -> Callable[[str], object]:
@@ -143,14 +141,13 @@ def live_figure(
 ) -> draw.Drawing:
     """The last seconds until ``at``: text, probabilities, computing time of each chunk and, dashed, its length."""
     figure = draw.new_figure(11.0, 3.6)
-    above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1))
+    figure.set_layout_engine("none")  # one takes as long as the drawing
+    margins = {"left": 0.085, "right": 0.985, "top": 0.97, "bottom": 0.14, "hspace": 0.28}
+    above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(0.7, 1.2, 1), gridspec_kw=margins)
     left = max(0.0, at - LAST_S)
     shown = [segment for segment in segments if segment.end_time >= left]
     languages = sorted({s.language for s in shown}.union(*(frame.posterior for frame in frames)))
-    others = iter(
-        [*(colour for colour in draw.PALETTE if colour not in FIXED.values()), *[draw.OTHER] * len(languages)]
-    )
-    colours = {language: FIXED.get(language) or next(others) for language in languages}
+    colours = {language: FIXED.get(language, draw.OTHER) for language in languages}
     for segment in shown:
         start, end = segment.start_time, segment.end_time
         above.barh(0, end - start, left=start, height=0.8, color=colours[segment.language])
@@ -178,5 +175,4 @@ def live_figure(
     draw.label(below, "seconds of audio", "ms per chunk")
     below.set_ylim(bottom=0)
     below.set_xlim(left, left + LAST_S)
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.97, bottom=0.14, hspace=0.28)
     return figure

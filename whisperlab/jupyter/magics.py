@@ -5,17 +5,14 @@ Each shows a data frame and stores it in ``_latency``, ``_peak_memory`` or ``_he
 
 from __future__ import annotations
 
-import argparse
 import gc
 import re
-import shlex
 import time
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 from IPython.core import magic
-from IPython.core.error import UsageError
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
 from whisperlab.cli.arguments import positive_int
@@ -29,6 +26,8 @@ _MIB = 2**20
 
 @magic.magics_class
 class Magics(magic.Magics):
+    @magic_arguments()
+    @argument("-n", type=positive_int, default=1, help="how often the cell runs")
     @magic.line_cell_magic
     def latency(self, line: str, cell: str | None = None) -> None:
         """Run the cell (``-n 5``: five times) and show its milliseconds, and those of the operations timed meanwhile.
@@ -39,7 +38,7 @@ class Magics(magic.Magics):
         if cell is None:
             end = len(re.sub(r"^(\s*-n\s+\S+)?.*", r"\1", line, flags=re.DOTALL))
             line, cell = line[:end], line[end:].strip()
-        rounds, metrics = _arguments("latency", line, n=1).n, PerformanceMetrics()
+        rounds, metrics = parse_argstring(self.latency, line).n, PerformanceMetrics()
         before = {id(found): found.get_statistics() for found in self._metrics()}
         for _ in range(rounds):
             began = time.perf_counter()
@@ -53,10 +52,11 @@ class Magics(magic.Magics):
             frames.append(found.to_frame().loc[grown])
         self._show("_latency", pd.concat(frames)[["count", "p50", "p95", "p99", "max"]].round(3))
 
+    @magic_arguments()
     @magic.cell_magic
     def peak_memory(self, line: str, cell: str) -> None:
         """Run the cell and show resident memory in MiB: before, at the peak (VmHWM, which is reset), and after."""
-        _arguments("peak_memory", line)
+        parse_argstring(self.peak_memory, line)
         gc.collect()
         before = process_memory()
         reset_peak_rss()
@@ -72,23 +72,25 @@ class Magics(magic.Magics):
         }
         self._show("_peak_memory", (pd.Series(parts, name="MiB") / _MIB).to_frame().round(1))
 
+    @magic_arguments()
+    @argument("-f", type=Path, help="the file of a flame graph")
     @magic.cell_magic
     def heap(self, line: str, cell: str) -> None:
         """Run the cell under memray and show the lines that held most at the peak; ``-f PAGE`` writes a flame graph."""
-        page = _arguments("heap", line, f=Path()).f
+        page = parse_argstring(self.heap, line).f
         found = traced(lambda: self._run(cell))
         lines = [(site.bytes / _MIB, site.blocks, site.function) for site in found.top]
         frame = pd.DataFrame(lines, [site.place for site in found.top], ["MiB", "blocks", "function"])
         frame.attrs["peak_bytes"] = found.peak
         print(f"heap: {found.peak / _MIB:,.1f} MiB at the peak, {found.allocations:,} allocations")
         self._show("_heap", frame.round(2))
-        if page != Path():
+        if page:
             write_page(page, found.page)
             print(f"flame graph: {page}")
 
     def _run(self, cell: str) -> None:
         assert self.shell is not None
-        self.shell.run_cell(cell).raise_error()  # type: ignore[no-untyped-call]
+        self.shell.run_cell(cell).raise_error()
 
     def _metrics(self) -> list[PerformanceMetrics]:
         """Every metrics object in the notebook's variables."""
@@ -99,19 +101,5 @@ class Magics(magic.Magics):
 
     def _show(self, name: str, frame: pd.DataFrame) -> None:
         assert self.shell is not None
-        self.shell.push({name: frame})  # type: ignore[no-untyped-call]
-        display(frame)  # type: ignore[no-untyped-call]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}")
-
-
-def _arguments(name: str, line: str, **options: int | Path) -> argparse.Namespace:
-    """Parse the first line of a magic. ``options`` are the defaults; they decide the types."""
-    parser = _Parser(prog=f"%%{name}", add_help=False)
-    for option, default in options.items():
-        kind = positive_int if isinstance(default, int) else type(default)
-        parser.add_argument(f"-{option}", type=kind, default=default)
-    return parser.parse_args(shlex.split(line))
+        self.shell.push({name: frame})
+        display(frame)

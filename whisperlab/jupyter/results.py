@@ -153,11 +153,8 @@ class StreamResult:
     @property
     def operations(self) -> pd.DataFrame:
         """Calls of each operation, and their time in milliseconds."""
-        found = pd.DataFrame(self.trace.statistics["performance"]).T
-        shown = found[["count", "p50", "p95", "p99", "max", "total"]].astype(float)
-        shown = shown[shown["count"] > 0].astype({"count": int})
-        names = {name: f"{name} (ms)" for name in ("p50", "p95", "p99", "max", "total")}
-        return shown.round(2).rename(columns={"count": "calls", **names}).rename_axis("operation")
+        called = [(name, row) for name, row in self.trace.statistics["performance"].items() if row["count"]]
+        return frame("operations", called).set_index("operation").round(2)
 
     @property
     def switches(self) -> pd.DataFrame:
@@ -222,19 +219,16 @@ class SweepResult:
     def heatmap(self, rate: str, key: str | None = None) -> Figure:
         """``hit_rate`` or ``false_hit_rate`` by hash precision and cache size, of one key or all."""
         chosen = [result for result in self.results if key in (None, result.config.get("cache.key"))]
-        return charts.heatmap(chosen, rate, rate.replace("_", "-"), self._words())
+        return charts.heatmap(chosen, rate, rate.replace("_", "-"), page_text("outcome_words", results=chosen))
 
     def outcomes(self) -> Figure:
         """What became of every 100 look-ups."""
-        return Figure("outcomes", self._words(), charts.outcomes_figure(self.results))
+        words = page_text("outcome_words", results=self.results)
+        return Figure("outcomes", words, charts.outcomes_figure(self.results))
 
     def tradeoff(self) -> Figure:
         """Encoder time saved against the language error, a point per configuration."""
-        return charts.tradeoff(self.results, self._words())
-
-    def _words(self) -> str:
-        words = "{0.name}: {1.hits} hits of {1.lookups}, {1.false_hits} of {1.checked} wrong"
-        return "; ".join(words.format(result, result.cache) for result in self.results)
+        return charts.tradeoff(self.results, page_text("outcome_words", results=self.results))
 
     def findings(self) -> tuple[str, ...]:
         return findings.findings(self.results)

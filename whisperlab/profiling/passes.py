@@ -14,8 +14,8 @@ import pstats
 import sys
 import time
 import tracemalloc
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from pkgutil import resolve_name
@@ -78,8 +78,8 @@ def owned(holder: object) -> dict[str, int]:
     Weights packed for a kernel count with the size of their numbers, without additions of the kernel.
     """
     seen: set[int] = set()
-    inside = holder.items() if isinstance(holder, Mapping) else attributes(holder)
-    sizes = {str(name).lstrip("_"): _size(value, seen) for name, value in inside}
+    inside = holder if isinstance(holder, Mapping) else vars(holder)
+    sizes = {str(name).lstrip("_"): _size(value, seen) for name, value in inside.items()}
     kept = {name: size for name, size in sorted(sizes.items(), key=lambda entry: -entry[1]) if size >= SMALL}
     small = sum(sizes.values()) - sum(kept.values())
     return kept | ({"the rest": small} if small else {})
@@ -89,17 +89,13 @@ def _size(value: object, seen: set[int]) -> int:
     waiting, total = [value], 0
     while waiting:
         value = waiting.pop()
-        if value is None or isinstance(value, _CLOSED) or id(value) in seen:
+        if isinstance(value, _CLOSED) or id(value) in seen:
             continue
         seen.add(id(value))
         found = _bytes(value, seen)
         total += found or 0
         if found is None:
-            if isinstance(value, Mapping):
-                waiting.extend(value.values())
-            elif isinstance(value, list | tuple | set | frozenset | deque):
-                waiting.extend(value)
-            waiting.extend(inner for _, inner in attributes(value))
+            waiting += gc.get_referents(value)
     return total
 
 
@@ -127,13 +123,6 @@ def _bytes(value: object, seen: set[int]) -> int | None:
         return 0
     seen.add(place)
     return int(size)
-
-
-def attributes(value: object) -> Iterator[tuple[str, object]]:
-    """Names and values of an object's attributes, in its ``__dict__`` and in slots."""
-    yield from getattr(value, "__dict__", {}).items()
-    if isinstance(state := object.__getstate__(value), tuple):  # the dict and the slots
-        yield from state[1].items()
 
 
 def heap(workload: Workload) -> records.Heap:

@@ -20,8 +20,7 @@ Heights: TypeAlias = Sequence[tuple[float, str]]  # from 0 to 1, and the value a
 @draw.styled
 def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     """The outcomes of every 100 look-ups: encoder runs, right hits, unchecked hits, wrong hits."""
-    margins = (0.55, 0.5, 0.15, 0.2)
-    figure, axes = draw.new_plot(draw.NARROW, 1.2 + 0.5 * len(results), margins, "of every 100 look-ups")
+    figure, axes = draw.new_plot(draw.NARROW, 1.2 + 0.5 * len(results), "of every 100 look-ups")
     caches = [result.cache for result in results]
     parts = np.array([(c.misses, c.checked - c.false_hits, c.hits - c.checked, c.false_hits) for c in caches])
     shares = 100 * parts / [[max(c.lookups, 1)] for c in caches]
@@ -37,7 +36,7 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(results) - 0.5, -0.75)
     axes.set_xlim(0, 100)
-    figure.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
+    figure.legend(ncols=2, loc="outside upper center", frameon=False, fontsize=9)
     return figure
 
 
@@ -45,9 +44,8 @@ def outcomes_figure(results: Sequence[Result]) -> draw.Drawing:
 def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
     """Median, 95th and 99th percentile of each operation on a logarithmic axis."""
     names = [operation.name for operation in operations]
-    margins = (0.35, 0.55, 0.2 + draw.LETTER * max(map(len, names)), 0.3)
     x = "milliseconds (factor 10 between grid lines)"
-    figure, axes = draw.new_plot(draw.NARROW, 1.05 + 0.3 * len(names), margins, x, grid="x")
+    figure, axes = draw.new_plot(draw.NARROW, 1.05 + 0.3 * len(names), x, grid="x")
     places = range(len(names))
     axes.hlines(places, [o.p50 for o in operations], [o.p99 for o in operations], color=draw.MUTED, linewidth=2)
     for name, marker, colour in (("p50", "o", draw.PALETTE[0]), ("p95", "D", draw.PALETTE[1]), ("p99", "s", draw.BAD)):
@@ -57,7 +55,7 @@ def latency_figure(operations: Sequence[Operation]) -> draw.Drawing:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(places, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    figure.legend(frameon=False, ncols=3, loc="upper right")
+    figure.legend(frameon=False, ncols=3, loc="outside upper right")
     return figure
 
 

@@ -161,10 +161,9 @@ class Result:
         true, found, matched = (self.sums[f"switches_{name}"] or 0 for name in ("true", "found", "matched"))
         return ratio(2 * matched, true + found)
 
-    def decision_delay(self, *, of_found: bool = False) -> float | None:
-        """Median seconds from a switch to its decision, of all or of those found; None if half or more were missed."""
-        missed = 0 if of_found else (self.sums["switches_true"] or 0) - len(self.delays)
-        delay = percentile(self.delays, 50, missed=missed)
+    def decision_delay(self) -> float | None:
+        """Median seconds from a switch to its decision; None if half or more were missed."""
+        delay = percentile(self.delays, 50, missed=(self.sums["switches_true"] or 0) - len(self.delays))
         return delay if math.isfinite(delay) else None
 
     @property
@@ -177,6 +176,19 @@ class Result:
         """Compute threads of its runs; None when they differ or are not known for all."""
         low, high, known = (self.sums[name] for name in ("least_threads", "most_threads", "known_threads"))
         return low if low == high and known == self.n_runs else None
+
+    def to_dict(self) -> Json:
+        """Its configuration where it is plain, its sums or columns, and its rates."""
+        plain = {name: value for name, value in self.config.items() if isinstance(value, str | int | float | None)}
+        return {
+            **{f"config.{name}": value for name, value in plain.items()},
+            **{name: value for name, value in self.sums.items() if name not in ("id", "config_id", "key", "delays")},
+            "mixed_error_rate": self.mixed_error,
+            "hit_rate": self.cache.hit_rate,
+            "language_error_rate": self.error_by(WRONG_TEXT),
+            "language_error_rate_frames": self.error_by(WRONG_FRAMES),
+            "false_hit_rate": self.cache.false_hit_rate,
+        }
 
 
 @cache

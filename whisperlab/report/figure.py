@@ -1,4 +1,4 @@
-"""A figure that displays itself: in a notebook cell, in a page, or as a file; and the style of all figures.
+"""A figure that displays itself, in a notebook cell or in a page; and the style of all figures.
 
 Interactive figures are Vega-Lite specifications. The same specification gives the static SVG that is printed and shown
 without scripts. vl-convert inlines Vega-Lite, 0.9 MB, once per page. Figures to look at are matplotlib's.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property, wraps
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
-from whisperlab.report.page import TEMPLATES, render_page, write_page
-from whisperlab.util.errors import ConfigurationError, needs
-from whisperlab.util.files import write_atomic
+from whisperlab.report.page import TEMPLATES
+from whisperlab.util.errors import needs
 from whisperlab.util.json_values import Json
 
 if TYPE_CHECKING:
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Spec: TypeAlias = dict[str, Any]  # a Vega-Lite specification, from https://vega.github.io/vega-lite/
 Grid = Literal["x", "y", "both", None]
-Margins = tuple[float, float, float, float]  # top, bottom, left, right
 
 # Okabe and Ito's colours, which people with any colour vision can distinguish. Black text is readable on all of them.
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#7F8FD9")
@@ -42,7 +38,6 @@ PAPER = "#fdfdfe"  # becomes the page's background
 MUTED = "#7d858e"  # grid and axes: readable on light and dark
 
 NARROW = 7.2  # inches; on a phone still readable
-LETTER = 0.085  # inches per letter of a label
 
 
 @dataclass(frozen=True)
@@ -86,17 +81,6 @@ class Figure:
         player = f'<audio controls src="{escape(self.sound)}"></audio>' if self.sound else ""
         opening = f'<figure class="{kind}" id="{escape(self.name)}" aria-label="{escape(self.alt)}">'
         return f'{opening}{player}<div class="static">{self.svg()}</div>{script}{caption}</figure>'
-
-    def save(self, path: str | Path) -> Path:
-        """Write the static drawing, ``.svg``, or a page with the figure alone, ``.html``."""
-        path = Path(path)
-        if path.suffix == ".svg":
-            namespace = '<svg xmlns="http://www.w3.org/2000/svg" '
-            return write_atomic(path, self.svg().replace("<svg ", namespace, 1).encode())
-        if path.suffix != ".html":
-            raise ConfigurationError(f"a figure is saved as .svg or .html, got {path.name!r}")
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return write_page(path, render_page("figure.html.j2", figure=self, created=created))
 
 
 def to_svg(figure: Drawing, name: str, alt: str) -> str:
@@ -157,25 +141,10 @@ def new_figure(width: float, height: float) -> Drawing:
     return matplotlib.figure.Figure(figsize=(width, height))
 
 
-def set_margins(figure: Drawing, *, top: float, bottom: float, left: float, right: float) -> None:
-    """Set the margins in inches, the unit of text sizes."""
-    width, height = figure.get_size_inches()
-    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
-
-
-def new_plots(width: float, height: float, margins: Margins, n: int) -> tuple[Drawing, Sequence[Axes]]:
-    """A figure with ``n`` plots side by side that share their y axis; size and margins in inches."""
+def new_plot(width: float, height: float, x: str = "", y: str = "", grid: Grid = None) -> tuple[Drawing, Axes]:
+    """A figure with one plot, the labels of its axes and its grid; its size is in inches."""
     figure = new_figure(width, height)
-    top, bottom, left, right = margins
-    set_margins(figure, top=top, bottom=bottom, left=left, right=right)
-    return figure, list(figure.subplots(1, n, sharey=True, squeeze=False)[0])
-
-
-def new_plot(
-    width: float, height: float, margins: Margins, x: str = "", y: str = "", grid: Grid = None
-) -> tuple[Drawing, Axes]:
-    """A figure with one plot, the labels of its axes and its grid."""
-    figure, (axes,) = new_plots(width, height, margins, 1)
+    axes = figure.subplots()
     label(axes, x, y, grid)
     return figure, axes
 

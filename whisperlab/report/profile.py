@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -75,7 +75,10 @@ class ProfileReport:
             # compressed to a third; the main page unpacks them
             frames={name: b64encode(gzip.compress(page, 9, mtime=0)).decode("ascii") for name, page in pages.items()},
             digests=[digest for page in pages.values() for digest in _digests(page.decode())],
-            flat=[*({"table": "numbers", "name": n.name, "bytes": n.bytes} for n in numbers), *_flat(tables)],
+            flat=[
+                *({"table": "numbers", "name": number.name, "bytes": number.bytes} for number in numbers),
+                *({"table": shown.name, **row} for shown in tables for row in shown.rows("sort")),
+            ],
         )
 
 
@@ -146,7 +149,7 @@ def _parts_drawing(name: str, sizes: Mapping[str, int], x: str) -> draw.Figure:
 @draw.styled
 def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
     """Memory over time: (seconds, bytes resident, bytes on the heap), as the pass `heap` records it."""
-    figure, axes = draw.new_plot(draw.NARROW, 2.8, (0.1, 0.5, 0.7, 0.1), "seconds of wall time", "MiB", "y")
+    figure, axes = draw.new_plot(draw.NARROW, 2.8, "seconds of wall time", "MiB", "y")
     seconds = [moment[0] for moment in course]
     for place, (name, colour, line) in enumerate((("resident", 0, "--"), ("on the heap", 5, "-"))):
         sizes = [moment[1 + place] / _MIB for moment in course]
@@ -160,8 +163,7 @@ def course_figure(course: Sequence[tuple[float, int, int]]) -> draw.Drawing:
 def parts_figure(parts: Mapping[str, float], label: str, most: int = 12) -> draw.Drawing:
     """A quantity by its parts, one bar each in descending order; at most ``most`` bars."""
     kept = dict(sorted(parts.items(), key=lambda part: -part[1])[:most])
-    left = 0.3 + draw.LETTER * max(map(len, kept), default=0)
-    figure, axes = draw.new_plot(draw.NARROW, 0.8 + 0.3 * max(len(kept), 1), (0.1, 0.5, left, 0.3), label)
+    figure, axes = draw.new_plot(draw.NARROW, 0.8 + 0.3 * max(len(kept), 1), label)
     bars = axes.barh(range(len(kept)), list(kept.values()), color=draw.PALETTE[0], height=0.7)
     axes.bar_label(bars, [f"{size:,.1f}" for size in kept.values()], padding=4, fontsize=8)
     axes.set_yticks(range(len(kept)), list(kept))
@@ -182,19 +184,8 @@ def as_text(name: str, record: Record) -> str:
     """The numbers and tables of one pass for a terminal; of the pass ``cpu`` the call tree."""
     records = cast("Records", {name: record})
     numbers = table("numbers", "Memory", columns("numbers"), memory_numbers(records))
-    shown = [one for one in (numbers, *_tables(records, "parts"), *_tables(records)) if one.body]
-    parts = []
-    for one in shown:
-        titles = [title for title, _, _ in one.head]
-        rows = [dict(zip(titles, (cell.text for cell in line), strict=True)) for line in one.body]
-        parts.append(f"{one.caption}\n{text_table(rows)}")
+    shown = (numbers, *_tables(records, "parts"), *_tables(records))
+    parts = [f"{one.caption}\n{text_table(one.rows('text'))}" for one in shown if one.body]
     if isinstance(record, CpuProfile):
         parts.append(f"Call tree (pyinstrument, {record.samples} samples in {record.sampled_s:.2f} s)\n{record.tree}")
     return "\n\n".join(parts)
-
-
-def _flat(tables: Iterable[Table]) -> Iterable[dict[str, object]]:
-    for shown in tables:
-        titles = [title for title, _, _ in shown.head]
-        for line in shown.body:
-            yield {"table": shown.name, **dict(zip(titles, (cell.sort for cell in line), strict=True))}

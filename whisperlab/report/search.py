@@ -84,7 +84,7 @@ def search_section(results: Results) -> SearchSection | None:
     values = {name: [result.config.get(name) for result in runs] for name in options}
     measured = [(objective, importances(values, objective.of(runs).tolist())) for objective in objectives]
     axes = [one.option for one in measured[0][1][:MAX_OPTIONS]]
-    chosen = _some(on_front)
+    chosen = sorted(sorted(range(len(runs)), key=lambda n: not on_front[n])[:MAX_LINES])  # the front, the best others
     shown, marks = [runs[n] for n in chosen], [on_front[n] for n in chosen]
     words = page_text("front_words", n=len(runs), members=members, most=MAX_WORDS, objectives=objectives)
     front = page_text("search_front", members=len(members), all=len(runs), objectives=objectives)
@@ -136,14 +136,6 @@ def _noise(objective: Objective, runs: Results) -> str:
     return page_text("search_noise", objective=objective, all=len(runs), found=found)
 
 
-def _some(on_front: Sequence[bool]) -> list[int]:
-    """At most `MAX_LINES` indices in order: the front and an even choice of the others."""
-    members = [n for n, member in enumerate(on_front) if member][:MAX_LINES]
-    others = [n for n, member in enumerate(on_front) if not member]
-    room = min(MAX_LINES - len(members), len(others))
-    return sorted(members + [others[place * len(others) // room] for place in range(room)])
-
-
 def _front_table(members: Results, objectives: Objectives) -> Table:
     places = {result.config_id: place for place, result in enumerate(members, 1)}
     columns: list[Column[Result]] = [
@@ -176,9 +168,8 @@ def _importance(measured: Measured, options: Sequence[str]) -> draw.Figure:
 def importance_figure(found: Measured) -> draw.Drawing:
     """A panel per objective and a bar per option: filled beyond the mark of chance, hatched below it."""
     names = [one.option for one in found[0][1]]
-    left = 0.25 + draw.LETTER * max(map(len, names))
-    width, height = max(draw.NARROW, left + 1.6 * len(found)), 1.15 + 0.34 * len(names)
-    figure, panels = draw.new_plots(width, height, (0.35, 0.55, left, 0.15), len(found))
+    figure = draw.new_figure(draw.NARROW, 1.15 + 0.34 * len(names))
+    panels = figure.subplots(1, len(found), sharey=True)
     for axes, (objective, measured) in zip(panels, found, strict=True):
         for one in measured:
             place = names.index(one.option)

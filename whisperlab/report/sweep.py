@@ -13,7 +13,7 @@ from whisperlab.evaluation.scoring import Score, response_p95, score_trace
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
-from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, Result, config_name
+from whisperlab.report.counts import KEY, PRECISION, SIZE, Result, config_name
 from whisperlab.report.figure import Figure
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import page_text, render_page, write_page
@@ -83,36 +83,31 @@ class SweepReport:
 
     def render(self, path: str | Path) -> Path:
         """Write the report as one HTML file; returns its path. A page that would be over 8 MB has no players."""
-        sections = self._sections()
-        page = self._page(sections, SOUND_LIMIT)
+        page = self.html()
         if len(page.encode()) > PAGE_LIMIT and "<audio" in page:
-            page = replace(self, warnings=(*self.warnings, page_text("warning_players")))._page(sections, 0)
+            page = replace(self, warnings=(*self.warnings, page_text("warning_players"))).html(sound_limit=0)
         return write_page(path, page)
 
     def html(self, sound_limit: int = SOUND_LIMIT) -> str:
         """The page as text, with at most ``sound_limit`` characters of sound."""
-        return self._page(self._sections(), sound_limit)
-
-    def _page(self, sections: Mapping[str, object], sound_limit: int) -> str:
-        recordings = list(views(self.traces, sound_limit))
-        return render_page("sweep.html.j2", report=self, recordings=recordings, **sections)
-
-    def _sections(self) -> dict[str, object]:
         operations = [(result.name, operation) for result in self.results for operation in result.operations]
         each, latency = "Every run: one configuration on one recording", "Latency of every operation, in milliseconds"
-        return {
-            "tables": _tables(self),
-            "runs": table("runs", each, columns("runs"), self.runs),
-            "latency": table("latency", latency, columns("operations"), operations),
-            "outcomes": _outcomes(self.results),
-            "heatmaps": _heatmaps(self.results, self.options),
-            "tradeoff": _tradeoff(self.results),
-            "search": search_section(self.results),
-            "speed": _speed(self.shown) if self.shown and self.shown.operations else None,
-            "flat": [_flat(run) for run in self.runs],
-            "systems": systems_table(self.systems) if self.systems else None,
-            "systems_figure": systems_figure(self.systems),
-        }
+        return render_page(
+            "sweep.html.j2",
+            report=self,
+            recordings=list(views(self.traces, sound_limit)),
+            tables=_tables(self),
+            runs=table("runs", each, columns("runs"), self.runs),
+            latency=table("latency", latency, columns("operations"), operations),
+            outcomes=_outcomes(self.results),
+            heatmaps=_heatmaps(self.results, self.options),
+            tradeoff=_tradeoff(self.results),
+            search=search_section(self.results),
+            speed=_speed(self.shown) if self.shown and self.shown.operations else None,
+            flat=[run.to_dict() for run in self.runs],
+            systems=systems_table(self.systems) if self.systems else None,
+            systems_figure=systems_figure(self.systems),
+        )
 
 
 def from_store(
@@ -231,20 +226,17 @@ def _shown(
         "where config_id = ? and status = 'ok') order by turn, id limit ?",
         (best and best.config_id, MAX_RECORDINGS),
     )
-    traces, notes = _load((next(store.rows("id = ?", line)) for line in lines), load)
-    origins = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
-    mixed = [page_text("warning_origins", n=len(origins))] if len(origins) > 1 else []
-    return best, traces, [*notes, *mixed]
-
-
-def _load(rows: Iterable[Row], load: LoadTrace) -> tuple[tuple[Trace, ...], list[str]]:
-    traces, notes = [], []
-    for row in rows:
+    traces, notes = list[Trace](), list[str]()
+    for line in lines:
+        row = next(store.rows("id = ?", line))
         try:
             traces.append(load(row))
         except (TraceError, KeyError, TypeError) as error:
             notes.append(f"No timeline of {row['recording']}: its trace cannot be read ({error}).")
-    return tuple(traces), notes
+    origins = {str([trace.header.get(part) for part in ("machine", "versions", "commit")]) for trace in traces}
+    if len(origins) > 1:
+        notes.append(page_text("warning_origins", n=len(origins)))
+    return best, tuple(traces), notes
 
 
 def _listed(
@@ -258,20 +250,6 @@ def _listed(
         lines.sort()
     runs = [dict(zip(columns, line, strict=True)) for line in lines]
     return tuple(Result.of(run, configs[run["config_id"]], options) for run in runs)
-
-
-def _flat(run: Result) -> dict[str, object]:
-    """A run for the CSV file: its configuration, where it is plain, and its columns."""
-    plain = {name: item for name, item in run.config.items() if item is None or isinstance(item, str | int | float)}
-    return {
-        **{f"config.{name}": item for name, item in plain.items()},
-        **{name: run.sums[name] for name in COLUMNS if name not in ("key", "delays")},
-        "mixed_error_rate": run.mixed_error,
-        "hit_rate": run.cache.hit_rate,
-        "language_error_rate": run.error_by(WRONG_TEXT),
-        "language_error_rate_frames": run.error_by(WRONG_FRAMES),
-        "false_hit_rate": run.cache.false_hit_rate,
-    }
 
 
 def _tables(report: SweepReport) -> list[tables.Table]:

@@ -52,6 +52,11 @@ class Table:
     body: tuple[tuple[Cell, ...], ...]
     configs: tuple[int, ...] = ()
 
+    def rows(self, part: str) -> list[dict[str, Any]]:
+        """The lines by title, with the ``text`` or the raw value (``sort``) of each cell."""
+        titles = [title for title, _, _ in self.head]
+        return [dict(zip(titles, (getattr(cell, part) for cell in line), strict=True)) for line in self.body]
+
 
 def table(name: str, caption: str, columns: Sequence[Column[T]], rows: Iterable[T]) -> Table:
     """Rows through columns; a column nobody has a value for is left out, and so are lines beyond `MAX_LINES`."""
