@@ -134,7 +134,7 @@ def scaling_figure(points: Sequence[Point], *, log: bool = False, unit: str = "m
 def systems_figure(rows: Sequence[Json], rates: Sequence[tuple[str, str]]) -> Figure:
     """A panel per rate and a bar per system, with its 95 % interval if there is one; whisperlab has its own colour.
 
-    ``rates`` are columns of `other_systems.summarise` and their titles.
+    ``rates`` are columns of the rows of `systems.compare` and their titles.
     """
     figure = draw.new_figure(NARROW + 2, 0.9 + 0.34 * len(rows))
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]

@@ -181,9 +181,9 @@ def imports_of(requirements: list[str]) -> set[str]:
 
 
 def libraries() -> set[str]:
-    """What the package imports anywhere, other than itself and Python's own."""
+    """What the package imports anywhere, other than itself and Python's own; adapters run in other environments."""
     found = set()
-    for path in PACKAGE.rglob("*.py"):
+    for path in (path for path in PACKAGE.rglob("*.py") if path.parent.name != "adapters"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {each.name.partition(".")[0] for each in node.names}

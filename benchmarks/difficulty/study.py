@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import figures
 from benchmarks.difficulty.scenes import Point, mixed_scenes
-from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled
-from whisperlab.experiments import other_systems
+from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled, score_trace
+from whisperlab.evaluation.trace import Reference
+from whisperlab.experiments import systems as known
+from whisperlab.experiments.systems.comparison import run, weights_file
 from whisperlab.util.json_values import Json
 from whisperlab.util.text_table import with_interval
-from whisperlab.util.threads import THREADS, torch_threads
+from whisperlab.util.threads import THREADS
 
 BLOCKS_S = (0.3, 0.5, 1.0, 2.0, 4.0)
 MIXING = (0.5, 0.25, 0.1)
@@ -86,16 +88,15 @@ def measure(
     done: Iterable[Measured] = (),
     say: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Measured]:
-    """Run systems on the scenes of points, but not those ``done``. ``systems`` are names as `all_systems` has them."""
+    """Run systems on the scenes of points, each in a process, but not those ``done``. ``systems`` are names."""
     before = {(one.system, one.recording) for one in done}
-    makers = cache(lambda languages: other_systems.all_systems(languages, model, threads, say))
-    running = cache(lambda languages, name: makers(languages)[name]("fast"))
+    files = cache(partial(weights_file, model, say))
     for point in points:
+        facts = {"model": model, "threads": threads, "languages": allowed(point), "pace": "fast"}
         for recording in mixed_scenes(point):
-            wanted = {s: running(allowed(point), s) for s in systems if (s, recording.id) not in before}
-            with torch_threads(threads):
-                for result in other_systems.interleaved([recording], wanted, say=say):
-                    yield Measured(point, result.name, recording.id, result.score())
+            for name in (name for name in systems if (name, recording.id) not in before):
+                trace = run(known.SYSTEMS[name], recording, files, facts)
+                yield Measured(point, name, recording.id, score_trace(trace, Reference.from_dict(recording.reference)))
 
 
 def read(path: Path) -> list[Measured]:

@@ -29,7 +29,6 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 PAGES = "jinja2 (HTML pages), matplotlib (figures), vl-convert-python (interactive figures)"
-SYSTEMS = "openai-whisper (one of the systems), faster-whisper (one of the systems)"
 
 # Command lines that need more than the core, and what each lacks without any extra.
 LACKING = {
@@ -41,10 +40,6 @@ LACKING = {
     "compare {} {}": "scipy (significance tests); pip install 'whisperlab[sweep]'",
     "search --space {} --corpus ok.jsonl": "optuna (search); pip install 'whisperlab[search]'",
     "sweep --corpus ok.jsonl --ray auto": "ray (--ray); pip install 'whisperlab[ray]'",
-    "bench systems --corpus ok.jsonl": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
-    "bench systems --corpus ok.jsonl --no-controls": f"{SYSTEMS}; pip install 'whisperlab[other-systems,reference]'",
-    "bench systems --corpus ok.jsonl --no-controls --systems int8": "faster-whisper (one of the systems); "
-    "pip install 'whisperlab[other-systems]'",
     "score ok.jsonl --normalizer whisper": "openai-whisper (--normalizer whisper); pip install 'whisperlab[reference]'",
     "profile call.wav --heap --cpu --lines --out page.html": "memray (--heap), pyinstrument (--cpu), "
     f"line-profiler (--lines), {PAGES}; pip install 'whisperlab[profile,report]'",
@@ -55,6 +50,8 @@ CORE = {
     "transcribe nothing.wav": "nothing.wav: no such file",
     "score nothing.txt nothing.txt": "nothing.txt",
     "models list": "large-v3",
+    "systems list": "not on the package index",
+    "bench systems --corpus ok.jsonl --systems SimulStreaming": "not on the package index",
     "data info ok.jsonl": "recordings",
 }
 # The doctor, which measures what a second thread saves, though not thirty times.

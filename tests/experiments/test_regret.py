@@ -17,10 +17,10 @@ from whisperlab.data import Recording
 from whisperlab.data.audio_files import write_wav
 from whisperlab.evaluation.scoring import score
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
-from whisperlab.experiments.other_systems import SystemOutput
 from whisperlab.experiments.regret import (
     CAUSES,
     Changes,
+    Output,
     Regret,
     attribute,
     errors_by_word,
@@ -45,8 +45,8 @@ def recording(segments: Sequence[ReferenceSegment] = SCENE) -> Recording:
     return Recording("scene", Path("none.wav"), 12.0, text, "en,es", tuple(segments), "dev", "made")
 
 
-def output(text: str, *switches: Switch) -> SystemOutput:
-    return SystemOutput((SessionSegment(text, "en", 0.0, 11.0, True, 0.9),), switches)
+def output(text: str, *switches: Switch) -> Output:
+    return Output((SessionSegment(text, "en", 0.0, 11.0, True, 0.9),), switches)
 
 
 def known(changes: Changes) -> set[str]:
@@ -57,7 +57,7 @@ def known(changes: Changes) -> set[str]:
     return {name for name, is_true in truths.items() if is_true}
 
 
-def replays(*texts: str, switches: Sequence[Switch] = ()) -> Callable[[Recording, Changes], SystemOutput]:
+def replays(*texts: str, switches: Sequence[Switch] = ()) -> Callable[[Recording, Changes], Output]:
     """A recogniser with these texts: live, then with each truth in the order of calls of `attribute`."""
     ahead = iter(texts)
     return lambda _, __: output(next(ahead), *switches)
@@ -90,7 +90,7 @@ def test_each_truth_reaches_the_transcriber() -> None:
     """The switches of the live run: one found late, one into a wrong language, one missed, one in the gap."""
     asked: list[Changes] = []
 
-    def transcribe(_: Recording, changes: Changes) -> SystemOutput:
+    def transcribe(_: Recording, changes: Changes) -> Output:
         asked.append(changes)
         late, wrong, in_gap = Switch(6.5, "en", "es", 7.0), Switch(8.0, "es", "it", 9.0), Switch(13.0, "it", "fr", 13.5)
         return output("one", late, wrong, in_gap)
@@ -113,7 +113,7 @@ def test_a_language_whose_switch_was_found_behind_the_next_one_has_no_speech() -
     short = (SCENE[0], replace(SCENE[1], start=1.5, end=2.0), replace(SCENE[2], start=2.5))
     asked: list[Changes] = []
 
-    def transcribe(_: Recording, changes: Changes) -> SystemOutput:
+    def transcribe(_: Recording, changes: Changes) -> Output:
         asked.append(changes)
         return output("one", Switch(3.0, "en", "es", 4.0))
 
@@ -141,7 +141,7 @@ def test_the_causes_sum_up_to_the_errors_of_the_live_run_whatever_was_said(texts
 def test_an_inserted_word_is_an_error_of_the_word_before_it_or_of_the_first() -> None:
     reference = Reference.from_dict(recording().reference)
     assert errors_by_word(reference, output(f"oh {PERFECT} oh oh")) == [1, 0, 0, 0, 0, 0, 2]
-    assert errors_by_word(reference, SystemOutput()) == [1] * 7
+    assert errors_by_word(reference, Output()) == [1] * 7
 
 
 def test_a_recording_without_timed_text_is_refused() -> None:

@@ -300,7 +300,7 @@ SMALL = {
     "06_ring_buffer": {"HELD_S": [1, 10], "ROUNDS": 6},
     "07_memory": {"SECONDS": 1.0},
     "08_latency": {"LID_HOP_MS": 500},
-    "09_other_systems": {"SYSTEMS": ["multilingual, no prompt", "auto"]},
+    "09_other_systems": {"SYSTEMS": ["multilingual, no prompt", "auto", "whisperlab, oracle"]},
     "10_your_own_audio": {"SECONDS": 3.0, "EVERY_S": 3.0},
     "11_difficulty": {"BLOCKS_S": [1.0], "MIXING": [0.5], "SECONDS": 3.0, "SECOND_VOICES": {}},
     "12_regret": {"SPLIT": "test"},

@@ -1,9 +1,9 @@
 """Measurements on this machine: ring buffer, timers, encoder cache, the whole pipeline, and other systems.
 
-Compared subjects run in turns within one process, so that other load slows both: use the ratios. `cache` encodes with
-the weights of Whisper base; `pipeline` runs the reference pipeline, the guide's design and the default, and the default
-with each optimisation off in turn; `systems` runs openai-whisper and faster-whisper on the same audio with the same
-weights.
+Compared subjects run in turns, so that other load slows both: use the ratios. `cache` encodes with the weights of
+Whisper base; `pipeline` runs the reference pipeline, the guide's design and the default, and the default with each
+optimisation off in turn; `systems` runs other recognisers on the same audio with the same weights, each in a process of
+its own. `whisperlab systems list` shows which are installed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
+from pathlib import Path
 from typing import TypeAlias
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Needs, Parser, comma_list, positive, positive_int
+from whisperlab.cli.arguments import Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
@@ -33,31 +34,21 @@ def add_arguments(parser: Parser) -> None:
     for name, of in (("systems", systems), ("variants", pipeline)):
         text = f"{of}only those with such a text in their name (default: all)"
         add(f"--{name}", text, type=comma_list, metavar="NAME,...")
-    text = f"{systems}real feeds the streaming ones in real time; word latency then includes computing"
+    text = f"{systems}real feeds the streaming ones in real time; fast skips the waiting"
     add("--pace", text, choices=("fast", "real"), default="fast")
     text = f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)"
     add("--seconds", text, type=positive, default=15.0)
     arguments.add_threads_argument(parser, of=systems)
+    add("--logs", f"{systems}also keep the stream log of each run", type=Path, metavar="DIR")
     for name, text in (
         ("controls", f"{systems}also count false switches in recordings of each language alone"),
-        ("memory", f"{both}also measure peak memory, each in a fresh process"),
+        ("memory", f"{pipeline}also measure peak memory, each in a fresh process"),
         ("accuracy", f"{pipeline}also score whole recordings, for variants faster than real time"),
     ):
         add(f"--{name}", text, action=argparse.BooleanOptionalAction, default=True)
 
 
-def _needs(args: argparse.Namespace) -> Needs:
-    if args.what != "systems":
-        return {}
-    from whisperlab.experiments.other_systems import select
-
-    names = " ".join(select(args.systems))
-    libraries = {"openai-whisper": "whisper", "faster-whisper": "faster_whisper"}
-    return {library: "one of the systems" for name, library in libraries.items() if name in names}
-
-
 def run(args: argparse.Namespace, console: Console) -> None:
-    arguments.require(_needs(args))
     bench, what = _BENCHES[args.what]
     with console.busy(f"bench {args.what}: {what}"):
         found, tables = bench(args, console)
@@ -76,29 +67,33 @@ def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
 
 
 def _systems(args: argparse.Namespace, console: Console) -> Found:
-    """The rows, and tables of readable width: text, languages, cost."""
+    """The rows, and tables of readable width: text, latency, languages, cost, and what cannot run."""
     from whisperlab import data
-    from whisperlab.experiments import other_systems
+    from whisperlab.experiments.systems import CONTROLS, COSTS, RATES, compare, readable
+    from whisperlab.model import weights
 
     corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args))
-    options = {"names": args.systems, "pace": args.pace, "memory": args.memory, "threads": args.threads}
+    options = {"names": args.systems, "pace": args.pace, "threads": args.threads, "logs": args.logs}
     controls = list(chain.from_iterable(corpora))
-    rows = other_systems.compare(arguments.recordings(args), controls=controls, say=console.note, **options)
-    rates, memory = other_systems.RATES, "peak_memory_bytes"
-    in_mb = [{**row, memory: row[memory] and f"{row[memory] / 1e6:.0f} MB"} for row in rows]
-    text = [name for name in rates if "error" in name or "deleted" in name or "latency" in name]
-    delays = ("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour")
-    switches = [*(name for name in rates if "switch_" in name and name not in text), *delays, other_systems.CONTROLS]
-    return {"rows": rows}, [other_systems.readable(in_mb, names) for names in (text, switches, other_systems.COSTS)]
+    rows = compare(arguments.recordings(args), controls=controls, say=console.note, **options)
+    ran = [row for row in rows if not row["reason"]]
+    in_mb = [row | {"peak_memory_bytes": f"{(row['peak_memory_bytes'] or 0) / 1e6:.0f} MB"} for row in ran]
+    text = [name for name in RATES if "error" in name or "deleted" in name]
+    latency = [name for name in RATES if name.startswith(("word_latency", "time_to", "normalized"))]
+    switches = [name for name in RATES if name not in (*text, *latency, *COSTS)]
+    digest = {"base": weights.model_digest(weights.load_weights("base"))} if ran else {}
+    tables = [readable(in_mb, names) for names in (text, latency, [*switches, CONTROLS], COSTS)]
+    missing = [{"system": row["system"], "did not run": row["reason"]} for row in rows if row["reason"]]
+    return {"weights": digest, "rows": rows}, [*tables, *filter(None, [missing])]
 
 
 def _controls(args: argparse.Namespace) -> list[str]:
     """The monolingual corpora in which false switches are counted."""
     from whisperlab import data
-    from whisperlab.experiments.other_systems import FOLLOWING, select
+    from whisperlab.experiments.systems import select
 
     corpora = {f"ivr-{language}" for recording in arguments.recordings(args) for language in recording.languages}
-    if not (args.controls and {*select(args.systems)} & {*FOLLOWING} and len(corpora) > 1):
+    if not (args.controls and len(corpora) > 1 and any(system.follows for system in select(args.systems))):
         return []
     return [name for name in data.list_corpora() if name in corpora]
 

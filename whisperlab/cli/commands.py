@@ -11,7 +11,20 @@ from contextlib import contextmanager, redirect_stdout
 
 import whisperlab.cli.listen as listen
 from whisperlab import __version__
-from whisperlab.cli import bench, compare, data, doctor, models, profile, report, score, search, sweep, transcribe
+from whisperlab.cli import (
+    bench,
+    compare,
+    data,
+    doctor,
+    models,
+    profile,
+    report,
+    score,
+    search,
+    sweep,
+    systems,
+    transcribe,
+)
 from whisperlab.cli.arguments import TABLES, Parser, add_common_arguments, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
 from whisperlab.util.errors import translate_oom
@@ -21,7 +34,7 @@ from whisperlab.util.errors import translate_oom
 # busy processes, one encode of a 2.5 s window took 99 ms with it and 186 ms without. torch reads it at import.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
-COMMANDS = (transcribe, listen, sweep, search, compare, report, profile, bench, score, data, models, doctor)
+COMMANDS = (transcribe, listen, sweep, search, compare, report, profile, bench, score, data, models, systems, doctor)
 
 
 def build_parser() -> Parser:

@@ -181,7 +181,8 @@ def _trace(lines: Sequence[Json]) -> Trace:
     found = [*texts, *({"elapsed": event["at"], **event} for event in (*segments, *switches))]
     duration = head["audio"]["duration"]
     end = {"kind": "end", "at": duration, "elapsed": max((event["elapsed"] for event in found), default=duration)}
-    end |= {"statistics": {}, "compute_s": head.get("compute_s") or 0.0, "peak_rss_bytes": None}
+    cost = {name: head.get(name) for name in ("processor_s", "peak_rss_bytes")}
+    end |= {"statistics": {}, "compute_s": head.get("compute_s") or 0.0, **cost}
     config = {"system": head["system"]} if "system" in head else {}
     header = {"kind": "header", "schema": SCHEMA, "created": "", "recording": head["recording"], "config": config}
     header |= {"audio": {"path": None, **head["audio"]}, "reference": None, "pace": "real" if live else "fast"}

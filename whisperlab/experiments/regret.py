@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,10 +25,11 @@ from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
 from whisperlab.evaluation.scoring.language import WIDEST_S, match_switches, true_switches
 from whisperlab.evaluation.scoring.text import align, units
-from whisperlab.evaluation.trace import Reference
-from whisperlab.experiments.other_systems import SystemOutput, TableRow, streaming
+from whisperlab.evaluation.trace import Reference, capture
 from whisperlab.experiments.results_store import Say
+from whisperlab.experiments.systems.comparison import TableRow
 from whisperlab.model.weights import load_weights
+from whisperlab.streaming.results import SessionSegment, Switch
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.statistics import LEAST_UNITS, central, resamples
@@ -47,6 +48,13 @@ _WINDOW: Changes = {"session.max_speech_s": 28.0, "decoding.trailing_silence_s":
 _SELDOM: Changes = {"session.max_speech_s": 24.0, "session.step_ms": 6000}
 
 
+class Output(NamedTuple):
+    """What one transcription gave."""
+
+    segments: tuple[SessionSegment, ...] = ()
+    switches: tuple[Switch, ...] = ()
+
+
 @dataclass(slots=True, frozen=True)
 class Regret:
     """The errors of one recording: words wrong, missing or inserted. Tuples are in the order of `CAUSES`."""
@@ -58,7 +66,7 @@ class Regret:
     saved_alone: tuple[int, ...]  # how many errors fewer than live with this truth alone; negative if more
 
 
-def attribute(recording: Recording, transcribe: Callable[[Recording, Changes], SystemOutput]) -> Regret:
+def attribute(recording: Recording, transcribe: Callable[[Recording, Changes], Output]) -> Regret:
     """The regret of a recording, from eight transcriptions. Raises ConfigurationError if it has no timed text."""
     reference = Reference.from_dict(recording.reference)
     if not any(units(segment.text) for segment in reference.segments):
@@ -81,7 +89,7 @@ def attribute(recording: Recording, transcribe: Callable[[Recording, Changes], S
     return Regret(runs.shape[1], *(tuple(map(int, row)) for row in rows))
 
 
-def errors_by_word(reference: Reference, output: SystemOutput) -> list[int]:
+def errors_by_word(reference: Reference, output: Output) -> list[int]:
     """The errors at each word of a reference: itself, and words inserted after it, or before it if it is the first."""
     steps = align(reference, [(segment.text, segment.language) for segment in output.segments])
     words = np.cumsum([step.reference is not None for step in steps]) - 1  # index of the word at or before each step
@@ -106,9 +114,10 @@ def measure(
     weights, regrets = load_weights(model), []
     live = config.replace({"languages": sorted({code for each in recordings for code in each.languages})})
 
-    def transcribe(recording: Recording, changes: Changes) -> SystemOutput:
+    def transcribe(recording: Recording, changes: Changes) -> Output:
         made = SessionRestartTranscriber(weights, config=live.replace(changes))
-        return streaming(lambda _: made, recording.audio(), Reference.from_dict(recording.reference))
+        trace = capture(made, recording.audio(), recording=recording.id)
+        return Output(trace.segments, trace.switches)
 
     for each in recordings:
         regrets.append(attribute(each, transcribe))
