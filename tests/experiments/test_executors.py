@@ -34,7 +34,7 @@ from whisperlab.data.manifest import Recording
 from whisperlab.evaluation.trace import read_trace
 from whisperlab.experiments.executors import Lost, local_processes, ray_cluster
 from whisperlab.experiments.results_store import Row, read_rows, write_store
-from whisperlab.experiments.sweep import identity, load_maker, payload_cluster, run_sweep, task_worker
+from whisperlab.experiments.sweep import identity, load_maker, run_sweep, task_worker
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError, SweepError
@@ -301,18 +301,6 @@ def test_ray_nodes_that_die_cost_nothing(cluster: Any, recordings: list[Recordin
         assert outcome(out) == outcome(whole)
 
 
-@pytest.mark.parametrize("nodes", ["cluster", pytest.param("two_nodes", marks=pytest.mark.slow)])
-def test_nodes_that_see_no_files_are_sent_audio_and_send_traces(
-    nodes: str, request: pytest.FixtureRequest, recordings: list[Recording], tmp_path: Path
-) -> None:
-    there, cluster = tmp_path / "there", request.getfixturevalue(nodes)
-    told: list[str] = []
-    executor = partial(payload_cluster, there, blind_parrots, cluster.address, None, say=told.append)
-    check_that_records_are_the_same(recordings, tmp_path / "here", there, executor)
-    assert "processors" in told[0]
-    assert "ray status --address" in told[0] or "http://" in told[0]
-
-
 def test_work_that_cannot_be_made_on_a_node_stops_with_its_own_error(cluster: Any) -> None:
     """An error of the factory is not the death of a worker, which would be tried again and counted as lost."""
     with pytest.raises(ConfigurationError, match="no such model"):
@@ -382,7 +370,7 @@ def test_a_worker_with_other_weights_version_or_precision_does_nothing(what: str
 
 def test_a_worker_is_told_who_drives() -> None:
     """By value: a default would be looked up in the worker, and be its own."""
-    args = Namespace(ship_audio=False, ray="auto", workers=None, out=Path(), model="base", device="cpu")
+    args = Namespace(ray="auto", workers=None, out=Path(), model="base", device="cpu")
     _, load = workers(args, cast("Any", None), DIGEST, Console(sys.stdout, sys.stderr, True))["executor"].args[0].args
     assert load.args == ("base", "cpu", identity(DIGEST, "cpu"))
 

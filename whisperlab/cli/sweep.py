@@ -66,8 +66,6 @@ def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     start = "RAY_AUTH_MODE=token ray start --head starts one that requires a token"
     text = f"run on a Ray cluster ({start}; auto: that of this machine); needs whisperlab[ray]"
     add("--ray", text, metavar="auto|HOST:PORT")
-    text = "with --ray, for nodes without access to these files: audio is sent with the tasks, traces return"
-    parser.flag("--ship-audio", text)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -136,8 +134,6 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
     """This process with the model it has loaded, or an executor whose workers load their own."""
     from whisperlab.experiments import executors, sweep
 
-    if args.ship_audio and args.ray is None:
-        args.parser.error("--ship-audio goes with --ray")
     if args.ray is None and args.workers is None:
         return {"make_transcriber": sweep.transcriber_maker(model)}
     out = args.out.resolve()
@@ -145,8 +141,6 @@ def workers(args: argparse.Namespace, model: Weights, digest: str, console: Cons
     factory = partial(sweep.task_worker, out, load)
     if args.ray is None:
         return {"executor": partial(executors.local_processes, factory, args.workers)}
-    if args.ship_audio:
-        return {"executor": partial(sweep.payload_cluster, out, load, args.ray, args.workers, say=console.note)}
     return {"executor": partial(executors.ray_cluster, factory, args.ray, args.workers, say=console.note)}
 
 

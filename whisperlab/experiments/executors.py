@@ -65,19 +65,14 @@ def local_processes(factory: Factory[Task, Result], n_workers: int, tasks: Seque
 
 
 def ray_cluster(
-    factory: Callable[[], Callable[..., Result]],
+    factory: Factory[Task, Result],
     address: str,  # HOST:PORT of a running cluster; auto: that of this machine
     n_workers: int | None,  # actors; None: one per processor of the cluster
     tasks: Sequence[Task],
     *,
-    payload: Callable[[Task], tuple[str, Callable[[], object]]] | None = None,
     say: Callable[[str], object] = _log.info,  # called with the address and the size of the cluster
 ) -> Results[Task, Result]:
-    """Actors of a Ray cluster, each with its own model; like `local_processes`, on nodes that see the same files.
-
-    ``payload`` is the data of a task that nodes do not have, with a name. It is sent through the object store once per
-    name and is the second argument of the work.
-    """
+    """Actors of a Ray cluster, each with its own model; like `local_processes`, on nodes that see the same files."""
     with needs("a cluster needs ray", "ray"):
         ray = import_module("ray")
     started, dashboard = _join(ray, address)
@@ -86,19 +81,10 @@ def ray_cluster(
     look = f"http://{dashboard}" if dashboard else f"`ray status --address {head}` (ray[default] has a dashboard)"
     say(f"Ray cluster at {head}: {alive} nodes, {processors} processors; {look} shows their work")
     actor = ray.remote(num_cpus=1)(_Actor)
-    sent: dict[str, Any] = {}
-
-    def packed(task: Task) -> list[object]:
-        if payload is None:
-            return []
-        name, thing = payload(task)
-        if name not in sent:
-            sent[name] = ray.put(thing())
-        return [sent[name]]
 
     def open_worker() -> _RayWorker[Task, Result]:
         mine = actor.remote()
-        return _RayWorker(lambda task: mine.do.remote(factory, task, *packed(task)).future(), partial(ray.kill, mine))
+        return _RayWorker(lambda task: mine.do.remote(factory, task).future(), partial(ray.kill, mine))
 
     workers, died = n_workers or max(1, processors), ray.exceptions.RayActorError
     try:
@@ -237,9 +223,9 @@ class _RayWorker(NamedTuple, Generic[Task, Result]):
 class _Actor:
     _work: Callable[..., object] | None = None
 
-    def do(self, factory: Factory[Any, Any], task: object, *payload: object) -> object:
+    def do(self, factory: Factory[Any, Any], task: object) -> object:
         self._work = self._work or factory()  # not in __init__: Ray would call an error there the death of the actor
-        return self._work(task, *payload)
+        return self._work(task)
 
 
 def _has_room(ray: ModuleType, timeout_s: float = 5.0) -> bool:

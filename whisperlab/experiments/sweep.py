@@ -8,7 +8,6 @@ language-ID only, which makes a large sweep over the cache cheap: its hit rates 
 from __future__ import annotations
 
 import gc
-import gzip
 import itertools
 import logging
 from collections import Counter
@@ -16,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import torch
@@ -32,14 +30,13 @@ from whisperlab.evaluation.scoring import Score, response_p95, score_trace
 from whisperlab.evaluation.scoring.summary import TEXT_RATES
 from whisperlab.evaluation.trace import StreamTranscriber, record
 from whisperlab.experiments import results_store as stores
-from whisperlab.experiments.executors import Executor, Lost, Results, ray_cluster
+from whisperlab.experiments.executors import Executor, Lost
 from whisperlab.experiments.results_store import STORE, Row, Say
 from whisperlab.model.linear import check_precision
 from whisperlab.model.weights import Weights, load_weights, model_digest
 from whisperlab.transcriber import SessionRestartTranscriber
-from whisperlab.util.audio_arrays import FloatArray, audio_digest
+from whisperlab.util.audio_arrays import audio_digest
 from whisperlab.util.errors import ConfigurationError, SweepError, WhisperlabError
-from whisperlab.util.files import write_atomic
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.process import reset_peak_rss, trim_heap
@@ -251,46 +248,11 @@ def task_worker(out: Path, load: Callable[[], MakeTranscriber]) -> Callable[[Tas
     return lambda task: run_task(task, out, make_transcriber)
 
 
-def payload_cluster(
-    out: Path,
-    load: Callable[[], MakeTranscriber],
-    address: str,
-    n_workers: int | None,
-    tasks: Sequence[Task],
-    say: Say = logger.info,
-) -> Results[Task, Row]:
-    """A `ray_cluster` of nodes with weights but without our files: audio is sent, traces return with the rows."""
-    work = partial(_payload_worker, load)
-    sent = ray_cluster(work, address, n_workers, tasks, payload=lambda t: (t.audio_sha256, t.recording.audio), say=say)
-    with closing(sent) as results:
-        for task, result in results:
-            if isinstance(result, Lost):
-                yield task, result
-                continue
-            row, trace = result
-            if trace is not None:
-                write_atomic(out / str(row["trace"]), gzip.decompress(trace))
-            yield task, row
-
-
-def _payload_worker(load: Callable[[], MakeTranscriber]) -> Callable[[Task, FloatArray], tuple[Row, bytes | None]]:
-    """Work that returns the row, and the trace as compressed bytes."""
-    make_transcriber = load()
-
-    def work(task: Task, audio: FloatArray) -> tuple[Row, bytes | None]:
-        with TemporaryDirectory(prefix="whisperlab-") as folder:
-            row = run_task(task, Path(folder), make_transcriber, audio=audio)
-            return row, gzip.compress((Path(folder) / row["trace"]).read_bytes()) if row["trace"] else None
-
-    return work
-
-
 def run_task(
     task: Task,
     out: Path,
     make_transcriber: MakeTranscriber,
     progress: Callable[[float], object] | None = None,  # called with the seconds of audio done
-    audio: FloatArray | None = None,  # of the recording, if it is loaded already
 ) -> Row:
     """Run one task and return its row; an error becomes a failed row.
 
@@ -304,7 +266,7 @@ def run_task(
     try:
         trace = record(
             make_transcriber(task.config),
-            recording.audio() if audio is None else audio,
+            recording.audio(),
             out / path,
             recording=recording.id,
             reference=recording.reference,

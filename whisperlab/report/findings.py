@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 
-from whisperlab.report.counts import KEY, PRECISION, SIZE, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result
+from whisperlab.report.counts import KEY, PRECISION, WRONG_FRAMES, WRONG_TEXT, CacheCounts, Result
 from whisperlab.report.page import page_text, page_texts
-from whisperlab.util.json_values import Json
 
 GUIDE_KEY, GUIDE_PRECISION = "rounded", 6  # the guide's key and its default
 GUIDE_SAVING = 0.50  # "50-60 % reduction in encoder computations"
@@ -20,7 +19,7 @@ FEW_RECORDINGS = 5
 
 def findings(results: Sequence[Result]) -> tuple[str, ...]:
     """The findings, most important first; those that the numbers do not support are left out."""
-    found = [*_guide_key(results), *_saving(results), *_cost(results), *_sizes(results), *_running(results)]
+    found = [*_guide_key(results), *_saving(results), *_cost(results), *_running(results)]
     if first := [sentence for sentence in found if "guide" in sentence][:1]:
         found[found.index(first[0])] += f" {page_text('guide')}"
     return tuple(found) or ("No run of this sweep finished, so it found nothing.",)
@@ -79,42 +78,6 @@ def _cost(results: Sequence[Result]) -> Iterator[str]:
         if len(ends) == 2:
             n = min(result.n_recordings for result in results if result.error_by(measure) is not None)
             yield page_text("cost", measure=measure, of_frames=measure == WRONG_FRAMES, ends=ends, n=n)
-
-
-def _sizes(results: Sequence[Result]) -> Iterator[str]:
-    """What a larger cache changed, hits and errors together: more hits may be more wrong answers."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        others = sorted((name, repr(value)) for name, value in result.config.items() if name != SIZE)
-        groups.setdefault(repr(others), []).append(result)
-    compared = [sorted(group, key=_size) for group in groups.values() if len(group) > 1]
-    if compared:
-        moves = [_moves(group[0], group[-1]) for group in compared]
-        most = [max(same, key=itemgetter("points")) for same in zip(*moves, strict=True)]
-        small, large = (end(_size(result) for group in compared for result in group) for end in (min, max))
-        key = compared[0][0].config.get(KEY) if len(compared) == 1 and small == 0 else None
-        yield page_text("sizes", small=small, large=large, moves=most, key=key, n_groups=len(compared))
-
-
-def _moves(small: Result, large: Result) -> list[Json]:
-    """What each measure moved between two caches, in ``points`` (if unknown the least that is told)."""
-    less, more = (result.cache.false_hit_rate if result.cache.hits else 0.0 for result in (small, large))
-    new = None if small.cache.hits else large.cache.checked  # no hits to move from
-    measures = (
-        ("hits moved", small.cache.hit_rate or 0.0, large.cache.hit_rate or 0.0, "", None),
-        ("false hits", less, more, "were not checked", new),
-        (small.language_measure, small.language_error, large.language_error, "was not measured", None),
-    )
-    found: list[Json] = []
-    for name, least, most, unknown, first in measures:
-        points = 100 * (RARE if least is None or most is None else abs(most - least))
-        values = {"name": name, "least": least, "most": most, "unknown": unknown, "first": first}
-        found.append({**values, "points": points, "is_told": points >= 100 * RARE})
-    return found
-
-
-def _size(result: Result) -> int:
-    return int(result.config.get(SIZE) or 0)
 
 
 def _running(results: Sequence[Result]) -> tuple[str, ...]:
