@@ -167,6 +167,23 @@ def test_lines_of_time_and_text_are_read_with_one_clock(tmp_path: Path) -> None:
     assert final_words(trace) == [("hello", 1.5, 1.5), ("there", 1.5, 1.5), ("world", 6.0, 7.0)]
 
 
+@pytest.mark.parametrize("separator", ["\t", ", ", ";", "  "])
+def test_a_time_and_its_text_may_be_separated_in_several_ways(tmp_path: Path, separator: str) -> None:
+    (trace,) = read_streams(written(tmp_path / "call.txt", f"1.5{separator}2 o'clock, please"))
+    assert trace.committed == ((" 2 o'clock, please", 1.5),)
+
+
+def test_lines_of_whisper_streaming_have_times_in_milliseconds(tmp_path: Path) -> None:
+    lines = ("1500.0000 0 1200  hello there", "2750.5000 1200 2500  world")
+    (trace,) = read_streams(written(tmp_path / "call.txt", *lines))
+    assert final_words(trace) == [("hello", 1.5, 1.5), ("there", 1.5, 1.5), ("world", 2.7505, 2.7505)]
+
+
+def test_a_line_without_a_time_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="line 2 is not a time and text: 'no time'"):
+        read_streams(written(tmp_path / "call.txt", "1.5 hello", "no time"))
+
+
 def test_byte_level_tokens_become_text(tmp_path: Path) -> None:
     step = {"id": 0, "total_audio_processed": 1.0, "computation_time": 0.1, "deleted_tokens": []}
     meta = {"id": 0, "metadata": {"wav_name": "x/call.wav"}}

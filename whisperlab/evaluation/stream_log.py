@@ -1,7 +1,7 @@
 """Stream logs: what a streaming recogniser showed and when, in JSON lines that any program can write, as traces.
 
 `stream_log.schema.json` is the JSON Schema of a line, and docs/stream-log.md describes the format. `read_streams` also
-reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, and lines of a time, a tab and text.
+reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, and lines of a time and text.
 `write_exports` writes logs for OmniSTEval and simulstream.
 """
 
@@ -25,7 +25,8 @@ from whisperlab.util.files import read_text, write_atomic
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import from_json, shown
 
-_PLAIN = re.compile(r"\d+(\.\d+)?\t.*")
+# Time in milliseconds, start, end and text, as whisper_streaming writes them; or time in seconds and text.
+_PLAIN = re.compile(r"(?P<ms>\d+\.\d{4}) \d+ \d+ +(?P<said>.*)|(?P<s>\d+(\.\d+)?)(\t|[,;] ?| +)(?P<text>.*)")
 # The characters by which GPT-2 writes the bytes of a token, as Whisper's tokeniser in transformers does.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE}
@@ -149,7 +150,10 @@ def _starts_word(text: str) -> bool:
 
 def _plain(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> Iterator[Lines]:
     """Final text after a time in seconds, which counts on both clocks."""
-    texts = [(float(at), text) for at, _, text in (line.partition("\t") for line in lines)]
+    found = [_PLAIN.fullmatch(line) for line in lines]
+    if None in found:
+        raise ValueError(f"line {found.index(None) + 1} is not a time and text: {shown(lines[found.index(None)])}")
+    texts = [(float(m["s"]), m["text"]) if m["s"] else (float(m["ms"]) / 1000, m["said"]) for m in filter(None, found)]
     length_s = durations.get(path.stem) or texts[-1][0]
     finals = ({"at": min(at, length_s), "elapsed": at, "committed": f" {text}"} for at, text in texts)
     yield _lines(path.stem, length_s, finals)
