@@ -133,10 +133,7 @@ def test_the_schema_and_the_reader_accept_the_same_lines(tmp_path: Path) -> None
     [
         ([LOG[0], LOG[3], LOG[2]], r"goes back in time, to 2 s: sort its lines by 'at'"),
         ([LOG[0], {**LOG[1], "at": "soon"}], r"call.jsonl:2: a text line whose at should be seconds"),
-        (
-            ["1.0\thello", "there"],
-            r"not valid as a log of plain: ValueError: line 2 is not a time and text: 'there",
-        ),
+        (["1.0\thello", "there"], r"not valid as a log of plain: ValueError: line 2 is not a time and text: 'there"),
         ([{"source": "a.wav", "prediction": "one two three", "delays": [1]}], r"not valid as a log of instances"),
         ([{"id": 0, "metadata": {}}], r"not valid as a log of simulstream: KeyError: 'wav_name'"),
         (["hello"], r"call.jsonl:1 is not JSON"),

@@ -19,6 +19,7 @@ from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
+from whisperlab.util.statistics import interval_note
 from whisperlab.util.text_table import text_table
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
@@ -69,7 +70,7 @@ def _microbenchmark(args: argparse.Namespace, console: Console) -> Found:
 def _systems(args: argparse.Namespace, console: Console) -> Found:
     """The rows, and tables of readable width: text, latency, languages, cost, and what cannot run."""
     from whisperlab import data
-    from whisperlab.experiments.systems import CONTROLS, COSTS, RATES, compare, readable
+    from whisperlab.experiments.systems import CONTROLS, COSTS, MORE, RATES, compare, readable
     from whisperlab.model import weights
 
     corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args))
@@ -79,11 +80,14 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     ran = [row for row in rows if not row["reason"]]
     in_mb = [row | {"peak_memory_bytes": f"{(row['peak_memory_bytes'] or 0) / 1e6:.0f} MB"} for row in ran]
     text = [name for name in RATES if "error" in name or "deleted" in name]
-    latency = [name for name in RATES if name.startswith(("word_latency", "time_to", "normalized"))]
+    latency = [name for name in RATES if name.startswith(("word_latency", "time_to", "normalized", "long"))]
     switches = [name for name in RATES if name not in (*text, *latency, *COSTS)]
     digest = {"base": weights.model_digest(weights.load_weights("base"))} if ran else {}
-    tables = [readable(in_mb, names) for names in (text, latency, [*switches, CONTROLS], COSTS)]
+    tables = [readable(in_mb, names) for names in ([*text, MORE, "p"], latency, [*switches, CONTROLS], COSTS)]
     missing = [{"system": row["system"], "did not run": row["reason"]} for row in rows if row["reason"]]
+    speech = arguments.recordings(args)
+    if note := interval_note([recording.speakers for recording in speech]):
+        console.note(note)
     return {"weights": digest, "rows": rows}, [*tables, *filter(None, [missing])]
 
 

@@ -59,6 +59,11 @@ class Recording:
         return tuple(self.lang.split(",")) if self.lang else ()
 
     @property
+    def speakers(self) -> set[str]:
+        """The known speakers of its segments."""
+        return {segment.speaker for segment in self.segments} - {""}
+
+    @property
     def gaps(self) -> tuple[float, ...]:
         """The seconds between each segment and the end of the one before; negative if they overlap."""
         ends = (0.0, *(segment.end for segment in self.segments))

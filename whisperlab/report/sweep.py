@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from whisperlab.evaluation.scoring import Score, response_p95, score_trace
+import numpy as np
+
+from whisperlab.evaluation.scoring import Score, rate_row, response_p95, score_trace
+from whisperlab.evaluation.scoring.summary import RateTree
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
@@ -19,7 +22,7 @@ from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import page_text, render_page, write_page
 from whisperlab.report.recording import views
 from whisperlab.report.search import search_section
-from whisperlab.report.systems import SystemRow, system_rows, systems_figure, systems_table
+from whisperlab.report.systems import RATES, systems_figure, systems_table
 from whisperlab.report.tables import columns, table
 from whisperlab.util.errors import TraceError
 from whisperlab.util.json_values import Json
@@ -74,7 +77,7 @@ class SweepReport:
     shown: Result | None
     traces: tuple[Trace, ...]
     origin: Json
-    systems: tuple[SystemRow, ...] = ()  # of traces
+    systems: tuple[RateTree, ...] = ()  # of traces
 
     @property
     def about_intervals(self) -> str:
@@ -168,7 +171,8 @@ def from_traces(
     grouped: dict[str, list[Score]] = {}
     for key, score in scores.items():
         grouped.setdefault(config_name(flat(kept[key].config), made.options), []).append(score)
-    return replace(made, systems=tuple(system_rows(grouped)))
+    rng = np.random.default_rng(0)
+    return replace(made, systems=tuple({"system": name, **rate_row(own, RATES, rng)} for name, own in grouped.items()))
 
 
 def _extent(store: ResultsStore) -> Extent:

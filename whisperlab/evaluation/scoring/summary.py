@@ -174,6 +174,13 @@ def bootstrap_intervals(
     return {name: (percentile(of, 2.5), percentile(of, 97.5)) if of else None for name, of in defined.items()}
 
 
+def rate_row(scores: Sequence[Score], names: Iterable[str], rng: np.random.Generator) -> RateTree:
+    """Some rates of several recordings with their intervals (``<rate>_95``), and the number of recordings."""
+    intervals, rates = bootstrap_intervals(scores, names, rng), pooled(scores).rates()
+    kept = {name: rates[name] for name in (*intervals, "recordings", "normalizer", "miss_rate_by_block")}
+    return kept | {f"{name}_95": interval for name, interval in intervals.items()}
+
+
 def _rates(score: Score) -> RateTree:
     """The rates, with NaN for a division by zero and infinity for a missed switch."""
     true, found, delays = score.switches.true, score.switches.found, score.delays

@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +22,11 @@ import numpy as np
 
 import whisperlab
 from whisperlab.data import Recording
-from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled, score_trace
+from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled, rate_row, score_trace
 from whisperlab.evaluation.stream_log import read_streams
 from whisperlab.evaluation.trace import Pace, Reference, Trace
 from whisperlab.experiments.results_store import Say
+from whisperlab.experiments.significance import holm, paired_test
 from whisperlab.experiments.systems.environments import System, select
 from whisperlab.experiments.systems.ggml import write_ggml
 from whisperlab.model import weights as models
@@ -43,9 +44,11 @@ RATES = (
     *("mixed_error_rate", "switch_error_rate", "deleted_s_per_switch", "language_error_rate"),
     *("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "switch_recall_at_2"),
     *("false_switches_per_hour", "decision_delay_found_p50", "decision_delay_found_p95"),
-    *("word_latency_p50", "word_latency_p95", "time_to_final_p50", "time_to_final_p95", "normalized_erasure"),
-    "real_time_factor",
+    *("word_latency_p50", "word_latency_p95", "long_yaal", "long_yaal_ca"),
+    *("time_to_partial_p50", "time_to_final_p50", "time_to_final_p95", "normalized_erasure", "real_time_factor"),
 )
+MORE = "words_wrong_more"  # than `OURS`, over the same recordings
+OURS = "whisperlab, auto"
 CONTROLS = "false_switches_per_hour_controls"
 COSTS = ("threads", "real_time_factor", "processor_s_per_s", "peak_memory_bytes")
 _PROTOCOL = Path(__file__).parent / "adapters" / "protocol.py"
@@ -69,7 +72,8 @@ def compare(
 
     Each recording starts with another system, so that other load slows all. Counts are summed over recordings before
     division. Intervals are bootstrapped over recordings and None below three. `CONTROLS` is the rate of false switches
-    in the controls, for systems that ran on them. Raises ConfigurationError without recordings.
+    in the controls, for systems that ran on them. `MORE` is the difference of words wrong from `OURS`, with ``p`` of a
+    paired test over recordings, corrected for the number of systems. Raises ConfigurationError without recordings.
     """
     if not recordings:
         raise ConfigurationError("there are no recordings to compare the systems on")
@@ -96,7 +100,7 @@ def compare(
     traces = in_turns(recordings, systems, pace)
     false = in_turns(controls, [one for one in systems if one.follows], "fast")
     truth = {one.id: Reference.from_dict(one.reference) for one in (*controls, *recordings)}
-    rows = []
+    rows, all_scores = [], dict[str, list[Score]]()
     for one in systems:
         row: TableRow = {"system": one.name, "streams": one.streams, "threads": threads, "reason": reasons[one.name]}
         if not row["reason"]:
@@ -104,8 +108,23 @@ def compare(
                 [score_trace(trace, truth[trace.recording]) for trace in found[one.name]] for found in (traces, false)
             )
             row |= _measured(one, traces[one.name], scores, controls_of, rng)
+            all_scores[one.name] = scores
         rows.append(row)
-    return rows
+    tests = _paired(all_scores, rng)
+    return [row | tests.get(row["system"], {}) for row in rows]
+
+
+def _paired(scores: Mapping[str, Sequence[Score]], rng: np.random.Generator) -> dict[str, TableRow]:
+    """The paired tests of all systems against `OURS` on the recordings that have words; none without it."""
+    if OURS not in scores:
+        return {}
+    wrong = {name: [one.rates()["mixed_error_rate"] for one in own] for name, own in scores.items()}
+    known = [n for n, rate in enumerate(wrong[OURS]) if rate is not None]
+    names, ours = [name for name in wrong if name != OURS and known], [wrong[OURS][n] for n in known]
+    pairs = ((name, [wrong[name][n] for n in known]) for name in names)
+    tests = holm([paired_test(name, ours, theirs, rng, kind="difference", threshold=0.01) for name, theirs in pairs])
+    ends = [None if one.low is None else (one.low, one.high) for one in tests]
+    return {one.measure: {MORE: one.value, f"{MORE}_95": end, "p": one.p} for one, end in zip(tests, ends, strict=True)}
 
 
 def _measured(
@@ -115,17 +134,15 @@ def _measured(
     controls: Sequence[Score],
     rng: np.random.Generator,
 ) -> TableRow:
-    rates, intervals = pooled(scores).rates(), bootstrap_intervals(scores, RATES, rng)
-    row: TableRow = {name: rates[name] for name in (*RATES, "recordings", "normalizer", "miss_rate_by_block")}
-    row |= {f"{name}_95": interval for name, interval in intervals.items()}
+    row = rate_row(scores, RATES, rng)
     if not system.streams:  # its words are all final at the end
-        row |= {name: None for name in row if name.startswith(("time_to", "normalized_erasure"))}
+        row |= {name: None for name in row if name.startswith(("time_to", "normalized_erasure", "long_yaal"))}
     rate, row[CONTROLS] = "false_switches_per_hour", None
     if controls:
         row[CONTROLS] = pooled(controls).rates()[rate]
         row[f"{CONTROLS}_95"] = bootstrap_intervals(controls, [rate], rng)[rate]
-    row["audio_s"] = round(rates["audio_s"], 3)
-    row["processor_s_per_s"] = sum(trace.processor_s or 0.0 for trace in traces) / rates["audio_s"]
+    row["audio_s"] = audio_s = sum(trace.duration for trace in traces)
+    row["processor_s_per_s"] = sum(trace.processor_s or 0.0 for trace in traces) / audio_s
     row["peak_memory_bytes"] = max(trace.events[-1]["peak_rss_bytes"] or 0 for trace in traces)
     return row
 
@@ -187,7 +204,7 @@ def readable(rows: Iterable[TableRow], names: Iterable[str]) -> list[dict[str, s
         value, n = row.get(name), row.get("recordings", LEAST_UNITS)
         if value is not None and not isinstance(value, float):
             return str(value)
-        few = name in RATES and n < LEAST_UNITS
+        few = name in (*RATES, MORE) and n < LEAST_UNITS
         return with_interval(value, row.get(f"{name}_95"), without=f"n = {n}, no interval" if few else "")
 
     return [{"system": row["system"], **{name: cell(row, name) for name in columns}} for row in rows]
