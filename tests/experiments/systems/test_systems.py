@@ -16,7 +16,7 @@ from whisperlab.data.manifest import write_manifest
 from whisperlab.evaluation.stream_log import read_streams
 from whisperlab.evaluation.trace import ReferenceSegment
 from whisperlab.experiments import systems
-from whisperlab.experiments.systems import CONTROLS, SYSTEMS, System, compare, environments, readable
+from whisperlab.experiments.systems import CONTROLS, MORE, SYSTEMS, System, compare, comparison, environments, readable
 from whisperlab.model.weights import PACKAGED
 from whisperlab.util.errors import ConfigurationError
 
@@ -83,6 +83,17 @@ def test_a_comparison_is_one_row_per_system_and_what_cannot_run_says_why(stand_i
     json.dumps(rows)
     order = [line.split(": ")[1] for line in said]  # each recording starts with the next system
     assert order == ["perfect", "deaf", "broken", "perfect", "deaf", "perfect"]
+
+
+def test_systems_are_tested_against_whisperlab_on_the_same_recordings(
+    stand_ins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "OURS", "perfect")
+    scenes = [recording(stand_ins, name) for name in "abc"]
+    perfect, deaf = compare(scenes, names=["perfect", "deaf"], threads=2)
+    assert MORE not in perfect
+    assert (deaf[MORE], deaf[f"{MORE}_95"]) == (pytest.approx(1 / 3), pytest.approx((1 / 3, 1 / 3)))
+    assert 0.05 < deaf["p"] <= 1  # three pairs cannot show a difference
 
 
 def test_a_cell_is_a_rate_with_its_interval_or_the_number_of_recordings(stand_ins: Path) -> None:
