@@ -50,7 +50,16 @@ def frame_figures(models: Models, speech: FloatArray, rounds: int = 31) -> list[
         config = TranscriberConfig.from_json({"decode": False, "language_id": lid, "cache": {"size": 0}})
         transcriber = SessionRestartTranscriber(models.weights, models.languages, config=config)
         transcriber.process(window)
-        return transcriber.evaluate_frame
+        parts = transcriber.parts
+
+        def evaluate() -> None:
+            """A frame on the newest audio, whether one is due or not."""
+            with torch_threads(THREADS):
+                parts.probe.add_frame()
+                with transcriber.metrics.measure("lid.total"):
+                    parts.stream.detector.at_pause(parts.stream.text.language)
+
+        return evaluate
 
     subjects: dict[str, Subject] = {
         "openai-whisper": lambda: model.detect_language(whisper.log_mel_spectrogram(padded)),

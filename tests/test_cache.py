@@ -269,7 +269,8 @@ def test_a_finer_logmel_step_separates_windows_that_a_coarse_one_unites() -> Non
     assert joined.precompute_hash(noise(3)) == joined.precompute_hash(louder[0])
     parted = EncoderCache(key="logmel", hash_precision=6)
     assert parted.precompute_hash(noise(3)) != parted.precompute_hash(louder[6])
-    assert [LogMelKey.from_precision(precision).step_db for precision in (0, 2, 6)] == [12.0, 6.0, 1.5]
+    steps = {precision: EncoderCache(key="logmel", hash_precision=precision).key for precision in (0, 2, 6)}
+    assert steps == {0: LogMelKey(12.0), 2: LogMelKey(6.0), 6: LogMelKey(1.5)}
 
 
 @pytest.mark.parametrize("n_samples", [1, 399, 400, 401])

@@ -67,7 +67,7 @@ from whisperlab.model.weights import Weights
 from whisperlab.report import notebook
 from whisperlab.report.page import render_page, write_page
 from whisperlab.streaming import vad
-from whisperlab.streaming.commit_policies import LocalAgreement
+from whisperlab.streaming.commit_policies import CommitPolicy
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
 from whisperlab.streaming.language_id import LanguageIdentifier
 from whisperlab.streaming.results import ProcessResult
@@ -126,7 +126,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "sustained detection": (LanguageTracker, "change"),
     "text encode": (ShortWindowEncoder, "encode"),
     "decode": (SpeechDecoder, "decode"),
-    "commit": (LocalAgreement, "update"),
+    "commit": (CommitPolicy, "update"),
     "metrics": (PerformanceMetrics, "measure"),
 }
 OF_LANGUAGE = [
@@ -748,7 +748,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_what_helps(
 ) -> None:
     there = re.escape(str(unwritable))
     for fetch in (models.fetch, models.ct2_folder):
-        with pytest.raises(WeightsError, match=rf"{there}/models could not be written .*WHISPERLAB_CACHE"):
+        with pytest.raises(WeightsError, match=rf"{there}/models could not be written.*WHISPERLAB_CACHE"):
             fetch("base")
     with pytest.raises(CorpusError, match=rf"ivr-it could not be built in {there}.*WHISPERLAB_CACHE"):
         build(shelf, "ivr-it")

@@ -97,11 +97,6 @@ class LogMelKey(Key):
         check_range("step_db", self.step_db, float, 0, exclusive=True)
         check_range("n_bands", self.n_bands, int, 1, MEL_BANDS)
 
-    @classmethod
-    def from_precision(cls, precision: int) -> LogMelKey:
-        """The step for a ``hash_precision``: 12 dB at 0, halved every 2 (6 dB at 2, 1.5 dB at 6)."""
-        return cls(step_db=12.0 * 2 ** (-precision / 2))
-
     def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
         steps: npt.NDArray[np.int16] = np.rint(band_decibels(audio, self.n_bands) / self.step_db).astype(np.int16)
         return steps.tobytes()
@@ -146,7 +141,7 @@ class SimilarKey(Key):
 KEYS: dict[str, Callable[[int], Key]] = {  # by name; they get the ``hash_precision``
     "rounded": RoundedKey,
     "span": lambda _precision: SpanKey(),
-    "logmel": LogMelKey.from_precision,
+    "logmel": lambda precision: LogMelKey(step_db=12.0 * 2 ** (-precision / 2)),  # 6 dB at 2, 1.5 dB at 6
     "similar": lambda _precision: SimilarKey(),
 }
 

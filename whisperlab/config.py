@@ -246,12 +246,11 @@ GROUPS = {each.name: type(each.default) for each in fields(TranscriberConfig) if
 def _switches(oracle: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
     try:
         times = tuple((float(time_s), language_code(code)) for time_s, code in oracle)
-        in_order = times == tuple(sorted(times))
     except UnknownLanguageError:
         raise
     except (TypeError, ValueError, OverflowError):
-        times, in_order = (), False
-    if not (in_order and times and times[0][0] == 0):
+        times = ()
+    if not (times and times[0][0] == 0 and times == tuple(sorted(times))):
         raise ConfigurationError(f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}")
     return times
 

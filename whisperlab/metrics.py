@@ -25,7 +25,7 @@ import numpy.typing as npt
 from whisperlab.util import html
 from whisperlab.util.errors import ConfigurationError, TimerError
 from whisperlab.util.prometheus import StreamExporter
-from whisperlab.util.text_table import latency_table
+from whisperlab.util.text_table import text_table
 from whisperlab.util.validation import check_range, shown
 
 if TYPE_CHECKING:
@@ -294,8 +294,13 @@ class PerformanceMetrics(StreamExporter):
 
     def get_summary(self) -> str:
         """A text table of the statistics and of the cost of measuring."""
+        shown = ("mean", "p50", "p95", "p99", "max")
+        rows = [
+            {"operation": name, "count": row["count"], **{f"{each} ms": f"{row[each]:.3f}" for each in shown}}
+            for name, row in self.get_statistics().items()
+        ]
         cost = f"percentiles of the newest samples; one measurement costs {self.self_cost_ns / 1000:.2f} µs"
-        return f"{latency_table(self.get_statistics())}\n{cost}"
+        return f"{text_table(rows) if rows else '(no operation was recorded)'}\n{cost}"
 
     def reset(self) -> None:
         """Remove all records. Running timers continue."""

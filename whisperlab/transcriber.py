@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
 from whisperlab.buffer import RingBuffer
-from whisperlab.config import EngineName, SessionOptions, TranscriberConfig
+from whisperlab.config import TranscriberConfig
 from whisperlab.model.weights import Weights, load_weights, weights_of
 from whisperlab.streaming.assembly import Assembly, Parts
-from whisperlab.streaming.decoding import DecodingOptions
-from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import ProcessResult, ResultBuilder
-from whisperlab.streaming.smoothing import SmoothingOptions
-from whisperlab.streaming.vad import VadOptions
+from whisperlab.streaming.stream import Stream
 from whisperlab.util.audio_arrays import as_chunk
 from whisperlab.util.errors import ConfigurationError, ForkedError, StreamBrokenError, StreamEndedError, translate_oom
 from whisperlab.util.json_values import Json
@@ -39,32 +35,6 @@ _DEFAULTS = {"languages": None, "sampling_rate": SAMPLE_RATE, "lid_hop_ms": 100,
 _made_in: list[int] = []  # the process that made the first transcriber; a forked process inherits it
 
 
-class Keywords(TypedDict, total=False):
-    """The options that the constructor takes by keyword; `TranscriberConfig` has all."""
-
-    engine: EngineName
-    precision: str | None
-    compiled: bool
-    threads: int
-    language: str | None
-    oracle: Sequence[tuple[float, str]] | None
-    language_prior: Mapping[str, float] | None
-    cache_size: int
-    hash_precision: int
-    key: str
-    shadow_rate: float
-    decode: bool
-    vad: VadOptions
-    language_id: LanguageIdOptions
-    smoothing: SmoothingOptions
-    decoding: DecodingOptions
-    session: SessionOptions
-    lid_p95_limit_ms: float | None
-    hit_rate_limit: float | None
-    enable_logging: bool
-    log_interval_seconds: float
-
-
 class SessionRestartTranscriber:
     """Streaming transcription that follows the speaker's language.
 
@@ -76,7 +46,7 @@ class SessionRestartTranscriber:
         device: ``'cpu'`` or ``'cuda'``; None is the CPU.
         config: all options in one record. Arguments that are given besides replace its options.
         parts: makers of exchangeable parts, to compare the pipeline with plainer ones.
-        options: the most used options by keyword (`Keywords`), as the README shows.
+        options: other options of `TranscriberConfig` by keyword; `whisperlab.util.options.KEYWORDS` lists short names.
 
     Threads: `process`, `skip`, `finalize` and `reset` may be called by any thread; a second call waits for the first.
     Everything that only reads (`latest`, `config`, `get_statistics`, the summary, the export) may be called by any
@@ -108,17 +78,16 @@ class SessionRestartTranscriber:
         *,
         config: TranscriberConfig | None = None,
         parts: Parts = Parts(),
-        **options: Unpack[Keywords],
+        **options: object,
     ) -> None:
         check_process()
         base = TranscriberConfig() if config is None else config
         if not isinstance(base, TranscriberConfig):
             raise ConfigurationError(f"config must be a TranscriberConfig, got {type(base).__name__}")
-        given: dict[str, object] = dict(options)
         for name, value in zip(_DEFAULTS, (languages, sampling_rate, lid_hop_ms, device), strict=True):
             if value is not _DEFAULTS[name]:
-                given[name] = value
-        self.configuration = base.replace({KEYWORDS.get(name, name): value for name, value in given.items()})
+                options[name] = value
+        self.configuration = base.replace({KEYWORDS.get(name, name): value for name, value in options.items()})
         compute = self.configuration.compute
         with torch_threads(compute.threads):
             if isinstance(model, str | Path):
@@ -167,10 +136,8 @@ class SessionRestartTranscriber:
         `AudioFormatError` for anything else, `StreamEndedError` after `finalize` and `StreamBrokenError` after an
         interrupted call; these change nothing.
         """
-        check_process()
-        with self._working:
-            self._check_stream()
-            return self._work("process", partial(self.parts.stream.take, as_chunk(chunk)))
+        audio = as_chunk(chunk)
+        return self._work("process", lambda stream: stream.take(audio))
 
     def skip(self, n_samples: int) -> ProcessResult:
         """Continue ``n_samples`` (at the rate of the chunks) later in the stream: the audio between is lost.
@@ -179,53 +146,39 @@ class SessionRestartTranscriber:
         gap counts as silence; voice activity detection does not run in it. Raises `ConfigurationError` for a
         negative number and `StreamEndedError` after `finalize`; both change nothing.
         """
-        check_process()
-        with self._working:
-            self._check_stream()
-            if n_samples < 0:
-                raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
-            return self._work("skip", partial(self.parts.stream.lose, n_samples))
+        if n_samples < 0:
+            raise ConfigurationError(f"a gap needs 0 samples or more, got {n_samples}")
+        return self._work("skip", lambda stream: stream.lose(n_samples))
 
     def finalize(self) -> ProcessResult:
         """Finish the stream: running speech becomes final. A second call returns an empty result."""
+        return self._work("finalize", Stream.finish)
+
+    def _work(self, call: str, work: Callable[[Stream], None]) -> ProcessResult:
+        """Work on the stream, unless the last call did not finish, or the stream has ended."""
         check_process()
         with self._working:
-            self._check_stream(may_have_ended=True)
-            return self._work("finalize", self.parts.stream.finish)
-
-    def _check_stream(self, *, may_have_ended: bool = False) -> None:
-        """Raise `StreamBrokenError` if the last call did not finish, `StreamEndedError` after `finalize`."""
-        stream = self.parts.stream
-        if self._unfinished:
-            raise StreamBrokenError(
-                f"{self._unfinished}() was interrupted {seconds(stream.context.history.received):.3f} s into this "
-                "stream, whose state is undefined now; latest holds what that call had made final, and reset() starts "
-                "a new stream"
-            )
-        if stream.ended and not may_have_ended:
-            raise StreamEndedError("this stream was finalised; reset() starts a new one")
-
-    def _work(self, call: str, work: Callable[[], None]) -> ProcessResult:
-        self._unfinished = call
-        self.parts.stream.context.results = ResultBuilder()
-        with torch_threads(self.configuration.compute.threads), translate_oom("for the stream"):
-            work()
-        self._unfinished = ""
-        return self.latest
+            stream = self.parts.stream
+            if self._unfinished:
+                raise StreamBrokenError(
+                    f"{self._unfinished}() was interrupted {seconds(stream.context.history.received):.3f} s into this "
+                    "stream, whose state is undefined now; latest holds what that call had made final, and reset() "
+                    "starts a new stream"
+                )
+            if stream.ended and call != "finalize":
+                raise StreamEndedError("this stream was finalised; reset() starts a new one")
+            self._unfinished = call
+            stream.context.results = ResultBuilder()
+            with torch_threads(self.configuration.compute.threads), translate_oom("for the stream"):
+                work(stream)
+            self._unfinished = ""
+            return self.latest
 
     @property
     def latest(self) -> ProcessResult:
         """The result of the latest call: all of it, or what it has made final so far or before an interrupt."""
         stream = self.parts.stream
         return stream.context.results.build(stream.text.tentative, stream.text.language, stream.context.load_level)
-
-    def evaluate_frame(self) -> None:
-        """Evaluate one language-ID frame on the newest audio, whether one is due or not, to measure what one costs."""
-        check_process()
-        with self._working, torch_threads(self.configuration.compute.threads):
-            self.parts.probe.add_frame()
-            with self.metrics.measure("lid.total"):
-                self.parts.stream.detector.at_pause(self.parts.stream.text.language)
 
     @property
     def load_level(self) -> int:

@@ -207,7 +207,8 @@ def test_a_live_view_behind_a_feed_sheds_load_like_its_transcriber() -> None:
     feed.offer(np.zeros(SAMPLE_RATE, np.float32))
     feed.offer(np.zeros(1600, np.float32))
     feed.close()
-    feed.run(lambda _: None)
+    for _, call in feed.work():
+        call()
     assert slow.skipped > 0
     assert slow.levels[0] == 2
     assert slow.levels[-1] < 2

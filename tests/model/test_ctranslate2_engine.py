@@ -148,7 +148,8 @@ def test_every_kind_of_vocabulary_runs_to_the_end(n_vocab: int, n_mels: int) -> 
     transcriber = SessionRestartTranscriber(weights, config=config)
     noise = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE).astype(np.float32)
     transcriber.process(noise)
-    transcriber.evaluate_frame()
+    transcriber.parts.probe.add_frame()
+    transcriber.parts.stream.detector.at_pause(transcriber.parts.stream.text.language)
     transcriber.finalize()
     assert transcriber.config()["language_id"]["pool_after"] is None  # averaging positions is not used
 

@@ -21,7 +21,7 @@ from whisperlab.model.encoder import ShortWindowEncoder
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import weights_of
-from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement, agreed
+from whisperlab.streaming.commit_policies import CommitPolicy, agreed
 from whisperlab.streaming.decoding import DecodingOptions, Hypothesis, SpeechDecoder, Word, confidence_of, text_of
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
@@ -197,7 +197,7 @@ some_words = st.lists(st.sampled_from([" a", " b", " c", " C."]), max_size=6)
 @given(tails=st.lists(st.tuples(some_words, st.integers(0, 12)), max_size=12))
 def test_committed_words_only_grow_and_begin_every_later_hypothesis(tails: list[tuple[list[str], int]]) -> None:
     """As in the decoder, each hypothesis begins with what was committed; the n-th word ends at n."""
-    agreement = LocalAgreement()
+    agreement = CommitPolicy()
     before: tuple[Word, ...] = ()
     for texts, horizon in tails:
         committed = list(agreement.committed)
@@ -215,14 +215,14 @@ def test_committed_words_only_grow_and_begin_every_later_hypothesis(tails: list[
 
 @given(texts=some_words, horizon=st.integers(0, 8))
 def test_what_was_heard_once_is_not_committed_and_what_was_heard_twice_is(texts: list[str], horizon: int) -> None:
-    agreement = LocalAgreement()
+    agreement = CommitPolicy()
     hypothesis = Hypothesis(tuple(word(text, end=i + 1) for i, text in enumerate(texts)))
     assert agreement.update(hypothesis, 100, 100) == []
     assert len(agreement.update(hypothesis, horizon, 100)) == min(len(texts), horizon)
 
 
 def test_a_word_beyond_the_horizon_keeps_back_those_after_it() -> None:
-    agreement = LocalAgreement()
+    agreement = CommitPolicy()
     hypothesis = Hypothesis((word(" a", 1), word(" b", 9), word(" c", 2)))
     agreement.update(hypothesis, 5, 5)
     assert text_of(agreement.update(hypothesis, 5, 5)) == "a"
@@ -230,7 +230,7 @@ def test_a_word_beyond_the_horizon_keeps_back_those_after_it() -> None:
 
 
 def test_the_newer_spelling_is_committed() -> None:
-    agreement = LocalAgreement()
+    agreement = CommitPolicy()
     agreement.update(Hypothesis((word(" hello"),)), 1, 1)
     assert agreement.update(Hypothesis((word(" Hello,"),)), 1, 1) == [word(" Hello,")]
 
@@ -239,7 +239,7 @@ def test_the_newer_spelling_is_committed() -> None:
 
 
 def test_alignatt_commits_at_once_what_ends_before_the_last_moments_and_the_horizon() -> None:
-    policy = AlignAtt(lag=10)
+    policy = CommitPolicy(lag=10)
     hypothesis = Hypothesis((word(" a", 5), word(" b", 20), word(" c", 31), word(" d", 35)))
     assert text_of(policy.update(hypothesis, horizon=100, end=40)) == "a b"
     assert text_of(policy.tentative) == "c d"
@@ -249,7 +249,7 @@ def test_alignatt_commits_at_once_what_ends_before_the_last_moments_and_the_hori
     assert policy.tentative == ()
 
 
-@pytest.mark.parametrize("policy", [LocalAgreement(), AlignAtt(5)])
+@pytest.mark.parametrize("policy", [CommitPolicy(), CommitPolicy(5)])
 def test_policies_offer_the_same_protocol(policy: CommitPolicy) -> None:
     for _ in range(2):
         policy.update(Hypothesis((word(" a", 1),)), 10, 10)

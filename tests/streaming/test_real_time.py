@@ -91,6 +91,12 @@ def pump(feed: RealTimeFeed) -> ProcessResult | None:
     return work[1]() if (work := feed.due()) else None
 
 
+def run(feed: RealTimeFeed, on_result: Callable[[ProcessResult], object]) -> None:
+    """Work in this thread until the feed is closed and empty."""
+    for _, call in feed.work():
+        on_result(call())
+
+
 def added_up(counts: LoadCounts) -> int:
     return sum(counts.processed) + counts.dropped + counts.waiting + counts.working
 
@@ -310,8 +316,6 @@ def test_a_scrape_tells_lag_level_and_losses() -> None:
     assert found["whisperlab_audio_seconds_total", "dropped"] == 1.0
     assert found["whisperlab_audio_seconds_total", "level_2"] == 0.1
     assert found["whisperlab_gaps_total", None] == 1
-    assert found["whisperlab_lid_frames_shed_total", None] == 7
-    assert found["whisperlab_decode_steps_shed_total", None] == 3
     assert feed.get_summary().endswith("dropped 1.0 s in 1 gaps")
 
 
@@ -339,7 +343,7 @@ def test_the_metrics_of_a_transcriber_export_the_lag_of_its_feed_as_of_its_strea
 def test_a_worker_takes_all_that_a_source_in_another_thread_offers() -> None:
     parrot, results = Parrot(), []
     feed = RealTimeFeed(parrot, OverloadOptions(drop_ms=60_000))
-    worker = threading.Thread(target=feed.run, args=(results.append,))
+    worker = threading.Thread(target=run, args=(feed, results.append))
     worker.start()
     for start in range(0, 30 * SAMPLE_RATE, 160):
         feed.offer(ramp(start, 160))
@@ -376,7 +380,7 @@ def test_an_error_of_the_transcriber_passes_through_and_the_counts_still_add_up(
     feed = RealTimeFeed(Broken(), SMALL)
     feed.offer(ramp(0, 3 * PIECE))
     with pytest.raises(RuntimeError, match="broken"):
-        feed.run(print)
+        run(feed, print)
     counts = feed.counts()
     assert counts.offered == added_up(counts)
     assert counts.working == 0
@@ -593,7 +597,7 @@ def test_real_speech_beside_a_busy_neighbour_is_bounded_by_the_wall_clock_too(
             np.linalg.svd(np.ones((300, 300)))
 
     threads = [threading.Thread(target=neighbour) for _ in range(4)]
-    threads.append(threading.Thread(target=feed.run, args=(results.append,)))
+    threads.append(threading.Thread(target=run, args=(feed, results.append)))
     for thread in threads:
         thread.start()
     pause = threading.Event()

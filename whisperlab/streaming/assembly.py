@@ -36,6 +36,9 @@ from whisperlab.util.timeline import seconds
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+# The counts that the statistics have under "sessions".
+_SESSIONS = "switches switches_refused segments decodes steps_shed gaps untranscribed language_flags language_outside"
+
 
 @dataclass(slots=True, frozen=True)
 class Parts:
@@ -158,20 +161,15 @@ class Assembly:
             "sessions": {
                 "mode": self.config.mode,
                 "language": language,
-                **{name: getattr(counts, name) for name in ("switches", "switches_refused", "segments", "decodes")},
-                "steps_shed": counts.steps_omitted,
+                **{name: getattr(counts, name) for name in _SESSIONS.split()},
                 "redecodes": self.decoder.redecodes,
                 "shared_encodes": self.decoder.shared,
                 **_encoder(self.text_encoder),
                 "heard_s": seconds(received),
                 "load_level": context.load_level,
-                "gaps": counts.gaps,
                 "gap_s": seconds(counts.gap_samples),
-                "untranscribed": counts.untranscribed,
                 "untranscribed_s": seconds(counts.untranscribed_samples),
-                "language_flags": counts.flags,
-                "language_outside": counts.outside,
-                "language_outside_s": seconds(counts.outside_samples),
+                "language_outside_s": seconds(counts.language_outside_samples),
             },
             "level": {
                 "recent_dbfs": dbfs(gate.level.value),
@@ -185,7 +183,7 @@ class Assembly:
         cache, counts = self.lid.cache.get_statistics(), self.stream.context.counts
         hits = f"encoder cache ({cache['key']}): {cache['hits']} hits, {cache['misses']} misses"
         lost = (
-            f"omitted because of load: {counts.frames_omitted} language-ID frames, {counts.steps_omitted} "
+            f"omitted because of load: {counts.frames_omitted} language-ID frames, {counts.steps_shed} "
             f"decode steps; audio lost: {seconds(counts.gap_samples):.1f} s in {counts.gaps} gaps"
         )
         return f"{self.metrics.get_summary()}\n{hits}, hit rate {cache['hit_rate']:.1%}\n{lost}"
@@ -199,6 +197,8 @@ class Assembly:
             ("switches", "Language switches that were followed.", counts.switches),
             ("segments", "Segments that became final.", counts.segments),
             ("untranscribed_seconds", "Speech for which no text was found.", seconds(counts.untranscribed_samples)),
+            ("lid_frames_shed", "Language-ID frames omitted because of load.", counts.frames_omitted),
+            ("decode_steps_shed", "Decode steps omitted because of load.", counts.steps_shed),
         ):
             yield CounterMetricFamily(f"whisperlab_{name}", about, value)
 

@@ -24,6 +24,7 @@ logger = logging.getLogger("whisperlab")
 PER_MS = SAMPLE_RATE // 1000
 VAD_BUFFER = 60 * SAMPLE_RATE  # samples; the guide's size
 CHECK_EVERY = 100  # language-ID frames between two checks of speed and hit rate
+_NOTHING: FloatArray = np.zeros(0, np.float32)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,19 +37,15 @@ class AudioHistory:
     metrics: PerformanceMetrics
     received: int = 0  # samples at 16 kHz so far, gaps included; spans count them from 0
     _given: int = 0  # samples at the rate of the chunks, those of gaps included
-    _resampler: soxr.ResampleStream | None = field(init=False)
+    _resampler: soxr.ResampleStream | None = None  # made for the first chunk, and again after a gap
 
-    def __post_init__(self) -> None:
-        self._resampler = _resampler(self.rate)
-
-    def resampled(self, chunk: FloatArray, *, last: bool = False) -> FloatArray:
-        """A chunk at 16 kHz. The resampler keeps state, so borders of chunks are inaudible."""
+    def resampled(self, chunk: FloatArray = _NOTHING, *, last: bool = False) -> FloatArray:
+        """A chunk at 16 kHz, or the last of the stream. The resampler keeps state: borders of chunks are inaudible."""
         self._given += len(chunk)
-        return bounded(self._resampler.resample_chunk(chunk, last=last)) if self._resampler else chunk
-
-    def rest(self) -> FloatArray:
-        """What the resampler still holds at the end of the stream."""
-        return self.resampled(np.zeros(0, np.float32), last=True)
+        if self.rate == SAMPLE_RATE:
+            return chunk
+        self._resampler = self._resampler or soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, dtype="float32")
+        return bounded(self._resampler.resample_chunk(chunk, last=last))
 
     def append(self, piece: FloatArray) -> None:
         """Add audio at 16 kHz to both buffers."""
@@ -60,7 +57,7 @@ class AudioHistory:
 
     def lose(self, n_samples: int) -> int:
         """Count ``n_samples`` (at the rate of the chunks) as lost. Returns the sample at which the stream continues."""
-        self._resampler = _resampler(self.rate)
+        self._resampler = None
         self._given += n_samples
         return max(self.received, round(self._given * SAMPLE_RATE / self.rate))
 
@@ -125,14 +122,14 @@ class Counts:
     switches_refused: int = 0
     segments: int = 0
     decodes: int = 0
-    steps_omitted: int = 0  # decode steps, because of load
+    steps_shed: int = 0  # decode steps omitted because of load
     gaps: int = 0
     gap_samples: int = 0
     untranscribed: int = 0  # parts of speech for which no text was found
     untranscribed_samples: int = 0
-    flags: int = 0  # segments that sound like another language
-    outside: int = 0  # those that sound like one that is not allowed
-    outside_samples: int = 0
+    language_flags: int = 0  # segments that sound like another language
+    language_outside: int = 0  # those that sound like one that is not allowed
+    language_outside_samples: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +145,3 @@ class Context:
     results: ResultBuilder = field(default_factory=ResultBuilder)  # of the running call
     counts: Counts = field(default_factory=Counts)
     load_level: int = 0  # work omitted for load: from 1 on language-ID frames, at 2 decode steps too
-
-
-def _resampler(rate: int) -> soxr.ResampleStream | None:
-    return None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")

@@ -131,10 +131,7 @@ class LanguageIdentifier:
 
 def log_prior(languages: Sequence[str], prior: Mapping[str, float] | None) -> NDArray[np.float64]:
     """Log of a prior given as positive weights; languages not named weigh 1."""
-    prior = {} if prior is None else prior
-    if not isinstance(prior, Mapping):
-        raise ConfigurationError(f"the prior must map languages to numbers, got {shown(prior)}")
-    prior = {language_code(name): weight for name, weight in prior.items()}
+    prior = {language_code(name): weight for name, weight in (prior or {}).items()}
     for code, weight in prior.items():
         if code not in languages:
             raise ConfigurationError(f"the prior names {shown(code)}, which is not among the allowed languages")

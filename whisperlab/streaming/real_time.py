@@ -110,13 +110,12 @@ class LoadCounts:
 class RealTimeFeed:
     """A queue in front of a transcriber that omits work instead of lagging without limit.
 
-    Any thread may call `offer`; one other thread works, with `run`, `work` or `due`:
+    Any thread may call `offer` and `close`; one other thread works, with `work` or `due`:
 
     >>> feed = RealTimeFeed(transcriber)  # doctest: +SKIP
-    >>> worker = threading.Thread(target=feed.run, args=(print,))  # doctest: +SKIP
-    >>> worker.start()  # doctest: +SKIP
     >>> feed.offer(chunk)  # in the callback of the microphone  # doctest: +SKIP
-    >>> feed.close(), worker.join()  # doctest: +SKIP
+    >>> for _, call in feed.work():  # doctest: +SKIP
+    ...     print(call())
     """
 
     def __init__(
@@ -189,14 +188,6 @@ class RealTimeFeed:
             return 0, self._transcriber.finalize
         return (len(piece), partial(self._process, piece, level)) if len(piece) else None
 
-    def run(self, on_result: Callable[[ProcessResult], object]) -> None:
-        """Work in this thread until the feed is closed and empty, and pass every result to a function.
-
-        An error of the transcriber or of the function ends the work and is raised.
-        """
-        for _, call in self.work():
-            on_result(call())
-
     def work(self) -> Iterator[Work]:
         """All that becomes `due` until the feed is closed and empty. Waits for audio; run each before the next."""
         while not self._ended:
@@ -208,7 +199,10 @@ class RealTimeFeed:
     def counts(self) -> LoadCounts:
         """The audio so far by its state."""
         with self._changed:
-            return self._counts()
+            done, ring = self._done, self._ring
+            dropped = done.dropped + ring.start - self._taken_until
+            audio = {"offered": ring.end, "dropped": dropped, "waiting": len(ring)}
+            return replace(done, **audio, processed=[*done.processed], gaps=done.gaps.copy())
 
     def get_statistics(self) -> Json:
         """The statistics of the transcriber, and ``"real_time"``: lag, load level and losses. JSON-able."""
@@ -222,8 +216,7 @@ class RealTimeFeed:
         """The figures of the feed as ``prometheus_client`` metrics, for `PerformanceMetrics.serve`."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        found = self.get_statistics()
-        live = found["real_time"]
+        live = self._statistics()
         for name, about, value in (
             ("lag_seconds", "Audio offered and not processed yet.", live["lag_s"]),
             ("max_lag_seconds", "The longest lag so far.", live["max_lag_s"]),
@@ -235,13 +228,7 @@ class RealTimeFeed:
             audio.add_metric([f"level_{level}"], audio_s)
         audio.add_metric(["dropped"], live["dropped_s"])
         yield audio
-        frames, steps = found.get("lid", {}).get("shed", 0), found.get("sessions", {}).get("steps_shed", 0)
-        for name, about, value in (
-            ("gaps", "Times that audio was dropped.", live["gaps"]),
-            ("lid_frames_shed", "Language-ID frames omitted because of load.", frames),
-            ("decode_steps_shed", "Decode steps omitted because of load.", steps),
-        ):
-            yield CounterMetricFamily(f"whisperlab_{name}", about, value)
+        yield CounterMetricFamily("whisperlab_gaps", "Times that audio was dropped.", live["gaps"])
 
     def _process(self, piece: FloatArray, level: int) -> ProcessResult:
         try:
@@ -251,12 +238,6 @@ class RealTimeFeed:
             with self._changed:
                 self._done.processed[level] += len(piece)
                 self._done.working = 0
-
-    def _counts(self) -> LoadCounts:
-        done, ring = self._done, self._ring
-        dropped = done.dropped + ring.start - self._taken_until
-        audio = {"offered": ring.end, "dropped": dropped, "waiting": len(ring)}
-        return replace(done, **audio, processed=[*done.processed], gaps=done.gaps.copy())
 
     def _statistics(self) -> Json:
         counts = self.counts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import accumulate, pairwise
 
 from whisperlab.util import html
@@ -156,10 +156,8 @@ class ResultBuilder:
     flags: list[LanguageFlag] = field(default_factory=list)
 
     def build(self, tentative: str, language: str | None, load_level: int) -> ProcessResult:
-        text = self.committed, tentative, language
-        found = tuple(self.switches), tuple(self.segments), tuple(self.frames), tuple(self.speech), tuple(self.gaps)
-        every = (*text, *found, load_level, tuple(self.untranscribed), tuple(self.flags))
-        return ProcessResult(*every)
+        found = {each.name: tuple(getattr(self, each.name)) for each in fields(self)[1:]}
+        return ProcessResult(self.committed, tentative, language, load_level=load_level, **found)
 
 
 def _times(spans: Iterable[Span]) -> str:

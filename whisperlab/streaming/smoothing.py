@@ -27,7 +27,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.options import Options, option
 from whisperlab.util.timeline import SAMPLE_RATE, Span, seconds
 
@@ -106,8 +105,6 @@ class TransitViterbi:
     """Best path through settled languages and transits, frame by frame; remembers one window of transits."""
 
     def __init__(self, n_states: int, seconds_between_switches: float, evidence_per_second: float) -> None:
-        if n_states < 1:
-            raise ConfigurationError(f"at least one state is needed, got {n_states}")
         self._mean_s, self._evidence = seconds_between_switches, evidence_per_second
         self._settled: Array = np.zeros(n_states)
         self._since = np.zeros(n_states, np.int64)  # sample at which the settled language began
@@ -194,7 +191,6 @@ class LanguageTracker:
 
     def __init__(self, n_states: int, options: SmoothingOptions) -> None:
         self._options = options
-        self._min_duration = options.min_duration_ms * SAMPLE_RATE // 1000
         self.chain = TransitViterbi(n_states, options.seconds_between_switches, options.evidence_per_second)
         self._heard: Span | None = None
         self._ends_since = 0  # end of the frame before the first of the run the best path ends with
@@ -216,7 +212,7 @@ class LanguageTracker:
         held = self._heard.end - self._ends_since
         rivals = np.delete(self.chain.scores, change.state)
         clear = not len(rivals) or -rivals.max() >= self._options.margin or held >= PATIENCE
-        return change if clear and held >= self._min_duration else None
+        return change if clear and held >= self._options.min_duration_ms * SAMPLE_RATE // 1000 else None
 
     def outlook(self, current: int | None) -> LanguageChange | None:
         """The change the best path shows now, sustained or not; None when it stays in ``current``."""

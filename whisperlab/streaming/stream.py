@@ -46,7 +46,7 @@ class Stream:
         if not n_samples:
             return
         history, gate = self.context.history, self.context.gate
-        self._advance(history.rest())
+        self._advance(history.resampled(last=True))
         end = history.lose(n_samples)
         gap = Span(history.received, end)
         self._end_speech(gate.close())
@@ -61,7 +61,7 @@ class Stream:
         """End the stream: running speech becomes final. A second call does nothing."""
         if self.ended:
             return
-        self._advance(self.context.history.rest())
+        self._advance(self.context.history.resampled(last=True))
         self._end_speech(self.context.gate.close())
         self.ended = True
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from whisperlab.streaming import decoding
-from whisperlab.streaming.commit_policies import AlignAtt, CommitPolicy, LocalAgreement
+from whisperlab.streaming.commit_policies import CommitPolicy
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.coverage import completed, uncovered
 from whisperlab.streaming.decoding import Hypothesis, SpeechDecoder, Word
@@ -63,26 +63,13 @@ class Runner:
 
     worker: Executor | None = None  # of one thread
     lag: int = 0  # samples after the end of its audio at which the worker's result is used, if not needed before
-    pending: Pending | None = None
+    pending: Pending | None = None  # the one decode that is unfinished
 
     def begin(self) -> None:
         """Start a new stream: wait for whatever runs, and drop its result."""
         if self.worker:
             self.worker.submit(int).result()
         self.pending = None
-
-    def start(self, speech: Speech, end: int, decode: Callable[[], Hypothesis]) -> None:
-        """Start a decode, which any thread may do. At most one is unfinished at any time."""
-        self.pending = Pending(speech, end, self.worker.submit(decode).result if self.worker else decode)
-
-    def is_due(self, at: int) -> bool:
-        """Whether the unfinished decode must be finished now."""
-        return self.pending is not None and at >= self.pending.end + self.lag
-
-    def take(self) -> Pending | None:
-        """The unfinished decode, if any."""
-        unfinished, self.pending = self.pending, None
-        return unfinished
 
 
 @dataclass(slots=True, eq=False)
@@ -133,18 +120,20 @@ class TextSession:
         if self.detector.is_open(self.language) or now - speech.start < MIN_SPEECH:
             return
         if self.context.gate.voiced_until > speech.seen_until:
-            self.runner.start(speech, now, self._decoding(speech, now, self.language, retry=False))
+            decode, worker = self._decoding(speech, now, self.language, retry=False), self.runner.worker
+            self.runner.pending = Pending(speech, now, worker.submit(decode).result if worker else decode)
             self.settle_if_due()
 
     def omit_step(self) -> bool:
         """Count a step that load omits. Returns False for a step that must not be omitted: it cuts long speech."""
         omitted = self.speech is not None and not self._is_long(self.speech)
-        self.context.counts.steps_omitted += omitted
+        self.context.counts.steps_shed += omitted
         return omitted
 
     def settle_if_due(self) -> None:
         """Use the result of a decode if its time has come."""
-        if self.runner.is_due(self.context.history.received):
+        pending = self.runner.pending
+        if pending and self.context.history.received >= pending.end + self.runner.lag:
             self.settle()
 
     def settle(self) -> None:
@@ -152,7 +141,7 @@ class TextSession:
 
         A loop is not decoded again now: the next step has more audio, and the end decodes it anyway.
         """
-        decoded = self.runner.take()
+        decoded, self.runner.pending = self.runner.pending, None
         if decoded is None or (hypothesis := decoded.result()).looped:
             return
         speech, end = decoded.speech, decoded.end
@@ -205,8 +194,8 @@ class TextSession:
 
     def _new_speech(self, start: int) -> Speech:
         options = self.context.config.session
-        is_agreement, lag = options.policy == "agreement", options.attention_lag_ms * PER_MS
-        return Speech(start, LocalAgreement() if is_agreement else AlignAtt(lag))
+        lag = options.attention_lag_ms * PER_MS if options.policy == "alignatt" else None
+        return Speech(start, CommitPolicy(lag))
 
     def _decoding(self, speech: Speech, end: int, language: str, *, retry: bool) -> Callable[[], Hypothesis]:
         """A decode of speech up to ``end`` that any thread can run.
@@ -303,9 +292,9 @@ class TextSession:
             return
         outside = code not in context.languages
         context.results.flags.append(LanguageFlag(span, language, code, probability, outside))
-        context.counts.flags += 1
-        context.counts.outside += outside
-        context.counts.outside_samples += outside * len(span)
+        context.counts.language_flags += 1
+        context.counts.language_outside += outside
+        context.counts.language_outside_samples += outside * len(span)
         if outside and code not in self._warned:
             self._warned.add(code)
             logger.info(

@@ -22,16 +22,6 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def latency_table(
-    operations: Mapping[str, Mapping[str, float]], fields: Sequence[str] = ("mean", "p50", "p95", "p99", "max")
-) -> str:
-    """Statistics by operation in milliseconds, as `PerformanceMetrics.get_statistics` returns them."""
-    rows = []
-    for name, row in operations.items():
-        rows.append({"operation": name, "count": row["count"], **{f"{each} ms": f"{row[each]:.3f}" for each in fields}})
-    return text_table(rows) if rows else "(no operation was recorded)"
-
-
 def with_interval(
     value: float | None, interval: Sequence[float] | None, form: str = ".2f", *, without: str = ""
 ) -> str:
