@@ -6,8 +6,6 @@ optimisation off in turn; `systems` runs other recognisers on the same audio wit
 its own. `whisperlab systems list` shows which are installed.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The parser of all commands, and the run of one. Commands import heavy libraries only when they run."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

@@ -3,8 +3,6 @@
 OK is fine, WARN costs speed or an optional command, FAIL means that whisperlab cannot work.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,7 +1,5 @@
 """Transcribe a microphone while it is spoken into. Ctrl-C ends the stream, and prints and saves what was received."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path

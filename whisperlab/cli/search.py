@@ -7,8 +7,6 @@ so it runs on the split dev; run the chosen configuration once on test. Times ar
 give each worker a core.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from whisperlab.cli import arguments

@@ -4,8 +4,6 @@ An environment has pinned packages from the package index and lies in whisperlab
 share one. Systems whose packages are installed beside whisperlab in the same versions need none.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from whisperlab.cli.arguments import Parser

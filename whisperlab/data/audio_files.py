@@ -1,7 +1,5 @@
 """Reading and writing audio files. The result is what ``as_audio`` returns: mono float32 at 16 kHz, all finite."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """Corpora: their recipes, and the folders on disk. Built once per recipe and seed, atomically, with the same bytes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

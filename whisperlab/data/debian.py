@@ -1,7 +1,5 @@
 """Debian packages: fetched with apt-get, without root, or found in a folder; checked by digest; unpacked in memory."""
 
-from __future__ import annotations
-
 import io
 import lzma
 import os

@@ -1,7 +1,5 @@
 """Scenes: clean, trimmed and levelled prompts, read by people, one after another; languages change at known samples."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -5,8 +5,6 @@ reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, an
 `write_exports` writes logs for OmniSTEval and simulstream.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """An estimate of the time that a sweep takes, from earlier rows or from a short probe on this machine."""
 
-from __future__ import annotations
-
 import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Compared subjects run in turns within one process and are timed in processor tim
 slows both. Ratios are taken per round and reported as their median with a 95 % interval.
 """
 
-from __future__ import annotations
-
 import gc
 import time
 import timeit

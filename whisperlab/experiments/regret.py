@@ -13,8 +13,6 @@ The order matters: a word that two truths could save is lost to the first. So ea
 save fewer words than in its turn if it needs those before it, and more if they save the same words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias

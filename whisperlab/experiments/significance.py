@@ -11,8 +11,6 @@ Pairs are two measurements of the same recording, or of the same round of an int
 Testing after each further run and stopping at the first difference inflates the 5 %.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

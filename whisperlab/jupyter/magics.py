@@ -3,8 +3,6 @@
 Each shows a data frame and stores it in ``_latency``, ``_peak_memory`` or ``_heap``. Each disturbs the others.
 """
 
-from __future__ import annotations
-
 import gc
 import re
 import time

@@ -1,7 +1,5 @@
 """The microphone of the browser in JupyterLab, transcribed while it is spoken into."""
 
-from __future__ import annotations
-
 import logging
 import math
 import threading

@@ -1,7 +1,5 @@
 """Attention of the text decoder: where words are in the audio, and which repetitions follow the speech."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -6,8 +6,6 @@ threads. Compiling needs a C++ compiler. If it fails, the network runs uncompile
 The network is split where positions may be pooled. Language ID (pooled) and text (not pooled) share the weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

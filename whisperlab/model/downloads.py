@@ -3,8 +3,6 @@
 Files appear under their names only when they are complete. One process at a time fetches to the cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

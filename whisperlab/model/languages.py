@@ -4,8 +4,6 @@ Accepts Whisper's codes in any case, English names, ISO 639-2 and -3 codes, with
 (``pt-BR``, ``zh_Hans``, ``en_US.UTF-8``).
 """
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from difflib import get_close_matches

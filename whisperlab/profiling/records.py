@@ -1,7 +1,5 @@
 """The records of the passes: plain data, importable without the profilers. `whisperlab.report.profile` shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict

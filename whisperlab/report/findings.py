@@ -1,7 +1,5 @@
 """The findings and warnings of a sweep as sentences from its numbers. A hit rate stands beside its false-hit rate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter

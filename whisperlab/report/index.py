@@ -1,7 +1,5 @@
 """``index.html``: the start page of a folder of reports, with their questions and answers in reading order."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """One recording in a report: its timeline with sound, its transcript beside the truth, its segments."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The report of a sweep: a results store, or traces, as one HTML page."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Streaming systems side by side in a report: quality and latency in one table, latency against errors in a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from whisperlab.evaluation.scoring.summary import RateTree

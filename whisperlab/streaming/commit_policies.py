@@ -6,8 +6,6 @@ attention reaches into the last ``lag`` samples can be incomplete or guessed; wo
 2023, arXiv 2305.11408). AlignAtt needs one hypothesis only, so it commits a step earlier.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import takewhile
 

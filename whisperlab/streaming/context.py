@@ -1,7 +1,5 @@
 """What the stages of one stream share: options, audio, voice activity, results, timers and warnings."""
 
-from __future__ import annotations
-
 import logging
 import time
 from dataclasses import dataclass, field

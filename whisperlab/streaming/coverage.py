@@ -6,8 +6,6 @@ voiced time plus some per letter and figure. Of 845 words of ``ivr-five`` *dev*,
 `LEAST_S`.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ repeated n-grams, tries again with more silence after the window, and returns an
 finds no speech. Word times come from the cross-attention (`whisperlab.model.attention`).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

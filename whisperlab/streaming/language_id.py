@@ -6,8 +6,6 @@ temperature calibrated on *dev* turns logits into probabilities. Only the vocabu
 computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar

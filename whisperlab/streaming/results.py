@@ -1,7 +1,5 @@
 """Records that a transcriber returns. All are frozen and slotted: many are made, and none is changed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate, pairwise

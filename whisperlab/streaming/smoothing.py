@@ -17,8 +17,6 @@ observations: each counts for `SmoothingOptions.evidence_per_second` times the s
 *decided* when the best path has ended in the new language for a minimum time and leads every other by a margin.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Due points are fixed points of the stream, and what happens there depends only o
 chunks never change a result.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from whisperlab.streaming.context import PER_MS, Context

@@ -1,7 +1,5 @@
 """Which language is spoken when: detected, fixed, or given. A detector decides; `whisperlab.streaming.stream` acts."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import pairwise

@@ -5,8 +5,6 @@ before any change of language that is still possible. Then it is *committed* and
 at a switch, or when it gets too long; its words become one *final* segment.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor

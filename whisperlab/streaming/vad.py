@@ -5,8 +5,6 @@ gate turns these into speech spans: speech begins at the first frame above `VadO
 of the last ``min_silence_ms`` is below `VadOptions.offset`, at the first of those frames.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Arrays of audio: accepted types, mixing of channels, chunks, digests, mel bands."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """The errors that whisperlab raises: a class per situation that a caller can handle, derived from a built-in too."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Atomic files and folders: they appear under their names only when they are complete."""
 
-from __future__ import annotations
-
 import codecs
 import errno
 import fcntl

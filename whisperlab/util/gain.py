@@ -1,7 +1,5 @@
 """Automatic gain for quiet audio, from the RMS of its loudest 32 ms; exactly 1 at a normal level."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Small HTML tables for Jupyter, with all values escaped and the style of the notebook, light or dark."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 

@@ -1,7 +1,5 @@
 """Types of JSON values, and the conversion of our records to plain JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias

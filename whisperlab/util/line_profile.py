@@ -1,7 +1,5 @@
 """The line-profile mark of functions that ``LINE_PROFILE=1`` or ``kernprof -l -v`` profile; costs nothing without."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

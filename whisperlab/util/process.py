@@ -1,7 +1,5 @@
 """Facts of this process and machine: memory in bytes and processor, as Linux reports them in /proc, and versions."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

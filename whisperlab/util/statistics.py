@@ -1,7 +1,5 @@
 """95 % intervals of a proportion, of a median and by the bootstrap, and measured values with their interval."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass

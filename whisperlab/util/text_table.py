@@ -1,7 +1,5 @@
 """Tables for the terminal."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The number of torch's compute threads, background threads, signals of new processes."""
 
-from __future__ import annotations
-
 import _thread
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Time in samples of 1/16000 s, as integers, so that spans add up exactly: spans, Whisper's rates, conversions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SAMPLE_RATE = 16_000  # samples per second: the rate of Whisper's training audio

@@ -1,7 +1,5 @@
 """Interleaved measurement: subjects run in turns, so that a slow spell of the machine slows all of them."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping

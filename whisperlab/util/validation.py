@@ -1,7 +1,5 @@
 """Validation of input: options against their annotated types, JSON objects against fields, strict JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

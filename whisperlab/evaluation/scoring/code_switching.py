@@ -4,8 +4,6 @@ The language of a word is that of its reference segment. A word with letters of 
 such as an English name in a Chinese segment, counts as another language: ``other``.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Scores of language labels over time: speech with a wrong label, and language switches found or missed."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict

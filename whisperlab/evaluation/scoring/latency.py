@@ -4,8 +4,6 @@ A missed switch has no delay. Excluding it would favour a recogniser that finds 
 exists twice: over all true switches, where a missed one counts as later than any other, and over the found ones alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

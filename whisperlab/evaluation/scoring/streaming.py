@@ -6,8 +6,6 @@ separated by spaces; letters of scripts without spaces are words. No Moses token
 of a segment, on the audio clock, or (``_ca``: computation-aware) on the wall clock of a live stream.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections import defaultdict

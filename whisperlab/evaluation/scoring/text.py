@@ -4,8 +4,6 @@ The convention of the SEAME and ASCEND corpora: edits / units of the reference, 
 jiwer computes the alignment. (Its ``mer`` is the *match* error rate, a different measure.)
 """
 
-from __future__ import annotations
-
 import sys
 import unicodedata
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Recorder: feed audio through a transcriber and record everything it does as a trace."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

@@ -6,8 +6,6 @@ over whole recordings). Times are reported as ratios to the reference pipeline o
 resample blocks of a few seconds, because neighbouring chunks are alike.
 """
 
-from __future__ import annotations
-
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

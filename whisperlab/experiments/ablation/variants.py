@@ -6,8 +6,6 @@ projected for every token, language-ID runs at every hop, and there is no cache.
 `SessionRestartTranscriber`, so that a comparison measures the parts and nothing else.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A system runs with the defaults of its users. Offline systems receive the whole 
 its end, and their words have no latency. A switch lies where the first segment of the new language begins.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -4,8 +4,6 @@ An environment is a virtual environment in whisperlab's cache folder. Its name h
 a new version is a new environment.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Whisper's weights in GGML, the format of whisper.cpp (its ``models/convert-pt-to-ggml.py`` defines it)."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 
