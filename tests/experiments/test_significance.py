@@ -123,7 +123,7 @@ def test_a_configuration_is_json_or_a_file_of_it(tmp_path: Path) -> None:
     expected = {"compute": {"precision": "fp32", "threads": 2}, "language_id": {"confident_above": 0.9}}
     for given in (text, str(tmp_path / "options.json")):
         assert read_configuration(given, threads=2).changes() == expected
-    own = '{"threads": 1, "lid": {"sure": 0.9}}'  # names of earlier versions
+    own = '{"compute": {"threads": 1}, "language_id": {"confident_above": 0.9}}'
     assert read_configuration(own, threads=2).changes() == {"language_id": {"confident_above": 0.9}}
 
 

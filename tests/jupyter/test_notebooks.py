@@ -379,7 +379,7 @@ def _with_script(excerpt: Path, folder: Path) -> Path:
     """The same speech by a manifest that would run a script, in its text and its name."""
     (recording,) = corpora.load(str(excerpt), "test")
     attack = "<script>alert(1)</script>"
-    segments = tuple(replace(segment, text=f"{attack} {segment.text}") for segment in recording.segments)
+    segments = tuple(replace(segment, text=f"{attack}{segment.text}") for segment in recording.segments)
     path = folder / "hostile.jsonl"
     named = replace(recording, id=attack, segments=segments, text=attack)
     corpora.write_manifest(path, [named])
