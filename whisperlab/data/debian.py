@@ -104,7 +104,7 @@ def unpack(path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(_data_tar(path.read_bytes())), mode="r:*") as archive:
+        with tarfile.open(fileobj=io.BytesIO(_plain(_data_tar(path.read_bytes()))), mode="r:") as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 total += member.size
                 path_inside = PurePosixPath(member.name)
@@ -118,6 +118,22 @@ def unpack(path: Path) -> dict[str, bytes]:
     except (tarfile.TarError, lzma.LZMAError, zlib.error, ValueError, EOFError, OSError) as error:
         raise CorpusError(f"{path} cannot be unpacked: {error}") from error
     return files
+
+
+def _plain(packed: bytes) -> bytes:
+    """A tar archive without its compression; ValueError above the limit. tarfile's own decompression has no limit."""
+    stream: lzma.LZMADecompressor | zlib._Decompress
+    if packed.startswith(b"\xfd7zXZ\0"):
+        stream = lzma.LZMADecompressor(memlimit=_UNPACKED_LIMIT)
+    elif packed.startswith(b"\x1f\x8b"):
+        stream = zlib.decompressobj(wbits=31)
+    else:
+        return packed
+    content = stream.decompress(packed, _UNPACKED_LIMIT)
+    if not stream.eof:
+        full = len(content) == _UNPACKED_LIMIT
+        raise ValueError(f"it holds more than {_UNPACKED_LIMIT >> 20} MiB" if full else "it is cut short")
+    return content
 
 
 def _data_tar(deb: bytes) -> bytes:
