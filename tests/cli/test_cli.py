@@ -994,6 +994,21 @@ def test_long_commands_say_what_they_do_before_they_do_it(
     assert "4 runs of 1 recordings, 12 s of audio in all" in said[0]
 
 
+def test_compare_says_for_which_voices_its_intervals_hold(
+    dev: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("whisperlab.experiments.comparison.compare_configurations", lambda *_, **__: Outcome(()))
+    assert run("compare", "{}", "{}", "--corpus", dev) == 0
+    assert "voice" not in capsys.readouterr().out
+    lines = [json.loads(line) for line in dev.read_text(encoding="utf-8").splitlines()]
+    segments = [[{**segment, "speaker": "Ann"} for segment in line["segments"]] for line in lines]
+    named = dev.with_name("named.jsonl")
+    text = "\n".join(json.dumps({**line, "segments": own}) for line, own in zip(lines, segments, strict=True))
+    named.write_text(text, encoding="utf-8")
+    assert run("compare", "{}", "{}", "--corpus", named) == 0
+    assert "hold for this voice only." in capsys.readouterr().out
+
+
 def test_compare_prints_the_regret_of_both_configurations(
     dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
+from whisperlab.util.statistics import interval_note
 from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from whisperlab.experiments.regret import measure, readable
 
     facts: dict[str, object] = {"a": args.a, "b": args.b}
-    n_recordings, regret = math.inf, list[dict[str, object]]()
+    n_recordings, regret, voices = math.inf, list[dict[str, object]](), ""
     if all(sweeps):
         if given := [f"--{name}" for name in RUNNING if getattr(args, name) is not None]:
             args.parser.error(f"{', '.join(given)}: sweeps are compared without running anything")
@@ -71,11 +72,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 rows = measure(speech, config, model=args.model, say=console.note)
                 regret += [{"variant": name, **row} for row in rows]
         facts |= {"recordings": n_recordings, **{name: getattr(args, name) for name in RUNNING}, "regret": regret}
+        voices = interval_note([recording.speakers for recording in speech])
     findings = [_checked(finding, n_recordings) for finding in outcome.findings]
     results = [finding.to_dict() for finding in findings]
     document = {**facts, "normalizer": "plain", "results": results, "remarks": outcome.remarks, **provenance()}
     tables = [text_table([_row(finding) for finding in findings]), *([text_table(readable(regret))] if regret else [])]
-    console.result(document, *tables, *outcome.remarks, counted())
+    console.result(document, *tables, *outcome.remarks, *filter(None, [voices]), counted())
 
 
 def _checked(finding: Finding, n_recordings: float) -> Finding:
