@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from whisperlab.buffer import RingBuffer
+from whisperlab.config import SessionOptions
 from whisperlab.data import read_manifest
 from whisperlab.evaluation.trace import read_trace
 from whisperlab.experiments.results_store import read_rows
@@ -31,7 +32,6 @@ from whisperlab.streaming.decoding import DecodingOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
-from whisperlab.transcriber import SessionOptions
 from whisperlab.util.audio_arrays import as_audio
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, ManifestError, SweepError, TraceError
 from whisperlab.util.validation import from_json

@@ -270,33 +270,6 @@ def test_a_little_saving_reaches_nothing_and_blames_nobody() -> None:
     assert "were wrong" not in told
 
 
-def sized(size: int, hits: int, false_hits: int, wrong_s: float = 1.0) -> Result:
-    """A result of 500 look-ups with 100 checked hits and ten seconds of speech."""
-    (found,) = results([row(hits, 500 - hits, checked=100, false_hits=false_hits, size=size)])
-    return replace(found, sums={**found.sums, "speech_s": 10.0, "wrong_s": wrong_s})
-
-
-@pytest.mark.parametrize(
-    "small, large, told",
-    [
-        ((250, 60), (250, 60), "Cache size made no difference: with 10 or 50 entries hits, false hits and wrong"),
-        ((250, 62), (254, 82), "10 to 50 entries hits moved by less than 1 point; false hits from 62 % to 82 %;"),
-        ((50, 60), (150, 60), "10 to 50 entries hits moved from 10 % to 30 %; false hits by less than 1 point;"),
-        ((250, 60, 4.6), (250, 60, 6.3), "by less than 1 point; wrong language, text from 46 % to 63 %."),
-    ],
-)
-def test_cache_size_made_no_difference_only_if_errors_did_not_move_either(
-    small: tuple[Any, ...], large: tuple[Any, ...], told: str
-) -> None:
-    assert told in "\n".join(findings([sized(10, *small), sized(50, *large)]))
-
-
-def test_what_was_not_measured_is_not_said_to_be_the_same() -> None:
-    told = sentences(row(50, 450, size=10), row(50, 450, size=100))
-    assert "made no difference" not in told
-    assert "hits moved by less than 1 point; false hits were not checked; wrong language, text was not measured" in told
-
-
 def test_best_and_worst_language_error_are_set_against_each_other(report: SweepReport) -> None:
     (sentence,) = (sentence for sentence in report.findings if sentence.startswith("Wrong language, text"))
     errors = [result.language_error for result in report.results if result.language_error is not None]

@@ -17,7 +17,6 @@ from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, comma_list, positive, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
-from whisperlab.util.statistics import interval_note
 from whisperlab.util.text_table import text_table
 
 Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, object]]]]  # JSON, and tables
@@ -70,6 +69,7 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     from whisperlab import data
     from whisperlab.experiments.systems import CONTROLS, COSTS, MORE, RATES, compare, readable
     from whisperlab.model import weights
+    from whisperlab.util.statistics import interval_note
 
     corpora = (data.load(name, args.split)[: args.limit] for name in _controls(args))
     options = {"names": args.systems, "pace": args.pace, "threads": args.threads, "logs": args.logs}

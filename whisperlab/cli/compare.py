@@ -17,7 +17,6 @@ from whisperlab.cli import arguments
 from whisperlab.cli.arguments import Parser, positive_int
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
-from whisperlab.util.statistics import interval_note
 from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 
@@ -48,6 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     arguments.require({"scipy": "significance tests"})
     from whisperlab.experiments.comparison import compare_configurations, compare_sweeps, read_configuration
     from whisperlab.experiments.regret import measure, readable
+    from whisperlab.util.statistics import interval_note
 
     facts: dict[str, object] = {"a": args.a, "b": args.b}
     n_recordings, regret, voices = math.inf, list[dict[str, object]](), ""
