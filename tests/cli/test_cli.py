@@ -1000,7 +1000,8 @@ def test_compare_says_for_which_voices_its_intervals_hold(
     monkeypatch.setattr("whisperlab.experiments.comparison.compare_configurations", lambda *_, **__: Outcome(()))
     assert run("compare", "{}", "{}", "--corpus", dev) == 0
     assert "voice" not in capsys.readouterr().out
-    lines = [json.loads(line) for line in dev.read_text(encoding="utf-8").splitlines()]
+    line = json.loads(dev.read_text(encoding="utf-8").splitlines()[0])
+    lines = [{**line, "id": name} for name in "abc"]
     segments = [[{**segment, "speaker": "Ann"} for segment in line["segments"]] for line in lines]
     named = dev.with_name("named.jsonl")
     text = "\n".join(json.dumps({**line, "segments": own}) for line, own in zip(lines, segments, strict=True))

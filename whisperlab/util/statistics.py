@@ -70,13 +70,13 @@ def resampled(speakers: Sequence[Collection[str]]) -> list[list[int]]:
 
 
 def interval_note(speakers: Sequence[Collection[str]]) -> str:
-    """What the intervals of `resampled` recordings hold for; empty if no speaker is known.
+    """What the intervals of `resampled` recordings hold for; empty if no speaker is known, or there are no intervals.
 
     >>> interval_note([{"Ann"}, {"Ann", "Bo"}, {"Ann"}])
     'The intervals resample 3 recordings and hold for these 2 voices only.'
     """
     names = set[str]().union(*speakers)
-    if not names:
+    if not names or len(speakers) < LEAST_UNITS:
         return ""
     if (n := len(speaker_blocks(speakers))) >= LEAST_UNITS:
         return f"The intervals resample {n} blocks of recordings with no voice in common ({len(names)} voices)."
