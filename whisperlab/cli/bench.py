@@ -83,8 +83,9 @@ def _systems(args: argparse.Namespace, console: Console) -> Found:
     digest = {"base": weights.model_digest(weights.load_weights("base"))} if ran else {}
     tables = [readable(in_mb, names) for names in ([*text, MORE, "p"], latency, [*switches, CONTROLS], COSTS)]
     missing = [{"system": row["system"], "did not run": row["reason"]} for row in rows if row["reason"]]
-    speech = arguments.recordings(args)
-    if note := interval_note([recording.speakers for recording in speech]):
+    for name, value in digest.items():
+        console.note(f"weights of all systems: {name}, digest of the tensors {value}")
+    if note := interval_note([recording.speakers for recording in arguments.recordings(args)]):
         console.note(note)
     return {"weights": digest, "rows": rows}, [*tables, *filter(None, [missing])]
 
