@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,10 +18,29 @@ from language_frames import Recording, load
 from tqdm import tqdm
 
 from whisperlab import EncoderCache
-from whisperlab.cache import Key, LogMelKey, RoundedKey, SimilarKey
+from whisperlab.cache import Key, RoundedKey, SimilarKey, StreamSpan
+from whisperlab.util.audio_arrays import FloatArray, band_decibels
 from whisperlab.util.statistics import central, resamples
 
 AT_MOST = 0.01  # false hits among hits
+
+
+@dataclass(slots=True, frozen=True)
+class LogMelKey(Key):
+    """A perceptual key: mean power in ``n_bands`` mel bands, in decibels, quantised in steps of ``step_db``.
+
+    Windows one or two hops apart quantise alike, so the key hits on live speech. It can be wrong: the spectrum barely
+    changes in the first moments after a language switch. On 340 s of spliced speech in five languages (Whisper base,
+    3 s windows every 200 ms, 10 entries) 6 dB gave 48 % hits, 19 % of them with another language than the window's own,
+    and 3 dB 22 % and 12 %. From one window to the next the language changed in 11 % of the cases.
+    """
+
+    step_db: float = 6.0
+    n_bands: int = 16
+    name = "logmel"
+
+    def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
+        return np.rint(band_decibels(audio, self.n_bands) / self.step_db).astype(np.int16).tobytes()
 
 
 def candidates() -> Iterator[Key]:

@@ -122,7 +122,6 @@ SMALL_GRID = (
 )
 FULL_GRID = (
     {"cache.key": ["rounded"], "cache.hash_precision": [6, 2, 0], "cache.size": [10, 50]},
-    {"cache.key": ["logmel"], "cache.hash_precision": [2, 0], "cache.size": [50]},
     {"cache.key": ["similar", "span"], "cache.size": [10, 50]},
     {"cache.size": [0]},
 )

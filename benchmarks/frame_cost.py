@@ -16,13 +16,14 @@ from statistics import median
 import numpy as np
 import torch
 
+from benchmarks.reference_model import load_model
 from whisperlab import SessionRestartTranscriber, data
 from whisperlab.config import TranscriberConfig
 from whisperlab.experiments.ablation import Models
 from whisperlab.model.encoder import positions
 from whisperlab.model.engine import prepared
 from whisperlab.model.linear import activations, packed_linear
-from whisperlab.model.weights import Weights, load_model
+from whisperlab.model.weights import Weights
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.statistics import Figure, ratio, summary
 from whisperlab.util.text_table import text_table

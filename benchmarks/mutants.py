@@ -50,7 +50,7 @@ MUTANTS = {
         Mutant("1.0 / full_scale(chunk.dtype)", "1.0 / (full_scale(chunk.dtype) - 1)"),
         Mutant("and chunk.dot(chunk) < _LOUDEST_SQUARED", "and len(chunk) < 10**9"),
         Mutant("self._lost_until = max(self._lost_until, min(self._writing_until - self.capacity, self.end))", "pass"),
-        Mutant("self._memory[first + capacity : last + capacity] = chunk", "self._memory[first : last] = chunk"),
+        Mutant("end - self._consumed_until > capacity and", "end - self._consumed_until >= capacity and"),
         Mutant("self._n_consumed + end - start\n", "self._n_consumed + end - start - 1\n"),
     ),
     "cache": (

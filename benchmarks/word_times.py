@@ -21,9 +21,9 @@ from whisper.model import Whisper
 from whisper.timing import find_alignment
 from whisper.tokenizer import get_tokenizer
 
+from benchmarks.reference_model import load_model
 from whisperlab.data import Recording, load
 from whisperlab.evaluation.trace import ReferenceSegment, capture
-from whisperlab.model.weights import load_model
 from whisperlab.streaming.decoding import MEANINGFUL
 from whisperlab.transcriber import SessionRestartTranscriber
 from whisperlab.util.audio_arrays import FloatArray

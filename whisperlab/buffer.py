@@ -2,7 +2,7 @@
 
 Guarantee: for any chunking, the ring holds the newest ``capacity`` samples that were appended and not consumed, in
 order, and ``end == consumed + dropped_samples + len(ring)`` at any time. Samples have absolute indices, which never
-restart. ``mirrored=True`` stores every sample twice, ``capacity`` apart, so that any span is contiguous for ``view``.
+restart.
 
 Threads: one thread may append while one other thread reads and consumes, without a lock. Each cursor has one writer.
 The producer sets ``_writing_until`` to the end of a chunk before it copies the chunk, and ``end`` after it. The
@@ -16,7 +16,6 @@ from __future__ import annotations
 import operator
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -35,8 +34,8 @@ _LOUDEST_SQUARED = np.float32(_LOUDEST**2)  # a numpy scalar compares twice as f
 class RingBuffer:
     """A circular buffer of float samples. When full, it overwrites the oldest samples and counts them as dropped.
 
-    ``capacity`` is in samples; ``dtype``, float32 or float64, is the type of stored and returned samples;
-    ``mirrored`` enables ``view``. Raises ``ConfigurationError``, a ``ValueError``, for invalid options.
+    ``capacity`` is in samples; ``dtype``, float32 or float64, is the type of stored and returned samples.
+    Raises ``ConfigurationError``, a ``ValueError``, for invalid options.
 
     >>> ring = RingBuffer(capacity=4)
     >>> ring.append(np.array([1, 2, 3], np.float32))
@@ -46,23 +45,20 @@ class RingBuffer:
     """
 
     __slots__ = (
-        *("_consumed_until", "_data", "_lost_until", "_memory", "_mirrored", "_n_consumed", "_readable", "_strides"),
-        *("_writing_until", "capacity", "dtype", "end", "overruns"),
+        *("_consumed_until", "_data", "_lost_until", "_memory", "_n_consumed", "_strides", "_writing_until"),
+        *("capacity", "dtype", "end", "overruns"),
     )
 
-    def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32, *, mirrored: bool = False) -> None:
+    def __init__(self, capacity: int, dtype: npt.DTypeLike = np.float32) -> None:
         with suppress(TypeError):  # numpy's integers are accepted too
             capacity = capacity if isinstance(capacity, bool) else operator.index(capacity)
         check_range("capacity, in samples,", capacity, int, 1)
         self.capacity: Final = capacity
         self.dtype: Final = _checked_dtype(dtype)
-        self._mirrored = mirrored
-        self._data = _allocate(self.capacity * (2 if mirrored else 1), self.dtype)
+        self._data = _allocate(self.capacity, self.dtype)
         # assigning to a memoryview takes half the time of assigning to a slice of an array
         self._memory: Any = memoryview(self._data)  # type: ignore[arg-type]
         self._strides = self._data.strides
-        self._readable = self._data[:]
-        self._readable.setflags(write=False)
         # written by the producer only
         self._writing_until = 0  # the producer may be writing samples before this index, over those `capacity` earlier
         self.end = 0  # absolute index one past the newest sample: the number of samples ever appended
@@ -100,8 +96,6 @@ class RingBuffer:
             self._writing_until = end
             if usual:
                 self._memory[first:last] = chunk
-                if self._mirrored:
-                    self._memory[first + capacity : last + capacity] = chunk
             else:
                 self._copy_in(chunk[-capacity:], end)
             self.end = end
@@ -139,14 +133,6 @@ class RingBuffer:
             if self._intact(end - n):
                 return samples
 
-    def view(self, n: int) -> RingView:
-        """The n newest samples of a mirrored ring without a copy. Raises ``BufferRangeError`` when fewer are held."""
-        if not self._mirrored:
-            raise ConfigurationError("a view needs contiguous samples: RingBuffer(..., mirrored=True)")
-        n, _, end = self._holding(n, "view the newest")
-        first = (end - n) % self.capacity
-        return RingView(self, self._readable[first : first + n], end - n)
-
     def read_all(self) -> FloatArray:
         """A copy of all samples held, oldest first."""
         while True:
@@ -179,7 +165,7 @@ class RingBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Size of the sample memory in bytes, fixed at construction; a mirrored ring needs twice as much."""
+        """Size of the sample memory in bytes, fixed at construction."""
         return self._data.nbytes
 
     @property
@@ -192,15 +178,8 @@ class RingBuffer:
                 return start - n_consumed
 
     def _repr_html_(self) -> str:
-        held, share = len(self), len(self) / self.capacity
-        rows = {
-            "held": f"{html.bar(share)} {share:.0%}, {held:,} samples",
-            "span": f"{self.start:,} to {self.end:,}",
-            "memory": f"{self.nbytes / 2**20:.2f} MiB",
-            "overruns": self.overruns,
-            "dropped samples": self.dropped_samples,
-        }
-        return html.facts(f"{type(self).__name__} of {self.capacity:,} samples", rows)
+        names = ("capacity", "start", "end", "free", "nbytes", "overruns", "dropped_samples")
+        return html.facts(type(self).__name__, {name: getattr(self, name) for name in names})
 
     def __repr__(self) -> str:
         held = f"{len(self)} (samples {self.start}-{self.end})"
@@ -239,55 +218,13 @@ class RingBuffer:
             if chunk.dtype.kind == "i":  # np.multiply(part, ...) would allocate for the cast
                 np.multiply(place, 1.0 / full_scale(chunk.dtype), out=place)
                 np.minimum(place, BELOW_ONE, out=place)  # int32's largest value rounds up to full scale
-            if self._mirrored:
-                self._data[start + self.capacity : start + self.capacity + len(part)] = place
 
     def _copy_out(self, start: int, n: int) -> FloatArray:
         first = start % self.capacity
         head = self.capacity - first
-        if self._mirrored or n <= head:
+        if n <= head:
             return self._data[first : first + n].copy()
         return np.concatenate((self._data[first : self.capacity], self._data[: n - head]))
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class RingView:
-    """The newest samples of a ring at one moment, without a copy. Use it in ``with``, or through ``samples``.
-
-    The samples are valid until the producer overwrites them: for ``ring.capacity - len(view)`` more samples.
-    A ``with`` block raises ``OverwrittenError`` at its end if that happened: discard its result then.
-    """
-
-    _ring: RingBuffer
-    _samples: FloatArray
-    _start: int
-
-    @property
-    def span(self) -> Span:
-        return Span(self._start, self._start + len(self._samples))
-
-    @property
-    def intact(self) -> bool:
-        return self._ring._intact(self._start)
-
-    @property
-    def samples(self) -> FloatArray:
-        """The samples, read-only. Raises ``OverwrittenError`` when some were overwritten."""
-        if not self.intact:
-            seen, ring = self.span, self._ring
-            now = f"the buffer now holds {ring.start}-{ring.end}"
-            raise OverwrittenError(f"the viewed samples {seen.start}-{seen.end} were overwritten: {now}")
-        return self._samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __enter__(self) -> FloatArray:
-        return self.samples
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None:
-            self.samples  # noqa: B018 - raises when the block has read overwritten samples
 
 
 def _checked_chunk(samples: npt.ArrayLike) -> Samples:

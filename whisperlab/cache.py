@@ -79,29 +79,6 @@ class SpanKey(Key):
         return json.dumps(_checked_span(self.name, audio, span)).encode()
 
 
-@dataclass(slots=True, frozen=True)
-class LogMelKey(Key):
-    """A perceptual key: mean power in ``n_bands`` mel bands, in decibels, quantised in steps of ``step_db``.
-
-    Windows one or two hops apart quantise alike, so the key hits on live speech. It can be wrong: the spectrum barely
-    changes in the first moments after a language switch. On 340 s of spliced speech in five languages (Whisper base,
-    3 s windows every 200 ms, 10 entries) 6 dB gave 48 % hits, 19 % of them with another language than the window's own,
-    and 3 dB 22 % and 12 %. From one window to the next the language changed in 11 % of the cases.
-    """
-
-    step_db: float = 6.0
-    n_bands: int = 16
-    name = "logmel"
-
-    def __post_init__(self) -> None:
-        check_range("step_db", self.step_db, float, 0, exclusive=True)
-        check_range("n_bands", self.n_bands, int, 1, MEL_BANDS)
-
-    def material(self, audio: FloatArray, span: StreamSpan | None) -> bytes:
-        steps: npt.NDArray[np.int16] = np.rint(band_decibels(audio, self.n_bands) / self.step_db).astype(np.int16)
-        return steps.tobytes()
-
-
 @dataclass(slots=True)
 class SimilarKey(Key):
     """A perceptual key with a bounded error: a confident answer is reused for a short time, then recomputed.
@@ -110,7 +87,7 @@ class SimilarKey(Key):
     the same length, and its ``n_bands`` mel powers differ by at most ``within_db`` (root mean square). Otherwise it
     becomes the new reference. The key stores one reference, so use one key per cache.
 
-    Uncertain windows cause nearly all false hits of the other perceptual keys: hence ``least_confidence``.
+    Uncertain windows cause nearly all false hits of a perceptual key: hence ``least_confidence``.
     """
 
     within_db: float = 1.0
@@ -141,7 +118,6 @@ class SimilarKey(Key):
 KEYS: dict[str, Callable[[int], Key]] = {  # by name; they get the ``hash_precision``
     "rounded": RoundedKey,
     "span": lambda _precision: SpanKey(),
-    "logmel": lambda precision: LogMelKey(step_db=12.0 * 2 ** (-precision / 2)),  # 6 dB at 2, 1.5 dB at 6
     "similar": lambda _precision: SimilarKey(),
 }
 
@@ -198,7 +174,7 @@ class EncoderCache:
     Args:
         max_size: maximum number of entries; 50 is 5 s of language-ID at 10 Hz. 0 stores nothing.
         device: where values are stored, ``'cpu'`` or ``'cuda'``. Without CUDA the latter warns and uses the CPU.
-        hash_precision: decimals of the ``'rounded'`` key, or fineness of ``'logmel'``; other keys ignore it.
+        hash_precision: decimals of the ``'rounded'`` key; other keys ignore it.
         key: a name from ``KEYS`` or any `Key` object.
         shadow_rate: share of the hits, 0 to 1, for which ``should_shadow`` returns true.
         context: everything else an output depends on (model, precision mode, margin); part of every hash.
@@ -352,17 +328,7 @@ class EncoderCache:
         yield GaugeMetricFamily(f"{name}_hit_ratio", "Hits / look-ups; 0 before the first.", found["hit_rate"])
 
     def _repr_html_(self) -> str:
-        found = self.get_statistics()
-        false, n_lookups = found["shadow"]["false_hit_rate"], found["hits"] + found["misses"]
-        rows = {
-            "hit rate": f"{html.bar(found['hit_rate'])} {found['hit_rate']:.1%} of {n_lookups:,} look-ups",
-            "false hits": "none checked" if false is None else f"{false:.1%} of {found['shadow']['checked']:,} checked",
-            "held": f"{found['size']:,} of {found['max_size']:,} entries, {found['bytes'] / 2**20:.1f} MiB",
-            "evictions": found["evictions"],
-            "hits by cause": found["hits_by_cause"],
-            "look-up, ms": found["lookup_ms"],
-        }
-        return html.facts(f"EncoderCache, key {found['key']}", rows)
+        return html.facts("EncoderCache", self.get_statistics())
 
     def _hash_of(self, audio: npt.ArrayLike | None, audio_hash: bytes | None) -> AudioHash:
         if (audio is None) == (audio_hash is None):

@@ -28,10 +28,9 @@ EngineName = Literal["whisperlab", "ctranslate2"]
 class SessionOptions(Options):
     """How running speech becomes final text.
 
-    Text in another language is never a prompt: a switch drops the prompt, and it returns with its language. A change
-    of language that has led for `whisperlab.streaming.smoothing.PATIENCE` of speech needs no proof by text; after
-    twice that time it needs no proof at all. With ``parallel_ms`` results are used at fixed positions of the stream,
-    so they do not depend on the machine.
+    Earlier text is never a prompt. A change of language that has led for `whisperlab.streaming.smoothing.PATIENCE` of
+    speech needs no proof by text; after twice that time it needs no proof at all. With ``parallel_ms`` results are used
+    at fixed positions of the stream, so they do not depend on the machine.
     """
 
     GROUP: ClassVar[str] = "session"
@@ -48,9 +47,6 @@ class SessionOptions(Options):
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
     snap_ms: int = option(1000, "how far a boundary may move to the nearest pause, milliseconds", 0, 30_000)
-    prompt_s: float = option(
-        0.0, "a session starts with the last text in its language as prompt if that is newer than this; 0: never", 0
-    )
     confirm_posterior: float = option(
         0.7, "probability of the new language since the boundary that confirms a switch; 0: not checked", 0, 1
     )
@@ -85,7 +81,7 @@ class CacheOptions(Options):
     GROUP: ClassVar[str] = "cache"
 
     size: int = option(50, "most entries; 50 are 5 s of language-ID at 10 Hz", 0)
-    hash_precision: int = option(6, "decimals that the 'rounded' key keeps, fineness of 'logmel'", 0, MAX_PRECISION)
+    hash_precision: int = option(6, "decimals that the 'rounded' key keeps", 0, MAX_PRECISION)
     key: str = option(
         "similar",
         f"what makes two windows equal: {', '.join(KEYS)}. On *dev* 'similar' answers 22 % of the look-ups, 0.9 % of "

@@ -76,7 +76,7 @@ class Aligner:
         encoded = self._encoder.encode(audio, MARGIN)
         tokens = tokenizer.encode(f" {text}")
         if not text:
-            prompt = Prompt(tokenizer, (), (), (), 10 * len(audio) // SAMPLE_RATE + 8)
+            prompt = Prompt(tokenizer, (), (), 10 * len(audio) // SAMPLE_RATE + 8)
             mask = torch.zeros(self._decoder.n_vocabulary)
             mask[[*tokenizer.non_speech_tokens, *range(tokenizer.eot + 1, len(mask))]] = -torch.inf
             with torch.inference_mode():

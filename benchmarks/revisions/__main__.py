@@ -23,6 +23,7 @@ from whisperlab.evaluation.trace import provenance
 from whisperlab.experiments.comparison import Outcome, compare_runs
 from whisperlab.util.errors import WhisperlabError
 from whisperlab.util.json_values import to_json
+from whisperlab.util.text_table import text_table
 from whisperlab.util.threads import THREADS
 
 
@@ -72,8 +73,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    for line in (*(finding.summary() for finding in outcome.findings), *outcome.remarks):
-        print(line)
+    print(text_table([finding.readable() for finding in outcome.findings]), *outcome.remarks, sep="\n")
     facts = {"commits": commits, "recordings": len(recordings), **vars(args)}
     results = [finding.to_dict() for finding in outcome.findings]
     print(json.dumps(to_json({**facts, "results": results, **provenance()})))

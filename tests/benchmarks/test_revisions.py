@@ -155,8 +155,9 @@ def test_a_faster_revision_is_reported_as_faster_and_nothing_else(
 ) -> None:
     repository.commit("quick", cost=0.4)
     outcome = meet(repository, speech, "slow", "quick", rounds=2)
-    said = [finding.summary() for finding in outcome.findings]
-    assert said[0] == "real-time factor (wall): B is faster by 20.0% (20.0% to 20.0%), p 0.031, effect -1.00, n 8"
+    first = outcome.findings[0].readable()
+    told = ("B is faster", "-20.0 %", "-20.0 % to -20.0 %", "0.031", "-1.00", 8, 0)
+    assert tuple(first.values()) == ("real-time factor (wall)", *told)
     assert by_name(outcome)["words wrong"].value == 0
     assert by_name(outcome)["encoder seconds per second"].value == 1
     assert [result.n for result in by_name(outcome).values()] == [8, 4, 4, 4]

@@ -653,7 +653,7 @@ def test_traces_without_text_get_no_text_measures(
     assert run("score", tmp_path / "t.jsonl", "--reference", manifest, "--json") == 0
     (document,) = documents(capsys.readouterr().out)
     rates = document["total"]
-    assert {rates[name] for name in (*score.TEXT_RATES, *TEXT_RATES)} == {None}
+    assert {rates[name] for name in TEXT_RATES} == {None}
     assert rates["switch_f1_at_1"] == 1.0
 
 
@@ -896,15 +896,14 @@ def test_a_language_may_be_given_in_any_usual_way() -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The configurations for which a sweep asked a transcriber; key ``logmel`` gets one that fails."""
+    """The configurations for which a sweep asked a transcriber; key ``span`` gets one that fails."""
     configurations: list[Any] = []
 
     def make(config: Any) -> FakeTranscriber:
         configurations.append(config)
-        failure = OSError("out of luck") if config.cache.key == "logmel" else None
+        failure = OSError("out of luck") if config.cache.key == "span" else None
         return FakeTranscriber(failure=failure)
 
-    monkeypatch.setattr("whisperlab.model.weights.load_model", lambda *_, **__: object())
     monkeypatch.setattr("whisperlab.model.weights.model_digest", lambda model: "0" * 64)
     monkeypatch.setattr("whisperlab.experiments.sweep.transcriber_maker", lambda model: make)
     return configurations
@@ -1042,12 +1041,12 @@ def test_failed_cells_are_counted_and_can_be_run_again(
     made: list[Any], manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["sweep", "--corpus", manifest, "--cache-sizes", "10", "--hash-precisions", "6"]
-    words += ["--keys", "rounded,logmel", "--out", tmp_path / "out"]
+    words += ["--keys", "rounded,span", "--out", tmp_path / "out"]
     assert run(*words) == 1
     streams = capsys.readouterr()
     assert "1 of 2 tasks failed" in streams.err
     assert "out of luck" in streams.err
-    assert "logmel" in streams.err
+    assert "span" in streams.err
     assert run(*words, "--resume") == 1
     assert len(made) == 2
     assert run(*words, "--retry-failed") == 1
@@ -1103,7 +1102,7 @@ def dev(manifest: Path) -> Path:
     return manifest
 
 
-SPACE = """{"cache.size": [10, 50], "cache.key": ["rounded", "span"],
+SPACE = """{"cache.size": [10, 50], "cache.key": ["rounded", "similar"],
   "language_id": {"confident_above": {"low": 0.5, "high": 0.9}}}"""
 
 
@@ -1135,11 +1134,11 @@ def test_a_search_prints_its_front_says_the_split_and_resumes(
 def test_a_search_with_failed_trials_says_why(
     made: list[Any], dev: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["search", "--space", '{"cache.key": ["span", "logmel"]}', "--corpus", dev, "--out", tmp_path / "out"]
+    words = ["search", "--space", '{"cache.key": ["similar", "span"]}', "--corpus", dev, "--out", tmp_path / "out"]
     assert run(*words, "--json") == 1
     streams = capsys.readouterr()
     (document,) = documents(streams.out)
-    assert [trial["values"]["cache.key"] for trial in document["trials"] if trial["error"]] == ["logmel"]
+    assert [trial["values"]["cache.key"] for trial in document["trials"] if trial["error"]] == ["span"]
     assert "1 of 2 trials failed, the first with call: OSError: out of luck" in streams.err
 
 

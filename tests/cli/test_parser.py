@@ -117,7 +117,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(file: Path) -> None:
         threads = 2
         [sweep]
         cache_sizes = [10, 20]
-        keys = ["span", "logmel"]
+        keys = ["span", "similar"]
         shadow-rate = 0.5
         no-decode = true
         limit = 3

@@ -61,6 +61,26 @@ def test_a_log_of_a_header_and_texts_is_scored_in_full(tmp_path: Path) -> None:
     assert rates["real_time_factor"] is None
 
 
+def test_a_document_of_transcribe_has_the_switches_that_it_states_and_no_others(tmp_path: Path) -> None:
+    segments = [
+        {
+            "text": text,
+            "language": lang,
+            "start_time": start,
+            "end_time": start + 2,
+            "is_final": True,
+            "confidence": 0.9,
+        }
+        for start, lang, text in ((0, "English", "press one"), (2, "es", "marque dos"))
+    ]
+    document = {"audio": "calls/call.wav", "duration": 6.0, "segments": segments, "switches": []}
+    switch = {"time": 2.0, "from": "English", "to": "es", "decided_at": 3.0}
+    none, one = read_streams(written(tmp_path / "out.jsonl", document, document | {"switches": [switch]}))
+    assert (none.recording, none.duration, none.switches) == ("call", 6.0, ())
+    assert [(s.language, s.text) for s in none.segments] == [("en", "press one"), ("es", "marque dos")]
+    assert [(s.time, s.from_language, s.to_language, s.decided_at) for s in one.switches] == [(2, "en", "es", 3)]
+
+
 def test_segments_and_switches_of_a_log_replace_those_of_its_texts(tmp_path: Path) -> None:
     word = {"word": " Press", "language": "en", "start": 0.1, "end": 0.5, "probability": 0.9}
     segment = {

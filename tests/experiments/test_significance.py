@@ -11,7 +11,7 @@ import pytest
 from extent import in_short_and_at_length
 
 from whisperlab.config import TranscriberConfig
-from whisperlab.experiments.comparison import compare_configurations, read_configuration
+from whisperlab.experiments.comparison import MIXED, TIME, Finding, compare_configurations, read_configuration
 from whisperlab.experiments.significance import LEAST_PAIRS, holm, paired_test
 from whisperlab.util.errors import ConfigurationError
 
@@ -48,11 +48,10 @@ def test_much_data_without_a_difference_is_no_difference() -> None:
 def test_two_pairs_have_no_interval() -> None:
     result = paired_test("time", [1.0, 1.0], [1.2, 1.3], np.random.default_rng(0))
     assert (result.low, result.high) == (None, None)
-    assert "(+24.9%, no interval, n 2)" in result.summary()
     assert paired_test("time", [1.0] * 3, [1.2, 1.3, 1.25], np.random.default_rng(0)).low is not None
 
 
-def test_the_direction_the_size_and_the_sentence() -> None:
+def test_the_direction_the_size_and_the_words() -> None:
     rng = np.random.default_rng(2)
     a = noisy(rng, 40, 0.01).tolist()
     quick = paired_test("computing", a, [0.8 * value for value in a], rng)
@@ -62,10 +61,13 @@ def test_the_direction_the_size_and_the_sentence() -> None:
     assert quick.high is not None
     assert quick.low <= 0.8 <= quick.high
     assert quick.effect == -1
-    assert "computing: B is faster by 20.0% (20.0% to 20.0%), p" in quick.summary("faster", "slower")
+    told = Finding(TIME, quick).readable()
+    assert (told["result"], told["B beside A"]) == ("B is faster", "-20.0 %")
+    assert told["95 % interval"] == "-20.0 % to -20.0 %"
     worse = paired_test("errors", [0.1] * 20, [0.15] * 20, rng, kind="difference", threshold=0.01)
     assert worse.conclusion == "difference"
-    assert "B is worse by 0.05 (0.05 to 0.05), p" in worse.summary("better", "worse")
+    told = Finding(MIXED, worse).readable()
+    assert (told["result"], told["B beside A"]) == ("B is worse", "+5.0 points")
     same = paired_test("errors", [0.1] * 20, [0.1] * 20, rng, kind="difference", threshold=0.01)
     assert (same.conclusion, same.p, same.effect, same.pairs_missing) == ("no difference", 1.0, 0.0, 0)
 
@@ -75,7 +77,7 @@ def test_few_pairs_are_never_a_difference_and_the_missing_ones_are_counted() -> 
     few = paired_test("time", [1.0, 1.1, 1.0], [2.0, 2.1, 2.2], rng)
     assert few.conclusion == "not enough data"
     assert few.pairs_missing >= LEAST_PAIRS - 3
-    assert f"run {few.pairs_missing} more" in few.summary()
+    assert Finding(TIME, few).readable()["more pairs needed"] == few.pairs_missing
 
 
 def test_the_pairs_missing_are_about_enough() -> None:
@@ -158,4 +160,4 @@ def test_two_configurations_are_compared_on_real_speech(excerpt: Path, rounds: i
     assert by_name["real-time factor (wall)"].n == rounds
     assert by_name["words wrong"].n == 1
     assert by_name["encoder seconds per second"].value < 0.8
-    assert all(finding.summary().startswith(finding.measure.name) for finding in outcome.findings)
+    assert all(finding.readable()["measure"] == finding.measure.name for finding in outcome.findings)

@@ -122,14 +122,14 @@ def test_a_grid_is_every_combination_with_the_first_axis_slowest() -> None:
 def test_a_grid_of_sizes_uses_the_default_key_and_one_of_precisions_the_guides() -> None:
     assert {config.cache.key for config in Grid({"cache.size": (10, 50)}).configurations()} == {"similar"}
     assert len(Grid({"cache.hash_precision": (6, 2)}).configurations()) == 2
-    (config, _) = Grid({"cache.hash_precision": (6, 2)}, {"cache.key": "logmel"}).configurations()
-    assert config.cache.key == "logmel"
+    (config,) = Grid({"cache.hash_precision": (6, 2)}, {"cache.key": "span"}).configurations()
+    assert config.cache.key == "span"
 
 
 def test_the_span_and_similar_keys_have_no_precision_to_sweep() -> None:
-    axes = {"cache.hash_precision": (6, 2, 0), "cache.key": ("rounded", "span", "logmel", "similar")}
+    axes = {"cache.hash_precision": (6, 2, 0), "cache.key": ("rounded", "span", "similar")}
     keys = [configuration.cache.key for configuration in Grid(axes).configurations()]
-    assert {key: keys.count(key) for key in keys} == {"rounded": 3, "span": 1, "logmel": 3, "similar": 1}
+    assert {key: keys.count(key) for key in keys} == {"rounded": 3, "span": 1, "similar": 1}
 
 
 def test_a_value_given_twice_is_run_once() -> None:
@@ -456,7 +456,7 @@ def test_without_decoding_there_are_no_rates_of_text(recordings: list[Recording]
     sweep(recordings, tmp_path, configurations=configurations)
     for row in read_rows(tmp_path):
         assert row["rates"]["mixed_error_rate"] is None
-        assert row["rates"]["error_rate_by_language"] == {}
+        assert row["rates"]["error_rate_by_language"] is None
         assert row["rates"]["language_error_rate_frames"] == pytest.approx(0.0)
     found = results(in_memory(read_rows(tmp_path)))
     assert [one.mixed_error for one in found] == [None] * 4

@@ -31,11 +31,9 @@ def segment(text: str, start: float = 0.0, language: str = "en") -> SessionSegme
 def test_a_ring_shows_how_full_it_is_and_what_it_lost() -> None:
     ring = RingBuffer(1000)
     ring.append(np.zeros(750, np.float32))
-    assert "75%, 750 samples" in ring._repr_html_()
+    assert "free</th><td>250<" in ring._repr_html_()
     ring.append(np.zeros(500, np.float32))
-    markup = ring._repr_html_()
-    assert "100%" in markup
-    assert re.search("dropped samples</th><td>250<", markup)
+    assert "dropped_samples</th><td>250<" in ring._repr_html_()
 
 
 def test_a_cache_shows_its_hit_rate_beside_its_false_hits() -> None:
@@ -46,10 +44,9 @@ def test_a_cache_shows_its_hit_rate_beside_its_false_hits() -> None:
     assert cache.get(audio) is None
     cache.put(torch.zeros(3), audio)
     assert cache.get(audio) is not None
-    assert "50.0% of 2 look-ups" in cache._repr_html_()
-    assert "none checked" in cache._repr_html_()
+    assert "hit_rate</th><td>0.5<" in cache._repr_html_()
     cache.record_shadow(agree=False, distance=1.0)
-    assert "100.0% of 1 checked" in cache._repr_html_()
+    assert "checked: 1, false_hits: 1, false_hit_rate: 1," in cache._repr_html_()
 
 
 def test_metrics_show_every_operation() -> None:
@@ -58,7 +55,7 @@ def test_metrics_show_every_operation() -> None:
         metrics.record("lid.total", ms / 1000)
     markup = metrics._repr_html_()
     assert '<td dir="auto">lid.total</td>' in markup
-    assert "▁▁█" in markup
+    assert '<td dir="auto">30</td>' in markup
 
 
 def test_segments_and_results_show_text_as_text() -> None:

@@ -77,7 +77,7 @@ def test_every_token_and_every_special_token_is_openai_whispers(n_languages: int
         for token in range(ours.encoding.n_vocab)
     )
     assert tuple(CODES) == tuple(whisper_tokenizer.LANGUAGES)
-    names = ("eot", "sot", "sot_prev", "no_speech", "no_timestamps", "timestamp_begin", "sot_sequence")
+    names = ("eot", "sot", "no_speech", "no_timestamps", "timestamp_begin", "sot_sequence")
     for name in (*names, "non_speech_tokens"):
         assert getattr(ours, name) == getattr(theirs, name), name
     pairs = [dict(zip(one.all_language_codes, one.all_language_tokens, strict=True)) for one in (ours, theirs)]

@@ -338,22 +338,6 @@ def test_a_prefix_is_kept_as_it_is_and_continued(decoder: SpeechDecoder, clip: F
 
 
 @pytest.mark.model
-def test_a_prompt_lends_its_style_and_neither_text_nor_times(
-    decoder: SpeechDecoder, clip: FloatArray, said: Hypothesis
-) -> None:
-    """After text in capitals Whisper goes on in capitals; the words and their places stay."""
-    prompt = tokenizer_for("es").encode(" EL NÚMERO QUE USTED MARCÓ NO ESTÁ EN SERVICIO. LLAME MÁS TARDE.")
-    shouted = decoder.decode(clip, 0, "es", prompt=prompt)
-    assert sum(map(str.isupper, text_of(shouted.words))) > 10 > sum(map(str.isupper, text_of(said.words)))
-    said_at, shouted_at = ({w.key: w.start for w in found.words} for found in (said, shouted))
-    shared = [(at, shouted_at[key]) for key, at in said_at.items() if key in shouted_at]
-    assert len(shared) >= 8
-    assert all(abs(one - other) < SAMPLE_RATE / 4 for one, other in shared)
-    long = decoder.decode(clip, 0, "es", prompt=prompt * 40)  # more than the decoder can hold
-    assert long.words
-
-
-@pytest.mark.model
 def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
     parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
 ) -> None:

@@ -28,7 +28,6 @@ def test_values_are_shown_as_text_bars_and_tables() -> None:
     shown = ["-", "0.123", "1,234,567", "en, es", "yes", "p50: 1"]
     assert [html.format_value(value) for value in values] == shown
     assert [html.bar(share, 4) for share in (0.5, 0.0, 1.0)] == ["██··", "····", "████"]
-    assert (html.spark([0, 1, 2]), html.spark([])) == ("▁▅█", "")
     rows = [{"name": "base", "size": 74}, {"name": "tiny", "size": 39}]
     assert text_table(rows) == "name  size\nbase    74\ntiny    39"
     assert text_table([]) == "(nothing)"

@@ -76,7 +76,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     findings = [_checked(finding, n_recordings) for finding in outcome.findings]
     results = [finding.to_dict() for finding in findings]
     document = {**facts, "normalizer": "plain", "results": results, "remarks": outcome.remarks, **provenance()}
-    tables = [text_table([_row(finding) for finding in findings]), *([text_table(readable(regret))] if regret else [])]
+    tables = [text_table([finding.readable() for finding in findings])]
+    tables += [text_table(readable(regret))] if regret else []
     console.result(document, *tables, *outcome.remarks, *filter(None, [voices]), counted())
 
 
@@ -89,27 +90,3 @@ def _checked(finding: Finding, n_recordings: float) -> Finding:
         return finding
     unknown = replace(result, low=None, high=None, p=math.nan, effect=math.nan, conclusion="not enough data")
     return replace(finding, result=replace(unknown, pairs_missing=max(few, result.pairs_missing)))
-
-
-def _row(finding: Finding) -> dict[str, object]:
-    """A row of the table: changes of ratios in percent, of rates in percentage points; no interval for n below 3."""
-    result, measure = finding.result, finding.measure
-    ratio, enough = result.kind == "ratio", result.low is not None
-    value, low, high = (
-        "-" if end is None else f"{end - 1:+.1%}".replace("%", " %") if ratio else f"{100 * end:+.1f} points"
-        for end in (result.value, result.low, result.high)
-    )
-    less = result.value < (1.0 if ratio else 0.0)
-    better = f"B is {measure.less if less else measure.more}"
-    where = {"configuration": finding.configuration} if finding.configuration else {}
-    return {
-        **where,
-        "measure": measure.name,
-        "result": better if result.conclusion == "difference" else result.conclusion,
-        "B beside A": value,
-        "95 % interval": f"{low} to {high}" if enough else "-",
-        "p": f"{result.p:.2g}" if enough else "-",
-        "effect": f"{result.effect:+.2f}" if enough else "-",
-        "pairs (n)": result.n,
-        "more pairs needed": result.pairs_missing,
-    }

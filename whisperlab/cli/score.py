@@ -12,19 +12,16 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperlab.cli.arguments import TABLES, Parser, comma_list, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
-from whisperlab.model.languages import find_code
 from whisperlab.util.errors import ConfigurationError, TraceError
-from whisperlab.util.files import read_text
 from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.text_table import text_table
-from whisperlab.util.validation import from_json, shown
+from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
     from whisperlab.data import Recording
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
 
 # The rates of each table; --json has all of them.
 COLUMNS = TABLES["score_columns"].values()
-# The rates that need text; null for traces that were made with decode off.
-TEXT_RATES = TABLES["score"]["text_rates"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,7 +46,7 @@ class Scored:
         return bool(self.config.get("decode", True))
 
     def rates(self) -> RateTree:
-        return self.score.rates() | ({} if self.has_text else dict.fromkeys(TEXT_RATES))
+        return self.score.rates(has_text=self.has_text)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -133,83 +128,21 @@ def read_references(manifest: Path) -> dict[str, Recording]:
 
 
 def scored(paths: Iterable[Path], references: Mapping[str, Recording], rules: TextRules) -> Iterator[Scored]:
+    """The score of each stream. Raises ConfigurationError for one without a reference."""
     from whisperlab.evaluation.scoring import score_trace
 
-    for path in paths:
-        documents = read_documents(path) or list(foreign_document(path, references))
-        for number, document in enumerate(documents, 1):
-            try:
-                yield _score_document(document, references, rules)
-            except TraceError as error:
-                what = "not the output of `whisperlab transcribe --json`"
-                raise TraceError(f"{path}, document {number}: {what}: {error}") from error
-        if not documents:
-            for trace in streams(path, references):
-                yield Scored(trace.recording, score_trace(trace, **rules), flat(trace.config))
+    for trace in (trace for path in paths for trace in streams(path, references)):
+        if trace.reference is None:
+            wanted = "give --reference a manifest that contains it"
+            raise ConfigurationError(f"no reference for {shown(trace.recording)}: {wanted}")
+        yield Scored(trace.recording, score_trace(trace, **rules), flat(trace.config))
 
 
 def streams(path: Path, references: Mapping[str, Recording]) -> Iterator[Trace]:
-    """The traces or stream logs in a file, each with its reference."""
+    """The streams in a trace, a stream log or JSON of a recogniser, each with its reference if there is one."""
     from whisperlab.evaluation.stream_log import read_streams
     from whisperlab.evaluation.trace import Trace
 
     for trace in read_streams(path, {name: one.duration for name, one in references.items()}):
         known = references.get(trace.recording)
         yield Trace({**trace.header, "reference": known.reference}, trace.events) if known else trace
-
-
-def read_documents(path: Path) -> list[Json]:
-    """The documents of ``transcribe --json``; empty for another kind of file."""
-    try:
-        lines = [from_json(line) for line in read_text(path).splitlines() if line.strip()]
-    except ValueError:
-        return []
-    fields = {"audio", "duration", "segments", "switches"}
-    complete = all(isinstance(line, dict) and fields <= line.keys() and "kind" not in line for line in lines)
-    return lines if complete else []
-
-
-def foreign_document(path: Path, references: Mapping[str, Recording]) -> Iterator[Json]:
-    """JSON of openai-whisper, faster-whisper or WhisperX as a document of transcribe; nothing for another file.
-
-    Without a language, every language counts as wrong. Switches are decided at the end of the audio: offline programs.
-    """
-    try:
-        value = from_json(read_text(path))
-    except ValueError:
-        return
-    whole, names = value if isinstance(value, dict) else {"segments": value}, {"start", "end", "text"}
-    parts = whole.get("segments")
-    if isinstance(parts, list) and all(isinstance(part, dict) and names <= part.keys() for part in parts):
-        plain = {"language": whole.get("language") or "und", "is_final": True, "confidence": 1.0}
-        found = [plain | part | {"start_time": part["start"], "end_time": part["end"]} for part in parts]
-        end = references[path.stem].duration if path.stem in references else 0.0
-        switches = [
-            {"time": new["start"], "from": old["language"], "to": new["language"], "decided_at": end}
-            for old, new in pairwise(found)
-            if old["language"] != new["language"]
-        ]
-        yield {"audio": path.name, "duration": end, "segments": found, "switches": switches}
-
-
-def _score_document(document: Json, references: Mapping[str, Recording], rules: TextRules) -> Scored:
-    from whisperlab.evaluation.scoring import score
-    from whisperlab.evaluation.trace import Reference, records
-    from whisperlab.streaming.results import SessionSegment, Switch
-
-    records.check_fields(document, records.DOCUMENT, "a document")
-    segments, switches = [], []
-    for item in document["segments"]:
-        records.check_fields(item, records.SEGMENT, "a segment")
-        fields = {name: item[name] for name in records.SEGMENT}
-        language = find_code(item["language"], item["language"])  # an unknown one counts as an error
-        segments.append(SessionSegment(**fields | {"language": language}))
-    for item in document["switches"]:
-        records.check_fields(item, records.SWITCH, "a switch")
-        old, new = (find_code(item[side], item[side]) for side in ("from", "to"))
-        switches.append(Switch(item["time"], old, new, item["decided_at"]))
-    name = Path(document["audio"]).stem
-    if name not in references:
-        raise ConfigurationError(f"no reference for {shown(name)}: give --reference a manifest that contains it")
-    reference = Reference(references[name].text, references[name].segments)
-    return Scored(name, score(reference, segments, switches, duration=document["duration"], **rules), {})

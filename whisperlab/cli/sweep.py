@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         ("lid-hop-ms", [100], "time between language-ID frames, in milliseconds"),
     ):
         add(f"--{name}", text, type=arguments.whole_numbers, default=default, metavar="N,N")
-    text = "what makes two windows equal: rounded, span, logmel, similar"
+    text = "what makes two windows equal: rounded, span, similar"
     add("--keys", text, type=comma_list, default=["rounded"], metavar="KEY,KEY")
     add("--shadow-rate", "share of cache hits that are checked", type=arguments.share, default=0.2, metavar="0.2")
     parser.flag("--no-decode", "language-ID only: no text, much faster")

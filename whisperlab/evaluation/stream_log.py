@@ -1,8 +1,9 @@
 """Stream logs: what a streaming recogniser showed and when, in JSON lines that any program can write, as traces.
 
 `stream_log.schema.json` is the JSON Schema of a line, and docs/stream-log.md describes the format. `read_streams` also
-reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, and lines of a time and text.
-`write_exports` writes logs for OmniSTEval and simulstream.
+reads traces, logs of simulstream, instance logs of SimulEval and OmniSTEval, lines of a time and text, and JSON of
+``transcribe --json``, openai-whisper, faster-whisper and WhisperX. `write_exports` writes logs for OmniSTEval and
+simulstream.
 """
 
 import json
@@ -12,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise, repeat
 from pathlib import Path
+from typing import Any
 
 from whisperlab.evaluation.scoring.streaming import display_changes, final_words, live_times, timed_segments
 from whisperlab.evaluation.scoring.text import UNTAGGED, spaced
 from whisperlab.evaluation.trace import Reference, Trace, read_trace, write_trace
-from whisperlab.evaluation.trace.records import LOG_LINES, LOG_OPTIONAL, SCHEMA, parse_line
+from whisperlab.evaluation.trace.records import DOCUMENT, LOG_LINES, LOG_OPTIONAL, SCHEMA, check_fields, parse_line
 from whisperlab.model.languages import find_code
 from whisperlab.util.errors import ConfigurationError, TraceError, brief
 from whisperlab.util.files import read_text, write_atomic
@@ -46,7 +48,7 @@ def read_streams(path: str | Path, durations: Mapping[str, float] | None = None)
         lines = [line for line in read_text(path).split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"cannot read the stream log {path}: {error}") from error
-    reader = _reader(lines[0]) if lines else None
+    reader = _reader(lines) if lines else None
     if reader is None:
         return [read_trace(path)]
     try:
@@ -57,14 +59,16 @@ def read_streams(path: str | Path, durations: Mapping[str, float] | None = None)
         raise TraceError(f"{path} is not valid as a log of {reader.__name__[1:]}: {brief(error)}") from error
 
 
-def _reader(line: str) -> Callable[[Path, Sequence[str], Mapping[str, float]], Iterator[Lines]] | None:
-    """The reader of a file with this first line; None for a trace and everything unknown."""
-    if _PLAIN.fullmatch(line):
+def _reader(lines: Sequence[str]) -> Callable[[Path, Sequence[str], Mapping[str, float]], Iterator[Lines]] | None:
+    """The reader of a file with these lines; None for a trace and everything unknown."""
+    if _PLAIN.fullmatch(lines[0]):
         return _plain
-    try:
-        value = from_json(line)
-    except ValueError:
-        return None
+    value = _json_or_none(lines[0]) or _json_or_none("\n".join(lines))
+    if isinstance(value, dict) and value.keys() >= DOCUMENT.keys() and "kind" not in value:
+        return _documents
+    parts, names = value.get("segments") if isinstance(value, dict) else value, {"start", "end", "text"}
+    if isinstance(parts, list) and all(isinstance(part, dict) and names <= part.keys() for part in parts):
+        return _whisper
     if not isinstance(value, dict):
         return None
     if value.keys() >= {"prediction", "delays"}:
@@ -107,7 +111,7 @@ def _simulstream(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> It
             steps[line["id"]].append(line)
     for key, found in steps.items():
         length_s, compute_s = found[-1]["total_audio_processed"], sum(step["computation_time"] for step in found)
-        yield _lines(names[key], length_s, _token_texts(found), compute_s)
+        yield _lines(names[key], length_s, _token_texts(found), compute_s=compute_s)
 
 
 def _token_texts(steps: Sequence[Json]) -> Iterator[Json]:
@@ -157,10 +161,47 @@ def _plain(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> 
     yield _lines(path.stem, length_s, finals)
 
 
-def _lines(recording: str, length_s: float, texts: Iterable[Json], compute_s: float | None = None) -> Lines:
-    header = {"kind": "header", "recording": recording, "audio": {"duration": length_s}, "compute_s": compute_s}
-    for line in (header, *({"kind": "text", **text} for text in texts)):
-        yield parse_line(json.dumps(line), recording, LOG_LINES, LOG_OPTIONAL)
+def _documents(path: Path, lines: Sequence[str], _: Mapping[str, float]) -> Iterator[Lines]:
+    """A document of ``transcribe --json`` per line."""
+    for number, document in enumerate(map(from_json, lines), 1):
+        where = f"{path}, document {number}: not the output of `whisperlab transcribe --json`"
+        check_fields(document, DOCUMENT, f"{where}: a document")
+        kinds = {"segments": "segment", "switches": "switch"}
+        events = [{"kind": kind, **item} for name, kind in kinds.items() for item in document[name]]
+        yield _lines(Path(document["audio"]).stem, document["duration"], events, where=where, all_switches=True)
+
+
+def _whisper(path: Path, lines: Sequence[str], durations: Mapping[str, float]) -> Iterator[Lines]:
+    """JSON of openai-whisper, faster-whisper or WhisperX, which are offline: all text is final at the end of the audio.
+
+    Without a language, every language counts as wrong.
+    """
+    value = from_json("\n".join(lines))
+    whole = value if isinstance(value, dict) else {"segments": value}
+    end = durations.get(path.stem) or max((part["end"] for part in whole["segments"]), default=0.0)
+    segments = [
+        {"kind": "segment", "text": part["text"], "start_time": part["start"], "end_time": part["end"], "at": end}
+        | {"language": part.get("language") or whole.get("language") or UNTAGGED}
+        for part in whole["segments"]
+    ]
+    yield _lines(path.stem, end, segments)
+
+
+def _lines(recording: str, length_s: float, events: Iterable[Json], where: str = "", **facts: float | None) -> Lines:
+    """The lines of a stream, with facts for its header; an event without a kind is a text.
+
+    ``where`` begins the message of an error. With the fact ``all_switches`` no switch follows from the segments.
+    """
+    header = {"kind": "header", "recording": recording, "audio": {"duration": length_s}, **facts}
+    for line in (header, *({"kind": "text", **event} for event in events)):
+        yield parse_line(json.dumps(line), where or recording, LOG_LINES, LOG_OPTIONAL)
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return from_json(text)
+    except ValueError:
+        return None
 
 
 def _trace(lines: Sequence[Json]) -> Trace:
@@ -177,9 +218,11 @@ def _trace(lines: Sequence[Json]) -> Trace:
     switches = [line for line in events if line["kind"] == "switch"] or [
         {"kind": "switch", "time": b["start_time"], "from": a["language"], "to": b["language"], "decided_at": b["at"]}
         for a, b in pairwise(segments)
-        if UNTAGGED != a["language"] != b["language"]
+        if UNTAGGED != a["language"] != b["language"] and not head.get("all_switches")
     ]
-    switches = [{"at": switch["decided_at"], **switch} for switch in switches]
+    switches = [
+        {"at": s["decided_at"], **s} | {end: find_code(s[end], s[end]) for end in ("from", "to")} for s in switches
+    ]
     found = [*texts, *({"elapsed": event["at"], **event} for event in (*segments, *switches))]
     duration = head["audio"]["duration"]
     end = {"kind": "end", "at": duration, "elapsed": max((event["elapsed"] for event in found), default=duration)}

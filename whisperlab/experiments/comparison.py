@@ -75,13 +75,34 @@ class Finding:
     result: PairedResult
     configuration: str = ""
 
-    def summary(self) -> str:
-        sentence = self.result.summary(self.measure.less, self.measure.more)
-        return f"{self.configuration}: {sentence}" if self.configuration else sentence
+    @property
+    def _where(self) -> dict[str, str]:
+        return {"configuration": self.configuration} if self.configuration else {}
 
     def to_dict(self) -> dict[str, object]:
-        where = {"configuration": self.configuration} if self.configuration else {}
-        return {**where, **asdict(self.result), "summary": self.summary()}
+        return {**self._where, **asdict(self.result)}
+
+    def readable(self) -> dict[str, object]:
+        """A row of a table: changes of ratios in percent, of rates in percentage points; no interval for n below 3."""
+        result, measure = self.result, self.measure
+        ratio, enough = result.kind == "ratio", result.low is not None
+        value, low, high = (
+            "-" if end is None else f"{end - 1:+.1%}".replace("%", " %") if ratio else f"{100 * end:+.1f} points"
+            for end in (result.value, result.low, result.high)
+        )
+        less = result.value < (1.0 if ratio else 0.0)
+        better = f"B is {measure.less if less else measure.more}"
+        return {
+            **self._where,
+            "measure": measure.name,
+            "result": better if result.conclusion == "difference" else result.conclusion,
+            "B beside A": value,
+            "95 % interval": f"{low} to {high}" if enough else "-",
+            "p": f"{result.p:.2g}" if enough else "-",
+            "effect": f"{result.effect:+.2f}" if enough else "-",
+            "pairs (n)": result.n,
+            "more pairs needed": result.pairs_missing,
+        }
 
 
 @dataclass(slots=True, frozen=True)

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 from whisperlab import __version__
 from whisperlab.evaluation.scoring import Score
@@ -26,9 +26,6 @@ from whisperlab.util.errors import ConfigurationError, OutOfMemoryError, SweepEr
 from whisperlab.util.files import atomic_path
 from whisperlab.util.json_values import Json
 from whisperlab.util.validation import AMOUNT_OR_NULL, COUNT, OBJECT, TEXT, TEXT_OR_NULL, Field, from_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Say: TypeAlias = Callable[[str], None]
 
@@ -177,13 +174,6 @@ class ResultsStore(AbstractContextManager["ResultsStore"]):
                 self._insert(row, text)
         except (ValueError, TypeError) as error:
             raise SweepError(f"{self.name}: not added, {error}") from error
-
-    def to_frame(self, query: str = "select * from runs") -> pd.DataFrame:
-        """A query as a pandas DataFrame; by default all rows with their configurations."""
-        import pandas as pd
-
-        with self._explained():
-            return pd.read_sql_query(query, self.connection)
 
     def _insert(self, row: Row, text: str) -> None:
         execute = self.connection.execute

@@ -25,7 +25,7 @@ from whisperlab.experiments.significance import pareto_front
 from whisperlab.experiments.sweep import RunOptions, plan, run_sweep
 from whisperlab.util.errors import ConfigurationError, SweepError, needs
 from whisperlab.util.json_values import Json, JsonValue
-from whisperlab.util.options import Option, flat, nested
+from whisperlab.util.options import Option, flat
 from whisperlab.util.validation import check_type
 
 if TYPE_CHECKING:
@@ -139,11 +139,7 @@ class Space:
 
     def config(self, values: Values, shared: Json | None = None) -> TranscriberConfig:
         """The configuration of the ``shared`` options, the fixed options and these values."""
-        return TranscriberConfig.from_json({**(shared or {}), **self.configuration(values)})
-
-    def configuration(self, values: Values) -> dict[str, JsonValue]:
-        """The fixed options and these values, nested by group."""
-        return nested({**self.fixed, **values})
+        return TranscriberConfig.from_json({**(shared or {}), **self.fixed, **values})
 
 
 def _axis(name: str, value: JsonValue) -> Choice | Range:

@@ -48,20 +48,6 @@ class PairedResult:
     conclusion: Conclusion
     pairs_missing: int  # to detect a change of the threshold in four cases of five; 0 if none
 
-    def summary(self, less: str = "less", more: str = "more") -> str:
-        """The result as a sentence; ``less`` and ``more`` describe B, such as faster and slower."""
-        neutral, form = (1.0, ".1%") if self.kind == "ratio" else (0.0, ".3g")
-        value, *ends = (end - neutral for end in (self.value, self.low, self.high) if end is not None)
-        if self.conclusion == "difference":  # sizes without a sign, because the word carries the direction
-            by = f"{abs(value):{form}} ({' to '.join(f'{end:{form}}' for end in sorted(map(abs, ends)))})"
-            word = less if value < 0 else more
-            return f"{self.measure}: B is {word} by {by}, p {self.p:.2g}, effect {self.effect:+.2f}, n {self.n}"
-        interval = f" ({' to '.join(f'{end:+{form}}' for end in ends)})" if ends else ", no interval"
-        change = f"{value:+{form}}{interval}, n {self.n}"
-        if self.conclusion == "no difference":
-            return f"{self.measure}: no difference shown, {change}"
-        return f"{self.measure}: not enough data ({change}): run {self.pairs_missing} more"
-
 
 def paired_test(
     measure: str,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -26,9 +25,8 @@ from whisperlab import __version__
 from whisperlab.cache import make_key
 from whisperlab.config import TranscriberConfig
 from whisperlab.data import Recording
-from whisperlab.evaluation.scoring import Score, response_p95, score_trace
-from whisperlab.evaluation.scoring.summary import TEXT_RATES
-from whisperlab.evaluation.trace import StreamTranscriber, record
+from whisperlab.evaluation.scoring import response_p95, score_trace
+from whisperlab.evaluation.trace import StreamTranscriber, capture, write_trace
 from whisperlab.experiments import results_store as stores
 from whisperlab.experiments.executors import Executor, Lost
 from whisperlab.experiments.results_store import STORE, Row, Say
@@ -264,22 +262,22 @@ def run_task(
     with suppress(OSError):
         reset_peak_rss()
     try:
-        trace = record(
+        trace = capture(
             make_transcriber(task.config),
             recording.audio(),
-            out / path,
             recording=recording.id,
             reference=recording.reference,
             audio_path=recording.audio_path,
             audio_options={"offset": recording.offset},
             progress=progress or (lambda _: None),
         )
+        write_trace(out / path, trace)
         score = score_trace(trace)
         return {
             **row,
             "trace": path,
             "counts": score.to_dict(),
-            "rates": _rates(score, task.config.decode),
+            "rates": score.rates(has_text=task.config.decode),
             "statistics": trace.statistics,
             "duration": trace.duration,
             "compute_s": trace.compute_s,
@@ -292,21 +290,6 @@ def run_task(
         expected = isinstance(error, WhisperlabError)  # its message is enough
         logger.warning("%s failed with %s", recording.id, _short(task.config), exc_info=not expected)
         return {**row, "status": "failed", "error": f"{type(error).__name__}: {error}"}
-
-
-def cache_summary(caches: Sequence[Json]) -> Json:
-    """Totals and rates over several runs; ``lookup_p95_ms`` is the worst run's: percentiles do not add."""
-    total: Counter[str] = Counter()
-    for counts in caches:
-        total.update(stores.cache_counts(counts))
-    lookups = total["hits"] + total["misses"]
-    slowest = [counts["lookup_ms"]["p95"] for counts in caches if counts.get("lookup_ms", {}).get("n")]
-    return {
-        **total,
-        "hit_rate": total["hits"] / lookups if lookups else None,
-        "false_hit_rate": total["false_hits"] / total["checked"] if total["checked"] else None,
-        "lookup_p95_ms": max(slowest, default=None),
-    }
 
 
 def _died(task: Task, lost: Lost) -> Row:
@@ -338,12 +321,6 @@ def _identity(task: Task) -> Row:
         **_UNKNOWN,
         **_UNTIMED,
     }
-
-
-def _rates(score: Score, has_text: bool) -> Json:
-    """The rates. Without decoding those of the text are null: all speech would count as missed."""
-    rates = score.rates()
-    return rates if has_text else {**rates, **dict.fromkeys(TEXT_RATES), "error_rate_by_language": {}}
 
 
 def _short(config: TranscriberConfig) -> str:

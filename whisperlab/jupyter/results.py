@@ -146,11 +146,6 @@ class StreamResult:
         return frame("segments", self.trace.segments)
 
     @property
-    def reference(self) -> pd.DataFrame:
-        """The segments of the reference; empty without one."""
-        return frame("reference", self.trace.reference.segments if self.trace.reference else ())
-
-    @property
     def operations(self) -> pd.DataFrame:
         """Calls of each operation, and their time in milliseconds."""
         called = [(name, row) for name, row in self.trace.statistics["performance"].items() if row["count"]]

@@ -131,8 +131,8 @@ class CTranslate2Decoder:
         draft.tokens, draft.no_speech = found.sequences_ids[0][len(forced) : most], found.no_speech_prob
         if not draft.tokens:
             return draft
-        text, before = [*forced, *draft.tokens], [*prompt.before, *prompt.tokenizer.sot_sequence]
-        (aligned,) = model.align(view, before, [text], encoded.n_audio * _FRAMES)
+        text, start = [*forced, *draft.tokens], list(prompt.tokenizer.sot_sequence)
+        (aligned,) = model.align(view, start, [text], encoded.n_audio * _FRAMES)
         rows, places = np.array(aligned.alignments).T
         starts = places[np.unique(rows, return_index=True)[1]]
         probabilities = np.maximum(aligned.text_token_probs[len(forced) :], 1e-30)

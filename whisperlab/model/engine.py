@@ -31,7 +31,7 @@ class Decoder(Protocol):
     """The decoder of an engine."""
 
     device: torch.device  # of its tensors
-    max_tokens: int  # of a window, with its prompt
+    max_tokens: int  # of a window, start tokens included
     n_vocabulary: int
 
     @property

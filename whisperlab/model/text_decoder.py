@@ -30,10 +30,9 @@ SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development 
 
 @dataclass(slots=True, frozen=True)
 class Prompt:
-    """What a text begins with, and how long it may be. All but ``before`` and the budget belong to the text."""
+    """What a text begins with, and how long it may be."""
 
     tokenizer: Tokenizer
-    before: Sequence[int]  # earlier text after the token that opens it, or nothing
     forced: Sequence[int]  # the first tokens of the text
     expected: Sequence[int]  # the tokens that probably follow; they save time and never change the result
     budget: int  # most new tokens
@@ -41,8 +40,7 @@ class Prompt:
     @property
     def tokens(self) -> list[int]:
         """Everything before the first new token."""
-        start = self.tokenizer.sot_sequence
-        return [*self.before, *start, self.tokenizer.no_timestamps, *self.forced]
+        return [*self.tokenizer.sot_sequence, self.tokenizer.no_timestamps, *self.forced]
 
 
 @dataclass(slots=True)
@@ -183,7 +181,7 @@ class TextDecoder:
         expected = list(prompt.expected)
         hidden = self.extend(state, [*start, *expected], keep_alignment=True)
         first = len(start) - len(forced) - 1  # the row of the alignment that predicts the first token of the text
-        at_start = self.likely_logits(hidden[len(prompt.before)][None])[0]
+        at_start = self.likely_logits(hidden[:1])[0]
         draft = Draft(lambda: token_starts(state.alignment[:, first:], encoded.n_audio))
         draft.no_speech = float(at_start.softmax(-1)[tokenizer.no_speech])
         logits = self.likely_logits(hidden[len(start) - 1 :], mask)

@@ -43,7 +43,6 @@ class Tokenizer:
     sot_sequence: tuple[int, ...]  # the tokens before the text: start, then language and task if there are several
     sot: int  # start of transcript
     eot: int  # end of the text
-    sot_prev: int  # start of the prompt, which is earlier text
     no_speech: int  # the window holds no speech
     no_timestamps: int  # the transcript has no timestamps
     timestamp_begin: int  # 0.00 s; the ids from here on are timestamps
@@ -119,7 +118,6 @@ def tokenizer_for(language: str, n_languages: int = 99, added: tuple[tuple[int, 
         sot_sequence=(sot, *language_and_task),
         sot=sot,
         eot=special("endoftext"),
-        sot_prev=special("startofprev"),
         no_speech=special("nospeech"),
         no_timestamps=no_timestamps,
         timestamp_begin=no_timestamps + 1,

@@ -26,15 +26,7 @@ from whisperlab.model import checkpoints, downloads
 from whisperlab.model.checkpoints import Checkpoint, UnavailableError, read_checkpoint, tensor_digest
 from whisperlab.model.downloads import Say, Wheel, file_sha256
 from whisperlab.model.formats import read_model
-from whisperlab.util.errors import (
-    ConfigurationError,
-    WeightsError,
-    brief,
-    is_lack_of_memory,
-    needs,
-    translate,
-    translate_oom,
-)
+from whisperlab.util.errors import ConfigurationError, WeightsError, brief, is_lack_of_memory, translate, translate_oom
 from whisperlab.util.files import locked_folder, new_folder
 from whisperlab.util.validation import shown
 
@@ -153,20 +145,6 @@ def load_weights(name_or_path: str | Path, device: str = "cpu", download: bool =
         place = torch.empty(0, device=device).device
     stated = checkpoint.mapped, checkpoint.added, checkpoint.english_only
     return Weights(name or str(checkpoint.path), checkpoint.dims, checkpoint.state, heads, place, *stated)
-
-
-def load_model(name_or_path: str | Path, device: str = "cpu", download: bool = True, say: Say = _log.info) -> Whisper:
-    """As `load_weights`, openai-whisper's model, in twice the memory; MissingDependencyError if it is not installed."""
-    with needs("load_model needs openai-whisper", "reference"):
-        from whisper.model import ModelDimensions, Whisper
-    weights = load_weights(name_or_path, device, download, say)
-    with translate_oom(f"to load {weights.name}"):
-        with translate(WeightsError, f"{weights.name} does not fit openai-whisper's model", TypeError, RuntimeError):
-            model = Whisper(ModelDimensions(**weights.dims))
-            model.load_state_dict(weights.state)
-        model.name = weights.name  # for configurations and reports
-        model.register_buffer("alignment_heads", weights.alignment_heads.to_sparse(), persistent=False)
-        return model.to(weights.device).eval()
 
 
 def weights_of(model: Whisper | Weights) -> Weights:

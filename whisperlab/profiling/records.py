@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
-_KIB = 1024
-_MIB = 2**20
-
 
 @dataclass(slots=True, frozen=True)
 class ResidentMemory:
@@ -19,10 +16,6 @@ class ResidentMemory:
     anonymous: int  # at the end, above the libraries, in no file
     file_backed: int  # at the end, above the libraries, in mapped files
     owned: Mapping[str, int]  # tensors and arrays of the transcriber by attribute, from their sizes
-
-    @property
-    def grown(self) -> int:
-        return self.peak - self.loaded
 
     @property
     def above_libraries(self) -> int:

@@ -28,7 +28,6 @@ from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import shown
 
 MOST_TOKENS = 448  # capacity of the decoder
-MAX_PROMPT = 223  # tokens of earlier text: half of what the decoder can hold, less one, as in openai-whisper
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
 
@@ -175,7 +174,6 @@ class SpeechDecoder:
         prefix: Words = (),  # words the text must start with; they keep their times and probabilities
         guess: Words = (),  # words expected after the prefix, such as the last hypothesis
         *,
-        prompt: Sequence[int] = (),  # tokens of text before the window; only the newest `MAX_PROMPT` are used
         retry: bool = True,  # False decodes once, with the first trailing silence
     ) -> Hypothesis:
         """Decode one window, float32 at 16 kHz.
@@ -187,7 +185,7 @@ class SpeechDecoder:
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self.draft(encoded, seconds(len(audio)), language, prefix, guess, prompt)
+                draft = self.draft(encoded, seconds(len(audio)), language, prefix, guess)
             if not draft.looped and not self._is_nothing(draft, prefix):
                 break
             self.redecodes += attempt + 1 < len(silences_s)
@@ -201,7 +199,7 @@ class SpeechDecoder:
         found: list[float | None] = []
         for language in languages:
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self.draft(encoded, seconds(len(audio)), language, (), (), ())
+                draft = self.draft(encoded, seconds(len(audio)), language, (), ())
             nothing = draft.looped or self._is_nothing(draft, ())
             found.append(None if nothing else draft.mean)
         return found
@@ -222,14 +220,11 @@ class SpeechDecoder:
             self._last = place, encoded
         return encoded
 
-    def draft(
-        self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, prompt: Sequence[int]
-    ) -> Draft:
+    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words) -> Draft:
         """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
         tokenizer = self._tokenizer(language)
         forced = [token for word in prefix for token in word.tokens]
-        before = [tokenizer.sot_prev, *prompt[-MAX_PROMPT:]] if prompt else []
-        given = Prompt(tokenizer, before, forced, (), 0)
+        given = Prompt(tokenizer, forced, (), 0)
         budget = self.options.spare_tokens + int(self.options.tokens_per_second * duration_s) - len(forced)
         budget = min(budget, self.stack.max_tokens - len(given.tokens) - 1)
         expected = [token for word in guess for token in word.tokens][: max(budget, 0)]

@@ -82,7 +82,6 @@ class TextSession:
     runner: Runner
     final_until: int = 0  # sample up to which text is final
     speech: Speech | None = None  # the running speech; None in silence
-    _last_text: dict[str, tuple[list[int], int]] = field(default_factory=dict)  # by language: its tokens and its end
     _warned: set[str] = field(default_factory=set)  # languages that are not allowed and that a warning has named
 
     @property
@@ -196,17 +195,12 @@ class TextSession:
         return Speech(start, CommitPolicy(lag))
 
     def _decoding(self, speech: Speech, end: int, language: str, *, retry: bool) -> Callable[[], Hypothesis]:
-        """A decode of speech up to ``end`` that any thread can run.
-
-        Its prompt is the last text in the language, if that ended less than ``prompt_s`` before.
-        """
+        """A decode of speech up to ``end`` that any thread can run."""
         self.context.counts.decodes += 1
         with self.context.metrics.measure("whisper.buffer_read"):
             audio = self.context.history.vad.read(Span(speech.start, end))
-        tokens, tokens_end = self._last_text.get(language, ([], 0))
-        prompt = tokens if seconds(speech.start - tokens_end) <= self.context.config.session.prompt_s else []
         words = tuple(speech.policy.committed), speech.policy.tentative
-        decode = partial(self.decoder.decode, audio, speech.start, language, *words, prompt=prompt, retry=retry)
+        decode = partial(self.decoder.decode, audio, speech.start, language, *words, retry=retry)
         return self.context.metrics.measure("whisper.infer")(decode)
 
     def _cut(self, speech: Speech) -> Speech:
@@ -232,8 +226,6 @@ class TextSession:
         if not decoding.is_meaningful(text):
             return
         self.context.counts.segments += 1
-        if self.context.config.session.prompt_s:
-            self._last_text[self.language] = [token for word in words for token in word.tokens], self.final_until
         times = seconds(words[0].start), seconds(words[-1].end)
         timed = decoding.segment_words(words, self.language)
         segment = SessionSegment(text, self.language, *times, True, decoding.confidence_of(words), timed)

@@ -38,9 +38,3 @@ def bar(share: float, width: int = 12) -> str:
     """A share from 0 to 1 as a bar of text: ``██··``."""
     full = round(min(max(share, 0.0), 1.0) * width)
     return "█" * full + "·" * (width - full)
-
-
-def spark(values: Sequence[float]) -> str:
-    """Values as a sparkline, such as ``▁▅█``; the greatest value has the full height."""
-    most = max(values, default=0.0) or 1.0
-    return "".join("▁▂▃▄▅▆▇█"[round(max(value, 0.0) / most * 7)] for value in values)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 SAMPLE_RATE = 16_000  # samples per second: the rate of Whisper's training audio
 MEL_HOP = 160  # samples between mel frames (10 ms)
-MEL_RATE = SAMPLE_RATE // MEL_HOP  # 100 mel frames per second
 POSITION = 2 * MEL_HOP  # samples per encoder position (20 ms): the second convolution has stride 2
 LONGEST_MS = 60_000  # upper limit of options that delay a stream: the length of its audio buffer
 MAX_WINDOW = 30 * SAMPLE_RATE  # samples of one Whisper window

@@ -69,14 +69,17 @@ class Score(Addable):
     def switches_missed(self) -> int:
         return self.switches.true - len(self.delays)
 
-    def rates(self) -> RateTree:
+    def rates(self, *, has_text: bool = True) -> RateTree:
         """The rates by name, JSON-able: None for a division by zero or an infinite delay.
+
+        Without text (``decode`` off) `TEXT_RATES` are None: all speech would count as missed.
 
         Percentages are fractions, times are seconds. ``false_switches_per_hour`` and the delays use the widest
         tolerance. ``decision_delay_p50`` and ``_p95`` count a missed switch as an infinite delay;
         ``decision_delay_found_*`` exclude it.
         """
-        return {name: to_json(value) for name, value in _rates(self).items()}
+        found = {name: to_json(value) for name, value in _rates(self).items()}
+        return found if has_text else found | dict.fromkeys(TEXT_RATES)
 
 
 def score(
@@ -211,10 +214,10 @@ def _lag(name: str, score: Score) -> tuple[float, float]:
 
 
 _TABLES = tomllib.loads(Path(__file__).with_name("rates.toml").read_text("utf-8"))
-TEXT_RATES = tuple(_TABLES["text"])  # rates of the final segments
+TEXT_RATES: Sequence[str] = _TABLES["need_text"]
 # The rates that are one sum over recordings divided by another.
 _RATIOS: dict[str, Callable[[Score], tuple[float, float]]] = {
-    **{name: attrgetter(*paths) for name, paths in (_TABLES["text"] | _TABLES["other"]).items()},
+    **{name: attrgetter(*paths) for name, paths in _TABLES["ratios"].items()},
     **{name: partial(_lag, name) for name in LAGS},
 }
 

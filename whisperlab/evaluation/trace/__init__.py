@@ -6,9 +6,9 @@ replayed. Line 1 is the header (machine, versions, configuration, audio, referen
 and the statistics; a file without it is incomplete and cannot be read.
 """
 
-from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture, record
+from whisperlab.evaluation.trace.recorder import StreamTranscriber, capture
 from whisperlab.evaluation.trace.records import Pace, Reference, ReferenceSegment, Trace, read_trace, write_trace
 from whisperlab.util.process import provenance
 
 __all__ = ["Pace", "Reference", "ReferenceSegment", "StreamTranscriber", "Trace"]
-__all__ += ["capture", "provenance", "read_trace", "record", "write_trace"]
+__all__ += ["capture", "provenance", "read_trace", "write_trace"]

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Protocol, cast, get_args
 
 import numpy as np
 
-from whisperlab.evaluation.trace.records import SCHEMA, Pace, Reference, Trace, write_trace
+from whisperlab.evaluation.trace.records import SCHEMA, Pace, Reference, Trace
 from whisperlab.streaming.real_time import LiveTranscriber, OverloadOptions, RealTimeFeed, Work
 from whisperlab.streaming.results import LanguageFrame, ProcessResult
 from whisperlab.streaming.sources import ArraySource, Source
@@ -116,13 +116,6 @@ def _header(config: Json, recording: str, reference: Reference | Json | None, pa
         "pace": pace,
         "load_before": os.getloadavg()[0],
     }
-
-
-def record(transcriber: StreamTranscriber, audio: FloatArray | Source, path: str | Path, **options: Any) -> Trace:
-    """`capture`, with its options, and write the trace to ``path``. A run that fails leaves no file."""
-    trace = capture(transcriber, audio, **options)
-    write_trace(path, trace)
-    return trace
 
 
 def _run(

@@ -23,8 +23,6 @@ from whisperlab.util.timeline import Span, samples
 from whisperlab.util.validation import Field, from_json, is_number, shown, wrong_field
 
 if TYPE_CHECKING:
-    import pandas
-
     from whisperlab.evaluation.transcripts import SubtitleOptions
 
 # Schema of a trace, and the oldest that can be read. 3 added the kinds ``untranscribed`` and ``language_flag``. 4 gave
@@ -189,15 +187,6 @@ class Trace:
     def of_kind(self, kind: str) -> Iterator[Json]:
         """The raw events of one kind, in order, with their ``at`` and ``elapsed``."""
         return (event for event in self.events if event["kind"] == kind)
-
-    def to_frame(self, kind: str = "segment") -> pandas.DataFrame:
-        """The events of one kind, such as ``segment``, ``switch``, ``frame`` or ``gap``, as a data frame."""
-        import pandas
-
-        if kind not in LINES:
-            raise TraceError(f"no events of kind {kind!r}; there are: {', '.join(LINES)}")
-        rows = [{name: event[name] for name in event if name != "kind"} for event in self.of_kind(kind)]
-        return pandas.DataFrame(rows)
 
     @property
     def segments(self) -> tuple[SessionSegment, ...]:

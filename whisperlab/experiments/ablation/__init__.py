@@ -22,8 +22,8 @@ from whisperlab.evaluation.scoring import Score, bootstrap_intervals, pooled
 from whisperlab.experiments.ablation import variants as known
 from whisperlab.experiments.ablation.variants import BEFORE, DEFAULT, GUIDE, Models, Variant, select_variants
 from whisperlab.experiments.comparison import encoded_s
-from whisperlab.experiments.results_store import Say, read_rows
-from whisperlab.experiments.sweep import cache_summary, run_sweep
+from whisperlab.experiments.results_store import Say, open_store
+from whisperlab.experiments.sweep import run_sweep
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.weights import model_digest
 from whisperlab.profiling.workload import in_fresh_process
@@ -173,12 +173,13 @@ def score(
     digest, make = model_digest(models.weights), partial(variant.transcriber, models)
     with TemporaryDirectory(prefix="whisperlab-") as out:
         done = run_sweep([config], recordings, out, model_digest=digest, make_transcriber=make, progress=False)
-        rows = read_rows(out)
-    if done.failed:
-        raise SweepError(f"{variant.name}: {done.failed[0]['recording']}: {done.failed[0]['error']}")
+        if done.failed:
+            raise SweepError(f"{variant.name}: {done.failed[0]['recording']}: {done.failed[0]['error']}")
+        with open_store(out) as store:
+            rows, (cache,) = list(store.rows()), store.totals()
     say(f"{variant.name}: scored on {len(rows)} recordings")
     counts = [Score.from_dict(row["counts"]) for row in rows]
-    rates, cache = pooled(counts).rates(), cache_summary([row["statistics"]["encoder_cache"] for row in rows])
+    rates, lookups, checked = pooled(counts).rates(), cache["hits"] + cache["misses"], cache["checked"]
     return {
         "variant": variant.name,
         "kind": variant.kind,
@@ -187,8 +188,10 @@ def score(
         **{name: rates[name] for name in SCORES},
         **{f"{name}_95": interval for name, interval in bootstrap_intervals(counts, SCORES, rng).items()},
         "encoded_s_per_s": sum(encoded_s(row["statistics"]) or 0.0 for row in rows) / rates["audio_s"],
-        **{name: cache[name] for name in ("hit_rate", "checked", "false_hit_rate")},
-        "false_hit_rate_95": wilson(cache["false_hits"], cache["checked"]) if cache["checked"] else None,
+        "hit_rate": cache["hits"] / lookups if lookups else None,
+        "checked": checked,
+        "false_hit_rate": cache["false_hits"] / checked if checked else None,
+        "false_hit_rate_95": wilson(cache["false_hits"], checked) if checked else None,
     }
 
 

@@ -69,7 +69,7 @@ class ConcatenatedBuffer(RingBuffer):
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._data = self._readable = np.array([], dtype=np.float32)
+        self._data = np.array([], dtype=np.float32)
         self._memory = None  # frees the ring
 
     def append(self, samples: npt.ArrayLike) -> None:
