@@ -38,7 +38,7 @@ from whisperlab.streaming.switching import RETRY
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
-from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, samples
+from whisperlab.util.timeline import POSITION, SAMPLE_RATE, VAD_FRAME, Span, samples, seconds
 
 if TYPE_CHECKING:
     from conftest import Scene
@@ -670,6 +670,18 @@ def test_a_switch_given_in_a_pause_loses_nothing(make: Make, sentence: Scene, on
         ("en", units(one.segments[0].text))
     ]
     check_that_text_only_grows(run)
+
+
+def test_two_switches_at_one_place_have_different_times_and_lose_nothing(make: Make, scene: Scene) -> None:
+    """The second switch corrects the first: all speech since then is in its language."""
+    first, second = scene.segments[:2]
+    given = [(0.0, first.lang), (second.start, "fr"), (second.start, second.lang)]
+    once = listen(make(oracle=[given[0], given[2]]), chunks(scene.audio, CHUNK))
+    twice = listen(make(oracle=given), chunks(scene.audio, CHUNK))
+    times = [switch.time for switch in twice.switches]
+    assert [switch.to_language for switch in twice.switches] == ["fr", second.lang]
+    assert times == [second.start, second.start + seconds(POSITION)]
+    assert [(s.language, s.text) for s in twice.segments] == [(s.language, s.text) for s in once.segments]
 
 
 def test_a_change_in_the_air_does_not_hold_text_back_forever(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from operator import itemgetter
 from typing import ClassVar, Literal, cast
 
 from whisperlab.cache import KEYS, MAX_PRECISION
@@ -46,7 +47,7 @@ class SessionOptions(Options):
     )
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
-    snap_ms: int = option(1000, "how far a boundary may move to the nearest pause, milliseconds", 0, 30_000)
+    snap_ms: int = option(1000, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
     confirm_posterior: float = option(
         0.7, "probability of the new language since the boundary that confirms a switch; 0: not checked", 0, 1
     )
@@ -246,7 +247,7 @@ def _switches(oracle: Sequence[tuple[float, str]]) -> tuple[tuple[float, str], .
         raise
     except (TypeError, ValueError, OverflowError):
         times = ()
-    if not (times and times[0][0] == 0 and times == tuple(sorted(times))):
+    if not (times and times[0][0] == 0 and times == tuple(sorted(times, key=itemgetter(0)))):
         raise ConfigurationError(f"oracle needs (seconds, language) pairs in order, from 0 on, got {shown(oracle)}")
     return times
 

@@ -17,10 +17,10 @@ from whisperlab.evaluation.scoring import align
 from whisperlab.evaluation.trace import Reference, ReferenceSegment
 from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.attention import REPETITION, following, monotone_path, repeated_tail, token_starts
-from whisperlab.model.encoder import ShortWindowEncoder
-from whisperlab.model.text_decoder import TextDecoder
-from whisperlab.model.tokenizer import tokenizer_for
-from whisperlab.model.weights import weights_of
+from whisperlab.model.encoder import Encoded, ShortWindowEncoder
+from whisperlab.model.text_decoder import Draft, Prompt, TextDecoder
+from whisperlab.model.tokenizer import REPLACEMENT, tokenizer_for
+from whisperlab.model.weights import load_weights, weights_of
 from whisperlab.streaming.commit_policies import CommitPolicy, agreed
 from whisperlab.streaming.decoding import DecodingOptions, Hypothesis, SpeechDecoder, Word, confidence_of, text_of
 from whisperlab.util.audio_arrays import FloatArray
@@ -416,6 +416,26 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
     assert small.decode(clip, 0, "es", retry=False).looped
     assert encoder.calls - calls == 4
     assert small.redecodes == 2
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("language", "text"), [("zh", "好的龘"), ("hi", " ठीक ऋ"), ("ru", " да ꙮ")])
+def test_text_cut_within_a_character_has_no_part_of_it(
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, language: str, text: str
+) -> None:
+    """The last character of each text has several tokens. A loop or the budget can cut the text at any of them."""
+    tokens = tokenizer_for(language).encode(text)
+    assert REPLACEMENT in tokenizer_for(language).decode(tokens[:-1])
+
+    class Cut(TextDecoder):
+        def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
+            n = len(tokens) - 1
+            return Draft(lambda: np.arange(n), tokens[:n], [-0.1] * n, looped=True)
+
+    small = SpeechDecoder(parts[0], Cut(load_weights("base")), DecodingOptions(), PerformanceMetrics())
+    found = text_of(small.decode(clip, 0, language).words)
+    assert REPLACEMENT not in found
+    assert text.strip().startswith(found)
 
 
 @pytest.mark.model

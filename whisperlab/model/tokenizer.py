@@ -24,7 +24,7 @@ _PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(
 _N_TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms
 _WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # languages written without spaces between words
 _ENCODING_BYTES = 2**25  # more than an encoding takes
-_REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character
+REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character
 
 # Symbols of annotations such as "[DAVID]" or "♪♪♪". The decoder never produces them.
 _SYMBOLS = (_DATA / "symbols.txt").read_text(encoding="utf-8").split()
@@ -86,8 +86,8 @@ class Tokenizer:
         for token in tokens:
             group.append(token)
             text = self.encoding.decode(group)
-            cut = text.find(_REPLACEMENT)
-            if cut < 0 or whole[offset + cut] == _REPLACEMENT:  # else the text itself holds the character
+            cut = text.find(REPLACEMENT)
+            if cut < 0 or whole[offset + cut] == REPLACEMENT:  # else the text itself holds the character
                 yield text, group
                 group = []
                 offset += len(text)

@@ -20,7 +20,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.encoder import Encoded, ShortWindowEncoder
 from whisperlab.model.engine import Decoder
 from whisperlab.model.text_decoder import Draft, Prompt
-from whisperlab.model.tokenizer import Tokenizer, tokenizer_for
+from whisperlab.model.tokenizer import REPLACEMENT, Tokenizer, tokenizer_for
 from whisperlab.streaming.results import SegmentWord
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.options import Options, option
@@ -237,7 +237,10 @@ class SpeechDecoder:
         return draft.no_speech > self.options.no_speech and draft.mean < self.options.min_log_probability
 
     def _words(self, draft: Draft, encoded: Encoded, offset: int, prefix: Words, language: str) -> list[Word]:
-        """Group new tokens into words with times; no word starts before the end of the prefix."""
+        """Group new tokens into words with times; no word starts before the end of the prefix.
+
+        A word that holds a part of a character, because a loop or the budget cut the text, is dropped.
+        """
         if not draft.tokens:
             return []
         tokenizer = self._tokenizer(language)
@@ -253,6 +256,7 @@ class SpeechDecoder:
             start = max(offset + int(starts[where]) * POSITION, floor)
             end = offset + int(ends[where + len(group) - 1]) * POSITION
             probability = sum(draft.log_probabilities[done : done + len(group)])
-            words.append(Word(text, tuple(group), start, max(start, end), probability))
+            if REPLACEMENT not in text:
+                words.append(Word(text, tuple(group), start, max(start, end), probability))
             done += len(group)
         return words

@@ -12,7 +12,7 @@ from whisperlab.streaming.switching import Change, SwitchDetector
 from whisperlab.streaming.text_session import TextSession
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.process import trim_heap
-from whisperlab.util.timeline import SAMPLE_RATE, VAD_FRAME, Span, seconds
+from whisperlab.util.timeline import POSITION, SAMPLE_RATE, VAD_FRAME, Span, seconds
 
 LONG_STEPS = 3  # decode steps that become one at load level 2
 TRIM = 10 * SAMPLE_RATE  # samples between two times at which free memory is returned to the system
@@ -29,6 +29,7 @@ class Stream:
     _hop: int = field(init=False)  # samples between language-ID frames
     _step: int = field(init=False)  # samples between decodes
     _trimmed_at: int = 0
+    _switched_at: int = -1  # boundary of the last switch
 
     def __post_init__(self) -> None:
         config = self.context.config
@@ -109,12 +110,14 @@ class Stream:
         text = self.text
         text.settle()
         boundary = text.still_open(change.boundary)
+        if boundary <= self._switched_at:  # it corrects the last switch; two switches never have the same time
+            boundary = self._switched_at + POSITION
         if not change.certain and (text.language is None or text.is_unheard(boundary)):
             text.adopt(change.language)
             text.step()
         elif text.language is not None and (change.certain or self.detector.confirms(change, boundary, text.language)):
             with self.context.metrics.measure("session.restart"):
-                decided_at = seconds(self.context.history.received)
+                decided_at, self._switched_at = seconds(self.context.history.received), boundary
                 switch = Switch(seconds(boundary), text.language, change.language, decided_at)
                 self.context.results.switches.append(switch)
                 self.context.counts.switches += 1

@@ -14,6 +14,9 @@ from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 LONGEST_GAP = samples(LONGEST_GAP_S)
 RETRY = 3 * SAMPLE_RATE // 10  # samples to wait before a refused change is checked again
+# A boundary moves to a pause up to NEAR samples away, and NEAR_SHARE times the length of the pause. A short pause far
+# away is no evidence: it is one between two words.
+NEAR, NEAR_SHARE = SAMPLE_RATE // 10, 3
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio contains no word worth decoding
 
 
@@ -173,13 +176,13 @@ class DetectedLanguage(SwitchDetector):
         return change
 
     def _snapped(self, change: LanguageChange | None) -> Change | None:
-        """The change at the end of the nearest pause, or where it was estimated if no pause is near."""
+        """The change at the end of the nearest pause that is near for its length, or where it was estimated."""
         if change is None:
             return None
         estimate, gate, snap = change.boundary, self.context.gate, self.context.config.session.snap_ms * PER_MS
         near = Span(max(estimate - snap, 0), min(estimate + snap, self.context.history.received))
-        over = [pause.end for pause in gate.pauses(near) if pause.end < gate.heard_until]
-        ends = [end for end in over if near.start <= end <= near.end]
+        over = [pause for pause in gate.pauses(near) if pause.end < gate.heard_until and pause.end <= near.end]
+        ends = [pause.end for pause in over if abs(pause.end - estimate) <= NEAR + NEAR_SHARE * len(pause)]
         boundary = min(ends, key=lambda end: abs(end - estimate)) if ends else estimate
         return Change(self.context.languages[change.state], boundary)
 
