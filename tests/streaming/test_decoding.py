@@ -419,7 +419,7 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("language", "text"), [("zh", "好的龘"), ("hi", " ठीक ऋ"), ("ru", " да ꙮ")])
+@pytest.mark.parametrize("language, text", [("zh", "好的龘"), ("hi", " ठीक ऋ"), ("ru", " да ꙮ")])
 def test_text_cut_within_a_character_has_no_part_of_it(
     parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, language: str, text: str
 ) -> None:
