@@ -1,6 +1,7 @@
 """Which language is spoken when: detected, fixed, or given. A detector decides; `whisperlab.streaming.stream` acts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,8 +15,7 @@ from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 LONGEST_GAP = samples(LONGEST_GAP_S)
 RETRY = 3 * SAMPLE_RATE // 10  # samples to wait before a refused change is checked again
-# A boundary moves to a pause up to NEAR samples away, and NEAR_SHARE times the length of the pause. A short pause far
-# away is no evidence: it is one between two words.
+# A boundary moves to a pause up to NEAR samples away, and NEAR_SHARE times the length of the pause more.
 NEAR, NEAR_SHARE = SAMPLE_RATE // 10, 3
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio contains no word worth decoding
 
@@ -27,6 +27,18 @@ class Change:
     language: str
     boundary: int
     certain: bool = False
+
+
+def near_pause(estimate: int, pauses: Sequence[Span]) -> int:
+    """The end of the nearest pause that is near for its length; the estimate without one. In samples.
+
+    A short pause far away is no evidence for a boundary: it can lie between any two words.
+
+    >>> near_pause(20_000, [Span(28_000, 29_000)]), near_pause(20_000, [Span(24_000, 29_000)])
+    (20000, 29000)
+    """
+    ends = [pause.end for pause in pauses if abs(pause.end - estimate) <= NEAR + NEAR_SHARE * len(pause)]
+    return min(ends, key=lambda end: abs(end - estimate), default=estimate)
 
 
 @dataclass(eq=False)
@@ -176,15 +188,13 @@ class DetectedLanguage(SwitchDetector):
         return change
 
     def _snapped(self, change: LanguageChange | None) -> Change | None:
-        """The change at the end of the nearest pause that is near for its length, or where it was estimated."""
+        """The change at the end of a pause, or where it was estimated."""
         if change is None:
             return None
         estimate, gate, snap = change.boundary, self.context.gate, self.context.config.session.snap_ms * PER_MS
         near = Span(max(estimate - snap, 0), min(estimate + snap, self.context.history.received))
         over = [pause for pause in gate.pauses(near) if pause.end < gate.heard_until and pause.end <= near.end]
-        ends = [pause.end for pause in over if abs(pause.end - estimate) <= NEAR + NEAR_SHARE * len(pause)]
-        boundary = min(ends, key=lambda end: abs(end - estimate)) if ends else estimate
-        return Change(self.context.languages[change.state], boundary)
+        return Change(self.context.languages[change.state], near_pause(estimate, over))
 
     def _state(self, language: str | None) -> int | None:
         return None if language is None else self.context.languages.index(language)
