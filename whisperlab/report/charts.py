@@ -108,9 +108,10 @@ def points(
     *,
     sized: bool = False,
     title: str = "cache key",  # of the colours
+    scale: str = "linear",  # of both axes, as in Vega-Lite
 ) -> Figure:
     """A point per configuration at ``x`` and ``y`` of its row, outlined with ``front``, ``sized`` by ``size``."""
-    view = template("points", rows=rows, x=x, y=y, title=title)
+    view = template("points", rows=rows, x=x, y=y, title=title, scale=scale)
     if not sized:
         view["mark"]["size"] = 130
         del view["encoding"]["size"], view["encoding"]["tooltip"][-1]

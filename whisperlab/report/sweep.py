@@ -170,7 +170,8 @@ def from_traces(
     for key, score in scores.items():
         grouped.setdefault(config_name(flat(kept[key].config), made.options), []).append(score)
     rng = np.random.default_rng(0)
-    return replace(made, systems=tuple({"system": name, **rate_row(own, RATES, rng)} for name, own in grouped.items()))
+    rows = ({"system": name.removeprefix("system "), **rate_row(own, RATES, rng)} for name, own in grouped.items())
+    return replace(made, systems=tuple(rows))
 
 
 def _extent(store: ResultsStore) -> Extent:

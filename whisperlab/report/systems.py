@@ -41,4 +41,9 @@ def systems_figure(rows: Sequence[RateTree]) -> Figure | None:
     ]
     x, y = "seconds from the end of a word to its final text, median", "words wrong at switches, % (up is worse)"
     alt, caption = page_text("systems_words", rows=known), page_text("systems_figure")
-    return points("systems-latency", marks, x, y, alt, caption, title="system") if len(known) > 1 else None
+    if len(known) < 2:
+        return None
+    scale = "linear"
+    if all(mark["x"] > 0 and mark["y"] > 0 for mark in marks):
+        scale, caption = "log", f"{caption} Both axes are logarithmic."
+    return points("systems-latency", marks, x, y, alt, caption, title="system", scale=scale)
