@@ -15,8 +15,8 @@ from whisperlab.util.timeline import SAMPLE_RATE, Span, samples, seconds
 
 LONGEST_GAP = samples(LONGEST_GAP_S)
 RETRY = 3 * SAMPLE_RATE // 10  # samples to wait before a refused change is checked again
-# A boundary moves to a pause up to NEAR samples away, and NEAR_SHARE times the length of the pause more. On *dev* 95 % of
-# boundaries lie within 0.6 and 0.8 s of switches without a pause (n = 8 and 26); moved to any pause, 1.3 and 0.9 s.
+# A boundary moves to a pause up to NEAR samples away, and NEAR_SHARE times the length of the pause more. On *dev* 95 %
+# of boundaries lie within 0.6 and 0.8 s of switches without a pause (n = 8 and 26); moved to any pause, 1.3 and 0.9 s.
 NEAR, NEAR_SHARE = SAMPLE_RATE // 5, 2
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio contains no word worth decoding
 
