@@ -178,8 +178,9 @@ class RingBuffer:
                 return start - n_consumed
 
     def _repr_html_(self) -> str:
-        names = ("capacity", "start", "end", "free", "nbytes", "overruns", "dropped_samples")
-        return html.facts(type(self).__name__, {name: getattr(self, name) for name in names})
+        names = ("start", "end", "free", "nbytes", "overruns", "dropped_samples")
+        title = f"{type(self).__name__} of {self.capacity:,} samples"
+        return html.facts(title, {name: getattr(self, name) for name in names})
 
     def __repr__(self) -> str:
         held = f"{len(self)} (samples {self.start}-{self.end})"

@@ -134,7 +134,7 @@ def test_logs_of_systems_are_compared_and_exported(
     assert (quick.split()[1:4], slow.split()[1:4]) == (["quick", "call", "0.0"], ["slow", "call", "0.0"])
     assert run("report", *logs, "--reference", manifest, "--out", tmp_path / "page.html") == 0
     page = unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert "system quick: words final after 0.2 s, 0 % of the words at switches wrong; system slow: " in page
+    assert "quick: words final after 0.2 s, 0 % of the words at switches wrong; slow: " in page
     assert 'id="recording-1"' in page  # with its timeline
     capsys.readouterr()
     assert run("score", logs[0], "--reference", manifest, "--export", tmp_path / "out", "--json") == 0

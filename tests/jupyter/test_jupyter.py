@@ -33,7 +33,7 @@ def test_a_ring_shows_how_full_it_is_and_what_it_lost() -> None:
     ring.append(np.zeros(750, np.float32))
     assert "free</th><td>250<" in ring._repr_html_()
     ring.append(np.zeros(500, np.float32))
-    assert "dropped_samples</th><td>250<" in ring._repr_html_()
+    assert "dropped samples</th><td>250<" in ring._repr_html_()
 
 
 def test_a_cache_shows_its_hit_rate_beside_its_false_hits() -> None:
@@ -44,7 +44,7 @@ def test_a_cache_shows_its_hit_rate_beside_its_false_hits() -> None:
     assert cache.get(audio) is None
     cache.put(torch.zeros(3), audio)
     assert cache.get(audio) is not None
-    assert "hit_rate</th><td>0.5<" in cache._repr_html_()
+    assert "hit rate</th><td>0.5<" in cache._repr_html_()
     cache.record_shadow(agree=False, distance=1.0)
     assert "checked: 1, false_hits: 1, false_hit_rate: 1," in cache._repr_html_()
 

@@ -18,6 +18,10 @@ class ResidentMemory:
     owned: Mapping[str, int]  # tensors and arrays of the transcriber by attribute, from their sizes
 
     @property
+    def grown(self) -> int:
+        return self.peak - self.loaded
+
+    @property
     def above_libraries(self) -> int:
         return self.peak - self.libraries
 

@@ -108,9 +108,10 @@ def points(
     *,
     sized: bool = False,
     title: str = "cache key",  # of the colours
-    scale: str = "linear",  # of both axes, as in Vega-Lite
+    logarithmic: bool = False,  # both axes
 ) -> Figure:
     """A point per configuration at ``x`` and ``y`` of its row, outlined with ``front``, ``sized`` by ``size``."""
+    scale = {"type": "log"} if logarithmic else {"zero": False, "padding": 20}
     view = template("points", rows=rows, x=x, y=y, title=title, scale=scale)
     if not sized:
         view["mark"]["size"] = 130

@@ -43,7 +43,6 @@ def systems_figure(rows: Sequence[RateTree]) -> Figure | None:
     alt, caption = page_text("systems_words", rows=known), page_text("systems_figure")
     if len(known) < 2:
         return None
-    scale = "linear"
-    if all(mark["x"] > 0 and mark["y"] > 0 for mark in marks):
-        scale, caption = "log", f"{caption} Both axes are logarithmic."
-    return points("systems-latency", marks, x, y, alt, caption, title="system", scale=scale)
+    if logarithmic := all(mark["x"] > 0 and mark["y"] > 0 for mark in marks):
+        caption = f"{caption} Both axes are logarithmic."
+    return points("systems-latency", marks, x, y, alt, caption, title="system", logarithmic=logarithmic)

@@ -6,7 +6,9 @@ from html import escape
 
 def facts(title: str, values: Mapping[str, object]) -> str:
     row = '<tr><th scope="row">{}</th><td>{}</td></tr>'
-    rows = "".join(row.format(escape(name), escape(format_value(value))) for name, value in values.items())
+    rows = "".join(
+        row.format(escape(name.replace("_", " ")), escape(format_value(value))) for name, value in values.items()
+    )
     return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
 
 
