@@ -80,7 +80,7 @@ class Aligner:
             mask = torch.zeros(self._decoder.n_vocabulary)
             mask[[*tokenizer.non_speech_tokens, *range(tokenizer.eot + 1, len(mask))]] = -torch.inf
             with torch.inference_mode():
-                draft = self._decoder.greedy(encoded, prompt, mask)
+                (draft,) = self._decoder.greedy(encoded, [prompt], mask)
             tokens = [] if draft.looped else draft.tokens
             text = tokenizer.decode(tokens).strip()
         if not tokens:

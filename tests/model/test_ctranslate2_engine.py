@@ -69,7 +69,7 @@ def draft(engine: Engine, encoded: Encoded, tokenizer: Tokenizer, budget: int = 
     mask[[*tokenizer.non_speech_tokens, *range(tokenizer.eot + 1, len(mask))]] = -torch.inf
     prompt = {"forced": (), "expected": (), **given}
     with torch.inference_mode():
-        return engine[1].greedy(encoded, Prompt(tokenizer, budget=budget, **prompt), mask)
+        return engine[1].greedy(encoded, [Prompt(tokenizer, budget=budget, **prompt)], mask)[0]
 
 
 def test_the_file_written_for_ctranslate2_is_what_its_converter_writes(weights: Weights) -> None:
@@ -110,11 +110,23 @@ def test_text_and_times_are_those_of_our_network(
     mine, other = (draft(one, encoded, tokenizer, forced=whole[:n_forced]) for one in (ours, theirs))
     assert other.tokens == mine.tokens == whole[n_forced:]
     assert (other.looped, mine.looped) == (False, False)
-    np.testing.assert_allclose(other.no_speech, mine.no_speech, atol=1e-3)
+    np.testing.assert_allclose(other.no_speech(), mine.no_speech(), atol=1e-3)
     # suppressed tokens have a share of the probability in one engine and not in the other
     np.testing.assert_allclose(np.exp(other.log_probabilities), np.exp(mine.log_probabilities), atol=0.1)
     assert len(other.starts()) == len(mine.starts()) == len(whole) + 1
     assert np.median(abs(other.starts() - mine.starts())) <= 2  # positions of 20 ms
+
+
+def test_texts_of_one_call_are_those_of_a_call_each(theirs: Engine, encoded: Encoded) -> None:
+    mask = torch.zeros(theirs[1].n_vocabulary)
+    prompts = [Prompt(tokenizer_for(language), (), (), 30) for language in ("en", "es", "ru")]
+    alone = [theirs[1].greedy(encoded, [prompt], mask)[0] for prompt in prompts]
+    together = theirs[1].greedy(encoded, prompts, mask)
+    assert [one.tokens for one in together] == [one.tokens for one in alone]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=1e-3)
+        assert one.starts().tolist() == other.starts().tolist()
+        assert one.no_speech() == pytest.approx(other.no_speech(), abs=1e-4)
 
 
 @pytest.mark.parametrize("n_forced", [0, 3])

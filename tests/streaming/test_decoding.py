@@ -352,6 +352,92 @@ def test_likelihoods_are_those_of_the_texts_and_cost_one_encode(
     assert decoder.likelihoods(np.zeros(SAMPLE_RATE, np.float32), 0, ("es", "en")) == [None, None]
 
 
+class Counting:
+    """A decoder that counts its calls: the number of texts of each."""
+
+    def __init__(self, decoder: TextDecoder) -> None:
+        self._decoder = decoder
+        self.n_texts: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
+        self.n_texts.append(len(prompts))
+        return self._decoder.greedy(encoded, prompts, mask)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("tokens_per_second", [12.0, 3.0])  # 3: most texts are cut by the budget
+def test_texts_decoded_together_are_those_decoded_one_by_one(
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, tokens_per_second: float
+) -> None:
+    encoder, stack = parts
+    decoder = SpeechDecoder(encoder, stack, DecodingOptions(tokens_per_second=tokens_per_second), PerformanceMetrics())
+    mask = torch.zeros(stack.n_vocabulary)
+    mask[tokenizer_for("en").eot + 1 :] = -torch.inf
+    languages, lengths = ("ru", "es", "en", "fr"), set()
+    for audio in (clip, clip[: 3 * SAMPLE_RATE // 2]):
+        encoded = encoder.encode(audio, SAMPLE_RATE)
+        budget = int(tokens_per_second * seconds(len(audio)))
+        prompts = [Prompt(tokenizer_for(language), (), (), budget) for language in languages]
+        with torch.inference_mode():
+            alone = [stack.greedy(encoded, [prompt], mask)[0] for prompt in prompts]
+            together = stack.greedy(encoded, prompts, mask)
+        assert [one.tokens for one in together] == [one.tokens for one in alone]
+        assert [one.looped for one in together] == [one.looped for one in alone]
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=5e-3)
+            assert one.starts().tolist() == pytest.approx(other.starts().tolist(), abs=1)
+            assert one.no_speech() == pytest.approx(other.no_speech(), abs=1e-4)
+        lengths |= {len(one.tokens) for one in alone}
+        found = decoder.likelihoods(audio, 0, languages)
+        assert found == [
+            pytest.approx(decoder.likelihoods(audio, 0, (language,))[0], abs=5e-3) for language in languages
+        ]
+    assert len(lengths) > 1 or tokens_per_second < 12  # texts end at different tokens
+
+
+@pytest.mark.model
+def test_the_text_that_proves_a_switch_is_not_decoded_again(
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
+) -> None:
+    """Both languages take one call. A decode of the same window takes none, unless the text has a beginning."""
+    stack = Counting(parts[1])
+    decoder = SpeechDecoder(parts[0], stack, DecodingOptions(), PerformanceMetrics(), share=True)
+    decoder.likelihoods(clip, 0, ("es", "en"))
+    assert stack.n_texts == [2]
+    assert tokens_of(decoder.decode(clip, 0, "es", retry=False).words) == tokens_of(said.words)
+    assert stack.n_texts == [2]
+    for offset, language, prefix in ((0, "it", ()), (0, "es", said.words[:2]), (160, "es", ()), (0, "es", ())):
+        decoder.decode(clip, offset, language, prefix, retry=False)
+    assert stack.n_texts == [2, 1, 1, 1, 1]  # the last: another window was decoded in between
+    alone = SpeechDecoder(parts[0], stack, DecodingOptions(), PerformanceMetrics())
+    alone.likelihoods(clip, 0, ("es", "en"))
+    alone.decode(clip, 0, "es", retry=False)
+    assert stack.n_texts[5:] == [2, 1]  # nothing is kept without ``share``
+
+
+@pytest.mark.model
+def test_whether_there_is_speech_is_computed_for_unlikely_text_only(
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray
+) -> None:
+    asked: list[float] = []
+
+    class Stated(Counting):
+        def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
+            def no_speech() -> float:
+                asked.append(likelihood)
+                return 1.0
+
+            return [Draft(lambda: np.arange(2), [440], [likelihood], no_speech)]
+
+    for likelihood in (-0.1, -2.0):
+        decoder = SpeechDecoder(parts[0], Stated(parts[1]), DecodingOptions(), PerformanceMetrics())
+        assert bool(decoder.decode(clip, 0, "es", retry=False).words) == (likelihood > -1)
+    assert set(asked) == {-2.0}
+
+
 @pytest.mark.model
 def test_words_lie_in_their_window_and_do_not_run_backwards(clip: FloatArray, said: Hypothesis) -> None:
     times = [time for each in said.words for time in (each.start, each.end)]
@@ -428,9 +514,9 @@ def test_text_cut_within_a_character_has_no_part_of_it(
     assert REPLACEMENT in tokenizer_for(language).decode(tokens[:-1])
 
     class Cut(TextDecoder):
-        def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
+        def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
             n = len(tokens) - 1
-            return Draft(lambda: np.arange(n), tokens[:n], [-0.1] * n, looped=True)
+            return [Draft(lambda: np.arange(n), tokens[:n], [-0.1] * n, looped=True) for _ in prompts]
 
     small = SpeechDecoder(parts[0], Cut(load_weights("base")), DecodingOptions(), PerformanceMetrics())
     found = text_of(small.decode(clip, 0, language).words)

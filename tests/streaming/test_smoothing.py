@@ -237,6 +237,46 @@ def test_a_decided_change_is_one_the_best_path_shows(frames: list[float]) -> Non
             assert change is None or (change == outlook and change.state == label != current)
 
 
+def stretch(
+    length_s: float, n_states: int, with_pauses: bool, options: SmoothingOptions | None = None
+) -> LanguageChange | None:
+    """The change that is decided while B is spoken for so long between A; with pauses, also second windows."""
+    tracker = LanguageTracker(n_states, options or SmoothingOptions())
+    at, back, longest = 5.0, 5.0 + length_s, 2.5
+
+    def window(start_s: float, end_s: float) -> WindowPosterior:
+        share = max(min(end_s, back) - max(start_s, at), 0) / (end_s - start_s)
+        rise = min(max((share - RAMP[0]) / (RAMP[1] - RAMP[0]), 0.0), 1.0)
+        b = 1 / (1 + math.exp(-DOUBT * (2 * rise - 1)))
+        return look(posteriors([b], n_states)[0], Span(round(start_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE)))
+
+    for frame in range(1, 120):
+        now = frame * HOP_S
+        windows = [window(max(now - longest, 0.0), now)]
+        since = max(time_s for time_s in (0.0, at, back) if time_s <= now)
+        if with_pauses and 0.6 <= now - since <= 2.0:
+            windows = [*(windows if now - since < 0.8 else ()), window(since, now)]
+        tracker.push(*windows)
+        if change := tracker.change(A):
+            return change
+    return None
+
+
+@pytest.mark.parametrize("with_pauses", [False, True])
+@pytest.mark.parametrize("n_states", [2, 5, 17])
+def test_embedded_words_stay_in_the_matrix_language_and_a_longer_stretch_is_a_switch(
+    n_states: int, with_pauses: bool
+) -> None:
+    """Up to 0.8 s of another language are no switch, 1.5 s are one, with ideal posteriors."""
+    assert [stretch(length_s, n_states, with_pauses) for length_s in (0.3, 0.5, 0.8)] == [None] * 3
+    change = stretch(1.5, n_states, with_pauses)
+    assert change is not None
+    assert change.state == B
+    assert abs(change.boundary / SAMPLE_RATE - 5.0) < 0.25
+    eager = SmoothingOptions(margin=0.0, seconds_between_switches=0.2, evidence_per_second=8.0)
+    assert stretch(0.8, n_states, with_pauses, eager) is not None  # what holds the words back
+
+
 def test_a_change_waits_for_its_minimum_duration() -> None:
     options = {"margin": 0.0, "seconds_between_switches": 1.0, "evidence_per_second": 27.0}
     frames = posteriors([0.0] * 10 + [1.0] * 40)

@@ -77,9 +77,9 @@ class _Network:
     def __init__(self, model: Any, view: Any) -> None:
         self.model, self._view = model, view
 
-    def view(self, x: torch.Tensor) -> Any:
-        """A tensor without its first dimension, as CTranslate2's batch of one."""
-        return self._view.from_array(np.ascontiguousarray(x[None].float().cpu().numpy()))
+    def view(self, x: torch.Tensor, times: int = 1) -> Any:
+        """A tensor without its first dimension, as CTranslate2's batch of so many copies."""
+        return self._view.from_array(np.repeat(x[None].float().cpu().numpy(), times, 0))
 
     def __call__(self, mel: torch.Tensor, pool_after: int | None) -> torch.Tensor:
         """Log-mel of shape (windows, mels, 2 positions) to features (windows, positions, state)."""
@@ -111,25 +111,34 @@ class CTranslate2Decoder:
         probabilities = {self._token_of[token[2:-2]]: probability for token, probability in found}
         return np.log([max(probabilities[row], 1e-30) for row in rows.tolist()])
 
-    def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
-        """As `TextDecoder.greedy`, in one call for the tokens and one for their times and probabilities."""
-        model, view, forced = self._network.model, self._network.view(encoded.features), list(prompt.forced)
-        most = len(forced) + prompt.budget
-        draft = Draft(lambda: starts)
-        if prompt.budget < 1:
-            draft.looped = True
-            return draft
-        (found,) = model.generate(
-            view,
-            [prompt.tokens],
+    def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
+        """As `TextDecoder.greedy`, in one call for all tokens and one per text for times and probabilities.
+
+        The prompts also have one budget.
+        """
+        model, forced = self._network.model, prompts[0].forced
+        most = len(forced) + prompts[0].budget
+        if prompts[0].budget < 1:
+            return [Draft(lambda: np.zeros(0, np.intp), looped=True) for _ in prompts]
+        found = model.generate(
+            self._network.view(encoded.features, len(prompts)),
+            [prompt.tokens for prompt in prompts],
             beam_size=1,
-            max_length=most + max(most, len(prompt.tokens)),  # half of this is used, or this less the prompt
+            max_length=most + max(most, len(prompts[0].tokens)),  # half of this is used, or this less the prompt
             suppress_tokens=mask.isneginf().nonzero()[:, 0].tolist(),
             suppress_blank=not forced,
             return_no_speech_prob=True,
         )
-        draft.tokens, draft.no_speech = found.sequences_ids[0][len(forced) : most], found.no_speech_prob
-        if not draft.tokens:
+        return [
+            self._timed(encoded, prompt, one.sequences_ids[0][len(forced) : most], one.no_speech_prob)
+            for prompt, one in zip(prompts, found, strict=True)
+        ]
+
+    def _timed(self, encoded: Encoded, prompt: Prompt, tokens: list[int], no_speech: float) -> Draft:
+        """A text with the times and probabilities of its tokens, without the loop that it may end with."""
+        model, view, forced = self._network.model, self._network.view(encoded.features), prompt.forced
+        draft = Draft(lambda: starts, tokens, no_speech=lambda: no_speech)
+        if not tokens:
             return draft
         text, start = [*forced, *draft.tokens], list(prompt.tokenizer.sot_sequence)
         (aligned,) = model.align(view, start, [text], encoded.n_audio * _FRAMES)

@@ -8,6 +8,7 @@ returns the logits of languages, and continues a text (`Decoder`). The rest of t
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
@@ -40,8 +41,8 @@ class Decoder(Protocol):
     def language_logits(self, features: torch.Tensor, sot: int, rows: torch.Tensor) -> NDArray[np.float64]:
         """Logits, up to a constant, of the tokens ``rows`` after the start of the transcript ``sot``."""
 
-    def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
-        """The likeliest tokens after a prompt; ``mask``, shape (vocabulary,), is 0 for a token or -inf."""
+    def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
+        """The likeliest tokens after each prompt of one length; ``mask``, shape (vocabulary,), is 0 or -inf."""
 
 
 Engine: TypeAlias = tuple[ShortWindowEncoder, Decoder]

@@ -52,7 +52,7 @@ class Draft:
     starts: Callable[[], NDArray[np.intp]]
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
-    no_speech: float = 0.0  # probability that the window holds no speech
+    no_speech: Callable[[], float] = lambda: 0.0  # probability that the window holds no speech; computed by each call
     looped: bool = False  # stopped by a loop or by the budget
 
     @property
@@ -68,12 +68,17 @@ class Draft:
 
 @dataclass(slots=True)
 class DecoderState:
-    """The decoder's state for one window. Keys and values have shape (heads, length, head size), one pair per layer."""
+    """The decoder's state for one window and one or more texts of the same length.
 
-    cross: list[tuple[torch.Tensor, torch.Tensor]]
+    Keys and values have shape (heads, length, head size), one pair per layer. The heads of several texts follow each
+    other, text by text.
+    """
+
+    cross: list[tuple[torch.Tensor, torch.Tensor]]  # shared by the texts
     past: list[tuple[torch.Tensor, torch.Tensor]]  # of the tokens so far
     alignment: torch.Tensor  # (alignment heads, tokens, positions), for the tokens whose `extend` asked for it
-    n_tokens: int = 0
+    n_texts: int = 1
+    n_tokens: int = 0  # of each text
 
 
 class _DecoderBlock(Block):
@@ -113,14 +118,14 @@ class TextDecoder:
         self.max_tokens, self.n_vocabulary = weights.dims["n_text_ctx"], weights.dims["n_vocab"]
         self._alignment_heads = [heads.nonzero()[:, 0].to(self.device) for heads in weights.alignment_heads]
 
-    def open(self, encoded: Encoded) -> DecoderState:
+    def open(self, encoded: Encoded, n_texts: int = 1) -> DecoderState:
         """The state of a window before its first token: keys and values of every layer."""
         with torch.inference_mode():
             cross = [(key, value) for key, value in self._across(encoded.features).contiguous()]
-        empty = cross[0][0][:, :0]
-        n_heads = sum(len(heads) for heads in self._alignment_heads)
+        empty = cross[0][0][:, :0].repeat(n_texts, 1, 1)
+        n_heads = n_texts * sum(len(heads) for heads in self._alignment_heads)
         alignment = torch.empty(n_heads, 0, len(encoded.features), device=self.device)
-        return DecoderState(cross, [(empty, empty)] * len(self._blocks), alignment)
+        return DecoderState(cross, [(empty, empty)] * len(self._blocks), alignment, n_texts)
 
     def rewind(self, state: DecoderState, n_tokens: int) -> None:
         """Remove every token after the first ``n_tokens``."""
@@ -128,17 +133,28 @@ class TextDecoder:
         state.alignment = state.alignment[:, :n_tokens]
         state.n_tokens = min(state.n_tokens, n_tokens)
 
+    def keep(self, state: DecoderState, texts: Sequence[int]) -> None:
+        """Remove every text but these."""
+
+        def kept(x: torch.Tensor) -> torch.Tensor:
+            each = x.chunk(state.n_texts)
+            return torch.cat([each[text] for text in texts])
+
+        state.past = [(kept(key), kept(value)) for key, value in state.past]
+        state.alignment, state.n_texts = kept(state.alignment), len(texts)
+
     @line_profiled
     def extend(self, state: DecoderState, tokens: Sequence[int], *, keep_alignment: bool = False) -> torch.Tensor:
         """Add tokens to the state and return their hidden states, shape (new tokens, state).
 
-        With ``keep_alignment`` the attention of the alignment heads is appended to ``state.alignment``.
+        Several texts get the same number of tokens, text by text. With ``keep_alignment`` the attention of the
+        alignment heads is appended to ``state.alignment``.
         """
-        start, end = state.n_tokens, state.n_tokens + len(tokens)
+        start, end = state.n_tokens, state.n_tokens + len(tokens) // state.n_texts
         if end > self.max_tokens:
             raise ValueError(f"tokens: Whisper decodes at most {self.max_tokens} per window, got {end}")
         with torch.inference_mode():
-            x = self._embedded(tokens, start)
+            x = self._embedded(tokens, start, end)
             kept: list[torch.Tensor] = []
             for layer, (block, heads) in enumerate(zip(self._blocks, self._alignment_heads, strict=True)):
                 x = self._self_attention(block, x, state, layer)
@@ -150,13 +166,14 @@ class TextDecoder:
                     kept.append((query[heads] @ key[heads].transpose(1, 2)).float().softmax(-1))
             state.n_tokens = end
             if kept:
-                state.alignment = torch.cat([state.alignment, torch.cat(kept)], 1)
+                by_text = torch.cat(kept).chunk(state.n_texts, 1)
+                state.alignment = torch.cat([state.alignment, torch.cat(by_text)], 1)
             return self._norm(x.float())
 
     def first_token_pass(self, features: torch.Tensor, token: int) -> torch.Tensor:
         """Hidden state after one first token, shape (1, state): `open` and `extend` without a state to continue."""
         with torch.inference_mode():
-            x = self._embedded([token], 0)
+            x = self._embedded([token], 0, 1)
             for block, (key, value) in zip(self._blocks, self._across(features), strict=True):
                 _, _, own = block.query_key_value(block.attention_norm(x)).chunk(3, -1)  # attention to one token
                 x = block.mix.added(own, x)
@@ -171,43 +188,41 @@ class TextDecoder:
         return found
 
     @line_profiled
-    def greedy(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor) -> Draft:
-        """The likeliest tokens after a prompt, up to the end of the text, the budget, or a loop.
+    def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
+        """The likeliest tokens after each prompt, up to the end of the text, the budget, or a loop.
 
-        ``mask``, shape (vocabulary,), is added to the logits.
+        The texts are decoded together; those that have ended drop out. Prompts have the same length, and only one
+        alone may have expected tokens. ``mask``, shape (vocabulary,), is added to the logits.
         """
-        tokenizer, start, forced = prompt.tokenizer, prompt.tokens, list(prompt.forced)
-        state = self.open(encoded)
-        expected = list(prompt.expected)
-        hidden = self.extend(state, [*start, *expected], keep_alignment=True)
-        first = len(start) - len(forced) - 1  # the row of the alignment that predicts the first token of the text
-        at_start = self.likely_logits(hidden[:1])[0]
-        draft = Draft(lambda: token_starts(state.alignment[:, first:], encoded.n_audio))
-        draft.no_speech = float(at_start.softmax(-1)[tokenizer.no_speech])
-        logits = self.likely_logits(hidden[len(start) - 1 :], mask)
+        tokenizer, forced, expected = prompts[0].tokenizer, prompts[0].forced, list(prompts[0].expected)
+        running, n_start = list(range(len(prompts))), len(prompts[0].tokens)
+        state = self.open(encoded, len(prompts))
+        given = [token for prompt in prompts for token in (*prompt.tokens, *prompt.expected)]
+        hidden = self.extend(state, given, keep_alignment=True)
+        first = n_start - len(forced) - 1  # the row of the alignment that predicts the first token of the text
+        no_speech = partial(self._probability, tokenizer.no_speech, hidden[:1])
+        drafts = [Draft(partial(token_starts, state.alignment, encoded.n_audio), no_speech=no_speech) for _ in prompts]
+        hidden = torch.cat([rows[n_start - 1 :] for rows in hidden.chunk(len(prompts))])
+        logits = self.likely_logits(hidden, mask).view(len(prompts), -1, self.n_vocabulary)
         if not forced:
-            logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
-        at = 0  # row of logits that chooses the next token
-        while len(draft.tokens) < prompt.budget:
-            token = int(logits[at].argmax())
-            if token == tokenizer.eot:
-                self.rewind(state, len(start) + len(draft.tokens))
-                return draft
-            draft.tokens.append(token)
-            draft.log_probabilities.append(float(logits[at].log_softmax(-1)[token]))  # logsumexp: 2 ms
-            text = [*forced, *draft.tokens]
-            rows = state.alignment[:, first : first + len(text)]
-            if loop := looping(text, partial(attended, rows, encoded.n_audio)):
-                draft.cut(loop)
-                break
-            if expected[at : at + 1] == [token]:
+            logits[:, 0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
+        at = 0  # row of logits that chooses the next token of each text
+        while True:
+            rows = state.alignment[:, first:].chunk(len(running))
+            each = [(prompts[text], drafts[text], row) for text, row in zip(running, rows, strict=True)]
+            kept = [n for n, one in enumerate(each) if _continued(*one, logits[n, at], encoded.n_audio)]
+            if not kept:
+                return drafts
+            if len(kept) < len(running):
+                running = [running[n] for n in kept]
+                self.keep(state, kept)
+            newest = [drafts[text].tokens[-1] for text in running]
+            if expected[at : at + 1] == newest:
                 at += 1
                 continue
-            self.rewind(state, len(start) + len(draft.tokens) - 1)
-            hidden = self.extend(state, [token], keep_alignment=True)
-            logits, at, expected = self.likely_logits(hidden, mask), 0, []
-        draft.looped = True
-        return draft
+            self.rewind(state, n_start + len(drafts[running[0]].tokens) - 1)
+            hidden = self.extend(state, newest, keep_alignment=True)
+            logits, at, expected = self.likely_logits(hidden, mask)[:, None], 0, []
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Project hidden states (n, state) on the vocabulary, or on the given rows of it only."""
@@ -233,14 +248,18 @@ class TextDecoder:
             among = (self._vocabulary[best].float() @ hidden[:, :, None])[..., 0]
             return rounded.scatter_(1, best, among if mask is None else among + mask[best])
 
+    def _probability(self, token: int, hidden: torch.Tensor) -> float:
+        return float(self.likely_logits(hidden)[0].softmax(-1)[token])
+
     def _across(self, features: torch.Tensor) -> torch.Tensor:
         """Keys and values of a window, shape (layers, 2, heads, positions, head size)."""
         found = self._cross(features.to(self._kind))
         return found.view(len(features), len(self._blocks), 2, self._n_head, -1).permute(1, 2, 3, 0, 4)
 
-    def _embedded(self, tokens: Sequence[int], start: int) -> torch.Tensor:
+    def _embedded(self, tokens: Sequence[int], start: int, end: int) -> torch.Tensor:
         x = self._vocabulary[torch.tensor(tokens, device=self.device)].float()
-        return (x + self._places[start : start + len(tokens)]).to(self._kind)
+        n_texts = len(tokens) // (end - start)
+        return (x + self._places[start:end].repeat(n_texts, 1)).to(self._kind)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), self._n_head, -1).transpose(0, 1)
@@ -249,14 +268,34 @@ class TextDecoder:
         return x.transpose(0, 1).flatten(1)
 
     def _self_attention(self, block: _DecoderBlock, x: torch.Tensor, state: DecoderState, layer: int) -> torch.Tensor:
-        fused = block.query_key_value(block.attention_norm(x)).chunk(3, -1)
-        query, key, value = map(self._split, fused)
+        n = len(x) // state.n_texts  # new tokens of each text
+        fused = block.query_key_value(block.attention_norm(x)).view(state.n_texts, n, 3, self._n_head, -1)
+        query, key, value = fused.permute(2, 0, 3, 1, 4).flatten(1, 2)
         old_key, old_value = state.past[layer]
         key, value = torch.cat([old_key, key], 1), torch.cat([old_value, value], 1)
         state.past[layer] = (key, value)
         mask = None
-        if len(x) > 1:
-            mask = torch.ones(len(x), key.shape[1], dtype=torch.bool, device=x.device)
-            mask = mask.tril(key.shape[1] - len(x))
+        if n > 1:
+            mask = torch.ones(n, key.shape[1], dtype=torch.bool, device=x.device)
+            mask = mask.tril(key.shape[1] - n)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
-        return block.mix.added(self._merge(seen), x)
+        seen = seen.view(state.n_texts, self._n_head, n, -1).transpose(1, 2).reshape(x.shape)
+        return block.mix.added(seen, x)
+
+
+def _continued(prompt: Prompt, draft: Draft, rows: torch.Tensor, logits: torch.Tensor, n_audio: int) -> bool:
+    """Add the likeliest token to a text unless it ends; ``rows`` is its alignment. Returns whether it goes on."""
+    draft.starts = partial(token_starts, rows, n_audio)
+    draft.looped = len(draft.tokens) >= prompt.budget
+    if draft.looped:
+        return False
+    n_text, token = len(prompt.forced) + len(draft.tokens) + 1, int(logits.argmax())
+    if token == prompt.tokenizer.eot:
+        draft.starts = partial(token_starts, rows[:, :n_text], n_audio)
+        return False
+    draft.tokens.append(token)
+    draft.log_probabilities.append(float(logits.log_softmax(-1)[token]))  # logsumexp: 2 ms
+    loop = looping([*prompt.forced, *draft.tokens], partial(attended, rows[:, :n_text], n_audio))
+    if loop:
+        draft.cut(loop)
+    return not loop

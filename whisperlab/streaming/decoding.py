@@ -165,6 +165,7 @@ class SpeechDecoder:
         self.redecodes = 0  # windows decoded again because of a loop, or because no text was found
         self.shared = 0  # windows that were needed again and not encoded again
         self._last: tuple[tuple[int, int, float], Encoded] | None = None
+        self._drafts: dict[str, Draft] = {}  # texts of the last window by language, of `likelihoods`
 
     def decode(
         self,
@@ -185,7 +186,8 @@ class SpeechDecoder:
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self.draft(encoded, seconds(len(audio)), language, prefix, guess)
+                known = None if prefix else self._drafts.get(language)
+                draft = known or self.draft(encoded, seconds(len(audio)), language, prefix, guess)
             if not draft.looped and not self._is_nothing(draft, prefix):
                 break
             self.redecodes += attempt + 1 < len(silences_s)
@@ -196,18 +198,17 @@ class SpeechDecoder:
     def likelihoods(self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]) -> list[float | None]:
         """Mean log-probability of a token of the text in each language; None for one whose text is empty or loops."""
         encoded = self.encoded(audio, offset)
-        found: list[float | None] = []
-        for language in languages:
-            with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                draft = self.draft(encoded, seconds(len(audio)), language, (), ())
-            nothing = draft.looped or self._is_nothing(draft, ())
-            found.append(None if nothing else draft.mean)
-        return found
+        prompts = [self._prompt(seconds(len(audio)), language, (), ()) for language in languages]
+        with self.metrics.measure("whisper.decode"), torch.inference_mode():
+            drafts = self.stack.greedy(encoded, prompts, self._suppressed)
+        if self.share:
+            self._drafts = dict(zip(languages, drafts, strict=True))
+        return [None if draft.looped or self._is_nothing(draft, ()) else draft.mean for draft in drafts]
 
     def encoded(self, audio: NDArray[np.float32], offset: int, silence_s: float | None = None) -> Encoded:
         """A window that begins at sample ``offset`` of the stream, encoded as for a decode.
 
-        With ``share`` the last encoding is kept and returned again for the same window.
+        With ``share`` the last encoding is kept and returned again for the same window, and so are its texts.
         """
         silence_s = self.options.trailing_silence_s[0] if silence_s is None else silence_s
         place = offset, len(audio), silence_s
@@ -217,24 +218,28 @@ class SpeechDecoder:
         with self.metrics.measure("whisper.insert_audio"):
             encoded = self.encoder.encode(audio, round(silence_s * SAMPLE_RATE))
         if self.share:
-            self._last = place, encoded
+            self._last, self._drafts = (place, encoded), {}
         return encoded
 
     def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words) -> Draft:
         """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
+        prompt = self._prompt(duration_s, language, prefix, guess)
+        return self.stack.greedy(encoded, [prompt], self._suppressed)[0]
+
+    def _prompt(self, duration_s: float, language: str, prefix: Words, guess: Words) -> Prompt:
         tokenizer = self._tokenizer(language)
         forced = [token for word in prefix for token in word.tokens]
         given = Prompt(tokenizer, forced, (), 0)
         budget = self.options.spare_tokens + int(self.options.tokens_per_second * duration_s) - len(forced)
         budget = min(budget, self.stack.max_tokens - len(given.tokens) - 1)
         expected = [token for word in guess for token in word.tokens][: max(budget, 0)]
-        return self.stack.greedy(encoded, replace(given, expected=expected, budget=budget), self._suppressed)
+        return replace(given, expected=expected, budget=budget)
 
     def _is_nothing(self, draft: Draft, prefix: Words) -> bool:
         """Whether the model finds no speech. Committed text stays, so a prefix is never nothing."""
         if prefix or not draft.tokens:
             return not prefix
-        return draft.no_speech > self.options.no_speech and draft.mean < self.options.min_log_probability
+        return draft.mean < self.options.min_log_probability and draft.no_speech() > self.options.no_speech
 
     def _words(self, draft: Draft, encoded: Encoded, offset: int, prefix: Words, language: str) -> list[Word]:
         """Group new tokens into words with times; no word starts before the end of the prefix.
