@@ -34,7 +34,7 @@ from whisperlab.streaming.decoding import Hypothesis
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
-from whisperlab.streaming.switching import RETRY
+from whisperlab.streaming.switching import RETRY, DetectedLanguage
 from whisperlab.streaming.vad import SileroDetector, SpeechGate, VadOptions
 from whisperlab.util.audio_arrays import FloatArray, chunks, duration_s
 from whisperlab.util.errors import AudioFormatError, ConfigurationError, StreamEndedError, UnknownLanguageError
@@ -682,6 +682,20 @@ def test_two_switches_at_one_place_have_different_times_and_lose_nothing(make: M
     assert [switch.to_language for switch in twice.switches] == ["fr", second.lang]
     assert times == [second.start, second.start + seconds(POSITION)]
     assert [(s.language, s.text) for s in twice.segments] == [(s.language, s.text) for s in once.segments]
+
+
+def test_a_boundary_placed_before_committed_text_repeats_no_audio(
+    make: Make, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Committed text stays where it is: the new session begins behind it, and behind the last switch."""
+    monkeypatch.setattr(DetectedLanguage, "placed", lambda self, change, current: 0)
+    run = listen(make(), chunks(scene.audio, CHUNK))
+    times = [switch.time for switch in run.switches]
+    assert times
+    assert times[0] > 0
+    assert times == sorted(set(times))
+    check_that_segments_are_in_order(run, scene.audio)
+    check_that_text_only_grows(run)
 
 
 def test_a_change_in_the_air_does_not_hold_text_back_forever(

@@ -47,7 +47,7 @@ class SessionOptions(Options):
     )
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
-    snap_ms: int = option(1000, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
+    snap_ms: int = option(1500, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
     confirm_posterior: float = option(
         0.7, "probability of the new language since the boundary that confirms a switch; 0: not checked", 0, 1
     )

@@ -29,7 +29,7 @@ class Stream:
     _hop: int = field(init=False)  # samples between language-ID frames
     _step: int = field(init=False)  # samples between decodes
     _trimmed_at: int = 0
-    _switched_at: int = -1  # boundary of the last switch
+    _switched_at: int = -POSITION  # boundary of the last switch
 
     def __post_init__(self) -> None:
         config = self.context.config
@@ -109,14 +109,13 @@ class Stream:
             return
         text = self.text
         text.settle()
-        boundary = text.still_open(change.boundary)
-        if boundary <= self._switched_at:  # it corrects the last switch; two switches never have the same time
-            boundary = self._switched_at + POSITION
+        boundary = self._allowed(change.boundary)
         if not change.certain and (text.language is None or text.is_unheard(boundary)):
             text.adopt(change.language)
             text.step()
         elif text.language is not None and (change.certain or self.detector.confirms(change, boundary, text.language)):
             with self.context.metrics.measure("session.restart"):
+                boundary = self._allowed(self.detector.placed(change, text.language))
                 decided_at, self._switched_at = seconds(self.context.history.received), boundary
                 switch = Switch(seconds(boundary), text.language, change.language, decided_at)
                 self.context.results.switches.append(switch)
@@ -125,3 +124,10 @@ class Stream:
             text.step()
         else:
             self.context.counts.switches_refused += 1
+
+    def _allowed(self, boundary: int) -> int:
+        """The boundary, or the first sample behind it that follows all final text and the last switch.
+
+        A change whose boundary is before the last switch corrects it. Two switches never have the same time.
+        """
+        return max(self.text.still_open(boundary), self._switched_at + POSITION)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.decoding import SpeechDecoder
 from whisperlab.streaming.language_id import Posterior
@@ -19,6 +21,12 @@ RETRY = 3 * SAMPLE_RATE // 10  # samples to wait before a refused change is chec
 # cuts within speech (blocks of 2 s, n = 38) lie within 1 s; moved to any pause, 79 %.
 NEAR = SAMPLE_RATE // 2
 MIN_SPEECH = 3 * SAMPLE_RATE // 10  # samples below which audio contains no word worth decoding
+# The boundary of a confirmed change: weights in log-probability, chosen on *dev* (`DetectedLanguage.placed`).
+SIDE = SAMPLE_RATE  # samples of the window on either side of a possible boundary
+ODDS_WEIGHT, MOST_ODDS = 0.35, 3.0  # of the log-odds of such a window, and their limit
+PAUSE_WEIGHT, LONG_PAUSE = 3.0, SAMPLE_RATE // 2  # of a pause of this length or more
+UNCERTAINTY_S = 0.5  # root mean square error of the tracker's estimate
+MOST_RIVALS = 3  # of the likeliest place; each costs two windows
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,6 +36,7 @@ class Change:
     language: str
     boundary: int
     certain: bool = False
+    estimate: int = 0  # of the tracker, before it was moved to a pause
 
 
 def near_pause(estimate: int, pauses: Sequence[Span]) -> int:
@@ -71,6 +80,10 @@ class SwitchDetector:
     def confirms(self, change: Change, boundary: int, current: str) -> bool:
         """Whether the audio since the boundary supports the change. A refused change is checked again later."""
         return True
+
+    def placed(self, change: Change, current: str) -> int:
+        """The boundary of a confirmed change."""
+        return change.boundary
 
 
 @dataclass(eq=False)
@@ -130,6 +143,34 @@ class DetectedLanguage(SwitchDetector):
             return True
         self._refused_at = self.context.history.received
         return False
+
+    def placed(self, change: Change, current: str) -> int:
+        """The likeliest boundary: the tracker's estimate, or the end of a pause near it.
+
+        A pause counts by its length, and against it counts the distance from the estimate. Where other places are more
+        than `NEAR` away, language-ID of the second before and of the second after each decides.
+        """
+        history, estimate = self.context.history, change.estimate
+        new, old = (self.context.languages.index(code) for code in (change.language, current))
+
+        def prior(pause: Span) -> float:
+            length = math.sqrt(min(len(pause) / LONG_PAUSE, 1))
+            return PAUSE_WEIGHT * length - (seconds(pause.end - estimate) / UNCERTAINTY_S) ** 2 / 2
+
+        def odds(start: int, end: int) -> float:
+            window = Span(max(start, 0), min(end, history.received))
+            if len(window) < MIN_SPEECH:
+                return 0.0
+            posterior = self.probe.encoder.posterior(history.vad.read(window)) + 1e-9
+            return float(np.clip(np.log(posterior[new] / posterior[old]), -MOST_ODDS, MOST_ODDS))
+
+        def score(at: int) -> float:
+            return priors[at] + ODDS_WEIGHT * (odds(at, at + SIDE) - odds(at - SIDE, at))
+
+        priors = {each.end: prior(each) for each in (Span(estimate, estimate), *self._pauses(estimate))}
+        *others, likeliest = sorted(priors, key=priors.__getitem__)
+        rivals = [at for at in others if abs(at - likeliest) > NEAR][-MOST_RIVALS:]
+        return max((likeliest, *rivals), key=score) if rivals else likeliest
 
     def _is_proved(self, boundary: int, language: str, current: str, *, with_text: bool) -> bool:
         """Check the audio since the boundary of a change: by language-ID, then ``with_text`` by text in both languages.
@@ -192,10 +233,17 @@ class DetectedLanguage(SwitchDetector):
         """The change at the end of a pause, or where it was estimated."""
         if change is None:
             return None
-        estimate, gate, snap = change.boundary, self.context.gate, self.context.config.session.snap_ms * PER_MS
-        near = Span(max(estimate - snap, 0), min(estimate + snap, self.context.history.received))
-        over = [pause for pause in gate.pauses(near) if pause.end < gate.heard_until and pause.end <= near.end]
-        return Change(self.context.languages[change.state], near_pause(estimate, over))
+        estimate = change.boundary
+        boundary = near_pause(estimate, self._pauses(estimate))
+        return Change(self.context.languages[change.state], boundary, estimate=estimate)
+
+    def _pauses(self, estimate: int) -> list[Span]:
+        """The pauses to which a boundary may move. Behind each is enough audio to identify a language."""
+        gate, config = self.context.gate, self.context.config
+        start = max(estimate - config.session.snap_ms * PER_MS, 0)
+        latest = self.context.history.received - config.language_id.min_speech_ms * PER_MS
+        end = min(estimate + config.session.snap_ms * PER_MS, latest, gate.heard_until - 1)
+        return [pause for pause in gate.pauses(Span(start, max(start, end))) if start <= pause.end <= end]
 
     def _state(self, language: str | None) -> int | None:
         return None if language is None else self.context.languages.index(language)
