@@ -34,6 +34,7 @@ from whisperlab.model.engine import prepared
 from whisperlab.model.text_decoder import TextDecoder
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.streaming.assembly import Parts
+from whisperlab.streaming.results import Switch
 from whisperlab.streaming.vad import SileroDetector
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.timeline import SAMPLE_RATE
@@ -158,11 +159,12 @@ class StoredDetector:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The score of a recording, and the labels of its frames: all, and those from `LATE_S` on."""
+    """The score of a recording, the labels of its frames (all, and those from `LATE_S` on), and its switches."""
 
     score: Score
     labels: LabelTime
     late: LabelTime
+    switches: tuple[Switch, ...]
 
 
 class Replay:
@@ -188,7 +190,7 @@ class Replay:
             scored = score(reference, (), switches, duration=recording.duration)
             labels = frame_labels(frames)
             late = [label for label in labels if label.start >= LATE_S]
-            found.append(Replayed(scored, *(label_time(reference, part) for part in (labels, late))))
+            found.append(Replayed(scored, *(label_time(reference, part) for part in (labels, late)), switches))
         return found
 
 

@@ -44,6 +44,7 @@ from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model import weights as models
 from whisperlab.model.checkpoints import tensor_shapes
 from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.false_switches import SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import ProcessResult
 from whisperlab.streaming.smoothing import SmoothingOptions
@@ -884,7 +885,7 @@ SEEDS = Path("seeds")
 @cache
 def targets() -> dict[str, Target]:
     """All of them, with their seeds."""
-    option_groups = (VadOptions, LanguageIdOptions, SmoothingOptions, DecodingOptions, SessionOptions)
+    option_groups = (VadOptions, LanguageIdOptions, SmoothingOptions, SwitchOptions, DecodingOptions, SessionOptions)
     wrong = (ConfigurationError, AudioFormatError, BufferRangeError)
     return {
         "audio": Files(_seeds("audio"), DAMAGE, read_sound, (AudioFormatError,)),

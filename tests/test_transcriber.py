@@ -31,6 +31,7 @@ from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
 from whisperlab.streaming.context import Monitor
 from whisperlab.streaming.decoding import Hypothesis
+from whisperlab.streaming.false_switches import PROMISES, SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
 from whisperlab.streaming.smoothing import LanguageTracker, SmoothingOptions
@@ -390,6 +391,38 @@ def test_a_switch_waits_until_its_own_words_confirm_it(make: Make, scene: Scene,
     unproved = listen(make(session=SessionOptions(confirm_text=1e9)), chunks(scene.audio, CHUNK))
     refused = unproved.statistics["sessions"]["switches_refused"]
     assert refused > whole.statistics["sessions"]["switches_refused"]
+
+
+def test_a_promised_rate_makes_a_change_wait_for_its_evidence(
+    make: Make, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The promise holds however long a change waits: without it the change is made in the end."""
+
+    def switches(evidence: float | None, confirm_posterior: float = 0.7) -> list[Switch]:
+        monkeypatch.setitem(PROMISES, "groups", [{"languages": 9, "hours": 1, "promised": [[evidence, 1.0]]}])
+        promise = SwitchOptions(None if evidence is None else 1.0)
+        session = SessionOptions(confirm_posterior=confirm_posterior)
+        return listen(
+            make(session=session, switch=promise, decode=False, lid_hop_ms=100), chunks(scene.audio, CHUNK)
+        ).switches
+
+    plain, weak, strong = (switches(evidence) for evidence in (None, 0.01, 4.0))
+    assert [one.to_language for one in weak] == [one.to_language for one in plain]
+    assert strong[0].to_language == plain[0].to_language
+    assert plain[0].decided_at + 0.2 <= strong[0].decided_at
+    assert switches(None, confirm_posterior=1.0)
+    assert not switches(
+        0.01, confirm_posterior=1.0
+    )  # the promise assumes the proof, also of a change that led for long
+    assert not switches(1e9)
+
+
+def test_a_promised_rate_needs_the_model_and_the_options_that_it_was_measured_with(make: Make) -> None:
+    promise = SwitchOptions(1000.0)
+    make(switch=promise, lid_hop_ms=100)
+    for others in ({"smoothing": SmoothingOptions(margin=0.0)}, {"lid_hop_ms": HOP_MS}):
+        with pytest.raises(ConfigurationError, match="was measured for base"):
+            make(**{"switch": promise, "lid_hop_ms": 100, **others})
 
 
 def test_a_silence_is_no_time_in_which_a_change_was_in_the_air(make: Make, scene: Scene) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, cast
 from whisperlab.cache import KEYS, MAX_PRECISION
 from whisperlab.model.languages import CODES, language_code
 from whisperlab.streaming.decoding import DecodingOptions
+from whisperlab.streaming.false_switches import SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions, check_languages
 from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.vad import VadOptions
@@ -161,6 +162,7 @@ class TranscriberConfig(Options):
     vad: VadOptions = VadOptions()
     language_id: LanguageIdOptions = LanguageIdOptions()
     smoothing: SmoothingOptions = SmoothingOptions()
+    switch: SwitchOptions = SwitchOptions()
     decoding: DecodingOptions = DecodingOptions()
     session: SessionOptions = SessionOptions()
     cache: CacheOptions = CacheOptions()

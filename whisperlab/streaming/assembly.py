@@ -22,8 +22,10 @@ from whisperlab.model.engine import Engine, prepared
 from whisperlab.model.weights import Weights
 from whisperlab.streaming.context import PER_MS, VAD_BUFFER, AudioHistory, Context, Monitor
 from whisperlab.streaming.decoding import SpeechDecoder
-from whisperlab.streaming.language_id import LanguageIdentifier, check_languages
+from whisperlab.streaming.false_switches import PROMISES
+from whisperlab.streaming.language_id import LanguageIdentifier, LanguageIdOptions, check_languages
 from whisperlab.streaming.language_probe import LanguageEncoder, LanguageProbe
+from whisperlab.streaming.smoothing import SmoothingOptions
 from whisperlab.streaming.stream import Stream
 from whisperlab.streaming.switching import DetectedLanguage, GivenLanguages, SwitchDetector
 from whisperlab.streaming.text_session import Runner, TextSession
@@ -82,6 +84,12 @@ class Assembly:
             raise ConfigurationError(
                 f"{weights.name} knows English only and cannot identify languages: set language='en' (--language en), "
                 "or use a multilingual model such as base"
+            )
+        measured = weights.name == PROMISES["model"] and options == LanguageIdOptions()
+        if config.switch.false_switches_per_hour and not (measured and config.smoothing == SmoothingOptions()):
+            raise ConfigurationError(
+                f"switch.false_switches_per_hour was measured for {PROMISES['model']} with the default language_id and "
+                f"smoothing options, got {weights.name} and {config.changes()}"
             )
         self.metrics = makers.metrics(monitoring.enable_logging, monitoring.log_interval_s)
         with translate_oom("for voice activity detection"):

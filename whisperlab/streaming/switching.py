@@ -9,6 +9,7 @@ import numpy as np
 
 from whisperlab.streaming.context import PER_MS, Context
 from whisperlab.streaming.decoding import SpeechDecoder
+from whisperlab.streaming.false_switches import Evidence, least_evidence
 from whisperlab.streaming.language_id import Posterior
 from whisperlab.streaming.language_probe import LanguageProbe
 from whisperlab.streaming.results import LanguageFrame, Onset
@@ -110,7 +111,10 @@ class DetectedLanguage(SwitchDetector):
     decoder: SpeechDecoder
 
     def __post_init__(self) -> None:
-        self._tracker = LanguageTracker(len(self.context.languages), self.context.config.smoothing)
+        config, n_languages = self.context.config, len(self.context.languages)
+        self._tracker = LanguageTracker(n_languages, config.smoothing)
+        self._evidence = Evidence()
+        self._least_evidence = least_evidence(config.switch.false_switches_per_hour, n_languages)
         self._evaluated_until = 0  # end of the last frame
         self._refused_at = -RETRY  # when a change was checked last and not confirmed
         self.contested = 0  # samples of speech since the best path left the current language
@@ -137,9 +141,12 @@ class DetectedLanguage(SwitchDetector):
         return self.context.history.received if state is None else self._tracker.chain.reliable_until(state)
 
     def confirms(self, change: Change, boundary: int, current: str) -> bool:
-        if self.contested >= 2 * PATIENCE:  # it has led for so long that it needs no confirmation
+        least, promised = self._least_evidence, self._least_evidence is not None
+        if least is not None and self._evidence.value < least:  # the change waits for more, with the next frame
+            return False
+        if self.contested >= 2 * PATIENCE and not promised:  # it has led for so long that it needs no confirmation
             return True
-        if self._is_proved(boundary, change.language, current, with_text=self.contested < PATIENCE):
+        if self._is_proved(boundary, change.language, current, with_text=promised or self.contested < PATIENCE):
             return True
         self._refused_at = self.context.history.received
         return False
@@ -225,6 +232,7 @@ class DetectedLanguage(SwitchDetector):
         self.probe.encoder.evidence += seconds(gap) * first.posterior
         self._evaluated_until = window.end
         clearest = second or first  # after a switch the first window holds the old language for seconds
+        self._evidence.add(current, state, clearest.posterior, seconds(gap))
         threshold = self.context.config.language_id.confident_above
         self.probe.confident = state == current and clearest.posterior[state] >= threshold
         return change
