@@ -47,6 +47,8 @@ class SessionOptions(Options):
         "``attention_lag_ms`` or more behind the end",
     )
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
+    commit_above: float = option(0.5, "mean token probability from which a word is committed before its speech ends", 0, 1)
+    commit_wait_s: float = option(30.0, "how long a word below that waits at most", 0, 30)
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
     snap_ms: int = option(1500, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
     confirm_posterior: float = option(

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from whisperlab.metrics import PerformanceMetrics
 from whisperlab.model.attention import median_filter
 from whisperlab.model.encoder import log_mel_spectrogram
+from whisperlab.model.engine import prepared
 from whisperlab.model.languages import CODES
 from whisperlab.model.tokenizer import tokenizer_for
 from whisperlab.model.weights import URLS, alignment_heads
+from whisperlab.streaming.decoding import DecodingOptions, SpeechDecoder
 from whisperlab.util.audio_arrays import chunks
+from whisperlab.util.timeline import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from conftest import Scene
+    from whisper.model import Whisper
 
 whisper = pytest.importorskip("whisper", reason="compares with openai-whisper (extra reference)")
 whisper_timing = pytest.importorskip("whisper.timing")
@@ -39,6 +44,24 @@ def test_log_mel_spectrograms_are_openai_whispers(scene: Scene, n_mels: int) -> 
     for audio in (*chunks(scene.audio, 40_001), quiet, silence, scene.audio[:320]):
         ours = log_mel_spectrogram(audio, n_mels, torch.device("cpu"))
         assert torch.equal(ours, whisper.log_mel_spectrogram(audio, n_mels))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("width", [2, 3, 5])
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_a_beam_search_finds_the_text_of_openai_whispers(
+    base_model: Whisper, scene: Scene, language: str, width: int
+) -> None:
+    clip = scene.clip(scene.first_in(language))[: 4 * SAMPLE_RATE]
+    mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(clip))
+    asked = whisper.DecodingOptions(language=language, beam_size=width, without_timestamps=True, fp16=False)
+    theirs = whisper.decode(base_model, mel, asked)
+    encoder, stack = prepared(base_model, "fp32")
+    decoder = SpeechDecoder(encoder, stack, DecodingOptions(final_beam=width), PerformanceMetrics())
+    encoded = decoder.encoded(clip, 0, 30 - len(clip) / SAMPLE_RATE)
+    with torch.inference_mode():
+        draft = decoder.draft(encoded, len(clip) / SAMPLE_RATE, language, (), (), width)
+    assert draft.tokens == theirs.tokens
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 40), (1, 1, 7), (2, 3, 4), (2, 3, 3), (8, 20, 1)])

@@ -112,10 +112,15 @@ class CTranslate2Decoder:
         return np.log([max(probabilities[row], 1e-30) for row in rows.tolist()])
 
     def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
-        """As `TextDecoder.greedy`, in one call for all tokens and one per text for times and probabilities.
+        """As `TextDecoder.greedy`; the prompts also have one budget."""
+        return self._drafts(encoded, prompts, mask, 1)
 
-        The prompts also have one budget.
-        """
+    def beam(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor, width: int) -> Draft:
+        """As `TextDecoder.beam`, but expected tokens never save the search."""
+        return self._drafts(encoded, [prompt], mask, width)[0]
+
+    def _drafts(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor, width: int) -> list[Draft]:
+        """Texts in one call for all tokens and one per text for times and probabilities."""
         model, forced = self._network.model, prompts[0].forced
         most = len(forced) + prompts[0].budget
         if prompts[0].budget < 1:
@@ -123,7 +128,7 @@ class CTranslate2Decoder:
         found = model.generate(
             self._network.view(encoded.features, len(prompts)),
             [prompt.tokens for prompt in prompts],
-            beam_size=1,
+            beam_size=width,
             max_length=most + max(most, len(prompts[0].tokens)),  # half of this is used, or this less the prompt
             suppress_tokens=mask.isneginf().nonzero()[:, 0].tolist(),
             suppress_blank=not forced,

@@ -44,6 +44,9 @@ class Decoder(Protocol):
     def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
         """The likeliest tokens after each prompt of one length; ``mask``, shape (vocabulary,), is 0 or -inf."""
 
+    def beam(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor, width: int) -> Draft:
+        """The likeliest text after a prompt of a beam search with ``width`` texts."""
+
 
 Engine: TypeAlias = tuple[ShortWindowEncoder, Decoder]
 _Prepared = tuple[dict[tuple[Precision, int | None], ShortWindowEncoder], dict[Precision, TextDecoder]]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from whisperlab.model.tokenizer import Tokenizer
 from whisperlab.model.weights import Weights
 from whisperlab.util.line_profile import line_profiled
 
+CLEAR = -0.69  # log-probability of a token that is more likely than all others together
 SHORTLIST = 64  # tokens with exact logits; all of 636 choices on a development split were of the first two
 
 
@@ -64,6 +66,18 @@ class Draft:
         keep = max(len(self.tokens) - n_tokens, 0)
         del self.tokens[keep:], self.log_probabilities[keep:]
         self.looped = True
+
+
+class _Text(NamedTuple):
+    """A text of a beam search."""
+
+    tokens: tuple[int, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
+    total: float = 0.0
+
+    def longer(self, token: int, log_probability: float) -> _Text:
+        total = self.total + log_probability
+        return _Text((*self.tokens, token), (*self.log_probabilities, log_probability), total)
 
 
 @dataclass(slots=True)
@@ -223,6 +237,71 @@ class TextDecoder:
             self.rewind(state, n_start + len(drafts[running[0]].tokens) - 1)
             hidden = self.extend(state, newest, keep_alignment=True)
             logits, at, expected = self.likely_logits(hidden, mask)[:, None], 0, []
+
+    @line_profiled
+    def beam(self, encoded: Encoded, prompt: Prompt, mask: torch.Tensor, width: int) -> Draft:
+        """The likeliest text of a beam search, by the mean log-probability of a token.
+
+        As in openai-whisper, the search ends when ``width`` texts have ended. There is no search if the expected tokens
+        are the greedy text and each of them is more likely than all others together (`CLEAR`).
+        """
+        tokenizer, forced, n_start = prompt.tokenizer, list(prompt.forced), len(prompt.tokens)
+        state, first = self.open(encoded), _Text()
+        hidden = self.extend(state, [*prompt.tokens, *prompt.expected], keep_alignment=True)
+        no_speech = partial(self._probability, tokenizer.no_speech, hidden[:1])
+        logits = self.likely_logits(hidden[n_start - 1 :], mask)
+        if not forced:
+            logits[0, [tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
+        for token, row in zip([*prompt.expected, tokenizer.eot], logits.log_softmax(-1), strict=True):
+            first = first.longer(token, float(row[token]))
+        if min(first.log_probabilities) >= CLEAR:
+            ended = [first]
+        else:
+            self.rewind(state, n_start)
+            ended = self._search(state, logits[:1], mask, width, prompt)
+        text = max(ended, key=lambda text: text.total / max(len(text.tokens) - 1, 1))
+        n = len(text.tokens) - (text.tokens[-1:] == (tokenizer.eot,))
+        if text is not first:
+            self.keep(state, [0])
+            self.rewind(state, n_start)
+            self.extend(state, text.tokens[:n], keep_alignment=True)
+        rows = state.alignment[:, n_start - len(forced) - 1 :]
+        starts = partial(token_starts, rows, encoded.n_audio)
+        draft = Draft(starts, list(text.tokens[:n]), list(text.log_probabilities[:n]), no_speech, n >= prompt.budget)
+        for end in range(1, n + 1):
+            tokens = [*forced, *text.tokens[:end]]
+            if loop := looping(tokens, partial(attended, rows[:, : len(tokens)], encoded.n_audio)):
+                draft.cut(n - end + loop)
+                break
+        return draft
+
+    def _search(
+        self, state: DecoderState, logits: torch.Tensor, mask: torch.Tensor, width: int, prompt: Prompt
+    ) -> list[_Text]:
+        """The texts of a beam search that have ended, or those that fill the budget."""
+        running, ended = [_Text()], list[_Text]()
+        for _ in range(prompt.budget):
+            likeliest = (logits - logits.logsumexp(-1, keepdim=True)).topk(2 * width)
+            found = zip(running, likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+            longer = [
+                (parent, text.longer(token, probability))
+                for parent, (text, tokens, probabilities) in enumerate(found)
+                for token, probability in zip(tokens, probabilities, strict=True)
+            ]
+            going: list[tuple[int, _Text]] = []
+            for parent, text in sorted(longer, key=lambda one: -one[1].total):
+                if text.tokens[-1] == prompt.tokenizer.eot:
+                    ended.append(text)
+                else:
+                    going.append((parent, text))
+                if len(going) == width:
+                    break
+            if len(ended) >= width:
+                return ended[:width]
+            self.keep(state, [parent for parent, _ in going])
+            running = [text for _, text in going]
+            logits = self.likely_logits(self.extend(state, [text.tokens[-1] for text in running]), mask)
+        return ended or running
 
     def logits(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Project hidden states (n, state) on the vocabulary, or on the given rows of it only."""

@@ -9,7 +9,7 @@ attention reaches into the last ``lag`` samples can be incomplete or guessed; wo
 from collections.abc import Sequence
 from itertools import takewhile
 
-from whisperlab.streaming.decoding import Hypothesis, Word
+from whisperlab.streaming.decoding import Hypothesis, Word, confidence_of
 
 
 def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
@@ -25,12 +25,16 @@ def agreed(previous: Sequence[Word], current: Sequence[Word]) -> int:
 
 
 class CommitPolicy:
-    """Decides which words never change again: by AlignAtt with a ``lag``, otherwise by local agreement."""
+    """Decides which words never change again: by AlignAtt with a ``lag``, otherwise by local agreement.
 
-    def __init__(self, lag: int | None = None) -> None:
+    A word whose mean token probability is below ``clear`` is not committed, nor are the words after it, until it lies
+    ``patience`` samples behind the end of the audio.
+    """
+
+    def __init__(self, lag: int | None = None, clear: float = 0.0, patience: int = 0) -> None:
         self.committed: list[Word] = []
         self._latest: tuple[Word, ...] = ()
-        self._lag = lag
+        self._lag, self._clear, self._patience = lag, clear, patience
 
     def update(self, hypothesis: Hypothesis, horizon: int, end: int) -> list[Word]:
         """Add a hypothesis that begins with the committed words. Returns the words that it commits.
@@ -44,7 +48,12 @@ class CommitPolicy:
         else:
             horizon = min(horizon, end - self._lag)
         self._latest = hypothesis.words
-        new = list(takewhile(lambda word: word.end <= horizon, words[len(self.committed) :]))
+
+        def is_reliable(word: Word) -> bool:
+            waited = word.end <= end - self._patience
+            return word.end <= horizon and (waited or self._is_clear(word))
+
+        new = list(takewhile(is_reliable, words[len(self.committed) :]))
         self.committed.extend(new)
         return new
 
@@ -52,3 +61,11 @@ class CommitPolicy:
     def tentative(self) -> tuple[Word, ...]:
         """Words of the latest hypothesis beyond the committed ones."""
         return self._latest[len(self.committed) :]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether no tentative word is below ``clear``."""
+        return all(map(self._is_clear, self.tentative))
+
+    def _is_clear(self, word: Word) -> bool:
+        return confidence_of([word]) >= self._clear

@@ -51,6 +51,14 @@ class DecodingOptions(Options):
         "seconds of silence after the window: the first for every decode, the others for a second try after a "
         "repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
     )
+    final_silence_s: tuple[float, ...] = option(
+        (3.0, 10.0), "the same for the decode of a whole utterance that becomes final (``session.policy``)"
+    )
+    final_beam: int = option(3, "hypotheses of the beam search of that decode; 1: greedy", 1, 10)
+    final_below: float = option(
+        0.0,
+        "mean log-probability of a token below which the newest text is decoded again to become final; 0: always",
+    )
     tokens_per_second: float = option(
         12.0, "limit of the text; fast Russian, the densest of our recordings, needs 9", 0, exclusive=True
     )
@@ -175,19 +183,20 @@ class SpeechDecoder:
         prefix: Words = (),  # words the text must start with; they keep their times and probabilities
         guess: Words = (),  # words expected after the prefix, such as the last hypothesis
         *,
-        retry: bool = True,  # False decodes once, with the first trailing silence
+        final: bool = True,  # False: one greedy decode with the first trailing silence
     ) -> Hypothesis:
         """Decode one window, float32 at 16 kHz.
 
         One pass checks the guess and keeps the words that greedy decoding chooses too, so they save time and never
         change the result (speculative decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
         """
-        silences_s = self.options.trailing_silence_s[: None if retry else 1]
+        beam = self.options.final_beam if final else 1
+        silences_s = self.options.final_silence_s if final else self.options.trailing_silence_s[:1]
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
-                known = None if prefix else self._drafts.get(language)
-                draft = known or self.draft(encoded, seconds(len(audio)), language, prefix, guess)
+                known = None if prefix or beam > 1 else self._drafts.get(language)
+                draft = known or self.draft(encoded, seconds(len(audio)), language, prefix, guess, beam)
             if not draft.looped and not self._is_nothing(draft, prefix):
                 break
             self.redecodes += attempt + 1 < len(silences_s)
@@ -221,9 +230,11 @@ class SpeechDecoder:
             self._last, self._drafts = (place, encoded), {}
         return encoded
 
-    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words) -> Draft:
-        """Greedy tokens after the prefix, up to the end of text, the budget, or a loop."""
+    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, beam: int = 1) -> Draft:
+        """Tokens after the prefix, up to the end of text, the budget, or a loop."""
         prompt = self._prompt(duration_s, language, prefix, guess)
+        if beam > 1:
+            return self.stack.beam(encoded, prompt, self._suppressed, beam)
         return self.stack.greedy(encoded, [prompt], self._suppressed)[0]
 
     def _prompt(self, duration_s: float, language: str, prefix: Words, guess: Words) -> Prompt:

@@ -117,7 +117,7 @@ class TextSession:
         if self.detector.is_open(self.language) or now - speech.start < MIN_SPEECH:
             return
         if self.context.gate.voiced_until > speech.seen_until:
-            decode, worker = self._decoding(speech, now, self.language, retry=False), self.runner.worker
+            decode, worker = self._decoding(speech, now, self.language, final=False), self.runner.worker
             self.runner.pending = Pending(speech, now, worker.submit(decode).result if worker else decode)
             self.settle_if_due()
 
@@ -192,15 +192,16 @@ class TextSession:
     def _new_speech(self, start: int) -> Speech:
         options = self.context.config.session
         lag = options.attention_lag_ms * PER_MS if options.policy == "alignatt" else None
-        return Speech(start, CommitPolicy(lag))
+        patience = round(options.commit_wait_s * SAMPLE_RATE)
+        return Speech(start, CommitPolicy(lag, options.commit_above, patience))
 
-    def _decoding(self, speech: Speech, end: int, language: str, *, retry: bool) -> Callable[[], Hypothesis]:
+    def _decoding(self, speech: Speech, end: int, language: str, *, final: bool) -> Callable[[], Hypothesis]:
         """A decode of speech up to ``end`` that any thread can run."""
         self.context.counts.decodes += 1
         with self.context.metrics.measure("whisper.buffer_read"):
             audio = self.context.history.vad.read(Span(speech.start, end))
         words = tuple(speech.policy.committed), speech.policy.tentative
-        decode = partial(self.decoder.decode, audio, speech.start, language, *words, retry=retry)
+        decode = partial(self.decoder.decode, audio, speech.start, language, *words, final=final)
         return self.context.metrics.measure("whisper.infer")(decode)
 
     def _cut(self, speech: Speech) -> Speech:
@@ -239,11 +240,11 @@ class TextSession:
         end, committed, gate = self.final_until, speech.policy.committed, self.context.gate
         if end - speech.start < MIN_SPEECH or end <= speech.committed_until:
             return committed  # a switch in the pause that ended the speech left nothing
-        if gate.voiced_until <= min(speech.seen_until, end):
+        if gate.voiced_until <= min(speech.seen_until, end) and speech.policy.is_clear:
             words: Sequence[Word] = (*committed, *speech.policy.tentative)
             decoded = Span(speech.start, min(speech.seen_until, self.context.history.received))
         else:
-            words = self._decoding(speech, end, language, retry=True)().words
+            words = self._decoding(speech, end, language, final=True)().words
             decoded = Span(speech.start, end)
         if self.context.config.session.flag_language:
             self._check_language(decoded, language)
@@ -251,7 +252,7 @@ class TextSession:
         def decoded_alone(part: Span) -> Sequence[Word]:
             if len(part) < MIN_SPEECH:
                 return ()
-            return self._decoding(self._new_speech(part.start), part.end, language, retry=True)().words
+            return self._decoding(self._new_speech(part.start), part.end, language, final=True)().words
 
         span = Span(speech.committed_until, end)
         voiced = gate.voiced_frames(span)
