@@ -47,8 +47,16 @@ class SessionOptions(Options):
         "``attention_lag_ms`` or more behind the end",
     )
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
-    commit_above: float = option(0.5, "mean token probability from which a word is committed before its speech ends", 0, 1)
-    commit_wait_s: float = option(30.0, "how long a word below that waits at most", 0, 30)
+    commit_above: float = option(
+        0.5,
+        "mean token probability from which a word is committed while its speech runs; less likely words, and those after "
+        "them, wait ``commit_wait_s``. 0: no word waits. 1: all wait",
+        0,
+        1,
+    )
+    commit_wait_s: float = option(
+        3.0, "how far behind the newest audio such words are committed, or at the end of the speech, seconds", 0, 30
+    )
     preroll_ms: int = option(200, "audio kept before the first frame of speech, milliseconds", 0, 30_000)
     snap_ms: int = option(1500, "how far a boundary may move to a pause at most, milliseconds", 0, 30_000)
     confirm_posterior: float = option(

@@ -92,7 +92,10 @@ def test_the_plain_engine_computes_what_the_default_one_does(base_model: Whisper
 
 @pytest.mark.model
 def test_both_decode_the_same_words(base_model: Whisper, clip: FloatArray) -> None:
-    weights, options = weights_of(base_model), DecodingOptions(trailing_silence_s=(30.0,))
+    weights, options = (
+        weights_of(base_model),
+        DecodingOptions(trailing_silence_s=30.0, final_silence_s=(30.0,), final_beam=1),
+    )
     engines = plain_engine(weights), (ShortWindowEncoder(weights), TextDecoder(weights))
     decoders = [SpeechDecoder(*engine, options, PerformanceMetrics()) for engine in engines]
     said, expected = (decoder.decode(clip, 0, "es").words for decoder in decoders)
@@ -110,7 +113,7 @@ def test_the_reference_pipeline_encodes_thirty_seconds_at_every_hop(scene: Scene
         transcriber.process(chunk)
     transcriber.finalize()
     told = transcriber.get_statistics()
-    assert len(transcriber.config()["decoding"]["trailing_silence_s"]) == 1
+    assert len(transcriber.config()["decoding"]["final_silence_s"]) == 1
     assert told["lid"]["frames"] > 1
     assert told["lid"]["encoded_s"] == 30 * told["lid"]["encoder_calls"] == 30 * told["lid"]["frames"]
     assert told["encoder_cache"]["max_size"] == (50 if guide else 0)

@@ -52,8 +52,8 @@ def output(text: str, *switches: Switch) -> Output:
 def known(changes: Changes) -> set[str]:
     """The truths among the changes: what a perfect recogniser would make of them."""
     truths = {"oracle": changes["oracle"] == TRUE} if "oracle" in changes else {}
-    truths["policy"] = changes.get("session.attention_lag_ms") == 30_000
-    truths["window"] = changes.get("decoding.trailing_silence_s", (0,))[0] == 30  # type: ignore[index]
+    truths["policy"] = changes.get("session.commit_above") == 1.0
+    truths["window"] = changes.get("decoding.final_silence_s", (0,))[0] == 30  # type: ignore[index]
     return {name for name, is_true in truths.items() if is_true}
 
 

@@ -38,10 +38,12 @@ Changes: TypeAlias = dict[str, object]  # of options, by their dotted names
 CAUSES = ("language", "boundary", "policy", "window", "model")
 RATES = ("lost", "newly_wrong", "still_wrong", "saved_alone")  # fields of `Regret`
 
-# Attention never lies 30 s behind the end of a window, so no word is final before the speech ends.
-_POLICY: Changes = {"session.policy": "alignatt", "session.attention_lag_ms": 30_000}
+_POLICY: Changes = {
+    "session.commit_above": 1.0,
+    "session.commit_wait_s": 30.0,
+}  # no word is final before the speech ends
 # Silence fills the window up to 30 s; the default silences follow if that gives a loop or no text.
-_WINDOW: Changes = {"session.max_speech_s": 28.0, "decoding.trailing_silence_s": (30.0, 1.0, 10.0)}
+_WINDOW: Changes = {"session.max_speech_s": 28.0, "decoding.final_silence_s": (30.0, 1.0, 10.0)}
 # With both, decodes of running speech decide nothing, and fewer of them save time.
 _SELDOM: Changes = {"session.max_speech_s": 24.0, "session.step_ms": 6000}
 

@@ -1,9 +1,9 @@
-"""Greedy decoding of a window of speech into words with times.
+"""Decoding of a window of speech into words with times.
 
-`SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix. Whisper base
-sometimes loops or invents text on a short window. So the decoder has a token budget per second of audio, stops at
-repeated n-grams, tries again with more silence after the window, and returns an empty hypothesis if the model itself
-finds no speech. Word times come from the cross-attention (`whisperlab.model.attention`).
+`SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix. Running speech
+is decoded greedily. Final text gets more silence after the window and a beam search. Whisper base sometimes loops or
+invents text on a short window. So the decoder has a token budget per second of audio, stops at repeated n-grams, tries
+again with still more silence, and returns an empty hypothesis if the model itself finds no speech. Word times come from the cross-attention (`whisperlab.model.attention`).
 """
 
 import math
@@ -46,18 +46,14 @@ class DecodingOptions(Options):
 
     GROUP: ClassVar[str] = "decoding"
 
-    trailing_silence_s: tuple[float, ...] = option(
-        (1.0, 10.0),
-        "seconds of silence after the window: the first for every decode, the others for a second try after a "
-        "repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
-    )
+    trailing_silence_s: float = option(1.0, "silence after the window of running speech, seconds", 0, 30)
     final_silence_s: tuple[float, ...] = option(
-        (3.0, 10.0), "the same for the decode of a whole utterance that becomes final (``session.policy``)"
+        (3.0, 10.0),
+        "seconds of silence after the window of final text: the first for every decode, the others for another try after "
+        "a repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
     )
-    final_beam: int = option(3, "hypotheses of the beam search of that decode; 1: greedy", 1, 10)
-    final_below: float = option(
-        0.0,
-        "mean log-probability of a token below which the newest text is decoded again to become final; 0: always",
+    final_beam: int = option(
+        3, "texts of the beam search for final text; 1: greedy. Text that is clear is not searched again", 1, 10
     )
     tokens_per_second: float = option(
         12.0, "limit of the text; fast Russian, the densest of our recordings, needs 9", 0, exclusive=True
@@ -69,9 +65,9 @@ class DecodingOptions(Options):
     )
 
     def check(self) -> None:
-        if not self.trailing_silence_s or not all(0 <= value <= 30 for value in self.trailing_silence_s):
+        if not self.final_silence_s or not all(0 <= value <= 30 for value in self.final_silence_s):
             raise ConfigurationError(
-                f"decoding.trailing_silence_s needs one or more values of 0 to 30, got {shown(self.trailing_silence_s)}"
+                f"decoding.final_silence_s needs one or more values of 0 to 30, got {shown(self.final_silence_s)}"
             )
 
 
@@ -145,7 +141,7 @@ def segment_words(words: Words, language: str) -> tuple[SegmentWord, ...]:
 
 @dataclass(eq=False)
 class SpeechDecoder:
-    """Greedy, guarded decoding of short windows in a given language."""
+    """Guarded decoding of short windows in a given language."""
 
     encoder: ShortWindowEncoder
     stack: Decoder
@@ -185,13 +181,15 @@ class SpeechDecoder:
         *,
         final: bool = True,  # False: one greedy decode with the first trailing silence
     ) -> Hypothesis:
-        """Decode one window, float32 at 16 kHz.
+        """Decode one window, float32 at 16 kHz: greedily while speech runs, by a beam search for ``final`` text.
 
         One pass checks the guess and keeps the words that greedy decoding chooses too, so they save time and never
         change the result (speculative decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
         """
-        beam = self.options.final_beam if final else 1
-        silences_s = self.options.final_silence_s if final else self.options.trailing_silence_s[:1]
+        options = self.options
+        silences_s, beam = (
+            (options.final_silence_s, options.final_beam) if final else ((options.trailing_silence_s,), 1)
+        )
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
@@ -219,7 +217,7 @@ class SpeechDecoder:
 
         With ``share`` the last encoding is kept and returned again for the same window, and so are its texts.
         """
-        silence_s = self.options.trailing_silence_s[0] if silence_s is None else silence_s
+        silence_s = self.options.trailing_silence_s if silence_s is None else silence_s
         place = offset, len(audio), silence_s
         if self._last and self._last[0] == place:
             self.shared += 1
@@ -230,7 +228,9 @@ class SpeechDecoder:
             self._last, self._drafts = (place, encoded), {}
         return encoded
 
-    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, beam: int = 1) -> Draft:
+    def draft(
+        self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, beam: int = 1
+    ) -> Draft:
         """Tokens after the prefix, up to the end of text, the budget, or a loop."""
         prompt = self._prompt(duration_s, language, prefix, guess)
         if beam > 1:

@@ -235,19 +235,21 @@ class TextSession:
     def _last_words(self, speech: Speech, language: str) -> Sequence[Word]:
         """The words of speech that has ended. Speech that they leave out is decoded again, or reported.
 
-        The last hypothesis is used if it is of all the speech.
+        The last hypothesis is used if it is of all the speech and clear.
         """
         end, committed, gate = self.final_until, speech.policy.committed, self.context.gate
+        options = self.context.config.decoding
         if end - speech.start < MIN_SPEECH or end <= speech.committed_until:
             return committed  # a switch in the pause that ended the speech left nothing
         if gate.voiced_until <= min(speech.seen_until, end) and speech.policy.is_clear:
             words: Sequence[Word] = (*committed, *speech.policy.tentative)
             decoded = Span(speech.start, min(speech.seen_until, self.context.history.received))
+            silence_s = options.trailing_silence_s
         else:
             words = self._decoding(speech, end, language, final=True)().words
-            decoded = Span(speech.start, end)
+            decoded, silence_s = Span(speech.start, end), options.final_silence_s[0]
         if self.context.config.session.flag_language:
-            self._check_language(decoded, language)
+            self._check_language(decoded, language, silence_s)
 
         def decoded_alone(part: Span) -> Sequence[Word]:
             if len(part) < MIN_SPEECH:
@@ -267,7 +269,7 @@ class TextSession:
         self.context.counts.untranscribed_samples += sum(map(len, left))
         return found
 
-    def _check_language(self, span: Span, language: str) -> None:
+    def _check_language(self, span: Span, language: str, silence_s: float) -> None:
         """Flag speech that becomes a segment in ``language`` if another language of the model is likely.
 
         The speech is encoded already, for its decode. A language that is not allowed is logged once per stream;
@@ -276,7 +278,8 @@ class TextSession:
         context = self.context
         if context.gate.voiced(span) < FLAG_SPEECH:
             return
-        posterior = self.identifier.posterior(self.decoder.encoded(context.history.vad.read(span), span.start).features)
+        encoded = self.decoder.encoded(context.history.vad.read(span), span.start, silence_s)
+        posterior = self.identifier.posterior(encoded.features)
         likeliest = int(posterior.argmax())
         code, probability = self.identifier.languages[likeliest], float(posterior[likeliest])
         if code == language or probability < FLAG_PROBABILITY:
