@@ -49,8 +49,8 @@ class SessionOptions(Options):
     attention_lag_ms: int = option(500, "distance of the attention from the end of the audio, milliseconds", 0, 30_000)
     commit_above: float = option(
         0.5,
-        "mean token probability from which a word is committed while its speech runs; less likely words, and those after "
-        "them, wait ``commit_wait_s``. 0: no word waits. 1: all wait",
+        "mean token probability from which a word is committed while its speech runs; less likely words, and those "
+        "after them, wait ``commit_wait_s``. 0: no word waits; 1: all wait",
         0,
         1,
     )

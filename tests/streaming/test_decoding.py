@@ -30,6 +30,7 @@ from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 if TYPE_CHECKING:
     from conftest import Scene
     from whisper.model import Whisper
+
     from whisperlab.model.engine import Decoder
 
 

@@ -1,9 +1,10 @@
 """Decoding of a window of speech into words with times.
 
-`SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix. Running speech
-is decoded greedily. Final text gets more silence after the window and a beam search. Whisper base sometimes loops or
-invents text on a short window. So the decoder has a token budget per second of audio, stops at repeated n-grams, tries
-again with still more silence, and returns an empty hypothesis if the model itself finds no speech. Word times come from the cross-attention (`whisperlab.model.attention`).
+`SpeechDecoder.decode` turns audio in a known language into a `Hypothesis` that continues a forced prefix. Running
+speech is decoded greedily. Final text gets more silence after the window and a beam search. Whisper base sometimes
+loops or invents text on a short window. So the decoder has a token budget per second of audio, stops at repeated
+n-grams, tries again with still more silence, and returns an empty hypothesis if the model itself finds no speech. Word
+times come from the cross-attention (`whisperlab.model.attention`).
 """
 
 import math
@@ -49,8 +50,8 @@ class DecodingOptions(Options):
     trailing_silence_s: float = option(1.0, "silence after the window of running speech, seconds", 0, 30)
     final_silence_s: tuple[float, ...] = option(
         (3.0, 10.0),
-        "seconds of silence after the window of final text: the first for every decode, the others for another try after "
-        "a repetition loop or an empty text (with little silence Whisper can miss speech that begins within a word)",
+        "seconds of silence after the window of final text: the first for every decode, the others for another try "
+        "after a repetition loop or an empty text (with little silence Whisper can miss speech that begins in a word)",
     )
     final_beam: int = option(
         3, "texts of the beam search for final text; 1: greedy. Text that is clear is not searched again", 1, 10

@@ -27,6 +27,11 @@ logger = logging.getLogger("whisperlab")
 CUT_LAG = 2 * SAMPLE_RATE  # samples kept behind a cut: the newest words are not complete yet
 STALL = SAMPLE_RATE  # samples of speech without text after the committed words that end the segment
 INVENTED = -1.5  # mean log-probability of a token below which text for a little speech is dropped
+# Samples of the longest window that begins with final words of the same language: on three *dev* recordings of short
+# sentences each 53 % of the words were wrong alone, 32 % within 8 s, 36 % within 15 s (repetitions).
+CONTEXT = 8 * SAMPLE_RATE
+CONTEXT_WORDS = 50  # kept for it
+CONTEXT_PAUSE = 2 * SAMPLE_RATE  # samples between the last final word and speech that is still its context
 FLAG_SPEECH = 3 * SAMPLE_RATE // 2  # samples of speech from which a language is identified reliably
 # Probability from which a disagreement is flagged: on *dev* none of 111 stretches was flagged wrongly.
 FLAG_PROBABILITY = 0.8
@@ -81,6 +86,7 @@ class TextSession:
     identifier: LanguageIdentifier  # over all languages of the model
     runner: Runner
     final_until: int = 0  # sample up to which text is final
+    final_words: tuple[str, Sequence[Word]] = ("", ())  # of the last segments in one language, and this language
     speech: Speech | None = None  # the running speech; None in silence
     _warned: set[str] = field(default_factory=set)  # languages that are not allowed and that a warning has named
 
@@ -195,14 +201,29 @@ class TextSession:
         patience = round(options.commit_wait_s * SAMPLE_RATE)
         return Speech(start, CommitPolicy(lag, options.commit_above, patience))
 
-    def _decoding(self, speech: Speech, end: int, language: str, *, final: bool) -> Callable[[], Hypothesis]:
-        """A decode of speech up to ``end`` that any thread can run."""
+    def _decoding(
+        self, speech: Speech, end: int, language: str, context: Sequence[Word] = (), *, final: bool
+    ) -> Callable[[], Hypothesis]:
+        """A decode of speech up to ``end`` that any thread can run. The window and the text begin with ``context``."""
         self.context.counts.decodes += 1
+        start = context[0].start if context else speech.start
         with self.context.metrics.measure("whisper.buffer_read"):
-            audio = self.context.history.vad.read(Span(speech.start, end))
-        words = tuple(speech.policy.committed), speech.policy.tentative
-        decode = partial(self.decoder.decode, audio, speech.start, language, *words, final=final)
+            audio = self.context.history.vad.read(Span(start, end))
+        words = (*context, *speech.policy.committed), speech.policy.tentative
+        decode = partial(self.decoder.decode, audio, start, language, *words, final=final)
         return self.context.metrics.measure("whisper.infer")(decode)
+
+    def _final_decode(self, speech: Speech, end: int, language: str) -> Hypothesis:
+        """Decode speech that has ended, behind the final words before it if that gives a likely text."""
+        known, words = self.final_words
+        near = [word for word in words if word.start >= end - CONTEXT]
+        if known == language and near and speech.start - near[-1].end <= CONTEXT_PAUSE:
+            found = self._decoding(speech, end, language, near, final=True)()
+            own = Hypothesis(found.words[len(near) :])
+            likely = own.log_probability >= self.context.config.decoding.min_log_probability
+            if not found.looped and len(own.words) > len(speech.policy.committed) and likely:
+                return own
+        return self._decoding(speech, end, language, final=True)()
 
     def _cut(self, speech: Speech) -> Speech:
         """Finish the first part of long speech, at a pause if there is one. Returns the rest."""
@@ -227,6 +248,8 @@ class TextSession:
         if not decoding.is_meaningful(text):
             return
         self.context.counts.segments += 1
+        known, before = self.final_words
+        self.final_words = self.language, [*(before if known == self.language else ()), *words][-CONTEXT_WORDS:]
         times = seconds(words[0].start), seconds(words[-1].end)
         timed = decoding.segment_words(words, self.language)
         segment = SessionSegment(text, self.language, *times, True, decoding.confidence_of(words), timed)
@@ -246,7 +269,7 @@ class TextSession:
             decoded = Span(speech.start, min(speech.seen_until, self.context.history.received))
             silence_s = options.trailing_silence_s
         else:
-            words = self._decoding(speech, end, language, final=True)().words
+            words = self._final_decode(speech, end, language).words
             decoded, silence_s = Span(speech.start, end), options.final_silence_s[0]
         if self.context.config.session.flag_language:
             self._check_language(decoded, language, silence_s)
