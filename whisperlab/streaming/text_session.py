@@ -217,7 +217,8 @@ class TextSession:
         """Decode speech that has ended, behind the final words before it if that gives a likely text."""
         known, words = self.final_words
         near = [word for word in words if word.start >= end - CONTEXT]
-        if known == language and near and speech.start - near[-1].end <= CONTEXT_PAUSE:
+        short = end - speech.start <= CONTEXT // 2
+        if short and known == language and near and speech.start - near[-1].end <= CONTEXT_PAUSE:
             found = self._decoding(speech, end, language, near, final=True)()
             own = Hypothesis(found.words[len(near) :])
             likely = own.log_probability >= self.context.config.decoding.min_log_probability
