@@ -20,6 +20,7 @@ import numpy as np
 
 from whisperlab.streaming.language_id import Posterior
 from whisperlab.util.errors import ConfigurationError
+from whisperlab.util.json_values import Json
 from whisperlab.util.options import Options, option
 
 MOST = 10.0  # log-odds of a frame, in size: one frame decides nothing
@@ -46,7 +47,8 @@ def least_evidence(rate: float | None, n_languages: int) -> float | None:
     """The evidence that promises a rate; None without one. ConfigurationError if the recordings cannot promise it."""
     if rate is None:
         return None
-    group = next((one for one in PROMISES["groups"] if n_languages <= one["languages"]), {"hours": 0, "promised": ()})
+    nothing: Json = {"hours": 0, "promised": ()}
+    group = next((one for one in PROMISES["groups"] if n_languages <= one["languages"]), nothing)
     kept = [evidence for evidence, promised in group["promised"] if promised <= rate]
     if not kept:
         lowest = min((promised for _, promised in group["promised"]), default=math.inf)
