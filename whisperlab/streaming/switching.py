@@ -48,7 +48,7 @@ def near_pause(estimate: int, pauses: Sequence[Span]) -> int:
     >>> near_pause(20_000, [Span(30_000, 31_000)]), near_pause(20_000, [Span(26_000, 31_000)])
     (20000, 31000)
     """
-    ends = [pause.end for pause in pauses if abs(pause.end - estimate) <= NEAR + len(pause)]
+    ends = [pause.end for pause in pauses if abs(pause.end - estimate) <= NEAR + min(len(pause), NEAR)]
     return min(ends, key=lambda end: abs(end - estimate), default=estimate)
 
 
@@ -174,7 +174,8 @@ class DetectedLanguage(SwitchDetector):
         def score(at: int) -> float:
             return priors[at] + ODDS_WEIGHT * (odds(at, at + SIDE) - odds(at - SIDE, at))
 
-        priors = {each.end: prior(each) for each in (Span(estimate, estimate), *self._pauses(estimate))}
+        pauses = self._pauses(estimate, self.context.config.language_id.min_speech_ms * PER_MS)
+        priors = {each.end: prior(each) for each in (Span(estimate, estimate), *pauses)}
         *others, likeliest = sorted(priors, key=priors.__getitem__)
         rivals = [at for at in others if abs(at - likeliest) > NEAR][-MOST_RIVALS:]
         return max((likeliest, *rivals), key=score) if rivals else likeliest
@@ -245,12 +246,11 @@ class DetectedLanguage(SwitchDetector):
         boundary = near_pause(estimate, self._pauses(estimate))
         return Change(self.context.languages[change.state], boundary, estimate=estimate)
 
-    def _pauses(self, estimate: int) -> list[Span]:
-        """The pauses to which a boundary may move. Behind each is enough audio to identify a language."""
-        gate, config = self.context.gate, self.context.config
-        start = max(estimate - config.session.snap_ms * PER_MS, 0)
-        latest = self.context.history.received - config.language_id.min_speech_ms * PER_MS
-        end = min(estimate + config.session.snap_ms * PER_MS, latest, gate.heard_until - 1)
+    def _pauses(self, estimate: int, behind: int = 0) -> list[Span]:
+        """The pauses to which a boundary may move, with at least so many samples of audio behind each."""
+        gate, snap = self.context.gate, self.context.config.session.snap_ms * PER_MS
+        start = max(estimate - snap, 0)
+        end = min(estimate + snap, self.context.history.received - behind, gate.heard_until - 1)
         return [pause for pause in gate.pauses(Span(start, max(start, end))) if start <= pause.end <= end]
 
     def _state(self, language: str | None) -> int | None:
