@@ -39,7 +39,7 @@ class Shares:
     def posterior(self, audio: FloatArray) -> np.ndarray:
         self.windows.append(len(audio))
         english, spanish = (np.isclose(audio, value).sum() + 1 for value in (ENGLISH, SPANISH))
-        return np.array([english, spanish]) / (english + spanish)
+        return np.asarray([english, spanish] / (english + spanish))
 
 
 def detector_after(pieces: Sequence[tuple[float, int]]) -> tuple[DetectedLanguage, Shares]:
