@@ -72,15 +72,15 @@ class Identifier(LanguageIdentifier):
 class Decoder(SpeechDecoder):
     """Remembers its drafts, without the keys and values that only the next token would need."""
 
-    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words) -> Draft:
+    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, beam: int = 1) -> Draft:
         def ask() -> Draft:
-            draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess)
+            draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess, beam)
             starts = draft.starts() if draft.tokens else None
             return replace(draft, starts=lambda: starts)
 
         texts = (tuple(token for word in words for token in word.tokens) for words in (prefix, guess))
         sound = bits(encoded.features), encoded.n_audio, duration_s
-        return answer((self.stack, self.options, *sound, language, *texts), ask)
+        return answer((self.stack, self.options, *sound, language, *texts, beam), ask)
 
 
 REMEMBERED = Parts(engine=engine, identifier=Identifier, decoder=Decoder)
