@@ -72,7 +72,9 @@ class Identifier(LanguageIdentifier):
 class Decoder(SpeechDecoder):
     """Remembers its drafts, without the keys and values that only the next token would need."""
 
-    def draft(self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, beam: int = 1) -> Draft:
+    def draft(
+        self, encoded: Encoded, duration_s: float, language: str, prefix: Words, guess: Words, beam: int = 1
+    ) -> Draft:
         def ask() -> Draft:
             draft = super(Decoder, self).draft(encoded, duration_s, language, prefix, guess, beam)
             starts = draft.starts() if draft.tokens else None
