@@ -264,7 +264,8 @@ class TextDecoder:
         if text is not first:
             self.keep(state, [0])
             self.rewind(state, n_start)
-            self.extend(state, text.tokens[:n], keep_alignment=True)
+            if n:
+                self.extend(state, text.tokens[:n], keep_alignment=True)
         rows = state.alignment[:, n_start - len(forced) - 1 :]
         starts = partial(token_starts, rows, encoded.n_audio)
         draft = Draft(starts, list(text.tokens[:n]), list(text.log_probabilities[:n]), no_speech, n >= prompt.budget)
