@@ -543,6 +543,36 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
 
 
 @pytest.mark.model
+@pytest.mark.parametrize(
+    "language, text",
+    [
+        ("en", "All human beings are born free and equal. "),
+        ("ko", "모든 인간은 태어날 때부터 자유롭다. "),
+        ("ar", "يولد جميع الناس أحرارا متساوين. "),
+        ("hi", "सभी मनुष्य जन्म से स्वतंत्र और समान हैं। "),
+        ("bn", "সমস্ত মানুষ স্বাধীনভাবে জন্মগ্রহণ করে। "),
+        ("th", "มนุษย์ทั้งหลายเกิดมามีอิสระ"),
+        ("ka", "ყველა ადამიანი იბადება თავისუფალი. "),
+    ],
+)
+def test_thirteen_characters_per_second_fit_the_budget_in_every_script(
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, language: str, text: str
+) -> None:
+    """A letter of Hindi takes one token, of Bengali and Georgian two: 12 tokens per second would cut their text."""
+    tokens = tokenizer_for(language).encode((text * 20)[: int(13 * seconds(len(clip)))])
+    budgets = []
+
+    class Counting(TextDecoder):
+        def greedy(self, encoded: Encoded, prompts: Sequence[Prompt], mask: torch.Tensor) -> list[Draft]:
+            budgets.extend(prompt.budget for prompt in prompts)
+            return super().greedy(encoded, prompts, mask)
+
+    options = DecodingOptions(final_beam=1)
+    SpeechDecoder(parts[0], Counting(load_weights("base")), options, PerformanceMetrics()).decode(clip, 0, language)
+    assert min(budgets) >= len(tokens)
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("language, text", [("zh", "好的龘"), ("hi", " ठीक ऋ"), ("ru", " да ꙮ")])
 def test_text_cut_within_a_character_has_no_part_of_it(
     parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, language: str, text: str

@@ -23,6 +23,9 @@ _DATA = Path(__file__).parent / "data"
 _PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 _N_TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms
 _WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}  # languages written without spaces between words
+# Languages with 0.9 to 2.8 tokens per letter. Others have 0.2 to 0.8, or one character per syllable.
+_INDIC = {"as", "bn", "gu", "hi", "kn", "ml", "mr", "ne", "pa", "sa", "si", "ta", "te"}
+_MANY_TOKENS = _INDIC | {"am", "bo", "hy", "ka", "km", "lo", "my", "th"}
 _ENCODING_BYTES = 2**25  # more than an encoding takes
 REPLACEMENT = "\ufffd"  # stands for bytes that are not a whole character
 
@@ -51,6 +54,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
         return self.encoding.encode(text, disallowed_special=())
+
+    @property
+    def density(self) -> int:
+        """How many times more tokens a second of speech can take than in a language of Latin script."""
+        return 3 if self.language in _MANY_TOKENS else 1
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids. Timestamp tokens are left out, other special tokens are kept."""

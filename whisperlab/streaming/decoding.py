@@ -57,7 +57,11 @@ class DecodingOptions(Options):
         3, "texts of the beam search for final text; 1: greedy. Text that is clear is not searched again", 1, 10
     )
     tokens_per_second: float = option(
-        12.0, "limit of the text; fast Russian, the densest of our recordings, needs 9", 0, exclusive=True
+        12.0,
+        "limit of the text; fast Russian, the densest of our recordings, needs 9. Three times as many for languages "
+        "whose letters take several tokens, such as Hindi",
+        0,
+        exclusive=True,
     )
     spare_tokens: int = option(8, "tokens allowed beyond that limit", 0, MOST_TOKENS)
     no_speech: float = option(0.6, "no-speech probability above which text can be dropped; openai-whisper's default")
@@ -242,7 +246,8 @@ class SpeechDecoder:
         tokenizer = self._tokenizer(language)
         forced = [token for word in prefix for token in word.tokens]
         given = Prompt(tokenizer, forced, (), 0)
-        budget = self.options.spare_tokens + int(self.options.tokens_per_second * duration_s) - len(forced)
+        rate = self.options.tokens_per_second * tokenizer.density
+        budget = self.options.spare_tokens + int(rate * duration_s) - len(forced)
         budget = min(budget, self.stack.max_tokens - len(given.tokens) - 1)
         expected = [token for word in guess for token in word.tokens][: max(budget, 0)]
         return replace(given, expected=expected, budget=budget)
