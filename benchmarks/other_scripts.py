@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from whisperlab.config import TranscriberConfig
 from whisperlab.data.audio_files import read_audio
 from whisperlab.data.scenes import trim
 from whisperlab.evaluation.scoring import score_trace, units
@@ -140,7 +141,8 @@ def main() -> None:
         audio, reference = recording(language, texts[language], arguments.python)
         normalizer = "+".join(("plain", *texts[language]["folds"]))
         for name, options in VARIANTS.items():
-            transcriber = SessionRestartTranscriber(weights, language=language, **options)
+            config = TranscriberConfig().replace(options)
+            transcriber = SessionRestartTranscriber(weights, config=config, language=language)
             trace = capture(transcriber, audio, recording=language)
             found = {"language": language, "variant": name, "s": round(duration_s(audio), 1)}
             rows.append(found | row(trace, reference, language, normalizer))
