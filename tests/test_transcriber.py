@@ -21,6 +21,7 @@ import soxr
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 from remembered import REMEMBERED, forget
+from remembered import Decoder as RememberedDecoder
 
 from whisperlab import EncoderCache, PerformanceMetrics, RingBuffer, SessionRestartTranscriber
 from whisperlab.config import MonitoringOptions, SessionOptions, TranscriberConfig
@@ -30,7 +31,7 @@ from whisperlab.evaluation.scoring import Score, align, score, units
 from whisperlab.evaluation.trace import Reference
 from whisperlab.experiments.sweep import Grid, transcriber_maker
 from whisperlab.streaming.context import Monitor
-from whisperlab.streaming.decoding import Hypothesis
+from whisperlab.streaming.decoding import Hypothesis, text_of
 from whisperlab.streaming.false_switches import PROMISES, SwitchOptions
 from whisperlab.streaming.language_id import LanguageIdOptions
 from whisperlab.streaming.results import LanguageFrame, ProcessResult, SessionSegment, Switch
@@ -477,6 +478,31 @@ def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
     assert config["language_id"]["english_bias"] == LanguageIdOptions().english_bias
     made = make(asked.replace({"language_id.confident_above": 0.9})).config()["language_id"]
     assert made == asdict(LanguageIdOptions(confident_above=0.9, confident_hop_factor=1, onset_ms=0))
+
+
+@pytest.mark.model
+def test_short_speech_is_decoded_behind_the_final_words_of_its_language(make: Make, scene: Scene) -> None:
+    """Their audio is in the window, and the text begins with them. Words of another language are no context."""
+    prefixes: list[tuple[str, int, str]] = []
+
+    class Recorded(RememberedDecoder):
+        def decode(self, audio: FloatArray, offset: int, language: str, *words: Any, final: bool = True) -> Hypothesis:
+            if final and words and words[0]:
+                prefixes.append((language, offset, text_of(words[0])))
+            return super().decode(audio, offset, language, *words, final=final)
+
+    first, second = (scene.clip(scene.first_in(language))[: 2 * SAMPLE_RATE] for language in ("en", "es"))
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    audio = np.concatenate([first, pause, first, pause, second, pause])
+    turns = [(0.0, "en"), ((len(first) + len(pause)) * 2 / SAMPLE_RATE, "es")]
+    parts = replace(REMEMBERED, decoder=Recorded)
+    run = listen(make(oracle=turns, parts=parts, session=SessionOptions(commit_above=1.0)), chunks(audio, CHUNK))
+    texts = [segment.text for segment in run.segments]
+    assert [segment.language for segment in run.segments] == ["en", "en", "es"]
+    (context,) = {prefix for prefix in prefixes if prefix[0] == "en"}
+    assert context[1] < SAMPLE_RATE
+    assert context[2] == texts[0]
+    assert not any(language == "es" for language, *_ in prefixes)
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:
