@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 Needs: TypeAlias = Mapping[str, str]  # the purpose of each optional library, by import name
 
-# Constants of all commands that are only text.
-TABLES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
+# Constants of all commands that are only text, and the arguments of the commands.
+_FILES = ("tables", "options")
+TABLES, OPTIONS = (tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text("utf-8")) for name in _FILES)
 # The libraries of each extra of pyproject.toml, by import name.
 EXTRAS = TABLES["extras"]
 _EXTRA_OF = {name: extra for extra, names in EXTRAS.items() for name in names}
@@ -59,8 +60,17 @@ class Parser(argparse.ArgumentParser):
         """Add an argument; ``names`` are separated by spaces."""
         self.add_argument(*names.split(), help=text, **settings)
 
-    def flag(self, names: str, text: str, default: bool | str = False) -> None:
-        self.option(names, text, action="store_true", default=default)
+    def declare(self, group: str, **more: Mapping[str, Any]) -> None:
+        """Add the arguments of a group of ``options.toml``; ``more`` has further settings of some of them, by name."""
+        self.register("action", "yes_or_no", argparse.BooleanOptionalAction)
+        for names, declared in OPTIONS[group].items():
+            if "group" in declared:
+                self.declare(declared["group"])
+                continue
+            settings = {**declared, **more.get(names.split()[-1].lstrip("-"), {})}
+            if isinstance(kind := settings.get("type"), str):
+                settings["type"] = TYPES[kind]
+            self.add_argument(*names.split(), **settings)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2; names the closest choice for a word that is none."""
@@ -174,15 +184,15 @@ def _number(kind: type[float], fits: Callable[[float], bool], expected: str) -> 
 positive = _number(float, lambda number: 0 < number < math.inf, "a number above zero")
 positive_int = _number(int, lambda number: number > 0, "a whole number above zero")
 share = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+# The types of options.toml.
+TYPES: dict[str, Callable[[str], object]] = {"Path": Path, "int": int, "positive": positive, "share": share}
+TYPES |= {"positive_int": positive_int, "comma_list": comma_list, "whole_numbers": whole_numbers}
 
 
 def add_common_arguments(parser: Parser, *, nested: bool = False) -> None:
     """The arguments of all commands. ``nested``: of an action, where a default would undo what stands before it."""
-    off, none = (argparse.SUPPRESS, argparse.SUPPRESS) if nested else (False, 0)
-    parser.flag("--json", "print JSON alone on stdout, text on stderr", off)
-    parser.flag("-q --quiet", "print only results and errors", off)
-    parser.option("-v --verbose", "print log messages (-vv: debug messages too)", action="count", default=none)
-    parser.option("--config", "read options from this file; the command line wins (default: none)", metavar="FILE.toml")
+    names = ("json", "quiet", "verbose") if nested else ()
+    parser.declare("common", **{name: {"default": argparse.SUPPRESS} for name in names})
 
 
 def add_threads_argument(parser: Parser, default: int | None = THREADS, of: str = "") -> None:
@@ -191,24 +201,10 @@ def add_threads_argument(parser: Parser, default: int | None = THREADS, of: str 
     parser.option("--threads", text, type=positive_int, default=default, metavar="N")
 
 
-def add_engine_argument(parser: Parser) -> None:
-    text = "the network: ctranslate2 is that of faster-whisper, with the same weights"
-    parser.option("--engine", text, default="whisperlab", choices=("whisperlab", "ctranslate2"))
-
-
-def add_languages_argument(parser: Parser, default: str) -> None:
-    text = f"the languages that may occur: codes or English names (default: {default})"
-    parser.option("--languages", text, type=comma_list, metavar="en,es")
-
-
 def add_model_arguments(parser: Parser, device: str = "--device") -> None:
-    add = parser.option
-    add("--model", "model name, checkpoint file or folder", default="base")
-    add_languages_argument(parser, "all 99")
-    add(device, "cpu or cuda (default: cpu)", dest="device")
-    add_engine_argument(parser)
-    for name, text in (("lid-hop", "time between language-ID frames"), ("chunk", "length of the audio chunks")):
-        add(f"--{name}-ms", f"{text}, in milliseconds", type=positive_int, default=100, metavar="MS")
+    parser.declare("model")
+    parser.option(device, "cpu or cuda (default: cpu)", dest="device")
+    parser.declare("streaming")
     add_threads_argument(parser)
 
 

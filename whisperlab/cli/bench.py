@@ -10,11 +10,10 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from typing import TypeAlias
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import Parser, comma_list, positive, positive_int
+from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console, counted
 from whisperlab.util.process import provenance
 from whisperlab.util.text_table import text_table
@@ -23,27 +22,9 @@ Found: TypeAlias = tuple[Mapping[str, object], Sequence[Sequence[Mapping[str, ob
 
 
 def add_arguments(parser: Parser) -> None:
-    add, both, systems, pipeline = parser.option, "(systems, pipeline) ", "(systems) ", "(pipeline) "
-    add("what", "what to measure", choices=tuple(_BENCHES))
-    add("--corpus", f"{both}the speech", default="ivr-five", metavar="NAME|MANIFEST")
-    add("--split", f"{both}the split", default="test")
-    text = f"{both}only the first N recordings (default: all; pipeline times three)"
-    add("--limit", text, type=positive_int, metavar="N")
-    for name, of in (("systems", systems), ("variants", pipeline)):
-        text = f"{of}only those with such a text in their name (default: all)"
-        add(f"--{name}", text, type=comma_list, metavar="NAME,...")
-    text = f"{systems}real feeds the streaming ones in real time; fast skips the waiting"
-    add("--pace", text, choices=("fast", "real"), default="fast")
-    text = f"{pipeline}timed audio of each recording (the reference pipeline takes minutes for it)"
-    add("--seconds", text, type=positive, default=15.0)
-    arguments.add_threads_argument(parser, of=systems)
-    add("--logs", f"{systems}also keep the stream log of each run", type=Path, metavar="DIR")
-    for name, text in (
-        ("controls", f"{systems}also count false switches in recordings of each language alone"),
-        ("memory", f"{pipeline}also measure peak memory, each in a fresh process"),
-        ("accuracy", f"{pipeline}also score whole recordings, for variants faster than real time"),
-    ):
-        add(f"--{name}", text, action=argparse.BooleanOptionalAction, default=True)
+    parser.declare("bench", what={"choices": tuple(_BENCHES)})
+    arguments.add_threads_argument(parser, of="(systems) ")
+    parser.declare("bench_runs")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

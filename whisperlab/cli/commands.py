@@ -6,23 +6,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 
-import whisperlab.cli.listen as listen
 from whisperlab import __version__
-from whisperlab.cli import (
-    bench,
-    compare,
-    data,
-    doctor,
-    models,
-    profile,
-    report,
-    score,
-    search,
-    sweep,
-    systems,
-    transcribe,
-)
 from whisperlab.cli.arguments import TABLES, Parser, add_common_arguments, languages_as_codes, parse
 from whisperlab.cli.console import ERASE, Console
 from whisperlab.util.errors import translate_oom
@@ -32,7 +18,7 @@ from whisperlab.util.errors import translate_oom
 # busy processes, one encode of a 2.5 s window took 99 ms with it and 186 ms without. torch reads it at import.
 SPIN = ("GOMP_SPINCOUNT", "10000")
 
-COMMANDS = (transcribe, listen, sweep, search, compare, report, profile, bench, score, data, models, systems, doctor)
+COMMANDS = [import_module(f"whisperlab.cli.{name}") for name in TABLES["help"]]
 
 
 def build_parser() -> Parser:
@@ -44,7 +30,10 @@ def build_parser() -> Parser:
         name = module.__name__.rpartition(".")[2]
         examples = "\n".join(("examples:", *(f"  whisperlab {line}" for line in TABLES["examples"][name])))
         command = commands.add_parser(name, help=TABLES["help"][name], description=module.__doc__, epilog=examples)
-        module.add_arguments(command)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(command)
+        else:  # all of them are in options.toml
+            command.declare(name)
         add_common_arguments(command)
         command.set_defaults(run=module.run, parser=command)
         for action in command.subparsers().values():

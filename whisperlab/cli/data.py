@@ -24,23 +24,8 @@ _HEADERS = TABLES["data_columns"]
 
 def add_arguments(parser: Parser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="build corpora from their packages, unless they exist")
-    build.option("corpora", "the corpora; data list names them", nargs="+", metavar="NAME")
-    build.option("--seed", "seed of the random order of the prompts", type=int, default=0)
-    build.option("--packages", "a folder with the .deb files (default: download them)", type=Path, metavar="DIR")
-    build.flag("--accept-newer", "accept packages of another version")
-    actions.add_parser("list", help="list the corpora")
-    info = actions.add_parser("info", help="describe a corpus or a manifest")
-    info.option("corpus", "a built corpus or your manifest", metavar="NAME|MANIFEST")
-    path = actions.add_parser("path", help="print the path of a recording's audio file")
-    path.option("recording", "the id of a recording", metavar="RECORDING")
-    path.option("--corpus", "the manifest that contains the recording (default: by its id)", metavar="MANIFEST")
-    convert = actions.add_parser("import", help="write a manifest from annotations of another program")
-    convert.option("path", "the annotations; docs/usage.md lists the formats", type=Path, metavar="FILE_OR_FOLDER")
-    convert.option("--audio", "search the audio here (default: beside the annotations)", type=Path, metavar="DIR")
-    convert.option("--language", "the language of text for which none is known (default: unknown)")
-    convert.option("--format", "the name of the format (default: recognised)", metavar="NAME")
-    convert.option("--out", "the manifest to write", type=Path, required=True, metavar="MANIFEST")
+    for action, text in TABLES["data_actions"].items():
+        actions.add_parser(action, help=text).declare(f"data_{action}")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Literal, TypeAlias
 
-from whisperlab.cli.arguments import EXTRAS, Parser, distribution, is_there
+from whisperlab.cli.arguments import EXTRAS, distribution, is_there
 from whisperlab.cli.console import Console, one_line
 from whisperlab.cli.models import described
 from whisperlab.util.errors import WhisperlabError
@@ -30,10 +30,6 @@ class Finding:
     status: Status
     detail: str
     advice: str = ""
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.option("--model", "the weights to check", default="base")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -1,22 +1,15 @@
 """Transcribe a microphone while it is spoken into. Ctrl-C ends the stream, and prints and saves what was received."""
 
 import argparse
-import math
-from pathlib import Path
 
 from whisperlab.cli import transcribe
-from whisperlab.cli.arguments import Parser, add_model_arguments, positive, require
+from whisperlab.cli.arguments import Parser, add_model_arguments, require
 from whisperlab.cli.console import Console
 from whisperlab.util.text_table import text_table
 
 
 def add_arguments(parser: Parser) -> None:
-    add = parser.option
-    text = "number of the microphone or a part of its name (default: that of the system)"
-    add("--device", text, dest="microphone", metavar="NAME")
-    parser.flag("--list-devices", "list the microphones")
-    add("--seconds", "end after so many seconds (default: Ctrl-C ends)", type=positive, default=math.inf, metavar="N")
-    add("--save", "write the recording to this WAV file, 16-bit PCM at 16 kHz", type=Path, metavar="FILE.wav")
+    parser.declare("listen")
     add_model_arguments(parser, "--compute-device")
     transcribe.add_result_arguments(parser)
     parser.set_defaults(audio=["microphone"], channel="mix", track=None, rate=None, pace="real")

@@ -6,18 +6,12 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console
 from whisperlab.util.errors import WeightsError
 from whisperlab.util.text_table import text_table
 
 if TYPE_CHECKING:
     from whisperlab.model.weights import Verification
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.option("action", "what to do", choices=("list", "fetch", "path", "verify"))
-    parser.option("name", "a model name, or for verify also a checkpoint", nargs="?")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, positive, require
+from whisperlab.cli.arguments import PAGES, Parser, add_model_arguments, is_there, model_options, require
 from whisperlab.cli.console import Console
 from whisperlab.util.files import write_atomic
 from whisperlab.util.process import provenance
@@ -28,15 +28,9 @@ LONG = ("page", "trace")  # fields that are too long for JSON
 
 
 def add_arguments(parser: Parser) -> None:
-    add = parser.option
-    add("audio", "the recording to stream", metavar="AUDIO")
     for name, meaning in {**PASSES, "all": "all passes"}.items():
-        parser.flag(f"--{name.replace('_', '-')}", meaning)
-    add("--seconds", "use only the beginning of the recording", type=positive)
-    text = "lines: a function to profile instead of the marked ones; may be repeated"
-    add("--function", text, action="append", default=[], metavar="MODULE:NAME")
-    add("--out", "also write an offline HTML page", type=Path, metavar="PAGE")
-    add("--trace", "ops: also write a trace of all operators (.json.gz)", type=Path, metavar="FILE")
+        parser.option(f"--{name.replace('_', '-')}", meaning, action="store_true")
+    parser.declare("profile")
     add_model_arguments(parser)
 
 

@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    add, out = parser.option, Path("reports")
-    add("sources", "a sweep's folder, traces or stream logs, or notebooks", nargs="+", type=Path, metavar="SOURCE")
-    add("--reference", "stream logs: manifest with the true segments", type=Path, metavar="MANIFEST")
-    add("--out", "the page, or a folder for pages", type=Path, default=out, metavar="PAGE|DIR")
-    add("--title", "the title of a page of a sweep or of traces")
-    text = "notebooks: replace a value of the cell of parameters; VALUE is JSON or plain text"
-    add("-p --parameter", text, type=parameter, action="append", default=[], metavar="NAME=VALUE")
+    parser.declare("report", parameter={"type": parameter})
 
 
 def parameter(text: str) -> tuple[str, object]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import TABLES, Parser, comma_list, refuse_audio, require
+from whisperlab.cli.arguments import TABLES, refuse_audio, require
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.util.errors import ConfigurationError, TraceError
 from whisperlab.util.json_values import Json
@@ -47,20 +47,6 @@ class Scored:
 
     def rates(self) -> RateTree:
         return self.score.rates(has_text=self.has_text)
-
-
-def add_arguments(parser: Parser) -> None:
-    add = parser.option
-    text = "traces, folders of traces, stream logs, or JSON of transcribe, openai-whisper, faster-whisper or WhisperX"
-    add("paths", text, nargs="+", type=Path, metavar="PATH")
-    add("--reference", "manifest with the true segments", type=Path, metavar="MANIFEST")
-    parser.flag("--keep-diacritics", "count á for a as an error (some references lack accents)")
-    text = "whisper: normalize number words, contractions and English spelling as openai-whisper does"
-    add("--normalizer", text, choices=("plain", "whisper"), default="plain")
-    text = "unify Chinese characters, or Arabic with and without vowel signs; hangul: count Korean in syllables"
-    add("--fold", text, type=comma_list, default=[], metavar="chinese,arabic,hangul")
-    text = "also write the streams for OmniSTEval and simulstream, and as a stream log, with the references"
-    add("--export", text, type=Path, metavar="DIR")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

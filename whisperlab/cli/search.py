@@ -18,11 +18,7 @@ from whisperlab.util.text_table import text_table
 
 
 def add_arguments(parser: Parser) -> None:
-    add, methods = parser.option, ("random", "adaptive")
-    add("--space", "the options to search over", required=True, metavar="JSON|FILE")
-    add("--trials", "number of configurations to try", type=arguments.positive_int, default=20, metavar="N")
-    add("--method", "adaptive learns from the trials so far", choices=methods, default="adaptive")
-    add("--seed", "seed of the proposals", type=int, default=0)
+    parser.declare("search")
     add_run_arguments(parser, split="dev", out="reports/search")
 
 

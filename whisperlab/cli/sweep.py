@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisperlab.cli import arguments
-from whisperlab.cli.arguments import TABLES, Parser, comma_list, positive_int
+from whisperlab.cli.arguments import TABLES, Parser
 from whisperlab.cli.console import Console, counted, percent
 from whisperlab.util.errors import SweepError
 from whisperlab.util.text_table import text_table
@@ -31,41 +31,15 @@ COLUMNS = TABLES["sweep_columns"]
 
 
 def add_arguments(parser: Parser) -> None:
-    add = parser.option
     add_run_arguments(parser, split="test", out="reports/sweep")
-    for name, default, text in (
-        ("cache-sizes", [10, 50], "most entries of the encoder cache; each value is a configuration"),
-        ("hash-precisions", [6, 4, 2, 1, 0], "decimals that the key 'rounded' keeps, from 0 to 12"),
-        ("lid-hop-ms", [100], "time between language-ID frames, in milliseconds"),
-    ):
-        add(f"--{name}", text, type=arguments.whole_numbers, default=default, metavar="N,N")
-    text = "what makes two windows equal: rounded, span, similar"
-    add("--keys", text, type=comma_list, default=["rounded"], metavar="KEY,KEY")
-    add("--shadow-rate", "share of cache hits that are checked", type=arguments.share, default=0.2, metavar="0.2")
-    parser.flag("--no-decode", "language-ID only: no text, much faster")
+    parser.declare("sweep")
 
 
 def add_run_arguments(parser: Parser, *, split: str, out: str) -> None:
     """The arguments that grids and searches share: recordings, model, folder of the results, workers."""
-    add = parser.option
-    add("--corpus", "the speech: a corpus or your manifest", default="ivr-five", metavar="NAME|MANIFEST")
-    add("--split", "dev or test", default=split)
-    add("--limit", "only the first N recordings (default: all)", type=positive_int, metavar="N")
-    add("--model", "model name, checkpoint file or folder", default="base")
-    arguments.add_languages_argument(parser, "those of the corpus")
-    add("--device", "cpu or cuda", default="cpu")
-    arguments.add_engine_argument(parser)
-    add("--out", "folder of results and traces", type=Path, default=Path(out), metavar="DIR")
-    text = "skip the tasks that DIR holds, except those whose process died; give the other options again"
-    parser.flag("--resume", text)
-    parser.flag("--retry-failed", "resume, and run failed tasks again")
-    parser.flag("--dry-run", "print the planned runs and a time estimate from a short probe")
-    text = "worker processes, each with --threads (default: none; with --ray one per processor)"
-    add("--workers", text, type=positive_int, metavar="N")
+    parser.declare("run", split={"default": split}, out={"default": Path(out)})
     arguments.add_threads_argument(parser)
-    start = "RAY_AUTH_MODE=token ray start --head starts one that requires a token"
-    text = f"run on a Ray cluster ({start}; auto: that of this machine); needs whisperlab[ray]"
-    add("--ray", text, metavar="auto|HOST:PORT")
+    parser.declare("ray")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -6,14 +6,8 @@ share one. Systems whose packages are installed beside whisperlab in the same ve
 
 import argparse
 
-from whisperlab.cli.arguments import Parser
 from whisperlab.cli.console import Console
 from whisperlab.util.text_table import text_table
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.option("action", "what to do", choices=("list", "install"))
-    parser.option("names", "environments to install, as list prints them", nargs="*", metavar="NAME")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options, positive_int
+from whisperlab.cli.arguments import Parser, add_model_arguments, comma_list, model_options
 from whisperlab.cli.console import Console, LiveText
 from whisperlab.evaluation.transcripts import FORMATS, SubtitleOptions, Transcript, to_text
 from whisperlab.streaming.results import ProcessResult, SessionSegment
@@ -25,7 +25,7 @@ from whisperlab.util.timeline import Span, seconds
 from whisperlab.util.validation import shown
 
 if TYPE_CHECKING:
-    from whisperlab.evaluation.trace import Trace
+    from whisperlab.evaluation.trace import StreamTranscriber, Trace
     from whisperlab.streaming.sources import Recorded, Source
     from whisperlab.transcriber import SessionRestartTranscriber
 
@@ -36,32 +36,19 @@ ONE_FILE = {"srt", "vtt", "tsv", "textgrid"}  # formats that have no place for t
 
 
 def add_arguments(parser: Parser) -> None:
-    add = parser.option
-    text = "WAV, FLAC, OGG, MP3, M4A, WebM and others; a pipe, or - for standard input: WAV, OGG or MP3"
-    add("audio", text, nargs="+", metavar="AUDIO")
     add_model_arguments(parser)
-    add("--rate", "AUDIO is raw 16-bit little-endian PCM of this rate", type=positive_int, metavar="HZ")
-    add("--channels", "channels of raw PCM", type=positive_int, default=1, metavar="N")
-    text = "mix (default), left, right, a number from 1, or each: one labelled stream per channel"
-    add("--channel", text, type=channel, default="mix", metavar="CHANNEL")
-    text = "number of the audio track, from 1 (default: the file's default track)"
-    add("--track", text, type=positive_int, metavar="N")
-    text = "fast: as fast as possible; real: in real time like a microphone (a slow machine drops audio and says so)"
-    add("--pace", text, choices=("fast", "real"), default="fast")
+    parser.declare("transcribe", channel={"type": channel})
     add_result_arguments(parser)
 
 
 def add_result_arguments(parser: Parser) -> None:
     """The only language, and the formats and files of the result."""
-    add = parser.option
-    add("--language", "the only language (code or English name): skips language-ID", metavar="es")
-    names = ", ".join(FORMATS)
-    add("-o --output", f"print this format: {names} or json (several, with commas, need --out)", type=formats)
-    add("--out", "write NAME.FORMAT for each audio file to this folder (format: srt)", type=Path, metavar="DIR")
+    text = f"print this format: {', '.join(FORMATS)} or json (several, with commas, need --out)"
+    parser.declare("result", output={"type": formats, "help": text})
     for name, known in described(SubtitleOptions).items():
-        label = f"--{name.replace('_', '-')}"
-        add(label, f"subtitles: {known.meaning}", type=type(known.default), default=known.default, metavar="N")
-    add("--trace", "write the trace to this file (with several AUDIO: to this folder)", type=Path, metavar="FILE")
+        default, text = known.default, f"subtitles: {known.meaning}"
+        parser.option(f"--{name.replace('_', '-')}", text, type=type(default), default=default, metavar="N")
+    parser.declare("trace")
 
 
 def channel(text: str) -> str | int:
@@ -297,12 +284,7 @@ def format_spans(spans: Sequence[Span], most: int = 10) -> str:
 
 
 def _capture(
-    transcriber: SessionRestartTranscriber,
-    source: Source,
-    name: str,
-    label: Label,
-    args: argparse.Namespace,
-    console: Console,
+    transcriber: StreamTranscriber, source: Source, name: str, label: Label, args: argparse.Namespace, console: Console
 ) -> Trace:
     """The trace of one recording, printed as it grows. Ctrl-C ends a pipe or microphone, and finishes its stream."""
     from whisperlab.evaluation.trace import capture
