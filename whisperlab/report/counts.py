@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from whisperlab.util.json_values import Json
 from whisperlab.util.options import flat
 from whisperlab.util.statistics import LEAST_UNITS, Interval, resampled
 
+QUERIES: dict[str, str] = tomllib.loads(Path(__file__).with_name("queries.toml").read_text("utf-8"))
 BOOTSTRAPS = 200  # resamples: the ends of a 95 % interval over recordings are rough at any number
 MAX_SAMPLED, MAX_TIMED = 500, 40  # results with all details; tables show no more
 KEY, PRECISION, SIZE, HOP = "cache.key", "cache.hash_precision", "cache.size", "language_id.hop_ms"
@@ -219,12 +222,7 @@ def results(
 
 def timed(store: ResultsStore, found: Sequence[Result]) -> tuple[Result, ...]:
     """The results, the first `MAX_TIMED` with the latencies of their operations in alphabetical order."""
-    lines = store.sql(
-        "select config_id, operation, sum(count), sum(total), json_group_array(p50), max(p95), max(p99), max(max) "
-        "from results join operations using (id) where status = 'ok' "
-        "and config_id in (select value from json_each(?)) group by config_id, operation",
-        (json.dumps([result.config_id for result in found[:MAX_TIMED]]),),
-    )
+    lines = store.sql(QUERIES["operations"], (json.dumps([result.config_id for result in found[:MAX_TIMED]]),))
     operations: dict[int, list[Operation]] = {}
     for config_id, name, count, total, medians, *worst in lines:
         one = Operation(name, int(count), total / count, percentile(json.loads(medians), 50), *worst)
@@ -243,11 +241,8 @@ def _samples(
     store: ResultsStore, config_ids: Sequence[int], where: str, parameters: Sequence[object]
 ) -> dict[int, tuple[Any, ...]]:
     """``delays`` and ``units`` of some configurations, see `Result`."""
-    lines = store.lines(
-        f"select config_id, delays, {', '.join(_UNITS)} from results where status = 'ok' and {where} and config_id in "
-        "(select value from json_each(?)) order by config_id, id",
-        (*parameters, json.dumps(config_ids)),
-    )
+    query = QUERIES["samples"].format(units=", ".join(_UNITS), where=where)
+    lines = store.lines(query, (*parameters, json.dumps(config_ids)))
     found, speakers = {}, store.speakers()
     for config_id, group in groupby(lines, lambda line: line[0]):
         _, delays, *values = zip(*group, strict=True)

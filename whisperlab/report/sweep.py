@@ -14,7 +14,7 @@ from whisperlab.evaluation.scoring.summary import RateTree
 from whisperlab.evaluation.trace import Trace, provenance, read_trace
 from whisperlab.experiments.results_store import COLUMNS, SCHEMA, ResultsStore, Row, in_memory
 from whisperlab.report import charts, counts, tables
-from whisperlab.report.counts import KEY, PRECISION, SIZE, Result, config_name
+from whisperlab.report.counts import KEY, PRECISION, QUERIES, SIZE, Result, config_name
 from whisperlab.report.figure import Figure
 from whisperlab.report.findings import findings, warnings
 from whisperlab.report.page import page_text, render_page, write_page
@@ -135,10 +135,7 @@ def from_store(
     unfinished = [number for (number,) in store.sql("select config_id from configurations") if number not in configs]
     configs |= counts.configurations(store, unfinished)
     shared = {name: value for config in configs.values() for name, value in config.items() if name not in options}
-    failures = store.sql(  # their number, and the first one's error
-        "select count(*) over (), recording || ': ' || coalesce(error, 'no error was recorded') from results "
-        "where status <> 'ok' order by id limit 1"
-    )
+    failures = store.sql(QUERIES["failures"])
     made: Json = traces[0].header if traces else provenance()
     return SweepReport(
         title=title,
@@ -175,16 +172,8 @@ def from_traces(
 
 
 def _extent(store: ResultsStore) -> Extent:
-    # Each of these queries reads an index only.
-    groups = store.sql(
-        "select recording, corpus, split, max(duration_s), count(*) from results group by recording, corpus, split"
-    )
-    ((first_run, last_run, unfinished),) = store.sql(
-        # With the sign, SQLite searches the few failed runs and not all.
-        "select (select min(created) from results), (select max(created) from results), count(*) "
-        "from (select distinct +recording as recording from results where status <> 'ok') as failed "
-        "where not exists (select 1 from results where recording = failed.recording and status = 'ok')"
-    )
+    groups = store.sql(QUERIES["recordings"])
+    ((first_run, last_run, unfinished),) = store.sql(QUERIES["unfinished"])
     lengths = {group[0]: group[3] or 0.0 for group in groups}
     return Extent(
         n_runs=sum(group[4] for group in groups),
@@ -224,11 +213,7 @@ def _shown(
     scored = [result for result in found if result.language_error is not None]
     # The least language error, and of equals the one that saves most; the first when nothing was scored.
     best = min(scored, key=lambda r: (r.language_error, -(r.cache.saved_share or 0.0)), default=next(iter(found), None))
-    lines = store.sql(  # from each corpus in turn
-        "select id from (select id, row_number() over (partition by corpus order by id) as turn from results "
-        "where config_id = ? and status = 'ok') order by turn, id limit ?",
-        (best and best.config_id, MAX_RECORDINGS),
-    )
+    lines = store.sql(QUERIES["in_turn"], (best and best.config_id, MAX_RECORDINGS))
     traces, notes = list[Trace](), list[str]()
     for line in lines:
         row = next(store.rows("id = ?", line))
