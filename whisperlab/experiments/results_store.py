@@ -81,17 +81,13 @@ _MISSING = "config_id in (select config_id from configurations except select con
 _AMONG = "key in (select value from json_each(?))"
 _TIMINGS = ("count", "total", "p50", "p95", "p99", "max")  # of an operation, in milliseconds
 
-_FILLED = (
-    Path(__file__)
-    .with_suffix(".sql")
-    .read_text("utf-8")
-    .format(
-        columns=", ".join(f"{name} {kind}" for name, kind in COLUMNS.items()),
-        rates=", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items()),
-        timings=", ".join(f'"{name}" real' for name in _TIMINGS),
-        totals=", ".join([*TOTALS][1:]),
-        layout=LAYOUT,
-    )
+_FILLED = str.format(
+    Path(__file__).with_suffix(".sql").read_text("utf-8"),
+    columns=", ".join(f"{name} {kind}" for name, kind in COLUMNS.items()),
+    rates=", ".join(f"{name} real generated always as ({value}) virtual" for name, value in _RATES.items()),
+    timings=", ".join(f'"{name}" real' for name in _TIMINGS),
+    totals=", ".join([*TOTALS][1:]),
+    layout=LAYOUT,
 )
 _SQL = dict(part.split("\n", 1) for part in _FILLED.split("-- part: ")[1:])  # by the name of the part
 

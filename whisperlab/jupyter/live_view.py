@@ -133,11 +133,7 @@ def _in_notebook() -> Callable[[str], object]:
 
 @draw.styled
 def live_figure(
-    segments: list[SessionSegment],
-    switches: list[Switch],
-    frames: list[LanguageFrame],
-    latency: list[Latency],
-    at: float,
+    segments: list[SessionSegment], switches: list[Switch], frames: list[LanguageFrame], spent: list[Latency], at: float
 ) -> draw.Drawing:
     """The last seconds until ``at``: text, probabilities, computing time of each chunk and, dashed, its length."""
     figure = draw.new_figure(11.0, 3.6)
@@ -168,7 +164,7 @@ def live_figure(
     middle.set_ylabel("probability")
     if middle.lines:
         middle.legend(frameon=False, ncols=8, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), borderpad=0)
-    taken = [each for each in latency if each[0] >= left]
+    taken = [each for each in spent if each[0] >= left]
     ends, computing, length = zip(*taken, strict=True) if taken else ((), (), ())
     below.vlines(ends, 0, computing, color=draw.PALETTE[0])
     below.plot(ends, length, "--", color=draw.MUTED)

@@ -124,13 +124,8 @@ def _words(hint: object) -> str:
     return _TYPES.get(hint) or f"a {getattr(origin or hint, '__name__', hint)}"
 
 
-_TYPES: Mapping[object, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "True or False",
-    str: "a string",
-    NoneType: "None",
-}
+_TYPES: Mapping[object, str]
+_TYPES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -49,10 +49,7 @@ MEASURES: dict[str, Callable[[Array], np.float64]] = {
 # The columns of each table as text (title = name of the value and its format), and the guide's claims.
 _TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 _COLUMNS: dict[str, dict[str, tuple[str, str]]] = _TABLES["columns"]
-SCORES = (
-    *("mixed_error_rate", "language_error_rate", "switch_f1_at_1", "switch_f1_at_2"),
-    *("decision_delay_found_p50", "decision_delay_found_p95", "false_switches_per_hour"),
-)
+SCORES: list[str] = _TABLES["scores"]
 
 
 @dataclass(slots=True, frozen=True)

@@ -25,7 +25,7 @@ from whisperlab.evaluation.stream_log import read_streams
 from whisperlab.evaluation.trace import Pace, Reference, Trace
 from whisperlab.experiments.results_store import Say
 from whisperlab.experiments.significance import holm, paired_test
-from whisperlab.experiments.systems.environments import System, select
+from whisperlab.experiments.systems.environments import SYSTEM_TABLES, System, select
 from whisperlab.experiments.systems.ggml import write_ggml
 from whisperlab.model import weights as models
 from whisperlab.model.checkpoints import TABLES
@@ -38,13 +38,7 @@ from whisperlab.util.timing import rotations
 
 TableRow: TypeAlias = dict[str, Any]  # JSON-able
 # The rates of a row, each with its interval over recordings.
-RATES = (
-    *("mixed_error_rate", "switch_error_rate", "deleted_s_per_switch", "language_error_rate"),
-    *("switch_f1_at_0.5", "switch_f1_at_1", "switch_f1_at_2", "switch_recall_at_2"),
-    *("false_switches_per_hour", "decision_delay_found_p50", "decision_delay_found_p95"),
-    *("word_latency_p50", "word_latency_p95", "long_yaal", "long_yaal_ca"),
-    *("time_to_partial_p50", "time_to_final_p50", "time_to_final_p95", "normalized_erasure", "real_time_factor"),
-)
+RATES: Sequence[str] = SYSTEM_TABLES["rates"]
 MORE = "words_wrong_more"  # than `OURS`, over the same recordings
 OURS = "whisperlab, auto"
 CONTROLS = "false_switches_per_hour_controls"
@@ -126,14 +120,10 @@ def _paired(scores: Mapping[str, Sequence[Score]], rng: np.random.Generator) -> 
 
 
 def _measured(
-    system: System,
-    traces: Sequence[Trace],
-    scores: Sequence[Score],
-    controls: Sequence[Score],
-    rng: np.random.Generator,
+    one: System, traces: Sequence[Trace], scores: Sequence[Score], controls: Sequence[Score], rng: np.random.Generator
 ) -> TableRow:
     row = rate_row(scores, RATES, rng)
-    if not system.streams:  # its words are all final at the end
+    if not one.streams:  # its words are all final at the end
         row |= {name: None for name in row if name.startswith(("time_to", "normalized_erasure", "long_yaal"))}
     rate, row[CONTROLS] = "false_switches_per_hour", None
     if controls:

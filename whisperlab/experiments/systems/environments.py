@@ -21,7 +21,7 @@ from whisperlab.experiments.results_store import Say
 from whisperlab.model.weights import cache_dir
 from whisperlab.util.errors import ConfigurationError, MissingDependencyError
 
-_TABLES = tomllib.loads(Path(__file__).with_name("systems.toml").read_text(encoding="utf-8"))
+SYSTEM_TABLES = tomllib.loads(Path(__file__).with_name("systems.toml").read_text(encoding="utf-8"))
 _DONE = "installed.txt"  # written last
 
 
@@ -40,7 +40,7 @@ class System:
 
     @property
     def requirements(self) -> list[str]:
-        return list(_TABLES["environments"][self.environment]) if self.environment else []
+        return list(SYSTEM_TABLES["environments"][self.environment]) if self.environment else []
 
     @property
     def folder(self) -> Path:
@@ -60,7 +60,7 @@ class System:
         return self.cannot or ("" if self.python() else advice)
 
 
-SYSTEMS = {name: System(name, **facts) for name, facts in _TABLES["systems"].items()}
+SYSTEMS = {name: System(name, **facts) for name, facts in SYSTEM_TABLES["systems"].items()}
 
 
 def select(parts: Iterable[str] | None) -> list[System]:
@@ -83,7 +83,7 @@ def install(environment: str, say: Say) -> Path:
 
     Raises ConfigurationError for an unknown name, MissingDependencyError with pip's last line if that fails.
     """
-    if environment not in (known := _TABLES["environments"]):
+    if environment not in (known := SYSTEM_TABLES["environments"]):
         raise ConfigurationError(f"no environment is named {environment!r}; there are {', '.join(known)}")
     system = next(one for one in SYSTEMS.values() if one.environment == environment)
     if python := system.python():
