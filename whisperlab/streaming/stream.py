@@ -51,7 +51,7 @@ class Stream:
         self._end_speech(gate.close())
         history.fill(end)
         gate.leap(end - end % VAD_FRAME)
-        self.text.final_until = end
+        self.text.final_until, self.text.final_words = end, ("", ())
         self.context.results.gaps.append(gap)
         self.context.counts.gaps += 1
         self.context.counts.gap_samples += len(gap)

@@ -8,7 +8,7 @@ at a switch, or when it gets too long; its words become one *final* segment.
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -220,7 +220,9 @@ class TextSession:
         short = end - speech.start <= CONTEXT // 2
         if short and known == language and near and speech.start - near[-1].end <= CONTEXT_PAUSE:
             found = self._decoding(speech, end, language, near, final=True)()
-            own = Hypothesis(found.words[len(near) :])
+            at = speech.start
+            words = (replace(w, start=max(w.start, at), end=max(w.end, at)) for w in found.words[len(near) :])
+            own = Hypothesis(tuple(words))
             likely = own.log_probability >= self.context.config.decoding.min_log_probability
             if not found.looped and len(own.words) > len(speech.policy.committed) and likely:
                 return own

@@ -28,7 +28,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "small_recogniser-1.5.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr("small_recogniser-1.5.dist-info/RECORD", "")
-    monkeypatch.setitem(environments._TABLES["environments"], "small", [str(wheel)])
+    monkeypatch.setitem(environments.SYSTEM_TABLES["environments"], "small", [str(wheel)])
     monkeypatch.setitem(SYSTEMS, "small", environments.System("small", "none", environment="small"))
     return wheel
 
@@ -53,14 +53,14 @@ def test_an_environment_is_installed_once_and_one_that_failed_is_completed(made:
 def test_packages_that_are_here_in_the_same_version_need_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     here = SYSTEMS["openai-whisper"]
     assert here.python() == Path(sys.executable)
-    monkeypatch.setitem(environments._TABLES["environments"], "openai-whisper", ["openai-whisper==1.0"])
+    monkeypatch.setitem(environments.SYSTEM_TABLES["environments"], "openai-whisper", ["openai-whisper==1.0"])
     assert here.python() is None
     assert SYSTEMS["whisperlab, auto"].python() == Path(sys.executable)
 
 
 def test_other_requirements_are_another_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     before = SYSTEMS["whisper.cpp"].folder
-    monkeypatch.setitem(environments._TABLES["environments"], "whisper-cpp", ["pywhispercpp==2"])
+    monkeypatch.setitem(environments.SYSTEM_TABLES["environments"], "whisper-cpp", ["pywhispercpp==2"])
     assert SYSTEMS["whisper.cpp"].folder != before
 
 
