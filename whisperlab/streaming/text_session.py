@@ -221,8 +221,8 @@ class TextSession:
         if short and known == language and near and speech.start - near[-1].end <= CONTEXT_PAUSE:
             found = self._decoding(speech, end, language, near, final=True)()
             at = speech.start
-            words = (replace(w, start=max(w.start, at), end=max(w.end, at)) for w in found.words[len(near) :])
-            own = Hypothesis(tuple(words))
+            later = (replace(w, start=max(w.start, at), end=max(w.end, at)) for w in found.words[len(near) :])
+            own = Hypothesis(tuple(later))
             likely = own.log_probability >= self.context.config.decoding.min_log_probability
             if not found.looped and len(own.words) > len(speech.policy.committed) and likely:
                 return own
