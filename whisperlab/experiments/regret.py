@@ -38,10 +38,8 @@ Changes: TypeAlias = dict[str, object]  # of options, by their dotted names
 CAUSES = ("language", "boundary", "policy", "window", "model")
 RATES = ("lost", "newly_wrong", "still_wrong", "saved_alone")  # fields of `Regret`
 
-_POLICY: Changes = {
-    "session.commit_above": 1.0,
-    "session.commit_wait_s": 30.0,
-}  # no word is final before the speech ends
+# No word is final before its speech ends.
+_POLICY: Changes = {"session.commit_above": 1.0, "session.commit_wait_s": 30.0}
 # Silence fills the window up to 30 s; the default silences follow if that gives a loop or no text.
 _WINDOW: Changes = {"session.max_speech_s": 28.0, "decoding.final_silence_s": (30.0, 1.0, 10.0)}
 # With both, decodes of running speech decide nothing, and fewer of them save time.

@@ -298,8 +298,8 @@ class TextSession:
     def _check_language(self, span: Span, language: str, silence_s: float) -> None:
         """Flag speech that becomes a segment in ``language`` if another language of the model is likely.
 
-        The speech is encoded already, for its decode. A language that is not allowed is logged once per stream;
-        results and traces have every flag.
+        Speech that was decoded without context is encoded already. A language that is not allowed is logged once per
+        stream; results and traces have every flag.
         """
         context = self.context
         if context.gate.voiced(span) < FLAG_SPEECH:
