@@ -482,7 +482,7 @@ def test_a_sweep_asks_at_every_hop(base_model: Whisper) -> None:
 
 @pytest.mark.model
 def test_short_speech_is_decoded_behind_the_final_words_of_its_language(make: Make, scene: Scene) -> None:
-    """Their audio is in the window, and the text begins with them. Words of another language are no context."""
+    """Their audio is in the window, and the text begins with them. Words before a switch or a gap are no context."""
     prefixes: list[tuple[str, int, str]] = []
 
     class Recorded(RememberedDecoder):
@@ -503,6 +503,14 @@ def test_short_speech_is_decoded_behind_the_final_words_of_its_language(make: Ma
     assert context[1] < SAMPLE_RATE
     assert context[2] == texts[0]
     assert not any(language == "es" for language, *_ in prefixes)
+    prefixes.clear()
+    transcriber = make(language="en", parts=parts, session=SessionOptions(commit_above=1.0))
+    for piece in chunks(np.concatenate([first, pause]), CHUNK):
+        transcriber.process(piece)
+    transcriber.skip(CHUNK)
+    again = listen(transcriber, chunks(np.concatenate([first, pause]), CHUNK))
+    assert len(again.segments) == 1
+    assert prefixes == []
 
 
 def test_alignatt_commits_sooner_and_takes_nothing_back(make: Make, scene: Scene, oracle: Run) -> None:
