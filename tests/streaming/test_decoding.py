@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,7 +23,15 @@ from whisperlab.model.text_decoder import Draft, Prompt, TextDecoder
 from whisperlab.model.tokenizer import REPLACEMENT, tokenizer_for
 from whisperlab.model.weights import load_weights, weights_of
 from whisperlab.streaming.commit_policies import CommitPolicy, agreed
-from whisperlab.streaming.decoding import DecodingOptions, Hypothesis, SpeechDecoder, Word, confidence_of, text_of
+from whisperlab.streaming.decoding import (
+    DecodingOptions,
+    Hypothesis,
+    SpeechDecoder,
+    Word,
+    confidence_of,
+    text_of,
+    without_echo,
+)
 from whisperlab.util.audio_arrays import FloatArray
 from whisperlab.util.errors import ConfigurationError
 from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
@@ -166,6 +175,29 @@ def test_confidence_is_the_geometric_mean_over_tokens() -> None:
     assert confidence_of(said) == pytest.approx((0.5 * 0.25**3) ** 0.25)
     assert confidence_of([]) == 0
     assert text_of(said) == "a b"
+
+
+@pytest.mark.parametrize(
+    "texts,ends_ms,n_prefix,left",
+    [
+        # Whisper base on "Un camion de pompiers" and "O ceapă" (clips of 1.1 and 1.2 s), words with their ends.
+        ([" Un", " bus", " vert.", " Un", " bus", " vert."], [200, 440, 1020, 1020, 1020, 1040], 0, 3),
+        ([" o", " capă", " o", " capă"], [410, 1230, 1230, 1230], 0, 2),
+        ([" un", " bus,", " Un", " bus"], [200, 600, 600, 610], 0, 2),  # another case and no comma
+        ([" bus", " bus", " bus"], [600, 600, 600], 0, 1),
+        ([" Un", " bus", " Un", " bus"], [200, 400, 600, 800], 0, 4),  # said twice
+        ([" Un", " bus", " Un", " camion"], [400, 600, 600, 600], 0, 4),
+        ([" Un", " bus", " Un", " bus"], [200, 600, 600, 600], 2, 2),
+        ([" Un", " bus", " Un", " bus"], [200, 600, 600, 600], 3, 4),  # committed text stays
+        ([], [], 0, 0),
+    ],
+)
+def test_a_text_said_once_more_without_audio_is_left_out(
+    texts: list[str], ends_ms: list[int], n_prefix: int, left: int
+) -> None:
+    ends = [end * SAMPLE_RATE // 1000 for end in ends_ms]
+    said = [Word(text, (1,), *span, 0.0) for text, span in zip(texts, pairwise([0, *ends]), strict=True)]
+    assert list(without_echo(said, n_prefix)) == said[:left]
 
 
 @pytest.mark.parametrize(
@@ -540,6 +572,24 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
     assert small.decode(clip, 0, "es", final=False).looped
     assert encoder.calls - calls == 4
     assert small.redecodes == 2
+
+
+@pytest.mark.model
+def test_a_text_that_comes_twice_is_decoded_again_and_comes_once(
+    parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = SpeechDecoder(*parts, DecodingOptions(final_silence_s=(3.0, 3.0)), PerformanceMetrics())
+    once = decoder._words
+
+    def twice(*arguments: Any) -> list[Word]:
+        found = once(*arguments)
+        return [*found, *(replace(each, start=len(clip), end=len(clip)) for each in found)]
+
+    monkeypatch.setattr(decoder, "_words", twice)
+    found = decoder.decode(clip, 0, "es")
+    assert text_of(found.words) == text_of(said.words)
+    assert found.looped
+    assert decoder.redecodes == 1
 
 
 @pytest.mark.model

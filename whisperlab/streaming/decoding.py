@@ -29,6 +29,7 @@ from whisperlab.util.timeline import POSITION, SAMPLE_RATE, seconds
 from whisperlab.util.validation import shown
 
 MOST_TOKENS = 448  # capacity of the decoder
+ECHO = SAMPLE_RATE // 20  # samples of audio of a word below which it was not spoken
 MEANINGFUL = re.compile(r"[^\W_]")  # any letter or digit of any script
 
 
@@ -123,6 +124,20 @@ def confidence_of(words: Words) -> float:
     return math.exp(Hypothesis(tuple(words)).log_probability) if words else 0.0
 
 
+def without_echo(words: Words, n_prefix: int = 0) -> Words:
+    """The words without a repetition at their end for which there is no audio; the first ``n_prefix`` always stay.
+
+    Whisper sometimes says a short text twice. The second has no time of its own, because attention stays at the end.
+    """
+    for n in range(min(len(words) // 2, len(words) - n_prefix), 0, -1):
+        again, before = words[-n:], words[-2 * n : -n]
+        if again[-1].end - again[0].start < n * ECHO and all(
+            a.key == b.key for a, b in zip(again, before, strict=True)
+        ):
+            return without_echo(words[:-n], n_prefix)
+    return words
+
+
 def segment_words(words: Words, language: str) -> tuple[SegmentWord, ...]:
     """Words for a result: punctuation joins the word before it, or after it if a space precedes it, as in ``" (a)"``.
 
@@ -200,12 +215,14 @@ class SpeechDecoder:
             with self.metrics.measure("whisper.decode"), torch.inference_mode():
                 known = None if prefix or beam > 1 else self._drafts.get(language)
                 draft = known or self.draft(encoded, seconds(len(audio)), language, prefix, guess, beam)
-            if not draft.looped and not self._is_nothing(draft, prefix):
+            nothing = self._is_nothing(draft, prefix)
+            words = () if nothing else (*prefix, *self._words(draft, encoded, offset, prefix, language))
+            spoken = without_echo(words, len(prefix))
+            looped = draft.looped or len(spoken) < len(words)
+            if not looped and not nothing:
                 break
             self.redecodes += attempt + 1 < len(silences_s)
-        if self._is_nothing(draft, prefix):
-            return Hypothesis(())
-        return Hypothesis((*prefix, *self._words(draft, encoded, offset, prefix, language)), draft.looped)
+        return Hypothesis(tuple(spoken), looped and not nothing)
 
     def likelihoods(self, audio: NDArray[np.float32], offset: int, languages: Sequence[str]) -> list[float | None]:
         """Mean log-probability of a token of the text in each language; None for one whose text is empty or loops."""
