@@ -39,7 +39,12 @@ from whisperlab.util.process import provenance
 from whisperlab.util.statistics import LEAST_UNITS, central, resamples
 from whisperlab.util.text_table import text_table
 
-_OLD = {"session.commit_above": 0.0, "decoding.final_beam": 1, "decoding.final_silence_s": [1.0, 10.0]}
+_OLD = {
+    "session.commit_above": 0.0,
+    "decoding.final_beam": 1,
+    "decoding.final_silence_s": [1.0, 10.0],
+    "decoding.final_window_s": 0.0,
+}
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "engines": {
         "whisperlab": {"compute.engine": "whisperlab"},

@@ -48,7 +48,12 @@ LEAD_S, TAIL_S = 0.5, 1.5  # silence before the first sentence and after the las
 PAUSES_S = (0.3, 0.5, 0.8, 0.4, 0.6)  # after the sentences, in turn
 LONGEST_RUN = 6  # units of a run that is doubled
 VARIANTS: Mapping[str, Mapping[str, object]] = {
-    "greedy": {"session.commit_above": 0.0, "decoding.final_beam": 1, "decoding.final_silence_s": (1.0, 10.0)},
+    "greedy": {
+        "session.commit_above": 0.0,
+        "decoding.final_beam": 1,
+        "decoding.final_silence_s": (1.0, 10.0),
+        "decoding.final_window_s": 0.0,
+    },
     "beam, 0.7": {"session.commit_above": 0.7, "session.commit_wait_s": 3.0},
     "beam, 1.0": {"session.commit_above": 1.0, "session.commit_wait_s": 30.0},
 }

@@ -550,7 +550,7 @@ def test_silence_says_nothing(decoder: SpeechDecoder) -> None:
 def test_noise_ends_within_its_budget(parts: tuple[ShortWindowEncoder, TextDecoder], language: str) -> None:
     """Whatever Whisper makes of noise, with its checks for silence turned off and no silence after it."""
     options = DecodingOptions(
-        final_silence_s=(0.0,), final_beam=1, no_speech=1.0, tokens_per_second=12.0, spare_tokens=8
+        final_silence_s=(0.0,), final_window_s=0.0, final_beam=1, no_speech=1.0, tokens_per_second=12.0, spare_tokens=8
     )
     found = SpeechDecoder(*parts, options, PerformanceMetrics()).decode(noise(3.0), 0, language)
     assert len(tokens_of(found.words)) <= 8 + 3 * 12
@@ -561,7 +561,9 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
     parts: tuple[ShortWindowEncoder, TextDecoder], clip: FloatArray, said: Hypothesis
 ) -> None:
     encoder, stack = parts
-    options = DecodingOptions(final_silence_s=(0.5, 1.0, 2.0), tokens_per_second=1.0, spare_tokens=2)
+    options = DecodingOptions(
+        final_silence_s=(0.5, 1.0, 2.0), final_window_s=0.0, tokens_per_second=1.0, spare_tokens=2
+    )
     small = SpeechDecoder(encoder, stack, options, PerformanceMetrics())
     calls = encoder.calls
     found = small.decode(clip, 0, "es")
@@ -572,6 +574,17 @@ def test_text_beyond_its_budget_is_cut_after_trying_every_margin(
     assert small.decode(clip, 0, "es", final=False).looped
     assert encoder.calls - calls == 4
     assert small.redecodes == 2
+
+
+def test_short_final_text_gets_more_silence() -> None:
+    options = DecodingOptions(final_silence_s=(3.0, 6.5), final_window_s=8.0)
+    assert [options.silences_s(n * SAMPLE_RATE) for n in (0, 1, 4, 5, 20)] == [
+        [8.0, 8.0],
+        [7.0, 7.0],
+        [4.0, 6.5],
+        [3.0, 6.5],
+        [3.0, 6.5],
+    ]
 
 
 @pytest.mark.model

@@ -54,6 +54,13 @@ class DecodingOptions(Options):
         "seconds of silence after the window of final text: the first for every decode, the others for another try "
         "after a repetition loop or an empty text (with little silence Whisper can miss speech that begins in a word)",
     )
+    final_window_s: float = option(
+        8.0,
+        "least length of the window of final text, silence included: short speech gets more silence. Of the words of "
+        "spans below 6 s on *dev* 23 % are wrong instead of 26 %",
+        0,
+        30,
+    )
     final_beam: int = option(
         3, "texts of the beam search for final text; 1: greedy. Text that is clear is not searched again", 1, 10
     )
@@ -69,6 +76,11 @@ class DecodingOptions(Options):
     min_log_probability: float = option(
         -1.0, "mean log-probability below which text can be dropped; openai-whisper's default"
     )
+
+    def silences_s(self, n_samples: int) -> list[float]:
+        """Seconds of silence after a window of final text, try by try."""
+        least_s = self.final_window_s - seconds(n_samples)
+        return [max(silence_s, least_s) for silence_s in self.final_silence_s]
 
     def check(self) -> None:
         if not self.final_silence_s or not all(0 <= value <= 30 for value in self.final_silence_s):
@@ -207,9 +219,9 @@ class SpeechDecoder:
         change the result (speculative decoding with the past as the draft; Leviathan et al. 2023, arXiv 2211.17192).
         """
         options = self.options
-        silences_s, beam = (
-            (options.final_silence_s, options.final_beam) if final else ((options.trailing_silence_s,), 1)
-        )
+        silences_s, beam = [options.trailing_silence_s], 1
+        if final:
+            silences_s, beam = options.silences_s(len(audio)), options.final_beam
         for attempt, silence_s in enumerate(silences_s):
             encoded = self.encoded(audio, offset, silence_s)
             with self.metrics.measure("whisper.decode"), torch.inference_mode():

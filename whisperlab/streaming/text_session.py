@@ -273,7 +273,8 @@ class TextSession:
             silence_s = options.trailing_silence_s
         else:
             words = self._final_decode(speech, end, language).words
-            decoded, silence_s = Span(speech.start, end), options.final_silence_s[0]
+            decoded = Span(speech.start, end)
+            silence_s = options.silences_s(len(decoded))[0]
         if self.context.config.session.flag_language:
             self._check_language(decoded, language, silence_s)
 
